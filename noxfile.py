@@ -1,0 +1,95 @@
+"""What is done to the project: ``nox`` alone runs lint, typing and tests; ``nox -l`` lists the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"  # `download_python`
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # also under CI: tests run on every Python that is there
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "typing", "tests"]
+os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+
+def show_pyenv_pythons() -> None:
+    """Put the Pythons that pyenv has installed at the end of PATH, the newest first.
+
+    pyenv's own shims offer only the versions that are switched on.
+    """
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [directory for directory in root.glob("versions/3.*/bin") if directory.is_dir()]
+    found.sort(key=lambda directory: [int(n) for n in re.findall(r"\d+", directory.parent.name)])
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *map(str, reversed(found))])
+
+
+def install(session: nox.Session, group: str) -> None:
+    """Install the project, in place, and one of its dependency groups."""
+    session.install("--editable", ".", *nox.project.dependency_groups(PYPROJECT, group))
+
+
+show_pyenv_pythons()
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests: `nox -s tests -- --cov -k worker`; --cov measures coverage, the rest is pytest's."""
+    install(session, "test")
+    arguments = [argument for argument in session.posargs if argument != "--cov"]
+    if arguments == session.posargs:
+        session.run("pytest", *arguments)
+        return
+    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage").resolve())
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *arguments)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types by mypy, for this Python, the oldest and the newest, and by pyright."""
+    install(session, "typing")
+    running = "{}.{}".format(*sys.version_info)
+    for version in dict.fromkeys([running, PYTHONS[0], PYTHONS[-1]]):
+        session.run("mypy", "--python-version", version)
+    session.run("pyright")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the style by ruff, the formatting, and the cancellation rules by flake8-async."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("flake8", "trio_tasks", "tests", "docs", "noxfile.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, warnings being errors: docs/_build/index.html."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "-n", "--keep-going", "-E", "-b", "html", "docs", "docs/_build")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure: speed beside hand-written trio and beside other libraries, latency, memory, import time."""
+    install(session, "bench")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Hash a directory tree with a pool of workers: `nox -s demo`, or `nox -s demo -- DIRECTORY`."""
+    session.install("--editable", ".")
+    session.run("python", "docs/examples/hash_tree.py", *session.posargs)

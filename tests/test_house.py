@@ -1,0 +1,200 @@
+"""The manners of the house: short files and functions, honest names, reasoned exceptions, a light import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trio_tasks"
+
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 50  # its docstring not counted
+SETTLEMENT = ("trio_tasks/_seat.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
+NO_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}
+PUBLIC_MODULES = ["trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing"]
+
+# What `import trio_tasks` may load beyond `import trio`, by the name of the top-level package.
+LOADED = {
+    "trio_tasks",
+    "trio_util",
+    "async_generator",  # trio-util's
+    "dataclasses",
+    "datetime",
+    "_datetime",
+    "random",
+    "bisect",
+    "hashlib",
+    "hmac",
+    "secrets",
+    "uuid",
+}
+
+PRAGMA = re.compile(
+    r"#\s*(type:\s*ignore|pyright:\s*ignore|noqa)(?P<code>\[[\w, -]+\]|:\s*[A-Z]+\d+(?:[, ]+[A-Z]+\d+)*)?"
+)
+
+Function: typing.TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
+
+
+def sources(*directories: Path) -> Iterator[tuple[str, str]]:
+    """Each Python file below the directories: its path from the root, and its text."""
+    for directory in directories:
+        for path in sorted(directory.rglob("*.py")):
+            yield path.relative_to(directory.parent).as_posix(), path.read_text("utf-8")
+
+
+def functions(source: str) -> Iterator[Function]:
+    """Every function of a file, methods and inner ones too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def length(function: Function) -> int:
+    """The lines of a function from its `def`, without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function, clean=False) is not None:
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
+def catches_everything(source: str) -> list[int]:
+    """The lines that say `except:` or `except BaseException`."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or re.search(r"\bBaseException\b", ast.unparse(node.type)))
+    ]
+
+
+def unreasoned(source: str) -> list[int]:
+    """The lines with a `type: ignore` or `noqa` that lacks its code, or a reason after it."""
+    lines = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        pragmas = list(PRAGMA.finditer(token.string)) if token.type == tokenize.COMMENT else []
+        if pragmas:
+            reason = PRAGMA.sub("", token.string)
+            if not all(pragma["code"] for pragma in pragmas) or len(re.findall(r"\w+", reason)) < 2:
+                lines.append(token.start[0])
+    return lines
+
+
+def strangers(module: types.ModuleType) -> list[str]:
+    """The public classes and functions of a module that say they live in a private one."""
+    made_by_us = (type, types.FunctionType, typing.NewType)
+    found = []
+    for name, value in vars(module).items():
+        home = str(getattr(value, "__module__", ""))
+        # `type(value)`, because `list[int]` passes for a type on Python 3.10.
+        ours = issubclass(type(value), made_by_us) and home.startswith("trio_tasks")
+        if name.startswith("_") or not ours:
+            continue
+        if home not in PUBLIC_MODULES or getattr(sys.modules.get(home), name, None) is not value:
+            found.append(f"{module.__name__}.{name} says {home}")
+    return found
+
+
+def test_no_file_is_long() -> None:
+    found = {path: len(source.splitlines()) for path, source in sources(PACKAGE)}
+    assert found, f"no package at {PACKAGE}"
+    assert not {path: n for path, n in found.items() if n > LONGEST_FILE}
+
+
+def test_no_function_is_long() -> None:
+    found = [(path, f.name, length(f)) for path, text in sources(PACKAGE) for f in functions(text)]
+    assert not [long for long in found if long[2] > LONGEST_FUNCTION]
+
+
+def test_the_function_that_carries_a_task_to_its_settlement_is_short() -> None:
+    path, name, limit = SETTLEMENT
+    found = [length(f) for f in functions((ROOT / path).read_text("utf-8")) if f.name == name]
+    assert len(found) == 1, f"expected one {name} in {path}, found {len(found)}"
+    assert found[0] <= limit
+
+
+def test_every_file_is_named_for_its_idea() -> None:
+    names = [Path(path) for path, _ in sources(PACKAGE)]
+    assert not [str(p) for p in names for part in p.with_suffix("").parts if NO_NAMES & set(part.split("_"))]
+
+
+def test_nothing_is_caught_that_should_pass() -> None:
+    assert not {path: lines for path, text in sources(PACKAGE) if (lines := catches_everything(text))}
+
+
+def test_every_exception_from_a_check_has_its_reason() -> None:
+    assert not {path: lines for path, text in sources(PACKAGE, ROOT / "tests") if (lines := unreasoned(text))}
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_public_names_say_where_they_are_public(name: str) -> None:
+    module = importlib.import_module(name)
+    assert [public for public in vars(module) if not public.startswith("_")], f"{name} has no public name"
+    assert not strangers(module)
+
+
+def test_the_import_is_light() -> None:
+    script = """
+import json, sys, trio
+before = set(sys.modules)
+import trio_tasks
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    loaded = {module.partition(".")[0] for module in json.loads(run.stdout)}
+    assert "trio_tasks" in loaded
+    assert not loaded - LOADED, "loaded beyond `import trio`, and not stated in LOADED"
+
+
+def test_these_tests_see_bad_manners() -> None:
+    source = inspect.cleandoc(
+        '''
+        async def f(
+            x,
+        ):
+            """Two lines
+            of docstring."""
+            try:
+                pass
+            except (ValueError, BaseException):
+                pass
+            except:
+                pass
+            a = 1  # type: ignore
+            b = 1  # type: ignore[misc]
+            c = 1  # type: ignore[misc]  # trio-util has no types
+            d = 1  # noqa
+            e = 1  # noqa: ASYNC910  # a batch is one checkpoint
+            g = 1  # type: ignore[misc]  # pyright: ignore[reportAny]
+            h = 1  # type: ignore[misc]  # pyright: ignore[reportAny]  # handed over untyped
+            i = "# noqa"
+            try:
+                pass
+            except BaseExceptionGroup:
+                pass
+        '''
+    )
+    assert [length(f) for f in functions(source)] == [21]
+    assert catches_everything(source) == [8, 10]
+    assert unreasoned(source) == [12, 13, 15, 17]
+    public = types.ModuleType("trio_tasks.fake")
+    inner = type("Inner", (), {"__module__": "trio_tasks._inner"})
+    vars(public).update(Inner=inner, alias=list[int], path=Path)
+    assert strangers(public) == ["trio_tasks.fake.Inner says trio_tasks._inner"]

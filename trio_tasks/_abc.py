@@ -1,0 +1,220 @@
+"""The contracts: what a backend and a layer are, and what else a backend may be able to do.
+
+A backend claims a capability by implementing its interface, and is asked with ``isinstance``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import trio
+
+from ._task import Task
+
+if TYPE_CHECKING:
+    from ._context import WorkerContext
+    from ._outcome import Outcome, TaskResult
+    from ._task import Status
+
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
+R = TypeVar("R")
+
+Handler = Callable[[Task[A]], Awaitable[R]]
+Layer = Callable[[Handler[Any, Any], Task[Any]], Awaitable[Any]]
+
+
+class Backend(trio.abc.ReceiveChannel[Task[A_co]], Generic[A_co]):
+    """A source of tasks that wants to know how each of them ended.
+
+    Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` gives the next task, in hand from then on,
+    with ``parts.attempt`` counting this attempt; it raises ``trio.EndOfChannel`` when no more will come, and, if it
+    is cancelled, has taken nothing. A worker calls it from as many trio tasks at once as it has seats.
+    """
+
+    heartbeat_interval: float | None = None
+    """Seconds between two calls of :meth:`beat`; None if there is nothing to renew."""
+
+    @abstractmethod
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Take note of how the attempt ended: whichever of the five it is, the task is not in hand any more.
+
+        Raises:
+          LeaseLostError: this attempt may not settle the task any more. Nothing changed.
+
+        A worker calls it shielded and with a deadline. If that cancels it, the task is settled or still in hand.
+        """
+
+    async def beat(self, context: WorkerContext) -> None:
+        """Renew the leases on what this worker has in hand.
+
+        Called every :attr:`heartbeat_interval` seconds, from before the intake opens until after the last attempt.
+        Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends.
+        If it raises, the worker ends.
+        """
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Let go of what it holds; by default nothing."""
+        await trio.lowlevel.checkpoint()
+
+
+class NowaitBackend(Backend[A_co], Generic[A_co]):
+    """A backend that can give and settle without waiting; a worker then does so, and is several times as fast."""
+
+    @abstractmethod
+    def receive_nowait(self) -> Task[A_co]:
+        """The next task; raises ``trio.WouldBlock`` if there is none now, ``trio.EndOfChannel`` if none will come."""
+
+    @abstractmethod
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        """As :meth:`~Backend.settle`, at once."""
+
+
+class Feeder(ABC):
+    """Has something to do for as long as a worker's intake is open, such as carrying tasks in from elsewhere."""
+
+    @abstractmethod
+    async def feed(self) -> None:
+        """Runs beside the seats; it is cancelled when intake stops, and may return earlier. If it raises, the worker
+        ends."""
+
+
+class FetchById(ABC):
+    """Can show a task by its id."""
+
+    @abstractmethod
+    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+        """The task, unfinished or remembered; None if it is not known."""
+
+
+class Update(ABC):
+    """Can replace what a waiting task holds."""
+
+    @abstractmethod
+    async def update(self, task: Task[Any]) -> bool:
+        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+
+
+class Reschedule(ABC):
+    """Can move a waiting task in time."""
+
+    @abstractmethod
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
+
+
+class Cancel(ABC):
+    """Can take a task back, whether it waits or runs."""
+
+    @abstractmethod
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if none of that id waits."""
+
+    @abstractmethod
+    async def abort(self, task_id: str) -> bool:
+        """Cancel the attempt under way, which is then settled as killed; False if there is none.
+
+        It returns as soon as the attempt has been told; :meth:`WaitForCompletion.wait_for` tells when it has ended.
+        """
+
+
+class Vacuum(ABC):
+    """Can forget finished tasks."""
+
+    @abstractmethod
+    async def vacuum(self) -> int:
+        """Forget all finished tasks, dead letters included; returns how many there were."""
+
+
+class ResumeById(ABC):
+    """Can let a dead letter have another try."""
+
+    @abstractmethod
+    async def resume_by_id(self, task_id: str) -> bool:
+        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
+
+
+class ResumeAbandoned(ABC):
+    """Can take orphans back at once, rather than when their leases run out."""
+
+    @abstractmethod
+    async def resume_abandoned(self) -> int:
+        """Let the orphans wait again; returns how many there were."""
+
+
+class RegisterWorker(ABC):
+    """Wants to know which workers run on it."""
+
+    @abstractmethod
+    async def register_worker(self, context: WorkerContext) -> None:
+        """This worker starts to receive here; ``context.is_stopped`` tells when it does not any more."""
+
+
+class WaitForCompletion(ABC):
+    """Can wait for a task to be finished."""
+
+    @abstractmethod
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        """How the task ended, as soon as it has.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+
+        If it is cancelled, the task goes on.
+        """
+
+
+class ListTasks(ABC):
+    """Can list its tasks."""
+
+    @abstractmethod
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
+        """At most ``limit`` tasks, of this status if one is given."""
+
+
+class ListWorkers(ABC):
+    """Can list the workers that run on it."""
+
+    @abstractmethod
+    async def list_workers(self) -> list[str]:
+        """Their names."""
+
+
+class ListQueues(ABC):
+    """Has several queues, and can list them."""
+
+    @abstractmethod
+    async def list_queues(self) -> list[str]:
+        """Their names."""
+
+
+class Metrics(ABC):
+    """Counts what goes through it."""
+
+    @abstractmethod
+    async def metrics(self) -> dict[str, int]:
+        """Numbers by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` in all;
+        ``waiting`` and ``running`` at present."""
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """What a layer has in addition if it can hold intake back."""
+
+    async def ready(self) -> None:
+        """Return when an attempt would be let through. Called before each receive; it may be cancelled."""
+
+
+@runtime_checkable
+class Admitting(Gate, Protocol):
+    """A gate that counts. Between ``ready`` and the attempt another worker may have come first; so the worker asks
+    again, without waiting, once it has a task, and gives the task back if the answer is no."""
+
+    def admit(self, task: Task[Any]) -> bool:
+        """Set room aside for this attempt; False if there is none after all."""
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission."""

@@ -1,0 +1,137 @@
+"""Reading the annotations of a callable, one by one, with all the names that can be had at run time.
+
+``typing.get_type_hints`` reads all or none: a name that only type checkers see, or one of a local scope,
+spoils the lot. Here each is read when it is asked for, and the functions around this one are looked at too.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import CodeType, FunctionType, MethodType, NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, ForwardRef, Union, final, get_args, get_origin, get_type_hints
+
+
+@final
+class Annotations:
+    """The parameters of a callable, and what their annotations mean."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.parameters = _parameters(handler)
+        self.bound: set[str] = set()
+        """The parameters that a partial has bound by name."""
+        function: Any = handler
+        while (inner := _inside(function)) is not None:
+            if isinstance(function, partial):
+                self.bound.update(function.keywords)
+            function = inner
+        self._globals: dict[str, Any] = getattr(function, "__globals__", {})
+        self._locals = _local_names(function) if isinstance(function, FunctionType) else {}
+
+    def resolve(self, parameter: inspect.Parameter) -> Any:
+        """What its annotation means. Raises whatever evaluating it raises, such as ``NameError``."""
+        return self._resolve(parameter.annotation)
+
+    def resolve_head(self, parameter: inspect.Parameter) -> Any:
+        """What stands before the brackets in its annotation; the bare name if that is not known either."""
+        annotation = parameter.annotation
+        if isinstance(annotation, ForwardRef):
+            annotation = annotation.__forward_arg__
+        if not isinstance(annotation, str):
+            return get_origin(annotation) or annotation
+        try:
+            head = ast.parse(annotation.strip(), mode="eval").body
+        except SyntaxError:
+            return annotation
+        while isinstance(head, ast.Subscript):
+            head = head.value
+        name = ast.unparse(head)
+        try:
+            return self._resolve(name)
+        except Exception:  # evaluating a name may raise anything, and then the name has to do
+            return name.rpartition(".")[2]
+
+    def _resolve(self, annotation: Any) -> Any:
+        holder = SimpleNamespace(__annotations__={"it": annotation})
+        resolved = get_type_hints(holder, self._globals, self._locals, include_extras=True)["it"]
+        while hasattr(resolved, "__value__"):  # an alias made by a `type` statement
+            resolved = resolved.__value__
+        return resolved
+
+
+def without_none(annotation: Any) -> tuple[Any, bool]:
+    """The annotation without its ``| None``, and whether it had one."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation, False
+    members = tuple(each for each in get_args(annotation) if each is not NoneType)
+    return Union[members], len(members) < len(get_args(annotation))  # noqa: UP007  members is a tuple
+
+
+def is_marked(annotation: Any, marker: type) -> bool:
+    """Whether it is ``Annotated`` with such a marker."""
+    marks = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+    return any(isinstance(each, marker) for each in marks)
+
+
+def spelled(annotation: Any) -> str:
+    """The annotation as it was written, more or less."""
+    if isinstance(annotation, ForwardRef):
+        return annotation.__forward_arg__
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _parameters(handler: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            signature = inspect.signature(handler, annotation_format=Format.FORWARDREF)
+        else:
+            signature = inspect.signature(handler)
+    except ValueError:  # some built-in functions have none; that they take one argument is a fair guess
+        return {"args": inspect.Parameter("args", inspect.Parameter.POSITIONAL_ONLY)}
+    return dict(signature.parameters)
+
+
+def _inside(handler: Any) -> Any:
+    """What a partial, a method, a decorated function or a callable object calls; None for a function."""
+    if isinstance(handler, partial):
+        return handler.func
+    if isinstance(handler, (MethodType, staticmethod)):
+        return handler.__func__
+    if hasattr(handler, "__signature__"):
+        return None
+    if hasattr(handler, "__wrapped__"):
+        return handler.__wrapped__
+    if isinstance(handler, FunctionType):
+        return None
+    call = type(handler).__call__
+    return call if isinstance(call, FunctionType) else None
+
+
+def _local_names(function: FunctionType) -> dict[str, Any]:
+    """The names that a function closes over, and those of each function around it that is running just now.
+
+    When a worker is built where its handler was defined, that is all of them.
+    """
+    names: dict[str, Any] = {}
+    frame = inspect.currentframe() if "<locals>" in function.__qualname__ else None
+    while frame is not None:
+        if frame.f_locals is not frame.f_globals and _is_around(frame.f_code, function.__code__):
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            names[name] = cell.cell_contents
+        except ValueError:  # it has no value yet
+            continue
+    return names
+
+
+def _is_around(outer: CodeType, inner: CodeType) -> bool:
+    return any(
+        each is inner or _is_around(each, inner) for each in outer.co_consts if isinstance(each, CodeType)
+    )

@@ -1,0 +1,112 @@
+"""Describing a worker fluently."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
+
+from ._checks import check_text
+from ._worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+    from typing_extensions import Concatenate, ParamSpec
+
+    from ._abc import Layer
+    from ._backoff import RetryPolicy
+    from ._events import Listener
+    from ._options import WorkerOptions
+    from ._task import Task
+
+    P = ParamSpec("P")
+
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
+
+
+@final
+class WorkerBuilder(Generic[A]):
+    """Describe a worker, then :meth:`build` it; each method but the last returns the builder.
+
+    >>> WorkerBuilder("emails").backend(storage).data(mailer).concurrency(8).build(send_email)
+
+    Values are checked when the worker is built, by :class:`Worker`. A backend must be given.
+    """
+
+    __slots__ = ("_backend", "_data", "_layers", "_listeners", "_name", "_options")
+
+    def __init__(self, name: str) -> None:
+        self._name = check_text(name, "a worker's name")
+        self._backend: object = None
+        self._layers: list[Layer] = []
+        self._data: list[object] = []
+        self._listeners: list[Listener] = []
+        self._options: WorkerOptions = {}
+
+    @overload
+    def backend(self, backend: trio.abc.ReceiveChannel[Task[B]]) -> WorkerBuilder[B]: ...
+    @overload
+    def backend(self, backend: trio.abc.ReceiveChannel[B]) -> WorkerBuilder[B]: ...
+    def backend(self, backend: trio.abc.ReceiveChannel[Any]) -> WorkerBuilder[Any]:
+        """Where tasks come from: a backend, or any channel of args or of whole tasks."""
+        self._backend = backend
+        return self
+
+    def data(self, *values: object) -> WorkerBuilder[A]:
+        """What the handler may ask for as ``Data[T]``."""
+        self._data.extend(values)
+        return self
+
+    def layer(self, *layers: Layer) -> WorkerBuilder[A]:
+        """Middleware; what was given first is outermost."""
+        self._layers.extend(layers)
+        return self
+
+    def concurrency(self, seats: int) -> WorkerBuilder[A]:
+        """How many attempts may be under way at once."""
+        self._options["concurrency"] = seats
+        return self
+
+    def retry(self, policy: RetryPolicy) -> WorkerBuilder[A]:
+        """What to do about errors that do not say it themselves."""
+        self._options["retry"] = policy
+        return self
+
+    def on_event(self, *listeners: Listener) -> WorkerBuilder[A]:
+        """Who is told of events; given more than once, all are."""
+        self._listeners.extend(listeners)
+        return self
+
+    def settle_timeout(self, seconds: float) -> WorkerBuilder[A]:
+        """How long the backend may take to settle."""
+        self._options["settle_timeout"] = seconds
+        return self
+
+    @overload
+    def build(self, handler: Callable[[Task[A]], Awaitable[R]]) -> Worker[A, R]: ...
+    @overload
+    def build(self, handler: Callable[Concatenate[A, P], Awaitable[R]]) -> Worker[A, R]: ...
+    @overload
+    def build(self, handler: Callable[Concatenate[A, P], R]) -> Worker[A, R]: ...
+    def build(self, handler: Callable[..., Any]) -> Worker[A, Any]:
+        """The worker; the builder may be used again.
+
+        Raises:
+          TypeError, ValueError: as :class:`Worker`, or no backend was given.
+        """
+        if self._backend is None:
+            raise TypeError(f"the worker {self._name!r} has no backend: call .backend(storage) before .build(handler)")
+        return Worker(
+            self._name,
+            cast("trio.abc.ReceiveChannel[Task[A]]", self._backend),
+            handler,
+            layers=tuple(self._layers),
+            data=tuple(self._data),
+            on_event=tuple(self._listeners),
+            **self._options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<WorkerBuilder {self._name!r} on {self._backend!r}>"

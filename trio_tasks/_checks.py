@@ -1,0 +1,82 @@
+"""What is refused at the door: each check returns the value it was given, or says what would have been right."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+
+
+def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
+    """A finite, non-negative (or positive) number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
+    if value < 0 or (positive and value == 0):
+        least = "more than 0" if positive else "0 or more"
+        raise ValueError(f"{name} must be {least} seconds, not {value!r}")
+    return float(value)
+
+
+def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
+    """A whole number, at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be {minimum} or more, not {value!r}")
+    return value
+
+
+def check_fraction(value: object, name: str) -> float:
+    """A number from 0 to 1, both included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number from 0 to 1, not {value!r}")
+    if not 0 <= value <= 1:  # NaN is refused here too
+        raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
+    return float(value)
+
+
+def check_text(value: object, name: str) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if not value:
+        raise ValueError(f"{name} must not be an empty string")
+    return value
+
+
+def check_callable(value: T, name: str, shape: str) -> T:
+    """Something that can be called; ``shape`` tells the reader with what."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, as {shape}; got {value!r}")
+    return value
+
+
+def check_moment(value: object, name: str) -> datetime:
+    """A datetime that knows its time zone."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{name} must be a datetime.datetime, not {value!r}")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError(f"{name} must have a time zone, as datetime.now(timezone.utc) has; {value!r} has none")
+    return value
+
+
+def check_each_callable(
+    value: Callable[..., Any] | Iterable[Callable[..., Any]] | None, name: str, shape: str
+) -> tuple[Callable[..., Any], ...]:
+    """None, one callable, or several of them; always returned as a tuple."""
+    if value is None:
+        return ()
+    if callable(value):
+        return (value,)
+    try:
+        several = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be callable, as {shape}, or several such; got {value!r}") from None
+    return tuple(check_callable(each, f"each of {name}", shape) for each in several)

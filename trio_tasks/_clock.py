@@ -1,0 +1,46 @@
+"""The wall clock, touched here and nowhere else.
+
+Inside, the library measures with :func:`trio.current_time` alone. The wall clock is needed only at the edges, to
+translate what a person says (``run_at(datetime)``) and to stamp what a person reads (``parts.run_at``).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_source: Callable[[], float] = time.time
+
+
+def wall_now() -> datetime:
+    """The present, as an aware datetime in UTC."""
+    return datetime.fromtimestamp(_source(), timezone.utc)
+
+
+def wall_after(seconds: float) -> datetime:
+    """The moment that lies ``seconds`` from now; the last representable one if that is beyond the calendar."""
+    try:
+        return wall_now() + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=timezone.utc)
+
+
+def seconds_until(moment: datetime) -> float:
+    """How long it is until ``moment``, in seconds; zero if it has passed."""
+    return max(0.0, (moment - wall_now()).total_seconds())
+
+
+@contextmanager
+def use_wall_clock(source: Callable[[], float]) -> Iterator[None]:
+    """Read the wall clock from ``source`` (seconds since the epoch, as :func:`time.time`) inside the block."""
+    global _source  # noqa: PLW0603  the one replaceable function is a module global by design
+    previous, _source = _source, source
+    try:
+        yield
+    finally:
+        _source = previous

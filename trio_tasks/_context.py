@@ -1,0 +1,225 @@
+"""One run of a worker, as handlers, layers, listeners and the monitor see it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from ._checks import check_each_callable
+from ._door import Door
+from ._errors import WorkerError
+from ._report import Tally
+
+if TYPE_CHECKING:
+    from ._events import Event, Listener
+    from ._report import WorkerReport
+    from ._task import Task
+
+T = TypeVar("T")
+
+log = logging.getLogger("trio_tasks")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """A worker's run at one moment. The five counts are of attempts that have been settled, by outcome."""
+
+    name: str
+    state: str
+    concurrency: int
+    tasks_in_hand: int
+    seats_waiting: int
+    tracked: int
+    succeeded: int
+    retried: int
+    failed: int
+    killed: int
+    released: int
+
+
+@final
+class WorkerContext:
+    """One run of a worker.
+
+    All methods but :meth:`wait_stopped` are sync. They may be called from the run's own trio tasks and from the
+    threads of sync handlers alike; from a thread they take effect a moment later.
+    """
+
+    def __init__(self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = ()) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.door = Door()
+        self.in_hand: set[Task[Any]] = set()
+        self.idle = False
+        self.tally = Tally()
+        self.listeners = listeners
+        self._tracked: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopped = trio.Event()
+
+    @staticmethod
+    def of(task: Task[Any]) -> WorkerContext:
+        """The run that has this task in hand.
+
+        Raises:
+          WorkerError: no worker has it in hand.
+        """
+        context = getattr(task.parts.holder, "context", None)
+        if not isinstance(context, WorkerContext):
+            raise WorkerError(f"task {task.parts.id} is not in the hands of a worker, so it has no context")
+        return context
+
+    # What a handler may ask
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has started and not ended yet."""
+        return self._tracked is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether intake is paused."""
+        return self.door.paused
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether it was told to stop."""
+        return self.door.closed
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it has ended."""
+        return self._stopped.is_set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it would take a task now: it runs, its intake is open, and a seat is free."""
+        return self.is_running and self.door.is_open and len(self.in_hand) < self.concurrency
+
+    @property
+    def task_count(self) -> int:
+        """How many tasks are in hand, and pieces of work tracked."""
+        tracked = self._tracked
+        return len(self.in_hand) + (len(tracked.child_tasks) if tracked is not None else 0)
+
+    def statistics(self) -> WorkerStatistics:
+        """How things stand, frozen."""
+        report = self.report()
+        return WorkerStatistics(
+            name=self.name,
+            state=self._state(),
+            concurrency=self.concurrency,
+            tasks_in_hand=len(self.in_hand),
+            seats_waiting=self.door.waiting,
+            tracked=self.task_count - len(self.in_hand),
+            succeeded=report.succeeded,
+            retried=report.retried,
+            failed=report.failed,
+            killed=report.killed,
+            released=report.released,
+        )
+
+    def report(self) -> WorkerReport:
+        """What the run has done so far."""
+        return self.tally.report(self.name)
+
+    # What a handler may do
+
+    def stop(self) -> None:
+        """Take no more tasks; those in hand are carried to their end, and then the worker returns."""
+        self._here(self.door.close)
+
+    def pause(self) -> None:
+        """Take no more tasks until :meth:`resume`; those in hand go on."""
+        self._here(self.door.pause)
+
+    def resume(self) -> None:
+        """Take tasks again."""
+        self._here(self.door.resume)
+
+    def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run ``async_fn(*args)`` beside the seats. It may outlive the attempt that started it, but not the worker:
+        a stopping worker waits for it. If it is cancelled with the worker, it is gone; if it raises, that is logged.
+
+        Raises:
+          WorkerError: the worker is not running.
+        """
+        if self._tracked is None:
+            raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
+        self._here(self._start_tracking, async_fn, args)
+
+    def _start_tracking(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        if self._tracked is not None:
+            self._tracked.start_soon(self._run_tracked, async_fn, args)
+
+    async def _run_tracked(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        try:
+            await async_fn(*args)
+        except (Exception, SystemExit):
+            log.exception("worker %r: work that was tracked failed", self.name)
+
+    def emit(self, event: Event) -> None:
+        """Tell the listeners; an error of theirs is logged, and troubles nobody else."""
+        if self.listeners:
+            self._here(self._tell, event)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            try:
+                listener(self, event)
+            except (Exception, SystemExit):
+                log.exception("worker %r: listener %r failed on %r", self.name, listener, event)
+
+    async def wait_stopped(self) -> None:
+        """Return once the worker has ended."""
+        await self._stopped.wait()
+
+    # What only the worker does
+
+    def opened(self, tracked: trio.Nursery) -> None:
+        """The run begins; what is tracked goes into this nursery."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._tracked = tracked
+
+    def ended(self) -> None:
+        """The run is over."""
+        self._tracked = None
+        self.door.close()
+        self._stopped.set()
+
+    def _here(self, sync_fn: Callable[..., object], *args: Any) -> None:
+        """Call it now if this is the run's own thread, or else have it called there soon."""
+        try:
+            here = self._token is None or trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:  # no trio in this thread
+            here = False
+        if here:
+            sync_fn(*args)
+        else:
+            assert self._token is not None
+            self._token.run_sync_soon(sync_fn, *args)
+
+    def _state(self) -> str:
+        if not self.is_running:
+            return "stopped" if self.is_stopped else "not started"
+        if self.is_shutting_down:
+            return "shutting down"
+        return "paused" if self.is_paused else "running"
+
+    def __repr__(self) -> str:
+        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} seats taken>"
+
+
+def check_listeners(on_event: object) -> tuple[Listener, ...]:
+    """One listener, several, or None; always returned as a tuple."""
+    listeners = check_each_callable(on_event, "on_event", "on_event(context, event)")  # type: ignore[arg-type]  # it checks
+    for listener in listeners:
+        if inspect.iscoroutinefunction(listener):
+            raise TypeError(f"on_event must be a plain function, since nobody awaits it; {listener!r} is async")
+    return listeners

@@ -1,0 +1,73 @@
+"""The way in: whether a worker may take tasks, and the scopes in which its seats wait for one.
+
+What ``close`` and ``pause`` cancel is the waiting, never an attempt.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@final
+class Door:
+    """Open, shut for a while (paused), or closed for good. It starts open."""
+
+    __slots__ = ("_opened", "_waiting", "closed", "paused")
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.paused = False
+        self._opened = trio.Event()
+        self._opened.set()
+        self._waiting: set[trio.CancelScope] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether tasks may be taken now."""
+        return not (self.closed or self.paused)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a task, or for the door to be opened again."""
+        return len(self._waiting)
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
+        with trio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                yield
+            finally:
+                self._waiting.discard(scope)
+
+    async def wait_open(self) -> None:
+        """Return once the door is not paused."""
+        await self._opened.wait()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self.closed = True
+        self._send_away()
+
+    def pause(self) -> None:
+        """Let nobody in until :meth:`resume`."""
+        if not self.paused:
+            self.paused = True
+            self._opened = trio.Event()
+            self._send_away()
+
+    def resume(self) -> None:
+        """Let tasks in again."""
+        self.paused = False
+        self._opened.set()
+
+    def _send_away(self) -> None:
+        for scope in self._waiting:
+            scope.cancel()

@@ -1,0 +1,84 @@
+"""What a worker tells its listeners: frozen values, each said after the fact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union, final
+
+if TYPE_CHECKING:
+    from ._context import WorkerContext
+    from ._outcome import Outcome
+    from ._task import Task
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The worker runs, and its intake is open."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Engage:
+    """An attempt at ``task`` begins."""
+
+    task: Task[Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing is in hand, and the backend has nothing to give; said once each time."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Success:
+    """``task`` is settled: its handler returned ``result``."""
+
+    task: Task[Any]
+    result: Any
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Error:
+    """``task`` is settled: its attempt raised ``error``, and ``outcome`` is what became of it."""
+
+    task: Task[Any]
+    error: BaseException
+    outcome: Outcome
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Release:
+    """``task`` was given back to the backend untouched, for ``reason``."""
+
+    task: Task[Any]
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeartBeat:
+    """The worker has renewed its leases on what it has in hand."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The worker has ended: no attempt is under way any more."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Something that a handler or layer had to say: ``context.emit(Custom(value))``."""
+
+    value: Any
+
+
+Event = Union[Start, Engage, Idle, Success, Error, Release, HeartBeat, Stop, Custom]  # noqa: UP007  for 3.10
+Listener = Callable[["WorkerContext", Event], object]

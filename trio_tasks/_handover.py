@@ -1,0 +1,204 @@
+"""Who waits for a task, and who waits for room: the trio side of a queue whose books a :class:`Ledger` keeps.
+
+As in trio's own memory channels a task is handed to a waiting receiver in the very step in which it becomes ready, so
+there is no moment in which it is nobody's. Of the receivers that wait, one keeps time: its scope has the deadline of
+the next delayed task. All others just wait, and nothing polls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import trio
+from outcome import Error, Value
+
+from ._ledger import Ledger
+from ._outcome import TaskResult
+
+if TYPE_CHECKING:
+    from ._outcome import Ending, Outcome
+    from ._task import Task
+    from ._task_id import TaskId
+
+A = TypeVar("A")
+
+
+@final
+class _Awaited:
+    """A task that somebody waits for: told when it is finished."""
+
+    __slots__ = ("finished", "result")
+
+    def __init__(self) -> None:
+        self.finished = trio.Event()
+        self.result: TaskResult[Any] | None = None
+
+
+@final
+class Handover(Generic[A]):
+    """A ledger, and those who wait on it.
+
+    Args:
+      capacity: how many tasks may wait before pushing has to.
+      keep_results: see :class:`Ledger`.
+    """
+
+    def __init__(self, capacity: float, keep_results: int) -> None:
+        self.ledger: Ledger[A] = Ledger(on_finish=self._announce, keep_results=keep_results)
+        self.capacity = capacity
+        self.closed = False
+        self._receivers: dict[trio.lowlevel.Task, None] = {}
+        self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
+        self._timer: trio.CancelScope | None = None
+        self._awaited: dict[str, _Awaited] = {}
+
+    @property
+    def receivers_waiting(self) -> int:
+        """How many trio tasks wait to receive."""
+        return len(self._receivers)
+
+    @property
+    def pushers_waiting(self) -> int:
+        """How many trio tasks wait for room."""
+        return len(self._pushers)
+
+    # Taking
+
+    def take_nowait(self) -> Task[A]:
+        """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
+        task = self.ledger.take(trio.current_time())
+        if task is None:
+            if self.closed and not self.ledger.waiting and not self._pushers:
+                raise trio.EndOfChannel
+            raise trio.WouldBlock
+        if self._pushers:
+            self._let_in()
+        return task
+
+    async def take(self) -> Task[A]:
+        """The next task, when there is one. If it is cancelled, nothing was taken."""
+        while True:
+            try:
+                task = self.take_nowait()
+            except trio.WouldBlock:
+                handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
+                if handed is not None:
+                    return handed
+            else:
+                self.tend()  # time has passed: there may be more, or it was the last of a closed queue
+                return task
+
+    def _must_keep_time(self) -> bool:
+        return self._timer is None and self.ledger.next_due is not None
+
+    async def _keep_time(self) -> Task[A] | None:
+        """Wait for a task, or until the next delayed one is due."""
+        due = self.ledger.next_due
+        assert due is not None
+        with trio.CancelScope(deadline=due) as self._timer:
+            try:
+                return await self._wait_for_task()
+            finally:
+                self._timer = None
+                self.tend()  # somebody else has to keep time from now on
+        return None
+
+    async def _wait_for_task(self) -> Task[A] | None:
+        """Wait until a task is handed over; None means: look for yourself."""
+        me = trio.lowlevel.current_task()
+        self._receivers[me] = None
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            del self._receivers[me]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        handed: Task[A] | None = await trio.lowlevel.wait_task_rescheduled(leave)
+        return handed
+
+    # Putting in
+
+    def push_nowait(self, task: Task[A]) -> TaskId:
+        """Let a task in; raises ``trio.WouldBlock`` if there is no room."""
+        if self._pushers or self.ledger.waiting >= self.capacity:
+            raise trio.WouldBlock
+        task_id = self.ledger.push(task, trio.current_time())
+        if self._receivers:
+            self.tend()
+        return task_id
+
+    async def push_when_room(self, task: Task[A], handle: object) -> TaskId:
+        """Wait for room, then let the task in. If it is cancelled, the task is not in."""
+        entry = (trio.lowlevel.current_task(), task, handle)
+        self._pushers.append(entry)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._pushers.remove(entry)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
+        return task_id
+
+    def _let_in(self) -> None:
+        """There may be room: put in the tasks of those who wait for it, first come, first served."""
+        while self._pushers and self.ledger.waiting < self.capacity:
+            pusher, task, _ = self._pushers.popleft()
+            try:
+                task_id = self.ledger.push(task, trio.current_time())
+            except Exception as error:  # it is the pusher's, not the receiver's
+                trio.lowlevel.reschedule(pusher, Error(error))
+            else:
+                trio.lowlevel.reschedule(pusher, Value(task_id))
+
+    def send_away(self, handle: object) -> None:
+        """Those who wait for room through this handle have come too late."""
+        for entry in [entry for entry in self._pushers if entry[2] is handle]:
+            self._pushers.remove(entry)
+            error = trio.ClosedResourceError("the storage was closed while this push waited for room")
+            trio.lowlevel.reschedule(entry[0], Error(error))
+
+    # Settling, and all else that changes what waits
+
+    def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Enter the outcome, and hand over what it made ready."""
+        self.ledger.settle(task, outcome, trio.current_time())
+        if self._receivers:
+            self.tend()
+
+    def tend(self) -> None:
+        """Bring together what waits and who waits, after any change."""
+        if self._pushers:
+            self._let_in()
+        while self._receivers:
+            try:
+                result: Value[Any] | Error = Value(self.take_nowait())
+            except trio.EndOfChannel as end:
+                result = Error(end.with_traceback(None))
+            except trio.WouldBlock:
+                break
+            self._wake_first(result)
+        due = self.ledger.next_due
+        if self._timer is not None:
+            self._timer.deadline = float("inf") if due is None else due
+        elif due is not None and self._receivers:
+            self._wake_first(Value(None))  # to keep time
+
+    def _wake_first(self, result: Value[Any] | Error) -> None:
+        receiver = next(iter(self._receivers))
+        del self._receivers[receiver]
+        trio.lowlevel.reschedule(receiver, result)
+
+    # Waiting for the end of a task
+
+    def _announce(self, task_id: str, outcome: Ending) -> None:
+        awaited = self._awaited.pop(task_id, None)
+        if awaited is not None:
+            awaited.result = TaskResult.of(task_id, outcome)  # type: ignore[arg-type]  # a TaskId is what the ledger has
+            awaited.finished.set()
+
+    async def wait_finished(self, task_id: str) -> TaskResult[Any]:
+        """How an unfinished task ends, once it has. If it is cancelled, nothing else is."""
+        awaited = self._awaited.setdefault(task_id, _Awaited())
+        await awaited.finished.wait()
+        assert awaited.result is not None
+        return awaited.result

@@ -1,0 +1,122 @@
+"""The part of a worker that receives: only when a seat is free, the door is open, and every gate lets an attempt through.
+
+A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from ._abc import Admitting, Gate, NowaitBackend
+from ._events import Idle
+from ._outcome import Released
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._abc import Backend
+    from ._context import WorkerContext
+    from ._task import Task
+
+_SLICE = 0.001
+"""Seconds for which seats may take one ready task after the other before everybody else in the program gets a turn."""
+
+_SLICE_FOR_EACH_SEAT = 3e-6
+"""And so much more for each seat, since each has to be switched to once in every turn."""
+
+
+@final
+class Intake:
+    """Takes tasks out of a backend, for the seats of one run.
+
+    Args:
+      context: the run.
+      backend: where tasks come from.
+      gates: the layers that can hold intake back, outermost first.
+      settle_timeout: seconds that the backend may take to have a task back that was not admitted after all.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        backend: Backend[Any],
+        gates: Sequence[Gate],
+        settle_timeout: float,
+    ) -> None:
+        self._context = context
+        self._door = context.door
+        self._backend = backend
+        self._gates = gates
+        self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
+        self._settle_timeout = settle_timeout
+        self._turnstile = trio.Lock()
+        nowait = isinstance(backend, NowaitBackend) and not gates
+        self._receive_nowait = backend.receive_nowait if nowait else None  # type: ignore[attr-defined]  # it has it
+        self._slice = _SLICE + _SLICE_FOR_EACH_SEAT * context.concurrency
+        self._slice_ends = 0.0
+
+    async def take(self) -> Task[Any] | None:
+        """The next task, in hand; None if no more will come, or none is to be taken any more."""
+        if self._receive_nowait is not None:
+            if trio.current_time() >= self._slice_ends:
+                await trio.lowlevel.checkpoint()
+                self._slice_ends = trio.current_time() + self._slice
+            if self._door.is_open:
+                try:
+                    return self._receive_nowait()
+                except trio.WouldBlock:
+                    pass
+                except trio.EndOfChannel:
+                    return None
+        return await self._wait()
+
+    async def _wait(self) -> Task[Any] | None:
+        while not self._door.closed:
+            with self._door.wait():
+                if self._door.paused:
+                    await self._door.wait_open()
+                try:
+                    return await (self._receive_through_gates() if self._gates else self._receive())
+                except trio.EndOfChannel:
+                    return None
+        return None
+
+    async def _receive(self) -> Task[Any]:
+        context = self._context
+        if not (context.idle or context.in_hand):
+            context.idle = True
+            context.emit(Idle())
+        return await self._backend.receive()
+
+    async def _receive_through_gates(self) -> Task[Any]:
+        """One seat at a time waits for the gates and for a task, so that what they promise is promised to one."""
+        await self._turnstile.acquire()
+        try:
+            while True:
+                for gate in self._gates:
+                    await gate.ready()
+                task = await self._receive()
+                if self._admit(task):
+                    return task
+                with trio.fail_after(self._settle_timeout, shield=True):
+                    await self._backend.settle(task, Released("a gate had closed"))
+        finally:
+            self._turnstile.release()
+
+    def _admit(self, task: Task[Any]) -> bool:
+        """Ask all gates that count; either all of them admit the task, or none."""
+        admitted: list[Admitting] = []
+        for gate in self._admitting:
+            if not gate.admit(task):
+                for each in admitted:
+                    each.dismiss(task)
+                return False
+            admitted.append(gate)
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The attempt is over: what the gates set aside for it is free again."""
+        for gate in self._admitting:
+            gate.dismiss(task)

@@ -1,0 +1,268 @@
+"""The books of a queue that lives in memory: which tasks wait, which are in hand, how the finished ones ended.
+
+Pure bookkeeping. Nothing here awaits, and the time is told (``now``, on whatever monotonic clock the caller reads), so
+each decision is taken whole: a task is in exactly one place before and after every call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+from ._clock import seconds_until, wall_after
+from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
+from ._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
+from ._ready_queue import DelayQueue, ReadyQueue
+from ._task import Status, Task, attempt_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ._outcome import Ending, Outcome
+    from ._task import Parts
+    from ._task_id import TaskId
+
+A = TypeVar("A")
+
+
+@final
+class Ledger(Generic[A]):
+    """What a queue knows.
+
+    Args:
+      on_finish: told of each task that has reached a final status, in the very moment.
+      keep_results: of how many succeeded tasks the results are remembered; the oldest are forgotten first.
+          Failed and killed ones are remembered until :meth:`vacuum`.
+    """
+
+    def __init__(self, *, on_finish: Callable[[TaskId, Ending], None], keep_results: int) -> None:
+        self._on_finish = on_finish
+        self._keep_results = keep_results
+        self._ready: ReadyQueue[A] = ReadyQueue()
+        self._delayed: DelayQueue[A] = DelayQueue()
+        self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
+        self._in_hand: dict[str, Parts] = {}
+        self._unique: dict[str, TaskId] = {}
+        self._start_by: dict[str, float] = {}
+        self._done: dict[str, tuple[Task[A], Succeeded[Any]]] = {}
+        self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
+        self.counts = {"pushed": 0, "succeeded": 0, "retried": 0, "failed": 0, "killed": 0, "released": 0}
+
+    # Coming in
+
+    def push(self, task: Task[A], now: float) -> TaskId:
+        """Let a task in; returns its id, or that of the one which has its unique key already.
+
+        Raises:
+          DuplicateTaskError: the id is known, or the unique key is taken and was to be fought over. Nothing changed.
+        """
+        parts = task.parts
+        task_id, terms = parts.id, parts.terms
+        if task_id in self._live or task_id in self._dead or task_id in self._done:
+            raise DuplicateTaskError(f"a task of the id {str(task_id)!r} has been pushed already; ids must be new")
+        if terms.unique is not None:
+            other = self._claim(task)
+            if other is not None:
+                return other
+        self._live[task_id] = task
+        self.counts["pushed"] += 1
+        if terms.expires_in is not None:
+            self._start_by[task_id] = now + terms.expires_in
+        if terms.delay:
+            self._delay(task, terms.delay, now)
+        elif parts.run_at is not None:
+            self._delay(task, seconds_until(parts.run_at), now, stamp=False)
+        else:
+            self._ready.append(task)
+        return task_id
+
+    def _claim(self, task: Task[A]) -> TaskId | None:
+        """Take the unique key for this task; or the id of the one which keeps it."""
+        key = task.parts.terms.unique
+        assert key is not None
+        holder = self._unique.get(key)
+        if holder is not None:
+            if task.parts.terms.on_conflict == "skip":
+                return holder
+            if task.parts.terms.on_conflict == "raise":
+                raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
+            self.cancel(holder, f"replaced by task {task.parts.id}")
+        self._unique[key] = task.parts.id
+        return None
+
+    def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
+        if stamp:
+            task.parts.run_at = wall_after(seconds)
+        if seconds > 0:
+            self._delayed.append(task, now + seconds)
+        else:
+            self._ready.append(task)
+
+    # Going out
+
+    def take(self, now: float) -> Task[A] | None:
+        """The next task that is ready, in hand from now on and one attempt further; None if there is none."""
+        while (due := self._delayed.next_due) is not None and due <= now:
+            self._ready.append(self._delayed.pop_first())
+        while (task := self._ready.pop()) is not None:
+            parts = task.parts
+            if self._live.get(parts.id) is not task:
+                continue  # cancelled, replaced or rescheduled since: what lies here is only its shadow
+            if self._start_by and self._start_by.get(parts.id, now) < now:
+                self._finish(task, Killed(TaskExpiredError(f"not started within {parts.terms.expires_in} s")))
+                continue
+            parts.attempt = attempt_number(parts.attempt + 1)
+            parts.status = Status.Running
+            self._in_hand[parts.id] = parts
+            return task
+        return None
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next delayed task is due; None if none is."""
+        while (first := self._delayed.first) is not None and self._live.get(first.parts.id) is not first:
+            self._delayed.pop_first()  # a shadow, for which nobody needs to wake up
+        return self._delayed.next_due
+
+    # Coming back
+
+    def settle(self, task: Task[A], outcome: Outcome, now: float) -> None:
+        """Enter how the attempt ended.
+
+        Raises:
+          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+        """
+        parts = task.parts
+        if self._in_hand.get(parts.id) is not parts:
+            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
+        if isinstance(outcome, (Succeeded, Failed, Killed)):
+            self._finish(self._live[parts.id], outcome)
+            return
+        del self._in_hand[parts.id]
+        again = Task(self._live[parts.id].args, parts.again())
+        self._live[parts.id] = again
+        parts.status = Status.Pending
+        if isinstance(outcome, Retried):
+            self.counts["retried"] += 1
+            self._start_by.pop(parts.id, None)  # it was started in time
+            self._delay(again, outcome.after, now)
+        else:
+            self.counts["released"] += 1
+            again.parts.attempt = attempt_number(parts.attempt - 1)
+            self._ready.append_front(again)
+
+    def _finish(self, task: Task[A], outcome: Ending) -> None:
+        parts = task.parts
+        task_id = parts.id
+        self._in_hand.pop(task_id, None)
+        del self._live[task_id]
+        if self._start_by:
+            self._start_by.pop(task_id, None)
+        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
+            del self._unique[parts.terms.unique]
+        if isinstance(outcome, Succeeded):
+            parts.status = Status.Done
+            self.counts["succeeded"] += 1
+            self._remember(task, outcome)
+        else:
+            parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
+            self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
+            self._dead[task_id] = task, outcome
+        self._on_finish(task_id, outcome)
+
+    def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
+        if self._keep_results:
+            if len(self._done) >= self._keep_results:
+                del self._done[next(iter(self._done))]
+            self._done[task.parts.id] = task, outcome
+
+    # Interventions
+
+    def cancel(self, task_id: str, reason: str) -> bool:
+        """Kill a task that waits; False if it does not wait."""
+        task = self._waiting(task_id)
+        if task is not None:
+            self._finish(task, Killed(AbortError(reason)))
+        return task is not None
+
+    def abort(self, task_id: str, reason: str) -> bool:
+        """Have the attempt under way cancelled by who holds it, to be killed; False if nobody holds it."""
+        parts = self._in_hand.get(task_id)
+        if parts is None or parts.holder is None:
+            return False
+        parts.holder.revoke(Killed(AbortError(reason)))
+        return True
+
+    def reschedule(self, task_id: str, delay: float, now: float) -> bool:
+        """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""
+        task = self._waiting(task_id)
+        if task is not None:
+            moved = self._live[task.parts.id] = Task(task.args, task.parts)
+            self._delay(moved, delay, now)
+        return task is not None
+
+    def update(self, task: Task[A]) -> bool:
+        """Put new args and metadata into the waiting task of this id; False if none waits."""
+        waiting = self._waiting(task.parts.id)
+        if waiting is not None:
+            waiting.args, waiting.parts.metadata = task.args, task.parts.metadata
+        return waiting is not None
+
+    def resume(self, task_id: str) -> bool:
+        """Let a dead letter wait again, with all of its attempts; False if there is none of this id."""
+        dead = self._dead.pop(task_id, None)
+        if dead is None:
+            return False
+        parts = dead[0].parts.again()
+        parts.attempt = attempt_number(0)
+        task = self._live[parts.id] = Task(dead[0].args, parts)
+        self._ready.append(task)
+        return True
+
+    def vacuum(self) -> int:
+        """Forget all finished tasks; returns how many there were."""
+        forgotten = len(self._done) + len(self._dead)
+        self._done.clear()
+        self._dead.clear()
+        return forgotten
+
+    # Looking
+
+    def _waiting(self, task_id: str) -> Task[A] | None:
+        task = self._live.get(task_id)
+        return None if task_id in self._in_hand else task
+
+    def find(self, task_id: str) -> Task[A] | None:
+        """The task of this id, unfinished or remembered."""
+        finished = self._done.get(task_id) or self._dead.get(task_id)
+        return finished[0] if finished else self._live.get(task_id)
+
+    def result_of(self, task_id: str) -> TaskResult[Any] | None:
+        """How the task of this id ended, if it did and is remembered."""
+        finished = self._done.get(task_id) or self._dead.get(task_id)
+        return finished and TaskResult.of(finished[0].parts.id, finished[1])
+
+    def tasks(self) -> Iterator[Task[A]]:
+        """All unfinished and all remembered ones."""
+        yield from self._live.values()
+        yield from (task for task, _ in self._done.values())
+        yield from (task for task, _ in self._dead.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait, ready or delayed."""
+        return len(self._live) - len(self._in_hand)
+
+    @property
+    def in_hand(self) -> int:
+        """How many tasks are in an attempt."""
+        return len(self._in_hand)
+
+    @property
+    def dead(self) -> int:
+        """How many dead letters there are."""
+        return len(self._dead)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many succeeded tasks the results are kept."""
+        return len(self._done)

@@ -1,0 +1,157 @@
+"""What a one-way source needs to become a backend: somebody who keeps what comes back, since it cannot be returned.
+
+A channel, or a function that fetches, gives tasks and takes none. So what is retried or released waits in a ledger
+here, and goes before the source once it is due. Of those who receive, one at a time asks the source, under the deadline
+of the next task that waits here; the others stand in line behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import trio
+
+from ._context import log
+from ._errors import DuplicateTaskError
+from ._ledger import Ledger
+from ._outcome import Released, Retried, TaskResult
+from ._task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._outcome import Ending, Outcome
+    from ._task_id import TaskId
+
+A = TypeVar("A")
+
+
+def _only_waits() -> Any:
+    raise trio.WouldBlock
+
+
+@final
+class _Awaited:
+    """A task that somebody waits for."""
+
+    __slots__ = ("finished", "result")
+
+    def __init__(self) -> None:
+        self.finished = trio.Event()
+        self.result: TaskResult[Any] | None = None
+
+
+@final
+class OneWay(Generic[A]):
+    """A source, and the books of what it gave.
+
+    Args:
+      receive: waits for the next task, or for plain args; raises ``trio.EndOfChannel`` after the last. If it is
+          cancelled, it must have taken nothing. One trio task at a time calls it.
+      receive_nowait: the same at once, or ``trio.WouldBlock``; if not given, the source can only be waited for.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[Task[A] | A]],
+        receive_nowait: Callable[[], Task[A] | A] = _only_waits,
+    ) -> None:
+        self.ledger: Ledger[A] = Ledger(on_finish=self._announce, keep_results=0)
+        self._receive = receive
+        self._receive_nowait = receive_nowait
+        self._ended = False
+        self._turn = trio.Lock()
+        self._asking: trio.CancelScope | None = None
+        self._awaited: dict[str, _Awaited] = {}
+
+    # Taking
+
+    async def take(self) -> Task[A]:
+        """The next task, in hand; raises ``trio.EndOfChannel`` if the source has ended and nothing waits here.
+
+        If it is cancelled, nothing was taken. What the source raises comes through as it is.
+        """
+        async with self._turn:
+            while (task := self._take_kept()) is None:
+                self._check_end()
+                await self._ask()
+            return task
+
+    def take_nowait(self) -> Task[A]:
+        """As :meth:`take`, or ``trio.WouldBlock`` if there is no task now."""
+        while (task := self._take_kept()) is None:
+            self._check_end()
+            if self._ended:
+                raise trio.WouldBlock
+            try:
+                self._let_in(self._receive_nowait())
+            except trio.EndOfChannel:
+                self._ended = True
+        if self.ledger.waiting:
+            self.tend()  # time has passed, and more of it may be due
+        return task
+
+    def _take_kept(self) -> Task[A] | None:
+        return self.ledger.take(trio.current_time()) if self.ledger.waiting else None
+
+    def _check_end(self) -> None:
+        if self._ended and not self.ledger.waiting:
+            raise trio.EndOfChannel
+
+    async def _ask(self) -> None:
+        """Wait for the source, until it gave one or ended, or until what waits here is due."""
+        due = self.ledger.next_due
+        with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:
+            try:
+                if self._ended:
+                    await trio.sleep_forever()
+                self._let_in(await self._receive())
+            except trio.EndOfChannel:
+                self._ended = True
+            finally:
+                self._asking = None
+
+    def _let_in(self, item: Task[A] | A) -> None:
+        task = item if isinstance(item, Task) else Task(item)
+        try:
+            self.ledger.push(task, trio.current_time())
+        except DuplicateTaskError as error:  # who sent it twice is not here to be told
+            log.warning("a task is left out: %s", error)
+        else:
+            self._keep_time()
+
+    # Coming back
+
+    def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Enter how the attempt ended; raises :class:`LeaseLostError` if it is not in hand."""
+        self.ledger.settle(task, outcome, trio.current_time())
+        if isinstance(outcome, Released) or (isinstance(outcome, Retried) and not outcome.after):
+            self.tend()
+        elif isinstance(outcome, Retried):
+            self._keep_time()
+
+    def tend(self) -> None:
+        """Have the one who asks the source look here first: something may have become ready."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _keep_time(self) -> None:
+        """Have the one who asks the source be back when the next one that waits here is due."""
+        if self._asking is not None and (due := self.ledger.next_due) is not None:
+            self._asking.deadline = due
+
+    # Waiting for the end of a task
+
+    def _announce(self, task_id: TaskId, outcome: Ending) -> None:
+        awaited = self._awaited.pop(task_id, None)
+        if awaited is not None:
+            awaited.result = TaskResult.of(task_id, outcome)
+            awaited.finished.set()
+
+    async def wait_finished(self, task_id: str) -> TaskResult[Any]:
+        """How an unfinished task ends, once it has. If it is cancelled, nothing else is."""
+        awaited = self._awaited.setdefault(task_id, _Awaited())
+        await awaited.finished.wait()
+        assert awaited.result is not None
+        return awaited.result

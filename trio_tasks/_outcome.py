@@ -1,0 +1,132 @@
+"""How an attempt ends: five values, and the one function that judges an error.
+
+A group of errors is judged by its leaves. Abort beats retry-after beats deferred beats everything else; among several
+retry-afters the longest delay wins; the group is kept whole as the recorded error.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
+
+from ._checks import check_seconds
+from ._errors import AbortError, DeferredError, RetryAfterError
+from ._task import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._backoff import RetryPolicy
+    from ._task_id import TaskId
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Succeeded(Generic[R_co]):
+    """The handler returned ``result``."""
+
+    result: R_co
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The attempt failed with ``error``, and the task waits ``after`` seconds in the backend for the next one."""
+
+    error: BaseException
+    after: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_seconds(self.after, "Retried.after")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last attempt that the task had failed with ``error``."""
+
+    error: BaseException
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """The task was aborted for good, by ``error``."""
+
+    error: BaseException
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The attempt was interrupted and the task given back untouched: it costs no attempt. ``reason`` is for people."""
+
+    reason: str = "interrupted"
+
+
+Ending = Union[Succeeded[Any], Failed, Killed]  # noqa: UP007  evaluated at run time on 3.10
+Outcome = Union[Succeeded[Any], Retried, Failed, Killed, Released]  # noqa: UP007  evaluated at run time on 3.10
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskResult(Generic[R_co]):
+    """How a task ended: ``result`` if its ``status`` is ``Done``, ``error`` if it is ``Failed`` or ``Killed``."""
+
+    id: TaskId
+    status: Status
+    result: R_co | None = None
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, task_id: TaskId, outcome: Ending) -> TaskResult[Any]:
+        """The result that this outcome is."""
+        if isinstance(outcome, Succeeded):
+            return TaskResult(task_id, Status.Done, outcome.result)
+        status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
+        return TaskResult(task_id, status, error=outcome.error)
+
+    def unwrap(self) -> R_co:
+        """The result; or else the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return cast("R_co", self.result)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error
+
+
+def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy) -> Outcome:
+    """What becomes of a task whose attempt number ``attempt`` raised ``error``.
+
+    Args:
+      error: whatever the handler and its layers raised, possibly a group.
+      attempt: which attempt this was, counted from 1.
+      attempts: how many this task may have; None to leave it to the policy.
+      policy: how often, and after what delay, errors without a meaning of their own are tried again.
+    """
+    parts = tuple(leaves(error))
+    if any(isinstance(each, AbortError) for each in parts):
+        return Killed(error)
+    if attempt >= (policy.attempts if attempts is None else attempts):
+        return Failed(error)
+    delays = [each.delay for each in parts if isinstance(each, RetryAfterError)]
+    if delays:
+        return Retried(error, max(delays))
+    if any(isinstance(each, DeferredError) for each in parts):
+        return Retried(error)
+    if not all(policy.allows(each) for each in parts):
+        return Killed(error)
+    return Retried(error, policy.delay_after(attempt))

@@ -1,0 +1,236 @@
+"""What a handler's parameters ask for, and where it comes from: decided once, from their annotations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from types import MethodType, UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, final, get_args, get_origin
+
+import trio
+
+from ._annotations import Annotations, is_marked, spelled, without_none
+from ._context import WorkerContext
+from ._extensions import Extensions, Metadata
+from ._task import Attempt, Parts, Status, Task
+from ._task_id import TaskId
+
+T = TypeVar("T")
+
+
+@final
+class _FromData:
+    """Marks a parameter that is filled from what the worker was given as ``data``."""
+
+    def __repr__(self) -> str:
+        return "from data"
+
+
+Data = Annotated[T, _FromData()]
+"""``mailer: Data[Mailer]`` asks for the Mailer in the worker's ``data``; to a type checker it is a Mailer."""
+
+
+@final
+class HandlerSignatureError(TypeError):
+    """What a worker was given for a handler cannot be one. Raised when the worker is built.
+
+    The message names the handler and the parameter that is in the way, and says what would be right.
+    """
+
+
+Fill = Callable[[Task[Any]], Any]
+
+_AT_HAND: dict[object, Fill] = {
+    Attempt: attrgetter("parts.attempt"),
+    TaskId: attrgetter("parts.id"),
+    Parts: attrgetter("parts"),
+    Metadata: attrgetter("parts.metadata"),
+    Extensions: attrgetter("parts.extensions"),
+    Status: attrgetter("parts.status"),
+    Task: lambda task: task,
+    WorkerContext: WorkerContext.of,
+}
+_FILLABLE = (
+    "annotate it as Data[...], Attempt, TaskId, Parts, Metadata, Extensions, Status, Task, WorkerContext, "
+    "trio.Nursery or a class with an async classmethod from_task(cls, task), or give it a default"
+)
+
+
+@final
+class Plan:
+    """What a handler is called with.
+
+    Raises:
+      HandlerSignatureError: a parameter cannot be filled in.
+    """
+
+    def __init__(self, handler: Callable[..., Any], data: Sequence[object]) -> None:
+        self.handler = handler
+        self.fills: dict[str, Fill] = {}
+        self.extractors: dict[str, Fill] = {}
+        self.nurseries: list[str] = []
+        self._positional: list[str] = []
+        self._data = data
+        self._annotations = Annotations(handler)
+        first, *others = self._annotations.parameters.values() or [None]
+        if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+            raise not_a_handler(
+                handler, "it has no positional parameter, and the first is for the task's args"
+            )
+        self.wants_task = self._is_whole_task(first)
+        for each in others:
+            if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                self._plan(each)
+
+    def call(self, task: Task[Any], values: dict[str, Any]) -> Any:
+        """Call the handler; the values are used up."""
+        first = task if self.wants_task else task.args
+        return self.handler(first, *map(values.pop, self._positional), **values)
+
+    def fill(self, task: Task[Any]) -> dict[str, Any]:
+        """The values that are at hand, by parameter."""
+        return {name: fill(task) for name, fill in self.fills.items()}
+
+    async def fill_and_extract(self, task: Task[Any]) -> dict[str, Any]:
+        """The values that are at hand, and those that a ``from_task`` has to make.
+
+        If that is cancelled or raises, the handler is not called.
+        """
+        values = self.fill(task)
+        for name, extract in self.extractors.items():
+            values[name] = await extract(task)
+        return values  # noqa: ASYNC910  the handler is awaited next
+
+    def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
+        """Raise, naming the handler and the parameter."""
+        annotation = self._annotations.parameters[name].annotation
+        said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
+        raise not_a_handler(self.handler, f"its parameter '{name}{said}' {why}") from cause
+
+    def _is_whole_task(self, first: inspect.Parameter) -> bool:
+        """Whether the first parameter is a Task. That the type of the args is not known does no harm."""
+        try:
+            annotation = self._annotations.resolve(first)
+        except Exception as error:  # evaluating an annotation may raise anything
+            annotation = self._annotations.resolve_head(first)
+            if annotation == "Task":
+                why = "may or may not be the whole task: import Task outside of `if TYPE_CHECKING`, and it is"
+                self.refuse(first.name, why, error)
+        if is_marked(annotation, _FromData) or annotation in (WorkerContext, trio.Nursery):
+            self.refuse(
+                first.name, "comes first, where the task's args belong: put a parameter for them there"
+            )
+        return (get_origin(annotation) or annotation) is Task
+
+    def _plan(self, parameter: inspect.Parameter) -> None:
+        name, default = parameter.name, parameter.default
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            self._positional.append(name)
+        if name in self._annotations.bound or self._fill_in(parameter):
+            return
+        if default is parameter.empty:
+            self.refuse(name, f"cannot be filled in: {_FILLABLE}")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            self.fills[name] = lambda task: default
+
+    def _fill_in(self, parameter: inspect.Parameter) -> bool:
+        """Find out how to fill this parameter; False if its annotation does not say."""
+        name = parameter.name
+        if parameter.annotation is parameter.empty:
+            return False
+        try:
+            annotation, optional = without_none(self._annotations.resolve(parameter))
+        except Exception as error:  # evaluating an annotation may raise anything
+            self.refuse(name, f"cannot be read ({error}): define or import that where it is run", error)
+        if is_marked(annotation, _FromData):
+            inner, inner_optional = without_none(get_args(annotation)[0])
+            optional = (optional or inner_optional) and parameter.default is parameter.empty
+            self.fills[name] = self._from_data(name, inner, None if optional else parameter.default)
+            return True
+        kind = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+        kind = get_origin(kind) or kind
+        if kind is trio.Nursery:
+            self.nurseries.append(name)
+        elif isinstance(kind, type) and kind in _AT_HAND:
+            self.fills[name] = _AT_HAND[kind]
+        elif isinstance(kind, type) and hasattr(kind, "from_task"):
+            self.extractors[name] = self._extractor(name, kind)
+        else:
+            return False
+        return True
+
+    def _extractor(self, name: str, kind: type[Any]) -> Fill:
+        extract: Fill = kind.from_task
+        of_class = isinstance(inspect.getattr_static(kind, "from_task"), (classmethod, staticmethod))
+        if not of_class or not comes_to(inspect.iscoroutinefunction, extract):
+            self.refuse(
+                name, "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`"
+            )
+        return extract
+
+    def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
+        """How to find it; ``absent`` stands in if there is none, unless it is ``inspect.Parameter.empty``."""
+        kinds = self._kinds(name, annotation)
+        same = [each for each in self._data if type(each) in kinds]
+        found = same or [each for each in self._data if isinstance(each, kinds)]
+        other = next((each for each in found if each is not found[0]), None)
+        if other is not None:
+            self.refuse(name, f"may be {found[0]!r} or {other!r}: data must hold one value of the type")
+        if not found and absent is inspect.Parameter.empty:
+            held = ", ".join(handler_name(type(each)) for each in self._data) or "nothing"
+            why = f"is not in data, which holds {held}: give the worker data=[...] with one, or it a default"
+            self.refuse(name, why)
+        usual = found[0] if found else absent
+
+        def fill(task: Task[Any]) -> Any:
+            if task.parts.has_extensions:
+                for kind in kinds:
+                    if (own := task.parts.extensions.get(kind)) is not None:
+                        return own
+            return usual
+
+        return fill
+
+    def _kinds(self, name: str, annotation: Any) -> tuple[type[Any], ...]:
+        """The classes whose instances will do."""
+        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        kinds = tuple(get_origin(each) or getattr(each, "__supertype__", each) for each in members)
+        try:
+            isinstance(None, kinds)
+        except TypeError as error:
+            self.refuse(name, f"must name a class in Data[...], to be found by its type ({error})", error)
+        return kinds
+
+
+def handler_name(handler: object) -> str:
+    """The qualified name of a handler, for people; for one that has none, that of what it is made of."""
+    if isinstance(handler, partial):
+        return f"partial({handler_name(handler.func)})"
+    if isinstance(handler, staticmethod):
+        return handler_name(handler.__func__)
+    name = getattr(handler, "__qualname__", None)
+    if not isinstance(name, str):
+        return f"{handler_name(type(handler))} object"
+    if isinstance(handler, MethodType) and not isinstance(handler.__self__, type):
+        name = (
+            f"{type(handler.__self__).__qualname__}.{handler.__func__.__name__}"  # not that of a base class
+        )
+    code = getattr(handler, "__code__", None)
+    if name.endswith("<lambda>") and code is not None:
+        name += f" in line {code.co_firstlineno}"
+    module = getattr(handler, "__module__", None)
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+
+def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
+    """The error, naming the handler."""
+    return HandlerSignatureError(f"{handler_name(handler)} cannot be a handler: {why}")
+
+
+def comes_to(test: Callable[[object], bool], handler: Any) -> bool:
+    """Whether it holds for the function that a call of the handler comes to."""
+    while isinstance(handler, (partial, staticmethod)):
+        handler = handler.func if isinstance(handler, partial) else handler.__func__
+    return test(handler) or test(type(handler).__call__)

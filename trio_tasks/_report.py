@@ -1,0 +1,111 @@
+"""The truth at the end of a run: what a worker, or a whole monitor, did and did not finish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from ._outcome import Failed, Killed, Retried, Succeeded
+
+if TYPE_CHECKING:
+    from ._outcome import Outcome
+    from ._task_id import TaskId
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """An attempt that was cancelled from outside, and its task released."""
+
+    worker: str
+    """The name of the worker that had it in hand."""
+    task_id: TaskId
+    where: str
+    """The line at which it was stuck: ``path:line in function``."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """One run of one worker.
+
+    The five counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
+    to stop, and came to an end of their own; ``interrupted`` those which did not.
+    """
+
+    worker: str
+    succeeded: int = 0
+    retried: int = 0
+    failed: int = 0
+    killed: int = 0
+    released: int = 0
+    drained: tuple[TaskId, ...] = ()
+    interrupted: tuple[Interruption, ...] = ()
+
+
+@final
+class Tally:
+    """The counts of a run that is still going on."""
+
+    __slots__ = ("drained", "failed", "interrupted", "killed", "released", "retried", "succeeded")
+
+    def __init__(self) -> None:
+        self.succeeded = self.retried = self.failed = self.killed = self.released = 0
+        self.drained: list[TaskId] = []
+        self.interrupted: list[Interruption] = []
+
+    def count(self, outcome: Outcome) -> None:
+        """One more attempt has ended so."""
+        if isinstance(outcome, Succeeded):
+            self.succeeded += 1
+        elif isinstance(outcome, Retried):
+            self.retried += 1
+        elif isinstance(outcome, Failed):
+            self.failed += 1
+        elif isinstance(outcome, Killed):
+            self.killed += 1
+        else:
+            self.released += 1
+
+    def report(self, worker: str) -> WorkerReport:
+        """The counts as they stand, frozen."""
+        return WorkerReport(
+            worker,
+            self.succeeded,
+            self.retried,
+            self.failed,
+            self.killed,
+            self.released,
+            tuple(self.drained),
+            tuple(self.interrupted),
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run of a monitor: ``workers`` in the order in which their runs ended, restarts counted as runs."""
+
+    workers: tuple[WorkerReport, ...] = ()
+    restarts: int = 0
+    errors: tuple[Exception, ...] = ()
+    """What ended workers, those that were restarted included, in order."""
+
+    @property
+    def drained(self) -> tuple[TaskId, ...]:
+        """The tasks that were in hand when their worker was told to stop, and came to an end of their own."""
+        return tuple(task_id for each in self.workers for task_id in each.drained)
+
+    @property
+    def interrupted(self) -> tuple[Interruption, ...]:
+        """The attempts that were cancelled when time was up, and where each of them was stuck."""
+        return tuple(interruption for each in self.workers for interruption in each.interrupted)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.workers)} worker runs, {self.restarts} restarts, {len(self.drained)} tasks drained, "
+            f"{len(self.interrupted)} interrupted, {len(self.errors)} errors"
+        ]
+        lines += [f"interrupted: {each.task_id} of {each.worker}, at {each.where}" for each in self.interrupted]
+        lines += [f"error: {error!r}" for error in self.errors]
+        return "\n".join(lines)

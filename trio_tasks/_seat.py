@@ -1,0 +1,246 @@
+"""A seat: one unit of a worker's concurrency, a trio task that receives, attempts and settles, again and again.
+
+What a handler raises becomes a value here and nowhere else. All attempts of a seat run under one cancel scope, which
+is replaced only once it was cancelled (because the task was aborted, or its lease lost); a cancellation from further
+out passes through it, and releases the task on its way.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from contextvars import copy_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import outcome
+import trio
+
+from ._abc import NowaitBackend
+from ._errors import LeaseLostError
+from ._events import Engage, Error, Release, Success
+from ._outcome import Released, Succeeded, judge, leaves
+from ._report import Interruption
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from ._abc import Backend, Handler
+    from ._backoff import RetryPolicy
+    from ._context import WorkerContext
+    from ._outcome import Killed, Outcome
+    from ._task import Task
+
+_INTERRUPTED = Released("interrupted")
+_MACHINERY = tuple(str(Path(module.__file__).parent) for module in (trio, outcome)) + (str(Path(__file__).parent),)
+
+
+class TaskSource(Protocol):
+    """What a seat asks of an intake."""
+
+    async def take(self) -> Task[Any] | None:
+        """The next task, in hand; None if no more will come."""
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The attempt is over."""
+
+
+@final
+class Seat:
+    """Carries tasks from the intake to their settlement, one at a time.
+
+    Args:
+      context: the run of the worker that this is a seat of.
+      intake: where tasks come from.
+      backend: to be told how each attempt ended.
+      handler: the user's function, in all its layers.
+      policy: judges errors.
+      settle_timeout: seconds that the backend may take to settle.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_handler",
+        "_intake",
+        "_outcome",
+        "_policy",
+        "_pristine",
+        "_scope",
+        "_settle_nowait",
+        "_settle_timeout",
+        "_task",
+        "_verdict",
+        "context",
+    )
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        intake: TaskSource,
+        backend: Backend[Any],
+        handler: Handler[Any, Any],
+        policy: RetryPolicy,
+        settle_timeout: float,
+    ) -> None:
+        self.context = context
+        self._intake = intake
+        self._backend = backend
+        self._handler = handler
+        self._policy = policy
+        self._settle_timeout = settle_timeout
+        self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
+        self._pristine = copy_context()
+        self._scope: trio.CancelScope
+        self._task: Task[Any]
+        self._outcome: Outcome = _INTERRUPTED
+        self._verdict: Killed | Released | None = None
+
+    async def sit(self) -> None:
+        """Receive, attempt, settle; and again, until there is nothing to take any more."""
+        while (task := await self._intake.take()) is not None:
+            with trio.CancelScope() as self._scope:
+                while task is not None:
+                    await self._attempt(task)
+                    if self._was_disturbed():
+                        await self._start_afresh()
+                    if self._scope.cancel_called:
+                        break
+                    task = await self._intake.take()
+
+    async def _attempt(self, task: Task[Any]) -> None:
+        """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
+        attempt started is still running. What the handler raises is made an outcome by ``__exit__``."""
+        self._begin(task)
+        try:
+            with self:
+                self._outcome = Succeeded(await self._run(task))
+        finally:
+            await self._settle(task)
+
+    def _begin(self, task: Task[Any]) -> None:
+        context = self.context
+        self._task = task
+        self._outcome = _INTERRUPTED
+        self._verdict = None
+        task.parts.holder = self
+        context.idle = False
+        context.in_hand.add(task)
+        if context.listeners:
+            context.emit(Engage(task))
+
+    def _run(self, task: Task[Any]) -> Awaitable[Any]:
+        if task.parts.terms.timeout is None:
+            return self._handler(task)
+        return self._run_in_time(task, task.parts.terms.timeout)
+
+    async def _run_in_time(self, task: Task[Any], seconds: float) -> Any:
+        with trio.move_on_after(seconds):
+            return await self._handler(task)
+        parts = task.parts
+        raise trio.TooSlowError(f"attempt {parts.attempt} of task {parts.id} took longer than its {seconds} seconds")
+
+    def __enter__(self) -> None:
+        """What is raised in this block becomes the outcome of the attempt."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
+        ends here: it strikes again at the next checkpoint, when the task has been released."""
+        if error is None:
+            return False
+        if any(isinstance(each, KeyboardInterrupt) for each in leaves(error)):
+            self._outcome = Released("KeyboardInterrupt")
+            return False
+        cancelled = _cancelled_within(error)
+        if self._verdict is not None:
+            self._outcome = self._verdict
+        elif cancelled is not None and trio.current_effective_deadline() == -math.inf:
+            self._outcome = Released("cancelled")
+            self._note_interruption(cancelled)
+        else:
+            parts = self._task.parts
+            self._outcome = judge(
+                error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self._policy
+            )
+        return True
+
+    def revoke(self, outcome: Killed | Released) -> None:
+        """Cancel the attempt under way; unless it succeeds all the same, this is its outcome."""
+        self._verdict = outcome
+        self._scope.cancel()
+
+    async def _settle(self, task: Task[Any]) -> None:
+        """Tell the backend, shielded from cancellation, within bounds."""
+        try:
+            if self._settle_nowait is not None:
+                self._settle_nowait(task, self._outcome)
+            else:
+                with trio.fail_after(self._settle_timeout, shield=True):
+                    await self._backend.settle(task, self._outcome)
+        except LeaseLostError:
+            self._outcome = Released("its lease was lost")
+        finally:
+            self.context.in_hand.discard(task)
+            task.parts.holder = None
+            self._intake.dismiss(task)
+        self._record(task)
+
+    def _record(self, task: Task[Any]) -> None:
+        """Count what was settled, and tell those who listen."""
+        context, outcome = self.context, self._outcome
+        context.tally.count(outcome)
+        if context.door.closed and not isinstance(outcome, Released):
+            context.tally.drained.append(task.parts.id)
+        if not context.listeners:
+            return
+        if isinstance(outcome, Succeeded):
+            context.emit(Success(task, outcome.result))
+        elif isinstance(outcome, Released):
+            context.emit(Release(task, outcome.reason))
+        else:
+            context.emit(Error(task, outcome.error, outcome))
+
+    def _note_interruption(self, cancelled: trio.Cancelled) -> None:
+        context = self.context
+        context.tally.interrupted.append(Interruption(context.name, self._task.parts.id, _where(cancelled)))
+
+    def _was_disturbed(self) -> bool:
+        """Whether the attempt was interrupted, or has left context variables behind."""
+        try:
+            return type(self._outcome) is Released or copy_context() != self._pristine
+        except Exception:  # a variable holds something that does not like to be compared
+            return True
+
+    async def _start_afresh(self) -> None:
+        """What a handler did to the context variables ends with its attempt; a new context takes effect at a
+        checkpoint, where a cancellation from further out is delivered too."""
+        trio.lowlevel.current_task().context = self._pristine.copy()
+        await trio.lowlevel.checkpoint()
+
+
+def _cancelled_within(error: BaseException) -> trio.Cancelled | None:
+    """The cancellation among the leaves of an error, or behind one of them: clean-up that fails hides it."""
+    for leaf in leaves(error):
+        seen: set[int] = set()
+        each: BaseException | None = leaf
+        while each is not None and id(each) not in seen:
+            if isinstance(each, trio.Cancelled):
+                return each
+            seen.add(id(each))
+            each = each.__cause__ or each.__context__
+    return None
+
+
+def _where(cancelled: trio.Cancelled) -> str:
+    """The innermost line of the user's own at which the cancellation struck."""
+    found = None
+    trace = cancelled.__traceback__
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if found is None or not filename.startswith(_MACHINERY):
+            found = trace
+        trace = trace.tb_next
+    if found is None:
+        return "an unknown place"
+    code = found.tb_frame.f_code
+    line = linecache.getline(code.co_filename, found.tb_lineno).strip()
+    return f"{code.co_filename}:{found.tb_lineno} in {code.co_name}" + (f": {line}" if line else "")

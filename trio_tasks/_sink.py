@@ -1,0 +1,94 @@
+"""The pushing side of a backend: one verb to implement, four more that follow from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import trio
+
+from ._checks import check_callable
+from ._task import Task
+from ._task_builder import make_task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Unpack
+
+    from ._task_builder import TaskOptions
+    from ._task_id import TaskId
+
+A = TypeVar("A")
+
+
+class TaskSink(ABC, Generic[A]):
+    """Tasks can be pushed into it."""
+
+    @abstractmethod
+    async def push_task(self, task: Task[A]) -> TaskId:
+        """Put a whole task in.
+
+        Returns:
+          the task's id; or, where the task has a unique key and is to be skipped, the id of the one which has it.
+
+        Raises:
+          DuplicateTaskError: the id is known already, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: nothing more may be pushed here.
+
+        If it is cancelled, nothing was pushed; a stored backend may not be able to tell, and there the same task can
+        be pushed again, since its id makes it count once.
+        """
+
+    async def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Make a task of ``args`` and put it in; the options are those of :class:`TaskOptions`.
+
+        Raises and is cancelled as :meth:`push_task`; a wrong option is a ``TypeError`` or ``ValueError``.
+        """
+        return await self.push_task(make_task(args, options))
+
+    async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
+        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+
+        Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
+        far stay in.
+        """
+        if "id" in options:
+            raise TypeError("push_bulk makes several tasks, which cannot have one id: build and push_task them")
+        tasks = [make_task(args, options) for args in many]
+        ids = [await self.push_task(task) for task in tasks]
+        if not ids:
+            await trio.lowlevel.checkpoint()
+        return ids
+
+    async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
+        """Push the args that come out of a channel, until it ends; returns how many there were.
+
+        If it is cancelled, at most the one item that was being pushed is lost to both sides; a :class:`Pipe` keeps
+        even that one.
+        """
+        _check_channel(source)
+        pushed = 0
+        async for args in source:
+            await self.push(args, **options)
+            pushed += 1
+        return pushed
+
+    async def push_all(self, source: trio.abc.ReceiveChannel[Task[A]]) -> int:
+        """Push the whole tasks that come out of a channel, until it ends; returns how many there were."""
+        _check_channel(source)
+        pushed = 0
+        async for task in source:
+            await self.push_task(task)
+            pushed += 1
+        return pushed
+
+
+def _check_channel(source: object) -> None:
+    check_callable(getattr(source, "receive", None), "the source's receive", "a trio.abc.ReceiveChannel has it")
+
+
+def check_task(task: object) -> None:
+    """Refuse what is not a whole task."""
+    if not isinstance(task, Task):
+        raise TypeError(f"push_task takes a Task, not {task!r}; push(args) makes one of plain args")

@@ -1,0 +1,183 @@
+"""A task: what the handler is given (args), and all the rest (parts)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, final
+
+from ._extensions import NO_METADATA, Extensions, Metadata
+from ._task_id import TaskId
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ._outcome import Killed, Released
+    from ._task_builder import TaskBuilder
+
+A_co = TypeVar("A_co", covariant=True)
+A = TypeVar("A")
+
+OnConflict = Literal["skip", "replace", "raise"]
+
+
+@final
+class Status(Enum):
+    """Where a task is in its life."""
+
+    Pending = "Pending"
+    """Waiting in the backend: to be started, or until its time has come."""
+    Queued = "Queued"
+    """Fetched for a worker, not started yet."""
+    Running = "Running"
+    """In an attempt."""
+    Done = "Done"
+    """Finished with a result."""
+    Failed = "Failed"
+    """Its attempts are used up. Readable until vacuumed."""
+    Killed = "Killed"
+    """Aborted for good. Readable until vacuumed."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a task of this status will not run again by itself."""
+        return self in _FINAL
+
+
+_FINAL = frozenset((Status.Done, Status.Failed, Status.Killed))
+
+
+@final
+class Attempt(int):
+    """Which run of the handler this is, counted from 1; 0 for a task that was never started. It is an ``int``."""
+
+    __slots__ = ()
+
+
+_FIRST_ATTEMPTS = tuple(map(Attempt, range(32)))
+
+
+def attempt_number(number: int) -> Attempt:
+    """``Attempt(number)``, made once for each small number."""
+    return _FIRST_ATTEMPTS[number] if 0 <= number < 32 else Attempt(number)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was asked for when the task was made; it never changes. Durations are in seconds."""
+
+    attempts: int | None = None
+    timeout: float | None = None
+    priority: int = 0
+    delay: float = 0.0
+    unique: str | None = None
+    on_conflict: OnConflict = "skip"
+    expires_in: float | None = None
+
+
+USUAL_TERMS = Terms()
+
+
+class Holder(Protocol):
+    """Whoever has a task in hand: the seat of a worker, to which a backend can say that the attempt must end."""
+
+    def revoke(self, outcome: Killed | Released) -> None:
+        """Cancel the attempt that is under way; ``outcome`` becomes its outcome."""
+
+
+@final
+class Parts:
+    """All of a task but its args.
+
+    ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
+    own, whatever it may be; ``holder`` is who has the task in hand. To read, not to change: use the backend's verbs.
+    """
+
+    __slots__ = ("_extensions", "attempt", "context", "holder", "id", "metadata", "run_at", "status", "terms")
+
+    def __init__(
+        self,
+        id: TaskId | None = None,
+        *,
+        attempt: Attempt = _FIRST_ATTEMPTS[0],
+        terms: Terms = USUAL_TERMS,
+        metadata: Metadata = NO_METADATA,
+        extensions: Extensions | None = None,
+    ) -> None:
+        self.id: TaskId = TaskId.new() if id is None else id
+        self.attempt: Attempt = attempt
+        self.status: Status = Status.Pending
+        self.run_at: datetime | None = None
+        self.terms: Terms = terms
+        self.metadata: Metadata = metadata
+        self.context: Any = None
+        self.holder: Holder | None = None
+        self._extensions: Extensions | None = extensions
+
+    @property
+    def extensions(self) -> Extensions:
+        """Typed values that travel with the task inside this process, and are never stored."""
+        if self._extensions is None:
+            self._extensions = Extensions()
+        return self._extensions
+
+    @property
+    def has_extensions(self) -> bool:
+        """Whether there are any; asking does not make the container."""
+        return bool(self._extensions)
+
+    @property
+    def attempts(self) -> int | None:
+        """How many attempts the task may have; None leaves it to the worker's retry policy."""
+        return self.terms.attempts
+
+    @property
+    def timeout(self) -> float | None:
+        """How long one attempt may take, in seconds; None for no limit."""
+        return self.terms.timeout
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first; 0 unless asked for."""
+        return self.terms.priority
+
+    def again(self) -> Parts:
+        """Fresh parts for the next attempt: those of the last one stay as they were, for who still holds them."""
+        return Parts(
+            self.id,
+            attempt=self.attempt,
+            terms=self.terms,
+            metadata=self.metadata,
+            extensions=self._extensions,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Parts of {self.id}: {self.status.value}, attempt {self.attempt}>"
+
+
+@final
+class Task(Generic[A_co]):
+    """A unit of work.
+
+    Args:
+      args: what the handler is given.
+      parts: all the rest; made afresh if not given.
+    """
+
+    __slots__ = ("args", "parts")
+
+    def __init__(self, args: A_co, parts: Parts | None = None) -> None:
+        self.args = args
+        self.parts: Parts = Parts() if parts is None else parts
+
+    @staticmethod
+    def builder(args: A) -> TaskBuilder[A]:
+        """A :class:`TaskBuilder` for these args."""
+        from ._task_builder import TaskBuilder
+
+        return TaskBuilder(args)
+
+    def __repr__(self) -> str:
+        parts = self.parts
+        return f"<Task {parts.id} {self.args!r}: {parts.status.value}, attempt {parts.attempt}>"

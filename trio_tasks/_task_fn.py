@@ -1,0 +1,112 @@
+"""From a plain typed function to a handler: what its parameters ask for is found out once, at build.
+
+The first parameter is the args, or the whole task if it is annotated ``Task[...]``. Each further one is
+filled in by its annotation. Everything is decided beforehand, so an attempt pays only for what its handler asked
+for: one that takes the whole task is called as it is, and one that takes its args alone by a lambda.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from ._abc import Handler
+from ._checks import check_count
+from ._parameters import (
+    Data as Data,
+    HandlerSignatureError as HandlerSignatureError,
+    Plan,
+    comes_to,
+    handler_name as handler_name,
+    not_a_handler,
+)
+from ._task import Task
+
+
+def adapt(
+    handler: Callable[..., Any], *, data: Sequence[object] = (), concurrency: int = 1
+) -> Handler[Any, Any]:
+    """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
+
+    Args:
+      handler: an async function, or a sync one, which runs in a thread; a method, partial, callable object.
+      data: the values for parameters that are annotated ``Data[...]``, found by their type. A value of that
+          type among a task's own extensions goes before them.
+      concurrency: how many threads a sync handler may have at once.
+
+    Raises:
+      HandlerSignatureError: a parameter cannot be filled in, or this is no function at all.
+
+    If an attempt is cancelled, so are its extractors, its async handler and the children in its nursery. A
+    thread is not: the attempt ends when the thread does, which may end early by asking, now and then,
+    ``trio.from_thread.check_cancelled()``.
+    """
+    _check_data(data)
+    check_count(concurrency, "concurrency")
+    _check_function(handler)
+    plan = Plan(handler, data)
+    if not comes_to(inspect.iscoroutinefunction, handler):
+        return _in_thread(plan, trio.CapacityLimiter(concurrency))
+    if plan.extractors or plan.nurseries:
+        return _prepared(plan)
+    if plan.fills:
+        return lambda task: plan.call(task, plan.fill(task))
+    return handler if plan.wants_task else lambda task: handler(task.args)
+
+
+def _prepared(plan: Plan) -> Handler[Any, Any]:
+    """An async handler for which something is awaited, or a nursery opened, beforehand.
+
+    A handler that is cut short because its own nursery was cancelled has the result None.
+    """
+
+    async def attempt(task: Task[Any]) -> Any:
+        values = await plan.fill_and_extract(task)
+        if not plan.nurseries:
+            return await plan.call(task, values)
+        result = None
+        async with trio.open_nursery() as nursery:
+            values.update(dict.fromkeys(plan.nurseries, nursery))
+            result = await plan.call(task, values)
+        return result  # noqa: RET504  not from inside: there, it would hide that the children come first
+
+    return attempt
+
+
+def _in_thread(plan: Plan, limiter: trio.CapacityLimiter) -> Handler[Any, Any]:
+    """A sync handler.
+
+    If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
+    """
+    for name in plan.nurseries:
+        plan.refuse(
+            name, "asks for a nursery, which is no use in the thread of a sync handler: make it async"
+        )
+
+    async def attempt(task: Task[Any]) -> Any:
+        values = await plan.fill_and_extract(task)
+        # In a list, because trio refuses a thread that returns a coroutine.
+        (result,) = await trio.to_thread.run_sync(lambda: [plan.call(task, values)], limiter=limiter)
+        return await result if inspect.isawaitable(result) else result
+
+    return attempt
+
+
+def _check_data(data: object) -> None:
+    if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
+        raise TypeError(f"data must be a list of values, such as [mailer], not {data!r}")
+
+
+def _check_function(handler: object) -> None:
+    if inspect.iscoroutine(handler):
+        handler.close()  # or Python would warn that it was never awaited
+        raise not_a_handler(handler, "it has been called already: give the function itself, without (...)")
+    if isinstance(handler, type):
+        raise not_a_handler(handler, "it is a class: give a function, a method, or an object with __call__")
+    if not callable(handler):
+        raise HandlerSignatureError(f"a handler must be a function from args to a result, not {handler!r}")
+    if comes_to(inspect.isasyncgenfunction, handler) or comes_to(inspect.isgeneratorfunction, handler):
+        raise not_a_handler(handler, "it yields, and so returns no result: give a function that returns one")

@@ -1,0 +1,236 @@
+"""A worker: a nursery whose children are seats, fed by a backend."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
+
+import trio
+from trio_util import run_and_cancelling
+
+from ._abc import Feeder, Gate, RegisterWorker
+from ._backoff import RetryPolicy
+from ._channel import as_backend
+from ._checks import check_callable, check_count, check_seconds, check_text
+from ._context import WorkerContext, check_listeners
+from ._errors import WorkerError
+from ._events import HeartBeat, Start, Stop
+from ._intake import Intake
+from ._outcome import leaves
+from ._seat import Seat
+from ._task_fn import adapt, handler_name
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from typing_extensions import Concatenate, ParamSpec, Unpack
+
+    from ._abc import Backend, Handler, Layer
+    from ._events import Event, Listener
+    from ._options import WorkerOptions
+    from ._report import WorkerReport
+    from ._task import Task
+
+    P = ParamSpec("P")
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@final
+class Worker(Generic[A, R]):
+    """A recipe for running a handler on the tasks of a backend. It may be run again, and more than once at a time.
+
+    Args:
+      name: for people, and for the backend.
+      backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
+      handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
+          filled in by their annotations. A sync function runs in a thread.
+      concurrency: how many attempts may be under way at once.
+      layers: middleware, the outermost first; see :data:`Layer`.
+      data: what the handler may ask for as ``Data[T]``, one value of each type.
+      retry: what to do about errors that do not say it themselves.
+      on_event: called as ``on_event(context, event)``; one function, or several.
+      settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong, or a parameter of the handler cannot be filled in; the message says
+          which one, and what would be right.
+    """
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
+        handler: Callable[[Task[A]], Awaitable[R]],
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
+        handler: Callable[Concatenate[A, P], Awaitable[R]],
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
+        handler: Callable[Concatenate[A, P], R],
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[Any],
+        handler: Callable[..., Any],
+        *,
+        concurrency: int = 8,
+        layers: Iterable[Layer] = (),
+        data: Iterable[object] = (),
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
+        on_event: Listener | Iterable[Listener] | None = None,
+        settle_timeout: float = 10.0,
+    ) -> None:
+        self.name = check_text(name, "a worker's name")
+        self.backend: Backend[A] = as_backend(backend)
+        self.concurrency = check_count(concurrency, "concurrency")
+        self.layers = tuple(
+            check_callable(layer, "each of layers", "async layer(handler, task) -> result") for layer in layers
+        )
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
+        self.retry = retry
+        self.listeners = check_listeners(on_event)
+        self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
+        self.handler_name = handler_name(handler)
+        stack: Handler[A, R] = adapt(handler, data=tuple(data), concurrency=concurrency)
+        for layer in reversed(self.layers):
+            stack = partial(layer, stack)
+        self._stack = stack
+        self._gates = [layer for layer in self.layers if isinstance(layer, Gate)]
+
+    def prepare(self, *, on_event: Iterable[Listener] = ()) -> WorkerContext:
+        """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
+        return WorkerContext(
+            self.name, concurrency=self.concurrency, listeners=(*self.listeners, *check_listeners(on_event))
+        )
+
+    async def run(
+        self,
+        context: WorkerContext | None = None,
+        *,
+        task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED,
+    ) -> WorkerReport:
+        """Run until the backend ends or the worker is told to stop, and return what was done.
+
+        With ``context = await nursery.start(worker.run)``, ``context`` is this run's :class:`WorkerContext`.
+
+        Args:
+          context: one that :meth:`prepare` made, to have it beforehand.
+
+        Raises:
+          ExceptionGroup: the backend failed; the leaves are its errors. Errors of handlers never come out here.
+          WorkerError: the context was used already.
+
+        If it is cancelled, attempts under way are cancelled, their tasks are released, and they cost no attempt.
+        """
+        context = self.prepare() if context is None else context
+        if context.is_running or context.is_stopped:
+            raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
+        try:
+            await self._run(context, task_status)
+        except ExceptionGroup as group:
+            raise ExceptionGroup(f"worker {self.name!r} has ended", list(leaves(group))) from None  # type: ignore[type-var]  # all are Exceptions
+        finally:
+            context.ended()
+            context.emit(Stop())
+        return context.report()
+
+    async def _run(self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]) -> None:
+        backend = self.backend
+        intake = Intake(context, backend, self._gates, self.settle_timeout)
+        async with run_and_cancelling(self._beat, context):  # leases outlive the last attempt
+            async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
+                context.opened(tracked)
+                if isinstance(backend, RegisterWorker):
+                    await backend.register_worker(context)
+                async with run_and_cancelling(self._feed, context):
+                    async with trio.open_nursery() as seats:  # the worker: one child for each seat
+                        context.emit(Start())
+                        for _ in range(self.concurrency):
+                            seat = Seat(context, intake, backend, self._stack, self.retry, self.settle_timeout)
+                            seats.start_soon(seat.sit)
+                        task_status.started(context)
+
+    async def _beat(self, context: WorkerContext) -> None:
+        interval = self.backend.heartbeat_interval
+        if interval is None:
+            return
+        while True:
+            await self.backend.beat(context)
+            context.emit(HeartBeat())
+            await trio.sleep(interval)
+
+    async def _feed(self, context: WorkerContext) -> None:
+        while isinstance(self.backend, Feeder) and not context.door.closed:
+            with context.door.wait():
+                await context.door.wait_open()
+                await self.backend.feed()
+                return
+
+    async def run_until(
+        self,
+        async_fn: Callable[[], Awaitable[object]],
+        *,
+        task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED,
+    ) -> WorkerReport:
+        """Run, and stop gracefully when ``async_fn()`` returns. If the worker ends first, ``async_fn`` is cancelled.
+
+        If ``async_fn`` raises, the worker is cancelled, and the error comes out in a group, as out of a nursery.
+        """
+        check_callable(async_fn, "run_until's argument", "an async function without parameters")
+        reports: list[WorkerReport] = []
+
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
+            reports.append(await self.run(task_status=task_status))
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            context: WorkerContext = await nursery.start(work)
+            task_status.started(context)
+            await async_fn()
+            context.stop()
+        return reports[0]
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
+        """Run the worker for as long as the block lasts, and give its events as a channel that ends with it.
+
+        Leaving the block early stops the worker gracefully; an error in the block cancels it. Events wait unboundedly
+        for a reader who is slow.
+        """
+        send, receive = trio.open_memory_channel[Any](math.inf)
+        context = self.prepare(on_event=[lambda _, event: send.send_nowait(event)])
+
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
+            with send:
+                await self.run(context, task_status=task_status)
+
+        with receive:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(work)
+                yield receive
+                context.stop()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} seats on {self.backend!r}>"

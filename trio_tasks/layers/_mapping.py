@@ -1,0 +1,93 @@
+"""Three layers that change what goes in, what comes out, and what is raised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+from .._task import Task
+from ._plain_function import check_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._abc import Handler
+
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+@final
+class MapArgs(Generic[A, B]):
+    """Give what is inside of this layer ``fn(args)`` in place of the args.
+
+    >>> MapArgs(json.loads)  # the backend has strings, the handler takes what they say
+
+    The parts stay the same object. The backend keeps the args that it had: a further attempt maps them again.
+    What ``fn`` raises is what the attempt raises.
+    """
+
+    __slots__ = ("_fn",)
+
+    def __init__(self, fn: Callable[[A], B]) -> None:
+        self._fn = check_plain(fn, "fn", "fn(args) -> other args")
+
+    async def __call__(self, handler: Handler[B, R], task: Task[A]) -> R:
+        """Run the attempt with the other args."""
+        return await handler(Task(self._fn(task.args), task.parts))
+
+    def __repr__(self) -> str:
+        return f"<MapArgs by {self._fn!r}>"
+
+
+@final
+class MapResult(Generic[R, S]):
+    """Return ``fn(result)`` in place of the result. What ``fn`` raises is what the attempt raises."""
+
+    __slots__ = ("_fn",)
+
+    def __init__(self, fn: Callable[[R], S]) -> None:
+        self._fn = check_plain(fn, "fn", "fn(result) -> another result")
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> S:
+        """Run the attempt, and map its result."""
+        return self._fn(await handler(task))
+
+    def __repr__(self) -> str:
+        return f"<MapResult by {self._fn!r}>"
+
+
+@final
+class MapError:
+    """Raise ``fn(error)`` in place of an error; it may be the same one.
+
+    >>> MapError(lambda error: AbortError(error) if isinstance(error, KeyError) else error)
+
+    ``fn`` is given what was raised, which may be a group. The error that it was becomes the cause of the one that it
+    is made into, unless that has a cause of its own. Cancellation is no error, and passes through.
+    """
+
+    __slots__ = ("_fn",)
+
+    def __init__(self, fn: Callable[[Exception], Exception]) -> None:
+        self._fn = check_plain(fn, "fn", "fn(error) -> another error")
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt, and map its error.
+
+        Raises:
+          TypeError: ``fn`` gave something that cannot be raised.
+        """
+        try:
+            return await handler(task)
+        except Exception as error:
+            other = self._fn(error)
+            if other is error:
+                raise
+            if not isinstance(other, Exception):
+                raise TypeError(f"MapError's fn must return an exception, not {other!r}") from error
+            raise other from other.__cause__ or error
+
+    def __repr__(self) -> str:
+        return f"<MapError by {self._fn!r}>"

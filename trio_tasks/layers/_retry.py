@@ -1,0 +1,80 @@
+"""Trying again at once, within one attempt."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, TypeVar, final
+
+import trio
+
+from .._backoff import RetryPolicy, exponential
+from .._outcome import Retried, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._abc import Handler
+    from .._backoff import Backoff
+    from .._task import Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_SHORT = exponential(0.1, maximum=10.0, jitter=0.5)
+
+
+def _any_error(error: BaseException) -> bool:
+    return True
+
+
+@final
+class Retry:
+    """Call what is inside of this layer again if it raises, within the same attempt.
+
+    For troubles that pass in a moment. The delays hold the seat, and are lost if the process is: what takes longer is
+    the business of the worker's :class:`~trio_tasks.RetryPolicy`, whose tasks wait in the backend and survive.
+
+    Args:
+      attempts: calls in all, the first included.
+      backoff: from the number of the call that failed to the seconds until the next. By default exponential from a
+          tenth of a second to ten, with up to half of each delay taken off at random.
+      retry_if: given an error (a leaf, if it was raised in a group), whether to call again.
+
+    ``AbortError``, ``RetryAfterError`` and ``DeferredError`` mean here what they mean everywhere: no further call, one
+    after that delay, one at once. The error of the last call is raised as it is, and then judged as an error of the
+    attempt; so the task may still have further attempts, each with as many calls. ``task.parts.attempt`` is the same
+    in all calls of an attempt.
+
+    If it is cancelled, in a call or between two, there is no further call.
+    """
+
+    __slots__ = ("_policy",)
+
+    def __init__(
+        self,
+        attempts: int,
+        *,
+        backoff: Backoff = _SHORT,
+        retry_if: Callable[[BaseException], bool] = _any_error,
+    ) -> None:
+        self._policy = RetryPolicy(attempts, backoff, retry_if)
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Call the handler until it returns, or its error stands."""
+        for attempt in count(1):
+            try:
+                return await handler(task)
+            except Exception as error:
+                delay = self._delay_after(error, attempt)
+                if delay is None:
+                    raise
+            await trio.sleep(delay)
+        raise AssertionError("counting does not end")
+
+    def _delay_after(self, error: Exception, attempt: int) -> float | None:
+        """Seconds until the next call; None if this error stands."""
+        outcome = judge(error, attempt=attempt, attempts=None, policy=self._policy)
+        return outcome.after if isinstance(outcome, Retried) else None
+
+    def __repr__(self) -> str:
+        return f"<Retry: {self._policy.attempts} calls in all>"

@@ -1,0 +1,60 @@
+"""The line in front of something of which there is only so much: first come, first served.
+
+Only the first in line watches whether there is room; whoever leaves passes that place on. Nobody polls, and nothing
+runs in the background: the watcher sleeps until the moment that it was told, or until somebody says that things have
+changed.
+
+To pass is not yet to take. A caller that takes in the same breath, before its next checkpoint, cannot be overtaken.
+A worker that passes and then waits for a task takes nothing in the meantime; so it keeps nobody else from passing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN = float("-inf")
+"""What ``opens_at`` says if there is room now."""
+UNKNOWN = float("inf")
+"""What ``opens_at`` says if there will be room only when somebody has given something back."""
+
+
+@final
+class Turnstile:
+    """A line of trio tasks.
+
+    Args:
+      opens_at: when there will be room, on trio's clock; :data:`OPEN` or :data:`UNKNOWN` as well. It must not block.
+    """
+
+    __slots__ = ("_first", "_line", "_opens_at")
+
+    def __init__(self, opens_at: Callable[[], float]) -> None:
+        self._opens_at = opens_at
+        self._line = trio.Lock()
+        self._first = trio.lowlevel.ParkingLot()
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._first) + self._line.statistics().tasks_waiting
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody stands in line, nor is just passing."""
+        return not self._line.locked()
+
+    async def pass_through(self) -> None:
+        """Return once there is room; there still is when it returns. If it is cancelled, the line closes up."""
+        async with self._line:
+            while (moment := self._opens_at()) > trio.current_time():
+                with trio.move_on_at(moment):
+                    await self._first.park()
+
+    def look_again(self) -> None:
+        """Things have changed: there may be room now, or it will come at another moment."""
+        self._first.unpark_all()
