@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from ._task import Status
 
 A = TypeVar("A")
-A_co = TypeVar("A_co", covariant=True)
 R = TypeVar("R")
 
 Handler = Callable[[Task[A]], Awaitable[R]]
-Layer = Callable[[Handler[Any, Any], Task[Any]], Awaitable[Any]]
+Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
 
 
-class Backend(trio.abc.ReceiveChannel[Task[A_co]], Generic[A_co]):
+class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     """A source of tasks that wants to know how each of them ended.
 
     Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` gives the next task, in hand from then on,
@@ -61,11 +60,11 @@ class Backend(trio.abc.ReceiveChannel[Task[A_co]], Generic[A_co]):
         await trio.lowlevel.checkpoint()
 
 
-class NowaitBackend(Backend[A_co], Generic[A_co]):
+class NowaitBackend(Backend[A], Generic[A]):
     """A backend that can give and settle without waiting; a worker then does so, and is several times as fast."""
 
     @abstractmethod
-    def receive_nowait(self) -> Task[A_co]:
+    def receive_nowait(self) -> Task[A]:
         """The next task; raises ``trio.WouldBlock`` if there is none now, ``trio.EndOfChannel`` if none will come."""
 
     @abstractmethod

@@ -76,6 +76,13 @@ def is_marked(annotation: Any, marker: type) -> bool:
     return any(isinstance(each, marker) for each in marks)
 
 
+def class_of(annotation: Any) -> Any:
+    """What it comes to without its brackets and other annotations; mostly a class."""
+    if get_origin(annotation) is Annotated:
+        annotation = annotation.__origin__
+    return get_origin(annotation) or annotation
+
+
 def spelled(annotation: Any) -> str:
     """The annotation as it was written, more or less."""
     if isinstance(annotation, ForwardRef):

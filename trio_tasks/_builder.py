@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 from ._checks import check_text
 from ._worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     import trio
-    from typing_extensions import Concatenate, ParamSpec
 
-    from ._abc import Layer
+    from ._abc import Backend, Layer
     from ._backoff import RetryPolicy
     from ._events import Listener
-    from ._options import WorkerOptions
-    from ._task import Task
-
-    P = ParamSpec("P")
+    from ._options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -40,13 +36,13 @@ class WorkerBuilder(Generic[A]):
     def __init__(self, name: str) -> None:
         self._name = check_text(name, "a worker's name")
         self._backend: object = None
-        self._layers: list[Layer] = []
+        self._layers: list[Layer[A, Any]] = []
         self._data: list[object] = []
         self._listeners: list[Listener] = []
         self._options: WorkerOptions = {}
 
     @overload
-    def backend(self, backend: trio.abc.ReceiveChannel[Task[B]]) -> WorkerBuilder[B]: ...
+    def backend(self, backend: Backend[B]) -> WorkerBuilder[B]: ...
     @overload
     def backend(self, backend: trio.abc.ReceiveChannel[B]) -> WorkerBuilder[B]: ...
     def backend(self, backend: trio.abc.ReceiveChannel[Any]) -> WorkerBuilder[Any]:
@@ -59,7 +55,7 @@ class WorkerBuilder(Generic[A]):
         self._data.extend(values)
         return self
 
-    def layer(self, *layers: Layer) -> WorkerBuilder[A]:
+    def layer(self, *layers: Layer[A, Any]) -> WorkerBuilder[A]:
         """Middleware; what was given first is outermost."""
         self._layers.extend(layers)
         return self
@@ -85,11 +81,11 @@ class WorkerBuilder(Generic[A]):
         return self
 
     @overload
-    def build(self, handler: Callable[[Task[A]], Awaitable[R]]) -> Worker[A, R]: ...
+    def build(self, handler: WholeTaskHandler[A, R]) -> Worker[A, R]: ...
     @overload
-    def build(self, handler: Callable[Concatenate[A, P], Awaitable[R]]) -> Worker[A, R]: ...
+    def build(self, handler: AsyncHandler[A, P, R]) -> Worker[A, R]: ...
     @overload
-    def build(self, handler: Callable[Concatenate[A, P], R]) -> Worker[A, R]: ...
+    def build(self, handler: SyncHandler[A, P, R]) -> Worker[A, R]: ...
     def build(self, handler: Callable[..., Any]) -> Worker[A, Any]:
         """The worker; the builder may be used again.
 
@@ -98,15 +94,17 @@ class WorkerBuilder(Generic[A]):
         """
         if self._backend is None:
             raise TypeError(f"the worker {self._name!r} has no backend: call .backend(storage) before .build(handler)")
-        return Worker(
+        make: Any = Worker  # all of this was checked by type where it was given
+        worker: Worker[A, Any] = make(
             self._name,
-            cast("trio.abc.ReceiveChannel[Task[A]]", self._backend),
+            self._backend,
             handler,
-            layers=tuple(self._layers),
+            layers=self._layers,
             data=tuple(self._data),
             on_event=tuple(self._listeners),
             **self._options,
         )
+        return worker
 
     def __repr__(self) -> str:
         return f"<WorkerBuilder {self._name!r} on {self._backend!r}>"

@@ -6,7 +6,7 @@ delay without holding a seat, a released one goes first, a failed one stays read
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
@@ -22,25 +22,27 @@ A = TypeVar("A")
 
 
 class ChannelBackend(Bookkeeping[A], Backend[A]):
-    """A channel of plain args, of whole tasks, or of both, as a backend.
+    """A channel of plain args, of whole tasks, or of both, as a backend; :func:`as_backend` makes one.
 
     It ends once the channel has ended and nothing that was retried or released waits here. A channel that fails
-    fails whoever receives. A task whose id is known already is left out, with a warning in the log: its id makes it
-    count once.
+    fails whoever receives. A task whose id is known already is left out, with a warning in the log, since its id
+    makes it count once.
 
     Args:
-      channel: any ``trio.abc.ReceiveChannel`` whose ``receive`` takes nothing when it is cancelled, as that of trio's
-          memory channels. One trio task at a time waits in it, so it need not stand more.
+      channel: any ``trio.abc.ReceiveChannel`` whose ``receive`` takes nothing if it is cancelled, as is true of
+          trio's own. One trio task at a time waits in it.
     """
 
-    _desk: OneWay[A]  # type: ignore[assignment]  # a desk of another kind, with all that bookkeeping asks of one
+    _desk: OneWay[A]  # type: ignore[assignment]  # another kind of desk, with all that bookkeeping asks of one
 
     def __init__(self, channel: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> None:
-        self._channel = _check_channel(channel)
-        self._desk = OneWay(channel.receive, *_nowait_ways(self, channel))
+        if not isinstance(channel, trio.abc.ReceiveChannel):
+            raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {channel!r}")
+        self._channel: trio.abc.ReceiveChannel[Any] = channel
+        self._desk = OneWay(channel.receive, getattr(channel, "receive_nowait", None))
 
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on: what is due here goes before what the channel gives.
+        """The next task, in hand from now on; what is due here goes before what the channel gives.
 
         Raises:
           trio.EndOfChannel: the channel has ended, and nothing waits here.
@@ -50,20 +52,66 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
         return await self._desk.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended. If it is cancelled, the task is still in hand.
+        """Take note of how the attempt ended; it takes effect even if it is cancelled.
 
         Raises:
-          LeaseLostError: the task is not in hand in this attempt.
+          LeaseLostError: the task is not in hand in this attempt. Nothing changed.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
         self._desk.settle(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
-        """Close the channel. What is kept here stays, and so do its failed and killed tasks."""
+        """Close the channel. What is kept here can still be read."""
         await self._channel.aclose()
 
     def __repr__(self) -> str:
         ledger = self._desk.ledger
         counts = f"{ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead"
         return f"<{type(self).__name__} over {self._channel!r}: {counts}>"
+
+
+class NowaitChannelBackend(ChannelBackend[A], NowaitBackend[A]):
+    """The same over a channel that has ``receive_nowait``, such as a memory channel."""
+
+    def receive_nowait(self) -> Task[A]:
+        """As :meth:`receive`, or ``trio.WouldBlock`` if there is no task now."""
+        return self._desk.take_nowait()
+
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        """As :meth:`settle`, without a checkpoint."""
+        self._desk.settle(task, outcome)
+
+
+@overload
+def as_backend(source: Backend[A]) -> Backend[A]: ...
+@overload
+def as_backend(source: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
+def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
+    """A backend as it stands, or any other channel made one.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if isinstance(source, Backend):
+        return source
+    if not isinstance(source, trio.abc.ReceiveChannel):
+        raise TypeError(
+            "a worker receives from a backend, such as MemoryStorage(), or from a trio.abc.ReceiveChannel, "
+            f"not from {source!r}{_hint(source)}"
+        )
+    if callable(getattr(source, "receive_nowait", None)):
+        return NowaitChannelBackend(source)
+    return ChannelBackend(source)
+
+
+def _hint(source: object) -> str:
+    """What was probably meant."""
+    if isinstance(source, type) and issubclass(source, trio.abc.ReceiveChannel):
+        return f": make one of it, {source.__name__}(...)"
+    if isinstance(source, trio.abc.SendChannel):
+        return ": that is the sending end, so give the other one"
+    if isinstance(source, tuple) and any(isinstance(each, trio.abc.ReceiveChannel) for each in source):
+        return ": those are both ends of a channel, so give the receiving one"
+    if hasattr(source, "__aiter__"):
+        return ": carry what it yields into a storage, Pipe(source, MemoryStorage())"
+    return ""

@@ -14,7 +14,7 @@ from ._events import Idle
 from ._outcome import Released
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ._abc import Backend
     from ._context import WorkerContext
@@ -52,8 +52,9 @@ class Intake:
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
         self._turnstile = trio.Lock()
-        nowait = isinstance(backend, NowaitBackend) and not gates
-        self._receive_nowait = backend.receive_nowait if nowait else None  # type: ignore[attr-defined]  # it has it
+        self._receive_nowait: Callable[[], Task[Any]] | None = None
+        if isinstance(backend, NowaitBackend) and not gates:
+            self._receive_nowait = backend.receive_nowait
         self._slice = _SLICE + _SLICE_FOR_EACH_SEAT * context.concurrency
         self._slice_ends = 0.0
 

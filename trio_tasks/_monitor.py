@@ -263,7 +263,7 @@ class Monitor:
         """Run a worker, and again for as long as it fails and the policy allows."""
         restarted: deque[float] = deque()
         for attempt in count(1):
-            if self.is_shutting_down:
+            if self._shutting_down.is_set():
                 return
             context, error = await self._run_worker(member, attempt)
             if error is None:

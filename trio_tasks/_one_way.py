@@ -8,7 +8,7 @@ of the next task that waits here; the others stand in line behind it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from ._task_id import TaskId
 
 A = TypeVar("A")
-
-
-def _only_waits() -> Any:
-    raise trio.WouldBlock
 
 
 @final
@@ -55,7 +51,7 @@ class OneWay(Generic[A]):
     def __init__(
         self,
         receive: Callable[[], Awaitable[Task[A] | A]],
-        receive_nowait: Callable[[], Task[A] | A] = _only_waits,
+        receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
         self.ledger: Ledger[A] = Ledger(on_finish=self._announce, keep_results=0)
         self._receive = receive
@@ -82,7 +78,7 @@ class OneWay(Generic[A]):
         """As :meth:`take`, or ``trio.WouldBlock`` if there is no task now."""
         while (task := self._take_kept()) is None:
             self._check_end()
-            if self._ended:
+            if self._ended or self._receive_nowait is None:
                 raise trio.WouldBlock
             try:
                 self._let_in(self._receive_nowait())
@@ -99,10 +95,10 @@ class OneWay(Generic[A]):
         if self._ended and not self.ledger.waiting:
             raise trio.EndOfChannel
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> None:  # noqa: ASYNC910  whoever asks has the checkpoint of the lock behind it
         """Wait for the source, until it gave one or ended, or until what waits here is due."""
         due = self.ledger.next_due
-        with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:
+        with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:  # noqa: ASYNC912  if the source does not wait, nor do we
             try:
                 if self._ended:
                     await trio.sleep_forever()
@@ -113,7 +109,7 @@ class OneWay(Generic[A]):
                 self._asking = None
 
     def _let_in(self, item: Task[A] | A) -> None:
-        task = item if isinstance(item, Task) else Task(item)
+        task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
         try:
             self.ledger.push(task, trio.current_time())
         except DuplicateTaskError as error:  # who sent it twice is not here to be told

@@ -1,20 +1,31 @@
-"""The keywords of a worker, for type checkers: three overloads share them."""
+"""What a worker takes, for type checkers: the shapes of handlers, and the keywords that its overloads share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
-from ._abc import Layer
 from ._backoff import RetryPolicy
 from ._events import Listener
 
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    from ._task import Task
+
+    A = TypeVar("A")
+    R = TypeVar("R")
+    P = ParamSpec("P")
+
+    WholeTaskHandler = Callable[[Task[A]], Awaitable[R]]
+    AsyncHandler = Callable[Concatenate[A, P], Awaitable[R]]
+    SyncHandler = Callable[Concatenate[A, P], R]
+
 
 class WorkerOptions(TypedDict, total=False):
-    """What :class:`Worker` takes by keyword; it says what each is."""
+    """What :class:`Worker` takes by keyword beside ``layers``, whose type depends on the handler's."""
 
     concurrency: int
-    layers: Iterable[Layer]
     data: Iterable[object]
     retry: RetryPolicy
     on_event: Listener | Iterable[Listener] | None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, final, get_args, ge
 
 import trio
 
-from ._annotations import Annotations, is_marked, spelled, without_none
+from ._annotations import Annotations, class_of, is_marked, spelled, without_none
 from ._context import WorkerContext
 from ._extensions import Extensions, Metadata
 from ._task import Attempt, Parts, Status, Task
@@ -87,7 +87,9 @@ class Plan:
     def call(self, task: Task[Any], values: dict[str, Any]) -> Any:
         """Call the handler; the values are used up."""
         first = task if self.wants_task else task.args
-        return self.handler(first, *map(values.pop, self._positional), **values)
+        if self._positional:
+            return self.handler(first, *map(values.pop, self._positional), **values)
+        return self.handler(first, **values)
 
     def fill(self, task: Task[Any]) -> dict[str, Any]:
         """The values that are at hand, by parameter."""
@@ -122,7 +124,7 @@ class Plan:
             self.refuse(
                 first.name, "comes first, where the task's args belong: put a parameter for them there"
             )
-        return (get_origin(annotation) or annotation) is Task
+        return class_of(annotation) is Task
 
     def _plan(self, parameter: inspect.Parameter) -> None:
         name, default = parameter.name, parameter.default
@@ -149,8 +151,7 @@ class Plan:
             optional = (optional or inner_optional) and parameter.default is parameter.empty
             self.fills[name] = self._from_data(name, inner, None if optional else parameter.default)
             return True
-        kind = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
-        kind = get_origin(kind) or kind
+        kind = class_of(annotation)
         if kind is trio.Nursery:
             self.nurseries.append(name)
         elif isinstance(kind, type) and kind in _AT_HAND:
@@ -196,7 +197,7 @@ class Plan:
     def _kinds(self, name: str, annotation: Any) -> tuple[type[Any], ...]:
         """The classes whose instances will do."""
         members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        kinds = tuple(get_origin(each) or getattr(each, "__supertype__", each) for each in members)
+        kinds = tuple(class_of(getattr(each, "__supertype__", each)) for each in members)
         try:
             isinstance(None, kinds)
         except TypeError as error:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ._task import Task
 
 _INTERRUPTED = Released("interrupted")
-_MACHINERY = tuple(str(Path(module.__file__).parent) for module in (trio, outcome)) + (str(Path(__file__).parent),)
+_MACHINERY = tuple(str(Path(file).parent) for file in (trio.__file__, outcome.__file__, __file__) if file)
 
 
 class TaskSource(Protocol):

@@ -1,8 +1,8 @@
 """From a plain typed function to a handler: what its parameters ask for is found out once, at build.
 
 The first parameter is the args, or the whole task if it is annotated ``Task[...]``. Each further one is
-filled in by its annotation. Everything is decided beforehand, so an attempt pays only for what its handler asked
-for: one that takes the whole task is called as it is, and one that takes its args alone by a lambda.
+filled in by its annotation. Everything is decided beforehand, so an attempt pays only for what its handler
+asked for: one that takes the whole task is called as it is, and one that takes its args alone by a lambda.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _in_thread(plan: Plan, limiter: trio.CapacityLimiter) -> Handler[Any, Any]:
     async def attempt(task: Task[Any]) -> Any:
         values = await plan.fill_and_extract(task)
         # In a list, because trio refuses a thread that returns a coroutine.
-        (result,) = await trio.to_thread.run_sync(lambda: [plan.call(task, values)], limiter=limiter)
+        (result,) = await trio.to_thread.run_sync(
+            lambda: [plan.call(task, values)], abandon_on_cancel=False, limiter=limiter
+        )
         return await result if inspect.isawaitable(result) else result
 
     return attempt

@@ -29,15 +29,12 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from typing_extensions import Concatenate, ParamSpec, Unpack
+    from typing_extensions import Unpack
 
     from ._abc import Backend, Handler, Layer
     from ._events import Event, Listener
-    from ._options import WorkerOptions
+    from ._options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
     from ._report import WorkerReport
-    from ._task import Task
-
-    P = ParamSpec("P")
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -68,24 +65,60 @@ class Worker(Generic[A, R]):
     def __init__(
         self,
         name: str,
-        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
-        handler: Callable[[Task[A]], Awaitable[R]],
+        backend: Backend[A],
+        handler: WholeTaskHandler[A, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
         **options: Unpack[WorkerOptions],
     ) -> None: ...
     @overload
     def __init__(
         self,
         name: str,
-        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
-        handler: Callable[Concatenate[A, P], Awaitable[R]],
+        backend: Backend[A],
+        handler: AsyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
         **options: Unpack[WorkerOptions],
     ) -> None: ...
     @overload
     def __init__(
         self,
         name: str,
-        backend: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A],
-        handler: Callable[Concatenate[A, P], R],
+        backend: Backend[A],
+        handler: SyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: WholeTaskHandler[A, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: AsyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: SyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
         **options: Unpack[WorkerOptions],
     ) -> None: ...
     def __init__(
@@ -95,7 +128,7 @@ class Worker(Generic[A, R]):
         handler: Callable[..., Any],
         *,
         concurrency: int = 8,
-        layers: Iterable[Layer] = (),
+        layers: Iterable[Layer[Any, Any]] = (),
         data: Iterable[object] = (),
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
         on_event: Listener | Iterable[Listener] | None = None,
@@ -117,7 +150,8 @@ class Worker(Generic[A, R]):
         for layer in reversed(self.layers):
             stack = partial(layer, stack)
         self._stack = stack
-        self._gates = [layer for layer in self.layers if isinstance(layer, Gate)]
+        stages: tuple[object, ...] = self.layers
+        self._gates = [layer for layer in stages if isinstance(layer, Gate)]
 
     def prepare(self, *, on_event: Iterable[Listener] = ()) -> WorkerContext:
         """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""

@@ -58,6 +58,12 @@ class MapResult(Generic[R, S]):
         return f"<MapResult by {self._fn!r}>"
 
 
+def _check_error(other: object) -> Exception:
+    if not isinstance(other, Exception):
+        raise TypeError(f"MapError's fn must return an exception, not {other!r}")
+    return other
+
+
 @final
 class MapError:
     """Raise ``fn(error)`` in place of an error; it may be the same one.
@@ -82,11 +88,9 @@ class MapError:
         try:
             return await handler(task)
         except Exception as error:
-            other = self._fn(error)
+            other = _check_error(self._fn(error))
             if other is error:
                 raise
-            if not isinstance(other, Exception):
-                raise TypeError(f"MapError's fn must return an exception, not {other!r}") from error
             raise other from other.__cause__ or error
 
     def __repr__(self) -> str:

@@ -1,0 +1,37 @@
+"""``python -m tests.benchmarks [NAME ...]``: all benchmarks, or those that are named."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+
+import trio
+
+from . import flatness, idle, imports, latency, memory, side_by_side, speed
+
+BENCHMARKS = {
+    "speed": speed.show,
+    "flatness": flatness.show,
+    "memory": memory.show,
+    "latency": latency.show,
+    "idle": idle.show,
+    "imports": imports.show,
+    "side_by_side": side_by_side.show,
+}
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    print(f"trio {trio.__version__} on {platform.python_implementation()} {platform.python_version()}")
+    began = time.monotonic()
+    for name in names or BENCHMARKS:
+        print(f"\n{name}: ", end="")
+        BENCHMARKS[name]()
+    print(f"\n{time.monotonic() - began:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

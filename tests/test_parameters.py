@@ -1,0 +1,458 @@
+"""What each parameter of a handler is filled with, and what is said when it cannot be.
+
+The annotations in this file are evaluated where they stand; those of test_annotations.py are not.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, NewType, Optional, Protocol, TypeVar, Union, final, runtime_checkable
+
+import pytest
+import trio
+from trio_tasks._context import WorkerContext
+from trio_tasks._errors import WorkerError
+from trio_tasks._extensions import Extensions, Metadata
+from trio_tasks._outcome import Killed, Released
+from trio_tasks._task import Attempt, Parts, Status, Task
+from trio_tasks._task_builder import TaskBuilder
+from trio_tasks._task_fn import Data, HandlerSignatureError, adapt
+from trio_tasks._task_id import TaskId
+
+T = TypeVar("T")
+
+DATA: Any = Data  # to be subscripted when the program runs
+
+
+class Mailer:
+    pass
+
+
+class LoudMailer(Mailer):
+    pass
+
+
+class Clock:
+    def tick(self) -> float:
+        return 1.0
+
+
+class User:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    async def from_task(cls, task: Task[Any]) -> "User":
+        return cls(f"user of {task.args}")
+
+
+@runtime_checkable
+class Ticks(Protocol):
+    def tick(self) -> float: ...
+
+
+class TicksUnchecked(Protocol):
+    def tick(self) -> float: ...
+
+
+class Box(dict[str, T]):
+    pass
+
+
+@final
+class Seat:
+    """Has a task in hand, as the seat of a worker has."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+
+    def revoke(self, outcome: Killed | Released) -> None:
+        raise NotImplementedError
+
+
+def in_hand(task: Task[Any]) -> WorkerContext:
+    """Have the task be in the hands of a worker, whose context is returned."""
+    context = WorkerContext("worker")
+    task.parts.holder = Seat(context)
+    return context
+
+
+def refusal(handler: Callable[..., Any], *data: object) -> str:
+    """What is said when this handler is adapted."""
+    with pytest.raises(HandlerSignatureError) as caught:
+        adapt(handler, data=data)
+    return str(caught.value)
+
+
+# What is at hand
+
+
+async def test_all_that_is_at_hand_is_filled_in_by_its_annotation() -> None:
+    async def handler(
+        args: str,
+        attempt: Attempt,
+        task_id: TaskId,
+        parts: Parts,
+        metadata: Metadata,
+        extensions: Extensions,
+        status: Status,
+        task: Task[str],
+        context: WorkerContext,
+    ) -> list[object]:
+        return [args, attempt, task_id, parts, metadata, extensions, status, task, context]
+
+    task = TaskBuilder("args").id("task-123").metadata(tenant="acme").build()
+    parts = task.parts
+    parts.attempt, parts.status = Attempt(7), Status.Running
+    context = in_hand(task)
+    given = await adapt(handler)(task)
+    assert given == [
+        "args", 7, "task-123", parts, parts.metadata, parts.extensions, Status.Running, task, context
+    ]  # fmt: skip
+    assert isinstance(given[1], Attempt)
+    assert isinstance(given[2], TaskId)
+
+
+async def test_a_sync_handler_is_given_the_same() -> None:
+    def handler(args: str, attempt: Attempt, context: WorkerContext, mailer: Data[Mailer]) -> list[object]:
+        return [args, attempt, context, mailer]
+
+    task, mailer = Task("args"), Mailer()
+    context = in_hand(task)
+    assert await adapt(handler, data=[mailer])(task) == ["args", 0, context, mailer]
+
+
+async def test_each_attempt_is_given_its_own() -> None:
+    async def handler(n: int, attempt: Attempt) -> int:
+        return attempt
+
+    task, attempt = Task(3), adapt(handler)
+    assert await attempt(task) == 0
+    task.parts.attempt = Attempt(1)
+    assert await attempt(task) == 1
+
+
+async def test_without_a_worker_there_is_no_context() -> None:
+    async def handler(n: int, context: WorkerContext) -> None: ...
+
+    with pytest.raises(WorkerError, match="not in the hands of a worker"):
+        await adapt(handler)(Task(3))
+
+
+async def test_an_optional_one_is_filled_in() -> None:
+    async def handler(
+        n: int, attempt: Attempt | None, task_id: Optional[TaskId] = None, user: User | None = None  # noqa: UP045  both spellings
+    ) -> list[object]:  # fmt: skip
+        return [attempt, task_id, user and user.name]
+
+    task = Task(3)
+    assert await adapt(handler)(task) == [0, task.parts.id, "user of 3"]
+
+
+async def test_other_annotations_around_one_do_no_harm() -> None:
+    async def handler(n: int, attempt: Annotated[Attempt, "for the log"]) -> int:
+        return attempt
+
+    assert await adapt(handler)(Task(3)) == 0
+
+
+# The args
+
+
+async def test_the_first_parameter_may_be_of_any_type_and_name() -> None:
+    async def of_ids(task: TaskId) -> str:
+        return task
+
+    async def of_users(attempt: User) -> str:
+        return attempt.name
+
+    assert await adapt(of_ids)(Task(TaskId("an id to look up"))) == "an id to look up"
+    assert await adapt(of_users)(Task(User("Ada"))) == "Ada"
+
+
+async def test_a_subscripted_annotated_task_is_a_whole_task() -> None:
+    async def handler(task: Annotated[Task[int], "whole"], attempt: Attempt) -> object:
+        return task
+
+    task = Task(3)
+    assert await adapt(handler)(task) is task
+
+
+async def test_what_belongs_behind_the_args_is_refused_in_their_place() -> None:
+    async def data(mailer: Data[Mailer]) -> None: ...
+
+    async def context(context: WorkerContext, n: int = 0) -> None: ...
+
+    async def nursery(nursery: trio.Nursery) -> None: ...
+
+    for handler in (data, context, nursery):
+        assert "comes first, where the task's args belong" in refusal(handler, Mailer())
+
+
+# All kinds of parameters
+
+
+async def test_every_kind_of_parameter_is_filled_in() -> None:
+    async def handler(
+        n: int, one: Attempt, gap: str = "gap", two: Data[Mailer] | None = None, /, *rest: int,
+        three: Attempt, four: str = "four", **more: Attempt,
+    ) -> list[object]:  # fmt: skip
+        return [n, one, gap, two, rest, three, four, more]
+
+    mailer = Mailer()
+    assert await adapt(handler, data=[mailer])(Task(3)) == [3, 0, "gap", mailer, (), 0, "four", {}]
+
+
+async def test_what_comes_after_a_gap_is_filled_in() -> None:
+    async def handler(n: int, gap: str = "gap", attempt: Attempt = Attempt(9)) -> list[object]:  # noqa: B008  immutable
+        return [n, gap, attempt]
+
+    assert await adapt(handler)(Task(3)) == [3, "gap", 0]
+
+
+async def test_a_default_is_kept_where_the_annotation_says_nothing() -> None:
+    async def handler(n: int, bare=1, typed: int = 2, *, keyword: str = "3") -> list[object]:  # type: ignore[no-untyped-def]  # bare is the point
+        return [n, bare, typed, keyword]
+
+    assert await adapt(handler)(Task(0)) == [0, 1, 2, "3"]
+
+
+async def test_what_a_partial_has_bound_is_left_alone() -> None:
+    async def handler(n: int, mailer: Data[Mailer], attempt: Attempt, clock: Data[Clock]) -> list[object]:
+        return [n, mailer, attempt, clock]
+
+    mailer, clock = Mailer(), Clock()
+    bound = functools.partial(functools.partial(handler, clock=clock), mailer=mailer)
+    assert await adapt(bound, data=[Mailer(), Clock()])(Task(3)) == [3, mailer, 0, clock]
+
+
+async def test_what_a_partial_has_bound_by_place_is_left_alone() -> None:
+    async def handler(mailer: Data[Mailer], n: int, attempt: Attempt) -> list[object]:
+        return [mailer, n, attempt]
+
+    mailer = Mailer()
+    assert await adapt(functools.partial(handler, mailer))(Task(3)) == [mailer, 3, 0]
+
+
+async def test_what_has_no_annotation_and_no_default_is_refused() -> None:
+    async def handler(n: int, mailer) -> None: ...  # type: ignore[no-untyped-def]  # this is the point
+
+    message = refusal(handler, Mailer())
+    assert "its parameter 'mailer' cannot be filled in: annotate it as Data[...], Attempt, " in message
+    assert "handler cannot be a handler" in message
+
+
+@pytest.mark.parametrize(
+    "annotation", [int, Mailer, "str", list[Attempt], Attempt | TaskId, Any, None, type[Attempt], 5], ids=str
+)
+async def test_what_the_annotation_does_not_fill_is_refused_by_name(annotation: Any) -> None:
+    async def handler(n: int, further: int) -> None: ...
+
+    handler.__annotations__["further"] = annotation
+    message = refusal(handler, Mailer())
+    assert "its parameter 'further: " in message
+    assert "cannot be filled in: annotate it as Data[...]" in message
+
+
+async def test_a_keyword_only_one_is_refused_by_name() -> None:
+    async def handler(n: int, *, further: int) -> None: ...
+
+    assert "'further: int' cannot be filled in" in refusal(handler)
+
+
+# Data
+
+
+async def test_data_is_found_by_its_class() -> None:
+    async def handler(n: int, clock: Data[Clock], mailer: Data[Mailer]) -> list[object]:
+        return [clock, mailer]
+
+    mailer, clock = Mailer(), Clock()
+    assert await adapt(handler, data=[mailer, clock])(Task(3)) == [clock, mailer]
+
+
+async def test_data_of_the_very_class_goes_before_that_of_a_subclass() -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> object:
+        return mailer
+
+    quiet, loud = Mailer(), LoudMailer()
+    assert await adapt(handler, data=[loud, quiet])(Task(3)) is quiet
+    assert await adapt(handler, data=(loud,))(Task(3)) is loud
+
+
+async def test_the_same_value_twice_is_one_value() -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> object:
+        return mailer
+
+    mailer = Mailer()
+    assert await adapt(handler, data=[mailer, mailer])(Task(3)) is mailer
+
+
+@pytest.mark.parametrize("falsy", [0, "", None, ()])
+async def test_falsy_data_counts(falsy: object) -> None:
+    async def handler(n: int, value: int) -> object:
+        return value
+
+    handler.__annotations__["value"] = DATA[type(falsy)]
+    assert await adapt(handler, data=[falsy])(Task(3)) is falsy
+
+
+UserName = NewType("UserName", str)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value"),
+    [
+        (Mailer | Clock, Clock()),
+        (Union[Mailer, Clock], Mailer()),  # noqa: UP007  both spellings
+        (dict[str, int], {"a": 1}),
+        (Box[int], Box({"a": 1})),
+        (Ticks, Clock()),
+        (Callable[[int], str], str),
+        (type[Mailer], Mailer),
+        (UserName, "Ada"),
+        (Annotated[Mailer, "annotated"], Mailer()),
+        (Optional[Mailer], Mailer()),  # noqa: UP045  both spellings
+    ],
+    ids=["union", "typing.Union", "generic", "own generic", "protocol", "callable", "class", "NewType",
+         "Annotated", "Optional"],
+)  # fmt: skip
+async def test_data_may_be_asked_for_by_anything_that_names_a_class(wanted: Any, value: object) -> None:
+    async def handler(n: int, it: int) -> object:
+        return it
+
+    handler.__annotations__["it"] = DATA[wanted]
+    assert await adapt(handler, data=[3.5, value])(Task(3)) is value
+
+
+async def test_data_that_is_not_there_is_refused() -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> None: ...
+
+    message = refusal(handler, Clock(), 3)
+    assert "its parameter 'mailer: " in message
+    assert f"is not in data, which holds {__name__}.Clock, int: give the worker data=[...]" in message
+    assert "which holds nothing" in refusal(handler)
+
+
+async def test_the_class_does_not_stand_for_its_value() -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> None: ...
+
+    assert "is not in data, which holds type" in refusal(handler, Mailer)
+
+
+@pytest.mark.parametrize("pair", [(Mailer(), Mailer()), (LoudMailer(), LoudMailer())], ids=["class", "subclass"])
+async def test_data_that_might_be_either_is_refused_and_both_are_named(pair: tuple[Mailer, Mailer]) -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> None: ...
+
+    message = refusal(handler, *pair)
+    assert "'mailer: " in message
+    assert f"may be {pair[0]!r} or {pair[1]!r}" in message
+
+
+async def test_equal_but_different_data_is_ambiguous() -> None:
+    async def handler(n: int, text: Data[list[int]]) -> None: ...
+
+    assert "may be [1] or [1]" in refusal(handler, [1], [1])
+
+
+@pytest.mark.parametrize("wanted", [T, Any, TicksUnchecked, "Missing"], ids=str)
+async def test_data_must_name_a_class(wanted: Any) -> None:
+    async def handler(n: int, it: int) -> None: ...
+
+    handler.__annotations__["it"] = DATA[wanted]
+    assert "'it: " in refusal(handler, Clock())
+
+
+async def test_optional_data_may_be_missing() -> None:
+    async def handler(
+        n: int,
+        one: Data[Mailer] | None,
+        two: Optional[Data[Mailer]],  # noqa: UP045  both spellings
+        three: Data[Mailer | None],
+        four: Data[Mailer] = "default",  # type: ignore[assignment]  # to be seen
+        five: Data[Mailer] | None = "default",  # type: ignore[assignment]  # to be seen
+    ) -> list[object]:
+        return [one, two, three, four, five]
+
+    assert await adapt(handler)(Task(3)) == [None, None, None, "default", "default"]
+    mailer = Mailer()
+    assert await adapt(handler, data=[mailer])(Task(3)) == [mailer] * 5
+
+
+async def test_the_tasks_own_extensions_go_before_the_workers_data() -> None:
+    async def handler(n: int, mailer: Data[Mailer], clock: Data[Clock], box: Data[Box[int]] | None) -> list[object]:
+        return [mailer, clock, box]
+
+    mailer, clock, own, box = Mailer(), Clock(), LoudMailer(), Box[int]()
+    attempt = adapt(handler, data=[mailer, clock])
+    assert await attempt(Task(3)) == [mailer, clock, None]
+    assert await attempt(TaskBuilder(3).data(own, box).build()) == [own, clock, box]
+    assert await attempt(Task(3)) == [mailer, clock, None]
+
+
+async def test_looking_for_data_does_not_make_extensions() -> None:
+    async def handler(n: int, mailer: Data[Mailer]) -> object:
+        return mailer
+
+    task = Task(3)
+    await adapt(handler, data=[Mailer()])(task)
+    assert task.parts._extensions is None
+
+
+# Extractors
+
+
+class UserOfStatic:
+    @staticmethod
+    async def from_task(task: Task[Any]) -> "UserOfStatic":
+        return UserOfStatic()
+
+
+class GenericUser(Box[T]):
+    @classmethod
+    async def from_task(cls, task: Task[Any]) -> "GenericUser[T]":
+        return cls()
+
+
+class Member(User):
+    pass
+
+
+async def test_a_class_that_knows_how_to_come_from_a_task_is_asked_to() -> None:
+    async def handler(
+        n: int, user: User, member: Member, static: UserOfStatic, generic: GenericUser[int],
+        default: User = User("default"),  # noqa: B008  not changed
+    ) -> list[object]:  # fmt: skip
+        return [user.name, type(member), type(static), type(generic), default.name]
+
+    assert await adapt(handler)(Task(3)) == ["user of 3", Member, UserOfStatic, GenericUser, "user of 3"]
+
+
+async def test_data_that_knows_how_to_come_from_a_task_is_data() -> None:
+    async def handler(n: int, user: Data[User]) -> str:
+        return user.name
+
+    assert await adapt(handler, data=[User("given")])(Task(3)) == "given"
+
+
+class OfInstance:
+    async def from_task(self, task: Task[Any]) -> "OfInstance":
+        return self
+
+
+class Sync:
+    @classmethod
+    def from_task(cls, task: Task[Any]) -> "Sync":
+        return cls()
+
+
+class NoMethod:
+    from_task = 3
+
+
+@pytest.mark.parametrize("kind", [OfInstance, Sync, NoMethod])
+async def test_a_from_task_of_another_kind_is_refused(kind: type) -> None:
+    async def handler(n: int, it: int) -> None: ...
+
+    handler.__annotations__["it"] = kind
+    message = refusal(handler)
+    assert f"'it: {__name__}.{kind.__name__}' needs another from_task: `@classmethod async def" in message

@@ -1,0 +1,113 @@
+"""What a type checker must accept, and what it must make of it. Checked by mypy and pyright; never run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import trio
+from typing_extensions import assert_type
+
+from trio_tasks import (
+    Attempt,
+    Data,
+    MemoryStorage,
+    Monitor,
+    Task,
+    TaskBuilder,
+    TaskId,
+    Worker,
+    WorkerBuilder,
+    WorkerContext,
+)
+from trio_tasks.abc import Handler
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass
+class Mailer:
+    """Something to be had as data."""
+
+    host: str
+
+
+@dataclass
+class User:
+    """Something that is extracted from the task."""
+
+    name: str
+
+    @classmethod
+    async def from_task(cls, task: Task[Any]) -> User:
+        """Made from the task."""
+        return cls(task.parts.metadata["user"])
+
+
+async def plain(n: int) -> str:
+    """Args alone."""
+    return str(n)
+
+
+async def whole(task: Task[int]) -> str:
+    """The whole task."""
+    return str(task.args)
+
+
+def in_thread(n: int) -> str:
+    """Sync."""
+    return str(n)
+
+
+async def injected(
+    n: int,
+    mailer: Data[Mailer],
+    attempt: Attempt,
+    task_id: TaskId,
+    context: WorkerContext,
+    nursery: trio.Nursery,
+    user: User,
+) -> str:
+    """Everything that can be asked for."""
+    assert_type(mailer, Mailer)
+    return f"{mailer.host}{attempt + 1}{task_id.upper()}{context.name}{nursery.cancel_scope.deadline}{user.name}{n}"
+
+
+async def generic_layer(handler: Handler[A, R], task: Task[A]) -> R:
+    """A layer for anything."""
+    return await handler(task)
+
+
+async def exact_layer(handler: Handler[int, str], task: Task[int]) -> str:
+    """A layer for this handler."""
+    return (await handler(task)).upper()
+
+
+async def accepted(channel: trio.MemoryReceiveChannel[int]) -> None:
+    """Each handler gives the worker its two types."""
+    storage = MemoryStorage[int]()
+    assert_type(Worker("w", storage, plain), Worker[int, str])
+    assert_type(Worker("w", storage, whole), Worker[int, str])
+    assert_type(Worker("w", storage, in_thread), Worker[int, str])
+    assert_type(Worker("w", storage, injected, data=[Mailer("here")]), Worker[int, str])
+    assert_type(
+        Worker("w", storage, plain, layers=[generic_layer, exact_layer], concurrency=3), Worker[int, str]
+    )
+    assert_type(WorkerBuilder("w").backend(storage).layer(exact_layer).build(plain), Worker[int, str])
+    assert_type(WorkerBuilder("w").backend(storage).build(injected), Worker[int, str])
+
+    assert_type(Worker("w", channel, plain), Worker[int, str])
+    assert_type(Worker("w", channel, whole), Worker[int, str])
+
+    assert_type(TaskBuilder(3).attempts(2).build(), Task[int])
+    assert_type(Task.builder("x").priority(2).build(), Task[str])
+    assert_type(await storage.push(3, delay=2.0, metadata={"a": 1}), TaskId)
+    assert_type(await storage.push_bulk([1, 2]), list[TaskId])
+    assert_type(await storage.receive(), Task[int])
+
+    monitor = Monitor(shutdown_timeout=1.0)
+    factory: Callable[[int], Worker[int, str]] = lambda attempt: Worker(f"w-{attempt}", storage, plain)  # noqa: E731  its type is what is tried
+    monitor.register(factory).register(Worker("w", storage, plain))

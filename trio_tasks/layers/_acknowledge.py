@@ -1,0 +1,76 @@
+"""Somebody else, too, wants to know how each attempt ended, and is waited for."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TypeVar, final
+
+from .._checks import check_callable
+from .._outcome import Succeeded
+from ._verdict import check_policy, verdict_on
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._abc import Handler
+    from .._backoff import RetryPolicy
+    from .._outcome import Outcome
+    from .._task import Parts, Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@final
+class Acknowledge:
+    """Await ``acknowledge(outcome, parts)`` after each attempt, before it counts as ended.
+
+    >>> async def confirm(outcome, parts):
+    ...     await broker.confirm(parts.metadata["delivery"], ok=isinstance(outcome, Succeeded))
+    >>> Acknowledge(confirm)
+
+    Args:
+      acknowledge: an async function; its result is not looked at.
+      retry: the policy by which errors are judged, if it is another than the worker's.
+
+    ``outcome`` is what will be settled if nothing further out changes it: ``Succeeded(result)``, and for an error
+    ``Retried``, ``Failed`` or ``Killed``. Listed first, the layer hears the last word of all others.
+
+    The acknowledgement is a part of the attempt. If it fails after a success, its error is the attempt's error, and the
+    task will be tried again. If it fails after an error, both are raised, in a group, and judged together.
+
+    An attempt that is cancelled is not acknowledged: whether it timed out, was aborted, or is to be released is decided
+    further out. Nor is the acknowledgement shielded; if it is cancelled, the attempt is. Then nobody knows whether it
+    arrived, and the task, if it is released, will be acknowledged again: it should bear that.
+    """
+
+    __slots__ = ("_acknowledge", "_retry")
+
+    def __init__(
+        self, acknowledge: Callable[[Outcome, Parts], Awaitable[object]], *, retry: RetryPolicy | None = None
+    ) -> None:
+        self._acknowledge = check_callable(acknowledge, "acknowledge", "async acknowledge(outcome, parts)")
+        self._retry = check_policy(retry)
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt, and have its outcome acknowledged."""
+        try:
+            result = await handler(task)
+        except (Exception, SystemExit) as error:
+            await self._acknowledge_error(error, task)  # noqa: ASYNC120  if cancelled, it is the attempt that is
+            raise
+        await self._acknowledge(Succeeded(result), task.parts)
+        return result
+
+    async def _acknowledge_error(self, error: Exception | SystemExit, task: Task[A]) -> None:
+        try:
+            await self._acknowledge(verdict_on(error, task, self._retry), task.parts)
+        except (Exception, SystemExit) as another:
+            message = f"task {task.parts.id} failed, and so did its acknowledgement"
+            raise BaseExceptionGroup(message, [error, another]) from None
+
+    def __repr__(self) -> str:
+        return f"<Acknowledge by {self._acknowledge!r}>"

@@ -1,0 +1,261 @@
+"""While what the handlers depend on is broken, leave it alone.
+
+The breaker is always in one of three states, and each is an object of its own:
+
+* *closed*: attempts go through. So many failures in a row, and it opens.
+* *open*: no attempt goes through, for ``recovery_timeout`` seconds. Then it is half-open.
+* *half-open*: a few attempts go through, as trials. As soon as enough of them have succeeded it closes; as soon as
+  too many have failed for that, it opens again.
+
+A call reports to the state object in which it began. If the breaker has moved on since, nobody listens there any more:
+so a slow failure from before cannot spoil a trial, nor can a trial that comes too late.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from .._checks import check_count, check_fraction, check_seconds
+from .._outcome import leaves
+from ._plain_function import check_plain
+from ._turnstile import OPEN, UNKNOWN, Turnstile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from .._abc import Handler
+    from .._task import Parts, Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@final
+class CircuitState(str, Enum):
+    """What a circuit breaker does with attempts."""
+
+    Closed = "closed"
+    """They go through."""
+    Open = "open"
+    """They wait."""
+    HalfOpen = "half-open"
+    """A few go through, as trials."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CircuitBreakerStatistics:
+    """A breaker at one moment. ``failures`` are those in a row while it is closed, and those of trials while it is
+    half-open; ``successes`` and ``under_way`` are of trials; ``waiting`` trio tasks stand in line."""
+
+    state: CircuitState
+    failures: int
+    successes: int
+    under_way: int
+    waiting: int
+
+
+@final
+class _Closed:
+    name = CircuitState.Closed
+    successes = under_way = 0
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+
+@final
+class _Open:
+    name = CircuitState.Open
+    failures = successes = under_way = 0
+
+    def __init__(self, seconds: float) -> None:
+        self.clock = trio.lowlevel.current_clock()
+        self.until = trio.current_time() + seconds
+
+    def is_over(self) -> bool:
+        """Whether it is time for a trial; it is when this was in an earlier ``trio.run``, whose clock was another."""
+        return trio.lowlevel.current_clock() is not self.clock or self.until <= trio.current_time()
+
+
+@final
+class _HalfOpen:
+    name = CircuitState.HalfOpen
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.failures = self.successes = self.under_way = 0
+
+    @property
+    def has_place(self) -> bool:
+        return self.under_way + self.failures + self.successes < self.places
+
+
+@final
+class CircuitBreaker:
+    """Hold attempts back after too many failures, and let a few through later on, to see whether things are better.
+
+    Give the same object to several workers, and it counts over all of them.
+
+    Args:
+      failure_threshold: so many failures in a row open it. A success in between starts the count again.
+      recovery_timeout: seconds for which it stays open; then it is half-open.
+      success_threshold: the part of the trials, from 0 to 1, that must succeed to close it; at least one must.
+      half_open_max_calls: how many trials there are each time; never are more under way.
+      failure_if: given an error (a leaf, if it was raised in a group), whether it speaks against what the breaker
+          protects. By default every error does. One that does not counts neither as a failure nor as a success.
+
+    While it is open, and while all trials are under way, a worker receives nothing: the tasks stay in the backend.
+    Each call counts, also when an outer layer calls again within one attempt, as :class:`Retry` does; if the breaker
+    has opened in between, that call waits inside, and holds the seat.
+
+    An attempt that is cancelled counts neither as a success nor as a failure. If it was a trial, another one gets its
+    place.
+    """
+
+    def __init__(
+        self,
+        failure_threshold: int = 5,
+        recovery_timeout: float = 60.0,
+        success_threshold: float = 0.5,
+        half_open_max_calls: int = 3,
+        *,
+        failure_if: Callable[[BaseException], bool] = lambda error: True,
+    ) -> None:
+        self._failure_threshold = check_count(failure_threshold, "failure_threshold")
+        self._recovery_timeout = check_seconds(recovery_timeout, "recovery_timeout")
+        self._trials = check_count(half_open_max_calls, "half_open_max_calls")
+        fraction = check_fraction(success_threshold, "success_threshold")
+        # A little is taken off first, since 0.1 × 30 is a little more than 3 in floating point.
+        self._successes_needed = max(1, math.ceil(fraction * self._trials - 1e-9))
+        self._failure_if = check_plain(failure_if, "failure_if", "failure_if(error) -> bool")
+        self._now: _Closed | _Open | _HalfOpen = _Closed()
+        self._admitted: dict[Parts, list[_Closed | _HalfOpen]] = {}  # what their calls will report to
+        self._line = Turnstile(self._opens_at)
+
+    @property
+    def state(self) -> CircuitState:
+        """What it does with attempts now; it can be compared with a plain ``"closed"``, ``"open"``, ``"half-open"``."""
+        return self.statistics().state
+
+    def statistics(self) -> CircuitBreakerStatistics:
+        """How things stand, frozen."""
+        now = self._now
+        over = isinstance(now, _Open) and now.is_over()
+        return CircuitBreakerStatistics(
+            state=CircuitState.HalfOpen if over else now.name,
+            failures=now.failures,
+            successes=now.successes,
+            under_way=now.under_way,
+            waiting=self._line.waiting,
+        )
+
+    # What a call does to it
+
+    def _opens_at(self) -> float:
+        now = self._now
+        if isinstance(now, _Open):
+            return OPEN if now.is_over() else now.until
+        return OPEN if isinstance(now, _Closed) or now.has_place else UNKNOWN
+
+    def _begin(self) -> _Closed | _HalfOpen | None:
+        """What a call that begins now will report to; None if none may."""
+        if isinstance(self._now, _Open):
+            if not self._now.is_over():
+                return None
+            self._now = _HalfOpen(self._trials)
+        if isinstance(self._now, _HalfOpen):
+            if not self._now.has_place:
+                return None
+            self._now.under_way += 1
+        return self._now
+
+    @contextmanager
+    def _heard_by(self, state: _Closed | _HalfOpen) -> Generator[None, None, None]:
+        """A call that reports to ``state`` how it ended. If it was cancelled, that is all it says."""
+        ended = self._withdraw
+        try:
+            yield
+            ended = self._succeed
+        except (Exception, SystemExit) as error:
+            if any(self._failure_if(each) for each in leaves(error)):
+                ended = self._fail
+            raise
+        finally:
+            ended(state)
+            self._line.look_again()
+
+    def _withdraw(self, state: _Closed | _HalfOpen) -> None:
+        if isinstance(state, _HalfOpen):
+            state.under_way -= 1
+
+    def _succeed(self, state: _Closed | _HalfOpen) -> None:
+        self._withdraw(state)
+        if isinstance(state, _Closed):
+            state.failures = 0
+        else:
+            state.successes += 1
+            if state is self._now and state.successes >= self._successes_needed:
+                self._now = _Closed()
+
+    def _fail(self, state: _Closed | _HalfOpen) -> None:
+        self._withdraw(state)
+        state.failures += 1
+        bearable = self._failure_threshold - 1
+        if isinstance(state, _HalfOpen):
+            bearable = self._trials - self._successes_needed
+        if state is self._now and state.failures > bearable:
+            self._now = _Open(self._recovery_timeout)
+
+    # For workers
+
+    async def ready(self) -> None:
+        """Return once an attempt would be let through."""
+        await self._line.pass_through()
+
+    def admit(self, task: Task[Any]) -> bool:
+        """Let this task through, if one may go through now; while half-open, that takes the place of a trial."""
+        state = self._begin()
+        if state is None:
+            return False
+        self._admitted.setdefault(task.parts, []).append(state)
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The place that was set aside for this task is free again, unless a call has used it."""
+        state = self._pick_up(task)
+        if state is not None:
+            self._withdraw(state)
+            self._line.look_again()
+
+    def _pick_up(self, task: Task[Any]) -> _Closed | _HalfOpen | None:
+        states = self._admitted.get(task.parts)
+        if states is None:
+            return None
+        state = states.pop()
+        if not states:
+            del self._admitted[task.parts]
+        return state
+
+    # The layer
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt, at once if it was let through and things are still as they were, or else when one may."""
+        state = self._pick_up(task)
+        while state is None or state is not self._now:
+            await self._line.pass_through()
+            state = self._begin()
+        with self._heard_by(state):
+            return await handler(task)
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self._now.name}>"

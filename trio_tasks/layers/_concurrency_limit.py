@@ -1,0 +1,200 @@
+"""So many attempts at once, over all workers that share the limit.
+
+A permit is taken for an attempt and given back when it is over. Under a worker that is from the moment at which the
+task was received to the moment at which it is settled, wherever in the stack the layer stands, so the worker receives
+no task that would have to wait. Where nobody admitted the attempt, the layer takes the permit itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from .._checks import check_count
+from ._plain_function import check_plain
+from ._turnstile import OPEN, UNKNOWN, Turnstile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._abc import Handler
+    from .._task import Parts, Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_EVERYTHING = object()
+"""The one key of a limit that does not look at keys."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ConcurrencyLimitStatistics:
+    """A limit at one moment: how many permits there are (for each key), how many are ``taken`` in all, and by which keys;
+    and how many ``waiting`` trio tasks stand in line for one."""
+
+    limit: int
+    taken: int
+    waiting: int
+    keys: tuple[Hashable, ...]
+
+
+@final
+class _Permits:
+    """The permits of one key."""
+
+    __slots__ = ("key", "limit", "line", "taken")
+
+    def __init__(self, key: Hashable, limit: int) -> None:
+        self.key = key
+        self.limit = limit
+        self.taken = 0
+        self.line = Turnstile(self._opens_at)
+
+    def _opens_at(self) -> float:
+        return OPEN if self.taken < self.limit else UNKNOWN
+
+    def take_nowait(self) -> bool:
+        if self.taken >= self.limit:
+            return False
+        self.taken += 1
+        return True
+
+    async def take(self) -> None:
+        await self.line.pass_through()
+        self.taken += 1
+
+    def give_back(self) -> None:
+        self.taken -= 1
+        self.line.look_again()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.taken and self.line.is_deserted
+
+
+@final
+class _Admission:
+    """The permits that were taken for one task beforehand, and how many calls make use of them at present."""
+
+    __slots__ = ("calls", "permits")
+
+    def __init__(self) -> None:
+        self.permits: list[_Permits] = []
+        self.calls = 0
+
+
+@final
+class ConcurrencyLimit:
+    """At most ``n`` attempts at once; give the same object to several workers, and it counts over all of them.
+
+    >>> uploads = ConcurrencyLimit(4)
+    >>> by_tenant = ConcurrencyLimit(2, key=lambda task: task.parts.metadata["tenant"])
+
+    Args:
+      n: how many permits there are; with a ``key``, for each key.
+      key: from a task to anything hashable. Raising is the attempt's error.
+
+    Without a key, a worker receives only while a permit is free: all other tasks stay in the backend. Those who wait
+    are served in the order in which they came. An idle worker holds no permit.
+
+    With a key, nobody knows whether there is a permit before the task is there. So intake is not held back: the
+    attempt waits inside, and holds its seat. Give the worker more seats than one key may use.
+
+    One attempt takes one permit, also if an inner part of it is called several times in turn, as by :class:`Retry`;
+    calls at the same time take one each. The same limit twice in one stack takes two. If it is cancelled while it
+    waits, it has taken nothing.
+    """
+
+    __slots__ = ("_admitted", "_by_key", "_key", "limit")
+
+    def __init__(self, n: int, *, key: Callable[[Task[Any]], Hashable] | None = None) -> None:
+        self.limit = check_count(n, "n")
+        self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
+        self._by_key: dict[Hashable, _Permits] = {}
+        self._admitted: dict[Parts, _Admission] = {}
+
+    # For workers
+
+    async def ready(self) -> None:
+        """Return once a permit is free; at once if the limit goes by key."""
+        if self._key is None:
+            await self._permits_of(_EVERYTHING).line.pass_through()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def admit(self, task: Task[Any]) -> bool:
+        """Take a permit for this task, if one is free; always true if the limit goes by key, for then the attempt
+        waits inside."""
+        return self._key is not None or self.try_admit(task)
+
+    def try_admit(self, task: Task[Any]) -> bool:
+        """Take a permit for this task, if one is free: one of its own key, if the limit goes by key."""
+        permits = self._permits_for(task)
+        if not permits.take_nowait():
+            return False
+        self._admitted.setdefault(task.parts, _Admission()).permits.append(permits)
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """Give back what was taken for this task; nothing happens if nothing was."""
+        admission = self._admitted.get(task.parts)
+        if admission is None:
+            return
+        permits = admission.permits.pop()
+        if not admission.permits:
+            del self._admitted[task.parts]
+        permits.give_back()
+        self._forget_if_idle(permits)
+
+    # The layer
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt under the permit that was taken for it, or else under one that this call waits for."""
+        admission = self._admitted.get(task.parts)
+        if admission is not None and admission.calls < len(admission.permits):
+            admission.calls += 1
+            try:
+                return await handler(task)
+            finally:
+                admission.calls -= 1
+        permits = self._permits_for(task)
+        try:
+            await permits.take()
+            try:
+                return await handler(task)
+            finally:
+                permits.give_back()
+        finally:
+            self._forget_if_idle(permits)
+
+    def _permits_for(self, task: Task[Any]) -> _Permits:
+        return self._permits_of(_EVERYTHING if self._key is None else self._key(task))
+
+    def _permits_of(self, key: Hashable) -> _Permits:
+        permits = self._by_key.get(key)
+        if permits is None:
+            permits = self._by_key[key] = _Permits(key, self.limit)
+        return permits
+
+    def _forget_if_idle(self, permits: _Permits) -> None:
+        if self._key is not None and permits.is_idle:
+            self._by_key.pop(permits.key, None)
+
+    def statistics(self) -> ConcurrencyLimitStatistics:
+        """How things stand, frozen."""
+        every = tuple(self._by_key.values())
+        return ConcurrencyLimitStatistics(
+            limit=self.limit,
+            taken=sum(permits.taken for permits in every),
+            waiting=sum(permits.line.waiting for permits in every),
+            keys=() if self._key is None else tuple(permits.key for permits in every),
+        )
+
+    def __repr__(self) -> str:
+        taken = self.statistics().taken
+        what = f"{taken}/{self.limit} taken" if self._key is None else f"{self.limit} for each key, {taken} taken"
+        return f"<ConcurrencyLimit {what}>"

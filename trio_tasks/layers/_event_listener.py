@@ -1,0 +1,70 @@
+"""A listener at one place among the layers, where a worker's own listeners hear everything from the outside."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeVar, final
+
+from .._context import WorkerContext
+from .._events import Engage, Error, Success
+from ._plain_function import check_plain
+from ._verdict import check_policy, verdict_on
+
+if TYPE_CHECKING:
+    from .._abc import Handler
+    from .._backoff import RetryPolicy
+    from .._events import Event, Listener
+    from .._task import Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+log = logging.getLogger("trio_tasks")
+
+
+@final
+class EventListener:
+    """Call ``listener(context, event)`` with what the attempts look like at this place in the stack.
+
+    Args:
+      listener: a plain function, as a worker's ``on_event`` is.
+      retry: the policy by which errors are judged, if it is another than the worker's.
+
+    It hears ``Engage(task)`` before each call of what is inside of this layer, and ``Success(task, result)`` or
+    ``Error(task, error, outcome)`` after it. Listed last, it hears each single call that an outer :class:`Retry` makes,
+    and the args and results as the handler has them. Nothing is settled yet when it hears of an end: layers further
+    out, and the worker, come later. After a cancellation it hears nothing: how that ends is decided further out.
+
+    A listener that raises is logged, and changes nothing.
+    """
+
+    __slots__ = ("_listener", "_retry")
+
+    def __init__(self, listener: Listener, *, retry: RetryPolicy | None = None) -> None:
+        self._listener = check_plain(listener, "listener", "listener(context, event)")
+        self._retry = check_policy(retry)
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt, and tell the listener.
+
+        Raises:
+          WorkerError: no worker has the task in hand, so there is no context to tell of.
+        """
+        context = WorkerContext.of(task)
+        self._tell(context, Engage(task))
+        try:
+            result = await handler(task)
+        except (Exception, SystemExit) as error:
+            self._tell(context, Error(task, error, verdict_on(error, task, self._retry)))
+            raise
+        self._tell(context, Success(task, result))
+        return result
+
+    def _tell(self, context: WorkerContext, event: Event) -> None:
+        try:
+            self._listener(context, event)
+        except (Exception, SystemExit):
+            log.exception("worker %r: listener %r failed on %r", context.name, self._listener, event)
+
+    def __repr__(self) -> str:
+        return f"<EventListener {self._listener!r}>"

@@ -1,0 +1,120 @@
+"""An attempt that takes long is named, again and again for as long as it lasts; nothing is done to it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import outcome
+import trio
+
+from .._checks import check_seconds
+from .._context import WorkerContext
+from .._errors import WorkerError
+from .._events import Custom
+
+if TYPE_CHECKING:
+    from .._abc import Handler
+    from .._task import Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+log = logging.getLogger("trio_tasks")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """An attempt at ``task`` has been running for so many ``seconds`` by now."""
+
+    task: Task[Any]
+    seconds: float
+
+
+@final
+class LongRunning:
+    """Say so when an attempt runs longer than ``maximum`` seconds, and again each further ``maximum`` seconds.
+
+    Args:
+      maximum: more than 0.
+
+    Each time, a warning is logged, and the worker's listeners are told ``Custom(StillRunning(task, seconds))``. The
+    attempt goes on: to end it is the business of :class:`Timeout`. A graceful shutdown waits for it, as for any other.
+
+    What a handler starts to outlive its own attempt is not meant here: see ``WorkerContext.track``.
+
+    An attempt that never comes to a checkpoint lets nobody speak while it lasts. It is named afterwards.
+
+    What the attempt raises comes out as it is; if it is cancelled, that is all that happens.
+    """
+
+    __slots__ = ("maximum",)
+
+    def __init__(self, maximum: float) -> None:
+        self.maximum = check_seconds(maximum, "maximum", positive=True)
+
+    async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
+        """Run the attempt, with somebody beside it who looks at the clock."""
+        watch = _Watch(task, self.maximum)
+        ended: outcome.Value[R] | outcome.Error | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.keep)
+            ended = await _captured(handler, task)
+            nursery.cancel_scope.cancel()
+        watch.look_back()
+        assert ended is not None
+        return ended.unwrap()
+
+    def __repr__(self) -> str:
+        return f"<LongRunning, named after {self.maximum:g} s>"
+
+
+async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] | outcome.Error:  # noqa: ASYNC910  awaiting the handler is all it does
+    """How it ended, as a value, so that the nursery makes no group of an error. A cancellation is not captured."""
+    try:
+        return outcome.Value(await handler(task))
+    except (Exception, SystemExit) as error:
+        return outcome.Error(error)
+
+
+@final
+class _Watch:
+    """Looks at the clock for one attempt."""
+
+    __slots__ = ("_due", "_interval", "_started", "_task", "_told")
+
+    def __init__(self, task: Task[Any], interval: float) -> None:
+        self._task = task
+        self._interval = interval
+        self._started = self._told = trio.current_time()
+        self._due = self._started + interval
+
+    async def keep(self) -> None:
+        """Name the attempt each time that it has lasted one interval more."""
+        while True:
+            await trio.sleep_until(self._due)
+            self._told = trio.current_time()
+            self._due = max(self._due, self._told - self._interval) + self._interval
+            seconds = self._told - self._started
+            log.warning("task %s is still running, after %.3g s", self._task.parts.id, seconds)
+            self._emit(StillRunning(self._task, seconds))
+
+    def _emit(self, news: StillRunning) -> None:
+        try:
+            context = WorkerContext.of(self._task)
+        except WorkerError:
+            return  # without a worker there is nobody else to tell
+        context.emit(Custom(news))
+
+    def look_back(self) -> None:
+        """The attempt has ended. If it was overdue to be named, and by far, it let nobody do so: say that now."""
+        now = trio.current_time()
+        if now - self._due > self._interval / 10:
+            log.warning(
+                "task %s ran for %.3g s, the last %.3g s of them without giving a turn to anybody else",
+                self._task.parts.id,
+                now - self._started,
+                now - self._told,
+            )
