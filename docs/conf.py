@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.nodes import make_refnode
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -13,11 +25,16 @@ project = "trio_tasks"
 author = "the trio_tasks authors"
 project_copyright = "the trio_tasks authors"
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.extlinks"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.extlinks"]
+highlight_language = "text"  # all Python on these pages comes out of a file, by literalinclude
 exclude_patterns = ["_build", "_generated", "examples", "drawings"]
 
-# There are no inventories of other projects here, so their names cannot be links.
-nitpick_ignore_regex = [("py:.*", r"(trio|trio_util|collections|datetime|typing|outcome)\..*")]
+# There are no inventories of other projects here, so their names cannot be links. The rest are type variables, and
+# types that only this project's own modules name.
+nitpick_ignore_regex = [
+    ("py:.*", r"(trio|trio_util|collections|datetime|logging|signal|time|typing|outcome)\..*"),
+    ("py:class", r"(trio_tasks\.(\w+\.)?_\w+\.)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
+]
 
 html_theme = "furo"
 html_title = "trio_tasks"
@@ -60,3 +77,57 @@ def _draw() -> None:
 
 
 _draw()
+
+_PUBLIC = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")
+
+
+def _find_where_it_is_public(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.TextElement
+) -> nodes.reference | None:
+    """Signatures name a class as the module does that it is written in: link it to where it is documented."""
+    if node.get("refdomain") != "py":
+        return None
+    objects: dict[str, Any] = env.get_domain("py").objects  # type: ignore[attr-defined]  # the Python domain has them
+    name = re.sub(r"^trio_tasks\.(\w+\.)?_\w+\.", "", node["reftarget"])
+    around = (node.get("py:class"), "Backend", "TaskSink")  # what is said of these holds for all that inherit from them
+    places = [f"{module}.{each}" for each in (name, *(f"{kind}.{name}" for kind in around)) for module in _PUBLIC]
+    for place in places:
+        if place in objects:
+            found = objects[place]
+            return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, contents, place)
+    return None
+
+
+def _say_where_it_is_written() -> None:
+    """Public classes say that they live where they are public. Autodoc has to know where they are written, or it finds
+    no docstrings of attributes. Overloads are for type checkers: to people, one signature says more."""
+    package = HERE.parent / "trio_tasks"
+    for path in sorted(package.rglob("_[a-z]*.py")):
+        name = ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
+        module = importlib.import_module(name)
+        analyzer = ModuleAnalyzer.for_module(name)
+        analyzer.analyze()
+        analyzer.overloads.clear()
+        for statement in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(statement, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                getattr(module, statement.name).__module__ = name
+
+
+_COLON = "\ua789"
+
+
+def _hide_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Of a property, what stands before a colon is not its type."""
+    if what in ("property", "attribute"):
+        lines[:] = [line.replace(": ", f"{_COLON} ") for line in lines]
+
+
+def _show_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    _say_where_it_is_written()
+    app.connect("missing-reference", _find_where_it_is_public)
+    app.connect("autodoc-process-docstring", _hide_colons, priority=400)  # before napoleon, which has 500
+    app.connect("autodoc-process-docstring", _show_colons, priority=600)

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 FLOORS: list[dict[str, str]] = [
     {"words": "_clock _checks _task_id _extensions _task _task_builder _outcome _errors _backoff _names"},
     {"ledger": "_ledger _ready_queue"},
-    {"contracts": "_abc _events _door _context _report _sink _handover _bookkeeping _one_way _options"},
+    {"contracts": "_abc _events _door _context _report _sink _handover _bookkeeping _one_way _options _whereabouts _upkeep"},
     {
         "memory": "_memory",
         "channel": "_channel",
@@ -24,12 +24,13 @@ FLOORS: list[dict[str, str]] = [
         "handlers": "_task_fn _parameters _annotations",
         "seat": "_seat",
         "intake": "_intake",
+        "patience": "_patience",
         "polling": "_polling",
         "layers": "layers/*",
         "storages": "storages/*",
     },
     {"worker": "_worker _builder"},
-    {"monitor": "_monitor"},
+    {"monitor": "_monitor _supervisor"},
     {"roof": "__init__ abc layers/__init__ testing/*"},
 ]
 WITHOUT_TRIO = {0, 1}  # floors that do not import trio when they run

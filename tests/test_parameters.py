@@ -68,6 +68,9 @@ class Seat:
     def revoke(self, outcome: Killed | Released) -> None:
         raise NotImplementedError
 
+    def whereabouts(self) -> str:
+        return "nowhere"
+
 
 def in_hand(task: Task[Any]) -> WorkerContext:
     """Have the task be in the hands of a worker, whose context is returned."""

@@ -6,7 +6,7 @@ delay without holding a seat, a released one goes first, a failed one stays read
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
@@ -15,6 +15,7 @@ from ._bookkeeping import Bookkeeping
 from ._one_way import OneWay
 
 if TYPE_CHECKING:
+    from ._handover import Handover
     from ._outcome import Outcome
     from ._task import Task
 
@@ -33,13 +34,12 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
           trio's own. One trio task at a time waits in it.
     """
 
-    _desk: OneWay[A]  # type: ignore[assignment]  # another kind of desk, with all that bookkeeping asks of one
-
     def __init__(self, channel: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> None:
         if not isinstance(channel, trio.abc.ReceiveChannel):
             raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {channel!r}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
-        self._desk = OneWay(channel.receive, getattr(channel, "receive_nowait", None))
+        self._books: OneWay[A] = OneWay(channel.receive, getattr(channel, "receive_nowait", None))
+        self._desk = cast("Handover[A]", self._books)  # it has all that bookkeeping asks of a desk
 
     async def receive(self) -> Task[A]:
         """The next task, in hand from now on; what is due here goes before what the channel gives.
@@ -49,7 +49,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
 
         If it is cancelled, nothing was taken.
         """
-        return await self._desk.take()
+        return await self._books.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended; it takes effect even if it is cancelled.
@@ -57,7 +57,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
         Raises:
           LeaseLostError: the task is not in hand in this attempt. Nothing changed.
         """
-        self._desk.settle(task, outcome)
+        self._books.settle(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
@@ -65,7 +65,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
         await self._channel.aclose()
 
     def __repr__(self) -> str:
-        ledger = self._desk.ledger
+        ledger = self._books.ledger
         counts = f"{ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead"
         return f"<{type(self).__name__} over {self._channel!r}: {counts}>"
 
@@ -75,17 +75,19 @@ class NowaitChannelBackend(ChannelBackend[A], NowaitBackend[A]):
 
     def receive_nowait(self) -> Task[A]:
         """As :meth:`receive`, or ``trio.WouldBlock`` if there is no task now."""
-        return self._desk.take_nowait()
+        return self._books.take_nowait()
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
         """As :meth:`settle`, without a checkpoint."""
-        self._desk.settle(task, outcome)
+        self._books.settle(task, outcome)
 
 
 @overload
 def as_backend(source: Backend[A]) -> Backend[A]: ...
 @overload
-def as_backend(source: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
+def as_backend(source: trio.abc.ReceiveChannel[Task[A]]) -> Backend[A]: ...
+@overload
+def as_backend(source: trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
 def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
     """A backend as it stands, or any other channel made one.
 
@@ -93,7 +95,7 @@ def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
       TypeError: it is neither.
     """
     if isinstance(source, Backend):
-        return source
+        return source  # pyright: ignore[reportUnknownVariableType]  # a backend of whatever it is
     if not isinstance(source, trio.abc.ReceiveChannel):
         raise TypeError(
             "a worker receives from a backend, such as MemoryStorage(), or from a trio.abc.ReceiveChannel, "
@@ -104,14 +106,14 @@ def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
     return ChannelBackend(source)
 
 
-def _hint(source: object) -> str:
+def _hint(source: Any) -> str:
     """What was probably meant."""
-    if isinstance(source, type) and issubclass(source, trio.abc.ReceiveChannel):
-        return f": make one of it, {source.__name__}(...)"
+    if callable(getattr(source, "__aiter__", None)):
+        is_class = isinstance(source, type)
+        return f": make one, {source.__name__}(...)" if is_class else ": carry it into a storage, Pipe(source, storage)"
     if isinstance(source, trio.abc.SendChannel):
         return ": that is the sending end, so give the other one"
-    if isinstance(source, tuple) and any(isinstance(each, trio.abc.ReceiveChannel) for each in source):
+    ends: Any = source
+    if isinstance(source, tuple) and any(isinstance(each, trio.abc.ReceiveChannel) for each in ends):
         return ": those are both ends of a channel, so give the receiving one"
-    if hasattr(source, "__aiter__"):
-        return ": carry what it yields into a storage, Pipe(source, MemoryStorage())"
     return ""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 _source: Callable[[], float] = time.time
 
@@ -36,7 +36,7 @@ def seconds_until(moment: datetime) -> float:
 
 
 @contextmanager
-def use_wall_clock(source: Callable[[], float]) -> Iterator[None]:
+def use_wall_clock(source: Callable[[], float]) -> Generator[None, None, None]:
     """Read the wall clock from ``source`` (seconds since the epoch, as :func:`time.time`) inside the block."""
     global _source  # noqa: PLW0603  the one replaceable function is a module global by design
     previous, _source = _source, source

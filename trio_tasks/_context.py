@@ -180,6 +180,10 @@ class WorkerContext:
         """Return once the worker has ended."""
         await self._stopped.wait()
 
+    def whereabouts(self) -> dict[str, str]:
+        """For each task in hand, by its id, the line at which its attempt waits just now."""
+        return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
+
     # What only the worker does
 
     def opened(self, tracked: trio.Nursery) -> None:

@@ -6,8 +6,7 @@ back, so what is retried or released waits here, as it does over a channel.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final, overload
 
 import trio
 
@@ -23,7 +22,10 @@ from ._task import Parts, Status, Task, attempt_number
 from ._task_id import TaskId
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ._context import WorkerContext
+    from ._handover import Handover
     from ._outcome import Outcome
 
 A = TypeVar("A")
@@ -60,15 +62,37 @@ class CustomBackend(TaskSink[A], Backend[A]):
     cannot settle.
     """
 
-    def __new__(cls, **functions: Any) -> CustomBackend[A]:
+    def __new__(cls, *args: Any, **functions: Any) -> CustomBackend[A]:
         """One that keeps what comes back, if there is no function to tell."""
-        kind = _KeepingBackend if cls is CustomBackend and functions.get("settle") is None else cls
-        return object.__new__(kind)
+        keeps = cls is CustomBackend and functions.get("settle") is None
+        return object.__new__(cast("type[CustomBackend[A]]", _KeepingBackend if keeps else cls))
 
+    @overload
     def __init__(
         self,
         *,
-        receive: Callable[[], Awaitable[Task[A]]] | Callable[[], Awaitable[A]],
+        receive: Callable[[], Awaitable[Task[A]]],
+        push: Callable[[Task[A]], Awaitable[object]] | None = None,
+        settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
+        beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
+        heartbeat_interval: float | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        receive: Callable[[], Awaitable[Task[A] | A]],
+        push: Callable[[Task[A]], Awaitable[object]] | None = None,
+        settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
+        beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
+        heartbeat_interval: float | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        *,
+        receive: Callable[[], Awaitable[Task[A] | A]],
         push: Callable[[Task[A]], Awaitable[object]] | None = None,
         settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
         beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
@@ -87,7 +111,8 @@ class CustomBackend(TaskSink[A], Backend[A]):
         if (beat is None) != (heartbeat_interval is None):
             raise TypeError("beat and heartbeat_interval go together: what to call, and how often")
         if heartbeat_interval is not None:
-            self.heartbeat_interval = check_seconds(heartbeat_interval, "heartbeat_interval", positive=True)
+            check_seconds(heartbeat_interval, "heartbeat_interval", positive=True)
+        self.heartbeat_interval: float | None = heartbeat_interval
         self._receive: Callable[[], Awaitable[Any]] = receive
         self._push = push
         self._settle = settle
@@ -139,7 +164,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         """
         async with self._turn:
             item = await self._fetch()
-            task = _copy(item) if isinstance(item, Task) else Task[A](item)
+            task: Task[A] = _copy(cast("Task[A]", item)) if isinstance(item, Task) else Task(item)
             parts = task.parts
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
@@ -194,23 +219,22 @@ class CustomBackend(TaskSink[A], Backend[A]):
 class _KeepingBackend(Bookkeeping[A], CustomBackend[A]):
     """One without ``settle=``: what is retried or released waits here, and failed tasks stay readable."""
 
-    _desk: OneWay[A]  # type: ignore[assignment]  # another kind of desk, with all that bookkeeping asks of one
-
     def __init__(self, **functions: Any) -> None:
         super().__init__(**functions)
-        self._desk = OneWay(self._fetch)
+        self._books: OneWay[A] = OneWay(self._fetch)
+        self._desk = cast("Handover[A]", self._books)  # it has all that bookkeeping asks of a desk
 
     async def receive(self) -> Task[A]:
-        return await self._desk.take()
+        return await self._books.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        self._desk.settle(task, outcome)
+        self._books.settle(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
     answer = function(*args)
-    if not isinstance(answer, Awaitable):
+    if not hasattr(answer, "__await__"):
         raise TypeError(f"{name} must be an async function, but {function!r} returned {answer!r}, not an awaitable")
     return await answer
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @final
@@ -38,7 +38,7 @@ class Door:
         return len(self._waiting)
 
     @contextmanager
-    def wait(self) -> Iterator[None]:
+    def wait(self) -> Generator[None, None, None]:
         """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
         with trio.CancelScope() as scope:
             self._waiting.add(scope)

@@ -190,10 +190,10 @@ class Handover(Generic[A]):
 
     # Waiting for the end of a task
 
-    def _announce(self, task_id: str, outcome: Ending) -> None:
+    def _announce(self, task_id: TaskId, outcome: Ending) -> None:
         awaited = self._awaited.pop(task_id, None)
         if awaited is not None:
-            awaited.result = TaskResult.of(task_id, outcome)  # type: ignore[arg-type]  # a TaskId is what the ledger has
+            awaited.result = TaskResult.of(task_id, outcome)
             awaited.finished.set()
 
     async def wait_finished(self, task_id: str) -> TaskResult[Any]:

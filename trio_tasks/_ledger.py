@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ._clock import seconds_until, wall_after
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
-from ._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
+from ._outcome import Failed, Killed, Retried, Succeeded, TaskResult
 from ._ready_queue import DelayQueue, ReadyQueue
 from ._task import Status, Task, attempt_number
 

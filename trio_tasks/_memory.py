@@ -103,7 +103,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         """
         if self._closed:
             raise trio.ClosedResourceError("a closed storage cannot be cloned")
-        clone: MemoryStorage[A] = object.__new__(MemoryStorage)
+        clone: MemoryStorage[A] = object.__new__(type(self))
         clone._join(self._shared, may_only_receive=True)
         return clone
 

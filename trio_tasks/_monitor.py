@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import signal
-import sys
-from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
 import trio
-from trio_util import run_and_cancelling
 
 from ._backoff import exponential
 from ._checks import check_callable, check_count, check_seconds
 from ._context import WorkerContext, check_listeners
 from ._errors import MonitorError
-from ._report import Report
+from ._supervisor import Policy, Supervisor, unnested
+from ._upkeep import run_and_cancelling
 from ._worker import Worker
 
-if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
     from types import TracebackType
 
     from ._backoff import Backoff
     from ._events import Listener
-    from ._report import WorkerReport
-
-    Factory = Callable[[int], Worker[Any, Any]]
+    from ._report import Report
+    from ._supervisor import Factory
 
 
 def _never(context: WorkerContext, error: Exception, attempt: int) -> bool:
@@ -52,7 +45,7 @@ class Monitor:
       max_restarts: of one worker within ``restart_period``; one more is not granted. None sets no limit.
       restart_period: seconds.
 
-    A monitor is a recipe too, and may be run again.
+    A monitor is a recipe too: it may be run again, though not twice at once.
     """
 
     def __init__(
@@ -66,63 +59,49 @@ class Monitor:
         max_restarts: int | None = None,
         restart_period: float = 60.0,
     ) -> None:
-        if shutdown_timeout is not None and terminator is not None:
-            raise TypeError("give a Monitor a shutdown_timeout or a terminator, not both: each says when time is up")
-        self._shutdown_timeout = (
-            None if shutdown_timeout is None else check_seconds(shutdown_timeout, "shutdown_timeout")
-        )
+        if shutdown_timeout is not None:
+            if terminator is not None:
+                raise TypeError("give a Monitor a shutdown_timeout or a terminator, not both: each says when time is up")
+            check_seconds(shutdown_timeout, "shutdown_timeout")
         if terminator is not None:
             check_callable(terminator, "terminator", "an async function without parameters")
-        self._terminator = terminator
+        check_callable(should_restart, "should_restart", "should_restart(context, error, attempt) -> bool")
+        check_callable(restart_backoff, "restart_backoff", "restart_backoff(attempt) -> seconds")
+        if max_restarts is not None:
+            check_count(max_restarts, "max_restarts", minimum=0)
+        check_seconds(restart_period, "restart_period", positive=True)
+        self._policy = Policy(
+            shutdown_timeout, terminator, should_restart, restart_backoff, max_restarts, restart_period
+        )
         self._listeners = check_listeners(on_event)
-        self._should_restart = check_callable(
-            should_restart, "should_restart", "should_restart(context, error, attempt) -> bool"
-        )
-        self._restart_backoff = check_callable(
-            restart_backoff, "restart_backoff", "restart_backoff(attempt) -> seconds"
-        )
-        self._max_restarts = None if max_restarts is None else check_count(max_restarts, "max_restarts", minimum=0)
-        self._restart_period = check_seconds(restart_period, "restart_period", positive=True)
         self._members: list[Factory] = []
-        self._nursery: trio.Nursery | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
         self._open_group: AsyncExitStack | None = None
-        self._renew()
-
-    def _renew(self) -> None:
-        """What belongs to one run."""
-        self._cancel_scope = trio.CancelScope()
-        self._shutting_down = trio.Event()
-        self._contexts: list[WorkerContext] = []
-        self._reports: list[WorkerReport] = []
-        self._restarts = 0
-        self._errors: list[Exception] = []
-        self._spent = False
+        self._run = Supervisor(self._policy, self._listeners)  # the present run, or the next, or the last one
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
         """The root: all workers of the run, or of the next one, are inside it."""
-        return self._cancel_scope
+        return self._run.cancel_scope
 
     @property
     def report(self) -> Report:
         """What the run, or the last one, has come to; also where it was cancelled or raised."""
-        return Report(tuple(self._reports), self._restarts, tuple(self._errors))
+        return self._run.report()
 
     @property
     def workers(self) -> tuple[WorkerContext, ...]:
         """The runs of workers that are going on."""
-        return tuple(self._contexts)
+        return tuple(self._run.contexts)
 
     @property
     def is_running(self) -> bool:
         """Whether it runs."""
-        return self._nursery is not None
+        return self._run.is_running
 
     @property
     def is_shutting_down(self) -> bool:
         """Whether it was told to shut down."""
-        return self._shutting_down.is_set()
+        return self._run.shutting_down.is_set()
 
     # Who takes part
 
@@ -135,22 +114,22 @@ class Monitor:
         Raises:
           MonitorError: the monitor is shutting down.
         """
+        if self.is_running and self.is_shutting_down:
+            raise MonitorError("the monitor is shutting down: it takes no more workers")
         if isinstance(worker, Worker):
             member: Factory = lambda attempt: worker  # noqa: E731  a member is a factory
         else:
             member = check_callable(worker, "what is registered", "a Worker or a function (attempt) -> Worker")
-        if self.is_running and self.is_shutting_down:
-            raise MonitorError("the monitor is shutting down: it takes no more workers")
         self._members.append(member)
-        if self._nursery is not None:
-            self._nursery.start_soon(self._keep, member)
+        if self.is_running:
+            self._run.start(member)
         return self
 
     def on_event(self, listener: Listener) -> Monitor:
         """One more listener, beside those it has, from now on."""
-        self._listeners += check_listeners(listener)
-        for context in self._contexts:
-            context.listeners += (listener,)
+        for each in check_listeners(listener):
+            self._listeners += (each,)
+            self._run.add_listener(each)
         return self
 
     # Running
@@ -180,16 +159,15 @@ class Monitor:
           signals: SIGINT and SIGTERM if none are given.
         """
         with trio.open_signal_receiver(*(signals or (signal.SIGINT, signal.SIGTERM))) as received:
-            async with _unnested(), run_and_cancelling(self._heed, received):
-                async with self._group():
-                    task_status.started(self)
+            async with unnested(), run_and_cancelling(self._heed, received), self._group():
+                task_status.started(self)
         return self.report
 
-    async def _heed(self, received: Any) -> None:
+    async def _heed(self, received: AsyncIterator[int]) -> None:
         await anext(received)
         self.shutdown()
         await anext(received)
-        self._cancel_scope.cancel()
+        self.cancel_scope.cancel()
 
     async def __aenter__(self) -> Monitor:
         async with AsyncExitStack() as stack:
@@ -205,25 +183,14 @@ class Monitor:
         return await group.__aexit__(kind, error, trace)
 
     @asynccontextmanager
-    async def _group(self) -> AsyncIterator[None]:
-        """The root nursery, and who ends it when time is up."""
+    async def _group(self) -> AsyncGenerator[None, None]:
+        """The root nursery of a run, which is the prepared one if that was not used yet."""
         if self.is_running:
             raise MonitorError("this monitor is running already; another one can run beside it")
-        if self._spent:
-            self._renew()
-        self._spent = True
-        try:
-            with self._cancel_scope:
-                async with _unnested(), run_and_cancelling(self._terminate):
-                    async with trio.open_nursery() as self._nursery:
-                        self._token = trio.lowlevel.current_trio_token()
-                        for member in self._members:
-                            self._nursery.start_soon(self._keep, member)
-                        yield
-        finally:
-            self._nursery = None
-
-    # Ending
+        if self._run.was_started:
+            self._run = Supervisor(self._policy, self._listeners)
+        async with self._run.group(tuple(self._members)):
+            yield
 
     def shutdown(self) -> None:
         """Stop all intake now; attempts in hand have until the terminator fires.
@@ -231,90 +198,8 @@ class Monitor:
         From anywhere: from a handler, a listener, another trio task, or a thread. Before :meth:`run` it makes that
         return at once.
         """
-        try:
-            here = self._token is None or trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # no trio in this thread
-            here = False
-        if here or self._token is None:
-            self._shut_down()
-        else:
-            self._token.run_sync_soon(self._shut_down)
-
-    def _shut_down(self) -> None:
-        if self.is_shutting_down:
-            return
-        self._shutting_down.set()
-        if self._shutdown_timeout is not None and self.is_running:
-            self._cancel_scope.deadline = min(
-                self._cancel_scope.deadline, trio.current_time() + self._shutdown_timeout
-            )
-        for context in self._contexts:
-            context.stop()
-
-    async def _terminate(self) -> None:
-        await self._shutting_down.wait()
-        if self._terminator is not None:
-            await self._terminator()
-            self._cancel_scope.cancel()
-
-    # Keeping one worker
-
-    async def _keep(self, member: Factory) -> None:
-        """Run a worker, and again for as long as it fails and the policy allows."""
-        restarted: deque[float] = deque()
-        for attempt in count(1):
-            if self._shutting_down.is_set():
-                return
-            context, error = await self._run_worker(member, attempt)
-            if error is None:
-                return
-            self._errors.append(error)
-            if self.is_shutting_down or not self._may_restart(context, error, attempt, restarted):
-                raise error
-            with trio.move_on_after(check_seconds(self._restart_backoff(attempt), "what restart_backoff gave")):
-                await self._shutting_down.wait()
-                return
-            self._restarts += 1
-            restarted.append(trio.current_time())
-
-    async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, Exception | None]:
-        worker = member(attempt)
-        if not isinstance(worker, Worker):
-            raise TypeError(f"what is registered as a function must return a Worker; {member!r} gave {worker!r}")
-        context = worker.prepare(on_event=self._listeners)
-        self._contexts.append(context)
-        try:
-            await worker.run(context)
-        except Exception as error:
-            return context, error
-        finally:
-            self._contexts.remove(context)
-            self._reports.append(context.report())
-        return context, None
-
-    def _may_restart(self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]) -> bool:
-        while restarted and restarted[0] <= trio.current_time() - self._restart_period:
-            restarted.popleft()
-        if self._max_restarts is not None and len(restarted) >= self._max_restarts:
-            return False
-        return bool(self._should_restart(context, error, attempt))
+        self._run.shut_down()
 
     def __repr__(self) -> str:
         state = "shutting down" if self.is_shutting_down else "running" if self.is_running else "not running"
-        return f"<Monitor {state}: {len(self._contexts)} workers>"
-
-
-@asynccontextmanager
-async def _unnested() -> AsyncIterator[None]:
-    """A group that holds nothing but another group says no more than that one does."""
-    try:
-        yield
-    except ExceptionGroup as group:
-        inner: Exception = group
-        while isinstance(inner, ExceptionGroup) and len(inner.exceptions) == 1:
-            if not isinstance(inner.exceptions[0], ExceptionGroup):
-                break
-            inner = inner.exceptions[0]
-        if inner is group:
-            raise
-        raise inner from None
+        return f"<Monitor {state}: {len(self.workers)} workers>"

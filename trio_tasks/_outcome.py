@@ -102,7 +102,8 @@ class TaskResult(Generic[R_co]):
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
     if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
+        group: BaseExceptionGroup[BaseException] = error
+        for each in group.exceptions:
             yield from leaves(each)
     else:
         yield error

@@ -66,8 +66,8 @@ _HANDED_ON: tuple[type[Any], ...] = (
 class _Storage(Protocol[A]):
     """What a pipe carries into, for type checkers: a :class:`Backend` that is a :class:`TaskSink` too."""
 
-    heartbeat_interval: float | None
-
+    @property
+    def heartbeat_interval(self) -> float | None: ...
     async def push_task(self, task: Task[A]) -> TaskId: ...
     async def receive(self) -> Task[A]: ...
     async def settle(self, task: Task[Any], outcome: Outcome) -> None: ...
@@ -157,8 +157,6 @@ class Pipe(Backend[A], Feeder):
                     self._ended = True
                 elif not await self._put(self._in_transit):
                     return
-                else:
-                    self._in_transit, self._tried = None, False
 
     async def _next(self) -> Task[A] | None:
         """What the source gives next, as a task; None at its end."""
@@ -178,9 +176,10 @@ class Pipe(Backend[A], Feeder):
     async def _put(self, task: Task[A]) -> bool:
         """Push what is in transit; False if nothing more can be pushed."""
         repeated, self._tried = self._tried, True
+        refused = True
         try:
             await self._storage.push_task(task)
-            return True
+            refused = False
         except trio.ClosedResourceError:
             log.warning("%r stops, and keeps %r: its storage was closed before its source had ended", self, task)
             return False  # noqa: ASYNC910  it is over, so nobody waits for a turn
@@ -189,8 +188,10 @@ class Pipe(Backend[A], Feeder):
                 log.error("a task of %r is left out: %s", self, error)
         except (TypeError, ValueError):
             log.exception("%r is left out of %r, which refuses it", task, self._storage)
-        await trio.lowlevel.cancel_shielded_checkpoint()  # a long row of such must not starve the others
-        return True
+        self._in_transit, self._tried = None, False
+        if refused:  # a long row of those must not starve the others
+            await trio.lowlevel.checkpoint()
+        return True  # noqa: ASYNC910  either this or the push was one
 
     # Being the storage
 

@@ -7,13 +7,10 @@ out passes through it, and releases the task on its way.
 
 from __future__ import annotations
 
-import linecache
 import math
 from contextvars import copy_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-import outcome
 import trio
 
 from ._abc import NowaitBackend
@@ -21,6 +18,7 @@ from ._errors import LeaseLostError
 from ._events import Engage, Error, Release, Success
 from ._outcome import Released, Succeeded, judge, leaves
 from ._report import Interruption
+from ._whereabouts import where_is, where_struck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from ._task import Task
 
 _INTERRUPTED = Released("interrupted")
-_MACHINERY = tuple(str(Path(file).parent) for file in (trio.__file__, outcome.__file__, __file__) if file)
 
 
 class TaskSource(Protocol):
@@ -69,6 +66,7 @@ class Seat:
         "_settle_nowait",
         "_settle_timeout",
         "_task",
+        "_trio_task",
         "_verdict",
         "context",
     )
@@ -90,6 +88,7 @@ class Seat:
         self._settle_timeout = settle_timeout
         self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
         self._pristine = copy_context()
+        self._trio_task: trio.lowlevel.Task
         self._scope: trio.CancelScope
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
@@ -97,6 +96,7 @@ class Seat:
 
     async def sit(self) -> None:
         """Receive, attempt, settle; and again, until there is nothing to take any more."""
+        self._trio_task = trio.lowlevel.current_task()
         while (task := await self._intake.take()) is not None:
             with trio.CancelScope() as self._scope:
                 while task is not None:
@@ -168,6 +168,10 @@ class Seat:
         self._verdict = outcome
         self._scope.cancel()
 
+    def whereabouts(self) -> str:
+        """The line at which the attempt under way waits just now."""
+        return where_is(self._trio_task)
+
     async def _settle(self, task: Task[Any]) -> None:
         """Tell the backend, shielded from cancellation, within bounds."""
         try:
@@ -201,7 +205,7 @@ class Seat:
 
     def _note_interruption(self, cancelled: trio.Cancelled) -> None:
         context = self.context
-        context.tally.interrupted.append(Interruption(context.name, self._task.parts.id, _where(cancelled)))
+        context.tally.interrupted.append(Interruption(context.name, self._task.parts.id, where_struck(cancelled)))
 
     def _was_disturbed(self) -> bool:
         """Whether the attempt was interrupted, or has left context variables behind."""
@@ -229,18 +233,3 @@ def _cancelled_within(error: BaseException) -> trio.Cancelled | None:
             each = each.__cause__ or each.__context__
     return None
 
-
-def _where(cancelled: trio.Cancelled) -> str:
-    """The innermost line of the user's own at which the cancellation struck."""
-    found = None
-    trace = cancelled.__traceback__
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if found is None or not filename.startswith(_MACHINERY):
-            found = trace
-        trace = trace.tb_next
-    if found is None:
-        return "an unknown place"
-    code = found.tb_frame.f_code
-    line = linecache.getline(code.co_filename, found.tb_lineno).strip()
-    return f"{code.co_filename}:{found.tb_lineno} in {code.co_name}" + (f": {line}" if line else "")

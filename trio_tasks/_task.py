@@ -85,6 +85,10 @@ class Holder(Protocol):
     def revoke(self, outcome: Killed | Released) -> None:
         """Cancel the attempt that is under way; ``outcome`` becomes its outcome."""
 
+    def whereabouts(self) -> str:
+        """The line at which the attempt waits just now."""
+        ...
+
 
 @final
 class Parts:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypedDict, TypeVar, cast, final
 from ._checks import check_count, check_moment, check_seconds, check_text
 from ._clock import wall_after
 from ._extensions import Extensions, Metadata
-from ._task import USUAL_TERMS, OnConflict, Parts, Task, Terms
+from ._task import USUAL_TERMS, OnConflict, Parts, Task
 from ._task_id import TaskId
 
 A = TypeVar("A")

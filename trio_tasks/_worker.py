@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 import trio
-from trio_util import run_and_cancelling
 
 from ._abc import Feeder, Gate, RegisterWorker
 from ._backoff import RetryPolicy
@@ -20,14 +19,16 @@ from ._errors import WorkerError
 from ._events import HeartBeat, Start, Stop
 from ._intake import Intake
 from ._outcome import leaves
+from ._patience import naming_who_stays
 from ._seat import Seat
 from ._task_fn import adapt, handler_name
+from ._upkeep import run_and_cancelling
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from typing_extensions import Unpack
 
@@ -184,7 +185,8 @@ class Worker(Generic[A, R]):
         try:
             await self._run(context, task_status)
         except ExceptionGroup as group:
-            raise ExceptionGroup(f"worker {self.name!r} has ended", list(leaves(group))) from None  # type: ignore[type-var]  # all are Exceptions
+            errors = [each for each in leaves(group) if isinstance(each, Exception)]
+            raise ExceptionGroup(f"worker {self.name!r} has ended", errors) from None
         finally:
             context.ended()
             context.emit(Stop())
@@ -193,7 +195,7 @@ class Worker(Generic[A, R]):
     async def _run(self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]) -> None:
         backend = self.backend
         intake = Intake(context, backend, self._gates, self.settle_timeout)
-        async with run_and_cancelling(self._beat, context):  # leases outlive the last attempt
+        async with run_and_cancelling(self._beat, context), naming_who_stays(context):  # outlive the last attempt
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
                 if isinstance(backend, RegisterWorker):
@@ -247,7 +249,7 @@ class Worker(Generic[A, R]):
         return reports[0]
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
+    async def stream(self) -> AsyncGenerator[trio.MemoryReceiveChannel[Event], None]:
         """Run the worker for as long as the block lasts, and give its events as a channel that ends with it.
 
         Leaving the block early stops the worker gracefully; an error in the block cancels it. Events wait unboundedly

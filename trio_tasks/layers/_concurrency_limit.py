@@ -33,8 +33,8 @@ _EVERYTHING = object()
 @final
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimitStatistics:
-    """A limit at one moment: how many permits there are (for each key), how many are ``taken`` in all, and by which keys;
-    and how many ``waiting`` trio tasks stand in line for one."""
+    """A limit at one moment: how many permits there are (for each key), how many are ``taken`` in all, and by which
+    keys; and how many ``waiting`` trio tasks stand in line for one."""
 
     limit: int
     taken: int
@@ -73,7 +73,7 @@ class _Permits:
 
     @property
     def is_idle(self) -> bool:
-        return not self.taken and self.line.is_deserted
+        return not self.taken and not self.line.waiting
 
 
 @final

@@ -47,7 +47,7 @@ class LongRunning:
 
     An attempt that never comes to a checkpoint lets nobody speak while it lasts. It is named afterwards.
 
-    What the attempt raises comes out as it is; if it is cancelled, that is all that happens.
+    What the attempt raises comes out as it is. If it is cancelled, it is named for as long as it cleans up.
     """
 
     __slots__ = ("maximum",)
@@ -61,9 +61,10 @@ class LongRunning:
         ended: outcome.Value[R] | outcome.Error | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.keep)
-            ended = await _captured(handler, task)
-            nursery.cancel_scope.cancel()
-        watch.look_back()
+            try:
+                ended = await _captured(handler, task)
+            finally:
+                watch.end()
         assert ended is not None
         return ended.unwrap()
 
@@ -71,45 +72,51 @@ class LongRunning:
         return f"<LongRunning, named after {self.maximum:g} s>"
 
 
-async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] | outcome.Error:  # noqa: ASYNC910  awaiting the handler is all it does
+async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] | outcome.Error:
     """How it ended, as a value, so that the nursery makes no group of an error. A cancellation is not captured."""
     try:
         return outcome.Value(await handler(task))
     except (Exception, SystemExit) as error:
-        return outcome.Error(error)
+        return outcome.Error(error)  # noqa: ASYNC910  the handler was awaited
 
 
 @final
 class _Watch:
-    """Looks at the clock for one attempt."""
+    """Looks at the clock for one attempt. A cancellation does not end it: the attempt may take long to clean up, and is
+    the one who should say where it was struck."""
 
-    __slots__ = ("_due", "_interval", "_started", "_task", "_told")
+    __slots__ = ("_due", "_interval", "_scope", "_started", "_task", "_told")
 
     def __init__(self, task: Task[Any], interval: float) -> None:
         self._task = task
         self._interval = interval
         self._started = self._told = trio.current_time()
         self._due = self._started + interval
+        self._scope = trio.CancelScope(shield=True)
 
     async def keep(self) -> None:
         """Name the attempt each time that it has lasted one interval more."""
-        while True:
-            await trio.sleep_until(self._due)
-            self._told = trio.current_time()
-            self._due = max(self._due, self._told - self._interval) + self._interval
-            seconds = self._told - self._started
-            log.warning("task %s is still running, after %.3g s", self._task.parts.id, seconds)
-            self._emit(StillRunning(self._task, seconds))
+        with self._scope:
+            while True:
+                await trio.sleep_until(self._due)
+                self._tell()
 
-    def _emit(self, news: StillRunning) -> None:
+    def _tell(self) -> None:
+        self._told = trio.current_time()
+        self._due += self._interval
+        if self._due <= self._told:  # nobody got a turn for a while: what was missed is not made up for
+            self._due = self._told + self._interval
+        seconds = self._told - self._started
+        log.warning("task %s is still running, after %.3g s", self._task.parts.id, seconds)
         try:
             context = WorkerContext.of(self._task)
         except WorkerError:
             return  # without a worker there is nobody else to tell
-        context.emit(Custom(news))
+        context.emit(Custom(StillRunning(self._task, seconds)))
 
-    def look_back(self) -> None:
+    def end(self) -> None:
         """The attempt has ended. If it was overdue to be named, and by far, it let nobody do so: say that now."""
+        self._scope.cancel()
         now = trio.current_time()
         if now - self._due > self._interval / 10:
             log.warning(

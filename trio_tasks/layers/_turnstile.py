@@ -40,13 +40,9 @@ class Turnstile:
 
     @property
     def waiting(self) -> int:
-        """How many stand in line."""
-        return len(self._first) + self._line.statistics().tasks_waiting
-
-    @property
-    def is_deserted(self) -> bool:
-        """Whether nobody stands in line, nor is just passing."""
-        return not self._line.locked()
+        """How many stand in line, with who is just passing."""
+        line = self._line.statistics()
+        return line.tasks_waiting + line.locked
 
     async def pass_through(self) -> None:
         """Return once there is room; there still is when it returns. If it is cancelled, the line closes up."""

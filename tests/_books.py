@@ -1,0 +1,213 @@
+"""Books that are kept beside a storage's own: a listener that hears of every attempt, and knows what must not be.
+
+The law that they hold a program to is that of the second promise: what was pushed is settled, released or still there,
+each task in one place, each attempt ended once, each number counted once. A listener's error would be logged and
+forgotten, so what is wrong is written down in ``faults``, to be looked at in the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import trio
+from trio_tasks import (
+    AbortError,
+    Engage,
+    Error,
+    Event,
+    Failed,
+    Killed,
+    MemoryStorage,
+    Outcome,
+    Release,
+    Released,
+    Retried,
+    Start,
+    Status,
+    Stop,
+    Succeeded,
+    Success,
+    Task,
+    TaskExpiredError,
+    WorkerContext,
+)
+
+ALL = 10**9
+"""More tasks than any test has."""
+_KINDS = (Succeeded, Retried, Failed, Killed, Released)
+_STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
+_CLOSE = 1e-6  # seconds: a moment is a sum of floats
+
+
+def ending(event: Event) -> Outcome | None:
+    """How the attempt ended that this event tells of; None if it tells of something else."""
+    if isinstance(event, Success):
+        return Succeeded(event.result)
+    if isinstance(event, Error):
+        return event.outcome
+    return Released(event.reason) if isinstance(event, Release) else None
+
+
+class Books:
+    """Give :meth:`hear` to every worker as a listener, tell what is done from outside, and :meth:`audit` in the end."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.history: list[str] = []
+        self.pushed: set[str] = set()
+        self.refused: set[str] = set()
+        self.in_hand: dict[str, str] = {}  # by task, the worker
+        self.children: Counter[str] = Counter()  # by task, those of the attempt under way
+        self.struck: set[str] = set()  # whose attempt has seen a cancellation come from outside of it
+        self.aborted: set[str] = set()
+        self.counts: Counter[type[Any]] = Counter()  # attempts, by how they ended
+        self.not_admitted = 0  # given back by a gate, so without an attempt
+        self._runs: dict[WorkerContext, Counter[type[Any]]] = {}
+        self._attempts: Counter[str] = Counter()  # that count
+        self._not_before: dict[str, float] = {}
+        self._final: dict[str, Outcome] = {}
+        self._killed_waiting = 0  # of those that were resumed since
+
+    def _fault(self, what: str) -> None:
+        self.faults.append(f"{what}, at {trio.current_time():g}")
+
+    # What is done from outside
+
+    def will_push(self, task: Task[Any]) -> None:
+        """It may be started once its delay is over, counted from now at the earliest."""
+        self._not_before[task.parts.id] = trio.current_time() + task.parts.terms.delay
+
+    def was_rescheduled(self, task_id: str, delay: float) -> None:
+        """It waits for so long from now."""
+        self._not_before[task_id] = trio.current_time() + delay
+
+    def was_resumed(self, task_id: str) -> None:
+        """It begins another life."""
+        if self._final.pop(task_id, None) is None:
+            self._killed_waiting += 1
+        self._attempts[task_id] = 0
+        self._not_before[task_id] = 0.0
+
+    # What a worker says
+
+    def hear(self, context: WorkerContext, event: Event) -> None:
+        """Compare what happened with what may happen."""
+        self.history.append(f"{trio.current_time():12.3f} {context.name} {event!r}")
+        outcome = ending(event)
+        if isinstance(event, Start):
+            self._runs[context] = Counter()
+        elif isinstance(event, Engage):
+            self._begin(context, event.task)
+        elif isinstance(event, Stop) and context.in_hand:
+            self._fault(f"{context!r} has stopped with {context.in_hand} in hand")
+        elif outcome is not None:
+            assert isinstance(event, (Success, Error, Release))
+            self._runs[context][type(outcome)] += 1
+            self._end(context, event.task, outcome)
+
+    def _begin(self, context: WorkerContext, task: Task[Any]) -> None:
+        task_id, attempt = task.parts.id, task.parts.attempt
+        if task_id in self.in_hand:
+            self._fault(f"{task_id} is begun by {context.name} while {self.in_hand[task_id]} has it in hand")
+        if task_id in self._final:
+            self._fault(f"{task_id} is begun after it was {self._final[task_id]}")
+        if attempt != self._attempts[task_id] + 1:
+            self._fault(f"{task_id} begins attempt {attempt} after {self._attempts[task_id]} that count")
+        if trio.current_time() < self._not_before.get(task_id, 0.0) - _CLOSE:
+            self._fault(f"{task_id} is begun before {self._not_before[task_id]:g}")
+        if task.parts.status is not Status.Running:
+            self._fault(f"{task_id} is in hand and {task.parts.status}")
+        self.in_hand[task_id] = context.name
+
+    def _end(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
+        task_id = task.parts.id
+        self.counts[type(outcome)] += 1
+        if self.in_hand.pop(task_id, None) != context.name:
+            self._fault(f"{context.name} has settled {task_id}, which it did not have in hand")
+        if self.children.pop(task_id, 0):
+            self._fault(f"{task_id} is settled while children of its attempt are running")
+        self._check_kind(task, outcome)
+        self.struck.discard(task_id)
+        self.aborted.discard(task_id)
+        if isinstance(outcome, Retried):
+            self._attempts[task_id] += 1
+            self._not_before[task_id] = trio.current_time() + outcome.after
+        elif not isinstance(outcome, Released):
+            self._attempts[task_id] += 1
+            self._final[task_id] = outcome
+
+    def _check_kind(self, task: Task[Any], outcome: Outcome) -> None:
+        """An attempt that was cut is released, unless it was aborted; and no other is."""
+        task_id = task.parts.id
+        if task_id in self.aborted:
+            if not isinstance(outcome, (Killed, Succeeded)):
+                self._fault(f"{task_id} was aborted, and is settled as {outcome}")
+        elif isinstance(outcome, Released) and task_id not in self.struck:
+            self._fault(f"{task_id} is released, but was not interrupted")
+        elif task_id in self.struck and not isinstance(outcome, (Released, Succeeded)):
+            if task.parts.terms.timeout is None:
+                self._fault(f"{task_id} was interrupted, and is settled as {outcome}")
+
+    # What is true in the end
+
+    async def audit(self, storage: MemoryStorage[Any]) -> None:
+        """No worker runs any more: is every task in one place, and does the storage say the same as these books?"""
+        tasks = await storage.list_tasks(limit=ALL)
+        places = Counter(str(task.parts.id) for task in tasks)
+        for faulty, what in (
+            (set(self.in_hand), "in the hands of a worker that is gone"),
+            ({each for each, n in places.items() if n > 1}, "in more than one place"),
+            (self.pushed - set(places), "lost"),
+            (set(places) & self.refused, "stored, though its push did not succeed"),
+        ):
+            self.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
+        for task in tasks:
+            await self._audit_task(storage, task)
+        self._audit_counts(storage, tasks)
+
+    async def _audit_task(self, storage: MemoryStorage[Any], task: Task[Any]) -> None:
+        task_id, status = task.parts.id, task.parts.status
+        outcome = self._final.get(task_id)
+        if not status.is_final:
+            if outcome is not None or status is not Status.Pending:
+                self._fault(f"{task_id} is {status}, after {outcome}")
+            if task.parts.attempt != self._attempts[task_id]:
+                self._fault(f"{task_id} waits with {task.parts.attempt} attempts, not {self._attempts[task_id]}")
+            return
+        result = await storage.wait_for(task_id)
+        if outcome is None:
+            if status is not Status.Killed or not isinstance(result.error, (AbortError, TaskExpiredError)):
+                self._fault(f"{task_id} is {status}, and nobody said so")
+        elif status is not _STATUS[type(outcome)] or result.status is not status:
+            self._fault(f"{task_id} is {status}, its result {result}, after {outcome}")
+        elif isinstance(outcome, Succeeded):
+            if result.result != outcome.result or result.error is not None:
+                self._fault(f"{task_id} has {result}, after {outcome}")
+        elif isinstance(outcome, (Failed, Killed)) and result.error is not outcome.error:
+            self._fault(f"{task_id} has {result}, after {outcome}")
+
+    def _audit_counts(self, storage: MemoryStorage[Any], tasks: list[Task[Any]]) -> None:
+        killed = [task for task in tasks if task.parts.status is Status.Killed]
+        in_silence = self._killed_waiting + sum(task.parts.id not in self._final for task in killed)
+        waiting = sum(not task.parts.status.is_final for task in tasks)
+        books = storage.statistics()
+        for name, theirs, ours in (
+            ("pushed", books.pushed, len(tasks)),
+            ("waiting", books.waiting, waiting),
+            ("in hand", books.in_hand, 0),
+            ("succeeded", books.succeeded, self.counts[Succeeded]),
+            ("retried", books.retried, self.counts[Retried]),
+            ("failed", books.failed, self.counts[Failed]),
+            ("killed", books.killed, self.counts[Killed] + in_silence),
+            ("released", books.released, self.counts[Released] + self.not_admitted),
+        ):
+            if theirs != ours:
+                self._fault(f"the storage says {theirs} {name}, the events {ours}")
+        for context, counts in self._runs.items():
+            report = context.report()
+            told = (report.succeeded, report.retried, report.failed, report.killed, report.released)
+            if told != tuple(counts[kind] for kind in _KINDS):
+                self._fault(f"{context.name} reports {report}, its events were {counts}")
+            if context.is_running or not context.is_stopped:
+                self._fault(f"{context!r} has not ended")

@@ -1,0 +1,166 @@
+"""A listener among the layers hears what the attempts look like at its place."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio_tasks import (
+    Engage,
+    Error,
+    Event,
+    Failed,
+    Killed,
+    MemoryStorage,
+    Released,
+    Retried,
+    RetryPolicy,
+    Success,
+    Task,
+    Worker,
+    WorkerContext,
+    WorkerError,
+    constant,
+)
+from trio_tasks.layers import EventListener, MapArgs, Retry
+
+
+class Hand:
+    """Has tasks in hand, as the seat of a worker does."""
+
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        self.context = WorkerContext("w")
+        self.policy = policy
+
+    def hold(self, args: Any) -> Task[Any]:
+        task = Task(args)
+        task.parts.holder = self
+        return task
+
+    def revoke(self, outcome: Killed | Released) -> None:
+        raise AssertionError("nobody does that here")
+
+    def whereabouts(self) -> str:
+        return "nowhere"
+
+
+class Ear:
+    """Notes what it hears, and from which worker."""
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+        self.contexts: set[str] = set()
+
+    def __call__(self, context: WorkerContext, event: Event) -> None:
+        self.contexts.add(context.name)
+        self.heard.append(event)
+
+
+async def double(task: Task[int]) -> int:
+    return task.args * 2
+
+
+async def test_it_hears_the_beginning_and_a_success() -> None:
+    ear = Ear()
+    task = Hand().hold(21)
+    assert await EventListener(ear)(double, task) == 42
+    assert ear.heard == [Engage(task), Success(task, 42)]
+    assert ear.contexts == {"w"}
+
+
+async def test_it_hears_an_error_and_what_becomes_of_it() -> None:
+    ear, error = Ear(), KeyError("x")
+
+    async def fail(task: Task[int]) -> None:
+        raise error
+
+    task = Hand().hold(1)
+    with pytest.raises(KeyError):
+        await EventListener(ear, retry=RetryPolicy(backoff=constant(3)))(fail, task)
+    assert ear.heard == [Engage(task), Error(task, error, Retried(error, 3))]
+
+
+async def test_errors_are_judged_by_the_policy_of_who_has_the_task_in_hand() -> None:
+    ear, error = Ear(), SystemExit(1)
+
+    async def fail(task: Task[int]) -> None:
+        raise error
+
+    task = Hand(RetryPolicy(attempts=1)).hold(1)
+    with pytest.raises(SystemExit):
+        await EventListener(ear)(fail, task)
+    assert ear.heard[1:] == [Error(task, error, Failed(error))]
+
+
+async def test_after_a_cancellation_it_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    ear = Ear()
+
+    async def sleep(task: Task[int]) -> None:
+        await trio.sleep_forever()
+
+    task = Hand().hold(1)
+    with trio.move_on_after(1) as scope:
+        await EventListener(ear)(sleep, task)
+    assert scope.cancelled_caught
+    assert ear.heard == [Engage(task)]
+
+
+@pytest.mark.parametrize("error", [ValueError("deaf"), SystemExit(1)], ids=["an error", "an exit"])
+async def test_a_listener_that_fails_changes_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    def deaf(context: WorkerContext, event: Event) -> None:
+        raise error
+
+    assert await EventListener(deaf)(double, Hand().hold(21)) == 42
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert "failed on Engage(" in caplog.text
+
+
+async def test_without_a_worker_there_is_no_context_to_tell_of() -> None:
+    with pytest.raises(WorkerError, match="not in the hands of a worker"):
+        await EventListener(Ear())(double, Task(1))
+
+
+async def test_in_a_worker_its_place_decides_what_it_hears(autojump_clock: trio.testing.MockClock) -> None:
+    outer, inner = Ear(), Ear()
+    storage = MemoryStorage[str]()
+    await storage.push("21")
+    storage.close()
+    calls = 0
+
+    async def flaky(n: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise KeyError(n)
+        return n * 2
+
+    layers: list[Any] = [EventListener(outer), Retry(5), MapArgs(int), EventListener(inner)]
+    untyped: Any = flaky
+    await Worker("w", storage, untyped, layers=layers).run()
+    assert [type(event) for event in outer.heard] == [Engage, Success]
+    assert [type(event) for event in inner.heard] == [Engage, Error, Engage, Error, Engage, Success]
+    first_in, first_out = inner.heard[0], outer.heard[0]
+    assert isinstance(first_in, Engage)
+    assert isinstance(first_out, Engage)
+    assert (first_out.task.args, first_in.task.args) == ("21", 21)
+    assert outer.contexts == inner.contexts == {"w"}
+
+
+def test_wrong_arguments_are_refused() -> None:
+    async def listener(context: WorkerContext, event: Event) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="listener must be a plain function"):
+        EventListener(listener)
+    wrong: Any = "print"
+    with pytest.raises(TypeError, match="listener must be callable, as listener"):
+        EventListener(wrong)
+    with pytest.raises(TypeError, match="retry must be a RetryPolicy"):
+        EventListener(print, retry=wrong)
+
+
+def test_it_shows_itself() -> None:
+    assert repr(EventListener(print)) == "<EventListener <built-in function print>>"

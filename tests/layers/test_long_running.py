@@ -1,0 +1,171 @@
+"""What takes long is named; nothing is done to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio_tasks import Custom, Event, MemoryStorage, Task, Worker, WorkerContext
+from trio_tasks.layers import LongRunning, StillRunning, Timeout
+
+
+async def work_for(task: Task[float]) -> str:
+    await trio.sleep(task.args)
+    return "done"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert {record.levelno for record in caplog.records} <= {logging.WARNING}
+    return [record.getMessage() for record in caplog.records]
+
+
+async def test_what_is_quick_is_left_alone(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    assert await LongRunning(maximum=10)(work_for, Task(9.0)) == "done"
+    assert trio.current_time() == 9
+    assert not warnings(caplog)
+
+
+async def test_what_takes_long_is_named_each_time(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    task = Task(35.0)
+    assert await LongRunning(maximum=10)(work_for, task) == "done"
+    assert trio.current_time() == 35
+    assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (10, 20, 30)]
+
+
+async def test_it_is_named_once_each_time_with_crooked_numbers(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    await trio.sleep(1 / 3)
+    await LongRunning(maximum=0.1)(work_for, Task(10.05))
+    assert len(warnings(caplog)) == 100
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(1)], ids=["an error", "an exit"])
+async def test_an_error_passes_as_it_is(error: BaseException, autojump_clock: trio.testing.MockClock) -> None:
+    async def fail(task: Task[float]) -> None:
+        await trio.sleep(3)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await LongRunning(2)(fail, Task(1.0))
+    assert caught.value is error
+
+
+async def test_a_cancellation_ends_both(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.move_on_after(25) as scope:
+        await LongRunning(10)(work_for, Task(math.inf))
+    assert scope.cancelled_caught
+    await trio.sleep(100)
+    assert len(warnings(caplog)) == 2
+
+
+async def test_a_cleanup_that_takes_long_is_not_cut_short_and_named(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    cleaned: list[float] = []
+
+    async def tidy(task: Task[float]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(30)
+                cleaned.append(trio.current_time())
+
+    task = Task(1.0)
+    with trio.move_on_after(5):
+        await LongRunning(10)(tidy, task)
+    assert cleaned == [35]
+    assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (10, 20, 30)]
+
+
+async def test_what_lets_nobody_speak_is_named_afterwards(
+    caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    async def block(task: Task[float]) -> str:
+        mock_clock.jump(task.args)
+        return "done"
+
+    task = Task(45.0)
+    assert await LongRunning(10)(block, task) == "done"
+    assert warnings(caplog) == [
+        f"task {task.parts.id} ran for 45 s, the last 45 s of them without giving a turn to anybody else"
+    ]
+    caplog.clear()
+    assert await LongRunning(10)(block, Task(10.5)) == "done"
+    assert not warnings(caplog), "a little late is not worth a word"
+
+
+async def test_after_a_pause_it_is_not_named_for_the_past(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def block_and_go_on(task: Task[float]) -> None:
+        autojump_clock.jump(45)
+        await trio.sleep(12)
+
+    task = Task(1.0)
+    await LongRunning(10)(block_and_go_on, task)
+    assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (45, 55)]
+
+
+async def test_in_a_worker_its_listeners_are_told(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    storage = MemoryStorage[float]()
+    heard: list[Any] = []
+
+    def listen(context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Custom):
+            heard.append(event.value)
+
+    async def handler(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    task_id = await storage.push(25.0)
+    await storage.push(5.0)
+    storage.close()
+    layers: list[Any] = [LongRunning(10), Timeout(60)]
+    report = await Worker("w", storage, handler, layers=layers, on_event=listen).run()
+    assert report.succeeded == 2
+    assert all(isinstance(each, StillRunning) for each in heard)
+    assert [(each.task.parts.id, each.seconds) for each in heard] == [(task_id, 10), (task_id, 20)]
+    assert len(warnings(caplog)) == 2
+
+
+async def test_a_shutdown_names_the_line_of_the_handler(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The nursery that it needs does not get in between the worker and the cancellation."""
+    storage = MemoryStorage[float]()
+
+    async def stuck(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    await storage.push(1000.0)
+    worker = Worker("w", storage, stuck, layers=[LongRunning(10)])
+    context = worker.prepare()
+    with trio.move_on_after(5):
+        await worker.run(context)
+    report = context.report()
+    assert report.released == 1
+    assert [each.where.partition(" in ")[2] for each in report.interrupted] == ["stuck: await trio.sleep(seconds)"]
+
+
+@pytest.mark.parametrize("maximum", [0, -1, math.nan, math.inf])
+def test_a_wrong_number_is_refused(maximum: float) -> None:
+    with pytest.raises(ValueError, match="maximum must be"):
+        LongRunning(maximum)
+
+
+def test_it_shows_itself() -> None:
+    assert repr(LongRunning(60)) == "<LongRunning, named after 60 s>"

@@ -1,0 +1,109 @@
+"""The errors that steer a task, and those that a caller would catch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+from trio_tasks._errors import (
+    AbortError,
+    BackendError,
+    DeferredError,
+    DuplicateTaskError,
+    LeaseLostError,
+    MonitorError,
+    OverloadedError,
+    RetryAfterError,
+    TaskExpiredError,
+    UnknownTaskError,
+    WorkerError,
+)
+from trio_tasks._task_id import TaskId
+
+STEERING: dict[str, Callable[[BaseException | str], AbortError | RetryAfterError | DeferredError]] = {
+    "AbortError": AbortError,
+    "RetryAfterError": lambda source: RetryAfterError(source, 5),
+    "DeferredError": DeferredError,
+}
+each_steering_error = pytest.mark.parametrize("make", STEERING.values(), ids=STEERING)
+
+
+@each_steering_error
+def test_the_trouble_behind_it_is_its_source_and_cause(
+    make: Callable[[BaseException | str], AbortError],
+) -> None:
+    trouble = ValueError("no such address")
+    error = make(trouble)
+    assert error.source is trouble
+    assert error.__cause__ is trouble
+    assert str(error) == "no such address"
+
+
+@each_steering_error
+def test_a_text_will_do(make: Callable[[BaseException | str], AbortError]) -> None:
+    error = make("no such address")
+    assert error.source == "no such address"
+    assert error.__cause__ is None
+    assert str(error) == "no such address"
+
+
+@each_steering_error
+def test_trouble_without_words_is_told_by_its_repr(make: Callable[[BaseException | str], AbortError]) -> None:
+    assert str(make(ValueError())) == "ValueError()"
+
+
+@each_steering_error
+def test_another_cause_may_be_given(make: Callable[[BaseException | str], AbortError]) -> None:
+    cause = KeyError("cause")
+    with pytest.raises(Exception, match="trouble") as caught:
+        raise make(ValueError("trouble")) from cause
+    assert caught.value.__cause__ is cause
+
+
+def copies(error: BaseException) -> list[BaseException]:
+    return [copy.copy(error), pickle.loads(pickle.dumps(error))]
+
+
+@each_steering_error
+def test_it_can_be_copied_and_pickled(make: Callable[[BaseException | str], AbortError]) -> None:
+    for each in copies(make(ValueError("trouble"))):
+        assert type(each) is type(make(""))
+        assert str(each) == "trouble"
+        assert isinstance(each.__cause__, ValueError)
+
+
+def test_a_delay_survives_copying() -> None:
+    for each in copies(RetryAfterError("busy", 2.5)):
+        assert isinstance(each, RetryAfterError)
+        assert (each.source, each.delay) == ("busy", 2.5)
+
+
+def test_retry_after_takes_seconds() -> None:
+    assert RetryAfterError("busy", 0).delay == 0.0
+    assert RetryAfterError("busy", delay=3).delay == 3.0
+
+
+@pytest.mark.parametrize(
+    ("delay", "error"),
+    [(-1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("5", TypeError), (None, TypeError)],
+)
+def test_retry_after_refuses_what_is_no_delay(delay: float, error: type[Exception]) -> None:
+    with pytest.raises(error, match="RetryAfterError's delay must be "):
+        RetryAfterError("busy", delay)
+
+
+def test_an_unknown_task_is_named() -> None:
+    assert "no task 'task-123' is known here" in str(UnknownTaskError(TaskId("task-123")))
+    assert isinstance(UnknownTaskError("task-123"), LookupError)
+
+
+def test_what_a_backend_answers_can_be_caught_at_once() -> None:
+    assert {DuplicateTaskError, UnknownTaskError, LeaseLostError} == set(BackendError.__subclasses__())
+
+
+def test_none_of_them_looks_like_a_cancellation() -> None:
+    kinds = [WorkerError, MonitorError, BackendError, TaskExpiredError, OverloadedError, AbortError]
+    assert all(issubclass(kind, Exception) for kind in kinds)

@@ -1,0 +1,821 @@
+"""The books of a queue in memory: a task is in exactly one place, before and after every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from trio_tasks._clock import use_wall_clock
+from trio_tasks._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
+from trio_tasks._ledger import Ledger
+from trio_tasks._outcome import Ending, Failed, Killed, Outcome, Released, Retried, Succeeded, TaskResult
+from trio_tasks._task import Status, Task
+from trio_tasks._task_builder import TaskOptions, make_task
+from trio_tasks._task_id import TaskId
+
+ERROR = ValueError("of the handler")
+NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
+
+
+class Book:
+    """A ledger, the time, and all that it said was finished."""
+
+    def __init__(self, *, keep_results: int = 100) -> None:
+        self.finished: list[tuple[str, Ending]] = []
+        self.now = 0.0
+        self.ledger = Ledger[Any](
+            on_finish=lambda task_id, outcome: self.finished.append((task_id, outcome)), keep_results=keep_results
+        )
+
+    def push(self, id: str, args: Any = None, **options: Any) -> TaskId:
+        return self.ledger.push(make_task(args, cast("TaskOptions", {"id": id, **options})), self.now)
+
+    def take(self) -> Task[Any] | None:
+        return self.ledger.take(self.now)
+
+    def take_one(self) -> Task[Any]:
+        task = self.take()
+        assert task is not None
+        return task
+
+    def take_ids(self) -> list[str]:
+        found: list[str] = []
+        while (task := self.take()) is not None:
+            found.append(task.parts.id)
+        return found
+
+    def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        self.ledger.settle(task, outcome, self.now)
+
+    def status_of(self, id: str) -> Status | None:
+        task = self.ledger.find(id)
+        return task and task.parts.status
+
+
+class Holder:
+    """Has a task in hand, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Outcome] = []
+
+    def revoke(self, outcome: Killed | Released) -> None:
+        self.told.append(outcome)
+
+    def whereabouts(self) -> str:
+        return "nowhere"
+
+
+# Coming in and going out
+
+
+def test_what_is_pushed_is_taken_in_order_and_once() -> None:
+    book = Book()
+    assert [book.push(id, args=id.upper()) for id in "abc"] == ["a", "b", "c"]
+    assert (book.ledger.waiting, book.ledger.in_hand) == (3, 0)
+    task = book.take_one()
+    assert (task.args, task.parts.id, task.parts.attempt, task.parts.status) == ("A", "a", 1, Status.Running)
+    assert (book.ledger.waiting, book.ledger.in_hand) == (2, 1)
+    assert book.take_ids() == ["b", "c"]
+    assert book.take() is None
+
+
+def test_higher_priority_goes_first() -> None:
+    book = Book()
+    for id, priority in (("a", 0), ("b", 5), ("c", -5), ("d", 5)):
+        book.push(id, priority=priority)
+    assert book.take_ids() == ["b", "d", "a", "c"]
+
+
+def test_a_delayed_task_is_taken_when_it_is_due_and_not_before() -> None:
+    book = Book()
+    book.push("late", delay=10)
+    book.push("later", delay=20)
+    book.push("soon")
+    assert book.ledger.next_due == 10
+    assert book.take_ids() == ["soon"]
+    book.now = 9.999
+    assert book.take() is None
+    book.now = 10
+    assert book.take_ids() == ["late"]
+    assert book.ledger.next_due == 20
+    book.now = 1000
+    assert book.take_ids() == ["later"]
+    assert book.ledger.next_due is None
+
+
+def test_the_delay_counts_from_the_push() -> None:
+    book = Book()
+    book.now = 100
+    with use_wall_clock(NOON.timestamp):
+        book.push("a", delay=10)
+    assert book.ledger.next_due == 110
+    task = book.ledger.find("a")
+    assert task is not None
+    assert task.parts.run_at == NOON + timedelta(seconds=10)
+
+
+def test_a_moment_is_a_delay_by_the_wall_clock() -> None:
+    book = Book()
+    book.now = 100
+    with use_wall_clock(NOON.timestamp):
+        book.push("a", run_at=NOON + timedelta(minutes=1))
+        book.push("past", run_at=NOON - timedelta(minutes=1))
+    assert book.ledger.next_due == 160
+    assert book.take_ids() == ["past"]
+    task = book.ledger.find("a")
+    assert task is not None
+    assert task.parts.run_at == NOON + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("place", ["waiting", "in hand", "done", "dead"])
+def test_an_id_that_is_known_is_refused_and_nothing_changes(place: str) -> None:
+    book = Book()
+    book.push("a", args=1)
+    if place != "waiting":
+        task = book.take_one()
+        if place != "in hand":
+            book.settle(task, Succeeded(1) if place == "done" else Failed(ERROR))
+    before = (book.ledger.waiting, book.ledger.in_hand, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+    with pytest.raises(DuplicateTaskError, match="a task of the id 'a' has been pushed already; ids must be new"):
+        book.push("a", args=2, unique="key")
+    after = (book.ledger.waiting, book.ledger.in_hand, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+    assert before == after
+    assert book.push("b", unique="key") == "b", "the refused one has not taken the key"
+
+
+def test_what_cannot_be_placed_in_time_is_refused_and_not_half_stored() -> None:
+    book = Book()
+    book.push("old", unique="key")
+    task = make_task("args", TaskOptions(id="a", unique="key", on_conflict="replace"))
+    task.parts.run_at = datetime(2026, 11, 23)  # noqa: DTZ001  that it is naive is the point
+    with pytest.raises(TypeError, match="offset-naive"):
+        book.ledger.push(task, 0)
+    assert book.ledger.find("a") is None
+    assert (book.ledger.waiting, book.ledger.counts["pushed"]) == (1, 1)
+    assert book.take_ids() == ["old"]
+
+
+# Unique keys
+
+
+def test_skip_leaves_the_first_in_place_and_returns_its_id() -> None:
+    book = Book()
+    book.push("a", args=1, unique="key")
+    assert book.push("b", args=2, unique="key") == "a"
+    assert book.ledger.find("b") is None
+    assert book.ledger.counts["pushed"] == 1
+    assert book.take_one().args == 1
+    assert book.push("c", unique="key") == "a", "one that runs has its key still"
+
+
+def test_raise_raises() -> None:
+    book = Book()
+    book.push("a", unique="key")
+    with pytest.raises(DuplicateTaskError, match="the unique key 'key' is taken by the unfinished task 'a'"):
+        book.push("b", unique="key", on_conflict="raise")
+    assert book.take_ids() == ["a"]
+
+
+def test_replace_takes_out_one_that_waits() -> None:
+    book = Book()
+    book.push("a", unique="key", delay=5)
+    assert book.push("b", unique="key", on_conflict="replace") == "b"
+    assert book.status_of("a") is Status.Killed
+    book.now = 5
+    assert book.take_ids() == ["b"]
+    result = book.ledger.result_of("a")
+    assert result is not None
+    assert isinstance(result.error, AbortError)
+    assert str(result.error) == "replaced by task b"
+
+
+def test_replace_leaves_one_that_runs_and_the_key_goes_to_the_new_one() -> None:
+    book = Book()
+    book.push("a", unique="key")
+    first = book.take_one()
+    book.push("b", unique="key", on_conflict="replace")
+    book.settle(first, Succeeded(None))
+    assert book.push("c", unique="key") == "b"
+    assert book.take_ids() == ["b"]
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR)], ids=lambda each: type(each).__name__)
+def test_a_key_is_free_when_its_task_is_finished(outcome: Outcome) -> None:
+    book = Book()
+    book.push("a", unique="key")
+    book.settle(book.take_one(), outcome)
+    assert book.push("b", unique="key") == "b"
+
+
+@pytest.mark.parametrize("outcome", [Retried(ERROR), Retried(ERROR, 5), Released()], ids=repr)
+def test_a_key_is_not_free_before(outcome: Outcome) -> None:
+    book = Book()
+    book.push("a", unique="key")
+    book.settle(book.take_one(), outcome)
+    assert book.push("b", unique="key") == "a"
+
+
+def test_a_dead_letter_that_waits_again_has_its_key_again() -> None:
+    book = Book()
+    book.push("a", unique="key")
+    book.ledger.cancel("a", "for a while")
+    assert book.ledger.resume("a")
+    assert book.push("b", unique="key") == "a"
+
+
+# Expiry
+
+
+def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
+    book = Book()
+    book.push("a", expires_in=5)
+    book.push("b")
+    book.now = 5.001
+    assert book.take_ids() == ["b"]
+    assert book.status_of("a") is Status.Killed
+    ((task_id, outcome),) = book.finished
+    assert task_id == "a"
+    assert isinstance(outcome, Killed)
+    assert isinstance(outcome.error, TaskExpiredError)
+    assert book.ledger.counts["killed"] == 1
+
+
+def test_a_task_that_was_started_in_time_may_be_tried_again_later() -> None:
+    book = Book()
+    book.push("a", expires_in=5)
+    book.now = 5
+    book.settle(book.take_one(), Retried(ERROR, 60))
+    book.now = 65
+    assert book.take_ids() == ["a"]
+
+
+def test_a_released_task_expires_as_if_it_had_not_been_taken() -> None:
+    book = Book()
+    book.push("a", expires_in=5)
+    book.settle(book.take_one(), Released())
+    book.now = 6
+    assert book.take() is None
+    assert book.status_of("a") is Status.Killed
+
+
+# Coming back
+
+
+def test_success_is_remembered() -> None:
+    book = Book()
+    book.push("a")
+    task = book.take_one()
+    book.settle(task, Succeeded(5))
+    assert task.parts.status is Status.Done
+    assert book.ledger.result_of("a") == TaskResult(TaskId("a"), Status.Done, 5)
+    assert book.ledger.find("a") is task
+    assert (book.ledger.waiting, book.ledger.in_hand, book.ledger.remembered) == (0, 0, 1)
+    assert book.finished == [("a", Succeeded(5))]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(Failed(ERROR), Status.Failed), (Killed(ERROR), Status.Killed)], ids=["failed", "killed"]
+)
+def test_failure_is_a_dead_letter(outcome: Ending, status: Status) -> None:
+    book = Book()
+    book.push("a")
+    book.settle(book.take_one(), outcome)
+    assert book.status_of("a") is status
+    assert book.ledger.result_of("a") == TaskResult(TaskId("a"), status, error=ERROR)
+    assert (book.ledger.dead, book.ledger.remembered) == (1, 0)
+    assert book.finished == [("a", outcome)]
+
+
+def test_a_retried_task_waits_and_its_attempts_count() -> None:
+    book = Book()
+    book.push("a", args=1, metadata={"tenant": "acme"})
+    first = book.take_one()
+    with use_wall_clock(NOON.timestamp):
+        book.settle(first, Retried(ERROR, 10))
+    assert book.take() is None
+    waiting = book.ledger.find("a")
+    assert waiting is not None
+    assert waiting.parts.run_at == NOON + timedelta(seconds=10)
+    book.now = 10
+    again = book.take_one()
+    assert (again.args, again.parts.attempt) == (1, 2)
+    assert again.parts.metadata == {"tenant": "acme"}
+    assert first.parts.attempt == 1, "whoever still holds the last attempt sees what it was"
+    assert book.finished == []
+
+
+def test_what_is_retried_at_once_goes_behind_the_others() -> None:
+    book = Book()
+    book.push("a")
+    book.push("b")
+    book.settle(book.take_one(), Retried(ERROR))
+    assert book.take_ids() == ["b", "a"]
+
+
+def test_a_released_task_goes_to_the_front_and_its_attempt_does_not_count() -> None:
+    book = Book()
+    book.push("a")
+    book.push("b")
+    for _ in range(3):
+        task = book.take_one()
+        assert (task.parts.id, task.parts.attempt) == ("a", 1)
+        book.settle(task, Released("interrupted"))
+    assert book.ledger.counts["released"] == 3
+    assert book.take_ids() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR), Retried(ERROR), Released()], ids=lambda o: type(o).__name__
+)
+def test_settling_is_fenced(outcome: Outcome) -> None:
+    book = Book()
+    book.push("a")
+    book.push("other")
+    first = book.take_one()
+    book.settle(first, Retried(ERROR))
+    stale: list[Task[Any]] = [first, Task("never pushed")]
+    for each in stale:
+        with pytest.raises(LeaseLostError, match=r"is not in hand in its attempt .*: nothing to settle"):
+            book.settle(each, outcome)
+    assert book.take_ids() == ["other", "a"]
+    with pytest.raises(LeaseLostError):
+        book.settle(first, outcome)
+    assert book.ledger.in_hand == 2
+
+
+def test_one_that_waits_cannot_be_settled() -> None:
+    book = Book()
+    task = make_task("args", {})
+    book.ledger.push(task, 0)
+    with pytest.raises(LeaseLostError):
+        book.settle(task, Succeeded(1))
+    assert book.ledger.waiting == 1
+
+
+def test_results_are_remembered_up_to_a_number_the_oldest_go_first() -> None:
+    book = Book(keep_results=2)
+    for id in "abc":
+        book.push(id)
+        book.settle(book.take_one(), Succeeded(id))
+    assert [book.ledger.find(id) is not None for id in "abc"] == [False, True, True]
+    assert book.ledger.result_of("a") is None
+    assert book.ledger.remembered == 2
+    assert len(book.finished) == 3
+
+
+def test_no_results_need_be_remembered() -> None:
+    book = Book(keep_results=0)
+    book.push("a")
+    book.settle(book.take_one(), Succeeded(1))
+    assert book.ledger.find("a") is None
+    assert book.finished == [("a", Succeeded(1))]
+
+
+# Interventions
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_a_waiting_task_can_be_cancelled(delay: float) -> None:
+    book = Book()
+    book.push("a", delay=delay)
+    assert book.ledger.cancel("a", "not wanted")
+    assert not book.ledger.cancel("a", "again")
+    book.now = 10
+    assert book.take() is None
+    assert book.ledger.next_due is None
+    assert book.status_of("a") is Status.Killed
+    ((_, outcome),) = book.finished
+    assert isinstance(outcome, Killed)
+    assert isinstance(outcome.error, AbortError)
+    assert str(outcome.error) == "not wanted"
+
+
+def test_what_does_not_wait_cannot_be_cancelled() -> None:
+    book = Book()
+    book.push("a")
+    book.take_one()
+    assert not book.ledger.cancel("a", "too late")
+    assert not book.ledger.cancel("unknown", "never")
+    assert book.finished == []
+
+
+def test_nobody_needs_to_wake_up_for_a_cancelled_task() -> None:
+    book = Book()
+    for id, delay in (("a", 5), ("b", 10), ("c", 15)):
+        book.push(id, delay=delay)
+    book.ledger.cancel("a", "no")
+    assert book.ledger.next_due == 10
+    book.ledger.cancel("c", "no")
+    book.ledger.cancel("b", "no")
+    assert book.ledger.next_due is None
+
+
+def test_an_attempt_is_aborted_by_who_holds_it() -> None:
+    book = Book()
+    book.push("a")
+    assert not book.ledger.abort("a", "it waits")
+    task = book.take_one()
+    assert not book.ledger.abort("a", "nobody holds it")
+    task.parts.holder = holder = Holder()
+    assert book.ledger.abort("a", "enough")
+    (told,) = holder.told
+    assert isinstance(told, Killed)
+    assert str(told.error) == "enough"
+    assert book.ledger.in_hand == 1, "it is in hand until it is settled"
+    assert not book.ledger.abort("unknown", "never")
+
+
+def test_a_waiting_task_can_be_rescheduled_either_way() -> None:
+    book = Book()
+    book.push("a")
+    book.push("b", delay=10)
+    with use_wall_clock(NOON.timestamp):
+        assert book.ledger.reschedule("a", 20, 0)
+        assert book.ledger.reschedule("b", 0, 0)
+    found = book.ledger.find("a")
+    assert found is not None
+    assert found.parts.run_at == NOON + timedelta(seconds=20)
+    assert book.ledger.next_due == 20
+    assert book.take_ids() == ["b"]
+    book.now = 10
+    assert book.take() is None
+    book.now = 20
+    assert book.take_ids() == ["a"]
+    assert not book.ledger.reschedule("a", 1, 20)
+    assert not book.ledger.reschedule("unknown", 1, 20)
+
+
+def test_a_task_that_is_rescheduled_again_and_again_is_still_one() -> None:
+    book = Book()
+    book.push("a")
+    for delay in (5, 1, 0, 3, 0):
+        book.ledger.reschedule("a", delay, book.now)
+    assert book.ledger.waiting == 1
+    book.now = 10
+    assert book.take_ids() == ["a"]
+
+
+def test_a_waiting_task_can_be_updated() -> None:
+    book = Book()
+    book.push("a", args=1, priority=5)
+    replacement = make_task(2, TaskOptions(id="a", metadata={"tenant": "acme"}, priority=-5))
+    assert book.ledger.update(replacement)
+    task = book.take_one()
+    assert (task.args, task.parts.priority) == (2, 5)
+    assert task.parts.metadata == {"tenant": "acme"}
+    assert not book.ledger.update(replacement), "it runs"
+    assert task.args == 2
+    assert not book.ledger.update(Task("unknown"))
+
+
+def test_a_dead_letter_waits_again_with_all_of_its_attempts() -> None:
+    book = Book()
+    book.push("a", args=1, expires_in=5, metadata={"tenant": "acme"})
+    book.settle(book.take_one(), Retried(ERROR))
+    dead = book.take_one()
+    book.settle(dead, Failed(ERROR))
+    assert book.ledger.resume("a")
+    assert not book.ledger.resume("a"), "it is no dead letter any more"
+    assert (book.ledger.dead, book.ledger.waiting) == (0, 1)
+    assert book.ledger.result_of("a") is None
+    book.now = 100
+    task = book.take_one()
+    assert (task.args, task.parts.attempt) == (1, 1)
+    assert task.parts.metadata == {"tenant": "acme"}
+    assert dead.parts.attempt == 2
+    assert dead.parts.status is Status.Failed
+
+
+def test_only_dead_letters_can_be_resumed() -> None:
+    book = Book()
+    for id in ("waiting", "done"):
+        book.push(id)
+    task = book.take_one()
+    book.settle(task, Released())
+    book.ledger.reschedule("waiting", 5, 0)
+    book.settle(book.take_one(), Succeeded(1))
+    for id in ("waiting", "done", "unknown"):
+        assert not book.ledger.resume(id)
+
+
+def test_finished_tasks_can_be_forgotten() -> None:
+    book = Book()
+    for id in "abcd":
+        book.push(id)
+    for outcome in (Succeeded(1), Failed(ERROR), Killed(ERROR)):
+        book.settle(book.take_one(), outcome)
+    assert book.ledger.vacuum() == 3
+    assert book.ledger.vacuum() == 0
+    assert [book.ledger.find(id) is not None for id in "abcd"] == [False, False, False, True]
+    assert book.push("a") == "a"
+
+
+def test_a_task_that_comes_back_after_it_was_cancelled_and_forgotten_is_taken_once() -> None:
+    book = Book()
+    task = make_task("args", {})
+    for _ in range(2):
+        book.ledger.push(task, 0)
+        book.ledger.cancel(task.parts.id, "not yet")
+        book.ledger.vacuum()
+    book.ledger.push(task, 0)
+    assert book.take_ids() == [task.parts.id]
+    assert book.ledger.in_hand == 1
+
+
+def test_all_are_listed_once_wherever_they_are() -> None:
+    book = Book()
+    for id in ("done", "failed", "running"):
+        book.push(id)
+    for outcome in (Succeeded(1), Failed(ERROR)):
+        book.settle(book.take_one(), outcome)
+    book.take_one()
+    book.push("delayed", delay=5)
+    book.push("waiting")
+    assert {task.parts.id: task.parts.status for task in book.ledger.tasks()} == {
+        "done": Status.Done,
+        "failed": Status.Failed,
+        "running": Status.Running,
+        "delayed": Status.Pending,
+        "waiting": Status.Pending,
+    }
+    assert len(list(book.ledger.tasks())) == 5
+
+
+# Any program at all, beside a model of lists that are searched through
+
+
+@dataclass
+class Record:
+    """All that the model knows of a task."""
+
+    id: str
+    args: int
+    priority: int
+    unique: str | None
+    start_by: float | None
+    attempt: int = 0
+    due: float | None = None
+    place: str = "ready"  # or delayed, in hand, done, failed, killed
+    order: tuple[float, ...] = field(default=(0.0,))
+
+
+Outcomes = st.sampled_from([Succeeded(5), Retried(ERROR), Retried(ERROR, 3), Failed(ERROR), Killed(ERROR), Released()])
+Delays = st.sampled_from([0.0, 1.0, 2.0, 5.0])
+Pushes: st.SearchStrategy[Any] = st.one_of(
+    st.fixed_dictionaries({"delay": Delays, "priority": st.integers(-1, 1)}),
+    st.fixed_dictionaries({"delay": st.just(0.0), "priority": st.just(0), "expires_in": st.sampled_from([1.0, 3.0])}),
+    st.fixed_dictionaries(
+        {
+            "delay": st.sampled_from([0.0, 0.0, 2.0]),
+            "priority": st.just(0),
+            "unique": st.sampled_from(["x", "y"]),
+            "on_conflict": st.sampled_from(["skip", "replace", "raise"]),
+        }
+    ),
+)
+FINISHED = {"done": Status.Done, "failed": Status.Failed, "killed": Status.Killed}
+
+
+class LedgerProgram(RuleBasedStateMachine):
+    """Whatever is asked of a ledger, it agrees with the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book(keep_results=3)
+        self.ledger = self.book.ledger
+        self.records: list[Record] = []
+        self.hands: dict[str, Task[Any]] = {}
+        self.past: list[Task[Any]] = []
+        self.finished: list[str] = []
+        self.tally = dict.fromkeys(self.ledger.counts, 0)
+        self.resumed = 0
+        self.forgotten = 0
+        self.ticks = 0
+
+    # The model
+
+    def find(self, id: str) -> Record | None:
+        return next((each for each in self.records if each.id == id), None)
+
+    def at(self, *places: str) -> list[Record]:
+        return [each for each in self.records if each.place in places]
+
+    def place_in_time(self, record: Record, delay: float, *, front: bool = False) -> None:
+        self.ticks += 1
+        record.place, record.due = ("delayed", self.book.now + delay) if delay else ("ready", None)
+        record.order = (-self.ticks if front else self.ticks,)
+
+    def finish(self, record: Record, place: str) -> None:
+        self.records.remove(record)
+        self.records.append(record)
+        record.place = place
+        self.finished.append(record.id)
+        self.tally["succeeded" if place == "done" else place] += 1
+        if len(done := self.at("done")) > 3:
+            self.records.remove(done[0])
+            self.forgotten += 1
+
+    def owner_of(self, key: str | None) -> Record | None:
+        owners = [each for each in self.at("ready", "delayed", "in hand") if key is not None and each.unique == key]
+        return max(owners, key=lambda each: int(each.id), default=None)
+
+    def model_take(self) -> Record | None:
+        now = self.book.now
+        due = [each for each in self.at("delayed") if each.due is not None and each.due <= now]
+        for each in sorted(due, key=lambda each: (each.due, each.order)):
+            self.place_in_time(each, 0)
+        for each in sorted(self.at("ready"), key=lambda each: (-each.priority, each.order)):
+            if each.start_by is not None and each.start_by < now:
+                self.finish(each, "killed")
+            else:
+                each.place = "in hand"
+                each.attempt += 1
+                return each
+        return None
+
+    # The program
+
+    @rule(seconds=Delays)
+    def wait(self, seconds: float) -> None:
+        self.book.now += seconds
+
+    @rule(several=st.lists(Pushes, min_size=1, max_size=4))
+    def push(self, several: list[TaskOptions]) -> None:
+        for options in several:
+            self.push_one(options.copy())
+
+    def push_one(self, options: TaskOptions) -> None:
+        number = self.ticks = self.ticks + 1
+        delay, unique, on_conflict = options["delay"], options.get("unique"), options.get("on_conflict")
+        expires_in = options.get("expires_in")
+        if number % 2:  # the same, by the wall clock
+            del options["delay"]
+            options["run_at"] = NOON + timedelta(seconds=delay)
+        options["id"] = str(number)
+        task = make_task(number, options)
+        owner = self.owner_of(unique)
+        with use_wall_clock(NOON.timestamp):
+            if owner is not None and on_conflict == "raise":
+                with pytest.raises(DuplicateTaskError):
+                    self.ledger.push(task, self.book.now)
+                return
+            pushed = self.ledger.push(task, self.book.now)
+        if owner is not None and on_conflict == "skip":
+            assert pushed == owner.id
+            return
+        assert pushed == str(number)
+        if owner is not None and owner.place != "in hand":
+            self.finish(owner, "killed")
+        start_by = None if expires_in is None else self.book.now + expires_in
+        record = Record(str(number), number, options["priority"], unique, start_by)
+        self.records.append(record)
+        self.place_in_time(record, delay)
+        self.tally["pushed"] += 1
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def push_a_known_id(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self.records))
+        with pytest.raises(DuplicateTaskError):
+            self.book.push(record.id)
+
+    @rule(times=st.integers(1, 3))
+    def take(self, times: int) -> None:
+        for _ in range(times):
+            task, record = self.book.take(), self.model_take()
+            assert (task is None) == (record is None)
+            if task is not None and record is not None:
+                assert (task.parts.id, task.args, task.parts.attempt) == (record.id, record.args, record.attempt)
+                assert record.id not in self.hands
+                self.hands[record.id] = task
+
+    @precondition(lambda self: self.hands)
+    @rule(data=st.data(), outcome=Outcomes)
+    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
+        id = data.draw(st.sampled_from(sorted(self.hands)))
+        task, record = self.hands.pop(id), self.find(id)
+        assert record is not None
+        self.book.settle(task, outcome)
+        self.past.append(task)
+        if isinstance(outcome, Retried):
+            self.tally["retried"] += 1
+            record.start_by = None
+            self.place_in_time(record, outcome.after)
+        elif isinstance(outcome, Released):
+            self.tally["released"] += 1
+            record.attempt -= 1
+            self.place_in_time(record, 0, front=True)
+        else:
+            self.finish(record, {Succeeded: "done", Failed: "failed", Killed: "killed"}[type(outcome)])
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data(), outcome=Outcomes)
+    def settle_again(self, data: st.DataObject, outcome: Outcome) -> None:
+        with pytest.raises(LeaseLostError):
+            self.book.settle(data.draw(st.sampled_from(self.past)), outcome)
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self.records))
+        waits = record.place in ("ready", "delayed")
+        assert self.ledger.cancel(record.id, "cancelled") is waits
+        if waits:
+            self.finish(record, "killed")
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data(), delay=Delays)
+    def reschedule(self, data: st.DataObject, delay: float) -> None:
+        record = data.draw(st.sampled_from(self.records))
+        waits = record.place in ("ready", "delayed")
+        assert self.ledger.reschedule(record.id, delay, self.book.now) is waits
+        if waits:
+            self.place_in_time(record, delay)
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def update(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self.records))
+        waits = record.place in ("ready", "delayed")
+        assert self.ledger.update(make_task(-record.args, TaskOptions(id=record.id))) is waits
+        if waits:
+            record.args = -record.args
+
+    @precondition(lambda self: any(each.unique is None for each in self.at(*FINISHED)))
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from([each for each in self.at(*FINISHED) if each.unique is None]))
+        dead = record.place != "done"
+        assert self.ledger.resume(record.id) is dead
+        if dead:
+            self.resumed += 1
+            record.attempt, record.start_by = 0, None
+            self.place_in_time(record, 0)
+
+    @rule()
+    def vacuum(self) -> None:
+        finished = self.at(*FINISHED)
+        assert self.ledger.vacuum() == len(finished)
+        self.forgotten += len(finished)
+        self.records = [each for each in self.records if each not in finished]
+
+    # What holds at any time
+
+    @invariant()
+    def each_task_is_in_one_place(self) -> None:
+        known = {str(task.parts.id): task for task in self.ledger.tasks()}
+        assert len(list(self.ledger.tasks())) == len(known)
+        assert sorted(known) == sorted(each.id for each in self.records)
+        for record in self.records:
+            task = known[record.id]
+            assert self.ledger.find(record.id) is task
+            assert (task.args, task.parts.attempt) == (record.args, record.attempt)
+            expected = Status.Running if record.place == "in hand" else FINISHED.get(record.place, Status.Pending)
+            assert task.parts.status is expected
+            result = self.ledger.result_of(record.id)
+            assert (result and result.status) == FINISHED.get(record.place)
+
+    @invariant()
+    def the_numbers_are_right(self) -> None:
+        ledger = self.ledger
+        assert ledger.waiting == len(self.at("ready", "delayed"))
+        assert ledger.in_hand == len(self.hands) == len(self.at("in hand"))
+        assert ledger.dead == len(self.at("failed", "killed"))
+        assert ledger.remembered == len(self.at("done"))
+        assert ledger.counts == self.tally
+        assert [id for id, _ in self.book.finished] == self.finished
+
+    @invariant()
+    def nothing_is_lost_and_nothing_settled_twice(self) -> None:
+        counts, ledger = self.ledger.counts, self.ledger
+        ended = counts["succeeded"] + counts["failed"] + counts["killed"]
+        assert counts["pushed"] + self.resumed == ended + ledger.waiting + ledger.in_hand
+        assert ended - self.resumed == ledger.dead + ledger.remembered + self.forgotten
+
+    @invariant()
+    def the_next_one_due_is_told(self) -> None:
+        assert self.ledger.next_due == min((each.due for each in self.at("delayed") if each.due), default=None)
+
+    @invariant()
+    def a_key_has_one_waiting_task_at_most(self) -> None:
+        keys = [each.unique for each in self.at("ready", "delayed") if each.unique is not None]
+        assert len(keys) == len(set(keys))
+
+    def teardown(self) -> None:
+        """All that waits comes out, in order, each once."""
+        self.book.now += 100
+        while (task := self.book.take()) is not None:
+            record = self.model_take()
+            assert record is not None
+            assert task.parts.id == record.id
+        assert self.model_take() is None
+        assert self.ledger.waiting == 0
+
+
+test_a_ledger_agrees_with_its_model: Callable[..., object] = LedgerProgram.TestCase
+LedgerProgram.TestCase.settings = settings(max_examples=300, stateful_step_count=40)

@@ -1,0 +1,186 @@
+"""One run of a monitor: its root nursery, the workers in it, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from ._checks import check_seconds
+from ._report import Report
+from ._upkeep import run_and_cancelling
+from ._worker import Worker
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+    from ._backoff import Backoff
+    from ._context import WorkerContext
+    from ._events import Listener
+    from ._report import WorkerReport
+
+    Factory = Callable[[int], Worker[Any, Any]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a monitor was told about shutdown and restarts; :class:`Monitor` says what each means."""
+
+    shutdown_timeout: float | None
+    terminator: Callable[[], Awaitable[object]] | None
+    should_restart: Callable[[WorkerContext, Exception, int], bool]
+    restart_backoff: Backoff
+    max_restarts: int | None
+    restart_period: float
+
+
+@final
+class Supervisor:
+    """One run of a monitor.
+
+    Args:
+      policy: what the monitor was told.
+      listeners: hear the events of all workers; more may be added at any time.
+    """
+
+    def __init__(self, policy: Policy, listeners: tuple[Listener, ...]) -> None:
+        self.cancel_scope = trio.CancelScope()
+        self.shutting_down = trio.Event()
+        self.contexts: list[WorkerContext] = []
+        self.was_started = False
+        self._policy = policy
+        self._listeners = listeners
+        self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._reports: list[WorkerReport] = []
+        self._restarts = 0
+        self._errors: list[Exception] = []
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its nursery is open."""
+        return self._nursery is not None
+
+    def report(self) -> Report:
+        """What it has come to so far."""
+        return Report(tuple(self._reports), self._restarts, tuple(self._errors))
+
+    @asynccontextmanager
+    async def group(self, members: Iterable[Factory]) -> AsyncGenerator[None, None]:
+        """The root nursery, around the block; it is left when all workers have ended."""
+        self.was_started = True
+        try:
+            with self.cancel_scope:
+                async with unnested(), run_and_cancelling(self._terminate), trio.open_nursery() as self._nursery:
+                    self._token = trio.lowlevel.current_trio_token()
+                    for member in members:
+                        self.start(member)
+                    yield
+        finally:
+            self._nursery = None
+
+    def start(self, member: Factory) -> None:
+        """Keep one more worker running."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._keep, member)
+
+    def add_listener(self, listener: Listener) -> None:
+        """From now on, this one hears the events too."""
+        self._listeners += (listener,)
+        for context in self.contexts:
+            context.listeners += (listener,)
+
+    # Ending
+
+    def shut_down(self) -> None:
+        """Stop all intake, and set the deadline; from this thread or any other."""
+        try:
+            here = self._token is None or trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:  # no trio in this thread
+            here = False
+        if here or self._token is None:
+            self._shut_down()
+        else:
+            self._token.run_sync_soon(self._shut_down)
+
+    def _shut_down(self) -> None:
+        if self.shutting_down.is_set():
+            return
+        self.shutting_down.set()
+        if self._policy.shutdown_timeout is not None and self.is_running:
+            deadline = trio.current_time() + self._policy.shutdown_timeout
+            self.cancel_scope.deadline = min(self.cancel_scope.deadline, deadline)
+        for context in self.contexts:
+            context.stop()
+
+    async def _terminate(self) -> None:
+        await self.shutting_down.wait()
+        if self._policy.terminator is not None:
+            await self._policy.terminator()
+            self.cancel_scope.cancel()
+
+    # Keeping one worker
+
+    async def _keep(self, member: Factory) -> None:
+        """Run a worker, and again for as long as it fails and the policy allows."""
+        restarted: deque[float] = deque()
+        for attempt in count(1):
+            if self.shutting_down.is_set():
+                return
+            context, error = await self._run_worker(member, attempt)
+            if error is None:
+                return
+            self._errors.append(error)
+            if self.shutting_down.is_set() or not self._may_restart(context, error, attempt, restarted):
+                raise error
+            with trio.move_on_after(check_seconds(self._policy.restart_backoff(attempt), "what restart_backoff gave")):
+                await self.shutting_down.wait()
+                return
+            self._restarts += 1
+            restarted.append(trio.current_time())
+
+    async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, Exception | None]:
+        worker = member(attempt)
+        if not isinstance(worker, Worker):
+            raise TypeError(f"what is registered as a function must return a Worker; {member!r} gave {worker!r}")
+        context = worker.prepare(on_event=self._listeners)
+        self.contexts.append(context)
+        try:
+            await worker.run(context)
+        except Exception as error:
+            return context, error
+        finally:
+            self.contexts.remove(context)
+            self._reports.append(context.report())
+        return context, None
+
+    def _may_restart(self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]) -> bool:
+        policy = self._policy
+        while restarted and restarted[0] <= trio.current_time() - policy.restart_period:
+            restarted.popleft()
+        if policy.max_restarts is not None and len(restarted) >= policy.max_restarts:
+            return False
+        return bool(policy.should_restart(context, error, attempt))
+
+
+@asynccontextmanager
+async def unnested() -> AsyncGenerator[None, None]:
+    """A group that holds nothing but another group says no more than that one does."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        inner: ExceptionGroup[Exception] = group
+        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], ExceptionGroup):
+            inner = inner.exceptions[0]
+        if inner is group:
+            raise
+        raise inner from None

@@ -1,0 +1,48 @@
+"""Where something is stuck: the innermost line of the user's own code, not of trio's or ours."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType
+
+_MACHINERY = tuple(str(Path(file).parent) for file in (trio.__file__, outcome.__file__, __file__) if file)
+
+
+def where_struck(cancelled: BaseException) -> str:
+    """The line at which a cancellation struck: ``path:line in function: source``."""
+    frames: list[tuple[FrameType, int]] = []
+    trace = cancelled.__traceback__
+    while trace is not None:
+        frames.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    return _innermost(frames)
+
+
+def where_is(task: trio.lowlevel.Task) -> str:
+    """The line at which a trio task waits just now; if it waits for its children, that of the first of them."""
+    place = _innermost(task.iter_await_frames())
+    for nursery in reversed(task.child_nurseries):
+        for child in nursery.child_tasks:
+            return f"{place}, for its child at {where_is(child)}"
+    return place
+
+
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Of frames from the outermost to the innermost, the last that is not of trio's machinery."""
+    found: tuple[FrameType, int] | None = None
+    for frame, line in frames:
+        if found is None or not frame.f_code.co_filename.startswith(_MACHINERY):
+            found = frame, line
+    if found is None:
+        return "an unknown place"
+    code, line = found[0].f_code, found[1]
+    source = linecache.getline(code.co_filename, line).strip()
+    return f"{code.co_filename}:{line} in {code.co_name}" + (f": {source}" if source else "")

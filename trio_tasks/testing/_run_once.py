@@ -1,0 +1,84 @@
+"""One attempt, without a backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from .._checks import check_count
+from .._task import Task, attempt_number
+from ._scripted_backend import ScriptedBackend, is_task
+from ._test_worker import TestWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from typing_extensions import Unpack
+
+    from .._abc import Layer
+    from .._options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
+    from .._outcome import Outcome
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@overload
+async def run_once(
+    handler: WholeTaskHandler[A, R],
+    args: A | Task[A],
+    *,
+    attempt: int | None = None,
+    layers: Iterable[Layer[A, R]] = (),
+    **options: Unpack[WorkerOptions],
+) -> Outcome: ...
+@overload
+async def run_once(
+    handler: AsyncHandler[A, P, R],
+    args: A | Task[A],
+    *,
+    attempt: int | None = None,
+    layers: Iterable[Layer[A, R]] = (),
+    **options: Unpack[WorkerOptions],
+) -> Outcome: ...
+@overload
+async def run_once(
+    handler: SyncHandler[A, P, R],
+    args: A | Task[A],
+    *,
+    attempt: int | None = None,
+    layers: Iterable[Layer[A, R]] = (),
+    **options: Unpack[WorkerOptions],
+) -> Outcome: ...
+async def run_once(
+    handler: Callable[..., Any],
+    args: Any,
+    *,
+    attempt: int | None = None,
+    layers: Iterable[Layer[Any, Any]] = (),
+    **options: Unpack[WorkerOptions],
+) -> Outcome:
+    """Make one attempt, in all its layers, and return its outcome. There is no backend: nothing is stored or retried.
+
+    >>> await run_once(double, 21)
+    Succeeded(result=42)
+    >>> await run_once(fetch, Task.builder(url).timeout(5).build(), layers=[Log()], attempt=5)
+    Failed(error=TooSlowError(...))
+
+    Args:
+      handler: the function to run, as for a worker.
+      args: what it is given; or a whole :class:`Task`, which is attempted at once whatever its delay, and stays as
+          it is: the handler gets a copy.
+      attempt: which attempt this is, counted from 1; if not given, the one after the last that the task had.
+      options: those of a worker: ``layers``, ``data``, ``retry``, ``on_event``, ``settle_timeout``.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; the message says which one, and what would be right.
+
+    Errors of the handler are in the outcome, never raised. If it is cancelled, so is the attempt.
+    """
+    task = Task(args.args, args.parts.again()) if is_task(args) else Task(args)
+    if attempt is not None:
+        task.parts.attempt = attempt_number(check_count(attempt, "attempt") - 1)
+    worker = TestWorker(ScriptedBackend([task]), handler, layers=layers, **options)
+    _, outcome = await worker.execute_next()
+    return outcome

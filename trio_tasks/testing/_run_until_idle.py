@@ -1,0 +1,105 @@
+"""A worker that runs for as long as there is something to do."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+import trio.testing
+
+from .._abc import ListTasks, WaitForCompletion
+from .._checks import check_seconds
+from .._errors import UnknownTaskError
+from .._events import Idle
+from .._task import Status
+from .._upkeep import run_and_cancelling
+from .._worker import Worker
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    from .._context import WorkerContext
+    from .._events import Event
+    from .._report import WorkerReport
+
+
+async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cushion: float = 0.0) -> WorkerReport:
+    """Run the worker until nothing is in hand and its backend has nothing to give; then stop it gracefully.
+
+    >>> await storage.push_bulk([1, 2, 3])
+    >>> report = await run_until_idle(Worker("test", storage, double))
+    >>> report.succeeded
+    3
+
+    It is idle when it says so (:class:`trio_tasks.Idle`) *and* every trio task of the program is blocked, as in
+    :func:`trio.testing.wait_all_tasks_blocked`, so what other trio tasks are about to push is still done. If the
+    backend ends first, so does the worker.
+
+    Args:
+      worker: is run as it stands, with its own listeners.
+      delayed: what to do about tasks that wait for their time, also those that will be retried. False leaves them
+          in the backend. True waits for them too, which takes no time under an autojumping
+          :class:`trio.testing.MockClock`; the backend must be able to list its tasks and to wait for one, as
+          ``MemoryStorage`` is.
+      cushion: seconds, on the real clock, for which all must be blocked. It is for backends that work with threads
+          or sockets, where being blocked is not yet being done.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; the message says what would be right.
+      ExceptionGroup: the backend failed; the leaves are its errors. Errors of handlers never come out here.
+
+    If it is cancelled, attempts under way are cancelled, and their tasks released. It does not return while the
+    worker is paused, nor while a gate is shut.
+    """
+    if not isinstance(worker, Worker):
+        raise TypeError(f"run_until_idle runs a Worker, not {worker!r}")
+    if delayed and not (isinstance(worker.backend, ListTasks) and isinstance(worker.backend, WaitForCompletion)):
+        raise TypeError(f"delayed=True needs a backend that can list its tasks, and {worker.backend!r} cannot")
+    lull = _Lull(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
+    context = worker.prepare(on_event=[lull.listen])
+    failure: ExceptionGroup[Exception]
+    async with run_and_cancelling(lull.stop_when_idle, context):
+        try:
+            return await worker.run(context)
+        except ExceptionGroup as group:
+            failure = group
+    raise failure  # out here, so that the nursery does not wrap it into one more group
+
+
+@final
+class _Lull:
+    """Notices that there is nothing to do any more.
+
+    Args:
+      cushion: seconds of silence.
+      backend: whose delayed tasks are waited for; None to leave them.
+    """
+
+    __slots__ = ("_backend", "_cushion", "_delayed", "_said_idle")
+
+    def __init__(self, cushion: float, backend: Any) -> None:
+        self._cushion = cushion
+        self._delayed = backend is not None
+        self._backend = backend
+        self._said_idle = trio.Event()
+
+    def listen(self, context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Idle):
+            self._said_idle.set()
+
+    async def stop_when_idle(self, context: WorkerContext) -> None:
+        """Return, having stopped the worker, when it is idle. It may be cancelled anywhere: it holds nothing."""
+        while True:
+            await self._said_idle.wait()
+            await trio.testing.wait_all_tasks_blocked(self._cushion)
+            if not context.idle:  # it was given something meanwhile, and will say so when that is done
+                self._said_idle = trio.Event()
+            elif self._delayed and (waiting := await self._backend.list_tasks(Status.Pending, limit=1)):
+                with suppress(UnknownTaskError):  # it has ended already, and is not remembered
+                    await self._backend.wait_for(waiting[0].parts.id)
+            else:
+                context.stop()
+                return

@@ -1,0 +1,165 @@
+"""A backend that follows a script: what it gives, when it pauses and where it fails is written down beforehand.
+
+It keeps the contract of a backend, in the smallest form that there is, and notes down what it was told.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast, final
+
+import trio
+
+from .._abc import Backend
+from .._checks import check_seconds
+from .._errors import LeaseLostError
+from .._outcome import Failed, Killed, Released, Succeeded
+from .._task import Parts, Status, Task, attempt_number
+
+if TYPE_CHECKING:
+    from .._outcome import Outcome
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """In a script: nothing comes for so many seconds, on trio's clock, from when this line is first waited for."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        check_seconds(self.seconds, "Pause.seconds")
+
+
+@final
+class ScriptedBackend(Backend[A]):
+    """A backend that gives what its script says, in that order, and then ends.
+
+    >>> backend = ScriptedBackend[int]([1, 2, Pause(60), 3, ConnectionError("gone")])
+    >>> await Worker("test", backend, double).run()  # does 1, 2 and 3; then fails
+    >>> [outcome for task, outcome in backend.settled]
+    [Succeeded(result=2), Succeeded(result=4), Succeeded(result=6)]
+
+    The script is the whole story. What is settled as retried or released does not come again by itself; to give a
+    task once more, write it once more, and that is then its next attempt (after a release, the same attempt again).
+    Nor do a task's delay, priority, unique key and expiry count here: the script says when.
+
+    Args:
+      script: each line is plain args; a whole :class:`Task`; an exception, to be raised to who receives; or a
+          :class:`Pause`. What follows an exception can still be received, by a worker that was restarted, say. (Args
+          that are exceptions themselves can be given in a whole task.)
+
+    Raises:
+      TypeError: a line is none of these, but something that was probably meant to be one.
+    """
+
+    def __init__(self, script: Iterable[A | Task[A] | Exception | Pause]) -> None:
+        if isinstance(script, (str, bytes)) or not isinstance(script, Iterable):
+            raise TypeError(f"a script must be a list of args, tasks, exceptions and pauses, not {script!r}")
+        self.settled: list[tuple[Task[A], Outcome]] = []
+        """Every task that was settled, with its outcome, in the order in which that happened."""
+        self._script: deque[A | Task[A] | Exception | Pause] = deque(map(_checked, script))
+        self._turn = trio.Lock()
+        self._pause_ends: float | None = None
+        self._last: dict[str, Parts] = {}
+        self._in_hand: set[Parts] = set()
+
+    async def receive(self) -> Task[A]:
+        """The next task of the script, in hand from now on; sits out pauses, and raises what is to be raised.
+
+        Raises:
+          trio.EndOfChannel: the script is at its end.
+
+        If it is cancelled, nothing was taken; a pause that has begun goes on meanwhile.
+        """
+        async with self._turn:
+            while self._script and isinstance(pause := self._script[0], Pause):
+                await trio.sleep_until(self._end_of(pause))
+                self._pause_ends = None
+                self._script.popleft()
+            if not self._script:
+                raise trio.EndOfChannel
+            line = self._script.popleft()
+            if isinstance(line, Exception):
+                raise line
+            return self._hand_over(line if is_task(line) else Task(cast("A", line)))
+
+    def _end_of(self, pause: Pause) -> float:
+        if self._pause_ends is None:
+            self._pause_ends = trio.current_time() + pause.seconds
+        return self._pause_ends
+
+    def _hand_over(self, task: Task[A]) -> Task[A]:
+        last = self._last.get(task.parts.id)
+        if last is not None:
+            task = Task(task.args, last.again())
+        parts = self._last[task.parts.id] = task.parts
+        parts.attempt = attempt_number(parts.attempt + 1)
+        parts.status = Status.Running
+        self._in_hand.add(parts)
+        return task
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Note down the outcome in :attr:`settled`. It takes effect even if it is cancelled.
+
+        Raises:
+          LeaseLostError: the task is not in hand in this attempt. Nothing changed.
+        """
+        parts = task.parts
+        if parts not in self._in_hand:
+            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
+        self._in_hand.discard(parts)
+        parts.status = _status_after(outcome)
+        if isinstance(outcome, Released) and self._last[parts.id] is parts:
+            self._last[parts.id] = again = parts.again()
+            again.attempt = attempt_number(parts.attempt - 1)
+        self.settled.append((task, outcome))
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def __repr__(self) -> str:
+        return (
+            f"<ScriptedBackend: {len(self._script)} lines left, {len(self._in_hand)} in hand, "
+            f"{len(self.settled)} settled>"
+        )
+
+
+def is_task(value: object) -> TypeGuard[Task[Any]]:
+    """Whether it is a whole task."""
+    return isinstance(value, Task)
+
+
+def _status_after(outcome: Outcome) -> Status:
+    if isinstance(outcome, Succeeded):
+        return Status.Done
+    if isinstance(outcome, Failed):
+        return Status.Failed
+    return Status.Killed if isinstance(outcome, Killed) else Status.Pending
+
+
+def _checked(line: T) -> T:
+    """One line of a script; or an error that says what was probably meant."""
+    complaint = _complaint_about(line)
+    if complaint is not None:
+        raise TypeError(complaint)
+    return line
+
+
+def _complaint_about(line: object) -> str | None:
+    if line is Pause:
+        return "a Pause in a script needs its length in seconds: Pause(60)"
+    if isinstance(line, (trio.EndOfChannel, trio.WouldBlock)):
+        return f"a script ends at its end, and waits by Pause(seconds); it cannot raise {line!r}"
+    if isinstance(line, BaseException) and not isinstance(line, Exception):
+        return f"a backend fails by an Exception, not by {line!r}"
+    if inspect.iscoroutine(line):
+        line.close()  # or Python would warn that it was never awaited
+        return f"a script awaits nothing; it waits by Pause(seconds), not by {line!r}"
+    if isinstance(line, type) and issubclass(line, BaseException):
+        return f"a script raises exceptions, not classes of them: write {line.__name__}(...)"
+    return None
