@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
 if TYPE_CHECKING:
-    from docutils import nodes
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -58,8 +58,7 @@ _READ_AT = {
     "taskiq-redis": ("taskiq-python/taskiq-redis", "374c789739b63f6cec765a09d71606193be26197"),
 }
 extlinks = {
-    name: (f"https://github.com/{repository}/blob/{commit}/%s", "%s")
-    for name, (repository, commit) in _READ_AT.items()
+    name: (f"https://github.com/{repository}/blob/{commit}/%s", "%s") for name, (repository, commit) in _READ_AT.items()
 }
 
 
@@ -126,8 +125,19 @@ def _show_colons(app: Sphinx, what: str, name: str, obj: object, options: object
     lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
+def _trim(app: Sphinx, doctree: nodes.document) -> None:
+    """A piece of a file that ends before something has empty lines at its end."""
+    for block in doctree.findall(nodes.literal_block):
+        text = block.astext().strip("\n")
+        if block.rawsource == block.astext():
+            block.rawsource = text
+            block.children = []
+            block.append(nodes.Text(text))
+
+
 def setup(app: Sphinx) -> None:
     _say_where_it_is_written()
+    app.connect("doctree-read", _trim)
     app.connect("missing-reference", _find_where_it_is_public)
     app.connect("autodoc-process-docstring", _hide_colons, priority=400)  # before napoleon, which has 500
     app.connect("autodoc-process-docstring", _show_colons, priority=600)

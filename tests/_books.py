@@ -89,6 +89,11 @@ class Books:
         self._attempts[task_id] = 0
         self._not_before[task_id] = 0.0
 
+    @property
+    def unfinished(self) -> set[str]:
+        """Those of which no event has told the end."""
+        return self.pushed - set(self._final)
+
     # What a worker says
 
     def hear(self, context: WorkerContext, event: Event) -> None:

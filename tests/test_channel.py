@@ -259,33 +259,33 @@ async def test_what_is_ready_at_once_is_delivered_at_once(
     assert trio.current_time() == start
 
 
-async def test_what_is_due_when_a_look_without_waiting_took_something_else_is_delivered(
+async def test_a_delayed_task_that_a_look_without_waiting_found_is_delivered_in_time(
     autojump_clock: MockClock,
 ) -> None:
-    class SlowChannel(PlainChannel[Any]):
-        """A look at it takes a second."""
+    class TwoDoors(PlainChannel[Any]):
+        """What is looked up is not what is waited for."""
+
+        behind_the_other = [Task.builder("delayed").run_in_seconds(5).build()]  # noqa: RUF012  there is but one
 
         def receive_nowait(self) -> Any:
-            autojump_clock.jump(1)
-            return Task.builder("looked up").priority(-1).build()
+            if not self.behind_the_other:
+                raise trio.WouldBlock
+            return self.behind_the_other.pop()
 
-    send, receive = trio.open_memory_channel[Any](math.inf)
-    backend = as_backend(SlowChannel(receive))
+    _, receive = trio.open_memory_channel[Any](math.inf)
+    backend = as_backend(TwoDoors(receive))
     assert isinstance(backend, NowaitBackend)
-    send.send_nowait("again")
-    backend.settle_nowait(await backend.receive(), Retried(ERROR, 0.5))
-    received: list[Any] = []
+    start = trio.current_time()
 
-    async def wait() -> None:
-        received.append((await backend.receive()).args)
+    async def look() -> None:
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            backend.receive_nowait()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        received.append(backend.receive_nowait().args)  # which finds "again" due, and another one in its hands
-        with trio.move_on_after(5):
-            await wait_all_tasks_blocked()
-        assert received == ["again", "looked up"]
+        nursery.start_soon(look)
+        assert (await backend.receive()).args == "delayed"
+    assert trio.current_time() == start + 5
 
 
 async def test_settling_what_is_not_in_hand_is_refused() -> None:

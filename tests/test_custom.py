@@ -226,6 +226,30 @@ async def test_a_settlement_that_did_not_happen_can_be_repeated(way: str, autoju
     assert [outcome for _, outcome in desk.settled] == [DONE]
 
 
+async def test_a_settlement_that_failed_does_not_take_the_task_from_who_has_it_now() -> None:
+    desk = Desk("args")
+
+    async def settle(task: Task[Any], outcome: Outcome) -> None:
+        await desk.settle(task, outcome)
+        if len(desk.settled) == 1:
+            await wait_all_tasks_blocked()  # the other one has received it by now
+            raise OSError("no answer")
+
+    async def receive() -> None:
+        again.append(await backend.receive())
+
+    again: list[Task[Any]] = []
+    backend: CustomBackend[Any] = CustomBackend(receive=desk.receive, settle=settle)
+    first = await backend.receive()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        with pytest.raises(OSError, match="no answer"):
+            await backend.settle(first, Retried(ERROR))
+    with pytest.raises(LeaseLostError, match="not in hand"):
+        await backend.settle(first, DONE)
+    await backend.settle(again[0], DONE)
+
+
 async def test_a_lease_that_is_lost_elsewhere_is_lost_here() -> None:
     asked = 0
 

@@ -558,6 +558,7 @@ class Record:
     priority: int
     unique: str | None
     start_by: float | None
+    owns_key: bool
     attempt: int = 0
     due: float | None = None
     place: str = "ready"  # or delayed, in hand, done, failed, killed
@@ -621,8 +622,10 @@ class LedgerProgram(RuleBasedStateMachine):
             self.forgotten += 1
 
     def owner_of(self, key: str | None) -> Record | None:
-        owners = [each for each in self.at("ready", "delayed", "in hand") if key is not None and each.unique == key]
-        return max(owners, key=lambda each: int(each.id), default=None)
+        unfinished = self.at("ready", "delayed", "in hand")
+        owners = [each for each in unfinished if each.owns_key and each.unique == key]
+        assert len(owners) <= 1, "a key has one owner at most"
+        return owners[0] if owners else None
 
     def model_take(self) -> Record | None:
         now = self.book.now
@@ -669,10 +672,13 @@ class LedgerProgram(RuleBasedStateMachine):
             assert pushed == owner.id
             return
         assert pushed == str(number)
-        if owner is not None and owner.place != "in hand":
-            self.finish(owner, "killed")
+        if owner is not None:
+            if owner.place == "in hand":
+                owner.owns_key = False  # it goes on, beside the new one
+            else:
+                self.finish(owner, "killed")
         start_by = None if expires_in is None else self.book.now + expires_in
-        record = Record(str(number), number, options["priority"], unique, start_by)
+        record = Record(str(number), number, options["priority"], unique, start_by, owns_key=unique is not None)
         self.records.append(record)
         self.place_in_time(record, delay)
         self.tally["pushed"] += 1
@@ -684,7 +690,7 @@ class LedgerProgram(RuleBasedStateMachine):
         with pytest.raises(DuplicateTaskError):
             self.book.push(record.id)
 
-    @rule(times=st.integers(1, 3))
+    @rule(times=st.integers(2, 4))
     def take(self, times: int) -> None:
         for _ in range(times):
             task, record = self.book.take(), self.model_take()
@@ -695,9 +701,12 @@ class LedgerProgram(RuleBasedStateMachine):
                 self.hands[record.id] = task
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), outcome=Outcomes)
-    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
-        id = data.draw(st.sampled_from(sorted(self.hands)))
+    @rule(data=st.data(), outcomes=st.lists(Outcomes, min_size=2, max_size=4))
+    def settle(self, data: st.DataObject, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes[: len(self.hands)]:
+            self.settle_one(data.draw(st.sampled_from(sorted(self.hands))), outcome)
+
+    def settle_one(self, id: str, outcome: Outcome) -> None:
         task, record = self.hands.pop(id), self.find(id)
         assert record is not None
         self.book.settle(task, outcome)
@@ -757,6 +766,7 @@ class LedgerProgram(RuleBasedStateMachine):
             record.attempt, record.start_by = 0, None
             self.place_in_time(record, 0)
 
+    @precondition(lambda self: len(self.at(*FINISHED)) > 3)
     @rule()
     def vacuum(self) -> None:
         finished = self.at(*FINISHED)
@@ -801,11 +811,6 @@ class LedgerProgram(RuleBasedStateMachine):
     def the_next_one_due_is_told(self) -> None:
         assert self.ledger.next_due == min((each.due for each in self.at("delayed") if each.due), default=None)
 
-    @invariant()
-    def a_key_has_one_waiting_task_at_most(self) -> None:
-        keys = [each.unique for each in self.at("ready", "delayed") if each.unique is not None]
-        assert len(keys) == len(set(keys))
-
     def teardown(self) -> None:
         """All that waits comes out, in order, each once."""
         self.book.now += 100
@@ -818,4 +823,4 @@ class LedgerProgram(RuleBasedStateMachine):
 
 
 test_a_ledger_agrees_with_its_model: Callable[..., object] = LedgerProgram.TestCase
-LedgerProgram.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
+LedgerProgram.TestCase.settings = settings(max_examples=100, stateful_step_count=40)

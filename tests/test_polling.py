@@ -169,6 +169,26 @@ async def test_a_wait_that_is_cancelled_does_not_put_the_next_one_off(autojump_c
     assert trio.current_time() == start + 20
 
 
+async def test_an_interval_that_woke_late_is_on_time_again(mock_clock: MockClock) -> None:
+    interval = Interval(10)
+    start = trio.current_time()
+    times: list[float] = []
+
+    async def wait() -> None:
+        while True:
+            await interval.wait()
+            times.append(trio.current_time() - start)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        for jump in (10.75, 9, 0.25):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(jump)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert times == [10.75, 20]
+
+
 async def test_an_interval_serves_again_where_the_clock_is_behind(mock_clock: MockClock) -> None:
     interval = Interval(10)
 
@@ -323,6 +343,25 @@ async def test_a_signal_is_given_to_all_who_wait_for_it() -> None:
     with trio.move_on_after(0) as scope:
         await signal.wait()
     assert scope.cancelled_caught
+
+
+async def test_a_signal_that_comes_while_several_wake_up_is_not_lost() -> None:
+    signal = OnSignal()
+    awake: list[None] = []
+
+    async def wait() -> None:
+        await signal.wait()
+        awake.append(None)
+        if len(awake) == 1:
+            signal.notify()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        signal.notify()
+    with trio.fail_after(1):
+        await signal.wait()
 
 
 async def test_a_signal_refuses_what_cannot_tell() -> None:

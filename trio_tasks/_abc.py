@@ -133,7 +133,11 @@ class ResumeById(ABC):
 
     @abstractmethod
     async def resume_by_id(self, task_id: str) -> bool:
-        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
+        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now.
+        """
 
 
 class ResumeAbandoned(ABC):

@@ -68,13 +68,15 @@ class Handover(Generic[A]):
     def take_nowait(self) -> Task[A]:
         """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
         task = self.ledger.take(trio.current_time())
-        if task is None:
-            if self.closed and not self.ledger.waiting and not self._pushers:
-                raise trio.EndOfChannel
-            raise trio.WouldBlock
         if self._pushers:
             self._let_in()
-        return task
+            if task is None:  # what had expired has made room
+                task = self.ledger.take(trio.current_time())
+        if task is not None:
+            return task
+        if self.closed and not self.ledger.waiting and not self._pushers:
+            raise trio.EndOfChannel
+        raise trio.WouldBlock
 
     async def take(self) -> Task[A]:
         """The next task, when there is one. If it is cancelled, nothing was taken."""

@@ -99,23 +99,34 @@ class Intake:
                 for gate in self._gates:
                     await gate.ready()
                 task = await self._receive()
-                if self._admit(task):
+                admitted = False
+                try:
+                    admitted = self._admit(task)
+                finally:
+                    if not admitted:
+                        await self._give_back(task)
+                if admitted:
                     return task
-                with trio.fail_after(self._settle_timeout, shield=True):
-                    await self._backend.settle(task, Released("a gate had closed"))
         finally:
             self._turnstile.release()
 
     def _admit(self, task: Task[Any]) -> bool:
         """Ask all gates that count; either all of them admit the task, or none."""
         admitted: list[Admitting] = []
-        for gate in self._admitting:
-            if not gate.admit(task):
-                for each in admitted:
-                    each.dismiss(task)
-                return False
-            admitted.append(gate)
+        try:
+            for gate in self._admitting:
+                if not gate.admit(task):
+                    return False
+                admitted.append(gate)
+        finally:
+            if len(admitted) < len(self._admitting):
+                for gate in admitted:
+                    gate.dismiss(task)
         return True
+
+    async def _give_back(self, task: Task[Any]) -> None:
+        with trio.fail_after(self._settle_timeout, shield=True):
+            await self._backend.settle(task, Released("a gate had closed"))
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over: what the gates set aside for it is free again."""

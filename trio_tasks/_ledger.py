@@ -55,8 +55,11 @@ class Ledger(Generic[A]):
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and was to be fought over. Nothing changed.
         """
+        if task.parts.status is not Status.Pending:  # pushed before, and finished: this is another life
+            task = Task(task.args, task.parts.again())
         parts = task.parts
         task_id, terms = parts.id, parts.terms
+        delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
         if task_id in self._live or task_id in self._dead or task_id in self._done:
             raise DuplicateTaskError(f"a task of the id {str(task_id)!r} has been pushed already; ids must be new")
         if terms.unique is not None:
@@ -67,12 +70,7 @@ class Ledger(Generic[A]):
         self.counts["pushed"] += 1
         if terms.expires_in is not None:
             self._start_by[task_id] = now + terms.expires_in
-        if terms.delay:
-            self._delay(task, terms.delay, now)
-        elif parts.run_at is not None:
-            self._delay(task, seconds_until(parts.run_at), now, stamp=False)
-        else:
-            self._ready.append(task)
+        self._delay(task, delay, now, stamp=delay == terms.delay)
         return task_id
 
     def _claim(self, task: Task[A]) -> TaskId | None:
@@ -90,12 +88,13 @@ class Ledger(Generic[A]):
         return None
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
+        """Have it be ready so many seconds from now."""
+        if seconds <= 0:
+            self._ready.append(task)
+            return
         if stamp:
             task.parts.run_at = wall_after(seconds)
-        if seconds > 0:
-            self._delayed.append(task, now + seconds)
-        else:
-            self._ready.append(task)
+        self._delayed.append(task, now + seconds)
 
     # Going out
 
@@ -136,6 +135,9 @@ class Ledger(Generic[A]):
             raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
+            return
+        if parts.terms.unique is not None and (successor := self._unique[parts.terms.unique]) != parts.id:
+            self._finish(self._live[parts.id], Killed(AbortError(f"replaced by task {successor} while it ran")))
             return
         del self._in_hand[parts.id]
         again = Task(self._live[parts.id].args, parts.again())
@@ -208,12 +210,20 @@ class Ledger(Generic[A]):
         return waiting is not None
 
     def resume(self, task_id: str) -> bool:
-        """Let a dead letter wait again, with all of its attempts; False if there is none of this id."""
-        dead = self._dead.pop(task_id, None)
+        """Let a dead letter wait again, with all of its attempts; False if there is none of this id.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now. Nothing changed.
+        """
+        dead = self._dead.get(task_id)
         if dead is None:
             return False
         parts = dead[0].parts.again()
         parts.attempt = attempt_number(0)
+        if parts.terms.unique is not None:
+            if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
+                raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder} has its unique key")
+        del self._dead[task_id]
         task = self._live[parts.id] = Task(dead[0].args, parts)
         self._ready.append(task)
         return True

@@ -58,7 +58,7 @@ class OneWay(Generic[A]):
         self._receive_nowait = receive_nowait
         self._ended = False
         self._turn = trio.Lock()
-        self._asking: trio.CancelScope | None = None
+        self._asking = trio.CancelScope()  # around the one who asks the source, or the last one who did
         self._awaited: dict[str, _Awaited] = {}
 
     # Taking
@@ -84,8 +84,6 @@ class OneWay(Generic[A]):
                 self._let_in(self._receive_nowait())
             except trio.EndOfChannel:
                 self._ended = True
-        if self.ledger.waiting:
-            self.tend()  # time has passed, and more of it may be due
         return task
 
     def _take_kept(self) -> Task[A] | None:
@@ -105,8 +103,6 @@ class OneWay(Generic[A]):
                 self._let_in(await self._receive())
             except trio.EndOfChannel:
                 self._ended = True
-            finally:
-                self._asking = None
 
     def _let_in(self, item: Task[A] | A) -> None:
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
@@ -129,13 +125,12 @@ class OneWay(Generic[A]):
 
     def tend(self) -> None:
         """Have the one who asks the source look here first: something may have become ready."""
-        if self._asking is not None:
-            self._asking.cancel()
+        self._asking.cancel()
 
     def _keep_time(self) -> None:
         """Have the one who asks the source be back when the next one that waits here is due."""
-        if self._asking is not None and (due := self.ledger.next_due) is not None:
-            self._asking.deadline = due
+        due = self.ledger.next_due
+        self._asking.deadline = math.inf if due is None else due
 
     # Waiting for the end of a task
 

@@ -110,23 +110,25 @@ class Seat:
     async def _attempt(self, task: Task[Any]) -> None:
         """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
         attempt started is still running. What the handler raises is made an outcome by ``__exit__``."""
-        self._begin(task)
+        self._sit_down(task)
         try:
             with self:
+                self._announce(task)
                 self._outcome = Succeeded(await self._run(task))
         finally:
             await self._settle(task)
 
-    def _begin(self, task: Task[Any]) -> None:
-        context = self.context
+    def _sit_down(self, task: Task[Any]) -> None:
         self._task = task
         self._outcome = _INTERRUPTED
         self._verdict = None
         task.parts.holder = self
-        context.idle = False
-        context.in_hand.add(task)
-        if context.listeners:
-            context.emit(Engage(task))
+        self.context.idle = False
+        self.context.in_hand.add(task)
+
+    def _announce(self, task: Task[Any]) -> None:
+        if self.context.listeners:
+            self.context.emit(Engage(task))
 
     def _run(self, task: Task[Any]) -> Awaitable[Any]:
         if task.parts.terms.timeout is None:

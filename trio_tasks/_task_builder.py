@@ -115,8 +115,8 @@ class TaskBuilder(Generic[A]):
         Args:
           key: any text.
           on_conflict: what pushing does while another task has the key: ``"skip"`` leaves that one in place and
-              returns its id; ``"replace"`` takes that one out if it still waits (one that is running goes on, beside
-              the new one); ``"raise"`` raises :exc:`DuplicateTaskError`.
+              returns its id; ``"replace"`` kills that one if it still waits (one that is running goes on, and is killed
+              only where it would have to run again); ``"raise"`` raises :exc:`DuplicateTaskError`.
         """
         check_text(key, "unique")
         if on_conflict not in ("skip", "replace", "raise"):

@@ -44,7 +44,7 @@ def _roof(sheet: Drawing) -> None:
     middle = LEFT + WIDTH / 2
     sheet.path(f"M{LEFT - 22} 106 L{middle} 14 L{RIGHT + 22} 106 z", "slab")
     sheet.text(middle, 62, "the roof", "middle title")
-    sheet.text(middle, 82, "trio_tasks · trio_tasks.abc · trio_tasks.testing", "middle code")
+    sheet.text(middle, 82, "trio_tasks · .abc · .layers · .testing", "middle code")
     sheet.text(middle, 99, "what people see; no logic", "middle small soft")
 
 
@@ -102,11 +102,11 @@ def _rooms(sheet: Drawing) -> None:
 
 def _foundations(sheet: Drawing) -> None:
     _floor(sheet, 2, 544, 58, "Contracts", "what a room must promise")
-    sheet.text(LEFT + 38, 588, "Backend · TaskSink · FetchById · … · events · WorkerContext", "start code")
+    sheet.text(LEFT + 38, 588, "Backend · TaskSink · … · events · WorkerContext · Report", "start code")
     _floor(sheet, 1, 610, 58, "Bookkeeping", "never awaits; is told the time")
     sheet.text(LEFT + 38, 654, "the ledger: what waits, what is in hand, what is settled", "start small")
     _floor(sheet, 0, 676, 58, "Words", "no trio in here")
-    sheet.text(LEFT + 38, 720, "Task · Parts · Outcome · errors · codec · backoff", "start code")
+    sheet.text(LEFT + 38, 720, "Task · Parts · TaskId · Outcome · errors · backoff", "start code")
 
 
 def _outside(sheet: Drawing) -> None:

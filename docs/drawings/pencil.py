@@ -44,17 +44,13 @@ _STYLE = """
 class Drawing:
     """A sheet to draw on, and a title and a description for those who cannot see it."""
 
-    def __init__(
-        self, name: str, left: int, width: int, height: int, *, title: str, description: str
-    ) -> None:
+    def __init__(self, name: str, left: int, width: int, height: int, *, title: str, description: str) -> None:
         self._name = name
         self._size = (left, width, height)
         self._said = (title, description)
         self._strokes: list[str] = []
 
-    def box(
-        self, x: float, y: float, width: float, height: float, kind: str = "slab", *, round: float = 8
-    ) -> None:
+    def box(self, x: float, y: float, width: float, height: float, kind: str = "slab", *, round: float = 8) -> None:
         """A rectangle with rounded corners."""
         self._strokes.append(
             f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{round:g}"/>'
@@ -64,9 +60,7 @@ class Drawing:
         """One line of text; ``kind`` names its classes: where it hangs, and how it looks."""
         self._strokes.append(f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(words)}</text>')
 
-    def chip(
-        self, x: float, y: float, width: float, words: str, kind: str = "card", *, height: float = 28
-    ) -> None:
+    def chip(self, x: float, y: float, width: float, words: str, kind: str = "card", *, height: float = 28) -> None:
         """A small labelled box."""
         self.box(x, y, width, height, kind, round=height / 2)
         self.text(x + width / 2, y + height / 2 + 4.5, words, "middle code")

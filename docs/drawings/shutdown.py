@@ -117,9 +117,7 @@ def _report(sheet: Drawing) -> None:
     sheet.box(BEGIN, top, END - BEGIN, 72, "slab")
     sheet.text(BEGIN + 18, top + 28, "the report", "start title")
     sheet.text(BEGIN + 130, top + 28, "drained: task 4, task 2", "start small")
-    sheet.text(
-        BEGIN + 130, top + 50, "interrupted: task 3, and the line at which it was stuck", "start small"
-    )
+    sheet.text(BEGIN + 130, top + 50, "interrupted: task 3, and the line at which it was stuck", "start small")
     sheet.text(END - 18, top + 28, "restarts, errors", "end small")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import trio
@@ -30,8 +31,8 @@ SCHEMA = """
 class Outbox:
     """The table, as the rest of the program knows it."""
 
-    def __init__(self, path: str) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
         self._one_at_a_time = trio.CapacityLimiter(1)
 
     async def run(self, sql: str, *values: object) -> list[Any]:
@@ -56,7 +57,7 @@ class Outbox:
         return Task(address, Parts(TaskId(str(row)), attempt=Attempt(attempts_made)))
 
     async def settle(self, task: Task[str], outcome: Outcome) -> None:
-        """``task`` is given as it is to be stored: its status, attempts and time are those after the outcome."""
+        """``task`` comes as it is to be stored: its status, attempts and time are those afterwards."""
         parts = task.parts
         due = parts.run_at.timestamp() if parts.run_at else 0
         await self.run(
@@ -76,16 +77,17 @@ async def send(address: str, attempt: Attempt) -> None:
 
 
 async def main() -> None:
-    outbox = Outbox(":memory:")
-    await outbox.run(SCHEMA)
-    for address in ("ada@example.com", "grace@example.com", "nobody"):
-        await outbox.run("insert into outbox (address) values (?)", address)
+    with closing(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)) as database:
+        outbox = Outbox(database)
+        await outbox.run(SCHEMA)
+        for address in ("ada@example.com", "grace@example.com", "nobody"):
+            await outbox.run("insert into outbox (address) values (?)", address)
 
-    backend = CustomBackend(receive=poll(outbox.fetch, Interval(0.05)), settle=outbox.settle)
-    policy = RetryPolicy(attempts=2, backoff=constant(0.1))
-    await Worker("sender", backend, send, concurrency=2, retry=policy).run()
-    for row in await outbox.run("select address, state, attempts from outbox order by id"):
-        print(*row)
+        backend = CustomBackend(receive=poll(outbox.fetch, Interval(0.05)), settle=outbox.settle)
+        policy = RetryPolicy(attempts=2, backoff=constant(0.1))
+        await Worker("sender", backend, send, concurrency=2, retry=policy).run()
+        for row in await outbox.run("select address, state, attempts from outbox order by id"):
+            print(*row)
 
 
 if __name__ == "__main__":

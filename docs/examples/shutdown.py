@@ -1,4 +1,4 @@
-"""A shutdown that has ten seconds, and three tasks that need four, forty, and for ever."""
+"""A shutdown that has ten seconds, and tasks that need four and forty."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def tell(context: WorkerContext, event: Event) -> None:
 
 async def main() -> None:
     storage = MemoryStorage[float]()
-    await storage.push_bulk([4.0, 40.0, float("inf"), 4.0])
+    await storage.push_bulk([4.0, 40.0, 4.0])
     monitor = Monitor(shutdown_timeout=10, on_event=tell)
-    monitor.register(Worker("worker", storage, work, concurrency=3))
+    monitor.register(Worker("worker", storage, work, concurrency=2))
     async with trio.open_nursery() as nursery:
         await nursery.start(monitor.run)
         await trio.sleep(1)

@@ -18,7 +18,7 @@ async def work(seconds: float) -> None:
 async def main() -> None:
     storage = MemoryStorage[float]()
     await storage.push_bulk([0.1, 3600.0, 0.2])
-    monitor = Monitor(shutdown_timeout=0.5)
+    monitor = Monitor(shutdown_timeout=2)
     monitor.register(Worker("worker", storage, work, concurrency=2))
     report = await monitor.run_with_signal()
     print(report)

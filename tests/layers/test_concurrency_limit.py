@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -222,6 +224,26 @@ async def test_by_key_each_key_has_so_many(autojump_clock: trio.testing.MockCloc
     assert {name: room.most[name] for name in "abc"} == {"a": 2, "b": 2, "c": 1}
     assert trio.current_time() == 2
     assert limit.statistics().keys == (), "a key that nobody uses is forgotten"
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_by_key_nothing_shakes_the_count(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """Calls that come, wait, give up, stay for long or for short, so that keys are forgotten and come back."""
+    chance = random.Random(seed)
+    limit, room = ConcurrencyLimit(2, key=lambda task: task.args), Room()
+
+    async def visitor() -> None:
+        for _ in range(10):
+            await trio.sleep(chance.choice([0, 0, 1, 5]))
+            room.seconds = chance.choice([0, 1, 3])
+            with trio.move_on_after(chance.choice([0, 2, math.inf])):
+                await limit(room, Task(chance.choice("ab")))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(visitor)
+    assert (room.most["a"], room.most["b"]) == (2, 2)
+    assert limit.statistics() == ConcurrencyLimitStatistics(limit=2, taken=0, waiting=0, keys=())
 
 
 async def test_by_key_a_call_cancelled_at_once_leaves_no_key_behind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -113,6 +114,16 @@ async def test_all_three_in_a_worker(autojump_clock: trio.testing.MockClock) -> 
     left = await storage.fetch_by_id(ids[1])
     assert left is not None
     assert left.args == "many", "the backend keeps the args that it had"
+
+
+async def test_what_changes_a_type_goes_around_the_handler(autojump_clock: trio.testing.MockClock) -> None:
+    """Typed from end to end: a backend of strings, a handler of numbers, a result that is text."""
+    storage = MemoryStorage[str]()
+    task_id = await storage.push("21")
+    storage.close()
+    handler = partial(MapArgs[str, int](int), partial(MapResult[int, str](str), double))
+    await Worker("w", storage, handler).run()
+    assert (await storage.wait_for(task_id)).unwrap() == "42"
 
 
 @pytest.mark.parametrize("layer", [MapArgs, MapResult, MapError])

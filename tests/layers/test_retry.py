@@ -57,7 +57,7 @@ async def test_the_last_error_is_raised_as_it_is(autojump_clock: trio.testing.Mo
     with pytest.raises(ValueError, match="3") as caught:
         await Retry(3, backoff=constant(1))(flaky, Task(1))
     assert caught.value is errors[2]
-    assert caught.value.__context__ is None
+    assert caught.value.__context__ is caught.value.__cause__ is None
     assert flaky.calls == [0, 1, 2]
 
 
@@ -118,6 +118,14 @@ async def test_an_error_that_is_not_to_be_retried_stands(autojump_clock: trio.te
     with pytest.raises(KeyError):
         await layer(flaky, Task(1))
     assert len(flaky.calls) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=["interrupt", "exit"])
+async def test_what_is_no_exception_stands(error: BaseException) -> None:
+    flaky = Flaky(error)
+    with pytest.raises(type(error)):
+        await Retry(5)(flaky, Task(1))
+    assert len(flaky.calls) == 1
 
 
 async def test_no_further_call_if_cancelled_in_between(autojump_clock: trio.testing.MockClock) -> None:

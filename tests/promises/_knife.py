@@ -25,6 +25,7 @@ from trio_tasks import (
     TaskBuilder,
     Worker,
 )
+from trio_tasks._channel import as_backend
 from trio_tasks._outcome import leaves
 
 from tests._books import Books
@@ -44,6 +45,7 @@ DO = {
     "revoke": "take away whatever lease there is",
     "close": "close the storage",
 }
+ENDS = ("everything", "pusher", "monitor", "timeout", "close")
 
 
 class Slow(Backend[str]):
@@ -65,7 +67,8 @@ class Scenario(trio.abc.Instrument):
     """One run of the scenario.
 
     Args:
-      over: what lies between the worker and the storage: ``"memory"`` (nothing), ``"slow"`` or ``"pipe"``.
+      over: what lies between the worker and the storage: ``"memory"`` (nothing), ``"slow"`` or ``"pipe"``; or
+          ``"channel"``, which is there in place of the storage.
       what: what the cut is; a key of :data:`DO`.
       step: before which of its steps it comes.
     """
@@ -75,6 +78,7 @@ class Scenario(trio.abc.Instrument):
         self.was_cut = False
         self.books = Books()
         self._over = over
+        self._sends = over in ("pipe", "channel")
         self._cut: Callable[[], object] = getattr(self, f"_cut_{what}")
         self._step = step
         self._is_on = False
@@ -106,17 +110,20 @@ class Scenario(trio.abc.Instrument):
                 nursery.start_soon(successor.run)
                 await self._pusher_is_over.wait()
                 self._close()
-            await self.books.audit(self.storage)
-        if self.storage.statistics().waiting:
-            self.books.faults.append("the storage has ended, and something waits in it")
+            if self._over != "channel":
+                await self.books.audit(self.storage)
+        if self.books.unfinished or self.storage.statistics().waiting:
+            self.books.faults.append(f"the backend has ended, and {self.books.unfinished} are not finished")
 
     def _open(self) -> Backend[str]:
         if self._over == "pipe":
             return Pipe(self._receive, self.storage)
+        if self._over == "channel":
+            return as_backend(self._receive)
         return Slow(self.storage) if self._over == "slow" else self.storage
 
     def _close(self) -> None:
-        if self._over == "pipe":
+        if self._sends:
             self._send.close()
         else:
             self.storage.close()
@@ -150,7 +157,7 @@ class Scenario(trio.abc.Instrument):
         books, task_id = self.books, task.parts.id
         books.refused.add(task_id)  # until it is done
         books.will_push(task)
-        await (self._send.send(task) if self._over == "pipe" else self.storage.push_task(task))
+        await (self._send.send(task) if self._sends else self.storage.push_task(task))
         books.refused.discard(task_id)
         books.pushed.add(task_id)
 
@@ -235,9 +242,10 @@ class Scenario(trio.abc.Instrument):
         self.monitor.cancel_scope.deadline = trio.current_time()
 
     def _cut_abort(self) -> None:
+        desk = getattr(self._backend, "_desk", self.storage._desk)  # `abort` itself is async
         for context in self.monitor.workers:
             for task in context.in_hand:
-                if self.storage._desk.ledger.abort(task.parts.id, "aborted"):
+                if desk.ledger.abort(task.parts.id, "aborted"):
                     self.books.aborted.add(task.parts.id)
 
     def _cut_revoke(self) -> None:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
+from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import (
+    Engage,
+    Event,
+    MemoryStorage,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    Worker,
+    WorkerContext,
+)
+from trio_tasks.abc import Handler
 
-from tests.promises._knife import DO, Scenario
+from tests._books import ALL
+from tests.promises._knife import DO, ENDS, Scenario
+from tests.promises._stage import Open, Record, perform_on, run_for
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+CUTS = {"memory": DO, "slow": DO, "pipe": ENDS, "channel": ENDS}
 
 
-@pytest.mark.parametrize("over", ["memory", "slow", "pipe"])
-@pytest.mark.parametrize("what", DO)
-def test_promise_02_cancellation_loses_nothing_wherever_it_is_cut(over: str, what: str) -> None:
+@pytest.mark.parametrize(("over", "what"), [(over, what) for over, cuts in CUTS.items() for what in cuts])
+def test_promise_02_cancellation_loses_nothing(over: str, what: str) -> None:
     for step in count(1):
         scenario = Scenario(over, what, step)
         scenario.run()
@@ -19,3 +43,189 @@ def test_promise_02_cancellation_loses_nothing_wherever_it_is_cut(over: str, wha
         if not scenario.was_cut:
             assert step > 50, "the scenario has lost its steps"
             return
+
+
+async def sleep_on(args: object) -> None:
+    await trio.sleep_forever()
+
+
+async def return_it(args: object) -> object:
+    return args
+
+
+def places(storage: MemoryStorage[Any]) -> tuple[int, int, int]:
+    """How many tasks wait, are in hand, and are finished."""
+    books = storage.statistics()
+    assert books.pushed == books.waiting + books.in_hand + books.succeeded + books.failed + books.killed
+    return books.waiting, books.in_hand, books.succeeded + books.failed + books.killed
+
+
+async def test_promise_02_cancellation_loses_nothing_released_tasks_are_as_they_were(
+    autojump_clock: MockClock,
+) -> None:
+    storage, record = MemoryStorage[int](), Record()
+    await storage.push_bulk(range(5), metadata={"tenant": "acme"})
+    await run_for(10, Worker("cut", storage, sleep_on, concurrency=3, on_event=record))
+    assert record.kinds == ["Released"] * 3
+    assert places(storage) == (5, 0, 0)
+    for task in await storage.list_tasks(limit=ALL):
+        assert (task.parts.status, task.parts.attempt, task.parts.holder) == (Status.Pending, 0, None)
+        assert task.parts.metadata == {"tenant": "acme"}
+
+
+async def test_promise_02_cancellation_loses_nothing_a_cancelled_push_has_pushed_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    storage = MemoryStorage[int](1)
+    await storage.push(0)
+    with trio.move_on_after(5) as scope:
+        await storage.push(1)
+    assert scope.cancelled_caught
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await MemoryStorage[int]().push(1)
+    assert scope.cancelled_caught
+    assert places(storage) == (1, 0, 0)
+    assert (await storage.receive()).args == 0
+    assert storage.statistics().pushers_waiting == 0
+
+
+async def test_promise_02_cancellation_loses_nothing_of_a_bulk_a_beginning_is_stored(
+    autojump_clock: MockClock,
+) -> None:
+    storage = MemoryStorage[int](3)
+    with trio.move_on_after(5) as scope:
+        await storage.push_bulk(range(10))
+    assert scope.cancelled_caught
+    assert sorted(task.args for task in await storage.list_tasks()) == [0, 1, 2]
+
+
+async def test_promise_02_cancellation_loses_nothing_a_push_and_a_cancel_in_one_step(
+    autojump_clock: MockClock,
+) -> None:
+    """The receiver is cancelled after the task was handed to it, and before it has run."""
+    storage = MemoryStorage[int]()
+    received: list[int] = []
+
+    async def receive() -> None:
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            received.append((await storage.receive()).args)
+
+    scopes: list[trio.CancelScope] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        storage.push_nowait(7)
+        scopes[0].cancel()
+    assert received == [7]
+    assert places(storage) == (0, 1, 0)
+
+
+async def test_promise_02_cancellation_loses_nothing_settling_is_shielded(autojump_clock: MockClock) -> None:
+    backend = Open(0)
+
+    async def take_time(task: Task[Any], outcome: Outcome) -> None:
+        await trio.sleep(8)
+
+    backend.on_settle = take_time
+    await run_for(5, Worker("cut", backend, return_it))
+    assert [outcome for _, outcome in backend.settled] == [Succeeded(0)]
+    assert (backend.when("settle"), backend.when("settled")) == ([0], [8])
+
+
+async def test_promise_02_cancellation_loses_nothing_and_the_shield_is_bounded(autojump_clock: MockClock) -> None:
+    backend, begun = Open(0), trio.current_time()
+
+    async def hang(task: Task[Any], outcome: Outcome) -> None:
+        await trio.sleep_forever()
+
+    backend.on_settle = hang
+    with pytest.RaisesGroup(trio.TooSlowError, flatten_subgroups=True):
+        await run_for(5, Worker("cut", backend, sleep_on, settle_timeout=3))
+    assert trio.current_time() - begun == pytest.approx(8)
+    assert backend.settled == []
+
+
+async def test_promise_02_cancellation_loses_nothing_of_what_a_channel_gave(autojump_clock: MockClock) -> None:
+    """A channel takes nothing back; so what is released or retried is kept for whoever comes next over it."""
+    send, receive = trio.open_memory_channel[int](10)
+    send.send_nowait(7)
+    send.close()
+    await run_for(5, Worker("cut", receive, sleep_on))
+    record = await perform_on(receive, return_it)
+    assert record.kinds == ["Succeeded"]
+
+
+class Failing:
+    """A gate with a fault, in one of its verbs."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def _do(self, verb: str) -> None:
+        if verb == self._verb:
+            raise ZeroDivisionError(verb)
+
+    async def __call__(self, handler: Handler[Any, Any], task: Task[Any]) -> Any:
+        self._do("call")
+        return await handler(task)
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._do("ready")
+
+    def admit(self, task: Task[Any]) -> bool:
+        self._do("admit")
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        self._do("dismiss")
+
+
+@pytest.mark.parametrize("verb", ["call", "ready", "admit", "dismiss"])
+async def test_promise_02_cancellation_loses_nothing_though_a_gate_fails(autojump_clock: MockClock, verb: str) -> None:
+    """A gate that fails may end the worker; the task that it was asked about is not lost by that."""
+    storage = MemoryStorage[int]()
+    await storage.push(0)
+    try:
+        await run_for(5, Worker("gated", storage, return_it, layers=[Failing(verb)]))
+    except Exception as error:
+        assert pytest.RaisesGroup(ZeroDivisionError).matches(error)
+    assert storage.statistics().in_hand == 0
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, SystemExit])
+async def test_promise_02_cancellation_loses_nothing_though_a_listener_is_interrupted(
+    autojump_clock: MockClock, what: type[BaseException]
+) -> None:
+    """Ctrl-C may strike in any line, in that of a listener too."""
+    storage = MemoryStorage[int]()
+    await storage.push(0)
+
+    def listen(context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Engage):
+            raise what
+
+    try:
+        await run_for(5, Worker("interrupted", storage, return_it, on_event=listen))
+    except BaseExceptionGroup as group:
+        assert pytest.RaisesGroup(what, flatten_subgroups=True).matches(group)
+    assert storage.statistics().in_hand == 0
+
+
+async def test_promise_02_cancellation_loses_nothing_lease_lost_or_not_given_back_it_is_settled_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Who settles twice, or in the name of an attempt that is over, is refused, and nothing changes."""
+    storage = MemoryStorage[int]()
+    await storage.push(0)
+    first = await storage.receive()
+    await storage.settle(first, Retried(ValueError(), 0))
+    second = await storage.receive()
+    for outcome in (Released(), Retried(ValueError(), 0)):
+        with pytest.raises(Exception, match="not in hand in its attempt 1"):
+            await storage.settle(first, outcome)
+    assert places(storage) == (0, 1, 0)
+    await storage.settle(second, Released())
+    assert places(storage) == (1, 0, 0)

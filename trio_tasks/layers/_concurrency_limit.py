@@ -44,14 +44,16 @@ class ConcurrencyLimitStatistics:
 
 @final
 class _Permits:
-    """The permits of one key."""
+    """The permits of one key. Nobody may forget them while somebody has ``taken`` one, or is one of the ``callers`` who
+    may yet do so."""
 
-    __slots__ = ("key", "limit", "line", "taken")
+    __slots__ = ("callers", "key", "limit", "line", "taken")
 
     def __init__(self, key: Hashable, limit: int) -> None:
         self.key = key
         self.limit = limit
         self.taken = 0
+        self.callers = 0
         self.line = Turnstile(self._opens_at)
 
     def _opens_at(self) -> float:
@@ -70,10 +72,6 @@ class _Permits:
     def give_back(self) -> None:
         self.taken -= 1
         self.line.look_again()
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.taken and not self.line.waiting
 
 
 @final
@@ -162,6 +160,7 @@ class ConcurrencyLimit:
             finally:
                 admission.calls -= 1
         permits = self._permits_for(task)
+        permits.callers += 1
         try:
             await permits.take()
             try:
@@ -169,6 +168,7 @@ class ConcurrencyLimit:
             finally:
                 permits.give_back()
         finally:
+            permits.callers -= 1
             self._forget_if_idle(permits)
 
     def _permits_for(self, task: Task[Any]) -> _Permits:
@@ -181,8 +181,8 @@ class ConcurrencyLimit:
         return permits
 
     def _forget_if_idle(self, permits: _Permits) -> None:
-        if self._key is not None and permits.is_idle:
-            self._by_key.pop(permits.key, None)
+        if self._key is not None and not (permits.taken or permits.callers):
+            del self._by_key[permits.key]
 
     def statistics(self) -> ConcurrencyLimitStatistics:
         """How things stand, frozen."""

@@ -22,10 +22,16 @@ S = TypeVar("S")
 class MapArgs(Generic[A, B]):
     """Give what is inside of this layer ``fn(args)`` in place of the args.
 
-    >>> MapArgs(json.loads)  # the backend has strings, the handler takes what they say
+    >>> MapArgs(str.strip)
 
     The parts stay the same object. The backend keeps the args that it had: a further attempt maps them again.
     What ``fn`` raises is what the attempt raises.
+
+    To a type checker all layers in a list have the types of the backend and of the handler, so there it accepts only a
+    ``fn`` that keeps the type. One that changes it goes around the handler, which then takes the whole task:
+
+    >>> async def handle(task: Task[int]) -> None: ...
+    >>> Worker("w", strings, partial(MapArgs(int), handle))
     """
 
     __slots__ = ("_fn",)
@@ -43,7 +49,10 @@ class MapArgs(Generic[A, B]):
 
 @final
 class MapResult(Generic[R, S]):
-    """Return ``fn(result)`` in place of the result. What ``fn`` raises is what the attempt raises."""
+    """Return ``fn(result)`` in place of the result. What ``fn`` raises is what the attempt raises.
+
+    One that changes the type goes around the handler, as with :class:`MapArgs`.
+    """
 
     __slots__ = ("_fn",)
 

@@ -1,0 +1,455 @@
+"""Whatever a handler raises is that task's outcome, and no other task's."""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import (
+    AbortError,
+    Engage,
+    Event,
+    MemoryStorage,
+    Monitor,
+    RetryPolicy,
+    Start,
+    Status,
+    Stop,
+    Success,
+    Task,
+    Worker,
+    WorkerContext,
+    constant,
+)
+from trio_tasks._outcome import leaves
+from trio_tasks.abc import Handler
+
+from tests.promises._stage import Open, Record, perform, perform_on, run_for
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+ONCE = RetryPolicy(1)
+
+
+class RudeError(BaseException):
+    """What no ``except Exception`` catches, as asyncio's CancelledError."""
+
+
+class SpeechlessError(Exception):
+    """It does not let itself be looked at."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError("str")
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("repr")
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError("==")
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError("hash")
+
+
+class UndecidedError(Exception):
+    """Whether it is true, it does not say; nor how long it is."""
+
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("bool")
+
+    def __len__(self) -> int:
+        raise ZeroDivisionError("len")
+
+
+class DisguisedError(Exception):
+    """What class it is of, it does not say."""
+
+    @property
+    def __class__(self) -> Any:
+        raise ZeroDivisionError("class")
+
+    @__class__.setter
+    def __class__(self, kind: object) -> None: ...
+
+
+def deep_group() -> Exception:
+    error: Exception = ValueError("deep")
+    for _ in range(3 * sys.getrecursionlimit()):
+        error = ExceptionGroup("deeper", [error])
+    return error
+
+
+def endless_chain() -> Exception:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    return first
+
+
+def with_undecided_cause() -> Exception:
+    error = ValueError("because of")
+    error.__cause__ = UndecidedError()
+    return error
+
+
+def tampered(delay: Any) -> Exception:
+    from trio_tasks import RetryAfterError
+
+    error = RetryAfterError("tampered with", 1)
+    error.delay = delay
+    return error
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "SystemExit": lambda: SystemExit(3),
+    "RudeError": RudeError,
+    "GeneratorExit": GeneratorExit,
+    "StopIteration": lambda: StopIteration(1),
+    "StopAsyncIteration": StopAsyncIteration,
+    "RecursionError": lambda: RecursionError("too deep"),
+    "MemoryError": MemoryError,
+    "SpeechlessError": SpeechlessError,
+    "AbortError of a SpeechlessError": lambda: AbortError(SpeechlessError()),
+    "UndecidedError": UndecidedError,
+    "an UndecidedError behind it": with_undecided_cause,
+    "DisguisedError": DisguisedError,
+    "a group with SystemExit": lambda: BaseExceptionGroup("group", [SystemExit(3), ValueError()]),
+    "a group with GeneratorExit": lambda: BaseExceptionGroup("group", [GeneratorExit(), RudeError()]),
+    "a group with SpeechlessError": lambda: ExceptionGroup("group", [SpeechlessError(), UndecidedError()]),
+    "a very deep group": deep_group,
+    "an endless chain": endless_chain,
+    "a delay that is NaN": lambda: tampered(float("nan")),
+    "a delay that is None": lambda: tampered(None),
+    "trio.WouldBlock": lambda: trio.WouldBlock(),
+    "trio.EndOfChannel": lambda: trio.EndOfChannel(),
+    "trio.ClosedResourceError": lambda: trio.ClosedResourceError(),
+}
+
+
+NOT_BY_A_CHILD = {
+    "SpeechlessError",
+    "AbortError of a SpeechlessError",
+    "a group with SpeechlessError",
+    "a very deep group",
+}
+"""trio itself takes the repr of what a child of a nursery raises, and breaks down if that fails."""
+
+
+@pytest.mark.parametrize("where", ["handler", "child", "layer", "layer, on calling", "sync handler", "from_task"])
+@pytest.mark.parametrize("what", RAISED)
+def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None:
+    """The bad task has an outcome, every attempt it may have, and the good one beside it succeeds."""
+    if where == "child" and what in NOT_BY_A_CHILD:
+        return
+    attempts: list[str] = []
+
+    def misbehave(args: str) -> str:
+        attempts.append(args)
+        if args == "bad":
+            raise RAISED[what]()
+        return args
+
+    async def work() -> Record:
+        handler, layers = _handler_that(misbehave, where), _layers(misbehave, where)
+        return await perform(handler, "bad", "good", retry=RetryPolicy(2, constant(0)), layers=layers)
+
+    kinds = _kinds_after(work)
+    assert kinds.count("Succeeded") == 1
+    assert kinds.count("Succeeded") + kinds.count("Retried") + kinds.count("Failed") + kinds.count("Killed") == len(kinds)
+    assert kinds == ["Retried", "Succeeded", "Failed"] or sorted(kinds) in (["Failed", "Succeeded"], ["Killed", "Succeeded"])
+
+
+def _kinds_after(work: Callable[[], Awaitable[Record]]) -> list[str]:
+    """The outcomes by name. What comes out of the worker must not reach pytest, which would look at it."""
+    try:
+        return trio.run(work, clock=MockClock(autojump_threshold=0)).kinds
+    except BaseException as error:
+        out = ", ".join(type(each).__name__ for each in leaves(error))
+    return pytest.fail(f"the worker was killed by {out}", pytrace=False)
+
+
+def _handler_that(misbehave: Callable[[str], str], where: str) -> Callable[..., Any]:
+    async def handler(args: str) -> str:
+        return misbehave(args)
+
+    async def child(args: str) -> None:
+        misbehave(args)
+
+    async def parent(args: str, nursery: trio.Nursery) -> str:
+        nursery.start_soon(child, args)
+        return args
+
+    class Extracted:
+        @classmethod
+        async def from_task(cls, task: Task[str]) -> Extracted:
+            misbehave(task.args)
+            return cls()
+
+    async def with_extracted(args: str, extracted: Any) -> str:
+        return args
+
+    async def well_behaved(args: str) -> str:
+        return args
+
+    if where == "from_task":
+        with_extracted.__annotations__["extracted"] = Extracted
+    return {"handler": handler, "child": parent, "sync handler": misbehave, "from_task": with_extracted}.get(
+        where, well_behaved
+    )
+
+
+def _layers(misbehave: Callable[[str], str], where: str) -> list[Any]:
+    async def layer(handler: Handler[Any, Any], task: Task[Any]) -> Any:
+        result = await handler(task)
+        misbehave(task.args)
+        return result
+
+    def layer_on_calling(handler: Handler[Any, Any], task: Task[Any]) -> Any:
+        misbehave(task.args)
+        return handler(task)
+
+    return {"layer": [layer], "layer, on calling": [layer_on_calling]}.get(where, [])
+
+
+class Unspeakable:
+    """A result, or a value, that does not let itself be looked at."""
+
+    def __init__(self, error: type[BaseException] = ZeroDivisionError) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error("repr")
+
+    def __eq__(self, other: object) -> bool:
+        raise self.error("==")
+
+    def __bool__(self) -> bool:
+        raise self.error("bool")
+
+    def __hash__(self) -> int:
+        raise self.error("hash")
+
+
+def fail_on_everything(context: WorkerContext, event: Event) -> None:
+    raise ValueError(f"a listener fails on {type(event).__name__}")
+
+
+@pytest.mark.parametrize("listener", [fail_on_everything, lambda context, event: repr(event)])
+def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: Any) -> None:
+    """Nor by what it was given."""
+
+    async def handler(args: object) -> Any:
+        return args
+
+    args = [Unspeakable(), Unspeakable(SystemExit), 1]
+    assert _kinds_after(lambda: perform(handler, *args, on_event=[listener])) == ["Succeeded"] * 3
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])])
+def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: BaseException) -> None:
+    """A failing listener does not change an outcome either, and others hear what it has heard."""
+    heard: list[Event] = []
+
+    def fail(context: WorkerContext, event: Event) -> None:
+        heard.append(event)
+        raise error
+
+    async def handler(args: int) -> int:
+        return args
+
+    assert _kinds_after(lambda: perform(handler, 1, 2, on_event=[fail])) == ["Succeeded", "Succeeded"]
+    assert [type(each) for each in heard] == [Start, *[Engage, Success] * 2, Stop]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])])
+def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def handler(args: int, context: WorkerContext) -> None:
+        context.track(fail)
+        await trio.lowlevel.checkpoint()
+
+    assert _kinds_after(lambda: perform(handler, 1, 2)) == ["Succeeded", "Succeeded"]
+
+
+async def test_promise_06_a_task_cannot_kill_its_worker_by_a_policy_that_does_not_know_its_error() -> None:
+    """What the policy asks of an error, not every error has."""
+
+    async def handler(args: int) -> None:
+        if args:
+            raise ValueError("it has no code")
+
+    policy = RetryPolicy(3, constant(0), lambda error: bool(error.code == 503))  # type: ignore[attr-defined]  # not all
+    record = await perform(handler, 1, 0, retry=policy)
+    assert record.kinds[-1] == "Succeeded"
+
+
+@pytest.mark.parametrize("delay", [float("nan"), -1, float("inf"), None])
+async def test_promise_06_a_task_cannot_kill_its_worker_by_a_backoff_that_is_none(delay: Any) -> None:
+    async def handler(args: int) -> None:
+        if args:
+            raise ValueError("no")
+
+    record = await perform(handler, 1, 0, retry=RetryPolicy(3, lambda attempt: delay))
+    assert record.kinds[-1] == "Succeeded"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_promise_06_a_task_cannot_kill_its_worker_by_a_context_variable(error: type[BaseException]) -> None:
+    """Nor is the next task told what the last one has left there."""
+    variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable", default=None)
+    found = []
+
+    async def handler(args: int) -> None:
+        found.append(variable.get())
+        variable.set(Unspeakable(error))
+
+    mine = Unspeakable(error)
+
+    async def work() -> Record:
+        variable.set(mine)
+        return await perform(handler, 1, 2, 3)
+
+    assert _kinds_after(work) == ["Succeeded"] * 3
+    assert [each is mine for each in found] == [True] * 3
+
+
+async def test_promise_06_a_task_cannot_kill_its_worker_by_a_cancellation_from_elsewhere() -> None:
+    """One that was caught in another scope, and is raised here, is an error as any other."""
+    caught: list[trio.Cancelled] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            caught.append(cancelled)
+            raise
+
+    async def handler(args: int) -> None:
+        if args == 1:
+            raise caught[0]
+        if args == 2:
+            raise BaseExceptionGroup("mixed", [caught[0], ValueError("beside it")])
+
+    record = await perform(handler, 1, 2, 3, retry=ONCE)
+    assert record.kinds == ["Failed", "Failed", "Succeeded"]
+
+
+async def test_promise_06_a_task_cannot_kill_its_worker_by_closing_things(autojump_clock: MockClock) -> None:
+    """What it closes is closed; what waits is still done, and the worker ends as it should."""
+    storage = MemoryStorage[int]()
+
+    async def handler(args: int, context: WorkerContext, nursery: trio.Nursery) -> None:
+        await storage.aclose()
+        nursery.cancel_scope.cancel()
+        context.pause()
+        context.resume()
+        if args == 3:
+            context.stop()
+
+    await storage.push_bulk(range(5))
+    record = await perform_on(storage, handler)
+    assert record.kinds == ["Succeeded"] * 4
+    assert storage.statistics().waiting == 1
+
+
+async def test_promise_06_a_task_cannot_kill_its_worker_by_real_recursion() -> None:
+    async def handler(args: int) -> None:
+        if args:
+            await handler(args)
+
+    record = await perform(handler, 1, 0, retry=ONCE)
+    assert record.kinds == ["Failed", "Succeeded"]
+
+
+# What does pass
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt_passes(grouped: bool) -> None:
+    """It releases, the task that it struck and those beside it."""
+    storage, record = MemoryStorage[int](), Record()
+
+    async def handler(args: int) -> None:
+        if args == 1:
+            error = KeyboardInterrupt()
+            raise BaseExceptionGroup("grouped", [ValueError(), error]) if grouped else error
+        await trio.sleep_forever()
+
+    await storage.push_bulk([0, 0, 1])
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await perform_on(storage, handler, concurrency=3, on_event=[record])
+    assert raised.value.subgroup(KeyboardInterrupt) is not None
+    assert record.kinds == ["Released"] * 3
+    for task in await storage.list_tasks():
+        assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
+
+
+async def test_promise_06_a_task_cannot_kill_its_worker_but_a_cancellation_passes(autojump_clock: MockClock) -> None:
+    """Also beside errors, in a group."""
+    storage, record = MemoryStorage[int](), Record()
+
+    async def fail_of_it() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("of being cancelled")
+
+    async def handler(args: int, nursery: trio.Nursery) -> None:
+        nursery.start_soon(fail_of_it)
+        await trio.sleep_forever()
+
+    await storage.push(0)
+    await run_for(5, Worker("cancelled", storage, handler, retry=ONCE, on_event=record))
+    assert record.kinds == ["Released"]
+    assert storage.statistics().waiting == 1
+
+
+@pytest.mark.parametrize("verb", ["receive", "settle", "beat"])
+async def test_promise_06_a_task_cannot_kill_its_worker_but_a_failing_backend_ends_it(
+    autojump_clock: MockClock, verb: str
+) -> None:
+    """What follows is the monitor's business: here it restarts the worker, and all is well."""
+
+    class Failing(Open):
+        fails = True
+
+        def note(self, what: str) -> None:
+            if what == verb and self.fails:
+                self.fails = False
+                raise ConnectionError(verb)
+            super().note(what)
+
+    async def handler(args: int) -> int:
+        return args
+
+    worker = Worker("on it", Failing(1, heartbeat_interval=1), handler)
+    with pytest.RaisesGroup(pytest.RaisesExc(ConnectionError, match=verb)):
+        await run_for(5, worker)
+
+    backend, seen = Failing(1, 2, heartbeat_interval=1), []
+    monitor = Monitor(should_restart=lambda context, error, attempt: bool(seen.append(error)) or True)
+    monitor.register(Worker("restarted", backend, handler))
+    with trio.move_on_after(60):
+        await monitor.run()
+    assert len(seen) == monitor.report.restarts == 1
+    assert backend.settled
+
+
+def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_who_hears_of_its_beginning() -> None:
+    """An attempt that a listener does not want to hear of is an attempt all the same."""
+
+    def fail(context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Engage):
+            raise RudeError
+
+    async def handler(args: int) -> int:
+        return args
+
+    assert _kinds_after(lambda: perform(handler, 1, 2, on_event=[fail])) == ["Succeeded"] * 2

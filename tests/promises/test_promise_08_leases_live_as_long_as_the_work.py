@@ -1,0 +1,193 @@
+"""Leases live exactly as long as the work: what a worker does about them, shown on a backend made by hand.
+
+A storage in memory has no leases; those of a stored backend are held to the same by the conformance kit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import (
+    HeartBeat,
+    LeaseLostError,
+    Outcome,
+    Released,
+    Release,
+    Stop,
+    Succeeded,
+    Task,
+    Worker,
+    WorkerContext,
+)
+
+from tests.promises._stage import A_MONTH, Open, Record, run_for
+
+
+async def sleep_for(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return seconds
+
+
+async def sleep_shielded(seconds: float) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(seconds)
+
+
+async def fail(seconds: float) -> None:
+    raise ValueError("no")
+
+
+async def stop_at(seconds: float, worker: Worker[Any, Any]) -> None:
+    """Run the worker, and tell it to stop then."""
+    context = worker.prepare()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run, context)
+        await trio.sleep(seconds)
+        context.stop()
+
+
+async def test_promise_08_leases_live_as_long_as_the_work(autojump_clock: MockClock) -> None:
+    """Heartbeats outlive intake, and end when the last attempt has been settled."""
+    backend, record = Open(10.5, heartbeat_interval=1), Record()
+
+    async def take_time(task: Task[Any], outcome: Outcome) -> None:
+        await trio.sleep(2)
+
+    backend.on_settle = take_time
+    await stop_at(3.5, Worker("leasing", backend, sleep_for, on_event=record))
+    assert backend.when("settled") == [12.5]
+    assert backend.when("beat") == [*range(13)]
+    assert len(record.of(HeartBeat)) == 13
+    assert isinstance(record.events[-1], Stop)
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_from_before_it_begins() -> None:
+    """The first heartbeat comes before the first task is taken: what is taken is leased."""
+    for _ in range(20):  # trio shuffles
+        backend = Open(heartbeat_interval=1)
+        await run_for(0, Worker("leasing", backend, sleep_for))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Worker("leasing", backend, sleep_for, concurrency=1).run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert [what for _, what in backend.log if what != "settle"][:2] == ["beat", "receive"]
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_and_its_clean_up(autojump_clock: MockClock) -> None:
+    """Also of an attempt that was cancelled: while it cleans up, nobody else may have the task."""
+    backend = Open(10.5, heartbeat_interval=1)
+    await run_for(3.5, Worker("leasing", backend, sleep_shielded))
+    assert backend.when("settled") == [10.5]
+    assert backend.when("beat")[:11] == [*range(11)]
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_that_is_tracked(autojump_clock: MockClock) -> None:
+    backend = Open(10.5, heartbeat_interval=1)
+
+    async def handler(seconds: float, context: WorkerContext) -> None:
+        context.track(trio.sleep, seconds)
+
+    await stop_at(3.5, Worker("leasing", backend, handler))
+    assert backend.when("beat") == [*range(11)]
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_no_interval_no_beat(autojump_clock: MockClock) -> None:
+    backend = Open(10.5)
+    await run_for(A_MONTH, Worker("leasing", backend, sleep_for))
+    assert backend.when("beat") == []
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    """The worker learns of it, cancels that attempt and no other, is not let settle, and goes on."""
+    backend, record, seen = Open(1000.0, 8.0, 3.0, heartbeat_interval=1), Record(), []
+    settled: list[tuple[float, type[Outcome]]] = []
+
+    def lose_the_first() -> None:
+        if len(backend.when("beat")) == 6:
+            holder = backend.given[0].parts.holder
+            assert holder is not None
+            holder.revoke(Released("its lease was lost"))
+
+    async def fence(task: Task[Any], outcome: Outcome) -> None:
+        settled.append((task.args, type(outcome)))
+        if task is backend.given[0]:
+            raise LeaseLostError("somebody else has it")
+
+    async def handler(seconds: float) -> None:
+        try:
+            await trio.sleep(seconds)
+        except trio.Cancelled:
+            seen.append(seconds)
+            raise
+
+    backend.on_beat = lose_the_first
+    backend.on_settle = fence
+    await run_for(20, Worker("losing", backend, handler, concurrency=2, on_event=record))
+    assert seen == [1000.0]
+    assert settled == [(1000.0, Released), (8.0, Succeeded), (3.0, Succeeded)]
+    assert record.kinds == ["Released", "Succeeded", "Succeeded"]
+    (release,) = record.of(Release)
+    assert release.task is backend.given[0]
+    assert "lease" in release.reason
+
+
+@pytest.mark.parametrize("handler", [sleep_for, fail])
+async def test_promise_08_leases_live_as_long_as_the_work_who_comes_too_late_cannot_settle(
+    autojump_clock: MockClock, handler: Callable[..., Any]
+) -> None:
+    """However it ended: it does not count, it harms nobody, and nobody is told that it was settled."""
+    backend, record = Open(1.0, 1.0), Record()
+
+    async def fence(task: Task[Any], outcome: Outcome) -> None:
+        raise LeaseLostError("somebody else has it")
+
+    backend.on_settle = fence
+    await run_for(20, Worker("late", backend, handler, concurrency=1, on_event=record))
+    assert len(backend.given) == 2
+    assert backend.settled == []
+    assert record.kinds == ["Released", "Released"]
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_is_not_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    """An attempt that fails of being cancelled is released all the same."""
+    backend = Open(0, heartbeat_interval=1)
+
+    async def handler(args: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("already closed")
+
+    def lose() -> None:
+        if len(backend.when("beat")) == 3:
+            holder = backend.given[0].parts.holder
+            assert holder is not None
+            holder.revoke(Released("its lease was lost"))
+
+    backend.on_beat = lose
+    await run_for(20, Worker("losing", backend, handler))
+    assert [outcome for _, outcome in backend.settled] == [Released("its lease was lost")]
+
+
+async def test_promise_08_leases_live_as_long_as_the_work_a_beat_that_fails_ends_the_worker(
+    autojump_clock: MockClock,
+) -> None:
+    """Without its leases it could keep nothing of what it promises; what is in hand is released."""
+    backend = Open(1000.0, heartbeat_interval=1)
+
+    def fail() -> None:
+        if len(backend.when("beat")) == 5:
+            raise ConnectionError("the backend is gone")
+
+    backend.on_beat = fail
+    with pytest.RaisesGroup(pytest.RaisesExc(ConnectionError, match="the backend is gone")):
+        await run_for(50, Worker("failing", backend, sleep_for))
+    assert [type(outcome) for _, outcome in backend.settled] == [Released]

@@ -1,0 +1,139 @@
+"""Inside there is one clock, that of trio; the wall clock is read at the edges, through one function."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import MemoryStorage, Monitor, RetryAfterError, RetryPolicy, TaskBuilder, Worker, constant
+from trio_tasks._clock import use_wall_clock
+
+from tests.promises._stage import A_MONTH, Open, perform, perform_on, run_for
+
+PACKAGE = Path(__file__).parents[2] / "trio_tasks"
+EDGES = {"_clock.py", "_task_id.py"}
+CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
+NOW = {"now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"}
+SLEEPS = {"sleep"}
+A_DAY = 24 * 3600.0
+QUICKLY = 5.0  # seconds of real time; on any machine, under any load
+
+
+def clocks_read(source: str) -> Iterator[str]:
+    """Where a file looks at a clock that is not trio's, or sleeps by one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("time", "asyncio", "sched"):
+            yield f"line {node.lineno} imports from {node.module}"
+        if isinstance(node, ast.Import) and any(each.name in ("time", "asyncio", "sched") for each in node.names):
+            yield f"line {node.lineno} imports {node.names[0].name}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            read = f"{node.value.id}.{node.attr}"
+            if node.value.id in ("datetime", "date") and node.attr in NOW:
+                yield f"line {node.lineno} reads {read}"
+            if node.value.id == "time" and node.attr in CLOCKS | SLEEPS:
+                yield f"line {node.lineno} reads {read}"
+
+
+def test_promise_09_time_is_injectable_the_wall_clock_is_touched_at_the_edges_only() -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert len(paths) > 20
+    found = {path.name: reads for path in paths if (reads := list(clocks_read(path.read_text("utf-8"))))}
+    assert set(found) == EDGES, found
+
+
+def test_promise_09_time_is_injectable_these_tests_see_clocks() -> None:
+    source = "import time\nfrom time import monotonic\nx = time.monotonic()\ny = datetime.now(tz)\nz = trio.current_time()\n"
+    assert len(list(clocks_read(source))) == 4
+
+
+async def test_promise_09_time_is_injectable_a_month_of_retries(autojump_clock: MockClock) -> None:
+    real, virtual = time.perf_counter(), trio.current_time()
+
+    async def handler(args: int) -> None:
+        raise ValueError("no")
+
+    record = await perform(handler, retry=RetryPolicy(31, constant(A_DAY)), seconds=2 * A_MONTH)
+    assert len(record.outcomes) == 31
+    assert trio.current_time() - virtual == pytest.approx(A_MONTH)
+    assert time.perf_counter() - real < QUICKLY
+
+
+async def test_promise_09_time_is_injectable_a_month_of_delays_timeouts_and_expiry(autojump_clock: MockClock) -> None:
+    real, begun, times = time.perf_counter(), trio.current_time(), []
+    storage = MemoryStorage[int]()
+
+    async def handler(args: int) -> None:
+        times.append((trio.current_time() - begun) / A_DAY)
+        await trio.sleep(args)
+
+    for day in range(30):
+        await storage.push(day, delay=day * A_DAY, timeout=10, attempts=1)
+    await storage.push(0, expires_in=A_DAY, delay=2 * A_DAY)
+    storage.close()
+    record = await perform_on(storage, handler)
+    assert times == pytest.approx(range(30))
+    assert record.kinds == ["Succeeded"] * 10 + ["Failed"] * 20
+    assert storage.statistics().killed == 1
+    assert time.perf_counter() - real < QUICKLY
+
+
+async def test_promise_09_time_is_injectable_a_month_of_leases(autojump_clock: MockClock) -> None:
+    real = time.perf_counter()
+    backend = Open(A_MONTH, heartbeat_interval=3600)
+    await run_for(A_MONTH - 1, Worker("leasing", backend, trio.sleep))
+    assert len(backend.when("beat")) == 30 * 24
+    assert time.perf_counter() - real < QUICKLY
+
+
+async def test_promise_09_time_is_injectable_a_month_until_the_terminator(autojump_clock: MockClock) -> None:
+    real, begun = time.perf_counter(), trio.current_time()
+    storage = MemoryStorage[float]()
+    await storage.push(2 * A_MONTH)
+    monitor = Monitor(shutdown_timeout=A_MONTH).register(Worker("long", storage, trio.sleep))
+    async with monitor:
+        await trio.sleep(1)
+        monitor.shutdown()
+    assert trio.current_time() - begun == pytest.approx(A_MONTH + 1)
+    assert len(monitor.report.interrupted) == 1
+    assert time.perf_counter() - real < QUICKLY
+
+
+async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_nothing_that_runs(
+    autojump_clock: MockClock,
+) -> None:
+    """Neither forward nor back: a delay is counted on trio's clock from the moment of the push."""
+    wall = [1_000_000_000.0]
+    begun, times = trio.current_time(), []
+
+    async def handler(args: str) -> None:
+        times.append((args, trio.current_time() - begun))
+        if len(times) < 3:
+            raise RetryAfterError("again", 1000)
+
+    with use_wall_clock(lambda: wall[0]):
+        storage = MemoryStorage[str]()
+        await storage.push("delay", delay=100)
+        moment = datetime.fromtimestamp(wall[0], timezone.utc) + timedelta(seconds=5000)
+        await storage.push_task(TaskBuilder("moment").run_at(moment).build())
+        wall[0] -= 1e6
+        storage.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(perform_on, storage, handler)
+            await trio.sleep(500)
+            wall[0] += 1e8
+    assert [args for args, _ in times] == ["delay", "delay", "delay", "moment"]
+    assert [time for _, time in times] == pytest.approx([100, 1100, 2100, 5000])
+
+
+async def test_promise_09_time_is_injectable_what_a_person_reads_is_on_the_wall(autojump_clock: MockClock) -> None:
+    with use_wall_clock(lambda: 1_000_000_000.0):
+        task = TaskBuilder(0).run_in_minutes(10).build()
+        storage = MemoryStorage[int]()
+        await storage.push_task(task)
+    assert task.parts.run_at == datetime.fromtimestamp(1_000_000_600, timezone.utc)

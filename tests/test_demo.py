@@ -1,0 +1,276 @@
+"""The demo, run as a newcomer runs it: as a program, with Ctrl-C in the middle, and checked by sha256sum itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio_tasks import Failed, RetryPolicy, Succeeded
+from trio_tasks.testing import run_once
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "docs" / "examples" / "hash_tree.py"
+MEGABYTE = 1 << 20
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum here"),
+    pytest.mark.skipif(os.name != "posix", reason="there are no signals and no terminals here"),
+]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", str(DEMO), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+
+def run(*arguments: object, cwd: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the demo to its end, away from any terminal."""
+    env = environment() if path is None else {**environment(), "PATH": path}
+    return subprocess.run(command(*arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
+
+
+class Terminal:
+    """The demo, running in a terminal."""
+
+    def __init__(self, *arguments: object, cwd: Path) -> None:
+        self.master, slave = os.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stderr=slave)
+        os.close(slave)
+
+    def _read(self) -> bool:
+        """What it shows next; False at its end."""
+        assert select.select([self.master], [], [], 50)[0], f"it has stopped after {self.seen!r}"
+        try:
+            shown = os.read(self.master, 65536)
+        except OSError:  # so says Linux that a terminal was closed
+            return False
+        self.seen += shown.decode()
+        return bool(shown)
+
+    def wait_for(self, pattern: str) -> None:
+        """Read on until this is seen."""
+        while not re.search(pattern, self.seen):
+            assert self._read(), f"no {pattern!r} in {self.seen!r}"
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Read on to the end; returns the exit status."""
+        while self._read():
+            pass
+        os.close(self.master)
+        return self.process.wait(50)
+
+
+def sums_of(*paths: bytes) -> list[bytes]:
+    """What sha256sum itself says of these files."""
+    answer = subprocess.run([b"sha256sum", b"--", *paths], stdout=subprocess.PIPE, check=True)
+    return sorted(answer.stdout.splitlines(keepends=True))
+
+
+def lines_of(manifest: Path) -> list[bytes]:
+    """The lines of a manifest, after sha256sum has agreed with each."""
+    content = manifest.read_bytes()
+    assert content.endswith(b"\n")
+    lines = content.splitlines(keepends=True)
+    assert all(re.fullmatch(rb"\\?[0-9a-f]{64}  /.+\n", line) for line in lines)
+    checked = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", str(manifest)], capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+    return sorted(lines)
+
+
+def sparse(path: Path, size: int) -> None:
+    """A file that takes its time to be hashed, and no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+NAMES = [b"plain", b"empty", b" spaces ", b"-", b"-c", b"*star", b"back\\slash", b"new\nline", b"\\n", b"car\rriage"]
+NAMES += ["größe ☃".encode(), b"colon: OK"] + ([b"not utf-8 \xff\xfe"] if sys.platform == "linux" else [])
+
+
+def test_sha256sum_agrees_with_every_line(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    folders = [tree, tree / "deep", tree / "deep" / "er\nand \\ er"]
+    paths: list[bytes] = []
+    for folder in folders:
+        folder.mkdir()
+        for number, name in enumerate(NAMES):
+            path = folder / os.fsdecode(name)
+            path.write_bytes(b"" if name == b"empty" else b"%d\n" % number * number)
+            paths.append(os.fsencode(path))
+    sparse(tree / "large", 20 * MEGABYTE + 1)
+    (tree / "to a file").symlink_to(tree / "plain")
+    (tree / "to a folder").symlink_to(folders[1])
+    (tree / "to nothing").symlink_to(tree / "nothing")
+    (tree / "round in a circle").symlink_to(tree)
+    os.mkfifo(tree / "fifo")
+    manifest = tree / "deep" / "SUMS"  # among the files, and not one of them
+
+    ended = run("tree", "--output", manifest, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert lines_of(manifest) == sums_of(*paths, os.fsencode(tree / "large"))
+    assert ended.stdout == ""
+    assert "\x1b" not in ended.stderr
+    first, *_, last = ended.stderr.splitlines()
+    assert re.fullmatch(r"hashed \d+ of \d+ files, \d+ in hand", first)
+    shares = re.findall(r"^(\w+) hashed (\d+) files, and failed on 0$", ended.stderr, re.MULTILINE)
+    assert sorted(name for name, _ in shares) == ["ann", "bob", "cleo", "dan"]
+    assert sum(int(count) for _, count in shares) == len(paths) + 1
+    assert last == f"sha256sum -c agrees with all {len(paths) + 1} lines of {manifest}"
+
+
+def test_the_manifest_is_in_the_current_directory_unless_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for _ in range(2):  # the second time there is one already
+        ended = run(tmp_path, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert lines_of(tmp_path / "SHA256SUMS") == sums_of(os.fsencode(tmp_path / "file"))
+
+
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("good")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(25):  # until the path is too long for any system; not even root can read that
+        os.mkdir("d" * 200, dir_fd=folder)
+        deeper = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+
+    ended = run(tmp_path, "--output", tmp_path / "SUMS", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    failed = r"^(ann|bob|cleo|dan) failed on '/.*': \[Errno \d+\] File name too long"
+    assert len(re.findall(failed, ended.stderr, re.MULTILINE)) == 1
+    assert os.fsencode(tmp_path / "good") in b"".join(lines_of(tmp_path / "SUMS"))
+    assert re.search(r" hashed \d+ files, and failed on 1$", ended.stderr, re.MULTILINE)
+    assert re.search(r"^sha256sum -c agrees with all \d+ lines", ended.stderr, re.MULTILINE)
+
+
+def test_what_may_not_be_read_is_reported(tmp_path: Path) -> None:
+    for name in ("good", "locked", "locked away"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / "locked" / "file").chmod(0)
+    (tmp_path / "locked away").chmod(0)
+    if os.access(tmp_path / "locked away", os.R_OK):
+        pytest.skip("root may read everything")
+    try:
+        ended = run(tmp_path, "--output", tmp_path / "SUMS", cwd=tmp_path)
+    finally:
+        (tmp_path / "locked away").chmod(0o700)
+    assert ended.returncode == 1
+    assert ended.stderr.count("Permission denied") == 2
+    assert lines_of(tmp_path / "SUMS") == sums_of(os.fsencode(tmp_path / "good" / "file"))
+
+
+def test_a_directory_that_is_not_there_is_reported(tmp_path: Path) -> None:
+    ended = run("nowhere", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"failed on '{tmp_path}/nowhere': [Errno 2]" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_sha256sum_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    ended = run(tmp_path, cwd=tmp_path, path=str(tmp_path))
+    assert ended.returncode == 1
+    assert "there is no sha256sum here" in ended.stderr
+    assert len(lines_of(tmp_path / "SHA256SUMS")) == 1
+
+
+def test_if_sha256sum_does_not_agree_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sha256sum").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sha256sum").chmod(0o755)
+    ended = run(tmp_path, cwd=tmp_path, path=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert ended.returncode == 1
+    assert "sha256sum -c does not agree" in ended.stderr
+
+
+def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(500):
+        sparse(tree / f"{number}", 32 * MEGABYTE)  # 16 GB in all: nobody is done before the signal comes
+    terminal = Terminal(tree, cwd=tmp_path)
+    terminal.wait_for(r"hashed [1-9]\d* of 500 files, [1-8] in hand")
+    terminal.interrupt()
+    assert terminal.wait() == 130
+
+    lines = lines_of(tmp_path / "SHA256SUMS")
+    assert len(set(lines)) == len(lines)
+    drained = re.search(r"4 worker runs, 0 restarts, (\d+) tasks drained, 0 interrupted, 0 errors", terminal.seen)
+    left = re.search(r"(\d+) files are left", terminal.seen)
+    assert drained
+    assert left
+    assert 1 <= int(drained[1]) <= min(8, len(lines))
+    assert int(left[1]) == 500 - len(lines) > 0
+    assert "released '" not in terminal.seen
+    assert "sha256sum" not in terminal.seen
+    assert "Traceback" not in terminal.seen
+
+
+def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    sparse(tree / "endless", 256 << 30)
+    started = time.monotonic()
+    terminal = Terminal(tree, cwd=tmp_path)
+    terminal.wait_for("hashed 0 of 1 files, 1 in hand")
+    terminal.interrupt()
+    terminal.wait_for("1 in hand; Ctrl-C again releases them")
+    terminal.interrupt()
+    assert terminal.wait() == 130
+    assert time.monotonic() - started < 30, "it was the shutdown's deadline that ended it"
+
+    assert re.search(rf"(ann|bob|cleo|dan) released '{tree}/endless'", terminal.seen)
+    assert re.search(
+        r"0 tasks drained, 1 interrupted, 0 errors\s+interrupted: .*hash_tree\.py:\d+ in sha256", terminal.seen
+    )
+    assert "1 files are left" in terminal.seen
+    assert (tmp_path / "SHA256SUMS").read_bytes() == b""
+
+
+def load() -> Any:
+    """The demo as a module."""
+    spec = importlib.util.spec_from_file_location("hash_tree", DEMO)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_a_file_that_vanishes_is_a_failed_task(tmp_path: Path) -> None:
+    once = RetryPolicy(attempts=1)
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert await run_once(load().sha256, str(path), retry=once) == Succeeded(empty)
+    path.unlink()
+    outcome = await run_once(load().sha256, str(path), retry=once)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, FileNotFoundError)
+
+
+def test_it_can_be_read_in_two_minutes() -> None:
+    lines = DEMO.read_text("utf-8").splitlines()
+    assert len(lines) <= 120

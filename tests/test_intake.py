@@ -1,0 +1,461 @@
+"""Receiving: never more than there are seats, never past a gate or a closed door, and never at others' expense."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_tasks import (
+    Backend,
+    Event,
+    Idle,
+    MemoryStorage,
+    Outcome,
+    Released,
+    Start,
+    Stop,
+    Task,
+    Worker,
+    WorkerContext,
+    WorkerReport,
+)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+
+async def no_op(n: int) -> None:
+    pass
+
+
+class Plain(Backend[int]):
+    """A storage that has no ``nowait`` methods."""
+
+    def __init__(self, storage: MemoryStorage[int]) -> None:
+        self._storage = storage
+
+    async def receive(self) -> Task[int]:
+        return await self._storage.receive()
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        await self._storage.settle(task, outcome)
+
+
+class Gate:
+    """A layer that lets attempts through while it is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.asked = 0
+        self._opened = trio.Event()
+        if is_open:
+            self._opened.set()
+
+    async def __call__(self, handler: Any, task: Task[Any]) -> Any:
+        return await handler(task)
+
+    async def ready(self) -> None:
+        self.asked += 1
+        await self._opened.wait()
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+class Counting(Gate):
+    """A gate that counts: so many attempts at once; ``stingy`` says no to every other one."""
+
+    def __init__(self, room: int = 1, *, stingy: bool = False) -> None:
+        super().__init__()
+        self.room = room
+        self.admitted: list[str] = []
+        self.dismissed: list[str] = []
+        self._left = trio.Event()
+        self._stingy = stingy
+        self._refused = False
+
+    async def ready(self) -> None:
+        while len(self.admitted) - len(self.dismissed) >= self.room:
+            await self._left.wait()
+        await trio.lowlevel.checkpoint()
+
+    def admit(self, task: Task[Any]) -> bool:
+        self._refused = self._stingy and not self._refused
+        if not self._refused:
+            self.admitted.append(task.parts.id)
+        return not self._refused
+
+    def dismiss(self, task: Task[Any]) -> None:
+        self.dismissed.append(task.parts.id)
+        self._left.set()
+        self._left = trio.Event()
+
+
+# Seats
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+async def test_no_more_tasks_are_in_hand_than_there_are_seats(
+    seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(10))
+
+    async def handler(n: int) -> None:
+        await trio.sleep(1)
+
+    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=seats).run)
+    await trio.sleep(0.5)
+    assert storage.statistics().in_hand == len(context.in_hand) == context.task_count == seats
+    assert not context.is_ready
+    storage.close()
+    await context.wait_stopped()
+    assert context.report().succeeded == 10
+
+
+# Taking turns
+
+
+@pytest.mark.parametrize("seats", [1, 8, 300])
+async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(seats: int) -> None:
+    """Whatever the number of seats, others wait for one slice and not for as many as there are seats."""
+    storage = MemoryStorage[int]()
+    for n in range(150_000):
+        storage.push_nowait(n)
+    storage.close()
+    gaps: list[float] = []
+
+    async def take_turns() -> None:
+        last = time.perf_counter()
+        while True:
+            await trio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        await Worker("w", storage, no_op, concurrency=seats).run()
+        nursery.cancel_scope.cancel()
+    gaps.sort()
+    assert gaps[len(gaps) * 9 // 10] < 0.05
+    assert len(gaps) > 50
+
+
+async def test_a_worker_gives_turns_even_if_time_stands_still(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    handled = 0
+
+    async def feed_itself(n: int) -> None:
+        nonlocal handled
+        handled += 1
+        if handled < 100_000:
+            storage.push_nowait(n + 1)
+
+    await storage.push(0)
+    context: WorkerContext = await nursery.start(Worker("w", storage, feed_itself).run)
+    for _ in range(3):
+        await trio.lowlevel.checkpoint()
+    context.stop()
+    await context.wait_stopped()
+    assert handled < 100_000
+
+
+async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(100_000))
+    async with trio.open_nursery() as nursery:
+
+        async def cancel_at_ten(n: int) -> None:
+            if n == 10:
+                nursery.cancel_scope.cancel()
+
+        await nursery.start(Worker("w", storage, cancel_at_ten).run)
+    counts = storage.statistics()
+    assert counts.succeeded + counts.waiting == 100_000
+    assert counts.waiting > 50_000
+
+
+# The door
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["nowait", "plain"])
+async def test_a_stop_from_a_handler_is_heeded_before_the_next_task(plain: bool) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(10))
+
+    async def handler(n: int, context: WorkerContext) -> None:
+        if n == 3:
+            context.stop()
+
+    backend = Plain(storage) if plain else storage
+    report = await Worker("w", backend, handler, concurrency=1).run()
+    assert report.succeeded == 4
+    assert storage.statistics().waiting == 6
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["nowait", "plain"])
+async def test_a_pause_from_a_handler_is_heeded_before_the_next_task(
+    plain: bool, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(10))
+
+    async def handler(n: int, context: WorkerContext) -> None:
+        if n == 3:
+            context.pause()
+
+    backend = Plain(storage) if plain else storage
+    context: WorkerContext = await nursery.start(Worker("w", backend, handler, concurrency=1).run)
+    await trio.sleep(5)
+    assert storage.statistics().succeeded == 4
+    assert context.is_paused
+    context.resume()
+    storage.close()
+    await context.wait_stopped()
+    assert storage.statistics().succeeded == 10
+
+
+async def test_a_pause_takes_back_those_who_wait_for_a_task(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op, concurrency=3).run)
+    await wait_all_tasks_blocked()
+    assert storage.statistics().receivers_waiting == 3
+    context.pause()
+    await wait_all_tasks_blocked()
+    assert storage.statistics().receivers_waiting == 0
+    await storage.push(1)
+    await trio.sleep(1)
+    assert storage.statistics().waiting == 1
+    context.resume()
+    await wait_all_tasks_blocked()
+    assert storage.statistics().succeeded == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_pausing_and_resuming_in_one_breath_changes_nothing(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op, concurrency=3).run)
+    await wait_all_tasks_blocked()
+    for _ in range(5):
+        context.pause()
+        context.resume()
+    await storage.push_bulk(range(5))
+    await trio.sleep(1)
+    assert storage.statistics().succeeded == 5
+    assert storage.statistics().receivers_waiting == 3
+    context.pause()
+    await wait_all_tasks_blocked()
+    context.resume()
+    context.pause()  # before those who wait for the door have seen that it was open
+    await storage.push(9)
+    await trio.sleep(1)
+    assert storage.statistics().waiting == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_is_handed_over_while_the_door_closes_is_carried_out(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op, concurrency=2).run)
+    await wait_all_tasks_blocked()
+    storage.push_nowait(1)
+    context.stop()
+    await context.wait_stopped()
+    assert storage.statistics().succeeded == 1
+    assert context.report().succeeded == 1
+
+
+async def test_a_paused_worker_can_be_stopped(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op).run)
+    context.pause()
+    await wait_all_tasks_blocked()
+    context.stop()
+    await context.wait_stopped()
+    assert context.is_stopped
+
+
+# Idle
+
+
+def names(events: list[Event]) -> list[str]:
+    return [type(each).__name__ for each in events if isinstance(each, (Start, Idle, Stop))]
+
+
+@pytest.mark.parametrize("seats", [1, 4])
+@pytest.mark.parametrize("gated", [False, True], ids=["open", "gated"])
+async def test_idle_is_said_once_and_only_when_there_is_nothing_to_do(
+    gated: bool, seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(10))
+    events: list[Event] = []
+    worker = Worker(
+        "w",
+        storage,
+        no_op,
+        concurrency=seats,
+        layers=[Gate()] if gated else [],
+        on_event=lambda _, event: events.append(event),
+    )
+    context: WorkerContext = await nursery.start(worker.run)
+    await trio.sleep(1)
+    assert names(events) == ["Start", "Idle"]
+    await storage.push_bulk(range(3))
+    await trio.sleep(1)
+    assert names(events)[-1] == "Idle"
+    context.stop()
+    await context.wait_stopped()
+
+
+# Gates
+
+
+async def test_nothing_is_received_while_a_gate_is_closed(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    storage, gate = MemoryStorage[int](), Gate(is_open=False)
+    await storage.push(1)
+    await nursery.start(Worker("w", storage, no_op, layers=[Gate(), gate]).run)
+    await trio.sleep(10)
+    assert storage.statistics().waiting == 1
+    assert gate.asked == 1  # one seat at a time asks
+    gate.open()
+    await trio.sleep(1)
+    assert storage.statistics().succeeded == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_that_waits_at_a_gate_can_be_paused_and_stopped(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage, gate = MemoryStorage[int](), Gate(is_open=False)
+    await storage.push(1)
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op, layers=[gate]).run)
+    await trio.sleep(1)
+    context.pause()
+    gate.open()
+    await trio.sleep(1)
+    assert storage.statistics().waiting == 1
+    context.stop()
+    await context.wait_stopped()
+    assert storage.statistics().waiting == 1
+
+
+async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(autojump_clock: MockClock) -> None:
+    storage, gate = MemoryStorage[int](), Counting(2)
+    await storage.push_bulk(range(6))
+    storage.close()
+    most = 0
+
+    async def handler(n: int, context: WorkerContext) -> None:
+        nonlocal most
+        most = max(most, len(context.in_hand))
+        await trio.sleep(1)
+        if n % 2:
+            raise ValueError("no")
+
+    await Worker("w", storage, handler, layers=[gate]).run()
+    assert most == 2
+    assert sorted(gate.admitted) == sorted(gate.dismissed)
+    assert storage.statistics().waiting == 0
+
+
+async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: MockClock) -> None:
+    storage, generous, stingy = MemoryStorage[int](), Counting(9), Counting(9, stingy=True)
+    ids = await storage.push_bulk(range(3))
+    storage.close()
+    attempts: list[int] = []
+
+    async def handler(task: Task[int]) -> None:
+        attempts.append(task.parts.attempt)
+
+    report = await Worker("w", storage, handler, layers=[generous, stingy], concurrency=1).run()
+    assert report == WorkerReport("w", succeeded=3)
+    assert attempts == [1, 1, 1]
+    assert storage.statistics().released == 3
+    assert stingy.admitted == ids
+    assert sorted(generous.admitted) == sorted(generous.dismissed)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_gate_that_fails_to_admit_loses_no_task(first: bool) -> None:
+    class Broken(Counting):
+        def admit(self, task: Task[Any]) -> bool:
+            raise ValueError("no idea")
+
+    storage, counting = MemoryStorage[int](), Counting(9)
+    await storage.push(1)
+    layers = [Broken(), counting] if first else [counting, Broken()]
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker("w", storage, no_op, layers=layers).run()
+    assert isinstance(caught.value.exceptions[0], ValueError)
+    assert storage.statistics().in_hand == 0
+    assert storage.statistics().waiting == 1
+    assert counting.admitted == counting.dismissed
+
+
+async def test_a_gate_that_fails_ends_the_worker_and_takes_nothing() -> None:
+    class Broken(Gate):
+        async def ready(self) -> None:
+            await trio.lowlevel.checkpoint()
+            raise ValueError("no idea")
+
+    storage = MemoryStorage[int]()
+    await storage.push(1)
+    with pytest.raises(ExceptionGroup):
+        await Worker("w", storage, no_op, layers=[Broken()]).run()
+    assert storage.statistics().waiting == 1
+
+
+@pytest.mark.parametrize("seats", [1, 5])
+async def test_gated_seats_end_with_the_backend(seats: int, autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(7))
+    await storage.push(8, delay=5)
+    storage.close()
+    report = await Worker("w", storage, no_op, layers=[Gate()], concurrency=seats).run()
+    assert report.succeeded == 8
+
+
+async def test_a_backend_that_will_not_have_a_task_back_has_failed(autojump_clock: MockClock) -> None:
+    class Stubborn(Plain):
+        async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+            assert isinstance(outcome, Released)
+            await trio.sleep_forever()
+
+    storage = MemoryStorage[int]()
+    await storage.push(1)
+    start = trio.current_time()
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker("w", Stubborn(storage), no_op, layers=[Counting(9, stingy=True)], settle_timeout=4).run()
+    assert isinstance(caught.value.exceptions[0], trio.TooSlowError)
+    assert trio.current_time() - start == 4
+
+
+# A backend that fails
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), trio.ClosedResourceError("closed")], ids=lambda e: type(e).__name__)
+async def test_a_backend_that_fails_ends_the_worker_and_releases_what_is_in_hand(
+    error: Exception, autojump_clock: MockClock
+) -> None:
+    class Failing(Plain):
+        async def receive(self) -> Task[int]:
+            with trio.move_on_after(5):
+                return await super().receive()
+            raise error
+
+    storage = MemoryStorage[int]()
+    await storage.push(1)
+
+    async def stuck(n: int) -> None:
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Worker("w", Failing(storage), stuck, concurrency=2).run()
+    assert caught.value.exceptions == (error,)
+    assert storage.statistics().waiting == 1

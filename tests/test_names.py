@@ -1,0 +1,56 @@
+"""What is public says where it is imported from."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+
+import pytest
+import trio_tasks
+from trio_tasks import AbortError, MemoryStorage, Status, TaskId, Worker, WorkerError
+from trio_tasks._names import rename
+
+
+def test_classes_and_functions_of_ours_are_renamed() -> None:
+    assert Worker.__module__ == "trio_tasks"
+    assert repr(MemoryStorage) == "<class 'trio_tasks.MemoryStorage'>"
+    assert trio_tasks.exponential.__module__ == "trio_tasks"
+
+
+def test_tracebacks_name_errors_as_users_do() -> None:
+    text = "".join(traceback.format_exception_only(WorkerError("no")))
+    assert text == "trio_tasks.WorkerError: no\n"
+
+
+def test_only_what_is_public_and_lives_in_a_private_module_of_ours() -> None:
+    class Inside:
+        __module__ = "trio_tasks._somewhere"
+
+    class Foreign:
+        __module__ = "elsewhere._somewhere"
+
+    class Similar:
+        __module__ = "trio_tasks_too._somewhere"
+
+    class Public:
+        __module__ = "trio_tasks.layers"
+
+    class Private:
+        __module__ = "trio_tasks._somewhere"
+
+    everything = {"Inside": Inside, "Foreign": Foreign, "Similar": Similar, "Public": Public, "_Private": Private}
+    rename("here", {**everything, "number": 5, "text": "no module"})
+    assert Inside.__module__ == "here"
+    assert Foreign.__module__ == "elsewhere._somewhere"
+    assert Similar.__module__ == "trio_tasks_too._somewhere"
+    assert Public.__module__ == "trio_tasks.layers"
+    assert Private.__module__ == "trio_tasks._somewhere"
+
+
+@pytest.mark.parametrize("value", [TaskId("task-123"), Status.Failed, AbortError("enough")], ids=repr)
+def test_renamed_classes_can_be_pickled_and_copied(value: object) -> None:
+    again = pickle.loads(pickle.dumps(value))
+    assert type(again) is type(value)
+    assert str(again) == str(value)
+    assert str(copy.copy(value)) == str(value)
