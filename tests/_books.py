@@ -167,6 +167,8 @@ class Books:
             (set(places) & self.refused, "stored, though its push did not succeed"),
         ):
             self.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
+        keys = Counter(task.parts.terms.unique for task in tasks if not task.parts.status.is_final)
+        self.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
         for task in tasks:
             await self._audit_task(storage, task)
         self._audit_counts(storage, tasks)

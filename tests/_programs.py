@@ -11,6 +11,7 @@ import contextvars
 import math
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -162,8 +163,10 @@ class Program:
         if self.random.random() < 0.5:
             self.storage.close()
             self._closed = True
-        for each in (*self._contexts, *self._monitors):
-            each.stop() if isinstance(each, WorkerContext) else each.shutdown()
+        for context in self._contexts:
+            context.stop()
+        for monitor in self._monitors:
+            monitor.shutdown()
 
     # Pushing
 
@@ -211,7 +214,9 @@ class Program:
         size, done = random.randint(0, 4), False
         try:
             with trio.move_on_after(random.choice((math.inf, 1))):
-                ids = await self.storage.push_bulk(range(size), metadata={"bulk": name}, delay=random.choice((0.0, 1.0)))
+                ids = await self.storage.push_bulk(
+                    range(size), metadata={"bulk": name}, delay=random.choice((0.0, 1.0))
+                )
                 self.books.pushed.update(ids)
                 self._ids += ids
                 done = True
@@ -241,6 +246,9 @@ class Program:
             on_event=self.books.hear,
         )
 
+    def _nth_worker(self, random: Random, name: str, attempt: int) -> Worker[int, int]:
+        return self._worker(random, name=f"{name}.{attempt}")
+
     async def _employ(self, random: Random, name: str) -> None:
         try:
             with trio.CancelScope() as scope:
@@ -265,7 +273,7 @@ class Program:
         )
         self._monitors.append(monitor)
         for number in range(random.randint(1, 2)):
-            monitor.register(lambda attempt, number=number: self._worker(random, name=f"{name}.{number}.{attempt}"))
+            monitor.register(partial(self._nth_worker, random, f"{name}.{number}"))
         try:
             await monitor.run()
         finally:
@@ -294,10 +302,11 @@ class Program:
     async def _behave(self, task: Task[int], random: Random) -> None:
         if random.random() < 0.6:
             await trio.sleep(random.choice((0, random.random() * 4)))
-        await random.choice(
-            (self._succeed, self._succeed, self._succeed, self._fail, self._have_children, self._shield)
-            + (self._hide, self._swallow, self._leave_a_note, self._steer, self._push_more)
-        )(task, random)
+        well, ill = (self._succeed, self._leave_a_note, self._push_more), (self._fail, self._hide, self._swallow)
+        behave = random.choice(
+            (*well, self._succeed, self._succeed, *ill, self._have_children, self._shield, self._steer)
+        )
+        await behave(task, random)
 
     async def _succeed(self, task: Task[int], random: Random) -> None:
         pass
@@ -346,7 +355,7 @@ class Program:
         """Clean-up that fails: its error stands in front of the cancellation."""
         try:
             await trio.sleep(random.random() * 10)
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC104  another error is raised in its place, which is the point
             self.books.struck.add(task.parts.id)
             raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))
 
@@ -407,8 +416,12 @@ class Program:
             delay = random.choice((0.0, random.random() * 10))
             if await storage.reschedule(task_id, delay):
                 books.was_rescheduled(task_id, delay)
-        elif what == "resume" and await storage.resume_by_id(task_id):
-            books.was_resumed(task_id)
+        elif what == "resume":
+            try:
+                if await storage.resume_by_id(task_id):
+                    books.was_resumed(task_id)
+            except DuplicateTaskError:
+                pass  # its unique key is taken
         elif what == "wait" and await storage.fetch_by_id(task_id) is not None:
             with trio.move_on_after(random.random()):
                 await storage.wait_for(task_id)

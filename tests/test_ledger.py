@@ -204,6 +204,30 @@ def test_replace_leaves_one_that_runs_and_the_key_goes_to_the_new_one() -> None:
     assert book.take_ids() == ["b"]
 
 
+@pytest.mark.parametrize("outcome", [Retried(ERROR), Retried(ERROR, 5), Released()], ids=repr)
+def test_one_that_was_replaced_while_it_ran_does_not_wait_again_beside_the_new_one(outcome: Outcome) -> None:
+    book = Book()
+    book.push("a", unique="key")
+    first = book.take_one()
+    book.push("b", unique="key", on_conflict="replace")
+    book.settle(first, outcome)
+    assert book.status_of("a") is Status.Killed
+    assert book.take_ids() == ["b"]
+    assert book.push("c", unique="key") == "b"
+
+
+@pytest.mark.parametrize("outcome", [Retried(ERROR), Released()], ids=repr)
+def test_but_it_does_if_the_new_one_is_finished_and_then_it_has_the_key(outcome: Outcome) -> None:
+    book = Book()
+    book.push("a", unique="key")
+    first = book.take_one()
+    book.push("b", unique="key", on_conflict="replace")
+    book.settle(book.take_one(), Succeeded(None))
+    book.settle(first, outcome)
+    assert book.push("c", unique="key") == "a"
+    assert book.take_ids() == ["a"]
+
+
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR)], ids=lambda each: type(each).__name__)
 def test_a_key_is_free_when_its_task_is_finished(outcome: Outcome) -> None:
     book = Book()
@@ -226,6 +250,19 @@ def test_a_dead_letter_that_waits_again_has_its_key_again() -> None:
     book.ledger.cancel("a", "for a while")
     assert book.ledger.resume("a")
     assert book.push("b", unique="key") == "a"
+
+
+def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
+    book = Book()
+    book.push("a", unique="key")
+    book.ledger.cancel("a", "for a while")
+    book.push("b", unique="key")
+    with pytest.raises(DuplicateTaskError, match="task a cannot wait again: task b has its unique key"):
+        book.ledger.resume("a")
+    assert book.status_of("a") is Status.Killed
+    assert (book.ledger.dead, book.ledger.waiting) == (1, 1)
+    book.ledger.cancel("b", "so that the key is free")
+    assert book.ledger.resume("a")
 
 
 # Expiry
@@ -441,6 +478,8 @@ def test_a_waiting_task_can_be_rescheduled_either_way() -> None:
     assert found is not None
     assert found.parts.run_at == NOON + timedelta(seconds=20)
     assert book.ledger.next_due == 20
+    (at_once,) = [task for task in book.ledger.tasks() if task.parts.id == "b"]
+    assert at_once.parts.run_at in (None, NOON), "it does not say any more that it waits for a time to come"
     assert book.take_ids() == ["b"]
     book.now = 10
     assert book.take() is None
@@ -525,6 +564,18 @@ def test_a_task_that_comes_back_after_it_was_cancelled_and_forgotten_is_taken_on
     book.ledger.push(task, 0)
     assert book.take_ids() == [task.parts.id]
     assert book.ledger.in_hand == 1
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR)], ids=lambda each: type(each).__name__)
+def test_a_task_that_is_pushed_again_after_it_was_finished_begins_anew(outcome: Outcome) -> None:
+    book = Book()
+    task = make_task("args", {})
+    for _ in range(3):
+        book.ledger.push(task, 0)
+        taken = book.take_one()
+        assert (taken.parts.attempt, taken.parts.status) == (1, Status.Running)
+        book.settle(taken, outcome)
+        book.ledger.vacuum()
 
 
 def test_all_are_listed_once_wherever_they_are() -> None:
@@ -711,6 +762,11 @@ class LedgerProgram(RuleBasedStateMachine):
         assert record is not None
         self.book.settle(task, outcome)
         self.past.append(task)
+        if isinstance(outcome, (Retried, Released)) and record.unique and not record.owns_key:
+            if self.owner_of(record.unique):
+                self.finish(record, "killed")
+                return
+            record.owns_key = True
         if isinstance(outcome, Retried):
             self.tally["retried"] += 1
             record.start_by = None
@@ -755,15 +811,19 @@ class LedgerProgram(RuleBasedStateMachine):
         if waits:
             record.args = -record.args
 
-    @precondition(lambda self: any(each.unique is None for each in self.at(*FINISHED)))
+    @precondition(lambda self: self.at(*FINISHED))
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        record = data.draw(st.sampled_from([each for each in self.at(*FINISHED) if each.unique is None]))
+        record = data.draw(st.sampled_from(self.at(*FINISHED)))
         dead = record.place != "done"
+        if dead and record.unique and self.owner_of(record.unique):
+            with pytest.raises(DuplicateTaskError):
+                self.ledger.resume(record.id)
+            return
         assert self.ledger.resume(record.id) is dead
         if dead:
             self.resumed += 1
-            record.attempt, record.start_by = 0, None
+            record.attempt, record.start_by, record.owns_key = 0, None, record.unique is not None
             self.place_in_time(record, 0)
 
     @precondition(lambda self: len(self.at(*FINISHED)) > 3)

@@ -174,9 +174,7 @@ def test_it_may_be_run_in_one_trio_run_after_the_other() -> None:
 # Who takes part
 
 
-async def test_who_is_registered_while_it_runs_starts_at_once(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_who_is_registered_while_it_runs_starts_at_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     early, late = MemoryStorage[float](), MemoryStorage[float]()
     monitor = Monitor().register(worker_on(early, "early"))
     await nursery.start(monitor.run)
@@ -216,7 +214,7 @@ async def test_a_factory_is_told_the_number_of_the_run(autojump_clock: MockClock
 @pytest.mark.parametrize("given", [None, 5, "worker", MemoryStorage()], ids=lambda each: type(each).__name__)
 async def test_a_factory_that_returns_something_else_ends_the_monitor(given: Any) -> None:
     monitor = Monitor(should_restart=always).register(lambda attempt: given)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(TypeError) as caught:
         await monitor.run()
     assert "must return a Worker" in str(caught.value.exceptions[0])
 
@@ -230,7 +228,7 @@ async def test_a_factory_that_fails_ends_the_monitor_and_is_reported(autojump_cl
         raise error
 
     monitor = Monitor(should_restart=always).register(worker_on(storage)).register(make)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(KeyError) as caught:
         await monitor.run()
     assert caught.value.exceptions == (error,)
     assert monitor.report.errors == (error,)
@@ -341,7 +339,7 @@ async def test_a_terminator_that_fails_means_time_is_up_and_says_so(autojump_clo
         raise error
 
     monitor = Monitor(terminator=terminator).register(worker_on(storage))
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ValueError) as caught:
         async with monitor:
             await trio.sleep(1)
             monitor.shutdown()
@@ -499,7 +497,7 @@ async def test_a_block_that_raises_cancels_the_workers(autojump_clock: MockClock
     await storage.push(100)
     monitor = Monitor(shutdown_timeout=50)
     error = ValueError("the block's")
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ValueError) as caught:
         async with monitor:
             monitor.register(worker_on(storage))
             await trio.sleep(1)
@@ -521,7 +519,7 @@ async def test_a_block_that_ends_waits_for_the_workers(autojump_clock: MockClock
 async def test_a_worker_that_fails_cancels_the_block(autojump_clock: MockClock) -> None:
     monitor = Monitor()
     cancelled = False
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(OSError):
         async with monitor:
             monitor.register(failing(Failing()))
             try:
@@ -530,7 +528,6 @@ async def test_a_worker_that_fails_cancels_the_block(autojump_clock: MockClock) 
                 cancelled = True
                 raise
     assert cancelled
-    assert isinstance(caught.value.exceptions[0], OSError)
 
 
 async def test_the_block_can_be_entered_again() -> None:
@@ -561,7 +558,7 @@ async def test_an_error_that_is_not_restarted_comes_out_as_out_of_a_nursery(auto
     storage, backend = MemoryStorage[float](), Failing()
     await storage.push(100)
     monitor = Monitor().register(failing(backend)).register(worker_on(storage))
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(OSError) as caught:
         await monitor.run()
     assert caught.value.exceptions == (backend.error,)
     report = monitor.report
@@ -602,7 +599,7 @@ async def test_restarts_wait_as_the_backoff_says(autojump_clock: MockClock) -> N
 async def test_a_worker_is_restarted_only_so_often_in_a_period(autojump_clock: MockClock) -> None:
     backend = Failing(after=1)
     monitor = Monitor(should_restart=always, restart_backoff=constant(1), max_restarts=3, restart_period=100)
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(OSError):
         await monitor.register(failing(backend)).run()
     assert len(backend.failed_at) == 4
     assert monitor.report.restarts == 3
@@ -618,7 +615,7 @@ async def test_after_the_period_restarts_are_granted_again(autojump_clock: MockC
 
 async def test_no_restarts_at_all(autojump_clock: MockClock) -> None:
     backend = Failing()
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(OSError):
         await Monitor(should_restart=always, max_restarts=0).register(failing(backend)).run()
     assert len(backend.failed_at) == 1
 
@@ -654,7 +651,7 @@ async def test_an_error_during_shutdown_is_not_restarted(autojump_clock: MockClo
 
     backend = FailsToSettle()
     monitor = Monitor(should_restart=always)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(OSError) as caught:
         async with monitor:
             monitor.register(Worker("w", backend, sleep, concurrency=1))
             await trio.sleep(1)
@@ -669,7 +666,7 @@ async def test_a_backoff_that_gives_nonsense_ends_the_monitor_and_says_so(
     delay: Any, autojump_clock: MockClock
 ) -> None:
     monitor = Monitor(should_restart=always, restart_backoff=lambda attempt: delay)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(Exception) as caught:
         await monitor.register(failing(Failing())).run()
     assert "what restart_backoff gave" in str(caught.value.exceptions[0])
     assert len(monitor.report.errors) == 1
@@ -681,7 +678,7 @@ async def test_a_policy_that_raises_does_not_hide_the_error_of_the_worker(autoju
 
     backend = Failing()
     monitor = Monitor(should_restart=should_restart).register(failing(backend))
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(KeyError):
         await monitor.run()
     (error,) = monitor.report.errors
     assert isinstance(error, ExceptionGroup)
@@ -797,7 +794,7 @@ async def test_the_second_signal_is_now(nursery: trio.Nursery) -> None:
 async def test_the_signals_can_be_chosen_and_errors_come_out_as_ever(autojump_clock: MockClock) -> None:
     backend = Failing()
     monitor = Monitor().register(failing(backend))
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(OSError) as caught:
         await monitor.run_with_signal(signal.SIGUSR1)
     assert caught.value.exceptions == (backend.error,)
 
@@ -828,7 +825,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "kind", "message"), WRONG, ids=[f"{' '.join(each[0])}: {each[2]}" for each in WRONG])
+@pytest.mark.parametrize(
+    ("options", "kind", "message"), WRONG, ids=[f"{' '.join(each[0])}: {each[2]}" for each in WRONG]
+)
 def test_a_wrong_argument_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         Monitor(**options)

@@ -310,18 +310,28 @@ async def test_a_storage_that_fails_ends_the_worker_and_what_was_in_transit_wait
     assert await run_worker(pipe, concurrency=1) == [0, 1]
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "waiting"])
 @pytest.mark.parametrize("refusal", [TypeError("cannot be encoded"), ValueError("too long")])
 async def test_what_a_storage_refuses_is_left_out_and_logged(
-    refusal: Exception, caplog: pytest.LogCaptureFixture
+    refusal: Exception, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Choosy(MemoryStorage[Any]):  # type: ignore[misc]  # it is final, but who would say so at run time
+    class Choosy(PlainStorage):
         async def push_task(self, task: Task[Any]) -> TaskId:
-            if task.args == "bad":
-                raise refusal
+            self.check(task)
             return await super().push_task(task)
 
-    assert await run_worker(Pipe(channel_of(1, "bad", 2), Choosy()), concurrency=1) == [1, 2]
-    assert "'bad'" in caplog.text
+        def check(self, task: Task[Any]) -> None:
+            if task.args == "bad":
+                raise refusal
+
+    class Quick(Choosy):
+        def push_task_nowait(self, task: Task[Any]) -> TaskId:
+            self.check(task)
+            return self.inner.push_task_nowait(task)
+
+    storage = Choosy() if waits else Quick()
+    assert await run_worker(Pipe(channel_of(1, "bad", 2), storage), concurrency=1) == [1, 2]
+    assert [record.message.count("'bad'") for record in caplog.records] == [1]
     assert str(refusal) in caplog.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +59,14 @@ def check_callable(value: T, name: str, shape: str) -> T:
     return value
 
 
+def check_sync(value: T, name: str, shape: str) -> T:
+    """Something that can be called, and whose result nobody would await."""
+    check_callable(value, name, shape)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  it is callable; what is asked is how
+        raise TypeError(f"{name} must be a plain function, as {shape}, since nobody awaits it; {value!r} is async")
+    return value
+
+
 def check_moment(value: object, name: str) -> datetime:
     """A datetime that knows its time zone."""
     if not isinstance(value, datetime):
@@ -67,16 +76,12 @@ def check_moment(value: object, name: str) -> datetime:
     return value
 
 
-def check_each_callable(
-    value: Callable[..., Any] | Iterable[Callable[..., Any]] | None, name: str, shape: str
-) -> tuple[Callable[..., Any], ...]:
-    """None, one callable, or several of them; always returned as a tuple."""
-    if value is None:
-        return ()
-    if callable(value):
-        return (value,)
+def check_several(value: Iterable[T], name: str, of_what: str) -> tuple[T, ...]:
+    """Several values, as a tuple; a text is none."""
     try:
         several = tuple(value)
     except TypeError:
-        raise TypeError(f"{name} must be callable, as {shape}, or several such; got {value!r}") from None
-    return tuple(check_callable(each, f"each of {name}", shape) for each in several)
+        several = None
+    if several is None or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a list of {of_what}, not {value!r}")
+    return several

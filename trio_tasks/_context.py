@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from ._checks import check_each_callable
+from ._checks import check_sync
 from ._door import Door
 from ._errors import WorkerError
 from ._report import Tally
@@ -51,8 +50,11 @@ class WorkerContext:
     threads of sync handlers alike; from a thread they take effect a moment later.
     """
 
-    def __init__(self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(
+        self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = (), recipe: object = None
+    ) -> None:
         self.name = name
+        self.recipe = recipe
         self.concurrency = concurrency
         self.door = Door()
         self.in_hand: set[Task[Any]] = set()
@@ -220,10 +222,11 @@ class WorkerContext:
         return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} seats taken>"
 
 
-def check_listeners(on_event: object) -> tuple[Listener, ...]:
+def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
     """One listener, several, or None; always returned as a tuple."""
-    listeners = check_each_callable(on_event, "on_event", "on_event(context, event)")  # type: ignore[arg-type]  # it checks
-    for listener in listeners:
-        if inspect.iscoroutinefunction(listener):
-            raise TypeError(f"on_event must be a plain function, since nobody awaits it; {listener!r} is async")
-    return listeners
+    shape = "on_event(context, event)"
+    if on_event is None:
+        return ()
+    if callable(on_event) or not isinstance(on_event, Iterable):
+        return (check_sync(on_event, "on_event", shape),)
+    return tuple(check_sync(each, "each of on_event", shape) for each in on_event)

@@ -18,34 +18,33 @@ if TYPE_CHECKING:
 class Door:
     """Open, shut for a while (paused), or closed for good. It starts open."""
 
-    __slots__ = ("_opened", "_waiting", "closed", "paused")
+    __slots__ = ("_opened", "_scopes", "closed", "paused", "waiting")
 
     def __init__(self) -> None:
         self.closed = False
         self.paused = False
+        self.waiting = 0
+        """How many seats wait for a task, or for the door to be opened again."""
         self._opened = trio.Event()
         self._opened.set()
-        self._waiting: set[trio.CancelScope] = set()
+        self._scopes: set[trio.CancelScope] = set()
 
     @property
     def is_open(self) -> bool:
         """Whether tasks may be taken now."""
         return not (self.closed or self.paused)
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for a task, or for the door to be opened again."""
-        return len(self._waiting)
-
     @contextmanager
-    def wait(self) -> Generator[None, None, None]:
+    def wait(self, *, seats: int = 1) -> Generator[None, None, None]:
         """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
         with trio.CancelScope() as scope:
-            self._waiting.add(scope)
+            self._scopes.add(scope)
+            self.waiting += seats
             try:
                 yield
             finally:
-                self._waiting.discard(scope)
+                self.waiting -= seats
+                self._scopes.discard(scope)
 
     async def wait_open(self) -> None:
         """Return once the door is not paused."""
@@ -69,5 +68,5 @@ class Door:
         self._opened.set()
 
     def _send_away(self) -> None:
-        for scope in self._waiting:
+        for scope in self._scopes:
             scope.cancel()

@@ -74,7 +74,7 @@ class Handover(Generic[A]):
                 task = self.ledger.take(trio.current_time())
         if task is not None:
             return task
-        if self.closed and not self.ledger.waiting and not self._pushers:
+        if self.closed and not self._pushers and self.ledger.is_empty:
             raise trio.EndOfChannel
         raise trio.WouldBlock
 

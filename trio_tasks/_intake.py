@@ -26,6 +26,9 @@ _SLICE = 0.001
 _SLICE_FOR_EACH_SEAT = 3e-6
 """And so much more for each seat, since each has to be switched to once in every turn."""
 
+_TASKS_IN_A_SLICE = 256
+"""And no more tasks than this, and one for each seat, for the clock may be one that stands still."""
+
 
 @final
 class Intake:
@@ -53,17 +56,19 @@ class Intake:
         self._settle_timeout = settle_timeout
         self._turnstile = trio.Lock()
         self._receive_nowait: Callable[[], Task[Any]] | None = None
-        if isinstance(backend, NowaitBackend) and not gates:
+        if isinstance(backend, NowaitBackend):
             self._receive_nowait = backend.receive_nowait
         self._slice = _SLICE + _SLICE_FOR_EACH_SEAT * context.concurrency
         self._slice_ends = 0.0
+        self._slices = 0
+        self._left = 0
 
     async def take(self) -> Task[Any] | None:
         """The next task, in hand; None if no more will come, or none is to be taken any more."""
-        if self._receive_nowait is not None:
-            if trio.current_time() >= self._slice_ends:
-                await trio.lowlevel.checkpoint()
-                self._slice_ends = trio.current_time() + self._slice
+        if self._receive_nowait is not None and not self._gates:
+            self._left -= 1
+            if self._left < 0 or trio.current_time() >= self._slice_ends:
+                await self._give_others_a_turn()
             if self._door.is_open:
                 try:
                     return self._receive_nowait()
@@ -72,6 +77,19 @@ class Intake:
                 except trio.EndOfChannel:
                     return None
         return await self._wait()
+
+    async def _give_others_a_turn(self) -> None:
+        """Whoever comes back first in a turn begins a slice; who comes back when that is used up goes again."""
+        while True:
+            slices = self._slices
+            await trio.lowlevel.checkpoint()
+            if slices == self._slices:
+                self._slices += 1
+                self._left = _TASKS_IN_A_SLICE + self._context.concurrency
+                self._slice_ends = trio.current_time() + self._slice
+                return
+            if self._left > 0 and trio.current_time() < self._slice_ends:
+                return
 
     async def _wait(self) -> Task[Any] | None:
         while not self._door.closed:
@@ -86,6 +104,11 @@ class Intake:
 
     async def _receive(self) -> Task[Any]:
         context = self._context
+        if self._receive_nowait is not None:
+            try:
+                return self._receive_nowait()
+            except trio.WouldBlock:
+                pass
         if not (context.idle or context.in_hand):
             context.idle = True
             context.emit(Idle())

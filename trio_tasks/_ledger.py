@@ -263,6 +263,11 @@ class Ledger(Generic[A]):
         return len(self._live) - len(self._in_hand)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, and nothing is in an attempt from which it could come back."""
+        return not self.waiting and not any(parts.holder for parts in self._in_hand.values())
+
+    @property
     def in_hand(self) -> int:
         """How many tasks are in an attempt."""
         return len(self._in_hand)

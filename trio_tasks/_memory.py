@@ -14,7 +14,7 @@ from ._bookkeeping import Bookkeeping
 from ._checks import check_count
 from ._handover import Handover
 from ._sink import TaskSink, check_task
-from ._task_builder import make_task
+from ._task_builder import make_task, options_for_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,8 +148,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
         far stay in.
         """
-        if "id" in options:
-            raise TypeError("push_bulk makes several tasks, which cannot have one id: build and push_task them")
+        options = options_for_many(options)
         tasks = iter([make_task(args, options) for args in many])
         ids: list[TaskId] = []
         while stretch := list(islice(tasks, _BULK_STRETCH)):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from ._backoff import exponential
-from ._checks import check_callable, check_count, check_seconds
+from ._checks import check_callable, check_count, check_seconds, check_sync
 from ._context import WorkerContext, check_listeners
 from ._errors import MonitorError
-from ._supervisor import Policy, Supervisor, unnested
+from ._groups import unnested
+from ._supervisor import Policy, Supervisor
 from ._upkeep import run_and_cancelling
 from ._worker import Worker
 
@@ -65,8 +66,8 @@ class Monitor:
             check_seconds(shutdown_timeout, "shutdown_timeout")
         if terminator is not None:
             check_callable(terminator, "terminator", "an async function without parameters")
-        check_callable(should_restart, "should_restart", "should_restart(context, error, attempt) -> bool")
-        check_callable(restart_backoff, "restart_backoff", "restart_backoff(attempt) -> seconds")
+        check_sync(should_restart, "should_restart", "should_restart(context, error, attempt) -> bool")
+        check_sync(restart_backoff, "restart_backoff", "restart_backoff(attempt) -> seconds")
         if max_restarts is not None:
             check_count(max_restarts, "max_restarts", minimum=0)
         check_seconds(restart_period, "restart_period", positive=True)
@@ -76,17 +77,18 @@ class Monitor:
         self._listeners = check_listeners(on_event)
         self._members: list[Factory] = []
         self._open_group: AsyncExitStack | None = None
-        self._run = Supervisor(self._policy, self._listeners)  # the present run, or the next, or the last one
+        self._run = self._latest = Supervisor(self._policy, self._listeners)
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
-        """The root: all workers of the run, or of the next one, are inside it."""
+        """The root: all workers of the run are inside it. Before the first run it is that of the first; after a run
+        it is still that run's, so that one can see whether it was cancelled."""
         return self._run.cancel_scope
 
     @property
     def report(self) -> Report:
         """What the run, or the last one, has come to; also where it was cancelled or raised."""
-        return self._run.report()
+        return self._latest.report()
 
     @property
     def workers(self) -> tuple[WorkerContext, ...]:
@@ -127,9 +129,9 @@ class Monitor:
 
     def on_event(self, listener: Listener) -> Monitor:
         """One more listener, beside those it has, from now on."""
-        for each in check_listeners(listener):
-            self._listeners += (each,)
-            self._run.add_listener(each)
+        check_sync(listener, "on_event", "on_event(context, event)")
+        self._listeners += (listener,)
+        self._run.add_listener(listener)
         return self
 
     # Running
@@ -158,8 +160,9 @@ class Monitor:
         Args:
           signals: SIGINT and SIGTERM if none are given.
         """
-        with trio.open_signal_receiver(*(signals or (signal.SIGINT, signal.SIGTERM))) as received:
-            async with unnested(), run_and_cancelling(self._heed, received), self._group():
+        self._check_not_running()
+        with trio.open_signal_receiver(*(signals or (signal.SIGINT, signal.SIGTERM))) as received, unnested():
+            async with run_and_cancelling(self._heed, received), self._group():
                 task_status.started(self)
         return self.report
 
@@ -184,22 +187,30 @@ class Monitor:
 
     @asynccontextmanager
     async def _group(self) -> AsyncGenerator[None, None]:
-        """The root nursery of a run, which is the prepared one if that was not used yet."""
+        """The root nursery of a run."""
+        self._check_not_running()
+        self._latest = self._renew()
+        async with self._latest.group(tuple(self._members)):
+            yield
+
+    def _check_not_running(self) -> None:
         if self.is_running:
             raise MonitorError("this monitor is running already; another one can run beside it")
-        if self._run.was_started:
+
+    def _renew(self) -> Supervisor:
+        """The present run; or the next one, if the last is over."""
+        if self._run.was_started and not self._run.is_running:
             self._run = Supervisor(self._policy, self._listeners)
-        async with self._run.group(tuple(self._members)):
-            yield
+        return self._run
 
     def shutdown(self) -> None:
         """Stop all intake now; attempts in hand have until the terminator fires.
 
-        From anywhere: from a handler, a listener, another trio task, or a thread. Before :meth:`run` it makes that
-        return at once.
+        From anywhere: from a handler, a listener, another trio task, or a thread. While it does not run, this is
+        about the next run, which will return at once.
         """
-        self._run.shut_down()
+        self._renew().shut_down()
 
     def __repr__(self) -> str:
-        state = "shutting down" if self.is_shutting_down else "running" if self.is_running else "not running"
+        state = ("shutting down" if self.is_shutting_down else "running") if self.is_running else "not running"
         return f"<Monitor {state}: {len(self.workers)} workers>"

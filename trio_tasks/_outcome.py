@@ -6,22 +6,17 @@ retry-afters the longest delay wins; the group is kept whole as the recorded err
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
 
 from ._checks import check_seconds
 from ._errors import AbortError, DeferredError, RetryAfterError
+from ._groups import leaves
 from ._task import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ._backoff import RetryPolicy
     from ._task_id import TaskId
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -97,16 +92,6 @@ class TaskResult(Generic[R_co]):
         if self.error is not None:
             raise self.error
         return cast("R_co", self.result)
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
-    if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
-        for each in group.exceptions:
-            yield from leaves(each)
-    else:
-        yield error
 
 
 def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABCMeta
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -61,6 +62,10 @@ _HANDED_ON: tuple[type[Any], ...] = (
     ListQueues,
     Metrics,
 )
+
+
+_REFUSALS = (DuplicateTaskError, TypeError, ValueError)
+_STRETCH = 64  # items carried in one go before others get a turn
 
 
 class _Storage(Protocol[A]):
@@ -121,6 +126,8 @@ class Pipe(Backend[A], Feeder):
         self._source = source
         self._items: AsyncIterator[Task[A] | A] = source.__aiter__()
         self._storage: Any = storage
+        self._receive_nowait: Callable[[], Task[A] | A] | None = getattr(source, "receive_nowait", None)
+        self._push_nowait: Callable[[Task[A]], object] | None = getattr(storage, "push_task_nowait", None)
         self._turn = trio.Lock()
         self._in_transit: Task[A] | None = None
         self._tried = False  # whether what is in transit was pushed before
@@ -155,8 +162,21 @@ class Pipe(Backend[A], Feeder):
                     if self._close_storage is not None:
                         self._close_storage()
                     self._ended = True
-                elif not await self._put(self._in_transit):
+                elif await self._put(self._in_transit):
+                    self._carry_nowait()
+                else:
                     return
+
+    def _carry_nowait(self) -> None:
+        """Carry what needs no waiting, where both ends can do without; whatever else there is, is met by waiting."""
+        if self._receive_nowait is None or self._push_nowait is None:
+            return
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, *_REFUSALS):
+            for _ in range(_STRETCH):
+                item = self._receive_nowait()
+                self._in_transit = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
+                self._push_nowait(self._in_transit)
+                self._in_transit = None
 
     async def _next(self) -> Task[A] | None:
         """What the source gives next, as a task; None at its end."""

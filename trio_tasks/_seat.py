@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import trio
 
 from ._abc import NowaitBackend
+from ._context import log
 from ._errors import LeaseLostError
 from ._events import Engage, Error, Release, Success
-from ._outcome import Released, Succeeded, judge, leaves
+from ._groups import find_within, leaves
+from ._outcome import Failed, Released, Succeeded, judge
 from ._report import Interruption
 from ._whereabouts import where_is, where_struck
 
@@ -152,18 +154,23 @@ class Seat:
         if any(isinstance(each, KeyboardInterrupt) for each in leaves(error)):
             self._outcome = Released("KeyboardInterrupt")
             return False
-        cancelled = _cancelled_within(error)
         if self._verdict is not None:
             self._outcome = self._verdict
-        elif cancelled is not None and trio.current_effective_deadline() == -math.inf:
+        elif trio.current_effective_deadline() == -math.inf and find_within(error, trio.Cancelled):
             self._outcome = Released("cancelled")
-            self._note_interruption(cancelled)
+            interruption = Interruption(self.context.name, self._task.parts.id, where_struck(error))
+            self.context.tally.interrupted.append(interruption)
         else:
-            parts = self._task.parts
-            self._outcome = judge(
-                error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self._policy
-            )
+            self._outcome = self._judge(error)
         return True
+
+    def _judge(self, error: BaseException) -> Outcome:
+        parts = self._task.parts
+        try:
+            return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self._policy)
+        except Exception:
+            log.exception("worker %r: its retry policy failed on %r", self.context.name, error)
+            return Failed(error)
 
     def revoke(self, outcome: Killed | Released) -> None:
         """Cancel the attempt under way; unless it succeeds all the same, this is its outcome."""
@@ -205,33 +212,17 @@ class Seat:
         else:
             context.emit(Error(task, outcome.error, outcome))
 
-    def _note_interruption(self, cancelled: trio.Cancelled) -> None:
-        context = self.context
-        context.tally.interrupted.append(Interruption(context.name, self._task.parts.id, where_struck(cancelled)))
-
     def _was_disturbed(self) -> bool:
         """Whether the attempt was interrupted, or has left context variables behind."""
-        try:
-            return type(self._outcome) is Released or copy_context() != self._pristine
-        except Exception:  # a variable holds something that does not like to be compared
-            return True
+        now, before = copy_context(), self._pristine
+        return (
+            type(self._outcome) is Released
+            or len(now) != len(before)
+            or any(before.get(variable, now) is not value for variable, value in now.items())
+        )
 
     async def _start_afresh(self) -> None:
         """What a handler did to the context variables ends with its attempt; a new context takes effect at a
         checkpoint, where a cancellation from further out is delivered too."""
         trio.lowlevel.current_task().context = self._pristine.copy()
         await trio.lowlevel.checkpoint()
-
-
-def _cancelled_within(error: BaseException) -> trio.Cancelled | None:
-    """The cancellation among the leaves of an error, or behind one of them: clean-up that fails hides it."""
-    for leaf in leaves(error):
-        seen: set[int] = set()
-        each: BaseException | None = leaf
-        while each is not None and id(each) not in seen:
-            if isinstance(each, trio.Cancelled):
-                return each
-            seen.add(id(each))
-            each = each.__cause__ or each.__context__
-    return None
-

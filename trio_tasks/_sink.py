@@ -9,7 +9,7 @@ import trio
 
 from ._checks import check_callable
 from ._task import Task
-from ._task_builder import make_task
+from ._task_builder import make_task, options_for_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +53,7 @@ class TaskSink(ABC, Generic[A]):
         Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
         far stay in.
         """
-        if "id" in options:
-            raise TypeError("push_bulk makes several tasks, which cannot have one id: build and push_task them")
+        options = options_for_many(options)
         tasks = [make_task(args, options) for args in many]
         ids = [await self.push_task(task) for task in tasks]
         if not ids:
@@ -67,11 +66,14 @@ class TaskSink(ABC, Generic[A]):
         If it is cancelled, at most the one item that was being pushed is lost to both sides; a :class:`Pipe` keeps
         even that one.
         """
+        options = options_for_many(options)
         _check_channel(source)
         pushed = 0
         async for args in source:
-            await self.push(args, **options)
+            await self.push_task(make_task(args, options))
             pushed += 1
+        if not pushed:
+            await trio.lowlevel.checkpoint()
         return pushed
 
     async def push_all(self, source: trio.abc.ReceiveChannel[Task[A]]) -> int:
@@ -81,6 +83,8 @@ class TaskSink(ABC, Generic[A]):
         async for task in source:
             await self.push_task(task)
             pushed += 1
+        if not pushed:
+            await trio.lowlevel.checkpoint()
         return pushed
 
 

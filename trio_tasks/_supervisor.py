@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from ._checks import check_seconds
+from ._groups import unnested
 from ._report import Report
 from ._upkeep import run_and_cancelling
 from ._worker import Worker
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -79,8 +76,8 @@ class Supervisor:
         """The root nursery, around the block; it is left when all workers have ended."""
         self.was_started = True
         try:
-            with self.cancel_scope:
-                async with unnested(), run_and_cancelling(self._terminate), trio.open_nursery() as self._nursery:
+            with self.cancel_scope, unnested():
+                async with run_and_cancelling(self._terminate), trio.open_nursery() as self._nursery:
                     self._token = trio.lowlevel.current_trio_token()
                     for member in members:
                         self.start(member)
@@ -149,9 +146,7 @@ class Supervisor:
             restarted.append(trio.current_time())
 
     async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, Exception | None]:
-        worker = member(attempt)
-        if not isinstance(worker, Worker):
-            raise TypeError(f"what is registered as a function must return a Worker; {member!r} gave {worker!r}")
+        worker = self._make(member, attempt)
         context = worker.prepare(on_event=self._listeners)
         self.contexts.append(context)
         try:
@@ -163,6 +158,17 @@ class Supervisor:
             self._reports.append(context.report())
         return context, None
 
+    def _make(self, member: Factory, attempt: int) -> Worker[Any, Any]:
+        """What cannot be made is not restarted either: the error is the program's, not the worker's."""
+        try:
+            worker = member(attempt)
+            if not isinstance(worker, Worker):
+                raise TypeError(f"what is registered as a function must return a Worker; {member!r} gave {worker!r}")
+        except Exception as error:
+            self._errors.append(error)
+            raise
+        return worker
+
     def _may_restart(self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]) -> bool:
         policy = self._policy
         while restarted and restarted[0] <= trio.current_time() - policy.restart_period:
@@ -170,17 +176,3 @@ class Supervisor:
         if policy.max_restarts is not None and len(restarted) >= policy.max_restarts:
             return False
         return bool(policy.should_restart(context, error, attempt))
-
-
-@asynccontextmanager
-async def unnested() -> AsyncGenerator[None, None]:
-    """A group that holds nothing but another group says no more than that one does."""
-    try:
-        yield
-    except ExceptionGroup as group:
-        inner: ExceptionGroup[Exception] = group
-        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], ExceptionGroup):
-            inner = inner.exceptions[0]
-        if inner is group:
-            raise
-        raise inner from None

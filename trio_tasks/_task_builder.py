@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, cast, final
 
-from ._checks import check_count, check_moment, check_seconds, check_text
+from ._checks import check_count, check_moment, check_seconds, check_several, check_text
 from ._clock import wall_after
 from ._extensions import Extensions, Metadata
 from ._task import USUAL_TERMS, OnConflict, Parts, Task
@@ -163,9 +163,23 @@ def make_task(args: A, options: TaskOptions) -> Task[A]:
     builder = TaskBuilder(args)
     for name, value in options.items():
         if name == "data":
-            builder.data(*cast("Iterable[object]", value))
+            builder.data(*check_several(cast("Iterable[object]", value), "data", "values, such as [tracer]"))
         elif name == "unique":
             builder.unique(cast("str", value), on_conflict=options.get("on_conflict", "skip"))
         elif name != "on_conflict":
             getattr(builder, "run_after" if name == "delay" else name)(value)
     return builder.build()
+
+
+def options_for_many(options: TaskOptions) -> TaskOptions:
+    """The same options, checked beforehand, to be used for several tasks.
+
+    Raises:
+      TypeError, ValueError: an option is wrong, or is one that only a single task can have.
+    """
+    if "id" in options:
+        raise TypeError("several tasks cannot have one id: build them one by one, and push_task them")
+    if "data" in options:
+        options = {**options, "data": check_several(options["data"], "data", "values, such as [tracer]")}
+    make_task(None, options)
+    return options

@@ -8,13 +8,13 @@ asked for: one that takes the whole task is called as it is, and one that takes 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
 
 from ._abc import Handler
-from ._checks import check_count
 from ._parameters import (
     Data as Data,
     HandlerSignatureError as HandlerSignatureError,
@@ -26,16 +26,13 @@ from ._parameters import (
 from ._task import Task
 
 
-def adapt(
-    handler: Callable[..., Any], *, data: Sequence[object] = (), concurrency: int = 1
-) -> Handler[Any, Any]:
+def adapt(handler: Callable[..., Any], *, data: Sequence[object] = ()) -> Handler[Any, Any]:
     """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
 
     Args:
       handler: an async function, or a sync one, which runs in a thread; a method, partial, callable object.
       data: the values for parameters that are annotated ``Data[...]``, found by their type. A value of that
           type among a task's own extensions goes before them.
-      concurrency: how many threads a sync handler may have at once.
 
     Raises:
       HandlerSignatureError: a parameter cannot be filled in, or this is no function at all.
@@ -45,11 +42,10 @@ def adapt(
     ``trio.from_thread.check_cancelled()``.
     """
     _check_data(data)
-    check_count(concurrency, "concurrency")
     _check_function(handler)
     plan = Plan(handler, data)
     if not comes_to(inspect.iscoroutinefunction, handler):
-        return _in_thread(plan, trio.CapacityLimiter(concurrency))
+        return _in_thread(plan)
     if plan.extractors or plan.nurseries:
         return _prepared(plan)
     if plan.fills:
@@ -76,8 +72,8 @@ def _prepared(plan: Plan) -> Handler[Any, Any]:
     return attempt
 
 
-def _in_thread(plan: Plan, limiter: trio.CapacityLimiter) -> Handler[Any, Any]:
-    """A sync handler.
+def _in_thread(plan: Plan) -> Handler[Any, Any]:
+    """A sync handler. A seat has one thread at a time, so there are never more of them than seats.
 
     If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
     """
@@ -85,6 +81,8 @@ def _in_thread(plan: Plan, limiter: trio.CapacityLimiter) -> Handler[Any, Any]:
         plan.refuse(
             name, "asks for a nursery, which is no use in the thread of a sync handler: make it async"
         )
+
+    limiter = trio.CapacityLimiter(math.inf)
 
     async def attempt(task: Task[Any]) -> Any:
         values = await plan.fill_and_extract(task)

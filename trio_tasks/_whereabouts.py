@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import linecache
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import outcome
 import trio
 
+from ._groups import find_within
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
-_MACHINERY = tuple(str(Path(file).parent) for file in (trio.__file__, outcome.__file__, __file__) if file)
+_MACHINERY = tuple(str(Path(file).parent) + os.sep for file in (trio.__file__, outcome.__file__, __file__) if file)
 
 
-def where_struck(cancelled: BaseException) -> str:
-    """The line at which a cancellation struck: ``path:line in function: source``."""
-    frames: list[tuple[FrameType, int]] = []
-    trace = cancelled.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame, trace.tb_lineno))
-        trace = trace.tb_next
+def where_struck(error: BaseException) -> str:
+    """The line at which the cancellation struck that is in this error: ``path:line in function: source``.
+
+    That of a child goes before that of the nursery which gathered its error, if it is in the user's own code.
+    """
+    cancelled = find_within(error, trio.Cancelled)
+    frames = [*_frames_of(error), *(_frames_of(cancelled) if cancelled is not None else ())]
     return _innermost(frames)
+
+
+def _frames_of(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame, trace.tb_lineno
+        trace = trace.tb_next
 
 
 def where_is(task: trio.lowlevel.Task) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
@@ -13,12 +13,12 @@ import trio
 from ._abc import Feeder, Gate, RegisterWorker
 from ._backoff import RetryPolicy
 from ._channel import as_backend
-from ._checks import check_callable, check_count, check_seconds, check_text
+from ._checks import check_callable, check_count, check_seconds, check_several, check_text
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
 from ._events import HeartBeat, Start, Stop
+from ._groups import leaves, unnested
 from ._intake import Intake
-from ._outcome import leaves
 from ._patience import naming_who_stays
 from ._seat import Seat
 from ._task_fn import adapt, handler_name
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+_LAYER = "layers, each an async layer(handler, task) -> result"
 
 
 @final
@@ -138,26 +140,27 @@ class Worker(Generic[A, R]):
         self.name = check_text(name, "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
         self.concurrency = check_count(concurrency, "concurrency")
-        self.layers = tuple(
-            check_callable(layer, "each of layers", "async layer(handler, task) -> result") for layer in layers
-        )
+        self.layers = tuple(map(_check_layer, check_several(layers, "layers", _LAYER)))
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self.retry = retry
         self.listeners = check_listeners(on_event)
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
         self.handler_name = handler_name(handler)
-        stack: Handler[A, R] = adapt(handler, data=tuple(data), concurrency=concurrency)
+        stack: Handler[A, R] = adapt(handler, data=check_several(data, "data", "values, such as [mailer]"))
         for layer in reversed(self.layers):
             stack = partial(layer, stack)
         self._stack = stack
         stages: tuple[object, ...] = self.layers
         self._gates = [layer for layer in stages if isinstance(layer, Gate)]
 
-    def prepare(self, *, on_event: Iterable[Listener] = ()) -> WorkerContext:
+    def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
         """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
         return WorkerContext(
-            self.name, concurrency=self.concurrency, listeners=(*self.listeners, *check_listeners(on_event))
+            self.name,
+            concurrency=self.concurrency,
+            listeners=(*self.listeners, *check_listeners(on_event)),
+            recipe=self,
         )
 
     async def run(
@@ -180,6 +183,10 @@ class Worker(Generic[A, R]):
         If it is cancelled, attempts under way are cancelled, their tasks are released, and they cost no attempt.
         """
         context = self.prepare() if context is None else context
+        if not isinstance(context, WorkerContext):
+            raise TypeError(f"run takes a WorkerContext that prepare() made, not {context!r}")
+        if context.recipe is not self:
+            raise WorkerError(f"{context!r} is of another worker than {self!r}: use what its own prepare() made")
         if context.is_running or context.is_stopped:
             raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
         try:
@@ -219,7 +226,7 @@ class Worker(Generic[A, R]):
 
     async def _feed(self, context: WorkerContext) -> None:
         while isinstance(self.backend, Feeder) and not context.door.closed:
-            with context.door.wait():
+            with context.door.wait(seats=0):
                 await context.door.wait_open()
                 await self.backend.feed()
                 return
@@ -241,11 +248,12 @@ class Worker(Generic[A, R]):
             reports.append(await self.run(task_status=task_status))
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            context: WorkerContext = await nursery.start(work)
-            task_status.started(context)
-            await async_fn()
-            context.stop()
+        with unnested():
+            async with trio.open_nursery() as nursery:
+                context: WorkerContext = await nursery.start(work)
+                task_status.started(context)
+                await async_fn()
+                context.stop()
         return reports[0]
 
     @asynccontextmanager
@@ -256,13 +264,18 @@ class Worker(Generic[A, R]):
         for a reader who is slow.
         """
         send, receive = trio.open_memory_channel[Any](math.inf)
-        context = self.prepare(on_event=[lambda _, event: send.send_nowait(event)])
+
+        def tell(_: WorkerContext, event: Event) -> None:
+            with suppress(trio.BrokenResourceError):  # nobody listens any more
+                send.send_nowait(event)
+
+        context = self.prepare(on_event=tell)
 
         async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
             with send:
                 await self.run(context, task_status=task_status)
 
-        with receive:
+        with receive, unnested():
             async with trio.open_nursery() as nursery:
                 await nursery.start(work)
                 yield receive
@@ -270,3 +283,9 @@ class Worker(Generic[A, R]):
 
     def __repr__(self) -> str:
         return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} seats on {self.backend!r}>"
+
+
+def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:
+    if isinstance(layer, type):
+        raise TypeError(f"each of layers must be {_LAYER}; {layer.__name__} is a class: give an instance of it")
+    return check_callable(layer, "each of layers", "async layer(handler, task) -> result")

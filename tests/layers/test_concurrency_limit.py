@@ -242,7 +242,7 @@ async def test_by_key_nothing_shakes_the_count(seed: int, autojump_clock: trio.t
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(visitor)
-    assert (room.most["a"], room.most["b"]) == (2, 2)
+    assert max(room.most["a"], room.most["b"]) == 2
     assert limit.statistics() == ConcurrencyLimitStatistics(limit=2, taken=0, waiting=0, keys=())
 
 

@@ -115,7 +115,7 @@ async def test_promise_01_ack_barrier_holds_layers_too(autojump_clock: MockClock
         try:
             return await handler(task)
         finally:
-            await trio.sleep(1)
+            await trio.sleep(1)  # noqa: ASYNC102  it is not cancelled here
             order.append("the layer has ended")
 
     async def handler(args: int) -> None:

@@ -213,7 +213,9 @@ async def test_promise_03_one_outcome_algebra_released_everywhere(autojump_clock
 async def test_promise_03_one_outcome_algebra_what_a_task_is_then(autojump_clock: MockClock) -> None:
     """The table of the page, in the storage's own words."""
     storage = MemoryStorage[str]()
-    ids = {name: await storage.push(name, attempts=1 if name == "fail" else 2) for name in ("well", "fail", ABORT, OTHER)}
+    ids = {
+        name: await storage.push(name, attempts=1 if name == "fail" else 2) for name in ("well", "fail", ABORT, OTHER)
+    }
 
     async def handler(args: str) -> str:
         if args != "well":

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import Idle, MemoryStorage, Task, Worker, WorkerContext
 from trio_tasks.abc import Handler
 
-from tests.promises._stage import A_MONTH, Record, perform, perform_on, run_for
+from tests.promises._stage import A_MONTH, Record, perform, run_for
 
 
 async def sleep_on(args: object) -> None:
@@ -142,9 +142,8 @@ async def test_promise_04_readiness_is_backpressure_who_is_not_admitted_goes_bac
     storage.close()
     async with trio.open_nursery() as nursery:
         for record in records:
-            nursery.start_soon(
-                lambda record=record: perform_on(storage, handler, layers=[gate], concurrency=3, on_event=[record])
-            )
+            worker = Worker("sharing", storage, handler, layers=[gate], concurrency=3, on_event=record)
+            nursery.start_soon(worker.run)
     assert sum(len(record.outcomes) for record in records) == 20
     assert {kind for record in records for kind in record.kinds} == {"Succeeded"}
     assert {attempt for record in records for attempt in record.attempts} == {1}

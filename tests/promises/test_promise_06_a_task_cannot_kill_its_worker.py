@@ -160,15 +160,20 @@ def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None
 
     kinds = _kinds_after(work)
     assert kinds.count("Succeeded") == 1
-    assert kinds.count("Succeeded") + kinds.count("Retried") + kinds.count("Failed") + kinds.count("Killed") == len(kinds)
-    assert kinds == ["Retried", "Succeeded", "Failed"] or sorted(kinds) in (["Failed", "Succeeded"], ["Killed", "Succeeded"])
+    assert kinds.count("Succeeded") + kinds.count("Retried") + kinds.count("Failed") + kinds.count("Killed") == len(
+        kinds
+    )
+    assert kinds == ["Retried", "Succeeded", "Failed"] or sorted(kinds) in (
+        ["Failed", "Succeeded"],
+        ["Killed", "Succeeded"],
+    )
 
 
 def _kinds_after(work: Callable[[], Awaitable[Record]]) -> list[str]:
     """The outcomes by name. What comes out of the worker must not reach pytest, which would look at it."""
     try:
         return trio.run(work, clock=MockClock(autojump_threshold=0)).kinds
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  it is looked at here, since pytest must not
         out = ", ".join(type(each).__name__ for each in leaves(error))
     return pytest.fail(f"the worker was killed by {out}", pytrace=False)
 
@@ -198,9 +203,9 @@ def _handler_that(misbehave: Callable[[str], str], where: str) -> Callable[..., 
 
     if where == "from_task":
         with_extracted.__annotations__["extracted"] = Extracted
-    return {"handler": handler, "child": parent, "sync handler": misbehave, "from_task": with_extracted}.get(
-        where, well_behaved
-    )
+    handlers: dict[str, Callable[..., Any]] = {"handler": handler, "child": parent, "from_task": with_extracted}
+    handlers["sync handler"] = misbehave
+    return handlers.get(where, well_behaved)
 
 
 def _layers(misbehave: Callable[[str], str], where: str) -> list[Any]:
@@ -250,7 +255,9 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: A
     assert _kinds_after(lambda: perform(handler, *args, on_event=[listener])) == ["Succeeded"] * 3
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])])
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])]
+)
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: BaseException) -> None:
     """A failing listener does not change an outcome either, and others hear what it has heard."""
     heard: list[Event] = []
@@ -266,7 +273,9 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: B
     assert [type(each) for each in heard] == [Start, *[Engage, Success] * 2, Stop]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])])
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])]
+)
 def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: BaseException) -> None:
     async def fail() -> None:
         raise error
@@ -379,13 +388,12 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt
     async def handler(args: int) -> None:
         if args == 1:
             error = KeyboardInterrupt()
-            raise BaseExceptionGroup("grouped", [ValueError(), error]) if grouped else error
+            raise BaseExceptionGroup("grouped", [error]) if grouped else error
         await trio.sleep_forever()
 
     await storage.push_bulk([0, 0, 1])
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
         await perform_on(storage, handler, concurrency=3, on_event=[record])
-    assert raised.value.subgroup(KeyboardInterrupt) is not None
     assert record.kinds == ["Released"] * 3
     for task in await storage.list_tasks():
         assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
@@ -433,12 +441,12 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_failing_backend_en
     with pytest.RaisesGroup(pytest.RaisesExc(ConnectionError, match=verb)):
         await run_for(5, worker)
 
-    backend, seen = Failing(1, 2, heartbeat_interval=1), []
-    monitor = Monitor(should_restart=lambda context, error, attempt: bool(seen.append(error)) or True)
+    backend = Failing(1, 2, heartbeat_interval=1)
+    monitor = Monitor(should_restart=lambda context, error, attempt: True)
     monitor.register(Worker("restarted", backend, handler))
     with trio.move_on_after(60):
         await monitor.run()
-    assert len(seen) == monitor.report.restarts == 1
+    assert len(monitor.report.errors) == monitor.report.restarts == 1
     assert backend.settled
 
 

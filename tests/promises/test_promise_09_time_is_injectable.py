@@ -48,7 +48,9 @@ def test_promise_09_time_is_injectable_the_wall_clock_is_touched_at_the_edges_on
 
 
 def test_promise_09_time_is_injectable_these_tests_see_clocks() -> None:
-    source = "import time\nfrom time import monotonic\nx = time.monotonic()\ny = datetime.now(tz)\nz = trio.current_time()\n"
+    source = (
+        "import time\nfrom time import monotonic\nx = time.monotonic()\ny = datetime.now(tz)\nz = trio.current_time()\n"
+    )
     assert len(list(clocks_read(source))) == 4
 
 

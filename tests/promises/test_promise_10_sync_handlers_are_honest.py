@@ -20,6 +20,7 @@ from trio_tasks import (
     Monitor,
     RetryPolicy,
     Status,
+    TaskOptions,
     Worker,
     WorkerContext,
 )
@@ -66,7 +67,7 @@ class Threads:
 async def until(what: object, seconds: float = PATIENCE) -> None:
     """Wait until the list is not empty."""
     with trio.fail_after(seconds):
-        while not what:
+        while not what:  # noqa: ASYNC110  a thread fills it
             await trio.sleep(0.001)
 
 
@@ -101,7 +102,8 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_s
     """The thread goes on, so the seat is taken, and nothing is reported before it has ended. What it returns then is
     its result: the work was done."""
     threads, storage, record = Threads(), MemoryStorage[int](), Record()
-    await storage.push_bulk([1, 2], **({"timeout": 0.01} if by == "the task" else {}))
+    options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
+    await storage.push_bulk([1, 2], **options)
     storage.close()
     layers = [Timeout(0.01)] if by == "a layer" else []
     with threads.at_large():
@@ -119,13 +121,12 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_s
 @pytest.mark.parametrize("by", ["the task", "a layer"])
 async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_who_asks(by: str) -> None:
     threads, storage, record = Threads(), MemoryStorage[int](), Record()
-    await storage.push(1, **({"timeout": 0.01} if by == "the task" else {}))
+    options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
+    await storage.push(1, **options)
     storage.close()
     layers = [Timeout(0.01)] if by == "a layer" else []
     with threads.at_large(), trio.fail_after(PATIENCE):
-        await Worker(
-            "threads", storage, threads.cooperate, layers=layers, retry=RetryPolicy(1), on_event=record
-        ).run()
+        await Worker("threads", storage, threads.cooperate, layers=layers, retry=RetryPolicy(1), on_event=record).run()
     (outcome,) = record.outcomes
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, trio.TooSlowError)
@@ -198,7 +199,7 @@ async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_who_does_not
             nursery.start_soon(monitor.run)
             await until(threads.begun)
             monitor.shutdown()
-            await until(caplog.messages)
+            await until(caplog.records)
             threads.go_on.set()
     assert any(task_id in message for message in caplog.messages)
 
@@ -227,7 +228,7 @@ async def test_promise_10_sync_handlers_are_honest_two_runs_have_each_their_thre
             nursery.start_soon(worker.run)
             nursery.start_soon(worker.run)
             with trio.move_on_after(0.5):
-                while len(threads.begun) < 4:
+                while len(threads.begun) < 4:  # noqa: ASYNC110  threads fill it
                     await trio.sleep(0.001)
             begun = len(threads.begun)
             threads.go_on.set()

@@ -153,6 +153,19 @@ async def test_delayed_tasks_that_never_start_do_not_hold_it(autojump_clock: tri
     assert len(await storage.list_tasks(Status.Killed)) == 2
 
 
+async def test_delayed_tasks_that_are_forgotten_do_not_trouble_it() -> None:
+    async def forget(storage: MemoryStorage[int], task_id: str) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        await storage.cancel(task_id)
+        await storage.vacuum()
+
+    for _ in range(100):  # one in four falls between being listed and being waited for
+        storage = MemoryStorage[int]()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forget, storage, await storage.push(1, delay=1e6))
+            assert await run_until_idle(Worker("test", storage, double), delayed=True) == WorkerReport("test")
+
+
 async def test_delayed_tasks_of_a_channel(autojump_clock: trio.testing.MockClock) -> None:
     send, receive = trio.open_memory_channel[int](5)
     await send.send(1)

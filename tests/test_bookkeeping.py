@@ -1,0 +1,380 @@
+"""Finding, changing, taking back and waiting for tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+from trio_tasks import (
+    AbortError,
+    DuplicateTaskError,
+    Failed,
+    Killed,
+    MemoryStorage,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    TaskResult,
+    UnknownTaskError,
+    Worker,
+)
+
+ERROR = ValueError("no")
+
+
+async def finished(storage: MemoryStorage[Any], outcome: Any) -> str:
+    """Push one more and settle it so."""
+    task_id = await storage.push(1)
+    task = await storage.receive()
+    await storage.settle(task, outcome)
+    return task_id
+
+
+# wait_for
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [(Succeeded(5), Status.Done), (Failed(ERROR), Status.Failed), (Killed(ERROR), Status.Killed)],
+    ids=["succeeded", "failed", "killed"],
+)
+async def test_wait_for_gives_the_result_before_and_after(outcome: Any, status: Status, nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int](keep_results=1)
+    task_id = await storage.push(1)
+    results: list[TaskResult[Any]] = []
+
+    async def wait() -> None:
+        results.append(await storage.wait_for(task_id))
+
+    for _ in range(2):
+        nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    task = await storage.receive()
+    await storage.settle(task, outcome)
+    await wait_all_tasks_blocked()
+    await wait()
+    expected: TaskResult[Any] = TaskResult(
+        task.parts.id, status, getattr(outcome, "result", None), getattr(outcome, "error", None)
+    )
+    assert results == [expected] * 3
+
+
+async def test_wait_for_waits_through_retries_and_releases(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+
+    async def work() -> None:
+        for outcome in (Retried(ERROR, 5), Released(), Succeeded("at last")):
+            await storage.settle(await storage.receive(), outcome)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        assert (await storage.wait_for(task_id)).unwrap() == "at last"
+
+
+async def test_wait_for_tells_those_who_wait_though_nothing_is_remembered(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int](keep_results=0)
+    task_id = await storage.push(1)
+    results: list[TaskResult[Any]] = []
+
+    async def wait() -> None:
+        results.append(await storage.wait_for(task_id))
+
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    await storage.settle(await storage.receive(), Succeeded(5))
+    await wait_all_tasks_blocked()
+    assert [each.result for each in results] == [5]
+    with pytest.raises(UnknownTaskError, match="remembered for a while only"):
+        await storage.wait_for(task_id)
+
+
+async def test_a_cancelled_wait_leaves_the_task_and_others_alone(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    with trio.move_on_after(0.01):
+        await storage.wait_for(task_id)
+    assert storage.statistics().waiting == 1
+    await storage.settle(await storage.receive(), Succeeded(5))
+    assert (await storage.wait_for(task_id)).result == 5
+
+
+async def test_wait_for_an_unknown_task() -> None:
+    with pytest.raises(UnknownTaskError, match="no task 'nobody' is known here"):
+        await MemoryStorage[int]().wait_for("nobody")
+
+
+async def test_wait_for_one_that_expires_or_is_replaced(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    expires = await storage.push(1, expires_in=1)
+    await trio.sleep(2)
+    with pytest.raises(trio.WouldBlock):
+        storage.receive_nowait()
+    assert (await storage.wait_for(expires)).status is Status.Killed
+    first = await storage.push(1, unique="key")
+    second = await storage.push(2, unique="key", on_conflict="replace")
+    result = await storage.wait_for(first)
+    assert f"replaced by task {second}" in str(result.error)
+
+
+# fetch, list, metrics
+
+
+async def test_a_task_is_found_wherever_it_is(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    ids = [await storage.push(n) for n in range(3)]
+    held = await storage.receive()
+    done = await storage.receive()
+    await storage.settle(done, Succeeded(5))
+    statuses = [each.parts.status for each in [await storage.fetch_by_id(task_id) for task_id in ids] if each]
+    assert statuses == [Status.Running, Status.Done, Status.Pending]
+    assert held.parts.id == ids[0]
+    assert await storage.fetch_by_id("nobody") is None
+
+
+async def test_lists_can_be_narrowed_and_limited() -> None:
+    storage = MemoryStorage[int]()
+    await finished(storage, Succeeded(1))
+    await finished(storage, Failed(ERROR))
+    await finished(storage, Killed(ERROR))
+    await storage.push(2)
+    held = await storage.receive()
+    for n in (3, 4, 5):
+        await storage.push(n)
+    assert len(await storage.list_tasks()) == 7
+    assert [each.args for each in await storage.list_tasks(Status.Pending)] == [3, 4, 5]
+    assert [each.args for each in await storage.list_tasks(Status.Pending, limit=2)] == [3, 4]
+    assert await storage.list_tasks(Status.Running) == [held]
+    for status in (Status.Done, Status.Failed, Status.Killed):
+        assert len(await storage.list_tasks(status)) == 1
+    assert await storage.list_tasks(Status.Queued) == []
+
+
+async def test_metrics_count() -> None:
+    storage = MemoryStorage[int]()
+    for outcome in (Succeeded(1), Failed(ERROR), Killed(ERROR)):
+        await finished(storage, outcome)
+    await storage.push(1)
+    await storage.settle(await storage.receive(), Retried(ERROR))
+    await storage.settle(await storage.receive(), Released())
+    await storage.push(2)
+    await storage.receive()
+    assert await storage.metrics() == {
+        "pushed": 5,
+        "succeeded": 1,
+        "retried": 1,
+        "failed": 1,
+        "killed": 1,
+        "released": 1,
+        "waiting": 1,
+        "running": 1,
+    }
+
+
+# cancel, abort, reschedule, update, resume, vacuum
+
+
+async def test_cancel_takes_back_who_waits_ready_or_delayed() -> None:
+    storage = MemoryStorage[int]()
+    ids = [await storage.push(1), await storage.push(2, delay=10), await storage.push(3)]
+    held = await storage.receive()
+    assert not await storage.cancel(held.parts.id)
+    assert await storage.cancel(ids[1])
+    assert await storage.cancel(ids[2])
+    assert not await storage.cancel(ids[2])
+    assert not await storage.cancel("nobody")
+    result = await storage.wait_for(ids[1])
+    assert result.status is Status.Killed
+    assert isinstance(result.error, AbortError)
+    with pytest.raises(trio.WouldBlock):
+        storage.receive_nowait()
+
+
+async def test_abort_reaches_only_what_a_worker_has_in_hand(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    assert not await storage.abort(task_id)
+    await storage.receive()
+    assert not await storage.abort(task_id)  # in hand, but not a worker's
+    assert not await storage.abort("nobody")
+
+
+async def test_a_sync_handler_is_aborted_when_it_asks() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    begun = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def handler(n: int) -> None:
+        token.run_sync_soon(begun.set)
+        while True:
+            trio.from_thread.check_cancelled()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, handler).run)
+        await begun.wait()
+        assert await storage.abort(task_id)
+        assert (await storage.wait_for(task_id)).status is Status.Killed
+        storage.close()
+
+
+async def test_reschedule_moves_who_waits_either_way(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    ready, delayed = await storage.push(1), await storage.push(2, delay=100)
+    assert await storage.reschedule(ready, 50)
+    assert await storage.reschedule(delayed, 10)
+    began = trio.current_time()
+    assert (await storage.receive()).args == 2
+    assert trio.current_time() - began == 10
+    assert not await storage.reschedule(delayed, 10)  # in hand
+    assert not await storage.reschedule("nobody", 10)
+    assert (await storage.receive()).args == 1
+    assert trio.current_time() - began == 50
+
+
+async def test_update_changes_what_waits_and_nothing_else() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1, priority=3)
+    assert await storage.update(Task.builder(2).id(task_id).metadata(a=1).build())
+    task = await storage.receive()
+    assert (task.args, dict(task.parts.metadata), task.parts.priority) == (2, {"a": 1}, 3)
+    assert not await storage.update(Task.builder(3).id(task_id).build())
+    assert task.args == 2
+
+
+@pytest.mark.parametrize("outcome", [Failed(ERROR), Killed(ERROR)], ids=["failed", "killed"])
+async def test_a_dead_letter_can_be_resumed_with_all_of_its_attempts(outcome: Any) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await finished(storage, outcome)
+    assert await storage.resume_by_id(task_id)
+    assert not await storage.resume_by_id(task_id)
+    task = await storage.receive()
+    assert (task.parts.id, task.parts.attempt) == (task_id, 1)
+    await storage.settle(task, Succeeded(5))
+    assert (await storage.wait_for(task_id)).result == 5
+    assert not await storage.resume_by_id(task_id)  # it succeeded
+    assert not await storage.resume_by_id("nobody")
+
+
+async def test_a_resumed_task_has_its_unique_key_again() -> None:
+    storage = MemoryStorage[int]()
+    first = await storage.push(1, unique="key")
+    await storage.cancel(first)
+    assert await storage.resume_by_id(first)
+    assert await storage.push(2, unique="key") == first
+    await storage.cancel(first)
+    second = await storage.push(3, unique="key")
+    with pytest.raises(DuplicateTaskError):
+        await storage.resume_by_id(first)
+    assert (await storage.receive()).parts.id == second
+    assert (await storage.wait_for(first)).status is Status.Killed
+
+
+async def test_who_was_replaced_while_running_may_still_end_in_any_way() -> None:
+    for outcome in (Succeeded(1), Retried(ERROR), Failed(ERROR), Released()):
+        for successor_ends_first in (False, True):
+            storage = MemoryStorage[int]()
+            await storage.push(1, unique="key")
+            running = await storage.receive()
+            await storage.push(2, unique="key", on_conflict="replace")
+            if successor_ends_first:
+                await storage.settle(await storage.receive(), Succeeded(2))
+            await storage.settle(running, outcome)
+            counts = storage.statistics()
+            assert counts.in_hand == 0
+            assert counts.pushed == counts.succeeded + counts.failed + counts.killed + counts.waiting
+
+
+async def test_vacuum_forgets_what_has_ended() -> None:
+    storage = MemoryStorage[int]()
+    ended = [await finished(storage, each) for each in (Succeeded(1), Failed(ERROR), Killed(ERROR))]
+    waits = await storage.push(1)
+    assert await storage.vacuum() == 3
+    assert await storage.vacuum() == 0
+    for task_id in ended:
+        with pytest.raises(UnknownTaskError):
+            await storage.wait_for(task_id)
+    assert await storage.fetch_by_id(waits) is not None
+
+
+# Grammar
+
+
+VERBS: list[tuple[str, Callable[[MemoryStorage[int], str], Awaitable[object]]]] = [
+    ("wait_for", lambda storage, task_id: storage.wait_for(task_id)),
+    ("fetch_by_id", lambda storage, task_id: storage.fetch_by_id(task_id)),
+    ("update", lambda storage, task_id: storage.update(Task.builder(9).id(task_id).build())),
+    ("reschedule", lambda storage, task_id: storage.reschedule(task_id, 10)),
+    ("cancel", lambda storage, task_id: storage.cancel(task_id)),
+    ("abort", lambda storage, task_id: storage.abort(task_id)),
+    ("resume_by_id", lambda storage, task_id: storage.resume_by_id(task_id)),
+    ("vacuum", lambda storage, task_id: storage.vacuum()),
+    ("list_tasks", lambda storage, task_id: storage.list_tasks()),
+    ("metrics", lambda storage, task_id: storage.metrics()),
+]
+each_verb = pytest.mark.parametrize("verb", [each for _, each in VERBS], ids=[name for name, _ in VERBS])
+
+
+@each_verb
+async def test_every_verb_is_a_checkpoint(verb: Callable[[MemoryStorage[int], str], Awaitable[object]]) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await finished(storage, Succeeded(1))
+    with assert_checkpoints():
+        await verb(storage, task_id)
+
+
+@each_verb
+async def test_a_verb_that_is_cancelled_has_changed_nothing(
+    verb: Callable[[MemoryStorage[int], str], Awaitable[object]],
+) -> None:
+    storage = MemoryStorage[int]()
+    waits, dead = await storage.push(1), await finished(storage, Failed(ERROR))
+    before = storage.statistics()
+    for task_id in (waits, dead):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await verb(storage, task_id)
+        assert scope.cancelled_caught
+        assert storage.statistics() == before
+    task = await storage.receive()
+    assert task.args == 1
+
+
+@pytest.mark.parametrize("task_id", [5, Task(1)], ids=["int", "task"])
+@pytest.mark.parametrize("name", ["wait_for", "fetch_by_id", "cancel", "abort", "resume_by_id", "reschedule"])
+async def test_what_is_no_id_is_refused(name: str, task_id: Any) -> None:
+    storage = MemoryStorage[int]()
+    options = {"delay": 1} if name == "reschedule" else {}
+    with pytest.raises(TypeError, match="id"):
+        await getattr(storage, name)(task_id, **options)
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, "soon", None, True], ids=repr)
+async def test_a_wrong_delay_is_refused(delay: Any) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    with pytest.raises((TypeError, ValueError), match="delay must be"):
+        await storage.reschedule(task_id, delay)
+    assert (await storage.receive()).args == 1
+
+
+@pytest.mark.parametrize("given", [5, None, "task"], ids=repr)
+async def test_only_a_task_updates_a_task(given: Any) -> None:
+    with pytest.raises(TypeError, match="Task"):
+        await MemoryStorage[int]().update(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"status": "Pending"}, "status must be"), ({"limit": 0}, "limit must be 1"), ({"limit": 1.5}, "limit must be")],
+    ids=str,
+)
+async def test_a_wrong_list_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        await MemoryStorage[int]().list_tasks(**options)

@@ -1,0 +1,55 @@
+"""Groups of errors: what is in them, however deeply they are nested."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+E = TypeVar("E", bound=BaseException)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from leaves(each)
+    else:
+        yield error
+
+
+def find_within(error: BaseException, kind: type[E]) -> E | None:
+    """An error of this kind: the error itself, one in its group, or one behind it (its cause, or its context)."""
+    seen: set[int] = set()
+    unseen = [error]
+    while unseen:
+        each = unseen.pop()
+        if isinstance(each, kind):
+            return each
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        unseen += [behind for behind in (each.__context__, each.__cause__) if behind is not None]
+        if isinstance(each, BaseExceptionGroup):
+            unseen += cast("BaseExceptionGroup[BaseException]", each).exceptions
+    return None
+
+
+@contextmanager
+def unnested() -> Generator[None, None, None]:
+    """A group that holds nothing but another group says no more than that one does."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        outer = inner = cast("ExceptionGroup[Exception]", group)
+        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], ExceptionGroup):
+            inner = cast("ExceptionGroup[Exception]", inner.exceptions[0])
+        if inner is outer:
+            raise
+        raise inner from None
