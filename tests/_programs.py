@@ -34,7 +34,7 @@ from trio_tasks import (
     WorkerContext,
     linear,
 )
-from trio_tasks._outcome import leaves
+from trio_tasks._groups import leaves
 
 from tests._books import Books
 
@@ -355,9 +355,9 @@ class Program:
         """Clean-up that fails: its error stands in front of the cancellation."""
         try:
             await trio.sleep(random.random() * 10)
-        except trio.Cancelled:  # noqa: ASYNC104  another error is raised in its place, which is the point
+        except trio.Cancelled:
             self.books.struck.add(task.parts.id)
-            raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))
+            raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))  # noqa: ASYNC104  that it hides the cancellation is the point
 
     async def _swallow(self, task: Task[int], random: Random) -> None:
         try:

@@ -169,6 +169,14 @@ async def test_settle_is_given_the_task_as_it_is_to_be_stored(outcome: Outcome, 
     assert (told.parts.run_at is None) is not isinstance(outcome, Retried)
 
 
+async def test_what_is_no_outcome_is_refused() -> None:
+    for backend in (Desk("args").open(), CustomBackend(receive=Desk("args").receive)):
+        task = await backend.receive()
+        with pytest.raises(TypeError, match="an outcome is Succeeded, Retried, Failed, Killed or Released, not 5"):
+            await backend.settle(task, 5)  # type: ignore[arg-type]  # it is the wrong type on purpose
+        await backend.settle(task, DONE)
+
+
 async def test_only_what_is_in_hand_is_settled() -> None:
     desk = Desk("args")
     backend = desk.open()

@@ -43,13 +43,21 @@ def run(*arguments: object, cwd: Path, path: str | None = None) -> subprocess.Co
 
 
 class Terminal:
-    """The demo, running in a terminal."""
+    """The demo, running in a terminal, and not for longer than the block."""
 
     def __init__(self, *arguments: object, cwd: Path) -> None:
         self.master, slave = os.openpty()
         self.seen = ""
         self.process = subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stderr=slave)
         os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
 
     def _read(self) -> bool:
         """What it shows next; False at its end."""
@@ -73,7 +81,6 @@ class Terminal:
         """Read on to the end; returns the exit status."""
         while self._read():
             pass
-        os.close(self.master)
         return self.process.wait(50)
 
 
@@ -210,10 +217,10 @@ def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
     tree.mkdir()
     for number in range(500):
         sparse(tree / f"{number}", 32 * MEGABYTE)  # 16 GB in all: nobody is done before the signal comes
-    terminal = Terminal(tree, cwd=tmp_path)
-    terminal.wait_for(r"hashed [1-9]\d* of 500 files, [1-8] in hand")
-    terminal.interrupt()
-    assert terminal.wait() == 130
+    with Terminal(tree, cwd=tmp_path) as terminal:
+        terminal.wait_for(r"hashed [1-9]\d* of 500 files, [1-8] in hand")
+        terminal.interrupt()
+        assert terminal.wait() == 130
 
     lines = lines_of(tmp_path / "SHA256SUMS")
     assert len(set(lines)) == len(lines)
@@ -233,12 +240,12 @@ def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
     tree.mkdir()
     sparse(tree / "endless", 256 << 30)
     started = time.monotonic()
-    terminal = Terminal(tree, cwd=tmp_path)
-    terminal.wait_for("hashed 0 of 1 files, 1 in hand")
-    terminal.interrupt()
-    terminal.wait_for("1 in hand; Ctrl-C again releases them")
-    terminal.interrupt()
-    assert terminal.wait() == 130
+    with Terminal(tree, cwd=tmp_path) as terminal:
+        terminal.wait_for("hashed 0 of 1 files, 1 in hand")
+        terminal.interrupt()
+        terminal.wait_for("1 in hand; Ctrl-C again releases them")
+        terminal.interrupt()
+        assert terminal.wait() == 130
     assert time.monotonic() - started < 30, "it was the shutdown's deadline that ended it"
 
     assert re.search(rf"(ann|bob|cleo|dan) released '{tree}/endless'", terminal.seen)

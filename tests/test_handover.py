@@ -244,6 +244,27 @@ async def test_a_retried_task_finds_those_who_wait_already(
     nursery.cancel_scope.cancel()
 
 
+async def test_time_that_passes_before_the_time_keeper_has_woken_up_is_not_lost(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    received: list[tuple[float, int]] = []
+
+    async def receive_one() -> None:
+        received.append((trio.current_time(), (await storage.receive()).args))
+        await trio.sleep_forever()
+
+    for _ in range(3):
+        nursery.start_soon(receive_one)
+    await wait_all_tasks_blocked()
+    for number in range(3):
+        storage.push_nowait(number, delay=5)
+    mock_clock.jump(10)
+    await wait_all_tasks_blocked()
+    assert sorted(args for _, args in received) == [0, 1, 2]
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_idle_storage_sets_no_alarm(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int]()
     received: list[tuple[float, int]] = []

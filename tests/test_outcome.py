@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 from trio_tasks._backoff import RetryPolicy, constant
 from trio_tasks._errors import AbortError, DeferredError, RetryAfterError
-from trio_tasks._outcome import Failed, Killed, Outcome, Released, Retried, Succeeded, TaskResult, judge, leaves
+from trio_tasks._groups import leaves
+from trio_tasks._outcome import Failed, Killed, Outcome, Released, Retried, Succeeded, TaskResult, judge
 from trio_tasks._task import Status
 from trio_tasks._task_id import TaskId
 

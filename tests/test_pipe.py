@@ -148,6 +148,15 @@ async def test_others_may_go_on_pushing_where_the_pipe_does_not_close() -> None:
     assert await drain(storage) == [1, 2]
 
 
+async def test_what_needs_no_waiting_is_carried_in_one_go() -> None:
+    storage = MemoryStorage[int]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Pipe(channel_of(*range(50)), storage).feed)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert storage.statistics().waiting == 50
+
+
 async def test_a_storage_that_is_full_makes_the_source_wait(autojump_clock: MockClock) -> None:
     send, receive = trio.open_memory_channel[int](0)
     storage = MemoryStorage[int](2)

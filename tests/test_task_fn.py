@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio_tasks._outcome import leaves
+from trio_tasks._groups import leaves
 from trio_tasks._task import Attempt, Task
 from trio_tasks._task_fn import HandlerSignatureError, adapt, handler_name
 

@@ -53,7 +53,7 @@ from ._events import (
 from ._extensions import Extensions as Extensions, Metadata as Metadata
 from ._memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
 from ._monitor import Monitor as Monitor
-from ._names import rename
+from ._names import rename as _rename
 from ._outcome import (
     Failed as Failed,
     Killed as Killed,
@@ -75,10 +75,10 @@ from ._report import Interruption as Interruption, Report as Report, WorkerRepor
 from ._sink import TaskSink as TaskSink
 from ._task import Attempt as Attempt, Parts as Parts, Status as Status, Task as Task
 from ._task_builder import TaskBuilder as TaskBuilder, TaskOptions as TaskOptions
-from ._task_fn import Data as Data
+from ._task_fn import Data as Data, HandlerSignatureError as HandlerSignatureError
 from ._task_id import TaskId as TaskId
 from ._worker import Worker as Worker
 
 __version__ = "0.1.0"
 
-rename(__name__, globals())
+_rename(__name__, globals())

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from ._checks import check_sync
+from ._checks import check_callable, check_sync
+from ._contained import contained
 from ._door import Door
 from ._errors import WorkerError
+from ._events import EVENTS
 from ._report import Tally
+from ._task import Task
 
 if TYPE_CHECKING:
     from ._events import Event, Listener
     from ._report import WorkerReport
-    from ._task import Task
 
 T = TypeVar("T")
-
-log = logging.getLogger("trio_tasks")
 
 
 @final
@@ -72,6 +72,8 @@ class WorkerContext:
         Raises:
           WorkerError: no worker has it in hand.
         """
+        if not isinstance(task, Task):
+            raise TypeError(f"a context is of a Task, not of {task!r}")
         context = getattr(task.parts.holder, "context", None)
         if not isinstance(context, WorkerContext):
             raise WorkerError(f"task {task.parts.id} is not in the hands of a worker, so it has no context")
@@ -152,31 +154,46 @@ class WorkerContext:
         Raises:
           WorkerError: the worker is not running.
         """
-        if self._tracked is None:
-            raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
-        self._here(self._start_tracking, async_fn, args)
+        check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
+        if self._is_here():
+            self._start_tracking(async_fn, args)
+        elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
+            self._here(self._run_contained, self._start_tracking, async_fn, args)
+        else:
+            trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
 
     def _start_tracking(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        if self._tracked is not None:
+        trouble = WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
+        if self._tracked is None:
+            raise trouble
+        try:
             self._tracked.start_soon(self._run_tracked, async_fn, args)
+        except RuntimeError:  # the nursery has been left already
+            raise trouble from None
+
+    def _run_contained(self, sync_fn: Callable[..., object], *args: Any) -> None:
+        with contained("worker %r: work could not be tracked", self.name):
+            sync_fn(*args)
 
     async def _run_tracked(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        try:
+        with contained("worker %r: work that was tracked failed", self.name):
             await async_fn(*args)
-        except (Exception, SystemExit):
-            log.exception("worker %r: work that was tracked failed", self.name)
 
     def emit(self, event: Event) -> None:
-        """Tell the listeners; an error of theirs is logged, and troubles nobody else."""
+        """Tell the listeners; an error of theirs is logged, and troubles nobody else.
+
+        Raises:
+          TypeError: it is none of the events; your own go into ``Custom(value)``.
+        """
+        if type(event) not in EVENTS:
+            raise TypeError(f"emit takes an event, such as Custom(value), not {event!r}")
         if self.listeners:
             self._here(self._tell, event)
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
-            try:
+            with contained("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
                 listener(self, event)
-            except (Exception, SystemExit):
-                log.exception("worker %r: listener %r failed on %r", self.name, listener, event)
 
     async def wait_stopped(self) -> None:
         """Return once the worker has ended."""
@@ -199,17 +216,20 @@ class WorkerContext:
         self.door.close()
         self._stopped.set()
 
+    def _is_here(self) -> bool:
+        """Whether this is the thread of the run; it is anybody's before the run has begun."""
+        try:
+            return self._token is None or trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:  # no trio in this thread
+            return False
+
     def _here(self, sync_fn: Callable[..., object], *args: Any) -> None:
         """Call it now if this is the run's own thread, or else have it called there soon."""
-        try:
-            here = self._token is None or trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # no trio in this thread
-            here = False
-        if here:
+        if self._token is None or self._is_here():
             sync_fn(*args)
         else:
-            assert self._token is not None
-            self._token.run_sync_soon(sync_fn, *args)
+            with suppress(trio.RunFinishedError):  # there is nothing left to be told
+                self._token.run_sync_soon(sync_fn, *args)
 
     def _state(self) -> str:
         if not self.is_running:

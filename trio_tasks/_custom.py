@@ -186,6 +186,8 @@ class CustomBackend(TaskSink[A], Backend[A]):
         If it is cancelled or fails, the task is still in hand as far as this backend is concerned.
         """
         assert self._settle is not None
+        if type(outcome) not in _STATUS_AFTER:
+            raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
         parts = task.parts
         if self._in_hand.get(parts.id) is not parts:
             raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")

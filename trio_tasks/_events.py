@@ -81,4 +81,5 @@ class Custom:
 
 
 Event = Union[Start, Engage, Idle, Success, Error, Release, HeartBeat, Stop, Custom]  # noqa: UP007  for 3.10
+EVENTS = frozenset((Start, Engage, Idle, Success, Error, Release, HeartBeat, Stop, Custom))
 Listener = Callable[["WorkerContext", Event], object]

@@ -15,10 +15,10 @@ from outcome import Error, Value
 
 from ._ledger import Ledger
 from ._outcome import TaskResult
+from ._task import Task
 
 if TYPE_CHECKING:
     from ._outcome import Ending, Outcome
-    from ._task import Task
     from ._task_id import TaskId
 
 A = TypeVar("A")
@@ -163,6 +163,8 @@ class Handover(Generic[A]):
 
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Enter the outcome, and hand over what it made ready."""
+        if not isinstance(task, Task):
+            raise TypeError(f"what is settled is a Task, not {task!r}")
         self.ledger.settle(task, outcome, trio.current_time())
         if self._receivers:
             self.tend()

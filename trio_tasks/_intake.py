@@ -96,6 +96,8 @@ class Intake:
             with self._door.wait():
                 if self._door.paused:
                     await self._door.wait_open()
+                    if not self._door.is_open:  # shut again before this one has come to it
+                        continue
                 try:
                     return await (self._receive_through_gates() if self._gates else self._receive())
                 except trio.EndOfChannel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ._clock import seconds_until, wall_after
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
-from ._outcome import Failed, Killed, Retried, Succeeded, TaskResult
+from ._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
 from ._ready_queue import DelayQueue, ReadyQueue
 from ._task import Status, Task, attempt_number
 
@@ -109,6 +109,8 @@ class Ledger(Generic[A]):
             if self._start_by and self._start_by.get(parts.id, now) < now:
                 self._finish(task, Killed(TaskExpiredError(f"not started within {parts.terms.expires_in} s")))
                 continue
+            if self._start_by:
+                self._start_by.pop(parts.id, None)  # it was started in time; whether it is interrupted or not
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
             self._in_hand[parts.id] = parts
@@ -136,6 +138,8 @@ class Ledger(Generic[A]):
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
             return
+        if not isinstance(outcome, (Retried, Released)):
+            raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
         if parts.terms.unique is not None and (successor := self._unique[parts.terms.unique]) != parts.id:
             self._finish(self._live[parts.id], Killed(AbortError(f"replaced by task {successor} while it ran")))
             return
@@ -145,7 +149,6 @@ class Ledger(Generic[A]):
         parts.status = Status.Pending
         if isinstance(outcome, Retried):
             self.counts["retried"] += 1
-            self._start_by.pop(parts.id, None)  # it was started in time
             self._delay(again, outcome.after, now)
         else:
             self.counts["released"] += 1

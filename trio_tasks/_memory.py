@@ -12,24 +12,22 @@ import trio
 from ._abc import ListWorkers, NowaitBackend, RegisterWorker
 from ._bookkeeping import Bookkeeping
 from ._checks import check_count
+from ._context import WorkerContext
 from ._handover import Handover
-from ._sink import TaskSink, check_task
-from ._task_builder import make_task, options_for_many
+from ._sink import STRETCH, TaskSink, check_task, make_tasks
+from ._task_builder import make_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from typing_extensions import Unpack
 
-    from ._context import WorkerContext
     from ._outcome import Outcome
     from ._task import Task
     from ._task_builder import TaskOptions
     from ._task_id import TaskId
 
 A = TypeVar("A")
-
-_BULK_STRETCH = 512  # tasks pushed in one go before others get a turn
 
 
 @final
@@ -83,12 +81,13 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         if max_buffer_size != math.inf:
             check_count(max_buffer_size, "max_buffer_size (unless it is math.inf)")
         check_count(keep_results, "keep_results", minimum=0)
-        self._join(_Shared(Handover(max_buffer_size, keep_results)), may_only_receive=False)
+        self._join(_Shared(Handover(max_buffer_size, keep_results)), is_clone=False)
 
-    def _join(self, shared: _Shared, *, may_only_receive: bool) -> None:
+    def _join(self, shared: _Shared, *, is_clone: bool) -> None:
         self._shared = shared
         self._desk: Handover[A] = shared.desk
-        self._may_only_receive = may_only_receive
+        self._is_new_clone = is_clone  # which may turn out to be for receiving only
+        self._has_pushed = not is_clone
         self._closed = False
         shared.pushing.add(self)
 
@@ -104,7 +103,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         if self._closed:
             raise trio.ClosedResourceError("a closed storage cannot be cloned")
         clone: MemoryStorage[A] = object.__new__(type(self))
-        clone._join(self._shared, may_only_receive=True)
+        clone._join(self._shared, is_clone=True)
         return clone
 
     __copy__ = clone
@@ -133,8 +132,8 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         check_task(task)
         if self._closed or self._desk.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
-        if self._may_only_receive:
-            self._may_only_receive = False
+        if not self._has_pushed:
+            self._has_pushed = True
             self._shared.pushing.add(self)
         return self._desk.push_nowait(task)
 
@@ -148,18 +147,14 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
         far stay in.
         """
-        options = options_for_many(options)
-        tasks = iter([make_task(args, options) for args in many])
         ids: list[TaskId] = []
-        while stretch := list(islice(tasks, _BULK_STRETCH)):
-            await trio.lowlevel.checkpoint()
-            for task in stretch:
-                try:
-                    ids.append(self.push_task_nowait(task))
-                except trio.WouldBlock:
-                    ids.append(await self._desk.push_when_room(task, self))
-        if not ids:
-            await trio.lowlevel.checkpoint()
+        for number, task in enumerate(await make_tasks(many, options), start=1):
+            try:
+                ids.append(self.push_task_nowait(task))
+            except trio.WouldBlock:
+                ids.append(await self._desk.push_when_room(task, self))
+            if not number % STRETCH:
+                await trio.lowlevel.checkpoint()
         return ids
 
     def close(self) -> None:
@@ -201,10 +196,11 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     def receive_nowait(self) -> Task[A]:
         """As :meth:`receive`, or ``trio.WouldBlock`` if no task is ready."""
-        if self._may_only_receive:
-            self._may_only_receive = False
-            self._shared.pushing.discard(self)
-            self._close_if_last()
+        if self._is_new_clone:
+            self._is_new_clone = False
+            if not self._has_pushed:
+                self._shared.pushing.discard(self)
+                self._close_if_last()
         return self._desk.take_nowait()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
@@ -220,6 +216,8 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     async def register_worker(self, context: WorkerContext) -> None:
         """A worker starts to receive here."""
+        if not isinstance(context, WorkerContext):
+            raise TypeError(f"what is registered is the WorkerContext of a run, not {context!r}")
         await trio.lowlevel.checkpoint()
         self._shared.workers = [each for each in self._shared.workers if not each.is_stopped]
         self._shared.workers.append(context)

@@ -40,8 +40,8 @@ class Monitor:
           their tasks released. None waits for them without limit.
       terminator: an async function in place of ``shutdown_timeout``: time is up when it returns.
       on_event: called with the events of every worker, as ``on_event(context, event)``; one function, or several.
-      should_restart: given the context of a run that has failed, its error, and the number of that run (from 1),
-          whether to run the worker again. By default never.
+      should_restart: given the context of a run that has failed, its error (a group only if there were several),
+          and the number of that run (from 1), whether to run the worker again. By default never.
       restart_backoff: from the number of the run that failed to the seconds to wait before the next.
       max_restarts: of one worker within ``restart_period``; one more is not granted. None sets no limit.
       restart_period: seconds.
@@ -127,11 +127,13 @@ class Monitor:
             self._run.start(member)
         return self
 
-    def on_event(self, listener: Listener) -> Monitor:
-        """One more listener, beside those it has, from now on."""
-        check_sync(listener, "on_event", "on_event(context, event)")
-        self._listeners += (listener,)
-        self._run.add_listener(listener)
+    def on_event(self, listener: Listener | Iterable[Listener]) -> Monitor:
+        """One more listener, or several, beside those it has, from now on."""
+        listeners = check_listeners(listener)
+        if not listeners:
+            raise TypeError(f"on_event must be a function on_event(context, event), or several; got {listener!r}")
+        self._listeners += listeners
+        self._run.add_listeners(listeners)
         return self
 
     # Running

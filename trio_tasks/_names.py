@@ -11,5 +11,5 @@ def rename(module: str, namespace: Mapping[str, Any]) -> None:
     documentation name them as users do. The same is done in trio, for the same reason."""
     for name, each in namespace.items():
         home = getattr(each, "__module__", None)
-        if not name.startswith("_") and isinstance(home, str) and home.startswith(f"{__package__}._"):
+        if not name.startswith("_") and isinstance(home, str) and "._" in home and home.startswith(f"{__package__}."):
             each.__module__ = module

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 
-from ._context import log
+from ._contained import log
 from ._errors import DuplicateTaskError
 from ._ledger import Ledger
 from ._outcome import Released, Retried, TaskResult

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._context import log
+from ._contained import log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -32,7 +32,7 @@ from ._abc import (
     Vacuum,
     WaitForCompletion,
 )
-from ._context import log
+from ._contained import log
 from ._errors import BackendError, DuplicateTaskError
 from ._sink import TaskSink
 from ._task import Task

@@ -89,7 +89,7 @@ class Report:
     workers: tuple[WorkerReport, ...] = ()
     restarts: int = 0
     errors: tuple[Exception, ...] = ()
-    """What ended workers, those that were restarted included, in order."""
+    """What ended workers, those that were restarted included, in order; a group only where there were several."""
 
     @property
     def drained(self) -> tuple[TaskId, ...]:
@@ -102,10 +102,18 @@ class Report:
         return tuple(interruption for each in self.workers for interruption in each.interrupted)
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.workers)} worker runs, {self.restarts} restarts, {len(self.drained)} tasks drained, "
-            f"{len(self.interrupted)} interrupted, {len(self.errors)} errors"
-        ]
+        counts = (
+            (len(self.workers), "worker run"),
+            (self.restarts, "restart"),
+            (len(self.drained), "task drained", "tasks drained"),
+            (len(self.interrupted), "interrupted", "interrupted"),
+            (len(self.errors), "error"),
+        )
+        lines = [", ".join(_counted(*each) for each in counts)]
         lines += [f"interrupted: {each.task_id} of {each.worker}, at {each.where}" for each in self.interrupted]
         lines += [f"error: {error!r}" for error in self.errors]
         return "\n".join(lines)
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import trio
 
 from ._abc import NowaitBackend
-from ._context import log
+from ._contained import log
 from ._errors import LeaseLostError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, leaves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ._task_id import TaskId
 
 A = TypeVar("A")
+
+STRETCH = 512
+"""How many tasks are made, or put in, in one go before others get a turn."""
 
 
 class TaskSink(ABC, Generic[A]):
@@ -53,12 +57,8 @@ class TaskSink(ABC, Generic[A]):
         Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
         far stay in.
         """
-        options = options_for_many(options)
-        tasks = [make_task(args, options) for args in many]
-        ids = [await self.push_task(task) for task in tasks]
-        if not ids:
-            await trio.lowlevel.checkpoint()
-        return ids
+        tasks = await make_tasks(many, options)
+        return [await self.push_task(task) for task in tasks]
 
     async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
         """Push the args that come out of a channel, until it ends; returns how many there were.
@@ -86,6 +86,21 @@ class TaskSink(ABC, Generic[A]):
         if not pushed:
             await trio.lowlevel.checkpoint()
         return pushed
+
+
+async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
+    """A task of each of the args, with the same options; others get a turn now and then, and at the end."""
+    options = options_for_many(options)
+    if not hasattr(many, "__iter__"):
+        raise TypeError(f"push_bulk takes several args, such as a list of them, not {many!r}")
+    source = iter(many)
+    tasks: list[Task[A]] = []
+    while stretch := [make_task(args, options) for args in islice(source, STRETCH)]:
+        tasks += stretch
+        await trio.lowlevel.checkpoint()
+    if not tasks:
+        await trio.lowlevel.checkpoint()
+    return tasks
 
 
 def _check_channel(source: object) -> None:

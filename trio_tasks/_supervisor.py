@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import trio
 
@@ -15,6 +16,9 @@ from ._groups import unnested
 from ._report import Report
 from ._upkeep import run_and_cancelling
 from ._worker import Worker
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -90,11 +94,11 @@ class Supervisor:
         assert self._nursery is not None
         self._nursery.start_soon(self._keep, member)
 
-    def add_listener(self, listener: Listener) -> None:
-        """From now on, this one hears the events too."""
-        self._listeners += (listener,)
+    def add_listeners(self, listeners: tuple[Listener, ...]) -> None:
+        """From now on, these hear the events too."""
+        self._listeners += listeners
         for context in self.contexts:
-            context.listeners += (listener,)
+            context.listeners += listeners
 
     # Ending
 
@@ -133,26 +137,27 @@ class Supervisor:
         for attempt in count(1):
             if self.shutting_down.is_set():
                 return
-            context, error = await self._run_worker(member, attempt)
-            if error is None:
+            context, group = await self._run_worker(member, attempt)
+            if group is None:
                 return
+            error = group.exceptions[0] if len(group.exceptions) == 1 else group
             self._errors.append(error)
             if self.shutting_down.is_set() or not self._may_restart(context, error, attempt, restarted):
-                raise error
+                raise group
             with trio.move_on_after(check_seconds(self._policy.restart_backoff(attempt), "what restart_backoff gave")):
                 await self.shutting_down.wait()
                 return
             self._restarts += 1
             restarted.append(trio.current_time())
 
-    async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, Exception | None]:
+    async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, ExceptionGroup[Exception] | None]:
         worker = self._make(member, attempt)
         context = worker.prepare(on_event=self._listeners)
         self.contexts.append(context)
         try:
             await worker.run(context)
-        except Exception as error:
-            return context, error
+        except ExceptionGroup as group:
+            return context, cast("ExceptionGroup[Exception]", group)
         finally:
             self.contexts.remove(context)
             self._reports.append(context.report())

@@ -146,6 +146,26 @@ class Parts:
         """Higher goes first; 0 unless asked for."""
         return self.terms.priority
 
+    @property
+    def delay(self) -> float:
+        """Seconds that it is to wait from when it is pushed; 0 if it is to be ready at once, or by ``run_at``."""
+        return self.terms.delay
+
+    @property
+    def unique(self) -> str | None:
+        """The key that no other unfinished task may have; None for no such claim."""
+        return self.terms.unique
+
+    @property
+    def on_conflict(self) -> OnConflict:
+        """What pushing does while another task has the unique key."""
+        return self.terms.on_conflict
+
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds from when it is pushed, after which it is not to be started any more; None for never."""
+        return self.terms.expires_in
+
     def again(self) -> Parts:
         """Fresh parts for the next attempt: those of the last one stay as they were, for who still holds them."""
         return Parts(

@@ -23,7 +23,7 @@ from ._abc import (
     WaitForCompletion as WaitForCompletion,
 )
 from ._events import Event as Event, Listener as Listener
-from ._names import rename
+from ._names import rename as _rename
 from ._sink import TaskSink as TaskSink
 
-rename(__name__, globals())
+_rename(__name__, globals())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -27,7 +28,7 @@ from trio_tasks import (
 from trio_tasks.layers import Acknowledge, Retry, Timeout
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 
 class Acknowledger:
@@ -135,6 +136,39 @@ async def test_a_cancelled_attempt_is_not_acknowledged(autojump_clock: trio.test
         await Acknowledge(ack)(sleep, Task(1))
     assert scope.cancelled_caught
     assert not ack.heard
+
+
+async def test_an_attempt_whose_cleanup_hides_the_cancellation_is_not_acknowledged(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ack = Acknowledger()
+
+    async def clean_up_badly(task: Task[int]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    with pytest.raises(ConnectionError), trio.move_on_after(1):
+        await Acknowledge(ack)(clean_up_badly, Task(1))
+    assert not ack.heard
+
+
+async def test_an_interrupt_in_the_acknowledgement_passes_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    for error in (KeyboardInterrupt(), BaseExceptionGroup("", [KeyboardInterrupt()])):
+        with pytest.raises(type(error)) as caught:
+            await Acknowledge(Acknowledger(error))(failing(KeyError("x")), Task(1))
+        assert caught.value is error
+
+
+async def test_a_policy_that_fails_is_logged_and_the_attempt_has_failed(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    ack = Acknowledger()
+    with pytest.raises(KeyError):
+        await Acknowledge(ack, retry=RetryPolicy(backoff=lambda attempt: math.nan))(failing(PLAIN), Task(1))
+    assert ack.outcomes == [Failed(PLAIN)]
+    assert "its retry policy failed on KeyError('x')" in caplog.text
 
 
 @pytest.mark.parametrize("handler", [double, failing(KeyError("x"))], ids=["after a success", "after an error"])

@@ -290,7 +290,42 @@ async def test_a_cancellation_counts_neither_way(nursery: trio.Nursery, autojump
     assert breaker.statistics().failures == 1, "neither one more, nor none"
 
 
-async def test_an_error_in_a_group_with_a_cancellation_counts_neither_way(
+async def test_a_cancellation_that_its_cleanup_hides_counts_neither_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+
+    async def clean_up_badly(task: Task[str]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    with pytest.raises(ConnectionError), trio.move_on_after(1):
+        await breaker(clean_up_badly, Task("a"))
+    assert breaker.state == "closed"
+
+    async def time_out(task: Task[str]) -> None:
+        with trio.move_on_after(1):
+            await clean_up_badly(task)
+
+    with pytest.raises(ConnectionError):
+        await breaker(time_out, Task("b"))
+    assert breaker.state == "open", "a timeout of its own is the handler's"
+
+
+async def test_a_group_that_is_no_exception_is_a_failure_as_well(autojump_clock: trio.testing.MockClock) -> None:
+    breaker = CircuitBreaker(failure_threshold=1)
+
+    async def fail(task: Task[str]) -> None:
+        raise BaseExceptionGroup("", [SystemExit(1), KeyError()])
+
+    with pytest.RaisesGroup(SystemExit, KeyError):
+        await breaker(fail, Task("a"))
+    assert breaker.state == "open"
+
+
+async def test_an_error_in_a_group_with_an_interrupt_counts_neither_way(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     breaker = await half_open(half_open_max_calls=1)

@@ -108,6 +108,23 @@ async def test_after_a_cancellation_it_hears_nothing(autojump_clock: trio.testin
     assert ear.heard == [Engage(task)]
 
 
+async def test_after_a_cancellation_that_its_cleanup_hides_it_hears_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ear = Ear()
+
+    async def clean_up_badly(task: Task[int]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    task = Hand().hold(1)
+    with pytest.raises(ConnectionError), trio.move_on_after(1):
+        await EventListener(ear)(clean_up_badly, task)
+    assert ear.heard == [Engage(task)]
+
+
 @pytest.mark.parametrize("error", [ValueError("deaf"), SystemExit(1)], ids=["an error", "an exit"])
 async def test_a_listener_that_fails_changes_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     def deaf(context: WorkerContext, event: Event) -> None:

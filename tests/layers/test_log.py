@@ -55,6 +55,22 @@ async def test_a_cancellation_is_a_line(
     assert caplog.records[0].exc_info is None
 
 
+async def test_a_cancellation_that_its_cleanup_hides_is_a_line(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def clean_up_badly(task: Task[int]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ConnectionError), trio.move_on_after(2):
+        await Log()(clean_up_badly, Task(1))
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    assert "was cancelled" in caplog.text
+
+
 async def test_logger_and_level_can_be_chosen(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ import trio
 import trio.testing
 from trio_tasks import Custom, Event, MemoryStorage, Task, Worker, WorkerContext
 from trio_tasks.layers import LongRunning, StillRunning, Timeout
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 
 async def work_for(task: Task[float]) -> str:
@@ -48,7 +52,11 @@ async def test_it_is_named_once_each_time_with_crooked_numbers(
     assert len(warnings(caplog)) == 100
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(1)], ids=["an error", "an exit"])
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), SystemExit(1), BaseExceptionGroup("both", [SystemExit(1), KeyError("x")])],
+    ids=["an error", "an exit", "a group"],
+)
 async def test_an_error_passes_as_it_is(error: BaseException, autojump_clock: trio.testing.MockClock) -> None:
     async def fail(task: Task[float]) -> None:
         await trio.sleep(3)

@@ -142,6 +142,21 @@ async def test_without_a_tracer_the_log_is_told(
     ]
 
 
+async def test_a_cancellation_that_its_cleanup_hides_is_one(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def clean_up_badly(task: Task[int]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    caplog.set_level(logging.DEBUG, "trio_tasks.trace")
+    with pytest.raises(ConnectionError), trio.move_on_after(2):
+        await Trace()(clean_up_badly, Task(1))
+    assert fields(caplog.records[1])["ended"] == "was cancelled"
+
+
 async def test_a_log_that_does_not_want_it_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "trio_tasks.trace")
     assert await Trace()(look, Task("a")) == "no span"

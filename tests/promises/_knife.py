@@ -26,7 +26,7 @@ from trio_tasks import (
     Worker,
 )
 from trio_tasks._channel import as_backend
-from trio_tasks._outcome import leaves
+from trio_tasks._groups import leaves
 
 from tests._books import Books
 
@@ -203,9 +203,9 @@ class Scenario(trio.abc.Instrument):
     async def _hide(self, task: Task[str]) -> None:
         try:
             await trio.sleep(1)
-        except trio.Cancelled:  # noqa: ASYNC104  another error is raised in its place, which is the point
+        except trio.Cancelled:
             self.books.struck.add(task.parts.id)
-            raise ValueError("the clean-up failed") from None
+            raise ValueError("the clean-up failed") from None  # noqa: ASYNC104  that it hides the cancellation is the point
 
     # Cuts
 

@@ -193,8 +193,8 @@ async def by_failing_from_another_error(args: object) -> None:
     error = OSError("the socket is gone")
     try:
         await trio.sleep_forever()
-    except trio.Cancelled:  # noqa: ASYNC104  another error is raised in its place, which is the point
-        raise ConnectionError("already closed") from error
+    except trio.Cancelled:
+        raise ConnectionError("already closed") from error  # noqa: ASYNC104  that it hides the cancellation is the point
 
 
 async def by_failing_over_a_group(args: object, nursery: trio.Nursery) -> None:

@@ -105,7 +105,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_at
     autojump_clock: MockClock,
 ) -> None:
     """The worker learns of it, cancels that attempt and no other, is not let settle, and goes on."""
-    backend, record, seen = Open(1000.0, 8.0, 3.0, heartbeat_interval=1), Record(), []
+    backend, record, seen = Open(1000.0, 8.0, 4.0, heartbeat_interval=1), Record(), []
     settled: list[tuple[float, type[Outcome]]] = []
 
     def lose_the_first() -> None:
@@ -130,7 +130,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_at
     backend.on_settle = fence
     await run_for(20, Worker("losing", backend, handler, concurrency=2, on_event=record))
     assert seen == [1000.0]
-    assert settled == [(1000.0, Released), (8.0, Succeeded), (3.0, Succeeded)]
+    assert settled == [(1000.0, Released), (8.0, Succeeded), (4.0, Succeeded)]
     assert record.kinds == ["Released", "Succeeded", "Succeeded"]
     (release,) = record.of(Release)
     assert release.task is backend.given[0]

@@ -159,7 +159,7 @@ async def test_delayed_tasks_that_are_forgotten_do_not_trouble_it() -> None:
         await storage.cancel(task_id)
         await storage.vacuum()
 
-    for _ in range(100):  # one in four falls between being listed and being waited for
+    for _ in range(40):  # one in four falls between being listed and being waited for
         storage = MemoryStorage[int]()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(forget, storage, await storage.push(1, delay=1e6))

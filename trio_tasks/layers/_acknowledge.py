@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from .._checks import check_callable
 from .._outcome import Succeeded
-from ._verdict import check_policy, verdict_on
+from ._verdict import FAILURES, check_policy, is_failure, verdict_on
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -59,16 +59,19 @@ class Acknowledge:
         """Run the attempt, and have its outcome acknowledged."""
         try:
             result = await handler(task)
-        except (Exception, SystemExit) as error:
-            await self._acknowledge_error(error, task)  # noqa: ASYNC120  if cancelled, it is the attempt that is
+        except FAILURES as error:
+            if is_failure(error):
+                await self._acknowledge_error(error, task)  # noqa: ASYNC120  if cancelled, it is the attempt that is
             raise
         await self._acknowledge(Succeeded(result), task.parts)
         return result
 
-    async def _acknowledge_error(self, error: Exception | SystemExit, task: Task[A]) -> None:
+    async def _acknowledge_error(self, error: BaseException, task: Task[A]) -> None:
         try:
             await self._acknowledge(verdict_on(error, task, self._retry), task.parts)
-        except (Exception, SystemExit) as another:
+        except FAILURES as another:
+            if not is_failure(another):
+                raise
             message = f"task {task.parts.id} failed, and so did its acknowledgement"
             raise BaseExceptionGroup(message, [error, another]) from None
 

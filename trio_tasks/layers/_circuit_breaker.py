@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from .._checks import check_count, check_fraction, check_seconds
-from .._outcome import leaves
+from .._groups import leaves
 from ._plain_function import check_plain
 from ._turnstile import OPEN, UNKNOWN, Turnstile
+from ._verdict import FAILURES, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -186,8 +187,8 @@ class CircuitBreaker:
         try:
             yield
             ended = self._succeed
-        except (Exception, SystemExit) as error:
-            if any(self._failure_if(each) for each in leaves(error)):
+        except FAILURES as error:
+            if is_failure(error) and any(self._failure_if(each) for each in leaves(error)):
                 ended = self._fail
             raise
         finally:

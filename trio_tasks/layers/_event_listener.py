@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, TypeVar, final
 
+from .._contained import contained
 from .._context import WorkerContext
 from .._events import Engage, Error, Success
 from ._plain_function import check_plain
-from ._verdict import check_policy, verdict_on
+from ._verdict import FAILURES, check_policy, is_failure, verdict_on
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-log = logging.getLogger("trio_tasks")
 
 
 @final
@@ -54,17 +52,16 @@ class EventListener:
         self._tell(context, Engage(task))
         try:
             result = await handler(task)
-        except (Exception, SystemExit) as error:
-            self._tell(context, Error(task, error, verdict_on(error, task, self._retry)))
+        except FAILURES as error:
+            if is_failure(error):
+                self._tell(context, Error(task, error, verdict_on(error, task, self._retry)))
             raise
         self._tell(context, Success(task, result))
         return result
 
     def _tell(self, context: WorkerContext, event: Event) -> None:
-        try:
+        with contained("worker %r: listener %r failed on %r", context.name, self._listener, event):
             self._listener(context, event)
-        except (Exception, SystemExit):
-            log.exception("worker %r: listener %r failed on %r", context.name, self._listener, event)
 
     def __repr__(self) -> str:
         return f"<EventListener {self._listener!r}>"

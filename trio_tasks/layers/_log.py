@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 import trio
 
 from .._checks import check_count
+from ._verdict import FAILURES, is_failure
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -49,8 +50,9 @@ class Log:
             result = await handler(task)
             ended = "succeeded"
             return result
-        except (Exception, SystemExit) as raised:
-            level, ended, error = max(self._level, logging.WARNING), "failed", raised
+        except FAILURES as raised:
+            if is_failure(raised):
+                level, ended, error = max(self._level, logging.WARNING), "failed", raised
             raise
         finally:
             parts, seconds = task.parts, trio.current_time() - began

@@ -13,6 +13,7 @@ from .._checks import check_seconds
 from .._context import WorkerContext
 from .._errors import WorkerError
 from .._events import Custom
+from ._verdict import FAILURES
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -76,7 +77,7 @@ async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] |
     """How it ended, as a value, so that the nursery makes no group of an error. A cancellation is not captured."""
     try:
         return outcome.Value(await handler(task))
-    except (Exception, SystemExit) as error:
+    except FAILURES as error:
         return outcome.Error(error)  # noqa: ASYNC910  the handler was awaited
 
 

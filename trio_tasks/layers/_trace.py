@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from ._plain_function import check_plain
+from ._verdict import FAILURES, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -33,9 +34,10 @@ def _logged_span(task: Task[Any]) -> Generator[None, None, None]:
     try:
         yield
         ended = "succeeded"
-    except (Exception, SystemExit) as error:
-        ended = "failed"
-        about["error"] = repr(error)
+    except FAILURES as error:
+        if is_failure(error):
+            ended = "failed"
+            about["error"] = repr(error)
         raise
     finally:
         about.update(seconds=trio.current_time() - began, ended=ended)

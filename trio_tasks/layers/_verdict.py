@@ -6,16 +6,41 @@ so whoever wants to hear what the worker will say takes the place of the outermo
 
 from __future__ import annotations
 
+import logging
+import math
+import sys
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from .._backoff import RetryPolicy
-from .._outcome import judge
+from .._groups import find_within, leaves
+from .._outcome import Failed, judge
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from .._outcome import Outcome
     from .._task import Task
 
+FAILURES = (Exception, SystemExit, BaseExceptionGroup)
+"""What an attempt may fail with; :func:`is_failure` tells those apart which are interruptions all the same."""
+
 _USUAL = RetryPolicy()
+
+log = logging.getLogger("trio_tasks")
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an attempt that ends with this error has failed, and was not interrupted.
+
+    It is judged as the worker does: in a group with a ``KeyboardInterrupt``, or with a cancellation from further out in
+    it or behind it (clean-up that fails hides the cancellation), an error does not count.
+    """
+    if any(isinstance(each, KeyboardInterrupt) for each in leaves(error)):
+        return False
+    return trio.current_effective_deadline() != -math.inf or find_within(error, trio.Cancelled) is None
 
 
 def check_policy(retry: object) -> RetryPolicy | None:
@@ -30,13 +55,15 @@ def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None)
     the task in hand; else, without a worker, by the usual one.
 
     A backoff with jitter gives another delay each time that it is asked, so ``after`` may differ from the delay that
-    the worker will choose.
+    the worker will choose. If the policy itself fails, that is logged, and the attempt has failed for good.
     """
-    policy = retry or getattr(task.parts.holder, "policy", None)
     parts = task.parts
-    return judge(
-        error,
-        attempt=max(1, parts.attempt),  # a task that no backend gave out was not counted
-        attempts=parts.attempts,
-        policy=policy if isinstance(policy, RetryPolicy) else _USUAL,
-    )
+    policy = retry or getattr(parts.holder, "policy", None)
+    if not isinstance(policy, RetryPolicy):
+        policy = _USUAL
+    attempt = max(1, parts.attempt)  # a task that no backend gave out was not counted
+    try:
+        return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy)
+    except Exception:
+        log.exception("task %s: its retry policy failed on %r", parts.id, error)
+        return Failed(error)

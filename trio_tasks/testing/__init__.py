@@ -6,10 +6,10 @@ Everything here runs the worker's own code, so that what holds in a test holds i
 """
 
 from .._clock import use_wall_clock as use_wall_clock
-from .._names import rename
+from .._names import rename as _rename
 from ._run_once import run_once as run_once
 from ._run_until_idle import run_until_idle as run_until_idle
 from ._scripted_backend import Pause as Pause, ScriptedBackend as ScriptedBackend
 from ._test_worker import TestWorker as TestWorker
 
-rename(__name__, globals())
+_rename(__name__, globals())
