@@ -44,7 +44,7 @@ def test_nothing_is_longer_than_a_day_unless_it_is_asked_for() -> None:
 def test_a_late_attempt_does_not_overflow(attempt: int) -> None:
     assert exponential(1.5, factor=1e300, maximum=60)(attempt) <= 60
     assert exponential(2, maximum=60)(attempt) <= 60
-    assert exponential(0, factor=1e300)(1) == 0
+    assert exponential(0, factor=1e300)(attempt) == 0
 
 
 MAKERS: dict[str, Callable[..., Backoff]] = {"constant": constant, "linear": linear, "exponential": exponential}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from trio_tasks._checks import (
     check_callable,
     check_count,
-    check_each_callable,
     check_fraction,
     check_moment,
     check_seconds,
+    check_several,
+    check_sync,
     check_text,
 )
 
@@ -33,7 +35,7 @@ def test_seconds_must_be_a_number(value: object) -> None:
     assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan], ids=repr)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400], ids=["inf", "-inf", "nan", "no float"])
 def test_seconds_must_be_finite(value: float) -> None:
     with pytest.raises(ValueError, match=f"^delay must be a finite number of seconds, not {value!r}$"):
         check_seconds(value, "delay")
@@ -144,20 +146,38 @@ def test_a_moment_must_have_a_time_zone(zone: tzinfo | None) -> None:
         check_moment(datetime(2026, 11, 23, tzinfo=zone), "run_at")
 
 
+async def waits(error: object) -> None: ...
+
+
+class Waits:
+    async def __call__(self, error: object) -> None: ...
+
+
+def test_a_plain_function_comes_back() -> None:
+    assert check_sync(len, "fn", "fn(x)") is len
+
+
+@pytest.mark.parametrize("value", [waits, Waits(), Waits().__call__, functools.partial(waits)], ids=repr)
+def test_what_nobody_would_await_must_not_be_async(value: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"^fn must be a plain function, as fn\(x\), since nobody awaits it; .* is async$"
+    ):
+        check_sync(value, "fn", "fn(x)")
+
+
+def test_a_plain_function_must_be_callable() -> None:
+    with pytest.raises(TypeError, match=r"^fn must be callable, as fn\(x\); got 5$"):
+        check_sync(5, "fn", "fn(x)")
+
+
 @pytest.mark.parametrize(
-    ("value", "several"), [(None, ()), (len, (len,)), ([len, max], (len, max)), ((len,), (len,)), ([], ())]
-)  # fmt: skip
-def test_one_callable_or_several_or_none_come_back_as_a_tuple(
-    value: Any, several: tuple[Callable[..., Any], ...]
-) -> None:
-    assert check_each_callable(value, "on_event", "on_event(e)") == several
+    "value", [[1, 2], (1, 2), iter([1, 2]), {1: "a", 2: "b"}], ids=["list", "tuple", "iterator", "dict"]
+)
+def test_several_come_back_as_a_tuple(value: Iterable[int]) -> None:
+    assert check_several(value, "data", "values") == (1, 2)
 
 
-def test_each_of_several_must_be_callable() -> None:
-    with pytest.raises(TypeError, match=r"^each of on_event must be callable, as on_event\(e\); got 5$"):
-        check_each_callable([len, 5], "on_event", "on_event(e)")  # type: ignore[list-item]  # this is the point
-
-
-def test_what_is_neither_one_nor_several_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^on_event must be callable, as on_event\(e\), or several such; got 5$"):
-        check_each_callable(5, "on_event", "on_event(e)")  # type: ignore[arg-type]  # this is the point
+@pytest.mark.parametrize("value", ["text", b"bytes", "", 5, None], ids=repr)
+def test_several_must_be_a_list_and_no_text(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^data must be a list of values, not "):
+        check_several(value, "data", "values")

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from trio_tasks._errors import (
@@ -98,6 +99,20 @@ def test_retry_after_refuses_what_is_no_delay(delay: float, error: type[Exceptio
 def test_an_unknown_task_is_named() -> None:
     assert "no task 'task-123' is known here" in str(UnknownTaskError(TaskId("task-123")))
     assert isinstance(UnknownTaskError("task-123"), LookupError)
+
+
+def test_an_unknown_task_can_be_copied_and_pickled() -> None:
+    error = UnknownTaskError("task-123")
+    for each in copies(error):
+        assert isinstance(each, UnknownTaskError)
+        assert str(each) == str(error)
+
+
+@each_steering_error
+@pytest.mark.parametrize("source", [5, None, ValueError, b"text"], ids=repr)
+def test_what_is_no_trouble_at_all_is_refused(make: Callable[[BaseException | str], AbortError], source: Any) -> None:
+    with pytest.raises(TypeError, match="an exception or a text"):
+        make(source)
 
 
 def test_what_a_backend_answers_can_be_caught_at_once() -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 FLOORS: list[dict[str, str]] = [
     {"words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names"},
     {"ledger": "_ledger _ready_queue"},
-    {"contracts": "_abc _contained _events _door _context _report _sink _handover _bookkeeping _one_way _options _whereabouts _upkeep"},
+    {"contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping _one_way _options _whereabouts _upkeep"},
     {
         "memory": "_memory",
         "channel": "_channel",

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,9 +31,6 @@ from trio_tasks import (
     WorkerReport,
     constant,
 )
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
 
 
 async def sleep(seconds: float) -> None:

@@ -18,7 +18,7 @@ from trio_tasks._task import Status
 from trio_tasks._task_id import TaskId
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+    from exceptiongroup import ExceptionGroup
 
 POLICY = RetryPolicy(attempts=3, backoff=lambda attempt: attempt * 10.0)
 
@@ -76,20 +76,6 @@ def test_the_result_of_a_failure_raises_its_error(
     with pytest.raises(ValueError, match="of the task") as caught:
         result.unwrap()
     assert caught.value is error
-
-
-# Leaves
-
-
-def test_an_error_is_its_own_leaf() -> None:
-    error = ValueError()
-    assert list(leaves(error)) == [error]
-
-
-def test_the_leaves_of_groups_in_groups() -> None:
-    one, two, three = ValueError(), KeyError(), KeyboardInterrupt()
-    nested = BaseExceptionGroup("outer", [one, BaseExceptionGroup("inner", [group(two), three])])
-    assert list(leaves(nested)) == [one, two, three]
 
 
 # The judgement

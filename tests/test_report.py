@@ -73,7 +73,7 @@ def test_a_report_of_several_workers_puts_their_tasks_together() -> None:
     assert report.drained == (TaskId("3"), TaskId("4"), TaskId("5"))
     assert report.interrupted == (one, two)
     assert str(report).splitlines() == [
-        "2 worker runs, 1 restarts, 3 tasks drained, 2 interrupted, 1 errors",
+        "2 worker runs, 1 restart, 3 tasks drained, 2 interrupted, 1 error",
         "interrupted: 1 of a, at app.py:3 in fetch",
         "interrupted: 2 of b, at app.py:9 in store",
         "error: ValueError('no')",

@@ -490,6 +490,21 @@ async def test_an_aborted_attempt_is_killed_and_its_seat_goes_on(autojump_clock:
     assert [type(each) for each in listener.outcomes()] == [Killed, Succeeded, Succeeded]
 
 
+async def test_who_aborts_itself_does_not_hit_the_next(autojump_clock: MockClock) -> None:
+    storage, listener = MemoryStorage[int](), Listener()
+    await storage.push_bulk([1, 2])
+    storage.close()
+
+    async def handler(task: Task[int]) -> None:
+        if task.args == 1:
+            assert await storage.abort(task.parts.id)
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+    await Worker("w", storage, handler, concurrency=1, on_event=listener).run()
+    assert [type(each) for each in listener.outcomes()] == [Killed, Succeeded]
+
+
 async def test_who_finishes_in_spite_of_the_abort_has_succeeded(autojump_clock: MockClock) -> None:
     storage, listener = MemoryStorage[int](), Listener()
     ids = await storage.push_bulk([1, 2])

@@ -16,6 +16,7 @@ def test_a_fresh_task_waits_and_has_not_been_attempted() -> None:
     assert isinstance(parts.id, TaskId)
     assert (parts.attempt, parts.status, parts.run_at) == (0, Status.Pending, None)
     assert (parts.attempts, parts.timeout, parts.priority) == (None, None, 0)
+    assert (parts.delay, parts.unique, parts.on_conflict, parts.expires_in) == (0.0, None, "skip", None)
     assert (parts.context, parts.holder) == (None, None)
     assert parts.metadata == {}
 

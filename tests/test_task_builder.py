@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trio_tasks._clock import use_wall_clock
 from trio_tasks._task import Status, Task
-from trio_tasks._task_builder import TaskBuilder, TaskOptions, make_task
+from trio_tasks._task_builder import TaskBuilder, TaskOptions, make_task, options_for_many
 from trio_tasks._task_id import TaskId
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
@@ -43,6 +43,7 @@ def test_every_word_of_it() -> None:
     assert (parts.attempts, parts.timeout, parts.priority) == (3, 30.0, 5)
     assert (terms.delay, parts.run_at) == (600.0, NOON + timedelta(minutes=10))
     assert (terms.unique, terms.on_conflict, terms.expires_in) == ("key", "raise", 3600.0)
+    assert (parts.delay, parts.unique, parts.on_conflict, parts.expires_in) == (600.0, "key", "raise", 3600.0)
     assert parts.metadata == {"tenant": "acme"}
     assert parts.extensions[Tracer] is tracer
     assert (parts.attempt, parts.status) == (0, Status.Pending)
@@ -175,9 +176,34 @@ def test_a_moment_by_keyword() -> None:
         ({"id": ""}, "a task's id must not be an empty string"),
         ({"unique": "key", "on_conflict": "fight"}, "on_conflict must be "),
         ({"metadata": "text"}, "metadata must be a mapping"),
+        ({"data": "text"}, r"data must be a list of values, such as \[tracer\], not 'text'"),
+        ({"data": 5}, r"data must be a list of values, such as \[tracer\], not 5"),
     ],
     ids=repr,
 )
 def test_a_wrong_option_is_refused(options: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         make_task("args", options)
+
+
+def test_options_for_many_are_checked_beforehand_and_can_be_used_again() -> None:
+    options = options_for_many({"priority": 5, "data": iter([5])})
+    for n in (1, 2):
+        parts = make_task(n, options).parts
+        assert parts.priority == 5
+        assert parts.extensions[int] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"id": "task-123"}, "several tasks cannot have one id"),
+        ({"priority": "high"}, "priority must be a whole number, not 'high'"),
+        ({"data": 5}, "data must be a list of values"),
+        ({"prio": 5}, "push has no option 'prio'"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_option_for_many_is_refused(options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        options_for_many(options)

@@ -211,16 +211,10 @@ async def test_a_call_in_place_of_a_function_is_refused_without_a_warning() -> N
         adapt(double(21))  # type: ignore[arg-type]  # this is the point
 
 
-@pytest.mark.parametrize("data", ["mailer", b"bytes", 3, None, {1, 2}, object()])
+@pytest.mark.parametrize("data", ["mailer", b"bytes", 3, None, object()])
 async def test_data_must_be_a_list(data: Any) -> None:
     with pytest.raises(TypeError, match=r"data must be a list of values, such as \[mailer\], not "):
         adapt(double, data=data)
-
-
-@pytest.mark.parametrize(("concurrency", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
-async def test_concurrency_must_be_a_count(concurrency: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="concurrency must be"):
-        adapt(double, concurrency=concurrency)
 
 
 # Extractors
@@ -489,47 +483,14 @@ async def test_cancelled_in_what_a_sync_handler_returned_that_ends_too() -> None
     assert ended
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-async def test_a_sync_handler_has_as_many_threads_as_there_are_seats(concurrency: int) -> None:
-    lock = threading.Lock()
-    full = threading.Event()
-    now = most = 0
+async def test_attempts_in_threads_do_not_wait_for_one_another() -> None:
+    together = threading.Barrier(100)
 
     def handler(n: int) -> None:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(now, most)
-            if now >= concurrency:
-                full.set()
-        assert full.wait(10), "fewer threads than seats"
-        trio.from_thread.run(trio.lowlevel.checkpoint)
-        with lock:
-            now -= 1
+        together.wait(30)
 
-    attempt: Callable[[Task[int]], Awaitable[None]] = adapt(handler, concurrency=concurrency)
+    attempt: Callable[[Task[int]], Awaitable[None]] = adapt(handler)
     async with trio.open_nursery() as nursery:
-        for n in range(3 * concurrency):
+        for n in range(100):  # more than trio's own limiter lets run at once
             nursery.start_soon(attempt, Task(n))
-    assert most == concurrency
-
-
-async def test_cancelled_while_it_waits_for_a_thread_a_sync_handler_does_not_start() -> None:
-    started: list[int] = []
-    first_started = trio.Event()
-    go_on = threading.Event()
-
-    def handler(n: int) -> None:
-        started.append(n)
-        trio.from_thread.run_sync(first_started.set)
-        assert go_on.wait(10)
-
-    attempt = adapt(handler)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(attempt, Task(1))
-        await first_started.wait()
-        with trio.move_on_after(0) as scope:
-            await attempt(Task(2))
-        go_on.set()
-    assert scope.cancelled_caught
-    assert started == [1]
+    assert not together.broken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -23,11 +23,22 @@ from ._errors import UnknownTaskError
 from ._sink import check_task
 
 if TYPE_CHECKING:
-    from ._handover import Handover
+    from ._completion import Completion
+    from ._ledger import Ledger
     from ._outcome import TaskResult
     from ._task import Status, Task
 
 A = TypeVar("A")
+
+
+class Desk(Protocol[A]):
+    """A ledger, and who waits on it."""
+
+    ledger: Ledger[A]
+    completion: Completion
+
+    def tend(self) -> None:
+        """Something may have become ready that somebody waits for."""
 
 
 class Bookkeeping(
@@ -45,7 +56,7 @@ class Bookkeeping(
     """The capabilities that follow from a ledger. Each decides in one step, after its one checkpoint; so a call that
     is cancelled has changed nothing."""
 
-    _desk: Handover[A]
+    _bookkeeper: Desk[A]
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         """How the task ended, as soon as it has: a :class:`TaskResult`.
@@ -56,38 +67,38 @@ class Bookkeeping(
         If it is cancelled, the task goes on.
         """
         await trio.lowlevel.checkpoint()
-        ledger = self._desk.ledger
+        ledger = self._bookkeeper.ledger
         result = ledger.result_of(task_id)
         if result is not None:
             return result
         if ledger.find(task_id) is None:
             raise UnknownTaskError(task_id)
-        return await self._desk.wait_finished(task_id)
+        return await self._bookkeeper.completion.wait_for(task_id)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """The task of this id, unfinished or remembered; or None."""
         await trio.lowlevel.checkpoint()
-        return self._desk.ledger.find(task_id)
+        return self._bookkeeper.ledger.find(task_id)
 
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
         check_task(task)
         await trio.lowlevel.checkpoint()
-        return self._desk.ledger.update(task)
+        return self._bookkeeper.ledger.update(task)
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
         check_seconds(delay, "delay")
         await trio.lowlevel.checkpoint()
-        moved = self._desk.ledger.reschedule(task_id, delay, trio.current_time())
-        self._desk.tend()
+        moved = self._bookkeeper.ledger.reschedule(task_id, delay, trio.current_time())
+        self._bookkeeper.tend()
         return moved
 
     async def cancel(self, task_id: str) -> bool:
         """Kill the waiting task of this id; False if none of that id waits."""
         await trio.lowlevel.checkpoint()
-        cancelled = self._desk.ledger.cancel(task_id, "cancelled while it waited")
-        self._desk.tend()
+        cancelled = self._bookkeeper.ledger.cancel(task_id, "cancelled while it waited")
+        self._bookkeeper.tend()
         return cancelled
 
     async def abort(self, task_id: str) -> bool:
@@ -97,29 +108,29 @@ class Bookkeeping(
         ``trio.from_thread.check_cancelled()``.
         """
         await trio.lowlevel.checkpoint()
-        return self._desk.ledger.abort(task_id, "aborted while it ran")
+        return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
 
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
         await trio.lowlevel.checkpoint()
-        resumed = self._desk.ledger.resume(task_id)
-        self._desk.tend()
+        resumed = self._bookkeeper.ledger.resume(task_id)
+        self._bookkeeper.tend()
         return resumed
 
     async def vacuum(self) -> int:
         """Forget all finished tasks, dead letters included; returns how many there were."""
         await trio.lowlevel.checkpoint()
-        return self._desk.ledger.vacuum()
+        return self._bookkeeper.ledger.vacuum()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
         """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
         check_count(limit, "limit")
         await trio.lowlevel.checkpoint()
-        tasks = self._desk.ledger.tasks()
+        tasks = self._bookkeeper.ledger.tasks()
         return list(islice((each for each in tasks if status is None or each.parts.status is status), limit))
 
     async def metrics(self) -> dict[str, int]:
         """What went through it, by outcome, and what waits and runs now."""
         await trio.lowlevel.checkpoint()
-        ledger = self._desk.ledger
+        ledger = self._bookkeeper.ledger
         return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.in_hand}

@@ -6,7 +6,7 @@ delay without holding a seat, a released one goes first, a failed one stays read
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
@@ -15,7 +15,6 @@ from ._bookkeeping import Bookkeeping
 from ._one_way import OneWay
 
 if TYPE_CHECKING:
-    from ._handover import Handover
     from ._outcome import Outcome
     from ._task import Task
 
@@ -38,8 +37,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
         if not isinstance(channel, trio.abc.ReceiveChannel):
             raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {channel!r}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
-        self._books: OneWay[A] = OneWay(channel.receive, getattr(channel, "receive_nowait", None))
-        self._desk = cast("Handover[A]", self._books)  # it has all that bookkeeping asks of a desk
+        self._bookkeeper = self._books = OneWay[A](channel.receive, getattr(channel, "receive_nowait", None))
 
     async def receive(self) -> Task[A]:
         """The next task, in hand from now on; what is due here goes before what the channel gives.

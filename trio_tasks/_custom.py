@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._context import WorkerContext
-    from ._handover import Handover
     from ._outcome import Outcome
 
 A = TypeVar("A")
@@ -223,8 +222,7 @@ class _KeepingBackend(Bookkeeping[A], CustomBackend[A]):
 
     def __init__(self, **functions: Any) -> None:
         super().__init__(**functions)
-        self._books: OneWay[A] = OneWay(self._fetch)
-        self._desk = cast("Handover[A]", self._books)  # it has all that bookkeeping asks of a desk
+        self._bookkeeper = self._books = OneWay[A](self._fetch)
 
     async def receive(self) -> Task[A]:
         return await self._books.take()

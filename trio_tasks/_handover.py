@@ -13,26 +13,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 import trio
 from outcome import Error, Value
 
+from ._completion import Completion
 from ._ledger import Ledger
-from ._outcome import TaskResult
 from ._task import Task
 
 if TYPE_CHECKING:
-    from ._outcome import Ending, Outcome
+    from ._outcome import Outcome
     from ._task_id import TaskId
 
 A = TypeVar("A")
-
-
-@final
-class _Awaited:
-    """A task that somebody waits for: told when it is finished."""
-
-    __slots__ = ("finished", "result")
-
-    def __init__(self) -> None:
-        self.finished = trio.Event()
-        self.result: TaskResult[Any] | None = None
 
 
 @final
@@ -45,13 +34,13 @@ class Handover(Generic[A]):
     """
 
     def __init__(self, capacity: float, keep_results: int) -> None:
-        self.ledger: Ledger[A] = Ledger(on_finish=self._announce, keep_results=keep_results)
+        self.completion = Completion()
+        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=keep_results)
         self.capacity = capacity
         self.closed = False
         self._receivers: dict[trio.lowlevel.Task, None] = {}
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
-        self._awaited: dict[str, _Awaited] = {}
 
     @property
     def receivers_waiting(self) -> int:
@@ -191,18 +180,3 @@ class Handover(Generic[A]):
         receiver = next(iter(self._receivers))
         del self._receivers[receiver]
         trio.lowlevel.reschedule(receiver, result)
-
-    # Waiting for the end of a task
-
-    def _announce(self, task_id: TaskId, outcome: Ending) -> None:
-        awaited = self._awaited.pop(task_id, None)
-        if awaited is not None:
-            awaited.result = TaskResult.of(task_id, outcome)
-            awaited.finished.set()
-
-    async def wait_finished(self, task_id: str) -> TaskResult[Any]:
-        """How an unfinished task ends, once it has. If it is cancelled, nothing else is."""
-        awaited = self._awaited.setdefault(task_id, _Awaited())
-        await awaited.finished.wait()
-        assert awaited.result is not None
-        return awaited.result

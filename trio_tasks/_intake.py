@@ -1,4 +1,4 @@
-"""The part of a worker that receives: only when a seat is free, the door is open, and every gate lets an attempt through.
+"""The part of a worker that receives: only when a seat is free, the door open, and every gate lets an attempt through.
 
 A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
 """
@@ -12,6 +12,7 @@ import trio
 from ._abc import Admitting, Gate, NowaitBackend
 from ._events import Idle
 from ._outcome import Released
+from ._turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
     from ._abc import Backend
     from ._context import WorkerContext
     from ._task import Task
-
-_SLICE = 0.001
-"""Seconds for which seats may take one ready task after the other before everybody else in the program gets a turn."""
-
-_SLICE_FOR_EACH_SEAT = 3e-6
-"""And so much more for each seat, since each has to be switched to once in every turn."""
-
-_TASKS_IN_A_SLICE = 256
-"""And no more tasks than this, and one for each seat, for the clock may be one that stands still."""
-
 
 @final
 class Intake:
@@ -58,38 +49,26 @@ class Intake:
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, NowaitBackend):
             self._receive_nowait = backend.receive_nowait
-        self._slice = _SLICE + _SLICE_FOR_EACH_SEAT * context.concurrency
-        self._slice_ends = 0.0
-        self._slices = 0
-        self._left = 0
+        self._turns = Turns(self._door)
 
-    async def take(self) -> Task[Any] | None:
-        """The next task, in hand; None if no more will come, or none is to be taken any more."""
+    async def take(self, seat: object) -> Task[Any] | None:
+        """The next task, in hand of this seat; None if no more will come, or none is to be taken any more."""
         if self._receive_nowait is not None and not self._gates:
-            self._left -= 1
-            if self._left < 0 or trio.current_time() >= self._slice_ends:
-                await self._give_others_a_turn()
+            if not self._turns.may_go_on(seat):
+                await self._turns.wait()
             if self._door.is_open:
                 try:
-                    return self._receive_nowait()
+                    task = self._receive_nowait()
                 except trio.WouldBlock:
                     pass
                 except trio.EndOfChannel:
+                    self._turns.call_all()
                     return None
+                else:
+                    self._turns.taken_by(seat)
+                    return task
+        self._turns.call_all()
         return await self._wait()
-
-    async def _give_others_a_turn(self) -> None:
-        """Whoever comes back first in a turn begins a slice; who comes back when that is used up goes again."""
-        while True:
-            slices = self._slices
-            await trio.lowlevel.checkpoint()
-            if slices == self._slices:
-                self._slices += 1
-                self._left = _TASKS_IN_A_SLICE + self._context.concurrency
-                self._slice_ends = trio.current_time() + self._slice
-                return
-            if self._left > 0 and trio.current_time() < self._slice_ends:
-                return
 
     async def _wait(self) -> Task[Any] | None:
         while not self._door.closed:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import trio
 
@@ -85,7 +84,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     def _join(self, shared: _Shared, *, is_clone: bool) -> None:
         self._shared = shared
-        self._desk: Handover[A] = shared.desk
+        self._bookkeeper = self._desk = cast("Handover[A]", shared.desk)
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False

@@ -62,7 +62,7 @@ class Monitor:
     ) -> None:
         if shutdown_timeout is not None:
             if terminator is not None:
-                raise TypeError("give a Monitor a shutdown_timeout or a terminator, not both: each says when time is up")
+                raise TypeError("give a shutdown_timeout or a terminator, not both: each says when time is up")
             check_seconds(shutdown_timeout, "shutdown_timeout")
         if terminator is not None:
             check_callable(terminator, "terminator", "an async function without parameters")

@@ -12,30 +12,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 
+from ._completion import Completion
 from ._contained import log
 from ._errors import DuplicateTaskError
 from ._ledger import Ledger
-from ._outcome import Released, Retried, TaskResult
+from ._outcome import Released, Retried
 from ._task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._outcome import Ending, Outcome
-    from ._task_id import TaskId
+    from ._outcome import Outcome
 
 A = TypeVar("A")
-
-
-@final
-class _Awaited:
-    """A task that somebody waits for."""
-
-    __slots__ = ("finished", "result")
-
-    def __init__(self) -> None:
-        self.finished = trio.Event()
-        self.result: TaskResult[Any] | None = None
 
 
 @final
@@ -53,13 +42,13 @@ class OneWay(Generic[A]):
         receive: Callable[[], Awaitable[Task[A] | A]],
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
-        self.ledger: Ledger[A] = Ledger(on_finish=self._announce, keep_results=0)
+        self.completion = Completion()
+        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=0)
         self._receive = receive
         self._receive_nowait = receive_nowait
         self._ended = False
         self._turn = trio.Lock()
         self._asking = trio.CancelScope()  # around the one who asks the source, or the last one who did
-        self._awaited: dict[str, _Awaited] = {}
 
     # Taking
 
@@ -131,18 +120,3 @@ class OneWay(Generic[A]):
         """Have the one who asks the source be back when the next one that waits here is due."""
         due = self.ledger.next_due
         self._asking.deadline = math.inf if due is None else due
-
-    # Waiting for the end of a task
-
-    def _announce(self, task_id: TaskId, outcome: Ending) -> None:
-        awaited = self._awaited.pop(task_id, None)
-        if awaited is not None:
-            awaited.result = TaskResult.of(task_id, outcome)
-            awaited.finished.set()
-
-    async def wait_finished(self, task_id: str) -> TaskResult[Any]:
-        """How an unfinished task ends, once it has. If it is cancelled, nothing else is."""
-        awaited = self._awaited.setdefault(task_id, _Awaited())
-        await awaited.finished.wait()
-        assert awaited.result is not None
-        return awaited.result

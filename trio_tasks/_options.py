@@ -9,7 +9,8 @@ from ._backoff import RetryPolicy
 from ._events import Listener
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import ParamSpec
+    from typing import Concatenate
 
     from ._task import Task
 

@@ -102,14 +102,14 @@ class Report:
         return tuple(interruption for each in self.workers for interruption in each.interrupted)
 
     def __str__(self) -> str:
-        counts = (
-            (len(self.workers), "worker run"),
-            (self.restarts, "restart"),
-            (len(self.drained), "task drained", "tasks drained"),
-            (len(self.interrupted), "interrupted", "interrupted"),
-            (len(self.errors), "error"),
-        )
-        lines = [", ".join(_counted(*each) for each in counts)]
+        counts = [
+            _counted(len(self.workers), "worker run"),
+            _counted(self.restarts, "restart"),
+            _counted(len(self.drained), "task drained", "tasks drained"),
+            f"{len(self.interrupted)} interrupted",
+            _counted(len(self.errors), "error"),
+        ]
+        lines = [", ".join(counts)]
         lines += [f"interrupted: {each.task_id} of {each.worker}, at {each.where}" for each in self.interrupted]
         lines += [f"error: {error!r}" for error in self.errors]
         return "\n".join(lines)

@@ -37,8 +37,8 @@ _INTERRUPTED = Released("interrupted")
 class TaskSource(Protocol):
     """What a seat asks of an intake."""
 
-    async def take(self) -> Task[Any] | None:
-        """The next task, in hand; None if no more will come."""
+    async def take(self, seat: object) -> Task[Any] | None:
+        """The next task, in hand of this seat; None if no more will come."""
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over."""
@@ -99,7 +99,7 @@ class Seat:
     async def sit(self) -> None:
         """Receive, attempt, settle; and again, until there is nothing to take any more."""
         self._trio_task = trio.lowlevel.current_task()
-        while (task := await self._intake.take()) is not None:
+        while (task := await self._intake.take(self)) is not None:
             with trio.CancelScope() as self._scope:
                 while task is not None:
                     await self._attempt(task)
@@ -107,7 +107,7 @@ class Seat:
                         await self._start_afresh()
                     if self._scope.cancel_called:
                         break
-                    task = await self._intake.take()
+                    task = await self._intake.take(self)
 
     async def _attempt(self, task: Task[Any]) -> None:
         """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
@@ -157,7 +157,7 @@ class Supervisor:
         try:
             await worker.run(context)
         except ExceptionGroup as group:
-            return context, cast("ExceptionGroup[Exception]", group)
+            return context, group
         finally:
             self.contexts.remove(context)
             self._reports.append(context.report())
@@ -168,13 +168,15 @@ class Supervisor:
         try:
             worker = member(attempt)
             if not isinstance(worker, Worker):
-                raise TypeError(f"what is registered as a function must return a Worker; {member!r} gave {worker!r}")
+                raise TypeError(f"a function that is registered must return a Worker; {member!r} gave {worker!r}")
         except Exception as error:
             self._errors.append(error)
             raise
         return worker
 
-    def _may_restart(self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]) -> bool:
+    def _may_restart(
+        self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]
+    ) -> bool:
         policy = self._policy
         while restarted and restarted[0] <= trio.current_time() - policy.restart_period:
             restarted.popleft()

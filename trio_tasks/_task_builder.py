@@ -155,7 +155,7 @@ def make_task(args: A, options: TaskOptions) -> Task[A]:
         return Task(args)
     unknown = options.keys() - _KEYWORDS
     if unknown:
-        raise TypeError(f"push has no option {sorted(unknown)[0]!r}; it takes {', '.join(sorted(_KEYWORDS))}")
+        raise TypeError(f"push has no option {min(unknown)!r}; it takes {', '.join(sorted(_KEYWORDS))}")
     if "delay" in options and "run_at" in options:
         raise TypeError("give push a delay or a run_at, not both")
     if "on_conflict" in options and "unique" not in options:

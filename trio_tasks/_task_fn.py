@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
 
 from ._abc import Handler
+from ._checks import check_several
 from ._parameters import (
     Data as Data,
     HandlerSignatureError as HandlerSignatureError,
@@ -26,7 +27,7 @@ from ._parameters import (
 from ._task import Task
 
 
-def adapt(handler: Callable[..., Any], *, data: Sequence[object] = ()) -> Handler[Any, Any]:
+def adapt(handler: Callable[..., Any], *, data: Iterable[object] = ()) -> Handler[Any, Any]:
     """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
 
     Args:
@@ -41,9 +42,8 @@ def adapt(handler: Callable[..., Any], *, data: Sequence[object] = ()) -> Handle
     thread is not: the attempt ends when the thread does, which may end early by asking, now and then,
     ``trio.from_thread.check_cancelled()``.
     """
-    _check_data(data)
     _check_function(handler)
-    plan = Plan(handler, data)
+    plan = Plan(handler, check_several(data, "data", "values, such as [mailer]"))
     if not comes_to(inspect.iscoroutinefunction, handler):
         return _in_thread(plan)
     if plan.extractors or plan.nurseries:
@@ -78,10 +78,7 @@ def _in_thread(plan: Plan) -> Handler[Any, Any]:
     If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
     """
     for name in plan.nurseries:
-        plan.refuse(
-            name, "asks for a nursery, which is no use in the thread of a sync handler: make it async"
-        )
-
+        plan.refuse(name, "asks for a nursery, which is no use in the thread of a sync handler: make it async")
     limiter = trio.CapacityLimiter(math.inf)
 
     async def attempt(task: Task[Any]) -> Any:
@@ -93,11 +90,6 @@ def _in_thread(plan: Plan) -> Handler[Any, Any]:
         return await result if inspect.isawaitable(result) else result
 
     return attempt
-
-
-def _check_data(data: object) -> None:
-    if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
-        raise TypeError(f"data must be a list of values, such as [mailer], not {data!r}")
 
 
 def _check_function(handler: object) -> None:

@@ -59,8 +59,8 @@ class _Sequence:
                 self._millisecond += 1
                 self._tail = self._random.getrandbits(_RANDOM_BITS - 1)
         millisecond, tail = self._millisecond & _LAST_MILLISECOND, self._tail
-        high = "%012x" % millisecond
-        low = "%016x" % (tail & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000)
+        high = f"{millisecond:012x}"
+        low = f"{tail & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000:016x}"
         return f"{high[:8]}-{high[8:]}-7{tail >> 62:03x}-{low[:4]}-{low[4:]}"
 
 

@@ -13,4 +13,4 @@ import trio_util
 
 run_and_cancelling: Callable[..., AbstractAsyncContextManager[None, Any]]
 """``async with run_and_cancelling(async_fn, *args)``: run it until the block is left, and cancel it then."""
-run_and_cancelling = trio_util.run_and_cancelling  # pyright: ignore[reportUnknownMemberType]  # it is untyped
+run_and_cancelling = trio_util.run_and_cancelling  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # it is untyped

@@ -24,6 +24,7 @@ from ._abc import (
 )
 from ._events import Event as Event, Listener as Listener
 from ._names import rename as _rename
+from ._polling import PollStrategy as PollStrategy
 from ._sink import TaskSink as TaskSink
 
 _rename(__name__, globals())

@@ -135,6 +135,7 @@ async def test_calls_at_the_same_time_take_a_permit_each(autojump_clock: trio.te
     limit, room = ConcurrencyLimit(2), Room()
     task = Task("a")
     assert limit.admit(task)
+    await limit(room, task)
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(limit, room, task)
@@ -280,6 +281,15 @@ async def test_try_admit_says_no_for_a_key_that_is_used_up() -> None:
     limit.dismiss(first)
     assert limit.statistics().keys == ("b",)
     assert limit.try_admit(Task("a"))
+
+
+async def test_by_key_a_permit_taken_beforehand_is_not_forgotten_after_a_call() -> None:
+    limit = ConcurrencyLimit(2, key=lambda task: task.args)
+    first = Task("a")
+    assert limit.try_admit(first)
+    await limit(Room(0), Task("a"))
+    assert limit.try_admit(Task("a"))
+    assert not limit.try_admit(Task("a"))
 
 
 async def test_a_key_that_cannot_be_had_is_the_attempts_error() -> None:
