@@ -6,9 +6,19 @@ from datetime import timedelta
 
 import pytest
 import trio
-
-from trio_tasks import Event, MemoryStorage, Monitor, Start, Stop, Success, Task, TaskBuilder, Worker, WorkerBuilder
-from trio_tasks import WorkerContext
+from trio_tasks import (
+    Event,
+    MemoryStorage,
+    Monitor,
+    Start,
+    Stop,
+    Success,
+    Task,
+    TaskBuilder,
+    Worker,
+    WorkerBuilder,
+    WorkerContext,
+)
 from trio_tasks._clock import wall_now
 from trio_tasks.abc import Handler
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-
 from trio_tasks import (
     AbortError,
     Attempt,

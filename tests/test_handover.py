@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -262,6 +263,28 @@ async def test_time_that_passes_before_the_time_keeper_has_woken_up_is_not_lost(
     mock_clock.jump(10)
     await wait_all_tasks_blocked()
     assert sorted(args for _, args in received) == [0, 1, 2]
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_end_that_comes_before_the_time_keeper_has_woken_up_is_told_to_all(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    received: list[int] = []
+
+    async def receive_one() -> None:
+        with suppress(trio.EndOfChannel):
+            received.append((await storage.receive()).args)
+
+    for _ in range(5):
+        nursery.start_soon(receive_one)
+    await wait_all_tasks_blocked()
+    storage.push_nowait(1, delay=5)
+    storage.close()
+    mock_clock.jump(10)
+    await wait_all_tasks_blocked()
+    assert received == [1]
+    assert storage.statistics().receivers_waiting == 0
     nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -109,6 +110,61 @@ async def test_no_more_tasks_are_in_hand_than_there_are_seats(
     storage.close()
     await context.wait_stopped()
     assert context.report().succeeded == 10
+
+
+@pytest.mark.parametrize("seats", [2, 8, 100])
+async def test_every_seat_is_taken_while_there_is_something_to_do(
+    seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[float]()
+    for n in range(5 * seats):
+        storage.push_nowait(0 if n % 5 else 10)
+
+    async def handler(seconds: float) -> None:
+        if seconds:
+            await trio.sleep(seconds)
+
+    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=seats).run)
+    await trio.sleep(5)
+    assert len(context.in_hand) == seats
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_no_seat_stays_idle_while_a_task_waits(seed: int, autojump_clock: MockClock) -> None:
+    """Greedy scheduling ends within the total over the seats, and the longest; pauses come on top."""
+    chance = random.Random(seed)
+    seats = chance.choice([1, 2, 3, 10])
+    storage = MemoryStorage[float]()
+    durations = [chance.choice([-1, -1, 0, 1, 2, 5]) for _ in range(chance.randint(1, 150))]
+    for each in durations:
+        storage.push_nowait(each)
+    storage.close()
+    paused = 0.0
+
+    async def handler(seconds: float, context: WorkerContext) -> None:
+        if chance.random() < 0.05:
+            context.pause()
+            context.resume()
+        if seconds >= 0:
+            await trio.sleep(seconds)
+
+    worker = Worker("w", storage, handler, concurrency=seats)
+    context = worker.prepare()
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run, context)
+        for _ in range(chance.randint(0, 4)):
+            await trio.sleep(chance.choice([0, 0.5, 3]))
+            context.pause()
+            pause = chance.choice([0, 0.5, 3])
+            await trio.sleep(pause)
+            paused += pause
+            context.resume()
+    assert context.report().succeeded == len(durations)
+    work = [max(each, 0.0) for each in durations]
+    last_look = 4 * 3.5  # until the last pause, there may be nothing to do
+    assert trio.current_time() - start <= max(sum(work) / seats + max(work) + paused, last_look)
 
 
 # Taking turns

@@ -883,12 +883,14 @@ def programs(draw: st.DrawFn, pushes: st.SearchStrategy[Any]) -> list[tuple[str,
 long_programs = settings(max_examples=100, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 
 
+@pytest.mark.timeout(600)  # for making the program shorter, if there ever is one that fails
 @long_programs
 @given(programs(Pushes))
 def test_whatever_is_asked_of_a_ledger_it_agrees_with_its_model(program: list[tuple[str, int, Any]]) -> None:
     check(program)
 
 
+@pytest.mark.timeout(600)  # for making the program shorter, if there ever is one that fails
 @long_programs
 @given(programs(KeyedPushes))
 def test_however_they_fight_over_keys_the_ledger_agrees_with_its_model(program: list[tuple[str, int, Any]]) -> None:

@@ -210,6 +210,20 @@ async def test_every_run_is_a_checkpoint() -> None:
         await worker.run(stopped)
 
 
+async def test_an_idle_worker_sets_no_alarm_and_nothing_of_it_runs(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    context: WorkerContext = await nursery.start(Worker("w", storage, no_op).run)
+    await storage.push_bulk(range(1000))
+    await storage.wait_for(await storage.push(1))
+    await wait_all_tasks_blocked()
+    found = trio.lowlevel.current_statistics()
+    assert found.tasks_runnable == 0
+    assert found.seconds_to_next_deadline == math.inf
+    context.stop()
+
+
 # Stopping and cancelling
 
 

@@ -139,6 +139,4 @@ def _local_names(function: FunctionType) -> dict[str, Any]:
 
 
 def _is_around(outer: CodeType, inner: CodeType) -> bool:
-    return any(
-        each is inner or _is_around(each, inner) for each in outer.co_consts if isinstance(each, CodeType)
-    )
+    return any(each is inner or _is_around(each, inner) for each in outer.co_consts if isinstance(each, CodeType))

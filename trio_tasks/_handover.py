@@ -69,7 +69,7 @@ class Handover(Generic[A]):
 
     async def take(self) -> Task[A]:
         """The next task, when there is one. If it is cancelled, nothing was taken."""
-        while True:
+        while True:  # noqa: ASYNC913  each wait is one
             try:
                 task = self.take_nowait()
             except trio.WouldBlock:
@@ -78,7 +78,7 @@ class Handover(Generic[A]):
                     return handed
             else:
                 self.tend()  # time has passed: there may be more, or it was the last of a closed queue
-                return task
+                return task  # noqa: ASYNC910  the caller has made a checkpoint, or finds one here when nothing is ready
 
     def _must_keep_time(self) -> bool:
         return self._timer is None and self.ledger.next_due is not None

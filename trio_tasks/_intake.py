@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._context import WorkerContext
     from ._task import Task
 
+
 @final
 class Intake:
     """Takes tasks out of a backend, for the seats of one run.
@@ -63,10 +64,10 @@ class Intake:
                     pass
                 except trio.EndOfChannel:
                     self._turns.call_all()
-                    return None
+                    return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
                 else:
                     self._turns.taken_by(seat)
-                    return task
+                    return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
         self._turns.call_all()
         return await self._wait()
 
@@ -80,14 +81,14 @@ class Intake:
                 try:
                     return await (self._receive_through_gates() if self._gates else self._receive())
                 except trio.EndOfChannel:
-                    return None
-        return None
+                    return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+        return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
 
     async def _receive(self) -> Task[Any]:
         context = self._context
         if self._receive_nowait is not None:
             try:
-                return self._receive_nowait()
+                return self._receive_nowait()  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
             except trio.WouldBlock:
                 pass
         if not (context.idle or context.in_hand):
@@ -108,7 +109,7 @@ class Intake:
                     admitted = self._admit(task)
                 finally:
                     if not admitted:
-                        await self._give_back(task)
+                        await self._give_back(task)  # noqa: ASYNC102  it shields itself, within bounds
                 if admitted:
                     return task
         finally:

@@ -185,7 +185,7 @@ class Monitor:
     ) -> bool | None:
         group, self._open_group = self._open_group, None
         assert group is not None
-        return await group.__aexit__(kind, error, trace)
+        return await group.__aexit__(kind, error, trace)  # noqa: ASYNC102  this is leaving a nursery
 
     @asynccontextmanager
     async def _group(self) -> AsyncGenerator[None, None]:

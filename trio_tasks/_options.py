@@ -9,8 +9,9 @@ from ._backoff import RetryPolicy
 from ._events import Listener
 
 if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
     from typing import Concatenate
+
+    from typing_extensions import ParamSpec
 
     from ._task import Task
 

@@ -76,9 +76,7 @@ class Plan:
         self._annotations = Annotations(handler)
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
-            raise not_a_handler(
-                handler, "it has no positional parameter, and the first is for the task's args"
-            )
+            raise not_a_handler(handler, "it has no positional parameter, and the first is for the task's args")
         self.wants_task = self._is_whole_task(first)
         for each in others:
             if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
@@ -121,9 +119,7 @@ class Plan:
                 why = "may or may not be the whole task: import Task outside of `if TYPE_CHECKING`, and it is"
                 self.refuse(first.name, why, error)
         if is_marked(annotation, _FromData) or annotation in (WorkerContext, trio.Nursery):
-            self.refuse(
-                first.name, "comes first, where the task's args belong: put a parameter for them there"
-            )
+            self.refuse(first.name, "comes first, where the task's args belong: put a parameter for them there")
         return class_of(annotation) is Task
 
     def _plan(self, parameter: inspect.Parameter) -> None:
@@ -166,9 +162,7 @@ class Plan:
         extract: Fill = kind.from_task
         of_class = isinstance(inspect.getattr_static(kind, "from_task"), (classmethod, staticmethod))
         if not of_class or not comes_to(inspect.iscoroutinefunction, extract):
-            self.refuse(
-                name, "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`"
-            )
+            self.refuse(name, "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`")
         return extract
 
     def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
@@ -215,9 +209,7 @@ def handler_name(handler: object) -> str:
     if not isinstance(name, str):
         return f"{handler_name(type(handler))} object"
     if isinstance(handler, MethodType) and not isinstance(handler.__self__, type):
-        name = (
-            f"{type(handler.__self__).__qualname__}.{handler.__func__.__name__}"  # not that of a base class
-        )
+        name = f"{type(handler.__self__).__qualname__}.{handler.__func__.__name__}"  # not that of a base class
     code = getattr(handler, "__code__", None)
     if name.endswith("<lambda>") and code is not None:
         name += f" in line {code.co_firstlineno}"

@@ -100,7 +100,7 @@ class Seat:
         """Receive, attempt, settle; and again, until there is nothing to take any more."""
         self._trio_task = trio.lowlevel.current_task()
         while (task := await self._intake.take(self)) is not None:
-            with trio.CancelScope() as self._scope:
+            with trio.CancelScope() as self._scope:  # noqa: ASYNC912  it is there to be cancelled by revoke()
                 while task is not None:
                     await self._attempt(task)
                     if self._was_disturbed():
@@ -118,7 +118,7 @@ class Seat:
                 self._announce(task)
                 self._outcome = Succeeded(await self._run(task))
         finally:
-            await self._settle(task)
+            await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
     def _sit_down(self, task: Task[Any]) -> None:
         self._task = task
@@ -181,7 +181,7 @@ class Seat:
         """The line at which the attempt under way waits just now."""
         return where_is(self._trio_task)
 
-    async def _settle(self, task: Task[Any]) -> None:
+    async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
         try:
             if self._settle_nowait is not None:

@@ -100,7 +100,7 @@ async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
         await trio.lowlevel.checkpoint()
     if not tasks:
         await trio.lowlevel.checkpoint()
-    return tasks
+    return tasks  # noqa: ASYNC910  the loop has ended in one
 
 
 def _check_channel(source: object) -> None:

@@ -131,12 +131,12 @@ class Supervisor:
 
     # Keeping one worker
 
-    async def _keep(self, member: Factory) -> None:
+    async def _keep(self, member: Factory) -> None:  # noqa: ASYNC910  running a worker is a checkpoint
         """Run a worker, and again for as long as it fails and the policy allows."""
         restarted: deque[float] = deque()
         for attempt in count(1):
             if self.shutting_down.is_set():
-                return
+                return  # noqa: ASYNC910  running a worker is a checkpoint
             context, group = await self._run_worker(member, attempt)
             if group is None:
                 return
@@ -150,14 +150,16 @@ class Supervisor:
             self._restarts += 1
             restarted.append(trio.current_time())
 
-    async def _run_worker(self, member: Factory, attempt: int) -> tuple[WorkerContext, ExceptionGroup[Exception] | None]:
+    async def _run_worker(
+        self, member: Factory, attempt: int
+    ) -> tuple[WorkerContext, ExceptionGroup[Exception] | None]:
         worker = self._make(member, attempt)
         context = worker.prepare(on_event=self._listeners)
         self.contexts.append(context)
         try:
             await worker.run(context)
         except ExceptionGroup as group:
-            return context, group
+            return context, group  # noqa: ASYNC910  running a worker is a checkpoint
         finally:
             self.contexts.remove(context)
             self._reports.append(context.report())
@@ -174,9 +176,7 @@ class Supervisor:
             raise
         return worker
 
-    def _may_restart(
-        self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]
-    ) -> bool:
+    def _may_restart(self, context: WorkerContext, error: Exception, attempt: int, restarted: deque[float]) -> bool:
         policy = self._policy
         while restarted and restarted[0] <= trio.current_time() - policy.restart_period:
             restarted.popleft()

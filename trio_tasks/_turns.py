@@ -73,7 +73,7 @@ class Turns:
         if not self._on_call and self._parked:
             self._call(1)
 
-    async def wait(self) -> None:
+    async def wait(self) -> None:  # noqa: ASYNC910  a door that is shut is waited for elsewhere
         """Let everybody else have a turn; return when this seat has one again, or the door is shut."""
         self._on_call += 1
         times_over = self._times_over

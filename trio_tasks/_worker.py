@@ -163,7 +163,7 @@ class Worker(Generic[A, R]):
             recipe=self,
         )
 
-    async def run(
+    async def run(  # noqa: ASYNC128  it is handed on
         self,
         context: WorkerContext | None = None,
         *,
@@ -218,13 +218,13 @@ class Worker(Generic[A, R]):
     async def _beat(self, context: WorkerContext) -> None:
         interval = self.backend.heartbeat_interval
         if interval is None:
-            return
+            return  # noqa: ASYNC910  upkeep beside others, who are waited for
         while True:
             await self.backend.beat(context)
             context.emit(HeartBeat())
             await trio.sleep(interval)
 
-    async def _feed(self, context: WorkerContext) -> None:
+    async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
         while isinstance(self.backend, Feeder) and not context.door.closed:
             with context.door.wait(seats=0):
                 await context.door.wait_open()
@@ -244,7 +244,7 @@ class Worker(Generic[A, R]):
         check_callable(async_fn, "run_until's argument", "an async function without parameters")
         reports: list[WorkerReport] = []
 
-        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:  # noqa: ASYNC128  it is handed on
             reports.append(await self.run(task_status=task_status))
             nursery.cancel_scope.cancel()
 
@@ -271,7 +271,7 @@ class Worker(Generic[A, R]):
 
         context = self.prepare(on_event=tell)
 
-        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:  # noqa: ASYNC128  it is handed on
             with send:
                 await self.run(context, task_status=task_status)
 

@@ -22,7 +22,7 @@ async def attempt(load: Load, limiter: trio.CapacityLimiter, n: int) -> None:
         if load.listener:
             ignore("begun", n)
         try:
-            with trio.CancelScope() if load.timeout is None else trio.move_on_after(load.timeout):
+            with trio.CancelScope() if load.timeout is None else trio.fail_after(load.timeout):
                 await load.handler(n)
         except Exception:
             log.exception("item %r failed", n)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import trio.testing
 import trio_tasks.layers
 from trio_tasks import MemoryStorage, Task, Worker
-from trio_tasks.abc import Gate
+from trio_tasks.abc import Admitting, Gate
 from trio_tasks.layers import (
     Acknowledge,
     CircuitBreaker,
@@ -107,3 +108,20 @@ async def test_they_pass_the_very_result() -> None:
     for layer in every_layer():
         if not isinstance(layer, (EventListener, MapResult)):  # one needs a worker, the other changes the result
             assert await layer(handler, Task(1)) is result, layer
+
+
+async def test_gates_keep_nothing_of_a_task_that_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(task: Task[int]) -> int:
+        return task.args
+
+    limit = ConcurrencyLimit(4, key=lambda task: task.args)
+    for gate in (ConcurrencyLimit(4), RateLimit(4, per=1), CircuitBreaker(), LoadShed(limit)):
+        task = Task(1)
+        before = sys.getrefcount(task.parts)
+        if isinstance(gate, Admitting):
+            assert gate.admit(task)
+        await gate(handler, task)
+        if isinstance(gate, Admitting):
+            gate.dismiss(task)
+        after = sys.getrefcount(task.parts)
+        assert after == before, gate

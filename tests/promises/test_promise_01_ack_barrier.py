@@ -131,7 +131,8 @@ async def test_promise_01_ack_barrier_holds_layers_too(autojump_clock: MockClock
     assert order == ["the handler has ended", "the layer has ended", "settled"]
 
 
-async def test_promise_01_ack_barrier_of_one_attempt_leaves_others_alone(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+async def test_promise_01_ack_barrier_of_one_attempt_leaves_others_alone(autojump_clock: MockClock, which: int) -> None:
     """Every attempt has a scope of its own."""
     storage, record = MemoryStorage[str](), Record()
 
@@ -139,13 +140,14 @@ async def test_promise_01_ack_barrier_of_one_attempt_leaves_others_alone(autojum
         await trio.sleep(10)
         return args
 
-    aborted = await storage.push("aborted")
-    await storage.push("left alone")
+    names = ["left alone", "left alone"]
+    names[which] = "aborted"
+    ids = await storage.push_bulk(names)
     storage.close()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Worker("two", storage, handler, concurrency=2, on_event=record).run)
         await trio.sleep(5)
-        assert await storage.abort(aborted)
+        assert await storage.abort(ids[which])
     assert record.kinds == ["Killed", "Succeeded"]
     assert [each.result for each in record.of(Success)] == ["left alone"]
 

@@ -39,7 +39,10 @@ CUTS = {"memory": DO, "slow": DO, "pipe": ENDS, "channel": ENDS}
 def test_promise_02_cancellation_loses_nothing(over: str, what: str) -> None:
     for step in count(1):
         scenario = Scenario(over, what, step)
-        scenario.run()
+        try:
+            scenario.run()
+        except Exception as error:
+            raise AssertionError(f"cut before step {step}, the program ends by {error!r:.300}") from None
         assert not scenario.books.faults, f"cut before step {step}"
         if not scenario.was_cut:
             assert step > 50, "the scenario has lost its steps"

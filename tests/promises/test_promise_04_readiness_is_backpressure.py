@@ -127,6 +127,25 @@ async def test_promise_04_readiness_is_backpressure_a_paused_worker_takes_nothin
     nursery.cancel_scope.cancel()
 
 
+async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused_takes_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    storage, record = MemoryStorage[int](), Record()
+    await storage.push_bulk([1] * 10)
+    async with trio.open_nursery() as nursery:
+        worker = Worker("paused", storage, trio.sleep, concurrency=2, on_event=record)
+        context: WorkerContext = await nursery.start(worker.run)
+        await trio.sleep(0.5)
+        context.pause()
+        await trio.sleep(10)
+        assert (record.kinds, storage.statistics().waiting) == (["Succeeded"] * 2, 8)
+        context.resume()
+        await trio.sleep(10)
+        assert (record.kinds, storage.statistics().waiting) == (["Succeeded"] * 10, 0)
+        context.pause()
+        context.stop()  # a paused worker ends too
+
+
 async def test_promise_04_readiness_is_backpressure_who_is_not_admitted_goes_back(autojump_clock: MockClock) -> None:
     """Of a gate that several share, another may have taken the last place: the task goes back, and loses nothing."""
     storage, gate, records = MemoryStorage[int](), Seats(2), [Record(), Record()]

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ async def main():
     seconds, signals = json.loads(sys.argv[1]), json.loads(sys.argv[2])
     storage = MemoryStorage()
     await storage.push_bulk([seconds] * 3)
-    monitor = Monitor(shutdown_timeout=30)
+    monitor = Monitor(shutdown_timeout=3600)
     monitor.register(Worker("signalled", storage, handler, concurrency=2))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait_for_shutdown, monitor)
@@ -53,6 +54,8 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
     command = [sys.executable, "-c", SCRIPT, json.dumps(seconds), json.dumps(heeded)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        patience = threading.Timer(20, process.kill)
+        patience.start()
         try:
             for _ in range(2):
                 assert process.stdout.readline() == "in hand\n"
@@ -63,6 +66,7 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
             *_, last = [*process.stdout, "null"][:-1] or ["null"]
             return process.wait(30), json.loads(last)
         finally:
+            patience.cancel()
             process.kill()
 
 
@@ -76,7 +80,7 @@ def test_promise_05_graceful_shutdown_by_a_signal(first: signal.Signals) -> None
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_promise_05_graceful_shutdown_by_a_second_signal_is_now(first: signal.Signals, second: signal.Signals) -> None:
     """Two in hand are released, so that three are there."""
-    assert run(60, first, second) == (0, [0, 2, 3, 0])
+    assert run(3600, first, second) == (0, [0, 2, 3, 0])
 
 
 def test_promise_05_graceful_shutdown_by_a_signal_of_ones_own() -> None:
@@ -84,5 +88,5 @@ def test_promise_05_graceful_shutdown_by_a_signal_of_ones_own() -> None:
 
 
 def test_promise_05_graceful_shutdown_other_signals_are_left_alone() -> None:
-    code, _ = run(60, signal.SIGTERM, heeded=(signal.SIGUSR1,))
+    code, _ = run(3600, signal.SIGTERM, heeded=(signal.SIGUSR1,))
     assert code == -signal.SIGTERM

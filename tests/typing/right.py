@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import trio
-from typing_extensions import assert_type
-
 from trio_tasks import (
     Attempt,
     Data,
@@ -22,7 +20,7 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks.abc import Handler
-
+from typing_extensions import assert_type
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -93,9 +91,7 @@ async def accepted(channel: trio.MemoryReceiveChannel[int]) -> None:
     assert_type(Worker("w", storage, whole), Worker[int, str])
     assert_type(Worker("w", storage, in_thread), Worker[int, str])
     assert_type(Worker("w", storage, injected, data=[Mailer("here")]), Worker[int, str])
-    assert_type(
-        Worker("w", storage, plain, layers=[generic_layer, exact_layer], concurrency=3), Worker[int, str]
-    )
+    assert_type(Worker("w", storage, plain, layers=[generic_layer, exact_layer], concurrency=3), Worker[int, str])
     assert_type(WorkerBuilder("w").backend(storage).layer(exact_layer).build(plain), Worker[int, str])
     assert_type(WorkerBuilder("w").backend(storage).build(injected), Worker[int, str])
 

@@ -29,9 +29,7 @@ class Contender:
 CONTENDERS = [
     Contender("trio_tasks", "ours_in_memory", "results kept, settled after the attempt, trio"),
     Contender("trio", "trio_by_hand", "no results, nothing settled, trio"),
-    Contender(
-        "taskiq", "taskiq_in_memory", "JSON there and back, results kept, no ack; asyncio; kicked 100 at a time"
-    ),
+    Contender("taskiq", "taskiq_in_memory", "JSON there and back, results kept, no ack; asyncio; kicked 100 at a time"),
     Contender("huey", "huey_in_threads", "pickles, no ack, a result of None is not kept; 100 threads"),
     Contender("dramatiq", "dramatiq_stub", "JSON there and back, acks, no results; 100 threads; for tests"),
     Contender("streaq", "streaq_on_redis", "acks, results, over Redis (whose own CPU is not counted); anyio on trio"),

@@ -15,7 +15,7 @@ def no_op(n: int) -> None:
 
 def measure() -> float:
     broker = StubBroker()
-    actor = dramatiq.actor(no_op, broker=broker)
+    actor = dramatiq.actor(broker=broker)(no_op)
     worker = dramatiq.Worker(broker, worker_threads=LOAD.concurrency)
     with CpuTime() as cpu:
         for n in range(LOAD.tasks):

@@ -31,7 +31,7 @@ async def measure() -> float:
         if next(handled) == TASKS:
             all_handled.set()
 
-    task = worker.task(no_op, silent=True)
+    task = worker.task(silent=True)(no_op)
     with CpuTime() as cpu:
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run_async)
