@@ -44,7 +44,7 @@ def test_the_next_attempt_has_fresh_parts_and_the_last_one_keeps_its_own() -> No
     extensions, metadata, terms = Extensions(5), Metadata(tenant="acme"), Terms(priority=3)
     parts = Parts(TaskId("a"), attempt=Attempt(2), terms=terms, metadata=metadata, extensions=extensions)
     parts.status = Status.Running
-    again = parts.again()
+    again = parts.again(2)
     assert (again.id, again.attempt, again.status) == ("a", 2, Status.Pending)
     assert (again.terms, again.metadata, again.extensions) == (terms, metadata, extensions)
     assert (again.context, again.holder, again.run_at) == (None, None, None)

@@ -49,7 +49,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     async def beat(self, context: WorkerContext) -> None:
         """Renew the leases on what this worker has in hand.
 
-        Called every :attr:`heartbeat_interval` seconds, from before the intake opens until after the last attempt.
+        Called every :attr:`heartbeat_interval` seconds, from when the intake opens until after the last attempt.
         Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends.
         If it raises, the worker ends.
         """

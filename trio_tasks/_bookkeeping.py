@@ -18,15 +18,16 @@ from ._abc import (
     Vacuum,
     WaitForCompletion,
 )
-from ._checks import check_count, check_seconds
+from ._checks import check_count, check_seconds, check_text
 from ._errors import UnknownTaskError
 from ._sink import check_task
+from ._task import Status
 
 if TYPE_CHECKING:
     from ._completion import Completion
     from ._ledger import Ledger
     from ._outcome import TaskResult
-    from ._task import Status, Task
+    from ._task import Task
 
 A = TypeVar("A")
 
@@ -66,6 +67,7 @@ class Bookkeeping(
 
         If it is cancelled, the task goes on.
         """
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         ledger = self._bookkeeper.ledger
         result = ledger.result_of(task_id)
@@ -77,6 +79,7 @@ class Bookkeeping(
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """The task of this id, unfinished or remembered; or None."""
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         return self._bookkeeper.ledger.find(task_id)
 
@@ -89,6 +92,7 @@ class Bookkeeping(
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
         check_seconds(delay, "delay")
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         moved = self._bookkeeper.ledger.reschedule(task_id, delay, trio.current_time())
         self._bookkeeper.tend()
@@ -96,6 +100,7 @@ class Bookkeeping(
 
     async def cancel(self, task_id: str) -> bool:
         """Kill the waiting task of this id; False if none of that id waits."""
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         cancelled = self._bookkeeper.ledger.cancel(task_id, "cancelled while it waited")
         self._bookkeeper.tend()
@@ -107,11 +112,13 @@ class Bookkeeping(
         It does not wait for the attempt to end: :meth:`wait_for` does. A sync handler ends when it next asks
         ``trio.from_thread.check_cancelled()``.
         """
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
 
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
+        check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         resumed = self._bookkeeper.ledger.resume(task_id)
         self._bookkeeper.tend()
@@ -125,6 +132,8 @@ class Bookkeeping(
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
         """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
         check_count(limit, "limit")
+        if status is not None and not isinstance(status, Status):
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
         await trio.lowlevel.checkpoint()
         tasks = self._bookkeeper.ledger.tasks()
         return list(islice((each for each in tasks if status is None or each.parts.status is status), limit))

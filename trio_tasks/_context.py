@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from ._checks import check_callable, check_sync
+from ._checks import check_callable, check_count, check_sync, check_text
 from ._contained import contained
 from ._door import Door
 from ._errors import WorkerError
@@ -53,9 +53,9 @@ class WorkerContext:
     def __init__(
         self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = (), recipe: object = None
     ) -> None:
-        self.name = name
+        self.name = check_text(name, "a worker's name")
         self.recipe = recipe
-        self.concurrency = concurrency
+        self.concurrency = check_count(concurrency, "concurrency")
         self.door = Door()
         self.in_hand: set[Task[Any]] = set()
         self.idle = False
@@ -155,6 +155,8 @@ class WorkerContext:
           WorkerError: the worker is not running.
         """
         check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
+        if self._tracked is None:
+            raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
         if self._is_here():
             self._start_tracking(async_fn, args)
         elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
@@ -163,13 +165,11 @@ class WorkerContext:
             trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
 
     def _start_tracking(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        trouble = WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
-        if self._tracked is None:
-            raise trouble
         try:
+            assert self._tracked is not None
             self._tracked.start_soon(self._run_tracked, async_fn, args)
-        except RuntimeError:  # the nursery has been left already
-            raise trouble from None
+        except (AssertionError, RuntimeError):  # the nursery has been left already
+            raise WorkerError(f"worker {self.name!r} is ending, so it cannot track anything") from None
 
     def _run_contained(self, sync_fn: Callable[..., object], *args: Any) -> None:
         with contained("worker %r: work could not be tracked", self.name):

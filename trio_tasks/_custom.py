@@ -241,7 +241,7 @@ async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
 
 def _copy(task: Task[A]) -> Task[A]:
     """The same task again, in parts of its own: what is given twice is not in hand twice."""
-    parts = task.parts.again()
+    parts = task.parts.again(task.parts.attempt)
     parts.context = task.parts.context
     parts.run_at = task.parts.run_at
     return Task(task.args, parts)

@@ -29,7 +29,10 @@ class Engage:
 @final
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing is in hand, and the backend has nothing to give; said once each time."""
+    """Nothing is in hand, and the worker waits for the backend to give something; said once each time.
+
+    A backend that can be asked (``receive_nowait``) has nothing to give then; of others one cannot know it.
+    """
 
 
 @final

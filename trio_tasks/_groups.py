@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -17,11 +17,13 @@ E = TypeVar("E", bound=BaseException)
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from leaves(each)
-    else:
-        yield error
+    unseen = [error]
+    while unseen:
+        each = unseen.pop()
+        if isinstance(each, BaseExceptionGroup):
+            unseen += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
+        else:
+            yield each
 
 
 def find_within(error: BaseException, kind: type[E]) -> E | None:
@@ -46,10 +48,10 @@ def unnested() -> Generator[None, None, None]:
     """A group that holds nothing but another group says no more than that one does."""
     try:
         yield
-    except ExceptionGroup as group:
-        outer = inner = cast("ExceptionGroup[Exception]", group)
-        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], ExceptionGroup):
-            inner = cast("ExceptionGroup[Exception]", inner.exceptions[0])
+    except BaseExceptionGroup as group:
+        outer = inner = cast("BaseExceptionGroup[BaseException]", group)
+        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], BaseExceptionGroup):
+            inner = cast("BaseExceptionGroup[BaseException]", inner.exceptions[0])
         if inner is outer:
             raise
         raise inner from None

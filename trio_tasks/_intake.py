@@ -5,11 +5,13 @@ A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
 import trio
 
 from ._abc import Admitting, Gate, NowaitBackend
+from ._errors import LeaseLostError
 from ._events import Idle
 from ._outcome import Released
 from ._turns import Turns
@@ -78,25 +80,23 @@ class Intake:
                     await self._door.wait_open()
                     if not self._door.is_open:  # shut again before this one has come to it
                         continue
-                try:
-                    return await (self._receive_through_gates() if self._gates else self._receive())
-                except trio.EndOfChannel:
-                    return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+                return await (self._receive_through_gates() if self._gates else self._receive())
         return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
 
-    async def _receive(self) -> Task[Any]:
+    async def _receive(self) -> Task[Any] | None:
         context = self._context
-        if self._receive_nowait is not None:
-            try:
-                return self._receive_nowait()  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
-            except trio.WouldBlock:
-                pass
-        if not (context.idle or context.in_hand):
-            context.idle = True
-            context.emit(Idle())
-        return await self._backend.receive()
+        try:
+            if self._receive_nowait is not None:
+                with suppress(trio.WouldBlock):
+                    return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
+            if not (context.idle or context.in_hand):
+                context.idle = True
+                context.emit(Idle())
+            return await self._backend.receive()
+        except trio.EndOfChannel:
+            return None  # noqa: ASYNC910  the seat ends
 
-    async def _receive_through_gates(self) -> Task[Any]:
+    async def _receive_through_gates(self) -> Task[Any] | None:
         """One seat at a time waits for the gates and for a task, so that what they promise is promised to one."""
         await self._turnstile.acquire()
         try:
@@ -104,6 +104,8 @@ class Intake:
                 for gate in self._gates:
                     await gate.ready()
                 task = await self._receive()
+                if task is None:
+                    return None
                 admitted = False
                 try:
                     admitted = self._admit(task)
@@ -130,7 +132,7 @@ class Intake:
         return True
 
     async def _give_back(self, task: Task[Any]) -> None:
-        with trio.fail_after(self._settle_timeout, shield=True):
+        with suppress(LeaseLostError), trio.fail_after(self._settle_timeout, shield=True):
             await self._backend.settle(task, Released("a gate had closed"))
 
     def dismiss(self, task: Task[Any]) -> None:

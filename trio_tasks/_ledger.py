@@ -56,7 +56,7 @@ class Ledger(Generic[A]):
           DuplicateTaskError: the id is known, or the unique key is taken and was to be fought over. Nothing changed.
         """
         if task.parts.status is not Status.Pending:  # pushed before, and finished: this is another life
-            task = Task(task.args, task.parts.again())
+            task = Task(task.args, task.parts.again(attempt=0))
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
@@ -140,20 +140,20 @@ class Ledger(Generic[A]):
             return
         if not isinstance(outcome, (Retried, Released)):
             raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
-        if parts.terms.unique is not None and (successor := self._unique[parts.terms.unique]) != parts.id:
-            self._finish(self._live[parts.id], Killed(AbortError(f"replaced by task {successor} while it ran")))
-            return
         del self._in_hand[parts.id]
-        again = Task(self._live[parts.id].args, parts.again())
-        self._live[parts.id] = again
         parts.status = Status.Pending
+        attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
+        again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
         if isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
         else:
             self.counts["released"] += 1
-            again.parts.attempt = attempt_number(parts.attempt - 1)
             self._ready.append_front(again)
+        if parts.terms.unique is not None:
+            successor = self._unique.setdefault(parts.terms.unique, parts.id)
+            if successor != parts.id:
+                self.cancel(parts.id, f"replaced by task {successor} while it ran")
 
     def _finish(self, task: Task[A], outcome: Ending) -> None:
         parts = task.parts
@@ -202,6 +202,7 @@ class Ledger(Generic[A]):
         task = self._waiting(task_id)
         if task is not None:
             moved = self._live[task.parts.id] = Task(task.args, task.parts)
+            moved.parts.run_at = None
             self._delay(moved, delay, now)
         return task is not None
 
@@ -221,8 +222,7 @@ class Ledger(Generic[A]):
         dead = self._dead.get(task_id)
         if dead is None:
             return False
-        parts = dead[0].parts.again()
-        parts.attempt = attempt_number(0)
+        parts = dead[0].parts.again(attempt=0)
         if parts.terms.unique is not None:
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
                 raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder} has its unique key")

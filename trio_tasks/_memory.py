@@ -67,7 +67,9 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
     """Tasks in memory: ``MemoryStorage[int]()``.
 
     Delays, priorities, unique keys, expiry, results, dead letters: all that a task can ask for. It ends, for those
-    who receive, once it is closed *and* empty; a task that is delayed or will be retried keeps it open.
+    who receive, once it is closed *and* empty; a task that is delayed or will be retried keeps it open, and so does
+    one that is in an attempt, since it may come back. (A handler that itself receives from its own worker's storage
+    until the end therefore waits for itself.)
 
     Args:
       max_buffer_size: how many tasks may wait before :meth:`push` does; ``math.inf`` by default. What is retried or

@@ -166,11 +166,11 @@ class Parts:
         """Seconds from when it is pushed, after which it is not to be started any more; None for never."""
         return self.terms.expires_in
 
-    def again(self) -> Parts:
-        """Fresh parts for the next attempt: those of the last one stay as they were, for who still holds them."""
+    def again(self, attempt: int) -> Parts:
+        """Fresh parts, after so many attempts: those of the last one stay as they were, for who still holds them."""
         return Parts(
             self.id,
-            attempt=self.attempt,
+            attempt=attempt_number(attempt),
             terms=self.terms,
             metadata=self.metadata,
             extensions=self._extensions,

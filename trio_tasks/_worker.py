@@ -190,7 +190,8 @@ class Worker(Generic[A, R]):
         if context.is_running or context.is_stopped:
             raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
         try:
-            await self._run(context, task_status)
+            with unnested():
+                await self._run(context, task_status)
         except ExceptionGroup as group:
             errors = [each for each in leaves(group) if isinstance(each, Exception)]
             raise ExceptionGroup(f"worker {self.name!r} has ended", errors) from None
@@ -217,9 +218,7 @@ class Worker(Generic[A, R]):
 
     async def _beat(self, context: WorkerContext) -> None:
         interval = self.backend.heartbeat_interval
-        if interval is None:
-            return  # noqa: ASYNC910  upkeep beside others, who are waited for
-        while True:
+        while interval is not None:
             await self.backend.beat(context)
             context.emit(HeartBeat())
             await trio.sleep(interval)

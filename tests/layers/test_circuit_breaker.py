@@ -157,6 +157,25 @@ async def test_only_errors_that_speak_against_the_service_count(autojump_clock: 
     assert breaker.state == "open"
 
 
+async def test_what_it_does_unless_told_otherwise(autojump_clock: trio.testing.MockClock) -> None:
+    """Five failures; sixty seconds; two successes in three trials."""
+    breaker = CircuitBreaker()
+    closed = CircuitBreakerStatistics(state=CircuitState.Closed, failures=0, successes=0, under_way=0, waiting=0)
+    assert breaker.statistics() == closed
+    await call(breaker, DOWN, 4)
+    assert breaker.state == "closed"
+    await call(breaker, DOWN)
+    assert breaker.statistics() == CircuitBreakerStatistics(
+        state=CircuitState.Open, failures=0, successes=0, under_way=0, waiting=0
+    )
+    await call(breaker, UP)
+    assert trio.current_time() == 60
+    await call(breaker, DOWN)
+    assert breaker.state == "half-open"
+    await call(breaker, UP)
+    assert breaker.statistics() == closed
+
+
 # Open
 
 
@@ -251,6 +270,29 @@ async def test_no_more_trials_than_so_many(nursery: trio.Nursery, autojump_clock
     assert [trial.began_at for trial in calls[3:]] == [60, 60]
     for trial in calls[3:]:
         await trial.end()
+
+
+async def test_a_trial_that_failed_gives_no_place_to_another(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    breaker = await half_open(half_open_max_calls=3, success_threshold=0.5)
+    await call(breaker, DOWN)
+    calls = await trials(breaker, nursery, 3)
+    assert [trial.began_at for trial in calls] == [60, 60, None]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_success_that_comes_late_does_not_close_it_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    breaker = await half_open(half_open_max_calls=3, success_threshold=0.5)
+    late, *others = await trials(breaker, nursery, 3)
+    for trial in others:
+        await trial.end()
+    assert breaker.state == "closed"
+    await call(breaker, DOWN)
+    await late.end()
+    assert breaker.state == "open"
 
 
 async def test_who_waits_for_the_trials_waits_on_if_they_fail(

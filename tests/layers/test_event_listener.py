@@ -95,6 +95,32 @@ async def test_errors_are_judged_by_the_policy_of_who_has_the_task_in_hand() -> 
     assert ear.heard[1:] == [Error(task, error, Failed(error))]
 
 
+async def test_without_a_policy_errors_are_judged_as_is_usual() -> None:
+    ear, error = Ear(), KeyError("x")
+
+    async def fail(task: Task[int]) -> None:
+        raise error
+
+    with pytest.raises(KeyError):
+        await EventListener(ear)(fail, Hand().hold(1))
+    told = ear.heard[1]
+    assert isinstance(told, Error)
+    assert isinstance(told.outcome, Retried)
+    assert 0.5 <= told.outcome.after <= 1
+
+
+async def test_an_error_that_only_happens_to_come_after_a_cancellation_is_one() -> None:
+    ear, error = Ear(), KeyError("x")
+
+    async def fail(task: Task[int]) -> None:
+        scope.cancel()
+        raise error
+
+    with pytest.raises(KeyError), trio.CancelScope() as scope:
+        await EventListener(ear)(fail, Hand().hold(1))
+    assert [type(event) for event in ear.heard] == [Engage, Error]
+
+
 async def test_after_a_cancellation_it_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
     ear = Ear()
 

@@ -112,6 +112,19 @@ async def test_a_worker_goes_on_receiving_and_the_refused_are_judged(autojump_cl
     assert trio.current_time() == 25
 
 
+class JustAGate:
+    """Has what a gate has, but cannot be called."""
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def admit(self, task: Task[Any]) -> bool:
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        pass
+
+
 def test_it_is_no_gate() -> None:
     assert not isinstance(LoadShed(ConcurrencyLimit(1)), Gate)
 
@@ -121,6 +134,7 @@ def test_it_is_no_gate() -> None:
     [
         pytest.param(3, id="a number"),
         pytest.param(work, id="a plain function"),
+        pytest.param(JustAGate(), id="a gate that is no layer"),
         pytest.param(ConcurrencyLimit, id="the class and not a limit"),
     ],
 )

@@ -76,7 +76,7 @@ async def run_once(
 
     Errors of the handler are in the outcome, never raised. If it is cancelled, so is the attempt.
     """
-    task = Task(args.args, args.parts.again()) if is_task(args) else Task(args)
+    task = Task(args.args, args.parts.again(args.parts.attempt)) if is_task(args) else Task(args)
     if attempt is not None:
         task.parts.attempt = attempt_number(check_count(attempt, "attempt") - 1)
     worker = TestWorker(ScriptedBackend([task]), handler, layers=layers, **options)

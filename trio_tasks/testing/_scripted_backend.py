@@ -98,7 +98,7 @@ class ScriptedBackend(Backend[A]):
     def _hand_over(self, task: Task[A]) -> Task[A]:
         last = self._last.get(task.parts.id)
         if last is not None:
-            task = Task(task.args, last.again())
+            task = Task(task.args, last.again(last.attempt))
         parts = self._last[task.parts.id] = task.parts
         parts.attempt = attempt_number(parts.attempt + 1)
         parts.status = Status.Running
@@ -117,8 +117,7 @@ class ScriptedBackend(Backend[A]):
         self._in_hand.discard(parts)
         parts.status = _status_after(outcome)
         if isinstance(outcome, Released) and self._last[parts.id] is parts:
-            self._last[parts.id] = again = parts.again()
-            again.attempt = attempt_number(parts.attempt - 1)
+            self._last[parts.id] = parts.again(parts.attempt - 1)
         self.settled.append((task, outcome))
         await trio.lowlevel.cancel_shielded_checkpoint()
 
