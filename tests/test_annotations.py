@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, ForwardRef, Optional, TypeVar
 
 import pytest
 import trio
@@ -144,6 +144,24 @@ async def test_a_whole_task_may_be_of_args_that_only_checkers_know() -> None:
 
     assert adapt(handler) is handler
     assert adapt(by_module) is by_module
+
+
+async def test_a_whole_task_may_be_half_evaluated() -> None:
+    async def handler(task: Any) -> Any:
+        return task
+
+    for annotation in (Task["Missing"], ForwardRef("Task[Missing]")):  # type: ignore[name-defined]
+        handler.__annotations__["task"] = annotation
+        assert adapt(handler) is handler
+    handler.__annotations__["task"] = list["Missing"]  # type: ignore[name-defined]  # noqa: F821  missing is the point
+    assert await adapt(handler)(Task(3)) == 3
+
+
+async def test_a_forward_reference_is_named_as_it_was_written() -> None:
+    async def handler(n: int, further: int) -> None: ...
+
+    handler.__annotations__["further"] = ForwardRef("Missing[int]")
+    assert "its parameter 'further: Missing[int]' cannot be read" in refusal(handler)
 
 
 async def test_an_unreadable_annotation_of_the_args_does_no_harm() -> None:

@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
 
     ended = run(tmp_path, "--output", tmp_path / "SUMS", cwd=tmp_path)
 
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     failed = r"^(ann|bob|cleo|dan) failed on '/.*': \[Errno \d+\] File name too long"
     assert len(re.findall(failed, ended.stderr, re.MULTILINE)) == 1
     assert os.fsencode(tmp_path / "good") in b"".join(lines_of(tmp_path / "SUMS"))
@@ -184,14 +184,14 @@ def test_what_may_not_be_read_is_reported(tmp_path: Path) -> None:
         ended = run(tmp_path, "--output", tmp_path / "SUMS", cwd=tmp_path)
     finally:
         (tmp_path / "locked away").chmod(0o700)
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert ended.stderr.count("Permission denied") == 2
     assert lines_of(tmp_path / "SUMS") == sums_of(os.fsencode(tmp_path / "good" / "file"))
 
 
 def test_a_directory_that_is_not_there_is_reported(tmp_path: Path) -> None:
     ended = run("nowhere", cwd=tmp_path)
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert f"failed on '{tmp_path}/nowhere': [Errno 2]" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -199,7 +199,7 @@ def test_a_directory_that_is_not_there_is_reported(tmp_path: Path) -> None:
 def test_without_sha256sum_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     ended = run(tmp_path, cwd=tmp_path, path=str(tmp_path))
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert "there is no sha256sum here" in ended.stderr
     assert len(lines_of(tmp_path / "SHA256SUMS")) == 1
 
@@ -208,7 +208,7 @@ def test_if_sha256sum_does_not_agree_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "sha256sum").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "sha256sum").chmod(0o755)
     ended = run(tmp_path, cwd=tmp_path, path=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert "sha256sum -c does not agree" in ended.stderr
 
 

@@ -675,7 +675,7 @@ async def test_a_policy_that_raises_does_not_hide_the_error_of_the_worker(autoju
 
     backend = Failing()
     monitor = Monitor(should_restart=should_restart).register(failing(backend))
-    with pytest.RaisesGroup(KeyError):
+    with pytest.RaisesGroup(KeyError, OSError, flatten_subgroups=True):
         await monitor.run()
     assert monitor.report.errors == (backend.error,)
 

@@ -206,7 +206,7 @@ async def test_every_kind_of_parameter_is_filled_in() -> None:
 
 
 async def test_what_comes_after_a_gap_is_filled_in() -> None:
-    async def handler(n: int, gap: str = "gap", attempt: Attempt = Attempt(9)) -> list[object]:  # noqa: B008  immutable
+    async def handler(n: int, gap: str = "gap", attempt: Attempt = Attempt(9)) -> list[object]:  # noqa: B008  it is immutable
         return [n, gap, attempt]
 
     assert await adapt(handler)(Task(3)) == [3, "gap", 0]
@@ -334,6 +334,12 @@ async def test_data_that_is_not_there_is_refused() -> None:
     assert "its parameter 'mailer: " in message
     assert f"is not in data, which holds {__name__}.Clock, int: give the worker data=[...]" in message
     assert "which holds nothing" in refusal(handler)
+
+
+async def test_data_of_one_of_several_types_that_is_not_there_is_refused() -> None:
+    async def handler(n: int, either: Data[Mailer | Clock]) -> None: ...
+
+    assert "'either: " in refusal(handler, 3)
 
 
 async def test_the_class_does_not_stand_for_its_value() -> None:

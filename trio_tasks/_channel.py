@@ -6,7 +6,9 @@ delay without holding a seat, a released one goes first, a failed one stays read
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -19,6 +21,25 @@ if TYPE_CHECKING:
     from ._task import Task
 
 A = TypeVar("A")
+
+
+_BOOKS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], OneWay[Any]] = WeakKeyDictionary()
+
+
+def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
+    """The books of a channel. There is one set of them, for as long as there is the channel: so what one worker had to
+    give back waits for the next one over the same channel, whoever made that."""
+    try:
+        books = _BOOKS.get(channel)
+        if books is None:
+            reference = weakref.ref(channel)  # or the books would keep the channel alive, and it them
+            books = _BOOKS[channel] = OneWay(
+                lambda: reference().receive(),  # type: ignore[union-attr]  # whoever asks has the channel
+                (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None,  # type: ignore[union-attr]  # same
+            )
+    except TypeError:  # one that cannot be referred to weakly, or not be hashed
+        return OneWay(channel.receive, getattr(channel, "receive_nowait", None))
+    return books
 
 
 class ChannelBackend(Bookkeeping[A], Backend[A]):
@@ -37,7 +58,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
         if not isinstance(channel, trio.abc.ReceiveChannel):
             raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {channel!r}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
-        self._bookkeeper = self._books = OneWay[A](channel.receive, getattr(channel, "receive_nowait", None))
+        self._bookkeeper = self._books = _books_of(channel)
 
     async def receive(self) -> Task[A]:
         """The next task, in hand from now on; what is due here goes before what the channel gives.

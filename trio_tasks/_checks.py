@@ -17,8 +17,13 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
     """A finite, non-negative (or positive) number of seconds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        finite = False
+    if not finite:
+        shown = repr(value) if isinstance(value, float) else f"a whole number of {value.bit_length()} bits"
+        raise ValueError(f"{name} must be a finite number of seconds, not {shown}")
     if value < 0 or (positive and value == 0):
         least = "more than 0" if positive else "0 or more"
         raise ValueError(f"{name} must be {least} seconds, not {value!r}")
@@ -32,6 +37,12 @@ def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
     if minimum is not None and value < minimum:
         raise ValueError(f"{name} must be {minimum} or more, not {value!r}")
     return value
+
+
+def check_error(value: object, name: str) -> None:
+    """An exception."""
+    if not issubclass(type(value), BaseException):
+        raise TypeError(f"{name} must be an exception, such as ValueError('no'), not {value!r}")
 
 
 def check_fraction(value: object, name: str) -> float:

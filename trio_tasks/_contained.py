@@ -7,7 +7,7 @@ from typing import Any, final
 
 import trio
 
-from ._groups import leaves
+from ._groups import is_a, leaves
 
 log = logging.getLogger("trio_tasks")
 
@@ -33,9 +33,9 @@ class contained:  # noqa: N801  it is used as contextlib.suppress is
         if error is None:
             return False
         found = tuple(leaves(error))
-        if any(isinstance(each, KeyboardInterrupt) for each in found):
+        if any(is_a(each, KeyboardInterrupt) for each in found):
             return False
-        if all(isinstance(each, trio.Cancelled) for each in found):
+        if all(is_a(each, trio.Cancelled) for each in found):
             return False
         log.error(self._message, *self._values, exc_info=error)
         return True

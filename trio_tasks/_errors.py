@@ -14,6 +14,8 @@ class _Verdict(Exception):
     """What the three steering errors share: the trouble behind them, kept as their cause."""
 
     def __init__(self, source: BaseException | str) -> None:
+        if not isinstance(source, (BaseException, str)):
+            raise TypeError(f"{type(self).__name__}'s source must be an exception or a text, not {source!r}")
         super().__init__(source)
         self.source = source
         if isinstance(source, BaseException):

@@ -12,7 +12,14 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from typing_extensions import TypeGuard
+
 E = TypeVar("E", bound=BaseException)
+
+
+def is_a(error: BaseException, kind: type[E]) -> TypeGuard[E]:
+    """As ``isinstance``, but an error that lies about its class, or fails when asked, is not asked."""
+    return issubclass(type(error), kind)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -20,7 +27,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
     unseen = [error]
     while unseen:
         each = unseen.pop()
-        if isinstance(each, BaseExceptionGroup):
+        if is_a(each, BaseExceptionGroup):
             unseen += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
         else:
             yield each
@@ -32,13 +39,13 @@ def find_within(error: BaseException, kind: type[E]) -> E | None:
     unseen = [error]
     while unseen:
         each = unseen.pop()
-        if isinstance(each, kind):
+        if is_a(each, kind):
             return each
         if id(each) in seen:
             continue
         seen.add(id(each))
         unseen += [behind for behind in (each.__context__, each.__cause__) if behind is not None]
-        if isinstance(each, BaseExceptionGroup):
+        if is_a(each, BaseExceptionGroup):
             unseen += cast("BaseExceptionGroup[BaseException]", each).exceptions
     return None
 

@@ -69,7 +69,8 @@ class Handover(Generic[A]):
 
     async def take(self) -> Task[A]:
         """The next task, when there is one. If it is cancelled, nothing was taken."""
-        while True:  # noqa: ASYNC913  each wait is one
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # who was woken to look may have been sent away meanwhile
             try:
                 task = self.take_nowait()
             except trio.WouldBlock:

@@ -49,6 +49,7 @@ class Intake:
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
         self._turnstile = trio.Lock()
+        self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, NowaitBackend):
             self._receive_nowait = backend.receive_nowait
@@ -84,20 +85,29 @@ class Intake:
         return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
 
     async def _receive(self) -> Task[Any] | None:
-        context = self._context
         try:
             if self._receive_nowait is not None:
                 with suppress(trio.WouldBlock):
                     return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
-            if not (context.idle or context.in_hand):
-                context.idle = True
-                context.emit(Idle())
-            return await self._backend.receive()
+            self._say_if_idle()
+            self._listening += 1
+            try:
+                return await self._backend.receive()
+            finally:
+                self._listening -= 1
         except trio.EndOfChannel:
             return None  # noqa: ASYNC910  the seat ends
 
+    def _say_if_idle(self) -> None:
+        context = self._context
+        if not (context.idle or context.in_hand):
+            context.idle = True
+            context.emit(Idle())
+
     async def _receive_through_gates(self) -> Task[Any] | None:
         """One seat at a time waits for the gates and for a task, so that what they promise is promised to one."""
+        if self._listening:  # the seat whose turn it is has found nothing
+            self._say_if_idle()
         await self._turnstile.acquire()
         try:
             while True:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
 
-from ._checks import check_seconds
+from ._checks import check_error, check_seconds
 from ._errors import AbortError, DeferredError, RetryAfterError
-from ._groups import leaves
+from ._groups import is_a, leaves
 from ._task import Status
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Retried:
     after: float = 0.0
 
     def __post_init__(self) -> None:
+        check_error(self.error, "Retried.error")
         check_seconds(self.after, "Retried.after")
 
 
@@ -48,6 +49,9 @@ class Failed:
 
     error: BaseException
 
+    def __post_init__(self) -> None:
+        check_error(self.error, "Failed.error")
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class Killed:
     """The task was aborted for good, by ``error``."""
 
     error: BaseException
+
+    def __post_init__(self) -> None:
+        check_error(self.error, "Killed.error")
 
 
 @final
@@ -104,14 +111,14 @@ def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: R
       policy: how often, and after what delay, errors without a meaning of their own are tried again.
     """
     parts = tuple(leaves(error))
-    if any(isinstance(each, AbortError) for each in parts):
+    if any(is_a(each, AbortError) for each in parts):
         return Killed(error)
     if attempt >= (policy.attempts if attempts is None else attempts):
         return Failed(error)
-    delays = [each.delay for each in parts if isinstance(each, RetryAfterError)]
+    delays = [each.delay for each in parts if is_a(each, RetryAfterError)]
     if delays:
         return Retried(error, max(delays))
-    if any(isinstance(each, DeferredError) for each in parts):
+    if any(is_a(each, DeferredError) for each in parts):
         return Retried(error)
     if not all(policy.allows(each) for each in parts):
         return Killed(error)

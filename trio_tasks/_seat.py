@@ -17,7 +17,7 @@ from ._abc import NowaitBackend
 from ._contained import log
 from ._errors import LeaseLostError
 from ._events import Engage, Error, Release, Success
-from ._groups import find_within, leaves
+from ._groups import find_within, is_a, leaves
 from ._outcome import Failed, Released, Succeeded, judge
 from ._report import Interruption
 from ._whereabouts import where_is, where_struck
@@ -151,7 +151,7 @@ class Seat:
         ends here: it strikes again at the next checkpoint, when the task has been released."""
         if error is None:
             return False
-        if any(isinstance(each, KeyboardInterrupt) for each in leaves(error)):
+        if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
             self._outcome = Released("KeyboardInterrupt")
             return False
         if self._verdict is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from ._checks import check_callable
+from ._errors import DuplicateTaskError
 from ._task import Task
 from ._task_builder import make_task, options_for_many
 
@@ -98,6 +99,8 @@ async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
     while stretch := [make_task(args, options) for args in islice(source, STRETCH)]:
         tasks += stretch
         await trio.lowlevel.checkpoint()
+    if len(tasks) > 1 and options.get("on_conflict") == "raise":
+        raise DuplicateTaskError("several tasks cannot have one unique key, if the second is to be refused for it")
     if not tasks:
         await trio.lowlevel.checkpoint()
     return tasks  # noqa: ASYNC910  the loop has ended in one

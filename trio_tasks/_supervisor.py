@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from ._checks import check_seconds
-from ._groups import unnested
+from ._groups import leaves, unnested
 from ._report import Report
 from ._upkeep import run_and_cancelling
 from ._worker import Worker
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -142,9 +142,15 @@ class Supervisor:
                 return
             error = group.exceptions[0] if len(group.exceptions) == 1 else group
             self._errors.append(error)
-            if self.shutting_down.is_set() or not self._may_restart(context, error, attempt, restarted):
-                raise group
-            with trio.move_on_after(check_seconds(self._policy.restart_backoff(attempt), "what restart_backoff gave")):
+            try:
+                if self.shutting_down.is_set() or not self._may_restart(context, error, attempt, restarted):
+                    raise group
+                delay = check_seconds(self._policy.restart_backoff(attempt), "what restart_backoff gave")
+            except ExceptionGroup:
+                raise
+            except Exception as trouble:
+                raise ExceptionGroup(f"{context!r} failed, and so did its policy", [*group.exceptions, trouble]) from None
+            with trio.move_on_after(delay):
                 await self.shutting_down.wait()
                 return
             self._restarts += 1
@@ -160,6 +166,9 @@ class Supervisor:
             await worker.run(context)
         except ExceptionGroup as group:
             return context, group  # noqa: ASYNC910  running a worker is a checkpoint
+        except BaseExceptionGroup as group:  # cancelled, or interrupted, and it failed over that
+            self._errors += [each for each in leaves(group) if isinstance(each, Exception)]
+            raise
         finally:
             self.contexts.remove(context)
             self._reports.append(context.report())

@@ -102,14 +102,14 @@ class Parts:
 
     def __init__(
         self,
-        id: TaskId | None = None,
+        id: str | None = None,
         *,
         attempt: Attempt = _FIRST_ATTEMPTS[0],
         terms: Terms = USUAL_TERMS,
         metadata: Metadata = NO_METADATA,
         extensions: Extensions | None = None,
     ) -> None:
-        self.id: TaskId = TaskId.new() if id is None else id
+        self.id: TaskId = TaskId.new() if id is None else id if type(id) is TaskId else TaskId(id)
         self.attempt: Attempt = attempt
         self.status: Status = Status.Pending
         self.run_at: datetime | None = None
@@ -192,8 +192,12 @@ class Task(Generic[A_co]):
     __slots__ = ("args", "parts")
 
     def __init__(self, args: A_co, parts: Parts | None = None) -> None:
+        if parts is None:
+            parts = Parts()
+        elif not isinstance(parts, Parts):
+            raise TypeError(f"a task's parts must be Parts, not {parts!r}; TaskBuilder(args) makes both")
         self.args = args
-        self.parts: Parts = Parts() if parts is None else parts
+        self.parts: Parts = parts
 
     @staticmethod
     def builder(args: A) -> TaskBuilder[A]:

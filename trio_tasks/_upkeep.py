@@ -1,16 +1,35 @@
 """Work that goes on beside a block, and ends with it.
 
-trio-util has it; it has no types, so this is the one place where its name is spelled.
+trio-util has the plain kind; it has no types, so this is the one place where its name is spelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import trio
 import trio_util
 
 run_and_cancelling: Callable[..., AbstractAsyncContextManager[None, Any]]
 """``async with run_and_cancelling(async_fn, *args)``: run it until the block is left, and cancel it then."""
 run_and_cancelling = trio_util.run_and_cancelling  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # it is untyped
+
+
+@asynccontextmanager
+async def run_to_the_end(async_fn: Callable[..., Awaitable[object]], *args: Any) -> AsyncGenerator[None, None]:
+    """``async with run_to_the_end(async_fn, *args)``: the same, but a cancellation from outside does not end it: only
+    leaving the block does. So it goes on for as long as something in the block shields itself and cleans up."""
+    scope = trio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with scope:
+            await async_fn(*args)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        try:
+            yield
+        finally:
+            scope.cancel()

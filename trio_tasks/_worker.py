@@ -22,7 +22,7 @@ from ._intake import Intake
 from ._patience import naming_who_stays
 from ._seat import Seat
 from ._task_fn import adapt, handler_name
-from ._upkeep import run_and_cancelling
+from ._upkeep import run_and_cancelling, run_to_the_end
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -203,7 +203,7 @@ class Worker(Generic[A, R]):
     async def _run(self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]) -> None:
         backend = self.backend
         intake = Intake(context, backend, self._gates, self.settle_timeout)
-        async with run_and_cancelling(self._beat, context), naming_who_stays(context):  # outlive the last attempt
+        async with run_to_the_end(self._beat, context), naming_who_stays(context):  # leases outlive the last attempt
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
                 if isinstance(backend, RegisterWorker):

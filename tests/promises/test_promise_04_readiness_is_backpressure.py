@@ -231,6 +231,21 @@ async def test_promise_04_readiness_is_backpressure_in_a_bounded_storage(autojum
         nursery.cancel_scope.cancel()
 
 
+async def test_promise_04_readiness_is_backpressure_room_that_is_made_is_given(autojump_clock: MockClock) -> None:
+    """To all who wait for it: nobody waits while there is room."""
+    storage = MemoryStorage[int](1)
+    await storage.push(0, expires_in=5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storage.push, 1)
+        nursery.start_soon(storage.push, 2)
+        await trio.sleep(10)
+        await storage.receive()
+        await trio.sleep(10)
+        books = storage.statistics()
+        nursery.cancel_scope.cancel()
+    assert (books.waiting, books.pushers_waiting) == (1, 0)
+
+
 async def test_promise_04_readiness_is_backpressure_holds_for_a_worker_that_is_cut(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(10))

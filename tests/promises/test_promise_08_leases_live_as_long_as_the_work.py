@@ -65,17 +65,6 @@ async def test_promise_08_leases_live_as_long_as_the_work(autojump_clock: MockCl
     assert isinstance(record.events[-1], Stop)
 
 
-async def test_promise_08_leases_live_as_long_as_the_work_from_before_it_begins() -> None:
-    """The first heartbeat comes before the first task is taken: what is taken is leased."""
-    for _ in range(20):  # trio shuffles
-        backend = Open(heartbeat_interval=1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(Worker("leasing", backend, sleep_for, concurrency=1).run)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert [what for _, what in backend.log if what != "settle"][:2] == ["beat", "receive"]
-
-
 async def test_promise_08_leases_live_as_long_as_the_work_and_its_clean_up(autojump_clock: MockClock) -> None:
     """Also of an attempt that was cancelled: while it cleans up, nobody else may have the task."""
     backend = Open(10.5, heartbeat_interval=1)

@@ -6,6 +6,7 @@ Three of them are gates as well: :class:`ConcurrencyLimit`, :class:`RateLimit` a
 worker's intake back, so that what they have no room for stays in the backend. The rest act on what is in hand.
 """
 
+from .._names import rename as _rename
 from ._acknowledge import Acknowledge as Acknowledge
 from ._circuit_breaker import (
     CircuitBreaker as CircuitBreaker,
@@ -27,6 +28,4 @@ from ._retry import Retry as Retry
 from ._timeout import Timeout as Timeout
 from ._trace import Trace as Trace
 
-# Tracebacks and reprs name them as users do. There are only classes here.
-for _class in [value for value in globals().values() if isinstance(value, type)]:
-    _class.__module__ = __name__
+_rename(__name__, globals())
