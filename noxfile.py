@@ -92,4 +92,5 @@ def bench(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """Hash a directory tree with a pool of workers: `nox -s demo`, or `nox -s demo -- DIRECTORY`."""
     session.install("--editable", ".")
-    session.run("python", "docs/examples/hash_tree.py", *session.posargs)
+    # After Ctrl-C nox would send a SIGTERM of its own at once, which is the demo's second signal: leave it to the user.
+    session.run("python", "docs/examples/hash_tree.py", *session.posargs, interrupt_timeout=None)

@@ -7,10 +7,13 @@ forgotten, so what is wrong is written down in ``faults``, to be looked at in th
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
+from trio.testing import MockClock
 from trio_tasks import (
     AbortError,
     Engage,
@@ -38,6 +41,17 @@ ALL = 10**9
 _KINDS = (Succeeded, Retried, Failed, Killed, Released)
 _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 _CLOSE = 1e-6  # seconds: a moment is a sum of floats
+
+
+def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
+    """Run a program in a trio and a time of its own. What comes out of it is an AssertionError, and a short one."""
+    try:
+        trio.run(main, instruments=instruments, clock=MockClock(autojump_threshold=0))
+        return
+    except Exception as error:
+        trouble = f"{name} has ended by {error!r:.300}"
+    gc.collect()  # the ruins of a trio that broke down make noise, and had better make it now
+    raise AssertionError(trouble)
 
 
 def ending(event: Event) -> Outcome | None:

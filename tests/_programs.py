@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import trio
 from trio._core import _run as trios_scheduler  # its dice have no public name
-from trio.testing import MockClock
 from trio_tasks import (
     AbortError,
     Backend,
@@ -36,7 +35,7 @@ from trio_tasks import (
 )
 from trio_tasks._groups import leaves
 
-from tests._books import Books
+from tests._books import Books, run_apart
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -123,7 +122,7 @@ class Program:
     def run(self) -> None:
         """Run it, in a trio and a time of its own."""
         trios_scheduler._r.seed(self.seed)
-        trio.run(self._main, clock=MockClock(autojump_threshold=0))
+        run_apart(f"the program of seed {self.seed}", self._main)
 
     async def _main(self) -> None:
         with trio.fail_after(LONG):
@@ -158,6 +157,9 @@ class Program:
         books = self.storage.statistics()
         if books.pushers_waiting and books.waiting < books.max_buffer_size:
             self.books.faults.append(f"there is room, and somebody waits for room: {books}")
+        due = self.storage._desk.ledger.next_due
+        if books.receivers_waiting and due is not None and due < trio.current_time():
+            self.books.faults.append(f"a task was due at {due:g}, and somebody waits for one: {books}")
 
     def _wind_down(self) -> None:
         if self.random.random() < 0.5:
@@ -240,7 +242,7 @@ class Program:
             name,
             backend,
             self._handle,
-            concurrency=random.choice((1, 1, 2, 5)),
+            concurrency=random.choice((1, 1, 2, 5, 20)),
             layers=[Moody(self.books, random)] if random.random() < 0.2 else [],
             retry=RetryPolicy(random.randint(1, 4), linear(random.choice((0.0, 1.0)))),
             on_event=self.books.hear,

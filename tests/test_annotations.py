@@ -150,7 +150,7 @@ async def test_a_whole_task_may_be_half_evaluated() -> None:
     async def handler(task: Any) -> Any:
         return task
 
-    for annotation in (Task["Missing"], ForwardRef("Task[Missing]")):  # type: ignore[name-defined]
+    for annotation in (Task["Missing"], ForwardRef("Task[Missing]")):  # type: ignore[name-defined]  # missing is the point
         handler.__annotations__["task"] = annotation
         assert adapt(handler) is handler
     handler.__annotations__["task"] = list["Missing"]  # type: ignore[name-defined]  # noqa: F821  missing is the point

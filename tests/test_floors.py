@@ -16,7 +16,8 @@ FLOORS: list[dict[str, str]] = [
     {"words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names"},
     {"ledger": "_ledger _ready_queue"},
     {
-        "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping _one_way _options _whereabouts _upkeep"
+        "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "
+        "_one_way _options _whereabouts _upkeep"
     },
     {
         "memory": "_memory",
@@ -236,10 +237,7 @@ def test_these_tests_see_a_crooked_house() -> None:
     floors = [
         {"words": "_task _outcome"},
         {"ledger": "_ledger"},
-        {
-        "contracts": "_abc "
-        ""
-    },
+        {"contracts": "_abc "},
         {"memory": "_memory", "pipe": "_pipe", "layers": "layers/*"},
         {"worker": "_worker _ghost"},
         {"roof": "__init__ abc layers/__init__"},

@@ -63,8 +63,9 @@ class Holder:
     def __init__(self) -> None:
         self.told: list[Outcome] = []
 
-    def revoke(self, outcome: Killed | Released) -> None:
+    def revoke(self, outcome: Killed | Released) -> bool:
         self.told.append(outcome)
+        return True
 
     def whereabouts(self) -> str:
         return "nowhere"

@@ -65,7 +65,7 @@ class Seat:
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
 
-    def revoke(self, outcome: Killed | Released) -> None:
+    def revoke(self, outcome: Killed | Released) -> bool:
         raise NotImplementedError
 
     def whereabouts(self) -> str:

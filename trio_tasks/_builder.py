@@ -102,7 +102,7 @@ class WorkerBuilder(Generic[A]):
             layers=self._layers,
             data=tuple(self._data),
             on_event=tuple(self._listeners),
-            **self._options,
+            **dict[str, Any](**self._options),
         )
         return worker
 

@@ -7,7 +7,7 @@ delay without holding a seat, a released one goes first, a failed one stays read
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 import trio
@@ -17,6 +17,8 @@ from ._bookkeeping import Bookkeeping
 from ._one_way import OneWay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._outcome import Outcome
     from ._task import Task
 
@@ -32,11 +34,10 @@ def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
     try:
         books = _BOOKS.get(channel)
         if books is None:
-            reference = weakref.ref(channel)  # or the books would keep the channel alive, and it them
-            books = _BOOKS[channel] = OneWay(
-                lambda: reference().receive(),  # type: ignore[union-attr]  # whoever asks has the channel
-                (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None,  # type: ignore[union-attr]  # same
-            )
+            # Or the books would keep the channel alive, and it them. Whoever asks has the channel.
+            reference = cast("Callable[[], Any]", weakref.ref(channel))
+            nowait = (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None
+            books = _BOOKS[channel] = OneWay(lambda: reference().receive(), nowait)
     except TypeError:  # one that cannot be referred to weakly, or not be hashed
         return OneWay(channel.receive, getattr(channel, "receive_nowait", None))
     return books

@@ -82,7 +82,11 @@ class UnknownTaskError(BackendError, LookupError):
     """There is no task of this id, or it is no longer remembered."""
 
     def __init__(self, task_id: TaskId | str) -> None:
-        super().__init__(f"no task {str(task_id)!r} is known here; finished ones are remembered for a while only")
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"no task {str(self.task_id)!r} is known here; finished ones are remembered for a while only"
 
 
 @final

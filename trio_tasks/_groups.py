@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -12,12 +12,12 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from typing_extensions import TypeGuard
+    from typing_extensions import TypeIs
 
 E = TypeVar("E", bound=BaseException)
 
 
-def is_a(error: BaseException, kind: type[E]) -> TypeGuard[E]:
+def is_a(error: BaseException, kind: type[E]) -> TypeIs[E]:
     """As ``isinstance``, but an error that lies about its class, or fails when asked, is not asked."""
     return issubclass(type(error), kind)
 
@@ -28,7 +28,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
     while unseen:
         each = unseen.pop()
         if is_a(each, BaseExceptionGroup):
-            unseen += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
+            unseen += reversed(each.exceptions)
         else:
             yield each
 
@@ -46,7 +46,7 @@ def find_within(error: BaseException, kind: type[E]) -> E | None:
         seen.add(id(each))
         unseen += [behind for behind in (each.__context__, each.__cause__) if behind is not None]
         if is_a(each, BaseExceptionGroup):
-            unseen += cast("BaseExceptionGroup[BaseException]", each).exceptions
+            unseen += each.exceptions
     return None
 
 
@@ -56,9 +56,10 @@ def unnested() -> Generator[None, None, None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        outer = inner = cast("BaseExceptionGroup[BaseException]", group)
-        while len(inner.exceptions) == 1 and isinstance(inner.exceptions[0], BaseExceptionGroup):
-            inner = cast("BaseExceptionGroup[BaseException]", inner.exceptions[0])
+        outer: Any = group  # of what, mypy and pyright do not agree
+        inner: Any = group
+        while len(inner.exceptions) == 1 and is_a(inner.exceptions[0], BaseExceptionGroup):
+            inner = inner.exceptions[0]
         if inner is outer:
             raise
-        raise inner from None
+        raise inner from None  # noqa: ASYNC123  what surrounds it says no more

@@ -57,10 +57,8 @@ class Handover(Generic[A]):
     def take_nowait(self) -> Task[A]:
         """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
         task = self.ledger.take(trio.current_time())
-        if self._pushers:
-            self._let_in()
-            if task is None:  # what had expired has made room
-                task = self.ledger.take(trio.current_time())
+        while self._pushers and self._let_in() and task is None:  # what had expired has made room
+            task = self.ledger.take(trio.current_time())
         if task is not None:
             return task
         if self.closed and not self._pushers and self.ledger.is_empty:
@@ -131,8 +129,13 @@ class Handover(Generic[A]):
         task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
         return task_id
 
-    def _let_in(self) -> None:
-        """There may be room: put in the tasks of those who wait for it, first come, first served."""
+    def _let_in(self) -> bool:
+        """There may be room: put in the tasks of those who wait for it, first come, first served.
+
+        Returns:
+          whether there was room for any.
+        """
+        was_room = self.ledger.waiting < self.capacity
         while self._pushers and self.ledger.waiting < self.capacity:
             pusher, task, _ = self._pushers.popleft()
             try:
@@ -141,6 +144,7 @@ class Handover(Generic[A]):
                 trio.lowlevel.reschedule(pusher, Error(error))
             else:
                 trio.lowlevel.reschedule(pusher, Value(task_id))
+        return was_room
 
     def send_away(self, handle: object) -> None:
         """Those who wait for room through this handle have come too late."""

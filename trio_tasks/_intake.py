@@ -141,7 +141,8 @@ class Intake:
                     gate.dismiss(task)
         return True
 
-    async def _give_back(self, task: Task[Any]) -> None:
+    async def _give_back(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
+        self._context.idle = False
         with suppress(LeaseLostError), trio.fail_after(self._settle_timeout, shield=True):
             await self._backend.settle(task, Released("a gate had closed"))
 

@@ -194,8 +194,7 @@ class Ledger(Generic[A]):
         parts = self._in_hand.get(task_id)
         if parts is None or parts.holder is None:
             return False
-        parts.holder.revoke(Killed(AbortError(reason)))
-        return True
+        return parts.holder.revoke(Killed(AbortError(reason)))
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
         """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""

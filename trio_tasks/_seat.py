@@ -61,8 +61,8 @@ class Seat:
         "_backend",
         "_handler",
         "_intake",
+        "_is_open",
         "_outcome",
-        "_policy",
         "_pristine",
         "_scope",
         "_settle_nowait",
@@ -71,6 +71,7 @@ class Seat:
         "_trio_task",
         "_verdict",
         "context",
+        "policy",
     )
 
     def __init__(
@@ -86,7 +87,7 @@ class Seat:
         self._intake = intake
         self._backend = backend
         self._handler = handler
-        self._policy = policy
+        self.policy = policy
         self._settle_timeout = settle_timeout
         self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
         self._pristine = copy_context()
@@ -95,6 +96,7 @@ class Seat:
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
         self._verdict: Killed | Released | None = None
+        self._is_open = False
 
     async def sit(self) -> None:
         """Receive, attempt, settle; and again, until there is nothing to take any more."""
@@ -124,6 +126,7 @@ class Seat:
         self._task = task
         self._outcome = _INTERRUPTED
         self._verdict = None
+        self._is_open = True
         task.parts.holder = self
         self.context.idle = False
         self.context.in_hand.add(task)
@@ -167,15 +170,19 @@ class Seat:
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
         try:
-            return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self._policy)
+            return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self.policy)
         except Exception:
             log.exception("worker %r: its retry policy failed on %r", self.context.name, error)
             return Failed(error)
 
-    def revoke(self, outcome: Killed | Released) -> None:
-        """Cancel the attempt under way; unless it succeeds all the same, this is its outcome."""
+    def revoke(self, outcome: Killed | Released) -> bool:
+        """Cancel the attempt under way; unless it succeeds all the same, this is its outcome. False if it is over
+        already, and only being settled."""
+        if not self._is_open:
+            return False
         self._verdict = outcome
         self._scope.cancel()
+        return True
 
     def whereabouts(self) -> str:
         """The line at which the attempt under way waits just now."""
@@ -183,6 +190,7 @@ class Seat:
 
     async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
+        self._is_open = False
         try:
             if self._settle_nowait is not None:
                 self._settle_nowait(task, self._outcome)

@@ -149,7 +149,8 @@ class Supervisor:
             except ExceptionGroup:
                 raise
             except Exception as trouble:
-                raise ExceptionGroup(f"{context!r} failed, and so did its policy", [*group.exceptions, trouble]) from None
+                errors = [*group.exceptions, trouble]
+                raise ExceptionGroup(f"{context!r} failed, and so did its policy", errors) from None
             with trio.move_on_after(delay):
                 await self.shutting_down.wait()
                 return

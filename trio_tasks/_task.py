@@ -82,8 +82,9 @@ USUAL_TERMS = Terms()
 class Holder(Protocol):
     """Whoever has a task in hand: the seat of a worker, to which a backend can say that the attempt must end."""
 
-    def revoke(self, outcome: Killed | Released) -> None:
-        """Cancel the attempt that is under way; ``outcome`` becomes its outcome."""
+    def revoke(self, outcome: Killed | Released) -> bool:
+        """Cancel the attempt that is under way; ``outcome`` becomes its outcome. False if it is over already."""
+        ...
 
     def whereabouts(self) -> str:
         """The line at which the attempt waits just now."""

@@ -41,7 +41,8 @@ def where_is(task: trio.lowlevel.Task) -> str:
     place = _innermost(task.iter_await_frames())
     for nursery in reversed(task.child_nurseries):
         for child in nursery.child_tasks:
-            return f"{place}, for its child at {where_is(child)}"
+            if any(not frame.f_code.co_filename.startswith(_MACHINERY) for frame, _ in child.iter_await_frames()):
+                return f"{place}, for its child at {where_is(child)}"
     return place
 
 

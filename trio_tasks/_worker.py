@@ -153,6 +153,8 @@ class Worker(Generic[A, R]):
         self._stack = stack
         stages: tuple[object, ...] = self.layers
         self._gates = [layer for layer in stages if isinstance(layer, Gate)]
+        if len(set(map(id, self._gates))) < len(self._gates):
+            raise ValueError("layers must not hold the same gate twice: an attempt would wait for itself")
 
     def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
         """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
@@ -216,7 +218,7 @@ class Worker(Generic[A, R]):
                             seats.start_soon(seat.sit)
                         task_status.started(context)
 
-    async def _beat(self, context: WorkerContext) -> None:
+    async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
         interval = self.backend.heartbeat_interval
         while interval is not None:
             await self.backend.beat(context)

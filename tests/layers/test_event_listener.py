@@ -40,7 +40,7 @@ class Hand:
         task.parts.holder = self
         return task
 
-    def revoke(self, outcome: Killed | Released) -> None:
+    def revoke(self, outcome: Killed | Released) -> bool:
         raise AssertionError("nobody does that here")
 
     def whereabouts(self) -> str:

@@ -19,6 +19,7 @@ async def work_for(task: Task[float]) -> str:
 
 async def test_a_success_is_a_line(caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock) -> None:
     caplog.set_level(logging.DEBUG)
+    await trio.sleep(7)
     task = Task(1.5)
     assert await Log()(work_for, task) == "done"
     assert caplog.record_tuples == [

@@ -38,9 +38,10 @@ async def test_what_is_quick_is_left_alone(
 async def test_what_takes_long_is_named_each_time(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
+    await trio.sleep(7)
     task = Task(35.0)
     assert await LongRunning(maximum=10)(work_for, task) == "done"
-    assert trio.current_time() == 35
+    assert trio.current_time() == 42
     assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (10, 20, 30)]
 
 
@@ -104,6 +105,7 @@ async def test_what_lets_nobody_speak_is_named_afterwards(
         mock_clock.jump(task.args)
         return "done"
 
+    mock_clock.jump(7)
     task = Task(45.0)
     assert await LongRunning(10)(block, task) == "done"
     assert warnings(caplog) == [
@@ -124,6 +126,17 @@ async def test_after_a_pause_it_is_not_named_for_the_past(
     task = Task(1.0)
     await LongRunning(10)(block_and_go_on, task)
     assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (45, 55)]
+    caplog.clear()
+
+    async def go_on_and_block(task: Task[float]) -> None:
+        await trio.sleep(12)
+        autojump_clock.jump(45)
+
+    await LongRunning(10)(go_on_and_block, task)
+    assert warnings(caplog) == [
+        f"task {task.parts.id} is still running, after 10 s",
+        f"task {task.parts.id} ran for 57 s, the last 47 s of them without giving a turn to anybody else",
+    ]
 
 
 async def test_in_a_worker_its_listeners_are_told(

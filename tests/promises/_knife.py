@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-from trio.testing import MockClock
 from trio_tasks import (
     Backend,
     MemoryStorage,
@@ -28,7 +27,7 @@ from trio_tasks import (
 from trio_tasks._channel import as_backend
 from trio_tasks._groups import leaves
 
-from tests._books import Books
+from tests._books import Books, run_apart
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -86,7 +85,7 @@ class Scenario(trio.abc.Instrument):
 
     def run(self) -> None:
         """Run it, in a trio and a time of its own."""
-        trio.run(self._main, instruments=[self], clock=MockClock(autojump_threshold=0))
+        run_apart(f"the program cut before step {self._step}", self._main, self)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Called by trio."""

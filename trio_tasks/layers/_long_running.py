@@ -104,9 +104,7 @@ class _Watch:
 
     def _tell(self) -> None:
         self._told = trio.current_time()
-        self._due += self._interval
-        if self._due <= self._told:  # nobody got a turn for a while: what was missed is not made up for
-            self._due = self._told + self._interval
+        self._due = self._told + self._interval
         seconds = self._told - self._started
         log.warning("task %s is still running, after %.3g s", self._task.parts.id, seconds)
         try:
