@@ -218,6 +218,7 @@ class Admitting(Gate, Protocol):
 
     def admit(self, task: Task[Any]) -> bool:
         """Set room aside for this attempt; False if there is none after all."""
+        ...
 
     def dismiss(self, task: Task[Any]) -> None:
         """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission."""

@@ -1,4 +1,4 @@
-"""Other libraries on the same work: no-op tasks, at most 100 at once; pushing, running and settling all count.
+"""Other libraries on the same work: no-op tasks, all pushed, then run, at most 100 at once; both count.
 
 Each runs in a process of its own, so that one's threads and event loop are no trouble to the next, and says itself how
 many µs of CPU a task took it, or why it did not run. They do not all promise the same; the notes say what each does.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..load import Load
 
-LOAD = Load(tasks=20_000, concurrency=100, trickles=True)
+LOAD = Load(tasks=20_000, concurrency=100)
 TIME_LIMIT = 60.0
 
 
