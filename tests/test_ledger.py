@@ -336,6 +336,7 @@ def test_a_retried_task_waits_and_its_attempts_count() -> None:
     assert (again.args, again.parts.attempt) == (1, 2)
     assert again.parts.metadata == {"tenant": "acme"}
     assert first.parts.attempt == 1, "whoever still holds the last attempt sees what it was"
+    assert first.parts.status is Status.Pending, "and that it is over"
     assert book.finished == []
 
 
@@ -579,6 +580,22 @@ def test_a_task_that_is_pushed_again_after_it_was_finished_begins_anew(outcome: 
         assert (taken.parts.attempt, taken.parts.status) == (1, Status.Running)
         book.settle(taken, outcome)
         book.ledger.vacuum()
+
+
+def test_it_is_empty_when_nothing_waits_and_nothing_can_come_back() -> None:
+    book = Book()
+    assert book.ledger.is_empty
+    book.push("a", delay=5)
+    assert not book.ledger.is_empty
+    book.now = 5
+    task = book.take_one()
+    assert book.ledger.is_empty, "nobody holds it who would give it back"
+    task.parts.holder = Holder()
+    assert not book.ledger.is_empty
+    book.settle(task, Retried(ERROR))
+    assert not book.ledger.is_empty
+    book.settle(book.take_one(), Succeeded(1))
+    assert book.ledger.is_empty
 
 
 def test_all_are_listed_once_wherever_they_are() -> None:

@@ -7,7 +7,7 @@ the next delayed task. All others just wait, and nothing polls.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import trio
@@ -38,7 +38,7 @@ class Handover(Generic[A]):
         self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=keep_results)
         self.capacity = capacity
         self.closed = False
-        self._receivers: dict[trio.lowlevel.Task, None] = {}
+        self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
 
@@ -56,28 +56,37 @@ class Handover(Generic[A]):
 
     def take_nowait(self) -> Task[A]:
         """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
-        task = self.ledger.take(trio.current_time())
-        while self._pushers and self._let_in() and task is None:  # what had expired has made room
-            task = self.ledger.take(trio.current_time())
+        task = self._take()
         if task is not None:
             return task
-        if self.closed and not self._pushers and self.ledger.is_empty:
+        if self._has_ended():
             raise trio.EndOfChannel
         raise trio.WouldBlock
 
-    async def take(self) -> Task[A]:
-        """The next task, when there is one. If it is cancelled, nothing was taken."""
+    def _take(self) -> Task[A] | None:
+        task = self.ledger.take(trio.current_time())
+        while self._pushers and self._let_in() and task is None:  # what had expired has made room
+            task = self.ledger.take(trio.current_time())
+        return task
+
+    def _has_ended(self) -> bool:
+        return self.closed and not self._pushers and self.ledger.is_empty
+
+    async def wait_and_take(self) -> Task[A]:
+        """The next task, once there is one; there is none just now. If it is cancelled, nothing was taken."""
         while True:
-            await trio.lowlevel.checkpoint_if_cancelled()  # who was woken to look may have been sent away meanwhile
+            handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
+            if handed is not None:
+                return handed
             try:
+                # Who was woken to look may have been sent away meanwhile.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 task = self.take_nowait()
             except trio.WouldBlock:
-                handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
-                if handed is not None:
-                    return handed
-            else:
-                self.tend()  # time has passed: there may be more, or it was the last of a closed queue
-                return task  # noqa: ASYNC910  the caller has made a checkpoint, or finds one here when nothing is ready
+                continue
+            finally:
+                self.tend()  # there may be more, or it was the last of a closed queue; or somebody else has to look
+            return task
 
     def _must_keep_time(self) -> bool:
         return self._timer is None and self.ledger.next_due is not None
@@ -168,13 +177,13 @@ class Handover(Generic[A]):
         if self._pushers:
             self._let_in()
         while self._receivers:
-            try:
-                result: Value[Any] | Error = Value(self.take_nowait())
-            except trio.EndOfChannel as end:
-                result = Error(end.with_traceback(None))
-            except trio.WouldBlock:
+            task = self._take()
+            if task is not None:
+                self._wake_first(Value(task))
+            elif self._has_ended():
+                self._wake_first(Error(trio.EndOfChannel()))
+            else:
                 break
-            self._wake_first(result)
         due = self.ledger.next_due
         if self._timer is not None:
             self._timer.deadline = float("inf") if due is None else due
@@ -182,6 +191,5 @@ class Handover(Generic[A]):
             self._wake_first(Value(None))  # to keep time
 
     def _wake_first(self, result: Value[Any] | Error) -> None:
-        receiver = next(iter(self._receivers))
-        del self._receivers[receiver]
+        receiver, _ = self._receivers.popitem(last=False)
         trio.lowlevel.reschedule(receiver, result)

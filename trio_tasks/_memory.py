@@ -191,7 +191,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            return await self._desk.take()
+            return await self._desk.wait_and_take()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
 

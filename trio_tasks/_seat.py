@@ -172,7 +172,7 @@ class Seat:
         try:
             return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self.policy)
         except Exception:
-            log.exception("worker %r: its retry policy failed on %r", self.context.name, error)
+            log.exception("worker %r: its retry policy failed on a %s", self.context.name, type(error).__name__)
             return Failed(error)
 
     def revoke(self, outcome: Killed | Released) -> bool:

@@ -10,11 +10,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
-import trio_util
 
-run_and_cancelling: Callable[..., AbstractAsyncContextManager[None, Any]]
-"""``async with run_and_cancelling(async_fn, *args)``: run it until the block is left, and cancel it then."""
-run_and_cancelling = trio_util.run_and_cancelling  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # it is untyped
+
+def run_and_cancelling(
+    async_fn: Callable[..., Awaitable[object]], *args: Any
+) -> AbstractAsyncContextManager[None, Any]:
+    """``async with run_and_cancelling(async_fn, *args)``: run it until the block is left, and cancel it then."""
+    import trio_util  # which takes as long to import as half of this library, and is not needed before a worker runs
+
+    beside: Any = trio_util
+    block: AbstractAsyncContextManager[None, Any] = beside.run_and_cancelling(async_fn, *args)
+    return block
 
 
 @asynccontextmanager

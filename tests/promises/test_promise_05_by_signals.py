@@ -71,22 +71,24 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_promise_05_graceful_shutdown_by_a_signal(first: signal.Signals) -> None:
+def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal(first: signal.Signals) -> None:
     """Two in hand go on to their end; the third stays."""
     assert run(0.5, first) == (0, [2, 0, 1, 0])
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_promise_05_graceful_shutdown_by_a_second_signal_is_now(first: signal.Signals, second: signal.Signals) -> None:
+def test_promise_05_graceful_shutdown_has_a_timeline_by_a_second_signal_is_now(
+    first: signal.Signals, second: signal.Signals
+) -> None:
     """Two in hand are released, so that three are there."""
     assert run(3600, first, second) == (0, [0, 2, 3, 0])
 
 
-def test_promise_05_graceful_shutdown_by_a_signal_of_ones_own() -> None:
+def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal_of_ones_own() -> None:
     assert run(0.5, signal.SIGUSR1, heeded=(signal.SIGUSR1,)) == (0, [2, 0, 1, 0])
 
 
-def test_promise_05_graceful_shutdown_other_signals_are_left_alone() -> None:
+def test_promise_05_graceful_shutdown_has_a_timeline_other_signals_are_left_alone() -> None:
     code, _ = run(3600, signal.SIGTERM, heeded=(signal.SIGUSR1,))
     assert code == -signal.SIGTERM

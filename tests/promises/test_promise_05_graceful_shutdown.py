@@ -58,7 +58,9 @@ async def stop_later(seconds: float, monitor: Monitor) -> None:
 # (a) intake stops at once
 
 
-async def test_promise_05_graceful_shutdown_a_seats_that_wait_leave_at_once(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_seats_that_wait_leave_at_once(
+    autojump_clock: MockClock,
+) -> None:
     storage, record, begun = MemoryStorage[float](), Record(), trio.current_time()
     monitor = Monitor(shutdown_timeout=100, on_event=record)
     monitor.register(Worker("idle", storage, sleep_for, concurrency=5))
@@ -69,7 +71,7 @@ async def test_promise_05_graceful_shutdown_a_seats_that_wait_leave_at_once(auto
     assert (storage.statistics().waiting, storage.statistics().in_hand) == (1, 0)
 
 
-async def test_promise_05_graceful_shutdown_a_the_backlog_stays(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_the_backlog_stays(autojump_clock: MockClock) -> None:
     storage, record = MemoryStorage[float](), Record()
     await storage.push_bulk([5.0] * 10)
     monitor = Monitor(on_event=record)
@@ -80,7 +82,7 @@ async def test_promise_05_graceful_shutdown_a_the_backlog_stays(autojump_clock: 
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_promise_05_graceful_shutdown_a_a_seat_that_was_just_woken_takes_nothing(
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_a_seat_that_was_just_woken_takes_nothing(
     autojump_clock: MockClock, concurrency: int
 ) -> None:
     """What waited in the backend when the worker was told to stop stays there."""
@@ -97,7 +99,7 @@ async def test_promise_05_graceful_shutdown_a_a_seat_that_was_just_woken_takes_n
     assert storage.statistics().waiting == waiting
 
 
-async def test_promise_05_graceful_shutdown_a_before_the_start(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_before_the_start(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[float]()
     await storage.push(1)
     monitor = Monitor().register(Worker("never", storage, sleep_for))
@@ -113,7 +115,9 @@ async def test_promise_05_graceful_shutdown_a_before_the_start(autojump_clock: M
 # (b) attempts in hand go on
 
 
-async def test_promise_05_graceful_shutdown_b_attempts_go_on_and_so_do_heartbeats(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_b_attempts_go_on_and_so_do_heartbeats(
+    autojump_clock: MockClock,
+) -> None:
     backend = Open(30.0, heartbeat_interval=1)
     monitor = Monitor(shutdown_timeout=100).register(Worker("beating", backend, sleep_for))
     await shut_down_after(5, monitor)
@@ -122,7 +126,9 @@ async def test_promise_05_graceful_shutdown_b_attempts_go_on_and_so_do_heartbeat
     assert backend.when("beat") == [*range(30)] or backend.when("beat") == [*range(31)]
 
 
-async def test_promise_05_graceful_shutdown_b_retries_are_for_the_next_worker(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_b_retries_are_for_the_next_worker(
+    autojump_clock: MockClock,
+) -> None:
     storage, record = MemoryStorage[float](), Record()
     await storage.push(5)
 
@@ -137,7 +143,7 @@ async def test_promise_05_graceful_shutdown_b_retries_are_for_the_next_worker(au
     assert task.parts.attempt == 1
 
 
-async def test_promise_05_graceful_shutdown_b_without_a_limit_it_takes_as_long_as_it_takes(
+async def test_promise_05_graceful_shutdown_has_a_timeline_b_without_a_limit_it_takes_as_long_as_it_takes(
     autojump_clock: MockClock,
 ) -> None:
     storage, record = MemoryStorage[float](), Record()
@@ -232,7 +238,7 @@ async def by_failing_beside(args: object, nursery: trio.Nursery) -> None:
     "ends",
     [by_nothing, by_cleaning_up, by_failing, by_failing_from_another_error, by_failing_over_a_group, by_failing_beside],
 )
-async def test_promise_05_graceful_shutdown_c_what_is_left_is_released(
+async def test_promise_05_graceful_shutdown_has_a_timeline_c_what_is_left_is_released(
     autojump_clock: MockClock, time_is_up: Callable[..., Monitor], ends: Callable[..., Awaitable[None]]
 ) -> None:
     """A deploy does not use up an attempt, whatever the clean-up does."""
@@ -255,7 +261,9 @@ async def test_promise_05_graceful_shutdown_c_what_is_left_is_released(
     assert monitor.report.drained == ()
 
 
-async def test_promise_05_graceful_shutdown_c_leases_are_kept_during_the_clean_up(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_c_leases_are_kept_during_the_clean_up(
+    autojump_clock: MockClock,
+) -> None:
     """Heartbeats end after the last attempt has been settled, also where it was cancelled."""
     backend = Open(0, heartbeat_interval=1)
     await run_for(5.5, Worker("cleaning", backend, by_cleaning_up))
@@ -264,7 +272,9 @@ async def test_promise_05_graceful_shutdown_c_leases_are_kept_during_the_clean_u
     assert backend.when("beat")[:8] == [*range(8)]
 
 
-async def test_promise_05_graceful_shutdown_c_a_cancel_from_outside_is_the_same(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_c_a_cancel_from_outside_is_the_same(
+    autojump_clock: MockClock,
+) -> None:
     storage, record = MemoryStorage[int](), Record()
     await storage.push(0)
     monitor = Monitor(on_event=record).register(Worker("cut", storage, by_cleaning_up))
@@ -276,7 +286,9 @@ async def test_promise_05_graceful_shutdown_c_a_cancel_from_outside_is_the_same(
     assert isinstance(record.events[-1], Stop)
 
 
-async def test_promise_05_graceful_shutdown_c_a_group_of_workers_in_a_block(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_c_a_group_of_workers_in_a_block(
+    autojump_clock: MockClock,
+) -> None:
     storage, record = MemoryStorage[float](), Record()
     async with Monitor(shutdown_timeout=3, on_event=record) as monitor:
         monitor.register(Worker("in a block", storage, sleep_for))
@@ -290,7 +302,7 @@ async def test_promise_05_graceful_shutdown_c_a_group_of_workers_in_a_block(auto
 # (d) the truth
 
 
-async def test_promise_05_graceful_shutdown_d_says_what_drained_and_what_was_stuck_where(
+async def test_promise_05_graceful_shutdown_has_a_timeline_d_says_what_drained_and_what_was_stuck_where(
     autojump_clock: MockClock,
 ) -> None:
     storage = MemoryStorage[float]()
@@ -310,7 +322,7 @@ async def test_promise_05_graceful_shutdown_d_says_what_drained_and_what_was_stu
     assert (worker.succeeded, worker.released) == (2, 1)
 
 
-async def test_promise_05_graceful_shutdown_d_time_that_ran_out_does_not_look_drained(
+async def test_promise_05_graceful_shutdown_has_a_timeline_d_time_that_ran_out_does_not_look_drained(
     autojump_clock: MockClock,
 ) -> None:
     reports = []
@@ -323,7 +335,9 @@ async def test_promise_05_graceful_shutdown_d_time_that_ran_out_does_not_look_dr
     assert [bool(report.drained) for report in reports] == [True, False]
 
 
-async def test_promise_05_graceful_shutdown_d_says_which_errors_there_were(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_d_says_which_errors_there_were(
+    autojump_clock: MockClock,
+) -> None:
     """Also of a backend that fails when the terminator has fired."""
     backend = Open(0)
 
@@ -337,7 +351,7 @@ async def test_promise_05_graceful_shutdown_d_says_which_errors_there_were(autoj
     assert "the backend is gone" in str(monitor.report)
 
 
-async def test_promise_05_graceful_shutdown_d_who_cannot_be_stopped_is_named(
+async def test_promise_05_graceful_shutdown_has_a_timeline_d_who_cannot_be_stopped_is_named(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, go_on = MemoryStorage[int](), trio.Event()
@@ -358,7 +372,9 @@ async def test_promise_05_graceful_shutdown_d_who_cannot_be_stopped_is_named(
     assert any(task_id in each and "await go_on.wait()" in each for each in caplog.messages)
 
 
-async def test_promise_05_graceful_shutdown_costs_no_attempt_however_often(autojump_clock: MockClock) -> None:
+async def test_promise_05_graceful_shutdown_has_a_timeline_costs_no_attempt_however_often(
+    autojump_clock: MockClock,
+) -> None:
     storage = MemoryStorage[int]()
     await storage.push(0)
     attempts: list[int] = []

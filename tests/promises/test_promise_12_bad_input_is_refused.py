@@ -98,7 +98,7 @@ def unrefused(name: str, values: list[Any], give: Callable[[Any], object]) -> li
 
 @pytest.mark.parametrize("verb", ["push", "push_nowait", "push_bulk", "push_stream"])
 @pytest.mark.parametrize("name", OPTIONS)
-async def test_promise_12_bad_input_is_refused_on_push(verb: str, name: str) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_on_push(verb: str, name: str) -> None:
     storage, found = MemoryStorage[int](), []
     for value in OPTIONS[name]:
         send, receive = trio.open_memory_channel[int](1)
@@ -128,7 +128,7 @@ async def test_promise_12_bad_input_is_refused_on_push(verb: str, name: str) -> 
         {"on_conflict": "raise"},
     ],
 )
-async def test_promise_12_bad_input_is_refused_what_does_not_go_together(options: Any) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_what_does_not_go_together(options: Any) -> None:
     storage = MemoryStorage[int]()
     with pytest.raises(REFUSED, match=r"not both|on_conflict"):
         await storage.push(1, **options)
@@ -152,7 +152,7 @@ BUILDER = {
 
 
 @pytest.mark.parametrize("name", BUILDER)
-def test_promise_12_bad_input_is_refused_by_the_builder_where_it_is_given(name: str) -> None:
+def test_promise_12_bad_input_is_refused_at_the_door_by_the_builder_where_it_is_given(name: str) -> None:
     builder = TaskBuilder(1)
     assert not unrefused(name, BUILDER[name], getattr(builder, name))
     assert builder.build().parts.terms == TaskBuilder(1).build().parts.terms, "the builder is as it was"
@@ -160,7 +160,7 @@ def test_promise_12_bad_input_is_refused_by_the_builder_where_it_is_given(name: 
 
 @pytest.mark.parametrize("value", [None, 1, "task", object(), Task])
 @pytest.mark.parametrize("verb", ["push_task", "push_task_nowait", "update"])
-async def test_promise_12_bad_input_is_refused_what_is_no_task(verb: str, value: Any) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_what_is_no_task(verb: str, value: Any) -> None:
     storage = MemoryStorage[int]()
     with pytest.raises(TypeError, match="takes a Task, not"):
         answer = getattr(storage, verb)(value)
@@ -173,7 +173,7 @@ async def test_promise_12_bad_input_is_refused_what_is_no_task(verb: str, value:
 
 
 @pytest.mark.parametrize("now", ["waiting", "delayed", "in hand", "done", "dead"])
-async def test_promise_12_bad_input_is_refused_a_duplicate_id(autojump_clock: MockClock, now: str) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_a_duplicate_id(autojump_clock: MockClock, now: str) -> None:
     """Wherever the other one is."""
     storage = MemoryStorage[str]()
     await storage.push("first", id="task-1", delay=10.0 if now == "delayed" else 0.0)
@@ -198,7 +198,7 @@ async def test_promise_12_bad_input_is_refused_a_duplicate_id(autojump_clock: Mo
     assert storage.statistics().pushed == before.pushed + 1
 
 
-async def test_promise_12_bad_input_is_refused_a_taken_key() -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_a_taken_key() -> None:
     storage = MemoryStorage[str]()
     first = await storage.push("first", unique="key")
     before = storage.statistics()
@@ -207,7 +207,7 @@ async def test_promise_12_bad_input_is_refused_a_taken_key() -> None:
     assert storage.statistics() == before
 
 
-async def test_promise_12_bad_input_is_refused_to_who_waits_for_room(autojump_clock: MockClock) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_to_who_waits_for_room(autojump_clock: MockClock) -> None:
     """The one who pushed is told, not the one who made room."""
     storage = MemoryStorage[str](1)
     await storage.push("first", id="task-1")
@@ -244,7 +244,7 @@ def args_that_fail() -> Iterator[int]:
         (lambda: None, {}, TypeError),
     ],
 )
-async def test_promise_12_bad_input_is_refused_a_bulk_as_a_whole(
+async def test_promise_12_bad_input_is_refused_at_the_door_a_bulk_as_a_whole(
     many: Callable[[], Any], options: Any, error: type[Exception]
 ) -> None:
     storage = MemoryStorage[int]()
@@ -257,7 +257,7 @@ async def test_promise_12_bad_input_is_refused_a_bulk_as_a_whole(
 
 
 @pytest.mark.parametrize("verb", ["push", "push_nowait", "push_task", "push_bulk", "push_stream", "push_all", "clone"])
-async def test_promise_12_bad_input_is_refused_after_closing(verb: str) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_after_closing(verb: str) -> None:
     storage = MemoryStorage[Any]()
     send, receive = trio.open_memory_channel[Any](1)
     send.send_nowait(Task(1))
@@ -273,7 +273,7 @@ async def test_promise_12_bad_input_is_refused_after_closing(verb: str) -> None:
     assert await no_trace(storage)
 
 
-async def test_promise_12_bad_input_is_refused_while_it_waits_for_room(autojump_clock: MockClock) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_while_it_waits_for_room(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](1)
     await storage.push(1)
     async with trio.open_nursery() as nursery:
@@ -289,7 +289,7 @@ async def test_promise_12_bad_input_is_refused_while_it_waits_for_room(autojump_
 
 
 @pytest.mark.parametrize("verb", ["wait_for", "fetch_by_id", "cancel", "abort", "reschedule", "resume_by_id"])
-async def test_promise_12_bad_input_is_refused_an_unknown_id(verb: str) -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_an_unknown_id(verb: str) -> None:
     storage = MemoryStorage[int]()
     more = (1,) if verb == "reschedule" else ()
     if verb == "wait_for":
@@ -299,7 +299,7 @@ async def test_promise_12_bad_input_is_refused_an_unknown_id(verb: str) -> None:
         assert not await getattr(storage, verb)("nobody", *more)
 
 
-async def test_promise_12_bad_input_is_refused_a_moment_to_move_to() -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_a_moment_to_move_to() -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     delay: Any
@@ -406,11 +406,11 @@ BAD: dict[str, list[Any]] = {
 @pytest.mark.parametrize(
     ("what", "number"), [(what, number) for what, built in BUILT.items() for number in range(len(built))]
 )
-def test_promise_12_bad_input_is_refused_when_an_object_is_built(what: str, number: int) -> None:
+def test_promise_12_bad_input_is_refused_at_the_door_when_an_object_is_built(what: str, number: int) -> None:
     assert not unrefused(what, BAD[what], BUILT[what][number])
 
 
-def test_promise_12_bad_input_is_refused_a_number_that_no_float_can_hold() -> None:
+def test_promise_12_bad_input_is_refused_at_the_door_a_number_that_no_float_can_hold() -> None:
     for number in (10**400, -(10**400)):
         for build in BUILT["no seconds"] + BUILT["no duration"] + BUILT["no timeout"]:
             with pytest.raises(REFUSED, match="seconds"):
@@ -419,12 +419,12 @@ def test_promise_12_bad_input_is_refused_a_number_that_no_float_can_hold() -> No
             MemoryStorage[int]().push_nowait(1, delay=number)
 
 
-def test_promise_12_bad_input_is_refused_two_ways_to_say_when_time_is_up() -> None:
+def test_promise_12_bad_input_is_refused_at_the_door_two_ways_to_say_when_time_is_up() -> None:
     with pytest.raises(TypeError, match="not both"):
         Monitor(shutdown_timeout=1, terminator=no_parameters)
 
 
-def test_promise_12_bad_input_is_refused_what_looks_bad_and_is_not() -> None:
+def test_promise_12_bad_input_is_refused_at_the_door_what_looks_bad_and_is_not() -> None:
     """The door is not shut to everybody."""
     Monitor(shutdown_timeout=0, max_restarts=0)
     MemoryStorage[int](math.inf, keep_results=0)
@@ -433,7 +433,7 @@ def test_promise_12_bad_input_is_refused_what_looks_bad_and_is_not() -> None:
     assert task.parts.status is Status.Pending
 
 
-async def test_promise_12_bad_input_is_refused_a_storage_that_only_gives() -> None:
+async def test_promise_12_bad_input_is_refused_at_the_door_a_storage_that_only_gives() -> None:
     backend: CustomBackend[int] = CustomBackend(receive=no_parameters)  # type: ignore[arg-type]  # it gives nothing
     with pytest.raises(BackendError, match="made without push="):
         await backend.push(1)
