@@ -10,8 +10,12 @@ from trio_tasks._door import Door
 async def wait_inside(door: Door, log: list[str], name: str = "") -> None:
     """Wait as a seat does, and tell how it ended."""
     try:
-        with door.wait():
-            await trio.sleep_forever()
+        with trio.CancelScope() as scope:
+            door.enter(scope)
+            try:
+                await trio.sleep_forever()
+            finally:
+                door.leave(scope)
         log.append(f"sent away {name}".strip())
     except trio.Cancelled:
         log.append(f"cancelled {name}".strip())

@@ -46,10 +46,24 @@ def test_outcomes_are_values() -> None:
     assert repr(Succeeded(5)) == "Succeeded(result=5)"
 
 
-@pytest.mark.parametrize("outcome", [Succeeded(5), Retried(ValueError()), Failed(ValueError()), Killed(ValueError())])
+@pytest.mark.parametrize(
+    "outcome",
+    [Succeeded(5), Retried(ValueError()), Failed(ValueError()), Killed(ValueError()), Released(),
+     TaskResult(TaskId("a"), Status.Done, 5)],
+    ids=lambda each: type(each).__name__,
+)  # fmt: skip
 def test_outcomes_do_not_change(outcome: Any) -> None:
-    with pytest.raises(FrozenInstanceError):
-        setattr(outcome, "result" if isinstance(outcome, Succeeded) else "error", None)
+    for name in type(outcome).__slots__:
+        with pytest.raises(FrozenInstanceError):
+            setattr(outcome, name, None)
+    assert not hasattr(outcome, "__dict__")
+
+
+@pytest.mark.parametrize("kind", [Retried, Failed, Killed])
+@pytest.mark.parametrize("error", ["text", 5, None, ValueError], ids=repr)
+def test_the_error_of_an_outcome_must_be_one(kind: Callable[[Any], Outcome], error: Any) -> None:
+    with pytest.raises(TypeError, match="error must be "):
+        kind(error)
 
 
 @pytest.mark.parametrize(

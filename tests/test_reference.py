@@ -7,6 +7,7 @@ import importlib
 import re
 from pathlib import Path
 from types import FunctionType
+from typing import get_origin
 
 import pytest
 
@@ -71,7 +72,9 @@ def test_nothing_is_described_twice() -> None:
 def test_every_public_class_and_function_has_a_docstring(module: str) -> None:
     names = public_names((ROOT / MODULES[module]).read_text("utf-8"))
     things = {name: getattr(importlib.import_module(module), name) for name in names}
-    made_by_us = {name: each for name, each in things.items() if isinstance(each, (type, FunctionType))}
+    made_by_us = {
+        name: each for name, each in things.items() if isinstance(each, (type, FunctionType)) and not get_origin(each)
+    }
     assert not [name for name, each in made_by_us.items() if not (each.__doc__ or "").strip()]
 
 

@@ -60,7 +60,7 @@ def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, 
         try:
             return min(maximum, first * factor ** (attempt - 1))
         except OverflowError:
-            return maximum
+            return min(maximum, first and maximum)
 
     return _scattered(delay, jitter)
 

@@ -34,16 +34,24 @@ class Door:
         """Whether tasks may be taken now."""
         return not (self.closed or self.paused)
 
+    def enter(self, scope: trio.CancelScope) -> None:
+        """A seat begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
+        self._scopes.add(scope)
+        self.waiting += 1
+
+    def leave(self, scope: trio.CancelScope) -> None:
+        """It does not wait any more."""
+        self._scopes.discard(scope)
+        self.waiting -= 1
+
     @contextmanager
-    def wait(self, *, seats: int = 1) -> Generator[None, None, None]:
+    def wait(self) -> Generator[None, None, None]:
         """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
-            self.waiting += seats
             try:
                 yield
             finally:
-                self.waiting -= seats
                 self._scopes.discard(scope)
 
     async def wait_open(self) -> None:

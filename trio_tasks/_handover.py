@@ -15,6 +15,7 @@ from outcome import Error, Value
 
 from ._completion import Completion
 from ._ledger import Ledger
+from ._outcome import Retried
 from ._task import Task
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Handover(Generic[A]):
         raise trio.WouldBlock
 
     def _take(self) -> Task[A] | None:
-        task = self.ledger.take(trio.current_time())
+        task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
         while self._pushers and self._let_in() and task is None:  # what had expired has made room
             task = self.ledger.take(trio.current_time())
         return task
@@ -168,7 +169,7 @@ class Handover(Generic[A]):
         """Enter the outcome, and hand over what it made ready."""
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {task!r}")
-        self.ledger.settle(task, outcome, trio.current_time())
+        self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, Retried) else 0.0)
         if self._receivers:
             self.tend()
 

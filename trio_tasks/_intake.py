@@ -6,7 +6,7 @@ A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a t
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ._abc import Backend
     from ._context import WorkerContext
     from ._task import Task
+
+
+class Waiting(Protocol):
+    """What an intake asks of a seat: the scope in which it waits."""
+
+    scope: trio.CancelScope
 
 
 @final
@@ -55,11 +61,15 @@ class Intake:
             self._receive_nowait = backend.receive_nowait
         self._turns = Turns(self._door)
 
-    async def take(self, seat: object) -> Task[Any] | None:
-        """The next task, in hand of this seat; None if no more will come, or none is to be taken any more."""
+    async def take(self, seat: Waiting) -> Task[Any] | None:
+        """The next task, in hand of this seat; None if no more will come, or none is to be taken any more.
+
+        The door cuts the waiting short by cancelling the seat's scope. If it does so in the very step in which a task
+        is handed over, the task is returned, and the scope is a cancelled one: the seat has to see to that.
+        """
         if self._receive_nowait is not None and not self._gates:
             if not self._turns.may_go_on(seat):
-                await self._turns.wait()
+                await self._turns.wait(seat.scope)
             if self._door.is_open:
                 try:
                     task = self._receive_nowait()
@@ -72,21 +82,26 @@ class Intake:
                     self._turns.taken_by(seat)
                     return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
         self._turns.call_all()
-        return await self._wait()
+        return await self._wait(seat.scope)
 
-    async def _wait(self) -> Task[Any] | None:
+    async def _wait(self, scope: trio.CancelScope) -> Task[Any] | None:
+        has_looked = not self._gates  # and found nothing: that is why it waits
         while not self._door.closed:
-            with self._door.wait():
+            self._door.enter(scope)
+            try:
                 if self._door.paused:
                     await self._door.wait_open()
                     if not self._door.is_open:  # shut again before this one has come to it
                         continue
-                return await (self._receive_through_gates() if self._gates else self._receive())
-        return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+                    has_looked = False
+                return await (self._receive_through_gates() if self._gates else self._receive(has_looked))
+            finally:
+                self._door.leave(scope)
+        return None  # noqa: ASYNC910  the seat ends
 
-    async def _receive(self) -> Task[Any] | None:
+    async def _receive(self, has_looked: bool = False) -> Task[Any] | None:
         try:
-            if self._receive_nowait is not None:
+            if self._receive_nowait is not None and not has_looked:
                 with suppress(trio.WouldBlock):
                     return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
             self._say_if_idle()

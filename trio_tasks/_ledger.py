@@ -265,6 +265,11 @@ class Ledger(Generic[A]):
         return len(self._live) - len(self._in_hand)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether :meth:`take` has to be told the time: something is delayed, or may expire."""
+        return bool(self._start_by) or self._delayed.first is not None
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits, and nothing is in an attempt from which it could come back."""
         return not self.waiting and not any(parts.holder for parts in self._in_hand.values())

@@ -1,8 +1,8 @@
 """A seat: one unit of a worker's concurrency, a trio task that receives, attempts and settles, again and again.
 
 What a handler raises becomes a value here and nowhere else. All attempts of a seat run under one cancel scope, which
-is replaced only once it was cancelled (because the task was aborted, or its lease lost); a cancellation from further
-out passes through it, and releases the task on its way.
+is replaced only once it was cancelled: because the task was aborted, or its lease lost; or, while the seat waits for a
+task, because the door was shut. A cancellation from further out passes through it, and releases the task on its way.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from ._task import Task
 
 _INTERRUPTED = Released("interrupted")
+_SUCCEEDED = Succeeded(None)
 
 
 class TaskSource(Protocol):
     """What a seat asks of an intake."""
 
-    async def take(self, seat: object) -> Task[Any] | None:
+    async def take(self, seat: Seat) -> Task[Any] | None:
         """The next task, in hand of this seat; None if no more will come."""
 
     def dismiss(self, task: Task[Any]) -> None:
@@ -64,7 +65,6 @@ class Seat:
         "_is_open",
         "_outcome",
         "_pristine",
-        "_scope",
         "_settle_nowait",
         "_settle_timeout",
         "_task",
@@ -72,6 +72,7 @@ class Seat:
         "_verdict",
         "context",
         "policy",
+        "scope",
     )
 
     def __init__(
@@ -92,7 +93,7 @@ class Seat:
         self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
         self._pristine = copy_context()
         self._trio_task: trio.lowlevel.Task
-        self._scope: trio.CancelScope
+        self.scope: trio.CancelScope
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
         self._verdict: Killed | Released | None = None
@@ -101,15 +102,18 @@ class Seat:
     async def sit(self) -> None:
         """Receive, attempt, settle; and again, until there is nothing to take any more."""
         self._trio_task = trio.lowlevel.current_task()
-        while (task := await self._intake.take(self)) is not None:
-            with trio.CancelScope() as self._scope:  # noqa: ASYNC912  it is there to be cancelled by revoke()
-                while task is not None:
-                    await self._attempt(task)
+        task: Task[Any] | None = None
+        while True:  # noqa: ASYNC913  taking is one, now and then
+            with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
+                while not self.scope.cancel_called:
+                    if task is None and (task := await self._intake.take(self)) is None:
+                        return
+                    if self.scope.cancel_called:  # while it was handed over; so it is attempted in the next scope
+                        break
+                    current, task = task, None
+                    await self._attempt(current)
                     if self._was_disturbed():
                         await self._start_afresh()
-                    if self._scope.cancel_called:
-                        break
-                    task = await self._intake.take(self)
 
     async def _attempt(self, task: Task[Any]) -> None:
         """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
@@ -118,7 +122,8 @@ class Seat:
         try:
             with self:
                 self._announce(task)
-                self._outcome = Succeeded(await self._run(task))
+                result = await self._run(task)
+                self._outcome = _SUCCEEDED if result is None else Succeeded(result)
         finally:
             await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
@@ -181,7 +186,7 @@ class Seat:
         if not self._is_open:
             return False
         self._verdict = outcome
-        self._scope.cancel()
+        self.scope.cancel()
         return True
 
     def whereabouts(self) -> str:

@@ -73,7 +73,7 @@ class Turns:
         if not self._on_call and self._parked:
             self._call(1)
 
-    async def wait(self) -> None:  # noqa: ASYNC910  a door that is shut is waited for elsewhere
+    async def wait(self, scope: trio.CancelScope) -> None:  # noqa: ASYNC910  a door that is shut is waited for elsewhere
         """Let everybody else have a turn; return when this seat has one again, or the door is shut."""
         self._on_call += 1
         times_over = self._times_over
@@ -93,18 +93,19 @@ class Turns:
                         self._call(2 * self._needed)
                     return
                 if self._on_call > 1:
-                    await self._park()
+                    await self._park(scope)
         finally:
             self._on_call -= 1
 
-    async def _park(self) -> None:
+    async def _park(self, scope: trio.CancelScope) -> None:
         self._on_call -= 1
+        self._door.enter(scope)
         was_called = False
         try:
-            with self._door.wait():
-                await self._parked.park()
-                was_called = True  # and counted by who called
+            await self._parked.park()
+            was_called = True  # and counted by who called
         finally:
+            self._door.leave(scope)
             if not was_called:
                 self._on_call += 1
 

@@ -227,7 +227,7 @@ class Worker(Generic[A, R]):
 
     async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
         while isinstance(self.backend, Feeder) and not context.door.closed:
-            with context.door.wait(seats=0):
+            with context.door.wait():
                 await context.door.wait_open()
                 await self.backend.feed()
                 return
