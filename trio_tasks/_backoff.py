@@ -53,7 +53,8 @@ def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, 
     """
     check_seconds(first, "first")
     check_seconds(maximum, "maximum")
-    if check_seconds(factor, "factor") < 1:
+    factor = check_seconds(factor, "factor")
+    if factor < 1:
         raise ValueError(f"factor must be 1 or more, or delays would shrink; not {factor!r}")
 
     def delay(attempt: int) -> float:

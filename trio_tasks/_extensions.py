@@ -38,6 +38,8 @@ class Extensions:
         return next((value for value in self._values.values() if isinstance(value, kind)), None)
 
     def __getitem__(self, kind: type[T]) -> T:
+        if not isinstance(kind, type):
+            raise TypeError(f"extensions are found by their class, not by {kind!r}")
         if kind not in self:
             held = ", ".join(each.__qualname__ for each in self._values) or "nothing"
             raise KeyError(f"no {kind.__qualname__} among these extensions, which hold {held}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from typing import final
 
@@ -41,24 +42,26 @@ class TaskId(str):
 class _Sequence:
     """Version 7 UUIDs that never go back, though the clock may."""
 
-    __slots__ = ("_millisecond", "_random", "_tail")
+    __slots__ = ("_lock", "_millisecond", "_random", "_tail")
 
     def __init__(self) -> None:
         self._random = random.Random(os.urandom(32))
+        self._lock = threading.Lock()
         self._millisecond = 0
         self._tail = 0
 
     def next_text(self) -> str:
-        now = time.time_ns() // 1_000_000
-        if now > self._millisecond:
-            self._millisecond = now
-            self._tail = self._random.getrandbits(_RANDOM_BITS - 1)  # half of the range is left to grow into
-        else:
-            self._tail += 1 + self._random.getrandbits(32)
-            if self._tail >= _RANDOM_LIMIT:
-                self._millisecond += 1
-                self._tail = self._random.getrandbits(_RANDOM_BITS - 1)
-        millisecond, tail = self._millisecond & _LAST_MILLISECOND, self._tail
+        with self._lock:  # tasks are made in threads too
+            now = time.time_ns() // 1_000_000
+            if now > self._millisecond:
+                self._millisecond = now
+                self._tail = self._random.getrandbits(_RANDOM_BITS - 1)  # half of the range is left to grow into
+            else:
+                self._tail += 1 + self._random.getrandbits(32)
+                if self._tail >= _RANDOM_LIMIT:
+                    self._millisecond += 1
+                    self._tail = self._random.getrandbits(_RANDOM_BITS - 1)
+            millisecond, tail = self._millisecond & _LAST_MILLISECOND, self._tail
         high = f"{millisecond:012x}"
         low = f"{tail & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000:016x}"
         return f"{high[:8]}-{high[8:]}-7{tail >> 62:03x}-{low[:4]}-{low[4:]}"
