@@ -50,7 +50,8 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
         """Renew the leases on what this worker has in hand.
 
         Called every :attr:`heartbeat_interval` seconds, from when the intake opens until after the last attempt.
-        Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends.
+        Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends. Do
+        so in the step in which you look: once the task is settled, its holder is None.
         If it raises, the worker ends.
         """
         await trio.lowlevel.checkpoint()

@@ -36,8 +36,9 @@ async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]
                     await trio.sleep(PATIENCE)  # noqa: ASYNC102  the scope is shielded, and cancelled below
                     for task_id, where in context.whereabouts().items():
                         log.warning(
-                            "worker %r was cancelled, but the attempt at task %s goes on at %s",
+                            "worker %r was cancelled, but the attempt of %s at task %s goes on at %s",
                             context.name,
+                            getattr(context.recipe, "handler_name", "its handler"),
                             task_id,
                             where,
                         )

@@ -38,7 +38,10 @@ def _frames_of(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 def where_is(task: trio.lowlevel.Task) -> str:
     """The line at which a trio task waits just now; if it waits for its children, that of the first of them."""
-    place = _innermost(task.iter_await_frames())
+    frames = list(task.iter_await_frames())
+    place = _innermost(frames)
+    if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in frames):
+        return f"a line of the thread that was begun at {place}"
     for nursery in reversed(task.child_nurseries):
         for child in nursery.child_tasks:
             if any(not frame.f_code.co_filename.startswith(_MACHINERY) for frame, _ in child.iter_await_frames()):
