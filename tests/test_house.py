@@ -30,17 +30,14 @@ PUBLIC_MODULES = ["trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tas
 # What `import trio_tasks` may load beyond `import trio`, by the name of the top-level package.
 LOADED = {
     "trio_tasks",
-    "trio_util",
-    "async_generator",  # trio-util's
     "dataclasses",
     "datetime",
     "_datetime",
-    "random",
-    "bisect",
+    "random",  # where trio has not loaded it
+    "bisect",  # random's, as the next three
     "hashlib",
-    "hmac",
-    "secrets",
-    "uuid",
+    "_sha2",
+    "_sha512",
 }
 
 PRAGMA = re.compile(
