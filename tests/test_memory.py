@@ -329,6 +329,7 @@ async def test_a_clone_that_is_received_from_and_pushed_to_keeps_it_open_in_whic
         storage.close()
         await clone.push(2)
         clone.close()
+        assert storage.statistics().pushed == 3
 
 
 async def test_a_closed_storage_can_still_be_asked() -> None:
