@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
+from ._anywhere import call_inside, is_inside
 from ._checks import check_callable, check_count, check_sync, check_text
 from ._contained import contained
 from ._door import Door
@@ -137,15 +137,15 @@ class WorkerContext:
 
     def stop(self) -> None:
         """Take no more tasks; those in hand are carried to their end, and then the worker returns."""
-        self._here(self.door.close)
+        call_inside(self._token, self.door.close)
 
     def pause(self) -> None:
         """Take no more tasks until :meth:`resume`; those in hand go on."""
-        self._here(self.door.pause)
+        call_inside(self._token, self.door.pause)
 
     def resume(self) -> None:
         """Take tasks again."""
-        self._here(self.door.resume)
+        call_inside(self._token, self.door.resume)
 
     def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run ``async_fn(*args)`` beside the seats. It may outlive the attempt that started it, but not the worker:
@@ -157,10 +157,10 @@ class WorkerContext:
         check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
         if self._tracked is None:
             raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
-        if self._is_here():
+        if is_inside(self._token):
             self._start_tracking(async_fn, args)
         elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
-            self._here(self._run_contained, self._start_tracking, async_fn, args)
+            call_inside(self._token, self._run_contained, self._start_tracking, async_fn, args)
         else:
             trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
 
@@ -188,7 +188,7 @@ class WorkerContext:
         if type(event) not in EVENTS:
             raise TypeError(f"emit takes an event, such as Custom(value), not {event!r}")
         if self.listeners:
-            self._here(self._tell, event)
+            call_inside(self._token, self._tell, event)
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
@@ -215,21 +215,6 @@ class WorkerContext:
         self._tracked = None
         self.door.close()
         self._stopped.set()
-
-    def _is_here(self) -> bool:
-        """Whether this is the thread of the run; it is anybody's before the run has begun."""
-        try:
-            return self._token is None or trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # no trio in this thread
-            return False
-
-    def _here(self, sync_fn: Callable[..., object], *args: Any) -> None:
-        """Call it now if this is the run's own thread, or else have it called there soon."""
-        if self._token is None or self._is_here():
-            sync_fn(*args)
-        else:
-            with suppress(trio.RunFinishedError):  # there is nothing left to be told
-                self._token.run_sync_soon(sync_fn, *args)
 
     def _state(self) -> str:
         if not self.is_running:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
+from ._anywhere import call_inside
 from ._checks import check_seconds
 from ._groups import leaves, unnested
 from ._report import Report
@@ -104,14 +105,7 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """Stop all intake, and set the deadline; from this thread or any other."""
-        try:
-            here = self._token is None or trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # no trio in this thread
-            here = False
-        if here or self._token is None:
-            self._shut_down()
-        else:
-            self._token.run_sync_soon(self._shut_down)
+        call_inside(self._token, self._shut_down)
 
     def _shut_down(self) -> None:
         if self.shutting_down.is_set():
