@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def tests(session: nox.Session) -> None:
     """Run the tests: `nox -s tests -- --cov -k worker`; --cov measures coverage, the rest is pytest's."""
     install(session, "test")
     arguments = [argument for argument in session.posargs if argument != "--cov"]
-    if arguments == session.posargs:
+    there = [python for python in PYTHONS if shutil.which(f"python{python}")]
+    if not arguments and session.python not in {*there[:1], *there[-1:]}:
+        arguments = ["-m", "not real"]  # what takes minutes is done on the oldest and the newest Python that is there
+    if "--cov" not in session.posargs:
         session.run("pytest", *arguments)
         return
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage").resolve())
@@ -89,8 +93,22 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def crash(session: nox.Session) -> None:
+    """Kill workers with -9, hundreds of times: `nox -s crash -- --tasks 20000 --kills 300 --processes 4`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.crash", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run a mixed load with restarts, and see that nothing grows: `nox -s soak -- --minutes 30`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.crash.soak", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Hash a directory tree with a pool of workers: `nox -s demo`, or `nox -s demo -- DIRECTORY`."""
-    session.install("--editable", ".")
+    session.install("--editable", ".[sqlite]")
     # After Ctrl-C nox would send a SIGTERM of its own at once, which is the demo's second signal: leave it to the user.
     session.run("python", "docs/examples/hash_tree.py", *session.posargs, interrupt_timeout=None)

@@ -34,6 +34,7 @@ exclude_patterns = ["_build", "_generated", "examples", "drawings"]
 nitpick_ignore_regex = [
     ("py:.*", r"(trio|trio_util|collections|datetime|logging|signal|time|typing|outcome)\..*"),
     ("py:class", r"(trio_tasks\.(\w+\.)?_\w+\.)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
+    ("py:class", r"Conformance|Writer"),
 ]
 
 html_theme = "furo"
@@ -77,6 +78,9 @@ def _draw() -> None:
 
 _draw()
 
+_SHOWN_AS = {"LaneOptions": ("reference/storages", "storage-options")}
+"""What has no public name, but a place where it is described: its page, and the anchor there."""
+
 _PUBLIC = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")
 
 
@@ -88,6 +92,9 @@ def _find_where_it_is_public(
         return None
     objects: dict[str, Any] = env.get_domain("py").objects  # type: ignore[attr-defined]  # the Python domain has them
     name = re.sub(r"^trio_tasks\.(\w+\.)?_\w+\.", "", node["reftarget"])
+    if name in _SHOWN_AS:
+        return make_refnode(app.builder, node["refdoc"], *_SHOWN_AS[name], contents)
+    name = name.replace("StoredBackend.", "SqliteStorage.")  # the body, which is described where most people meet it
     around = (node.get("py:class"), "Backend", "TaskSink")  # what is said of these holds for all that inherit from them
     places = [f"{module}.{each}" for each in (name, *(f"{kind}.{name}" for kind in around)) for module in _PUBLIC]
     for place in places:

@@ -1,4 +1,4 @@
-"""The demo, run as a newcomer runs it: as a program, with Ctrl-C in the middle, and checked by sha256sum itself."""
+"""The demo, run as a newcomer runs it: as a program, with Ctrl-C or kill -9 in the middle, and checked by sha256sum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks import Failed, RetryPolicy, Succeeded
+from trio_tasks import Failed, RetryPolicy, SqliteStorage, Status, Succeeded
 from trio_tasks.testing import run_once
 
 ROOT = Path(__file__).parents[1]
@@ -28,27 +28,31 @@ pytestmark = [
 ]
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", str(DEMO), *map(str, arguments)]
+def command(*arguments: object, program: Path = DEMO) -> list[str]:
+    return [sys.executable, "-W", "error", str(program), *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
 
-def run(*arguments: object, cwd: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, cwd: Path, path: str | None = None, program: Path = DEMO
+) -> subprocess.CompletedProcess[str]:
     """Run the demo to its end, away from any terminal."""
     env = environment() if path is None else {**environment(), "PATH": path}
-    return subprocess.run(command(*arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
+    asked = command(*arguments, program=program)
+    return subprocess.run(asked, cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
 
 
 class Terminal:
     """The demo, running in a terminal, and not for longer than the block."""
 
-    def __init__(self, *arguments: object, cwd: Path) -> None:
+    def __init__(self, *arguments: object, cwd: Path, program: Path = DEMO) -> None:
         self.master, slave = os.openpty()
         self.seen = ""
-        self.process = subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stderr=slave)
+        asked = command(*arguments, program=program)
+        self.process = subprocess.Popen(asked, cwd=cwd, env=environment(), stderr=slave)
         os.close(slave)
 
     def __enter__(self) -> Terminal:
@@ -101,6 +105,18 @@ def lines_of(manifest: Path) -> list[bytes]:
     return sorted(lines)
 
 
+def number_in(pattern: str, text: str) -> int:
+    """The one number that this pattern finds."""
+    found: list[str] = re.findall(pattern, text)
+    assert len(found) == 1, f"{pattern!r} is {len(found)} times in {text!r}"
+    return int(found[0])
+
+
+def kept_beside(manifest: Path) -> list[str]:
+    """The manifest, and what is left of the tasks."""
+    return [path.name for path in manifest.parent.glob(f"{manifest.name}*")]
+
+
 def sparse(path: Path, size: int) -> None:
     """A file that takes its time to be hashed, and no room on the disk."""
     with path.open("wb") as file:
@@ -141,6 +157,9 @@ def test_sha256sum_agrees_with_every_line(tmp_path: Path) -> None:
     assert sorted(name for name, _ in shares) == ["ann", "bob", "cleo", "dan"]
     assert sum(int(count) for _, count in shares) == len(paths) + 1
     assert last == f"sha256sum -c agrees with all {len(paths) + 1} lines of {manifest}"
+    assert f"hashed {len(paths) + 1} files in this run, and 0 before" in ended.stderr
+    assert "going on" not in ended.stderr
+    assert kept_beside(manifest) == ["SUMS"]
 
 
 def test_the_manifest_is_in_the_current_directory_unless_told(tmp_path: Path) -> None:
@@ -222,14 +241,10 @@ def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
         terminal.interrupt()
         assert terminal.wait() == 130
 
-    lines = lines_of(tmp_path / "SHA256SUMS")
-    assert len(set(lines)) == len(lines)
-    drained = re.search(r"4 worker runs, 0 restarts, (\d+) tasks drained, 0 interrupted, 0 errors", terminal.seen)
-    left = re.search(r"(\d+) files are left", terminal.seen)
-    assert drained
-    assert left
-    assert 1 <= int(drained[1]) <= min(8, len(lines))
-    assert int(left[1]) == 500 - len(lines) > 0
+    hashed = number_in(r"hashed (\d+) files in this run, and 0 before", terminal.seen)
+    drained = number_in(r"4 worker runs, 0 restarts, (\d+) tasks drained, 0 interrupted, 0 errors", terminal.seen)
+    assert 1 <= drained <= min(8, hashed)
+    assert number_in(r"(\d+) files are left", terminal.seen) == 500 - hashed > 0
     assert "released '" not in terminal.seen
     assert "sha256sum" not in terminal.seen
     assert "Traceback" not in terminal.seen
@@ -253,7 +268,162 @@ def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
         r"0 tasks drained, 1 interrupted, 0 errors\s+interrupted: .*hash_tree\.py:\d+ in sha256", terminal.seen
     )
     assert "1 files are left" in terminal.seen
-    assert (tmp_path / "SHA256SUMS").read_bytes() == b""
+    assert not (tmp_path / "SHA256SUMS").exists()
+
+
+WATCHED = """
+import functools, importlib.util, os, signal, sys, time
+
+spec = importlib.util.spec_from_file_location("hash_tree", {demo!r})
+demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+log = os.open({log!r}, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+
+def kill_at_the_last(fn, times):
+    @functools.wraps(fn)
+    def called(*args):
+        nonlocal times
+        times -= 1
+        if not times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fn(*args)
+    return called
+
+
+def logged(fn):
+    @functools.wraps(fn)
+    def called(path):
+        os.write(log, path + b"\\0")
+        return fn(path)
+    return called
+
+
+def slow(fn):
+    @functools.wraps(fn)
+    def called(path):
+        time.sleep(0.1)
+        return fn(path)
+    return called
+
+
+demo.sha256 = logged(demo.sha256)
+{more}
+sys.exit(demo.main())
+"""
+
+
+SLOW = "demo.sha256 = slow(demo.sha256)"
+
+
+class Watched:
+    """The demo, with a log of every file that it begins to hash."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._log = directory / "log"
+
+    def program(self, more: str = "") -> Path:
+        path = self._directory / "watched.py"
+        path.write_text(WATCHED.format(demo=str(DEMO), log=str(self._log), more=more))
+        self._log.write_bytes(b"")
+        return path
+
+    def begun(self) -> list[bytes]:
+        """What this run has begun to hash."""
+        return self._log.read_bytes().split(b"\0")[:-1]
+
+
+async def settled_of(tree: Path, manifest: Path) -> set[bytes]:
+    """What a run that was killed has settled."""
+    tasks = f"{manifest}.tasks"
+    async with SqliteStorage[bytes](tasks, bytes, queue=ascii(str(tree))) as storage:
+        return {task.args for task in await storage.list_tasks(Status.Done, limit=10_000)}
+
+
+def files_in(tree: Path, number: int) -> list[bytes]:
+    """So many small files, in folders of ten."""
+    paths = [tree / f"{each // 10}" / f"{each}" for each in range(number)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    return [os.fsencode(path) for path in paths]
+
+
+KILLED = [
+    pytest.param("demo.sha256 = kill_at_the_last(demo.sha256, 120)", id="while_it_hashes"),
+    pytest.param("demo.os.scandir = kill_at_the_last(os.scandir, 70)", id="while_it_pushes"),
+    pytest.param("demo.manifest_line = kill_at_the_last(demo.manifest_line, 300)", id="while_it_writes_the_manifest"),
+    pytest.param("demo.Path.unlink = kill_at_the_last(demo.Path.unlink, 1)", id="before_it_cleans_up"),
+]
+
+
+@pytest.mark.parametrize("kill", KILLED)
+async def test_killed_at_any_point_it_goes_on_and_hashes_nothing_twice(tmp_path: Path, kill: str) -> None:
+    tree, manifest, watched = tmp_path / "tree", tmp_path / "SUMS", Watched(tmp_path)
+    paths = files_in(tree, 1200)  # more than go into one transaction
+
+    died = run(tree, "--output", manifest, cwd=tmp_path, program=watched.program(kill))
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    first = watched.begun()
+    settled = await settled_of(tree, manifest)
+    assert settled <= set(first)
+    ended = run(tree, "--output", manifest, cwd=tmp_path, program=watched.program())
+
+    assert ended.returncode == 0, ended.stderr
+    second = watched.begun()
+    assert not settled & set(second), "what was settled has been hashed again"
+    assert len(second) == len(set(second)), "something was hashed twice"
+    assert settled | set(second) == set(paths)
+    assert lines_of(manifest) == sums_of(*paths)
+    assert f"hashed {len(second):,} files in this run, and {len(settled):,} before" in ended.stderr
+    assert kept_beside(manifest) == ["SUMS"]
+
+
+def test_kill_9_from_outside_and_it_shows_what_was_in_hand(tmp_path: Path) -> None:
+    tree, manifest, watched = tmp_path / "tree", tmp_path / "SUMS", Watched(tmp_path)
+    tree.mkdir()
+    paths = [tree / f"{number}" for number in range(64)]
+    for path in paths:
+        path.write_text(path.name)
+    with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program(SLOW)) as terminal:
+        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] in hand")
+        terminal.process.kill()
+        assert terminal.wait() == -signal.SIGKILL
+    first = len(watched.begun())
+
+    ended = run(tree, "--output", manifest, cwd=tmp_path, program=watched.program())
+
+    assert ended.returncode == 0, ended.stderr
+    going_on = r"^going on: (\d+) files were hashed before, (\d+) were in hand, (\d+) wait$"
+    [numbers] = re.findall(going_on, ended.stderr, re.MULTILINE)
+    before, in_hand, wait = map(int, numbers)
+    assert before + in_hand + wait == 64
+    assert before >= 1
+    assert 1 <= in_hand <= 8
+    assert first <= before + in_hand
+    assert len(watched.begun()) == in_hand + wait
+    assert lines_of(manifest) == sums_of(*map(os.fsencode, paths))
+
+
+def test_after_ctrl_c_it_goes_on(tmp_path: Path) -> None:
+    tree, manifest, watched = tmp_path / "tree", tmp_path / "SUMS", Watched(tmp_path)
+    tree.mkdir()
+    for number in range(64):
+        (tree / f"{number}").write_text(f"{number}")
+    with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program(SLOW)) as terminal:
+        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] in hand")
+        terminal.interrupt()
+        assert terminal.wait() == 130
+    hashed = number_in(r"hashed (\d+) files in this run, and 0 before", terminal.seen)
+    assert len(watched.begun()) == hashed
+
+    with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program()) as terminal:
+        assert terminal.wait() == 0, terminal.seen
+    assert f"going on: {hashed} files were hashed before, 0 were in hand, {64 - hashed} wait" in terminal.seen
+    assert f"hashed {64 - hashed} files in this run, and {hashed} before" in terminal.seen
+    assert len(watched.begun()) == 64 - hashed
+    assert len(lines_of(manifest)) == 64
 
 
 def load() -> Any:
@@ -271,13 +441,13 @@ async def test_a_file_that_vanishes_is_a_failed_task(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert await run_once(load().sha256, str(path), retry=once) == Succeeded(empty)
+    assert await run_once(load().sha256, os.fsencode(path), retry=once) == Succeeded(empty)
     path.unlink()
-    outcome = await run_once(load().sha256, str(path), retry=once)
+    outcome = await run_once(load().sha256, os.fsencode(path), retry=once)
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, FileNotFoundError)
 
 
 def test_it_can_be_read_in_two_minutes() -> None:
     lines = DEMO.read_text("utf-8").splitlines()
-    assert len(lines) <= 120
+    assert len(lines) <= 160

@@ -20,6 +20,7 @@ from trio_tasks._errors import (
     RetryAfterError,
     TaskExpiredError,
     UnknownTaskError,
+    UnsettledError,
     WorkerError,
 )
 from trio_tasks._task_id import TaskId
@@ -116,7 +117,9 @@ def test_what_is_no_trouble_at_all_is_refused(make: Callable[[BaseException | st
 
 
 def test_what_a_backend_answers_can_be_caught_at_once() -> None:
-    assert {DuplicateTaskError, UnknownTaskError, LeaseLostError} == set(BackendError.__subclasses__())
+    answers = [DuplicateTaskError, UnknownTaskError, LeaseLostError, UnsettledError]
+    assert all(issubclass(answer, BackendError) for answer in answers)
+    assert not BackendError.is_final
 
 
 def test_none_of_them_looks_like_a_cancellation() -> None:

@@ -13,7 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 # Each floor, from the ground up, with its rooms; a name is a path inside the package without its suffix.
 # Files of one room may import one another, without cycles; rooms of one floor may not.
 FLOORS: list[dict[str, str]] = [
-    {"words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names"},
+    {
+        "words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names "
+        "_codec _cbor _json _plain _refusal _shape"
+    },
     {"ledger": "_ledger _ready_queue"},
     {
         "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "

@@ -28,7 +28,7 @@ def public_names(source: str) -> set[str]:
     """What a module offers: the names that it imports as themselves."""
     return {
         alias.name
-        for node in ast.parse(source).body
+        for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname == alias.name

@@ -1,13 +1,17 @@
 """Background tasks inside a trio application."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
+
 from ._abc import (
     Backend as Backend,
     Cancel as Cancel,
+    Discard as Discard,
     FetchById as FetchById,
     ListQueues as ListQueues,
     ListTasks as ListTasks,
     ListWorkers as ListWorkers,
     Metrics as Metrics,
+    Progress as Progress,
     RegisterWorker as RegisterWorker,
     Reschedule as Reschedule,
     ResumeAbandoned as ResumeAbandoned,
@@ -32,10 +36,13 @@ from ._errors import (
     DuplicateTaskError as DuplicateTaskError,
     LeaseLostError as LeaseLostError,
     MonitorError as MonitorError,
+    OrphanedError as OrphanedError,
     OverloadedError as OverloadedError,
     RetryAfterError as RetryAfterError,
+    StoredError as StoredError,
     TaskExpiredError as TaskExpiredError,
     UnknownTaskError as UnknownTaskError,
+    UnsettledError as UnsettledError,
     WorkerError as WorkerError,
 )
 from ._events import (
@@ -79,6 +86,45 @@ from ._task_fn import Data as Data, HandlerSignatureError as HandlerSignatureErr
 from ._task_id import TaskId as TaskId
 from ._worker import Worker as Worker
 
+if _TYPE_CHECKING:
+    from ._codec import (
+        CborCodec as CborCodec,
+        Codec as Codec,
+        DecodeError as DecodeError,
+        EncodeError as EncodeError,
+        JsonCodec as JsonCodec,
+    )
+    from .storages._file import FileStorage as FileStorage
+    from .storages._record import PastAttempt as PastAttempt
+    from .storages._sqlite import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
+
 __version__ = "0.1.0"
 
 _rename(__name__, globals())
+
+_WHEN_ASKED_FOR = {
+    "CborCodec": "._codec",
+    "Codec": "._codec",
+    "DecodeError": "._codec",
+    "EncodeError": "._codec",
+    "FileStorage": ".storages._file",
+    "JsonCodec": "._codec",
+    "PastAttempt": ".storages._record",
+    "SqliteStorage": ".storages._sqlite",
+    "SqliteTransaction": ".storages._sqlite",
+}
+"""What brings other libraries along is imported when it is first asked for, and not before."""
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _WHEN_ASKED_FOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_WHEN_ASKED_FOR[name], __name__), name)
+    _rename(__name__, {name: value})
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHEN_ASKED_FOR})

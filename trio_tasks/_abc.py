@@ -36,12 +36,17 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     heartbeat_interval: float | None = None
     """Seconds between two calls of :meth:`beat`; None if there is nothing to renew."""
 
+    settles_within_bounds: bool = False
+    """Whether :meth:`settle` returns or raises in bounded time by itself, and cannot be cancelled: then a worker spares
+    itself the scope around each call."""
+
     @abstractmethod
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended: whichever of the five it is, the task is not in hand any more.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
+          UnsettledError: this outcome cannot be had; nothing changed, and the worker settles the error in its place.
 
         A worker calls it shielded and with a deadline. If that cancels it, the task is settled or still in hand.
         """
@@ -61,12 +66,16 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
         await trio.lowlevel.checkpoint()
 
 
-class NowaitBackend(Backend[A], Generic[A]):
-    """A backend that can give and settle without waiting; a worker then does so, and is several times as fast."""
+class StockedBackend(Backend[A], Generic[A]):
+    """A backend that may have tasks at hand, to be given without waiting."""
 
     @abstractmethod
     def receive_nowait(self) -> Task[A]:
         """The next task; raises ``trio.WouldBlock`` if there is none now, ``trio.EndOfChannel`` if none will come."""
+
+
+class NowaitBackend(StockedBackend[A], Generic[A]):
+    """A backend that can settle without waiting, too; a worker then does so, and is several times as fast."""
 
     @abstractmethod
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
@@ -119,6 +128,34 @@ class Cancel(ABC):
 
         It returns as soon as the attempt has been told; :meth:`WaitForCompletion.wait_for` tells when it has ended.
         """
+
+
+class Progress(ABC):
+    """Can keep how far a running task has come, for others to read."""
+
+    @abstractmethod
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Keep this as the progress of a task in hand; plain data, which replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not in hand any more. Nothing changed.
+        """
+
+    @abstractmethod
+    async def progress_of(self, task_id: str) -> Any:
+        """What was last reported for the task; None if nothing was.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+        """
+
+
+class Discard(ABC):
+    """Can forget one finished task."""
+
+    @abstractmethod
+    async def discard(self, task_id: str) -> bool:
+        """Forget the finished task of this id, such as a dead letter; False if there is none."""
 
 
 class Vacuum(ABC):

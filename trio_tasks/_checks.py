@@ -63,6 +63,15 @@ def check_text(value: object, name: str) -> str:
     return value
 
 
+def check_unicode(value: str, name: str) -> str:
+    """A string that can be written as UTF-8: without half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} that is stored must be encodable as UTF-8, which {value!r} is not") from None
+    return value
+
+
 def check_callable(value: T, name: str, shape: str) -> T:
     """Something that can be called; ``shape`` tells the reader with what."""
     if not callable(value):

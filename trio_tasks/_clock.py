@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,16 @@ _source: Callable[[], float] = time.time
 def wall_now() -> datetime:
     """The present, as an aware datetime in UTC."""
     return datetime.fromtimestamp(_source(), timezone.utc)
+
+
+def machine_now() -> tuple[str, float]:
+    """The machine's own clock: what names the time since it was started (empty where that cannot be known), and how
+    many seconds have passed by a clock that nobody can set, and that all processes share."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        boot = ""
+    return boot, time.monotonic()
 
 
 def wall_after(seconds: float) -> datetime:

@@ -71,6 +71,9 @@ class MonitorError(Exception):
 class BackendError(Exception):
     """What a backend of ours answers when it cannot do what was asked; the others below are kinds of it."""
 
+    is_final = False
+    """Whether asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
+
 
 @final
 class DuplicateTaskError(BackendError):
@@ -92,6 +95,55 @@ class UnknownTaskError(BackendError, LookupError):
 @final
 class LeaseLostError(BackendError):
     """This attempt may not settle its task any more: somebody else has it, or it is settled already."""
+
+
+@final
+class UnsettledError(BackendError):
+    """Raised by :meth:`Backend.settle`: this outcome cannot be had, and nothing changed, so settle the error instead.
+
+    The result cannot be stored, or what was to be written together with it failed.
+
+    Args:
+      error: what the attempt failed with after all.
+      for_good: whether there is no point in another attempt, since the handler has done its work already.
+    """
+
+    def __init__(self, error: Exception, *, for_good: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.for_good = for_good
+
+    def __str__(self) -> str:
+        return f"the outcome could not be settled: {self.error}"
+
+
+@final
+class StoredError(Exception):
+    """An error that was stored with its task, and whose class cannot be had here any more.
+
+    Attributes:
+      kind: its class, by name: ``"shop.OutOfStock"``.
+      text: what it said.
+      traceback: where it came from, as Python prints it.
+    """
+
+    def __init__(self, kind: str, text: str, traceback: str) -> None:
+        super().__init__(kind, text, traceback)
+        self.kind = kind
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}" if self.text else self.kind
+
+    def __repr__(self) -> str:
+        return f"StoredError({self.kind!r}, {self.text!r})"
+
+
+@final
+class OrphanedError(Exception):
+    """Every attempt that the task had has been counted, and the last ones ended with the death of their worker, or with
+    the loss of its lease; so the task failed, and was not attempted once more."""
 
 
 @final

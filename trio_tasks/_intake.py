@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 
-from ._abc import Admitting, Gate, NowaitBackend
+from ._abc import Admitting, Gate, NowaitBackend, StockedBackend
 from ._errors import LeaseLostError
 from ._events import Idle
 from ._outcome import Released
@@ -57,9 +57,15 @@ class Intake:
         self._turnstile = trio.Lock()
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
-        if isinstance(backend, NowaitBackend):
+        if isinstance(backend, StockedBackend):
             self._receive_nowait = backend.receive_nowait
         self._turns = Turns(self._door)
+        self._takes_turns = isinstance(backend, NowaitBackend)  # else each seat waits when it settles: turn enough
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether a seat that has come to its end with a task will take another one at once."""
+        return not self._gates and self._door.is_open
 
     async def take(self, seat: Waiting) -> Task[Any] | None:
         """The next task, in hand of this seat; None if no more will come, or none is to be taken any more.
@@ -68,7 +74,7 @@ class Intake:
         is handed over, the task is returned, and the scope is a cancelled one: the seat has to see to that.
         """
         if self._receive_nowait is not None and not self._gates:
-            if not self._turns.may_go_on(seat):
+            if self._takes_turns and not self._turns.may_go_on(seat):
                 await self._turns.wait(seat.scope)
             if self._door.is_open:
                 try:
@@ -79,7 +85,8 @@ class Intake:
                     self._turns.call_all()
                     return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
                 else:
-                    self._turns.taken_by(seat)
+                    if self._takes_turns:
+                        self._turns.taken_by(seat)
                     return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
         self._turns.call_all()
         return await self._wait(seat.scope)

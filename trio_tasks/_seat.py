@@ -15,7 +15,7 @@ import trio
 
 from ._abc import NowaitBackend
 from ._contained import log
-from ._errors import LeaseLostError
+from ._errors import LeaseLostError, OrphanedError, UnsettledError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
 from ._outcome import Failed, Released, Succeeded, judge
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._backoff import RetryPolicy
     from ._context import WorkerContext
     from ._outcome import Killed, Outcome
-    from ._task import Task
+    from ._task import Parts, Task
 
 _INTERRUPTED = Released("interrupted")
 _SUCCEEDED = Succeeded(None)
@@ -43,6 +43,11 @@ class TaskSource(Protocol):
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over."""
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether a seat that has come to its end with a task will take another one at once."""
+        ...
 
 
 @final
@@ -105,10 +110,10 @@ class Seat:
         task: Task[Any] | None = None
         while True:  # noqa: ASYNC913  taking is one, now and then
             with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
-                while not self.scope.cancel_called:
+                while True:
                     if task is None and (task := await self._intake.take(self)) is None:
                         return
-                    if self.scope.cancel_called:  # while it was handed over; so it is attempted in the next scope
+                    if self.scope.cancel_called:  # by now; so it is attempted in the next scope
                         break
                     current, task = task, None
                     await self._attempt(current)
@@ -141,9 +146,20 @@ class Seat:
             self.context.emit(Engage(task))
 
     def _run(self, task: Task[Any]) -> Awaitable[Any]:
+        parts = task.parts
+        if parts.is_orphan:
+            self._check_attempts_left(parts)
+        if parts.unfit is not None:
+            raise parts.unfit
         if task.parts.terms.timeout is None:
             return self._handler(task)
         return self._run_in_time(task, task.parts.terms.timeout)
+
+    def _check_attempts_left(self, parts: Parts) -> None:
+        """What kills its workers, or stalls them, is not attempted for ever."""
+        attempts = self.policy.attempts if parts.terms.attempts is None else parts.terms.attempts
+        if parts.attempt > attempts and parts.unfit is None:
+            parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
 
     async def _run_in_time(self, task: Task[Any], seconds: float) -> Any:
         with trio.move_on_after(seconds):
@@ -174,6 +190,8 @@ class Seat:
 
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
+        if parts.unfit is not None:
+            return Failed(error)
         try:
             return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self.policy)
         except Exception:
@@ -189,6 +207,11 @@ class Seat:
         self.scope.cancel()
         return True
 
+    @property
+    def will_take_more(self) -> bool:
+        """Whether it will ask for another task as soon as this one is settled."""
+        return self._intake.will_take_more
+
     def whereabouts(self) -> str:
         """The line at which the attempt under way waits just now."""
         return where_is(self._trio_task)
@@ -199,9 +222,14 @@ class Seat:
         try:
             if self._settle_nowait is not None:
                 self._settle_nowait(task, self._outcome)
+            elif self._backend.settles_within_bounds:
+                await self._backend.settle(task, self._outcome)
             else:
                 with trio.fail_after(self._settle_timeout, shield=True):
                     await self._backend.settle(task, self._outcome)
+        except UnsettledError as unsettled:
+            self._outcome = Failed(unsettled.error) if unsettled.for_good else self._judge(unsettled.error)
+            await self._settle_instead(task)
         except LeaseLostError:
             self._outcome = Released("its lease was lost")
         finally:
@@ -209,6 +237,14 @@ class Seat:
             task.parts.holder = None
             self._intake.dismiss(task)
         self._record(task)
+
+    async def _settle_instead(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
+        """The outcome could not be had; this one can, since it is a mere error."""
+        try:
+            with trio.fail_after(self._settle_timeout, shield=True):
+                await self._backend.settle(task, self._outcome)
+        except LeaseLostError:
+            self._outcome = Released("its lease was lost")
 
     def _record(self, task: Task[Any]) -> None:
         """Count what was settled, and tell those who listen."""

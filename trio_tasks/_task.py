@@ -96,10 +96,24 @@ class Parts:
     """All of a task but its args.
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
-    own, whatever it may be; ``holder`` is who has the task in hand. To read, not to change: use the backend's verbs.
+    own, whatever it may be; ``holder`` is who has the task in hand; ``is_orphan`` says that the attempt before this one
+    was lost, with its worker or its lease; ``unfit`` is why it is not to be attempted but to
+    fail at once, such as a payload that does not decode. To read, not to change: use the backend's verbs.
     """
 
-    __slots__ = ("_extensions", "attempt", "context", "holder", "id", "metadata", "run_at", "status", "terms")
+    __slots__ = (
+        "_extensions",
+        "attempt",
+        "context",
+        "holder",
+        "id",
+        "is_orphan",
+        "metadata",
+        "run_at",
+        "status",
+        "terms",
+        "unfit",
+    )
 
     def __init__(
         self,
@@ -118,6 +132,8 @@ class Parts:
         self.metadata: Metadata = metadata
         self.context: Any = None
         self.holder: Holder | None = None
+        self.is_orphan = False
+        self.unfit: Exception | None = None
         self._extensions: Extensions | None = extensions
 
     @property

@@ -1,14 +1,19 @@
-"""``python -m tests.benchmarks [NAME ...]``: all benchmarks, or those that are named."""
+"""``python -m tests.benchmarks [--small] [NAME ...]``: all benchmarks, or those that are named.
+
+With ``--small``, those that take minutes do little, to see that they run.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
 
 import trio
 
-from . import flatness, idle, imports, latency, memory, side_by_side, speed
+from . import flatness, idle, imports, latency, memory, side_by_side, speed, storages
+from .fresh import SMALL
 
 BENCHMARKS = {
     "speed": speed.show,
@@ -18,10 +23,14 @@ BENCHMARKS = {
     "idle": idle.show,
     "imports": imports.show,
     "side_by_side": side_by_side.show,
+    "storages": storages.show,
 }
 
 
-def main(names: list[str]) -> None:
+def main(words: list[str]) -> None:
+    names = [word for word in words if word != "--small"]
+    if len(names) < len(words):
+        os.environ[SMALL] = "yes"
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")

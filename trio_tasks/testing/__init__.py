@@ -11,5 +11,6 @@ from ._run_once import run_once as run_once
 from ._run_until_idle import run_until_idle as run_until_idle
 from ._scripted_backend import Pause as Pause, ScriptedBackend as ScriptedBackend
 from ._test_worker import TestWorker as TestWorker
+from .conformance._check import BackendConformance as BackendConformance, check_backend as check_backend
 
 _rename(__name__, globals())

@@ -1,0 +1,57 @@
+"""What a worker on a storage that survives costs while there is nothing to do."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio_tasks import Worker
+
+from .fresh import answer
+from .idle import Turns
+from .load import no_op
+from .measuring import CpuTime
+from .stored import Engine, make, new_directory
+
+SETTLING_DOWN = 1.0
+
+
+def open_files() -> int:
+    """How many file descriptors this process has; -1 where that cannot be seen."""
+    descriptors = Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.is_dir() else -1
+
+
+async def idle(engine: Engine | None, seats: int, seconds: float) -> dict[str, Any]:
+    """Without an engine: the program alone, with one timer."""
+    with new_directory() as directory:
+        if engine is None:
+            return await look_on(seconds)
+        async with make(directory, engine, "FULL") as storage, trio.open_nursery() as nursery:
+            await nursery.start(Worker("idler", storage, no_op, concurrency=seats).run)
+            for n in range(seats):
+                await storage.push(n)
+            found = await look_on(seconds)
+            nursery.cancel_scope.cancel()
+    return found
+
+
+async def look_on(seconds: float) -> dict[str, Any]:
+    await trio.sleep(SETTLING_DOWN)
+    counter = Turns()
+    trio.lowlevel.add_instrument(counter)
+    with CpuTime() as cpu:
+        await trio.sleep(seconds)
+    trio.lowlevel.remove_instrument(counter)
+    found = {"cpu": cpu.seconds / seconds * 60, "turns": counter.turns / seconds * 60}
+    return {**found, "threads": threading.active_count(), "files": open_files()}
+
+
+def measure(engine: Engine | None, seats: int, seconds: float) -> dict[str, Any]:
+    return trio.run(idle, engine, seats, seconds)
+
+
+if __name__ == "__main__":
+    answer(measure)

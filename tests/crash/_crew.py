@@ -1,0 +1,81 @@
+"""The children of a trial: started, killed, stopped, and never just gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tests.crash._orders import Orders
+
+ROOT = Path(__file__).parents[2]
+
+
+class ChildError(AssertionError):
+    """A child ended in a way that nobody made it end."""
+
+
+class Child:
+    """A place in the crew, filled by one process after the other; each has a name of its own."""
+
+    def __init__(self, module: str, orders: Orders) -> None:
+        self._module = module
+        self._orders = orders
+        self._generation = 0
+        self._process: subprocess.Popen[bytes]
+        self.name = orders.name
+
+    def start(self) -> None:
+        """Start the next process."""
+        self._generation += 1
+        self.name = f"{self._orders.name}.{self._generation}"
+        orders = replace(self._orders, name=self.name)
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(orders.command(self._module), cwd=ROOT, stderr=errors)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def _errors(self) -> Path:
+        return Path(self._orders.directory, f"{self.name}.err")
+
+    def check(self) -> None:
+        """Fail if it has ended."""
+        if self._process.poll() is not None:
+            said = self._errors.read_text()[-4000:]
+            raise ChildError(f"{self.name} ended by itself with {self._process.returncode}: {said}")
+
+    def kill(self) -> float:
+        """Kill it; returns when, on the monotonic clock."""
+        self.check()
+        at = time.monotonic()
+        self._process.kill()
+        if self._process.wait(10) != -signal.SIGKILL:
+            self.check()
+        return at
+
+    def stop(self, seconds: float) -> None:
+        """Have it stand still for so long."""
+        self.check()
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Ask it to end, and see that it ends well."""
+        self.check()
+        self._process.terminate()
+        if code := self._process.wait(30):
+            raise ChildError(f"{self.name} did not end well, with {code}: {self._errors.read_text()[-4000:]}")
+
+    def clear_away(self) -> None:
+        """Whatever has happened, it does not outlive the trial."""
+        with suppress(AttributeError):
+            self._process.kill()
+            self._process.wait(10)

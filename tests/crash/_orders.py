@@ -1,0 +1,78 @@
+"""What a child is told when it is started, and how it writes down what it does.
+
+A line is written by one call on a file opened for appending, so a killed process leaves at most its last line torn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trio_tasks import SqliteStorage
+
+QUEUE = "crash"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """One child's; durations in seconds."""
+
+    directory: str
+    name: str
+    lease: float = 1.0
+    concurrency: int = 4
+    with_monitor: bool = False
+    nap: float = 0.05  # of a handler, on average
+    rate: float = 100.0  # pushed a second
+    seed: int = 0
+    driver: Literal["sqlite3", "apsw"] | None = None
+
+    def command(self, module: str) -> list[str]:
+        """What starts the child."""
+        return [sys.executable, "-m", module, json.dumps(asdict(self))]
+
+    @classmethod
+    def given(cls) -> Orders:
+        """Those that this process was started with."""
+        return cls(**json.loads(sys.argv[1]))
+
+    @property
+    def ledger(self) -> Path:
+        """Where pushers write."""
+        return Path(self.directory, "ledger")
+
+    @property
+    def log(self) -> Path:
+        """Where this worker writes."""
+        return Path(self.directory, f"{self.name}.log")
+
+    def storage(self) -> SqliteStorage[Any]:
+        """The file that all of them share; every task stays in it."""
+        return SqliteStorage(
+            Path(self.directory, "tasks.db"),
+            int,
+            queue=QUEUE,
+            driver=self.driver,
+            lease=self.lease,
+            keep_results=float("inf"),
+        )
+
+
+class Pen:
+    """Appends whole lines to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def write(self, *lines: str) -> None:
+        """Append them."""
+        os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
+
+    def note(self, kind: str, task_id: str, attempt: int) -> None:
+        """Append what has happened to a task, and when: all processes of a machine have the same monotonic clock."""
+        self.write(f"{kind} {task_id} {attempt} {time.monotonic():.6f}")

@@ -1,0 +1,72 @@
+"""A pusher in a process of its own, there to be killed: it writes down what it is about to push, and what was taken.
+
+It pushes the numbers from 0 on, each once. Those of which its predecessor did not learn whether they were taken are
+pushed again if they had an id of their own, which makes them count once; the others are left as they are.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from typing import Any
+
+import trio
+from trio_tasks import DuplicateTaskError, SqliteStorage, TaskBuilder
+
+from tests.crash._audit import Ledger
+from tests.crash._orders import Orders, Pen
+
+
+def id_of(n: int) -> str:
+    """The id of a number that is pushed alone."""
+    return f"n{n:07}"
+
+
+async def push_one(storage: SqliteStorage[Any], pen: Pen, n: int, delay: float) -> None:
+    task = TaskBuilder(n).id(id_of(n)).run_in_seconds(delay).build() if delay else TaskBuilder(n).id(id_of(n)).build()
+    try:
+        await storage.push_task(task)
+    except DuplicateTaskError:
+        pen.write(f"known {n}")
+    pen.write(f"ack {n} {id_of(n)}")
+
+
+async def push_many(storage: SqliteStorage[Any], pen: Pen, first: int, end: int) -> None:
+    ids = await storage.push_bulk(range(first, end))
+    pen.write(f"ack {first} {' '.join(ids)}")
+
+
+async def push(orders: Orders) -> None:
+    ledger = Ledger.read(orders.ledger)
+    dice = random.Random(f"{orders.seed} {orders.name}")
+    pen = Pen(orders.ledger)
+    pen.write("")  # ends a line that was torn
+    n = ledger.end
+    async with orders.storage() as storage:
+        async with trio.open_nursery() as nursery:
+            for unsure in ledger.unsure_singles:
+                nursery.start_soon(push_one, storage, pen, unsure, 0.0)
+        async with trio.open_nursery() as nursery:
+            while True:
+                many = dice.randrange(2, 40) if dice.random() < 0.1 else 1
+                pen.write(f"try {n} {n + many}")
+                if many > 1:
+                    nursery.start_soon(push_many, storage, pen, n, n + many)
+                else:
+                    delay = dice.random() if dice.random() < 0.1 else 0.0
+                    nursery.start_soon(push_one, storage, pen, n, delay)
+                n += many
+                await trio.sleep(dice.expovariate(orders.rate / many))
+
+
+async def main(orders: Orders) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(push, orders)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                return
+
+
+if __name__ == "__main__":
+    trio.run(main, Orders.given())

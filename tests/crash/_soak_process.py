@@ -1,0 +1,143 @@
+"""A part of the soak's load, in a process of its own: works, or pushes and meddles, until SIGTERM or worse.
+
+It opens and closes nothing but at its beginning and end, so what it holds must stay the same; once in a while it writes
+down how much that is.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio_tasks import Attempt, Monitor, RetryPolicy, SqliteStorage, Status, Task, TaskId, Worker, constant
+
+from tests.crash._orders import Orders, Pen
+
+QUEUES = ("soak", "aside")
+_KEEP = 20.0
+_SAMPLED_EVERY = 1.0
+
+
+def storage_of(orders: Orders) -> SqliteStorage[Any]:
+    return SqliteStorage(
+        Path(orders.directory, "tasks.db"),
+        queue=QUEUES[0],
+        synchronous="NORMAL",
+        driver=orders.driver,
+        lease=orders.lease,
+        keep_results=_KEEP,
+        keep_dead=_KEEP,
+    )
+
+
+def resident() -> float:
+    """How much memory this process holds, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def sample(orders: Orders) -> None:
+    """Write down what this process holds."""
+    pen = Pen(Path(orders.directory, f"{orders.name}.samples"))
+    await trio.sleep(3.0)  # what is imported late is there by then
+    while True:
+        gc.collect()
+        files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  a Path would open one more meanwhile
+        pen.write(f"{time.monotonic():.1f} {resident():.2f} {files} {threading.active_count()}")
+        await trio.sleep(_SAMPLED_EVERY)
+
+
+async def work(orders: Orders, storage: SqliteStorage[Any]) -> None:
+    """Two workers, on two queues; some tasks fail, some take long, all report how far they are."""
+
+    async def handler(task: Task[Any], task_id: TaskId, attempt: Attempt) -> Any:
+        kind = task.args["kind"]
+        if kind == "failing" and attempt < 3:
+            raise ValueError(f"{task_id} fails in its attempt {attempt}")
+        if kind == "dead":
+            raise ValueError("for good")
+        if kind == "long":
+            await storage.report_progress(task, {"part": 0.5})
+            await trio.sleep(2 * orders.lease)
+        else:
+            await trio.sleep(0.005)
+        return task.args
+
+    retry = RetryPolicy(attempts=4, backoff=constant(0.1))
+    monitor = Monitor(shutdown_timeout=0.5, should_restart=lambda *_: True)
+    for queue, each in (("main", storage), ("aside", storage.share(queue=QUEUES[1]))):
+        shelf = Worker(f"{orders.name} {queue}", each, handler, concurrency=32, retry=retry)
+        monitor.register(shelf)
+    await monitor.run_with_signal(signal.SIGTERM)
+
+
+async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
+    """Everything that one can do with a storage from outside, by the dice."""
+    dice = random.Random(f"{orders.seed} {orders.name}")
+    aside = storage.share(queue=QUEUES[1])
+
+    async def wait_for_one() -> None:
+        task_id = await storage.push({"kind": "plain"})
+        assert (await storage.wait_for(task_id)).status is Status.Done
+
+    async def abort_one() -> None:
+        task_id = await storage.push({"kind": "long"}, attempts=1)
+        await trio.sleep(1.0)
+        await storage.progress_of(task_id)
+        await storage.abort(task_id)
+
+    async def cancel_one() -> None:
+        task_id = await storage.push({"kind": "plain"}, delay=30.0)
+        assert await storage.cancel(task_id)
+        await storage.discard(task_id)
+
+    async def look() -> None:
+        await storage.metrics()
+        await storage.list_tasks(limit=20)
+        await storage.list_workers()
+
+    deeds: list[Callable[[], Awaitable[object]]] = [
+        lambda: storage.push({"kind": "plain", "filling": "x" * 200}),
+        lambda: storage.push_bulk([{"kind": "plain"}] * 50),
+        lambda: aside.push_bulk([{"kind": "plain"}] * 20, priority=dice.randrange(3)),
+        lambda: storage.push({"kind": "plain"}, delay=dice.random() * 5),
+        lambda: storage.push({"kind": "plain"}, unique=f"key {dice.randrange(5)}", on_conflict="replace"),
+        lambda: storage.push({"kind": "failing"}),
+        lambda: storage.push({"kind": "dead"}, attempts=2),
+        lambda: storage.push({"kind": "plain"}, expires_in=1.0),
+        lambda: storage.push({"kind": "long"}),
+        wait_for_one,
+        abort_one,
+        cancel_one,
+        look,
+    ]
+    async with trio.open_nursery() as nursery:
+        while True:
+            nursery.start_soon(dice.choice(deeds))
+            await trio.sleep(dice.expovariate(orders.rate))
+
+
+async def main(orders: Orders) -> None:
+    async with storage_of(orders) as storage, trio.open_nursery() as nursery:
+        nursery.start_soon(sample, orders)
+        if orders.rate == math.inf:
+            await work(orders, storage)
+        else:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                nursery.start_soon(push, orders, storage)
+                async for _ in signals:
+                    break
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, Orders.given())

@@ -1,0 +1,262 @@
+"""A process beside the test's own: it runs one of the programs below, says lines, and is told lines.
+
+``python -m tests.storages._child PROGRAM PATH [ARGUMENT ...]``.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import trio
+from trio_tasks import BackendError, Monitor, SqliteStorage, Task, Worker
+from trio_tasks._groups import leaves
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+ROOT = Path(__file__).parents[2]
+LEASE = 1.0
+NEVER = 30.0
+"""Seconds between two looks at the file: so long that only the bell can have woken anybody."""
+NOBODY = 65534
+INTERRUPTED = 7
+
+
+def say(*words: object) -> None:
+    print(*words, flush=True)
+
+
+async def hear() -> str:
+    """The next line that this process is told."""
+    line: str = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+    return line.strip()
+
+
+def open_storage(path: Path, *, lease: float = LEASE, poll_interval: float = 1.0) -> SqliteStorage[float]:
+    return SqliteStorage[float](path, float, lease=lease, poll_interval=poll_interval)
+
+
+def worker_that_tells(storage: SqliteStorage[float], *, concurrency: int = 2) -> Worker[float, str]:
+    """Its handler sleeps for its args; each of its steps is said."""
+
+    async def handler(task: Task[float]) -> str:
+        say("begins", task.parts.id, int(task.parts.attempt))
+        try:
+            await trio.sleep(task.args)
+        except trio.Cancelled:
+            say("cancelled", task.parts.id)
+            raise
+        return "slept"
+
+    def listen(_: object, event: object) -> None:
+        task = getattr(event, "task", None)
+        say(type(event).__name__.lower(), *([task.parts.id] if task else []), getattr(event, "reason", ""))
+
+    return Worker("told", storage, handler, concurrency=concurrency, on_event=listen)
+
+
+async def push_once(path: Path, driver: Any) -> None:
+    """Open it, by this driver, push, and close it again."""
+    async with SqliteStorage[float](path, float, driver=driver or None) as storage:
+        await storage.push(0.0)
+
+
+async def work(path: Path) -> None:
+    """Work until told to stop."""
+    async with open_storage(path) as storage:
+        await worker_that_tells(storage).run_until(hear)
+
+
+async def be_busy(path: Path) -> None:
+    """Push and work as fast as may be, until something ends it."""
+    async with open_storage(path) as storage:
+
+        async def handler(seconds: float) -> None:
+            await trio.sleep(seconds)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Worker("busy", storage, handler).run)
+            say("busy")
+            while True:
+                await storage.push(0.001)
+
+
+async def work_without_a_net(path: Path) -> None:
+    """The same; only the bell can wake it."""
+    async with open_storage(path, lease=NEVER, poll_interval=NEVER) as storage:
+
+        async def handler(task: Task[float]) -> str:
+            say("begins", task.parts.id)
+            await storage.report_progress(task, {"half": True})
+            say("reported")
+            await trio.sleep(task.args)
+            return "slept"
+
+        async def hear_meanwhile() -> str:
+            say("works")
+            return await hear()
+
+        await Worker("alone", storage, handler).run_until(hear_meanwhile)
+
+
+async def work_in_monitor(path: Path) -> None:
+    """Work until SIGTERM, and not much longer."""
+    monitor = Monitor(shutdown_timeout=0.1)
+    async with open_storage(path) as storage:
+        monitor.register(worker_that_tells(storage))
+        await monitor.run_with_signal(signal.SIGTERM)
+
+
+async def unprivileged(path: Path) -> None:
+    """Open it, and push, without the right to write there."""
+    if os.geteuid() == 0:
+        with TemporaryDirectory() as name:  # whatever is imported on the way may be out of reach for nobody
+            async with open_storage(Path(name, "tasks.db")) as storage:
+                await storage.push(0.0)
+        os.setuid(NOBODY)
+    try:
+        async with open_storage(path) as storage:
+            await storage.push(0.0)
+    except BackendError as error:
+        say("refused", error)
+    else:
+        say("pushed")
+
+
+async def run_out_of_room(path: Path) -> None:
+    """A disk that is full for longer than a lease, while a worker has a task in hand."""
+    lost = 0
+    async with open_storage(path) as storage:
+        worker = worker_that_tells(storage)
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(worker.run)
+            for _ in range(20):
+                await storage.push(0.0)
+            in_hand = await storage.push(0.5)
+            await trio.sleep(0.1)
+            log = os.stat(f"{path}-wal").st_size  # noqa: PTH116  a Path is not to be used in an async function
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log, resource.RLIM_INFINITY))
+            for _ in range(10):
+                try:
+                    await storage.push(0.0)
+                except BackendError as error:
+                    lost += 1
+                    say("refused", error)
+                await trio.sleep(0.15)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            with trio.fail_after(10):
+                say("ended", (await storage.wait_for(in_hand)).status.value)
+                last = await storage.push(0.0)
+                say("ended", (await storage.wait_for(last)).status.value)
+            context.stop()
+        metrics = await storage.metrics()
+        say("books", metrics["pushed"] + lost, metrics["succeeded"] + lost, metrics["waiting"] + metrics["running"])
+
+
+def fork_and_push(storage: SqliteStorage[float]) -> int:
+    """Fork, outside of any run, and push in a run of the forked process's own; returns its number to the parent."""
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        code = 1
+        try:
+            trio.run(storage.push, 2.0)
+        except (RuntimeError, BackendError, trio.ClosedResourceError) as error:
+            say("refused", error)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+async def fork(path: Path) -> None:
+    """A forked process that uses its parent's storage."""
+    async with open_storage(path) as storage:
+        await storage.push(1.0)
+        sys.stdout.flush()
+        child = await trio.to_thread.run_sync(fork_and_push, storage)
+        _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
+        say("child", status)
+        await storage.push(3.0)
+        say("books", (await storage.metrics())["pushed"])
+
+
+PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
+    program.__name__: program
+    for program in (push_once, work, be_busy, work_without_a_net, work_in_monitor, unprivileged, run_out_of_room, fork)
+}
+
+
+class Child:
+    """The other end of such a process."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._heard = b""
+
+    async def hear(self) -> str:
+        """The next line that it says; empty when it says no more."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._heard:
+            more = await self.process.stdout.receive_some()
+            if not more:
+                break
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode().strip()
+
+    async def hear_of(self, word: str) -> str:
+        """The next line that begins with this word."""
+        while line := await self.hear():
+            if line.split()[0] == word:
+                return line
+        raise AssertionError(f"it ended, and never said {word!r}")
+
+    async def hear_all(self) -> list[str]:
+        """All lines that are still to come; it ends."""
+        lines: list[str] = []
+        while line := await self.hear():
+            lines.append(line)
+        await self.process.wait()
+        return lines
+
+    async def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(f"{line}\n".encode())
+
+
+@asynccontextmanager
+async def child(
+    program: Callable[..., Any], path: Path, *args: str, patience: float = 30.0
+) -> AsyncGenerator[Child, None]:
+    """Run one of the programs beside the block."""
+    command = [sys.executable, "-m", "tests.storages._child", program.__name__, str(path), *args]
+    with trio.fail_after(patience):
+        process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, cwd=ROOT)
+        try:
+            yield Child(process)
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        await pipe.aclose()
+
+
+if __name__ == "__main__":
+    try:
+        trio.run(PROGRAMS[sys.argv[1]], Path(sys.argv[2]), *sys.argv[3:])
+    except (KeyboardInterrupt, BaseExceptionGroup) as interrupt:
+        if not any(isinstance(each, KeyboardInterrupt) for each in leaves(interrupt)):
+            raise
+        say("interrupted")
+        sys.exit(INTERRUPTED)

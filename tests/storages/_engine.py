@@ -1,0 +1,210 @@
+"""An engine to test the body with, under a virtual clock: rows in memory, and trouble on demand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+from trio_tasks import BackendError
+from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks.storages._lane import Lane, LaneOptions
+from trio_tasks.storages._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from trio_tasks.storages._stored import StoredBackend
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@final
+class Store:
+    """What several engines share: rows, and who is to be told of changes."""
+
+    def __init__(self) -> None:
+        self.rows = FileEngine(None, synchronous="NORMAL")
+        self.users = 0
+        self.listeners: dict[Engine, Callable[[], None]] = {}
+
+    def tell_others(self, me: Engine) -> None:
+        for engine, on_news in self.listeners.items():
+            if engine is not me:
+                on_news()
+
+
+@final
+class TroubledEngine(Engine):
+    """Rows in memory.
+
+    Attributes:
+      latency: seconds that everything takes, before it is done; and as many after it.
+      trouble: what is raised in place of doing anything.
+      late_trouble: what is raised when an exchange is done, as if the connection had broken then.
+      gate: an exchange that was done waits for this before it answers.
+      calls: how often each method was called.
+      exchanges: all that were asked for.
+      at_once: the most calls that were under way together.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store()
+        self.latency = 0.0
+        self.trouble: Exception | None = None
+        self.late_trouble: Exception | None = None
+        self.gate: trio.Event | None = None
+        self.is_deaf = False
+        self.calls: Counter[str] = Counter()
+        self.exchanges: list[Exchange] = []
+        self.at_once = 0
+        self._under_way = 0
+
+    async def open(self) -> None:
+        self.calls["open"] += 1
+        await self._take_time()
+        if not self.store.users:
+            await self.store.rows.open()
+        self.store.users += 1
+
+    async def aclose(self) -> None:
+        self.calls["aclose"] += 1
+        self.store.users -= 1
+        if not self.store.users:
+            await self.store.rows.aclose()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def now(self) -> float:
+        return self.store.rows.now()
+
+    async def _take_time(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.latency)
+        if self.trouble is not None:
+            raise self.trouble
+
+    async def _call(self, name: str, *args: Any) -> Any:
+        self.calls[name] += 1
+        self._under_way += 1
+        self.at_once = max(self.at_once, self._under_way)
+        try:
+            await self._take_time()
+            call: Callable[..., Awaitable[Any]] = getattr(self.store.rows, name)
+            with trio.CancelScope(shield=True):
+                result = await call(*args)
+                await trio.sleep(self.latency)
+            return result
+        finally:
+            self._under_way -= 1
+
+    async def _telling(self, name: str, *args: Any) -> Any:
+        result = await self._call(name, *args)
+        self.store.tell_others(self)
+        return result
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        self.exchanges.append(exchange)
+        answer: Answer = await self._call("exchange", exchange)
+        if self.gate is not None:
+            with trio.CancelScope(shield=True):
+                await self.gate.wait()
+        if exchange.settled or exchange.pushed:
+            self.store.tell_others(self)
+        if self.late_trouble is not None:
+            raise self.late_trouble
+        return answer
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        renewal: Renewal = await self._call("renew", held, lease)
+        return renewal
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        return bool(await self._call("report", held, progress))
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        stored: Stored | None = await self._call("find", queue, task_id)
+        return stored
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        rows: Sequence[Stored] = await self._call("list", queue, states, limit)
+        return rows
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        return bool(await self._telling("cancel", queue, task_id, error))
+
+    async def abort(self, queue: str, task_id: str) -> bool:
+        return bool(await self._telling("abort", queue, task_id))
+
+    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+        return bool(await self._telling("reschedule", queue, task_id, delay))
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        return bool(await self._call("update", queue, task_id, payload, head))
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        return bool(await self._telling("resume", queue, task_id))
+
+    async def resume_abandoned(self, queue: str) -> int:
+        return int(await self._telling("resume_abandoned", queue))
+
+    async def forget(self, queue: str, task_id: str | None) -> int:
+        return int(await self._call("forget", queue, task_id))
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        counts: dict[str, int] = await self._call("counts", queue)
+        return counts
+
+    async def queues(self) -> Sequence[str]:
+        names: Sequence[str] = await self._call("queues")
+        return names
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        await self._call("register", queue, workers)
+
+    async def workers(self, queue: str) -> Sequence[str]:
+        names: Sequence[str] = await self._call("workers", queue)
+        return names
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        if not self.is_deaf:
+            self.store.listeners[self] = on_news
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.store.listeners.pop(self, None)
+
+    def __repr__(self) -> str:
+        return "in trouble"
+
+
+@final
+class Storage(StoredBackend[A]):
+    """The body, on such an engine."""
+
+    def __init__(
+        self,
+        engine: TroubledEngine | None = None,
+        type: Any = Any,
+        *,
+        queue: str = "q",
+        poll_interval: float = 1.0,
+        **options: Unpack[LaneOptions],
+    ) -> None:
+        self.engine = engine or TroubledEngine()
+        self._found(self.engine, Lane(queue, type, options), poll_interval)
+
+    async def rows(self, *states: State) -> list[str]:
+        """The ids of the rows in these states, straight from the store."""
+        found = await self.engine.store.rows.list(self.queue, states or list(State), 10_000)
+        return [row.id for row in found]
+
+
+def broken(message: str = "the line is dead") -> BackendError:
+    return BackendError(message)
+
+
+class FinalError(BackendError):
+    """Asking again cannot help."""
+
+    is_final = True

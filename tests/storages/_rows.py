@@ -1,0 +1,56 @@
+"""What the tests of engines say often: rows to push, settlements, and all that an engine has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from trio_tasks.storages._port import Answer, Claim, Claimed, Engine, Exchange, NewRow, Settlement, State, Verdict
+
+QUEUE = "q"
+
+
+def new(id: str, payload: bytes = b"args", **fields: Any) -> NewRow:
+    """A row to be pushed; what is not given is usual."""
+    usual = NewRow(QUEUE, id, payload, None, 0, 0.0, None, "skip", None)
+    return usual._replace(**fields)
+
+
+def settled(row: Claimed, verdict: Verdict = Verdict.SUCCEEDED, **fields: Any) -> Settlement:
+    """How the attempt at a row ended; what is not given is usual."""
+    usual = Settlement(QUEUE, row.key, row.token, verdict, 0.0, None, None, math.inf)
+    return usual._replace(**fields)
+
+
+async def push(engine: Engine, *rows: NewRow) -> list[Any]:
+    """Push, and nothing else."""
+    return (await engine.exchange(Exchange(pushed=rows))).pushed
+
+
+async def settle(engine: Engine, *settlements: Settlement) -> list[bool | Exception]:
+    """Settle, and nothing else."""
+    return (await engine.exchange(Exchange(settled=settlements))).settled
+
+
+async def claim(engine: Engine, limit: int = 1, lease: float = 30.0, queue: str = QUEUE) -> list[Claimed]:
+    """Claim, and nothing else."""
+    return (await claim_all(engine, limit, lease, queue)).claimed[0]
+
+
+async def claim_all(engine: Engine, limit: int = 1000, lease: float = 30.0, queue: str = QUEUE) -> Answer:
+    """Claim, with the whole answer."""
+    return await engine.exchange(Exchange(claims=[Claim(queue, limit, lease, "w")]))
+
+
+def ids(rows: Iterable[Any]) -> list[str]:
+    """Their ids."""
+    return [row.id for row in rows]
+
+
+async def contents(engine: Engine, *queues: str) -> dict[str, Any]:
+    """Everything that can be seen of these queues."""
+    seen: dict[str, Any] = {"queues": sorted(await engine.queues())}
+    for queue in queues or (QUEUE,):
+        seen[queue] = await engine.counts(queue), [list(await engine.list(queue, [state], 10_000)) for state in State]
+    return seen

@@ -1,0 +1,1107 @@
+"""The port as a contract: one suite, for every engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+from trio_tasks import BackendError, DuplicateTaskError
+from trio_tasks._clock import use_wall_clock
+from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks.storages._port import Claim, Engine, Exchange, Held, State, Stored, Verdict
+from trio_tasks.storages._record import decode_error, decode_history
+from trio_tasks.storages._sqlite_driver import connect
+from trio_tasks.storages._sqlite_engine import SqliteEngine
+
+from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
+
+HOUR = 3600.0
+
+FOREIGN = "another"
+"""A queue that is not the one of the tests."""
+
+
+def make(kind: str, path: Path) -> Engine:
+    if kind == "file":
+        return FileEngine(path / "tasks.journal", synchronous="NORMAL")
+    driver: Any = kind
+    return SqliteEngine(path / "tasks.db", synchronous="OFF", driver=driver, join_existing=False)
+
+
+KINDS = [
+    "sqlite3",
+    pytest.param("apsw", marks=pytest.mark.skipif(find_spec("apsw") is None, reason="apsw is not installed")),
+    "file",
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@asynccontextmanager
+async def opened(kind: str, path: Path) -> AsyncIterator[Engine]:
+    engine = make(kind, path)
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@pytest.fixture
+async def engine(kind: str, tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[Engine]:
+    """Open, under a clock that only moves when told to."""
+    async with opened(kind, tmp_path) as engine:
+        yield engine
+
+
+async def found(engine: Engine, task_id: str, queue: str = QUEUE) -> Stored:
+    stored = await engine.find(queue, task_id)
+    assert stored is not None
+    return stored
+
+
+async def states(engine: Engine, *task_ids: str) -> list[State]:
+    return [(await found(engine, task_id)).state for task_id in task_ids]
+
+
+async def check_counts(engine: Engine, queue: str = QUEUE, /, **expected: int) -> None:
+    """These, and zero for all others."""
+    counts = await engine.counts(queue)
+    assert set(counts) == {"pushed", "succeeded", "retried", "failed", "killed", "released", "waiting", "running"}
+    assert {name: number for name, number in counts.items() if number} == expected
+
+
+async def line(engine: Engine) -> list[str]:
+    """Who waits, in order; they are claimed by that."""
+    return ids(await claim(engine, 1000))
+
+
+# Exchanges
+
+
+async def test_an_exchange_settles_then_pushes_then_enters_what_is_due_and_then_claims(
+    engine: Engine, mock_clock: MockClock
+) -> None:
+    await push(engine, new("first", unique="key"), new("later", delay=1.0, priority=9))
+    [first] = await claim(engine)
+    mock_clock.jump(2)
+    done = settled(first, Verdict.SUCCEEDED)
+    answer = await engine.exchange(
+        Exchange([done], [new("second", unique="key", on_conflict="raise")], [Claim(QUEUE, 3, 30.0, "w")])
+    )
+    assert answer.settled == [True]
+    assert answer.pushed == ["second"]  # the key was free by then
+    assert ids(answer.claimed[0]) == ["later", "second"]
+    assert answer.live == [2]
+
+
+async def test_an_empty_exchange_does_nothing(engine: Engine) -> None:
+    answer = await engine.exchange(Exchange())
+    assert (answer.settled, answer.pushed, answer.claimed, answer.finished) == ([], [], [], [])
+
+
+async def test_what_was_pushed_is_claimed_as_it_was(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a", b"\x00payload", head=b"\xffhead", priority=-3))
+    [row] = await claim(engine)
+    assert (row.id, row.payload, row.head, row.attempt, row.history) == ("a", b"\x00payload", b"\xffhead", 1, None)
+    stored = await found(engine, "a")
+    assert stored.state is State.RUNNING
+    assert stored.due == pytest.approx(engine.now() + 30.0)
+    assert (stored.attempt, stored.payload, stored.head, stored.worker) == (1, b"\x00payload", b"\xffhead", "w")
+    assert (stored.result, stored.history, stored.progress) == (None, None, None)
+
+
+async def test_several_queues_are_claimed_in_one_exchange_each_with_its_own_answer(engine: Engine) -> None:
+    await push(engine, new("a"), new("b"), new("c", queue=FOREIGN), new("d", queue=FOREIGN, delay=HOUR))
+    claims = [Claim(QUEUE, 1, 30.0, "w"), Claim(FOREIGN, 5, 30.0, "w"), Claim("empty", 1, 30.0, "w")]
+    answer = await engine.exchange(Exchange(claims=claims))
+    assert [ids(rows) for rows in answer.claimed] == [["a"], ["c"], []]
+    assert answer.live == [-1, 2, 0]
+    assert answer.next_due[0] is None
+    assert answer.next_due[2] is None
+    assert answer.next_due[1] == pytest.approx(engine.now() + 30.0)  # the lease of what was just claimed
+
+
+async def test_no_two_claims_have_the_same_token(engine: Engine) -> None:
+    await push(engine, *map(new, "abc"))
+    tokens = set()
+    for _ in range(20):
+        rows = await claim(engine, 1) + await claim(engine, 2)
+        assert len(rows) == 3
+        for row in rows:
+            assert (row.key, row.token) not in tokens
+            tokens.add((row.key, row.token))
+        assert await settle(engine, *[settled(row, Verdict.RELEASED) for row in rows]) == [True] * 3
+
+
+# The line
+
+
+async def test_the_higher_priority_goes_first_then_who_waits_longest(engine: Engine, mock_clock: MockClock) -> None:
+    for id, priority in [("low", -1), ("a", 0), ("high", 5), ("b", 0), ("highest", 2**62), ("lowest", -(2**62))]:
+        await push(engine, new(id, priority=priority))
+    await push(engine, new("c"), new("d"))
+    assert await line(engine) == ["highest", "high", "a", "b", "c", "d", "low", "lowest"]
+
+
+async def test_a_delayed_row_waits_from_when_it_is_due(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("due at 2", delay=2.0), new("due at 4", delay=4.0))
+    mock_clock.jump(3)
+    await push(engine, new("pushed at 3"))
+    mock_clock.jump(2)
+    await push(engine, new("pushed at 5"))
+    assert await line(engine) == ["due at 2", "pushed at 3", "due at 4", "pushed at 5"]
+
+
+async def test_a_released_row_is_in_front_and_a_retried_one_behind(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *map(new, "abcd"))
+    a, b, _ = await claim(engine, 3)
+    mock_clock.jump(1)
+    await push(engine, new("e"))
+    await settle(engine, settled(a, Verdict.RETRIED), settled(b, Verdict.RELEASED))
+    mock_clock.jump(1)
+    await push(engine, new("f"))
+    assert await line(engine) == ["b", "d", "e", "a", "f"]
+
+
+async def test_who_is_retried_at_once_is_behind_whoever_was_pushed_in_the_same_instant(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await push(engine, *map(new, "bcd"))
+    await settle(engine, settled(a, Verdict.RETRIED))
+    assert await line(engine) == ["b", "c", "d", "a"]
+
+
+async def test_an_orphan_waits_from_when_it_first_did(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"))
+    await claim(engine, lease=10.0)
+    mock_clock.jump(5)
+    await push(engine, new("b"))
+    mock_clock.jump(6)
+    assert await line(engine) == ["a", "b"]
+
+
+async def test_no_more_than_the_limit_is_claimed_and_short_claims_say_so(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *map(new, "abc"), new("later", delay=HOUR))
+    answer = await claim_all(engine, 2)
+    assert ids(answer.claimed[0]) == ["a", "b"]
+    assert (answer.next_due, answer.live) == ([None], [-1])
+    answer = await claim_all(engine, 2, lease=2 * HOUR)
+    assert ids(answer.claimed[0]) == ["c"]
+    assert answer.live == [4]
+    assert answer.next_due == [pytest.approx(engine.now() + 30.0)]  # the first lease
+    answer = await claim_all(engine, 0)
+    assert answer.claimed == [[]]
+
+
+async def test_next_due_is_the_earliest_delay_lease_or_expiry(engine: Engine, mock_clock: MockClock) -> None:
+    now = engine.now()
+    await push(engine, new("delayed", delay=50.0), new("unstarted", priority=-1, expires_in=40.0), new("claimed"))
+    await claim(engine, 1, lease=30.0)
+    for expected, elapsed in [(30.0, 31), (50.0, 20)]:
+        answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 0, 30.0, "w")]))
+        if answer.next_due != [None]:  # a claim of nothing need not be short
+            assert answer.next_due == [pytest.approx(now + expected)]
+        mock_clock.jump(elapsed)
+    answer = await claim_all(engine, lease=HOUR)
+    assert ids(answer.claimed[0]) == ["claimed", "delayed"]  # the orphan, and the one which was due
+    assert answer.finished == [(QUEUE, "unstarted")]
+    assert answer.next_due == [pytest.approx(engine.now() + HOUR)]
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state", "counter"),
+    [
+        (Verdict.SUCCEEDED, State.DONE, "succeeded"),
+        (Verdict.FAILED, State.FAILED, "failed"),
+        (Verdict.KILLED, State.KILLED, "killed"),
+    ],
+)
+async def test_a_finished_row_keeps_its_result_and_history(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State, counter: str
+) -> None:
+    history = None if verdict is Verdict.SUCCEEDED else b"\x80"
+    await push(engine, new("a", head=b"h"), new("b"))
+    a, b = await claim(engine, 2)
+    assert await settle(engine, settled(a, verdict, result=b"r", history=history), settled(b, verdict)) == [True, True]
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.payload, stored.head) == (state, 1, b"args", b"h")
+    assert (stored.result, stored.history, stored.due, stored.worker) == (b"r", history, None, "w")
+    assert (await found(engine, "b")).result is None
+    await check_counts(engine, **{"pushed": 2, counter: 2})
+    assert (await claim_all(engine)).live == [0]
+
+
+async def test_the_history_of_a_success_is_replaced_too(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, history=b"\x80"))
+    assert (await found(engine, "a")).history == b"\x80"
+
+
+async def test_a_retried_row_waits_for_its_time_one_attempt_further(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.RETRIED, after=10.0, result=b"error", history=b"\x81\x01"))
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.result, stored.history) == (State.DELAYED, 1, b"error", b"\x81\x01")
+    assert stored.due == pytest.approx(engine.now() + 10.0)
+    await check_counts(engine, pushed=1, retried=1, waiting=1)
+    mock_clock.jump(9)
+    answer = await claim_all(engine)
+    assert answer.claimed == [[]]
+    assert answer.live == [1]
+    assert answer.next_due == [pytest.approx(engine.now() + 1.0)]
+    mock_clock.jump(1.5)
+    [again] = await claim(engine)
+    assert (again.attempt, again.history) == (2, b"\x81\x01")
+    await settle(engine, settled(again, Verdict.RETRIED, history=None))
+    [again] = await claim(engine)
+    assert (again.attempt, again.history) == (3, b"\x81\x01")  # None has left it
+    await check_counts(engine, pushed=1, retried=2, running=1)
+
+
+async def test_a_release_costs_no_attempt_and_leaves_no_trace(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.RELEASED))
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.result, stored.history, stored.due) == (
+        State.WAITING,
+        0,
+        None,
+        None,
+        None,
+    )
+    await check_counts(engine, pushed=1, released=1, waiting=1)
+    assert (await claim(engine))[0].attempt == 1
+
+
+# Keeping
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED])
+async def test_keep_says_for_how_long_a_finished_row_is_remembered(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict
+) -> None:
+    await push(engine, *map(new, "abc"))
+    a, b, c = await claim(engine, 3)
+    keep = [settled(a, verdict, keep=0.0), settled(b, verdict, keep=60.0), settled(c, verdict, keep=math.inf)]
+    assert await settle(engine, *keep) == [True] * 3
+    assert await engine.find(QUEUE, "a") is None
+    assert (await found(engine, "b")).due == pytest.approx(engine.now() + 60.0)
+    mock_clock.jump(59)
+    await claim(engine)
+    assert await engine.find(QUEUE, "b") is not None
+    mock_clock.jump(2)
+    await claim(engine)  # by which what falls due is entered
+    assert await engine.find(QUEUE, "b") is None
+    mock_clock.jump(100 * HOUR)
+    await claim(engine)
+    assert await engine.find(QUEUE, "c") is not None
+    assert await push(engine, new("a"), new("b")) == ["a", "b"]  # their ids are free again
+
+
+async def test_thousands_that_are_to_be_forgotten_are_within_a_few_exchanges(
+    engine: Engine, mock_clock: MockClock
+) -> None:
+    await push(engine, *[new(f"{number:04}") for number in range(1500)])
+    rows = await claim(engine, 1500)
+    await settle(engine, *[settled(row, keep=10.0) for row in rows])
+    mock_clock.jump(11)
+    for _ in range(4):
+        await claim(engine)
+    assert not await engine.list(QUEUE, [State.DONE], 10)
+
+
+# Fencing
+
+
+async def test_a_settlement_counts_only_under_the_token_of_the_last_claim(
+    engine: Engine, mock_clock: MockClock
+) -> None:
+    await push(engine, new("a"))
+    [first] = await claim(engine, lease=10.0)
+    before = await contents(engine)
+    for verdict in Verdict:
+        assert await settle(engine, settled(first._replace(token=first.token + 1), verdict)) == [False]
+    assert await contents(engine) == before
+    mock_clock.jump(11)
+    [second] = await claim(engine, lease=10.0)
+    assert second.attempt == 2
+    before = await contents(engine)
+    for verdict in Verdict:
+        assert await settle(engine, settled(first, verdict, result=b"stale", keep=0.0)) == [False]
+    assert await contents(engine) == before
+    assert await settle(engine, settled(second)) == [True]
+    before = await contents(engine)
+    for verdict in Verdict:
+        assert await settle(engine, settled(second, verdict)) == [False]
+    assert await contents(engine) == before
+
+
+@pytest.mark.parametrize("second", list(Verdict))
+@pytest.mark.parametrize("first", list(Verdict))
+async def test_of_two_settlements_in_one_exchange_the_first_counts(
+    engine: Engine, first: Verdict, second: Verdict
+) -> None:
+    await push(engine, *map(new, "abcd"))
+    a, b, c, d = await claim(engine, 4)
+    both = [settled(a, first, result=b"1"), settled(a, second, result=b"2")]
+    assert await settle(engine, settled(b), *both, settled(c), settled(d)) == [True, True, False, True, True]
+    expected = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED, Verdict.KILLED: State.KILLED}
+    assert await states(engine, *"abcd") == [expected.get(first, State.WAITING), *[State.DONE] * 3]
+
+
+async def test_a_released_row_cannot_be_settled_under_its_old_token(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [first] = await claim(engine)
+    await settle(engine, settled(first, Verdict.RELEASED))
+    assert await settle(engine, settled(first)) == [False]
+    [second] = await claim(engine)
+    assert await settle(engine, settled(first)) == [False]
+    assert await settle(engine, settled(second)) == [True]
+
+
+async def test_lost_leases_do_not_harm_the_others_of_an_exchange(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(f"{number:02}") for number in range(20)])
+    rows = await claim(engine, 20)
+    stale = [row._replace(token=row.token + 1) if number % 3 == 0 else row for number, row in enumerate(rows)]
+    answer = await engine.exchange(
+        Exchange([settled(row, result=b"r") for row in stale], [new("more")], [Claim(QUEUE, 9, 30.0, "w")])
+    )
+    assert answer.settled == [number % 3 != 0 for number in range(20)]
+    assert answer.pushed == ["more"]
+    assert ids(answer.claimed[0]) == ["more"]
+    await check_counts(engine, pushed=21, succeeded=13, running=8)
+
+
+# Ids and unique keys
+
+
+async def test_an_id_is_let_in_once_and_the_others_of_the_exchange_are_not_harmed(engine: Engine) -> None:
+    await push(engine, new("a", b"first"))
+    [row] = await claim(engine)
+    answer = await engine.exchange(
+        Exchange([settled(row, result=b"r")], [new("b"), new("a"), new("c"), new("b", b"twin"), new("d", unique="k")])
+    )
+    assert answer.settled == [True]
+    b, a, c, twin, d = answer.pushed
+    assert (b, c, d) == ("b", "c", "d")
+    assert isinstance(a, DuplicateTaskError)
+    assert isinstance(twin, DuplicateTaskError)
+    assert (await found(engine, "a")).payload == b"first"  # finished, and remembered
+    assert (await found(engine, "b")).payload == b"args"
+    await check_counts(engine, pushed=4, succeeded=1, waiting=3)
+
+
+async def test_a_unique_key_that_is_taken_skips_or_raises(engine: Engine) -> None:
+    assert await push(engine, new("a", unique="key")) == ["a"]
+    skipped, refused, free = await push(
+        engine,
+        new("b", unique="key", on_conflict="skip"),
+        new("c", unique="key", on_conflict="raise"),
+        new("d", unique="other", on_conflict="raise"),
+    )
+    assert (skipped, free) == ("a", "d")
+    assert isinstance(refused, DuplicateTaskError)
+    assert await engine.find(QUEUE, "b") is None
+    assert await engine.find(QUEUE, "c") is None
+    await check_counts(engine, pushed=2, waiting=2)
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+async def test_a_waiting_row_is_replaced_under_its_key(engine: Engine, delay: float) -> None:
+    await push(engine, new("a", unique="key", delay=delay))
+    answer = await engine.exchange(Exchange(pushed=[new("b", unique="key", on_conflict="replace")]))
+    assert answer.pushed == ["b"]
+    assert answer.finished == [(QUEUE, "a")]
+    old = await found(engine, "a")
+    assert (old.state, old.due, old.attempt) == (State.KILLED, None, 0)
+    assert "b" in str(decode_error(old.result))
+    await check_counts(engine, pushed=2, killed=1, waiting=1)
+    assert await line(engine) == ["b"]
+
+
+async def test_a_key_is_free_once_its_row_is_finished_and_held_through_retries(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"))
+    for verdict in (Verdict.RETRIED, Verdict.RELEASED):
+        [a] = await claim(engine)
+        assert await push(engine, new("b", unique="key")) == ["a"]
+        await settle(engine, settled(a, verdict))
+        assert await push(engine, new("b", unique="key")) == ["a"]
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.FAILED))
+    assert await push(engine, new("b", unique="key", on_conflict="raise")) == ["b"]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED])
+async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine, verdict: Verdict) -> None:
+    await push(engine, new("a", unique="key"))
+    [a] = await claim(engine)
+    answer = await engine.exchange(Exchange(pushed=[new("b", unique="key", on_conflict="replace")]))
+    assert (answer.pushed, answer.finished) == (["b"], [])
+    assert await states(engine, "a", "b") == [State.RUNNING, State.WAITING]
+    assert await push(engine, new("c", unique="key")) == ["b"]
+    answer = await engine.exchange(Exchange([settled(a, verdict, result=b"e", keep=0.0)]))
+    assert answer.settled == [True]
+    assert answer.finished == [(QUEUE, "a")]
+    old = await found(engine, "a")
+    assert old.state is State.KILLED
+    assert "b" in str(decode_error(old.result))
+    await check_counts(engine, pushed=2, killed=1, waiting=1)
+
+
+async def test_a_running_row_that_was_replaced_may_still_succeed(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"), new("x", unique="other"))
+    a, x = await claim(engine, 2)
+    await push(engine, *[new(id, unique="key", on_conflict="replace") for id in ("b", "c")])
+    await push(engine, new("y", unique="other", on_conflict="replace"))
+    assert await states(engine, *"abc") == [State.RUNNING, State.KILLED, State.WAITING]
+    assert await settle(engine, settled(a, result=b"r"), settled(x, Verdict.FAILED, result=b"e")) == [True, True]
+    assert await states(engine, *"ax") == [State.DONE, State.FAILED]
+    await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=1, waiting=2)
+
+
+async def test_a_running_row_that_was_replaced_is_killed_as_an_orphan(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a", unique="key"))
+    await claim(engine, lease=10.0)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    mock_clock.jump(11)
+    answer = await claim_all(engine)
+    assert (ids(answer.claimed[0]), answer.finished) == (["b"], [(QUEUE, "a")])
+    await check_counts(engine, pushed=2, killed=1, running=1)
+
+
+async def test_a_successor_may_have_any_id(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"))
+    [a] = await claim(engine)
+    await push(engine, new("abort", unique="key", on_conflict="replace"))
+    assert not (await engine.renew([Held(a.key, a.token)], 30.0)).aborted  # nobody wants that
+    await settle(engine, settled(a, Verdict.RELEASED))
+    assert "replaced" in str(decode_error((await found(engine, "a")).result))
+
+
+# Expiry
+
+
+async def test_who_is_not_started_in_time_is_killed(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a", expires_in=10.0), new("b", expires_in=20.0), new("c", expires_in=5.0, delay=8.0))
+    mock_clock.jump(11)
+    answer = await claim_all(engine, lease=5.0)
+    assert ids(answer.claimed[0]) == ["b"]
+    assert sorted(answer.finished) == [(QUEUE, "a"), (QUEUE, "c")]
+    assert await states(engine, *"ac") == [State.KILLED, State.KILLED]
+    assert type(decode_error((await found(engine, "a")).result)).__name__ == "TaskExpiredError"
+    await check_counts(engine, pushed=3, killed=2, running=1)
+
+
+async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a", delay=5.0, expires_in=10.0), new("b", delay=5.0, expires_in=10.0))
+    mock_clock.jump(6)
+    assert ids(await claim(engine)) == ["a"]
+    mock_clock.jump(5)
+    answer = await claim_all(engine)
+    assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "b")])
+
+
+async def test_who_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(id, expires_in=10.0) for id in "abc"])
+    a, b, _ = await claim(engine, 3, lease=5.0)
+    await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RETRIED, after=1.0))
+    mock_clock.jump(HOUR)
+    assert sorted(await line(engine)) == ["a", "b", "c"]
+
+
+async def test_however_many_have_expired_none_of_them_is_claimed(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(f"{number:04}", expires_in=1.0) for number in range(1200)])
+    mock_clock.jump(2)
+    for _ in range(4):
+        assert await claim(engine, 1000) == []
+    await check_counts(engine, pushed=1200, killed=1200)
+
+
+# Orphans and leases
+
+
+async def test_orphans_come_back_with_the_lost_attempt_in_their_history(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"))
+    await claim(engine, lease=10.0)
+    mock_clock.jump(11)
+    lost_at = engine.now()
+    [again] = await claim(engine, lease=10.0)
+    assert again.attempt == 2
+    [loss] = decode_history(again.history)
+    assert (loss.attempt, loss.became, loss.worker) == (1, "lost", "w")
+    assert loss.ended_at == pytest.approx(lost_at)
+    await check_counts(engine, pushed=1, running=1)
+    mock_clock.jump(11)
+    [again] = await claim(engine)
+    assert [each.attempt for each in decode_history(again.history)] == [1, 2]
+
+
+async def test_any_claim_enters_what_is_due_however_many_rows_that_are(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(f"{number:04}") for number in range(1200)])
+    assert len(await claim(engine, 1200, lease=10.0)) == 1200
+    mock_clock.jump(11)
+    back = [row for _ in range(5) for row in await claim(engine, 1000)]
+    assert len(back) == 1200
+    assert {row.attempt for row in back} == {2}
+
+
+async def test_renewed_leases_hold(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *map(new, "ab"))
+    a, b = await claim(engine, 2, lease=10.0)
+    mock_clock.jump(8)
+    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
+    assert (renewal.lost, renewal.aborted) == ([], [])
+    mock_clock.jump(8)
+    [again] = await claim(engine, 2, lease=10.0)
+    assert again.id == "b"
+    renewal = await engine.renew([Held(a.key, a.token), Held(b.key, b.token), Held(again.key, again.token)], 10.0)
+    assert renewal.lost == [b.key]
+    assert await settle(engine, settled(a), settled(b), settled(again)) == [True, False, True]
+    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
+    assert renewal.lost == [a.key]  # settled by now
+    assert (await found(engine, "a")).state is State.DONE
+
+
+async def test_a_lease_that_has_run_out_may_be_renewed_until_somebody_took_it_back(
+    engine: Engine, mock_clock: MockClock
+) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine, lease=10.0)
+    mock_clock.jump(11)
+    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
+    if renewal.lost:
+        assert await settle(engine, settled(a)) == [False]
+    else:
+        assert await claim(engine) == []
+        assert await settle(engine, settled(a)) == [True]
+
+
+async def test_abandoned_rows_are_resumed_and_counted_and_others_are_not(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *map(new, "abcd"), new("x", queue=FOREIGN))
+    await claim(engine, 2, lease=10.0)
+    await claim(engine, 1, lease=HOUR)
+    await claim(engine, 1, lease=10.0, queue=FOREIGN)
+    assert await engine.resume_abandoned(QUEUE) == 0
+    mock_clock.jump(11)
+    assert await engine.resume_abandoned(QUEUE) == 2
+    assert await states(engine, *"abcd") == [State.WAITING] * 2 + [State.RUNNING, State.WAITING]
+    await check_counts(engine, pushed=4, waiting=3, running=1)
+
+
+async def test_all_abandoned_rows_are_resumed_however_many(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(f"{number:04}") for number in range(1200)])
+    await claim(engine, 1200, lease=10.0)
+    mock_clock.jump(11)
+    assert await engine.resume_abandoned(QUEUE) == 1200
+    await check_counts(engine, pushed=1200, waiting=1200)
+
+
+# Aborting
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (Verdict.SUCCEEDED, State.DONE),
+        (Verdict.FAILED, State.FAILED),
+        (Verdict.KILLED, State.KILLED),
+        (Verdict.RETRIED, State.KILLED),
+        (Verdict.RELEASED, State.KILLED),
+    ],
+)
+async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
+    engine: Engine, verdict: Verdict, state: State
+) -> None:
+    await push(engine, *map(new, "ab"))
+    a, b = await claim(engine, 2)
+    held = [Held(a.key, a.token), Held(b.key, b.token)]
+    assert await engine.abort(QUEUE, "a")
+    assert await engine.abort(QUEUE, "a")  # again does no harm
+    assert (await engine.renew(held, 30.0)).aborted == [a.key]
+    assert (await engine.renew([], 0.0)).aborted == [a.key]  # it only looks
+    assert await settle(engine, settled(a, verdict, result=b"r")) == [True]
+    assert (await engine.renew([], 0.0)).aborted == []
+    stored = await found(engine, "a")
+    assert stored.state is state
+    if verdict in (Verdict.RETRIED, Verdict.RELEASED):
+        assert "aborted" in str(decode_error(stored.result))
+
+
+async def test_only_running_rows_are_aborted(engine: Engine) -> None:
+    await push(engine, new("a"), new("b", delay=HOUR))
+    for task_id in ("a", "b", "nobody"):
+        assert not await engine.abort(QUEUE, task_id)
+    [a] = await claim(engine)
+    assert not await engine.abort(FOREIGN, "a")
+    await settle(engine, settled(a))
+    assert not await engine.abort(QUEUE, "a")
+    assert (await engine.renew([], 0.0)).aborted == []
+
+
+async def test_an_orphan_that_is_to_be_aborted_is_killed(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"))
+    await claim(engine, lease=10.0)
+    await engine.abort(QUEUE, "a")
+    mock_clock.jump(11)
+    answer = await claim_all(engine)
+    assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "a")])
+    assert await states(engine, "a") == [State.KILLED]
+    await check_counts(engine, pushed=1, killed=1)
+
+
+async def test_a_running_row_that_was_replaced_can_be_aborted(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"))
+    [a] = await claim(engine)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    assert await engine.abort(QUEUE, "a")
+    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [a.key]
+
+
+# Changing what waits
+
+
+async def test_waiting_rows_are_cancelled(engine: Engine) -> None:
+    await push(engine, new("running"), new("a", unique="key"), new("b", delay=HOUR))
+    [running] = await claim(engine)
+    for task_id in "ab":
+        assert await engine.cancel(QUEUE, task_id, b"error")
+        assert not await engine.cancel(QUEUE, task_id, b"again")
+    for task_id in ("running", "nobody"):
+        assert not await engine.cancel(QUEUE, task_id, b"error")
+    assert not await engine.cancel(FOREIGN, "running", b"error")
+    stored = await found(engine, "b")
+    assert (stored.state, stored.result, stored.due) == (State.KILLED, b"error", None)
+    assert await push(engine, new("c", unique="key", on_conflict="raise")) == ["c"]
+    assert await settle(engine, settled(running)) == [True]
+    await check_counts(engine, pushed=4, killed=2, succeeded=1, waiting=1)
+
+
+async def test_waiting_rows_are_rescheduled(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("running"), new("sooner", delay=HOUR), new("later"), new("other"))
+    await claim(engine)
+    assert await engine.reschedule(QUEUE, "sooner", 0.0)
+    assert await engine.reschedule(QUEUE, "later", 10.0)
+    for task_id in ("running", "nobody"):
+        assert not await engine.reschedule(QUEUE, task_id, 1.0)
+    assert (await found(engine, "later")).due == pytest.approx(engine.now() + 10.0)
+    await check_counts(engine, pushed=4, waiting=3, running=1)
+    assert sorted(await line(engine)) == ["other", "sooner"]
+    mock_clock.jump(11)
+    assert await line(engine) == ["later"]
+    assert not await engine.reschedule(QUEUE, "later", 1.0)
+
+
+async def test_a_row_that_was_rescheduled_still_expires(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(id, expires_in=10.0, delay=delay) for id, delay in (("a", 0.0), ("b", HOUR), ("c", 0.0))])
+    await engine.reschedule(QUEUE, "a", 5.0)
+    await engine.reschedule(QUEUE, "b", 0.0)
+    await engine.reschedule(QUEUE, "c", 20.0)
+    mock_clock.jump(6)
+    assert (await found(engine, "c")).state is State.DELAYED
+    assert ids(await claim(engine, 1)) == ["b"]
+    mock_clock.jump(5)
+    assert await line(engine) == []
+    mock_clock.jump(10)
+    assert await line(engine) == []
+    assert await states(engine, *"ac") == [State.KILLED] * 2
+
+
+async def test_what_a_waiting_row_holds_is_replaced(engine: Engine) -> None:
+    await push(engine, new("running"), new("a", head=b"h"), new("b", delay=HOUR))
+    await claim(engine)
+    assert await engine.update(QUEUE, "a", b"new", None)
+    assert await engine.update(QUEUE, "b", b"new", b"head")
+    for task_id in ("running", "nobody"):
+        assert not await engine.update(QUEUE, task_id, b"new", None)
+    assert (await found(engine, "running")).payload == b"args"
+    [a] = await claim(engine)
+    assert (a.payload, a.head) == (b"new", None)
+    assert ((await found(engine, "b")).payload, (await found(engine, "b")).head) == (b"new", b"head")
+
+
+# Dead letters
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.KILLED])
+async def test_a_dead_row_is_resumed_with_all_its_attempts(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict
+) -> None:
+    await push(engine, new("a", expires_in=100.0), new("b"))
+    [a] = await claim(engine)
+    await engine.abort(QUEUE, "a")
+    history = b"\x80"
+    await settle(engine, settled(a, verdict, result=b"e", history=history, keep=HOUR))
+    mock_clock.jump(1)
+    assert await engine.resume(QUEUE, "a")
+    assert not await engine.resume(QUEUE, "a")
+    assert not await engine.resume(QUEUE, "nobody")
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.history, stored.due) == (State.WAITING, 0, history, None)
+    mock_clock.jump(2 * HOUR)
+    b, again = await claim(engine, 9)
+    assert (b.id, again.id, again.attempt, again.history) == ("b", "a", 1, history)
+    assert (await engine.renew([], 0.0)).aborted == []
+    assert await settle(engine, settled(again, Verdict.RETRIED), settled(b)) == [True, True]
+    assert not await engine.resume(QUEUE, "b")  # it is done
+    counts = await engine.counts(QUEUE)
+    assert (counts["waiting"], counts["running"]) == (1, 0)
+
+
+async def test_a_dead_row_whose_key_is_taken_cannot_be_resumed(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.FAILED))
+    await push(engine, new("b", unique="key"))
+    before = await contents(engine)
+    with pytest.raises(DuplicateTaskError):
+        await engine.resume(QUEUE, "a")
+    assert await contents(engine) == before
+    [b] = await claim(engine)
+    await settle(engine, settled(b))
+    assert await engine.resume(QUEUE, "a")
+    assert await push(engine, new("c", unique="key")) == ["a"]
+
+
+async def test_finished_rows_are_forgotten_by_id_or_all(engine: Engine) -> None:
+    await push(engine, *map(new, "abcde"), new("x", queue=FOREIGN))
+    rows = await claim(engine, 4)
+    [x] = await claim(engine, queue=FOREIGN)
+    verdicts = [Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED]
+    await settle(engine, *[settled(row, verdict) for row, verdict in zip(rows, verdicts, strict=False)])
+    await settle(engine, settled(x, queue=FOREIGN))
+    for task_id in ("d", "e", "nobody"):
+        assert await engine.forget(QUEUE, task_id) == 0  # unfinished, or not there
+    assert await engine.forget(QUEUE, "b") == 1
+    assert await engine.find(QUEUE, "b") is None
+    assert await engine.forget(QUEUE, None) == 2
+    assert await engine.forget(QUEUE, None) == 0
+    assert await states(engine, *"de") == [State.RUNNING, State.WAITING]
+    assert await engine.find(FOREIGN, "x") is not None
+    await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=1, waiting=1, running=1)
+
+
+# Looking
+
+
+async def test_rows_are_listed_by_state_each_in_its_order(engine: Engine, mock_clock: MockClock) -> None:
+    for id, priority, delay in [("r2", 9, 0), ("r1", 8, 0), ("w2", 0, 0), ("w1", 1, 0), ("d2", 0, 60), ("d1", 0, 30)]:
+        await push(engine, new(id, priority=priority, delay=delay))
+    await claim(engine, 1, lease=20.0)
+    await claim(engine, 1, lease=10.0)
+    assert ids(await engine.list(QUEUE, [State.WAITING], 9)) == ["w1", "w2"]
+    assert ids(await engine.list(QUEUE, [State.DELAYED], 9)) == ["d1", "d2"]
+    assert ids(await engine.list(QUEUE, [State.RUNNING], 9)) == ["r1", "r2"]
+    assert ids(await engine.list(QUEUE, [State.RUNNING, State.WAITING], 3)) == ["r1", "r2", "w1"]
+    assert ids(await engine.list(QUEUE, [State.WAITING, State.RUNNING], 1)) == ["w1"]
+    assert await engine.list(QUEUE, [State.DONE, State.FAILED, State.KILLED], 9) == []
+    assert await engine.list(QUEUE, [], 9) == []
+    assert await engine.list(FOREIGN, list(State), 9) == []
+    assert len(await engine.list(QUEUE, list(State), 100)) == 6
+
+
+FINAL = [(Verdict.SUCCEEDED, State.DONE), (Verdict.FAILED, State.FAILED), (Verdict.KILLED, State.KILLED)]
+
+
+@pytest.mark.parametrize(("verdict", "state"), FINAL)
+async def test_what_is_kept_for_good_is_listed_as_it_was_finished(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State
+) -> None:
+    await check_order_of_finished(engine, mock_clock, verdict, state, math.inf)
+
+
+@pytest.mark.parametrize(("verdict", "state"), FINAL)
+async def test_what_is_kept_for_a_while_is_listed_as_it_was_finished(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State
+) -> None:
+    await check_order_of_finished(engine, mock_clock, verdict, state, HOUR)
+
+
+async def check_order_of_finished(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State, keep: float
+) -> None:
+    await push(engine, *map(new, "abc"))
+    rows = {row.id: row for row in await claim(engine, 3)}
+    for task_id in "bca":
+        await settle(engine, settled(rows[task_id], verdict, keep=keep))
+        mock_clock.jump(1)
+    assert ids(await engine.list(QUEUE, [state], 9)) == ["b", "c", "a"]
+
+
+async def test_queues_have_nothing_to_do_with_one_another(engine: Engine) -> None:
+    await push(
+        engine,
+        new("a", b"here", unique="key"),
+        new("a", b"there", queue=FOREIGN, unique="key", on_conflict="raise"),
+    )
+    assert (await found(engine, "a")).payload == b"here"
+    assert (await found(engine, "a", FOREIGN)).payload == b"there"
+    [there] = await claim(engine, 9, queue=FOREIGN)
+    assert await engine.cancel(QUEUE, "a", b"error")
+    assert await settle(engine, settled(there, queue=FOREIGN)) == [True]
+    await check_counts(engine, pushed=1, killed=1)
+    await check_counts(engine, FOREIGN, pushed=1, succeeded=1)
+    assert sorted(await engine.queues()) == sorted([QUEUE, FOREIGN])
+
+
+async def test_a_queue_that_was_only_looked_at_is_none(engine: Engine) -> None:
+    assert await engine.find("nowhere", "a") is None
+    assert await claim(engine, queue="nowhere") == []
+    await engine.register("nowhere", ["w"])
+    await check_counts(engine, "nowhere")
+    await push(engine, new("a"))
+    assert await engine.queues() == [QUEUE]
+
+
+async def test_who_works_on_a_queue_is_known_until_told_otherwise(engine: Engine) -> None:
+    assert list(await engine.workers(QUEUE)) == []
+    await engine.register(QUEUE, ["ann", "bob"])
+    await engine.register(FOREIGN, ["cid"])
+    await engine.register(QUEUE, ["bob", "dan"])
+    assert sorted(await engine.workers(QUEUE)) == ["bob", "dan"]
+    assert list(await engine.workers(FOREIGN)) == ["cid"]
+    await engine.register(QUEUE, [])
+    assert list(await engine.workers(QUEUE)) == []
+
+
+async def test_progress_is_kept_of_a_running_row_under_its_token(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    assert await engine.report(Held(a.key, a.token), b"1")
+    assert await engine.report(Held(a.key, a.token), b"2")
+    assert not await engine.report(Held(a.key, a.token + 1), b"3")
+    assert (await found(engine, "a")).progress == b"2"
+    await settle(engine, settled(a))
+    assert not await engine.report(Held(a.key, a.token), b"4")
+    assert (await found(engine, "a")).progress == b"2"
+
+
+async def test_counts_are_exact_after_a_long_mixture(engine: Engine, mock_clock: MockClock) -> None:
+    pushed = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released"), 0)
+    verdicts = list(Verdict)
+    for turn in range(30):
+        rows = [
+            new(f"{turn}-{each}", delay=5.0 * (each % 2), expires_in=8.0 if each == 3 else None) for each in range(4)
+        ]
+        await push(engine, *rows, new(f"{turn - 1}-0"))  # a duplicate, most times
+        pushed["pushed"] += 4 if turn else 5
+        claimed = await claim(engine, 3, lease=7.0)
+        chosen = [verdicts[(turn + number) % 5] for number in range(len(claimed))]
+        answers = await settle(
+            engine, *[settled(row, verdict) for row, verdict in zip(claimed[1:], chosen[1:], strict=True)]
+        )
+        for answer, verdict in zip(answers, chosen[1:], strict=True):
+            assert answer is True
+            pushed[verdict.name.lower()] += 1
+        mock_clock.jump(3)
+    counts = await engine.counts(QUEUE)
+    expired = len(await engine.list(QUEUE, [State.KILLED], 1000)) - pushed["killed"]
+    assert {**pushed, "killed": pushed["killed"] + expired} == {name: counts[name] for name in pushed}
+    assert counts["running"] == len(await engine.list(QUEUE, [State.RUNNING], 1000))
+    assert counts["waiting"] == len(await engine.list(QUEUE, [State.WAITING, State.DELAYED], 1000))
+    assert expired > 0
+
+
+# Time, and opening again
+
+
+async def test_the_clock_never_goes_back(kind: str, tmp_path: Path, mock_clock: MockClock) -> None:
+    wall = [2_000_000_000.0]
+    with use_wall_clock(lambda: wall[0]):
+        async with opened(kind, tmp_path) as engine:
+            first = engine.now()
+            mock_clock.jump(100)
+            assert engine.now() == pytest.approx(first + 100)
+            wall[0] -= HOUR
+            assert engine.now() == pytest.approx(first + 100)
+            await push(engine, new("a", delay=50.0))
+        async with opened(kind, tmp_path) as engine:
+            again = engine.now()
+            assert again >= first + 100 - 1e-6
+            mock_clock.jump(51)
+            assert ids(await claim(engine)) == ["a"]
+        wall[0] += 10 * HOUR
+        async with opened(kind, tmp_path) as engine:
+            assert engine.now() >= again + 51 - 1e-6
+
+
+async def test_all_is_there_when_it_is_opened_again(kind: str, tmp_path: Path, mock_clock: MockClock) -> None:
+    async with opened(kind, tmp_path) as engine:
+        await push(engine, new("running"), *map(new, "abc"), new("later", delay=HOUR), new("x", queue=FOREIGN))
+        _, a, b = await claim(engine, 3)
+        await settle(engine, settled(a, result=b"r"), settled(b, Verdict.FAILED, result=b"e", history=b"\x80"))
+        before = await contents(engine, QUEUE, FOREIGN)
+    async with opened(kind, tmp_path) as engine:
+        after = await contents(engine, QUEUE, FOREIGN)
+        if kind == "file":  # nobody else can have what ran
+            assert await states(engine, "a", "b", "later") == [State.DONE, State.FAILED, State.DELAYED]
+        else:
+            assert after == before
+        assert await push(engine, new("a")) != ["a"]
+
+
+async def test_an_engine_that_is_not_open_says_so(kind: str, tmp_path: Path) -> None:
+    engine = make(kind, tmp_path)
+    await engine.open()
+    await engine.aclose()
+    with pytest.raises(BackendError):
+        await push(engine, new("a"))
+
+
+# Writing together with a settlement
+
+SQLITE = [kind for kind in KINDS if kind != "file"]
+
+
+@pytest.fixture
+def notes(kind: str, tmp_path: Path) -> Callable[[], list[int]]:
+    """What others see of a table of the user's; by the same SQLite, as two in a process undo each other's locks."""
+    driver: Any = kind
+
+    def read() -> list[int]:
+        connection = connect(driver, str(tmp_path / "tasks.db"))
+        try:
+            return [number for (number,) in connection.execute("SELECT number FROM notes ORDER BY number")]
+        finally:
+            connection.close()
+
+    return read
+
+
+def note(*numbers: int) -> Callable[[Any], object]:
+    return lambda writer: writer.executemany("INSERT INTO notes VALUES (?)", [(number,) for number in numbers])
+
+
+@pytest.fixture
+async def with_notes(engine: Engine) -> Engine:
+    await push(engine, new("setup"))
+    [row] = await claim(engine)
+    [done] = await settle(
+        engine,
+        settled(row, keep=0.0, write=lambda writer: writer.execute("CREATE TABLE notes (number INTEGER PRIMARY KEY)")),
+    )
+    assert done is True
+    return engine
+
+
+@pytest.mark.parametrize("kind", SQLITE, indirect=True)
+@pytest.mark.parametrize("keep", [0.0, HOUR])
+async def test_what_is_written_commits_with_the_settlement(
+    with_notes: Engine, notes: Callable[[], list[int]], keep: float
+) -> None:
+    engine = with_notes
+    await push(engine, *map(new, "ab"))
+    a, b = await claim(engine, 2)
+    assert await settle(engine, settled(a, write=note(1, 2), keep=keep), settled(b, write=note(3))) == [True, True]
+    assert notes() == [1, 2, 3]
+    stale = a._replace(token=a.token - 1)
+    assert await settle(engine, settled(stale, write=note(4)), settled(a, write=note(5))) == [False, False]
+    assert notes() == [1, 2, 3]
+
+
+def raises_value_error(writer: Any) -> None:
+    note(1)(writer)
+    raise ValueError("no")
+
+
+def exits(writer: Any) -> None:
+    note(1)(writer)
+    raise SystemExit(3)
+
+
+def violates(writer: Any) -> None:
+    note(1)(writer)
+    note(1)(writer)
+
+
+def rolls_back_by_conflict(writer: Any) -> None:
+    note(1)(writer)
+    writer.execute("INSERT OR ROLLBACK INTO notes VALUES (1)")
+
+
+def says(sql: str) -> Callable[[Any], object]:
+    def write(writer: Any) -> None:
+        note(1)(writer)
+        writer.execute(sql)
+
+    return write
+
+
+FORBIDDEN = [
+    "COMMIT",
+    "  commit",
+    "/* now */ END",
+    "-- now\nROLLBACK",
+    "RELEASE trio_tasks_write",
+    "SAVEPOINT mine",
+    "BEGIN",
+    "PRAGMA journal_mode = DELETE",
+    "ATTACH ':memory:' AS other",
+    "VACUUM",
+]
+WRITES = [
+    pytest.param(raises_value_error, id="raises"),
+    pytest.param(exits, id="exits"),
+    pytest.param(violates, id="violates"),
+    *[pytest.param(says(sql), id=sql.strip()[:14].replace("\n", " ")) for sql in FORBIDDEN],
+]
+
+
+async def check_harmless(engine: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]) -> None:
+    await push(engine, *map(new, "abcd"))
+    a, b, c, d = await claim(engine, 4)
+    settlements = [settled(a), settled(b, write=note(7)), settled(c, write=write), settled(d, Verdict.RELEASED)]
+    answer = await engine.exchange(Exchange(settlements, [new("e")], [Claim(QUEUE, 1, 30.0, "w")]))
+    first, second, third, fourth = answer.settled
+    assert (first, second, fourth) == (True, True, True)
+    assert isinstance(third, Exception)
+    assert ids(answer.claimed[0]) == ["d"]
+    assert notes() == [7]
+    assert await states(engine, *"abc") == [State.DONE, State.DONE, State.RUNNING]
+    assert await settle(engine, settled(c, write=note(8))) == [True]
+    assert notes() == [7, 8]
+
+
+@pytest.mark.parametrize("kind", SQLITE, indirect=True)
+@pytest.mark.parametrize("write", WRITES)
+async def test_what_cannot_be_written_changes_nothing_and_harms_nobody(
+    with_notes: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]
+) -> None:
+    await check_harmless(with_notes, notes, write)
+
+
+@pytest.mark.parametrize("kind", SQLITE, indirect=True)
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(rolls_back_by_conflict, id="or rollback"),
+        pytest.param(says("; COMMIT"), id="semicolon"),
+        pytest.param(says("\ufeffCOMMIT"), id="byte order mark"),
+    ],
+)
+async def test_whoever_ends_the_transaction_by_a_trick_changes_nothing_and_harms_nobody(
+    with_notes: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]
+) -> None:
+    await check_harmless(with_notes, notes, write)
+
+
+@pytest.mark.parametrize("kind", SQLITE, indirect=True)
+@pytest.mark.parametrize("sql", ["SELECT 1; COMMIT", "SELECT 1; -- and\n ; ROLLBACK"])
+async def test_a_second_statement_is_not_run(with_notes: Engine, notes: Callable[[], list[int]], sql: str) -> None:
+    await check_harmless(with_notes, notes, says(sql))

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import math
+import sys
+from enum import IntEnum
+
+import pytest
+from trio_tasks import AbortError, BackendError, RetryAfterError, StoredError
+from trio_tasks._task import USUAL_TERMS, Terms
+from trio_tasks.storages._record import (
+    PastAttempt,
+    decode_error,
+    decode_head,
+    decode_history,
+    encode_error,
+    encode_head,
+    ends_in_loss,
+    expired_error,
+    replaced_error,
+    with_attempt,
+    with_loss,
+)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:  # with its traceback
+        return caught
+
+
+def unread(garbage: bytes) -> object:
+    """It can be read, and is not what it should be."""
+    return pytest.param(garbage)
+
+
+# Heads
+
+
+def read(head: bytes | None) -> tuple[Terms, dict[str, object]]:
+    terms, metadata = decode_head(head)
+    return terms, dict(metadata)
+
+
+def test_usual_terms_take_no_room() -> None:
+    assert encode_head(USUAL_TERMS, {}) is None
+    assert read(None) == (USUAL_TERMS, {})
+
+
+def test_terms_and_metadata_come_back() -> None:
+    terms = Terms(3, 1.5, -7, 60.0, "key", "replace", 30.0)
+    metadata = {"tenant": "acme", "deep": [1, {"x": None}], "blob": b"\x00"}
+    assert read(encode_head(terms, metadata)) == (terms, metadata)
+    assert read(encode_head(USUAL_TERMS, {"a": 1})) == (USUAL_TERMS, {"a": 1})
+    assert read(encode_head(terms, {})) == (terms, {})
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"", b"\x80", b"\x01", b"\x81\x01", b"\xa0", b"\x8a" + b"\x01" * 10])
+def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
+    with pytest.raises(BackendError):
+        decode_head(garbage)
+
+
+# Errors
+
+
+class OutOfStock(Exception):
+    pass
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Liar(Exception):
+    @property
+    def args(self) -> tuple[object, ...]:  # type: ignore[override]  # it lies about itself
+        raise RuntimeError("no")
+
+
+class Strange(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override,unused-ignore]  # the same; 3.10 knows no notes
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no", 3, 1.5, None, True),
+        KeyError("name"),
+        FileNotFoundError(2, "gone"),
+        ZeroDivisionError(),
+        AbortError("enough"),
+        ValueError(math.inf),
+    ],
+)
+def test_an_error_of_python_or_of_ours_is_made_again(error: Exception) -> None:
+    again = decode_error(encode_error(raised(error)))
+    assert type(again) is type(error)
+    assert again.args == error.args
+    assert str(again) == str(error)
+    assert isinstance(again.__cause__, StoredError)
+    assert "Traceback" in again.__cause__.traceback
+    assert "in raised" in again.__cause__.traceback
+
+
+@pytest.mark.parametrize("error", [OutOfStock("shoes"), RetryAfterError("busy", 3.0), SystemExit(3)])
+def test_any_other_error_is_a_witness_of_itself(error: BaseException) -> None:
+    again = decode_error(encode_error(error))
+    assert isinstance(again, StoredError)
+    assert again.kind.endswith(type(error).__qualname__)
+    assert again.text == str(error)
+
+
+def test_a_group_is_kept_with_all_its_leaves() -> None:
+    group = raised(ExceptionGroup("two", [ValueError("one leaf"), ExceptionGroup("in", [OutOfStock("another")])]))
+    again = decode_error(encode_error(group))
+    assert isinstance(again, StoredError)
+    assert "one leaf" in again.traceback
+    assert "another" in again.traceback
+
+
+def test_what_was_stored_and_read_can_be_stored_again() -> None:
+    first = decode_error(encode_error(raised(OutOfStock("shoes"))))
+    again = decode_error(encode_error(first))
+    assert isinstance(again, StoredError)
+    assert (again.kind, again.text) == (first.kind, first.text)  # type: ignore[attr-defined]  # it is one as well
+
+
+HOSTILE = [
+    Mute("a"),
+    pytest.param(Liar("a")),
+    pytest.param(Strange("a")),
+    ValueError("lone \ud800 surrogate", "\udfff"),
+    pytest.param(ValueError(10**5000)),
+    ValueError("x" * 10_000_000),
+    ValueError(*range(1000)),
+    ValueError(["nested", {"a": object()}]),
+    ValueError(Colour.RED),
+    ValueError(b"\xff", {1: 2}),
+    ValueError(2**70, -(2**70), math.nan),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+]
+
+
+@pytest.mark.parametrize("error", HOSTILE, ids=map(str, range(len(HOSTILE))))
+def test_whatever_was_raised_can_be_stored_in_bounds(error: Exception) -> None:
+    stored = encode_error(raised(error))
+    assert len(stored) < 40_000
+    again = decode_error(stored)
+    assert type(error).__name__ in (type(again).__name__, getattr(again, "kind", "").rpartition(".")[2])
+    with_attempt(None, PastAttempt(1, 0.0, "w", "failed", "lone \ud800"))
+
+
+def test_an_error_that_was_not_kept_is_one_too() -> None:
+    assert isinstance(decode_error(None), StoredError)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"", *map(unread, [b"\x80", b"\x01", b"\xa0"])])
+def test_an_error_that_cannot_be_read_says_so(garbage: bytes) -> None:
+    with pytest.raises(BackendError):
+        decode_error(garbage)
+
+
+def test_expired_and_replaced_are_told_apart() -> None:
+    assert type(decode_error(expired_error())).__name__ == "TaskExpiredError"
+    assert "abc" in str(decode_error(replaced_error("abc")))
+
+
+# History
+
+
+def test_a_history_grows_and_forgets_its_oldest() -> None:
+    history = None
+    for attempt in range(1, 121):
+        history = with_attempt(history, PastAttempt(attempt, float(attempt), "w", "retried", "x" * 10_000))
+    entries = decode_history(history)
+    assert [entry.attempt for entry in entries] == list(range(71, 121))
+    assert history is not None
+    assert len(history) < 50 * 4_200
+    assert not ends_in_loss(history)
+    assert ends_in_loss(with_loss(history, 121, 5.0, None))
+    assert decode_history(with_loss(None, 1, 5.0, None)) == (
+        PastAttempt(1, 5.0, None, "lost", "its worker died, or lost its lease"),
+    )
+    assert decode_history(None) == ()
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", *map(unread, [b"\x01", b"\x81\x01", b"\xa1\x01\x01"])])
+def test_a_history_that_cannot_be_read_says_so(garbage: bytes) -> None:
+    with pytest.raises(BackendError):
+        decode_history(garbage)

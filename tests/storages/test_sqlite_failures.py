@@ -1,0 +1,438 @@
+"""SqliteStorage on files that are damaged, strange, or out of reach; under a lock; and with a wall clock that jumps.
+
+What is wrong with a file is a BackendError, at once or when it is come upon. Not an error of the driver, and not a
+shorter list of tasks than there was before. SQLite has no checksums: a flipped bit in the content of a row shows only
+if what it says is impossible then; and a file that was cut off at its very beginning is an empty one, which is new.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker
+from trio_tasks.storages import _sqlite_clock, _sqlite_desk
+from trio_tasks.testing import use_wall_clock
+
+HOUR = 3600.0
+TASKS = 200
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
+def assert_whole(path: Path) -> None:
+    with closing(connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def fill(path: Path) -> list[str]:
+    """A file with tasks in it, a few of which are finished or delayed; the ids of them all."""
+    async with SqliteStorage[int](path, int) as storage:
+        ids = [*await storage.push_bulk(range(TASKS - 20)), *await storage.push_bulk(range(20), delay=60)]
+        async with trio.open_nursery() as nursery:
+
+            async def handler(task: Task[int]) -> int:
+                if task.args == 30:
+                    context.stop()
+                return task.args
+
+            context = await nursery.start(Worker("filler", storage, handler, concurrency=1).run)
+    return list(ids)
+
+
+async def use(path: Path) -> list[str]:
+    """Do a bit of everything; the ids of all tasks that were there at first."""
+    async with SqliteStorage[int](path, int) as storage:
+        ids = [task.parts.id for task in await storage.list_tasks(limit=10 * TASKS)]
+        await storage.metrics()
+        for task_id in ids[:3]:
+            await storage.fetch_by_id(task_id)
+        await storage.push(1)
+        with trio.move_on_after(0.05):
+            task = await storage.receive()
+            await storage.report_progress(task, 1)
+        await storage.vacuum()
+    return list(ids)
+
+
+# Strange files
+
+
+@pytest.mark.parametrize("size", [2, 15, 100, 512, 5000, 100_000])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "tasks.db"
+    content = random.Random(size).randbytes(size)
+    path.write_bytes(content)
+    with pytest.raises(BackendError, match="SQLite file"):
+        await use(path)
+    assert path.read_bytes() == content
+
+
+async def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    path.touch()
+    assert await use(path) == []
+
+
+async def test_a_database_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    with closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE orders (n INTEGER)")
+        connection.execute("INSERT INTO orders VALUES (1)")
+    before = path.read_bytes()
+    with pytest.raises(BackendError, match=r"not ours.*orders.*join_existing"):
+        await use(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_somebody_else_may_be_joined(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    with closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE orders (n INTEGER)")
+        connection.execute("INSERT INTO orders VALUES (1)")
+    async with SqliteStorage[int](path, int, join_existing=True) as storage:
+        await storage.push(1)
+    assert len(await use(path)) == 1, "once joined, it need not be said again"
+    with closing(connect(path)) as connection:
+        assert connection.execute("SELECT n FROM orders").fetchall() == [(1,)]
+
+
+async def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    ids = await fill(path)
+    with closing(connect(path)) as connection:
+        [(version,)] = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'version'")
+        connection.execute("UPDATE trio_tasks_meta SET value = value + 1 WHERE name = 'version'")
+    with pytest.raises(BackendError, match=rf"newer.*version {version + 1}"):
+        await use(path)
+    with closing(connect(path)) as connection:
+        connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (version,))
+    assert sorted(await use(path)) == sorted(ids)
+
+
+async def test_a_file_without_a_version_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    await fill(path)
+    with closing(connect(path)) as connection:
+        connection.execute("DELETE FROM trio_tasks_meta WHERE name = 'version'")
+    with pytest.raises(BackendError, match="damaged"):
+        await use(path)
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+async def test_a_file_that_was_cut_off_is_refused_and_left_alone(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "tasks.db"
+    await fill(path)
+    content = path.read_bytes()
+    content = content[: int(len(content) * part)]
+    path.write_bytes(content)
+    with pytest.raises(BackendError, match="SQLite file"):
+        await use(path)
+    assert path.read_bytes() == content
+
+
+def copy_with_part_of_the_log(path: Path, copy: Path, part: float) -> None:
+    """While the file is open, as it would be found after a crash."""
+    shutil.copy(path, copy)
+    log = Path(f"{path}-wal").read_bytes()
+    Path(f"{copy}-wal").write_bytes(log[: int(len(log) * part)])
+
+
+def damaged(template: Path, dice: random.Random) -> bytes:
+    """The content of the file, with a flipped bit or several."""
+    content = bytearray(template.read_bytes())
+    for _ in range(dice.choice([1, 1, 1, 20])):
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.7, 0.999])
+async def test_a_log_that_was_cut_off_gives_back_whole_transactions(tmp_path: Path, part: float) -> None:
+    """As after a power cut with a disk that lies: the latest transactions are gone, and no other."""
+    path, copy = tmp_path / "tasks.db", tmp_path / "copy.db"
+    async with SqliteStorage[int](path, int) as storage:
+        ids = [await storage.push(n) for n in range(40)]
+        copy_with_part_of_the_log(path, copy, part)
+    try:
+        found = await use(copy)
+    except BackendError:
+        assert part < 0.5, "nothing was wrong with the file itself"
+    else:
+        assert found == ids[: len(found)]
+        assert_whole(copy)
+
+
+@pytest.mark.parametrize("seed", range(150))
+async def test_a_flipped_bit_is_an_error_or_does_no_harm(tmp_path: Path, seed: int, template: Path) -> None:
+    """SQLite finds out about its own structures, and we about what cannot be in ours."""
+    dice = random.Random(seed)
+    path = tmp_path / "tasks.db"
+    path.write_bytes(damaged(template, dice))
+    try:
+        found = await use(path)
+    except BackendError:
+        return
+    assert len(found) == TASKS
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with tasks in it, to be damaged."""
+    path = tmp_path_factory.mktemp("template") / "tasks.db"
+    trio.run(fill, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("state", 17),
+        ("state", "text"),
+        ("attempt", -3),
+        ("attempt", "many"),
+        ("payload", "text"),
+        ("payload", b"\xff\xff"),
+        ("head", b"\xff\xff"),
+        ("head", 5),
+        ("head", b"\x01"),
+        ("history", b"\xff"),
+        ("history", b"\x01"),
+        ("priority", "high"),
+        ("due", "tomorrow"),
+        ("turn", None),
+        ("id", b"\xff"),
+        ("id", 17),
+        ("id", ""),
+        ("worker", b"\xff"),
+        ("progress", b"\xff"),
+    ],
+)
+async def test_what_cannot_be_in_a_row_is_an_error_or_that_tasks_failure(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    """A value that SQLite takes, and that we would not have written."""
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        ids = [await storage.push(n) for n in range(3)]
+    with closing(connect(path)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        try:
+            connection.execute(f"UPDATE trio_tasks_task SET {column} = ? WHERE id = ?", (value, ids[0]))
+        except sqlite3.IntegrityError:
+            return  # the table itself refuses it
+    try:
+        assert len(await use(path)) == 3
+    except BackendError:
+        return
+
+
+# Out of reach
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="directory"):
+        await use(tmp_path / "nowhere" / "tasks.db")
+
+
+async def test_a_path_that_is_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="directory"):
+        await use(tmp_path)
+
+
+async def test_an_error_at_opening_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        with pytest.raises(BackendError):
+            await use(tmp_path / "nowhere" / "tasks.db")
+    await trio.sleep(0.1)
+    assert threading.active_count() <= before + 1
+
+
+async def test_a_cancelled_block_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    with trio.move_on_after(0.2) as scope:
+        async with SqliteStorage[int](path, int) as storage:
+            await storage.push(1)
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert len(await use(path)) == 1
+
+
+# Locked
+
+
+LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+connection.execute("COMMIT")
+"""
+
+
+@contextmanager
+def lock(path: Path) -> Generator[Callable[[], None], None, None]:
+    """Another process, of the user's own, writes to the file; the value lets go of it."""
+    command = [sys.executable, "-c", LOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def let_go() -> None:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(10)
+
+        try:
+            assert process.stdout.readline().strip() == b"locked"
+            yield let_go
+            let_go()
+        finally:
+            process.kill()
+
+
+async def test_a_lock_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        with lock(path) as let_go:
+            before = trio.current_time()
+            threading.Timer(1.0, let_go).start()
+            async with trio.open_nursery() as nursery:
+                for n in range(5):
+                    nursery.start_soon(storage.push, n)
+            assert trio.current_time() - before > 0.9
+        assert (await storage.metrics())["waiting"] == 5
+
+
+async def test_a_lock_for_too_long_is_told_to_who_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        with lock(path):
+            with pytest.raises(BackendError, match="locked"):
+                await storage.push(1)
+        await storage.push(2)
+        assert [task.args for task in await storage.list_tasks()] == [2]
+
+
+async def test_a_lock_at_opening_for_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
+    path = tmp_path / "tasks.db"
+    await fill(path)
+    with lock(path), pytest.raises(BackendError, match="locked"):
+        await use(path)
+    assert len(await use(path)) == TASKS
+
+
+async def test_a_short_outage_does_not_end_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settlement is tried again, and it goes on; so do its heartbeats."""
+    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.05)
+    path = tmp_path / "tasks.db"
+
+    async def handler(seconds: float) -> str:
+        await trio.sleep(seconds)
+        return "slept"
+
+    async with SqliteStorage[float](path, float, lease=2.0) as storage, trio.open_nursery() as nursery:
+        context = await nursery.start(Worker("tough", storage, handler).run)
+        brief, long = await storage.push(0.3), await storage.push(1.5)
+        await trio.sleep(0.1)
+        with lock(path):
+            await trio.sleep(1.0)  # so that both a settlement and a heartbeat have failed
+        with trio.fail_after(5):
+            for task_id in (brief, long):
+                assert (await storage.wait_for(task_id)).result == "slept"
+            another = await storage.push(0.0)
+            assert (await storage.wait_for(another)).status is Status.Done
+        context.stop()
+
+
+# Clocks
+
+
+def ahead(seconds: float) -> Any:
+    """A wall clock that is so much ahead, or behind."""
+    return lambda: time.time() + seconds
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+async def test_the_wall_clock_is_set_while_a_file_is_in_use(tmp_path: Path, jump: float) -> None:
+    """Delays and leases run on as if nothing had happened."""
+    async with SqliteStorage[str](tmp_path / "tasks.db", str, lease=0.6) as storage:
+        await storage.push("leased")
+        leased = await storage.receive()
+        await storage.push("soon", delay=0.3)
+        late = await storage.push("late", delay=0.9 * HOUR)
+        began = trio.current_time()
+        with use_wall_clock(ahead(jump)), trio.fail_after(3):
+            soon = await storage.receive()
+            assert 0.25 < trio.current_time() - began < 0.55
+            await storage.settle(soon, succeeded())
+            orphan = await storage.receive()
+            assert 0.5 < trio.current_time() - began < 1.5
+        assert (soon.args, orphan.args, orphan.parts.attempt) == ("soon", "leased", 2)
+        assert orphan.parts.id == leased.parts.id
+        found = await storage.fetch_by_id(late)
+        assert found is not None
+        assert found.parts.status is Status.Pending
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_the_wall_clock_is_set_between_two_openings(
+    tmp_path: Path, jump: float, rebooted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the machine is up, nothing is noticed of it. After a restart the file's clock goes on from where it stood,
+    or, if the wall clock is ahead, from there; it does not go back."""
+    path = tmp_path / "tasks.db"
+
+    async def before() -> None:
+        async with SqliteStorage[str](path, str, lease=0.6) as storage:
+            await storage.push("leased")
+            await storage.receive()
+            await storage.push("soon", delay=0.3)
+            await storage.push("late", delay=0.9 * HOUR)
+
+    async def after() -> list[str]:
+        found: list[str] = []
+        async with SqliteStorage[str](path, str, lease=60.0) as storage:
+            with trio.move_on_after(1.5):
+                while True:
+                    task = await storage.receive()
+                    found.append(task.args)
+        return found
+
+    trio.run(before)
+    if rebooted:
+        restart_the_machine(monkeypatch)
+    expected = ["leased", "late", "soon"] if rebooted and jump > 0 else ["leased", "soon"]
+    with use_wall_clock(ahead(jump)):
+        assert sorted(trio.run(after)) == sorted(expected)
+
+
+def restart_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the file can tell."""
+    monkeypatch.setattr(_sqlite_clock, "machine_now", lambda: ("another boot", 5.0 + time.monotonic() % 5))
+
+
+def succeeded() -> Any:
+    from trio_tasks import Succeeded
+
+    return Succeeded(None)

@@ -1,0 +1,97 @@
+"""How SQLite goes about each statement: along the index that is there for it, however many rows there are."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio_tasks.storages import _sqlite_books as books, _sqlite_rows as rows, _sqlite_verbs as verbs
+from trio_tasks.storages._bells import Bell
+from trio_tasks.storages._port import Claim, Exchange, NewRow, Settlement, Verdict
+from trio_tasks.storages._sqlite_desk import Desk
+from trio_tasks.storages._sqlite_driver import Connection, connect
+
+DRIVERS = [
+    "sqlite3",
+    pytest.param("apsw", marks=pytest.mark.skipif(find_spec("apsw") is None, reason="apsw is not installed")),
+]
+
+BY_KEY = "INTEGER PRIMARY KEY"
+DAILY = {
+    "claim": (books.CLAIM, (1, 0.0, "w", 1, 10), {BY_KEY, "trio_tasks_ready"}),
+    "due": (books.DUE, (1, 0.0, 10), {"trio_tasks_timed"}),
+    "next due": (books.NEXT_DUE, (1,), {"trio_tasks_timed"}),
+    "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
+    "succeed": (books.SUCCEED, (0.0, 0, None, 1, 1), {BY_KEY}),
+    "drop": (rows.DROP, (1, 1), {BY_KEY}),
+    **{
+        state.name: (
+            f"SELECT * FROM trio_tasks_task WHERE {where} LIMIT ?",
+            (1, 10),
+            {"trio_tasks_ready" if state == 0 else "trio_tasks_timed" if state < 3 else "trio_tasks_finished"},
+        )
+        for state, where in verbs.LISTED.items()
+    },
+}
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def desk(driver: Any, tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(str(tmp_path / "tasks.db"), driver, "OFF", False, Bell())
+    desk.open()
+    yield desk
+    desk.close(0.0)
+
+
+@pytest.mark.parametrize("name", DAILY)
+def test_each_statement_goes_along_its_index(desk: Desk, driver: Any, tmp_path: Path, name: str) -> None:
+    sql, parameters, indexes = DAILY[name]
+    connection: Connection = connect(driver, str(tmp_path / "tasks.db"))
+    plan = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    connection.close()
+    assert not [step for step in plan if step.startswith("SCAN") and "json_each" not in step], plan
+    assert not [step for step in plan if "TEMP B-TREE" in step], plan
+    assert {index for index in indexes if any(index in step for step in plan)} == indexes, plan
+
+
+def test_an_exchange_takes_as_many_steps_among_many_rows_as_among_few(tmp_path: Path) -> None:
+    """Steps of SQLite's machine, not seconds."""
+    assert steps_of_an_exchange(tmp_path / "many.db", 100_000) < 1.5 * steps_of_an_exchange(tmp_path / "few.db", 1_000)
+
+
+def steps_of_an_exchange(path: Path, waiting: int) -> int:
+    desk = Desk(str(path), "sqlite3", "OFF", False, Bell())
+    now, _ = desk.open()
+    for start in range(0, waiting, 5_000):
+        rows = [
+            NewRow("q", f"{number:08}", b"", None, number % 3, 60.0 * (number % 2), None, "skip", None)
+            for number in range(start, min(start + 5_000, waiting))
+        ]
+        desk.exchange(Exchange(pushed=rows), now)
+    claim = Claim("q", 10, 30.0, "w")
+    [claimed] = desk.exchange(Exchange(claims=[claim]), now).claimed
+    settled = [Settlement("q", row.key, row.token, Verdict.SUCCEEDED, 0.0, None, None, 60.0) for row in claimed]
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection: sqlite3.Connection = vars(vars(desk)["_connection"])["_connection"]
+    connection.set_progress_handler(count, 1)
+    answer = desk.exchange(Exchange(settled, (), [claim]), now)
+    connection.set_progress_handler(None, 0)
+    assert len(answer.claimed[0]) == 10
+    assert answer.settled == [True] * 10
+    desk.close(now)
+    return steps

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import (
+    DuplicateTaskError,
+    Error,
+    Failed,
+    Killed,
+    LeaseLostError,
+    Released,
+    RetryPolicy,
+    Status,
+    Succeeded,
+    Task,
+    Worker,
+)
+from trio_tasks.storages._port import State
+
+from tests.storages._engine import Storage, Store, TroubledEngine
+from tests.storages._rows import new, push
+
+
+@dataclass
+class Email:
+    to: str
+    copies: int = 1
+
+
+# Opening and closing
+
+
+async def test_before_it_is_opened_and_after_it_was_closed_it_says_so() -> None:
+    storage = Storage[str]()
+    for _ in range(2):
+        for ask in (storage.push("a"), storage.receive(), storage.wait_for("a"), storage.metrics()):
+            with pytest.raises(trio.ClosedResourceError):
+                await ask
+        with pytest.raises(trio.ClosedResourceError):
+            storage.receive_nowait()
+        if not storage.engine.calls["open"]:
+            async with storage:
+                pass
+    with pytest.raises(RuntimeError, match="opened already"):
+        async with storage:
+            pass
+
+
+async def test_it_cannot_be_opened_twice_at_once() -> None:
+    async with Storage[str]() as storage:
+        with pytest.raises(RuntimeError, match="opened already"):
+            async with storage:
+                pass
+        await storage.push("it is open all the same")
+
+
+async def test_what_could_not_be_opened_may_be_tried_again() -> None:
+    storage = Storage[str]()
+    storage.engine.trouble = ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        async with storage:
+            pass
+    storage.engine.trouble = None
+    async with storage:
+        await storage.push("a")
+
+
+async def test_a_cancelled_block_is_left_in_good_order(autojump_clock: MockClock) -> None:
+    storage = Storage[str]()
+    with trio.move_on_after(1) as scope:
+        async with storage:
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert storage.engine.calls["aclose"] == 1
+
+
+async def test_a_block_that_is_cancelled_in_a_nursery_of_its_own_is_left_in_good_order(
+    autojump_clock: MockClock,
+) -> None:
+    storage = Storage[str]()
+    with trio.move_on_after(1) as scope:
+        async with storage, trio.open_nursery() as nursery:
+            nursery.start_soon(storage.receive)
+            nursery.start_soon(trio.sleep_forever)
+    assert scope.cancelled_caught
+    assert storage.engine.calls["aclose"] == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)])
+async def test_what_the_block_raises_comes_out_as_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        async with Storage[str]():
+            raise error
+    assert caught.value is error
+
+
+async def test_aclose_ends_it_from_within_and_twice_does_no_harm() -> None:
+    async with Storage[str]() as storage:
+        await storage.aclose()
+        await storage.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await storage.push("a")
+    assert storage.engine.calls["aclose"] == 1
+
+
+async def test_aclose_does_its_work_though_it_is_cancelled(autojump_clock: MockClock) -> None:
+    storage = Storage[str]()
+    async with storage:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await storage.aclose()
+        assert storage.engine.calls["aclose"] == 1
+
+
+# Sharing
+
+
+async def test_shared_queues_have_options_and_types_of_their_own() -> None:
+    async with Storage[Email](type=Email, lease=10.0) as storage:
+        numbers: Any = storage.share(int, queue="numbers", lease=3.0)
+        assert (storage.lease, numbers.lease, numbers.queue) == (10.0, 3.0, "numbers")
+        async with numbers as same:
+            assert same is numbers
+            with pytest.raises((TypeError, ValueError)):
+                await numbers.push("three")
+            await numbers.push(3)
+        await storage.push(Email("a@example.com"))
+        assert (await storage.receive()).args == Email("a@example.com")
+        assert (await numbers.receive()).args == 3
+        assert sorted(await storage.list_queues()) == ["numbers", "q"]
+        with pytest.raises(ValueError, match="open here already"):
+            storage.share(str, queue="numbers")
+        with pytest.raises(TypeError, match="no option"):
+            storage.share(str, queue="x", leas=3)  # type: ignore[call-arg]  # which is the point
+
+
+async def test_a_task_is_settled_where_it_came_from() -> None:
+    async with Storage[int]() as storage:
+        await storage.push(1)
+        task = await storage.receive()
+        with pytest.raises(LeaseLostError):
+            await storage.share(int, queue="other").settle(task, Succeeded(None))
+        with pytest.raises(LeaseLostError):
+            await storage.settle(Task(1), Succeeded(None))
+        with pytest.raises(TypeError, match="outcome"):
+            await storage.settle(task, "done")  # type: ignore[arg-type]  # which is the point
+        await storage.settle(task, Succeeded(None))
+        with pytest.raises(LeaseLostError):
+            await storage.settle(task, Succeeded(None))
+
+
+# What goes in
+
+
+@pytest.mark.parametrize("args", [object(), Email("a", "many"), {"a": {1: lambda: 1}}])  # type: ignore[arg-type]  # what cannot be told apart by its type
+async def test_args_that_cannot_be_encoded_are_refused_at_the_door(args: Any) -> None:
+    async with Storage[Any](type=Any if isinstance(args, dict) else Email) as storage:
+        with pytest.raises((TypeError, ValueError)):
+            await storage.push(args)
+        with pytest.raises((TypeError, ValueError)):
+            await storage.push_bulk([Email("good"), args])
+        assert storage.engine.calls["exchange"] == 0
+        assert await storage.rows() == []
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({"a": object()}),
+        {"a": "\ud800"},
+    ],
+    ids=["object", "surrogate"],
+)
+async def test_metadata_that_cannot_be_stored_are_refused_at_the_door(metadata: dict[str, Any]) -> None:
+    async with Storage[str]() as storage:
+        with pytest.raises((TypeError, ValueError)):
+            await storage.push_task(Task.builder("a").metadata(**metadata).build())
+        assert await storage.rows() == []
+
+
+async def test_metadata_that_are_too_deep_are_refused_at_the_door() -> None:
+    deep: list[Any] = []
+    for _ in range(20_000):
+        deep = [deep]
+    async with Storage[str]() as storage:
+        with pytest.raises(ValueError, match="deep"):
+            await storage.push_task(Task.builder("a").metadata(deep=deep).build())
+
+
+async def test_terms_metadata_and_extensions_travel(autojump_clock: MockClock) -> None:
+    async with Storage[str]() as storage:
+        builder = Task.builder("a").id("x").attempts(3).timeout(30).priority(5).unique("k", on_conflict="raise")
+        task = builder.metadata(tenant="acme", n=[1, 2]).expires_in(60).data(Email("me")).build()
+        await storage.push_task(task)
+        received = await storage.receive()
+        assert received.parts.terms == task.parts.terms
+        assert dict(received.parts.metadata) == {"tenant": "acme", "n": [1, 2]}
+        assert received.parts.extensions[Email] == Email("me")
+        assert (received.parts.attempt, received.parts.status) == (1, Status.Running)
+        found = await storage.fetch_by_id("x")
+        assert found is not None
+        assert (found.parts.terms, dict(found.parts.metadata)) == (task.parts.terms, dict(task.parts.metadata))
+
+
+async def test_a_duplicate_that_is_refused_leaves_nothing_behind() -> None:
+    async with Storage[str]() as storage:
+        await storage.push_task(Task.builder("a").id("x").data(Email("first")).build())
+        with pytest.raises(DuplicateTaskError):
+            await storage.push_task(Task.builder("b").id("x").data(Email("second")).build())
+        task = await storage.receive()
+        assert task.args == "a"
+        assert task.parts.extensions[Email] == Email("first")
+
+
+# What comes out
+
+
+async def test_a_payload_that_does_not_decode_is_a_dead_letter_that_can_be_read(autojump_clock: MockClock) -> None:
+    async with Storage[Any]() as storage:
+        numbers = storage.share(int, queue="numbers")
+        bad = storage.share(queue="bad")
+        await bad.push("not a number")
+        store = storage.engine.store
+        [row] = await store.rows.list("bad", list(State), 1)
+        await push(store.rows, new("bad", row.payload, queue="numbers"), new("garbage", b"\xff\x00", queue="numbers"))
+        await push(store.rows, new("headless", row.payload, queue="numbers", head=b"\x01"))
+        good = await numbers.push(3)
+        numbers.close()
+        done: list[int] = []
+
+        async def handler(number: int) -> None:
+            done.append(number)
+
+        await Worker("w", numbers, handler).run()
+        assert done == [3]
+        assert (await numbers.wait_for(good)).status is Status.Done
+        for task_id, payload in (("bad", row.payload), ("garbage", b"\xff\x00")):
+            task = await numbers.fetch_by_id(task_id)
+            assert task is not None
+            assert task.parts.status is Status.Failed
+            assert bytes(task.args) == payload
+            assert task.parts.unfit is not None
+        assert (await numbers.wait_for("headless")).status is Status.Failed
+
+
+async def test_a_result_that_cannot_be_encoded_fails_the_task(autojump_clock: MockClock) -> None:
+    async with Storage[str]() as storage:
+        outcomes: list[Any] = []
+
+        async def handler(text: str) -> object:
+            return object() if text == "bad" else text
+
+        ids = await storage.push_bulk(["bad", "good"])
+        storage.close()
+        await Worker("w", storage, handler, on_event=lambda _, event: outcomes.append(event)).run()
+        assert [(await storage.wait_for(id)).status for id in ids] == [Status.Failed, Status.Done]
+        [error] = [event for event in outcomes if isinstance(event, Error)]
+        assert isinstance(error.outcome, Failed)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(10**5000),
+        "lone \ud800",
+    ],
+    ids=["long", "lone"],
+)
+async def test_no_error_of_a_handler_can_harm_its_worker(autojump_clock: MockClock, value: Any) -> None:
+    async with Storage[str]() as storage:
+
+        async def handler(text: str) -> None:
+            if text == "bad":
+                raise ValueError(value)
+
+        bad, good = await storage.push_bulk(["bad", "good"], attempts=1)
+        storage.close()
+        await Worker("w", storage, handler).run()
+        assert (await storage.wait_for(bad)).status is Status.Failed
+        assert (await storage.wait_for(good)).status is Status.Done
+
+
+# Leases
+
+
+async def test_leases_are_renewed_for_as_long_as_the_work_takes(autojump_clock: MockClock) -> None:
+    store = Store()
+    async with Storage[float](TroubledEngine(store), lease=3.0) as storage:
+        async with Storage[float](TroubledEngine(store), lease=3.0) as other:
+            await storage.push(100.0)
+            storage.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Worker("w", storage, trio.sleep).run)
+                await trio.sleep(1)
+                with trio.move_on_after(90) as waiting:
+                    await other.receive()
+                assert waiting.cancelled_caught
+            assert len(await other.rows(State.DONE)) == 1
+
+
+async def test_a_worker_that_lost_its_lease_ends_the_attempt_and_cannot_settle(autojump_clock: MockClock) -> None:
+    store = Store()
+    engine = TroubledEngine(store)
+    async with Storage[str](engine, lease=3.0) as storage, Storage[str](TroubledEngine(store), lease=60.0) as other:
+        began: list[float] = []
+        ended: list[float] = []
+
+        async def handler(text: str) -> None:
+            began.append(trio.current_time())
+            try:
+                await trio.sleep(30)
+            finally:
+                ended.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, handler).run)
+            await storage.push("a")
+            await trio.sleep(0.5)
+            engine.latency = 5.0  # its beats come too late
+            task = await other.receive()
+            assert task.parts.attempt == 2
+            assert task.parts.is_orphan
+            engine.latency = 0.0
+            await trio.sleep(12)
+            assert ended
+            assert ended[0] < 12
+            context.stop()
+        await other.settle(task, Succeeded(None))
+        counts = await other.metrics()
+        assert (counts["succeeded"], counts["running"], counts["waiting"]) == (1, 0, 0)
+
+
+async def test_attempts_that_were_lost_are_used_up(autojump_clock: MockClock) -> None:
+    store = Store()
+    async with Storage[str](TroubledEngine(store)) as storage, Storage[str](TroubledEngine(store), lease=3.0) as other:
+        task_id = await storage.push("a", attempts=2)
+        for attempt in (1, 2):
+            assert (await other.receive()).parts.attempt == attempt
+        runs: list[str] = []
+
+        async def handler(text: str) -> None:
+            runs.append(text)
+
+        storage.close()
+        await Worker("w", storage, handler, retry=RetryPolicy(attempts=5)).run()
+        result = await storage.wait_for(task_id)
+        assert result.status is Status.Failed
+        assert type(result.error).__name__ in ("OrphanedError", "StoredError")
+        assert "Orphaned" in repr(result.error)
+        assert runs == []
+
+
+async def test_an_attempt_is_aborted_from_another_storage(autojump_clock: MockClock) -> None:
+    store = Store()
+    async with Storage[float](TroubledEngine(store)) as storage, Storage[float](TroubledEngine(store)) as other:
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, trio.sleep).run)
+            task_id = await storage.push(1000.0)
+            await trio.sleep(5)
+            assert await other.abort(task_id)
+            result = await other.wait_for(task_id)
+            assert trio.current_time() < 6
+            assert result.status is Status.Killed
+            assert not await other.abort(task_id)
+            task_id = await storage.push(1000.0)
+            await trio.sleep(1)
+            assert await storage.abort(task_id)
+            assert (await storage.wait_for(task_id)).status is Status.Killed
+            context.stop()
+
+
+async def test_who_works_is_known_everywhere(autojump_clock: MockClock) -> None:
+    store = Store()
+    async with Storage[float](TroubledEngine(store)) as storage, Storage[float](TroubledEngine(store)) as other:
+        async with trio.open_nursery() as nursery:
+            one = await nursery.start(Worker("one", storage, trio.sleep).run)
+            two = await nursery.start(Worker("two", storage, trio.sleep).run)
+            assert sorted(await other.list_workers()) == ["one", "two"]
+            one.stop()
+            await trio.sleep(15)
+            assert await other.list_workers() == ["two"]
+            two.stop()
+
+
+async def test_handlers_report_progress(autojump_clock: MockClock) -> None:
+    async with Storage[str]() as storage:
+
+        async def handler(task: Task[str]) -> None:
+            await storage.report_progress(task, {"done": 1})
+            await trio.sleep(10)
+
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, handler).run)
+            task_id = await storage.push("a")
+            await trio.sleep(1)
+            assert await storage.progress_of(task_id) == {"done": 1}
+            context.stop()
+
+
+async def test_it_shows_itself_to_people() -> None:
+    storage = Storage[str]()
+    assert "not opened yet" in repr(storage)
+    async with storage:
+        assert "open" in repr(storage)
+    assert "closed" in repr(storage)
+    assert repr(Killed(ValueError())) != repr(Released())

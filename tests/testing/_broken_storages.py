@@ -1,0 +1,775 @@
+"""A storage for each rule of the conformance kit: it is sound but for one fault, which that rule is there to find."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import trio
+from trio_tasks import (
+    AbortError,
+    Failed,
+    Killed,
+    LeaseLostError,
+    Outcome,
+    Parts,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    TaskId,
+    TaskResult,
+    UnknownTaskError,
+    WorkerContext,
+)
+from trio_tasks._sink import make_tasks
+from trio_tasks.abc import NowaitBackend
+
+from tests.testing._leased_storage import LeasedStorage, Row
+
+C = TypeVar("C", bound=type[LeasedStorage])
+
+BROKEN: dict[str, tuple[type[LeasedStorage], frozenset[str]]] = {}
+"""For each rule, the storage that breaks it, and the other rules that see the fault as well."""
+
+
+def breaks(rule: str, *also: str) -> Callable[[C], C]:
+    """The decorated storage breaks this rule; some others cannot but notice."""
+
+    def enter(kind: C) -> C:
+        assert rule not in BROKEN
+        BROKEN[rule] = kind, frozenset({rule, *also})
+        return kind
+
+    return enter
+
+
+# What goes in
+
+
+@breaks("a_task_comes_out_as_it_went_in")
+class ForgetsTimeouts(LeasedStorage):
+    def shown(self, row: Row) -> Task[Any]:
+        task = super().shown(row)
+        task.parts.terms = replace(task.parts.terms, timeout=None)
+        return task
+
+
+@breaks("ids_are_given_where_none_is", "pushing_again_counts_once")
+class TakesEqualArgsForOneTask(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        for row in self.rows_of(Status.Pending):
+            if row.args == self.encode(task.args):
+                return row.parts.id
+        return super().enter(task)
+
+
+@breaks("metadata_is_kept")
+class CutsTextsAtZeroBytes(LeasedStorage):
+    def shown(self, row: Row) -> Task[Any]:
+        row.metadata = row.metadata.replace("\\u0000", "")
+        return super().shown(row)
+
+
+@breaks("large_tasks_are_kept")
+class HasShortColumns(LeasedStorage):
+    def shown(self, row: Row) -> Task[Any]:
+        notes = json.loads(row.metadata)
+        row.metadata = json.dumps({name: v[:65_535] if isinstance(v, str) else v for name, v in notes.items()})
+        return super().shown(row)
+
+
+@breaks("args_of_all_sizes_are_kept")
+class HasNumbersOf32Bits(LeasedStorage):
+    def encode(self, args: Any) -> str:
+        return super().encode(args & 0xFFFFFFFF if isinstance(args, int) else args)
+
+
+@breaks("a_bulk_goes_in_as_a_whole")
+class MixesUpIds(LeasedStorage):
+    async def push_bulk(self, many: Any, **options: Any) -> list[TaskId]:
+        return (await super().push_bulk(many, **options))[::-1]
+
+
+@breaks("a_receiver_that_waits_is_served", "a_task_goes_to_one_receiver")
+class WakesNobody(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        stir, self.store.stir = self.store.stir, lambda: None  # type: ignore[method-assign]  # for this once
+        try:
+            return super().enter(task)
+        finally:
+            self.store.stir = stir  # type: ignore[method-assign]  # as it was
+
+
+@breaks("a_known_id_is_refused")
+class TakesNoNoticeOfKnownIds(LeasedStorage):
+    def known(self, task: Task[Any]) -> TaskId:
+        running = self.store.rows[task.parts.id].status is Status.Running
+        return task.parts.id if running else super().known(task)
+
+
+@breaks("pushing_again_counts_once")
+class CountsTwice(LeasedStorage):
+    def known(self, task: Task[Any]) -> TaskId:
+        row = self.store.rows[task.parts.id]
+        if row.args == self.encode(task.args):
+            copy = replace(row, parts=Parts(f"{task.parts.id} again", terms=row.parts.terms))
+            self.store.rows[copy.parts.id] = copy
+        return super().known(task)
+
+
+@breaks("wrong_options_are_refused")
+class TakesNanForNothing(LeasedStorage):
+    async def push(self, args: Any, **options: Any) -> TaskId:
+        if math.isnan(options.get("delay", 0)):
+            del options["delay"]
+        return await super().push(args, **options)
+
+
+@breaks("what_is_no_task_is_refused")
+class MakesTasksOfAnything(LeasedStorage):
+    async def push_task(self, task: Any) -> TaskId:
+        return await super().push_task(task if isinstance(task, Task) else Task(str(task)))
+
+
+@breaks("a_bulk_is_checked_before_it_is_stored")
+class StreamsItsBulks(LeasedStorage):
+    async def push_bulk(self, many: Any, **options: Any) -> list[TaskId]:
+        if isinstance(many, list):
+            return await super().push_bulk(many, **options)
+        return [await self.push(args, **options) for args in many]
+
+
+@breaks("what_cannot_be_encoded_is_refused")
+class EncodesAnything(LeasedStorage):
+    def encode(self, args: Any) -> str:
+        return json.dumps(args, default=repr)
+
+
+# In which order
+
+
+@breaks("first_come_first_served")
+class IsUnfairToMany(LeasedStorage):
+    def order(self, row: Row) -> Any:
+        return (-row.place[1],) if len(self.rows_of(Status.Pending)) in (18, 19) else super().order(row)
+
+
+@breaks("higher_priority_goes_first")
+class KnowsNoLowPriority(LeasedStorage):
+    def order(self, row: Row) -> Any:
+        return -max(0, row.parts.priority), row.place
+
+
+@breaks("a_delay_is_waited_for", "a_restart_loses_nothing")
+class IsEarly(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        task_id = super().enter(task)
+        if task.parts.terms.delay and not task.parts.terms.priority:
+            self.store.rows[task_id].due -= 0.1
+        return task_id
+
+
+@breaks("a_moment_is_waited_for")
+class KnowsNoMoments(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        if not task.parts.terms.delay:
+            task.parts.run_at = None
+        return super().enter(task)
+
+
+@breaks("a_delayed_task_holds_nobody_up", "a_task_that_waits_holds_no_seat")
+class WaitsForTheMostImportant(LeasedStorage):
+    def ready(self) -> list[Row]:
+        waiting = self.rows_of(Status.Pending)
+        highest = max((row.parts.priority for row in waiting), default=0)
+        return [row for row in super().ready() if row.parts.priority >= min(0, highest)]
+
+
+@breaks("what_has_expired_is_not_started")
+class KnowsNoExpiry(LeasedStorage):
+    def tend(self) -> None:
+        for row in self.rows_of(Status.Pending):
+            if not row.attempt:
+                row.start_by = None
+        super().tend()
+
+
+@breaks("what_was_started_in_time_does_not_expire")
+class KillsWhatWasStarted(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        start_by = row.start_by
+        task = super().hand_out(row)
+        row.start_by = start_by
+        return task
+
+
+@breaks("a_taken_key_is_skipped")
+class FreesKeysAtTheStart(LeasedStorage):
+    def holder_of(self, key: str) -> Row | None:
+        row = super().holder_of(key)
+        return row if row is None or row.status is Status.Pending else None
+
+
+@breaks("a_taken_key_is_replaced")
+class ReplacesNothing(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        if task.parts.on_conflict == "replace":
+            task.parts.terms = replace(task.parts.terms, on_conflict="skip")
+        return super().enter(task)
+
+
+@breaks("a_taken_key_is_refused")
+class RefusesNothing(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        if task.parts.on_conflict == "raise":
+            task.parts.terms = replace(task.parts.terms, on_conflict="skip")
+        return super().enter(task)
+
+
+@breaks("a_key_is_free_after_the_end")
+class KeepsTheKeysOfTheKilled(LeasedStorage):
+    def holder_of(self, key: str) -> Row | None:
+        killed = [row for row in self.rows_of(Status.Killed) if row.parts.terms.unique == key]
+        return killed[0] if killed else super().holder_of(key)
+
+
+# The outcomes
+
+
+@breaks("succeeded_is_final", "an_end_can_be_waited_for", "an_end_is_remembered", "results_and_aborts_are_settled")
+class LosesResults(LeasedStorage):
+    def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
+        super().finish(row, Succeeded(None) if isinstance(outcome, Succeeded) else outcome)
+
+
+@breaks("failed_is_final", "an_error_is_retried_and_then_final")
+class LosesErrors(LeasedStorage):
+    def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
+        super().finish(row, Failed(ValueError("something")) if isinstance(outcome, Failed) else outcome)
+
+
+@breaks("killed_is_final")
+class LosesReasons(LeasedStorage):
+    def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
+        super().finish(row, Killed(ValueError("something")) if isinstance(outcome, Killed) else outcome)
+
+
+@breaks("retried_waits_and_comes_back")
+class RetriesWithoutMetadata(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Retried):
+            row.metadata = "{}"
+
+
+@breaks("released_comes_back_untouched")
+class SendsToTheEndOfTheQueue(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Released):
+            row.place = trio.current_time(), next(self.store.numbers)
+
+
+@breaks("attempts_are_counted_once", "a_cancelled_worker_loses_nothing")
+class CountsLaterReleases(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Released) and row.attempt:
+            row.attempt += 1
+
+
+@breaks("a_task_is_settled_once")
+class KillsTheDead(LeasedStorage):
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        row = self.store.rows.get(task.parts.id)
+        if row is not None and row.status.is_final and isinstance(outcome, Killed):
+            self.finish(row, outcome)
+            return
+        await super().settle(task, outcome)
+
+
+@breaks("an_earlier_attempt_cannot_settle")
+class HasOneTokenForAllRetries(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Retried):
+            row.progress = "retried"
+
+    def hand_out(self, row: Row) -> Task[Any]:
+        token = row.token
+        task = super().hand_out(row)
+        if row.progress == "retried":
+            row.token = task.parts.context = token
+        return task
+
+
+@breaks("what_is_no_outcome_is_refused")
+class TakesAnythingForSuccess(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Any) -> None:
+        super().enter_outcome(row, Succeeded(outcome) if isinstance(outcome, str) else outcome)
+
+
+@breaks("taking_without_waiting_is_taking")
+class EndsBeforeItBegins(LeasedStorage):
+    def receive_nowait(self) -> Task[Any]:
+        if not self.store.rows:
+            raise trio.EndOfChannel
+        return super().receive_nowait()
+
+
+@breaks("settling_without_waiting_is_settling")
+class SettlesTwice(LeasedStorage, NowaitBackend[Any]):
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        with suppress(LeaseLostError):
+            self.enter_outcome(self.held(task), outcome)
+
+
+# Leases
+
+
+@breaks("an_orphan_comes_back")
+class HasHalfLeases(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        row.until -= self.lease / 2
+        return task
+
+
+@breaks("settling_is_fenced")
+class HasNoFence(LeasedStorage):
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        row = self.store.rows.get(task.parts.id)
+        if row is not None and row.status is Status.Running and not isinstance(outcome, Released):
+            if task.parts.context < row.token and row.progress == "orphan":
+                self.enter_outcome(row, outcome)
+                return
+        await super().settle(task, outcome)
+
+    def tend(self) -> None:
+        for row in self.rows_of(Status.Running):
+            if row.until <= trio.current_time():
+                row.progress = "orphan"
+        super().tend()
+
+
+@breaks("a_heartbeat_is_in_time", "a_heartbeat_keeps_the_lease", "who_lost_its_lease_is_told")
+class BeatsTooRarely(LeasedStorage):
+    heartbeat_interval = 2 * LeasedStorage.lease
+
+
+@breaks("a_heartbeat_keeps_the_lease")
+class RenewsNothing(LeasedStorage):
+    def renew(self, row: Row) -> None:
+        pass
+
+
+@breaks("who_lost_its_lease_is_told")
+class TellsNobody(LeasedStorage):
+    def lost(self, task: Task[Any]) -> None:
+        pass
+
+
+@breaks("orphans_can_be_resumed_at_once")
+class ResumesEverything(LeasedStorage):
+    async def resume_abandoned(self) -> int:
+        for row in self.rows_of(Status.Running):
+            row.until = 0.0
+        return await super().resume_abandoned()
+
+
+# The end
+
+
+@breaks("a_push_after_close_is_refused")
+class IsNeverClosed(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        closed, self.closed = self.closed, False
+        try:
+            return super().enter(task)
+        finally:
+            self.closed = closed
+
+
+class EndsEarly(LeasedStorage):
+    def is_forgotten(self, row: Row) -> bool:
+        raise NotImplementedError
+
+    def has_ended(self) -> bool:
+        return self.closed and all(row.status.is_final or self.is_forgotten(row) for row in self.store.rows.values())
+
+
+@breaks("what_waits_is_given_before_the_end")
+class EndsBeforeTheDelayed(EndsEarly):
+    def is_forgotten(self, row: Row) -> bool:
+        return row.status is Status.Pending and not row.attempt
+
+
+@breaks("what_is_retried_is_given_before_the_end", "a_worker_ends_when_all_is_done")
+class EndsBeforeTheRetried(EndsEarly):
+    def is_forgotten(self, row: Row) -> bool:
+        return row.status is Status.Pending and row.attempt > 0
+
+
+@breaks("who_waits_is_told_of_the_end")
+class ClosesQuietly(LeasedStorage):
+    def close(self) -> None:
+        self.closed = True
+
+
+@breaks("a_worker_ends_when_all_is_done")
+class NeverEndsForWorkers(LeasedStorage):
+    def has_ended(self) -> bool:
+        return super().has_ended() and all(each.is_stopped for each in self.store.workers)
+
+
+@breaks("a_restart_loses_nothing")
+class ForgetsTheDelayed(LeasedStorage):
+    async def aclose(self) -> None:
+        for row in self.rows_of(Status.Pending):
+            if row.due > trio.current_time():
+                del self.store.rows[row.parts.id]
+        await super().aclose()
+
+
+@breaks("a_worker_that_is_closed_is_followed", "no_worker_sits_on_tasks")
+class ForgetsTheReleased(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        row.progress = "released" if isinstance(outcome, Released) else None
+
+    async def aclose(self) -> None:
+        for row in self.rows_of(Status.Pending):
+            if row.progress == "released":
+                del self.store.rows[row.parts.id]
+        await super().aclose()
+
+
+# Cancellation
+
+
+@breaks("a_cancelled_push_is_whole_or_nothing")
+class PushesInTwoSteps(LeasedStorage):
+    async def push_task(self, task: Task[Any]) -> TaskId:
+        task_id = await super().push_task(task)
+        row = self.store.rows[task_id]
+        if row.hand is None:
+            metadata, row.metadata = row.metadata, "{}"
+            await trio.lowlevel.checkpoint()
+            row.metadata = metadata
+        return task_id
+
+
+@breaks("a_cancelled_bulk_is_a_beginning")
+class PushesTheEvenFirst(LeasedStorage):
+    async def push_bulk(self, many: Any, **options: Any) -> list[TaskId]:
+        tasks: list[Task[Any]] = await make_tasks(many, options)  # type: ignore[arg-type]  # they are checked there
+        for task in tasks:
+            self.encode(task.args)
+        places = [(trio.current_time(), next(self.store.numbers)) for _ in tasks]
+        for first in (0, 1):
+            for index in range(first, len(tasks), 2):
+                self.store.rows[self.enter(tasks[index])].place = places[index]
+            await trio.lowlevel.checkpoint()
+        return [task.parts.id for task in tasks]
+
+
+@breaks("a_cancelled_receive_takes_nothing")
+class DropsWhatItTook(LeasedStorage):
+    async def receive(self) -> Task[Any]:
+        try:
+            task = self.take()
+        except trio.WouldBlock:
+            return await super().receive()
+        await trio.lowlevel.checkpoint()
+        return task
+
+
+@breaks("a_receive_cancelled_while_it_waits_takes_nothing")
+class DropsWhatItWaitedFor(LeasedStorage):
+    async def receive(self) -> Task[Any]:
+        if self.ready():
+            return await super().receive()
+        task = await super().receive()
+        await trio.lowlevel.checkpoint()
+        return task
+
+
+@breaks("a_cancelled_settle_is_whole_or_nothing")
+class SettlesInTwoSteps(LeasedStorage):
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        row = self.held(task)
+        row.token = task.parts.context = next(self.store.numbers)
+        if type(outcome) is Released:
+            token, row.token = row.token, 0
+            await trio.lowlevel.checkpoint()
+            row.token = token
+        await super().settle(task, outcome)
+
+
+@breaks("a_cancelled_worker_loses_nothing")
+class LocksItselfUp(LeasedStorage):
+    locks = 0
+
+    async def register_worker(self, context: WorkerContext) -> None:
+        self.locks += 1
+        await super().register_worker(context)
+        self.locks -= 1
+
+    def ready(self) -> list[Row]:
+        return [] if self.locks else super().ready()
+
+
+# Workers
+
+
+@breaks("an_error_is_retried_and_then_final")
+class IsImpatient(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        if isinstance(outcome, Retried) and outcome.after < 0.2:
+            outcome = replace(outcome, after=0.0)
+        super().enter_outcome(row, outcome)
+
+
+@breaks("results_and_aborts_are_settled")
+class TakesAbortsForFailures(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        if isinstance(outcome, Killed) and isinstance(outcome.error, AbortError):
+            outcome = Failed(outcome.error)
+        super().enter_outcome(row, outcome)
+
+
+@breaks("a_worker_that_stops_leaves_the_rest")
+class ForgetsTheRest(LeasedStorage):
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        await super().settle(task, outcome)
+        if any(each.is_shutting_down and not each.is_stopped for each in self.store.workers):
+            for row in self.rows_of(Status.Pending):
+                row.attempt += 1
+
+
+@breaks("a_cancelled_worker_releases", "a_worker_that_is_closed_is_followed", "a_cancelled_worker_loses_nothing")
+class CountsTheReleasesOfSeveral(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        is_one_of_several = len(self.rows_of(Status.Running)) > 1
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Released) and is_one_of_several:
+            row.attempt += 1
+
+
+@breaks("no_worker_sits_on_tasks")
+class TakesOneMore(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        ready = self.ready()
+        if len(ready) == 3 and self.store.workers:
+            ready[0].progress = self
+        return task
+
+    def ready(self) -> list[Row]:
+        return [row for row in super().ready() if row.progress is None or row.progress is self]
+
+    async def aclose(self) -> None:
+        for row in self.store.rows.values():
+            row.progress = None
+        await super().aclose()
+
+
+@breaks(
+    "a_task_goes_to_one_receiver",
+    "a_worker_ends_when_all_is_done",
+    "a_cancelled_worker_loses_nothing",
+    "an_error_is_retried_and_then_final",
+)
+class LooksBeforeItTakes(LeasedStorage):
+    async def receive(self) -> Task[Any]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.tend()
+        while not self.ready():
+            if self.has_ended():
+                raise trio.EndOfChannel
+            changed = self.store.changed
+            with trio.move_on_at(self.next_time()):
+                await changed.wait()
+            self.tend()
+        row = min(self.ready(), key=self.order)
+        await trio.lowlevel.checkpoint()
+        return self.hand_out(row)
+
+
+@breaks("two_workers_share_the_work")
+class GivesOneTwice(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        if len(self.rows_of(Status.Pending)) == 45 and row.progress is None:
+            row.status, row.attempt, row.progress = Status.Pending, 0, "given before"
+        return task
+
+
+@breaks("a_task_that_waits_holds_no_seat")
+class LetsTheWorkerWait(LeasedStorage):
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        if isinstance(outcome, Retried) and task.parts.holder is not None:
+            await trio.sleep(outcome.after)
+            outcome = Retried(outcome.error)
+        await super().settle(task, outcome)
+
+
+# Looking
+
+
+@breaks("a_task_is_found_by_its_id")
+class CountsTheAttemptToCome(LeasedStorage):
+    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+        row = await self.find(task_id)
+        if row is None:
+            return None
+        return self.shown(replace(row, attempt=row.attempt + 1) if row.status is Status.Pending else row)
+
+
+@breaks("an_end_can_be_waited_for")
+class ToldOfSuccessOnly(LeasedStorage):
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        row = await self.find(task_id)
+        is_over = row is None or row.result is not None
+        result = await super().wait_for(task_id)
+        if not is_over and result.status is Status.Failed:
+            await trio.sleep_forever()
+        return result
+
+
+@breaks("an_end_is_remembered")
+class RemembersOnce(LeasedStorage):
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        result = await super().wait_for(task_id)
+        self.store.rows.pop(task_id, None)
+        return result
+
+
+@breaks("an_unknown_end_is_not_waited_for")
+class WaitsForTheUnknown(LeasedStorage):
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        try:
+            return await super().wait_for(task_id)
+        except UnknownTaskError as error:
+            unknown = error
+        await trio.sleep_forever()
+        raise unknown
+
+
+@breaks("who_waits_for_an_end_may_leave")
+class KillsWithItsWaiter(LeasedStorage):
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        is_over = False
+        try:
+            result = await super().wait_for(task_id)
+            is_over = True
+            return result
+        finally:
+            row = self.store.rows.get(task_id)
+            if not is_over and row is not None:
+                self.finish(row, Killed(AbortError("nobody waits for it")))
+
+
+@breaks("tasks_are_listed_by_status")
+class KnowsNoLimit(LeasedStorage):
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
+        return await super().list_tasks(status)
+
+
+@breaks("workers_are_listed")
+class KnowsOneWorker(LeasedStorage):
+    async def list_workers(self) -> list[str]:
+        return (await super().list_workers())[:1]
+
+
+@breaks("queues_are_listed")
+class KnowsNoQueue(LeasedStorage):
+    async def list_queues(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+
+@breaks("metrics_count")
+class CountsNoReleases(LeasedStorage):
+    async def metrics(self) -> dict[str, int]:
+        return {**await super().metrics(), "released": 0}
+
+
+@breaks("progress_is_shown")
+class KeepsTheFirstReport(LeasedStorage):
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        await super().report_progress(task, self.held(task).progress or progress)
+
+
+# Changing
+
+
+@breaks("a_waiting_task_can_be_updated")
+class KeepsOldMetadata(LeasedStorage):
+    async def update(self, task: Task[Any]) -> bool:
+        row = await self.find(task.parts.id)
+        return await super().update(Task(task.args, row.parts if row is not None else task.parts))
+
+
+@breaks("a_waiting_task_can_be_rescheduled")
+class MovesToEarlierOnly(LeasedStorage):
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        row = await self.waiting(task_id)
+        is_later = row is not None and row.due < trio.current_time() + delay
+        return is_later or await super().reschedule(task_id, delay)
+
+
+@breaks("a_waiting_task_can_be_cancelled")
+class CancelsTheUnknown(LeasedStorage):
+    async def cancel(self, task_id: str) -> bool:
+        return await super().cancel(task_id) or task_id not in self.store.rows
+
+
+@breaks("a_running_task_can_be_aborted")
+class AbortsInWordsOnly(LeasedStorage):
+    async def abort(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        return row is not None and row.hand is not None
+
+
+@breaks("a_dead_letter_can_be_resumed")
+class ResumesWithItsAttempts(LeasedStorage):
+    async def resume_by_id(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        attempt = row.attempt if row is not None else 0
+        is_resumed = await super().resume_by_id(task_id)
+        if row is not None and row.parts.terms.unique is None:
+            row.attempt = attempt
+        return is_resumed
+
+
+@breaks("a_dead_letter_keeps_off_a_taken_key")
+class ResumesRegardless(LeasedStorage):
+    async def resume_by_id(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        if row is not None:
+            row.parts.terms = replace(row.parts.terms, unique=None)
+        return await super().resume_by_id(task_id)
+
+
+@breaks("finished_tasks_can_be_forgotten")
+class KeepsDeadLetters(LeasedStorage):
+    async def vacuum(self) -> int:
+        await trio.lowlevel.checkpoint()
+        done = self.rows_of(Status.Done)
+        for row in done:
+            del self.store.rows[row.parts.id]
+        return len(done)
+
+
+@breaks("one_finished_task_can_be_forgotten")
+class DiscardsAnything(LeasedStorage):
+    async def discard(self, task_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.store.rows.pop(task_id, None) is not None

@@ -1,0 +1,408 @@
+"""A second storage for the conformance kit to be tried on: its rows outlive its handles, its claims are leases.
+
+It is written to be read and to be broken, in one place at a time, by a subclass; not to be fast.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import trio
+from trio_tasks import (
+    AbortError,
+    Attempt,
+    DuplicateTaskError,
+    Failed,
+    Killed,
+    LeaseLostError,
+    Metadata,
+    Outcome,
+    Parts,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    TaskExpiredError,
+    TaskId,
+    TaskResult,
+    TaskSink,
+    UnknownTaskError,
+    WorkerContext,
+)
+from trio_tasks._clock import seconds_until
+from trio_tasks._sink import check_task, make_tasks
+from trio_tasks.abc import (
+    Cancel,
+    Discard,
+    FetchById,
+    ListQueues,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    RegisterWorker,
+    Reschedule,
+    ResumeAbandoned,
+    ResumeById,
+    StockedBackend,
+    Update,
+    Vacuum,
+    WaitForCompletion,
+)
+
+LEASE = 2.0
+ENDINGS = {Succeeded: "succeeded", Failed: "failed", Killed: "killed", Retried: "retried", Released: "released"}
+
+
+@dataclass(eq=False)
+class Row:
+    """A task, as it is stored."""
+
+    parts: Parts
+    args: str
+    metadata: str
+    place: tuple[float, int]  # when it began to wait, and how many did before
+    due: float
+    start_by: float | None
+    status: Status = Status.Pending
+    attempt: int = 0
+    until: float = 0.0
+    token: int = 0
+    result: TaskResult[Any] | None = None
+    progress: Any = None
+    hand: Parts | None = None
+
+
+@dataclass(eq=False)
+class Store:
+    """The rows, and what else outlives a handle."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("pushed", *ENDINGS.values()), 0))
+    workers: list[WorkerContext] = field(default_factory=list)
+    numbers: count[int] = field(default_factory=lambda: count(1))
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def stir(self) -> None:
+        """Have everybody look who waits."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class LeasedStorage(
+    TaskSink[Any],
+    StockedBackend[Any],
+    Cancel,
+    Discard,
+    FetchById,
+    ListQueues,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    RegisterWorker,
+    Reschedule,
+    ResumeAbandoned,
+    ResumeById,
+    Update,
+    Vacuum,
+    WaitForCompletion,
+):
+    """Tasks under leases."""
+
+    lease = LEASE
+    heartbeat_interval: float | None = LEASE / 4
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.closed = False
+
+    # Pushing
+
+    async def push_task(self, task: Task[Any]) -> TaskId:
+        check_task(task)
+        await trio.lowlevel.checkpoint()
+        return self.enter(task)
+
+    async def push_bulk(self, many: Any, **options: Any) -> list[TaskId]:
+        tasks: list[Task[Any]] = await make_tasks(many, options)  # type: ignore[arg-type]  # they are checked there
+        for task in tasks:
+            self.encode(task.args)
+        return [await self.push_task(task) for task in tasks]
+
+    def encode(self, args: Any) -> str:
+        return json.dumps(args)
+
+    def enter(self, task: Task[Any]) -> TaskId:
+        if self.closed:
+            raise trio.ClosedResourceError("closed")
+        parts, terms, now = task.parts, task.parts.terms, trio.current_time()
+        payload, metadata = self.encode(task.args), json.dumps(dict(parts.metadata))
+        if parts.id in self.store.rows:
+            return self.known(task)
+        if terms.unique is not None and (other := self.holder_of(terms.unique)) is not None:
+            if terms.on_conflict == "raise":
+                raise DuplicateTaskError("the unique key is taken")
+            if terms.on_conflict == "skip":
+                return other.parts.id
+            if other.status is Status.Pending:
+                self.finish(other, Killed(AbortError("replaced")))
+        delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
+        start_by = None if terms.expires_in is None else now + terms.expires_in
+        place = (now + delay, next(self.store.numbers))
+        self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
+        self.store.counts["pushed"] += 1
+        self.store.stir()
+        return parts.id
+
+    def known(self, task: Task[Any]) -> TaskId:
+        raise DuplicateTaskError("the id is known")
+
+    def holder_of(self, key: str) -> Row | None:
+        rows = self.store.rows.values()
+        return next((row for row in rows if row.parts.terms.unique == key and not row.status.is_final), None)
+
+    def close(self) -> None:
+        self.closed = True
+        self.store.stir()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    # Receiving
+
+    async def receive(self) -> Task[Any]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                task = self.take()
+            except trio.WouldBlock:
+                changed = self.store.changed
+                with trio.move_on_at(self.next_time()):
+                    await changed.wait()
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return task
+
+    def receive_nowait(self) -> Task[Any]:
+        return self.take()
+
+    def take(self) -> Task[Any]:
+        self.tend()
+        if ready := self.ready():
+            return self.hand_out(min(ready, key=self.order))
+        if self.has_ended():
+            raise trio.EndOfChannel
+        raise trio.WouldBlock
+
+    def ready(self) -> list[Row]:
+        return [row for row in self.rows_of(Status.Pending) if row.due <= trio.current_time()]
+
+    def order(self, row: Row) -> Any:
+        return -row.parts.priority, row.place
+
+    def has_ended(self) -> bool:
+        return self.closed and all(row.status.is_final for row in self.store.rows.values())
+
+    def rows_of(self, status: Status) -> list[Row]:
+        return [row for row in self.store.rows.values() if row.status is status]
+
+    def next_time(self) -> float:
+        times = [row.due for row in self.rows_of(Status.Pending)] + [row.until for row in self.rows_of(Status.Running)]
+        return min((time for time in times if time > trio.current_time()), default=float("inf"))
+
+    def tend(self) -> None:
+        """Enter what is due by now."""
+        now = trio.current_time()
+        for row in self.rows_of(Status.Running):
+            if row.until <= now:
+                row.status = Status.Pending
+        for row in self.rows_of(Status.Pending):
+            if row.start_by is not None and row.start_by < now:
+                self.finish(row, Killed(TaskExpiredError("expired")))
+
+    def hand_out(self, row: Row) -> Task[Any]:
+        row.status, row.start_by = Status.Running, None
+        row.attempt += 1
+        row.until = trio.current_time() + self.lease
+        row.token = next(self.store.numbers)
+        task = self.shown(row)
+        row.hand, task.parts.context = task.parts, row.token
+        return task
+
+    def shown(self, row: Row) -> Task[Any]:
+        metadata = Metadata(json.loads(row.metadata))
+        parts = Parts(row.parts.id, attempt=Attempt(row.attempt), terms=row.parts.terms, metadata=metadata)
+        parts.status = row.status
+        return Task(json.loads(row.args), parts)
+
+    # Settling
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.enter_outcome(self.held(task), outcome)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def held(self, task: Task[Any]) -> Row:
+        """The row of a task that is in hand; raises LeaseLostError if it is not."""
+        self.tend()
+        row = self.store.rows.get(task.parts.id)
+        if row is None or row.status is not Status.Running or row.token != task.parts.context:
+            raise LeaseLostError("not in hand")
+        return row
+
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        if type(outcome) not in ENDINGS:
+            raise TypeError(f"not an outcome: {outcome!r}")
+        if isinstance(outcome, (Succeeded, Failed, Killed)):
+            self.finish(row, outcome)
+            return
+        self.store.counts[ENDINGS[type(outcome)]] += 1
+        row.status, row.hand = Status.Pending, None
+        if isinstance(outcome, Released):
+            row.attempt -= 1
+        elif isinstance(outcome, Retried):
+            row.due = trio.current_time() + outcome.after
+            row.place = row.due, next(self.store.numbers)
+        self.store.stir()
+
+    def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
+        self.store.counts[ENDINGS[type(outcome)]] += 1
+        row.result, row.hand = TaskResult.of(row.parts.id, outcome), None
+        row.status = row.result.status
+        self.store.stir()
+
+    async def beat(self, context: WorkerContext) -> None:
+        await trio.lowlevel.checkpoint()
+        for task in list(context.in_hand):
+            try:
+                self.renew(self.held(task))
+            except LeaseLostError:
+                self.lost(task)
+
+    def renew(self, row: Row) -> None:
+        row.until = trio.current_time() + self.lease
+
+    def lost(self, task: Task[Any]) -> None:
+        if task.parts.holder is not None:
+            task.parts.holder.revoke(Released("its lease was lost"))
+
+    # Looking
+
+    async def find(self, task_id: str) -> Row | None:
+        await trio.lowlevel.checkpoint()
+        self.tend()
+        return self.store.rows.get(task_id)
+
+    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+        row = await self.find(task_id)
+        return None if row is None else self.shown(row)
+
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        while True:
+            row = await self.find(task_id)
+            if row is None:
+                raise UnknownTaskError(task_id)
+            if row.result is not None:
+                return row.result
+            await self.store.changed.wait()
+
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
+        await trio.lowlevel.checkpoint()
+        self.tend()
+        rows = [row for row in self.store.rows.values() if status is None or row.status is status]
+        return [self.shown(row) for row in rows][:limit]
+
+    async def list_queues(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return ["default"]
+
+    async def register_worker(self, context: WorkerContext) -> None:
+        await trio.lowlevel.checkpoint()
+        self.store.workers.append(context)
+
+    async def list_workers(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return [each.name for each in self.store.workers if not each.is_stopped]
+
+    async def metrics(self) -> dict[str, int]:
+        await trio.lowlevel.checkpoint()
+        waiting, running = len(self.rows_of(Status.Pending)), len(self.rows_of(Status.Running))
+        return {**self.store.counts, "waiting": waiting, "running": running}
+
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        self.held(task).progress = progress
+
+    async def progress_of(self, task_id: str) -> Any:
+        row = await self.find(task_id)
+        if row is None:
+            raise UnknownTaskError(task_id)
+        return row.progress
+
+    # Changing
+
+    async def waiting(self, task_id: str) -> Row | None:
+        row = await self.find(task_id)
+        return row if row is not None and row.status is Status.Pending else None
+
+    async def update(self, task: Task[Any]) -> bool:
+        if (row := await self.waiting(task.parts.id)) is None:
+            return False
+        row.args, row.metadata = self.encode(task.args), json.dumps(dict(task.parts.metadata))
+        return True
+
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        if (row := await self.waiting(task_id)) is None:
+            return False
+        row.due = trio.current_time() + delay
+        self.store.stir()
+        return True
+
+    async def cancel(self, task_id: str) -> bool:
+        if (row := await self.waiting(task_id)) is None:
+            return False
+        self.finish(row, Killed(AbortError("cancelled")))
+        return True
+
+    async def abort(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        if row is None or row.hand is None or row.hand.holder is None:
+            return False
+        return row.hand.holder.revoke(Killed(AbortError("aborted")))
+
+    async def resume_by_id(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        if row is None or row.status not in (Status.Failed, Status.Killed):
+            return False
+        if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
+            raise DuplicateTaskError("the unique key is taken")
+        row.status, row.result, row.attempt, row.due = Status.Pending, None, 0, 0.0
+        self.store.stir()
+        return True
+
+    async def resume_abandoned(self) -> int:
+        await trio.lowlevel.checkpoint()
+        before = len(self.rows_of(Status.Running))
+        self.tend()
+        self.store.stir()
+        return before - len(self.rows_of(Status.Running))
+
+    async def vacuum(self) -> int:
+        await trio.lowlevel.checkpoint()
+        finished = [row for row in self.store.rows.values() if row.status.is_final]
+        for row in finished:
+            del self.store.rows[row.parts.id]
+        return len(finished)
+
+    async def discard(self, task_id: str) -> bool:
+        row = await self.find(task_id)
+        if row is None or not row.status.is_final:
+            return False
+        del self.store.rows[task_id]
+        return True

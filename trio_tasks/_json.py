@@ -1,0 +1,127 @@
+"""JSON, for what others have to read as well: msgspec's, or Python's own for plain values where that is missing."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+from ._cbor import check_depth
+from ._checks import check_text
+from ._plain import LOOKED_AT_FOR_JSON, look_over
+from ._refusal import Unfit, refuse
+from ._shape import Shape, made_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+@final
+class JsonCodec:
+    """Values of one type as JSON, as :class:`CborCodec` has them as CBOR. It is larger, and others can read it.
+
+    Bytes are stored as text (base64), so they come back only if the type is given. NaN and the infinities cannot be
+    stored.
+
+    Args:
+      type: what the values are.
+      max_depth: levels of lists, dicts and the like that a value may have: from 1 to 500.
+      name: what a value is called in errors.
+
+    Raises:
+      TypeError: values of this type cannot be stored, or not be told apart: a union of two dataclasses, for example.
+      ModuleNotFoundError: a type is given, and msgspec is not installed.
+    """
+
+    def __init__(self, type: Any = Any, *, max_depth: int = 64, name: str = "args") -> None:
+        self._max_depth = check_depth(max_depth)
+        self._name = check_text(name, "name")
+        self._shape = Shape(type, "JsonCodec", (datetime,))
+        self._direct = self._shape.direct - {float, bytes}
+        self._dumps, self._loads = _json_for(self._shape)
+
+    def encode(self, value: Any) -> bytes:
+        """A value as bytes.
+
+        Raises:
+          EncodeError: it is not of the type, or cannot be stored.
+        """
+        try:
+            if value.__class__ in self._direct:
+                return self._dumps(value)
+            payload = self._attempt(value)
+            if not self._shape.is_any:
+                self._check(value, payload)
+            return payload
+        except Exception as error:
+            raise refuse(value, self._name, error, self._attempt, self._max_depth) from error
+
+    def decode(self, payload: bytes) -> Any:
+        """The value that :meth:`encode` made these bytes of.
+
+        Raises:
+          DecodeError: there is none.
+        """
+        try:
+            payload = bytes(payload)
+            if _is_deeper(payload, self._max_depth):
+                raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
+            return self._loads(payload)
+        except Exception as error:
+            raise self._shape.undecodable(self._name, error, "") from error
+
+    def _check(self, value: Any, payload: bytes) -> None:
+        """See that the value fits the type; what does not fit could not be decoded."""
+        self._shape.check(value)
+        try:
+            self._loads(payload)
+        except Exception as error:
+            raise self._shape.misfit(error, "") from error
+
+    def for_type(self, type: Any) -> JsonCodec:
+        """The same for values of another type."""
+        return JsonCodec(type, max_depth=self._max_depth, name=self._name)
+
+    def _attempt(self, part: Any) -> bytes:
+        plain = self._shape.to_plain(part)
+        if plain.__class__ in LOOKED_AT_FOR_JSON:
+            look_over(plain, self._max_depth, LOOKED_AT_FOR_JSON)
+        return self._dumps(plain)
+
+    def __repr__(self) -> str:
+        depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"
+        return f"JsonCodec({self._shape.label}{depth})"
+
+
+def _json_for(shape: Shape) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    if shape.msgspec is not None:
+        decoder = shape.msgspec.json.Decoder(shape.type, dec_hook=made_again)
+        return shape.msgspec.json.Encoder().encode, decoder.decode
+    import json
+
+    write = partial(json.dumps, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return lambda value: write(value).encode(), partial(json.loads, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise Unfit(f"{name} is no JSON")
+
+
+def _is_deeper(payload: bytes, levels: int) -> bool:
+    """Whether JSON has more levels than these. What is no JSON may pass.
+
+    Innermost pairs of brackets are taken away, level by level, until none is left: in C, for all of them at once.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= levels:
+        return False
+    brackets = _STRING.sub(b"", payload).translate(None, _NO_BRACKETS)
+    for _ in range(levels):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    return bool(brackets)

@@ -1,0 +1,85 @@
+"""How processes that share a file wake one another: a datagram on the loopback interface, which says "look".
+
+Each has a socket, whose port stands in the shared store with a key; a datagram without the key is not heard. A bell
+that is not heard (another network namespace, a full buffer) is made up for by looking now and then.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_LOOPBACK = "127.0.0.1"
+_APART = 0.001
+"""Seconds to wait after each ring: what rings meanwhile is the same news."""
+
+
+@final
+class Bell:
+    """A socket to be rung at, and to ring others from.
+
+    Attributes:
+      address: the port as text; None where there can be no socket.
+      key: what has to be said.
+    """
+
+    def __init__(self) -> None:
+        self.key = secrets.token_bytes(16)
+        self.address: str | None = None
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """From now on it can be rung."""
+        try:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket.bind((_LOOPBACK, 0))
+            self._socket.setblocking(False)
+            self.address = str(self._socket.getsockname()[1])
+        except OSError:  # a sandbox without a network: looking now and then has to do
+            self.close()
+
+    def ring(self, others: Iterable[tuple[str, bytes]]) -> None:
+        """Tell these: address and key of each. From any thread."""
+        for address, key in others:
+            try:
+                if self._socket is not None:
+                    self._socket.sendto(key, (_LOOPBACK, int(address)))
+            except (OSError, ValueError):  # it may be gone
+                continue
+
+    async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a bell that is closed is not heard
+        """Call this for each ring, until cancelled."""
+        if self._socket is None:
+            await trio.sleep_forever()
+        while self._socket is not None:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except trio.ClosedResourceError:
+                return  # noqa: ASYNC910  a bell that is closed is not heard
+            if self._heard():
+                on_ring()
+                await trio.sleep(_APART)
+
+    def _heard(self) -> bool:
+        heard = False
+        while self._socket is not None:
+            try:
+                heard = self._socket.recv(64) == self.key or heard
+            except OSError:  # that was all
+                break
+        return heard
+
+    def close(self) -> None:
+        """Nobody is heard any more."""
+        if self._socket is not None:
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+            self._socket = None
+            self.address = None

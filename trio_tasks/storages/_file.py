@@ -1,0 +1,109 @@
+"""Tasks in a journal file: for one process, as fast as memory nearly, and kept all the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
+
+from ._file_engine import FileEngine
+from ._lane import Lane, LaneOptions
+from ._stored import StoredBackend
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._journal import Recovery
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class FileOptions(LaneOptions, total=False):
+    """The keywords of :class:`FileStorage`."""
+
+    queue: str
+    synchronous: Literal["FULL", "NORMAL"]
+    repair: bool
+
+
+_POLL_INTERVAL = 60.0
+"""Seconds: nobody else writes to the file, so there is nothing to look for."""
+
+
+@final
+class FileStorage(StoredBackend[A]):
+    """Tasks in a journal, for one process: ``async with FileStorage("tasks.journal", Email) as storage``.
+
+    What waits is in memory, and every change of it is appended to one file: all that happens at once in one record,
+    with one ``fsync``. When it is opened, the file is read; what was in hand when the last process died waits again,
+    its attempt counted. A second process is refused.
+
+    Args:
+      path: of the file; it is made if it is not there.
+      type: of the args. What does not fit it is refused when it is pushed, and fails when it is to be attempted.
+      queue: the name of the queue in the file.
+      synchronous: when a change counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
+          ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
+      repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
+          original is kept beside it. A torn end, which a crash may leave, needs no repair.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``; see :class:`LaneOptions`.
+    """
+
+    @overload
+    def __init__(self, path: str | os.PathLike[str], type: type[A], **options: Unpack[FileOptions]) -> None: ...
+    @overload
+    def __init__(
+        self: FileStorage[Any], path: str | os.PathLike[str], type: Any = Any, **options: Unpack[FileOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        type: Any = Any,
+        *,
+        queue: str = "default",
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        repair: bool = False,
+        **options: Unpack[LaneOptions],
+    ) -> None:
+        text: object = os.fspath(path)
+        if not isinstance(text, str) or not text:
+            raise TypeError(f"path must be that of a file, not {path!r}; FileStorage.temporary() needs none")
+        self._stand_on(FileEngine(Path(path), synchronous=synchronous, repair=repair), type, queue, options)
+
+    @overload
+    @classmethod
+    def temporary(cls, type: type[B], *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    @overload
+    @classmethod
+    def temporary(
+        cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]
+    ) -> FileStorage[Any]: ...
+    @classmethod
+    def temporary(cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+        """One whose file is removed when it is closed, for tests."""
+        storage: FileStorage[Any] = object.__new__(cls)
+        storage._stand_on(FileEngine.temporary(), type, queue, options)
+        return storage
+
+    def _stand_on(self, engine: FileEngine, type: Any, queue: str, options: LaneOptions) -> None:
+        self._engine = engine
+        self._found(engine, Lane(queue, type, options), _POLL_INTERVAL)
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What was dropped of a damaged file when it was opened; None if it was whole."""
+        return self._engine.recovery
+
+    @overload
+    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    @overload
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+        """Another queue in the same file, over the same connection.
+
+        It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
+        """
+        other: FileStorage[Any] = super().share(type, queue=queue, **options)
+        other._engine = self._engine
+        return other

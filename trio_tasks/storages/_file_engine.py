@@ -1,0 +1,246 @@
+"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they can be had again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, final
+
+import trio
+
+from .._contained import log
+from . import _file_verbs as verbs
+from ._file_daily import do_exchange
+from ._file_opening import open_books
+from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from ._scribe import Scribe, for_good, start_thread
+
+if TYPE_CHECKING:
+    import builtins
+    import os
+    from collections.abc import Callable, Sequence
+
+    from ._file_books import Books
+    from ._file_lock import FileLock
+    from ._file_opening import Opened
+    from ._journal import Recovery
+    from ._writer_thread import WriterThread
+
+T = TypeVar("T")
+
+_COMPACT_ABOVE = 4 * 2**20
+"""Bytes below which a journal is never worth replacing."""
+_READ_AT_ONCE = 2**20
+"""Bytes of a journal that are read without a thread, in some milliseconds."""
+_FORGOTTEN_AT_ONCE = 2_000
+
+
+@final
+class FileEngine(Engine):
+    """Rows in memory and in a journal.
+
+    Args:
+      path: of the journal; None: in a temporary directory, which is removed in the end.
+      synchronous: ``"FULL"``: what was pushed or settled is on the disk when that returns. ``"NORMAL"``: the operating
+        system has it.
+      repair: whether to open a journal that is damaged in its middle, and to keep what is intact.
+      compact_above: bytes up to which the journal is never replaced by a shorter one.
+
+    Attributes:
+      recovery: what was wrong with the journal when it was opened; None if nothing was.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        repair: bool = False,
+        compact_above: int = _COMPACT_ABOVE,
+    ) -> None:
+        if synchronous not in ("FULL", "NORMAL"):
+            raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}")
+        self.path = Path(path) if path is not None else None
+        self.recovery: Recovery | None = None
+        self._is_temporary = path is None
+        self._syncs = synchronous == "FULL"
+        self._repair = repair
+        self._compact_above = compact_above
+        self._lock: FileLock | None = None
+        self._scribe: Scribe | None = None
+        self._offset = 0.0
+        self._listeners: list[Callable[[], None]] = []
+
+    @classmethod
+    def temporary(cls) -> FileEngine:
+        """One whose journal is removed when it is closed; it has no thread, and waits for no disk."""
+        return cls(None, synchronous="NORMAL")
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Open the journal, or make it; see :meth:`Engine.open`. It cannot be cancelled once begun."""
+        await trio.lowlevel.checkpoint()
+        if self._scribe is not None:
+            raise for_good(f"the journal {self.path} is open already")
+        if self._is_temporary:
+            self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
+        assert self.path is not None
+        path = self.path.resolve()
+        read = partial(open_books, path, repair=self._repair, syncs=self._syncs)
+        thread: WriterThread | None = None
+        opened: Opened | None = None
+        try:
+            if self._syncs or (path.is_file() and path.stat().st_size > _READ_AT_ONCE):
+                thread = start_thread()
+                opened = await thread.call(read)
+            else:
+                opened = read()
+        finally:
+            if opened is None:  # it raises
+                self._remove_directory()
+                if thread is not None:
+                    thread.end()
+        assert opened is not None
+        self.path, self._lock, self.recovery = path, opened.lock, opened.recovery
+        self._offset = opened.now - trio.current_time()
+        self._scribe = Scribe(path, opened, thread, syncs=self._syncs, compact_above=self._compact_above)
+        if self.recovery is not None:
+            log.warning("%s", self.recovery)
+
+    async def aclose(self) -> None:
+        """Close the journal, and have it on the disk; see :meth:`Engine.aclose`."""
+        scribe, self._scribe = self._scribe, None
+        if scribe is not None:
+            await scribe.aclose(sync=not self._is_temporary)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._remove_directory()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _remove_directory(self) -> None:
+        if self._is_temporary and self.path is not None:
+            shutil.rmtree(self.path.parent, ignore_errors=True)
+            self.path = None
+
+    def now(self) -> float:
+        """The time by the journal's clock: the wall clock's when it was opened, or the journal's, if that was ahead."""
+        return trio.current_time() + self._offset
+
+    def _open_scribe(self) -> Scribe:
+        if self._scribe is None or self._lock is None:
+            raise for_good(f"the journal {self.path} is not open")
+        if not self._lock.is_held:
+            raise for_good(f"the journal {self.path} is open in the parent of this process, and not here")
+        return self._scribe
+
+    # The port
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work, in one transaction; it cannot be cancelled."""
+        durable = bool(exchange.settled or exchange.pushed)
+        do = self._open_scribe().transact
+        return await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Renew leases, which live in memory only, and look for what is to be aborted."""
+        books = self._open_scribe().books
+        renewal = verbs.look(books, held, self.now() + lease)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return renewal
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep the progress of a row; a power cut may forget it."""
+        return await self._do(lambda books, _: verbs.report(books, held, progress), durable=False)
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.find(books, queue, task_id)
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """Rows in these states."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.list_rows(books, queue, states, limit)
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a row that waits."""
+        return await self._do(lambda books, _: verbs.cancel(books, queue, task_id, error))
+
+    async def abort(self, queue: str, task_id: str) -> bool:
+        """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
+        again."""
+        is_running = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
+        for on_news in self._listeners if is_running else ():
+            on_news()
+        return is_running
+
+    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+        """Move a row that waits in time."""
+        return await self._do(lambda books, now: verbs.reschedule(books, queue, task_id, delay, now))
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what a row holds that waits."""
+        return await self._do(lambda books, _: verbs.update(books, queue, task_id, payload, head))
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have a dead row wait again."""
+        return await self._do(lambda books, now: verbs.resume(books, queue, task_id, now))
+
+    async def resume_abandoned(self, queue: str) -> int:
+        """Have orphans wait again."""
+        return await self._do(lambda books, now: verbs.resume_abandoned(books, queue, now))
+
+    async def forget(self, queue: str, task_id: str | None) -> int:
+        """Forget finished rows, some thousands in a transaction."""
+
+        def some(books: Books, _: float) -> int:
+            return verbs.forget(books, queue, task_id, _FORGOTTEN_AT_ONCE)
+
+        forgotten = more = await self._do(some)
+        while more == _FORGOTTEN_AT_ONCE:
+            forgotten += (more := await self._do(some))
+        return forgotten
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        """The counts of a queue."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.counts(books, queue)
+
+    async def queues(self) -> builtins.list[str]:
+        """The names of the queues."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.names(books)
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Say who runs on a queue; nobody else can."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._open_scribe().books.shelf(queue).workers = [*workers]
+
+    async def workers(self, queue: str) -> builtins.list[str]:
+        """Who runs on a queue."""
+        await trio.lowlevel.checkpoint()
+        return [*self._open_scribe().books.shelf(queue).workers]
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Say when somebody wants something aborted; nobody else can change anything."""
+        self._listeners.append(on_news)
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._listeners.remove(on_news)
+
+    async def _do(self, change: Callable[[Books, float], T], *, durable: bool = True) -> T:
+        result = await self._open_scribe().transact(change, self.now(), durable=durable)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+    def __repr__(self) -> str:
+        return f"at {str(self.path)!r}"

@@ -1,0 +1,86 @@
+"""How a journal is opened: locked, read, and its rows put in order. All of it is sync, so a thread may do it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._clock import wall_now
+from .._errors import BackendError
+from ._compaction import Compaction
+from ._file_books import Books
+from ._file_lock import FileLock
+from ._file_record import encode_change, load_record, start
+from ._journal import JournalFile, Recovery, beside, open_journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Opened(NamedTuple):
+    """A journal in use."""
+
+    lock: FileLock
+    journal: JournalFile
+    books: Books
+    recovery: Recovery | None
+    now: float
+    """The present, by its clock."""
+
+
+def open_books(path: Path, *, repair: bool, syncs: bool) -> Opened:
+    """Open the journal at this path, or make it.
+
+    Raises:
+      BackendError: it cannot be had, or is not ours, or damaged.
+    """
+    if not path.parent.is_dir():
+        raise BackendError(f"the journal {path} cannot be opened: there is no directory {path.parent}")
+    lock = FileLock(beside(path, "lock"), path)
+    opened = False
+    try:
+        made = _read(path, lock, repair=repair, syncs=syncs)
+        opened = True
+    except OSError as error:
+        raise BackendError(f"the journal {path} cannot be opened: {error.strerror or error}") from error
+    finally:
+        if not opened:
+            lock.release()
+    return made
+
+
+def _read(path: Path, lock: FileLock, *, repair: bool, syncs: bool) -> Opened:
+    books = Books()
+    journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs)
+    is_done = False
+    try:
+        books.time = now = max(wall_now().timestamp(), books.time)
+        start(books, now)
+        payload = encode_change(books, now)
+        if recovery is not None and not recovery.is_torn_tail:
+            journal = _rewritten(path, books, journal, ahead=syncs)
+        elif payload is not None:
+            journal.append(payload)
+            if syncs:
+                journal.sync()
+        is_done = True
+    finally:
+        if not is_done:
+            journal.close()
+    books.keep()
+    books.finished.clear()  # nobody has waited for that
+    return Opened(lock, journal, books, recovery, now)
+
+
+def _rewritten(path: Path, books: Books, damaged: JournalFile, *, ahead: bool) -> JournalFile:
+    """A journal of nothing but these books, in the place of one in which records are missing."""
+    compaction = Compaction(path, books, ahead=ahead)
+    is_done = False
+    try:
+        compaction.carry_over(float("inf"))
+        journal = compaction.replace(damaged)
+        is_done = True
+    finally:
+        if not is_done:
+            compaction.give_up()
+    return journal

@@ -1,0 +1,155 @@
+"""What a record of a journal says, and how books are made of records again.
+
+A record is one list in CBOR: the time, the next key and token, and then what has changed, each kind in a flat list of
+fields, since that is written twice as fast as lists in lists::
+
+    queues    number, name, and its counts
+    rows      all of each row that is new, or copied into a snapshot
+    changed   key and condition of each row that has changed otherwise
+    gone      keys of the rows that are forgotten
+    claims    worker and keys
+
+It tells what rows are like now, not what was done to them. So reading a record twice does no harm, and where one is
+missing, the later ones still say what they said. Each exchange is one record, and so is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from .._errors import BackendError
+from ._file_books import weight_of
+from ._file_rows import GONE, RUNNING, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._file_books import Books
+    from ._file_rows import Shelf
+
+_QUEUE = 9
+_ROW = 18
+_CHANGED = 12
+
+
+def encode_change(books: Books, now: float) -> bytes | None:
+    """The record of the transaction under way; None if it has changed nothing."""
+    change = books.change
+    if change.is_empty:
+        return None
+    new: list[Row] = []
+    changed: list[Any] = []
+    gone = [row.key for row in change.gone]
+    for row, before in change.rows.items():
+        if before is None or row in change.in_full:
+            if row.state != GONE:
+                new.append(row)
+        elif row.state != GONE:
+            changed.append(row.key)
+            changed += row.condition
+    return _encode(books, now, change.counts, new, changed, gone, change.claims)
+
+
+def encode_snapshot(books: Books, rows: Iterable[Row]) -> bytes:
+    """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
+    present = [row for row in rows if row.state != GONE]
+    return _encode(books, books.time, books.shelves.values(), present, [], [], [])
+
+
+def _encode(
+    books: Books,
+    now: float,
+    shelves: Iterable[Shelf],
+    new: list[Row],
+    changed: list[Any],
+    gone: list[int],
+    claims: list[Any],
+) -> bytes:
+    queues: list[Any] = []
+    for shelf in shelves:
+        queues += (shelf.number, shelf.name)
+        queues += shelf.counts
+    rows: list[Any] = []
+    for row in new:
+        rows += (row.key, row.shelf.number, row.id, row.payload, row.head, row.priority, row.unique)
+        rows += row.condition
+    try:
+        return cbor2.dumps([now, books.next_key, books.next_token, queues, rows, changed, gone, claims])
+    except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
+        raise BackendError(f"what is to be stored cannot be written down: {error}") from error
+
+
+def load_record(books: Books, payload: bytes) -> None:
+    """Enter a record that was read; :func:`start` is to follow the last one.
+
+    Raises:
+      BackendError: it is intact, and yet does not say what a record says.
+    """
+    try:
+        now, next_key, next_token, queues, rows, changed, gone, claims = cbor2.loads(payload)
+        books.time = max(books.time, now)
+        books.next_key = max(books.next_key, next_key)
+        books.next_token = max(books.next_token, next_token)
+        _load_queues(books, queues)
+        _load_rows(books, rows)
+        for start in range(0, len(changed), _CHANGED):
+            if (row := books.rows.get(changed[start])) is not None:
+                row.condition = tuple(changed[start + 1 : start + _CHANGED])
+        for key in gone:
+            books.rows.pop(key, None)
+        for start in range(0, len(claims), 2):
+            _load_claim(books, *claims[start : start + 2])
+    except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
+        raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
+
+
+def _load_queues(books: Books, queues: list[Any]) -> None:
+    for start in range(0, len(queues), _QUEUE):
+        number, name, *counts = queues[start : start + _QUEUE]
+        shelf = books.shelf(name)
+        books.numbered[number] = shelf
+        shelf.number, shelf.counts = number, counts
+
+
+def _load_rows(books: Books, rows: list[Any]) -> None:
+    for start in range(0, len(rows), _ROW):
+        key, number, id, payload, head, priority, unique = rows[start : start + 7]
+        row = Row(key, books.numbered[number], id, payload, head, priority, unique)
+        row.condition = tuple(rows[start + 7 : start + _ROW])
+        books.rows[key] = row
+
+
+def _load_claim(books: Books, worker: str, keys: list[int]) -> None:
+    for key in keys:
+        if (row := books.rows.get(key)) is not None:
+            row.state, row.worker, row.due = RUNNING, worker, None
+            row.attempt += 1
+
+
+def start(books: Books, now: float) -> None:
+    """All records are loaded: have every row in its place, and those that ran wait again, as a transaction.
+
+    Nobody holds them any more: the process that did is dead, or it would still have the lock.
+    """
+    ran: list[Row] = []
+    for key in sorted(books.rows):
+        row = books.rows[key]
+        if row.state > RUNNING and row.due is not None and row.due <= now:
+            del books.rows[key]
+            continue
+        row.shelf.ids[row.id] = row
+        books.weight += weight_of(row)
+        if row.state == RUNNING:
+            ran.append(row)
+        else:
+            books.enlist(row)
+            if row.unique is not None and row.state < RUNNING:
+                row.shelf.holders[row.unique] = row
+    for shelf in books.shelves.values():
+        shelf.counts[-1] = len(shelf.ids) - len(shelf.finished)
+    books.rows = {key: books.rows[key] for key in sorted(books.rows)}
+    for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
+        books.lose(row, now)
+    books.enter_due(now)

@@ -1,0 +1,211 @@
+"""What else can be done with the rows of a journal: each a change of the books, to be kept or undone by the caller."""
+
+from __future__ import annotations
+
+from heapq import nsmallest
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from .._errors import DuplicateTaskError
+from ._file_books import weight_of
+from ._file_rows import DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
+from ._port import Held, Renewal, State, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ._file_books import Books
+
+
+def _row(books: Books, queue: str, task_id: str) -> Row | None:
+    shelf = books.shelves.get(queue)
+    return shelf.ids.get(task_id) if shelf is not None else None
+
+
+def _waiting(books: Books, queue: str, task_id: str) -> Row | None:
+    row = _row(books, queue, task_id)
+    return row if row is not None and row.state <= DELAYED else None
+
+
+def _held(books: Books, held: Held) -> Row | None:
+    row = books.rows.get(held.key)
+    return row if row is not None and row.state == RUNNING and row.token == held.token else None
+
+
+# What leaves no record
+
+
+def renew(books: Books, held: Sequence[Held], until: float) -> list[int]:
+    """Have these leases run out then; the keys of those that were lost."""
+    lost: list[int] = []
+    for each in held:
+        row = _held(books, each)
+        if row is None:
+            lost.append(each.key)
+        else:
+            row.due = until
+            row.shelf.no_lease_ends_before = min(row.shelf.no_lease_ends_before, until)
+            books.look_at(until)
+    return lost
+
+
+def find(books: Books, queue: str, task_id: str) -> Stored | None:
+    """The row of this id."""
+    row = _row(books, queue, task_id)
+    return _stored(row) if row is not None else None
+
+
+def list_rows(books: Books, queue: str, states: Sequence[State], limit: int) -> list[Stored]:
+    """At most so many rows in these states."""
+    found: list[Stored] = []
+    shelf = books.shelves.get(queue)
+    if shelf is None:
+        return found
+    for state in states:
+        rows: Iterable[Row] = shelf.running.values() if state == RUNNING else shelf.ids.values()
+        if state > RUNNING:
+            rows = shelf.finished.values()
+        there = (row for row in rows if row.state == state)
+        found += map(_stored, nsmallest(limit - len(found), there, key=_place))
+    return found
+
+
+def _place(row: Row) -> tuple[float, ...]:
+    """Orders rows of one state: as they would be claimed, fall due, or were finished."""
+    if row.state == WAITING:
+        return -row.priority, row.since, row.key
+    if row.state <= RUNNING:
+        assert row.due is not None
+        return row.due, row.key
+    return row.since, row.key
+
+
+def _stored(row: Row) -> Stored:
+    return Stored(
+        row.id,
+        State(row.state),
+        row.attempt,
+        row.payload,
+        row.head,
+        row.due,
+        row.result,
+        row.history,
+        row.progress,
+        row.worker,
+    )
+
+
+def counts(books: Books, queue: str) -> dict[str, int]:
+    """What there was, and is, on a queue."""
+    shelf = books.shelves.get(queue)
+    numbers, running = (shelf.counts, len(shelf.running)) if shelf is not None else ([0] * 7, 0)
+    names = ("pushed", "succeeded", "retried", "failed", "killed", "released")
+    return {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
+
+
+def names(books: Books) -> list[str]:
+    """The queues that there ever were a task in."""
+    return [shelf.name for shelf in books.shelves.values() if shelf.counts[PUSHED]]
+
+
+# What does
+
+
+def report(books: Books, held: Held, progress: bytes) -> bool:
+    """Keep the progress of a row that runs."""
+    row = _held(books, held)
+    if row is not None:
+        books.touch(row)
+        row.progress = progress
+    return row is not None
+
+
+def cancel(books: Books, queue: str, task_id: str, error: bytes) -> bool:
+    """Kill the row if it waits."""
+    row = _waiting(books, queue, task_id)
+    if row is not None:
+        books.kill(row, error)
+    return row is not None
+
+
+def abort(books: Books, queue: str, task_id: str) -> bool:
+    """Note that the row, if it runs, is to be aborted."""
+    row = _row(books, queue, task_id)
+    if row is None or row.state != RUNNING:
+        return False
+    books.touch(row)
+    row.aborted = True
+    return True
+
+
+def aborted(books: Books) -> list[int]:
+    """The keys of those rows that run, and are to be aborted."""
+    return [row.key for shelf in books.shelves.values() for row in shelf.running.values() if row.aborted]
+
+
+def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
+    """Renew these leases, and look for what is to be aborted."""
+    return Renewal(renew(books, held, until), aborted(books))
+
+
+def reschedule(books: Books, queue: str, task_id: str, delay: float, now: float) -> bool:
+    """Have the row be ready in so many seconds, if it waits."""
+    row = _waiting(books, queue, task_id)
+    if row is not None:
+        books.touch(row)
+        books.wait(row, delay, now)
+    return row is not None
+
+
+def update(books: Books, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+    """Replace what the row holds, if it waits."""
+    row = _waiting(books, queue, task_id)
+    if row is not None:
+        books.touch_in_full(row)
+        books.weight -= weight_of(row)
+        row.payload, row.head = payload, head
+        books.weight += weight_of(row)
+    return row is not None
+
+
+def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
+    """Have the row wait again, if it is dead.
+
+    Raises:
+      DuplicateTaskError: its unique key is taken.
+    """
+    row = _row(books, queue, task_id)
+    if row is None or row.state not in (FAILED, KILLED):
+        return False
+    if row.unique is not None and (holder := books.hold(row)) is not None:
+        raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder.id} has its unique key")
+    books.touch(row)
+    row.shelf.finished.pop(row.key)
+    row.attempt, row.expires, row.aborted = 0, None, False
+    books.count(row.shelf, LIVE)
+    books.wait(row, 0.0, now)
+    return True
+
+
+def resume_abandoned(books: Books, queue: str, now: float) -> int:
+    """Have the rows that run, and whose lease has run out, wait again."""
+    shelf = books.shelves.get(queue)
+    lapsed = shelf.lapsed(now) if shelf is not None else []
+    for row in lapsed:
+        books.lose(row, now)
+    return len(lapsed)
+
+
+def forget(books: Books, queue: str, task_id: str | None, limit: int) -> int:
+    """Forget the finished row of this id, or up to so many finished ones."""
+    shelf = books.shelves.get(queue)
+    if shelf is None:
+        return 0
+    rows = list(islice(shelf.finished.values(), limit))
+    if task_id is not None:
+        row = shelf.ids.get(task_id)
+        rows = [row] if row is not None and row.key in shelf.finished else []
+    for row in rows:
+        books.touch(row)
+        books.forget(row)
+    return len(rows)

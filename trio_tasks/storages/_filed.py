@@ -1,0 +1,103 @@
+"""A task as it is looked up: with what is kept of its attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, final
+
+from .._codec import CborCodec
+from .._outcome import TaskResult
+from .._task import Parts, Status, Task, attempt_number
+from .._task_id import TaskId
+from ._port import State
+from ._record import decode_error, decode_head, decode_history
+
+if TYPE_CHECKING:
+    from ._lane import Lane
+    from ._port import Stored
+    from ._record import PastAttempt
+
+_STATUS = {
+    State.WAITING: Status.Pending,
+    State.DELAYED: Status.Pending,
+    State.RUNNING: Status.Running,
+    State.DONE: Status.Done,
+    State.FAILED: Status.Failed,
+    State.KILLED: Status.Killed,
+}
+STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
+PLAIN = CborCodec()
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@final
+class Filed:
+    """What a task that was looked up has as its ``parts.context``."""
+
+    __slots__ = ("_lane", "_stored")
+
+    def __init__(self, stored: Stored, lane: Lane) -> None:
+        self._stored = stored
+        self._lane = lane
+
+    @property
+    def history(self) -> tuple[PastAttempt, ...]:
+        """The attempts that did not succeed, the oldest first."""
+        return decode_history(self._stored.history)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the latest attempt failed with, if the task failed, was killed, or waits to be retried."""
+        has_one = self._stored.state is not State.DONE and self._stored.result is not None
+        return decode_error(self._stored.result) if has_one else None
+
+    @property
+    def result(self) -> Any:
+        """What its handler returned; None if it is not done."""
+        if self._stored.state is not State.DONE or self._stored.result is None:
+            return None
+        return self._lane.results.decode(self._stored.result)
+
+    @property
+    def progress(self) -> Any:
+        """What was last reported of the attempt under way, or of the last one."""
+        return None if self._stored.progress is None else PLAIN.decode(self._stored.progress)
+
+    @property
+    def worker(self) -> str | None:
+        """Who has it in hand, or had it last."""
+        return self._stored.worker
+
+    def __repr__(self) -> str:
+        return f"<kept of task {self._stored.id}: {self._stored.state.name}>"
+
+
+def shown(stored: Stored, lane: Lane) -> Task[Any]:
+    """The task that is stored here. If its payload does not decode any more, its args are the payload."""
+    parts = Parts(stored.id, attempt=attempt_number(stored.attempt))
+    parts.status = _STATUS[stored.state]
+    parts.context = Filed(stored, lane)
+    if stored.state is State.DELAYED and stored.due is not None:
+        parts.run_at = _moment(stored.due)
+    args: Any = stored.payload
+    try:
+        parts.terms, parts.metadata = decode_head(stored.head)
+        args = lane.codec.decode(stored.payload)
+    except Exception as error:
+        parts.unfit = error
+    return Task(args, parts)
+
+
+def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
+    """How the finished task ended."""
+    task_id = TaskId(stored.id)
+    if stored.state is State.DONE:
+        return TaskResult(task_id, Status.Done, Filed(stored, lane).result)
+    return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))
+
+
+def _moment(seconds: float) -> datetime:
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=timezone.utc)

@@ -1,0 +1,275 @@
+"""The append-only file: opened and checked, appended to, synced, and replaced as a whole by a shorter one.
+
+Nothing here knows what the records say, and nothing awaits.
+
+What stops in the middle of a record at the end of the file is what a crash leaves behind: it is cut off, kept beside
+the journal (``tasks.journal.torn-1``), and told. Damage with intact records behind it is no crash but a bad disk, or a
+bad hand: the journal is refused, unless it is to be repaired. Then every intact record counts, and the damaged file
+is kept (``tasks.journal.damaged-1``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, final
+
+from .._errors import BackendError
+from ._frame import FRAME_SIZE, HEADER_SIZE, LARGEST_PAYLOAD, Damage, frame, header, new_salt, read_salt, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_RESERVE = 2**20
+"""Bytes of the disk that are reserved at a time, so that a sync need not note a new length of the file each time."""
+_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0)  # Python's descriptors are not inherited by other programs
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was wrong with a journal when it was opened, and what was dropped.
+
+    Attributes:
+      path: the journal.
+      at: where the damage begins, in bytes.
+      bytes_dropped: how many bytes are no intact record.
+      records_dropped: how many records are missing; at the end of the file, at least so many.
+      is_torn_tail: whether all of it was at the end, where a crash leaves a record half-written.
+      kept_as: the file beside it that has what was cut off, or, after a repair, the damaged journal.
+    """
+
+    path: Path
+    at: int
+    bytes_dropped: int
+    records_dropped: int
+    is_torn_tail: bool
+    kept_as: Path
+
+    def __str__(self) -> str:
+        what = "ended in the middle of a record" if self.is_torn_tail else "was damaged"
+        least = "at least " if self.is_torn_tail else ""
+        return (
+            f"the journal {self.path} {what} at byte {self.at}: {self.bytes_dropped} bytes and {least}"
+            f"{self.records_dropped} record(s) were dropped, and are kept in {self.kept_as.name}"
+        )
+
+
+@final
+class JournalFile:
+    """A journal that is open for appending.
+
+    Args:
+      fd: the file, positioned at ``end``; it is closed with this.
+      salt: as in its header.
+      end: its length, as far as it is intact.
+      number: of the next record.
+      ahead: whether to reserve room on the disk ahead, which makes syncing cheaper.
+    """
+
+    def __init__(self, fd: int, salt: bytes, end: int, number: int, *, ahead: bool) -> None:
+        self._fd = fd
+        self._salt = salt
+        self._number = number
+        self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
+        self.end = end
+        self.is_broken = False  # nothing is known any more about what is on the disk
+
+    @classmethod
+    def create(cls, path: Path, *, ahead: bool) -> JournalFile:
+        """A new journal without a record, in place of any file of that name; it is not synced."""
+        salt = new_salt()
+        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o666)
+        made = cls(fd, salt, 0, 1, ahead=ahead)
+        try:
+            made._write(header(salt))
+        except OSError:
+            made.close()
+            raise
+        made.end = HEADER_SIZE
+        return made
+
+    def append(self, payload: bytes) -> None:
+        """Write a record behind the last one: whole, or not at all.
+
+        Raises:
+          OSError: it could not be written. The file ends as before, or else ``is_broken`` says that it may not.
+        """
+        if len(payload) > LARGEST_PAYLOAD:
+            raise OSError(f"a record of {len(payload)} bytes is too long")
+        data = frame(self._salt, self._number, payload)
+        if self.end + len(data) > self._reserved:
+            self._reserve(len(data))
+        try:
+            self._write(data)
+        except OSError:
+            self.cut()
+            raise
+        self.end += len(data)
+        self._number += 1
+
+    def _reserve(self, needed: int) -> None:
+        self._reserved = self.end + needed + _RESERVE
+        with suppress(OSError):  # there may be room for this record all the same
+            os.posix_fallocate(self._fd, self.end, needed + _RESERVE)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._fd, data)
+        while written < len(data):
+            written += os.write(self._fd, memoryview(data)[written:])
+
+    def cut(self) -> None:
+        """Cut off whatever stands behind the last record."""
+        try:
+            os.ftruncate(self._fd, self.end)
+            os.lseek(self._fd, self.end, os.SEEK_SET)
+        except OSError:
+            self.is_broken = True
+        if self._reserved != sys.maxsize:
+            self._reserved = 0
+
+    def sync(self) -> None:
+        """Have all of it on the disk; if that fails, the journal is broken, since nobody knows what got there."""
+        try:
+            _sync(self._fd)
+        except OSError:
+            self.is_broken = True
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._fd >= 0
+
+    def close(self) -> None:
+        """Let go of the file, and of what is reserved; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                if self.end and self._reserved not in (0, sys.maxsize):
+                    os.ftruncate(fd, self.end)
+            os.close(fd)
+
+    def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path) -> None:
+        """Become the journal: once this returns, the file at ``place`` is this one, and on the disk, and ``old`` is
+        closed. If it raises ``OSError``, and ``old`` is still open, nothing has changed."""
+        self.sync()
+        if sys.platform == "win32":  # an open file cannot be renamed there, or replaced
+            os.close(self._fd)
+            if old is not None:
+                old.close()
+        os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
+        if sys.platform == "win32":
+            self._fd = os.open(place, _FLAGS)
+            os.lseek(self._fd, self.end, os.SEEK_SET)
+        if old is not None:
+            old.close()
+        sync_directory(place.parent)
+
+
+def open_journal(
+    path: Path, load: Callable[[bytes], None], *, repair: bool, ahead: bool
+) -> tuple[JournalFile, Recovery | None]:
+    """Open the journal, or make it, and have each of its records loaded.
+
+    If the recovery says that it is not about a torn tail, records are missing in the middle, and the caller has to put
+    a new journal in the place of this one.
+
+    Raises:
+      BackendError: it is not a journal of ours, or damaged beyond what may be recovered.
+      OSError: it could not be read or written.
+    """
+    new = beside(path, "new")
+    new.unlink(missing_ok=True)  # an attempt to make one, which came to nothing
+    if not path.exists() or not path.stat().st_size:
+        made = JournalFile.create(new, ahead=ahead)
+        made.put_in_place_of(None, new, path)
+        return made, None
+    with path.open("r+b", buffering=2**20) as file:
+        salt, damages, end, number = _load(path, file, load, repair=repair)
+        recovery = _recover(path, file, damages) if damages else None
+    opened = JournalFile(os.open(path, _FLAGS), salt, end, number, ahead=ahead)
+    if not (recovery and not recovery.is_torn_tail):
+        opened.cut()
+    if opened.is_broken:
+        opened.close()
+        raise BackendError(f"{path} cannot be cut to its {end} intact bytes")
+    return opened, recovery
+
+
+def _load(
+    path: Path, file: BinaryIO, load: Callable[[bytes], None], *, repair: bool
+) -> tuple[bytes, list[Damage], int, int]:
+    beginning = file.read(HEADER_SIZE + FRAME_SIZE)
+    if repair:
+        beginning += file.read()
+    salt = read_salt(beginning, str(path), repair=repair)
+    damages = [] if beginning[:HEADER_SIZE] == header(salt) else [Damage(0, beginning[:HEADER_SIZE], 0, is_tail=False)]
+    del beginning
+    end, number = HEADER_SIZE, 1
+    for found in scan(file, salt):
+        if not isinstance(found, Damage):
+            load(found.payload)
+            end, number = found.end, found.number + 1
+        elif found.is_tail or repair:
+            damages.append(found)
+        else:
+            raise BackendError(
+                f"the journal {path} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and intact "
+                f"ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
+            )
+    return salt, damages, end, number
+
+
+def _recover(path: Path, file: BinaryIO, damages: list[Damage]) -> Recovery:
+    """Keep what is about to be dropped."""
+    is_torn_tail = len(damages) == 1 and damages[0].is_tail
+    kept_as = _free_name(path, "torn" if is_torn_tail else "damaged")
+    with kept_as.open("xb") as copy:
+        if is_torn_tail:
+            copy.write(damages[0].content)
+        else:
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
+        copy.flush()
+        _sync(copy.fileno())
+    sync_directory(path.parent)
+    dropped, lost = sum(len(damage.content) for damage in damages), sum(damage.lost for damage in damages)
+    return Recovery(path, damages[0].at, dropped, lost, is_torn_tail, kept_as)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of this name with a suffix more."""
+    return path.with_name(f"{path.name}.{suffix}")
+
+
+def _free_name(path: Path, word: str) -> Path:
+    number = 1
+    while (name := beside(path, f"{word}-{number}")).exists():
+        number += 1
+    return name
+
+
+def _sync(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's own memory there
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk."""
+    if sys.platform != "win32":  # it has no such call
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,280 @@
+"""One queue, as this process sees it: who waits for its tasks, which are at hand, which are in hand."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, TypedDict, final
+
+import trio
+from outcome import Error, Value
+
+from .._checks import check_seconds, check_text, check_unicode
+from .._codec import CborCodec, JsonCodec, as_codec
+from .._task import Parts, Status, Task, attempt_number
+from ._port import NewRow, Settlement, Verdict
+from ._record import decode_head, decode_history, ends_in_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._codec import Codec
+    from .._extensions import Extensions
+    from ._port import Claimed
+    from ._record import PastAttempt
+
+_MOST_EXTENSIONS = 10_000
+"""Of how many tasks the extensions are kept, in case that they are attempted in this process."""
+
+STALE = 0.005
+"""Seconds after which a row at hand that nobody has come for is given back,"""
+_ROUNDS = 3
+"""and so many rounds of the scheduler, since a round may take longer than that."""
+
+
+@final
+class Grip:
+    """A claim on a row: what a task that came out of a stored backend has as its ``parts.context``."""
+
+    __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "writes")
+
+    def __init__(self, lane: Lane, row: Claimed, until: float) -> None:
+        self.lane = lane
+        self.key = row.key
+        self.token = row.token
+        self.packed_history = row.history
+        self.until = until  # on the engine's clock; may have been renewed by now
+        self.settled = False
+        self.on_its_way = False  # to a receiver, who has not run since
+        self.writes: list[Callable[[Any], object]] = []
+
+    @property
+    def history(self) -> tuple[PastAttempt, ...]:
+        """The attempts before this one that did not succeed."""
+        return decode_history(self.packed_history)
+
+    def __repr__(self) -> str:
+        return f"<claim {self.token} on row {self.key} of queue {self.lane.queue!r}>"
+
+
+class LaneOptions(TypedDict, total=False):
+    """What a stored queue may be told, beside its name and the type of its args.
+
+    ``lease`` is in seconds; ``codec`` encodes args, ``result_type`` is what handlers return; ``keep_results`` and
+    ``keep_dead`` are for how many seconds succeeded and failed tasks are remembered (``math.inf``: until vacuumed).
+    """
+
+    lease: float
+    codec: Codec | Callable[[Any], Codec] | None
+    result_type: Any
+    keep_results: float
+    keep_dead: float
+
+
+_USUAL = LaneOptions(lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf)
+
+
+@final
+class Lane:
+    """A queue.
+
+    Args:
+      queue: its name.
+      type: of its args.
+      options: see :class:`LaneOptions`.
+    """
+
+    def __init__(self, queue: str, type: Any, options: LaneOptions) -> None:
+        given: dict[str, Any] = {**_USUAL, **options}
+        if unknown := given.keys() - _USUAL.keys():
+            raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
+        self.options = given
+        self.queue = check_text(queue, "queue")
+        self.codec = as_codec(given["codec"], type)
+        self.results = CborCodec(given["result_type"], name="the result")
+        self.lease = check_seconds(given["lease"], "lease", positive=True)
+        self.keep_results = _check_keep(given["keep_results"], "keep_results")
+        self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
+        self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self.stock: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
+        self.stocked_at = 0.0  # the last of them at this time,
+        self.rounds = 0  # and looked at so often since
+        self.hand: dict[str, Parts] = {}  # claimed, and given to somebody
+        self.handles = 0  # through which something may still be pushed
+        self.worker_names: dict[object, str] = {}
+        self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
+        self.extensions: OrderedDict[str, Extensions] = OrderedDict()
+        self.stirs = 0  # how often something may have become ready
+        self.is_dry = False  # the last claim has found fewer than it asked for,
+        self.next_due: float | None = None  # and until then nothing becomes ready by itself,
+        self.live = -1  # and so many rows were not finished
+
+    def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
+        """Another queue, with the same options where others are not given; the codec is that of its type."""
+        same = dict(self.options)
+        if isinstance(same["codec"], (CborCodec, JsonCodec)):  # it is of the other type
+            same["codec"] = same["codec"].for_type
+        every: Any = {**same, **options}
+        return Lane(queue, type, every)
+
+    # Claiming
+
+    def wanted(self, returning: int) -> int:
+        """How many rows to claim, when so many seats that are being told will come back for another one."""
+        return max(0, len(self.receivers) + returning - len(self.stock))
+
+    def is_worth_asking(self, now: float) -> bool:
+        """Whether the queue may have rows that are ready."""
+        return not self.is_dry or (self.next_due is not None and self.next_due <= now)
+
+    def stir(self) -> None:
+        """Something may have become ready, or have ended: look, the next time."""
+        self.stirs += 1
+        self.is_dry = False
+        self.live = -1
+
+    @property
+    def claimant(self) -> str:
+        """Who claims, for people: the workers that run on it here."""
+        return ", ".join(self.worker_names.values())
+
+    def ran_dry(self, stirs: int, next_due: float | None, live: int) -> None:
+        """A claim, made when it had been stirred so often, has come up short."""
+        if self.stirs == stirs:
+            self.is_dry, self.next_due, self.live = True, next_due, live
+
+    def let_in(self, rows: list[Claimed], until: float) -> None:
+        """These were claimed: give them to those who wait, and keep the rest at hand."""
+        for row in rows:
+            task = self._task_of(row, until)
+            if self.receivers:
+                receiver, _ = self.receivers.popitem(last=False)
+                self.hand[row.id] = task.parts
+                task.parts.context.on_its_way = True
+                trio.lowlevel.reschedule(receiver, Value(task))
+            else:
+                self.stock.append(task)
+                self.stocked_at, self.rounds = trio.current_time(), 0
+
+    def _task_of(self, row: Claimed, until: float) -> Task[Any]:
+        extensions = self.extensions.get(row.id) if self.extensions else None
+        parts = Parts(row.id, attempt=attempt_number(row.attempt), extensions=extensions)
+        args: Any = row.payload
+        try:
+            if row.head is not None:
+                parts.terms, parts.metadata = decode_head(row.head)
+            if row.history is not None:
+                parts.is_orphan = ends_in_loss(row.history)
+            args = self.codec.decode(row.payload)
+        except Exception as error:
+            parts.unfit = error
+        parts.status = Status.Running
+        parts.context = Grip(self, row, until)
+        return Task(args, parts)
+
+    def take(self) -> Task[Any] | None:
+        """The next task at hand."""
+        if not self.stock:
+            return None
+        task = self.stock.popleft()
+        self.hand[task.parts.id] = task.parts
+        return task
+
+    def is_stale(self) -> bool:
+        """Whether nobody has come for what is at hand, though everybody had time to. Asked once in each round."""
+        self.rounds += 1
+        return self.rounds > _ROUNDS and trio.current_time() >= self.stocked_at + STALE
+
+    def give_back(self) -> list[Settlement]:
+        """What releases all that is at hand."""
+        given_back = [
+            Settlement(self.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
+            for grip in (task.parts.context for task in self.stock)
+        ]
+        self.stock.clear()
+        return given_back
+
+    def let_go(self, parts: Parts) -> None:
+        """It is not in hand any more, or will not be."""
+        if self.hand.get(parts.id) is parts:
+            del self.hand[parts.id]
+
+    def prune(self, now: float) -> None:
+        """Forget claims that were neither settled nor renewed in time: they are somebody else's by now."""
+        for task_id in [task_id for task_id, parts in self.hand.items() if parts.context.until < now]:
+            del self.hand[task_id]
+
+    # Pushing
+
+    def row_of(self, task: Task[Any], payload: bytes, head: bytes | None, delay: float) -> NewRow:
+        """The row that this task becomes.
+
+        Raises:
+          ValueError: something in it cannot be stored anywhere.
+        """
+        parts = task.parts
+        terms = parts.terms
+        if not -(2**63) <= terms.priority < 2**63:
+            raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
+        check_unicode(parts.id, "a task's id")
+        if terms.unique is not None:
+            check_unicode(terms.unique, "a unique key")
+        return NewRow(
+            self.queue,
+            parts.id,
+            payload,
+            head,
+            terms.priority,
+            delay,
+            terms.unique,
+            terms.on_conflict,
+            terms.expires_in,
+        )
+
+    def take_along(self, parts: Parts) -> bool:
+        """Keep the extensions of a task that is about to be pushed; whether there was anything to keep."""
+        if not parts.has_extensions or parts.id in self.extensions:
+            return False
+        self.extensions[parts.id] = parts.extensions
+        if len(self.extensions) > _MOST_EXTENSIONS:
+            self.extensions.popitem(last=False)
+        return True
+
+    # Ending
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is pushed to it in this process."""
+        return not self.handles
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
+        received outside of a worker, and not settled, does not count."""
+        if self.handles or self.live < 0 or self.stock:
+            return False
+        return self.live <= len(self.hand) and not any(
+            parts.holder or parts.context.on_its_way for parts in self.hand.values()
+        )
+
+    def finish(self, task_id: str) -> None:
+        """The task is finished: tell those who wait for that."""
+        if self.extensions:
+            self.extensions.pop(task_id, None)
+        if self.awaited and (event := self.awaited.pop(task_id, None)) is not None:
+            event.set()
+
+    def send_away(self, error: BaseException) -> None:
+        """Have this raised in all who wait for a task."""
+        while self.receivers:
+            receiver, _ = self.receivers.popitem(last=False)
+            trio.lowlevel.reschedule(receiver, Error(error))
+
+    def __repr__(self) -> str:
+        return (
+            f"<queue {self.queue!r}: {len(self.receivers)} wait, {len(self.stock)} at hand, {len(self.hand)} in hand>"
+        )
+
+
+def _check_keep(value: float, name: str) -> float:
+    return value if value == math.inf else check_seconds(value, name)

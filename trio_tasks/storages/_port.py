@@ -1,0 +1,277 @@
+"""The port between a stored backend and its engine: what is asked of whatever keeps the rows.
+
+The body (:class:`StoredBackend`) has all that is the same everywhere: codecs, seats that wait, leases in hand, waiting
+for results. An engine has rows, in queues, and one method that does the daily work, :meth:`Engine.exchange`. What an
+engine promises:
+
+* **One transaction.** An exchange happens whole or not at all. If it raises, nothing has changed, or (where the
+  connection broke at the wrong moment) everything has; asking again with the same ids and tokens does no harm.
+* **One owner.** A row is claimed by one exchange at most until it is settled or its lease has run out. Each claim has a
+  token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
+* **Its own time.** The engine has one clock for all who share the store, which never goes back
+  (:meth:`Engine.now`). What falls due by it (delays, leases, expiries, retention) is entered by any exchange with
+  claims, whoever makes it.
+* **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed one waits from
+  when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
+* **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
+
+PostgreSQL would claim with ``FOR UPDATE SKIP LOCKED`` and ``RETURNING``, take its time from ``now()``, and be woken by
+``LISTEN``; Redis would do an exchange in one script, and be woken by a subscription.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._errors import DuplicateTaskError
+    from .._task import OnConflict
+
+
+class State(IntEnum):
+    """Where a row is in its life. All below ``DONE`` are live."""
+
+    WAITING = 0
+    """Ready to be claimed."""
+    DELAYED = 1
+    """Waiting for its time."""
+    RUNNING = 2
+    """Claimed, under a lease."""
+    DONE = 3
+    FAILED = 4
+    KILLED = 5
+
+
+class Verdict(IntEnum):
+    """What a settlement does to a row."""
+
+    SUCCEEDED = 0
+    RETRIED = 1
+    FAILED = 2
+    KILLED = 3
+    RELEASED = 4
+
+
+class NewRow(NamedTuple):
+    """A task to be let in."""
+
+    queue: str
+    id: str
+    payload: bytes
+    head: bytes | None
+    """Terms and metadata, encoded by the body: the engine keeps them and gives them back."""
+    priority: int
+    delay: float
+    """Seconds from now until it is ready; 0 or less: at once."""
+    unique: str | None
+    """The key that no other live row of the queue may have."""
+    on_conflict: OnConflict
+    expires_in: float | None
+    """Seconds from now; a row that was not claimed by then is killed, at the latest when it would be claimed. A row
+    that was claimed once does not expire any more."""
+
+
+class Settlement(NamedTuple):
+    """How an attempt ended: counts only if the row is RUNNING under this token."""
+
+    queue: str
+    key: Any
+    token: int
+    verdict: Verdict
+    after: float
+    """RETRIED: seconds until it is ready again."""
+    result: bytes | None
+    """The encoded result, or error; kept for finished rows, and for retried ones as their latest error."""
+    history: bytes | None
+    """What replaces the row's history; None leaves it."""
+    keep: float
+    """Seconds for which a finished row is remembered; 0 forgets it at once, ``math.inf`` keeps it until vacuumed."""
+    write: Callable[[Any], object] | None = None
+    """What is to be committed together with this; it is called with the engine's writer, inside the transaction. If it
+    raises, this settlement changes nothing, and its answer is the error."""
+
+
+class Claim(NamedTuple):
+    """Take up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
+
+    queue: str
+    limit: int
+    lease: float
+    """Seconds, from now, after which the row is an orphan, unless the lease is renewed."""
+    worker: str
+    """Who takes them, for people."""
+
+
+class Claimed(NamedTuple):
+    """A row that was claimed."""
+
+    key: Any
+    """The engine's own name for the row."""
+    token: int
+    id: str
+    attempt: int
+    """Counted with this claim."""
+    payload: bytes
+    head: bytes | None
+    history: bytes | None
+
+
+class Stored(NamedTuple):
+    """A row as one looks at it."""
+
+    id: str
+    state: State
+    attempt: int
+    payload: bytes
+    head: bytes | None
+    due: float | None
+    """On the engine's clock: DELAYED: when it is ready. RUNNING: when the lease runs out. Finished: when it is
+    forgotten; None if never."""
+    result: bytes | None
+    history: bytes | None
+    progress: bytes | None
+    worker: str | None
+    """Who claimed it last."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One transaction's worth of daily work, done in this order: settle, push, enter what is due, claim."""
+
+    settled: Sequence[Settlement] = ()
+    pushed: Sequence[NewRow] = ()
+    claims: Sequence[Claim] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came of an exchange."""
+
+    settled: list[bool | Exception] = field(default_factory=list[bool | Exception])
+    """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
+    pushed: list[str | DuplicateTaskError] = field(default_factory=list["str | DuplicateTaskError"])
+    """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the refusal."""
+    claimed: list[list[Claimed]] = field(default_factory=list[list[Claimed]])
+    """For each claim: the rows, in order. Fewer than the limit means that no more were ready."""
+    next_due: list[float | None] = field(default_factory=list[float | None])
+    """For each claim that came up short: when, on the engine's clock, something in that queue falls due; else None."""
+    live: list[int] = field(default_factory=list[int])
+    """For each claim that came up short: how many live rows its queue has now, wherever they are; else -1."""
+    finished: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Queue and id of each row that the engine itself finished: expired, or replaced under its unique key."""
+
+
+class Held(NamedTuple):
+    """A claim that is to be renewed."""
+
+    key: Any
+    token: int
+
+
+@dataclass(slots=True)
+class Renewal:
+    """What came of renewing."""
+
+    lost: list[Any] = field(default_factory=list[Any])
+    """Keys of those whose lease was lost: they are not RUNNING under that token any more."""
+    aborted: list[Any] = field(default_factory=list[Any])
+    """Keys of those that somebody wants aborted."""
+
+
+class Engine(ABC):
+    """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Open the store, and make or migrate it; raises :class:`BackendError` if it cannot be had, or is not ours."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of it. It returns even if it is cancelled."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time by the store's clock, in seconds since the epoch; it never goes back."""
+
+    @abstractmethod
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work, in one transaction."""
+
+    @abstractmethod
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Have these leases run out ``lease`` seconds from now. With none held, it only looks."""
+
+    @abstractmethod
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep this as the progress of a RUNNING row; False if the lease is lost."""
+
+    @abstractmethod
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+
+    @abstractmethod
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """At most ``limit`` rows in these states, those of the first state first: as they would be claimed,
+        fall due, or were finished."""
+
+    @abstractmethod
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
+
+    @abstractmethod
+    async def abort(self, queue: str, task_id: str) -> bool:
+        """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon."""
+
+    @abstractmethod
+    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+        """Have the row, if it is WAITING or DELAYED, be ready in ``delay`` seconds."""
+
+    @abstractmethod
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what the row holds, if it is WAITING or DELAYED."""
+
+    @abstractmethod
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have the row, if it is FAILED or KILLED, be WAITING again, at attempt 0; its history stays.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now.
+        """
+
+    @abstractmethod
+    async def resume_abandoned(self, queue: str) -> int:
+        """Have RUNNING rows whose lease has run out be WAITING again; returns how many there were."""
+
+    @abstractmethod
+    async def forget(self, queue: str, task_id: str | None) -> int:
+        """Forget the finished row of this id, or all finished rows; returns how many there were."""
+
+    @abstractmethod
+    async def counts(self, queue: str) -> dict[str, int]:
+        """``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` in all; ``waiting``, ``running``
+        now."""
+
+    @abstractmethod
+    async def queues(self) -> Sequence[str]:
+        """The names of all queues that there ever were a task in."""
+
+    @abstractmethod
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """These workers run here, on this queue; said again whenever it changes, and at each heartbeat."""
+
+    @abstractmethod
+    async def workers(self, queue: str) -> Sequence[str]:
+        """The names of the workers that run on the queue, wherever they are."""
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Run until cancelled, and call ``on_news`` whenever somebody else may have changed something: pushed, put
+        back, finished, aborted. Calling it too often does no harm; a call that is lost is made up for by looking now
+        and then. By default there is nobody else."""
+        import trio
+
+        await trio.sleep_forever()

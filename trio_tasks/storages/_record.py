@@ -1,0 +1,266 @@
+"""What is kept of a task beside its payload: its head (terms and metadata), its errors, its history.
+
+All of it is CBOR, written by this module alone. What is read back was written by us, or by another version of us: what
+cannot be read says so, in a :class:`BackendError`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import cbor2
+
+from .._codec import CborCodec, DecodeError, EncodeError
+from .._errors import (
+    AbortError,
+    BackendError,
+    DeferredError,
+    DuplicateTaskError,
+    LeaseLostError,
+    MonitorError,
+    OrphanedError,
+    OverloadedError,
+    RetryAfterError,
+    StoredError,
+    TaskExpiredError,
+    UnknownTaskError,
+    WorkerError,
+)
+from .._extensions import NO_METADATA, Metadata
+from .._task import USUAL_TERMS, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PLAIN = (str, int, float, bool, type(None))
+_LONGEST_TRACEBACK = 16_000
+"""Characters: the end of a traceback is what tells most."""
+_LONGEST_TEXT = 4_000
+_LONGEST_HISTORY = 50
+"""Entries: a task that is retried for ever keeps the latest."""
+
+_OURS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        AbortError,
+        BackendError,
+        DeferredError,
+        DuplicateTaskError,
+        LeaseLostError,
+        MonitorError,
+        OrphanedError,
+        OverloadedError,
+        RetryAfterError,
+        TaskExpiredError,
+        UnknownTaskError,
+        WorkerError,
+        DecodeError,
+        EncodeError,
+    )
+}
+"""Which of our errors are made again when they are read."""
+
+_METADATA = CborCodec(name="metadata")
+
+
+# Heads
+
+
+def encode_head(terms: Terms, metadata: Mapping[str, Any]) -> bytes | None:
+    """Terms and metadata as bytes; None if both are the usual ones.
+
+    Raises:
+      EncodeError: the metadata cannot be stored.
+    """
+    if terms is USUAL_TERMS and not metadata:
+        return None
+    fields = [
+        terms.attempts,
+        terms.timeout,
+        terms.priority,
+        terms.delay,
+        terms.unique,
+        terms.on_conflict,
+        terms.expires_in,
+        _METADATA.encode(dict(metadata)) if metadata else None,
+    ]
+    return cbor2.dumps(fields)
+
+
+def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
+    """What :func:`encode_head` was given."""
+    if head is None:
+        return USUAL_TERMS, NO_METADATA
+    try:
+        *terms, metadata = _read(head, "the head of a task")
+        return Terms(*terms), Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
+    except (TypeError, ValueError) as error:
+        raise BackendError(f"the head of a task cannot be read: {error}") from error
+
+
+# Errors
+
+
+def encode_error(error: BaseException) -> bytes:
+    """An error as bytes: its class, its text, its plain arguments, its traceback."""
+    if isinstance(error, StoredError):  # it was read, and is stored again
+        module, _, name = error.kind.rpartition(".")
+        fields = {"module": module or "builtins", "name": name, "text": error.text, "traceback": error.traceback}
+        return _dump({**fields, "args": None})
+    kind = type(error)
+    return _dump(
+        {
+            "module": kind.__module__,
+            "name": kind.__qualname__,
+            "text": _text_of(error)[:_LONGEST_TEXT],
+            "args": _arguments_of(error),
+            "traceback": _traceback_of(error)[-_LONGEST_TRACEBACK:],
+        }
+    )
+
+
+def _arguments_of(error: BaseException) -> list[Any] | None:
+    """What an error was made of, if that is little, and plain."""
+    try:
+        arguments = list(error.args)
+        plain = len(arguments) <= 8 and all(type(each) in _PLAIN for each in arguments)
+        return arguments if plain and len(repr(arguments)) <= _LONGEST_TEXT else None
+    except Exception:  # a handler's error may lie about itself
+        return None
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception as another:  # the same
+        return f"its traceback could not be had: {type(another).__name__}"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # a handler's error may lie about itself
+        return f"its text could not be had: {type(another).__name__}"
+
+
+def line_of(error: BaseException) -> str:
+    """An error in a line."""
+    text = _text_of(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def decode_error(stored: bytes | None) -> BaseException:
+    """The error that was stored.
+
+    One of Python's own, or of ours, is made again, with a :class:`StoredError` as its cause that has the traceback;
+    any other is a :class:`StoredError`.
+    """
+    if stored is None:
+        return StoredError("unknown", "its error was not kept", "")
+    fields = _read(stored, "an error")
+    try:
+        kind, name = f"{fields['module']}.{fields['name']}", fields["name"]
+        witness = StoredError(kind.removeprefix("builtins."), fields["text"], fields["traceback"])
+        arguments = fields["args"]
+    except (TypeError, KeyError) as error:
+        raise BackendError(f"an error cannot be read: {error!r}") from error
+    made: Any = _OURS.get(name) if kind.startswith("trio_tasks.") else None
+    if kind == f"builtins.{name}":
+        made = getattr(builtins, name, None)
+    if arguments is None or not (isinstance(made, type) and issubclass(made, Exception)):
+        return witness
+    try:
+        again = made(*arguments)
+    except Exception:  # it takes other arguments now
+        return witness
+    again.__cause__ = witness
+    return again
+
+
+def expired_error() -> bytes:
+    """That a task was not started in time."""
+    return encode_error(TaskExpiredError("not started within its expires_in"))
+
+
+def replaced_error(successor: str) -> bytes:
+    """That another task has taken its place."""
+    return encode_error(AbortError(f"replaced by task {successor}"))
+
+
+# History
+
+
+LOST = "lost"
+"""What became of an attempt whose worker died, or lost its lease."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
+    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``), and the error in a line."""
+
+    attempt: int
+    ended_at: float
+    worker: str | None
+    became: str
+    error: str
+
+
+def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
+    """The history with this attempt more; the oldest are forgotten beyond fifty, and so is what cannot be read."""
+    try:
+        entries = list(_read(history, "a history")) if history else []
+    except (BackendError, TypeError):
+        entries = []
+    entries.append([entry.attempt, entry.ended_at, entry.worker, entry.became, entry.error[:_LONGEST_TEXT]])
+    return _dump(entries[-_LONGEST_HISTORY:])
+
+
+def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
+    """The history with one attempt more, whose worker died, or lost its lease."""
+    return with_attempt(history, PastAttempt(attempt, at, worker, LOST, "its worker died, or lost its lease"))
+
+
+def ends_in_loss(history: bytes) -> bool:
+    """Whether the latest attempt in it was lost."""
+    entries = decode_history(history)
+    return bool(entries) and entries[-1].became == LOST
+
+
+def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
+    """The attempts, the oldest first."""
+    if not history:
+        return ()
+    try:
+        return tuple(PastAttempt(*fields) for fields in _read(history, "a history"))
+    except TypeError as error:
+        raise BackendError(f"a history cannot be read: {error}") from error
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return cbor2.dumps(value)
+    except UnicodeEncodeError:  # lone surrogates, as in the names of files
+        return cbor2.dumps(_printable(value))
+
+
+def _printable(value: Any) -> Any:
+    kind: type = value.__class__
+    if kind is str:
+        return value.encode("utf-8", "backslashreplace").decode()
+    if kind is list:
+        return [_printable(each) for each in value]
+    if kind is dict:
+        return {name: _printable(each) for name, each in value.items()}
+    return value
+
+
+def _read(stored: bytes, what: str) -> Any:
+    try:
+        return cbor2.loads(stored)
+    except (cbor2.CBORDecodeError, EOFError, ValueError) as error:
+        raise BackendError(f"{what} cannot be read: {error}") from error

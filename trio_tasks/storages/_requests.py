@@ -1,0 +1,35 @@
+"""What trio tasks wait for while an engine is at work: rows let in, and settlements made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, final
+
+import trio
+
+if TYPE_CHECKING:
+    from .._task import Parts
+    from ._lane import Lane
+    from ._port import NewRow, Settlement
+
+
+@final
+class Push:
+    """Somebody who waits for rows to be let in."""
+
+    __slots__ = ("is_under_way", "lane", "rows", "trio_task")
+
+    def __init__(self, lane: Lane, rows: list[NewRow]) -> None:
+        self.lane = lane
+        self.rows = rows
+        self.trio_task = trio.lowlevel.current_task()
+        self.is_under_way = False
+
+
+class Settle(NamedTuple):
+    """Somebody who waits for a settlement; nobody does for those that only give back what was at hand."""
+
+    lane: Lane
+    settlement: Settlement
+    will_take_more: bool = False
+    parts: Parts | None = None
+    trio_task: trio.lowlevel.Task | None = None

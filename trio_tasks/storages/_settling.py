@@ -1,0 +1,69 @@
+"""What an outcome does to a stored task."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .._errors import UnsettledError
+from .._outcome import Failed, Killed, Released, Retried, Succeeded
+from .._task import Status
+from ._port import Settlement, Verdict
+from ._record import PastAttempt, encode_error, line_of, with_attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._outcome import Outcome
+    from .._task import Task
+    from ._lane import Grip
+    from ._port import Engine
+
+_VERDICTS: dict[type, Verdict] = {Retried: Verdict.RETRIED, Failed: Verdict.FAILED, Killed: Verdict.KILLED}
+STATUS_AFTER = {
+    Verdict.SUCCEEDED: Status.Done,
+    Verdict.RETRIED: Status.Pending,
+    Verdict.FAILED: Status.Failed,
+    Verdict.KILLED: Status.Killed,
+    Verdict.RELEASED: Status.Pending,
+}
+
+
+def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine) -> Settlement:
+    """The settlement of this attempt.
+
+    Raises:
+      UnsettledError: the result cannot be encoded.
+    """
+    lane = grip.lane
+    if isinstance(outcome, Succeeded):
+        write = _all_of(grip.writes) if grip.writes else None
+        result = None if outcome.result is None else _encoded(outcome.result, grip)
+        keep = lane.keep_results
+        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUCCEEDED, 0.0, result, None, keep, write)
+    if isinstance(outcome, Released):
+        return Settlement(lane.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
+    if not isinstance(outcome, (Retried, Failed, Killed)):
+        raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
+    verdict = _VERDICTS[type(outcome)]
+    entry = PastAttempt(task.parts.attempt, engine.now(), lane.claimant, verdict.name.lower(), line_of(outcome.error))
+    after = outcome.after if isinstance(outcome, Retried) else 0.0
+    history = with_attempt(grip.packed_history, entry)
+    packed_error = encode_error(outcome.error)
+    return Settlement(lane.queue, grip.key, grip.token, verdict, after, packed_error, history, lane.keep_dead)
+
+
+def _encoded(result: Any, grip: Grip) -> bytes:
+    try:
+        encoded: bytes = grip.lane.results.encode(result)
+    except Exception as error:
+        raise UnsettledError(error, for_good=True) from error
+    return encoded
+
+
+def _all_of(writes: list[Callable[[Any], object]]) -> Callable[[Any], object]:
+    def write(writer: Any) -> None:
+        for each in writes:
+            each(writer)
+
+    return write

@@ -1,0 +1,224 @@
+"""What one can do with the tasks of a stored queue beside pushing and receiving: find, change, await, forget them.
+
+Each is one operation of the engine. Cancelled while it waits for its turn, it has changed nothing; once under way, it
+is carried to its end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import trio
+
+from .._abc import (
+    Cancel,
+    Discard,
+    FetchById,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    Reschedule,
+    ResumeAbandoned,
+    ResumeById,
+    Update,
+    Vacuum,
+    WaitForCompletion,
+)
+from .._checks import check_count, check_seconds, check_text
+from .._errors import AbortError, LeaseLostError, UnknownTaskError
+from .._outcome import Killed
+from .._sink import check_task
+from .._task import Status, Task
+from ._filed import PLAIN, STATES, result_of, shown
+from ._lane import Grip
+from ._port import Held, State
+from ._record import decode_head, encode_error, encode_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._outcome import TaskResult
+    from ._lane import Lane
+    from ._port import Stored
+    from ._traffic import Traffic
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class Shelves(
+    FetchById,
+    Update,
+    Reschedule,
+    Cancel,
+    Discard,
+    Vacuum,
+    ResumeById,
+    ResumeAbandoned,
+    WaitForCompletion,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    Generic[A],
+):
+    """The capabilities of a stored queue."""
+
+    _lane: Lane
+    _traffic: Traffic
+
+    async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
+        """Have the engine do this to the task."""
+        check_text(task_id, "a task's id")
+        return await self._traffic.ask(getattr(self._traffic.engine, verb), self._lane.queue, task_id, *args)
+
+    # Looking
+
+    async def fetch_by_id(self, task_id: str) -> Task[A] | None:
+        """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
+        result and its progress."""
+        stored: Stored | None = await self._do("find", task_id)
+        return None if stored is None else shown(stored, self._lane)
+
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
+        """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
+        check_count(limit, "limit")
+        if status is not None and not isinstance(status, Status):
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
+        states: Sequence[State] = list(State) if status is None else STATES[status]
+        engine = self._traffic.engine
+        found: Sequence[Stored] = await self._traffic.ask(engine.list, self._lane.queue, states, limit)
+        return [shown(stored, self._lane) for stored in found]
+
+    async def progress_of(self, task_id: str) -> Any:
+        """What was last reported for the task; None if nothing was.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+        """
+        stored: Stored | None = await self._do("find", task_id)
+        if stored is None:
+            raise UnknownTaskError(task_id)
+        return None if stored.progress is None else PLAIN.decode(stored.progress)
+
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Keep this as the progress of a task in hand: plain data, which replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not in hand any more. Nothing changed.
+        """
+        check_task(task)
+        grip = task.parts.context
+        if not isinstance(grip, Grip) or grip.settled:
+            raise LeaseLostError(f"task {task.parts.id} is not in hand here")
+        packed = PLAIN.encode(progress)
+        held = Held(grip.key, grip.token)
+        kept: bool = await self._traffic.ask(self._traffic.engine.report, held, packed)
+        if not kept:
+            raise LeaseLostError(f"task {task.parts.id} had its attempt {task.parts.attempt} taken away")
+
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        """How the task ended, as soon as it has, wherever that was: a :class:`TaskResult`.
+
+        Raises:
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+
+        If it is cancelled, the task goes on.
+        """
+        awaited = self._lane.awaited
+        while True:
+            event = awaited.setdefault(check_text(task_id, "a task's id"), trio.Event())
+            try:
+                stored: Stored | None = await self._do("find", task_id)
+                if stored is None:
+                    raise UnknownTaskError(task_id)
+                if stored.state >= State.DONE:
+                    return result_of(stored, self._lane)
+                if not event.is_set():
+                    event = awaited.setdefault(task_id, event)
+                    self._traffic.needed.set()  # somebody has to look now and then
+                    await event.wait()
+            finally:
+                if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
+                    del awaited[task_id]
+
+    async def list_workers(self) -> list[str]:
+        """The names of the workers that run on this queue, in any process."""
+        return list(await self._traffic.ask(self._traffic.engine.workers, self._lane.queue))
+
+    async def list_queues(self) -> list[str]:
+        """The names of all queues of the store."""
+        return list(await self._traffic.ask(self._traffic.engine.queues))
+
+    async def metrics(self) -> dict[str, int]:
+        """What went through the queue since it was made, by outcome, and what waits and runs now."""
+        counts: dict[str, int] = await self._traffic.ask(self._traffic.engine.counts, self._lane.queue)
+        return counts
+
+    # Changing
+
+    async def update(self, task: Task[A]) -> bool:
+        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        check_task(task)
+        payload = self._lane.codec.encode(task.args)
+        stored: Stored | None = await self._do("find", task.parts.id)
+        if stored is None:
+            return False
+        head = encode_head(decode_head(stored.head)[0], task.parts.metadata)
+        changed: bool = await self._do("update", task.parts.id, payload, head)
+        return changed
+
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
+        moved: bool = await self._do("reschedule", task_id, check_seconds(delay, "delay"))
+        self._traffic.look()
+        return moved
+
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if none of that id waits."""
+        error = encode_error(AbortError("cancelled while it waited"))
+        cancelled: bool = await self._do("cancel", task_id, error)
+        if cancelled:
+            self._lane.finish(task_id)
+            self._traffic.look()
+        return cancelled
+
+    async def abort(self, task_id: str) -> bool:
+        """Cancel the attempt under way, in whatever process, which is then settled as killed; False if there is none.
+
+        It returns once the attempt has been told, if it is in this process; otherwise once that is stored, and its
+        worker hears of it within moments, or at the latest with its next heartbeat.
+        """
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        parts = self._lane.hand.get(task_id)
+        if parts is not None and parts.holder is not None:
+            return parts.holder.revoke(Killed(AbortError("aborted while it ran")))
+        told: bool = await self._do("abort", task_id)
+        return told
+
+    async def resume_by_id(self, task_id: str) -> bool:
+        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now.
+        """
+        resumed: bool = await self._do("resume", task_id)
+        self._traffic.look()
+        return resumed
+
+    async def resume_abandoned(self) -> int:
+        """Let the tasks wait again whose leases have run out, as they do when somebody receives; returns how many."""
+        number: int = await self._traffic.ask(self._traffic.engine.resume_abandoned, self._lane.queue)
+        self._traffic.look()
+        return number
+
+    async def discard(self, task_id: str) -> bool:
+        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        return bool(await self._do("forget", task_id))
+
+    async def vacuum(self) -> int:
+        """Forget all finished tasks, dead letters included; returns how many there were."""
+        number: int = await self._traffic.ask(self._traffic.engine.forget, self._lane.queue, None)
+        return number

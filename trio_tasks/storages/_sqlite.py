@@ -1,0 +1,191 @@
+"""Tasks in an SQLite file: for one machine, for any number of processes, beside the user's own data if wanted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
+
+from .._checks import check_seconds
+from .._errors import DuplicateTaskError
+from .._task import Task
+from .._task_builder import make_task
+from .._task_id import TaskId
+from ._lane import Grip, Lane, LaneOptions
+from ._sqlite_books import Books
+from ._sqlite_driver import of_the_user
+from ._sqlite_engine import SqliteEngine
+from ._sqlite_queues import Queues
+from ._stored import StoredBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self, Unpack
+
+    from .._task_builder import TaskOptions
+    from ._sqlite_driver import Connection, Driver
+    from ._sqlite_writer import Writer
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
+
+
+class SqliteOptions(LaneOptions, total=False):
+    """The keywords of :class:`SqliteStorage`."""
+
+    queue: str
+    synchronous: Synchronous
+    driver: Driver | None
+    join_existing: bool
+    poll_interval: float
+
+
+@final
+class SqliteStorage(StoredBackend[A]):
+    """Tasks in an SQLite file: ``async with SqliteStorage("tasks.db", Email, queue="emails") as storage``.
+
+    One thread has the connection; what many trio tasks ask for goes into one transaction together. Any number of
+    processes may use the file, and wake one another.
+
+    Args:
+      path: of the file; it is made if it is not there. It must be on a disk of this machine.
+      type: of the args. What does not fit it is refused when it is pushed, and fails when it is to be attempted.
+      queue: the name of the queue in the file.
+      synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
+          ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
+          undo the latest. ``"OFF"``: the same, and a power cut may damage the file.
+      driver: ``"sqlite3"``, the standard library's, which is the default; or ``"apsw"``, which has a newer SQLite
+          of its own. All connections that a process has to a file must be by the same one, your own included.
+      join_existing: whether the tables may be put into a database that has others, and none of ours yet.
+      poll_interval: seconds between two looks at the file, for news that went astray.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``; see :class:`LaneOptions`.
+    """
+
+    @overload
+    def __init__(self, path: str | os.PathLike[str], type: type[A], **options: Unpack[SqliteOptions]) -> None: ...
+    @overload
+    def __init__(
+        self: SqliteStorage[Any], path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        type: Any = Any,
+        *,
+        queue: str = "default",
+        synchronous: Synchronous = "FULL",
+        driver: Driver | None = None,
+        join_existing: bool = False,
+        poll_interval: float = 1.0,
+        **options: Unpack[LaneOptions],
+    ) -> None:
+        text: object = os.fspath(path)
+        if not isinstance(text, str) or text in ("", ":memory:"):
+            raise TypeError(f"path must be that of a file, not {path!r}; tasks in memory are a MemoryStorage")
+        if synchronous not in ("FULL", "NORMAL", "OFF"):
+            raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {synchronous!r}")
+        engine = SqliteEngine(Path(path), synchronous=synchronous, driver=driver, join_existing=join_existing)
+        self._engine = engine
+        self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
+
+    @overload
+    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[B]: ...
+    @overload
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]:
+        """Another queue in the same file, over the same connection.
+
+        It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
+        """
+        other: SqliteStorage[Any] = super().share(type, queue=queue, **options)
+        other._engine = self._engine
+        return other
+
+    def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Push inside a transaction of your own: the task exists exactly if you commit.
+
+        Args:
+          connection: on the same file, used in this thread; by the storage's driver: a ``sqlite3.Connection``, unless
+              the storage was told to use apsw.
+          args: of the task; the options are those of :meth:`push`.
+
+        Raises:
+          DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+
+        Sync, and done when it returns, but for the commit, which is yours. Call :meth:`wake` after it, so that workers
+        look at once rather than within ``poll_interval``.
+        """
+        self._traffic.check_open()
+        row = self._row_of(make_task(args, options))
+        users = of_the_user(connection, self._engine.driver)
+        self._check_file(users)
+        is_autocommit = not users.in_transaction
+        users.execute("SAVEPOINT trio_tasks_push")
+        try:
+            queues = Queues(users)
+            [answer] = Books(users, queues, 0).let_in([row], self._engine.now())
+            queues.enter_counts()
+            if isinstance(answer, DuplicateTaskError):
+                raise answer
+        except Exception:
+            users.execute("ROLLBACK TO trio_tasks_push")
+            raise
+        finally:
+            users.execute("RELEASE trio_tasks_push")
+        if is_autocommit and not users.in_transaction:
+            self.wake()
+        return TaskId(answer)
+
+    def _check_file(self, users: Connection) -> None:
+        files = [str(file) for _, name, file in users.execute("PRAGMA database_list") if name == "main"]
+        if not files or not files[0] or not os.path.samefile(files[0], self._engine.path):  # noqa: PTH121  as SQLite says
+            raise ValueError(f"the connection must be to {str(self._engine.path)!r}, not to {files}")
+
+    def wake(self) -> None:
+        """Something was committed to the file in another way than through this storage: have everybody look."""
+        self._traffic.hear()
+        self._engine.ring_soon()
+
+
+@final
+class SqliteTransaction:
+    """What a handler asks for to have writes of its own committed together with the settlement: exactly once.
+
+    A handler that has a parameter of this type, and whose tasks come from a :class:`SqliteStorage`, may say what is to
+    be written beside the queue. It is written if the handler returns, after its children have ended, in the transaction
+    that settles the task as done; so either both are there, or none. If writing raises, the attempt has failed with
+    that error. If the lease was lost, nothing is written.
+    """
+
+    def __init__(self, grip: Grip) -> None:
+        self._grip = grip
+
+    @classmethod
+    async def from_task(cls, task: Task[Any]) -> Self:
+        """That of the task's attempt; a worker calls it.
+
+        Raises:
+          TypeError: the task does not come from a :class:`SqliteStorage`.
+        """
+        import trio
+
+        await trio.lowlevel.checkpoint()
+        grip = task.parts.context
+        if not isinstance(grip, Grip):
+            raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {task!r}")
+        return cls(grip)
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
+        """Have this statement run with the settlement."""
+        self._grip.writes.append(lambda writer: writer.execute(sql, parameters))
+
+    def call(self, write: Callable[[Writer], object]) -> None:
+        """Have ``write(writer)`` called with the settlement, in the thread that has the connection.
+
+        ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
+        transactions, nor take long: everybody else's tasks wait.
+        """
+        self._grip.writes.append(write)

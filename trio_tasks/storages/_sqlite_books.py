@@ -1,0 +1,297 @@
+"""The books of a stored queue, in SQL: what one exchange does, inside a transaction that somebody else began.
+
+Everything common goes by ``executemany``, whose count of changed rows tells whether all went as expected. Where it does
+not (a lease was lost, an id is known), :class:`Unexpected` is raised, the transaction is rolled back, and the same
+exchange is done again row by row, carefully.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from json import dumps
+from typing import TYPE_CHECKING, Any, final
+
+from .._errors import DuplicateTaskError
+from ._port import Answer, Claimed, Settlement, State, Verdict
+from ._record import expired_error, replaced_error
+from ._sqlite_rows import DROP, HELD, Due, Rows, unwanted
+from ._sqlite_writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._port import Claim, Exchange, NewRow
+    from ._sqlite_driver import Connection, Row
+    from ._sqlite_queues import Queues
+
+_MOST_DUE = 500
+"""Rows that fall due which one exchange sees to; the next one sees to more."""
+_SWEPT = 500
+"""Finished rows whose time is up that are forgotten in one go."""
+_SWEEP_EVERY = 1.0
+"""Seconds between two such goes."""
+
+_INSERT = """
+INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+"""
+CLAIM = """
+UPDATE trio_tasks_task
+SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
+WHERE seq IN (SELECT seq FROM trio_tasks_task WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?)
+RETURNING seq, token, id, attempt, payload, head, history, -priority, turn, start_by
+"""
+SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ? {HELD}"
+_SUCCEED_ALL = """
+UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL
+WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
+"""
+DUE = """
+SELECT seq, id, state, attempt, start_by, history, worker, wish FROM trio_tasks_task
+WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 ORDER BY due LIMIT ?
+"""
+NEXT_DUE = "SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3"
+SWEEP = """
+DELETE FROM trio_tasks_task WHERE seq IN (
+    SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
+    WHERE queue = ? AND state IN (3, 4, 5) AND due <= ? LIMIT ?)
+"""
+
+
+@final
+class Unexpected(Exception):
+    """Something is not as it usually is: do it again, carefully."""
+
+
+@final
+class Books:
+    """The rows behind one connection.
+
+    Args:
+      connection: whose transactions are somebody else's business.
+      queues: their numbers and counts.
+      session: the number of this connection; the tokens of its claims begin with it.
+    """
+
+    def __init__(self, connection: Connection, queues: Queues, session: int) -> None:
+        self._connection = connection
+        self._queues = queues
+        self.rows = Rows(connection, queues)
+        self._token = session << 32
+        self._swept: dict[int, float] = {}
+        self._failed_writes: dict[tuple[Any, int], Exception] = {}  # in the tries before, of the same exchange
+
+    def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+        """Do what is asked for, in order.
+
+        Raises:
+          Unexpected: and has to be called again, in a new transaction, carefully.
+        """
+        answer = Answer()
+        if exchange.settled:
+            answer.settled = self._settle(exchange.settled, now, answer, careful)
+        if exchange.pushed:
+            answer.pushed = self._push(exchange.pushed, now, answer, careful)
+        for claim in exchange.claims:
+            self._claim(claim, now, answer)
+        self._queues.enter_counts()
+        self._failed_writes.clear()
+        return answer
+
+    def let_in(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
+        """New rows alone."""
+        return self._push(rows, now, Answer(), careful=True)
+
+    # Settling
+
+    def _settle(
+        self, settled: Sequence[Settlement], now: float, answer: Answer, careful: bool
+    ) -> list[bool | Exception]:
+        answers: list[bool | Exception] = [True] * len(settled)
+        kept: list[tuple[Any, ...]] = []
+        dropped: list[tuple[Any, int]] = []
+        succeeded: Counter[str] = Counter()
+        turn = self.rows.turn(None, now)
+        for number, each in enumerate(settled):
+            if each.verdict is Verdict.SUCCEEDED and each.write is None and each.history is None and not careful:
+                succeeded[each.queue] += 1
+                if each.keep:
+                    due = None if each.keep == math.inf else now + each.keep
+                    kept.append((due, turn, each.result, each.key, each.token))
+                else:
+                    dropped.append((each.key, each.token))
+            else:
+                answers[number] = self._settle_one(each, now, answer)
+        if kept and self._succeed(kept) != len(kept):
+            raise Unexpected
+        if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
+            raise Unexpected
+        for queue, number in succeeded.items():
+            self._queues.count(self._queues.number(queue), live=-number, running=-number, succeeded=number)
+        return answers
+
+    def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
+        """Those of one claim that have no result are done in one statement; how many were there."""
+        due, turn, _, _, token = rows[0]
+        if len(rows) > 2 and all(row[4] == token and row[2] is None and row[0] == due for row in rows):
+            return self._connection.changed(_SUCCEED_ALL, (due, turn, dumps([row[3] for row in rows]), token))
+        return self._connection.executemany(SUCCEED, rows)
+
+    def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | Exception:
+        held = self.rows.held(each.key, each.token)
+        if held is None:
+            return False
+        task_id, wish = held
+        if each.verdict in (Verdict.RETRIED, Verdict.RELEASED) and wish is None:
+            self.rows.put_back(each, now)
+            return True
+        if each.write is not None and (error := self._write(each)) is not None:
+            return error
+        if wish is not None and each.verdict in (Verdict.RETRIED, Verdict.RELEASED):
+            answer.finished.append((each.queue, task_id))
+            each = each._replace(verdict=Verdict.KILLED, result=unwanted(wish), keep=math.inf)
+        self.rows.finish(each, now)
+        return True
+
+    def _write(self, each: Settlement) -> Exception | None:
+        """Do what is to be committed together with a settlement; if it fails, nothing of it is left.
+
+        Raises:
+          Unexpected: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
+        """
+        held = each.key, each.token
+        if each.write is None or held in self._failed_writes:
+            return self._failed_writes.get(held)
+        self._connection.execute("SAVEPOINT trio_tasks_write")
+        failure: Exception | None = None
+        try:
+            with self._connection.without_transactions():
+                each.write(Writer(self._connection))
+        except (Exception, SystemExit) as error:
+            failure = error if isinstance(error, Exception) else RuntimeError(f"it called sys.exit({error})")
+        if not self._connection.in_transaction:
+            self._failed_writes[held] = failure or RuntimeError("it has ended the transaction")
+            raise Unexpected
+        if failure is not None:
+            self._connection.execute("ROLLBACK TO trio_tasks_write")
+        self._connection.execute("RELEASE trio_tasks_write")
+        return failure
+
+    # Pushing
+
+    def _push(
+        self, rows: Sequence[NewRow], now: float, answer: Answer, careful: bool
+    ) -> list[str | DuplicateTaskError]:
+        if careful or any(row.unique is not None for row in rows):
+            return [self._push_one(row, now, answer) for row in rows]
+        if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
+            raise Unexpected
+        for queue, number in Counter(row.queue for row in rows).items():
+            self._queues.count(self._queues.number(queue), live=number, pushed=number)
+        return [row.id for row in rows]
+
+    def _push_one(self, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError:
+        queue = self._queues.number(row.queue)
+        known = self._connection.execute("SELECT 1 FROM trio_tasks_task WHERE queue = ? AND id = ?", (queue, row.id))
+        if known:
+            return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
+        if row.unique is not None:
+            other = self._claim_key(queue, row, now, answer)
+            if other is not None:
+                return other
+        self._connection.execute(_INSERT, self._values(row, now))
+        self._queues.count(queue, live=1, pushed=1)
+        return row.id
+
+    def _claim_key(self, queue: int, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError | None:
+        """Take the unique key for this row; or the id of the one which keeps it."""
+        found = self._connection.execute(
+            "SELECT seq, id, state FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3", (queue, row.unique)
+        )
+        if not found:
+            return None
+        [(seq, other, state)] = found
+        if row.on_conflict == "skip":
+            return str(other)
+        if row.on_conflict == "raise":
+            return DuplicateTaskError(f"the unique key {row.unique!r} is taken by the unfinished task {str(other)!r}")
+        if state == State.RUNNING:
+            self.rows.take_over_key(seq, row.id)
+        else:
+            self.rows.kill(queue, seq, replaced_error(row.id), now)
+            answer.finished.append((row.queue, other))
+        return None
+
+    def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
+        start_by = None if row.expires_in is None else now + row.expires_in
+        state = State.DELAYED if row.delay > 0 else State.WAITING
+        due = now + row.delay if row.delay > 0 else start_by
+        turn = self.rows.turn(due if state is State.DELAYED else None, now)
+        queue = self._queues.number(row.queue)
+        return queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
+
+    # Claiming
+
+    def _claim(self, claim: Claim, now: float, answer: Answer) -> None:
+        queue = self._queues.known(claim.queue)
+        self.enter_due(claim.queue, queue, now, answer)
+        self._token += 1
+        rows = self._connection.execute(CLAIM, (self._token, now + claim.lease, claim.worker, queue, claim.limit))
+        if len(rows) > 1:
+            rows.sort(key=_line)
+        self._queues.count(queue, running=len(rows))
+        if any(row[9] is not None and row[9] <= now for row in rows):
+            rows = self._without_expired(claim, rows, now, answer)
+        answer.claimed.append([Claimed._make(row[:7]) for row in rows])
+        if len(rows) < claim.limit:
+            self._queues.enter_counts()
+            [(due,)] = self._connection.execute(NEXT_DUE, (queue,))
+            answer.next_due.append(due)
+            answer.live.append(self._queues.live(queue))
+            self._sweep(queue, now)
+        else:
+            answer.next_due.append(None)
+            answer.live.append(-1)
+
+    def _without_expired(self, claim: Claim, rows: list[Row], now: float, answer: Answer) -> list[Row]:
+        """More was due than one exchange sees to, and some of it was claimed, which had expired."""
+        for row in rows:
+            if row[9] is not None and row[9] <= now:
+                held = Settlement(claim.queue, row[0], row[1], Verdict.KILLED, 0.0, expired_error(), None, math.inf)
+                self.rows.finish(held, now)
+                answer.finished.append((claim.queue, row[2]))
+        return [row for row in rows if row[9] is None or row[9] > now]
+
+    def enter_due(self, name: str, queue: int, now: float, answer: Answer) -> tuple[int, bool]:
+        """What falls due: delayed rows are ready, those not started in time expire, orphans come back.
+
+        Returns:
+          how many orphans there were, and whether there is more than one exchange sees to.
+        """
+        orphans = 0
+        due = list(map(Due._make, self._connection.execute(DUE, (queue, now, _MOST_DUE))))
+        for row in due:
+            error = None
+            if row.state == State.RUNNING:
+                self.rows.take_back(queue, row, now)
+                error = None if row.wish is None else unwanted(row.wish)
+                orphans += 1
+            elif row.start_by is not None and row.start_by <= now:
+                error = expired_error()
+            else:
+                self.rows.make_ready(row.seq)
+            if error is not None:
+                self.rows.kill(queue, row.seq, error, now)
+                answer.finished.append((name, row.id))
+        return orphans, len(due) == _MOST_DUE
+
+    def _sweep(self, queue: int, now: float) -> None:
+        """Forget finished rows whose time is up."""
+        if now >= self._swept.get(queue, 0.0):
+            swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
+            self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
+
+
+def _line(row: Row) -> tuple[int, int]:
+    return row[7], row[8]

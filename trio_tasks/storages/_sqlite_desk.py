@@ -1,0 +1,251 @@
+"""What is asked of an SQLite file, each as one transaction; all of it runs in the thread that has the connection."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+from .._errors import BackendError
+from ._port import Answer, Exchange, Held, Renewal, Verdict
+from ._sqlite_books import Books, Unexpected
+from ._sqlite_clock import anchored, keep
+from ._sqlite_driver import Connection, connect, explained, is_busy, is_of_the_driver
+from ._sqlite_queues import Queues
+from ._sqlite_schema import check_whole, prepare
+from ._sqlite_verbs import register
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._bells import Bell
+    from ._sqlite_driver import Driver
+
+T = TypeVar("T")
+
+_LOCK_PATIENCE = 10.0
+"""Seconds for which another process may hold the lock."""
+_SESSION = 60.0
+"""Seconds after which a process that has not been heard of is taken for gone; it says hello three times as often."""
+_NEWS_APART = 0.02
+"""Seconds between two rings that only say that something is finished."""
+
+_SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
+
+
+@final
+class Desk:
+    """An SQLite file, open.
+
+    Args:
+      path: of the file; it is made if it is not there.
+      driver: which one.
+      synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
+      join_existing: whether our tables may be put beside others.
+      bell: where others can ring us, and we them.
+    """
+
+    def __init__(self, path: str, driver: Driver, synchronous: str, join_existing: bool, bell: Bell) -> None:
+        self._path = path
+        self._driver: Driver = driver
+        self._synchronous = synchronous
+        self._join_existing = join_existing
+        self._bell = bell
+        self._connection: Connection
+        self._queues: Queues
+        self._books: Books
+        self._session = 0
+        self._hello_at = 0.0
+        self._owes_news = False
+        self._news_at = 0.0
+
+    # Transactions
+
+    def open(self) -> tuple[float, int]:
+        """Open the file; the present by its clock, and how many other processes have it open."""
+        try:
+            self._connection = connect(self._driver, self._path)
+        except Exception as error:
+            raise self._explained(error) from error
+        try:
+            return self._set_up()
+        except Exception as error:
+            self._connection.close()
+            raise self._explained(error) from error
+
+    def _set_up(self) -> tuple[float, int]:
+        connection = self._connection
+        connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
+        check_whole(connection, self._path)
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
+            self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._join_existing))
+        if connection.execute("PRAGMA journal_mode = WAL") != [("wal",)]:
+            raise BackendError(
+                f"the SQLite file {self._path!r} cannot have a write-ahead log: is it on a network disk?"
+            )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._synchronous],)]:
+            raise BackendError(f"SQLite did not take synchronous={self._synchronous}")
+        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute("PRAGMA busy_timeout = 0")
+        self._queues = Queues(connection)
+        return self._in_transaction(self._check_in)
+
+    def _check_in(self) -> tuple[float, int]:
+        connection = self._connection
+        prepare(connection, self._path, join_existing=self._join_existing)
+        now = anchored(connection)
+        connection.execute("UPDATE trio_tasks_meta SET value = value + 1 WHERE name = 'sessions'")
+        [(self._session,)] = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'sessions'")
+        self._books = Books(connection, self._queues, self._session)
+        self._say_hello(now)
+        [(others,)] = connection.execute("SELECT count(*) FROM trio_tasks_session WHERE num != ?", (self._session,))
+        return now, others
+
+    def _in_transaction(self, fn: Callable[[], T]) -> T:
+        self._begin()
+        committed = False
+        try:
+            result = fn()
+            self._connection.execute("COMMIT")
+            committed = True
+        finally:
+            if not committed:
+                self._roll_back()
+        return result
+
+    def _begin(self) -> None:
+        """Take the lock. SQLite's own way of waiting for it sleeps for up to a tenth of a second; ours is quicker."""
+        give_up_at = time.monotonic() + _LOCK_PATIENCE
+        pause = 0.0002
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except Exception as error:
+                if not is_busy(error) or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, 0.005)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if hasattr(self, "_queues"):
+            self._queues.roll_back()
+
+    def _explained(self, error: Exception) -> Exception:
+        return explained(error, self._path) if is_of_the_driver(error) else error
+
+    def _do(self, fn: Callable[[], T]) -> T:
+        try:
+            return self._in_transaction(fn)
+        except Exception as error:
+            if is_of_the_driver(error):
+                raise self._explained(error) from error
+            raise
+
+    # The daily work
+
+    def exchange(self, exchange: Exchange, now: float) -> Answer:
+        """One exchange."""
+        answer = self._exchanged(exchange, now, careful=False)
+        while answer is None:  # each time one more write is known to end the transaction
+            answer = self._exchanged(exchange, now, careful=True)
+        stirs = exchange.pushed or any(each.verdict in (Verdict.RETRIED, Verdict.RELEASED) for each in exchange.settled)
+        self._tell_others(now, at_once=bool(stirs), finished=bool(exchange.settled))
+        return answer
+
+    def _exchanged(self, exchange: Exchange, now: float, *, careful: bool) -> Answer | None:
+        try:
+            return self._do(lambda: self._exchange(exchange, now, careful=careful))
+        except Unexpected:
+            return None
+
+    def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+        if now >= self._hello_at:
+            self._say_hello(now)
+        return self._books.exchange(exchange, now, careful=careful)
+
+    def _tell_others(self, now: float, *, at_once: bool, finished: bool) -> None:
+        """Ring, after the transaction."""
+        if finished and not at_once and now < self._news_at:
+            self._owes_news = True
+        elif at_once or finished:
+            self.ring(now)
+
+    def ring(self, now: float) -> None:
+        """Have all others look."""
+        self._owes_news = False
+        self._news_at = now + _NEWS_APART
+        try:
+            others = self._connection.execute(
+                "SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL",
+                (self._session, now),
+            )
+        except Exception as error:
+            if not is_of_the_driver(error):
+                raise
+            return  # what was done is done; they look now and then
+        self._bell.ring([(address, key) for address, key in others])
+
+    def settle_news(self) -> None:
+        """Nothing was asked for a moment: ring, if that is still owed."""
+        if self._owes_news:
+            self.ring(self._news_at)
+
+    def _say_hello(self, now: float) -> None:
+        """We are still here; who has not said so for long is not."""
+        self._hello_at = now + _SESSION / 3
+        self._connection.execute("DELETE FROM trio_tasks_session WHERE expires < ?", (now,))
+        self._connection.execute(
+            "INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires",
+            (self._session, self._bell.address, self._bell.key, now + _SESSION),
+        )
+        self._connection.execute(
+            "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session)"
+        )
+        keep(self._connection, latest=now)
+
+    def close(self, now: float) -> None:
+        """Say good-bye."""
+        with closing(self._connection), suppress(BackendError):  # others find out by themselves
+            self._do(lambda: self._check_out(now))
+
+    def _check_out(self, now: float) -> None:
+        self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
+        self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
+        keep(self._connection, latest=now)
+
+    def renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+        """See :meth:`Engine.renew`."""
+        return self._do(lambda: self._renew(held, now, lease))
+
+    def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+        if now >= self._hello_at:
+            self._say_hello(now)
+        lost: list[Any] = []
+        sql = "UPDATE trio_tasks_task SET due = ? WHERE seq = ? AND token = ? AND state = 2"
+        rows = [(now + lease, each.key, each.token) for each in held]
+        if self._connection.executemany(sql, rows) != len(rows) if rows else False:
+            lost = [key for until, key, token in rows if not self._connection.changed(sql, (until, key, token))]
+        first = self._session << 32
+        wished = self._connection.execute(
+            "SELECT seq FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
+            (first, first + 2**32),
+        )
+        return Renewal(lost, [seq for (seq,) in wished])
+
+    def register(self, queue: str, workers: Sequence[str]) -> None:
+        """See :meth:`Engine.register`."""
+        self.do(register, self._session, queue, workers)
+
+    def do(self, verb: Callable[..., T], *args: Any) -> T:
+        """Any other transaction: ``verb(connection, books, queues, *args)``."""
+        return self._do(lambda: self._apply(verb, args))
+
+    def _apply(self, verb: Callable[..., T], args: tuple[Any, ...]) -> T:
+        result = verb(self._connection, self._books, self._queues, *args)
+        self._queues.enter_counts()
+        return result

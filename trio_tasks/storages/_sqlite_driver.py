@@ -1,0 +1,275 @@
+"""A connection to SQLite, by the standard library's driver, or by apsw where that is asked for.
+
+apsw carries its own, newer SQLite. Only what both can do alike is used: statements, rows as tuples, counted changes.
+What they raise becomes a :class:`BackendError` with a sentence of ours, behind which the driver's own error stands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import sys
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+
+from .._errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+Row = tuple[Any, ...]
+Driver = Literal["sqlite3", "apsw"]
+
+_OLDEST = (3, 35, 0)  # RETURNING
+_SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be reset at the wrong moment, rarely
+
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+_DENY = 1
+_ON_TRANSACTIONS = {19, 22, 24, 25, 32}  # PRAGMA, BEGIN and the like, ATTACH, DETACH, SAVEPOINT, for an authorizer
+
+_MEANINGS = {
+    _BUSY: "is locked by another connection, and stayed so",
+    _LOCKED: "is locked by another connection, and stayed so",
+    _READONLY: "cannot be written to: the file, or its directory, is read-only",
+    _IOERR: "could not be read or written: the disk, or its quota, refused",
+    _CORRUPT: "is damaged: what is in it contradicts itself",
+    _FULL: "has no room: the disk is full",
+    _CANTOPEN: "cannot be opened: is its directory there, and may one write to it?",
+    _NOTADB: "is not an SQLite database",
+}
+_MESSAGES = {  # how the standard library names them before Python 3.11
+    "locked": _BUSY,
+    "readonly": _READONLY,
+    "disk I/O": _IOERR,
+    "malformed": _CORRUPT,
+    "full": _FULL,
+    "unable to open": _CANTOPEN,
+    "not a database": _NOTADB,
+}
+
+
+@final
+class DamagedError(BackendError):
+    """The store is damaged, or not one of ours: asking again cannot help."""
+
+    is_final = True
+
+
+class Connection(Protocol):
+    """What is asked of a driver."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        ...
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        ...
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
+    def without_transactions(self) -> AbstractContextManager[None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+@final
+class StandardConnection:
+    """By ``sqlite3``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: str) -> StandardConnection:
+        """A connection that begins and commits only when told to."""
+        return cls(sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256))
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        cursor = self._connection.cursor()
+        cursor.row_factory = None  # a user's connection may have another idea of rows
+        return cursor.execute(sql, parameters).fetchall()
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        return self._connection.executemany(sql, parameters).rowcount
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        return self._connection.execute(sql, parameters).rowcount
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.in_transaction
+
+    @contextmanager
+    def without_transactions(self) -> Generator[None, None, None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        self._connection.set_authorizer(_refuse_transactions)
+        try:
+            yield
+        finally:
+            # Before Python 3.11 there is no way to have none.
+            nobody: Any = None if sys.version_info >= (3, 11) else _refuse_nothing
+            self._connection.set_authorizer(nobody)
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+
+@final
+class ApswConnection:
+    """By ``apsw``."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: str) -> ApswConnection:
+        """A connection that begins and commits only when told to."""
+        import apsw
+
+        connection = apsw.Connection(path, statementcachesize=256)
+        # The one plan for a statement stands: otherwise it is made anew for each new value of its parameters.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+        return cls(connection)
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        cursor = self._connection.cursor()
+        cursor.row_trace = None  # a user's connection may have another idea of rows
+        rows: list[Row] = cursor.execute(sql, parameters).fetchall()
+        return rows
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        before: int = self._connection.total_changes()
+        self._connection.executemany(sql, parameters)
+        changes: int = self._connection.total_changes()
+        return changes - before
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        return self.executemany(sql, [parameters])
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return bool(self._connection.in_transaction)
+
+    @contextmanager
+    def without_transactions(self) -> Generator[None, None, None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        self._connection.authorizer = _refuse_transactions
+        try:
+            yield
+        finally:
+            self._connection.authorizer = None
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+
+def _refuse_transactions(action: int, *_: object) -> int:
+    return _DENY if action in _ON_TRANSACTIONS else 0
+
+
+def _refuse_nothing(*_: object) -> int:  # pyright: ignore[reportUnusedFunction]  before Python 3.11 it is used
+    return 0
+
+
+def is_installed(driver: Driver) -> bool:
+    """Whether this driver can be had here, with an SQLite that is new enough."""
+    return importlib.util.find_spec(driver) is not None and version(driver) >= _OLDEST
+
+
+def version(driver: Driver) -> tuple[int, ...]:
+    """Which SQLite a driver has."""
+    if driver == "sqlite3":
+        return sqlite3.sqlite_version_info
+    import apsw
+
+    return tuple(map(int, apsw.sqlite_lib_version().split(".")))
+
+
+def choose(driver: Driver | None) -> Driver:
+    """The driver that is to be used: the one that is asked for, or else the standard library's, if it will do.
+
+    apsw has an SQLite of its own. Two of them in one process do not know of each other's locks, and damage a file that
+    both have open; so it is used only where whoever opens the file says so.
+    """
+    if driver is None:
+        return "sqlite3" if is_installed("sqlite3") or not is_installed("apsw") else "apsw"
+    if driver not in ("sqlite3", "apsw"):
+        raise ValueError(f"driver must be 'sqlite3' or 'apsw', not {driver!r}")
+    if importlib.util.find_spec(driver) is None:
+        raise ModuleNotFoundError(f"driver {driver!r} is not installed: `pip install {driver}`", name=driver)
+    return driver
+
+
+def has_reset_race(driver: Driver) -> bool:
+    """Whether this SQLite may, rarely, damage a file that several connections write to."""
+    return version(driver) < _SOUND
+
+
+def connect(driver: Driver, path: str) -> Connection:
+    """A connection, and an SQLite that is new enough."""
+    if version(driver) < _OLDEST:
+        found = ".".join(map(str, version(driver)))
+        raise BackendError(f"SQLite {found} is too old: 3.35 is needed (`pip install apsw` brings a new one)")
+    return ApswConnection.open(path) if driver == "apsw" else StandardConnection.open(path)
+
+
+def of_the_user(connection: object, driver: Driver) -> Connection:
+    """A connection that somebody else has opened, by the driver that we use.
+
+    Raises:
+      TypeError: it is by another one, whose locks ours does not know of, or it is none.
+    """
+    if isinstance(connection, sqlite3.Connection) and driver == "sqlite3":
+        return StandardConnection(connection)
+    if type(connection).__module__.split(".")[0] == "apsw" and driver == "apsw":
+        return ApswConnection(connection)
+    raise TypeError(f"a connection must be by {driver!r}, as the storage's own one is, not {connection!r}")
+
+
+def is_of_the_driver(error: Exception) -> bool:
+    """Whether a driver of SQLite raised it."""
+    return isinstance(error, (sqlite3.Error, UnicodeDecodeError)) or type(error).__module__.split(".")[0] == "apsw"
+
+
+def code_of(error: Exception) -> int:
+    """SQLite's primary result code; 0 if it is not known."""
+    code = getattr(error, "sqlite_errorcode", None)  # the standard library's, since 3.11
+    if code is None:
+        code = getattr(error, "extendedresult", None) or getattr(error, "result", None)  # apsw's
+    if code is None:
+        code = next((code for words, code in _MESSAGES.items() if words in str(error)), 0)
+    return int(code) & 0xFF
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else has the lock."""
+    return code_of(error) in (_BUSY, _LOCKED)
+
+
+def explained(error: Exception, path: str) -> BackendError:
+    """What happened to this file, in our words."""
+    code = _CORRUPT if isinstance(error, UnicodeDecodeError) else code_of(error)
+    kind = DamagedError if code in (_CORRUPT, _NOTADB) else BackendError
+    return kind(f"the SQLite file {path!r} {_MEANINGS.get(code, 'could not do what was asked')} ({error})")

@@ -1,0 +1,173 @@
+"""The engine of :class:`SqliteStorage`: the port, each call handed to the thread that has the connection."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from .._contained import log
+from .._errors import BackendError
+from . import _sqlite_verbs as verbs
+from ._bells import Bell
+from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from ._sqlite_clock import offset_of
+from ._sqlite_desk import Desk
+from ._sqlite_driver import choose, has_reset_race
+from ._writer_thread import WriterThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._sqlite_driver import Driver
+
+T = TypeVar("T")
+
+_IDLE_AFTER = 0.02
+"""Seconds without anything to do, after which the thread rings where that is still owed."""
+
+
+@final
+class SqliteEngine(Engine):
+    """Rows in an SQLite file.
+
+    Args:
+      path: of the file.
+      synchronous: SQLite's pragma.
+      driver: ``"sqlite3"``, ``"apsw"``, or None for the better one that is installed.
+      join_existing: whether our tables may be put beside others.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str, driver: Driver | None, join_existing: bool) -> None:
+        self.path = path
+        self.driver: Driver = choose(driver)
+        self.bell = Bell()
+        self._desk = Desk(str(path), self.driver, synchronous, join_existing, self.bell)
+        self._thread: WriterThread | None = None
+        self._offset = math.nan
+        self._pid = os.getpid()
+
+    async def open(self) -> None:
+        """Open the file; see :meth:`Engine.open`."""
+        self.bell.open()
+        self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.settle_news, _IDLE_AFTER)
+        try:
+            now, others = await self._thread.call(self._desk.open)
+        except Exception:
+            self._thread.end()
+            self.bell.close()
+            raise
+        self._offset = offset_of(str(self.path.resolve()), now)
+        if others and has_reset_race(self.driver):
+            log.warning(
+                "%s is shared by several processes, and this SQLite is older than 3.51.3, which may, rarely, damage "
+                "a file in that case; driver='apsw' has a newer one",
+                self.path,
+            )
+
+    async def aclose(self) -> None:
+        """Say good-bye and close the file."""
+        thread, self._thread = self._thread, None
+        self.bell.close()
+        if thread is not None:
+            await thread.call(self._desk.close, self.now())
+            thread.end()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def now(self) -> float:
+        """The time by the file's clock."""
+        return trio.current_time() + self._offset
+
+    async def _call(self, fn: Callable[..., T], *args: Any) -> T:
+        if self._thread is None:
+            raise BackendError(f"the SQLite file {str(self.path)!r} is not open")
+        if os.getpid() != self._pid:
+            raise BackendError(f"{str(self.path)!r} was opened by process {self._pid}, and cannot be used after a fork")
+        return await self._thread.call(fn, *args)
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work."""
+        return await self._call(self._desk.exchange, exchange, self.now())
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Renew leases, and look for what is to be aborted."""
+        return await self._call(self._desk.renew, held, self.now(), lease)
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep the progress of a row."""
+        return await self._call(self._desk.do, verbs.report, held, progress)
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+        return await self._call(self._desk.do, verbs.find, queue, task_id)
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """Rows in these states."""
+        return await self._call(self._desk.do, verbs.list_rows, queue, states, limit)
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a row that waits."""
+        return await self._ringing(verbs.cancel, queue, task_id, error, self.now())
+
+    async def abort(self, queue: str, task_id: str) -> bool:
+        """Have the attempt at a row ended."""
+        return await self._ringing(verbs.abort, queue, task_id)
+
+    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+        """Move a row that waits in time."""
+        return await self._ringing(verbs.reschedule, queue, task_id, delay, self.now())
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what a row holds that waits."""
+        return await self._call(self._desk.do, verbs.update, queue, task_id, payload, head)
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have a dead row wait again."""
+        return await self._ringing(verbs.resume, queue, task_id, self.now())
+
+    async def resume_abandoned(self, queue: str) -> int:
+        """Have orphans wait again."""
+        return await self._ringing(verbs.resume_abandoned, queue, self.now())
+
+    async def forget(self, queue: str, task_id: str | None) -> int:
+        """Forget finished rows."""
+        return await self._call(self._desk.do, verbs.forget, queue, task_id)
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        """The counts of a queue."""
+        return await self._call(self._desk.do, verbs.counts, queue)
+
+    async def queues(self) -> Sequence[str]:
+        """The names of the queues."""
+        return await self._call(self._desk.do, verbs.names)
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Say who runs here."""
+        await self._call(self._desk.register, queue, workers)
+
+    async def workers(self, queue: str) -> Sequence[str]:
+        """Who runs anywhere."""
+        return await self._call(self._desk.do, verbs.workers, queue, self.now())
+
+    def ring_soon(self) -> None:
+        """Have all others look; nobody waits for it."""
+        if self._thread is not None:
+            self._thread.do_soon(self._desk.ring, self.now())
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Hear the bell."""
+        await self.bell.listen(on_news)
+
+    async def _ringing(self, verb: Callable[..., T], *args: Any) -> T:
+        """Do it, and tell the others."""
+        result: T = await self._call(self._desk.do, verb, *args)
+        if result:
+            await self._call(self._desk.ring, self.now())
+        return result
+
+    def __repr__(self) -> str:
+        return f"at {str(self.path)!r}"

@@ -1,0 +1,130 @@
+"""One row after the other: what is done to a row of an SQLite file when something out of the ordinary happens to it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+from .._errors import AbortError
+from ._port import State, Verdict
+from ._record import encode_error, replaced_error, with_loss
+
+if TYPE_CHECKING:
+    from ._port import Settlement
+    from ._sqlite_driver import Connection
+    from ._sqlite_queues import Queues
+
+_LAST_TURN = 2**63 - 1
+ABORT = "abort"
+_REPLACED = "replaced by "
+"""What is wished of who runs a row; the second with an id behind it."""
+_COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
+
+HELD = "WHERE seq = ? AND token = ? AND state = 2"
+_FINISH = f"UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history) {HELD}"
+DROP = f"DELETE FROM trio_tasks_task {HELD}"
+_RETURN = f"""
+UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
+result = coalesce(?, result), history = coalesce(?, history), wish = NULL, start_by = NULL
+{HELD}
+"""
+
+
+class Due(NamedTuple):
+    """A row that is due."""
+
+    seq: int
+    id: str
+    state: int
+    attempt: int
+    start_by: float | None
+    history: bytes | None
+    worker: str | None
+    wish: str | None
+
+
+@final
+class Rows:
+    """The table of tasks, as one connection sees it.
+
+    Args:
+      connection: whose transactions are somebody else's business.
+      queues: their numbers and counts.
+    """
+
+    def __init__(self, connection: Connection, queues: Queues) -> None:
+        self._connection = connection
+        self._queues = queues
+        self._last_turn = 0
+
+    def turn(self, due: float | None, now: float) -> int:
+        """A place in the line: from when it is due, or behind all that have come to this process so far."""
+        if due is not None:
+            return min(int(due * 1e6), _LAST_TURN)
+        self._last_turn = max(self._last_turn + 1, int(now * 1e6))
+        return self._last_turn
+
+    def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
+        """Id and wish of a row that is running under this token."""
+        rows = self._connection.execute(f"SELECT id, wish FROM trio_tasks_task {HELD}", (key, token))
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def put_back(self, each: Settlement, now: float) -> None:
+        """It was retried, or released: it waits again."""
+        held = each.key, each.token
+        queue = self._queues.number(each.queue)
+        if each.verdict is Verdict.RELEASED:
+            self._connection.execute(_RETURN, (State.WAITING, None, None, 1, None, None, *held))
+            self._queues.count(queue, running=-1, released=1)
+        else:
+            due = now + each.after if each.after > 0 else None
+            state = State.WAITING if due is None else State.DELAYED
+            turn = self.turn(due, now)
+            self._connection.execute(_RETURN, (state, due, turn, 0, each.result, each.history, *held))
+            self._queues.count(queue, running=-1, retried=1)
+
+    def finish(self, each: Settlement, now: float) -> None:
+        """It was running, and is not any more."""
+        state = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED}.get(each.verdict, State.KILLED)
+        if each.keep:
+            due = None if each.keep == math.inf else now + each.keep
+            self._connection.execute(
+                _FINISH, (state, due, self.turn(None, now), each.result, each.history, each.key, each.token)
+            )
+        else:
+            self._connection.execute(DROP, (each.key, each.token))
+        self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
+
+    def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
+        """Finish a row that waits."""
+        self._connection.execute(
+            "UPDATE trio_tasks_task SET state = 5, due = NULL, turn = ?, result = ? WHERE seq = ?",
+            (self.turn(None, now), error, seq),
+        )
+        self._queues.count(queue, live=-1, killed=1)
+
+    def take_back(self, queue: int, row: Due, now: float) -> None:
+        """An orphan waits again; its attempt stays counted."""
+        self._queues.count(queue, running=-1)
+        self._connection.execute(
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, wish = NULL, history = ? WHERE seq = ?",
+            (with_loss(row.history, row.attempt, now, row.worker), row.seq),
+        )
+
+    def make_ready(self, seq: int) -> None:
+        """Its time has come."""
+        self._connection.execute("UPDATE trio_tasks_task SET state = 0, due = start_by WHERE seq = ?", (seq,))
+
+    def take_over_key(self, seq: int, successor: str) -> None:
+        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        self._connection.execute(
+            "UPDATE trio_tasks_task SET uniq = NULL, wish = coalesce(wish, ?) WHERE seq = ?",
+            (_REPLACED + successor, seq),
+        )
+
+
+def unwanted(wish: str) -> bytes:
+    """Why a row that was running is not to come back: it was to be aborted, or another one has its unique key."""
+    if wish == ABORT:
+        return encode_error(AbortError("aborted while it ran"))
+    return replaced_error(wish.removeprefix(_REPLACED))

@@ -1,0 +1,146 @@
+"""The tables in an SQLite file: what they are, whether they are ours, and how those of an older version are migrated.
+
+The tables can stand in a database of the user's own, beside others; so their names begin with ``trio_tasks_``, and the
+version stands in a table, not in the file's header.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._errors import BackendError
+from ._sqlite_driver import DamagedError
+
+if TYPE_CHECKING:
+    from ._sqlite_driver import Connection
+
+VERSION = 1
+
+_VERSION_1 = [
+    """
+    CREATE TABLE trio_tasks_meta (
+        name TEXT PRIMARY KEY,
+        value ANY
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trio_tasks_queue (
+        num INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        live INTEGER NOT NULL DEFAULT 0,       -- rows that are not finished
+        running INTEGER NOT NULL DEFAULT 0,    -- of these
+        pushed INTEGER NOT NULL DEFAULT 0,     -- in all, as those that follow
+        succeeded INTEGER NOT NULL DEFAULT 0,
+        retried INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0,
+        killed INTEGER NOT NULL DEFAULT 0,
+        released INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    """
+    CREATE TABLE trio_tasks_task (
+        seq INTEGER PRIMARY KEY,
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL CHECK (typeof(id) = 'text' AND id != ''),
+        state INTEGER NOT NULL CHECK (state IN (0, 1, 2, 3, 4, 5)),  -- State
+        priority INTEGER NOT NULL,
+        turn INTEGER NOT NULL,                 -- microseconds: since when it waits, or is finished
+        due REAL,                              -- when the clock changes its state
+        start_by REAL,                         -- when it expires, unless claimed
+        token INTEGER NOT NULL DEFAULT 0,      -- of the last claim
+        attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
+        uniq TEXT,
+        wish TEXT,                             -- what somebody wants of who runs it
+        worker TEXT,
+        payload BLOB NOT NULL,
+        head BLOB CHECK (head IS NULL OR typeof(head) = 'blob'),
+        result BLOB,
+        history BLOB,
+        progress BLOB
+    )
+    """,
+    "CREATE UNIQUE INDEX trio_tasks_by_id ON trio_tasks_task (queue, id)",
+    "CREATE INDEX trio_tasks_ready ON trio_tasks_task (queue, priority DESC, turn) WHERE state = 0",
+    "CREATE INDEX trio_tasks_timed ON trio_tasks_task (queue, due) WHERE due IS NOT NULL AND state < 3",
+    "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE state IN (3, 4, 5)",
+    "CREATE UNIQUE INDEX trio_tasks_unique ON trio_tasks_task (queue, uniq) WHERE uniq IS NOT NULL AND state < 3",
+    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE wish IS NOT NULL AND state = 2",
+    """
+    CREATE TABLE trio_tasks_session (
+        num INTEGER PRIMARY KEY,
+        address TEXT,                          -- where to ring: a port of the loopback interface
+        key BLOB,                              -- what to say there
+        expires REAL NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE trio_tasks_worker (
+        session INTEGER NOT NULL,
+        queue TEXT NOT NULL,                   -- its name: it may not have a number yet
+        name TEXT NOT NULL
+    )
+    """,
+    """
+    INSERT INTO trio_tasks_meta
+    VALUES ('version', 1), ('sessions', 0), ('latest', 0.0), ('boot', ''), ('anchor', 0.0)
+    """,
+]
+
+_MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1}
+"""By the version from which each leads to the next."""
+
+_SMALL = 8 * 2**20
+"""Bytes up to which a file is read through when it is opened."""
+
+
+def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
+    """Make the tables, or migrate them; inside the caller's transaction.
+
+    Raises:
+      BackendError: the file is not ours, newer than we are, or damaged. Nothing was changed.
+    """
+    tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    version = 0
+    if "trio_tasks_meta" in tables:
+        version = _version_of(connection, path)
+    elif tables and not join_existing:
+        some = ", ".join(sorted(tables)[:3])
+        raise BackendError(
+            f"the SQLite file {path!r} is not ours: it has other tables ({some}), and none of a task storage; "
+            "join_existing=True puts ours beside them"
+        )
+    for step in range(version, VERSION):
+        for statement in _MIGRATIONS[step]:
+            connection.execute(statement)
+        connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (step + 1,))
+
+
+def _version_of(connection: Connection, path: str) -> int:
+    rows = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'version'")
+    version = rows[0][0] if rows else None
+    if not isinstance(version, int) or version < 1:
+        raise DamagedError(f"the SQLite file {path!r} is damaged: its schema has no version")
+    if version > VERSION:
+        raise BackendError(
+            f"the SQLite file {path!r} was written by a newer trio_tasks: its schema is of version {version}, "
+            f"and this one knows versions up to {VERSION}"
+        )
+    return version
+
+
+def check_whole(connection: Connection, path: str) -> None:
+    """See whether the file is all there: all of its pages and indexes, if it is small.
+
+    Raises:
+      BackendError: it is not.
+    """
+    file = Path(path)
+    if not file.exists() or not (size := file.stat().st_size):
+        return
+    # SQLite itself sees whether the file was cut off. It must not be opened here: all locks that this process has on a
+    # file are gone when any of its descriptors is closed, those of other connections too.
+    if size <= _SMALL:
+        [(verdict, *_), *_] = connection.execute("PRAGMA integrity_check(1)")
+        if verdict != "ok":
+            raise DamagedError(f"the SQLite file {path!r} is damaged: {verdict}")

@@ -1,0 +1,236 @@
+"""What many trio tasks ask of one engine, lined up for the next exchange.
+
+While an exchange is under way, whoever pushes or settles lines up for the next; the rows that an exchange claims are
+for those who wait for a task, and for the seats that are being told of their settlements and will come back for more.
+So nothing is claimed that nobody has a free seat for. Who makes the exchanges is the :class:`Pump`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+from outcome import Error, Value
+
+from .._contained import contained
+from .._errors import BackendError
+from ._port import Claim, Exchange, NewRow, Settlement, Verdict
+from ._requests import Push, Settle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._errors import DuplicateTaskError
+    from .._task import Parts
+    from ._lane import Lane
+    from ._port import Answer, Engine
+
+T = TypeVar("T")
+
+
+@final
+class Traffic:
+    """What goes back and forth between the lanes of a storage and its engine.
+
+    Args:
+      engine: of which :meth:`ask` and the pump make use in turns.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.lanes: dict[str, Lane] = {}
+        self.pushes: list[Push] = []
+        self.settles: list[Settle] = []
+        self.needed = trio.Event()
+        """Set when the pump has something to do."""
+        self.has_news = False
+        """Whether somebody else may have asked for an attempt to be aborted."""
+        self.is_open = False
+        self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened
+        self.closed = False
+        self._turn = trio.Lock()
+
+    # What the storages ask
+
+    @trio.lowlevel.enable_ki_protection
+    async def push(self, lane: Lane, rows: list[NewRow]) -> list[str | DuplicateTaskError]:
+        """Let rows in, all in one transaction. If it is cancelled while it waits for its turn, nothing was pushed; once
+        the transaction is under way, it cannot be cancelled."""
+        self.check_open()
+        request = Push(lane, rows)
+        self.pushes.append(request)
+        self.needed.set()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            if request.is_under_way:
+                return trio.lowlevel.Abort.FAILED
+            self.pushes.remove(request)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        answers: list[str | DuplicateTaskError] = await trio.lowlevel.wait_task_rescheduled(leave)
+        return answers
+
+    @trio.lowlevel.enable_ki_protection
+    def settle(self, lane: Lane, settlement: Settlement, parts: Parts, *, will_take_more: bool) -> None:
+        """Have this settled: the current trio task, which is to wait for that, is rescheduled with the answer (a bool,
+        or an exception), within bounds."""
+        self.check_open()
+        self.settles.append(Settle(lane, settlement, will_take_more, parts, trio.lowlevel.current_task()))
+        if not self.needed.is_set():
+            self.needed.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self, lane: Lane) -> Any:
+        """Wait for a task of this lane; if it is cancelled, nothing was taken."""
+        self.check_open()
+        me = trio.lowlevel.current_task()
+        lane.receivers[me] = None
+        self.needed.set()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            del lane.receivers[me]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return await trio.lowlevel.wait_task_rescheduled(leave)
+
+    @trio.lowlevel.enable_ki_protection
+    async def ask(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call one of the engine's other methods, when it is free. If it is cancelled before that, nothing was done."""
+        self.check_open()
+        await trio.lowlevel.checkpoint()
+        await self._turn.acquire()
+        results: list[T] = []
+        with trio.CancelScope(shield=True):
+            try:
+                results.append(await async_fn(*args))
+            finally:
+                self._turn.release()
+        return results[0]
+
+    @trio.lowlevel.enable_ki_protection
+    async def in_turn(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call the engine, when nobody else does."""
+        try:
+            self._turn.acquire_nowait()  # a turn that is free costs no round of the scheduler
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            return await async_fn(*args)
+        finally:
+            self._turn.release()
+
+    # What happens to them
+
+    def look(self) -> None:
+        """Something may have changed: see what there is for those who wait."""
+        for lane in self.lanes.values():
+            lane.stir()
+        self.needed.set()
+
+    def hear(self) -> None:
+        """Somebody else may have changed something."""
+        self.has_news = True
+        for lane in self.lanes.values():
+            for event in lane.awaited.values():
+                event.set()
+        self.look()
+
+    def check_open(self) -> None:
+        """Raise ``trio.ClosedResourceError`` if nothing can be asked any more."""
+        if not self.is_open or self.closed:
+            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+        if trio.lowlevel.current_trio_token() is not self.token:
+            raise RuntimeError("this storage was opened in another process, or another run: open one here")
+
+    def claims(self) -> tuple[list[Claim], list[Lane]]:
+        """What to claim together with what is lined up, and for which lanes."""
+        now = self.engine.now()
+        returning: dict[Lane, int] = {}
+        for settle in self.settles:
+            lane = settle.lane
+            if settle.will_take_more:
+                returning[lane] = returning.get(lane, 0) + 1
+            if settle.settlement.verdict in (Verdict.RELEASED, Verdict.RETRIED) or lane.is_closed:
+                lane.stir()
+        for push in self.pushes:
+            push.lane.stir()
+        claims: list[Claim] = []
+        lanes: list[Lane] = []
+        for lane in self.lanes.values():
+            wanted = lane.wanted(returning.get(lane, 0))
+            if wanted and lane.is_worth_asking(now):
+                claims.append(Claim(lane.queue, wanted, lane.lease, lane.claimant))
+                lanes.append(lane)
+        return claims, lanes
+
+    def tell(self, answer: Answer, pushes: list[Push], settles: list[Settle]) -> None:
+        """Those who pushed and settled have their answers."""
+        for settle, settled in zip(settles, answer.settled, strict=True):
+            if settle.trio_task is not None and settle.parts is not None:
+                settle.lane.let_go(settle.parts)
+                trio.lowlevel.reschedule(settle.trio_task, Value(settled))
+        position = 0
+        for push in pushes:
+            answers = answer.pushed[position : position + len(push.rows)]
+            position += len(push.rows)
+            trio.lowlevel.reschedule(push.trio_task, Value(answers))
+        for queue, task_id in answer.finished:
+            if queue in self.lanes:
+                self.lanes[queue].finish(task_id)
+
+    def give_back(self, *, only_stale: bool) -> None:
+        """Line up what releases the rows at hand that nobody has come for."""
+        for lane in self.lanes.values():
+            if lane.stock and (not only_stale or lane.is_stale()):
+                self.settles += [Settle(lane, each) for each in lane.give_back()]
+
+    def end_lanes(self) -> None:
+        """Who waits for a task of a queue that has ended is told so."""
+        for lane in self.lanes.values():
+            if lane.receivers and lane.has_ended:
+                lane.send_away(trio.EndOfChannel())
+
+    # The end
+
+    @trio.lowlevel.enable_ki_protection
+    async def end(self) -> None:
+        """Settle what is to be settled, give back what is at hand, and close the engine."""
+        for lane in self.lanes.values():
+            lane.receivers, waiting = OrderedDict(), lane.receivers
+            for receiver in waiting:
+                trio.lowlevel.reschedule(receiver, Error(_closed()))
+        self.give_back(only_stale=False)
+        self.closed = True
+        self.pushes, late = [], self.pushes
+        for push in late:
+            trio.lowlevel.reschedule(push.trio_task, Error(_closed()))
+        with contained("a storage could not give back what it had at hand"):
+            await self.in_turn(self._exchange_for_the_last_time)
+        self._send_away()
+        await self.engine.aclose()
+
+    async def _exchange_for_the_last_time(self) -> None:  # noqa: ASYNC910  there may be nothing to exchange
+        self.give_back(only_stale=False)  # what an exchange has brought in meanwhile
+        settles, self.settles = self.settles, []
+        if settles:
+            try:
+                answer = await self.engine.exchange(Exchange([settle.settlement for settle in settles]))
+            except BackendError:
+                self.settles += settles
+                raise
+            self.tell(answer, [], settles)
+
+    def _send_away(self) -> None:
+        """Whoever waits now has waited in vain."""
+        for settle in self.settles:
+            if settle.trio_task is not None:
+                trio.lowlevel.reschedule(settle.trio_task, Error(_closed()))
+        self.settles = []
+        for lane in self.lanes.values():
+            for event in lane.awaited.values():
+                event.set()
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("the storage was closed, with its connection")
