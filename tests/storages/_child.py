@@ -253,6 +253,7 @@ async def child(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it
     try:
         trio.run(PROGRAMS[sys.argv[1]], Path(sys.argv[2]), *sys.argv[3:])
     except (KeyboardInterrupt, BaseExceptionGroup) as interrupt:
