@@ -265,6 +265,49 @@ async def test_a_closed_queue_ends_when_it_is_empty(autojump_clock: MockClock) -
             await storage.push("more")
 
 
+async def test_news_that_comes_while_a_claim_is_under_way_is_not_lost(autojump_clock: MockClock) -> None:
+    """The claim found nothing, and answers after the news: what it says is out of date by then."""
+    store = Store()
+    slow, quick = TroubledEngine(store), TroubledEngine(store)
+    async with Storage[str](slow, poll_interval=1000) as here, Storage[str](quick) as there:
+        slow.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def receive() -> None:
+                with trio.fail_after(100):
+                    assert (await here.receive()).args == "x"
+
+            await trio.sleep(1)
+            await there.push("x")
+            slow.gate.set()
+
+
+async def test_what_is_in_hand_for_long_keeps_a_closed_queue_open(autojump_clock: MockClock) -> None:
+    """Its lease is renewed all the time, and it may come back after all."""
+    async with Storage[str](lease=3.0) as storage:
+        ended: list[float] = []
+
+        async def handler(task: Task[str]) -> None:
+            if task.parts.attempt < 2:
+                await trio.sleep(20)
+                raise RetryAfterError("again", 10)
+
+        async def receive() -> None:
+            async for _ in storage:
+                pass
+            ended.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            began = trio.current_time()
+            nursery.start_soon(Worker("w", storage, handler, concurrency=1).run)
+            await storage.push("x")
+            await trio.sleep(1)
+            storage.close()
+            await receive()
+        assert ended[0] - began >= 29
+
+
 async def test_no_worker_ends_while_another_may_still_put_its_task_back(autojump_clock: MockClock) -> None:
     async with Storage[str]() as storage:
         ended: dict[str, float] = {}
