@@ -265,6 +265,24 @@ async def test_a_closed_queue_ends_when_it_is_empty(autojump_clock: MockClock) -
             await storage.push("more")
 
 
+async def test_what_came_later_than_its_lease_is_not_begun(autojump_clock: MockClock) -> None:
+    """As in a process that was stopped meanwhile: somebody else has it, or will."""
+    async with Storage[str](lease=5.0) as storage:
+        await storage.push("x")
+        storage.engine.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 8)
+            nursery.start_soon(open_later, storage.engine.gate, 8)
+            task = await storage.receive()
+        assert task.parts.attempt == 2
+        assert [each.became for each in task.parts.context.history] == ["lost"]
+
+
+async def open_later(gate: trio.Event, seconds: float) -> None:
+    await trio.sleep(seconds)
+    gate.set()
+
+
 async def test_news_that_comes_while_a_claim_is_under_way_is_not_lost(autojump_clock: MockClock) -> None:
     """The claim found nothing, and answers after the news: what it says is out of date by then."""
     store = Store()

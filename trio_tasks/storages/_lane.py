@@ -143,8 +143,12 @@ class Lane:
         if self.stirs == stirs:
             self.is_dry, self.next_due, self.live = True, next_due, live
 
-    def let_in(self, rows: list[Claimed], until: float) -> None:
-        """These were claimed: give them to those who wait, and keep the rest at hand."""
+    def let_in(self, rows: list[Claimed], until: float, now: float) -> None:
+        """These were claimed: give them to those who wait, and keep the rest at hand; unless the answer came so late
+        that their lease is over."""
+        if now >= until:
+            self.stir()
+            return
         for row in rows:
             task = self._task_of(row, until)
             if self.receivers:
@@ -172,13 +176,15 @@ class Lane:
         parts.context = Grip(self, row, until)
         return Task(args, parts)
 
-    def take(self) -> Task[Any] | None:
-        """The next task at hand."""
-        if not self.stock:
-            return None
-        task = self.stock.popleft()
-        self.hand[task.parts.id] = task.parts
-        return task
+    def take(self, now: float) -> Task[Any] | None:
+        """The next task at hand. What lay there for longer than its lease, in a process that was stopped, is not begun:
+        it is somebody else's by now."""
+        while self.stock:
+            task = self.stock.popleft()
+            if now < task.parts.context.until:
+                self.hand[task.parts.id] = task.parts
+                return task
+        return None
 
     def is_stale(self) -> bool:
         """Whether nobody has come for what is at hand, though everybody had time to. Asked once in each round."""

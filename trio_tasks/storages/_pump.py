@@ -112,7 +112,7 @@ class Pump:
             claim, claimed = claims[number], answer.claimed[number]
             if len(claimed) < claim.limit:
                 lane.ran_dry(stirs[number], answer.next_due[number], answer.live[number])
-            lane.let_in(claimed, began_at + claim.lease)
+            lane.let_in(claimed, began_at + claim.lease, self._engine.now())
 
     async def _bear(  # noqa: ASYNC910  who pushes again cuts the pause short
         self, error: BackendError, pushes: list[Push], settles: list[Settle]

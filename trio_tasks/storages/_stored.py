@@ -127,7 +127,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
     def receive_nowait(self) -> Task[A]:
         """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance."""
         self._traffic.check_open()
-        task = self._lane.take()
+        task = self._lane.take(self._traffic.engine.now())
         if task is not None:
             return task
         if self._lane.has_ended:
