@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from ._clock import seconds_until, wall_after
+from ._clock import wall_after
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
 from ._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
 from ._ready_queue import DelayQueue, ReadyQueue
@@ -59,7 +59,7 @@ class Ledger(Generic[A]):
             task = Task(task.args, task.parts.again(attempt=0))
         parts = task.parts
         task_id, terms = parts.id, parts.terms
-        delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
+        delay = parts.seconds_to_wait
         if task_id in self._live or task_id in self._dead or task_id in self._done:
             raise DuplicateTaskError(f"a task of the id {str(task_id)!r} has been pushed already; ids must be new")
         if terms.unique is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, final
 
+from ._clock import seconds_until
 from ._extensions import NO_METADATA, Extensions, Metadata
 from ._task_id import TaskId
 
@@ -167,6 +168,13 @@ class Parts:
     def delay(self) -> float:
         """Seconds that it is to wait from when it is pushed; 0 if it is to be ready at once, or by ``run_at``."""
         return self.terms.delay
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """Seconds from now until it is to be ready, if it is pushed now: by its delay, or else by ``run_at``."""
+        if self.run_at is None or self.terms.delay:
+            return self.terms.delay
+        return seconds_until(self.run_at)
 
     @property
     def unique(self) -> str | None:

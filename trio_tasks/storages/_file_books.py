@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
-from .._errors import AbortError
 from ._file_rows import DELAYED, GONE, KILLED, KILLS, LIVE, PUSHED, RUNNING, WAITING, Line, Row, Shelf
-from ._record import encode_error, expired_error, replaced_error, with_loss
+from ._record import aborted_error, expired_error, replaced_error, with_loss
 
 OVERHEAD = 120
 """Bytes that a row takes in a snapshot beside its payload and its head, about."""
@@ -195,7 +194,7 @@ class Books:
         if row.unique is not None and (holder := self.hold(row)) is not None:
             self.kill(row, replaced_error(holder.id))
         elif row.aborted:
-            self.kill(row, encode_error(AbortError("aborted while it ran")))
+            self.kill(row, aborted_error())
         elif delay is None:
             row.state, row.due = WAITING, None
             self.enlist(row)

@@ -11,6 +11,8 @@ from outcome import Error, Value
 
 from .._checks import check_seconds, check_text, check_unicode
 from .._codec import CborCodec, JsonCodec, as_codec
+from .._errors import AbortError
+from .._outcome import Killed
 from .._task import Parts, Status, Task, attempt_number
 from ._port import NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss
@@ -30,6 +32,11 @@ STALE = 0.005
 """Seconds after which a row at hand that nobody has come for is given back,"""
 _ROUNDS = 3
 """and so many rounds of the scheduler, since a round may take longer than that."""
+
+
+def abort(parts: Parts) -> bool:
+    """End the attempt under way at a task in hand, to be settled as killed; False if there is none."""
+    return parts.holder is not None and parts.holder.revoke(Killed(AbortError("aborted while it ran")))
 
 
 @final

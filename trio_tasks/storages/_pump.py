@@ -9,9 +9,8 @@ import trio
 from outcome import Error
 
 from .._contained import contained, log
-from .._errors import AbortError, BackendError
-from .._outcome import Killed
-from ._lane import STALE
+from .._errors import BackendError
+from ._lane import STALE, abort
 from ._port import Exchange
 from ._requests import Push, Settle
 
@@ -149,9 +148,8 @@ class Pump:
         with contained("a storage could not look for what is to be aborted"):
             renewal = await self._traffic.in_turn(self._engine.renew, (), 0.0)
             for key in renewal.aborted:
-                parts = hands.get(key)
-                if parts is not None and parts.holder is not None:
-                    parts.holder.revoke(Killed(AbortError("aborted while it ran")))
+                if key in hands:
+                    abort(hands[key])
 
 
 def _as_ours(error: Exception) -> BackendError:

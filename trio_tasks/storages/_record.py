@@ -185,6 +185,11 @@ def expired_error() -> bytes:
     return encode_error(TaskExpiredError("not started within its expires_in"))
 
 
+def aborted_error() -> bytes:
+    """That somebody wanted it aborted."""
+    return encode_error(AbortError("aborted while it ran"))
+
+
 def replaced_error(successor: str) -> bytes:
     """That another task has taken its place."""
     return encode_error(AbortError(f"replaced by task {successor}"))

@@ -27,11 +27,10 @@ from .._abc import (
 )
 from .._checks import check_count, check_seconds, check_text
 from .._errors import AbortError, LeaseLostError, UnknownTaskError
-from .._outcome import Killed
 from .._sink import check_task
 from .._task import Status, Task
 from ._filed import PLAIN, STATES, result_of, shown
-from ._lane import Grip
+from ._lane import Grip, abort
 from ._port import Held, State
 from ._record import decode_head, encode_error, encode_head
 
@@ -194,7 +193,7 @@ class Shelves(
         await trio.lowlevel.checkpoint()
         parts = self._lane.hand.get(task_id)
         if parts is not None and parts.holder is not None:
-            return parts.holder.revoke(Killed(AbortError("aborted while it ran")))
+            return abort(parts)
         told: bool = await self._do("abort", task_id)
         return told
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
+import trio
+
 from .._checks import check_seconds
 from .._errors import DuplicateTaskError
 from .._task import Task
@@ -170,8 +172,6 @@ class SqliteTransaction:
         Raises:
           TypeError: the task does not come from a :class:`SqliteStorage`.
         """
-        import trio
-
         await trio.lowlevel.checkpoint()
         grip = task.parts.context
         if not isinstance(grip, Grip):

@@ -37,7 +37,7 @@ class SqliteEngine(Engine):
     Args:
       path: of the file.
       synchronous: SQLite's pragma.
-      driver: ``"sqlite3"``, ``"apsw"``, or None for the better one that is installed.
+      driver: ``"sqlite3"``, ``"apsw"``, or None for the first of them.
       join_existing: whether our tables may be put beside others.
     """
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from .._errors import AbortError
 from ._port import State, Verdict
-from ._record import encode_error, replaced_error, with_loss
+from ._record import aborted_error, replaced_error, with_loss
 
 if TYPE_CHECKING:
     from ._port import Settlement
@@ -126,5 +125,5 @@ class Rows:
 def unwanted(wish: str) -> bytes:
     """Why a row that was running is not to come back: it was to be aborted, or another one has its unique key."""
     if wish == ABORT:
-        return encode_error(AbortError("aborted while it ran"))
+        return aborted_error()
     return replaced_error(wish.removeprefix(_REPLACED))

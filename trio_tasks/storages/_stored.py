@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from .._abc import ListQueues, RegisterWorker, StockedBackend
-from .._clock import seconds_until, wall_after
+from .._clock import wall_after
 from .._contained import log
 from .._context import WorkerContext
-from .._errors import AbortError, BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
-from .._outcome import Killed, Released
+from .._errors import BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
+from .._outcome import Released
 from .._sink import STRETCH, TaskSink, check_task, make_tasks
 from .._task import Status, Task
 from .._task_id import TaskId
 from ._handle import Handle
-from ._lane import Grip
+from ._lane import Grip, abort
 from ._port import Held
 from ._record import encode_head
 from ._settling import STATUS_AFTER, settlement_of
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ._port import NewRow
 
 A = TypeVar("A")
-
-_ABORTED = AbortError("aborted while it ran")
 
 
 class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues):
@@ -97,7 +95,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         parts = task.parts
         terms = parts.terms
-        delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
+        delay = parts.seconds_to_wait
         row = self._lane.row_of(task, self._lane.codec.encode(task.args), encode_head(terms, parts.metadata), delay)
         if delay > 0 and parts.run_at is None:
             parts.run_at = wall_after(delay)
@@ -195,8 +193,8 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             if (parts := held.pop(key, None)) is not None and parts.holder is not None:
                 parts.holder.revoke(Released("its lease was lost"))
         for key in renewal.aborted:
-            if (parts := held.get(key)) is not None and parts.holder is not None:
-                parts.holder.revoke(Killed(_ABORTED))
+            if key in held:
+                abort(held[key])
         for parts in held.values():
             parts.context.until = until
 
