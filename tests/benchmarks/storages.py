@@ -17,6 +17,7 @@ CONCURRENCIES = [1, 10, 100]
 TARGETS = {"NORMAL": 10.0, "FULL": 8.0}
 """How many times huey's rate a drain should reach, at concurrency 10 and 100."""
 HUEY = "huey, SqliteHuey"
+BARE = "SQLite alone, as many rows at a time"
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Contender:
     title: str
     measure: Callable[..., Found]
     is_concurrent: bool = True
+    pushes: bool = True
 
 
 def contenders() -> Iterator[Contender]:
     """huey first, to which the others are compared; then ours; then other queues on SQLite, where installed."""
     yield Contender(HUEY, partial(measure_afresh, "side_by_side.huey_on_sqlite"))
+    yield Contender(BARE, partial(measure_afresh, "side_by_side.bare_sqlite"), pushes=False)
     for engine, title in ENGINES.items():
         if engine != "apsw" or importlib.util.find_spec("apsw"):
             yield Contender(title, partial(measure_afresh, "stored_daily", engine=engine))
@@ -62,7 +65,7 @@ def show() -> None:
 def _compare(kind: str, concurrency: int, title: str) -> None:
     for synchronous in LEVELS:
         print(f"\n  {title + ', ' + synchronous:44}{'tasks/s':>10}{'CPU µs':>9}{'times huey':>12}", flush=True)
-        entered = [each for each in contenders() if concurrency == 1 or each.is_concurrent]
+        entered = [each for each in contenders() if _takes_part(each, kind, concurrency)]
         tasks = size(5_000, 200) if synchronous == "NORMAL" else size(2_000, 100)
         found = _best_in_turns(entered, kind=kind, synchronous=synchronous, tasks=tasks, concurrency=concurrency)
         huey = found[HUEY].get("wall", math.nan)
@@ -70,12 +73,18 @@ def _compare(kind: str, concurrency: int, title: str) -> None:
             _show_rate(name, each, huey, TARGETS[synchronous] if kind == "drain" and concurrency > 1 else None)
 
 
+def _takes_part(contender: Contender, kind: str, concurrency: int) -> bool:
+    return (contender.is_concurrent or concurrency == 1) and (contender.pushes or kind == "drain")
+
+
 def _best_in_turns(entered: list[Contender], **terms: Any) -> dict[str, Found]:
     """The best of three of each by either clock, taken in turns."""
     found: dict[str, Found] = {}
     for _ in range(size(3, 1)):
         for each in entered:
-            many = 4 if each.title in ENGINES.values() and terms["concurrency"] > 1 else 1  # or it is over too soon
+            many = (
+                4 if each.title in (BARE, *ENGINES.values()) and terms["concurrency"] > 1 else 1
+            )  # or it is over too soon
             known, new = found.get(each.title, {}), each.measure(**{**terms, "tasks": many * terms["tasks"]})
             found[each.title] = {**new, **{clock: min(new[clock], known[clock]) for clock in known.keys() & new.keys()}}
     return found

@@ -321,6 +321,20 @@ async def test_a_lock_for_a_while_is_waited_for(tmp_path: Path) -> None:
         assert (await storage.metrics())["waiting"] == 5
 
 
+async def test_who_only_looks_does_not_wait_for_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        task_id = await storage.push(5)
+        with lock(path), trio.fail_after(_sqlite_desk._LOCK_PATIENCE / 2):
+            found = await storage.fetch_by_id(task_id)
+            assert found is not None
+            assert found.args == 5
+            assert [task.args for task in await storage.list_tasks()] == [5]
+            assert (await storage.metrics())["waiting"] == 1
+            assert await storage.list_workers() == []
+            assert await storage.list_queues() == ["default"]
+
+
 async def test_a_lock_for_too_long_is_told_to_who_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
     path = tmp_path / "tasks.db"

@@ -22,7 +22,8 @@ DRIVERS = [
 
 BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
-    "claim": (books.CLAIM, (1, 0.0, "w", 1, 10), {BY_KEY, "trio_tasks_ready"}),
+    "ready": (books.READY, (1, 10), {"trio_tasks_ready"}),
+    "claim": (books.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
     "due": (books.DUE, (1, 0.0, 10), {"trio_tasks_timed"}),
     "next due": (books.NEXT_DUE, (1,), {"trio_tasks_timed"}),
     "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),

@@ -36,11 +36,13 @@ _INSERT = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
+READY = """
+SELECT seq, id, attempt, payload, head, history, start_by FROM trio_tasks_task
+WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?
+"""
 CLAIM = """
-UPDATE trio_tasks_task
-SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
-WHERE seq IN (SELECT seq FROM trio_tasks_task WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?)
-RETURNING seq, token, id, attempt, payload, head, history, -priority, turn, start_by
+UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
+WHERE seq IN (SELECT value FROM json_each(?))
 """
 SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ? {HELD}"
 _SUCCEED_ALL = """
@@ -55,7 +57,7 @@ NEXT_DUE = "SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT 
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
-    WHERE queue = ? AND state IN (3, 4, 5) AND due <= ? LIMIT ?)
+    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? LIMIT ?)
 """
 
 
@@ -236,14 +238,14 @@ class Books:
     def _claim(self, claim: Claim, now: float, answer: Answer) -> None:
         queue = self._queues.known(claim.queue)
         self.enter_due(claim.queue, queue, now, answer)
+        rows = self._ready(claim, queue, now, answer)
         self._token += 1
-        rows = self._connection.execute(CLAIM, (self._token, now + claim.lease, claim.worker, queue, claim.limit))
-        if len(rows) > 1:
-            rows.sort(key=_line)
-        self._queues.count(queue, running=len(rows))
-        if any(row[9] is not None and row[9] <= now for row in rows):
-            rows = self._without_expired(claim, rows, now, answer)
-        answer.claimed.append([Claimed._make(row[:7]) for row in rows])
+        if rows:
+            keys = dumps([row[0] for row in rows])
+            self._connection.changed(CLAIM, (self._token, now + claim.lease, claim.worker, keys))
+            self._queues.count(queue, running=len(rows))
+        token = self._token
+        answer.claimed.append([Claimed(row[0], token, row[1], row[2] + 1, row[3], row[4], row[5]) for row in rows])
         if len(rows) < claim.limit:
             self._queues.enter_counts()
             [(due,)] = self._connection.execute(NEXT_DUE, (queue,))
@@ -254,14 +256,14 @@ class Books:
             answer.next_due.append(None)
             answer.live.append(-1)
 
-    def _without_expired(self, claim: Claim, rows: list[Row], now: float, answer: Answer) -> list[Row]:
-        """More was due than one exchange sees to, and some of it was claimed, which had expired."""
-        for row in rows:
-            if row[9] is not None and row[9] <= now:
-                held = Settlement(claim.queue, row[0], row[1], Verdict.KILLED, 0.0, expired_error(), None, math.inf)
-                self.rows.finish(held, now)
-                answer.finished.append((claim.queue, row[2]))
-        return [row for row in rows if row[9] is None or row[9] > now]
+    def _ready(self, claim: Claim, queue: int, now: float, answer: Answer) -> list[Row]:
+        """The rows to claim, in order."""
+        rows = self._connection.execute(READY, (queue, claim.limit))
+        expired = [row for row in rows if row[6] is not None and row[6] <= now]
+        for row in expired:  # there was more due than one exchange sees to
+            self.rows.kill(queue, row[0], expired_error(), now)
+            answer.finished.append((claim.queue, row[1]))
+        return [row for row in rows if row not in expired] if expired else rows
 
     def enter_due(self, name: str, queue: int, now: float, answer: Answer) -> tuple[int, bool]:
         """What falls due: delayed rows are ready, those not started in time expire, orphans come back.
@@ -291,7 +293,3 @@ class Books:
         if now >= self._swept.get(queue, 0.0):
             swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
             self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
-
-
-def _line(row: Row) -> tuple[int, int]:
-    return row[7], row[8]

@@ -103,8 +103,8 @@ class Desk:
         [(others,)] = connection.execute("SELECT count(*) FROM trio_tasks_session WHERE num != ?", (self._session,))
         return now, others
 
-    def _in_transaction(self, fn: Callable[[], T]) -> T:
-        self._begin()
+    def _in_transaction(self, fn: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
+        self._begin(begin)
         committed = False
         try:
             result = fn()
@@ -115,13 +115,14 @@ class Desk:
                 self._roll_back()
         return result
 
-    def _begin(self) -> None:
-        """Take the lock. SQLite's own way of waiting for it sleeps for up to a tenth of a second; ours is quicker."""
+    def _begin(self, begin: str) -> None:
+        """Take the lock, unless it is only to be read. SQLite's own way of waiting for it sleeps for up to a tenth of a
+        second; ours is quicker."""
         give_up_at = time.monotonic() + _LOCK_PATIENCE
         pause = 0.0002
         while True:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(begin)
                 return
             except Exception as error:
                 if not is_busy(error) or time.monotonic() > give_up_at:
@@ -244,6 +245,21 @@ class Desk:
     def do(self, verb: Callable[..., T], *args: Any) -> T:
         """Any other transaction: ``verb(connection, books, queues, *args)``."""
         return self._do(lambda: self._apply(verb, args))
+
+    def look(self, verb: Callable[..., T], *args: Any) -> T:
+        """The same for what only reads: it does not wait for somebody else's lock."""
+
+        def read() -> T:
+            return verb(self._connection, self._books, self._queues, *args)
+
+        try:
+            return self._in_transaction(read, "BEGIN")
+        except Exception as error:
+            if not is_of_the_driver(error):
+                raise
+        return self._do(
+            read
+        )  # where reading has to wait as well, as after a crash, it waits here; or fails in our words
 
     def _apply(self, verb: Callable[..., T], args: tuple[Any, ...]) -> T:
         result = verb(self._connection, self._books, self._queues, *args)

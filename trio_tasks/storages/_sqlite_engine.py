@@ -103,11 +103,11 @@ class SqliteEngine(Engine):
 
     async def find(self, queue: str, task_id: str) -> Stored | None:
         """The row of this id."""
-        return await self._call(self._desk.do, verbs.find, queue, task_id)
+        return await self._call(self._desk.look, verbs.find, queue, task_id)
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
         """Rows in these states."""
-        return await self._call(self._desk.do, verbs.list_rows, queue, states, limit)
+        return await self._call(self._desk.look, verbs.list_rows, queue, states, limit)
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
@@ -139,11 +139,11 @@ class SqliteEngine(Engine):
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return await self._call(self._desk.do, verbs.counts, queue)
+        return await self._call(self._desk.look, verbs.counts, queue)
 
     async def queues(self) -> Sequence[str]:
         """The names of the queues."""
-        return await self._call(self._desk.do, verbs.names)
+        return await self._call(self._desk.look, verbs.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Say who runs here."""
@@ -151,7 +151,7 @@ class SqliteEngine(Engine):
 
     async def workers(self, queue: str) -> Sequence[str]:
         """Who runs anywhere."""
-        return await self._call(self._desk.do, verbs.workers, queue, self.now())
+        return await self._call(self._desk.look, verbs.workers, queue, self.now())
 
     def ring_soon(self) -> None:
         """Have all others look; nobody waits for it."""
