@@ -100,6 +100,17 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def seeds(session: nox.Session) -> None:
+    """Run random programs on lines that fail, by seeds: `nox -s seeds`, or `nox -s seeds -- sqlite 5000-5999`."""
+    install(session, "test")
+    if session.posargs:
+        session.run("python", "-m", "tests.simulation", *session.posargs)
+        return
+    for kind, last in (("memory", 9999), ("file", 999), ("sqlite", 999)):
+        session.run("python", "-m", "tests.simulation", kind, f"0-{last}")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Run a mixed load with restarts, and see that nothing grows: `nox -s soak -- --minutes 30`."""
     install(session, "test")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, final
 
 from ._checks import check_count, check_text
-from ._plain import DEEPEST, LOOKED_AT, look_over
+from ._plain import DEEPEST, LOOKED_AT, is_plain, look_over
 from ._refusal import DecodeError, Unfit, refuse
 from ._shape import Shape
 
@@ -97,7 +97,11 @@ class CborCodec:
             raise self._shape.undecodable(self._name, error) from error
         if end != _END:
             raise DecodeError(f"{self._name} cannot be decoded: the payload is not one whole item of CBOR")
-        if plain.__class__ in self._direct or self._shape.is_any:
+        if plain.__class__ in self._direct:
+            return plain
+        if self._shape.is_any:
+            if not is_plain(plain):
+                raise DecodeError(f"{self._name} cannot be decoded: it has a value of a kind that is never written")
             return plain
         try:
             return self._shape.from_plain(plain)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 _source: Callable[[], float] = time.time
+_machine: Callable[[], tuple[str, float]] | None = None
 
 
 def wall_now() -> datetime:
@@ -26,6 +27,8 @@ def wall_now() -> datetime:
 def machine_now() -> tuple[str, float]:
     """The machine's own clock: what names the time since it was started (empty where that cannot be known), and how
     many seconds have passed by a clock that nobody can set, and that all processes share."""
+    if _machine is not None:
+        return _machine()
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -55,3 +58,14 @@ def use_wall_clock(source: Callable[[], float]) -> Generator[None, None, None]:
         yield
     finally:
         _source = previous
+
+
+@contextmanager
+def use_machine_clock(source: Callable[[], tuple[str, float]]) -> Generator[None, None, None]:
+    """Read the machine's own clock from ``source`` inside the block; what it gives is as of :func:`machine_now`."""
+    global _machine  # noqa: PLW0603  the one replaceable function is a module global by design
+    previous, _machine = _machine, source
+    try:
+        yield
+    finally:
+        _machine = previous

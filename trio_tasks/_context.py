@@ -57,7 +57,7 @@ class WorkerContext:
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
         self.door = Door()
-        self.in_hand: set[Task[Any]] = set()
+        self.in_hand: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
         self.idle = False
         self.tally = Tally()
         self.listeners = listeners
@@ -201,7 +201,8 @@ class WorkerContext:
 
     def whereabouts(self) -> dict[str, str]:
         """For each task in hand, by its id, the line at which its attempt waits just now."""
-        return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
+        in_order = sorted(self.in_hand, key=lambda task: task.parts.id)
+        return {task.parts.id: task.parts.holder.whereabouts() for task in in_order if task.parts.holder}
 
     # What only the worker does
 

@@ -144,16 +144,14 @@ class Ledger(Generic[A]):
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
-        if isinstance(outcome, Retried):
+        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
+            self.cancel(parts.id, "replaced while it ran")  # by one that waits, runs, or has been finished since
+        elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
         else:
             self.counts["released"] += 1
             self._ready.append_front(again)
-        if parts.terms.unique is not None:
-            successor = self._unique.setdefault(parts.terms.unique, parts.id)
-            if successor != parts.id:
-                self.cancel(parts.id, f"replaced by task {successor} while it ran")
 
     def _finish(self, task: Task[A], outcome: Ending) -> None:
         parts = task.parts

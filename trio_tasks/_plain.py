@@ -25,6 +25,23 @@ DEEPEST = 500
 more."""
 
 
+def is_plain(value: Any) -> bool:
+    """Whether all of what a decoder gave is of a kind that is written: no simple value of CBOR, no key but text."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        kind = part.__class__
+        if kind is dict:
+            if not all(key.__class__ is str for key in part):
+                return False
+            parts += part.values()
+        elif kind in CONTAINERS:
+            parts += part
+        elif kind not in LEAVES and kind is not datetime:
+            return False
+    return True
+
+
 def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
     """See that a plain value, of a class in ``looked_at``, can be written.
 

@@ -139,7 +139,7 @@ class Seat:
         self._is_open = True
         task.parts.holder = self
         self.context.idle = False
-        self.context.in_hand.add(task)
+        self.context.in_hand[task] = None
 
     def _announce(self, task: Task[Any]) -> None:
         if self.context.listeners:
@@ -233,7 +233,7 @@ class Seat:
         except LeaseLostError:
             self._outcome = Released("its lease was lost")
         finally:
-            self.context.in_hand.discard(task)
+            self.context.in_hand.pop(task, None)
             task.parts.holder = None
             self._intake.dismiss(task)
         self._record(task)

@@ -7,6 +7,7 @@ asked for: one that takes the whole task is called as it is, and one that takes 
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from ._parameters import (
     not_a_handler,
 )
 from ._task import Task
+from ._threads import pause_instead
 
 
 def adapt(handler: Callable[..., Any], *, data: Iterable[object] = ()) -> Handler[Any, Any]:
@@ -83,10 +85,15 @@ def _in_thread(plan: Plan) -> Handler[Any, Any]:
 
     async def attempt(task: Task[Any]) -> Any:
         values = await plan.fill_and_extract(task)
-        # In a list, because trio refuses a thread that returns a coroutine.
-        (result,) = await trio.to_thread.run_sync(
-            lambda: [plan.call(task, values)], abandon_on_cancel=False, limiter=limiter
-        )
+        pause = pause_instead()
+        if pause is None:
+            # In a list, because trio refuses a thread that returns a coroutine.
+            (result,) = await trio.to_thread.run_sync(
+                lambda: [plan.call(task, values)], abandon_on_cancel=False, limiter=limiter
+            )
+        else:
+            await pause()
+            result = contextvars.copy_context().run(plan.call, task, values)
         return await result if inspect.isawaitable(result) else result
 
     return attempt

@@ -6,9 +6,13 @@ import os
 import random
 import threading
 import time
-from typing import final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
 
 from ._checks import check_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 _RANDOM_BITS = 74
 _RANDOM_LIMIT = 1 << _RANDOM_BITS
@@ -42,17 +46,18 @@ class TaskId(str):
 class _Sequence:
     """Version 7 UUIDs that never go back, though the clock may."""
 
-    __slots__ = ("_lock", "_millisecond", "_random", "_tail")
+    __slots__ = ("_lock", "_millisecond", "_nanoseconds", "_random", "_tail")
 
-    def __init__(self) -> None:
-        self._random = random.Random(os.urandom(32))
+    def __init__(self, dice: random.Random | None = None, nanoseconds: Callable[[], int] = time.time_ns) -> None:
+        self._random = random.Random(os.urandom(32)) if dice is None else dice
+        self._nanoseconds = nanoseconds
         self._lock = threading.Lock()
         self._millisecond = 0
         self._tail = 0
 
     def next_text(self) -> str:
         with self._lock:  # tasks are made in threads too
-            now = time.time_ns() // 1_000_000
+            now = self._nanoseconds() // 1_000_000
             if now > self._millisecond:
                 self._millisecond = now
                 self._tail = self._random.getrandbits(_RANDOM_BITS - 1)  # half of the range is left to grow into
@@ -68,6 +73,18 @@ class _Sequence:
 
 
 _sequence = _Sequence()
+
+
+@contextmanager
+def use_ids_from(dice: random.Random, nanoseconds: Callable[[], int]) -> Generator[None, None, None]:
+    """Make new ids of these random numbers, and of this clock (nanoseconds since the epoch), inside the block: a run
+    that is to be repeated makes the same ones again."""
+    global _sequence  # noqa: PLW0603  there is one sequence for each process
+    previous, _sequence = _sequence, _Sequence(dice, nanoseconds)
+    try:
+        yield
+    finally:
+        _sequence = previous
 
 
 def _reseed() -> None:

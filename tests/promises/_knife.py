@@ -8,7 +8,6 @@ its effect, a successor finishes what is left, and the books say whether anythin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -26,6 +25,7 @@ from trio_tasks import (
 )
 from trio_tasks._channel import as_backend
 from trio_tasks._groups import leaves
+from trio_tasks.testing.cuts._knife import Knife
 
 from tests._books import Books, run_apart
 
@@ -62,7 +62,7 @@ class Slow(Backend[str]):
         self._storage.settle_nowait(task, outcome)
 
 
-class Scenario(trio.abc.Instrument):
+class Scenario:
     """One run of the scenario.
 
     Args:
@@ -73,27 +73,22 @@ class Scenario(trio.abc.Instrument):
     """
 
     def __init__(self, over: str, what: str, step: int) -> None:
-        self.steps = 0
-        self.was_cut = False
         self.books = Books()
         self._over = over
         self._sends = over in ("pipe", "channel")
-        self._cut: Callable[[], object] = getattr(self, f"_cut_{what}")
         self._step = step
+        self._knife = Knife(step, getattr(self, f"_cut_{what}"), lambda task: self._is_on and task is not None)
         self._is_on = False
         self._calm = False
 
     def run(self) -> None:
         """Run it, in a trio and a time of its own."""
-        run_apart(f"the program cut before step {self._step}", self._main, self)
+        run_apart(f"the program cut before step {self._step}", self._main, self._knife)
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Called by trio."""
-        if self._is_on:
-            self.steps += 1
-            if self.steps == self._step:
-                self._cut()
-                self.was_cut = True
+    @property
+    def was_cut(self) -> bool:
+        """Whether it has taken that many steps."""
+        return self._knife.was_used
 
     async def _main(self) -> None:
         self.storage = MemoryStorage[str](2)

@@ -727,3 +727,17 @@ async def test_closing_works_when_cancelled(path: Path) -> None:
 
 def test_a_header_has_a_fixed_length() -> None:
     assert (HEADER_SIZE, FRAME_SIZE) == (24, 24)
+
+
+async def test_a_lease_that_is_over_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """Whoever waits for a task would look again, and again, from when it would have run out."""
+    async with opened(None) as engine:
+        await push(engine, new("a"), new("b", delay=5.0))
+        [first] = await claim(engine, lease=8.0)
+        await settle(engine, settled(first))
+        await trio.sleep(5)
+        [second] = await claim(engine, lease=8.0)
+        await trio.sleep(3)  # now the lease of the first one would have run out
+        answer = await claim_all(engine)
+        assert second.id == "b"
+        assert answer.next_due == [pytest.approx(engine.now() + 5, abs=0.001)], "the lease of the second one"

@@ -220,6 +220,8 @@ class Shelf:
 
     def lapsed(self, now: float) -> list[Row]:
         """The running rows whose lease has run out."""
+        if not self.running:
+            self.no_lease_ends_before = math.inf  # or the next lease would seem to have run out with one that is over
         if now < self.no_lease_ends_before:
             return []
         lapsed: list[Row] = []

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, final
 
 from .._codec import CborCodec
+from .._errors import BackendError
 from .._outcome import TaskResult
 from .._task import Parts, Status, Task, attempt_number
 from .._task_id import TaskId
@@ -101,3 +102,5 @@ def _moment(seconds: float) -> datetime:
         return _EPOCH + timedelta(seconds=seconds)
     except OverflowError:
         return datetime.max.replace(tzinfo=timezone.utc)
+    except TypeError as error:
+        raise BackendError(f"when a stored task is due cannot be read: {error}") from error

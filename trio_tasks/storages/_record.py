@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import cbor2
 
+from .._checks import check_text
 from .._codec import CborCodec, DecodeError, EncodeError
 from .._errors import (
     AbortError,
@@ -162,10 +163,10 @@ def decode_error(stored: bytes | None) -> BaseException:
         return StoredError("unknown", "its error was not kept", "")
     fields = _read(stored, "an error")
     try:
-        kind, name = f"{fields['module']}.{fields['name']}", fields["name"]
+        kind, name = f"{fields['module']}.{fields['name']}", check_text(fields["name"], "the name of an error")
         witness = StoredError(kind.removeprefix("builtins."), fields["text"], fields["traceback"])
         arguments = fields["args"]
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise BackendError(f"an error cannot be read: {error!r}") from error
     made: Any = _OURS.get(name) if kind.startswith("trio_tasks.") else None
     if kind == f"builtins.{name}":
@@ -218,11 +219,15 @@ class PastAttempt:
 def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
     """The history with this attempt more; the oldest are forgotten beyond fifty, and so is what cannot be read."""
     try:
-        entries = list(_read(history, "a history")) if history else []
-    except (BackendError, TypeError):
+        entries = list(map(_fields_of, decode_history(history)))
+    except BackendError:
         entries = []
-    entries.append([entry.attempt, entry.ended_at, entry.worker, entry.became, entry.error[:_LONGEST_TEXT]])
+    entries.append(_fields_of(entry))
     return _dump(entries[-_LONGEST_HISTORY:])
+
+
+def _fields_of(past: PastAttempt) -> list[Any]:
+    return [past.attempt, past.ended_at, past.worker, past.became, past.error[:_LONGEST_TEXT]]
 
 
 def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
@@ -241,9 +246,12 @@ def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
     if not history:
         return ()
     try:
-        return tuple(PastAttempt(*fields) for fields in _read(history, "a history"))
-    except TypeError as error:
+        past = tuple(PastAttempt(*fields) for fields in _read(history, "a history"))
+        for each in past:
+            check_text(each.error, "the error of an attempt")
+    except (TypeError, ValueError) as error:
         raise BackendError(f"a history cannot be read: {error}") from error
+    return past
 
 
 def _dump(value: Any) -> bytes:

@@ -1,9 +1,13 @@
-"""One thread, and nobody else, has the connection: what is asked of it is done in order, one thing after the other."""
+"""One thread, and nobody else, has the connection: what is asked of it is done in order, one thing after the other.
+
+Threads bring chance into a program. A run that is to be repeated does without them: then who asks does it in place.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -11,9 +15,12 @@ import trio
 from outcome import Outcome, capture
 
 from .._contained import contained
+from .._threads import pause_instead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .._threads import Pause
 
 T = TypeVar("T")
 
@@ -31,19 +38,42 @@ class WriterThread:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._on_idle = on_idle
         self._idle_after = idle_after
+        self._pause = pause_instead()
+        self._line: deque[Callable[[], None]] = deque()
+        if self._pause is not None:
+            return
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., T], *args: Any) -> T:
         """``fn(*args)``, in the thread. It cannot be cancelled once asked for."""
+        if self._pause is not None:
+            return await self._call_in_place(self._pause, fn, *args)
         self._calls.put(_Call(fn, args, trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()))
         result: T = await trio.lowlevel.wait_task_rescheduled(_stay)
         return result
 
     def do_soon(self, fn: Callable[..., object], *args: Any) -> None:
         """``fn(*args)``, in the thread; nobody waits for it, and what it raises is logged."""
-        self._calls.put(_Call(fn, args))
+        if self._pause is None:
+            self._calls.put(_Call(fn, args))
+            return
+        self._line.append(_Call(fn, args).make)
+        if len(self._line) == 1:  # nobody is before it
+            self._line.popleft()()
+
+    async def _call_in_place(self, pause: Pause, fn: Callable[..., T], *args: Any) -> T:
+        """Wait for as long as it would take, then do all that is lined up until one's own is done."""
+        answers: list[Outcome[T]] = []
+        self._line.append(lambda: answers.append(capture(fn, *args)))
+        with trio.CancelScope(shield=True):
+            await pause()
+        while not answers:
+            self._line.popleft()()
+        if not self._line:
+            self._on_idle()
+        return answers[0].unwrap()
 
     def end(self) -> None:
         """The thread ends when it has done what was asked so far."""

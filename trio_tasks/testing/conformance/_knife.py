@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..cuts._knife import Knife
 from ._rule import RuleBroken
 
 if TYPE_CHECKING:
@@ -15,27 +16,16 @@ if TYPE_CHECKING:
 MOST_STEPS = 1000
 
 
-@final
-class _Knife(trio.abc.Instrument):
-    """Counts the steps of all trio tasks but those that keep time for the kit; told what to do before one of them."""
-
-    def __init__(self, step: int, cut: Callable[[], object]) -> None:
-        self.was_used = False
-        self._left = step
-        self._cut = cut
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= not task.name.endswith(".watch")
-        if not self._left and not self.was_used:
-            self.was_used = True
-            self._cut()
+def _counts(task: trio.lowlevel.Task | None) -> bool:
+    """Steps count: of all trio tasks but those that keep time for the kit."""
+    return task is not None and not task.name.endswith(".watch")
 
 
 @contextmanager
-def cut_before(step: int, cut: Callable[[], object]) -> Generator[_Knife, None, None]:
+def cut_before(step: int, cut: Callable[[], object]) -> Generator[Knife, None, None]:
     """Call ``cut`` before the step of this number, counted from 1 when the block begins, if the block lasts so long;
     0 calls it at once."""
-    knife = _Knife(step, cut)
+    knife = Knife(step, cut, _counts)
     if not step:
         knife.was_used = True
         cut()

@@ -1,0 +1,284 @@
+"""Every operation that a backend may have: how it is called, and what may be seen once it was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from trio_tasks import (
+    Failed,
+    Killed,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    TaskBuilder,
+    Worker,
+)
+from trio_tasks.testing.cuts._cut import Cut
+
+from tests.cuts._places import LATER, LEASE, Place
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was there before and after, and what it is after the same without a cut."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    uncut: dict[str, Any]
+    returned: bool
+
+    def either(self) -> None:
+        """All or nothing; all, if it returned."""
+        assert self.after in (self.before, self.uncut), f"half done: {self.before} became {self.after}"
+        if self.returned:
+            assert self.after == self.uncut, f"it returned, but {self.after} is not {self.uncut}"
+
+    def done(self) -> None:
+        """It cannot be cancelled."""
+        assert self.after == self.uncut
+
+    def untouched(self) -> None:
+        """It only looks."""
+        assert self.after == self.before
+
+    def beginning(self) -> None:
+        """Of several, the first ones."""
+        new = [each for each in self.uncut if each not in self.before]
+        there = [each for each in self.after if each not in self.before]
+        assert there == new[: len(there)]
+        assert {each: row for each, row in self.after.items() if each not in new} == self.before
+        if self.returned:
+            assert self.after == self.uncut
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation.
+
+    Args:
+      act: does it, with the part that is to be cut inside ``with cut``; returns whether that returned.
+      check: what must be true of what is seen then.
+    """
+
+    act: Callable[[Place, Cut], Awaitable[bool]]
+    check: Callable[[Seen], None] = Seen.either
+
+
+def calling(verb: str, *args: Any) -> Callable[[Place, Cut], Awaitable[bool]]:
+    """Call it with these, of which functions are asked."""
+
+    async def act(place: Place, cut: Cut) -> bool:
+        arguments = [each(place) if callable(each) else each for each in args]
+        with cut:
+            await getattr(place.backend, verb)(*arguments)
+            return True
+        return False
+
+    return act
+
+
+def looking(verb: str, *args: Any) -> Operation:
+    """One that changes nothing."""
+    return Operation(calling(verb, *args), Seen.untouched)
+
+
+def channel_of(*items: Any) -> trio.MemoryReceiveChannel[Any]:
+    send, receive = trio.open_memory_channel[Any](len(items))
+    for each in items:
+        send.send_nowait(each)
+    send.close()
+    return receive
+
+
+def task(args: str) -> Task[str]:
+    return TaskBuilder(args).id(args).metadata(note="whole").build()
+
+
+# Receiving
+
+
+def receiving(verb: str) -> list[Operation]:
+    async def take(place: Place) -> None:
+        received: Task[str] = await getattr(place.backend, verb)()
+        place.hand[received.parts.id] = received
+
+    async def at_once(place: Place, cut: Cut) -> bool:
+        with cut:
+            await take(place)
+            return True
+        return False
+
+    async def waiting(place: Place, cut: Cut) -> bool:
+        """What waits is taken already; so it waits until another one is pushed."""
+        await take(place)
+        returned = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(push_later, place)
+            with cut:
+                await take(place)
+                returned = True
+        return returned
+
+    def taken_or_there(seen: Seen) -> None:
+        without = {each: row for each, row in seen.before.items() if each not in ("new", "waiting")}
+        assert {each: seen.after[each] for each in without} == without
+        if seen.returned:
+            assert seen.after == seen.uncut
+
+    return [Operation(at_once), Operation(waiting, taken_or_there)]
+
+
+async def push_later(place: Place) -> None:
+    await trio.sleep(1)
+    await place.push("new")
+
+
+# Settling
+
+
+def settling(outcome: Callable[[], Outcome], check: Callable[[Seen], None]) -> Operation:
+    async def act(place: Place, cut: Cut) -> bool:
+        with cut:
+            await place.backend.settle(place.held, outcome())
+            return True
+        return False
+
+    return Operation(act, check)
+
+
+def settles(check: Callable[[Seen], None]) -> list[Operation]:
+    outcomes: list[Callable[[], Outcome]] = [
+        lambda: Succeeded("result"),
+        lambda: Failed(ValueError("no")),
+        lambda: Killed(ValueError("no")),
+        lambda: Retried(ValueError("no"), LATER),
+        lambda: Released("cut"),
+    ]
+    return [settling(each, check) for each in outcomes]
+
+
+# With a worker
+
+
+async def hold(args: str) -> str:
+    await trio.sleep(10)
+    return args
+
+
+async def beat(place: Place, cut: Cut) -> bool:
+    returned = False
+    async with trio.open_nursery() as nursery:
+        context = await nursery.start(Worker("w", place.backend, hold, concurrency=1).run)
+        await trio.sleep(1)
+        with cut:
+            await place.backend.beat(context)
+            returned = True
+        context.stop()
+    return returned
+
+
+async def register(place: Place, cut: Cut) -> bool:
+    context = Worker("w", place.backend, hold).prepare()
+    with cut:
+        await place.backend.register_worker(context)
+        return True
+    return False
+
+
+async def abort(place: Place, cut: Cut) -> bool:
+    returned = False
+    async with trio.open_nursery() as nursery:
+        context = await nursery.start(Worker("w", place.backend, hold, concurrency=1).run)
+        await trio.sleep(1)
+        with cut:
+            returned = bool(await place.backend.abort("waiting"))
+        context.stop()
+    return returned
+
+
+def killed_or_done(seen: Seen) -> None:
+    assert seen.uncut["waiting"][0] == "Killed"
+    assert seen.after.get("waiting", ("Done",))[0] in (("Killed",) if seen.returned else ("Killed", "Done"))
+    assert {**seen.after, "waiting": None} == {**seen.uncut, "waiting": None}
+
+
+async def wait_for(place: Place, cut: Cut) -> bool:
+    async def finish() -> None:
+        await trio.sleep(1)
+        await place.backend.settle(place.held, Succeeded("result"))
+
+    returned = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish)
+        with cut:
+            assert (await place.backend.wait_for("held")).status is Status.Done
+            returned = True
+    return returned
+
+
+async def resume_abandoned(place: Place, cut: Cut) -> bool:
+    await trio.sleep(2 * LEASE)
+    with cut:
+        await place.backend.resume_abandoned()
+        return True
+    return False
+
+
+def orphaned(seen: Seen) -> None:
+    assert seen.after["held"][0] in ("Pending", "Running")
+    assert seen.after["held"][1] == 1, "an orphan's attempt counts"
+    if seen.returned:
+        assert seen.after == seen.uncut
+
+
+PUSHES = {
+    "push": [Operation(calling("push", "new"))],
+    "push_task": [Operation(calling("push_task", lambda place: task("new")))],
+    "push_bulk": [Operation(calling("push_bulk", ["new 1", "new 2", "new 3"]), Seen.beginning)],
+    "push_stream": [Operation(calling("push_stream", lambda _: channel_of("new 1", "new 2")), Seen.beginning)],
+    "push_all": [Operation(calling("push_all", lambda _: channel_of(task("new 1"), task("new 2"))), Seen.beginning)],
+}
+LOOKS = {
+    "fetch_by_id": [looking("fetch_by_id", "waiting")],
+    "list_tasks": [looking("list_tasks")],
+    "list_workers": [looking("list_workers")],
+    "list_queues": [looking("list_queues")],
+    "metrics": [looking("metrics")],
+    "progress_of": [looking("progress_of", "held")],
+}
+CHANGES = {
+    "update": [Operation(calling("update", lambda _: Task("waiting", task("waiting").parts)))],
+    "reschedule": [Operation(calling("reschedule", "waiting", LATER))],
+    "cancel": [Operation(calling("cancel", "waiting"))],
+    "discard": [Operation(calling("discard", "dead"))],
+    "vacuum": [Operation(calling("vacuum"))],
+    "resume_by_id": [Operation(calling("resume_by_id", "dead"))],
+    "report_progress": [Operation(calling("report_progress", lambda place: place.held, 50))],
+    "resume_abandoned": [Operation(resume_abandoned, orphaned)],
+}
+OPERATIONS: dict[str, list[Operation]] = {
+    **PUSHES,
+    **LOOKS,
+    **CHANGES,
+    "receive": receiving("receive"),
+    "__anext__": receiving("__anext__"),
+    "settle": settles(Seen.done),
+    "beat": [Operation(beat, Seen.done)],
+    "register_worker": [Operation(register, Seen.untouched)],
+    "abort": [Operation(abort, killed_or_done)],
+    "wait_for": [looking("wait_for", "dead"), Operation(wait_for, Seen.done)],
+}
+"""By the name of the method. Opening and closing, and what is run, have files of their own."""
+
+
+def operations_of(kind: str, verb: str) -> list[Operation]:
+    """How a backend is tried by this operation."""
+    if verb == "settle" and kind == "custom":
+        return settles(Seen.either)  # what a cancellation means, its function decides
+    return OPERATIONS[verb]

@@ -1,0 +1,272 @@
+"""Every backend, opened in a run of its own, with the same tasks in it: what the operations of all are tried on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio_tasks import (
+    CustomBackend,
+    Failed,
+    FileStorage,
+    LeaseLostError,
+    ListTasks,
+    MemoryStorage,
+    Metrics,
+    Outcome,
+    Pipe,
+    Progress,
+    Released,
+    Retried,
+    SqliteStorage,
+    Status,
+    Succeeded,
+    Task,
+    TaskBuilder,
+)
+from trio_tasks._channel import as_backend
+from trio_tasks._clock import wall_now
+from trio_tasks.testing import Pause, ScriptedBackend
+
+LEASE = 60.0
+MOMENT = 2.0
+"""Seconds after which a storage has given back whatever it had at hand for nobody."""
+LATER = 100.0
+
+
+class Place:
+    """A backend with what is known of it.
+
+    Args:
+      backend: what is tried.
+      storage: where the tasks are to be looked for, if the backend has them elsewhere.
+      put: puts a task in, where the backend is no sink itself.
+      source: where tasks are before they come into the books, of what gives tasks and takes none back.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        storage: Any = None,
+        put: Callable[[Task[str]], Any] | None = None,
+        source: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.storage = backend if storage is None else storage
+        self.put: Callable[[Task[str]], Any] = backend.push_task if put is None else put
+        self.source = source
+        self.hand: dict[str, Task[str]] = {}
+        self.held: Task[str]
+
+    async def push(self, args: str, delay: float = 0.0) -> None:
+        """Put a task in."""
+        task = TaskBuilder(args).id(args).run_after(delay).build()
+        await self.put(task)
+
+    async def take(self) -> Task[str]:
+        """Receive."""
+        task: Task[str] = await self.backend.receive()
+        self.hand[task.parts.id] = task
+        return task
+
+    async def arrange(self) -> None:
+        """A dead letter, a task in hand, one that waits, and one that waits for its time."""
+        await self.push("dead")
+        await self.backend.settle(await self.take(), Failed(ValueError("no")))
+        await self.push("held")
+        self.held = await self.take()
+        if self.source is not None:
+            await self._let_in()
+        else:
+            await self.push("waiting")
+            await self.push("later", LATER)
+        await trio.sleep(MOMENT)
+
+    async def _let_in(self) -> None:
+        """Have those that wait in the books, too, where they can be looked for."""
+        await self.push("later", LATER)
+        with trio.move_on_after(MOMENT):
+            await self.backend.receive()
+        await self.push("waiting")
+        await self.backend.settle(await self.backend.receive(), Released())
+
+    async def snapshot(self) -> Any:
+        """What is stored, as far as can be seen."""
+        if not isinstance(self.storage, ListTasks):
+            return self.storage.snapshot()
+        tasks = await self.storage.list_tasks(limit=1000)
+        seen: dict[str, Any] = {} if self.source is None else self.source()
+        for task in tasks:
+            parts = task.parts
+            progress = await self.storage.progress_of(parts.id) if isinstance(self.storage, Progress) else None
+            status = Status.Running if parts.status is Status.Queued else parts.status
+            due = parts.run_at or wall_now()
+            waits = status is Status.Pending and (due - wall_now()).total_seconds() > LATER / 2
+            seen[str(task.args)] = (status.name, int(parts.attempt), dict(parts.metadata), waits, progress)
+        assert len(seen) >= len(tasks), f"something is there twice: {tasks}"
+        return seen
+
+    async def drain(self) -> list[str]:
+        """Give back what is in hand, and do everything that there is; returns the args, in the order of settling."""
+        with suppress(LeaseLostError):
+            await self.backend.settle(self.held, Released())
+        for held in self.hand.values():
+            with suppress(LeaseLostError):
+                await self.backend.settle(held, Released())
+        await self.push("after all")
+        done: list[str] = []
+        while True:
+            task: Any = None
+            with trio.move_on_after(1.5 * LATER), suppress(trio.EndOfChannel):
+                task = await self.backend.receive()
+            if task is None:
+                return done
+            await self.backend.settle(task, Succeeded(None))
+            done.append(str(task.args))
+
+    async def audit(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Everything is done once; nothing is in hand then, and everything can be accounted for."""
+        done = await self.drain()
+        assert not {args: n for args, n in Counter(done).items() if n > 1}, f"done twice: {done}"
+        assert "after all" in done, "it is not of use any more"
+        lost = _unfinished(after) - {*done}
+        if self.source is None:  # otherwise what has succeeded is not remembered
+            lost |= _unfinished(before) - {*after}
+        assert not lost, f"lost: {lost}"
+        if isinstance(self.storage, Metrics):
+            books = await self.storage.metrics()
+            assert (books["waiting"], books["running"]) == (0, 0), books
+            assert books["succeeded"] + books["failed"] + books["killed"] >= books["pushed"], books
+
+
+def _unfinished(rows: dict[str, Any]) -> set[str]:
+    return {args for args, row in rows.items() if row[0] in ("Pending", "Running")}
+
+
+class Shelf:
+    """A store of one's own, for what is made of functions."""
+
+    def __init__(self, *, keeps_time: bool) -> None:
+        self._keeps_time = keeps_time
+        self._rows: dict[str, tuple[str, Task[str]]] = {}
+        self._due: dict[str, float] = {}
+        self._changed = trio.Event()
+
+    def _write(self, status: str, task: Task[str]) -> None:
+        self._rows.pop(task.parts.id, None)
+        self._rows[task.parts.id] = status, task
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def push(self, task: Task[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        self._due[task.parts.id] = trio.current_time() + task.parts.delay * self._keeps_time
+        self._write("Pending", task)
+
+    async def receive(self) -> Task[str]:
+        await trio.lowlevel.checkpoint()
+        while True:
+            for status, task in self._rows.values():
+                if status == "Pending" and self._due[task.parts.id] <= trio.current_time():
+                    self._write("Running", task)
+                    return task
+            with trio.move_on_after(LATER):
+                await self._changed.wait()
+
+    async def settle(self, task: Task[str], outcome: Outcome) -> None:
+        await trio.lowlevel.checkpoint()
+        self._write("Pending" if isinstance(outcome, (Released, Retried)) else type(outcome).__name__, task)
+
+    def snapshot(self) -> dict[str, tuple[str, int]]:
+        return {task.args: (status, 0) for status, task in self._rows.values()}
+
+
+class Script:
+    """What a scripted backend was told."""
+
+    def __init__(self, backend: ScriptedBackend[Any]) -> None:
+        self._backend = backend
+
+    def snapshot(self) -> dict[str, tuple[Any, ...]]:
+        return {task.args: (type(outcome).__name__, 0) for task, outcome in self._backend.settled}
+
+
+@asynccontextmanager
+async def memory() -> AsyncGenerator[Place, None]:
+    yield Place(MemoryStorage[str]())
+
+
+@asynccontextmanager
+async def file() -> AsyncGenerator[Place, None]:
+    async with FileStorage.temporary(str, lease=LEASE) as storage:
+        yield Place(storage)
+
+
+@asynccontextmanager
+async def sqlite() -> AsyncGenerator[Place, None]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "tasks.db")
+        async with SqliteStorage(path, str, lease=LEASE, synchronous="OFF", poll_interval=50) as storage:
+            yield Place(storage)
+
+
+@asynccontextmanager
+async def shared() -> AsyncGenerator[Place, None]:
+    async with FileStorage.temporary(str, lease=LEASE) as storage:
+        yield Place(storage.share(str, queue="another"))
+
+
+@asynccontextmanager
+async def pipe() -> AsyncGenerator[Place, None]:
+    send, receive = trio.open_memory_channel[Any](10)
+    storage = MemoryStorage[Any]()
+    place = Place(Pipe(receive, storage), storage=storage, put=storage.push_task)
+    with send:
+        yield place
+
+
+@asynccontextmanager
+async def custom() -> AsyncGenerator[Place, None]:
+    shelf = Shelf(keeps_time=True)
+    backend = CustomBackend[str](receive=shelf.receive, push=shelf.push, settle=shelf.settle)
+    yield Place(backend, storage=shelf)
+
+
+@asynccontextmanager
+async def keeping() -> AsyncGenerator[Place, None]:
+    shelf = Shelf(keeps_time=False)
+    backend = CustomBackend[str](receive=shelf.receive, push=shelf.push)
+
+    def source() -> dict[str, Any]:
+        return {args: row for args, row in shelf.snapshot().items() if row[0] == "Pending"}
+
+    yield Place(backend, source=source)
+
+
+@asynccontextmanager
+async def channel() -> AsyncGenerator[Place, None]:
+    send, receive = trio.open_memory_channel[Any](10)
+    backend: Any = as_backend(receive)
+    with send, receive:
+        yield Place(backend, put=send.send, source=dict)
+
+
+@asynccontextmanager
+async def scripted() -> AsyncGenerator[Place, None]:
+    backend = ScriptedBackend[Any](["dead", "held", "waiting", Pause(LATER), "later", "after all"])
+
+    async def put(task: Task[str]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    yield Place(backend, storage=Script(backend), put=put)
+
+
+PLACES: dict[str, Callable[[], AbstractAsyncContextManager[Place]]] = {
+    each.__name__: each for each in (memory, file, sqlite, shared, pipe, custom, keeping, channel, scripted)
+}

@@ -1,0 +1,414 @@
+"""All that runs a worker, cut at every moment: each attempt is made once, and a successor finishes what is left."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import (
+    AbortError,
+    Backend,
+    Backoff,
+    FileStorage,
+    Interval,
+    MemoryStorage,
+    Monitor,
+    OnSignal,
+    Outcome,
+    RetryAfterError,
+    SqliteStorage,
+    SqliteTransaction,
+    Succeeded,
+    Task,
+    Worker,
+    poll,
+    race,
+)
+from trio_tasks.layers import (
+    Acknowledge,
+    CircuitBreaker,
+    ConcurrencyLimit,
+    EventListener,
+    Filter,
+    LoadShed,
+    Log,
+    LongRunning,
+    MapArgs,
+    MapError,
+    MapResult,
+    RateLimit,
+    Retry,
+    Timeout,
+    Trace,
+)
+from trio_tasks.testing import TestWorker, run_once, run_until_idle
+from trio_tasks.testing.cuts._cut import Cut
+from trio_tasks.testing.cuts._explore import explore_cancellations
+
+from tests.cuts._places import MOMENT
+from tests.cuts._public import SIMULATED, kinds_of_backends, public_classes, public_functions, verbs_of
+
+Made = Callable[[Task[str]], Awaitable[str]]
+Runner = Callable[[Any, Made, Cut], Awaitable[None]]
+
+ENDINGS = {("good", 1): 1, ("again", 1): 1, ("again", 2): 1, ("bad", 1): 1}
+"""Which attempts come to their end, and how often."""
+
+
+# Storages
+
+
+@asynccontextmanager
+async def memory() -> AsyncGenerator[Any, None]:
+    yield MemoryStorage[str]()
+
+
+@asynccontextmanager
+async def file() -> AsyncGenerator[Any, None]:
+    async with FileStorage.temporary(str) as storage:
+        yield storage
+
+
+@asynccontextmanager
+async def sqlite() -> AsyncGenerator[Any, None]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with SqliteStorage(Path(directory, "tasks.db"), str, synchronous="OFF", poll_interval=50) as storage:
+            yield storage
+
+
+class Slow(Backend[str]):
+    """A storage behind a line that takes its time, and can be cut; a worker has to shield itself there."""
+
+    def __init__(self) -> None:
+        self.storage = MemoryStorage[str]()
+        self.push_bulk = self.storage.push_bulk
+        self.metrics = self.storage.metrics
+        self.close = self.storage.close
+
+    async def receive(self) -> Task[str]:
+        await trio.sleep(0.125)
+        return await self.storage.receive()
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        await trio.sleep(0.125)
+        self.storage.settle_nowait(task, outcome)
+
+
+@asynccontextmanager
+async def slow() -> AsyncGenerator[Any, None]:
+    yield Slow()
+
+
+STORAGES: dict[str, Callable[[], AbstractAsyncContextManager[Any]]] = {
+    each.__name__: each for each in (memory, slow, file, sqlite)
+}
+
+# What runs a worker
+
+
+def worker_of(storage: Any, handler: Made, **options: Any) -> Worker[str, str]:
+    return Worker("cut", storage, handler, concurrency=2, **options)
+
+
+async def run(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        await worker_of(storage, handler).run()
+
+
+async def run_until(storage: Any, handler: Made, cut: Cut) -> None:
+    async def three_seconds() -> None:
+        await trio.sleep(3)
+
+    with cut:
+        await worker_of(storage, handler).run_until(three_seconds)
+
+
+async def stream(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        async with worker_of(storage, handler).stream() as events:
+            async for _ in events:
+                await trio.lowlevel.checkpoint()
+
+
+async def monitor_run(storage: Any, handler: Made, cut: Cut) -> None:
+    monitor = Monitor(shutdown_timeout=0.5).register(worker_of(storage, handler))
+    with cut:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(monitor.run)
+            await trio.sleep(1.75)
+            monitor.shutdown()
+    assert not monitor.is_running
+
+
+async def monitor_group(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        async with Monitor(shutdown_timeout=0.5) as monitor:
+            monitor.register(worker_of(storage, handler))
+            await trio.sleep(1.75)
+            monitor.shutdown()
+
+
+async def run_with_signal(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        await Monitor().register(worker_of(storage, handler)).run_with_signal()
+
+
+async def execute_next(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        worker = TestWorker(storage, handler)
+        for _ in range(3):
+            await worker.execute_next()
+
+
+async def until_idle(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        await run_until_idle(worker_of(storage, handler))
+
+
+async def wait_stopped(storage: Any, handler: Made, cut: Cut) -> None:
+    """One who waits for the end of a worker is cut, which is nothing to the worker."""
+    async with trio.open_nursery() as nursery:
+        context = await nursery.start(worker_of(storage, handler).run)
+        with cut:
+            await context.wait_stopped()
+            assert context.is_stopped
+
+
+RUNNERS: dict[str, Runner] = {
+    each.__name__: each
+    for each in (
+        run,
+        run_until,
+        stream,
+        monitor_run,
+        monitor_group,
+        run_with_signal,
+        execute_next,
+        until_idle,
+        wait_stopped,
+    )
+}
+MANY = {"memory": list(RUNNERS), "slow": list(RUNNERS), "file": list(RUNNERS), "sqlite": ["run", "monitor_run"]}
+
+
+def play(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
+    async def scenario(cut: Cut) -> None:
+        ended: Counter[tuple[str, int]] = Counter()
+
+        async def handler(task: Task[str]) -> str:
+            await trio.sleep(1)
+            ended[task.args, int(task.parts.attempt)] += 1
+            if task.args == "bad":
+                raise AbortError("no")
+            if task.args == "again" and task.parts.attempt == 1:
+                raise RetryAfterError("again", 5)
+            return task.args
+
+        async with STORAGES[kind]() as storage:
+            await storage.push_bulk(["good", "again", "bad"])
+            storage.close()
+            await runner(storage, handler, cut)
+            await trio.sleep(MOMENT)
+            books = await storage.metrics()
+            assert books["running"] == 0, "something is in hand of nobody"
+            await Worker("successor", storage, handler).run()
+            books = await storage.metrics()
+            assert ended == ENDINGS, ended
+            assert (books["waiting"], books["running"]) == (0, 0), books
+            assert (books["pushed"], books["succeeded"], books["killed"]) == (3, 2, 1), books
+
+    return scenario
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in MANY.items() for name in names])
+def test_what_runs_a_worker_is_cut_at_every_moment(kind: str, name: str) -> None:
+    assert explore_cancellations(play(kind, RUNNERS[name])).cuts > 10
+
+
+# Writes of one's own
+
+
+def test_a_transaction_is_made_exactly_once() -> None:
+    async def scenario(cut: Cut) -> None:
+        async def handler(args: str, transaction: SqliteTransaction) -> None:
+            transaction.execute("INSERT INTO written VALUES (?)", (args,))
+            await trio.sleep(1)
+
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "tasks.db")
+            users = sqlite3.connect(path)
+            users.execute("CREATE TABLE written (args)")
+            users.commit()
+            async with SqliteStorage(path, str, synchronous="OFF", join_existing=True, poll_interval=50) as storage:
+                await storage.push_bulk(["one", "two"])
+                storage.close()
+                with cut:
+                    await Worker("cut", storage, handler, concurrency=1).run()
+                done = (await storage.metrics())["succeeded"]
+                assert len(users.execute("SELECT args FROM written").fetchall()) == done
+                await Worker("successor", storage, handler).run()
+            written = sorted(args for (args,) in users.execute("SELECT args FROM written"))
+            users.close()
+            assert written == ["one", "two"]
+
+    assert explore_cancellations(scenario).cuts > 30
+
+
+# Layers
+
+
+async def acknowledge(*_: object) -> None:
+    """At once: an attempt that is cut in a layer is released, though its handler has returned."""
+
+
+def listen(*_: object) -> None:
+    pass
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "Acknowledge": lambda: Acknowledge(acknowledge),
+    "CircuitBreaker": lambda: CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
+    "ConcurrencyLimit": lambda: ConcurrencyLimit(1),
+    "EventListener": lambda: EventListener(listen),
+    "Filter": lambda: Filter(lambda task: True),
+    "LoadShed": lambda: LoadShed(ConcurrencyLimit(2)),
+    "Log": Log,
+    "LongRunning": lambda: LongRunning(5),
+    "MapArgs": lambda: MapArgs(lambda args: args),
+    "MapError": lambda: MapError(lambda error: error),
+    "MapResult": lambda: MapResult(lambda result: result),
+    "RateLimit": lambda: RateLimit(1, per=2.0),
+    "Retry": lambda: Retry(1),
+    "Timeout": lambda: Timeout(30),
+    "Trace": Trace,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_cut_at_every_moment_and_lets_others_through(name: str) -> None:
+    """The successor has the same layer: what was cut has left nothing behind in it."""
+
+    async def scenario(cut: Cut) -> None:
+        layer = LAYERS[name]()
+
+        async def runner(storage: Any, handler: Made, cut: Cut) -> None:
+            with cut:
+                await worker_of(storage, handler, layers=[layer]).run()
+            spare = MemoryStorage[str]()
+            await spare.push_bulk(["one", "two"])
+            spare.close()
+            with trio.fail_after(100):
+                report = await Worker("spare", spare, len, concurrency=1, layers=[layer]).run()
+            assert report.succeeded == 2, report
+
+        await play("memory", runner)(cut)
+
+    if name == "LoadShed":
+        pytest.skip("what it refuses costs an attempt: that is what it is for")
+    assert explore_cancellations(scenario, seeds=range(2)).cuts > 20
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if hasattr(LAYERS[name](), "ready")])
+def test_who_waits_at_a_gate_is_cut_at_every_moment(name: str) -> None:
+    async def scenario(cut: Cut) -> None:
+        gate = LAYERS[name]()
+        with cut:
+            await gate.ready()
+        with trio.fail_after(100):
+            await gate.ready()
+
+    explore_cancellations(scenario)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_attempt_without_a_backend_is_cut_at_every_moment(name: str) -> None:
+    async def scenario(cut: Cut) -> None:
+        layer = LAYERS[name]()
+        with cut:
+            assert isinstance(await run_once(trio.sleep, 1.0, layers=[layer]), Succeeded)
+        with trio.fail_after(100):
+            assert isinstance(await run_once(trio.sleep, 1.0, layers=[layer]), Succeeded)
+
+    assert explore_cancellations(scenario).cuts > 5
+
+
+# Waiting to look
+
+
+STRATEGIES: dict[str, Callable[[], Any]] = {
+    "Interval": lambda: Interval(1),
+    "Backoff": lambda: Backoff(1),
+    "OnSignal": OnSignal,
+    "race": lambda: race(Interval(1), OnSignal()),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_poll_strategy_is_cut_at_every_moment(name: str) -> None:
+    async def scenario(cut: Cut) -> None:
+        strategy = STRATEGIES[name]()
+        rows = ["one", "two"]
+
+        async def fetch() -> str | None:
+            await trio.lowlevel.checkpoint()
+            return rows.pop() if rows and trio.current_time() > 3 else None
+
+        async def notify() -> None:
+            while True:
+                await trio.sleep(2)
+                getattr(strategy, "notify", lambda: None)()
+
+        receive = poll(fetch, strategy)
+        got: list[str] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notify)
+            with cut:
+                await strategy.wait()
+            with cut:
+                got.append(await receive())
+            with trio.fail_after(100):
+                while rows:
+                    got.append(await receive())
+            nursery.cancel_scope.cancel()
+        assert sorted(got) in (["one", "two"], ["one"]), "what fetch takes and cannot give back is its own"
+
+    explore_cancellations(scenario)
+
+
+# Nothing is forgotten
+
+
+RUN: dict[str, set[str]] = {
+    "Worker": {"run", "run_until", "stream"},
+    "WorkerContext": {"wait_stopped"},
+    "Monitor": {"run", "run_with_signal", "__aenter__", "__aexit__"},
+    "TestWorker": {"execute_next"},
+    "SqliteTransaction": {"from_task"},
+    **{name: {"wait"} for name in STRATEGIES},
+    **{name: {"__call__", "ready"} for name in LAYERS},
+}
+CALLED = {"run_once", "run_until_idle"}
+"""Functions that are cut above."""
+NOT_CUT = {
+    "advance": "is for the time of tests",
+    "assert_pushed": "only looks",
+    "check_backend": "cuts others",
+}
+
+
+def test_nothing_public_is_left_out() -> None:
+    cut = {name: set(verbs_of(cls)) for cls in kinds_of_backends().values() for name in [cls.__name__]}
+    public = {name: set(verbs_of(cls)) for name, cls in public_classes().items() if name not in SIMULATED}
+    assert "Worker" in public
+    missing = {name: left for name, verbs in public.items() if (left := verbs - cut.get(name, RUN.get(name, set())))}
+    assert not missing, "public and async, and nobody cuts it"
+    assert not {*public_functions()} - CALLED - {*NOT_CUT}, "the same"
+    with suppress(StopIteration):
+        assert next(name for name in RUN if name not in public) == "race"

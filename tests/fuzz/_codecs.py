@@ -1,0 +1,99 @@
+"""Payloads, heads, errors and histories that were spoiled: read, or refused in our words; nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from trio_tasks import AbortError, BackendError, CborCodec, Codec, DecodeError, JsonCodec, RetryAfterError
+from trio_tasks._task import Terms
+from trio_tasks.storages import _record as record
+
+from tests.fuzz._spoil import spoiled
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Order:
+    number: int
+    colour: Colour
+    paid: Decimal | None
+    at: datetime
+    lines: list[tuple[str, float]]
+    notes: dict[str, str]
+
+
+def _order(random: Random) -> Order:
+    at = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=random.randrange(10**8))
+    lines = [(f"thing {n}", random.random()) for n in range(random.randrange(4))]
+    return Order(random.randrange(-5, 2**40), random.choice(list(Colour)), Decimal("1.50"), at, lines, {"é": "ü" * 3})
+
+
+_SAMPLES: list[tuple[Any, Any]] = [
+    (int, lambda random: random.randrange(-(2**40), 2**40)),
+    (str, lambda random: "ä" * random.randrange(20)),
+    (Order, _order),
+    (list[Order], lambda random: [_order(random) for _ in range(3)]),
+    (dict[str, UUID], lambda random: {"a": UUID(int=random.getrandbits(128))}),
+    (Any, lambda random: {"a": [1, None, True, 2.5, {"b": b"bytes"}], "c": "d" * random.randrange(9)}),
+]
+
+
+def fuzz_cbor(random: Random) -> None:
+    """A payload of CBOR."""
+    _fuzz_codec(CborCodec, random)
+
+
+def fuzz_json(random: Random) -> None:
+    """A payload of JSON."""
+    _fuzz_codec(JsonCodec, random)
+
+
+def _fuzz_codec(kind: type[CborCodec] | type[JsonCodec], random: Random) -> None:
+    type_, make = random.choice(_SAMPLES)
+    codec: Codec = kind(type_)
+    value = make(random)
+    if kind is JsonCodec and type_ is Any:
+        value = {"a": [1, None, True, 2.5]}
+    payload = spoiled(codec.encode(value), random)
+    try:
+        read = codec.decode(payload)
+    except DecodeError:
+        return
+    # What can be read can be written again, and is the same then: it is a value of the type.
+    again = codec.decode(codec.encode(read))
+    assert again == read or again != again or "nan" in repr(read), (payload, read, again)
+
+
+def fuzz_record(random: Random) -> None:
+    """What is kept beside a payload."""
+    head = record.encode_head(Terms(attempts=3, timeout=1.5, unique="k", expires_in=60.0), {"tenant": "acme", "n": [1]})
+    assert head is not None
+    error = record.encode_error(
+        random.choice((ValueError("é"), AbortError("no"), RetryAfterError("later", 5), OSError(2, "x")))
+    )
+    history = record.with_loss(None, 1, 5.0, "w")
+    for read, stored in (
+        (record.decode_head, head),
+        (record.decode_error, error),
+        (record.decode_history, history),
+        (record.ends_in_loss, history),
+    ):
+        data = spoiled(stored, random)
+        try:
+            read(data)
+        except BackendError:
+            continue
+    entry = record.PastAttempt(2, math.pi, None, "retried", "ValueError")
+    longer = record.decode_history(record.with_attempt(spoiled(history, random), entry))
+    assert longer[-1] == entry

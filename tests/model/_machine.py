@@ -1,0 +1,479 @@
+"""The machine: a storage and the model are told the same, step by step, and have to agree on all that can be seen."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import trio
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule
+from trio_tasks import (
+    DuplicateTaskError,
+    Failed,
+    Killed,
+    LeaseLostError,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    UnknownTaskError,
+)
+from trio_tasks._extensions import Metadata
+from trio_tasks._task import Parts
+
+from ._model import LIVE, Model, Refused, Row
+from ._standstill import TICK, Standstill
+from ._stores import WORKERS, Store
+
+
+@dataclass(eq=False)
+class Held:
+    """A task in the hands of a worker, and what it was told of it. It is the holder, as a worker's seat would be."""
+
+    worker: int
+    storage: Any
+    task: Task[Any]
+    claim: int
+    is_settled: bool = False
+    told: set[str] = field(default_factory=set)
+    to_be_told: set[str] = field(default_factory=set)
+
+    @property
+    def id(self) -> str:
+        return self.task.parts.id
+
+    def revoke(self, outcome: Killed | Released) -> bool:
+        self.told.add(type(outcome).__name__)
+        return True
+
+    def whereabouts(self) -> str:
+        return "nowhere"
+
+    def __repr__(self) -> str:
+        return f"<{self.id} by worker {self.worker}, claim {self.claim}>"
+
+
+@dataclass(eq=False)
+class Waiter:
+    """Somebody who waits for a task to be finished."""
+
+    id: str
+    storage: Any
+    outcome: Any = None
+
+
+workers = st.integers(0, WORKERS - 1)
+delays = st.sampled_from([0.0, 1 + 1 / 64, 5 + 1 / 64])
+VERDICTS: dict[str, Callable[[float], Outcome]] = {
+    "succeeded": lambda after: Succeeded(after),
+    "retried": lambda after: Retried(ValueError("trouble"), after),
+    "failed": lambda after: Failed(ValueError("trouble")),
+    "killed": lambda after: Killed(ValueError("trouble")),
+    "released": lambda after: Released(),
+}
+UNKNOWN = "nobody"
+
+
+def step(**arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A rule, after which all that can be seen is looked at."""
+
+    def decorate(do: Callable[..., Any]) -> Any:
+        @wraps(do)
+        def do_and_look(self: Machine, **drawn: Any) -> Any:
+            result = do(self, **drawn)
+            self.they_agree()
+            return result
+
+        make_rule: Any = rule(**arguments)
+        return make_rule(do_and_look)
+
+    return decorate
+
+
+class Machine(RuleBasedStateMachine):
+    kind: type[Store]
+    tasks = Bundle("tasks")
+    hands = Bundle("hands")
+    known = st.one_of(tasks, tasks, tasks, st.just(UNKNOWN))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="model-"))
+        self.model = Model(self.kind.traits)
+        self.run = Standstill()
+        self.store = self.run.do(self._open)
+        self.held: list[Held] = []
+        self.waiters: list[Waiter] = []
+        self.closed: set[Any] = set()
+        self.numbers = 0
+        self.steps = 0
+
+    async def _open(self) -> Store:
+        store = self.kind(self.directory, self.run.nursery)
+        await store.open()
+        return store
+
+    def teardown(self) -> None:
+        try:
+            self.run.do(self.store.close_all)
+            self.run.end()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    # Pushing
+
+    @step(
+        target=tasks,
+        worker=workers,
+        priority=st.sampled_from([0, 0, 1, -1]),
+        delay=delays,
+        unique=st.sampled_from([None, "key"]),
+        on_conflict=st.sampled_from(["replace", "skip", "raise"]),
+        expires_in=st.sampled_from([None, None, 3 + 1 / 256]),
+        attempts=st.sampled_from([None, 2]),
+    )
+    def push(
+        self,
+        worker: int,
+        priority: int,
+        delay: float,
+        unique: str | None,
+        on_conflict: str,
+        expires_in: float | None,
+        attempts: int | None,
+    ) -> Any:
+        self.numbers += 1
+        options: dict[str, Any] = {"id": f"t{self.numbers}", "priority": priority, "metadata": {"n": self.numbers}}
+        options |= {"delay": delay, "expires_in": expires_in, "attempts": attempts}
+        options |= {"unique": unique, "on_conflict": on_conflict} if unique else {}
+        return self._push({key: value for key, value in options.items() if value not in (None, 0.0)}, worker)
+
+    @step(worker=workers, task=tasks)
+    def push_the_same_id(self, worker: int, task: str) -> None:
+        if not self._is_overdue(task):
+            self._push({"id": task}, worker)
+
+    def _push(self, options: dict[str, Any], worker: int) -> Any:
+        storage, model = self.store.handles[worker], self.model
+        if storage in self.closed:
+            self._raises(trio.ClosedResourceError, storage.push, 0, options)
+            return multiple()
+        expires = model.now + options["expires_in"] if "expires_in" in options else float("inf")
+        priority, unique = options.get("priority", 0), options.get("unique")
+        row = Row(options["id"], self.numbers, priority, unique, expires, metadata=options.get("metadata", {}))
+        try:
+            expected = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
+        except Refused:
+            self._raises(DuplicateTaskError, storage.push, self.numbers, options)
+            return multiple()
+        pushed = self._do(storage.push, self.numbers, options)
+        assert pushed == expected
+        return pushed if pushed == row.id else multiple()
+
+    @step(target=tasks, worker=workers, number=st.integers(0, 3), priority=st.sampled_from([0, 1]), delay=delays)
+    def push_bulk(self, worker: int, number: int, priority: int, delay: float) -> Any:
+        storage = self.store.handles[worker]
+        options = {"priority": priority, "delay": delay}
+        if storage in self.closed:
+            if number:
+                self._raises(trio.ClosedResourceError, storage.push_bulk, range(number), options)
+            return multiple()
+        ids = self._do(storage.push_bulk, range(number), options)
+        for args, task_id in enumerate(ids):
+            self.model.push(Row(task_id, args, priority, None, float("inf")), delay)
+        return multiple(*ids)
+
+    # Working
+
+    @step(target=hands, worker=workers)
+    def receive(self, worker: int) -> Any:
+        storage, model = self.store.handles[worker], self.model
+        got = self.run.do(self._receive, storage)
+        ready = model.ready()
+        if isinstance(got, trio.EndOfChannel):
+            assert storage in self.closed and not ready, "it has not ended"
+            assert not any(row.is_live and not model.is_overdue(row) for row in model.rows.values()), "it is not empty"
+            return multiple()
+        if got is None:
+            assert not ready, f"nothing came, though {ready} is ready"
+            has_some = any(not held.is_settled and held.storage is storage for held in self.held)
+            assert storage not in self.closed or has_some or not model.is_empty(), "it has ended, and does not say so"
+            return multiple()
+        assert got.parts.id in [row.id for row in ready], f"{got} came, in place of {ready}"
+        row = model.rows[got.parts.id]
+        held = Held(worker, storage, got, model.take(row))
+        got.parts.holder = held
+        assert (got.args, got.parts.attempt, got.parts.status) == (row.args, row.attempt, Status.Running)
+        assert (dict(got.parts.metadata), got.parts.unfit) == (row.metadata, None)
+        assert got.parts.is_orphan == bool(row.history and row.history[-1][1] == "lost")
+        self.held.append(held)
+        return held
+
+    async def _receive(self, storage: Any) -> Task[Any] | trio.EndOfChannel | None:
+        """What comes at once, or after a moment."""
+        got: list[Any] = []
+
+        async def receive() -> None:
+            try:
+                got.append(await storage.receive())
+            except trio.EndOfChannel as error:
+                got.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await self.run.settle_down()
+            if not got:
+                await self._tick()
+            nursery.cancel_scope.cancel()
+        return got[0] if got else None
+
+    @step(held=hands, verdict=st.sampled_from([*VERDICTS]), after=delays)
+    def settle(self, held: Held, verdict: str, after: float) -> None:
+        """Also if it was settled before, or its lease was lost: then nothing changes."""
+        outcome = VERDICTS[verdict](after)
+        if held.storage is None:  # its process is dead
+            return
+        if not self.model.holds(held.id, held.claim):
+            self._raises(LeaseLostError, held.storage.settle, held.task, outcome)
+        else:
+            self._do(held.storage.settle, held.task, outcome)
+            error = None if verdict in ("succeeded", "released") else "trouble"
+            self.model.settle(
+                held.id, verdict, after=after, error=error, result=after if verdict == "succeeded" else None
+            )
+        held.is_settled, held.task.parts.holder = True, None
+
+    @step(held=hands, progress=st.integers(0, 9))
+    @precondition(lambda self: self.kind.traits.has_history)
+    def report_progress(self, held: Held, progress: int) -> None:
+        if held.storage is None:
+            return
+        if held.is_settled or not self.model.holds(held.id, held.claim):
+            self._raises(LeaseLostError, held.storage.report_progress, held.task, progress)
+        else:
+            self._do(held.storage.report_progress, held.task, progress)
+            self.model.rows[held.id].progress = progress
+
+    @step(worker=workers)
+    @precondition(lambda self: self.kind.traits.has_history)
+    def beat(self, worker: int) -> None:
+        storage, context = self.store.handles[worker], self.store.contexts[worker]
+        mine = [held for held in self._unsettled(storage) if held.worker == worker]
+        context.in_hand = {held.task: None for held in mine}
+        self._do(storage.beat, context)
+        for held in mine:
+            row = self.model.rows.get(held.id)
+            if row is None or not self.model.holds(held.id, held.claim):
+                held.to_be_told.add("Released")
+            else:
+                row.due = self.model.now + self.kind.traits.lease
+                held.to_be_told |= {"Killed"} if row.aborted else set()
+
+    @step(seconds=st.sampled_from([1.0, 4.0, 12.0, 30.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.run.do(self.run.pass_time, seconds)
+        self.model.now += seconds
+
+    @step(worker=workers, cleanly=st.booleans())
+    @precondition(lambda self: self.kind.traits.has_history)
+    def restart(self, worker: int, cleanly: bool) -> None:
+        """The worker's process dies, or closes its storage; and there is a new one."""
+        for storage in self.run.do(lambda: self.store.restart(worker, self.model, cleanly=cleanly)):
+            for held in self.held:
+                held.storage = None if held.storage is storage else held.storage
+            self.waiters = [waiter for waiter in self.waiters if waiter.storage is not storage]
+
+    @step(worker=workers)
+    @precondition(lambda self: self.kind.traits.has_history or self.steps > 20)
+    def close(self, worker: int) -> None:
+        storage = self.store.handles[worker]
+
+        async def close() -> None:
+            storage.close()
+
+        self.run.do(close)
+        self.closed.add(storage)
+
+    # Intervening
+
+    @step(worker=workers, task=known)
+    def cancel(self, worker: int, task: str) -> None:
+        row = self.model.waiting(task)
+        assert self._do(self.store.handles[worker].cancel, task) is (row is not None)
+        if row is not None:
+            self.model.finish(row, "killed", "cancelled while it waited")
+
+    @step(worker=workers, task=known)
+    def abort(self, worker: int, task: str) -> None:
+        storage, row = self.store.handles[worker], self.model.rows.get(task)
+        if self._is_overdue(task):  # it may be told still, or not any more
+            return
+        runs = row is not None and row.place == "running"
+        assert self._do(storage.abort, task) is runs
+        if row is None or not runs:
+            return
+        holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
+        if holder is None or holder.storage is not storage:
+            row.aborted = True
+        if holder is not None and holder.storage is not None:
+            holder.to_be_told.add("Killed")
+
+    @step(worker=workers, task=known, delay=delays)
+    def reschedule(self, worker: int, task: str, delay: float) -> None:
+        row = self.model.waiting(task)
+        assert self._do(self.store.handles[worker].reschedule, task, delay) is (row is not None)
+        if row is not None:
+            self.model.wait(row, delay)
+
+    @step(worker=workers, task=known, args=st.integers(100, 200))
+    def update(self, worker: int, task: str, args: int) -> None:
+        row = self.model.waiting(task)
+        new = Task(args, Parts(task, metadata=Metadata({"args": args})))
+        assert self._do(self.store.handles[worker].update, new) is (row is not None)
+        if row is not None:
+            row.args, row.metadata = args, {"args": args}
+
+    @step(worker=workers, task=known)
+    def resume(self, worker: int, task: str) -> None:
+        resume = self.store.handles[worker].resume_by_id
+        try:
+            resumed = self.model.resume(task)
+        except Refused:
+            self._raises(DuplicateTaskError, resume, task)
+        else:
+            assert self._do(resume, task) is resumed
+
+    @step(worker=workers)
+    @precondition(lambda self: self.kind.traits.has_history)
+    def resume_abandoned(self, worker: int) -> None:
+        abandoned = [row for row in self.model.rows.values() if row.place == "running" and self.model.is_overdue(row)]
+        assert self._do(self.store.handles[worker].resume_abandoned) == len(abandoned)
+        for row in abandoned:
+            self.model.lapse(row)
+
+    @step(worker=workers, task=known)
+    @precondition(lambda self: self.kind.traits.has_history)
+    def discard(self, worker: int, task: str) -> None:
+        row = self.model.rows.get(task)
+        is_finished = row is not None and not row.is_live
+        forgotten = self._do(self.store.handles[worker].discard, task)
+        assert forgotten is is_finished or self._is_overdue(task)
+        if is_finished:
+            del self.model.rows[task]
+
+    @step(worker=workers)
+    def vacuum(self, worker: int) -> None:
+        finished = [row for row in self.model.rows.values() if not row.is_live]
+        certain = [row for row in finished if not self.model.is_overdue(row)]
+        assert len(certain) <= self._do(self.store.handles[worker].vacuum) <= len(finished)
+        for row in finished:
+            del self.model.rows[row.id]
+
+    # Looking
+
+    @step(worker=workers, task=tasks)
+    def wait_for(self, worker: int, task: str) -> None:
+        waiter = Waiter(task, self.store.handles[worker])
+
+        async def wait() -> None:
+            try:
+                waiter.outcome = await waiter.storage.wait_for(task)
+            except (UnknownTaskError, trio.ClosedResourceError) as error:
+                waiter.outcome = error
+
+        async def begin() -> None:
+            self.run.nursery.start_soon(wait)
+            await self.run.settle_down()
+
+        self.run.do(begin)
+        self.waiters.append(waiter)
+
+    def they_agree(self) -> None:
+        self.steps += 1
+        self.run.do(self._tick)
+        self.run.do(self._tick)
+        storage = self.store.handles[self.steps % WORKERS]
+        seen: list[Task[Any]] = self._do(storage.list_tasks, None, {"limit": 10_000})
+        assert len({task.parts.id for task in seen}) == len(seen)
+        by_id: dict[str, Task[Any]] = {task.parts.id: task for task in seen}
+        for task_id in [*self.model.rows]:
+            task = by_id.get(task_id)
+            self.model.see(task_id, task and (task.parts.status.value, task.parts.attempt))
+        assert by_id.keys() == self.model.rows.keys()
+        for task in seen:
+            self._agree_on(storage, task, self.model.rows[task.parts.id])
+        self._agree_on_order([self.model.rows[task.parts.id] for task in seen])
+        rows = self.model.rows.values()
+        waiting, running = sum(row.waits for row in rows), sum(row.place == "running" for row in rows)
+        assert self._do(storage.metrics) == {**self.model.counts, "waiting": waiting, "running": running}
+        assert self._do(storage.fetch_by_id, UNKNOWN) is None
+        for waiter in self.waiters:
+            self._agree_on_end(waiter)
+        self.waiters = [waiter for waiter in self.waiters if waiter.outcome is None]
+        for held in self.held:
+            assert held.told == held.to_be_told, f"{held} was told {held.told}, not {held.to_be_told}"
+
+    def _agree_on(self, storage: Any, task: Task[Any], row: Row) -> None:
+        parts = task.parts
+        assert (parts.status.value, parts.attempt) == self.model.shown(row)
+        assert (task.args, dict(parts.metadata), parts.priority) == (row.args, row.metadata, row.priority)
+        if not row.is_live:
+            result = self._do(storage.wait_for, row.id)
+            assert (result.status, result.result) == (parts.status, row.result)
+            assert (result.error is None) == (row.error is None)
+            assert row.error is None or str(result.error).startswith(row.error)
+        if self.kind.traits.has_history:
+            kept = parts.context
+            assert [(each.attempt, each.became) for each in kept.history] == row.history
+            assert kept.progress == row.progress
+            if row.is_live:
+                assert (kept.error is None) == (row.error is None)
+
+    def _agree_on_order(self, rows: list[Row]) -> None:
+        """Who waits is listed in the order in which it would be received, or falls due; but for one that is due since
+        somebody last received, which may be listed with these or with those."""
+        if not self.kind.traits.waits_from_due:
+            return
+        ready = [(-row.priority, row.line) for row in rows if row.place == "waiting"]
+        assert ready == sorted(ready)
+        dues = [row.due for row in rows if row.place == "delayed" and row.due > self.model.now]
+        assert dues == sorted(dues)
+
+    def _agree_on_end(self, waiter: Waiter) -> None:
+        row = self.model.rows.get(waiter.id)
+        is_over = row is None or row.place not in LIVE
+        assert (waiter.outcome is not None) == is_over, f"{waiter} of {row}"
+
+    # Doing
+
+    async def _tick(self) -> None:
+        await self.run.pass_time(TICK)
+        self.model.now += TICK
+
+    def _do(self, async_fn: Any, *args: Any) -> Any:
+        options: dict[str, Any] = {}
+        if args and isinstance(args[-1], dict):
+            options, args = args[-1], args[:-1]
+        return self.run.do(lambda: async_fn(*args, **options))
+
+    def _raises(self, kind: type[Exception], async_fn: Any, *args: Any) -> None:
+        try:
+            result = self._do(async_fn, *args)
+        except kind:
+            return
+        raise AssertionError(f"{async_fn.__name__}{args} returned {result!r}, and raised no {kind.__name__}")
+
+    def _is_overdue(self, task_id: str) -> bool:
+        row = self.model.rows.get(task_id)
+        return row is not None and self.model.is_overdue(row)
+
+    def _unsettled(self, storage: Any) -> list[Held]:
+        return [held for held in self.held if held.storage is storage and not held.is_settled]

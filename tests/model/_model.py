@@ -1,0 +1,231 @@
+"""A queue with leases, as plainly as it can be said: one dictionary of rows, and a number for the time.
+
+What a storage enters by itself (an expiry, a lease that ran out, a result that is kept no longer) it may enter late,
+but never early, and at the latest when somebody receives. So here such a row is *overdue*, and :meth:`Model.see` lets
+the storage say whether it has entered it. In all else there is one right answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+LIVE = ("waiting", "delayed", "running")
+STATUS = {
+    "waiting": "Pending",
+    "delayed": "Pending",
+    "running": "Running",
+    "done": "Done",
+    "failed": "Failed",
+    "killed": "Killed",
+}
+ENDS = {"succeeded": "done", "failed": "failed", "killed": "killed"}
+
+
+@dataclass
+class Traits:
+    """In what storages differ, and may."""
+
+    lease: float  # infinite in memory: there nobody can die alone
+    keep_results: float
+    has_history: bool
+    waits_from_due: bool
+    """Of ready ones, who waits longest goes first. Does a delayed one wait from when it was due? In memory it takes its
+    place when somebody next receives, and one that was released goes to the very front."""
+
+
+@dataclass
+class Row:
+    id: str
+    args: Any
+    priority: int
+    unique: str | None
+    expires: float
+    place: str = "waiting"
+    line: tuple[float, float] = (0.0, 0.0)  # where it stands; the second is the same for those that tie
+    due: float = math.inf
+    attempt: int = 0
+    claim: int = 0
+    aborted: bool = False
+    replaced: bool = False  # while it ran
+    metadata: dict[str, Any] = field(default_factory=dict)
+    history: list[tuple[int, str]] = field(default_factory=list)
+    error: str | None = None
+    result: Any = None
+    progress: Any = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.place in LIVE
+
+    @property
+    def waits(self) -> bool:
+        return self.place in ("waiting", "delayed")
+
+
+class Refused(Exception):
+    """A duplicate."""
+
+
+class Model:
+    def __init__(self, traits: Traits) -> None:
+        self.traits = traits
+        self.now = 0.0
+        self.rows: dict[str, Row] = {}
+        self.counts = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released"), 0)
+        self.claims = 0
+        self.turns = 0
+
+    # Coming in
+
+    def push(self, row: Row, delay: float = 0.0, on_conflict: str = "skip") -> str:
+        if row.id in self.rows:
+            raise Refused("id")
+        owner = self.owner(row.unique)
+        if owner is not None:
+            if on_conflict == "skip":
+                return owner.id
+            if on_conflict == "raise":
+                raise Refused("unique")
+            if owner.waits:
+                self.finish(owner, "killed", "replaced by task")
+            else:
+                owner.replaced = True
+        self.rows[row.id] = row
+        self.counts["pushed"] += 1
+        self.wait(row, delay)
+        return row.id
+
+    def owner(self, key: str | None) -> Row | None:
+        owners = [row for row in self.rows.values() if row.is_live and row.unique == key and not row.replaced]
+        assert key is None or len(owners) <= 1
+        return owners[0] if owners and key is not None else None
+
+    def wait(self, row: Row, delay: float) -> None:
+        self.turns += 1
+        if delay > 0:
+            row.place, row.due, row.line = "delayed", self.now + delay, (self.now + delay, 0.0)
+        else:
+            row.place, row.due = "waiting", math.inf
+            row.line = (self.now, self.turns) if self.traits.waits_from_due else (0.0, self.turns)
+
+    # Going out
+
+    def ready(self) -> list[Row]:
+        """What may be received now: all of the best, and only they."""
+        self.enter_due()
+        waiting = [row for row in self.rows.values() if row.place == "waiting" and row.expires > self.now]
+        first = min(((-row.priority, row.line) for row in waiting), default=None)
+        return [row for row in waiting if (-row.priority, row.line) == first]
+
+    def enter_due(self) -> None:
+        """Somebody receives."""
+        for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
+            if row.is_live and self.traits.waits_from_due and self.is_overdue(row):
+                self.lapse(row)
+            elif row.place == "delayed" and row.due <= self.now:
+                due = row.due
+                self.wait(row, 0.0)
+                if self.traits.waits_from_due:
+                    row.line = (due, 0.0)
+
+    def take(self, row: Row) -> int:
+        self.claims += 1
+        row.place, row.claim, row.due, row.expires = "running", self.claims, self.now + self.traits.lease, math.inf
+        row.attempt += 1
+        return row.claim
+
+    # Coming back
+
+    def holds(self, task_id: str, claim: int) -> bool:
+        row = self.rows.get(task_id)
+        return row is not None and row.place == "running" and row.claim == claim
+
+    def settle(
+        self, task_id: str, verdict: str, *, after: float = 0.0, error: str | None = None, result: Any = None
+    ) -> None:
+        row = self.rows[task_id]
+        if verdict in ("retried", "failed", "killed"):
+            row.history.append((row.attempt, verdict))
+        if verdict in ENDS:
+            self.finish(row, ENDS[verdict], error, result)
+        elif verdict == "retried":
+            row.error = error
+            self.come_back(row, verdict, after)
+        else:
+            row.attempt -= 1
+            self.come_back(row, verdict, None)
+
+    def come_back(self, row: Row, verdict: str | None, after: float | None) -> None:
+        """It waits again: after so many seconds, or, if that is None, where it stood."""
+        row.due = math.inf
+        if row.replaced or row.aborted:
+            self.finish(row, "killed", "aborted while it ran" if row.aborted else "replaced")
+            return
+        if verdict is not None:
+            self.counts[verdict] += 1
+        if after is not None:
+            self.wait(row, after)
+            return
+        row.place = "waiting"
+        if not self.traits.waits_from_due:
+            self.turns += 1
+            row.line = (0.0, -self.turns)
+
+    def finish(self, row: Row, place: str, error: str | None = None, result: Any = None) -> None:
+        row.place, row.error, row.result = place, error, result
+        row.due = self.now + self.traits.keep_results if place == "done" else math.inf
+        row.expires = math.inf
+        self.counts["succeeded" if place == "done" else place] += 1
+
+    # What happens by itself
+
+    def is_overdue(self, row: Row) -> bool:
+        return (row.waits and row.expires <= self.now) or (row.place != "delayed" and row.due <= self.now)
+
+    def lapse(self, row: Row) -> None:
+        """Enter what is overdue."""
+        if row.waits:
+            self.finish(row, "killed", "not started within")
+        elif row.place == "running":
+            row.history.append((row.attempt, "lost"))
+            self.come_back(row, None, None)
+        else:
+            del self.rows[row.id]
+
+    def lose_all(self) -> None:
+        """The one process that had the store has died, or has closed it."""
+        for row in self.rows.values():
+            if row.place == "running":
+                self.lapse(row)
+
+    def see(self, task_id: str, seen: Any) -> None:
+        """A storage shows this of a row, or None; if that can be so only because it has entered it, it has."""
+        row = self.rows.get(task_id)
+        if row is not None and self.is_overdue(row) and seen != self.shown(row):
+            self.lapse(row)
+
+    # Looking
+
+    def shown(self, row: Row) -> tuple[Any, ...]:
+        return STATUS[row.place], row.attempt
+
+    def is_empty(self) -> bool:
+        return not any(row.is_live for row in self.rows.values())
+
+    # Interventions
+
+    def waiting(self, task_id: str) -> Row | None:
+        row = self.rows.get(task_id)
+        return row if row is not None and row.waits else None
+
+    def resume(self, task_id: str) -> bool:
+        row = self.rows.get(task_id)
+        if row is None or row.place not in ("failed", "killed"):
+            return False
+        if self.owner(row.unique) is not None:
+            raise Refused("unique")
+        row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, False
+        self.wait(row, 0.0)
+        return True

@@ -1,0 +1,37 @@
+"""Random histories, on each storage, beside the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from ._machine import Machine
+from ._stores import InFile, InMemory, InSqlite, Store
+
+EXAMPLES = int(os.environ.get("TRIO_TASKS_EXAMPLES", "0"))
+"""How many histories; by default a few, the same ones each time."""
+STEPS = int(os.environ.get("TRIO_TASKS_STEPS", "40"))
+
+
+@pytest.mark.timeout(600 + 5 * EXAMPLES)
+@pytest.mark.parametrize(
+    ("kind", "examples"), [(InMemory, 60), (InFile, 60), (InSqlite, 40)], ids=["memory", "file", "sqlite"]
+)
+def test_a_storage_does_as_the_model_says(kind: type[Store], examples: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "trio_tasks")  # several storages on one file are a warning, and meant here
+    machine = type(f"Machine{kind.__name__}", (Machine,), {"kind": kind})
+    checks = settings(
+        max_examples=EXAMPLES or examples,
+        stateful_step_count=STEPS,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=checks)

@@ -1,0 +1,25 @@
+"""``python -m tests.mutations [NAME …]``: break each promise, and print what sees it, as the table in the docs."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.mutations._broken import MUTATIONS
+from tests.mutations._trial import try_out
+
+
+def main(names: list[str]) -> int:
+    """Try those of these names, or all; returns how many nobody has seen."""
+    chosen = [each for each in MUTATIONS if not names or each.name in names]
+    unseen = 0
+    print('.. csv-table::\n   :header: "", "what was broken", "seen by"\n   :widths: 4, 60, 36\n')
+    for mutation in chosen:
+        found = try_out(mutation)
+        unseen += found.proof is None
+        print(f'   {mutation.promise}, "{mutation.what}", "{found.where}"', flush=True)
+        print(f"{mutation.name}: {found.where}, {found.seconds:.0f} s: {found.said:.120}", file=sys.stderr, flush=True)
+    return unseen
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))

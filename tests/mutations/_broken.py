@@ -1,0 +1,290 @@
+"""Ways to break the library: for each promise, a few lines that somebody might well have written instead.
+
+Each is a piece of the source, which is there once, and what stands there instead. So this list has to follow the
+source, and ``tests/test_mutations.py`` says so when it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break a promise.
+
+    Attributes:
+      name: short, for the command line.
+      promise: which one.
+      what: what is wrong then, for people.
+      file: in ``trio_tasks/``.
+      before: what stands there; ``after``: what stands there instead.
+      proofs: which to try, in this order; see ``tests/mutations/_trial.py``.
+    """
+
+    name: str
+    promise: int
+    what: str
+    file: str
+    before: str
+    after: str
+    proofs: tuple[str, ...] = ("memory",)
+
+
+MUTATIONS = [
+    Mutation(
+        "children-outlive",
+        1,
+        "the nursery of an attempt is the worker's: it is settled before its children end",
+        "_task_fn.py",
+        "values.update(dict.fromkeys(plan.nurseries, nursery))",
+        "values.update(dict.fromkeys(plan.nurseries, trio.lowlevel.current_task().parent_nursery))",
+    ),
+    Mutation(
+        "success-before-the-end",
+        1,
+        "a task is settled when its handler has been called, not when it has ended",
+        "_seat.py",
+        """                result = await self._run(task)
+                self._outcome = _SUCCEEDED if result is None else Succeeded(result)
+        finally:
+            await self._settle(task)""",
+        """                self._outcome = _SUCCEEDED
+                self._settle_nowait and self._settle_nowait(task, self._outcome)
+                result = await self._run(task)
+        finally:
+            await self._settle(task)""",
+    ),
+    Mutation(
+        "no-shield",
+        2,
+        "a cancellation can cut the settling short",
+        "_seat.py",
+        """            else:
+                with trio.fail_after(self._settle_timeout, shield=True):""",
+        """            else:
+                with trio.fail_after(self._settle_timeout):""",
+    ),
+    Mutation(
+        "cancelled-is-failed",
+        2,
+        "an attempt that was cancelled from outside has failed",
+        "_seat.py",
+        'self._outcome = Released("cancelled")',
+        "self._outcome = self._judge(error)",
+    ),
+    Mutation(
+        "await-before-the-attempt",
+        2,
+        "something is awaited between taking a task and beginning its attempt",
+        "_seat.py",
+        "                    await self._attempt(current)\n",
+        "                    await trio.lowlevel.checkpoint()\n                    await self._attempt(current)\n",
+    ),
+    Mutation(
+        "receive-checkpoints-late",
+        2,
+        "receive can be cancelled when it has taken a task already",
+        "_memory.py",
+        "        await trio.lowlevel.cancel_shielded_checkpoint()\n        return task\n",
+        "        await trio.lowlevel.checkpoint()\n        return task\n",
+        ("memory", "cuts"),
+    ),
+    Mutation(
+        "push-is-cut",
+        2,
+        "a push that is under way can be cancelled, and is stored all the same",
+        "storages/_traffic.py",
+        """            if request.is_under_way:
+                return trio.lowlevel.Abort.FAILED
+            self.pushes.remove(request)""",
+        """            if not request.is_under_way:
+                self.pushes.remove(request)""",
+        ("sqlite", "cuts"),
+    ),
+    Mutation(
+        "outermost-error",
+        3,
+        "errors are judged by the group, not by its leaves",
+        "_outcome.py",
+        "    parts = tuple(leaves(error))\n",
+        "    parts = (error,)\n",
+    ),
+    Mutation(
+        "retry-beats-abort",
+        3,
+        "a retry-after beats an abort",
+        "_outcome.py",
+        "    if any(is_a(each, AbortError) for each in parts):",
+        "    if all(is_a(each, AbortError) for each in parts):",
+    ),
+    Mutation(
+        "greedy",
+        4,
+        "more is claimed than there are free seats",
+        "storages/_lane.py",
+        "return max(0, len(self.receivers) + returning - len(self.stock))",
+        "return max(0, len(self.receivers) + returning - len(self.stock) + 3)",
+        ("sqlite", "file"),
+    ),
+    Mutation(
+        "gates-are-not-asked",
+        4,
+        "a layer that is not ready does not hold intake back",
+        "_intake.py",
+        "                    await gate.ready()\n",
+        "                    await trio.lowlevel.checkpoint()\n",
+    ),
+    Mutation(
+        "intake-goes-on",
+        5,
+        "a shutdown does not stop intake",
+        "_supervisor.py",
+        "        for context in self.contexts:\n            context.stop()\n",
+        "        for context in self.contexts:\n            context.pause()\n",
+    ),
+    Mutation(
+        "no-deadline",
+        5,
+        "the terminator never fires",
+        "_supervisor.py",
+        "            self.cancel_scope.deadline = min(self.cancel_scope.deadline, deadline)\n",
+        "            self.cancel_scope.deadline = max(self.cancel_scope.deadline, deadline)\n",
+    ),
+    Mutation(
+        "exit-kills-the-worker",
+        6,
+        "SystemExit of a handler ends its worker",
+        "_seat.py",
+        "        if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):",
+        "        if any(is_a(each, (KeyboardInterrupt, SystemExit)) for each in leaves(error)):",
+    ),
+    Mutation(
+        "listener-kills-the-worker",
+        6,
+        "an error of a listener comes out of the worker",
+        "_contained.py",
+        "        log.error(self._message, *self._values, exc_info=error)\n        return True\n",
+        "        return False\n",
+    ),
+    Mutation(
+        "attempt-counted-twice",
+        7,
+        "a retry counts two attempts",
+        "_ledger.py",
+        "parts.attempt = attempt_number(parts.attempt + 1)",
+        "parts.attempt = attempt_number(parts.attempt + 1 + (parts.attempt > 0))",
+    ),
+    Mutation(
+        "interruption-costs",
+        7,
+        "an interruption costs an attempt",
+        "_ledger.py",
+        "attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1",
+        "attempts_made = parts.attempt",
+    ),
+    Mutation(
+        "interruption-costs-in-sqlite",
+        7,
+        "an interruption costs an attempt, in SQLite",
+        "storages/_sqlite_rows.py",
+        "(State.WAITING, None, None, 1, None, None, *held)",
+        "(State.WAITING, None, None, 0, None, None, *held)",
+        ("sqlite",),
+    ),
+    Mutation(
+        "lease-ends-with-intake",
+        8,
+        "leases are not renewed while a worker drains",
+        "_worker.py",
+        "        while interval is not None:\n",
+        "        while interval is not None and not context.door.closed:\n",
+        ("sqlite", "file"),
+    ),
+    Mutation(
+        "no-fencing-in-sqlite",
+        8,
+        "a settlement counts under any claim, in SQLite",
+        "storages/_sqlite_rows.py",
+        'HELD = "WHERE seq = ? AND token = ? AND state = 2"',
+        'HELD = "WHERE seq = ? AND token >= ? AND state = 2"',
+        ("sqlite",),
+    ),
+    Mutation(
+        "lost-lease-unheard",
+        8,
+        "a worker that has lost a lease goes on with the attempt",
+        "storages/_stored.py",
+        'parts.holder.revoke(Released("its lease was lost"))',
+        "parts.holder.whereabouts()",
+        ("sqlite", "file"),
+    ),
+    Mutation(
+        "orphans-stay-away",
+        8,
+        "a task whose worker has died does not come back",
+        "storages/_sqlite_books.py",
+        "            if row.state == State.RUNNING:\n                self.rows.take_back(queue, row, now)\n",
+        "            if row.state == State.RUNNING:\n                continue\n",
+        ("sqlite",),
+    ),
+    Mutation(
+        "machine-time",
+        9,
+        "a retry waits by the machine's clock, not by trio's",
+        "_handover.py",
+        "self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, Retried) else 0.0)",
+        "self.ledger.settle(task, outcome, __import__('time').monotonic() if isinstance(outcome, Retried) else 0.0)",
+    ),
+    Mutation(
+        "thread-is-abandoned",
+        10,
+        "the seat of a sync handler is free while its thread still runs",
+        "_task_fn.py",
+        "abandon_on_cancel=False",
+        "abandon_on_cancel=True",
+        ("promise 10",),
+    ),
+    Mutation(
+        "errors-are-swallowed",
+        11,
+        "the error of a worker that is not restarted does not come out of the monitor",
+        "_supervisor.py",
+        "                    raise group\n",
+        "                    return\n",
+    ),
+    Mutation(
+        "restarted-without-end",
+        11,
+        "a worker is restarted whatever the policy says",
+        "_supervisor.py",
+        "return bool(policy.should_restart(context, error, attempt))",
+        "return bool(policy.should_restart(context, error, attempt)) or True",
+    ),
+    Mutation(
+        "listeners-replace",
+        11,
+        "a listener that is added to a monitor replaces those of its workers",
+        "_supervisor.py",
+        "            context.listeners += listeners\n",
+        "            context.listeners = listeners\n",
+    ),
+    Mutation(
+        "known-ids-are-taken",
+        12,
+        "a finished task's id can be pushed again",
+        "_ledger.py",
+        "if task_id in self._live or task_id in self._dead or task_id in self._done:",
+        "if task_id in self._live:",
+        ("memory", "model memory"),
+    ),
+    Mutation(
+        "closed-is-open",
+        12,
+        "a storage that is closed takes more",
+        "storages/_stored.py",
+        "        if self._closed:\n            raise trio.ClosedResourceError",
+        "        if self._traffic.closed:\n            raise trio.ClosedResourceError",
+        ("sqlite", "model sqlite"),
+    ),
+]

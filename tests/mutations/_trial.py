@@ -1,0 +1,117 @@
+"""One mutation, put into a copy of the library, and the proofs that are tried on it until one sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+from tempfile import TemporaryDirectory
+from threading import Timer
+
+from tests.mutations._broken import Mutation
+
+ROOT = Path(__file__).parents[2]
+MOST_SEEDS = 1000
+_SECONDS = 60.0
+"""For one proof of one mutation."""
+
+_BY_TESTS = {
+    "cuts": ["tests/cuts"],
+    "model memory": ["tests/model", "-k", "memory"],
+    "model sqlite": ["tests/model", "-k", "sqlite"],
+    "promise 10": ["tests/promises", "-k", "promise_10"],
+}
+"""The proofs that are tests, and which."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of a mutation.
+
+    Attributes:
+      proof: which one has seen it; None if none did.
+      seed: for the simulations, the first seed that fails.
+      seconds: how long that took.
+      said: the first words of the complaint.
+    """
+
+    proof: str | None
+    seed: int | None
+    seconds: float
+    said: str
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        if self.proof is None:
+            return "**not found**"
+        return f"the tests: {self.proof}" if self.seed is None else f"{self.proof}, seed {self.seed}"
+
+
+def try_out(mutation: Mutation) -> Found:
+    """Break a copy of the library this way, and see which of the proofs notices."""
+    began_at = time.perf_counter()
+    with TemporaryDirectory(prefix="trio_tasks-mutation-") as directory:
+        copy = Path(directory)
+        for name in ("trio_tasks", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / "trio_tasks" / mutation.file
+        path.write_text(broken(path.read_text("utf-8"), mutation), "utf-8")
+        for proof in mutation.proofs:
+            seed, said = _by_tests(copy, proof) if proof in _BY_TESTS else _by_seeds(copy, proof)
+            if said:
+                return Found(proof, seed, time.perf_counter() - began_at, said)
+    return Found(None, None, time.perf_counter() - began_at, "")
+
+
+def broken(source: str, mutation: Mutation) -> str:
+    """The source with the mutation in it.
+
+    Raises:
+      LookupError: what it replaces is not there, or more than once.
+    """
+    times = source.count(mutation.before)
+    if times != 1:
+        raise LookupError(f"mutation {mutation.name}: what it replaces is in {mutation.file} {times} times, not once")
+    return source.replace(mutation.before, mutation.after)
+
+
+def _by_seeds(copy: Path, kind: str) -> tuple[int | None, str]:
+    """Run simulations until one fails; its seed, and its words."""
+    command = [sys.executable, "-m", "tests.simulation", kind, f"0-{MOST_SEEDS - 1}"]
+    with subprocess.Popen(
+        command, cwd=copy, env=_environment(copy), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        timer = Timer(_SECONDS, process.kill)
+        timer.start()
+        try:
+            last = ""
+            for line in process.stdout:
+                if found := re.match(rf"python -m tests\.simulation {kind} (\d+): *(.*)", line):
+                    return int(found[1]), found[2]
+                last = line
+        finally:
+            timer.cancel()
+            process.kill()
+    if process.returncode == -SIGKILL:
+        return None, f"a program that does not end within {_SECONDS:g} s"
+    return None, last if process.returncode else ""
+
+
+def _by_tests(copy: Path, proof: str) -> tuple[None, str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *_BY_TESTS[proof]]
+    done = subprocess.run(command, cwd=copy, env=_environment(copy), text=True, capture_output=True, timeout=600)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return None, failed[0].removeprefix("FAILED ") if failed else ""
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}

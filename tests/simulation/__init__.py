@@ -1,0 +1,1 @@
+"""Random programs under faults, by seeds, over each storage: ``python -m tests.simulation memory 1234``."""

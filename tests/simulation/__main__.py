@@ -1,0 +1,52 @@
+"""``python -m tests.simulation memory 1234`` tells all of one program; ``… sqlite 0-999`` runs many of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from typing import cast
+
+from tests.simulation._program import Program
+from tests.simulation._stores import Kind
+
+
+def tell(kind: Kind, seed: int) -> int:
+    """Run one program, and print what happened in it."""
+    program = Program(kind, seed)
+    try:
+        program.run()
+    finally:
+        print(*program.books.history, *program.books.faults, sep="\n")
+    return len(program.books.faults)
+
+
+def run_many(kind: Kind, seeds: range) -> int:
+    """Run programs, and print which of them fail; returns how many."""
+    logging.disable(logging.CRITICAL)
+    failed, seen, began_at = 0, Counter[str](), time.perf_counter()
+    for seed in seeds:
+        program = Program(kind, seed)
+        trouble = ""
+        try:
+            program.run()
+        except AssertionError as error:
+            trouble = str(error)
+        books = program.books
+        seen.update({outcome.__name__: n for outcome, n in books.counts.items()})
+        seen.update(books.seen)
+        if trouble or books.faults:
+            failed += 1
+            print(f"python -m tests.simulation {kind} {seed}: {trouble} {'; '.join(books.faults[:3]):.600}", flush=True)
+    seconds = time.perf_counter() - began_at
+    print(f"{kind}: {len(seeds)} programs in {seconds:.0f} s, {failed} failed; {dict(seen)}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    kind = cast("Kind", sys.argv[1])
+    first, _, last = sys.argv[2].partition("-")
+    if last:
+        sys.exit(min(run_many(kind, range(int(first), int(last) + 1)), 1))
+    sys.exit(min(tell(kind, int(first)), 1))

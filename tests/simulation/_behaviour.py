@@ -1,0 +1,193 @@
+"""What handlers do, well and ill: a seed decides."""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any, Protocol
+
+import trio
+from trio_tasks import AbortError, DeferredError, RetryAfterError, Task, WorkerContext
+from trio_tasks._groups import leaves
+
+from tests.simulation._books import Books
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+_note: contextvars.ContextVar[str | None] = contextvars.ContextVar("_note", default=None)
+
+
+class RudeError(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+class Pusher(Protocol):
+    """Whoever pushes more."""
+
+    async def push_more(self, random: Random) -> None: ...
+
+
+class Moody:
+    """A gate that keeps workers waiting, and may have closed by the time that there is a task."""
+
+    def __init__(self, books: Books, random: Random) -> None:
+        self._books = books
+        self._random = random
+        self._admitted: set[Task[Any]] = set()
+        self._was_asked = False
+
+    async def __call__(self, handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) -> Any:
+        if task not in self._admitted:
+            self._books.fault(f"{task} was not admitted")
+        return await handler(task)
+
+    async def ready(self) -> None:
+        await trio.sleep(self._random.choice((0, 0, self._random.random())))
+        self._was_asked = True
+
+    def admit(self, task: Task[Any]) -> bool:
+        if not self._was_asked:
+            self._books.fault(f"{task} was received without asking whether a gate is ready")
+        self._was_asked = False
+        if self._random.random() < 0.2:
+            return False
+        self._admitted.add(task)
+        return True
+
+    def dismiss(self, task: Task[Any]) -> None:
+        self._admitted.remove(task)
+
+
+class Behaviour:
+    """A handler for every attempt of a program.
+
+    Args:
+      books: are told what only a handler knows.
+      seed: of the program.
+      pusher: pushes more.
+    """
+
+    def __init__(self, books: Books, seed: int, pusher: Pusher) -> None:
+        self.is_calm = False
+        self._books = books
+        self._seed = seed
+        self._pusher = pusher
+        self._runs = 0
+
+    async def handle(self, task: Task[int], nursery: trio.Nursery) -> int:
+        books, parts = self._books, task.parts
+        if _note.get() is not None:
+            books.fault(f"{parts.id} finds a note of {_note.get()}")
+        if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in books.lost:
+            books.fault(f"{parts.id} runs in attempt {parts.attempt} of {parts.terms.attempts}")
+        if not self.is_calm:
+            self._runs += 1
+            random = Random(f"{self._seed} {task.args} {parts.attempt} {self._runs}")
+            try:
+                await self._behave(task, random, nursery)
+            except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
+                if any(isinstance(each, trio.Cancelled) for each in leaves(error)):
+                    books.struck.add(parts)
+                raise
+        return task.args * 2
+
+    async def _behave(self, task: Task[int], random: Random, nursery: trio.Nursery) -> None:
+        if random.random() < 0.6:
+            await trio.sleep(random.choice((0, random.random() * 4)))
+        well, ill = (self._succeed, self._leave_a_note, self._push_more), (self._fail, self._hide, self._swallow)
+        behave = random.choice(
+            (*well, self._succeed, self._succeed, *ill, self._have_children, self._shield, self._steer)
+        )
+        if random.random() < 0.1:
+            self._leave_to(nursery, task, random)
+        await behave(task, random)
+
+    async def _succeed(self, task: Task[int], random: Random) -> None:
+        pass
+
+    async def _fail(self, task: Task[int], random: Random) -> None:
+        errors = [
+            ValueError("no"),
+            RetryAfterError("later", random.random() * 10),
+            DeferredError("again"),
+            AbortError("never"),
+            OSError(),
+        ]
+        some = random.sample(errors, random.randint(1, 3))
+        raise random.choice((some[0], ExceptionGroup("several", some), SystemExit(1), RudeError()))
+
+    async def _have_children(self, task: Task[int], random: Random) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(random.randint(0, 3)):
+                error = random.choice((None, None, ValueError("a child")))
+                nursery.start_soon(self._child, task, random, random.random() * 3, error)
+            await trio.sleep(random.random())
+            if random.random() < 0.2:
+                nursery.cancel_scope.cancel()
+
+    def _leave_to(self, nursery: trio.Nursery, task: Task[int], random: Random) -> None:
+        """Have children that the handler does not wait for itself."""
+        self._books.may_be_struck.add(task.parts)  # when the handler has returned, there is nobody to see it
+        for _ in range(random.randint(1, 3)):
+            error = random.choice((None, None, ValueError("a child")))
+            nursery.start_soon(self._child, task, random, random.random() * 3, error)
+
+    async def _child(self, task: Task[int], random: Random, seconds: float, error: Exception | None) -> None:
+        children, parts = self._books.children, task.parts
+        children[parts] += 1
+        try:
+            await trio.sleep(seconds)
+            if error is not None:
+                raise error
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(random.choice((0, seconds)))
+            children[parts] -= 1
+
+    async def _shield(self, task: Task[int], random: Random) -> None:
+        try:
+            await trio.sleep(random.random() * 10)
+        finally:
+            with trio.move_on_after(2, shield=True):
+                await trio.sleep(random.random() * 3)
+
+    async def _hide(self, task: Task[int], random: Random) -> None:
+        """Clean-up that fails: its error stands in front of the cancellation."""
+        try:
+            await trio.sleep(random.random() * 10)
+        except trio.Cancelled:
+            self._books.struck.add(task.parts)
+            raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))  # noqa: ASYNC104  that it hides the cancellation is the point
+
+    async def _swallow(self, task: Task[int], random: Random) -> None:
+        try:
+            await trio.sleep(random.random() * 10)
+        except trio.Cancelled:  # noqa: ASYNC103, ASYNC104  what not all users know they must not do
+            self._books.struck.add(task.parts)
+
+    async def _leave_a_note(self, task: Task[int], random: Random) -> None:
+        _note.set(task.parts.id)
+        await trio.sleep(random.choice((0, random.random())))
+
+    async def _steer(self, task: Task[int], random: Random) -> None:
+        context = WorkerContext.of(task)
+
+        async def resume() -> None:
+            try:
+                await trio.sleep(random.random() * 5)
+            finally:
+                context.resume()
+
+        if random.random() < 0.3:
+            context.stop()
+        else:
+            context.pause()
+            context.track(resume)
+        await trio.sleep(random.choice((0, random.random())))
+
+    async def _push_more(self, task: Task[int], random: Random) -> None:
+        if self._runs < 200:
+            await self._pusher.push_more(random)

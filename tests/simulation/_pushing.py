@@ -1,0 +1,97 @@
+"""Pushing, alone and in bulk, with all that a task can ask for, over a line that may fail."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any
+
+import trio
+from trio_tasks import BackendError, DuplicateTaskError, Task, TaskBuilder
+
+from tests.simulation._books import ALL, Books
+
+
+class Pushing:
+    """Pushes, and enters what came of it.
+
+    Args:
+      books: to enter it in.
+    """
+
+    def __init__(self, books: Books) -> None:
+        self.ids: list[str] = []
+        self._books = books
+        self._bulks = 0
+
+    async def push(self, storage: Any, random: Random) -> None:
+        """A few pushes; the line is tried again when it is down."""
+        for _ in range(random.randint(1, 8)):
+            await trio.sleep(random.choice((0, 0, random.random() * 5)))
+            try:
+                if random.random() < 0.2:
+                    await self._push_bulk(storage, random)
+                else:
+                    await self.push_one(storage, self.task(random), random.choice((math.inf, math.inf, 0, 1)))
+            except trio.ClosedResourceError:
+                return
+
+    def task(self, random: Random) -> Task[int]:
+        builder = TaskBuilder(random.randrange(1000)).priority(random.choice((0, 0, -1, 5)))
+        if random.random() < 0.3:
+            builder.run_after(random.random() * 10)
+        if random.random() < 0.2:
+            builder.expires_in(0.1 + random.random() * 10)
+        if random.random() < 0.3:
+            builder.attempts(random.randint(1, 4))
+        if random.random() < 0.2:
+            builder.timeout(0.1 + random.random() * 3)
+        if random.random() < 0.2:
+            builder.unique(random.choice("ab"), on_conflict=random.choice(("skip", "replace", "raise")))
+        return builder.build()
+
+    async def push_one(self, storage: Any, task: Task[int], patience: float) -> None:
+        books, task_id = self._books, task.parts.id
+        books.will_push(task)
+        books.refused.add(task_id)  # until it says otherwise
+        self.ids.append(task_id)
+        with trio.move_on_after(patience):
+            while True:
+                try:
+                    answer = await storage.push_task(task)
+                except DuplicateTaskError:
+                    return
+                except BackendError:
+                    await trio.sleep(1)  # it may be pushed again: its id makes it count once
+                    continue
+                break
+            if answer == task_id:
+                books.refused.discard(task_id)
+                books.pushed.add(task_id)
+
+    async def _push_bulk(self, storage: Any, random: Random) -> None:
+        """Of a bulk that is cut short a beginning is stored."""
+        self._bulks += 1
+        size, name = random.randint(0, 4), f"bulk {self._bulks}"
+        ids: list[Any] = []
+        tasks: list[Task[int]] = []
+        done = False
+        try:
+            with trio.move_on_after(random.choice((math.inf, 1))):
+                delay = random.choice((0.0, 1.0))
+                ids = await storage.push_bulk(range(size), metadata={"bulk": name}, delay=delay)
+                done = True
+        except BackendError:
+            pass
+        finally:
+            with trio.CancelScope(shield=True):
+                tasks = await getattr(storage, "backend", storage).list_tasks(limit=ALL)
+            stored = [task for task in tasks if task.parts.metadata.get("bulk") == name]
+            if sorted(_number(task) for task in stored) != list(range(size if done else len(stored))):
+                self._books.fault(f"of a bulk of {size}, {stored} are stored")
+            self._books.pushed.update(ids, (task.parts.id for task in stored))
+            self.ids += ids
+
+
+def _number(task: Task[int]) -> int:
+    return task.args

@@ -1,0 +1,58 @@
+"""The storages that programs run over, each opened as often as a program has lives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from trio_tasks import FileStorage, MemoryStorage, SqliteStorage
+
+Kind = Literal["memory", "file", "sqlite"]
+KINDS: tuple[Kind, ...] = ("memory", "file", "sqlite")
+
+_MEMORY_DISK = Path("/dev/shm")
+
+
+class Stores:
+    """What a program's tasks are in. Leases are short, so that they run out within it."""
+
+    def __init__(self, kind: Kind, random: Random) -> None:
+        self.kind = kind
+        self._lease = random.choice((0.5, 3.0, 30.0))
+        self._memory = MemoryStorage[int](random.choice((math.inf, math.inf, 1, 3, 10)), keep_results=10**6)
+        self._synchronous: Any = random.choice(("FULL", "NORMAL"))
+        self._is_temporary = random.random() < 0.3
+        self.lives = 1 if kind == "memory" or (kind == "file" and self._is_temporary) else random.choice((1, 2, 3))
+        disk = _MEMORY_DISK if _MEMORY_DISK.is_dir() else None
+        self._directory = TemporaryDirectory(prefix="trio_tasks-", dir=disk) if kind != "memory" else None
+
+    @property
+    def is_memory(self) -> bool:
+        return self.kind == "memory"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[list[Any], None]:
+        """The handles: two processes have one file of SQLite."""
+        if self._directory is None:
+            yield [self._memory]
+            return
+        async with AsyncExitStack() as stack:
+            yield [await stack.enter_async_context(each) for each in self._made(Path(self._directory.name))]
+
+    def _made(self, directory: Path) -> list[Any]:
+        options: dict[str, Any] = {"lease": self._lease, "keep_results": math.inf}
+        if self.kind == "sqlite":
+            options |= {"synchronous": self._synchronous, "driver": "sqlite3"}
+            return [SqliteStorage(directory / "tasks.db", int, **options) for _ in range(2)]
+        if self._is_temporary:
+            return [FileStorage.temporary(int, **options)]
+        return [FileStorage(directory / "tasks.journal", int, synchronous=self._synchronous, **options)]
+
+    def remove(self) -> None:
+        if self._directory is not None:
+            self._directory.cleanup()

@@ -1,0 +1,76 @@
+"""A backend that is watched on its way to a storage: what is claimed and what is settled there is the truth."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from trio_tasks import BackendError, LeaseLostError, Outcome, Task, UnsettledError, WorkerContext
+from trio_tasks.abc import Backend
+from trio_tasks.testing._faulty_shape import shaped_like
+
+
+class Observer(Protocol):
+    """Whoever wants to know."""
+
+    def claimed(self, task: Task[Any]) -> None: ...
+    def settling(self, task: Task[Any], outcome: Outcome) -> None: ...
+    def settled(self, task: Task[Any], outcome: Outcome) -> None: ...
+    def unsettled(self, task: Task[Any], outcome: Outcome, error: BackendError) -> None: ...
+
+
+class Watched(Backend[Any]):
+    """Passes everything on to what is inside, and tells an observer."""
+
+    def __new__(cls, inside: Backend[Any], observer: Observer) -> Watched:
+        return object.__new__(shaped_like(cls, inside))
+
+    def __init__(self, inside: Backend[Any], observer: Observer) -> None:
+        self.inside: Any = inside
+        self.observer = observer
+        self.heartbeat_interval = inside.heartbeat_interval
+        self.settles_within_bounds = inside.settles_within_bounds
+
+    async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(self.inside, verb)(*args, **kwargs)
+
+    async def receive(self) -> Task[Any]:
+        task: Task[Any] = await self.inside.receive()
+        self.observer.claimed(task)
+        return task
+
+    def receive_nowait(self) -> Task[Any]:
+        task: Task[Any] = self.inside.receive_nowait()
+        self.observer.claimed(task)
+        return task
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        self.observer.settling(task, outcome)
+        try:
+            await self.inside.settle(task, outcome)
+        except (LeaseLostError, UnsettledError) as error:
+            self.observer.unsettled(task, outcome, error)
+            raise
+        self.observer.settled(task, outcome)
+
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        self.observer.settling(task, outcome)
+        try:
+            self.inside.settle_nowait(task, outcome)
+        except (LeaseLostError, UnsettledError) as error:
+            self.observer.unsettled(task, outcome, error)
+            raise
+        self.observer.settled(task, outcome)
+
+    async def beat(self, context: WorkerContext) -> None:
+        await self.inside.beat(context)
+
+    async def aclose(self) -> None:
+        await self.inside.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inside":
+            raise AttributeError(name)
+        return getattr(self.inside, name)
+
+    def __repr__(self) -> str:
+        return f"<watched {self.inside!r}>"

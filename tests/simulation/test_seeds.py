@@ -1,0 +1,78 @@
+"""The law of conservation, over random programs on lines that fail: nothing is lost, nothing is settled twice, nothing
+is in two places.
+
+``TRIO_TASKS_SEEDS=5000-9000`` runs other seeds, or more, over each storage; ``TRIO_TASKS_SEEDS=1234`` one; and
+``python -m tests.simulation memory 1234`` says what happens in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import pytest
+from trio_tasks.testing import Faults
+
+from tests.simulation._found import FOUND
+from tests.simulation._program import Program
+from tests.simulation._stores import KINDS, Kind
+
+_SHARE = 20  # seeds in one test
+_USUAL: dict[Kind, range] = {"memory": range(300), "file": range(60), "sqlite": range(40)}
+_FIRST, _, _LAST = os.environ.get("TRIO_TASKS_SEEDS", "").partition("-")
+_SEEDS = dict.fromkeys(KINDS, range(int(_FIRST), int(_LAST or _FIRST) + 1)) if _FIRST else _USUAL
+
+
+@contextmanager
+def silence() -> Generator[None, None, None]:
+    """Of the failures that programs are made of."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def run(kind: Kind, seed: int) -> Program:
+    program = Program(kind, seed)
+    with silence():
+        program.run()
+    assert not program.books.faults, f"to see it again: python -m tests.simulation {kind} {seed}"
+    return program
+
+
+@pytest.mark.parametrize(("kind", "first"), [(kind, first) for kind in KINDS for first in _SEEDS[kind][::_SHARE]])
+def test_conservation(kind: Kind, first: int) -> None:
+    """At the end of a program: pushed = settled + still there, and the events agree with the storage's books."""
+    for seed in range(first, min(first + _SHARE, _SEEDS[kind].stop)):
+        run(kind, seed)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seed, _ in FOUND])
+def test_what_was_found_once(kind: Kind, seed: int) -> None:
+    run(kind, seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_is_the_same_program(kind: Kind) -> None:
+    for seed in range(3):
+        first, second = run(kind, seed), run(kind, seed)
+        told = [[line for line in each.books.history if "life" not in line] for each in (first, second)]  # its path
+        assert told[0] == told[1], seed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_bring_about_what_they_are_there_for(kind: Kind) -> None:
+    """A book in which nothing can be wrong proves nothing."""
+    missing = {field.name for field in fields(Faults) if not field.name.endswith("_seconds")}
+    missing |= {"Succeeded", "Retried", "Failed", "Killed", "Released"}
+    missing |= {"told that a lease was lost", "claimed again before it was settled"}
+    for seed in range(100):
+        books = run(kind, seed).books
+        missing -= {*books.seen, *(outcome.__name__ for outcome in books.counts)}
+        if not missing:
+            return
+    raise AssertionError(f"no program has seen {missing}")

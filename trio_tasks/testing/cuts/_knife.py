@@ -1,0 +1,54 @@
+"""The one instrument that cuts: before any step of any trio task, or when all of them wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@final
+class Knife(trio.abc.Instrument):
+    """Counts the moments of a run, and does something at one of them.
+
+    A moment is either before a step of a trio task, which is ready then and will go on from where it waited; or when
+    all trio tasks wait, so that only time can go on. A cancellation can come at no third kind of moment, unless a trio
+    task cancels itself while it takes a step: for that there is :meth:`pass_by`.
+
+    Args:
+      at: the number of the moment, counted from 1; 0 for none.
+      cut: called then, inside trio's own loop; it must not raise.
+      counts: whether a moment counts. It is called at each, with the trio task that is about to take a step, or with
+          None when all wait. Under a clock that is not virtual, a moment of the second kind is not to be cut at: trio
+          has decided by then how long it sleeps.
+    """
+
+    def __init__(self, at: int, cut: Callable[[], object], counts: Callable[[trio.lowlevel.Task | None], bool]) -> None:
+        self.moments = 0
+        self.was_used = False
+        self._at = at
+        self._cut = cut
+        self._counts = counts
+        self._all_wait = False
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Called by trio."""
+        self._all_wait = False
+        self.pass_by(task)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called by trio, between two rounds of steps."""
+        if not self._all_wait and not trio.lowlevel.current_statistics().tasks_runnable:
+            self._all_wait = True
+            self.pass_by(None)
+
+    def pass_by(self, task: trio.lowlevel.Task | None) -> None:
+        """A moment has come: for the instrument, each that trio tells of; for others, one of their own."""
+        if self._counts(task):
+            self.moments += 1
+            if self.moments == self._at:
+                self.was_used = True
+                self._cut()

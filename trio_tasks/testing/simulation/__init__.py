@@ -1,0 +1,1 @@
+"""Runs that a seed decides: the same seed, the same run."""

@@ -1,0 +1,63 @@
+"""The dice that trio's scheduler throws, in our hand: the one place that knows private names of trio.
+
+trio has a hook for Hypothesis: told to, it puts the trio tasks that are ready in the order in which they were made, and
+shuffles them with a random number generator of its own. We do what the hook does, without Hypothesis, and undo it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+_MODULE = "trio._core._run"
+_FLAG = "_ALLOW_DETERMINISTIC_SCHEDULING"
+_GENERATOR = "_r"
+_AGE = "_counter"
+
+
+@contextmanager
+def loaded_dice(seed: str) -> Generator[None, None, None]:
+    """Inside the block, the order in which trio runs what is ready is a function of the seed, in all runs that begin
+    there. Afterwards trio's dice are as they were.
+
+    Raises:
+      RuntimeError: this trio keeps its dice elsewhere.
+    """
+    run = _scheduler()
+    dice: random.Random = getattr(run, _GENERATOR)
+    was_loaded, state = getattr(run, _FLAG), dice.getstate()
+    setattr(run, _FLAG, True)
+    dice.seed(seed)
+    try:
+        yield
+    finally:
+        setattr(run, _FLAG, was_loaded)
+        dice.setstate(state)
+
+
+def _scheduler() -> Any:
+    try:
+        run = importlib.import_module(_MODULE)
+    except ImportError as error:
+        raise _moved(_MODULE) from error
+    if not isinstance(getattr(run, _FLAG, None), bool):
+        raise _moved(f"{_MODULE}.{_FLAG}")
+    if not isinstance(getattr(run, _GENERATOR, None), random.Random):
+        raise _moved(f"{_MODULE}.{_GENERATOR}")
+    if not hasattr(trio.lowlevel.Task, _AGE):
+        raise _moved(f"trio.lowlevel.Task.{_AGE}")
+    return run
+
+
+def _moved(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"the order of trio's schedule cannot be decided by a seed: trio {trio.__version__} has no {name}, or another "
+        "kind of it. trio_tasks.testing relies on it; please report this to trio_tasks"
+    )
