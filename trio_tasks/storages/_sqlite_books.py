@@ -53,7 +53,9 @@ DUE = """
 SELECT seq, id, state, attempt, start_by, history, worker, wish FROM trio_tasks_task
 WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 ORDER BY due LIMIT ?
 """
-NEXT_DUE = "SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3"
+NEXT_DUE = """
+SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
+"""  # which no text is below, should somebody have written one there
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished

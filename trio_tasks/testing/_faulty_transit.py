@@ -137,6 +137,8 @@ def twin_of(task: Task[A]) -> Task[A]:
 def _own_copy(context: Any) -> Any:
     """What a backend knows of the claim. What an attempt has gathered there, to be written when it is settled, is its
     own: with one list for both copies it would be written twice."""
+    if context is None:
+        return None
     from ..storages._lane import Grip  # with cbor2, which a test of the memory storage does not need
 
     if not isinstance(context, Grip):
