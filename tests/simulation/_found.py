@@ -10,4 +10,9 @@ FOUND: list[tuple[Kind, int, str]] = [
         7,
         "a lease that was over still counted when the next one began, so who waited for a task span until that ended",
     ),
+    (
+        "sqlite",
+        481,
+        "a task that was replaced while it ran had lost its unique key, so it could be resumed beside its successor",
+    ),
 ]

@@ -9,10 +9,12 @@ import trio
 from trio_tasks import (
     Attempt,
     DuplicateTaskError,
+    Released,
     RetryPolicy,
     SqliteStorage,
     SqliteTransaction,
     Status,
+    Succeeded,
     Worker,
     constant,
 )
@@ -185,3 +187,18 @@ async def test_only_tasks_of_an_sqlite_storage_have_a_transaction() -> None:
     task: Task[Any] = Task(1)
     with pytest.raises(TypeError, match="of a task from a SqliteStorage"):
         await SqliteTransaction.from_task(task)
+
+
+async def test_what_was_replaced_while_it_ran_has_not_forgotten_its_key(tmp_path: Path) -> None:
+    async with SqliteStorage(tmp_path / "tasks.db", str) as storage:
+        old = await storage.push("old", unique="key")
+        task = await storage.receive()
+        new = await storage.push("new", unique="key", on_conflict="replace")
+        await storage.settle(task, Released())
+        assert (await storage.wait_for(old)).status is Status.Killed
+        with pytest.raises(DuplicateTaskError, match=new):
+            await storage.resume_by_id(old)
+        await storage.settle(await storage.receive(), Succeeded(None))
+        assert await storage.resume_by_id(old)
+        assert await storage.push("newer", unique="key") == old
+        assert (await storage.metrics())["waiting"] == 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import DuplicateTaskError
 from ._port import Answer, Held, State, Stored
+from ._record import decode_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,11 +113,13 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
     """
     number = queues.known(queue)
     rows = connection.execute(
-        "SELECT seq, uniq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5)", (number, task_id)
+        "SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5)", (number, task_id)
     )
     if not rows:
         return False
-    [(seq, unique)] = rows
+    [(seq, unique, head)] = rows
+    if unique is None:  # perhaps because it was replaced while it ran
+        unique = decode_head(head)[0].unique
     holder = connection.execute(
         "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3",
         (number, unique),
@@ -124,9 +127,9 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
     if holder:
         raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder[0][0]} has its unique key")
     connection.execute(
-        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, wish = NULL "
-        "WHERE seq = ?",
-        (books.rows.turn(None, now), seq),
+        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, wish = NULL, "
+        "uniq = ? WHERE seq = ?",
+        (books.rows.turn(None, now), unique, seq),
     )
     queues.count(number, live=1)
     return True
