@@ -48,7 +48,10 @@ def tests(session: nox.Session) -> None:
     arguments = [argument for argument in session.posargs if argument != "--cov"]
     there = [python for python in PYTHONS if shutil.which(f"python{python}")]
     if not arguments and session.python not in there[-1:]:
-        arguments = ["-m", "not real"]  # what takes minutes is done on the newest Python that is there
+        arguments = [
+            "-m",
+            "not real and not searching",
+        ]  # what takes minutes is done on the newest Python that is there
     if "--cov" not in session.posargs:
         session.run("pytest", *arguments)
         return
@@ -108,6 +111,20 @@ def seeds(session: nox.Session) -> None:
         return
     for kind, last in (("memory", 9999), ("file", 999), ("sqlite", 999)):
         session.run("python", "-m", "tests.simulation", kind, f"0-{last}")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give spoiled bytes to all that reads bytes: `nox -s fuzz -- --minutes 60`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Break each promise on purpose, and print the table of what sees it."""
+    install(session, "test")
+    session.run("python", "-m", "tests.mutations", *session.posargs)
 
 
 @nox.session

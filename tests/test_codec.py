@@ -656,3 +656,10 @@ def test_nothing_heavy_is_imported_with_the_module() -> None:
     script = "import sys, trio_tasks._codec; print({'cbor2', 'msgspec'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("payload", [b"\x81\xe0", b"\x81\xf7", b"\xa1\x41\x61\x02"])
+def test_without_a_type_only_what_is_written_is_read(payload: bytes) -> None:
+    """Simple values of CBOR, and keys that are no text, are valid, and never ours."""
+    with pytest.raises(DecodeError, match="kind that is never written"):
+        CborCodec().decode(payload)

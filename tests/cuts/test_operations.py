@@ -16,6 +16,8 @@ from tests.cuts._operations import Operation, Seen, operations_of
 from tests.cuts._places import MOMENT, PLACES
 from tests.cuts._public import ELSEWHERE, kinds_of_backends, verbs_of
 
+pytestmark = pytest.mark.searching
+
 CASES = [
     (kind, verb, number)
     for kind, cls in kinds_of_backends().items()

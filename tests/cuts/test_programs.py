@@ -55,6 +55,8 @@ from trio_tasks.testing.cuts._explore import explore_cancellations
 from tests.cuts._places import MOMENT
 from tests.cuts._public import SIMULATED, kinds_of_backends, public_classes, public_functions, verbs_of
 
+pytestmark = pytest.mark.searching
+
 Made = Callable[[Task[str]], Awaitable[str]]
 Runner = Callable[[Any, Made, Cut], Awaitable[None]]
 

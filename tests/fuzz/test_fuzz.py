@@ -8,6 +8,8 @@ import pytest
 
 from tests.fuzz._targets import TARGETS
 
+pytestmark = pytest.mark.searching
+
 SEEDS = {"cbor": 1500, "json": 1500, "record": 1000, "journal": 60, "rows": 40}
 
 

@@ -12,6 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from ._machine import Machine
 from ._stores import InFile, InMemory, InSqlite, Store
 
+pytestmark = pytest.mark.searching
+
 EXAMPLES = int(os.environ.get("TRIO_TASKS_EXAMPLES", "0"))
 """How many histories; by default a few, the same ones each time."""
 STEPS = int(os.environ.get("TRIO_TASKS_STEPS", "40"))

@@ -19,7 +19,7 @@ class Mutation:
       what: what is wrong then, for people.
       file: in ``trio_tasks/``.
       before: what stands there; ``after``: what stands there instead.
-      proofs: which to try, in this order; see ``tests/mutations/_trial.py``.
+      proofs: which to try, in this order, before the tests of the promise; see ``tests/mutations/_trial.py``.
     """
 
     name: str
@@ -64,6 +64,7 @@ MUTATIONS = [
                 with trio.fail_after(self._settle_timeout, shield=True):""",
         """            else:
                 with trio.fail_after(self._settle_timeout):""",
+        ("memory", "cuts"),
     ),
     Mutation(
         "cancelled-is-failed",
@@ -243,7 +244,7 @@ MUTATIONS = [
         "_task_fn.py",
         "abandon_on_cancel=False",
         "abandon_on_cancel=True",
-        ("promise 10",),
+        (),
     ),
     Mutation(
         "errors-are-swallowed",

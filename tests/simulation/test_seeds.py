@@ -20,6 +20,8 @@ from tests.simulation._found import FOUND
 from tests.simulation._program import Program
 from tests.simulation._stores import KINDS, Kind
 
+pytestmark = pytest.mark.searching
+
 _SHARE = 20  # seeds in one test
 _USUAL: dict[Kind, range] = {"memory": range(300), "file": range(60), "sqlite": range(40)}
 _FIRST, _, _LAST = os.environ.get("TRIO_TASKS_SEEDS", "").partition("-")

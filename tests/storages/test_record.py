@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 import sys
 from enum import IntEnum
+from typing import Any
 
+import cbor2
 import pytest
 from trio_tasks import AbortError, BackendError, RetryAfterError, StoredError
 from trio_tasks._task import USUAL_TERMS, Terms
@@ -199,3 +201,17 @@ def test_a_history_grows_and_forgets_its_oldest() -> None:
 def test_a_history_that_cannot_be_read_says_so(garbage: bytes) -> None:
     with pytest.raises(BackendError):
         decode_history(garbage)
+
+
+def test_a_history_that_can_be_read_in_part_begins_anew() -> None:
+    """Found by spoiling bytes: it was kept as it was, and could not be read with the next attempt in it either."""
+    entry = PastAttempt(2, 5.0, "w", "retried", "ValueError")
+    several: list[Any] = [[1, 2], [[1, 2.0, None, "lost", b"no text"]], [[]], 5]
+    for broken in several:
+        assert decode_history(with_attempt(cbor2.dumps(broken), entry)) == (entry,)
+
+
+def test_an_error_whose_name_is_no_text_cannot_be_read() -> None:
+    fields = {"module": "builtins", "name": b"ValueError", "text": "", "traceback": "", "args": []}
+    with pytest.raises(BackendError, match="cannot be read"):
+        decode_error(cbor2.dumps(fields))

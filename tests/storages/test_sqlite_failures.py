@@ -457,3 +457,24 @@ def succeeded() -> Any:
     from trio_tasks import Succeeded
 
     return Succeeded(None)
+
+
+async def test_a_due_time_by_another_hand_does_not_end_the_storage(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    done: list[int] = []
+
+    async def handler(n: int) -> None:
+        done.append(n)
+
+    async with SqliteStorage[int](path, int) as storage:
+        task_id = await storage.push(1, delay=60)
+        with closing(connect(path)) as connection:
+            connection.execute("UPDATE trio_tasks_task SET due = ? WHERE id = ?", (b"soon", task_id))
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, handler).run)
+            await trio.sleep(0.1)  # it has looked, and found nothing but that
+            await storage.wait_for(await storage.push(2))
+            context.stop()
+        with pytest.raises(BackendError, match="due cannot be read"):
+            await storage.list_tasks()
+    assert done == [2]
