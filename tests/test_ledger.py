@@ -218,15 +218,16 @@ def test_one_that_was_replaced_while_it_ran_does_not_wait_again_beside_the_new_o
 
 
 @pytest.mark.parametrize("outcome", [Retried(ERROR), Released()], ids=repr)
-def test_but_it_does_if_the_new_one_is_finished_and_then_it_has_the_key(outcome: Outcome) -> None:
+def test_nor_when_the_new_one_is_finished_for_it_was_replaced(outcome: Outcome) -> None:
     book = Book()
     book.push("a", unique="key")
     first = book.take_one()
     book.push("b", unique="key", on_conflict="replace")
     book.settle(book.take_one(), Succeeded(None))
     book.settle(first, outcome)
-    assert book.push("c", unique="key") == "a"
-    assert book.take_ids() == ["a"]
+    assert book.status_of("a") is Status.Killed
+    assert book.push("c", unique="key") == "c", "the key is free"
+    assert book.take_ids() == ["c"]
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR)], ids=lambda each: type(each).__name__)
@@ -769,20 +770,17 @@ class LedgerAndModel:
         task = self.hands.pop(record.id)
         self.book.settle(task, outcome)
         self.past.append(task)
-        if isinstance(outcome, Retried):
+        record.attempt -= isinstance(outcome, Released)
+        if not isinstance(outcome, (Retried, Released)):
+            self.finish(record, {Succeeded: "done", Failed: "failed", Killed: "killed"}[type(outcome)])
+        elif record.unique is not None and not record.owns_key:
+            self.finish(record, "killed")
+        elif isinstance(outcome, Retried):
             self.tally["retried"] += 1
             self.place_in_time(record, outcome.after)
-        elif isinstance(outcome, Released):
+        else:
             self.tally["released"] += 1
-            record.attempt -= 1
             self.place_in_time(record, 0, front=True)
-        else:
-            self.finish(record, {Succeeded: "done", Failed: "failed", Killed: "killed"}[type(outcome)])
-            return
-        if self.owner_of(record.unique) in (None, record):
-            record.owns_key = record.unique is not None
-        else:
-            self.finish(record, "killed")
 
     def settle_again(self, which: int, outcome: Outcome) -> None:
         task = pick(self.past, which)

@@ -17,7 +17,13 @@ from trio_tasks._clock import use_wall_clock
 from tests.promises._stage import A_MONTH, Open, perform, perform_on, run_for
 
 PACKAGE = Path(__file__).parents[2] / "trio_tasks"
-EDGES = {"_clock.py", "_task_id.py", "_sqlite_desk.py"}  # the last in a thread, for a lock of another process
+EDGES = {
+    "_clock.py",
+    "_task_id.py",
+    "_sqlite_desk.py",  # in a thread, for a lock of another process
+    "_explore.py",  # these two tell how long they have taken
+    "_simulate.py",
+}
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
 NOW = {"now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"}
 SLEEPS = {"sleep"}

@@ -489,7 +489,7 @@ async def test_a_worker_gets_everything_done_all_the_same(autojump_clock: MockCl
         monitor.register(Worker("test", faulty, double, retry=RetryPolicy(100)))
         async with monitor:
             results = [await storage.wait_for(task_id) for task_id in ids]
-            monitor.shutdown()
+            storage.close()  # a shutdown may meet a line that is down, which is an error then
         assert [result.result for result in results] == [n * 2 for n in range(100)]
         assert isinstance(faulty, TaskSink)
         assert {"drop", "duplicate", "delay", "reorder"} <= {*kinds(faulty)}
