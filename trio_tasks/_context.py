@@ -201,8 +201,7 @@ class WorkerContext:
 
     def whereabouts(self) -> dict[str, str]:
         """For each task in hand, by its id, the line at which its attempt waits just now."""
-        in_order = sorted(self.in_hand, key=lambda task: task.parts.id)
-        return {task.parts.id: task.parts.holder.whereabouts() for task in in_order if task.parts.holder}
+        return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
 
     # What only the worker does
 

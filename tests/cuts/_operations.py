@@ -19,7 +19,7 @@ from trio_tasks import (
     TaskBuilder,
     Worker,
 )
-from trio_tasks.testing.cuts._cut import Cut
+from trio_tasks.testing import Cut
 
 from tests.cuts._places import LATER, LEASE, Place
 

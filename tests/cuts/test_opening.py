@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import FileStorage, MemoryStorage, Pipe, SqliteStorage, Status, Succeeded
-from trio_tasks.testing.cuts._cut import Cut
-from trio_tasks.testing.cuts._explore import explore_cancellations
+from trio_tasks.testing import Cut, explore_cancellations
 from trio_tasks.testing.cuts._knife import Knife
 
 from tests.cuts._places import MOMENT, PLACES

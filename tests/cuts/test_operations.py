@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks.testing.cuts._cut import Cut
-from trio_tasks.testing.cuts._explore import explore_cancellations
+from trio_tasks.testing import Cut, explore_cancellations
 
 from tests.cuts._operations import Operation, Seen, operations_of
 from tests.cuts._places import MOMENT, PLACES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -12,6 +11,7 @@ import trio
 from trio_tasks import BackendError, FileStorage, RetryAfterError, Status, Worker
 from trio_tasks.testing import run_seeded
 
+from tests._silence import silence
 from tests.fuzz._spoil import spoiled
 
 _NAME = "tasks.journal"
@@ -49,11 +49,8 @@ def fuzz_journal(random: Random) -> None:
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, _NAME)
         path.write_bytes(data)
-        logging.disable(logging.CRITICAL)
-        try:
+        with silence():
             run_seeded(_use, path, data, random.random() < 0.5, seed=_USER)
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 async def _use(path: Path, data: bytes, repair: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 import sys
@@ -16,6 +15,7 @@ import trio
 from trio_tasks import BackendError, RetryAfterError, SqliteStorage, Worker
 from trio_tasks.testing import run_seeded
 
+from tests._silence import silence
 from tests.fuzz._spoil import spoiled
 
 if sys.version_info < (3, 11):
@@ -69,15 +69,12 @@ def fuzz_rows(random: Random) -> None:
     """A whole file."""
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, "tasks.db")
-        logging.disable(logging.CRITICAL)
-        try:
+        with silence():
             run_seeded(_write, path, seed=0)
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 for _ in range(random.choice((1, 1, 3, 8))):
                     _scribble(connection, random)
             run_seeded(_use, path, seed=_USER)
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 async def _handle(n: int) -> int:

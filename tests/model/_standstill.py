@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import outcome
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_tasks.testing.simulation._seeded import run_seeded
+from trio_tasks.testing import run_seeded
 
 T = TypeVar("T")
 

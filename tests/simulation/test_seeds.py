@@ -7,15 +7,13 @@ is in two places.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import fields
 
 import pytest
 from trio_tasks.testing import Faults
 
+from tests._silence import silence
 from tests.simulation._found import FOUND
 from tests.simulation._program import Program
 from tests.simulation._stores import KINDS, Kind
@@ -26,16 +24,6 @@ _SHARE = 20  # seeds in one test
 _USUAL: dict[Kind, range] = {"memory": range(300), "file": range(60), "sqlite": range(40)}
 _FIRST, _, _LAST = os.environ.get("TRIO_TASKS_SEEDS", "").partition("-")
 _SEEDS = dict.fromkeys(KINDS, range(int(_FIRST), int(_LAST or _FIRST) + 1)) if _FIRST else _USUAL
-
-
-@contextmanager
-def silence() -> Generator[None, None, None]:
-    """Of the failures that programs are made of."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def run(kind: Kind, seed: int) -> Program:

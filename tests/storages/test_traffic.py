@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -9,26 +11,29 @@ from trio.testing import MockClock
 from trio_tasks import Failed, Released, Retried, RetryAfterError, Succeeded, Task, Worker, WorkerContext
 from trio_tasks.layers import ConcurrencyLimit, RateLimit
 from trio_tasks.storages._port import State
+from trio_tasks.testing.cuts._knife import Knife
 
 from tests._books import run_apart
 from tests.storages._engine import Storage, Store, TroubledEngine
 
 
-class Cut(trio.abc.Instrument):
-    """Cancels a scope before the k-th step of anything."""
+class Cut:
+    """A scope that is cancelled before the k-th step of anything, of those that are taken while it is on."""
 
     def __init__(self, step: int) -> None:
         self.scope = trio.CancelScope()
         self.is_on = False
-        self.was_cut = False
-        self._left = step
+        self.knife = Knife(step, self.scope.cancel, lambda task: self.is_on and task is not None)
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.is_on:
-            self._left -= 1
-            if not self._left:
-                self.scope.cancel()
-                self.was_cut = True
+
+def steps_of(play: Callable[[Cut], Awaitable[None]]) -> int:
+    """Run it again and again, cut before each of its steps; the number of the first that it did not take."""
+    for step in count(1):
+        cut = Cut(step)
+        run_apart(f"{play.__name__} cut before step {step}", partial(play, cut), cut.knife)
+        if not cut.knife.was_used:
+            return step
+    raise AssertionError("there is no end")
 
 
 # Pushing
@@ -57,14 +62,7 @@ async def push_under_the_knife(cut: Cut) -> None:
 
 
 def test_a_push_that_was_cancelled_has_stored_nothing_wherever_it_was_cut() -> None:
-    step = 1
-    while True:
-        cut = Cut(step)
-        run_apart(f"a push cut before step {step}", partial(push_under_the_knife, cut), cut)
-        if not cut.was_cut:
-            break
-        step += 1
-    assert step > 10
+    assert steps_of(push_under_the_knife) > 10
 
 
 async def test_a_push_is_cancelled_while_it_waits_and_not_once_it_is_under_way(autojump_clock: MockClock) -> None:
@@ -120,14 +118,7 @@ async def receive_under_the_knife(cut: Cut) -> None:
 
 
 def test_a_receive_that_was_cancelled_has_taken_nothing_wherever_it_was_cut() -> None:
-    step = 1
-    while True:
-        cut = Cut(step)
-        run_apart(f"a receive cut before step {step}", partial(receive_under_the_knife, cut), cut)
-        if not cut.was_cut:
-            break
-        step += 1
-    assert step > 3
+    assert steps_of(receive_under_the_knife) > 3
 
 
 async def test_rows_at_hand_that_nobody_comes_for_are_given_back(autojump_clock: MockClock) -> None:

@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import Backend, MemoryStorage, Outcome, Released, Succeeded, Task, Worker
-from trio_tasks.testing.cuts._cut import Cut
-from trio_tasks.testing.cuts._explore import explore_cancellations
-from trio_tasks.testing.cuts._verdict import BrokenByCut, DivergedError
+from trio_tasks.testing import BrokenByCut, Cut, DivergedError, explore_cancellations
 
 HERE = Path(__file__)
 
