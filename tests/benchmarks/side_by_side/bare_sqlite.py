@@ -7,6 +7,8 @@ as many tasks at a time as there are free seats cannot be faster than this.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from json import dumps
 from pathlib import Path
 
@@ -14,41 +16,59 @@ from ..fresh import answer
 from ..stored import new_directory
 from ..stored_daily import Both, Seconds
 
+Row = tuple[int, bytes]
+
+
+@contextmanager
+def filled(synchronous: str, tasks: int) -> Generator[sqlite3.Connection, None, None]:
+    """A file with so many rows that wait."""
+    with (
+        new_directory() as directory,
+        closing(sqlite3.connect(Path(directory, "bare.db"), isolation_level=None, check_same_thread=False)) as opened,
+    ):
+        opened.execute("PRAGMA journal_mode = WAL")
+        opened.execute(f"PRAGMA synchronous = {synchronous}")
+        opened.execute("CREATE TABLE task (seq INTEGER PRIMARY KEY, state INTEGER, token INTEGER, payload BLOB)")
+        opened.execute("CREATE INDEX ready ON task (seq) WHERE state = 0")
+        opened.execute("BEGIN")
+        opened.executemany("INSERT INTO task VALUES (NULL, 0, NULL, ?)", [(b"\1",)] * tasks)
+        opened.execute("COMMIT")
+        yield opened
+
+
+class Rows:
+    """What stands in the file, each claim under a token of its own."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._token = 0
+
+    def exchange(self, settled: list[int], limit: int) -> list[Row]:
+        """Settle what was claimed last, and claim so many more."""
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        execute(
+            "UPDATE task SET state = 3 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ?",
+            (dumps(settled), self._token),
+        )
+        self._token += 1
+        claimed: list[Row] = execute(
+            "UPDATE task SET state = 2, token = ? WHERE seq IN (SELECT seq FROM task WHERE state = 0 ORDER BY seq "
+            "LIMIT ?) RETURNING seq, payload",
+            (self._token, limit),
+        ).fetchall()
+        execute("COMMIT")
+        return claimed
+
 
 def measure(kind: str, synchronous: str, tasks: int, concurrency: int) -> Seconds:
     assert kind == "drain"
-    with new_directory() as directory:
-        connection = sqlite3.connect(Path(directory, "bare.db"), isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("CREATE TABLE task (seq INTEGER PRIMARY KEY, state INTEGER, token INTEGER, payload BLOB)")
-        connection.execute("CREATE INDEX ready ON task (seq) WHERE state = 0")
-        connection.execute("BEGIN")
-        connection.executemany("INSERT INTO task VALUES (NULL, 0, NULL, ?)", [(b"\1",)] * tasks)
-        connection.execute("COMMIT")
+    with filled(synchronous, tasks) as connection:
+        rows, held = Rows(connection), list[int]()
         with Both() as both:
-            _drain(connection, concurrency)
-        connection.close()
+            while claimed := rows.exchange(held, concurrency):
+                held = [seq for seq, _ in claimed]
     return both.each(tasks)
-
-
-def _drain(connection: sqlite3.Connection, batch: int) -> None:
-    held: list[int] = []
-    token = 0
-    while held or not token:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(
-            "UPDATE task SET state = 3 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ?",
-            (dumps(held), token),
-        )
-        token += 1
-        claimed = connection.execute(
-            "UPDATE task SET state = 2, token = ? WHERE seq IN (SELECT seq FROM task WHERE state = 0 ORDER BY seq "
-            "LIMIT ?) RETURNING seq, payload",
-            (token, batch),
-        ).fetchall()
-        connection.execute("COMMIT")
-        held = [seq for seq, _ in claimed]
 
 
 if __name__ == "__main__":
