@@ -165,7 +165,8 @@ class Lane:
                 trio.lowlevel.reschedule(receiver, Value(task))
             else:
                 self.stock.append(task)
-                self.stocked_at, self.rounds = trio.current_time(), 0
+        if rows:
+            self.stocked_at, self.rounds = trio.current_time(), 0
 
     def _task_of(self, row: Claimed, until: float) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_COMING_BACK = (Verdict.RELEASED, Verdict.RETRIED)
+
 
 @final
 class Traffic:
@@ -147,14 +149,14 @@ class Traffic:
         """What to claim together with what is lined up, and for which lanes."""
         now = self.engine.now()
         returning: dict[Lane, int] = {}
-        for settle in self.settles:
-            lane = settle.lane
-            if settle.will_take_more:
+        stirred = {push.lane: None for push in self.pushes}
+        for lane, settlement, will_take_more, _, _ in self.settles:
+            if will_take_more:
                 returning[lane] = returning.get(lane, 0) + 1
-            if settle.settlement.verdict in (Verdict.RELEASED, Verdict.RETRIED) or lane.is_closed:
-                lane.stir()
-        for push in self.pushes:
-            push.lane.stir()
+            if settlement.verdict in _COMING_BACK or not lane.handles:
+                stirred[lane] = None
+        for lane in stirred:
+            lane.stir()
         claims: list[Claim] = []
         lanes: list[Lane] = []
         for lane in self.lanes.values():
