@@ -430,6 +430,24 @@ async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: M
     assert sorted(generous.admitted) == sorted(generous.dismissed)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.5])
+async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancelled_meanwhile(
+    after: float, autojump_clock: MockClock
+) -> None:
+    class Slow(Plain):
+        async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+            await trio.sleep(1)
+            await super().settle(task, outcome)
+
+    storage = MemoryStorage[int]()
+    await storage.push(1)
+    with trio.move_on_after(after) as cut:
+        await Worker("w", Slow(storage), no_op, layers=[Counting(9, stingy=True)]).run()
+    assert cut.cancelled_caught
+    assert storage.statistics().in_hand == 0
+    assert storage.statistics().waiting == 1
+
+
 @pytest.mark.parametrize("first", [True, False])
 async def test_a_gate_that_fails_to_admit_loses_no_task(first: bool) -> None:
     class Broken(Counting):
