@@ -523,6 +523,23 @@ def test_json_that_we_do_not_write_is_not_read(payload: bytes) -> None:
         JsonCodec().decode(payload)
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (datetime, b'"2026-11-23T12:00:00"'),
+        (list[Options] | datetime, b'"2026-11-23T12:00:00"'),
+        (list[dict[str, datetime]], b'[{"a": "2026-11-23T12:00:00Z"}, {"a": "2026-11-23T12:00:00"}]'),
+        (make_dataclass("Meeting", [("at", datetime)]), b'{"at": "2026-11-23T12:00:00"}'),
+    ],
+)
+def test_a_datetime_without_a_time_zone_is_not_read(kind: Any, payload: bytes) -> None:
+    """By another hand; it could not be written again."""
+    with pytest.raises(DecodeError, match="args cannot be decoded: it has a datetime without a time zone, which is"):
+        JsonCodec(kind).decode(payload)
+    written = JsonCodec(kind).decode(payload.replace(b':00"', b':00Z"'))
+    assert "2026" in repr(written)
+
+
 def test_brackets_in_a_text_are_not_levels() -> None:
     for text in ("[" * 100, '"' + "[" * 100, "\\" + "[{" * 100, "]" * 100 + '\\"'):
         assert comes_back(JsonCodec(), [text, {text: text}])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._cbor import check_depth
 from ._checks import check_text
-from ._plain import LOOKED_AT_FOR_JSON, look_over
+from ._plain import LOOKED_AT_FOR_JSON, has_naive_datetime, look_over
 from ._refusal import Unfit, refuse
 from ._shape import Shape, made_again
 
@@ -70,7 +70,10 @@ class JsonCodec:
             payload = bytes(payload)
             if _is_deeper(payload, self._max_depth):
                 raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
-            return self._loads(payload)
+            value = self._loads(payload)
+            if self._shape.has_datetimes and has_naive_datetime(self._shape.to_plain(value)):
+                raise Unfit("it has a datetime without a time zone, which is another moment on another machine")
+            return value
         except Exception as error:
             raise self._shape.undecodable(self._name, error, "") from error
 

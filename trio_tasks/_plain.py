@@ -42,6 +42,20 @@ def is_plain(value: Any) -> bool:
     return True
 
 
+def has_naive_datetime(value: Any) -> bool:
+    """Whether a datetime without a time zone is anywhere in a plain value."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        kind = part.__class__
+        if kind is datetime:
+            if part.utcoffset() is None:
+                return True
+        elif kind in CONTAINERS:
+            parts += part.values() if kind is dict else part
+    return False
+
+
 def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
     """See that a plain value, of a class in ``looked_at``, can be written.
 

@@ -46,7 +46,19 @@ class Shape:
       ModuleNotFoundError: a type is given, other than that of a plain scalar, and msgspec is not installed.
     """
 
-    __slots__ = ("_box", "_class", "_convert", "_is_exact", "direct", "is_any", "label", "msgspec", "to_plain", "type")
+    __slots__ = (
+        "_box",
+        "_class",
+        "_convert",
+        "_is_exact",
+        "direct",
+        "has_datetimes",
+        "is_any",
+        "label",
+        "msgspec",
+        "to_plain",
+        "type",
+    )
 
     def __init__(self, type: Any, codec: str, natives: tuple[type, ...]) -> None:
         self.type = type
@@ -59,11 +71,13 @@ class Shape:
         self.to_plain: Callable[[Any], Any] = _as_it_is
         self._class, self._is_exact = _class_of(type)
         self._box: Any = None
+        self.has_datetimes = False
         if library is None:
             return
         self.to_plain = partial(library.to_builtins, enc_hook=plain_form, builtin_types=natives, str_keys=True)
         if not self.is_any:
             kinds = _check_type(library, type, f"{codec}({self.label})")
+            self.has_datetimes = "DateTime" in kinds
             # What is not needed for a type is left away, since each of these costs a third of a microsecond.
             needed: dict[str, Any] = {"str_keys": True} if "Dict" in kinds else {}
             needed |= {"dec_hook": made_again} if "Custom" in kinds else {}
