@@ -13,15 +13,19 @@ import pytest
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._clock import use_wall_clock
+from trio_tasks._task import Terms
 from trio_tasks.storages._file_engine import FileEngine
 from trio_tasks.storages._port import Claim, Engine, Exchange, Held, State, Stored, Verdict
-from trio_tasks.storages._record import decode_error, decode_history
+from trio_tasks.storages._record import decode_error, decode_history, encode_head
 from trio_tasks.storages._sqlite_driver import connect
 from trio_tasks.storages._sqlite_engine import SqliteEngine
 
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 
 HOUR = 3600.0
+
+ATTEMPTS_AFTER = {verdict: int(verdict is not Verdict.RELEASED) for verdict in Verdict}
+"""How many attempts count when the first one has ended so: an interruption does not, whatever becomes of the row."""
 
 FOREIGN = "another"
 """A queue that is not the one of the tests."""
@@ -461,8 +465,61 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
     assert answer.finished == [(QUEUE, "a")]
     old = await found(engine, "a")
     assert old.state is State.KILLED
+    assert old.attempt == ATTEMPTS_AFTER[verdict]
     assert "b" in str(decode_error(old.result))
     await check_counts(engine, pushed=2, killed=1, waiting=1)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, None])
+async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_is_done(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict | None
+) -> None:
+    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    [a] = await claim(engine, lease=10.0)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    [b] = await claim(engine, lease=HOUR)
+    await settle(engine, settled(b))
+    if verdict is None:
+        mock_clock.jump(11)
+    else:
+        assert await settle(engine, settled(a, verdict, result=b"e")) == [True]
+    assert await claim(engine) == []
+    old = await found(engine, "a")
+    assert (old.state, str(decode_error(old.result))) == (State.KILLED, "replaced by task b")
+    await check_counts(engine, pushed=2, killed=1, succeeded=1)
+    assert await engine.resume(QUEUE, "a")  # its key is free again
+    assert await push(engine, new("c", unique="key")) == ["a"]
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.RETRIED))
+    assert await states(engine, "a") == [State.WAITING]  # it is a new life
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.KILLED])
+async def test_a_dead_row_that_was_replaced_is_resumed_only_when_its_key_is_free(
+    engine: Engine, verdict: Verdict
+) -> None:
+    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    [a] = await claim(engine)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    await settle(engine, settled(a, verdict, result=b"e"))
+    with pytest.raises(DuplicateTaskError):
+        await engine.resume(QUEUE, "a")
+    [b] = await claim(engine)
+    await settle(engine, settled(b))
+    assert await engine.resume(QUEUE, "a")
+    assert await push(engine, new("c", unique="key")) == ["a"]
+
+
+async def test_whoever_is_aborted_and_replaced_was_aborted(engine: Engine) -> None:
+    await push(engine, new("a", unique="first"), new("b", unique="second"))
+    a, b = await claim(engine, 2)
+    await engine.abort(QUEUE, "a")
+    await push(engine, new("c", unique="first", on_conflict="replace"))
+    await push(engine, new("d", unique="second", on_conflict="replace"))
+    await engine.abort(QUEUE, "b")
+    await settle(engine, settled(a, Verdict.RETRIED), settled(b, Verdict.RETRIED))
+    for task_id in "ab":
+        assert "aborted" in str(decode_error((await found(engine, task_id)).result))
 
 
 async def test_a_running_row_that_was_replaced_may_still_succeed(engine: Engine) -> None:
@@ -640,6 +697,7 @@ async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
     assert (await engine.renew([], 0.0)).aborted == []
     stored = await found(engine, "a")
     assert stored.state is state
+    assert stored.attempt == ATTEMPTS_AFTER[verdict]
     if verdict in (Verdict.RETRIED, Verdict.RELEASED):
         assert "aborted" in str(decode_error(stored.result))
 

@@ -337,6 +337,48 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         assert found is not None and "aborted" in str(decode_error(found.result))
 
 
+async def test_who_was_replaced_is_killed_even_if_the_process_dies(path: Path) -> None:
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        await claim(engine)
+        await push(engine, new("b", unique="key", on_conflict="replace"))
+        [b] = await claim(engine)
+        await settle(engine, settled(b))
+    async with opened(path) as engine:  # what it reads now are changes, and from then on a snapshot
+        assert await claim(engine) == []
+        found = await engine.find(QUEUE, "a")
+        assert found is not None and "replaced by task b" in str(decode_error(found.result))
+
+
+async def test_a_replacement_that_could_not_be_written_has_never_been(path: Path) -> None:
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        [a] = await claim(engine)
+        with no_file_longer_than(size(path)), pytest.raises(BackendError):
+            await push(engine, new("b", unique="key", on_conflict="replace"))
+        assert await push(engine, new("c", unique="key")) == ["a"]
+        await settle(engine, settled(a, Verdict.RETRIED))
+        assert ids(await claim(engine)) == ["a"]
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+async def test_a_journal_of_an_older_version_is_read(path: Path, aborted: bool) -> None:
+    """It noted of a row that runs only whether it was to be aborted, and not that it was replaced."""
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        await claim(engine)
+        assert engine._scribe is not None
+        [row] = engine._scribe.books.rows.values()
+        await push(engine, new("b", unique="key", on_conflict="replace"))
+        row.wish = aborted
+        await engine.report(Held(row.key, row.token), b"half")
+    async with opened(path) as engine:
+        assert ids(await claim(engine)) == ["b"]
+        found = await engine.find(QUEUE, "a")
+        assert found is not None and found.state is State.KILLED and found.progress == b"half"
+        assert ("aborted" if aborted else "replaced by task b") in str(decode_error(found.result))
+
+
 # One at a time
 
 

@@ -134,13 +134,13 @@ def abort(books: Books, queue: str, task_id: str) -> bool:
     if row is None or row.state != RUNNING:
         return False
     books.touch(row)
-    row.aborted = True
+    row.wish = True
     return True
 
 
 def aborted(books: Books) -> list[int]:
     """The keys of those rows that run, and are to be aborted."""
-    return [row.key for shelf in books.shelves.values() for row in shelf.running.values() if row.aborted]
+    return [row.key for shelf in books.shelves.values() for row in shelf.running.values() if row.wish is True]
 
 
 def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
@@ -181,7 +181,7 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
         raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder.id} has its unique key")
     books.touch(row)
     row.shelf.finished.pop(row.key)
-    row.attempt, row.expires, row.aborted = 0, None, False
+    row.attempt, row.expires, row.wish = 0, None, False
     books.count(row.shelf, LIVE)
     books.wait(row, 0.0, now)
     return True
