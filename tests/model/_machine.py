@@ -321,8 +321,7 @@ class Machine(RuleBasedStateMachine):
         if row is None or not runs:
             return
         holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
-        if holder is None or holder.storage is not storage:
-            row.aborted = True
+        row.aborted = True
         if holder is not None and holder.storage is not None:
             holder.to_be_told.add("Killed")
 

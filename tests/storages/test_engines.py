@@ -629,10 +629,10 @@ async def test_renewed_leases_hold(engine: Engine, mock_clock: MockClock) -> Non
     [again] = await claim(engine, 2, lease=10.0)
     assert again.id == "b"
     renewal = await engine.renew([Held(a.key, a.token), Held(b.key, b.token), Held(again.key, again.token)], 10.0)
-    assert renewal.lost == [b.key]
+    assert renewal.lost == [Held(b.key, b.token)]
     assert await settle(engine, settled(a), settled(b), settled(again)) == [True, False, True]
     renewal = await engine.renew([Held(a.key, a.token)], 10.0)
-    assert renewal.lost == [a.key]  # settled by now
+    assert renewal.lost == [Held(a.key, a.token)]  # settled by now
     assert (await found(engine, "a")).state is State.DONE
 
 
@@ -689,10 +689,10 @@ async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
     await push(engine, *map(new, "ab"))
     a, b = await claim(engine, 2)
     held = [Held(a.key, a.token), Held(b.key, b.token)]
-    assert await engine.abort(QUEUE, "a")
-    assert await engine.abort(QUEUE, "a")  # again does no harm
-    assert (await engine.renew(held, 30.0)).aborted == [a.key]
-    assert (await engine.renew([], 0.0)).aborted == [a.key]  # it only looks
+    assert await engine.abort(QUEUE, "a") == held[0]
+    assert await engine.abort(QUEUE, "a") == held[0]  # again does no harm
+    assert (await engine.renew(held, 30.0)).aborted == [held[0]]
+    assert (await engine.renew([], 0.0)).aborted == [held[0]]  # it only looks
     assert await settle(engine, settled(a, verdict, result=b"r")) == [True]
     assert (await engine.renew([], 0.0)).aborted == []
     stored = await found(engine, "a")
@@ -729,7 +729,22 @@ async def test_a_running_row_that_was_replaced_can_be_aborted(engine: Engine) ->
     [a] = await claim(engine)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     assert await engine.abort(QUEUE, "a")
-    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [a.key]
+    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [Held(a.key, a.token)]
+
+
+async def test_two_claims_on_one_row_are_told_apart(engine: Engine, mock_clock: MockClock) -> None:
+    """Who lost a lease, and was given the same row again before it knew, asks for both."""
+    await push(engine, new("a"))
+    [old] = await claim(engine, lease=10.0)
+    mock_clock.jump(11)
+    [current] = await claim(engine, lease=10.0)
+    assert (old.key, current.attempt) == (current.key, 2)
+    lost, kept = [Held(each.key, each.token) for each in (old, current)]
+    for held in ([lost, kept], [kept, lost]):
+        mock_clock.jump(6)
+        assert (await engine.renew(held, 10.0)).lost == [lost]
+    assert await engine.abort(QUEUE, "a") == kept
+    assert (await engine.renew([lost, kept], 10.0)).aborted == [kept]
 
 
 # Changing what waits

@@ -309,7 +309,7 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
         assert (again.id, again.attempt, again.key) == ("a", 2, a.key)
         assert decode_history(again.history)[0].became == "lost"
         assert await settle(engine, settled(a), settled(b)) == [False, True]
-        assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [a.key]
+        assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [Held(a.key, a.token)]
         await trio.sleep(11)
         assert await engine.resume_abandoned(QUEUE) == 1
         assert await engine.resume_abandoned(QUEUE) == 0
@@ -325,7 +325,7 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         [a, b] = await claim(engine, 2)
         assert await engine.abort(QUEUE, "a")
         assert news
-        assert (await engine.renew([], 0.0)).aborted == [a.key]
+        assert (await engine.renew([], 0.0)).aborted == [Held(a.key, a.token)]
         copy = crashed(path)
         await settle(engine, settled(a, Verdict.RETRIED), settled(b))
         found = await engine.find(QUEUE, "a")
