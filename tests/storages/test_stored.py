@@ -432,7 +432,8 @@ async def test_an_abort_is_for_the_attempt_that_counts(autojump_clock: MockClock
         await trio.sleep(1)
         assert (lost.told, {type(outcome) for outcome in kept.told}) == ([], {Killed})
         await there.settle(task, Released())
-        assert (await there.wait_for(task_id)).status is Status.Killed
+        with trio.fail_after(1):
+            assert (await there.wait_for(task_id)).status is Status.Killed
 
 
 async def test_an_abort_that_was_told_is_not_forgotten_if_the_settlement_fails(autojump_clock: MockClock) -> None:
