@@ -472,6 +472,25 @@ def test_an_attempt_is_aborted_by_who_holds_it() -> None:
     assert not book.ledger.abort("unknown", "never")
 
 
+@pytest.mark.parametrize(("outcome", "attempts"), [(Retried(ERROR, 5), 1), (Released(), 0)], ids=repr)
+def test_whoever_was_aborted_does_not_come_back(outcome: Outcome, attempts: int) -> None:
+    book = Book()
+    book.push("a")
+    task = book.take_one()
+    task.parts.holder = Holder()
+    book.ledger.abort("a", "enough")
+    book.settle(task, outcome)
+    [(_, end)] = book.finished
+    assert isinstance(end, Killed)
+    assert str(end.error) == "enough"
+    again = book.ledger.find("a")
+    assert again is not None
+    assert again.parts.attempt == attempts
+    assert book.ledger.resume("a")
+    book.settle(book.take_one(), outcome)
+    assert book.status_of("a") is Status.Pending, "that was in another life"
+
+
 def test_a_waiting_task_can_be_rescheduled_either_way() -> None:
     book = Book()
     book.push("a")

@@ -43,6 +43,7 @@ class Ledger(Generic[A]):
         self._in_hand: dict[str, Parts] = {}
         self._unique: dict[str, TaskId] = {}
         self._start_by: dict[str, float] = {}
+        self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
         self._done: dict[str, tuple[Task[A], Succeeded[Any]]] = {}
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
         self.counts = {"pushed": 0, "succeeded": 0, "retried": 0, "failed": 0, "killed": 0, "released": 0}
@@ -144,7 +145,9 @@ class Ledger(Generic[A]):
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
-        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
+        if parts.id in self._aborted:
+            self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
+        elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
             self.cancel(parts.id, "replaced while it ran")  # by one that waits, runs, or has been finished since
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
@@ -160,6 +163,8 @@ class Ledger(Generic[A]):
         del self._live[task_id]
         if self._start_by:
             self._start_by.pop(task_id, None)
+        if self._aborted:
+            self._aborted.pop(task_id, None)
         if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
             del self._unique[parts.terms.unique]
         if isinstance(outcome, Succeeded):
@@ -192,7 +197,10 @@ class Ledger(Generic[A]):
         parts = self._in_hand.get(task_id)
         if parts is None or parts.holder is None:
             return False
-        return parts.holder.revoke(Killed(AbortError(reason)))
+        is_told = parts.holder.revoke(Killed(AbortError(reason)))
+        if is_told:
+            self._aborted[task_id] = reason
+        return is_told
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
         """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""

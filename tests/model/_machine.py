@@ -14,6 +14,7 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule
 from trio_tasks import (
+    BackendError,
     DuplicateTaskError,
     Failed,
     Killed,
@@ -28,6 +29,8 @@ from trio_tasks import (
 )
 from trio_tasks._extensions import Metadata
 from trio_tasks._task import Parts
+
+from tests.storages._engine import FinalError
 
 from ._model import LIVE, Model, Refused, Row
 from ._standstill import TICK, Standstill
@@ -241,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         outcome = VERDICTS[verdict](after)
         if held.storage is None:  # its process is dead
             return
-        if not self.model.holds(held.id, held.claim):
+        if held.is_settled or not self.model.holds(held.id, held.claim):
             self._raises(LeaseLostError, held.storage.settle, held.task, outcome)
         else:
             self._do(held.storage.settle, held.task, outcome)
@@ -250,6 +253,26 @@ class Machine(RuleBasedStateMachine):
                 held.id, verdict, after=after, error=error, result=after if verdict == "succeeded" else None
             )
         held.is_settled, held.task.parts.holder = True, None
+
+    @step(held=hands, verdict=st.sampled_from([*VERDICTS]))
+    @precondition(lambda self: self.kind.traits.has_history)
+    def settle_in_vain(self, held: Held, verdict: str) -> None:
+        """The store cannot be had: nobody holds the task any more, and it comes back with its lease."""
+        if held.storage is None or held.is_settled:
+            return
+        engine = held.storage._traffic.engine
+
+        async def fail(_: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise FinalError("there is no store")
+
+        engine.exchange = fail
+        try:
+            self._raises(BackendError, held.storage.settle, held.task, VERDICTS[verdict](0.0))
+        finally:
+            del engine.exchange
+        held.is_settled, held.task.parts.holder = True, None
+        self._pass_time(2.0)  # the storage pauses for up to one
 
     @step(held=hands, progress=st.integers(0, 9))
     @precondition(lambda self: self.kind.traits.has_history)
@@ -279,6 +302,9 @@ class Machine(RuleBasedStateMachine):
 
     @step(seconds=st.sampled_from([1.0, 4.0, 12.0, 30.0]))
     def pass_time(self, seconds: float) -> None:
+        self._pass_time(seconds)
+
+    def _pass_time(self, seconds: float) -> None:
         self.run.do(self.run.pass_time, seconds)
         self.model.now += seconds
 
@@ -321,9 +347,8 @@ class Machine(RuleBasedStateMachine):
         if row is None or not runs:
             return
         holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
-        if holder is None or holder.storage is not storage:
-            row.aborted = True
-        if holder is not None and holder.storage is not None:
+        row.aborted = True
+        if holder is not None and holder.storage is not None and not holder.is_settled:
             holder.to_be_told.add("Killed")
 
     @step(worker=workers, task=known, delay=delays)

@@ -133,8 +133,9 @@ class TroubledEngine(Engine):
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         return bool(await self._telling("cancel", queue, task_id, error))
 
-    async def abort(self, queue: str, task_id: str) -> bool:
-        return bool(await self._telling("abort", queue, task_id))
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        held: Held | None = await self._telling("abort", queue, task_id)
+        return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
         return bool(await self._telling("reschedule", queue, task_id, delay))

@@ -13,15 +13,19 @@ import pytest
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._clock import use_wall_clock
+from trio_tasks._task import Terms
 from trio_tasks.storages._file_engine import FileEngine
 from trio_tasks.storages._port import Claim, Engine, Exchange, Held, State, Stored, Verdict
-from trio_tasks.storages._record import decode_error, decode_history
+from trio_tasks.storages._record import decode_error, decode_history, encode_head
 from trio_tasks.storages._sqlite_driver import connect
 from trio_tasks.storages._sqlite_engine import SqliteEngine
 
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 
 HOUR = 3600.0
+
+ATTEMPTS_AFTER = {verdict: int(verdict is not Verdict.RELEASED) for verdict in Verdict}
+"""How many attempts count when the first one has ended so: an interruption does not, whatever becomes of the row."""
 
 FOREIGN = "another"
 """A queue that is not the one of the tests."""
@@ -461,8 +465,61 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
     assert answer.finished == [(QUEUE, "a")]
     old = await found(engine, "a")
     assert old.state is State.KILLED
+    assert old.attempt == ATTEMPTS_AFTER[verdict]
     assert "b" in str(decode_error(old.result))
     await check_counts(engine, pushed=2, killed=1, waiting=1)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, None])
+async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_is_done(
+    engine: Engine, mock_clock: MockClock, verdict: Verdict | None
+) -> None:
+    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    [a] = await claim(engine, lease=10.0)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    [b] = await claim(engine, lease=HOUR)
+    await settle(engine, settled(b))
+    if verdict is None:
+        mock_clock.jump(11)
+    else:
+        assert await settle(engine, settled(a, verdict, result=b"e")) == [True]
+    assert await claim(engine) == []
+    old = await found(engine, "a")
+    assert (old.state, str(decode_error(old.result))) == (State.KILLED, "replaced by task b")
+    await check_counts(engine, pushed=2, killed=1, succeeded=1)
+    assert await engine.resume(QUEUE, "a")  # its key is free again
+    assert await push(engine, new("c", unique="key")) == ["a"]
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.RETRIED))
+    assert await states(engine, "a") == [State.WAITING]  # it is a new life
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.KILLED])
+async def test_a_dead_row_that_was_replaced_is_resumed_only_when_its_key_is_free(
+    engine: Engine, verdict: Verdict
+) -> None:
+    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    [a] = await claim(engine)
+    await push(engine, new("b", unique="key", on_conflict="replace"))
+    await settle(engine, settled(a, verdict, result=b"e"))
+    with pytest.raises(DuplicateTaskError):
+        await engine.resume(QUEUE, "a")
+    [b] = await claim(engine)
+    await settle(engine, settled(b))
+    assert await engine.resume(QUEUE, "a")
+    assert await push(engine, new("c", unique="key")) == ["a"]
+
+
+async def test_whoever_is_aborted_and_replaced_was_aborted(engine: Engine) -> None:
+    await push(engine, new("a", unique="first"), new("b", unique="second"))
+    a, b = await claim(engine, 2)
+    await engine.abort(QUEUE, "a")
+    await push(engine, new("c", unique="first", on_conflict="replace"))
+    await push(engine, new("d", unique="second", on_conflict="replace"))
+    await engine.abort(QUEUE, "b")
+    await settle(engine, settled(a, Verdict.RETRIED), settled(b, Verdict.RETRIED))
+    for task_id in "ab":
+        assert "aborted" in str(decode_error((await found(engine, task_id)).result))
 
 
 async def test_a_running_row_that_was_replaced_may_still_succeed(engine: Engine) -> None:
@@ -572,10 +629,10 @@ async def test_renewed_leases_hold(engine: Engine, mock_clock: MockClock) -> Non
     [again] = await claim(engine, 2, lease=10.0)
     assert again.id == "b"
     renewal = await engine.renew([Held(a.key, a.token), Held(b.key, b.token), Held(again.key, again.token)], 10.0)
-    assert renewal.lost == [b.key]
+    assert renewal.lost == [Held(b.key, b.token)]
     assert await settle(engine, settled(a), settled(b), settled(again)) == [True, False, True]
     renewal = await engine.renew([Held(a.key, a.token)], 10.0)
-    assert renewal.lost == [a.key]  # settled by now
+    assert renewal.lost == [Held(a.key, a.token)]  # settled by now
     assert (await found(engine, "a")).state is State.DONE
 
 
@@ -632,14 +689,15 @@ async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
     await push(engine, *map(new, "ab"))
     a, b = await claim(engine, 2)
     held = [Held(a.key, a.token), Held(b.key, b.token)]
-    assert await engine.abort(QUEUE, "a")
-    assert await engine.abort(QUEUE, "a")  # again does no harm
-    assert (await engine.renew(held, 30.0)).aborted == [a.key]
-    assert (await engine.renew([], 0.0)).aborted == [a.key]  # it only looks
+    assert await engine.abort(QUEUE, "a") == held[0]
+    assert await engine.abort(QUEUE, "a") == held[0]  # again does no harm
+    assert (await engine.renew(held, 30.0)).aborted == [held[0]]
+    assert (await engine.renew([], 0.0)).aborted == [held[0]]  # it only looks
     assert await settle(engine, settled(a, verdict, result=b"r")) == [True]
     assert (await engine.renew([], 0.0)).aborted == []
     stored = await found(engine, "a")
     assert stored.state is state
+    assert stored.attempt == ATTEMPTS_AFTER[verdict]
     if verdict in (Verdict.RETRIED, Verdict.RELEASED):
         assert "aborted" in str(decode_error(stored.result))
 
@@ -671,7 +729,22 @@ async def test_a_running_row_that_was_replaced_can_be_aborted(engine: Engine) ->
     [a] = await claim(engine)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     assert await engine.abort(QUEUE, "a")
-    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [a.key]
+    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [Held(a.key, a.token)]
+
+
+async def test_two_claims_on_one_row_are_told_apart(engine: Engine, mock_clock: MockClock) -> None:
+    """Who lost a lease, and was given the same row again before it knew, asks for both."""
+    await push(engine, new("a"))
+    [old] = await claim(engine, lease=10.0)
+    mock_clock.jump(11)
+    [current] = await claim(engine, lease=10.0)
+    assert (old.key, current.attempt) == (current.key, 2)
+    lost, kept = [Held(each.key, each.token) for each in (old, current)]
+    for held in ([lost, kept], [kept, lost]):
+        mock_clock.jump(6)
+        assert (await engine.renew(held, 10.0)).lost == [lost]
+    assert await engine.abort(QUEUE, "a") == kept
+    assert (await engine.renew([lost, kept], 10.0)).aborted == [kept]
 
 
 # Changing what waits

@@ -309,7 +309,7 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
         assert (again.id, again.attempt, again.key) == ("a", 2, a.key)
         assert decode_history(again.history)[0].became == "lost"
         assert await settle(engine, settled(a), settled(b)) == [False, True]
-        assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [a.key]
+        assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [Held(a.key, a.token)]
         await trio.sleep(11)
         assert await engine.resume_abandoned(QUEUE) == 1
         assert await engine.resume_abandoned(QUEUE) == 0
@@ -325,7 +325,7 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         [a, b] = await claim(engine, 2)
         assert await engine.abort(QUEUE, "a")
         assert news
-        assert (await engine.renew([], 0.0)).aborted == [a.key]
+        assert (await engine.renew([], 0.0)).aborted == [Held(a.key, a.token)]
         copy = crashed(path)
         await settle(engine, settled(a, Verdict.RETRIED), settled(b))
         found = await engine.find(QUEUE, "a")
@@ -335,6 +335,48 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         assert ids(await claim(engine, 9)) == ["b"]
         found = await engine.find(QUEUE, "a")
         assert found is not None and "aborted" in str(decode_error(found.result))
+
+
+async def test_who_was_replaced_is_killed_even_if_the_process_dies(path: Path) -> None:
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        await claim(engine)
+        await push(engine, new("b", unique="key", on_conflict="replace"))
+        [b] = await claim(engine)
+        await settle(engine, settled(b))
+    async with opened(path) as engine:  # what it reads now are changes, and from then on a snapshot
+        assert await claim(engine) == []
+        found = await engine.find(QUEUE, "a")
+        assert found is not None and "replaced by task b" in str(decode_error(found.result))
+
+
+async def test_a_replacement_that_could_not_be_written_has_never_been(path: Path) -> None:
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        [a] = await claim(engine)
+        with no_file_longer_than(size(path)), pytest.raises(BackendError):
+            await push(engine, new("b", unique="key", on_conflict="replace"))
+        assert await push(engine, new("c", unique="key")) == ["a"]
+        await settle(engine, settled(a, Verdict.RETRIED))
+        assert ids(await claim(engine)) == ["a"]
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+async def test_a_journal_of_an_older_version_is_read(path: Path, aborted: bool) -> None:
+    """It noted of a row that runs only whether it was to be aborted, and not that it was replaced."""
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        await claim(engine)
+        assert engine._scribe is not None
+        [row] = engine._scribe.books.rows.values()
+        await push(engine, new("b", unique="key", on_conflict="replace"))
+        row.wish = aborted
+        await engine.report(Held(row.key, row.token), b"half")
+    async with opened(path) as engine:
+        assert ids(await claim(engine)) == ["b"]
+        found = await engine.find(QUEUE, "a")
+        assert found is not None and found.state is State.KILLED and found.progress == b"half"
+        assert ("aborted" if aborted else "replaced by task b") in str(decode_error(found.result))
 
 
 # One at a time

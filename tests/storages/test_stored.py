@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import (
+    BackendError,
     DuplicateTaskError,
     Error,
     Failed,
@@ -18,10 +19,11 @@ from trio_tasks import (
     Succeeded,
     Task,
     Worker,
+    WorkerContext,
 )
 from trio_tasks.storages._port import State
 
-from tests.storages._engine import Storage, Store, TroubledEngine
+from tests.storages._engine import Storage, Store, TroubledEngine, broken
 from tests.storages._rows import new, push
 
 
@@ -334,6 +336,48 @@ async def test_a_worker_that_lost_its_lease_ends_the_attempt_and_cannot_settle(a
         assert (counts["succeeded"], counts["running"], counts["waiting"]) == (1, 0, 0)
 
 
+class Hand:
+    """Who holds a task, as a worker's seat would."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self.told: list[Killed | Released] = []
+        task.parts.holder = self
+
+    def revoke(self, outcome: Killed | Released) -> bool:
+        self.told.append(outcome)
+        return True
+
+    def whereabouts(self) -> str:
+        return "nowhere"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_who_lost_a_lease_and_was_given_the_same_task_again_keeps_the_one_that_counts(
+    autojump_clock: MockClock, order: tuple[int, int]
+) -> None:
+    async with Storage[str](lease=9.0) as storage:
+        task_id = await storage.push("a")
+        tasks = [await storage.receive(), await storage.receive()]
+        assert [task.parts.attempt for task in tasks] == [1, 2]
+        lost, kept = map(Hand, tasks)
+        context = WorkerContext("w")
+        context.in_hand = {tasks[number]: None for number in order}
+        await trio.sleep(6)
+        await storage.beat(context)
+        assert (lost.told, kept.told) == ([Released("its lease was lost")], [])
+        await trio.sleep(6)
+        with trio.move_on_after(1) as waiting:  # a lease that had not been renewed would be over
+            await storage.receive()
+        assert waiting.cancelled_caught
+        assert await storage.abort(task_id)
+        await storage.beat(context)
+        assert {type(outcome) for outcome in lost.told} == {Released}
+        assert {type(outcome) for outcome in kept.told} == {Killed}
+        with pytest.raises(LeaseLostError):
+            await storage.settle(tasks[0], Succeeded(None))
+        await storage.settle(tasks[1], Succeeded(None))
+
+
 async def test_attempts_that_were_lost_are_used_up(autojump_clock: MockClock) -> None:
     store = Store()
     async with Storage[str](TroubledEngine(store)) as storage, Storage[str](TroubledEngine(store), lease=3.0) as other:
@@ -371,6 +415,54 @@ async def test_an_attempt_is_aborted_from_another_storage(autojump_clock: MockCl
             assert await storage.abort(task_id)
             assert (await storage.wait_for(task_id)).status is Status.Killed
             context.stop()
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_an_abort_is_for_the_attempt_that_counts(autojump_clock: MockClock, is_here: bool) -> None:
+    """And not for one that has lost its lease, and does not know it yet."""
+    store = Store()
+    here = Storage[str](TroubledEngine(store), lease=3.0, poll_interval=1000.0)
+    there = Storage[str](TroubledEngine(store), lease=60.0, poll_interval=1000.0)
+    async with here, there:
+        task_id = await here.push("a")
+        lost = Hand(await here.receive())
+        task = await there.receive()
+        kept = Hand(task)
+        assert await (here if is_here else there).abort(task_id)
+        await trio.sleep(1)
+        assert (lost.told, {type(outcome) for outcome in kept.told}) == ([], {Killed})
+        await there.settle(task, Released())
+        with trio.fail_after(1):
+            assert (await there.wait_for(task_id)).status is Status.Killed
+
+
+async def test_an_abort_that_was_told_is_not_forgotten_if_the_settlement_fails(autojump_clock: MockClock) -> None:
+    async with Storage[str](lease=20.0) as storage:
+        task_id = await storage.push("a")
+        task = await storage.receive()
+        hand = Hand(task)
+        assert await storage.abort(task_id)
+        [outcome] = hand.told
+        storage.engine.trouble = broken()
+        with pytest.raises(BackendError):
+            await storage.settle(task, outcome)
+        task.parts.holder, storage.engine.trouble = None, None
+        storage.close()
+        with pytest.raises(trio.EndOfChannel):
+            await storage.receive()
+        result = await storage.wait_for(task_id)
+        assert (result.status, str(result.error)) == (Status.Killed, "aborted while it ran")
+        assert trio.current_time() >= 20
+
+
+async def test_an_abort_that_cannot_be_stored_is_told_to_nobody(autojump_clock: MockClock) -> None:
+    async with Storage[str]() as storage:
+        task_id = await storage.push("a")
+        hand = Hand(await storage.receive())
+        storage.engine.trouble = broken()
+        with pytest.raises(BackendError):
+            await storage.abort(task_id)
+        assert not hand.told
 
 
 async def test_who_works_is_known_everywhere(autojump_clock: MockClock) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
@@ -8,13 +9,16 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock
-from trio_tasks import Failed, Released, Retried, RetryAfterError, Succeeded, Task, Worker, WorkerContext
+from trio_tasks import Failed, Released, Retried, RetryAfterError, Status, Succeeded, Task, Worker, WorkerContext
 from trio_tasks.layers import ConcurrencyLimit, RateLimit
 from trio_tasks.storages._port import State
 from trio_tasks.testing.cuts._knife import Knife
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
 from tests._books import run_apart
-from tests.storages._engine import Storage, Store, TroubledEngine
+from tests.storages._engine import Storage, Store, TroubledEngine, broken
 
 
 class Cut:
@@ -337,6 +341,47 @@ async def test_no_worker_ends_while_another_may_still_put_its_task_back(autojump
             await storage.push("x")
             storage.close()
         assert ended == {"a": pytest.approx(24, abs=0.5), "b": pytest.approx(24, abs=0.5)}
+
+
+async def test_a_closed_queue_waits_for_a_task_whose_settlement_failed(autojump_clock: MockClock) -> None:
+    """Nobody holds it, but it will come back when its lease has run out."""
+    async with Storage[str](lease=20.0) as storage:
+        runs: list[float] = []
+
+        async def handler(text: str) -> None:
+            runs.append(trio.current_time())
+            if len(runs) == 1:
+                storage.engine.trouble = broken()
+
+        task_id = await storage.push("x")
+        storage.close()
+        with pytest.raises(ExceptionGroup):  # noqa: ASYNC401  how its worker ends is somebody else's test
+            await Worker("first", storage, handler, concurrency=1).run()
+        storage.engine.trouble = None
+        await Worker("second", storage, handler, concurrency=2).run()
+        assert runs == [0.0, pytest.approx(20, abs=0.1)]
+        assert (await storage.wait_for(task_id)).status is Status.Done
+        with pytest.raises(trio.EndOfChannel):
+            await storage.receive()
+
+
+async def test_a_closed_queue_waits_for_a_task_that_was_received_outside_of_a_worker_and_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """While its lease lasts, it does not count; from then on it is somebody else's, and may come back from there."""
+    store = Store()
+    here = Storage[str](TroubledEngine(store), lease=3.0, poll_interval=1000.0)
+    there = Storage[str](TroubledEngine(store), lease=60.0)
+    async with here, there:
+        await here.push("x")
+        await here.receive()
+        task = await there.receive()
+        here.close()
+        with trio.move_on_after(5) as waiting:
+            await here.receive()
+        assert waiting.cancelled_caught
+        await there.settle(task, Released())
+        assert (await here.receive()).args == "x"
 
 
 async def test_a_queue_with_several_handles_ends_when_all_are_closed(autojump_clock: MockClock) -> None:

@@ -166,6 +166,12 @@ class Books:
             self.change.holders.append((row.shelf, row.unique, row))
             del row.shelf.holders[row.unique]
 
+    def replace(self, row: Row, successor: str) -> None:
+        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        self.touch(row)
+        self.let_go(row)
+        row.wish = row.wish or successor
+
     # What becomes of a row
 
     def let_in(self, row: Row) -> None:
@@ -188,13 +194,15 @@ class Books:
         self.enlist(row)
 
     def come_back(self, row: Row, now: float, delay: float | None) -> bool:
-        """A row that ran waits again: after ``delay`` seconds, or, if that is None, where it stood; or it ends, if
-        another one has its unique key by now, or it was to be aborted. Returns whether it waits."""
+        """A row that ran waits again: after ``delay`` seconds, or, if that is None, where it stood; or it ends, if it
+        was to be aborted, or was replaced. Returns whether it waits."""
         row.shelf.running.pop(row.key, None)
-        if row.unique is not None and (holder := self.hold(row)) is not None:
-            self.kill(row, replaced_error(holder.id))
-        elif row.aborted:
+        if row.wish is True:
             self.kill(row, aborted_error())
+        elif row.wish:
+            self.kill(row, replaced_error(row.wish))
+        elif row.unique is not None and (holder := self.hold(row)) is not None:
+            self.kill(row, replaced_error(holder.id))  # by an older version, which did not note it down
         elif delay is None:
             row.state, row.due = WAITING, None
             self.enlist(row)

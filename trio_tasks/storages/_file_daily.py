@@ -92,7 +92,8 @@ def _push(books: Books, new: NewRow, now: float) -> str | DuplicateTaskError:
             return DuplicateTaskError(f"the unique key {new.unique!r} is taken by the unfinished task {holder.id!r}")
         if holder.state <= DELAYED:
             books.kill(holder, replaced_error(new.id))
-        books.let_go(holder)
+        else:
+            books.replace(holder, new.id)
     books.let_in(row)
     if new.unique is not None:
         books.hold(row)

@@ -172,13 +172,13 @@ class FileEngine(Engine):
         """Kill a row that waits."""
         return await self._do(lambda books, _: verbs.cancel(books, queue, task_id, error))
 
-    async def abort(self, queue: str, task_id: str) -> bool:
+    async def abort(self, queue: str, task_id: str) -> Held | None:
         """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
         again."""
-        is_running = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
-        for on_news in self._listeners if is_running else ():
+        held = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
+        for on_news in self._listeners if held is not None else ():
             on_news()
-        return is_running
+        return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
         """Move a row that waits in time."""

@@ -9,6 +9,9 @@ fields, since that is written twice as fast as lists in lists::
     gone      keys of the rows that are forgotten
     claims    worker and keys
 
+Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
+text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
+
 It tells what rows are like now, not what was done to them. So reading a record twice does no harm, and where one is
 missing, the later ones still say what they said. Each exchange is one record, and so is there whole or not at all.
 """

@@ -25,10 +25,10 @@ PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, LIVE = range(7)
 
 @final
 class Row:
-    """A task, as the books have it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``."""
+    """A task, as the books have it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
+    ``wish`` is why it is not to come back from its attempt: True if it is to be aborted, or by whom it was replaced."""
 
     __slots__ = (
-        "aborted",
         "attempt",
         "due",
         "expires",
@@ -45,6 +45,7 @@ class Row:
         "state",
         "token",
         "unique",
+        "wish",
         "worker",
     )
 
@@ -68,7 +69,7 @@ class Row:
         self.history: bytes | None = None
         self.worker: str | None = None
         self.progress: bytes | None = None
-        self.aborted = False
+        self.wish: bool | str = False
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -84,7 +85,7 @@ class Row:
             self.history,
             self.worker,
             self.progress,
-            self.aborted,
+            self.wish,
         )
 
     @condition.setter
@@ -100,7 +101,7 @@ class Row:
             self.history,
             self.worker,
             self.progress,
-            self.aborted,
+            self.wish,
         ) = fields
 
     def __repr__(self) -> str:

@@ -35,13 +35,13 @@ def _held(books: Books, held: Held) -> Row | None:
 # What leaves no record
 
 
-def renew(books: Books, held: Sequence[Held], until: float) -> list[int]:
-    """Have these leases run out then; the keys of those that were lost."""
-    lost: list[int] = []
+def renew(books: Books, held: Sequence[Held], until: float) -> list[Held]:
+    """Have these leases run out then; those that were lost."""
+    lost: list[Held] = []
     for each in held:
         row = _held(books, each)
         if row is None:
-            lost.append(each.key)
+            lost.append(each)
         else:
             row.due = until
             row.shelf.no_lease_ends_before = min(row.shelf.no_lease_ends_before, until)
@@ -128,19 +128,20 @@ def cancel(books: Books, queue: str, task_id: str, error: bytes) -> bool:
     return row is not None
 
 
-def abort(books: Books, queue: str, task_id: str) -> bool:
+def abort(books: Books, queue: str, task_id: str) -> Held | None:
     """Note that the row, if it runs, is to be aborted."""
     row = _row(books, queue, task_id)
     if row is None or row.state != RUNNING:
-        return False
+        return None
     books.touch(row)
-    row.aborted = True
-    return True
+    row.wish = True
+    return Held(row.key, row.token)
 
 
-def aborted(books: Books) -> list[int]:
-    """The keys of those rows that run, and are to be aborted."""
-    return [row.key for shelf in books.shelves.values() for row in shelf.running.values() if row.aborted]
+def aborted(books: Books) -> list[Held]:
+    """Those rows that run, and are to be aborted."""
+    running = (row for shelf in books.shelves.values() for row in shelf.running.values())
+    return [Held(row.key, row.token) for row in running if row.wish is True]
 
 
 def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
@@ -181,7 +182,7 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
         raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder.id} has its unique key")
     books.touch(row)
     row.shelf.finished.pop(row.key)
-    row.attempt, row.expires, row.aborted = 0, None, False
+    row.attempt, row.expires, row.wish = 0, None, False
     books.count(row.shelf, LIVE)
     books.wait(row, 0.0, now)
     return True

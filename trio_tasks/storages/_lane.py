@@ -14,7 +14,7 @@ from .._codec import CborCodec, JsonCodec, as_codec
 from .._errors import AbortError
 from .._outcome import Killed
 from .._task import Parts, Status, Task, attempt_number
-from ._port import NewRow, Settlement, Verdict
+from ._port import Held, NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class Grip:
         self.settled = False
         self.on_its_way = False  # to a receiver, who has not run since
         self.writes: list[Callable[[Any], object]] = []
+
+    @property
+    def held(self) -> Held:
+        """The claim, as the engine knows it."""
+        return Held(self.key, self.token)
 
     @property
     def history(self) -> tuple[PastAttempt, ...]:
@@ -215,7 +220,7 @@ class Lane:
 
     def prune(self, now: float) -> None:
         """Forget claims that were neither settled nor renewed in time: they are somebody else's by now."""
-        for task_id in [task_id for task_id, parts in self.hand.items() if parts.context.until < now]:
+        for task_id in [task_id for task_id, parts in self.hand.items() if parts.context.until <= now]:
             del self.hand[task_id]
 
     # Pushing
@@ -261,12 +266,12 @@ class Lane:
         """Whether nothing more is pushed to it in this process."""
         return not self.handles
 
-    @property
-    def has_ended(self) -> bool:
+    def has_ended(self, now: float) -> bool:
         """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
-        received outside of a worker, and not settled, does not count."""
+        received outside of a worker, and not settled, does not count for as long as its lease lasts."""
         if self.handles or self.live < 0 or self.stock:
             return False
+        self.prune(now)
         return self.live <= len(self.hand) and not any(
             parts.holder or parts.context.on_its_way for parts in self.hand.values()
         )

@@ -167,7 +167,8 @@ class Answer:
 
 
 class Held(NamedTuple):
-    """A claim that is to be renewed."""
+    """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
+    the one that counts."""
 
     key: Any
     token: int
@@ -177,10 +178,11 @@ class Held(NamedTuple):
 class Renewal:
     """What came of renewing."""
 
-    lost: list[Any] = field(default_factory=list[Any])
-    """Keys of those whose lease was lost: they are not RUNNING under that token any more."""
-    aborted: list[Any] = field(default_factory=list[Any])
-    """Keys of those that somebody wants aborted."""
+    lost: list[Held] = field(default_factory=list[Held])
+    """Those whose lease was lost: they are not RUNNING under that token any more."""
+    aborted: list[Held] = field(default_factory=list[Held])
+    """Those that somebody wants aborted: of all claims that count, at least those that were made through this engine,
+    whether they were to be renewed or not."""
 
 
 class Engine(ABC):
@@ -224,8 +226,9 @@ class Engine(ABC):
         """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
 
     @abstractmethod
-    async def abort(self, queue: str, task_id: str) -> bool:
-        """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon."""
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon. If it
+        would come back from this attempt, it is killed instead. Returns the claim under which it runs, if it does."""
 
     @abstractmethod
     async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:

@@ -126,7 +126,8 @@ class Pump:
         for settle in settles:
             if now < self._failing_since + _PATIENCE and not error.is_final:
                 traffic.settles.append(settle)
-            elif settle.trio_task is not None:
+            elif settle.trio_task is not None and settle.parts is not None:
+                settle.lane.let_go(settle.parts)  # nobody holds it; but it is live, and comes back with its lease
                 trio.lowlevel.reschedule(settle.trio_task, Error(_again(error)))
         if now >= self._failing_since + _PATIENCE or error.is_final:
             for lane in traffic.lanes.values():
@@ -142,14 +143,14 @@ class Pump:
         """End the attempts that somebody wants aborted."""
         self._traffic.has_news = False
         self._next_look = trio.current_time() + _LOOKS_APART
-        hands = {parts.context.key: parts for lane in self._traffic.lanes.values() for parts in lane.hand.values()}
+        hands = {parts.context.held: parts for lane in self._traffic.lanes.values() for parts in lane.hand.values()}
         if not hands:
             return  # noqa: ASYNC910  the same
         with contained("a storage could not look for what is to be aborted"):
             renewal = await self._traffic.in_turn(self._engine.renew, (), 0.0)
-            for key in renewal.aborted:
-                if key in hands:
-                    abort(hands[key])
+            for held in renewal.aborted:
+                if held in hands:
+                    abort(hands[held])
 
 
 def _as_ours(error: Exception) -> BackendError:

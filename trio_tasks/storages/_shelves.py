@@ -31,7 +31,7 @@ from .._sink import check_task
 from .._task import Status, Task
 from ._filed import PLAIN, STATES, result_of, shown
 from ._lane import Grip, abort
-from ._port import Held, State
+from ._port import State
 from ._record import decode_head, encode_error, encode_head
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .._outcome import TaskResult
     from ._lane import Lane
-    from ._port import Stored
+    from ._port import Held, Stored
     from ._traffic import Traffic
 
 A = TypeVar("A")
@@ -112,8 +112,7 @@ class Shelves(
         if not isinstance(grip, Grip) or grip.settled:
             raise LeaseLostError(f"task {task.parts.id} is not in hand here")
         packed = PLAIN.encode(progress)
-        held = Held(grip.key, grip.token)
-        kept: bool = await self._traffic.ask(self._traffic.engine.report, held, packed)
+        kept: bool = await self._traffic.ask(self._traffic.engine.report, grip.held, packed)
         if not kept:
             raise LeaseLostError(f"task {task.parts.id} had its attempt {task.parts.attempt} taken away")
 
@@ -186,16 +185,15 @@ class Shelves(
     async def abort(self, task_id: str) -> bool:
         """Cancel the attempt under way, in whatever process, which is then settled as killed; False if there is none.
 
-        It returns once the attempt has been told, if it is in this process; otherwise once that is stored, and its
-        worker hears of it within moments, or at the latest with its next heartbeat.
+        It returns once that is stored, and the attempt has been told, if it is in this process; in another one its
+        worker hears of it within moments, or at the latest with its next heartbeat. If the attempt succeeds all the
+        same, it has; but in no way does the task come back from it, even if its worker dies.
         """
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
+        held: Held | None = await self._do("abort", task_id)
         parts = self._lane.hand.get(task_id)
-        if parts is not None and parts.holder is not None:
-            return abort(parts)
-        told: bool = await self._do("abort", task_id)
-        return told
+        if parts is not None and parts.context.held == held:
+            abort(parts)
+        return held is not None
 
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none.

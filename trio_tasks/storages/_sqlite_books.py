@@ -153,6 +153,8 @@ class Books:
         if each.write is not None and (error := self._write(each)) is not None:
             return error
         if wish is not None and each.verdict in (Verdict.RETRIED, Verdict.RELEASED):
+            if each.verdict is Verdict.RELEASED:
+                self.rows.take_off_attempt(each.key)
             answer.finished.append((each.queue, task_id))
             each = each._replace(verdict=Verdict.KILLED, result=unwanted(wish), keep=math.inf)
         self.rows.finish(each, now)

@@ -226,17 +226,17 @@ class Desk:
     def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
         if now >= self._hello_at:
             self._say_hello(now)
-        lost: list[Any] = []
+        lost: list[Held] = []
         sql = "UPDATE trio_tasks_task SET due = ? WHERE seq = ? AND token = ? AND state = 2"
         rows = [(now + lease, each.key, each.token) for each in held]
         if self._connection.executemany(sql, rows) != len(rows) if rows else False:
-            lost = [key for until, key, token in rows if not self._connection.changed(sql, (until, key, token))]
+            lost = [each for each, row in zip(held, rows, strict=True) if not self._connection.changed(sql, row)]
         first = self._session << 32
         wished = self._connection.execute(
-            "SELECT seq FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
+            "SELECT seq, token FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
             (first, first + 2**32),
         )
-        return Renewal(lost, [seq for (seq,) in wished])
+        return Renewal(lost, list(map(Held._make, wished)))
 
     def register(self, queue: str, workers: Sequence[str]) -> None:
         """See :meth:`Engine.register`."""

@@ -113,7 +113,7 @@ class SqliteEngine(Engine):
         """Kill a row that waits."""
         return await self._ringing(verbs.cancel, queue, task_id, error, self.now())
 
-    async def abort(self, queue: str, task_id: str) -> bool:
+    async def abort(self, queue: str, task_id: str) -> Held | None:
         """Have the attempt at a row ended."""
         return await self._ringing(verbs.abort, queue, task_id)
 

@@ -94,6 +94,10 @@ class Rows:
             self._connection.execute(DROP, (each.key, each.token))
         self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
 
+    def take_off_attempt(self, seq: Any) -> None:
+        """The attempt at a running row was interrupted, and so does not count, though the row will not come back."""
+        self._connection.execute("UPDATE trio_tasks_task SET attempt = attempt - 1 WHERE seq = ?", (seq,))
+
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
         """Finish a row that waits."""
         self._connection.execute(

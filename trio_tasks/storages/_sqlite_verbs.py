@@ -69,10 +69,15 @@ def cancel(
     return seq is not None
 
 
-def abort(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str) -> bool:
+def abort(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str) -> Held | None:
     """Say that who runs the row is to stop."""
-    sql = "UPDATE trio_tasks_task SET wish = 'abort' WHERE queue = ? AND id = ? AND state = 2"
-    return connection.changed(sql, (queues.known(queue), task_id)) > 0
+    sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
+    rows = connection.execute(sql, (queues.known(queue), task_id))
+    if not rows:
+        return None
+    held = Held._make(rows[0])
+    connection.execute("UPDATE trio_tasks_task SET wish = 'abort' WHERE seq = ?", (held.key,))
+    return held
 
 
 def reschedule(

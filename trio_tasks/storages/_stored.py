@@ -21,7 +21,6 @@ from .._task import Status, Task
 from .._task_id import TaskId
 from ._handle import Handle
 from ._lane import Grip, abort
-from ._port import Held
 from ._record import encode_head
 from ._settling import STATUS_AFTER, settlement_of
 from ._shelves import Shelves
@@ -128,7 +127,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         task = self._lane.take(self._traffic.engine.now())
         if task is not None:
             return task
-        if self._lane.has_ended:
+        if self._lane.has_ended(self._traffic.engine.now()):
             raise trio.EndOfChannel
         raise trio.WouldBlock
 
@@ -172,29 +171,28 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
     async def beat(self, context: WorkerContext) -> None:
         """Renew the leases of what this worker has in hand; end the attempts that lost theirs, or are to be aborted."""
         held = {
-            task.parts.context.key: task.parts
+            task.parts.context.held: task.parts
             for task in context.in_hand
             if isinstance(task.parts.context, Grip) and not task.parts.context.settled
         }
         if not held and not any(context.is_stopped for context in self._workers()):
             await trio.lowlevel.checkpoint()  # there is nothing to renew, and the same run as before
             return
-        claims = [Held(key, parts.context.token) for key, parts in held.items()]
         until = self._traffic.engine.now() + self.lease
         try:
-            renewal = await self._traffic.ask(self._traffic.engine.renew, claims, self.lease)
+            renewal = await self._traffic.ask(self._traffic.engine.renew, [*held], self.lease)
             await self._say_who_works()
         except BackendError as error:
             if error.is_final or any(parts.context.until < until - self.lease for parts in held.values()):
                 raise
             log.warning("leases could not be renewed, which is tried again: %s", error)
             return  # noqa: ASYNC910  it has waited
-        for key in renewal.lost:
-            if (parts := held.pop(key, None)) is not None and parts.holder is not None:
+        for claim in renewal.lost:
+            if (parts := held.pop(claim, None)) is not None and parts.holder is not None:
                 parts.holder.revoke(Released("its lease was lost"))
-        for key in renewal.aborted:
-            if key in held:
-                abort(held[key])
+        for claim in renewal.aborted:
+            if claim in held:
+                abort(held[claim])
         for parts in held.values():
             parts.context.until = until
 

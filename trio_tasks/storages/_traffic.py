@@ -189,8 +189,9 @@ class Traffic:
 
     def end_lanes(self) -> None:
         """Who waits for a task of a queue that has ended is told so."""
+        now = self.engine.now()
         for lane in self.lanes.values():
-            if lane.receivers and lane.has_ended:
+            if lane.receivers and lane.has_ended(now):
                 lane.send_away(trio.EndOfChannel())
 
     # The end
