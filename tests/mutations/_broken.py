@@ -244,7 +244,6 @@ MUTATIONS = [
         "_task_fn.py",
         "abandon_on_cancel=False",
         "abandon_on_cancel=True",
-        (),
     ),
     Mutation(
         "errors-are-swallowed",

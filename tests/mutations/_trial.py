@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -17,8 +19,9 @@ from threading import Timer
 from tests.mutations._broken import Mutation
 
 ROOT = Path(__file__).parents[2]
-MOST_SEEDS = {"memory": 1000, "file": 200, "sqlite": 200}
-_SECONDS = 60.0
+MOST_SEEDS = 50
+"""Within so many each mutation is found that programs can see."""
+_SECONDS = 300.0
 """For one proof of one mutation."""
 
 _BY_TESTS = {
@@ -57,6 +60,16 @@ class Found:
 def try_out(mutation: Mutation) -> Found:
     """Break a copy of the library this way, and see which of the proofs notices; in the end the promise's own tests."""
     began_at = time.perf_counter()
+    with _broken_copy(mutation) as copy:
+        for proof in (*mutation.proofs, f"promise {mutation.promise}"):
+            seed, said = _by_tests(copy, proof) if proof in _BY_TESTS else _by_seeds(copy, proof)
+            if said:
+                return Found(proof, seed, time.perf_counter() - began_at, said)
+    return Found(None, None, time.perf_counter() - began_at, "")
+
+
+@contextmanager
+def _broken_copy(mutation: Mutation) -> Generator[Path, None, None]:
     with TemporaryDirectory(prefix="trio_tasks-mutation-") as directory:
         copy = Path(directory)
         for name in ("trio_tasks", "tests"):
@@ -64,11 +77,7 @@ def try_out(mutation: Mutation) -> Found:
         shutil.copy(ROOT / "pyproject.toml", copy)
         path = copy / "trio_tasks" / mutation.file
         path.write_text(broken(path.read_text("utf-8"), mutation), "utf-8")
-        for proof in (*mutation.proofs, f"promise {mutation.promise}"):
-            seed, said = _by_tests(copy, proof) if proof in _BY_TESTS else _by_seeds(copy, proof)
-            if said:
-                return Found(proof, seed, time.perf_counter() - began_at, said)
-    return Found(None, None, time.perf_counter() - began_at, "")
+        yield copy
 
 
 def broken(source: str, mutation: Mutation) -> str:
@@ -85,7 +94,7 @@ def broken(source: str, mutation: Mutation) -> str:
 
 def _by_seeds(copy: Path, kind: str) -> tuple[int | None, str]:
     """Run simulations until one fails; its seed, and its words."""
-    command = [sys.executable, "-m", "tests.simulation", kind, f"0-{MOST_SEEDS[kind] - 1}"]
+    command = [sys.executable, "-m", "tests.simulation", kind, f"0-{MOST_SEEDS - 1}"]
     with subprocess.Popen(
         command, cwd=copy, env=_environment(copy), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -13,6 +13,7 @@ from trio_tasks import AbortError, DeferredError, RetryAfterError, Task, WorkerC
 from trio_tasks._groups import leaves
 
 from tests.simulation._books import Books
+from tests.simulation._threads import Threads
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -68,31 +69,50 @@ class Behaviour:
       books: are told what only a handler knows.
       seed: of the program.
       pusher: pushes more.
+      threads: what sync handlers run in.
     """
 
-    def __init__(self, books: Books, seed: int, pusher: Pusher) -> None:
+    def __init__(self, books: Books, seed: int, pusher: Pusher, threads: Threads) -> None:
         self.is_calm = False
         self._books = books
         self._seed = seed
         self._pusher = pusher
+        self._threads = threads
         self._runs = 0
 
     async def handle(self, task: Task[int], nursery: trio.Nursery) -> int:
+        self._begin(task)
+        if not self.is_calm:
+            random = self._dice(task)
+            try:
+                await self._behave(task, random, nursery)
+            except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
+                if any(isinstance(each, trio.Cancelled) for each in leaves(error)):
+                    self._books.struck.add(task.parts)
+                raise
+        return task.args * 2
+
+    def handle_in_thread(self, task: Task[int]) -> int:
+        """The same for those who are no async functions: what they do takes time, and knows of no cancellation."""
+        self._begin(task)
+        if not self.is_calm:
+            random, children, parts = self._dice(task), self._books.children, task.parts
+            children[parts] += 1
+            self._threads.last(random.choice((0, random.random() * 8)), lambda: children.subtract([parts]))
+            if random.random() < 0.3:
+                raise random.choice((ValueError("no"), AbortError("never"), SystemExit(1), RudeError()))
+        return task.args * 2
+
+    def _begin(self, task: Task[int]) -> None:
         books, parts = self._books, task.parts
         if _note.get() is not None:
             books.fault(f"{parts.id} finds a note of {_note.get()}")
         if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in books.lost:
             books.fault(f"{parts.id} runs in attempt {parts.attempt} of {parts.terms.attempts}")
-        if not self.is_calm:
-            self._runs += 1
-            random = Random(f"{self._seed} {task.args} {parts.attempt} {self._runs}")
-            try:
-                await self._behave(task, random, nursery)
-            except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
-                if any(isinstance(each, trio.Cancelled) for each in leaves(error)):
-                    books.struck.add(parts)
-                raise
-        return task.args * 2
+
+    def _dice(self, task: Task[int]) -> Random:
+        self._runs += 1
+        return Random(f"{self._seed} {task.args} {task.parts.attempt} {self._runs}")
 
     async def _behave(self, task: Task[int], random: Random, nursery: trio.Nursery) -> None:
         if random.random() < 0.6:
@@ -182,6 +202,7 @@ class Behaviour:
                 context.resume()
 
         if random.random() < 0.3:
+            self._books.will_stop(context)
             context.stop()
         else:
             context.pause()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import trio
 from trio_tasks import BackendError, DuplicateTaskError, Task, TaskBuilder
 
-from tests.simulation._books import ALL, Books
+from tests._books import ALL
+from tests.simulation._books import Books
 
 
 class Pushing:
@@ -68,6 +70,24 @@ class Pushing:
             if answer == task_id:
                 books.refused.discard(task_id)
                 books.pushed.add(task_id)
+
+    async def push_again(self, storage: Any, random: Random) -> None:
+        """What has been pushed, and is remembered, cannot be pushed once more, whatever has become of it."""
+        known = [task_id for task_id in self.ids if task_id in self._books.pushed]
+        task = TaskBuilder(0).id(random.choice(known or ["nobody"])).build()
+        if task.parts.id == "nobody":
+            return
+        with trio.move_on_after(1), suppress(DuplicateTaskError, trio.ClosedResourceError):
+            await storage.push_task(task)
+            self._books.fault(f"{task.parts.id} was pushed, and is pushed again")
+
+    async def push_too_late(self, storage: Any) -> None:
+        """What is closed refuses; the audit will see whether anything is stored all the same."""
+        task = Task(0)
+        self._books.refused.add(task.parts.id)
+        with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
+            await storage.push_task(task)
+            self._books.fault(f"{task.parts.id} was pushed to a closed storage")
 
     async def _push_bulk(self, storage: Any, random: Random) -> None:
         """Of a bulk that is cut short a beginning is stored."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import trio
 from trio_tasks import BackendError, LeaseLostError, Outcome, Task, UnsettledError, WorkerContext
 from trio_tasks.abc import Backend
 from trio_tasks.testing._faulty_shape import shaped_like
+
+from tests.simulation._books import Books
 
 
 class Observer(Protocol):
@@ -16,6 +19,8 @@ class Observer(Protocol):
     def settling(self, task: Task[Any], outcome: Outcome) -> None: ...
     def settled(self, task: Task[Any], outcome: Outcome) -> None: ...
     def unsettled(self, task: Task[Any], outcome: Outcome, error: BackendError) -> None: ...
+    def went_away(self) -> None: ...
+    def cut(self, task: Task[Any]) -> None: ...
 
 
 class Watched(Backend[Any]):
@@ -34,7 +39,11 @@ class Watched(Backend[Any]):
         return await getattr(self.inside, verb)(*args, **kwargs)
 
     async def receive(self) -> Task[Any]:
-        task: Task[Any] = await self.inside.receive()
+        try:
+            task: Task[Any] = await self.inside.receive()
+        except trio.Cancelled:
+            self.observer.went_away()
+            raise
         self.observer.claimed(task)
         return task
 
@@ -49,6 +58,9 @@ class Watched(Backend[Any]):
             await self.inside.settle(task, outcome)
         except (LeaseLostError, UnsettledError) as error:
             self.observer.unsettled(task, outcome, error)
+            raise
+        except trio.Cancelled:
+            self.observer.cut(task)
             raise
         self.observer.settled(task, outcome)
 
@@ -74,3 +86,25 @@ class Watched(Backend[Any]):
 
     def __repr__(self) -> str:
         return f"<watched {self.inside!r}>"
+
+
+class Barrier:
+    """Sees what a worker is about to settle, before anything can go wrong on its way.
+
+    Args:
+      books: to be told.
+    """
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+
+    def settling(self, task: Task[Any], outcome: Outcome) -> None:
+        self._books.will_settle(task)
+
+    def cut(self, task: Task[Any]) -> None:
+        self._books.cut(task)
+
+    def claimed(self, task: Task[Any]) -> None: ...
+    def settled(self, task: Task[Any], outcome: Outcome) -> None: ...
+    def unsettled(self, task: Task[Any], outcome: Outcome, error: BackendError) -> None: ...
+    def went_away(self) -> None: ...

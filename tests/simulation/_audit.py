@@ -1,0 +1,111 @@
+"""What is true when no worker runs any more: the storage's own books against those that were kept beside them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from trio_tasks import (
+    AbortError,
+    Failed,
+    Killed,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Task,
+    TaskExpiredError,
+    TaskResult,
+)
+
+from tests._books import ALL
+from tests.simulation._books import Books
+
+_KINDS = (Succeeded, Retried, Failed, Killed, Released)
+_STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
+
+
+async def audit(books: Books, storage: Any) -> None:
+    """No worker runs any more: is every task in one place, and does the storage say the same as these books?"""
+    tasks: list[Task[Any]] = await storage.list_tasks(limit=ALL)
+    places = Counter(str(task.parts.id) for task in tasks)
+    for faulty, what in (
+        ({each for each, n in places.items() if n > 1}, "in more than one place"),
+        (books.pushed - set(places), "lost"),
+        (set(places) & books.refused, "stored, though its push did not succeed"),
+        (set(places) - books.pushed, "stored, and nobody has pushed it"),
+        ({str(parts.id) for parts, n in books.children.items() if n}, "over, and has children"),
+    ):
+        books.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
+    waiting = [task for task in tasks if task.parts.status is Status.Pending]  # one that runs may have been replaced
+    keys = Counter(task.parts.terms.unique for task in waiting)
+    books.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
+    for task in tasks:
+        await _audit_task(books, storage, task)
+    _audit_counts(books, await storage.metrics(), tasks)
+    _audit_runs(books)
+
+
+async def _audit_task(books: Books, storage: Any, task: Task[Any]) -> None:
+    task_id, status = task.parts.id, task.parts.status
+    outcome = books.final.get(task_id)
+    if not status.is_final:
+        claim = books.latest.get(task_id)
+        if outcome is not None:
+            books.fault(f"{task_id} is {status}, after {outcome}")
+        if status is Status.Running and not books.has_leases and (claim is None or claim.settled is not None):
+            books.fault(f"{task_id} is {status}, and nobody has it in hand")
+        ahead = task.parts.attempt - books.attempts[task_id]  # what is claimed in advance has not arrived
+        if not (ahead == 0 or (books.has_leases and ahead == 1) or (books.may_oversleep and ahead > 0)):
+            books.fault(f"{task_id} waits with {task.parts.attempt} attempts, not {books.attempts[task_id]}")
+        return
+    result = await storage.wait_for(task_id)
+    if outcome is None:
+        if status is not Status.Killed or not isinstance(result.error, (AbortError, TaskExpiredError)):
+            books.fault(f"{task_id} is {status}, and nobody said so")
+    elif not isinstance(outcome, (Succeeded, Failed, Killed)) or status is not _STATUS[type(outcome)]:
+        books.fault(f"{task_id} is {status}, after {outcome}")
+    elif result.status is not status or not _is_of(result, outcome):
+        books.fault(f"{task_id} has {result}, after {outcome}")
+
+
+def _audit_counts(books: Books, theirs: dict[str, int], tasks: Iterable[Task[Any]]) -> None:
+    status = Counter(task.parts.status for task in tasks)
+    killed = [task for task in tasks if task.parts.status is Status.Killed]
+    in_silence = books.killed_waiting + sum(task.parts.id not in books.final for task in killed)
+    ours = {
+        "pushed": sum(status.values()),
+        "waiting": status[Status.Pending],
+        "running": status[Status.Running],
+        "succeeded": books.counts[Succeeded],
+        "failed": books.counts[Failed],
+        "killed": books.counts[Killed] + in_silence,
+    }
+    # What was replaced or aborted while it ran is killed when it comes back, and not counted as coming back.
+    came_back = theirs["retried"] + theirs["released"]
+    sent_back = books.counts[Retried] + books.counts[Released]
+    most = math.inf if books.has_leases else sent_back  # others have released what lay at hand, too
+    if theirs["retried"] > books.counts[Retried] or not sent_back - in_silence <= came_back <= most:
+        books.fault(f"the storage says {theirs}, it was told {books.counts}")
+    if ours != {name: theirs[name] for name in ours}:
+        books.fault(f"the storage says {theirs}, these books {ours}")
+
+
+def _audit_runs(books: Books) -> None:
+    for context, counts in books.runs.items():
+        report = context.report()
+        told = (report.succeeded, report.retried, report.failed, report.killed, report.released)
+        if told != tuple(counts[kind] for kind in _KINDS):
+            books.fault(f"{context.name} reports {report}, its events were {counts}")
+        if context.is_running or not context.is_stopped:
+            books.fault(f"{context!r} has not ended")
+
+
+def _is_of(result: TaskResult[Any], outcome: Succeeded[Any] | Failed | Killed) -> bool:
+    """Whether this is the outcome, or what is left of it once it was stored."""
+    if isinstance(outcome, Succeeded):
+        return bool(result.result == outcome.result) and result.error is None
+    names = (type(result.error).__name__, getattr(result.error, "kind", "").split(".")[-1])
+    return result.error is outcome.error or type(outcome.error).__name__ in names

@@ -1,0 +1,69 @@
+"""Which outcome an attempt may have: by what was raised in it, and by what was done to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_tasks import (
+    AbortError,
+    DeferredError,
+    Failed,
+    Killed,
+    Outcome,
+    Released,
+    Retried,
+    RetryAfterError,
+    Succeeded,
+    Task,
+    Worker,
+    WorkerContext,
+)
+from trio_tasks._groups import leaves
+
+if TYPE_CHECKING:
+    from tests.simulation._books import Books
+    from tests.simulation._claim import Claim
+
+_CLOSE = 1e-9  # seconds
+
+
+def check_judgement(books: Books, context: WorkerContext, task: Task[Any], outcome: Retried | Failed | Killed) -> None:
+    """An error is judged by what is in it, however it is wrapped up: abort beats retry-after, the longest of which
+    wins; that beats deferred, and that beats the policy."""
+    parts, worker = task.parts, context.recipe
+    assert isinstance(worker, Worker)
+    policy = worker.retry
+    errors = [*leaves(outcome.error)]
+    attempts = policy.attempts if parts.terms.attempts is None else parts.terms.attempts
+    delays = [each.delay for each in errors if isinstance(each, RetryAfterError)]
+    after = 0.0
+    kind: type[Outcome] = Retried
+    if parts.unfit is not None:
+        kind = Failed
+    elif any(isinstance(each, AbortError) for each in errors):
+        kind = Killed
+    elif parts.attempt >= attempts:
+        kind = Failed
+    elif delays:
+        after = max(delays)
+    elif not any(isinstance(each, DeferredError) for each in errors):
+        after = policy.backoff(parts.attempt)  # these have no jitter
+    if type(outcome) is not kind or (isinstance(outcome, Retried) and abs(outcome.after - after) > _CLOSE):
+        books.fault(f"{parts.id} in attempt {parts.attempt} of {attempts} is {outcome}, not {kind.__name__}, {after:g}")
+
+
+def check_interruption(books: Books, task: Task[Any], claim: Claim, outcome: Outcome) -> None:
+    """An attempt that was cut is released, unless it was aborted; and no other is."""
+    parts = task.parts
+    if claim in books.aborted:
+        if not books.has_leases and parts.id not in books.lost and isinstance(outcome, (Retried, Failed)):
+            books.fault(f"{parts.id} was aborted, and is settled as {outcome}")
+    elif outcome == Released("cancelled") and parts not in books.struck | books.may_be_struck:
+        books.fault(f"{parts.id} is released, but was not interrupted")
+    elif (
+        parts in books.struck - books.may_be_struck
+        and not isinstance(outcome, (Released, Succeeded))
+        and parts.terms.timeout is None
+    ):
+        if not (isinstance(outcome, Killed) and parts.id in books.to_abort):
+            books.fault(f"{parts.id} was interrupted, and is settled as {outcome}")
