@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import cbor2
 import trio
 from trio_tasks import BackendError, FileStorage, RetryAfterError, Status, Worker
+from trio_tasks.storages._frame import FRAME_SIZE, HEADER_SIZE, Frame, frame, header, read_salt, scan
 from trio_tasks.testing import run_seeded
 
 from tests._silence import silence
+from tests.fuzz._foreseen import foreseen
 from tests.fuzz._spoil import spoiled
+from tests.fuzz._use import use
 
 _NAME = "tasks.journal"
 _TASKS = 12
+_VALUES: list[Any] = [
+    *(None, True, False, 0, 1, 2, 3, 5, 6, 7, -1, 2**31, 2**63, -(2**70)),
+    *(0.5, 1e13, 1e300, -1e300, math.inf, -math.inf, math.nan),
+    *("", "1", "default", b"", b"1", b"\xff", [], [1], {}, {1: 2}),
+]
 _USER = 1000
 """The seed of who opens it afterwards: the ids that it makes are others."""
 
@@ -51,6 +63,44 @@ def fuzz_journal(random: Random) -> None:
         path.write_bytes(data)
         with silence():
             run_seeded(_use, path, data, random.random() < 0.5, seed=_USER)
+
+
+def fuzz_entries(random: Random) -> None:
+    """Records that are intact, and yet not what we would have written."""
+    data = _written(random.randrange(8))
+    salt = read_salt(data[: HEADER_SIZE + FRAME_SIZE], _NAME, repair=False)
+    payloads = [found.payload for found in scan(BytesIO(data), salt) if isinstance(found, Frame)]
+    for _ in range(random.choice((1, 1, 2, 5))):
+        number = random.randrange(len(payloads))
+        payloads[number] = random.choice((_altered, _altered, spoiled))(payloads[number], random)
+    with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory, foreseen():
+        path = Path(directory, _NAME)
+        frames = [frame(salt, number, payload) for number, payload in enumerate(payloads, 1)]
+        path.write_bytes(b"".join((header(salt), *frames)))
+        run_seeded(use, path, lambda path: FileStorage(path, int, synchronous="NORMAL"), seed=_USER)
+
+
+def _altered(payload: bytes, random: Random) -> bytes:
+    """With something else in one of its places."""
+    try:
+        record = cbor2.loads(payload)
+    except (cbor2.CBORError, ValueError):  # it was altered already
+        return payload
+    place = record
+    while isinstance(place, list) and place:
+        index = random.randrange(len(place))
+        if isinstance(place[index], list) and place[index] and random.random() < 0.9:
+            place = place[index]
+            continue
+        way = random.randrange(8)
+        if way == 0:
+            del place[index]
+        elif way == 1:
+            place.insert(index, random.choice(_VALUES))
+        else:
+            place[index] = random.choice(_VALUES)
+        break
+    return bytes(cbor2.dumps(record))
 
 
 async def _use(path: Path, data: bytes, repair: bool) -> None:

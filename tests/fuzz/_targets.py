@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from tests.fuzz._bells import fuzz_bell
 from tests.fuzz._codecs import fuzz_cbor, fuzz_json, fuzz_record
-from tests.fuzz._journals import fuzz_journal
-from tests.fuzz._rows import fuzz_rows
+from tests.fuzz._journals import fuzz_entries, fuzz_journal
+from tests.fuzz._locks import fuzz_lock
+from tests.fuzz._sqlite_files import fuzz_file
+from tests.fuzz._tables import fuzz_rows, fuzz_tables
 
 TARGETS: dict[str, Callable[[Random], None]] = {
     "cbor": fuzz_cbor,
     "json": fuzz_json,
     "record": fuzz_record,
     "journal": fuzz_journal,
+    "entries": fuzz_entries,
     "rows": fuzz_rows,
+    "tables": fuzz_tables,
+    "file": fuzz_file,
+    "bell": fuzz_bell,
+    "lock": fuzz_lock,
 }

@@ -10,7 +10,18 @@ from tests.fuzz._targets import TARGETS
 
 pytestmark = pytest.mark.searching
 
-SEEDS = {"cbor": 1500, "json": 1500, "record": 1000, "journal": 60, "rows": 40}
+SEEDS = {
+    "cbor": 1500,
+    "json": 1500,
+    "record": 1000,
+    "journal": 60,
+    "entries": 40,
+    "rows": 20,
+    "tables": 20,
+    "file": 30,
+    "bell": 40,
+    "lock": 30,
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)

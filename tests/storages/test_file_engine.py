@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -783,3 +784,76 @@ async def test_a_lease_that_is_over_is_not_waited_for(autojump_clock: MockClock)
         answer = await claim_all(engine)
         assert second.id == "b"
         assert answer.next_due == [pytest.approx(engine.now() + 5, abs=0.001)], "the lease of the second one"
+
+
+def _record(**fields: Any) -> bytes:
+    """A record with one queue and one row that waits; what is given is otherwise."""
+    usual: dict[str, Any] = {
+        "now": 1e9,
+        "next_key": 2,
+        "next_token": 1,
+        "name": "q",
+        "pushed": 1,
+        "key": 1,
+        "number": 0,
+        "id": "a",
+        "payload": b"args",
+        "head": None,
+        "priority": 0,
+        "unique": None,
+        "state": 0,
+        "attempt": 0,
+        "since": 1e9,
+        "due": None,
+        "token": 0,
+        "expires": None,
+        "result": None,
+        "history": None,
+        "worker": None,
+        "progress": None,
+        "aborted": False,
+    }
+    now, next_key, next_token, name, pushed, *row = {**usual, **fields}.values()
+    return cbor2.dumps([now, next_key, next_token, [0, name, pushed, 0, 0, 0, 0, 0, 1], row, [], [], []])
+
+
+def _journal_of(record: bytes) -> bytes:
+    return header(b"saltsalt") + frame(b"saltsalt", 1, record)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("now", each) for each in ("late", 1e300, math.inf)],
+        *[("next_key", each) for each in (1, 2.5, None)],
+        ("next_token", 1.5),
+        *[("name", each) for each in (b"q", 5)],
+        *[("pushed", each) for each in ("many", 0.5, None)],
+        *[("key", each) for each in ("one", 5)],
+        ("number", 7),
+        *[("id", each) for each in (b"a", "", None)],
+        *[("payload", each) for each in ("args", None)],
+        *[("state", each) for each in (17, -1, "text", None, 1)],
+        *[("attempt", each) for each in (-3, "many", None)],
+        *[("since", each) for each in ("long", None, math.nan)],
+        *[("due", each) for each in ("soon", math.inf)],
+        *[(name, 5) for name in ("head", "unique", "result", "history", "worker", "progress", "aborted")],
+        ("priority", "high"),
+        ("expires", b"never"),
+    ],
+)
+async def test_an_intact_record_that_says_what_cannot_be_is_a_clear_error(path: Path, field: str, value: Any) -> None:
+    """By another hand: a damaged one is not intact. Nothing of it is to come out later, of whoever comes upon it."""
+    data = _journal_of(_record(**{field: value}))
+    write(path, data)
+    with pytest.raises(BackendError, match="cannot be understood"):
+        async with opened(path):
+            raise AssertionError("it has opened")
+    assert read(path) == data
+
+
+async def test_an_intact_record_by_another_hand_is_as_good_as_ours(path: Path) -> None:
+    write(path, _journal_of(_record()))
+    async with opened(path) as engine:
+        [row] = await claim(engine)
+        assert row.id == "a"

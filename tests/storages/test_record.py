@@ -215,3 +215,11 @@ def test_an_error_whose_name_is_no_text_cannot_be_read() -> None:
     fields = {"module": "builtins", "name": b"ValueError", "text": "", "traceback": "", "args": []}
     with pytest.raises(BackendError, match="cannot be read"):
         decode_error(cbor2.dumps(fields))
+
+
+@pytest.mark.parametrize("stored", ["text", 5, 0.5])
+@pytest.mark.parametrize("read", [decode_head, decode_error, decode_history])
+def test_what_is_no_bytes_cannot_be_read(read: Any, stored: Any) -> None:
+    """As a column of SQLite may have it, whatever its type is said to be."""
+    with pytest.raises(BackendError, match="cannot be read"):
+        read(stored)

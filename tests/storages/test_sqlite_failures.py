@@ -478,3 +478,103 @@ async def test_a_due_time_by_another_hand_does_not_end_the_storage(tmp_path: Pat
         with pytest.raises(BackendError, match="due cannot be read"):
             await storage.list_tasks()
     assert done == [2]
+
+
+# By another hand
+
+
+async def test_a_session_by_another_hand_does_no_harm_to_who_pushes(tmp_path: Path) -> None:
+    """What was pushed is in, and who pushed it is told so: ringing comes after that."""
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        with closing(connect(path)) as connection:
+            for number, (address, key) in enumerate([("9", None), ("9", "text"), ("99999", b"k"), ("-1", b"k")], 100):
+                connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, 9e12)", (number, address, key))
+        task_id = await storage.push(1, delay=60)
+        assert await storage.reschedule(task_id, delay=30)
+        assert [task.parts.id for task in await storage.list_tasks()] == [task_id]
+
+
+def as_meta(name: str, value: object) -> str:
+    return f"UPDATE trio_tasks_meta SET value = {value} WHERE name = '{name}'"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *[as_meta("latest", value) for value in ("'late'", "9e999", "1e300")],
+        *[as_meta("anchor", value) for value in ("NULL", "x'ff'", "-9e999")],
+        *[as_meta("sessions", value) for value in ("'x'", "-5", "0.5", 2**62)],
+        *[f"DELETE FROM trio_tasks_meta WHERE name = '{name}'" for name in ("latest", "boot", "anchor", "sessions")],
+        "DELETE FROM trio_tasks_meta",
+        "DROP TABLE trio_tasks_session",
+    ],
+)
+async def test_what_a_file_says_of_itself_by_another_hand_is_refused(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "tasks.db"
+    await fill(path)
+    with closing(connect(path)) as connection:
+        connection.execute(statement)
+    with pytest.raises(BackendError, match=r"damaged|no such table"):
+        async with SqliteStorage[int](path, int):
+            raise AssertionError("it has opened")
+
+
+@pytest.mark.parametrize(
+    ("statement", "ask"),
+    [
+        ("UPDATE trio_tasks_queue SET pushed = 'many'", SqliteStorage.metrics),
+        ("UPDATE trio_tasks_queue SET live = 9e999", SqliteStorage.metrics),
+        ("INSERT INTO trio_tasks_queue (name) VALUES (x'ff')", SqliteStorage.list_queues),
+        (
+            "INSERT INTO trio_tasks_worker SELECT num, 'default', x'' FROM trio_tasks_session",
+            SqliteStorage.list_workers,
+        ),
+        ("UPDATE trio_tasks_task SET id = x'ff'", SqliteStorage.list_tasks),
+        ("UPDATE trio_tasks_task SET attempt = 'many'", SqliteStorage.list_tasks),
+        ("UPDATE trio_tasks_task SET start_by = 'never'", SqliteStorage.receive),
+        ("UPDATE trio_tasks_queue SET live = 'many'", SqliteStorage.receive),
+    ],
+)
+async def test_what_is_written_by_another_hand_meanwhile_is_an_error_of_ours(
+    tmp_path: Path, statement: str, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the next look at it; and it is not one that we did not foresee."""
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        if "queue" not in statement:
+            await storage.push(1)
+        else:
+            await storage.settle(await pushed(storage), succeeded())
+        with closing(connect(path)) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = 1")
+            connection.execute(statement)
+        with trio.fail_after(20), pytest.raises(BackendError, match="damaged"):
+            await ask(storage)
+    assert "unforeseen" not in caplog.text
+
+
+async def pushed(storage: SqliteStorage[int]) -> Task[int]:
+    await storage.push(1)
+    return await storage.receive()
+
+
+async def test_a_count_below_nothing_does_not_keep_a_worker_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        await storage.push(1)
+        with closing(connect(path)) as connection:
+            connection.execute("UPDATE trio_tasks_queue SET live = -5")
+        storage.close()
+        with trio.fail_after(20):
+            await Worker("w", storage, nothing).run()
+
+
+async def nothing(n: int) -> None:
+    """Does nothing."""
+
+
+async def test_numbers_beyond_all_bounds_are_none_of_sqlites_business(tmp_path: Path) -> None:
+    async with SqliteStorage[int](tmp_path / "tasks.db", int) as storage:
+        task_id = await storage.push(1, delay=1.7e308)
+        assert [task.parts.id for task in await storage.list_tasks(limit=2**70)] == [task_id]

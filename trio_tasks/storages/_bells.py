@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 _APART = 0.001
 """Seconds to wait after each ring: what rings meanwhile is the same news."""
+_AT_ONCE = 500
+"""Datagrams that are read in one go: others have their turn, however fast somebody sends."""
 
 
 @final
@@ -54,7 +56,7 @@ class Bell:
             try:
                 if self._socket is not None:
                     self._socket.sendto(key, (_LOOPBACK, int(address)))
-            except (OSError, ValueError):  # it may be gone
+            except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
     async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a bell that is closed is not heard
@@ -72,7 +74,9 @@ class Bell:
 
     def _heard(self) -> bool:
         heard = False
-        while self._socket is not None:
+        for _ in range(_AT_ONCE):
+            if self._socket is None:
+                break
             try:
                 heard = self._socket.recv(64) == self.key or heard
             except OSError:  # that was all

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from .._task import OnConflict
 
 
+LATEST = 2.0**38
+"""Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
+still counts beside it. Where a clock says more than that, it was not we who have set it."""
+
+
 class State(IntEnum):
     """Where a row is in its life. All below ``DONE`` are live."""
 

@@ -275,5 +275,5 @@ def _printable(value: Any) -> Any:
 def _read(stored: bytes, what: str) -> Any:
     try:
         return cbor2.loads(stored)
-    except (cbor2.CBORDecodeError, EOFError, ValueError) as error:
+    except (cbor2.CBORDecodeError, EOFError, ValueError, TypeError) as error:
         raise BackendError(f"{what} cannot be read: {error}") from error

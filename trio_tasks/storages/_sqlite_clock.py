@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .._clock import machine_now, wall_now
+from ._port import LATEST
+from ._sqlite_driver import DamagedError
 
 if TYPE_CHECKING:
     from ._sqlite_driver import Connection
@@ -20,10 +22,20 @@ _OFFSETS: trio.lowlevel.RunVar[dict[str, float]] = trio.lowlevel.RunVar("trio_ta
 """By the path of the file: what to add to trio's clock, so that two storages of a run agree under a virtual clock."""
 
 
-def anchored(connection: Connection) -> float:
+def anchored(connection: Connection, path: str) -> float:
     """The present by the file's clock; inside a transaction. If it has no anchor since the machine was started, it gets
-    one."""
+    one.
+
+    Raises:
+      BackendError: it has no clock that could be read.
+    """
     meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM trio_tasks_meta"))
+    for name in ("latest", "anchor"):
+        value = meta.get(name)
+        if not isinstance(value, (int, float)) or not -LATEST <= value <= LATEST:
+            raise DamagedError(f"the SQLite file {path!r} is damaged: {name!r} of its clock is {value!r}")
+    if "boot" not in meta:
+        raise DamagedError(f"the SQLite file {path!r} is damaged: its clock does not say since when it runs")
     boot, monotonic = machine_now()
     if boot and meta["boot"] == boot:
         return max(float(meta["anchor"]) + monotonic, float(meta["latest"]))

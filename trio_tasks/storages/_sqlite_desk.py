@@ -11,9 +11,9 @@ from .._errors import BackendError
 from ._port import Answer, Exchange, Held, Renewal, Verdict
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import anchored, keep
-from ._sqlite_driver import Connection, connect, explained, is_busy, is_of_the_driver
+from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
 from ._sqlite_queues import Queues
-from ._sqlite_schema import check_whole, prepare
+from ._sqlite_schema import check_whole, next_session, prepare
 from ._sqlite_verbs import register
 
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ class Desk:
     def _check_in(self) -> tuple[float, int]:
         connection = self._connection
         prepare(connection, self._path, join_existing=self._join_existing)
-        now = anchored(connection)
-        connection.execute("UPDATE trio_tasks_meta SET value = value + 1 WHERE name = 'sessions'")
-        [(self._session,)] = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'sessions'")
+        now = anchored(connection, self._path)
+        self._session = next_session(connection, self._path)
         self._books = Books(connection, self._queues, self._session)
         self._say_hello(now)
         [(others,)] = connection.execute("SELECT count(*) FROM trio_tasks_session WHERE num != ?", (self._session,))
@@ -137,15 +136,22 @@ class Desk:
             self._queues.roll_back()
 
     def _explained(self, error: Exception) -> Exception:
-        return explained(error, self._path) if is_of_the_driver(error) else error
+        """The error as one of ours, where it comes of the file: from the driver, or since what stands there is nothing
+        that we would have written, so that it cannot be compared, counted or converted."""
+        if is_of_the_driver(error):
+            return explained(error, self._path)
+        if isinstance(error, (TypeError, ValueError, OverflowError)):
+            return DamagedError(f"the SQLite file {self._path!r} is damaged: what is in it cannot be used ({error!r})")
+        return error
 
     def _do(self, fn: Callable[[], T]) -> T:
         try:
             return self._in_transaction(fn)
         except Exception as error:
-            if is_of_the_driver(error):
-                raise self._explained(error) from error
-            raise
+            ours = self._explained(error)
+            if ours is error:
+                raise
+            raise ours from error
 
     # The daily work
 
@@ -255,7 +261,7 @@ class Desk:
         try:
             return self._in_transaction(read, "BEGIN")
         except Exception as error:
-            if not is_of_the_driver(error):
+            if self._explained(error) is error:
                 raise
         return self._do(
             read

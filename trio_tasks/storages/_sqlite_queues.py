@@ -64,14 +64,27 @@ class Queues:
     def counts(self, queue: int) -> dict[str, int]:
         """All counts of a queue."""
         rows = self._connection.execute(f"SELECT {', '.join(_COUNTED)} FROM trio_tasks_queue WHERE num = ?", (queue,))
-        live, running, *rest = rows[0] if rows else [0] * len(_COUNTED)
+        live, running, *rest = map(_whole, rows[0] if rows else [0] * len(_COUNTED))
         return {**dict(zip(_COUNTED[2:], rest, strict=True)), "waiting": live - running, "running": running}
 
     def live(self, queue: int) -> int:
         """How many rows of a queue are not finished."""
         rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
-        return int(rows[0][0]) if rows else 0
+        return max(0, _whole(rows[0][0])) if rows else 0
 
     def names(self) -> list[str]:
         """All of them."""
-        return [name for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
+        return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
+
+
+def _whole(count: object) -> int:
+    if not isinstance(count, int):
+        raise TypeError(f"a queue has counted {count!r}")
+    return count
+
+
+def text(name: object) -> str:
+    """A name that was read, and is one."""
+    if not isinstance(name, str):
+        raise TypeError(f"something is named {name!r}")
+    return name

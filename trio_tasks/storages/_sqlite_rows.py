@@ -59,7 +59,7 @@ class Rows:
     def turn(self, due: float | None, now: float) -> int:
         """A place in the line: from when it is due, or behind all that have come to this process so far."""
         if due is not None:
-            return min(int(due * 1e6), _LAST_TURN)
+            return int(min(due * 1e6, _LAST_TURN))
         self._last_turn = max(self._last_turn + 1, int(now * 1e6))
         return self._last_turn
 

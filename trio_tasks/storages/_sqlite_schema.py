@@ -104,6 +104,8 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2}
 """By the version from which each leads to the next."""
 
+_LAST_SESSION = 2**31 - 2
+"""A claim is numbered in 64 bits, whose upper half is the session's."""
 _SMALL = 8 * 2**20
 """Bytes up to which a file is read through when it is opened."""
 
@@ -141,6 +143,20 @@ def _version_of(connection: Connection, path: str) -> int:
             f"and this one knows versions up to {VERSION}"
         )
     return version
+
+
+def next_session(connection: Connection, path: str) -> int:
+    """A number that no other opening of the file has had; inside the caller's transaction.
+
+    Raises:
+      BackendError: it is not known which have been given.
+    """
+    rows = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'sessions'")
+    last = rows[0][0] if rows else None
+    if not isinstance(last, int) or not 0 <= last < _LAST_SESSION:
+        raise DamagedError(f"the SQLite file {path!r} is damaged: it has been opened {last!r} times")
+    connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'sessions'", (last + 1,))
+    return last + 1
 
 
 def check_whole(connection: Connection, path: str) -> None:

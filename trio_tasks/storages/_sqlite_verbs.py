@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import DuplicateTaskError
 from ._port import Answer, Held, State, Stored
 from ._record import decode_head
+from ._sqlite_queues import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ._sqlite_driver import Connection
     from ._sqlite_queues import Queues
 
+_ALL = 2**63 - 1
+"""Rows, more than any file has."""
 _COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker"
 
 LISTED = {
@@ -44,12 +47,12 @@ def list_rows(
     found: list[Stored] = []
     for state in states:
         sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {LISTED[state]} LIMIT ?"
-        found += map(_stored, connection.execute(sql, (number, limit - len(found))))
+        found += map(_stored, connection.execute(sql, (number, min(limit - len(found), _ALL))))
     return found
 
 
 def _stored(row: Any) -> Stored:
-    return Stored._make((row[0], State(row[1]), *row[2:]))
+    return Stored._make((text(row[0]), State(row[1]), int(row[2]), *row[3:]))
 
 
 def _row_that_waits(connection: Connection, number: int, task_id: str) -> int | None:
@@ -181,7 +184,7 @@ def workers(connection: Connection, _: Books, __: Queues, queue: str, now: float
         "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
         "WHERE queue = ? AND expires > ? ORDER BY name"
     )
-    return [name for (name,) in connection.execute(sql, (queue, now))]
+    return [text(name) for (name,) in connection.execute(sql, (queue, now))]
 
 
 def report(connection: Connection, _: Books, __: Queues, held: Held, progress: bytes) -> bool:

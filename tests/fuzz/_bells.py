@@ -1,0 +1,145 @@
+"""Datagrams that say nearly the key, and sessions by another hand: only the key is heard, and nothing raises.
+
+In a seeded run there are no sockets, so this is a plain one; what a datagram needs to arrive is a moment at most.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import trio
+from trio_tasks.storages._bells import Bell
+from trio_tasks.storages._sqlite_desk import Desk
+from trio_tasks.storages._sqlite_driver import connect, is_of_the_driver
+
+from tests.fuzz._spoil import spoiled
+
+_LOOPBACK = "127.0.0.1"
+_PATIENCE = 5.0
+_MOMENT = 0.003
+"""Seconds in which a bell that has heard something would have said so."""
+_ADDRESSES: list[Any] = [
+    "",
+    "0",
+    "-1",
+    "9",
+    "65536",
+    "9" * 30,
+    "9" * 5000,
+    "1.5",
+    "1e3",
+    " 9 ",
+    "nan",
+    "٣",
+    "x",
+    "127.0.0.1:9",
+    None,
+    0,
+    -1,
+    2**62,
+    0.5,
+    math.inf,
+    b"",
+    b"9",
+    b"\xff",
+]
+_KEYS: list[Any] = [None, "", "text", "é", 0, 2**62, 0.5, math.inf, b"", b"x", bytes(16), bytes(70_000)]
+
+
+def fuzz_bell(random: Random) -> None:
+    """What arrives at a bell, or what it is told to ring at."""
+    trio.run(_hear if random.random() < 0.5 else _ring, random)
+
+
+async def _hear(random: Random) -> None:
+    bell = Bell()
+    bell.open()
+    rings = 0
+    rung = trio.Event()
+
+    def on_ring() -> None:
+        nonlocal rings
+        rings += 1
+        rung.set()
+
+    assert bell.address is not None, "there is no loopback interface"
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bell.listen, on_ring)
+            sent = [each for each in _datagrams(bell.key, random) if each != bell.key]
+            for each in sent:
+                sender.sendto(each, (_LOOPBACK, int(bell.address)))
+            await trio.sleep(_MOMENT)
+            assert not rings, sent
+            at = random.randint(0, len(sent))
+            for each in [*sent[:at][-100:], bell.key, *sent[at:][:100]]:  # more than a socket holds would be dropped
+                sender.sendto(each, (_LOOPBACK, int(bell.address)))
+            with trio.fail_after(_PATIENCE):
+                await rung.wait()
+            rung = trio.Event()
+            with trio.fail_after(_PATIENCE):  # it is still there
+                sender.sendto(bell.key, (_LOOPBACK, int(bell.address)))
+                await rung.wait()
+            if random.random() < 0.5:
+                bell.close()  # who listens is told
+            else:
+                nursery.cancel_scope.cancel()
+    bell.close()
+
+
+def _datagrams(key: bytes, random: Random) -> Iterator[bytes]:
+    for _ in range(random.choice((1, 3, 10, 100))):
+        way = random.randrange(5)
+        if way == 0:
+            yield b""
+        elif way == 1:
+            yield key + random.randbytes(random.choice((1, 48, 49, 500)))
+        elif way == 2:
+            yield random.randbytes(random.choice((1, 15, 16, 17, 64, 65, 300)))
+        else:
+            yield spoiled(key, random)
+
+
+async def _ring(random: Random) -> None:
+    """By a desk, which reads the sessions of the file, one of which is that of a bell that listens."""
+    listener, bell = Bell(), Bell()
+    listener.open()
+    bell.open()
+    rung = trio.Event()
+    with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
+        path = str(Path(directory, "tasks.db"))
+        desk = Desk(path, "sqlite3", "OFF", False, bell)
+        now, _ = desk.open()
+        with closing(connect("sqlite3", path)) as connection:
+            for number in range(100, 100 + random.choice((1, 3, 10))):
+                _insert(connection, number, random)
+            late = random.random() < 0.5
+            row = (200 if late else 50, listener.address, listener.key, now + 60)
+            connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", row)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listener.listen, rung.set)
+                desk.ring(now)
+                with trio.fail_after(_PATIENCE):
+                    await rung.wait()
+                nursery.cancel_scope.cancel()
+        desk.close(now)
+    bell.close()
+    listener.close()
+
+
+def _insert(connection: Any, number: int, random: Random) -> None:
+    address = random.choice(_ADDRESSES)
+    key = random.choice(_KEYS)
+    expires = random.choice((math.inf, 9e12, "for ever", b"\xff"))
+    try:
+        connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", (number, address, key, expires))
+    except Exception as error:
+        if not is_of_the_driver(error):
+            raise

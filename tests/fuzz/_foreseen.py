@@ -1,0 +1,55 @@
+"""What is logged tells on a library that swallows what it did not foresee: nothing else may be in the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import trio
+from trio_tasks import BackendError
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+_LOG = logging.getLogger("trio_tasks")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.errors.append(record.exc_info[1])
+
+
+@contextmanager
+def foreseen() -> Generator[None, None, None]:
+    """Inside the block nothing is shown of the log; what it says at the end may be about errors of ours alone.
+
+    An engine that fails in an unforeseen way is a :class:`BackendError` to whoever asked, with the whole story in the
+    log: which is kind to users, and would hide from us what we are looking for.
+    """
+    collector = _Collector()
+    _LOG.addHandler(collector)
+    propagates, _LOG.propagate = _LOG.propagate, False
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(collector)
+        _LOG.propagate = propagates
+    for error in collector.errors:
+        for leaf in _leaves(error):
+            if not isinstance(leaf, (BackendError, trio.Cancelled)):
+                raise AssertionError(f"this was not foreseen: {leaf!r}") from error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

@@ -1,0 +1,157 @@
+"""Tables of an SQLite file that somebody else writes to, beforehand or meanwhile: read, or refused in our words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from trio_tasks.storages._sqlite_driver import Connection, connect, is_of_the_driver
+from trio_tasks.testing import run_seeded
+
+from tests.fuzz._foreseen import foreseen
+from tests.fuzz._spoil import spoiled
+from tests.fuzz._use import USER, by, use, write
+
+if TYPE_CHECKING:
+    from trio_tasks.storages._sqlite_driver import Driver
+
+_OTHERS = ("meta", "queue", "session", "worker")
+_META = ("version", "sessions", "latest", "boot", "anchor")
+_VALUES: list[Any] = [
+    None,
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    -1,
+    -5,
+    2**31,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+    0.5,
+    -0.5,
+    1e13,
+    1e300,
+    -1e300,
+    math.inf,
+    -math.inf,
+    "",
+    "1",
+    "abort",
+    "default",
+    "nan",
+    "é",
+    "9" * 400,
+    b"",
+    b"1",
+    b"default",
+    b"\xff" * 9,
+    bytes(70_000),
+]
+
+
+def drivers() -> list[Driver]:
+    """Those that are there."""
+    return ["sqlite3", "apsw"] if find_spec("apsw") else ["sqlite3"]
+
+
+@cache
+def template() -> bytes:
+    """A file with something in each table."""
+    with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
+        path = Path(directory, "tasks.db")
+        run_seeded(write, path, seed=0)
+        with closing(connect("sqlite3", str(path))) as connection:
+            connection.execute("INSERT INTO trio_tasks_session VALUES (7, '9', x'00', 9e9), (8, NULL, NULL, 9e9)")
+            connection.execute("INSERT INTO trio_tasks_worker VALUES (7, 'default', 'v'), (8, 'other', 'w')")
+            connection.execute("PRAGMA journal_mode = DELETE")
+        return path.read_bytes()
+
+
+def fuzz_rows(random: Random) -> None:
+    """The table of tasks."""
+    _fuzz(("task",), random)
+
+
+def fuzz_tables(random: Random) -> None:
+    """The other tables."""
+    _fuzz(_OTHERS, random)
+
+
+def _fuzz(tables: tuple[str, ...], random: Random) -> None:
+    driver = random.choice(drivers())
+    times = random.choice(("before", "meanwhile", "both"))
+    with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory, foreseen():
+        path = Path(directory, "tasks.db")
+        path.write_bytes(template())
+        meddle = partial(_meddle, driver, path, tables, random)
+        if times != "meanwhile":
+            meddle()
+        run_seeded(use, path, by(driver), None if times == "before" else meddle, seed=USER)
+
+
+def _meddle(driver: Driver, path: Path, tables: tuple[str, ...], random: Random) -> None:
+    """By the same driver: another one in this process would take the locks away."""
+    with closing(connect(driver, str(path))) as connection:
+        if random.random() < 0.3:
+            connection.execute("PRAGMA ignore_check_constraints = 1")
+        for _ in range(random.choice((1, 1, 3, 8))):
+            table = f"trio_tasks_{random.choice(tables)}"
+            if not _columns(connection, table):  # it was dropped
+                continue
+            try:
+                random.choice(_WAYS)(connection, table, random)
+            except Exception as error:  # the tables themselves refuse some of it
+                if not is_of_the_driver(error):
+                    raise
+
+
+def _put(connection: Connection, table: str, random: Random) -> None:
+    """Something else into one place, or into all of a column."""
+    column = random.choice(_columns(connection, table))
+    where = random.choice(("1", f"rowid = {random.randint(1, 12)}", "rowid = (SELECT max(rowid) FROM {table})"))
+    if table == "trio_tasks_meta":
+        column, where = "value", f"name = '{random.choice(_META)}'"
+    rows = connection.execute(f"SELECT {column} FROM {table} WHERE {where.format(table=table)} LIMIT 1")
+    value = random.choice(_VALUES)
+    if rows and isinstance(rows[0][0], bytes) and random.random() < 0.5:
+        value = spoiled(rows[0][0], random)
+    sign = "CAST(? AS TEXT)" if isinstance(value, bytes) and random.random() < 0.3 else "?"
+    connection.execute(f"UPDATE {table} SET {column} = {sign} WHERE {where.format(table=table)}", (value,))
+
+
+def _take_away(connection: Connection, table: str, random: Random) -> None:
+    """A row, or all of them."""
+    where = random.choice(("1", f"rowid = {random.randint(1, 12)}"))
+    if table == "trio_tasks_meta":
+        where = f"name = '{random.choice(_META)}'"
+    connection.execute(f"DELETE FROM {table} WHERE {where}")
+
+
+def _add(connection: Connection, table: str, random: Random) -> None:
+    """A row that we have not made."""
+    values = [random.choice(_VALUES) for _ in _columns(connection, table)]
+    connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+
+def _drop(connection: Connection, table: str, random: Random) -> None:
+    """All of it, seldom."""
+    if random.random() < 0.1:
+        connection.execute(f"DROP TABLE {table}")
+
+
+def _columns(connection: Connection, table: str) -> list[str]:
+    return [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+_WAYS: tuple[Callable[[Connection, str, Random], None], ...] = (_put, _put, _put, _put, _take_away, _add, _drop)

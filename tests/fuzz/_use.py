@@ -1,0 +1,141 @@
+"""All that one can do with a store whose content somebody else has had a hand in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio_tasks import BackendError, DecodeError, FileStorage, RetryAfterError, SqliteStorage, Status, Task, Worker
+
+if TYPE_CHECKING:
+    from trio_tasks.storages._sqlite_driver import Driver
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+Storage = SqliteStorage[int] | FileStorage[int]
+
+TASKS = 8
+USER = 1000
+"""The seed of who opens it afterwards: the ids that it makes are others."""
+_LONG = 130.0
+"""Seconds, of virtual time: a task that is retried comes back."""
+
+
+async def write(path: Path, then: Callable[[], object] = bool) -> None:
+    """A file with tasks that were done, retried, failed for good, are delayed, in hand, or wait; and two queues.
+
+    ``then`` is called when it is written, and not closed yet.
+    """
+    async with SqliteStorage(path, int, synchronous="OFF") as storage:
+        for n in range(TASKS):
+            await storage.push(
+                n, delay=30.0 * (n % 5 == 4), metadata={"n": n} if n % 2 else {}, attempts=1 if n == 3 else 5
+            )
+        with trio.move_on_after(5):
+            await Worker("w", storage, handle).run()
+        await storage.report_progress(await _received(storage), "half")
+        for n in range(3):
+            await storage.push(n, unique=f"key {n}")
+        await storage.share(str, queue="other").push("another's")
+        then()
+
+
+async def _received(storage: SqliteStorage[int]) -> Task[int]:
+    await storage.push(0, priority=1)
+    return await storage.receive()
+
+
+async def handle(n: int) -> int:
+    """Fails now and then."""
+    if n % 3 == 0:
+        raise RetryAfterError("again", 60.0)
+    return n
+
+
+def by(driver: Driver) -> Callable[[Path], Storage]:
+    """Opens an SQLite file by this driver."""
+    return lambda path: SqliteStorage(path, int, synchronous="OFF", driver=driver)
+
+
+async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], object] | None = None) -> None:
+    """Everything that reads the file. What cannot be read is an error of ours where it is looked at; a worker goes on,
+    unless the store itself cannot be had.
+
+    Args:
+      path: of the file.
+      make: the storage that is to open it.
+      meddle: is called in the midst of it, and again when a worker has run.
+    """
+    try:
+        async with make(path) as storage:
+            ids = await _look(storage)
+            if meddle is not None:
+                meddle()
+            await storage.push(5)
+            done: list[int] = []
+            with trio.move_on_after(_LONG):
+                await Worker("w", storage, handle, on_event=lambda _, event: done.append(1)).run()
+            assert done
+            if meddle is not None:
+                meddle()
+            await _look(storage)
+            for task_id in ids:
+                await _change(storage, task_id)
+            with trio.move_on_after(1):
+                await storage.wait_for(await storage.push(7, delay=5.0))
+            await storage.vacuum()
+    except BackendError:
+        return
+    except ExceptionGroup as group:
+        _, others = group.split(BackendError)
+        if others is not None:
+            raise others from None
+
+
+async def _look(storage: Storage) -> list[str]:
+    found: list[Task[int]] = []
+    for status in (None, *Status):
+        with suppress(BackendError):
+            found += await storage.list_tasks(status, limit=100)
+    ids = sorted({str(task.parts.id) for task in found})
+    for task in found:
+        for name in ("history", "error", "result", "progress", "worker"):
+            with suppress(BackendError, DecodeError):
+                getattr(task.parts.context, name)
+    for task_id in [*ids, "no such task"]:
+        await _try(storage.fetch_by_id, task_id)
+        await _try(storage.progress_of, task_id)
+        with trio.move_on_after(0.5):
+            await _try(storage.wait_for, task_id)
+    for ask, kind in ((storage.list_queues, str), (storage.list_workers, str), (_counts, int)):
+        answers: Any = await _try(ask, storage) if ask is _counts else await _try(ask)
+        assert all(type(each) is kind for each in answers or ()), answers
+    return ids
+
+
+async def _counts(storage: Storage) -> list[int]:
+    return list((await storage.metrics()).values())
+
+
+async def _change(storage: Storage, task_id: str) -> None:
+    task = await _try(storage.fetch_by_id, task_id)
+    await _try(storage.reschedule, task_id, 1.0)
+    if task is not None and task.parts.unfit is None:
+        await _try(storage.update, task)
+    await _try(storage.cancel, task_id)
+    await _try(storage.abort, task_id)
+    await _try(storage.resume_by_id, task_id)
+    await _try(storage.resume_abandoned)
+    await _try(storage.discard, task_id)
+
+
+async def _try(ask: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    try:
+        return await ask(*args)
+    except (BackendError, DecodeError):
+        return None
