@@ -38,10 +38,11 @@ class Meddling:
                 self._hiring.hire(life, nursery)
 
     async def try_doors(self, life: Life, random: Random) -> None:
-        """Push what has been pushed, and listen to whom others listen."""
+        """Push what has been pushed, and think better of it; and listen to whom others listen."""
         for _ in range(random.randint(0, 4)):
             await trio.sleep(random.random() * 5)
             await self._pushing.push_again(random.choice(life.storages), random)
+            await self._pushing.push_and_cut(random.choice(life.storages), random)
             if life.bosses:
                 random.choice(life.bosses).invite_listener()
 

@@ -71,6 +71,20 @@ class Pushing:
                 books.refused.discard(task_id)
                 books.pushed.add(task_id)
 
+    async def push_and_cut(self, storage: Any, random: Random) -> None:
+        """A push that is cancelled in the midst of it, or has just been done by then."""
+
+        async def cut(rounds: int) -> None:
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cut, random.randint(1, 6))
+            with suppress(trio.ClosedResourceError):
+                await self.push_one(storage, self.task(random), math.inf)
+            nursery.cancel_scope.cancel()
+
     async def push_again(self, storage: Any, random: Random) -> None:
         """What has been pushed, and is remembered, cannot be pushed once more, whatever has become of it."""
         known = [task_id for task_id in self.ids if task_id in self._books.pushed]
