@@ -41,9 +41,7 @@ LONG = 2e4
 _PEACE = 300.0
 """Seconds after which calm workers have done whatever can be left: no lease, delay or absence is nearly as long."""
 _NOTICE = 4.0
-"""Seconds within which an orphan is noticed: SQLite looks for them each second, a file knows when a lease is over;"""
-_NOTICE_WHEN_CLOSED = 64.0
-"""but a closed queue ends although it has given out what was lost on its way, until it looks, which is each minute."""
+"""Seconds within which an orphan is noticed: SQLite looks for them each second, a file knows when a lease is over."""
 _RATES = [field.name for field in fields(Faults) if not field.name.endswith("_seconds")]
 
 
@@ -163,19 +161,18 @@ class Program:
     async def _is_live(self, life: Life, began_at: float) -> bool:
         """Whether anything is left, and it is not too late for that."""
         metrics = await life.storages[0].metrics()
-        notice = _NOTICE_WHEN_CLOSED if life.is_closed else _NOTICE
-        if metrics["running"] and trio.current_time() > began_at + notice and self.books.has_leases:
-            await self._look_for_orphans(life.storages[0], notice)
+        if metrics["running"] and trio.current_time() > began_at + _NOTICE and self.books.has_leases:
+            await self._look_for_orphans(life.storages[0])
         is_late = trio.current_time() > began_at + _PEACE
         return bool(metrics["waiting"] + metrics["running"]) and not is_late
 
-    async def _look_for_orphans(self, storage: Any, notice: float) -> None:
+    async def _look_for_orphans(self, storage: Any) -> None:
         """What nobody holds any more has come back by now."""
         for task in await storage.list_tasks(Status.Running, limit=ALL):
             claim = self.books.latest.get(task.parts.id)
             if claim is None or claim.settled is not None or claim in self._missing:
                 continue
-            if claim.lease_until + notice < self.books.storage_now():
+            if claim.lease_until + _NOTICE < self.books.storage_now():
                 self._missing.add(claim)
                 self.books.fault(f"{task.parts.id} is nobody's since {claim.lease_until:f}, and has not come back")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from trio_tasks import Parts, Task, Worker, WorkerContext
+from trio_tasks import Task, Worker, WorkerContext
 from trio_tasks.testing import Faults
 
 from tests.simulation._books import Books
@@ -44,7 +44,6 @@ class Watchman(trio.abc.Instrument):
         self._patience = _STALLS if faults.stall else _CLOSE
         self._rounds = 0  # since the last quiet moment
         self._told: set[object] = set()
-        self._had_two: dict[Parts, float] = {}
         self._idle_since: dict[WorkerContext, float] = {}
         self.everything = trio.CancelScope()
         self.life: Life | None = None
@@ -118,10 +117,8 @@ class Watchman(trio.abc.Instrument):
             worker = context.recipe
             assert isinstance(worker, Worker)
             assert worker.backend.heartbeat_interval is not None
-            if sum(each.parts.id == parts.id for each in context.in_hand) > 1:
-                self._had_two[parts] = now  # of which a worker hears once it has only one
             interval = worker.backend.heartbeat_interval + self._latest_beat
-            since = max(claim.overtaken_at, books.engaged[parts], self._had_two.get(parts, 0.0))
+            since = max(claim.overtaken_at, books.engaged[parts])
             if now > since + interval + _CLOSE and not holder.scope.cancel_called:
                 self._tell(claim, f"{context.name} goes on with {task}, which somebody else has")
         elif (
