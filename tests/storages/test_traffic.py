@@ -384,6 +384,26 @@ async def test_a_closed_queue_waits_for_a_task_that_was_received_outside_of_a_wo
         assert (await here.receive()).args == "x"
 
 
+async def test_a_closed_queue_that_was_empty_once_is_looked_at_again(autojump_clock: MockClock) -> None:
+    """Somebody else may have pushed since, and the news of it have gone astray."""
+    store = Store()
+    deaf = TroubledEngine(store)
+    deaf.is_deaf = True
+    here = Storage[str](deaf, poll_interval=1000.0)
+    there = Storage[str](TroubledEngine(store))
+    async with here, there:
+        here.close()
+        with pytest.raises(trio.EndOfChannel):
+            await here.receive()
+        await there.push_bulk(["x", "y"])
+        await trio.sleep(1)
+        task = await here.receive()
+        assert task.args == "x"
+        await here.settle(task, Succeeded(None))
+        await Worker("w", here, print).run()
+        assert len(await here.rows(State.DONE)) == 2
+
+
 async def test_a_queue_with_several_handles_ends_when_all_are_closed(autojump_clock: MockClock) -> None:
     async with Storage[str]() as storage:
         twin = storage.share(queue="q")

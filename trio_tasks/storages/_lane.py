@@ -120,6 +120,7 @@ class Lane:
         self.is_dry = False  # the last claim has found fewer than it asked for,
         self.next_due: float | None = None  # and until then nothing becomes ready by itself,
         self.live = -1  # and so many rows were not finished
+        self.looked_at = -math.inf  # when that was
 
     def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
         """Another queue, with the same options where others are not given; the codec is that of its type."""
@@ -153,7 +154,7 @@ class Lane:
     def ran_dry(self, stirs: int, next_due: float | None, live: int) -> None:
         """A claim, made when it had been stirred so often, has come up short."""
         if self.stirs == stirs:
-            self.is_dry, self.next_due, self.live = True, next_due, live
+            self.is_dry, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
     def let_in(self, rows: list[Claimed], until: float, now: float) -> None:
         """These were claimed: give them to those who wait, and keep the rest at hand; unless the answer came so late

@@ -20,7 +20,7 @@ from .._sink import STRETCH, TaskSink, check_task, make_tasks
 from .._task import Status, Task
 from .._task_id import TaskId
 from ._handle import Handle
-from ._lane import Grip, abort
+from ._lane import STALE, Grip, abort
 from ._record import encode_head
 from ._settling import STATUS_AFTER, settlement_of
 from ._shelves import Shelves
@@ -122,13 +122,16 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         return task
 
     def receive_nowait(self) -> Task[A]:
-        """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance."""
+        """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance, and also if it is not
+        known whether the queue has ended: somebody else may have pushed since that was last seen."""
         self._traffic.check_open()
         task = self._lane.take(self._traffic.engine.now())
         if task is not None:
             return task
         if self._lane.has_ended(self._traffic.engine.now()):
-            raise trio.EndOfChannel
+            if trio.current_time() < self._lane.looked_at + STALE:
+                raise trio.EndOfChannel
+            self._lane.stir()
         raise trio.WouldBlock
 
     # Settling
