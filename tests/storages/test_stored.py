@@ -208,6 +208,15 @@ async def test_terms_metadata_and_extensions_travel(autojump_clock: MockClock) -
         assert (found.parts.terms, dict(found.parts.metadata)) == (task.parts.terms, dict(task.parts.metadata))
 
 
+async def test_names_that_no_store_could_have_are_refused_at_the_door() -> None:
+    async with Storage[str]() as storage:
+        for ask in (storage.fetch_by_id, storage.cancel, storage.abort, storage.discard, storage.wait_for):
+            with pytest.raises(ValueError, match="a task's id that is stored must be encodable as UTF-8"):
+                await ask("half \ud800")
+        with pytest.raises(ValueError, match="a queue's name that is stored must be encodable as UTF-8"):
+            storage.share(queue="half \ud800")
+
+
 async def test_a_duplicate_that_is_refused_leaves_nothing_behind() -> None:
     async with Storage[str]() as storage:
         await storage.push_task(Task.builder("a").id("x").data(Email("first")).build())

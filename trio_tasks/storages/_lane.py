@@ -101,7 +101,7 @@ class Lane:
         if unknown := given.keys() - _USUAL.keys():
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
         self.options = given
-        self.queue = check_text(queue, "queue")
+        self.queue = check_unicode(check_text(queue, "queue"), "a queue's name")
         self.codec = as_codec(given["codec"], type)
         self.results = CborCodec(given["result_type"], name="the result")
         self.lease = check_seconds(given["lease"], "lease", positive=True)

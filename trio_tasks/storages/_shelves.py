@@ -25,7 +25,7 @@ from .._abc import (
     Vacuum,
     WaitForCompletion,
 )
-from .._checks import check_count, check_seconds, check_text
+from .._checks import check_count, check_seconds, check_text, check_unicode
 from .._errors import AbortError, LeaseLostError, UnknownTaskError
 from .._sink import check_task
 from .._task import Status, Task
@@ -69,7 +69,7 @@ class Shelves(
 
     async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
         """Have the engine do this to the task."""
-        check_text(task_id, "a task's id")
+        check_unicode(check_text(task_id, "a task's id"), "a task's id")
         return await self._traffic.ask(getattr(self._traffic.engine, verb), self._lane.queue, task_id, *args)
 
     # Looking
