@@ -1,8 +1,9 @@
 """A queue with leases, as plainly as it can be said: one dictionary of rows, and a number for the time.
 
 What a storage enters by itself (an expiry, a lease that ran out, a result that is kept no longer) it may enter late,
-but never early, and at the latest when somebody receives. So here such a row is *overdue*, and :meth:`Model.see` lets
-the storage say whether it has entered it. In all else there is one right answer.
+but never early, and at the latest when somebody receives; what expires while it is delayed, at the latest when somebody
+receives after it was due, for nobody could have had it before. So here such a row is *overdue*, and :meth:`Model.see`
+lets the storage say whether it has entered it. In all else there is one right answer.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class Model:
     def enter_due(self) -> None:
         """Somebody receives."""
         for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
-            if row.is_live and self.traits.waits_from_due and self.is_overdue(row):
+            is_delayed = row.place == "delayed" and row.due > self.now
+            if row.is_live and self.traits.waits_from_due and self.is_overdue(row) and not is_delayed:
                 self.lapse(row)
             elif row.place == "delayed" and row.due <= self.now:
                 due = row.due
