@@ -10,7 +10,8 @@ engine promises:
   token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
 * **Its own time.** The engine has one clock for all who share the store, which never goes back
   (:meth:`Engine.now`). What falls due by it (delays, leases, expiries, retention) is entered by any exchange with
-  claims, whoever makes it.
+  claims, whoever makes it; what expires while it is delayed, which nobody could have had before, at the latest when it
+  is due.
 * **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed one waits from
   when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
 * **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
