@@ -166,7 +166,7 @@ class Books:
         parts = task.parts
         task_id, attempt = parts.id, parts.attempt
         self.note(f"claim {task} {parts.context}")
-        if task_id in self._resuming and (task_id in self.final or attempt <= self.attempts[task_id]):
+        if task_id in self._resuming and (task_id in self.final or self._lives_again(task_id, attempt)):
             self._resuming.discard(task_id)
             self._begin_again(task_id)
         if task_id in self.final:
@@ -182,6 +182,13 @@ class Books:
         self.attempts[task_id] = attempt
         self.latest[task_id] = self._claims[key_of(parts)] = claim
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
+
+    def _lives_again(self, task_id: str, attempt: int) -> bool:
+        """Whether an attempt of this number belongs to another life: it has been there, and is not what a release
+        gives back that is still under way."""
+        last = self.latest.get(task_id)
+        is_released = last is not None and any(isinstance(outcome, Released) for _, outcome in last.under_way)
+        return attempt < self.attempts[task_id] + (not is_released)
 
     def _overtake(self, task_id: str, claim: Claim) -> set[int]:
         """Which attempt this may be, given the claim before it."""
