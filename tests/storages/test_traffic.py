@@ -261,16 +261,51 @@ async def test_a_closed_queue_ends_when_it_is_empty(autojump_clock: MockClock) -
 
 
 async def test_what_came_later_than_its_lease_is_not_begun(autojump_clock: MockClock) -> None:
-    """As in a process that was stopped meanwhile: somebody else has it, or will."""
+    """As in a process that was stopped meanwhile: it is given back, under a claim that may count no more."""
     async with Storage[str](lease=5.0) as storage:
         await storage.push("x")
         storage.engine.gate = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep, 8)
             nursery.start_soon(open_later, storage.engine.gate, 8)
             task = await storage.receive()
-        assert task.parts.attempt == 2
-        assert [each.became for each in task.parts.context.history] == ["lost"]
+        assert task.parts.context.until > storage.engine.now() + 4
+        assert task.parts.attempt == 1  # it was never begun before
+        assert task.parts.context.history == ()
+
+
+async def test_what_came_later_than_its_lease_may_be_somebody_elses(autojump_clock: MockClock) -> None:
+    store = Store()
+    slow, quick = TroubledEngine(store), TroubledEngine(store)
+    async with Storage[str](slow, lease=5.0) as here, Storage[str](quick, lease=5.0) as there:
+        await there.push("x")
+        slow.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.receive)
+            await trio.sleep(6)
+            task = await there.receive()
+            assert [each.became for each in task.parts.context.history] == ["lost"]
+            slow.gate.set()
+            await trio.sleep(1)
+            await there.settle(task, Succeeded(None))
+            nursery.cancel_scope.cancel()
+        assert len(await here.rows(State.DONE)) == 1
+
+
+async def test_what_came_late_is_not_kept_until_the_lease_that_the_store_has_noted(autojump_clock: MockClock) -> None:
+    """Here a lease counts from when it was asked for, there from when it was given."""
+    async with Storage[str](lease=5.0) as storage:
+        await storage.push("x")
+        storage.engine.latency = 8.0
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def be_quicker() -> None:
+                await trio.sleep(1)
+                storage.engine.latency = 0.0
+
+            with trio.fail_after(9):
+                task = await storage.receive()
+        assert task.parts.attempt == 1
 
 
 async def open_later(gate: trio.Event, seconds: float) -> None:

@@ -157,14 +157,11 @@ class Lane:
             self.is_dry, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
     def let_in(self, rows: list[Claimed], until: float, now: float) -> None:
-        """These were claimed: give them to those who wait, and keep the rest at hand; unless the answer came so late
-        that their lease is over."""
-        if now >= until:
-            self.stir()
-            return
+        """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
+        back, if the answer came so late that their lease is over."""
         for row in rows:
             task = self._task_of(row, until)
-            if self.receivers:
+            if self.receivers and now < until:
                 receiver, _ = self.receivers.popitem(last=False)
                 self.hand[row.id] = task.parts
                 task.parts.context.on_its_way = True
@@ -191,14 +188,13 @@ class Lane:
         return Task(args, parts)
 
     def take(self, now: float) -> Task[Any] | None:
-        """The next task at hand. What lay there for longer than its lease, in a process that was stopped, is not begun:
-        it is somebody else's by now."""
-        while self.stock:
-            task = self.stock.popleft()
-            if now < task.parts.context.until:
-                self.hand[task.parts.id] = task.parts
-                return task
-        return None
+        """The next task at hand. What has lain there for longer than its lease, in a process that was stopped, is not
+        begun, but stays, to be given back: it may be somebody else's by now."""
+        if not self.stock or now >= self.stock[0].parts.context.until:
+            return None
+        task = self.stock.popleft()
+        self.hand[task.parts.id] = task.parts
+        return task
 
     def is_stale(self) -> bool:
         """Whether nobody has come for what is at hand, though everybody had time to. Asked once in each round."""
