@@ -195,3 +195,34 @@ async def test_retries_in_a_worker_wait_in_the_store(autojump_clock: MockClock) 
         [task] = await storage.list_tasks()
         assert [each.became for each in task.parts.context.history] == ["retried", "retried"]
     assert Retried(ValueError()).after == 0.0
+
+
+async def test_whatever_ends_the_pump_is_told_to_all_who_wait(autojump_clock: MockClock) -> None:
+    """It is not foreseen that the pump fails. Then a settlement, which cannot be cancelled, must not wait for ever."""
+    engine = TroubledEngine()
+    told: list[str] = []
+
+    async def tell(async_fn: Callable[..., Any], *args: Any) -> None:
+        with trio.CancelScope(shield=True):  # the storage cancels its block as well
+            try:
+                await async_fn(*args)
+            except BackendError as error:
+                told.append(str(error))
+
+    with pytest.RaisesGroup(TypeError, flatten_subgroups=True):
+        async with Storage[int](engine) as storage:
+            await storage.push(1)
+            task = await storage.receive()
+            engine.latency = 1.0
+            storage._lane.let_in = None  # type: ignore[method-assign,assignment]  # as broken as it can be
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell, storage.receive)
+                await trio.sleep(0.5)
+                nursery.start_soon(tell, storage.settle, task, Succeeded(None))
+                nursery.start_soon(tell, storage.push, 3)
+                nursery.start_soon(tell, trio.sleep, 5)
+                await tell(trio.sleep, 5)
+                await tell(storage.push, 4)
+    assert len(told) == 4
+    assert all("the engine failed: TypeError" in each for each in told), told
+    assert engine.calls["aclose"] == 1

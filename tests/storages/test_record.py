@@ -66,6 +66,25 @@ def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
         decode_head(garbage)
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(attempts="three"),  # type: ignore[arg-type]  # by another hand
+        Terms(attempts=0),
+        Terms(timeout=-1.0),
+        Terms(timeout=float("nan")),
+        Terms(priority=0.5),  # type: ignore[arg-type]  # the same
+        Terms(delay=b"1"),  # type: ignore[arg-type]  # the same
+        Terms(unique=1),  # type: ignore[arg-type]  # the same
+        Terms(expires_in=cbor2.undefined),  # type: ignore[arg-type]  # the same
+    ],
+)
+def test_terms_that_nobody_could_have_asked_for_are_not_read(terms: Terms) -> None:
+    head = encode_head(terms, {})
+    with pytest.raises(BackendError, match="the head of a task cannot be read: "):
+        decode_head(head)
+
+
 # Errors
 
 

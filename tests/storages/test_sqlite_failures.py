@@ -533,6 +533,8 @@ async def test_what_a_file_says_of_itself_by_another_hand_is_refused(tmp_path: P
         ("UPDATE trio_tasks_task SET id = x'ff'", SqliteStorage.list_tasks),
         ("UPDATE trio_tasks_task SET attempt = 'many'", SqliteStorage.list_tasks),
         ("UPDATE trio_tasks_task SET start_by = 'never'", SqliteStorage.receive),
+        ("UPDATE trio_tasks_task SET id = x'ff'", SqliteStorage.receive),
+        ("UPDATE trio_tasks_task SET attempt = -2", SqliteStorage.receive),
         ("UPDATE trio_tasks_queue SET live = 'many'", SqliteStorage.receive),
     ],
 )

@@ -13,6 +13,7 @@ from .._errors import BackendError
 from ._lane import STALE, abort
 from ._port import Exchange
 from ._requests import Push, Settle
+from ._traffic import again
 
 if TYPE_CHECKING:
     from ._lane import Lane
@@ -48,7 +49,15 @@ class Pump:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  it ends with the traffic
-        """Make one exchange after the other, until cancelled, or the traffic has ended."""
+        """Make one exchange after the other, until cancelled, or the traffic has ended. Should it fail, which is not
+        foreseen, nobody is left to wait for it."""
+        try:
+            await self._run()
+        except Exception as error:
+            self._traffic.break_off(_as_ours(error))
+            raise
+
+    async def _run(self) -> None:  # noqa: ASYNC910  the same
         traffic = self._traffic
         while not traffic.closed:
             if traffic.pushes or traffic.settles:
@@ -122,16 +131,16 @@ class Pump:
             self._failing_since = now
             log.warning("a storage has failed: %s", error)
         for push in pushes:
-            trio.lowlevel.reschedule(push.trio_task, Error(_again(error)))
+            trio.lowlevel.reschedule(push.trio_task, Error(again(error)))
         for settle in settles:
             if now < self._failing_since + _PATIENCE and not error.is_final:
                 traffic.settles.append(settle)
             elif settle.trio_task is not None and settle.parts is not None:
                 settle.lane.let_go(settle.parts)  # nobody holds it; but it is live, and comes back with its lease
-                trio.lowlevel.reschedule(settle.trio_task, Error(_again(error)))
+                trio.lowlevel.reschedule(settle.trio_task, Error(again(error)))
         if now >= self._failing_since + _PATIENCE or error.is_final:
             for lane in traffic.lanes.values():
-                lane.send_away(_again(error))
+                lane.send_away(again(error))
         with trio.move_on_after(self._pause):  # noqa: ASYNC912  the same
             while not traffic.pushes:  # who comes now may have better luck, or is told at once
                 await traffic.needed.wait()
@@ -161,10 +170,3 @@ def _as_ours(error: Exception) -> BackendError:
     ours = BackendError(f"the engine failed: {error!r}")
     ours.__cause__ = error
     return ours
-
-
-def _again(error: BackendError) -> BackendError:
-    """The same error, for one more who has to be told."""
-    copy = BackendError(str(error))
-    copy.__cause__ = error
-    return copy

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import cbor2
 
-from .._checks import check_text
+from .._checks import check_count, check_seconds, check_text
 from .._codec import CborCodec, DecodeError, EncodeError
 from .._errors import (
     AbortError,
@@ -97,9 +97,24 @@ def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
         return USUAL_TERMS, NO_METADATA
     try:
         *terms, metadata = _read(head, "the head of a task")
-        return Terms(*terms), Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
+        found = Terms(*terms)
+        _check_terms(found)
+        return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
     except (TypeError, ValueError) as error:
         raise BackendError(f"the head of a task cannot be read: {error}") from error
+
+
+def _check_terms(terms: Terms) -> None:
+    """See that what was read could have been asked for: a worker goes by it."""
+    if terms.attempts is not None:
+        check_count(terms.attempts, "attempts")
+    for name in ("timeout", "expires_in"):
+        if getattr(terms, name) is not None:
+            check_seconds(getattr(terms, name), name, positive=True)
+    check_count(terms.priority, "priority", minimum=None)
+    check_seconds(terms.delay, "delay")
+    if terms.unique is not None:
+        check_text(terms.unique, "unique")
 
 
 # Errors

@@ -13,9 +13,9 @@ from json import dumps
 from typing import TYPE_CHECKING, Any, final
 
 from .._errors import DuplicateTaskError
-from ._port import Answer, Claimed, Settlement, State, Verdict
+from ._port import Answer, Settlement, State, Verdict
 from ._record import expired_error, replaced_error
-from ._sqlite_rows import DROP, HELD, Due, Rows, unwanted
+from ._sqlite_rows import DROP, HELD, Due, Rows, claimed, unwanted
 from ._sqlite_writer import Writer
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Books:
             self._connection.changed(CLAIM, (self._token, now + claim.lease, claim.worker, keys))
             self._queues.count(queue, running=len(rows))
         token = self._token
-        answer.claimed.append([Claimed(row[0], token, row[1], row[2] + 1, row[3], row[4], row[5]) for row in rows])
+        answer.claimed.append([claimed(row, token) for row in rows])
         if len(rows) < claim.limit:
             self._queues.enter_counts()
             [(due,)] = self._connection.execute(NEXT_DUE, (queue,))

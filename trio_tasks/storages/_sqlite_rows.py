@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from ._port import State, Verdict
+from ._port import Claimed, State, Verdict
 from ._record import aborted_error, replaced_error, with_loss
 
 if TYPE_CHECKING:
     from ._port import Settlement
-    from ._sqlite_driver import Connection
+    from ._sqlite_driver import Connection, Row
     from ._sqlite_queues import Queues
 
 _LAST_TURN = 2**63 - 1
@@ -124,6 +124,18 @@ class Rows:
             "UPDATE trio_tasks_task SET uniq = NULL, wish = coalesce(wish, ?) WHERE seq = ?",
             (_REPLACED + successor, seq),
         )
+
+
+def claimed(row: Row, token: int) -> Claimed:
+    """A row that was claimed, as it was before.
+
+    Raises:
+      TypeError: it is none that we could have written.
+    """
+    seq, task_id, attempt, payload, head, history, _ = row
+    if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
+        raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
+    return Claimed(seq, token, task_id, attempt + 1, payload, head, history)
 
 
 def unwanted(wish: str) -> bytes:

@@ -51,6 +51,7 @@ class Traffic:
         self.is_open = False
         self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened
         self.closed = False
+        self.failure: BackendError | None = None  # which has ended the pump
         self._turn = trio.Lock()
 
     # What the storages ask
@@ -139,11 +140,13 @@ class Traffic:
         self.look()
 
     def check_open(self) -> None:
-        """Raise ``trio.ClosedResourceError`` if nothing can be asked any more."""
+        """Raise ``trio.ClosedResourceError``, or what has happened, if nothing can be asked any more."""
         if not self.is_open or self.closed:
             raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
         if trio.lowlevel.current_trio_token() is not self.token:
             raise RuntimeError("this storage was opened in another process, or another run: open one here")
+        if self.failure is not None:
+            raise again(self.failure)
 
     def claims(self) -> tuple[list[Claim], list[Lane]]:
         """What to claim together with what is lined up, and for which lanes."""
@@ -210,8 +213,18 @@ class Traffic:
             trio.lowlevel.reschedule(push.trio_task, Error(_closed()))
         with contained("a storage could not give back what it had at hand"):
             await self.in_turn(self._exchange_for_the_last_time)
-        self._send_away()
+        self._send_away(_closed)
         await self.engine.aclose()
+
+    def break_off(self, error: BackendError) -> None:
+        """No exchange will be made any more: whoever waits for one has this raised, and whoever asks for one."""
+        self.failure = error
+        self.pushes, pushes = [], self.pushes
+        for push in pushes:
+            trio.lowlevel.reschedule(push.trio_task, Error(again(error)))
+        for lane in self.lanes.values():
+            lane.send_away(again(error))
+        self._send_away(lambda: again(error))
 
     async def _exchange_for_the_last_time(self) -> None:  # noqa: ASYNC910  there may be nothing to exchange
         self.give_back(only_stale=False)  # what an exchange has brought in meanwhile
@@ -224,15 +237,22 @@ class Traffic:
                 raise
             self.tell(answer, [], settles)
 
-    def _send_away(self) -> None:
+    def _send_away(self, why: Callable[[], Exception]) -> None:
         """Whoever waits now has waited in vain."""
         for settle in self.settles:
             if settle.trio_task is not None:
-                trio.lowlevel.reschedule(settle.trio_task, Error(_closed()))
+                trio.lowlevel.reschedule(settle.trio_task, Error(why()))
         self.settles = []
         for lane in self.lanes.values():
             for event in lane.awaited.values():
                 event.set()
+
+
+def again(error: BackendError) -> BackendError:
+    """The same error, for one more who has to be told."""
+    copy = BackendError(str(error))
+    copy.__cause__ = error
+    return copy
 
 
 def _closed() -> trio.ClosedResourceError:
