@@ -258,11 +258,6 @@ class Lane:
 
     # Ending
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing more is pushed to it in this process."""
-        return not self.handles
-
     def has_ended(self, now: float) -> bool:
         """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
         received outside of a worker, and not settled, does not count for as long as its lease lasts."""
