@@ -63,6 +63,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """Run the large trials at their full size: `nox -s nightly`, or `nox -s nightly -- -k sigint`; it takes hours."""
+    install(session, "test")
+    session.env["TRIO_TASKS_NIGHTLY"] = "1"
+    session.run("pytest", "-m", "nightly", "-o", "timeout=7200", *session.posargs)
+
+
+@nox.session
 def typing(session: nox.Session) -> None:
     """Check the types by mypy, for this Python, the oldest and the newest, and by pyright."""
     install(session, "typing")

@@ -21,7 +21,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trio_tasks"
 
-LONGEST_FILE = 300
+LONGEST_FILE = 900
+NEEDS_A_REASON = 600  # lines from which a file is either split or listed here, with the reason
+LONG_FILES: dict[str, str] = {}
 LONGEST_FUNCTION = 50  # its docstring not counted
 SETTLEMENT = ("trio_tasks/_seat.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
 NO_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}
@@ -111,6 +113,7 @@ def test_no_file_is_long() -> None:
     found = {path: len(source.splitlines()) for path, source in sources(PACKAGE)}
     assert found, f"no package at {PACKAGE}"
     assert not {path: n for path, n in found.items() if n > LONGEST_FILE}
+    assert {path for path, n in found.items() if n > NEEDS_A_REASON} == LONG_FILES.keys()
 
 
 def test_no_function_is_long() -> None:
