@@ -5,7 +5,7 @@ A backend claims a capability by implementing its interface, and is asked with `
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -239,6 +239,14 @@ class Metrics(ABC):
     async def metrics(self) -> dict[str, int]:
         """Numbers by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` in all;
         ``waiting`` and ``running`` at present."""
+
+
+INTERFACES: tuple[type, ...] = tuple(
+    each
+    for each in vars().values()
+    if isinstance(each, ABCMeta) and each.__module__ == __name__ and each is not Backend
+)
+"""The interfaces above that a backend may implement in addition: nothing repeats this list."""
 
 
 @runtime_checkable

@@ -7,33 +7,15 @@ its id makes it count once, even if nobody can tell whether it had arrived.
 from __future__ import annotations
 
 import inspect
-from abc import ABCMeta
 from contextlib import suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import trio
 
-from ._abc import (
-    Backend,
-    Cancel,
-    Feeder,
-    FetchById,
-    ListQueues,
-    ListTasks,
-    ListWorkers,
-    Metrics,
-    NowaitBackend,
-    RegisterWorker,
-    Reschedule,
-    ResumeAbandoned,
-    ResumeById,
-    Update,
-    Vacuum,
-    WaitForCompletion,
-)
+from ._abc import Backend, Feeder
 from ._contained import log
 from ._errors import BackendError, DuplicateTaskError
+from ._mirroring import mirroring
 from ._sink import TaskSink
 from ._task import Task
 
@@ -46,24 +28,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-_HANDED_ON: tuple[type[Any], ...] = (
-    NowaitBackend,
-    FetchById,
-    Update,
-    Reschedule,
-    Cancel,
-    Vacuum,
-    ResumeById,
-    ResumeAbandoned,
-    RegisterWorker,
-    WaitForCompletion,
-    ListTasks,
-    ListWorkers,
-    ListQueues,
-    Metrics,
-)
-
-
 _REFUSALS = (DuplicateTaskError, TypeError, ValueError)
 _STRETCH = 64  # items carried in one go before others get a turn
 
@@ -73,6 +37,8 @@ class _Storage(Protocol[A]):
 
     @property
     def heartbeat_interval(self) -> float | None: ...
+    @property
+    def settles_within_bounds(self) -> bool: ...
     async def push_task(self, task: Task[A]) -> TaskId: ...
     async def receive(self) -> Task[A]: ...
     async def settle(self, task: Task[Any], outcome: Outcome) -> None: ...
@@ -104,8 +70,7 @@ class Pipe(Backend[A], Feeder):
     def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
         """One that can do what its storage can."""
         storage = kwargs.get("storage", args[1] if len(args) > 1 else None)
-        interfaces = tuple(each for each in _HANDED_ON if isinstance(storage, each))
-        return object.__new__(_able(cls, interfaces))
+        return object.__new__(mirroring(cls, storage, _hand_on, without=(TaskSink,)))
 
     def __init__(
         self,
@@ -134,6 +99,7 @@ class Pipe(Backend[A], Feeder):
         self._cut = False  # whether the last wait for the source came to no good end
         self._ended = False
         self.heartbeat_interval = storage.heartbeat_interval
+        self.settles_within_bounds = storage.settles_within_bounds
 
     # Carrying
 
@@ -242,20 +208,10 @@ def pipe_to(source: AsyncIterable[Task[A]] | AsyncIterable[A], storage: _Storage
     return Pipe(source, storage, close=close)
 
 
-@lru_cache
-def _able(kind: type[Pipe[Any]], interfaces: tuple[type[Any], ...]) -> type[Pipe[Any]]:
-    """A kind of pipe that implements these interfaces too, by handing each of their verbs on to its storage."""
-    verbs = {verb for each in interfaces for verb in each.__abstractmethods__ if not hasattr(kind, verb)}
-    body: dict[str, Any] = {verb: _hand_on(verb) for verb in verbs}
-    body.update(__module__=kind.__module__, __doc__=kind.__doc__)
-    return cast("type[Pipe[Any]]", ABCMeta(kind.__name__, (kind, *interfaces), body))
-
-
 def _hand_on(verb: str) -> Callable[..., Any]:
     """A method that is the storage's."""
 
     def hand_on(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._storage, verb)(*args, **kwargs)
 
-    hand_on.__name__ = verb
     return hand_on

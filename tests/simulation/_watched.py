@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import trio
 from trio_tasks import BackendError, LeaseLostError, Outcome, Task, UnsettledError, WorkerContext
+from trio_tasks._mirroring import mirroring
 from trio_tasks.abc import Backend
-from trio_tasks.testing._faulty_shape import shaped_like
 
 from tests.simulation._books import Books
 
@@ -27,7 +27,7 @@ class Watched(Backend[Any]):
     """Passes everything on to what is inside, and tells an observer."""
 
     def __new__(cls, inside: Backend[Any], observer: Observer) -> Watched:
-        return object.__new__(shaped_like(cls, inside))
+        return object.__new__(mirroring(cls, inside))
 
     def __init__(self, inside: Backend[Any], observer: Observer) -> None:
         self.inside: Any = inside

@@ -10,10 +10,10 @@ from .._abc import Backend, NowaitBackend
 from .._channel import as_backend
 from .._contained import contained
 from .._errors import BackendError
+from .._mirroring import mirroring
 from ._faulty_claims import Claims
 from ._faulty_line import FaultyLine
 from ._faulty_rates import Fault, Faults
-from ._faulty_shape import shaped_like
 from ._faulty_transit import Parcel, Transit, twin_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class FaultyBackend(Backend[A]):
     ) -> Self:
         if not isinstance(faults, Faults):
             raise TypeError(f"faults must be a Faults, such as Faults.rough(), not {faults!r}")
-        return object.__new__(shaped_like(cls, as_backend(backend), can_settle_nowait=not faults.stall))
+        return object.__new__(mirroring(cls, as_backend(backend), without=(NowaitBackend,) if faults.stall else ()))
 
     def __init__(
         self,
