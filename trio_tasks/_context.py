@@ -10,7 +10,7 @@ import trio
 
 from ._anywhere import call_inside, is_inside
 from ._checks import check_callable, check_count, check_sync, check_text
-from ._contained import contained
+from ._contained import log_and_suppress
 from ._door import Door
 from ._errors import WorkerError
 from ._events import EVENTS
@@ -172,11 +172,11 @@ class WorkerContext:
             raise WorkerError(f"worker {self.name!r} is ending, so it cannot track anything") from None
 
     def _run_contained(self, sync_fn: Callable[..., object], *args: Any) -> None:
-        with contained("worker %r: work could not be tracked", self.name):
+        with log_and_suppress("worker %r: work could not be tracked", self.name):
             sync_fn(*args)
 
     async def _run_tracked(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        with contained("worker %r: work that was tracked failed", self.name):
+        with log_and_suppress("worker %r: work that was tracked failed", self.name):
             await async_fn(*args)
 
     def emit(self, event: Event) -> None:
@@ -192,7 +192,7 @@ class WorkerContext:
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
-            with contained("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
+            with log_and_suppress("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
                 listener(self, event)
 
     async def wait_stopped(self) -> None:

@@ -22,13 +22,24 @@ def is_a(error: BaseException, kind: type[E]) -> TypeIs[E]:
     return issubclass(type(error), kind)
 
 
+def attribute_of(error: BaseException, name: str) -> Any:
+    """An attribute that every exception has, also of one whose class hides it behind a property."""
+    return vars(BaseException)[name].__get__(error)
+
+
+def members_of(group: BaseExceptionGroup[Any]) -> tuple[BaseException, ...]:
+    """The errors of a group, also of one whose class hides them."""
+    members: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(group)
+    return members
+
+
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
     unseen = [error]
     while unseen:
         each = unseen.pop()
         if is_a(each, BaseExceptionGroup):
-            unseen += reversed(each.exceptions)
+            unseen += reversed(members_of(each))
         else:
             yield each
 
@@ -44,9 +55,10 @@ def find_within(error: BaseException, kind: type[E]) -> E | None:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        unseen += [behind for behind in (each.__context__, each.__cause__) if behind is not None]
+        behind = attribute_of(each, "__context__"), attribute_of(each, "__cause__")
+        unseen += [error for error in behind if error is not None]
         if is_a(each, BaseExceptionGroup):
-            unseen += each.exceptions
+            unseen += members_of(each)
     return None
 
 
@@ -58,8 +70,8 @@ def unnested() -> Generator[None, None, None]:
     except BaseExceptionGroup as group:
         outer: Any = group  # of what, mypy and pyright do not agree
         inner: Any = group
-        while len(inner.exceptions) == 1 and is_a(inner.exceptions[0], BaseExceptionGroup):
-            inner = inner.exceptions[0]
+        while len(members_of(inner)) == 1 and is_a(members_of(inner)[0], BaseExceptionGroup):
+            [inner] = members_of(inner)
         if inner is outer:
             raise
         raise inner from None  # noqa: ASYNC123  what surrounds it says no more

@@ -173,7 +173,7 @@ class Pipe(Backend[A], Feeder):
             if not repeated:  # otherwise it says that the task had arrived
                 log.error("a task of %r is left out: %s", self, error)
         except (TypeError, ValueError):
-            log.exception("%r is left out of %r, which refuses it", task, self._storage)
+            log.error("%r is left out of %r, which refuses it", task, self._storage, exc_info=True)
         self._in_transit, self._tried = None, False
         if refused:  # a long row of those must not starve the others
             await trio.lowlevel.checkpoint()

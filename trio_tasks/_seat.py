@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import trio
 
 from ._abc import NowaitBackend
-from ._contained import log
+from ._contained import catch_errors, log
 from ._errors import LeaseLostError, OrphanedError, UnsettledError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
@@ -192,11 +192,11 @@ class Seat:
         parts = self._task.parts
         if parts.unfit is not None:
             return Failed(error)
-        try:
+        with catch_errors() as caught:
             return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self.policy)
-        except Exception:
-            log.exception("worker %r: its retry policy failed on a %s", self.context.name, type(error).__name__)
-            return Failed(error)
+        name = type(error).__name__
+        log.error("worker %r: its retry policy failed on a %s", self.context.name, name, exc_info=caught.error)
+        return Failed(error)
 
     def revoke(self, outcome: Killed | Released) -> bool:
         """Cancel the attempt under way; unless it succeeds all the same, this is its outcome. False if it is over

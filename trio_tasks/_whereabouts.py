@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import outcome
 import trio
 
-from ._groups import find_within
+from ._groups import attribute_of, find_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ def where_struck(error: BaseException) -> str:
 
 
 def _frames_of(error: BaseException) -> Iterator[tuple[FrameType, int]]:
-    trace = error.__traceback__
+    trace = attribute_of(error, "__traceback__")
     while trace is not None:
         yield trace.tb_frame, trace.tb_lineno
         trace = trace.tb_next

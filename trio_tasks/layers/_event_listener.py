@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, final
 
-from .._contained import contained
+from .._contained import log_and_suppress
 from .._context import WorkerContext
 from .._events import Engage, Error, Success
 from ._plain_function import check_plain
@@ -60,7 +60,7 @@ class EventListener:
         return result
 
     def _tell(self, context: WorkerContext, event: Event) -> None:
-        with contained("worker %r: listener %r failed on %r", context.name, self._listener, event):
+        with log_and_suppress("worker %r: listener %r failed on %r", context.name, self._listener, event):
             self._listener(context, event)
 
     def __repr__(self) -> str:

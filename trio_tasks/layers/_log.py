@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 import trio
 
 from .._checks import check_count
+from .._contained import SafeLogger, log
 from ._verdict import FAILURES, is_failure
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Log:
     __slots__ = ("_level", "_logger")
 
     def __init__(self, logger: logging.Logger | None = None, *, level: int = logging.INFO) -> None:
-        self._logger = logging.getLogger("trio_tasks") if logger is None else _check_logger(logger)
+        self._logger = log if logger is None else SafeLogger(_check_logger(logger))
         self._level = check_count(level, "level, such as logging.INFO,", minimum=0)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -10,6 +9,7 @@ import outcome
 import trio
 
 from .._checks import check_seconds
+from .._contained import log, passes_through
 from .._context import WorkerContext
 from .._errors import WorkerError
 from .._events import Custom
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-log = logging.getLogger("trio_tasks")
 
 
 @final
@@ -74,10 +72,12 @@ class LongRunning:
 
 
 async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] | outcome.Error:
-    """How it ended, as a value, so that the nursery makes no group of an error. A cancellation is not captured."""
+    """Return how it ended, so that the nursery makes no group of an error. Interruptions are raised."""
     try:
         return outcome.Value(await handler(task))
     except FAILURES as error:
+        if passes_through(error):
+            raise
         return outcome.Error(error)  # noqa: ASYNC910  the handler was awaited
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
+from .._contained import SafeLogger
 from ._plain_function import check_plain
 from ._verdict import FAILURES, is_failure
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-log = logging.getLogger("trio_tasks.trace")
+log = SafeLogger(logging.getLogger("trio_tasks.trace"))
 
 
 @contextmanager
@@ -89,7 +90,7 @@ class Trace:
         """Run the attempt within a span."""
         if self._span is not None:
             span = self._span(task)
-        elif log.isEnabledFor(logging.DEBUG):
+        elif log.is_enabled_for(logging.DEBUG):
             span = _logged_span(task)
         else:
             return await handler(task)

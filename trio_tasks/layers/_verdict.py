@@ -6,30 +6,24 @@ so whoever wants to hear what the worker will say takes the place of the outermo
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from .._backoff import RetryPolicy
-from .._groups import find_within, leaves
+from .._contained import catch_errors, log
+from .._groups import find_within, is_a, leaves
 from .._outcome import Failed, judge
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from .._outcome import Outcome
     from .._task import Task
 
-FAILURES = (Exception, SystemExit, BaseExceptionGroup)
-"""What an attempt may fail with; :func:`is_failure` tells those apart which are interruptions all the same."""
+FAILURES = BaseException
+"""The errors that an attempt may fail with. Who catches them asks :func:`is_failure`, and raises the others again."""
 
 _USUAL = RetryPolicy()
-
-log = logging.getLogger("trio_tasks")
 
 
 def is_failure(error: BaseException) -> bool:
@@ -38,7 +32,7 @@ def is_failure(error: BaseException) -> bool:
     It is judged as the worker does: in a group with a ``KeyboardInterrupt``, or with a cancellation from further out in
     it or behind it (clean-up that fails hides the cancellation), an error does not count.
     """
-    if any(isinstance(each, KeyboardInterrupt) for each in leaves(error)):
+    if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
         return False
     return trio.current_effective_deadline() != -math.inf or find_within(error, trio.Cancelled) is None
 
@@ -62,8 +56,8 @@ def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None)
     if not isinstance(policy, RetryPolicy):
         policy = _USUAL
     attempt = max(1, parts.attempt)  # a task that no backend gave out was not counted
-    try:
+    with catch_errors() as caught:
         return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy)
-    except Exception:
-        log.exception("task %s: its retry policy failed on %r", parts.id, error)
-        return Failed(error)
+    name = type(error).__name__
+    log.error("task %s: its retry policy failed on a %s", parts.id, name, exc_info=caught.error)
+    return Failed(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import trio
 from outcome import Error
 
-from .._contained import contained, log
+from .._contained import log, log_and_suppress
 from .._errors import BackendError
 from ._lane import STALE, abort
 from ._port import Exchange
@@ -155,7 +155,7 @@ class Pump:
         hands = {parts.context.held: parts for lane in self._traffic.lanes.values() for parts in lane.hand.values()}
         if not hands:
             return  # noqa: ASYNC910  the same
-        with contained("a storage could not look for what is to be aborted"):
+        with log_and_suppress("a storage could not look for what is to be aborted"):
             renewal = await self._traffic.in_turn(self._engine.renew, (), 0.0)
             for held in renewal.aborted:
                 if held in hands:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from outcome import Error, Value
 
-from .._contained import contained
+from .._contained import log_and_suppress
 from .._errors import BackendError
 from ._port import Claim, Exchange, NewRow, Settlement, Verdict
 from ._requests import Push, Settle
@@ -211,7 +211,7 @@ class Traffic:
         self.pushes, late = [], self.pushes
         for push in late:
             trio.lowlevel.reschedule(push.trio_task, Error(_closed()))
-        with contained("a storage could not give back what it had at hand"):
+        with log_and_suppress("a storage could not give back what it had at hand"):
             await self.in_turn(self._exchange_for_the_last_time)
         self._send_away(_closed)
         await self.engine.aclose()

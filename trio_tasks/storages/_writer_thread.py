@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from outcome import Outcome, capture
 
-from .._contained import contained
+from .._contained import log_and_suppress
 from .._threads import pause_instead
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Call:
     def make(self) -> None:
         """Call it, and tell who waits."""
         if self._token is None or self._trio_task is None:
-            with contained("%r failed in a writer thread", self._fn):
+            with log_and_suppress("%r failed in a writer thread", self._fn):
                 self._fn(*self._args)
             return
         result: Outcome[Any] = capture(self._fn, *self._args)

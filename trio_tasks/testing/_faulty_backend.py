@@ -8,7 +8,7 @@ import trio
 
 from .._abc import Backend, NowaitBackend
 from .._channel import as_backend
-from .._contained import contained
+from .._contained import log_and_suppress
 from .._errors import BackendError
 from .._mirroring import mirroring
 from ._faulty_claims import Claims
@@ -206,7 +206,7 @@ class FaultyBackend(Backend[A]):
             await trio.sleep_until(parcel.due + self.faults.absence_seconds[1])
         if self._transit.remove(parcel):
             self._claims.lose(parcel.task)
-            with contained("a backend could not have back what was lost"):
+            with log_and_suppress("a backend could not have back what was lost"):
                 await self._claims.let_go()
 
     # Settling

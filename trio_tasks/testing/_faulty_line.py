@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from .._checks import check_count, check_sync
-from .._contained import contained
+from .._contained import log_and_suppress
 from .._errors import BackendError
 from ._faulty_rates import Fault, Faults
 
@@ -59,7 +59,7 @@ class FaultyLine:
         fault = Fault(trio.current_time(), kind, operation, task_id, attempt, seconds)
         self.log.append(fault)
         if self._on_fault is not None:
-            with contained("on_fault failed"):
+            with log_and_suppress("on_fault failed"):
                 self._on_fault(fault)
         return seconds or 0.0
 
