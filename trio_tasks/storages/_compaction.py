@@ -49,19 +49,19 @@ class Compaction:
         self._own_path = beside(path, "new")
         self._books = books
         self._rows = iter(list(books.rows.values()))  # those that come later are in the records that follow
-        self._file = JournalFile.create(self._own_path, ahead=ahead)
+        self.journal = JournalFile.create(self._own_path, ahead=ahead)
         self._synced = 0
         self.is_whole = False
 
     def follow(self, payload: bytes) -> None:
         """A record was appended to the journal: append it here, and carry some rows over."""
-        self._file.append(payload)
+        self.journal.append(payload)
         self.carry_over(max(_STEP, len(payload) * _PACE))
 
     def carry_over(self, amount: float) -> None:
         """Write rows of about so many bytes."""
-        enough = self._file.end + amount
-        while not self.is_whole and self._file.end < enough:
+        enough = self.journal.end + amount
+        while not self.is_whole and self.journal.end < enough:
             rows: list[Row] = []
             weight = 0
             for row in self._rows:
@@ -69,30 +69,29 @@ class Compaction:
                 weight += weight_of(row)
                 if weight >= _STEP:
                     break
-            self._file.append(encode_snapshot(self._books, rows))
+            self.journal.append(encode_snapshot(self._books, rows))
             self.is_whole = not rows
 
     @property
     def wants_sync(self) -> bool:
         """Whether so much is not on the disk yet that it is time to call :meth:`sync`."""
-        return self._file.end - self._synced > _UNSYNCED
+        return self.journal.end - self._synced > _UNSYNCED
 
     def sync(self) -> None:
         """Have what was written so far on the disk."""
-        self._file.sync()
-        self._synced = self._file.end
+        self.journal.sync()
+        self._synced = self.journal.end
 
-    def replace(self, old: JournalFile) -> JournalFile:
-        """Put it in the place of the old one, which is closed; returns the journal in use from now on.
+    def replace(self, old: JournalFile) -> None:
+        """Put it in the place of the old one, which is closed: :attr:`journal` is in use from now on.
 
-        If it raises, the old one is still the journal if it is still open.
+        If it raises, the old one is still the journal, unless it is closed.
         """
         assert self.is_whole
-        self._file.put_in_place_of(old, self._own_path, self._path)
-        return self._file
+        self.journal.put_in_place_of(old, self._own_path, self._path)
 
     def give_up(self) -> None:
         """There will be no new journal."""
-        self._file.close()
+        self.journal.close()
         with suppress(OSError):
             os.unlink(self._own_path)  # noqa: PTH108  beside the other calls of its kind

@@ -78,9 +78,10 @@ def _rewritten(path: Path, books: Books, damaged: JournalFile, *, ahead: bool) -
     is_done = False
     try:
         compaction.carry_over(float("inf"))
-        journal = compaction.replace(damaged)
+        compaction.replace(damaged)
+        compaction.journal.sync_name(path.parent)
         is_done = True
     finally:
         if not is_done:
             compaction.give_up()
-    return journal
+    return compaction.journal

@@ -10,9 +10,11 @@ is kept (``tasks.journal.damaged-1``).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
 _RESERVE = 2**20
 """Bytes of the disk that are reserved at a time, so that a sync need not note a new length of the file each time."""
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
+"""How a file system says that it cannot sync a directory: CIFS, some of FUSE, or one that may not be read."""
+_NAMES_ARE_HELD = sys.platform == "win32"
+"""Whether a file that is open can be neither renamed nor replaced."""
+_REPLACE_PATIENCE = 1.0
+"""Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0)  # Python's descriptors are not inherited by other programs
 
 
@@ -76,6 +84,7 @@ class JournalFile:
         self._salt = salt
         self._number = number
         self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
+        self._is_ragged = False  # something stands behind the last record that could not be cut off
         self.end = end
         self.is_broken = False  # nothing is known any more about what is on the disk
 
@@ -97,17 +106,21 @@ class JournalFile:
         """Write a record behind the last one: whole, or not at all.
 
         Raises:
-          OSError: it could not be written. The file ends as before, or else ``is_broken`` says that it may not.
+          OSError: it could not be written. Nothing of it counts: what stands there is cut off, now or before the next
+            record is written, or else when the journal is opened again.
         """
         if len(payload) > LARGEST_PAYLOAD:
             raise OSError(f"a record of {len(payload)} bytes is too long")
+        if self._is_ragged:
+            self.cut()
         data = frame(self._salt, self._number, payload)
         if self.end + len(data) > self._reserved:
             self._reserve(len(data))
         try:
             self._write(data)
         except OSError:
-            self.cut()
+            with suppress(OSError):  # a file system that is read-only for a while: it is cut later
+                self.cut()
             raise
         self.end += len(data)
         self._number += 1
@@ -123,14 +136,17 @@ class JournalFile:
             written += os.write(self._fd, memoryview(data)[written:])
 
     def cut(self) -> None:
-        """Cut off whatever stands behind the last record."""
-        try:
-            os.ftruncate(self._fd, self.end)
-            os.lseek(self._fd, self.end, os.SEEK_SET)
-        except OSError:
-            self.is_broken = True
+        """Cut off whatever stands behind the last record.
+
+        Raises:
+          OSError: it could not be cut; it has to be before anything is appended.
+        """
+        self._is_ragged = True
         if self._reserved != sys.maxsize:
             self._reserved = 0
+        os.ftruncate(self._fd, self.end)
+        os.lseek(self._fd, self.end, os.SEEK_SET)
+        self._is_ragged = False
 
     def sync(self) -> None:
         """Have all of it on the disk; if that fails, the journal is broken, since nobody knows what got there."""
@@ -149,26 +165,58 @@ class JournalFile:
         """Let go of the file, and of what is reserved; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):
-                if self.end and self._reserved not in (0, sys.maxsize):
-                    os.ftruncate(fd, self.end)
-            os.close(fd)
+            try:
+                with suppress(OSError):
+                    if self._is_ragged or (self.end and self._reserved not in (0, sys.maxsize)):
+                        os.ftruncate(fd, self.end)
+            finally:
+                os.close(fd)
 
     def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path) -> None:
-        """Become the journal: once this returns, the file at ``place`` is this one, and on the disk, and ``old`` is
-        closed. If it raises ``OSError``, and ``old`` is still open, nothing has changed."""
+        """Become the journal: once this returns, the file at ``place`` is this one, and ``old`` is closed. The new name
+        is on the disk after :meth:`sync_name` alone.
+
+        Raises:
+          OSError: nothing has changed, and ``old`` is still the journal. If it could not even be opened again, where
+            it has to be closed meanwhile, it is closed.
+        """
         self.sync()
-        if sys.platform == "win32":  # an open file cannot be renamed there, or replaced
-            os.close(self._fd)
-            if old is not None:
-                old.close()
-        os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
-        if sys.platform == "win32":
-            self._fd = os.open(place, _FLAGS)
-            os.lseek(self._fd, self.end, os.SEEK_SET)
+        if _NAMES_ARE_HELD:
+            self._replace_while_closed(old, own, place)
+        else:
+            os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
         if old is not None:
             old.close()
-        sync_directory(place.parent)
+
+    def _replace_while_closed(self, old: JournalFile | None, own: Path, place: Path) -> None:
+        """Replace the file at ``place``; both journals are closed meanwhile."""
+        self._let_go()
+        if old is not None:
+            old._let_go()
+        try:
+            _replace_patiently(own, place)
+        except OSError:
+            if old is not None:
+                old._take_up(place)
+            raise
+        self._take_up(place)
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1  # closed once, whatever comes of it
+        os.close(fd)
+
+    def _take_up(self, place: Path) -> None:
+        self._fd = os.open(place, _FLAGS)
+        os.lseek(self._fd, self.end, os.SEEK_SET)
+
+    def sync_name(self, directory: Path) -> None:
+        """Have the name that the file was given on the disk. If that fails, the journal is broken: after a power cut
+        the one that it has replaced might be back."""
+        try:
+            sync_directory(directory)
+        except OSError:
+            self.is_broken = True
+            raise
 
 
 def open_journal(
@@ -186,19 +234,29 @@ def open_journal(
     new = beside(path, "new")
     new.unlink(missing_ok=True)  # an attempt to make one, which came to nothing
     if not path.exists() or not path.stat().st_size:
-        made = JournalFile.create(new, ahead=ahead)
-        made.put_in_place_of(None, new, path)
-        return made, None
+        return _made(path, new, ahead=ahead), None
     with path.open("r+b", buffering=2**20) as file:
         salt, damages, end, number = _load(path, file, load, repair=repair)
         recovery = _recover(path, file, damages) if damages else None
     opened = JournalFile(os.open(path, _FLAGS), salt, end, number, ahead=ahead)
-    if not (recovery and not recovery.is_torn_tail):
-        opened.cut()
-    if opened.is_broken:
+    try:
+        if not (recovery and not recovery.is_torn_tail):
+            opened.cut()
+    except OSError as error:
         opened.close()
-        raise BackendError(f"{path} cannot be cut to its {end} intact bytes")
+        raise BackendError(f"{path} cannot be cut to its {end} intact bytes: {error.strerror or error}") from error
     return opened, recovery
+
+
+def _made(path: Path, new: Path, *, ahead: bool) -> JournalFile:
+    made = JournalFile.create(new, ahead=ahead)
+    try:
+        made.put_in_place_of(None, new, path)
+        made.sync_name(path.parent)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _load(
@@ -266,10 +324,31 @@ def _sync(fd: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory on the disk."""
-    if sys.platform != "win32":  # it has no such call
+    """Have the names in a directory on the disk, where the file system can do that."""
+    if sys.platform == "win32":  # it has no such call
+        return
+    try:
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _replace_patiently(own: Path, place: Path) -> None:
+    """Replace a file that somebody else may have open for a moment."""
+    give_up_at = time.monotonic() + _REPLACE_PATIENCE
+    pause = 0.005
+    while True:
+        try:
+            os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
+        except PermissionError:
+            if time.monotonic() > give_up_at:
+                raise
+        else:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)

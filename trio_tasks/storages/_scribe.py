@@ -140,15 +140,24 @@ class Scribe:
                 return  # noqa: ASYNC910  it has only been begun
             self._compaction.follow(payload)
             if self._compaction.is_whole:
-                self._journal = await self._in_thread(self._compaction.replace, journal)
-                self._compaction = None
-                self._worth_from = max(self._compact_above, _GROWTH * self._journal.end)
+                await self._replace(self._compaction, journal)
             elif self._compaction.wants_sync:
                 await self._in_thread(self._compaction.sync)
         except OSError as error:
+            if self._journal is not journal:
+                log.error("the journal %s was compacted, but may not be on the disk: %s", self._path, error)
+                return  # noqa: ASYNC910  the same
             log.warning("the journal %s could not be compacted: %s", self._path, error)
             self._give_up_compaction()
             self._worth_from = _GROWTH * journal.end
+
+    async def _replace(self, compaction: Compaction, old: JournalFile) -> None:
+        """Put the shorter journal in the place of the old one. From then on it is the journal, whatever fails later:
+        the old one is closed."""
+        await self._in_thread(compaction.replace, old)
+        self._journal, self._compaction = compaction.journal, None
+        self._worth_from = max(self._compact_above, _GROWTH * self._journal.end)
+        await self._in_thread(self._journal.sync_name, self._path.parent)
 
     def _give_up_compaction(self) -> None:
         if self._compaction is not None:
