@@ -3,9 +3,24 @@
 The annotations in this file are evaluated where they stand; those of test_annotations.py are not.
 """
 
+import abc
 import functools
+import inspect
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, NewType, Optional, Protocol, TypeVar, Union, final, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NewType,
+    Optional,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+    final,
+    runtime_checkable,
+)
 
 import pytest
 import trio
@@ -19,6 +34,8 @@ from trio_tasks._task_fn import Data, HandlerSignatureError, adapt
 from trio_tasks._task_id import TaskId
 
 T = TypeVar("T")
+
+UserName = NewType("UserName", str)
 
 DATA: Any = Data  # to be subscripted when the program runs
 
@@ -245,7 +262,7 @@ async def test_what_has_no_annotation_and_no_default_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "annotation", [int, Mailer, "str", list[Attempt], Attempt | TaskId, Any, None, type[Attempt], 5], ids=str
+    "annotation", [int, Clock, "str", list[Attempt], Attempt | TaskId, Any, None, type[Attempt], 5], ids=str
 )
 async def test_what_the_annotation_does_not_fill_is_refused_by_name(annotation: Any) -> None:
     async def handler(n: int, further: int) -> None: ...
@@ -260,6 +277,110 @@ async def test_a_keyword_only_one_is_refused_by_name() -> None:
     async def handler(n: int, *, further: int) -> None: ...
 
     assert "'further: int' cannot be filled in" in refusal(handler)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "advice"),
+    [
+        (Mailer, "write 'further: Data[Mailer]'"),
+        ("Mailer", "write 'further: Data[Mailer]'"),
+        (Mailer | None, f"write 'further: Data[{__name__}.Mailer | None]'"),
+        (Box[int], f"write 'further: Data[{__name__}.Box[int]]'"),
+    ],
+    ids=str,
+)
+async def test_what_only_lacks_the_word_data_is_refused_with_that_advice(annotation: Any, advice: str) -> None:
+    async def handler(n: int, further: int) -> None: ...
+
+    handler.__annotations__["further"] = annotation
+    message = refusal(handler, LoudMailer(), Box[int](), Clock())
+    assert advice in message
+    assert "data has a" in message
+
+
+# The type of the args
+
+
+def test_a_first_parameter_of_another_class_than_the_args_is_refused() -> None:
+    async def of_args(email: Mailer) -> None: ...
+
+    async def of_task(task: Task[Mailer]) -> None: ...
+
+    for handler in (of_args, of_task):
+        with pytest.raises(HandlerSignatureError) as caught:
+            adapt(handler, args_type=Clock)
+        assert "belong, and they are Clock here" in str(caught.value)
+        assert handler.__name__ in str(caught.value)
+    with pytest.raises(
+        HandlerSignatureError, match=re.escape("if it is meant to come from data, write 'Data[Mailer]'")
+    ):
+        adapt(of_args, data=[Mailer()], args_type=Clock)
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+class Dict(TypedDict):
+    a: int
+
+
+class Ticking(abc.ABC):
+    @abc.abstractmethod
+    def tick(self) -> float: ...
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return hasattr(other, "tick")
+
+
+@pytest.mark.parametrize(
+    ("args_type", "first"),
+    [
+        (Mailer, Mailer),
+        (Mailer, LoudMailer),
+        (LoudMailer, Mailer),
+        (int, object),
+        (int, Any),
+        (Any, int),
+        (int, float),
+        (int, complex),
+        (float, complex),
+        (bytes, bytearray),
+        (int, T),
+        (int, Mailer | None),
+        (int | str, Mailer),
+        (list[int], Mailer),
+        (Mailer, list[int]),
+        (dict, Dict),
+        (Dict, Mailer),
+        (Clock, Ticks),
+        (Clock, TicksUnchecked),
+        (Mailer, TicksUnchecked),
+        (Clock, Ticking),
+        (tuple, Pair),
+        (UserName, Mailer),
+        (str, UserName),
+        (None, Mailer),
+        (int, "Missing"),
+        (int, inspect.Parameter.empty),
+    ],
+    ids=str,
+)
+def test_a_first_parameter_that_may_fit_the_args_is_taken(args_type: Any, first: Any) -> None:
+    async def of_args(it: int) -> None: ...
+
+    async def of_task(it: Task[int]) -> None: ...
+
+    if first is inspect.Parameter.empty:
+        del of_args.__annotations__["it"]
+    else:
+        of_args.__annotations__["it"] = first
+        if first != "Missing":
+            of_task.__annotations__["it"] = Task[first]
+    adapt(of_args, args_type=args_type)
+    adapt(of_task, args_type=args_type if first != "Missing" else Any)
 
 
 # Data
@@ -299,9 +420,6 @@ async def test_falsy_data_counts(falsy: object) -> None:
     assert await adapt(handler, data=[falsy])(Task(3)) is falsy
 
 
-UserName = NewType("UserName", str)
-
-
 @pytest.mark.parametrize(
     ("wanted", "value"),
     [
@@ -331,7 +449,7 @@ async def test_data_that_is_not_there_is_refused() -> None:
     async def handler(n: int, mailer: Data[Mailer]) -> None: ...
 
     message = refusal(handler, Clock(), 3)
-    assert "its parameter 'mailer: " in message
+    assert f"its parameter 'mailer: Data[{__name__}.Mailer]' is not in data" in message
     assert f"is not in data, which holds {__name__}.Clock, int: give the worker data=[...]" in message
     assert "which holds nothing" in refusal(handler)
 
@@ -339,7 +457,7 @@ async def test_data_that_is_not_there_is_refused() -> None:
 async def test_data_of_one_of_several_types_that_is_not_there_is_refused() -> None:
     async def handler(n: int, either: Data[Mailer | Clock]) -> None: ...
 
-    assert "'either: " in refusal(handler, 3)
+    assert f"'either: Data[{__name__}.Mailer | {__name__}.Clock]' is not" in refusal(handler, 3)
 
 
 async def test_the_class_does_not_stand_for_its_value() -> None:

@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import get_origin
 
 import pytest
@@ -52,6 +52,15 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
     names = public_names((ROOT / MODULES[module]).read_text("utf-8"))
     assert names, f"{module} offers nothing"
     assert not {place_of(module, name) for name in names} - set(documented())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_star_brings_every_public_name_and_no_other(module: str) -> None:
+    there: dict[str, object] = {}
+    exec(f"from {module} import *", there)  # since a star is legal at the top of a module only
+    del there["__builtins__"]
+    names = {name for name, each in there.items() if not isinstance(each, ModuleType)}
+    assert names == public_names((ROOT / MODULES[module]).read_text("utf-8"))
 
 
 def test_nothing_else_is_in_the_reference() -> None:

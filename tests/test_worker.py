@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from trio_tasks import (
     Backend,
     Engage,
     Event,
+    FileStorage,
+    HandlerSignatureError,
     HeartBeat,
     MemoryStorage,
     Outcome,
+    Pipe,
     RetryPolicy,
     Start,
     Stop,
@@ -28,6 +32,8 @@ from trio_tasks import (
     WorkerReport,
 )
 from trio_tasks.abc import Feeder, RegisterWorker
+from trio_tasks.layers import Log, MapArgs
+from trio_tasks.testing import Faults, FaultyBackend
 
 
 async def sleep(seconds: float) -> float:
@@ -37,6 +43,19 @@ async def sleep(seconds: float) -> float:
 
 async def no_op(n: int) -> None:
     pass
+
+
+def faulty(backend: Backend[Any]) -> Backend[Any]:
+    return FaultyBackend(backend, Faults())
+
+
+def piped(storage: Any) -> Backend[Any]:
+    _, source = trio.open_memory_channel[Any](0)
+    return Pipe(source, storage)
+
+
+def shared(storage: FileStorage[Any]) -> Backend[Any]:
+    return storage.share(Mail, queue="other")
 
 
 class Failing(Backend[float]):
@@ -654,3 +673,37 @@ async def test_any_channel_will_do_and_any_outcome_is_settled_there() -> None:
         for n in range(3):
             send.send_nowait(n)
     assert (await Worker("w", receive, no_op).run()).succeeded == 3
+
+
+# The type of the args
+
+
+@dataclass(frozen=True)
+class Mail:
+    to: str
+
+
+@dataclass(frozen=True)
+class Sms:
+    to: str
+
+
+async def send_sms(sms: Sms) -> None: ...
+
+
+async def keep(handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) -> Any:
+    return await handler(task)
+
+
+@pytest.mark.parametrize("around", [pytest.param(lambda it: it, id="itself"), faulty, piped, shared])
+def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(around: Callable[[Any], Any]) -> None:
+    storage: Any = around(FileStorage.temporary(Mail))
+    with pytest.raises(HandlerSignatureError, match=r"send_sms .* 'sms: Sms' .* they are Mail here"):
+        Worker("w", storage, send_sms)
+    with pytest.raises(HandlerSignatureError, match=r"they are Mail here"):
+        Worker("w", storage, send_sms, layers=[Log()])
+
+
+@pytest.mark.parametrize("layer", [MapArgs(lambda mail: Sms(mail.to)), keep])
+def test_with_a_layer_that_may_change_the_args_nothing_is_known_of_them(layer: Any) -> None:
+    Worker("w", FileStorage.temporary(Mail), send_sms, layers=[layer, Log()])

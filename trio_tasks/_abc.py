@@ -33,6 +33,9 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     is cancelled, has taken nothing. A worker calls it from as many trio tasks at once as it has seats.
     """
 
+    args_type: Any = Any
+    """The type of the args, where it is known: a worker then refuses a handler for values of another class."""
+
     heartbeat_interval: float | None = None
     """Seconds between two calls of :meth:`beat`; None if there is nothing to renew."""
 

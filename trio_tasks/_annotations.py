@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from types import CodeType, FunctionType, MethodType, NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, ForwardRef, Union, final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ForwardRef, Union, final, get_args, get_origin, get_type_hints, is_typeddict
 
 
 @final
@@ -87,7 +88,39 @@ def spelled(annotation: Any) -> str:
     """The annotation as it was written, more or less."""
     if isinstance(annotation, ForwardRef):
         return annotation.__forward_arg__
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    if isinstance(annotation, str):
+        return annotation
+    return _DATA.sub(r"Data[\1]", inspect.formatannotation(annotation))
+
+
+_DATA = re.compile(r"(?:typing\.)?Annotated\[(.+?), from data\]")
+"""``Data[...]`` as Python prints it."""
+
+
+def args_differ(first: Any, args_type: Any) -> bool:
+    """Whether no value of the one type is of the other: both are plain classes, and neither is a subclass of the other.
+    Of anything else, such as a union or a protocol, this is not known."""
+    if not (_is_plain_class(first) and _is_plain_class(args_type)):
+        return False
+    if args_type in _ALSO_TAKEN_FOR.get(first, ()):
+        return False
+    return not (issubclass(first, args_type) or issubclass(args_type, first))
+
+
+_ALSO_TAKEN_FOR: dict[type, tuple[type, ...]] = {
+    float: (int,),
+    complex: (int, float),
+    bytes: (bytearray, memoryview),
+    bytearray: (bytes,),  # a codec may read the one back as the other
+    memoryview: (bytes,),
+}
+"""The classes whose values pass for those of another one without being a subclass."""
+
+
+def _is_plain_class(annotation: Any) -> bool:
+    if get_origin(annotation) is not None or not isinstance(annotation, type) or annotation is Any:
+        return False
+    return not (is_typeddict(annotation) or getattr(annotation, "_is_protocol", False))
 
 
 def _parameters(handler: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -197,7 +197,7 @@ class Monitor:
 
     def _check_not_running(self) -> None:
         if self.is_running:
-            raise MonitorError("this monitor is running already; another one can run beside it")
+            raise MonitorError("Monitor is already running. To add a worker, call monitor.register(worker).")
 
     def _renew(self) -> Supervisor:
         """The present run; or the next one, if the last is over."""

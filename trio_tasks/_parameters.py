@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, final, get_args, ge
 
 import trio
 
-from ._annotations import Annotations, class_of, is_marked, spelled, without_none
+from ._annotations import Annotations, args_differ, class_of, is_marked, spelled, without_none
 from ._context import WorkerContext
 from ._extensions import Extensions, Metadata
 from ._task import Attempt, Parts, Status, Task
@@ -62,11 +62,16 @@ _FILLABLE = (
 class Plan:
     """What a handler is called with.
 
+    Args:
+      handler: the function.
+      data: the values for parameters that are annotated ``Data[...]``.
+      args_type: the type of the args, as far as it is known.
+
     Raises:
       HandlerSignatureError: a parameter cannot be filled in.
     """
 
-    def __init__(self, handler: Callable[..., Any], data: Sequence[object]) -> None:
+    def __init__(self, handler: Callable[..., Any], data: Sequence[object], args_type: Any = Any) -> None:
         self.handler = handler
         self.fills: dict[str, Fill] = {}
         self.extractors: dict[str, Fill] = {}
@@ -77,7 +82,7 @@ class Plan:
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
             raise not_a_handler(handler, "it has no positional parameter, and the first is for the task's args")
-        self.wants_task = self._is_whole_task(first)
+        self.wants_task = self._is_whole_task(first, args_type)
         for each in others:
             if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 self._plan(each)
@@ -109,7 +114,7 @@ class Plan:
         said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
         raise not_a_handler(self.handler, f"its parameter '{name}{said}' {why}") from cause
 
-    def _is_whole_task(self, first: inspect.Parameter) -> bool:
+    def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
         """Whether the first parameter is a Task. That the type of the args is not known does no harm."""
         try:
             annotation = self._annotations.resolve(first)
@@ -120,7 +125,19 @@ class Plan:
                 self.refuse(first.name, why, error)
         if is_marked(annotation, _FromData) or annotation in (WorkerContext, trio.Nursery):
             self.refuse(first.name, "comes first, where the task's args belong: put a parameter for them there")
-        return class_of(annotation) is Task
+        is_whole = class_of(annotation) is Task
+        wanted: Any = next(iter(get_args(annotation)), Any) if is_whole else annotation
+        if first.annotation is not first.empty and args_differ(wanted, args_type):
+            why = f"comes first, where the task's args belong, and they are {args_type.__qualname__} here"
+            is_data = any(isinstance(each, wanted) for each in self._data)
+            self.refuse(
+                first.name,
+                f"{why}: if it is meant to come from data, write 'Data[{wanted.__qualname__}]' "
+                "and put a parameter for the args first"
+                if is_data
+                else why,
+            )
+        return is_whole
 
     def _plan(self, parameter: inspect.Parameter) -> None:
         name, default = parameter.name, parameter.default
@@ -129,9 +146,21 @@ class Plan:
         if name in self._annotations.bound or self._fill_in(parameter):
             return
         if default is parameter.empty:
-            self.refuse(name, f"cannot be filled in: {_FILLABLE}")
+            self.refuse(name, f"cannot be filled in: {self._advice_on(parameter)}")
         if parameter.kind is parameter.POSITIONAL_ONLY:
             self.fills[name] = lambda task: default
+
+    def _advice_on(self, parameter: inspect.Parameter) -> str:
+        """What would be right in place of its annotation, which says nothing."""
+        annotation = parameter.annotation
+        if annotation is not parameter.empty:
+            kind = class_of(without_none(self._annotations.resolve(parameter))[0])
+            if isinstance(kind, type) and kind is not object:
+                held = next((each for each in self._data if kind in type(each).__mro__), None)
+                if held is not None:
+                    wanted = annotation.__name__ if annotation is kind else spelled(annotation)
+                    return f"data has a {type(held).__name__}, so write '{parameter.name}: Data[{wanted}]'"
+        return _FILLABLE
 
     def _fill_in(self, parameter: inspect.Parameter) -> bool:
         """Find out how to fill this parameter; False if its annotation does not say."""

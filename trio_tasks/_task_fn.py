@@ -29,13 +29,14 @@ from ._task import Task
 from ._threads import pause_instead
 
 
-def adapt(handler: Callable[..., Any], *, data: Iterable[object] = ()) -> Handler[Any, Any]:
+def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type: Any = Any) -> Handler[Any, Any]:
     """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
 
     Args:
       handler: an async function, or a sync one, which runs in a thread; a method, partial, callable object.
       data: the values for parameters that are annotated ``Data[...]``, found by their type. A value of that
           type among a task's own extensions goes before them.
+      args_type: the type of the args, as far as it is known; a first parameter that cannot be of it is refused.
 
     Raises:
       HandlerSignatureError: a parameter cannot be filled in, or this is no function at all.
@@ -45,7 +46,7 @@ def adapt(handler: Callable[..., Any], *, data: Iterable[object] = ()) -> Handle
     ``trio.from_thread.check_cancelled()``.
     """
     _check_function(handler)
-    plan = Plan(handler, check_several(data, "data", "values, such as [mailer]"))
+    plan = Plan(handler, check_several(data, "data", "values, such as [mailer]"), args_type)
     if not comes_to(inspect.iscoroutinefunction, handler):
         return _in_thread(plan)
     if plan.extractors or plan.nurseries:

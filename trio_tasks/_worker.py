@@ -147,7 +147,10 @@ class Worker(Generic[A, R]):
         self.listeners = check_listeners(on_event)
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
         self.handler_name = handler_name(handler)
-        stack: Handler[A, R] = adapt(handler, data=check_several(data, "data", "values, such as [mailer]"))
+        args_type = Any if any(map(_may_change_args, self.layers)) else self.backend.args_type
+        stack: Handler[A, R] = adapt(
+            handler, data=check_several(data, "data", "values, such as [mailer]"), args_type=args_type
+        )
         for layer in reversed(self.layers):
             stack = partial(layer, stack)
         self._stack = stack
@@ -284,6 +287,12 @@ class Worker(Generic[A, R]):
 
     def __repr__(self) -> str:
         return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} seats on {self.backend!r}>"
+
+
+def _may_change_args(layer: object) -> bool:
+    """Whether a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
+    kind = type(layer)
+    return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
 
 
 def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:

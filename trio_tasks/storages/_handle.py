@@ -27,6 +27,7 @@ class Handle(Generic[A]):
     """What is opened, shared and closed."""
 
     heartbeat_interval: float | None
+    args_type: Any
 
     def _found(self, engine: Engine, lane: Lane, poll_interval: float) -> None:
         """Stand on this engine."""
@@ -40,6 +41,7 @@ class Handle(Generic[A]):
         lane.handles += 1
         self._closed = False
         self.heartbeat_interval = lane.lease / 3
+        self.args_type = lane.type
 
     @property
     def queue(self) -> str:

@@ -102,6 +102,7 @@ class Lane:
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
         self.options = given
         self.queue = check_unicode(check_text(queue, "queue"), "a queue's name")
+        self.type = type
         self.codec = as_codec(given["codec"], type)
         self.results = CborCodec(given["result_type"], name="the result")
         self.lease = check_seconds(given["lease"], "lease", positive=True)

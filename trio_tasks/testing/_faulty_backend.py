@@ -87,6 +87,7 @@ class FaultyBackend(Backend[A]):
         self.faults = faults
         self.seed = seed
         self.heartbeat_interval = self.backend.heartbeat_interval
+        self.args_type = self.backend.args_type
         self.settles_within_bounds = self.backend.settles_within_bounds and not faults.stall
         self._transit: Transit[A] = Transit()
         self._line = FaultyLine(faults, seed, on_fault, self._transit.wake_all)
