@@ -56,6 +56,16 @@ async def test_by_key_only_the_key_that_is_used_up_refuses(autojump_clock: trio.
     assert limit.statistics().keys == ()
 
 
+async def test_by_key_only_the_key_whose_rate_is_used_up_refuses(autojump_clock: trio.testing.MockClock) -> None:
+    shed = LoadShed(RateLimit(1, per=60, key=lambda task: task.args))
+    await shed(work, Task("a"))
+    await shed(work, Task("b"))
+    with pytest.raises(OverloadedError):
+        await shed(work, Task("a"))
+    await trio.sleep(50)
+    await shed(work, Task("a"))
+
+
 async def test_a_rate_refuses_what_is_too_soon(autojump_clock: trio.testing.MockClock) -> None:
     shed = LoadShed(RateLimit(1, per=60))
     await shed(work, Task("a"))

@@ -289,12 +289,105 @@ async def test_in_a_retry_each_call_counts(autojump_clock: trio.testing.MockCloc
     assert starts.at == [0, 10, 20]
 
 
+# By key
+
+
+def by_args(task: Task[Any]) -> Any:
+    return task.args
+
+
+async def test_by_key_each_key_has_so_many(autojump_clock: trio.testing.MockClock) -> None:
+    limit, starts = RateLimit(2, per=10, key=by_args), Starts()
+    async with trio.open_nursery() as nursery:
+        for name in "aaaabbbc":
+            nursery.start_soon(limit, starts, Task(name))
+            await trio.testing.wait_all_tasks_blocked()
+        assert limit.statistics() == RateLimitStatistics(
+            limit=2, per=10, free=1, set_aside=0, cooling=5, waiting=3, keys=("a", "b", "c")
+        )
+    assert sorted(zip(starts.at, starts.names, strict=True)) == [
+        *((0, name) for name in "aabbc"),
+        *((10, name) for name in "aab"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_by_key_no_stretch_sees_more(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """Calls and admissions that come, wait and give up, so that keys are forgotten and come back."""
+    chance = random.Random(seed)
+    limit = RateLimit(chance.randint(1, 3), per=1, key=by_args)
+    starts = {name: Starts() for name in "abc"}
+
+    async def visit() -> None:
+        for _ in range(10):
+            await trio.sleep(chance.choice([0, 0, 0.5, 3]))
+            task = Task(chance.choice("abc"))
+            with trio.move_on_after(chance.choice([0, 0.3, math.inf])):
+                admitted = chance.random() < 0.3 and limit.try_admit(task)
+                try:
+                    await trio.sleep(chance.choice([0, 0.2]))
+                    await limit(starts[task.args], task)
+                finally:
+                    if admitted:
+                        limit.dismiss(task)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(visit)
+    assert all(each.most_in(1 - 1e-9) <= limit.limit for each in starts.values())
+    await trio.sleep(1)
+    assert limit.statistics() == RateLimitStatistics(
+        limit=limit.limit, per=1, free=0, set_aside=0, cooling=0, waiting=0, keys=()
+    )
+
+
+async def test_by_key_those_that_nobody_uses_any_more_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    """Also while others are in use, and though nobody asks for statistics."""
+    limit, starts = RateLimit(1, per=5, key=by_args), Starts()
+    held = [Task(f"held {n}") for n in range(20)]
+    assert all(map(limit.try_admit, held))
+    for n in range(3000):
+        await limit(starts, Task(n))
+        await trio.sleep(0.1)  # so 50 are used within any 5 seconds
+        assert len(limit._by_key) <= 2 * (50 + 20)
+    assert all(map(limit._by_key.__contains__, (task.args for task in held)))
+
+
+async def test_by_key_through_a_worker_the_others_go_on(autojump_clock: trio.testing.MockClock) -> None:
+    starts = Starts()
+    storage = MemoryStorage[str]()
+    await storage.push_bulk("aaabbc")
+    storage.close()
+    limit = RateLimit(1, per=10, key=by_args)
+    report = await Worker("w", storage, starts.begin, layers=[limit], concurrency=4).run()
+    assert report.succeeded == 6
+    assert sorted(zip(starts.names, starts.at, strict=True)) == [
+        ("a", 0), ("a", 10), ("a", 20), ("b", 0), ("b", 10), ("c", 0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [KeyError("tenant"), ["not hashable"]], ids=["raises", "not hashable"])
+async def test_a_key_that_cannot_be_had_is_the_error_of_the_attempt(answer: Any) -> None:
+    def key(task: Task[Any]) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    storage = MemoryStorage[str]()
+    await storage.push("a", attempts=1)
+    storage.close()
+    report = await Worker("w", storage, Starts().begin, layers=[RateLimit(1, per=10, key=key)]).run()
+    assert report.failed == 1
+
+
 # At the door
 
 WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: RateLimit(0, per=1), ValueError, "n must be 1 or more, not 0"),
     (lambda: RateLimit(1.5, per=1), TypeError, "n must be a whole number"),  # type: ignore[arg-type]  # it is refused
     (lambda: RateLimit(1, per=0), ValueError, "per must be more than 0 seconds"),
+    (lambda: RateLimit(1, per=1, key="tenant"), TypeError, "key must be callable"),  # type: ignore[arg-type]  # it is refused
+    (lambda: RateLimit(1, per=1, key=Starts()), TypeError, "key must be a plain function"),  # type: ignore[arg-type]  # it is refused
     (lambda: RateLimit(1, per=math.nan), ValueError, "per must be a finite number of seconds"),
 ]
 
@@ -308,3 +401,4 @@ def test_wrong_arguments_are_refused(make: Callable[[], object], kind: type[Exce
 def test_it_is_a_gate_that_counts_and_shows_itself() -> None:
     assert isinstance(RateLimit(1, per=1), Admitting)
     assert repr(RateLimit(100, per=60)) == "<RateLimit 100 in 60 s>"
+    assert repr(RateLimit(1, per=0.5, key=by_args)) == "<RateLimit 1 in 0.5 s for each key>"

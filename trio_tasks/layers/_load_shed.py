@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, final
 from .._abc import Admitting
 from .._errors import OverloadedError
 from ._concurrency_limit import ConcurrencyLimit
+from ._rate_limit import RateLimit
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -39,9 +40,9 @@ class LoadShed:
     >>> LoadShed(CircuitBreaker())  # fail fast while it is open
 
     Args:
-      gate: the layer to go through if it lets the attempt through now: a ``ConcurrencyLimit`` (one by key, too), a
-          ``RateLimit``, a ``CircuitBreaker``, or one of your own that has ``ready``, ``admit`` and ``dismiss``. It
-          stands here instead of in the list of layers.
+      gate: the layer to go through if it lets the attempt through now: a ``ConcurrencyLimit`` or a
+          ``RateLimit`` (by key, too), a ``CircuitBreaker``, or one of your own that has ``ready``, ``admit`` and
+          ``dismiss``. It stands here instead of in the list of layers.
 
     What is refused raises ``OverloadedError``, and is judged as any error: it has cost the task an attempt, and is
     tried again according to the worker's retry policy. The worker receives tasks whatever the gate says, so nothing is
@@ -54,7 +55,7 @@ class LoadShed:
         _check_gate(gate)
         self._gate = gate
         # A limit by key would admit everything, and have it wait inside.
-        self._admit = gate.try_admit if isinstance(gate, ConcurrencyLimit) else gate.admit
+        self._admit = gate.try_admit if isinstance(gate, (ConcurrencyLimit, RateLimit)) else gate.admit
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
         """Run the attempt through the gate.

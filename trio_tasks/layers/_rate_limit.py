@@ -8,16 +8,20 @@ stretch of ``per`` seconds, wherever it begins, sees more than ``n`` of them beg
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
 from .._checks import check_count, check_seconds
+from ._plain_function import check_plain
 from ._turnstile import OPEN, UNKNOWN, Turnstile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._abc import Handler
     from .._task import Parts, Task
 
@@ -29,7 +33,10 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class RateLimitStatistics:
     """A rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``set_aside`` and ``cooling``; and how
-    many ``waiting`` trio tasks stand in line for one."""
+    many ``waiting`` trio tasks stand in line for one.
+
+    With a key, ``limit`` is for each of the ``keys`` that are remembered, and the others are sums over them.
+    """
 
     limit: int
     per: float
@@ -37,6 +44,60 @@ class RateLimitStatistics:
     set_aside: int
     cooling: int
     waiting: int
+    keys: tuple[Hashable, ...] = ()
+
+
+@final
+class _Tokens:
+    """The tokens of one key, and the line of trio tasks that wait for one. They may be forgotten once all are free, and
+    none of the ``callers`` is there who may yet use one."""
+
+    __slots__ = ("_clock", "_cooling", "_limit", "_per", "callers", "line", "set_aside")
+
+    def __init__(self, limit: int, per: float) -> None:
+        self.set_aside = 0
+        self.callers = 0
+        self.line = Turnstile(self._opens_at)
+        self._limit = limit
+        self._per = per
+        self._cooling: deque[float] = deque()  # when each of them will be free
+        self._clock: trio.abc.Clock | None = None
+
+    @property
+    def cooling(self) -> int:
+        """How many are used and not free again."""
+        self._cool_down()
+        return len(self._cooling)
+
+    @property
+    def free(self) -> int:
+        """How many are free now."""
+        return self._limit - self.set_aside - self.cooling
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost if they are forgotten."""
+        return not (self.set_aside or self.callers or self.cooling)
+
+    def _cool_down(self) -> None:
+        """Free what has cooled by now. Times of an earlier ``trio.run``, whose clock was another, do not count."""
+        clock = trio.lowlevel.current_clock()
+        if clock is not self._clock:
+            self._clock = clock
+            self._cooling.clear()
+        now = trio.current_time()
+        while self._cooling and self._cooling[0] <= now:
+            self._cooling.popleft()
+
+    def _opens_at(self) -> float:
+        if self.free > 0:
+            return OPEN
+        return self._cooling[0] if self._cooling else UNKNOWN
+
+    def use(self) -> None:
+        """Begin an attempt, on a token that is free."""
+        self._cooling.append(trio.current_time() + self._per)
+        self.line.look_again()  # the first in line may not have known of a moment to wait for
 
 
 @final
@@ -45,97 +106,122 @@ class RateLimit:
     all of them.
 
     >>> RateLimit(100, per=60)
+    >>> by_tenant = RateLimit(5, per=1, key=lambda task: task.parts.metadata["tenant"])
 
     Args:
-      n: how many; all of them may begin at once.
+      n: how many; all of them may begin at once. With a ``key``, for each key.
       per: seconds, more than 0.
+      key: from a task to anything hashable. Raising is the attempt's error.
 
-    A worker receives only while a token is free: all other tasks stay in the backend. Those who wait are served in the
-    order in which they came, and sleep until the very moment at which the next token is free. An idle worker sets no
-    token aside. Each call counts, also when an outer layer calls again within one attempt, as :class:`Retry` does; then
-    the further calls wait inside, and hold the seat.
+    Without a key, a worker receives only while a token is free: all other tasks stay in the backend. Those who wait are
+    served in the order in which they came, and sleep until the very moment at which the next token is free. An idle
+    worker sets no token aside. Each call counts, also when an outer layer calls again within one attempt, as
+    :class:`Retry` does; then the further calls wait inside, and hold the seat.
+
+    With a key, nobody knows whether there is a token before the task is there. So intake is not held back: the attempt
+    waits inside, and holds its seat. Give the worker more seats than one key may use. A key is forgotten when ``per``
+    seconds have passed since its last attempt began; the memory is that of the keys that were used in that time.
 
     If it is cancelled while it waits, it has used nothing. An attempt that has begun keeps its token used, however it
-    ends; one that was received but never arrived here gives it back.
+    ends; one that was received but never arrived here gives it back. It counts in this process alone.
     """
 
-    __slots__ = ("_clock", "_cooling", "_line", "_set_aside", "_unused", "limit", "per")
+    __slots__ = ("_all", "_by_key", "_key", "_unused", "limit", "per")
 
-    def __init__(self, n: int, *, per: float) -> None:
+    def __init__(self, n: int, *, per: float, key: Callable[[Task[Any]], Hashable] | None = None) -> None:
         self.limit = check_count(n, "n")
         self.per = check_seconds(per, "per", positive=True)
-        self._cooling: deque[float] = deque()  # when each of them will be free
-        self._unused: dict[Parts, int] = {}  # tokens set aside for each task
-        self._set_aside = 0
-        self._clock: trio.abc.Clock | None = None
-        self._line = Turnstile(self._opens_at)
-
-    def _free(self) -> int:
-        """How many tokens are free now. Times of an earlier ``trio.run``, whose clock was another, do not count."""
-        clock = trio.lowlevel.current_clock()
-        if clock is not self._clock:
-            self._clock = clock
-            self._cooling.clear()
-        now = trio.current_time()
-        while self._cooling and self._cooling[0] <= now:
-            self._cooling.popleft()
-        return self.limit - self._set_aside - len(self._cooling)
-
-    def _opens_at(self) -> float:
-        if self._free() > 0:
-            return OPEN
-        return self._cooling[0] if self._cooling else UNKNOWN
+        self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
+        self._all = _Tokens(self.limit, self.per)
+        self._by_key: OrderedDict[Hashable, _Tokens] = OrderedDict()
+        self._unused: dict[Parts, list[_Tokens]] = {}  # those from which one was set aside for each task
 
     # For workers
 
     async def ready(self) -> None:
-        """Return once a token is free."""
-        await self._line.pass_through()
+        """Return once a token is free; at once if the limit goes by key."""
+        if self._key is None:
+            await self._all.line.pass_through()
+        else:
+            await trio.lowlevel.checkpoint()
 
     def admit(self, task: Task[Any]) -> bool:
-        """Set a token aside for this task, if one is free."""
-        if self._free() <= 0:
+        """Set a token aside for this task, if one is free; always true if the limit goes by key, for then the attempt
+        waits inside."""
+        return self._key is not None or self.try_admit(task)
+
+    def try_admit(self, task: Task[Any]) -> bool:
+        """Set a token aside for this task, if one is free: one of its own key, if the limit goes by key."""
+        tokens = self._tokens_for(task)
+        if tokens.free <= 0:
             return False
-        self._set_aside += 1
-        self._unused[task.parts] = self._unused.get(task.parts, 0) + 1
+        tokens.set_aside += 1
+        self._unused.setdefault(task.parts, []).append(tokens)
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
         """Let the token that was set aside for this task be free, if it was not used."""
-        if self._pick_up(task):
-            self._line.look_again()
+        tokens = self._pick_up(task)
+        if tokens is not None:
+            tokens.line.look_again()
 
-    def _pick_up(self, task: Task[Any]) -> bool:
-        """Whether a token was set aside for this task; it is not any more."""
-        unused = self._unused.pop(task.parts, 0)
+    def _pick_up(self, task: Task[Any]) -> _Tokens | None:
+        """Where a token was set aside for this task; it is not any more."""
+        unused = self._unused.get(task.parts)
+        if unused is None:
+            return None
+        tokens = unused.pop()
         if not unused:
-            return False
-        if unused > 1:
-            self._unused[task.parts] = unused - 1
-        self._set_aside -= 1
-        return True
+            del self._unused[task.parts]
+        tokens.set_aside -= 1
+        return tokens
 
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
         """Run the attempt on the token that was set aside for it, or else on one that this call waits for."""
-        if not self._pick_up(task):
-            await self._line.pass_through()
-        self._cooling.append(trio.current_time() + self.per)
-        self._line.look_again()  # who is first in line may not have known of a moment to wait for
+        tokens = self._pick_up(task)
+        if tokens is None:
+            tokens = self._tokens_for(task)
+            tokens.callers += 1
+            try:
+                await tokens.line.pass_through()
+            finally:
+                tokens.callers -= 1
+        tokens.use()
         return await handler(task)
+
+    def _tokens_for(self, task: Task[Any]) -> _Tokens:
+        if self._key is None:
+            return self._all
+        key = self._key(task)
+        tokens = self._by_key.get(key)
+        if tokens is None:
+            self._forget_idle(2)
+            tokens = self._by_key[key] = _Tokens(self.limit, self.per)
+        return tokens
+
+    def _forget_idle(self, most: int) -> None:
+        """Look at so many keys, and forget those that are idle. Each new key looks at two others, in turn, so there are
+        never many more keys than there is something to know about."""
+        for _ in range(min(most, len(self._by_key))):
+            key, tokens = self._by_key.popitem(last=False)
+            if not tokens.is_idle:
+                self._by_key[key] = tokens
 
     def statistics(self) -> RateLimitStatistics:
         """How things stand, frozen."""
-        free = self._free()
+        self._forget_idle(len(self._by_key))
+        every = (self._all,) if self._key is None else tuple(self._by_key.values())
         return RateLimitStatistics(
             limit=self.limit,
             per=self.per,
-            free=free,
-            set_aside=self._set_aside,
-            cooling=len(self._cooling),
-            waiting=self._line.waiting,
+            free=sum(tokens.free for tokens in every),
+            set_aside=sum(tokens.set_aside for tokens in every),
+            cooling=sum(tokens.cooling for tokens in every),
+            waiting=sum(tokens.line.waiting for tokens in every),
+            keys=tuple(self._by_key),
         )
 
     def __repr__(self) -> str:
-        return f"<RateLimit {self.limit} in {self.per:g} s>"
+        return f"<RateLimit {self.limit} in {self.per:g} s{'' if self._key is None else ' for each key'}>"
