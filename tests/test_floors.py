@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 FLOORS: list[dict[str, str]] = [
     {
         "words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names "
-        "_codec _cbor _json _plain _refusal _shape"
+        "_codec _cbor _json _plain _refusal _round_trip _shape"
     },
     {"ledger": "_ledger _ready_queue"},
     {

@@ -33,10 +33,10 @@ decimals (4, 5) become gigabytes or minutes, a regular expression (35) may run f
 class CborCodec:
     """Values of one type as CBOR.
 
-    Dataclasses and msgspec Structs are stored as maps, by the names of their fields; enums by value; dates, durations,
-    UUIDs, Decimals and paths as text; sets and tuples as lists. If the type is given, what is decoded is equal to what
-    was encoded. Without one (``Any``) it comes back plain: a dataclass as a dict, a tuple as a list, a UUID as text,
-    every key of a dict as text.
+    Dataclasses, attrs classes and msgspec Structs are stored as maps, by the names of their fields; enums by value;
+    dates, durations, UUIDs, Decimals and paths as text; sets and tuples as lists. If the type is given, what is decoded
+    is equal to what was encoded, and what would not be is refused. Without one (``Any``) it comes back plain: a
+    dataclass as a dict, a tuple as a list, a UUID as text, every key of a dict as text.
 
     Args:
       type: what the values are.
@@ -79,9 +79,12 @@ class CborCodec:
             plain = shape.to_plain(value)
             if plain.__class__ in LOOKED_AT:
                 look_over(plain, self._max_depth, LOOKED_AT)
-            if not shape.is_any:
+            payload = self._dumps(plain)  # first, since decoding may change what is in the plain form
+            if shape.is_any:
+                shape.check_plain(value, plain)
+            else:
                 self._check(value, plain)
-            return self._dumps(plain)
+            return payload
         except Exception as error:
             raise refuse(value, self._name, error, self._attempt, self._max_depth) from error
 
@@ -109,12 +112,13 @@ class CborCodec:
             raise self._shape.undecodable(self._name, error) from error
 
     def _check(self, value: Any, plain: Any) -> None:
-        """See that the value fits the type; what does not fit could not be decoded."""
+        """See that the value fits the type, and that decoding returns it; else it could not be read again."""
         self._shape.check(value)
         try:
-            self._shape.from_plain(plain)
+            back = self._shape.from_plain(plain)
         except Exception as error:
             raise self._shape.misfit(error) from error
+        self._shape.check_back(value, back)
 
     def for_type(self, type: Any) -> CborCodec:
         """The same for values of another type."""
@@ -124,6 +128,7 @@ class CborCodec:
         plain = self._shape.to_plain(part)
         if plain.__class__ in LOOKED_AT:
             look_over(plain, self._max_depth, LOOKED_AT)
+        self._shape.check_plain(part, plain)
         self._dumps(plain)
 
     def __repr__(self) -> str:

@@ -53,9 +53,10 @@ class JsonCodec:
         try:
             if value.__class__ in self._direct:
                 return self._dumps(value)
-            payload = self._attempt(value)
-            if not self._shape.is_any:
-                self._check(value, payload)
+            if self._shape.is_any:
+                return self._attempt(value)
+            payload = self._dumps(self._plain_of(value))
+            self._check(value, payload)
             return payload
         except Exception as error:
             raise refuse(value, self._name, error, self._attempt, self._max_depth) from error
@@ -78,22 +79,28 @@ class JsonCodec:
             raise self._shape.undecodable(self._name, error, "") from error
 
     def _check(self, value: Any, payload: bytes) -> None:
-        """See that the value fits the type; what does not fit could not be decoded."""
+        """See that the value fits the type, and that decoding returns it; else it could not be read again."""
         self._shape.check(value)
         try:
-            self._loads(payload)
+            back = self._loads(payload)
         except Exception as error:
             raise self._shape.misfit(error, "") from error
+        self._shape.check_back(value, back)
 
     def for_type(self, type: Any) -> JsonCodec:
         """The same for values of another type."""
         return JsonCodec(type, max_depth=self._max_depth, name=self._name)
 
     def _attempt(self, part: Any) -> bytes:
+        plain = self._plain_of(part)
+        self._shape.check_plain(part, plain)
+        return self._dumps(plain)
+
+    def _plain_of(self, part: Any) -> Any:
         plain = self._shape.to_plain(part)
         if plain.__class__ in LOOKED_AT_FOR_JSON:
             look_over(plain, self._max_depth, LOOKED_AT_FOR_JSON)
-        return self._dumps(plain)
+        return plain
 
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"

@@ -3,7 +3,7 @@ a value that is nested too deeply."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, time
 from math import isfinite
 from typing import Any
 
@@ -23,6 +23,18 @@ LOOKED_AT_FOR_JSON = LOOKED_AT | {float}
 DEEPEST = 500
 """Levels that a codec may be told to allow: Python itself gives up at a thousand, and cbor2's encoder at some thousands
 more."""
+
+
+OFFSET_ADVICE = (
+    "has an offset from UTC that is not of whole minutes, which the stored form cannot say: "
+    "use .astimezone(timezone.utc), for example"
+)
+
+
+def has_odd_offset(value: datetime | time) -> bool:
+    """True if its offset from UTC is not of whole minutes."""
+    offset = value.utcoffset()
+    return offset is not None and bool(offset.seconds % 60 or offset.microseconds)
 
 
 def is_plain(value: Any) -> bool:
@@ -70,6 +82,8 @@ def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
                 "is a datetime without a time zone, which is another moment on another machine: "
                 "make it with datetime.now(timezone.utc), for example"
             )
+        if has_odd_offset(value):
+            raise Unfit(OFFSET_ADVICE)
     elif kind is float:
         if not isfinite(value):
             raise Unfit(f"is {value}, which JSON does not have: use a CborCodec, or None")

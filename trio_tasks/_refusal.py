@@ -68,7 +68,7 @@ def _find(
     """The innermost part that cannot be encoded by itself: its place, and what is wrong with it."""
     seen = [value]
     while len(seen) <= max_depth + 1:  # in a value that has no end, this is enough to come round
-        for step, part in _parts(value):
+        for step, part in parts_of(value):
             try:
                 attempt(part)
             except Exception as deeper:
@@ -101,12 +101,12 @@ def told(error: Exception) -> str:
         return f"{type(error).__name__}, whose text cannot be had: {type(another).__name__}"
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value is made of, each part with the step that leads to it."""
     kind = value.__class__
     names: Any
     if issubclass(kind, dict):
-        yield from ((f"[{_shown(key)}]", part) for key, part in value.items())
+        yield from ((f"[{shown_key(key)}]", part) for key, part in value.items())
     elif issubclass(kind, _SEVERAL):
         names = getattr(kind, "_fields", None)  # of a named tuple
         for index, part in enumerate(value):
@@ -115,12 +115,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         names = getattr(kind, "__struct_fields__", None)  # of a msgspec Struct
         if names is None and dataclasses.is_dataclass(kind):
             names = [field.name for field in dataclasses.fields(kind)]
+        if names is None:
+            names = [field.name for field in getattr(kind, "__attrs_attrs__", ())]
         yield from ((f".{name}", getattr(value, name)) for name in names or () if hasattr(value, name))
 
 
-def _shown(key: object) -> str:
-    text = repr(key)
-    return text if len(text) <= _LONGEST_STEP else f"{text[:_LONGEST_STEP]}…"
+def shown_key(key: object) -> str:
+    """A key as a step of a path: a number, or a text that looks like a name. Others may be anybody's data."""
+    text = repr(key) if key.__class__ in (str, int) else ""
+    looks_harmless = len(text) <= _LONGEST_STEP and (key.__class__ is int or str(key).isidentifier())
+    return text if looks_harmless else "..."
 
 
 def _short(path: str) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, final, get_origin, is_typeddict
+from typing import TYPE_CHECKING, Any, final, get_origin
 
 from ._plain import LEAVES, look_over_untyped
 from ._refusal import DecodeError, Unfit, told
+from ._round_trip import check_keys, compile_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Shape:
         "_class",
         "_convert",
         "_is_exact",
+        "_same",
         "direct",
         "has_datetimes",
         "is_any",
@@ -71,12 +73,16 @@ class Shape:
         self.to_plain: Callable[[Any], Any] = _as_it_is
         self._class, self._is_exact = _class_of(type)
         self._box: Any = None
+        self._same: Callable[[Any, Any], None] = _as_given
         self.has_datetimes = False
         if library is None:
             return
         self.to_plain = partial(library.to_builtins, enc_hook=plain_form, builtin_types=natives, str_keys=True)
         if not self.is_any:
-            kinds = _check_type(library, type, f"{codec}({self.label})")
+            found, kinds = _check_type(library, type, f"{codec}({self.label})")
+            # In JSON what is declared as Any comes back without datetimes.
+            plainest = self.to_plain if codec == "CborCodec" else partial(self.to_plain, builtin_types=())
+            self._same = compile_check(found, plainest)
             self.has_datetimes = "DateTime" in kinds
             # What is not needed for a type is left away, since each of these costs a third of a microsecond.
             needed: dict[str, Any] = {"str_keys": True} if "Dict" in kinds else {}
@@ -110,6 +116,24 @@ class Shape:
             return
         if self._is_exact or not isinstance(value, wanted):
             raise Unfit(f"must be {self.label}, not {type(value).__name__}", "")
+
+    def check_back(self, value: Any, back: Any) -> None:
+        """See that what decoding returns is the value that was given.
+
+        Raises:
+          Unfit: it is not.
+        """
+        if value is not back:
+            self._same(value, back)
+
+    def check_plain(self, value: Any, plain: Any) -> None:
+        """See that a value of any type loses nothing in its plain form but its types.
+
+        Raises:
+          Unfit: it does.
+        """
+        if plain != value and self.msgspec is not None:
+            check_keys(value, self.to_plain)
 
     def misfit(self, error: Exception, root: str = "[0]") -> Unfit:
         """What is wrong with a value, out of the error that it caused; ``root`` is what msgspec calls the value."""
@@ -174,6 +198,10 @@ def made_again(kind: type, plain: Any) -> Any:
     raise TypeError(f"Expected `{kind.__name__}`, got `{type(plain).__name__}`")
 
 
+def _as_given(value: Any, back: Any) -> None:
+    """Without msgspec a typed value is a plain scalar, which comes back as it is."""
+
+
 def _as_it_is(value: Any) -> Any:
     look_over_untyped(value)
     return value
@@ -196,7 +224,7 @@ def _class_of(type: Any) -> tuple[Any, bool]:
     """The class that values of a type have, None if there is no single one; and whether a subclass is too much, since
     the fields that it adds would be lost."""
     kind = get_origin(type) or type
-    if is_typeddict(kind):
+    if hasattr(kind, "__total__") and hasattr(kind, "__required_keys__"):  # a TypedDict, of typing_extensions too
         return dict, False
     if not isinstance(kind, _Class) or kind is types.UnionType or kind.__module__ == "typing":
         return None, False
@@ -206,8 +234,9 @@ def _class_of(type: Any) -> tuple[Any, bool]:
     return kind, has_fields
 
 
-def _check_type(msgspec: Any, type: Any, user: str) -> set[str]:
-    """See that values of this type can be stored, and told apart; returns what kinds of values are in them."""
+def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
+    """See that values of this type can be stored, and told apart; returns the type as msgspec describes it, and the
+    kinds of values in it."""
     kinds: set[str] = set()
     inspect = import_module("msgspec.inspect")  # it is not a part of msgspec until somebody imports it
     try:
@@ -229,7 +258,7 @@ def _check_type(msgspec: Any, type: Any, user: str) -> set[str]:
                 f"{user} cannot be made: a dict{_within(path)} has keys that cannot be stored; use text, numbers, "
                 "enums, dates or UUIDs as keys, or a list of pairs"
             )
-    return kinds
+    return found, kinds
 
 
 def _kind(info: object) -> str:
