@@ -18,6 +18,7 @@ import trio
 from trio_tasks.storages._bells import Bell
 from trio_tasks.storages._sqlite_desk import Desk
 from trio_tasks.storages._sqlite_driver import connect, is_of_the_driver
+from trio_tasks.storages._sqlite_opening import Opening
 
 from tests.fuzz._spoil import spoiled
 
@@ -115,7 +116,7 @@ async def _ring(random: Random) -> None:
     rung = trio.Event()
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = str(Path(directory, "tasks.db"))
-        desk = Desk(path, "sqlite3", "OFF", False, bell)
+        desk = Desk(path, "sqlite3", Opening("OFF"), bell)
         now, _ = desk.open()
         with closing(connect("sqlite3", path)) as connection:
             for number in range(100, 100 + random.choice((1, 3, 10))):

@@ -19,6 +19,7 @@ from trio_tasks.storages._port import Claim, Engine, Exchange, Held, State, Stor
 from trio_tasks.storages._record import decode_error, decode_history, encode_head
 from trio_tasks.storages._sqlite_driver import connect
 from trio_tasks.storages._sqlite_engine import SqliteEngine
+from trio_tasks.storages._sqlite_opening import Opening
 
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 
@@ -35,7 +36,7 @@ def make(kind: str, path: Path) -> Engine:
     if kind == "file":
         return FileEngine(path / "tasks.journal", synchronous="NORMAL")
     driver: Any = kind
-    return SqliteEngine(path / "tasks.db", synchronous="OFF", driver=driver, join_existing=False)
+    return SqliteEngine(path / "tasks.db", driver, Opening("OFF"))
 
 
 KINDS = [

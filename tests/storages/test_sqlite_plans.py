@@ -14,6 +14,7 @@ from trio_tasks.storages._bells import Bell
 from trio_tasks.storages._port import Claim, Exchange, NewRow, Settlement, Verdict
 from trio_tasks.storages._sqlite_desk import Desk
 from trio_tasks.storages._sqlite_driver import Connection, connect
+from trio_tasks.storages._sqlite_opening import Opening
 
 DRIVERS = [
     "sqlite3",
@@ -47,7 +48,7 @@ def driver(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def desk(driver: Any, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(str(tmp_path / "tasks.db"), driver, "OFF", False, Bell())
+    desk = Desk(str(tmp_path / "tasks.db"), driver, Opening("OFF"), Bell())
     desk.open()
     yield desk
     desk.close(0.0)
@@ -70,7 +71,7 @@ def test_an_exchange_takes_as_many_steps_among_many_rows_as_among_few(tmp_path: 
 
 
 def steps_of_an_exchange(path: Path, waiting: int) -> int:
-    desk = Desk(str(path), "sqlite3", "OFF", False, Bell())
+    desk = Desk(str(path), "sqlite3", Opening("OFF"), Bell())
     now, _ = desk.open()
     for start in range(0, waiting, 5_000):
         rows = [

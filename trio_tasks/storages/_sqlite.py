@@ -14,9 +14,11 @@ from .._task import Task
 from .._task_builder import make_task
 from .._task_id import TaskId
 from ._lane import Grip, Lane, LaneOptions
+from ._places import PRIVATE, check_mode, refused
 from ._sqlite_books import Books
 from ._sqlite_driver import of_the_user
 from ._sqlite_engine import SqliteEngine
+from ._sqlite_opening import Opening
 from ._sqlite_queues import Queues
 from ._stored import StoredBackend
 
@@ -42,6 +44,9 @@ class SqliteOptions(LaneOptions, total=False):
     synchronous: Synchronous
     driver: Driver | None
     join_existing: bool
+    create: bool
+    read_only: bool
+    mode: int
     poll_interval: float
 
 
@@ -53,7 +58,7 @@ class SqliteStorage(StoredBackend[A]):
     processes may use the file, and wake one another.
 
     Args:
-      path: of the file; it is made if it is not there. It must be on a disk of this machine.
+      path: of the file, on a disk of this machine.
       type: of the args. What does not fit it is refused when it is pushed, and fails when it is to be attempted.
       queue: the name of the queue in the file.
       synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
@@ -62,6 +67,10 @@ class SqliteStorage(StoredBackend[A]):
       driver: ``"sqlite3"``, the standard library's, which is the default; or ``"apsw"``, which has a newer SQLite
           of its own. All connections that a process has to a file must be by the same one, your own included.
       join_existing: whether the tables may be put into a database that has others, and none of ours yet.
+      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others
+          work on, or that one may only read. Whatever would change something raises :class:`BackendError`.
+      mode: of the file, if it is made; SQLite gives the same to the files beside it.
       poll_interval: seconds between two looks at the file, for news that went astray.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``; see :class:`LaneOptions`.
     """
@@ -81,6 +90,9 @@ class SqliteStorage(StoredBackend[A]):
         synchronous: Synchronous = "FULL",
         driver: Driver | None = None,
         join_existing: bool = False,
+        create: bool = True,
+        read_only: bool = False,
+        mode: int = PRIVATE,
         poll_interval: float = 1.0,
         **options: Unpack[LaneOptions],
     ) -> None:
@@ -89,7 +101,8 @@ class SqliteStorage(StoredBackend[A]):
             raise TypeError(f"path must be that of a file, not {path!r}; tasks in memory are a MemoryStorage")
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {synchronous!r}")
-        engine = SqliteEngine(Path(path), synchronous=synchronous, driver=driver, join_existing=join_existing)
+        opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode))
+        engine = SqliteEngine(Path(path), driver, opening)
         self._engine = engine
         self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
 
@@ -121,6 +134,8 @@ class SqliteStorage(StoredBackend[A]):
         look at once rather than within ``poll_interval``.
         """
         self._traffic.check_open()
+        if self._engine.opening.read_only:
+            raise refused(f"{self!r} was opened with read_only=True")
         row = self._row_of(make_task(args, options))
         users = of_the_user(connection, self._engine.driver)
         self._check_file(users)

@@ -29,6 +29,24 @@ def anchored(connection: Connection, path: str) -> float:
     Raises:
       BackendError: it has no clock that could be read.
     """
+    boot, monotonic = machine_now()
+    meta = _read(connection, path)
+    if boot and meta["boot"] == boot:
+        return max(float(meta["anchor"]) + monotonic, float(meta["latest"]))
+    now = max(wall_now().timestamp(), float(meta["latest"]))
+    keep(connection, boot=boot, anchor=now - monotonic, latest=now)
+    return now
+
+
+def present(connection: Connection, path: str) -> float:
+    """The present by the file's clock, which is left as it is; raises as :func:`anchored`."""
+    boot, monotonic = machine_now()
+    meta = _read(connection, path)
+    is_running = boot and meta["boot"] == boot
+    return max(float(meta["anchor"]) + monotonic if is_running else wall_now().timestamp(), float(meta["latest"]))
+
+
+def _read(connection: Connection, path: str) -> dict[str, Any]:
     meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM trio_tasks_meta"))
     for name in ("latest", "anchor"):
         value = meta.get(name)
@@ -36,12 +54,7 @@ def anchored(connection: Connection, path: str) -> float:
             raise DamagedError(f"the SQLite file {path!r} is damaged: {name!r} of its clock is {value!r}")
     if "boot" not in meta:
         raise DamagedError(f"the SQLite file {path!r} is damaged: its clock does not say since when it runs")
-    boot, monotonic = machine_now()
-    if boot and meta["boot"] == boot:
-        return max(float(meta["anchor"]) + monotonic, float(meta["latest"]))
-    now = max(wall_now().timestamp(), float(meta["latest"]))
-    keep(connection, boot=boot, anchor=now - monotonic, latest=now)
-    return now
+    return meta
 
 
 def keep(connection: Connection, **values: str | float) -> None:

@@ -8,19 +8,23 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._errors import BackendError
+from ._places import refused
 from ._port import Answer, Exchange, Held, Renewal, Verdict
 from ._sqlite_books import Books, Unexpected
-from ._sqlite_clock import anchored, keep
+from ._sqlite_clock import anchored, keep, present
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
+from ._sqlite_opening import View, find_file
 from ._sqlite_queues import Queues
-from ._sqlite_schema import check_whole, next_session, prepare
+from ._sqlite_schema import check_current, check_whole, next_session, prepare
 from ._sqlite_verbs import register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ._bells import Bell
     from ._sqlite_driver import Driver
+    from ._sqlite_opening import Opening
 
 T = TypeVar("T")
 
@@ -39,19 +43,19 @@ class Desk:
     """An SQLite file, open.
 
     Args:
-      path: of the file; it is made if it is not there.
+      path: of the file.
       driver: which one.
-      synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
-      join_existing: whether our tables may be put beside others.
+      opening: how it is opened.
       bell: where others can ring us, and we them.
     """
 
-    def __init__(self, path: str, driver: Driver, synchronous: str, join_existing: bool, bell: Bell) -> None:
+    def __init__(self, path: str, driver: Driver, opening: Opening, bell: Bell) -> None:
         self._path = path
         self._driver: Driver = driver
-        self._synchronous = synchronous
-        self._join_existing = join_existing
+        self._opening = opening
         self._bell = bell
+        self._file: Path
+        self._view: View
         self._connection: Connection
         self._queues: Queues
         self._books: Books
@@ -64,29 +68,46 @@ class Desk:
 
     def open(self) -> tuple[float, int]:
         """Open the file; the present by its clock, and how many other processes have it open."""
+        file = self._file = find_file(self._path, self._opening)
+        if self._opening.read_only:
+            self._view = View(file)
+            return self._connect(self._view.query(), self._look_in), 0
+        return self._connect("mode=rw", self._set_up)
+
+    def _connect(self, query: str, set_up: Callable[[], T]) -> T:
         try:
-            self._connection = connect(self._driver, self._path)
+            self._connection = connect(self._driver, str(self._file), query)
         except Exception as error:
             raise self._explained(error) from error
         try:
-            return self._set_up()
+            return set_up()
         except Exception as error:
             self._connection.close()
             raise self._explained(error) from error
+
+    def _look_in(self) -> float:
+        """Make nothing, and change nothing."""
+        connection = self._connection
+        connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
+        check_whole(connection, self._path)
+        check_current(connection, self._path)
+        self._queues = Queues(connection)
+        self._books = Books(connection, self._queues, 0)
+        return present(connection, self._path)
 
     def _set_up(self) -> tuple[float, int]:
         connection = self._connection
         connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
         check_whole(connection, self._path)
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
-            self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._join_existing))
+            self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._opening.join_existing))
         if connection.execute("PRAGMA journal_mode = WAL") != [("wal",)]:
             raise BackendError(
                 f"the SQLite file {self._path!r} cannot have a write-ahead log: is it on a network disk?"
             )
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._synchronous],)]:
-            raise BackendError(f"SQLite did not take synchronous={self._synchronous}")
+        connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
+        if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
+            raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
         self._queues = Queues(connection)
@@ -94,7 +115,7 @@ class Desk:
 
     def _check_in(self) -> tuple[float, int]:
         connection = self._connection
-        prepare(connection, self._path, join_existing=self._join_existing)
+        prepare(connection, self._path, join_existing=self._opening.join_existing)
         now = anchored(connection, self._path)
         self._session = next_session(connection, self._path)
         self._books = Books(connection, self._queues, self._session)
@@ -145,6 +166,10 @@ class Desk:
         return error
 
     def _do(self, fn: Callable[[], T]) -> T:
+        if self._opening.read_only:
+            raise refused(
+                f"the SQLite file {self._path!r} was opened with read_only=True, and is not changed through it"
+            )
         try:
             return self._in_transaction(fn)
         except Exception as error:
@@ -186,6 +211,8 @@ class Desk:
         """Have all others look."""
         self._owes_news = False
         self._news_at = now + _NEWS_APART
+        if self._opening.read_only:
+            return
         try:
             others = self._connection.execute(
                 "SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL",
@@ -217,6 +244,9 @@ class Desk:
 
     def close(self, now: float) -> None:
         """Say good-bye."""
+        if self._opening.read_only:
+            self._connection.close()
+            return
         with closing(self._connection), suppress(BackendError):  # others find out by themselves
             self._do(lambda: self._check_out(now))
 
@@ -258,11 +288,17 @@ class Desk:
         def read() -> T:
             return verb(self._connection, self._books, self._queues, *args)
 
+        if self._opening.read_only and self._view.is_outdated:
+            self._connection.close()
+            self._connect(self._view.query(), self._look_in)
         try:
             return self._in_transaction(read, "BEGIN")
         except Exception as error:
-            if self._explained(error) is error:
+            ours = self._explained(error)
+            if ours is error:
                 raise
+            if self._opening.read_only:
+                raise ours from error
         return self._do(
             read
         )  # where reading has to wait as well, as after a crash, it waits here; or fails in our words

@@ -10,6 +10,7 @@ import importlib.util
 import sqlite3
 import sys
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 from .._errors import BackendError
@@ -92,9 +93,12 @@ class StandardConnection:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: str) -> StandardConnection:
+    def open(cls, uri: str) -> StandardConnection:
         """A connection that begins and commits only when told to."""
-        return cls(sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256))
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        return cls(connection)
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end; its rows."""
@@ -139,11 +143,12 @@ class ApswConnection:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: str) -> ApswConnection:
+    def open(cls, uri: str) -> ApswConnection:
         """A connection that begins and commits only when told to."""
         import apsw
 
-        connection = apsw.Connection(path, statementcachesize=256)
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(uri, flags, statementcachesize=256)
         # The one plan for a statement stands: otherwise it is made anew for each new value of its parameters.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         return cls(connection)
@@ -227,12 +232,19 @@ def has_reset_race(driver: Driver) -> bool:
     return version(driver) < _SOUND
 
 
-def connect(driver: Driver, path: str) -> Connection:
-    """A connection, and an SQLite that is new enough."""
+def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
+    """A connection to a file that is there, and an SQLite that is new enough.
+
+    Args:
+      driver: which one.
+      path: of the file; an absolute one.
+      query: of the URI, as SQLite knows it.
+    """
     if version(driver) < _OLDEST:
         found = ".".join(map(str, version(driver)))
         raise BackendError(f"SQLite {found} is too old: 3.35 is needed (`pip install apsw` brings a new one)")
-    return ApswConnection.open(path) if driver == "apsw" else StandardConnection.open(path)
+    uri = f"{Path(path).as_uri()}?{query}"
+    return ApswConnection.open(uri) if driver == "apsw" else StandardConnection.open(uri)
 
 
 def of_the_user(connection: object, driver: Driver) -> Connection:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._sqlite_driver import Driver
+    from ._sqlite_opening import Opening
 
 T = TypeVar("T")
 
@@ -36,23 +37,24 @@ class SqliteEngine(Engine):
 
     Args:
       path: of the file.
-      synchronous: SQLite's pragma.
       driver: ``"sqlite3"``, ``"apsw"``, or None for the first of them.
-      join_existing: whether our tables may be put beside others.
+      opening: how it is opened.
     """
 
-    def __init__(self, path: Path, *, synchronous: str, driver: Driver | None, join_existing: bool) -> None:
+    def __init__(self, path: Path, driver: Driver | None, opening: Opening) -> None:
         self.path = path
         self.driver: Driver = choose(driver)
+        self.opening = opening
         self.bell = Bell()
-        self._desk = Desk(str(path), self.driver, synchronous, join_existing, self.bell)
+        self._desk = Desk(str(path), self.driver, opening, self.bell)
         self._thread: WriterThread | None = None
         self._offset = math.nan
         self._pid = os.getpid()
 
     async def open(self) -> None:
         """Open the file; see :meth:`Engine.open`."""
-        self.bell.open()
+        if not self.opening.read_only:
+            self.bell.open()
         self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.settle_news, _IDLE_AFTER)
         try:
             now, others = await self._thread.call(self._desk.open)

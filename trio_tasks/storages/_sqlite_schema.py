@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import BackendError
+from ._places import refused
 from ._sqlite_driver import DamagedError
 
 if TYPE_CHECKING:
@@ -130,6 +131,22 @@ def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
         for statement in _MIGRATIONS[step]:
             connection.execute(statement)
         connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (step + 1,))
+
+
+def check_current(connection: Connection, path: str) -> None:
+    """See whether our tables are there, as they are now; for those who only look.
+
+    Raises:
+      BackendError: they are not, or are of another version.
+    """
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'trio_tasks_meta'"):
+        raise refused(f"the SQLite file {path!r} has none of the tables of a task storage")
+    version = _version_of(connection, path)
+    if version < VERSION:
+        raise refused(
+            f"the SQLite file {path!r} was written by an older trio_tasks: its schema is of version {version}, and is "
+            f"migrated to {VERSION} when it is opened without read_only=True"
+        )
 
 
 def _version_of(connection: Connection, path: str) -> int:

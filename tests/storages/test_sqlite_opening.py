@@ -1,0 +1,291 @@
+"""An SQLite file is looked at before SQLite touches it; and who may only look makes nothing, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import BackendError, SqliteStorage, Status, Succeeded
+from trio_tasks.storages._sqlite_driver import is_installed
+
+from tests.storages._child import Child
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+DRIVERS = [
+    "sqlite3",
+    pytest.param("apsw", marks=pytest.mark.skipif(not is_installed("apsw"), reason="there is no apsw here")),
+]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A file in a directory that everybody may look into."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name, "tasks.db")
+        Path(name).chmod(0o755)
+
+
+def names(path: Path) -> set[str]:
+    return {each.name for each in path.parent.iterdir()}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in path.parent.iterdir()}
+
+
+def set_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
+def make_empty(path: Path) -> None:
+    path.touch(0o600)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def owners(path: Path) -> set[int]:
+    return {each.stat().st_uid for each in path.parent.iterdir()}
+
+
+def modes(path: Path) -> dict[str, int]:
+    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+
+
+async def fill(path: Path) -> None:
+    async with SqliteStorage(path, str) as storage:
+        await storage.push_bulk(["a", "b"])
+
+
+_AS_NOBODY = """
+import os, sys, tempfile, trio
+from trio_tasks import BackendError, SqliteStorage
+path, user, options = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
+
+async def main():
+    with tempfile.TemporaryDirectory() as name:  # whatever is imported on the way may be out of reach later
+        async with SqliteStorage(name + "/tasks.db", str) as storage:
+            await storage.push("x")
+    os.setgid(user), os.setuid(user)
+    try:
+        async with SqliteStorage(path, str, **options) as storage:
+            print(sorted(task.args for task in await storage.list_tasks()), flush=True)
+            for line in sys.stdin:
+                print(sorted(task.args for task in await storage.list_tasks()), flush=True)
+    except BackendError as error:
+        print("refused", error)
+
+trio.run(main)
+"""
+
+
+def as_somebody_else(path: Path, user: int = NOBODY, **options: Any) -> str:
+    command = [sys.executable, "-c", _AS_NOBODY, str(path), str(user), repr(options)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+# Refused before anything is made
+
+
+@needs_root
+async def test_an_account_that_may_only_read_leaves_nothing_behind(place: Path) -> None:
+    """SQLite would make a log that belongs to this account, and the owner could not open the file any more."""
+    await fill(place)
+    set_mode(place.parent, 0o777)
+    set_mode(place, 0o644)
+    assert "read-only for this account" in as_somebody_else(place)
+    assert names(place) == {place.name}
+    os.chown(place, 1, 1)
+    assert as_somebody_else(place, 1) == "['a', 'b']", "the owner is not locked out"
+
+
+@needs_root
+async def test_a_log_of_somebody_else_is_named(place: Path) -> None:
+    await fill(place)
+    set_mode(place.parent, 0o777)
+    set_mode(place, 0o666)
+    make_empty(Path(f"{place}-wal"))
+    assert "tasks.db-wal' may not be written to by this account" in as_somebody_else(place)
+
+
+async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
+    for option, value in (("create", False), ("read_only", True)):
+        options: dict[str, Any] = {option: value}
+        with pytest.raises(BackendError, match="is not there, and is not to be made") as caught:
+            await SqliteStorage(place, str, **options).__aenter__()
+        assert caught.value.is_final
+        assert names(place) == set()
+        make_empty(place)
+        with pytest.raises(BackendError, match="is empty"):
+            await SqliteStorage(place, str, **options).__aenter__()
+        assert contents(place) == {place.name: b""}
+        remove(place)
+    await fill(place)
+    async with SqliteStorage(place, str, create=False) as storage:
+        assert await storage.push("c")
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    import socket
+
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_socket, make_directory, make_loop])
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_what_is_no_regular_file_is_refused_and_left_alone(place: Path, make: Any, read_only: bool) -> None:
+    make(place)
+    before = os.lstat(place)
+    with trio.fail_after(10), pytest.raises(BackendError, match=r"a FIFO|a socket|a directory|symbolic links"):
+        async with SqliteStorage(place, str, read_only=read_only):
+            raise AssertionError("it has opened")
+    assert names(place) == {place.name}
+    assert os.path.samestat(os.lstat(place), before)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o600), (0o640, 0o640), (0o666, 0o666)])
+async def test_a_new_file_and_those_beside_it_have_the_mode_that_is_asked_for(
+    place: Path, mode: int | None, expected: int
+) -> None:
+    options: dict[str, Any] = {} if mode is None else {"mode": mode}
+    async with SqliteStorage(place, str, **options) as storage:
+        await storage.push("a")
+        found = modes(place)
+    assert found == dict.fromkeys(["tasks.db", "tasks.db-wal", "tasks.db-shm"], expected)
+
+
+@pytest.mark.parametrize("mode", [0o400, 0, 0o10600, -1, True, "600"])
+def test_a_mode_that_is_none_is_refused(place: Path, mode: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="mode must"):
+        SqliteStorage(place, str, mode=mode)
+
+
+# Only looking
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_looking_changes_nothing(place: Path, driver: Any) -> None:
+    await fill(place)
+    before = contents(place)
+    async with SqliteStorage(place, str, read_only=True, driver=driver) as storage:
+        tasks = await storage.list_tasks()
+        assert sorted(task.args for task in tasks) == ["a", "b"]
+        assert (await storage.metrics())["waiting"] == 2
+        assert (await storage.list_queues(), await storage.list_workers()) == (["default"], [])
+        found = await storage.fetch_by_id(tasks[0].parts.id)
+        assert found is not None and found.parts.status is Status.Pending
+        for change in (
+            lambda: storage.push("c"),
+            storage.receive,
+            storage.vacuum,
+            storage.resume_abandoned,
+            lambda: storage.cancel(tasks[0].parts.id),
+            lambda: storage.reschedule(tasks[0].parts.id, 1.0),
+        ):
+            with trio.fail_after(5), pytest.raises(BackendError, match="read_only=True"):
+                await change()
+        with closing(sqlite3.connect(place)) as connection, pytest.raises(BackendError, match="read_only=True"):
+            storage.push_in(connection, "c")
+    assert contents(place)[place.name] == before[place.name]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_who_looks_sees_what_others_do(place: Path, driver: Any) -> None:
+    async with (
+        SqliteStorage(place, str, driver=driver) as busy,
+        SqliteStorage(place, str, driver=driver, read_only=True, poll_interval=0.01) as looker,
+    ):
+        task_id = await busy.push("a")
+        assert [task.args for task in await looker.list_tasks()] == ["a"]
+        if driver == "sqlite3":
+            with closing(sqlite3.connect(place)) as connection:
+                sessions = connection.execute("SELECT count(*) FROM trio_tasks_session").fetchall()
+            assert sessions == [(1,)], "who only looks has none"
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with trio.fail_after(10):
+                    assert (await looker.wait_for(task_id)).result == "done"
+
+            nursery.start_soon(wait)
+            await busy.settle(await busy.receive(), Succeeded("done"))
+
+
+async def test_an_older_file_is_not_migrated_by_who_looks(place: Path) -> None:
+    await fill(place)
+    with closing(sqlite3.connect(place, isolation_level=None)) as connection:
+        connection.execute("UPDATE trio_tasks_meta SET value = 1 WHERE name = 'version'")
+    with pytest.raises(BackendError, match="older trio_tasks"):
+        async with SqliteStorage(place, str, read_only=True):
+            raise AssertionError("it has opened")
+
+
+async def test_a_database_without_our_tables_is_not_looked_into(place: Path) -> None:
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute("CREATE TABLE orders (n INTEGER)")
+    before = contents(place)
+    with pytest.raises(BackendError, match="none of the tables"):
+        async with SqliteStorage(place, str, read_only=True):
+            raise AssertionError("it has opened")
+    assert contents(place) == before
+
+
+@needs_root
+@pytest.mark.parametrize("directory", [0o755, 0o777])
+async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path, directory: int) -> None:
+    """While nobody has it open; while somebody has, which it sees; and after that again."""
+    await fill(place)
+    set_mode(place.parent, directory)
+    set_mode(place, 0o644)
+    assert as_somebody_else(place, read_only=True) == "['a', 'b']"
+    assert names(place) == {place.name}
+    command = [sys.executable, "-c", _AS_NOBODY, str(place), str(NOBODY), repr({"read_only": True})]
+    process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, cwd=ROOT)
+    looker = Child(process)
+    try:
+        with trio.fail_after(60):
+            assert await looker.hear() == "['a', 'b']"
+            async with SqliteStorage(place, str) as storage:
+                await storage.push("c")
+                await looker.tell("look")
+                assert await looker.hear() == "['a', 'b', 'c']"
+                await storage.push("d")
+                await looker.tell("look")
+                assert await looker.hear() == "['a', 'b', 'c', 'd']"
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    await pipe.aclose()
+    assert owners(place) == {os.geteuid()}, names(place)
