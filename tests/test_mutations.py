@@ -45,6 +45,8 @@ def test_the_table_tells_of_each_mutation_which_seed_sees_it() -> None:
     rows = {(int(promise), what): where for promise, what, where in csv.reader(lines, skipinitialspace=True)}
     assert list(rows) == [(each.promise, each.what) for each in MUTATIONS]
     for (_, what), where in rows.items():
+        if where == "cuts":  # it is over before a program can look
+            continue
         found = re.fullmatch(r"(memory|file|sqlite), seed (\d+)", where)
         assert found is not None, f"{what}: {where}"
         assert int(found[2]) < MOST_SEEDS

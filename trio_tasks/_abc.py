@@ -194,7 +194,15 @@ class RegisterWorker(ABC):
 
     @abstractmethod
     async def register_worker(self, context: WorkerContext) -> None:
-        """This worker starts to receive here; ``context.is_stopped`` tells when it does not any more."""
+        """Note that this worker starts to receive here."""
+
+    async def unregister_worker(self, context: WorkerContext) -> None:
+        """Note that this worker has ended; by default nothing is done.
+
+        When it returns, no task is in hand that was claimed for this worker and not given to it. A worker calls it
+        after its last attempt, shielded and with a deadline, however it ends.
+        """
+        await trio.lowlevel.checkpoint()
 
 
 class WaitForCompletion(ABC):

@@ -1,4 +1,4 @@
-"""The way in: whether a worker may take tasks, and the scopes in which its seats wait for one.
+"""The state of intake: open, paused, closed or cancelled, and the scopes in which slots wait for a task.
 
 What ``close`` and ``pause`` cancel is the waiting, never an attempt.
 """
@@ -16,23 +16,27 @@ if TYPE_CHECKING:
 
 @final
 class Door:
-    """Open, shut for a while (paused), or closed for good. It starts open."""
+    """Open, shut for a while (paused), or closed for good. It starts open.
 
-    __slots__ = ("_opened", "_scopes", "closed", "paused", "waiting")
+    Attributes:
+      is_open: whether tasks may be taken now. A plain attribute, since it is read for each task.
+      closed: whether it was closed for good.
+      paused: whether it is shut until :meth:`resume`.
+      cancelled: whether a cancellation from outside has reached the worker.
+    """
+
+    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "paused", "waiting")
 
     def __init__(self) -> None:
+        self.is_open = True
         self.closed = False
         self.paused = False
+        self.cancelled = False
         self.waiting = 0
         """How many seats wait for a task, or for the door to be opened again."""
         self._opened = trio.Event()
         self._opened.set()
         self._scopes: set[trio.CancelScope] = set()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether tasks may be taken now."""
-        return not (self.closed or self.paused)
 
     def enter(self, scope: trio.CancelScope) -> None:
         """A seat begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
@@ -61,18 +65,31 @@ class Door:
     def close(self) -> None:
         """Let nobody in any more."""
         self.closed = True
+        self.is_open = False
         self._send_away()
+
+    def cancel(self) -> None:
+        """Let nobody in any more, since the worker was cancelled. Slots that wait are cancelled with it, so nobody has
+        to be sent away; the others find the cancellation at :meth:`wait_cancelled`."""
+        self.cancelled = True
+        self.is_open = False
+
+    async def wait_cancelled(self) -> None:
+        """Let the cancellation that :meth:`cancel` told of be delivered to a slot that is between two tasks."""
+        await trio.sleep_forever()
 
     def pause(self) -> None:
         """Let nobody in until :meth:`resume`."""
         if not self.paused:
             self.paused = True
+            self.is_open = False
             self._opened = trio.Event()
             self._send_away()
 
     def resume(self) -> None:
         """Let tasks in again."""
         self.paused = False
+        self.is_open = not (self.closed or self.cancelled)
         self._opened.set()
 
     def _send_away(self) -> None:

@@ -94,6 +94,8 @@ class Intake:
     async def _wait(self, scope: trio.CancelScope) -> Task[Any] | None:
         has_looked = not self._gates  # and found nothing: that is why it waits
         while not self._door.closed:
+            if self._door.cancelled:
+                await self._door.wait_cancelled()
             self._door.enter(scope)
             try:
                 if self._door.paused:

@@ -223,6 +223,11 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         self._shared.workers = [each for each in self._shared.workers if not each.is_stopped]
         self._shared.workers.append(context)
 
+    async def unregister_worker(self, context: WorkerContext) -> None:
+        """A worker has ended; nothing is claimed in advance here."""
+        self._shared.workers = [each for each in self._shared.workers if each is not context]
+        await trio.lowlevel.checkpoint()
+
     async def list_workers(self) -> list[str]:
         """The names of the workers that run on it."""
         await trio.lowlevel.checkpoint()

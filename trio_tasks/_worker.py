@@ -14,13 +14,15 @@ from ._abc import Feeder, Gate, RegisterWorker
 from ._backoff import RetryPolicy
 from ._channel import as_backend
 from ._checks import check_callable, check_count, check_seconds, check_several, check_text
+from ._contained import contained
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
-from ._events import HeartBeat, Start, Stop
+from ._events import HeartBeat, Stop
 from ._groups import leaves, unnested
 from ._intake import Intake
 from ._patience import naming_who_stays
 from ._seat import Seat
+from ._slots import Slots
 from ._task_fn import adapt, handler_name
 from ._upkeep import run_and_cancelling, run_to_the_end
 
@@ -205,21 +207,38 @@ class Worker(Generic[A, R]):
             context.emit(Stop())
         return context.report()
 
-    async def _run(self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]) -> None:
+    async def _run(  # noqa: ASYNC128  it is handed on
+        self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]
+    ) -> None:
         backend = self.backend
         intake = Intake(context, backend, self._gates, self.settle_timeout)
+
+        def make_slot() -> Seat:
+            return Seat(context, intake, backend, self._stack, self.retry, self.settle_timeout)
+
         async with run_to_the_end(self._beat, context), naming_who_stays(context):  # leases outlive the last attempt
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
-                if isinstance(backend, RegisterWorker):
-                    await backend.register_worker(context)
-                async with run_and_cancelling(self._feed, context):
-                    async with trio.open_nursery() as seats:  # the worker: one child for each seat
-                        context.emit(Start())
-                        for _ in range(self.concurrency):
-                            seat = Seat(context, intake, backend, self._stack, self.retry, self.settle_timeout)
-                            seats.start_soon(seat.sit)
-                        task_status.started(context)
+                async with self._registered(context), run_and_cancelling(self._feed, context):
+                    await Slots(context, make_slot).run(task_status)
+
+    @asynccontextmanager
+    async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:
+        """Have the backend know of the worker in the block. However that ends: when it has, nothing is in hand that was
+        claimed for the worker in advance."""
+        backend = self.backend
+        if not isinstance(backend, RegisterWorker):
+            yield
+            return  # noqa: ASYNC910  nobody has to be told
+        await backend.register_worker(context)
+        try:
+            yield
+        finally:
+            with (
+                contained("worker %r has ended, and its backend could not be told", self.name),
+                trio.fail_after(self.settle_timeout, shield=True),
+            ):
+                await backend.unregister_worker(context)
 
     async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
         interval = self.backend.heartbeat_interval

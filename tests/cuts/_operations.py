@@ -191,6 +191,15 @@ async def register(place: Place, cut: Cut) -> bool:
     return False
 
 
+async def unregister(place: Place, cut: Cut) -> bool:
+    context = Worker("w", place.backend, hold).prepare()
+    await place.backend.register_worker(context)
+    with cut:
+        await place.backend.unregister_worker(context)
+        return True
+    return False
+
+
 async def abort(place: Place, cut: Cut) -> bool:
     returned = False
     async with trio.open_nursery() as nursery:
@@ -271,6 +280,7 @@ OPERATIONS: dict[str, list[Operation]] = {
     "settle": settles(Seen.done),
     "beat": [Operation(beat, Seen.done)],
     "register_worker": [Operation(register, Seen.untouched)],
+    "unregister_worker": [Operation(unregister, Seen.untouched)],
     "abort": [Operation(abort, killed_or_done)],
     "wait_for": [looking("wait_for", "dead"), Operation(wait_for, Seen.done)],
 }

@@ -50,7 +50,6 @@ from trio_tasks.layers import (
 )
 from trio_tasks.testing import Cut, TestWorker, explore_cancellations, run_once, run_until_idle
 
-from tests.cuts._places import MOMENT
 from tests.cuts._public import SIMULATED, kinds_of_backends, public_classes, public_functions, verbs_of
 
 pytestmark = pytest.mark.searching
@@ -215,7 +214,6 @@ def play(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
             await storage.push_bulk(["good", "again", "bad"])
             storage.close()
             await runner(storage, handler, cut)
-            await trio.sleep(MOMENT)
             books = await storage.metrics()
             assert books["running"] == 0, "something is in hand of nobody"
             await Worker("successor", storage, handler).run()
@@ -230,6 +228,29 @@ def play(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in MANY.items() for name in names])
 def test_what_runs_a_worker_is_cut_at_every_moment(kind: str, name: str) -> None:
     assert explore_cancellations(play(kind, RUNNERS[name])).cuts > 10
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_after_a_cut_each_slot_begins_one_more_attempt_at_most(kind: str) -> None:
+    """Its handler has no checkpoint: only the worker itself can notice the cancellation."""
+
+    async def scenario(cut: Cut) -> None:
+        late = 0
+
+        async def handler(task: Task[str]) -> str:  # noqa: ASYNC910  that is the point of it
+            nonlocal late
+            late += cut.has_come
+            return task.args
+
+        async with STORAGES[kind]() as storage:
+            await storage.push_bulk(map(str, range(12)))
+            storage.close()
+            with cut:
+                await worker_of(storage, handler).run()
+            assert late <= 2, f"{late} attempts began in 2 slots after the cut"
+            assert (await storage.metrics())["running"] == 0, "something is in hand of nobody"
+
+    assert explore_cancellations(scenario).cuts > 5
 
 
 # Writes of one's own

@@ -525,6 +525,16 @@ class LocksItselfUp(LeasedStorage):
         return [] if self.locks else super().ready()
 
 
+@breaks("a_worker_that_ends_is_quick_and_leaves_nothing_running")
+class ClaimsForThoseThatAreGone(LeasedStorage):
+    """It claims many tasks in advance, and gives none of them back."""
+
+    async def unregister_worker(self, context: WorkerContext) -> None:
+        await super().unregister_worker(context)
+        if len(self.ready()) > 50:
+            self.hand_out(self.ready()[-1])
+
+
 # Workers
 
 
@@ -544,7 +554,7 @@ class TakesAbortsForFailures(LeasedStorage):
         super().enter_outcome(row, outcome)
 
 
-@breaks("a_worker_that_stops_leaves_the_rest")
+@breaks("a_worker_that_stops_leaves_the_rest", "a_worker_that_ends_is_quick_and_leaves_nothing_running")
 class ForgetsTheRest(LeasedStorage):
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         await super().settle(task, outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import trio
 
@@ -26,10 +26,19 @@ class Push:
 
 
 class Settle(NamedTuple):
-    """Somebody who waits for a settlement; nobody does for those that only give back what was at hand."""
+    """Somebody who waits for a settlement; nobody does for those that only give back what was at hand.
+
+    ``holder`` is the slot that waits, if it is one. It is asked whether it will take another task only when the claims
+    of the exchange are made: by then it may have been cancelled, or its worker stopped.
+    """
 
     lane: Lane
     settlement: Settlement
-    will_take_more: bool = False
+    holder: Any = None
     parts: Parts | None = None
     trio_task: trio.lowlevel.Task | None = None
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether its slot will come back for another task at once."""
+        return self.holder is not None and getattr(self.holder, "will_take_more", False)

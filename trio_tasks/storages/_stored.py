@@ -156,9 +156,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             raise LeaseLostError(f"task {parts.id} is not in hand here in its attempt {parts.attempt}")
         settlement = settlement_of(task, grip, outcome, self._traffic.engine)
         grip.settled = True
-        holder: Any = parts.holder
-        will_take_more = holder is not None and getattr(holder, "will_take_more", False)
-        self._traffic.settle(self._lane, settlement, parts, will_take_more=will_take_more)
+        self._traffic.settle(self._lane, settlement, parts)
         answer: bool | Exception = await trio.lowlevel.wait_task_rescheduled(_stay)
         if isinstance(answer, Exception):
             grip.settled = False
@@ -205,6 +203,20 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {context!r}")
         self._lane.worker_names[context] = context.name
+        await self._say_who_works()
+
+    async def unregister_worker(self, context: WorkerContext) -> None:
+        """A worker has ended: when this returns, the tasks that were claimed for it and not begun are back in the
+        store, at no cost. Another worker on the queue claims again what it needs.
+
+        Raises:
+          BackendError: that could not be stored; they come back when their lease runs out.
+        """
+        self._lane.worker_names.pop(context, None)
+        if self._traffic.failure is not None or self._traffic.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._traffic.give_back_now(self._lane)
         await self._say_who_works()
 
     async def _say_who_works(self) -> None:

@@ -75,11 +75,11 @@ class Traffic:
         return answers
 
     @trio.lowlevel.enable_ki_protection
-    def settle(self, lane: Lane, settlement: Settlement, parts: Parts, *, will_take_more: bool) -> None:
+    def settle(self, lane: Lane, settlement: Settlement, parts: Parts) -> None:
         """Have this settled: the current trio task, which is to wait for that, is rescheduled with the answer (a bool,
         or an exception), within bounds."""
         self.check_open()
-        self.settles.append(Settle(lane, settlement, will_take_more, parts, trio.lowlevel.current_task()))
+        self.settles.append(Settle(lane, settlement, parts.holder, parts, trio.lowlevel.current_task()))
         if not self.needed.is_set():
             self.needed.set()
 
@@ -153,10 +153,11 @@ class Traffic:
         now = self.engine.now()
         returning: dict[Lane, int] = {}
         stirred = {push.lane: None for push in self.pushes}
-        for lane, settlement, will_take_more, _, _ in self.settles:
-            if will_take_more:
+        for settle in self.settles:
+            lane = settle.lane
+            if settle.will_take_more:
                 returning[lane] = returning.get(lane, 0) + 1
-            if settlement.verdict in _COMING_BACK or not lane.handles:
+            if settle.settlement.verdict in _COMING_BACK or not lane.handles:
                 stirred[lane] = None
         for lane in stirred:
             lane.stir()
@@ -189,6 +190,29 @@ class Traffic:
         for lane in self.lanes.values():
             if lane.stock and (not only_stale or lane.is_stale()):
                 self.settles += [Settle(lane, each) for each in lane.give_back()]
+
+    async def give_back_now(self, lane: Lane) -> None:
+        """Release all rows of this lane that were claimed and that nobody was given, and return when that is stored.
+
+        It waits for its turn, so it comes after any exchange that has claimed for slots that are gone by now. Rows that
+        were lined up to be given back, and are not yet, are taken along.
+        """
+        await self.ask(self._give_back_now, lane)
+
+    async def _give_back_now(self, lane: Lane) -> None:  # noqa: ASYNC910  there may be nothing to give back
+        returned = [Settle(lane, each) for each in lane.give_back()]
+        returned += [each for each in self.settles if each.lane is lane and each.trio_task is None]
+        if not returned:
+            return  # noqa: ASYNC910  the same
+        self.settles = [each for each in self.settles if each.lane is not lane or each.trio_task is not None]
+        try:
+            await self.engine.exchange(Exchange([each.settlement for each in returned]))
+        except BackendError:
+            self.settles += returned
+            self.needed.set()
+            raise
+        lane.stir()
+        self.needed.set()
 
     def end_lanes(self) -> None:
         """Who waits for a task of a queue that has ended is told so."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..._abc import ListTasks
 from ..._errors import DuplicateTaskError, LeaseLostError, RetryAfterError
 from ..._outcome import Released, Succeeded
-from ..._task import Task
+from ..._task import Status, Task
 from ..._worker import Worker
 from ._acting import AT_ONCE, Record, finish
 from ._knife import at_each_step, cancelled_before, cut_before
@@ -177,3 +178,44 @@ async def a_cancelled_worker_loses_nothing(bench: Bench) -> None:
         return was_cut
 
     await at_each_step(play)
+
+
+@rule(2, ListTasks)
+async def a_worker_that_ends_is_quick_and_leaves_nothing_running(bench: Bench) -> None:
+    """After a worker was cancelled or stopped, at most one more attempt begins in each slot, though no handler waits;
+    and when it has ended, no task is running, whatever was claimed in advance."""
+    for number in range(80):
+        await bench.push(number)
+    for concurrency in (1, 8):
+        for way in ("cancelled", "stopped"):
+            await _end_while_busy(bench, concurrency, way)
+
+
+async def _end_while_busy(bench: Bench, concurrency: int, way: str) -> None:
+    """End a worker out of its 5th attempt, and see what it did from then on and what it left."""
+    begun = 0
+    scope = trio.CancelScope()
+
+    async def handle(task: Task[Any]) -> None:  # noqa: ASYNC910  that is the point of it
+        nonlocal begun
+        begun += 1
+        if begun == 5:
+            if way == "stopped":
+                context.stop()
+            else:
+                scope.cancel()
+
+    worker: Worker[Any, Any] = Worker("busy", bench.backend, handle, concurrency=concurrency)
+    context = worker.prepare()
+    with bench.limit(bench.patience), scope:
+        await worker.run(context)
+    expect_that(
+        f"a worker of {concurrency} slots that was {way} in its 5th attempt",
+        begun - 5 <= concurrency,
+        f"{begun - 5} more attempts",
+        f"{concurrency} more at most",
+    )
+    running = [bench.number(each) for each in await bench.backend.list_tasks(Status.Running)]
+    expect(f"the tasks that are running when a worker that was {way} has ended", running, [])
+    counted = [each for each in await bench.backend.list_tasks(Status.Pending) if each.parts.attempt]
+    expect(f"the tasks that wait with an attempt counted when a worker that was {way} has ended", counted, [])
