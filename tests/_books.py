@@ -31,6 +31,7 @@ from trio_tasks import (
     Stop,
     Succeeded,
     Success,
+    Suspended,
     Task,
     TaskExpiredError,
     WorkerContext,
@@ -38,7 +39,7 @@ from trio_tasks import (
 
 ALL = 10**9
 """More tasks than any test has."""
-_KINDS = (Succeeded, Retried, Failed, Killed, Released)
+_KINDS = (Succeeded, Retried, Failed, Killed, Released, Suspended)
 _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 _CLOSE = 1e-6  # seconds: a moment is a sum of floats
 
@@ -60,7 +61,7 @@ def ending(event: Event) -> Outcome | None:
         return Succeeded(event.result)
     if isinstance(event, Error):
         return event.outcome
-    return Released(event.reason) if isinstance(event, Release) else None
+    return event.outcome if isinstance(event, Release) else None
 
 
 class Books:
@@ -152,6 +153,8 @@ class Books:
         if isinstance(outcome, Retried):
             self._attempts[task_id] += 1
             self._not_before[task_id] = trio.current_time() + outcome.after
+        elif isinstance(outcome, Suspended):
+            self._not_before[task_id] = outcome.until
         elif not isinstance(outcome, Released):
             self._attempts[task_id] += 1
             self._final[task_id] = outcome
@@ -222,12 +225,13 @@ class Books:
             ("failed", books.failed, self.counts[Failed]),
             ("killed", books.killed, self.counts[Killed] + in_silence),
             ("released", books.released, self.counts[Released] + self.not_admitted),
+            ("suspended", books.suspended, self.counts[Suspended]),
         ):
             if theirs != ours:
                 self._fault(f"the storage says {theirs} {name}, the events {ours}")
         for context, counts in self._runs.items():
             report = context.report()
-            told = (report.succeeded, report.retried, report.failed, report.killed, report.released)
+            told = (report.succeeded, report.retried, report.failed, report.killed, report.released, report.suspended)
             if told != tuple(counts[kind] for kind in _KINDS):
                 self._fault(f"{context.name} reports {report}, its events were {counts}")
             if context.is_running or not context.is_stopped:

@@ -19,6 +19,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskResult,
     UnknownTaskError,
@@ -163,6 +164,7 @@ async def test_metrics_count() -> None:
     await storage.push(1)
     await storage.settle(await storage.receive(), Retried(ERROR))
     await storage.settle(await storage.receive(), Released())
+    await storage.settle(await storage.receive(), Suspended(math.inf))
     await storage.push(2)
     await storage.receive()
     assert await storage.metrics() == {
@@ -172,6 +174,7 @@ async def test_metrics_count() -> None:
         "failed": 1,
         "killed": 1,
         "released": 1,
+        "suspended": 1,
         "waiting": 1,
         "running": 1,
     }
@@ -277,7 +280,7 @@ async def test_a_resumed_task_has_its_unique_key_again() -> None:
 
 
 async def test_who_was_replaced_while_running_may_still_end_in_any_way() -> None:
-    for outcome in (Succeeded(1), Retried(ERROR), Failed(ERROR), Released()):
+    for outcome in (Succeeded(1), Retried(ERROR), Failed(ERROR), Released(), Suspended(5.0)):
         for successor_ends_first in (False, True):
             storage = MemoryStorage[int]()
             await storage.push(1, unique="key")

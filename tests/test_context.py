@@ -102,6 +102,7 @@ async def test_statistics_are_frozen_and_whole(autojump_clock: MockClock, nurser
         failed=0,
         killed=0,
         released=0,
+        suspended=0,
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.succeeded = 3  # type: ignore[misc]  # which is what must not work

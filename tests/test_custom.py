@@ -26,6 +26,7 @@ from trio_tasks import (
     RetryPolicy,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskId,
     TaskSink,
@@ -33,6 +34,7 @@ from trio_tasks import (
     WorkerContext,
     constant,
 )
+from trio_tasks._outcome import OUTCOMES
 
 DONE = Succeeded(None)
 ERROR = ValueError("no")
@@ -69,7 +71,7 @@ class Desk:
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         await trio.lowlevel.checkpoint()
         self.settled.append((task, outcome))
-        if isinstance(outcome, (Retried, Released)):
+        if isinstance(outcome, (Retried, Released, Suspended)):
             self.waiting.append(task)
             self._change()
 
@@ -150,10 +152,9 @@ async def test_a_task_is_taken_in_hand_and_one_attempt_further() -> None:
         (Failed(ERROR), Status.Failed, 3),
         (Killed(ERROR), Status.Killed, 3),
         (Released(), Status.Pending, 2),
+        (Suspended(math.inf), Status.Pending, 2),
     ],
-    ids=lambda value: (
-        type(value).__name__ if isinstance(value, (Succeeded, Retried, Failed, Killed, Released)) else None
-    ),
+    ids=lambda value: type(value).__name__ if isinstance(value, OUTCOMES) else None,
 )
 async def test_settle_is_given_the_task_as_it_is_to_be_stored(outcome: Outcome, status: Status, attempt: int) -> None:
     stored: Task[Any] = Task("args", Parts(TaskId("mine"), attempt=Attempt(2)))
@@ -166,13 +167,15 @@ async def test_settle_is_given_the_task_as_it_is_to_be_stored(outcome: Outcome, 
     assert (told.args, told.parts.id, told.parts.context) == ("args", "mine", "receipt handle")
     assert (told.parts.status, told.parts.attempt, how) == (status, attempt, outcome)
     assert task.parts.status is status
-    assert (told.parts.run_at is None) is not isinstance(outcome, Retried)
+    assert (told.parts.run_at is None) is not isinstance(outcome, (Retried, Suspended))
 
 
 async def test_what_is_no_outcome_is_refused() -> None:
     for backend in (Desk("args").open(), CustomBackend(receive=Desk("args").receive)):
         task = await backend.receive()
-        with pytest.raises(TypeError, match="an outcome is Succeeded, Retried, Failed, Killed or Released, not 5"):
+        with pytest.raises(
+            TypeError, match="an outcome is Succeeded, Retried, Failed, Killed, Released or Suspended, not 5"
+        ):
             await backend.settle(task, 5)  # type: ignore[arg-type]  # it is the wrong type on purpose
         await backend.settle(task, DONE)
 

@@ -18,6 +18,7 @@ from trio_tasks._errors import (
     MonitorError,
     OverloadedError,
     RetryAfterError,
+    SuspendError,
     TaskExpiredError,
     UnknownTaskError,
     UnsettledError,
@@ -55,6 +56,26 @@ def test_a_text_will_do(make: Callable[[BaseException | str], AbortError]) -> No
 @each_steering_error
 def test_trouble_without_words_is_told_by_its_repr(make: Callable[[BaseException | str], AbortError]) -> None:
     assert str(make(ValueError())) == "ValueError()"
+
+
+def test_a_suspension_says_how_long_and_why() -> None:
+    error = SuspendError(5, "the shop is closed")
+    assert (error.delay, error.reason, str(error)) == (5.0, "the shop is closed", "the shop is closed")
+    assert str(SuspendError(2.5)) == "suspended for 2.5 s"
+    assert str(SuspendError(math.inf)) == "suspended for inf s"
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (again.delay, again.reason) == (5.0, "the shop is closed")
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, -math.inf, "1", None, True])
+def test_a_suspension_of_no_time_at_all_is_refused(delay: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="SuspendError's delay must be"):
+        SuspendError(delay)
+
+
+def test_the_reason_of_a_suspension_is_a_text() -> None:
+    with pytest.raises(TypeError, match="SuspendError's reason must be a text"):
+        SuspendError(5, ValueError("no"))  # type: ignore[arg-type]  # it is the wrong type on purpose
 
 
 @each_steering_error

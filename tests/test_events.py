@@ -33,7 +33,7 @@ ALL: list[tuple[Event, str]] = [
     (Idle(), "Idle()"),
     (Success(TASK, 5), f"Success(task={TASK!r}, result=5)"),
     (Error(TASK, ERROR, Failed(ERROR)), f"Error(task={TASK!r}, error={ERROR!r}, outcome=Failed(error={ERROR!r}))"),
-    (Release(TASK, "why"), f"Release(task={TASK!r}, reason='why')"),
+    (Release(TASK, "why"), f"Release(task={TASK!r}, reason='why', until=None)"),
     (HeartBeat(), "HeartBeat()"),
     (Stop(), "Stop()"),
     (Custom("said"), "Custom(value='said')"),

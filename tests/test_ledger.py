@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar, cast
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from trio_tasks._clock import use_wall_clock
 from trio_tasks._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
 from trio_tasks._ledger import Ledger
-from trio_tasks._outcome import Ending, Failed, Killed, Outcome, Released, Retried, Succeeded, TaskResult
+from trio_tasks._outcome import Ending, Failed, Killed, Outcome, Released, Retried, Succeeded, Suspended, TaskResult
 from trio_tasks._task import Status, Task
 from trio_tasks._task_builder import TaskOptions, make_task
 from trio_tasks._task_id import TaskId
@@ -205,7 +206,9 @@ def test_replace_leaves_one_that_runs_and_the_key_goes_to_the_new_one() -> None:
     assert book.take_ids() == ["b"]
 
 
-@pytest.mark.parametrize("outcome", [Retried(ERROR), Retried(ERROR, 5), Released()], ids=repr)
+@pytest.mark.parametrize(
+    "outcome", [Retried(ERROR), Retried(ERROR, 5), Released(), Suspended(0), Suspended(5)], ids=repr
+)
 def test_one_that_was_replaced_while_it_ran_does_not_wait_again_beside_the_new_one(outcome: Outcome) -> None:
     book = Book()
     book.push("a", unique="key")
@@ -217,7 +220,7 @@ def test_one_that_was_replaced_while_it_ran_does_not_wait_again_beside_the_new_o
     assert book.push("c", unique="key") == "b"
 
 
-@pytest.mark.parametrize("outcome", [Retried(ERROR), Released()], ids=repr)
+@pytest.mark.parametrize("outcome", [Retried(ERROR), Released(), Suspended(5)], ids=repr)
 def test_nor_when_the_new_one_is_finished_for_it_was_replaced(outcome: Outcome) -> None:
     book = Book()
     book.push("a", unique="key")
@@ -238,7 +241,9 @@ def test_a_key_is_free_when_its_task_is_finished(outcome: Outcome) -> None:
     assert book.push("b", unique="key") == "b"
 
 
-@pytest.mark.parametrize("outcome", [Retried(ERROR), Retried(ERROR, 5), Released()], ids=repr)
+@pytest.mark.parametrize(
+    "outcome", [Retried(ERROR), Retried(ERROR, 5), Released(), Suspended(0), Suspended(5)], ids=repr
+)
 def test_a_key_is_not_free_before(outcome: Outcome) -> None:
     book = Book()
     book.push("a", unique="key")
@@ -284,7 +289,9 @@ def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
     assert book.ledger.counts["killed"] == 1
 
 
-@pytest.mark.parametrize("outcome", [Retried(ERROR, 60), Released()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "outcome", [Retried(ERROR, 60), Released(), Suspended(60)], ids=lambda each: type(each).__name__
+)
 def test_a_task_that_was_started_in_time_may_go_on_later(outcome: Outcome) -> None:
     book = Book()
     book.push("a", expires_in=5)
@@ -361,8 +368,46 @@ def test_a_released_task_goes_to_the_front_and_its_attempt_does_not_count() -> N
     assert book.take_ids() == ["a", "b"]
 
 
+def test_a_suspended_task_waits_for_its_moment_and_its_attempt_does_not_count() -> None:
+    book = Book()
+    book.push("a")
+    for number in range(1, 4):
+        task = book.take_one()
+        assert (task.parts.id, task.parts.attempt) == ("a", 1)
+        book.settle(task, Suspended(book.now + 5, "not yet"))
+        assert (book.status_of("a"), book.ledger.waiting, book.ledger.in_hand) == (Status.Pending, 1, 0)
+        assert book.ledger.counts == {**dict.fromkeys(book.ledger.counts, 0), "pushed": 1, "suspended": number}
+        assert book.ledger.next_due == book.now + 5
+        assert book.take() is None
+        book.now += 5
+    assert book.take_ids() == ["a"]
+
+
+def test_a_suspended_task_waits_behind_those_that_were_ready_before() -> None:
+    book = Book()
+    book.push("a")
+    book.settle(book.take_one(), Suspended(5))
+    book.push("b")
+    book.now = 5
+    assert book.take_ids() == ["b", "a"]
+
+
+def test_a_suspension_without_end_is_ended_by_rescheduling() -> None:
+    book = Book()
+    book.push("a", unique="key", expires_in=10)
+    book.settle(book.take_one(), Suspended(math.inf))
+    book.now = 1e9
+    assert book.take() is None
+    assert book.push("b", unique="key") == "a", "it keeps its key"
+    assert book.ledger.reschedule("a", 0, book.now)
+    task = book.take_one()
+    assert (task.parts.id, task.parts.attempt) == ("a", 1)
+
+
 @pytest.mark.parametrize(
-    "outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR), Retried(ERROR), Released()], ids=lambda o: type(o).__name__
+    "outcome",
+    [Succeeded(1), Failed(ERROR), Killed(ERROR), Retried(ERROR), Released(), Suspended(5)],
+    ids=lambda o: type(o).__name__,
 )
 def test_settling_is_fenced(outcome: Outcome) -> None:
     book = Book()
@@ -394,7 +439,9 @@ def test_what_is_no_outcome_is_refused_and_nothing_changes(outcome: Any) -> None
     book = Book()
     book.push("a")
     task = book.take_one()
-    with pytest.raises(TypeError, match="an outcome is Succeeded, Retried, Failed, Killed or Released, not "):
+    with pytest.raises(
+        TypeError, match="an outcome is Succeeded, Retried, Failed, Killed, Released or Suspended, not "
+    ):
         book.settle(task, outcome)
     assert (book.ledger.in_hand, book.status_of("a")) == (1, Status.Running)
 
@@ -472,7 +519,9 @@ def test_an_attempt_is_aborted_by_who_holds_it() -> None:
     assert not book.ledger.abort("unknown", "never")
 
 
-@pytest.mark.parametrize(("outcome", "attempts"), [(Retried(ERROR, 5), 1), (Released(), 0)], ids=repr)
+@pytest.mark.parametrize(
+    ("outcome", "attempts"), [(Retried(ERROR, 5), 1), (Released(), 0), (Suspended(5), 0)], ids=repr
+)
 def test_whoever_was_aborted_does_not_come_back(outcome: Outcome, attempts: int) -> None:
     book = Book()
     book.push("a")
@@ -656,7 +705,12 @@ class Record:
     order: tuple[float, ...] = field(default=(0.0,))
 
 
-Outcomes = st.sampled_from([Succeeded(5), Retried(ERROR), Retried(ERROR, 3), Failed(ERROR), Killed(ERROR), Released()])
+Outcomes = st.sampled_from(
+    [
+        *(Succeeded(5), Retried(ERROR), Retried(ERROR, 3), Failed(ERROR), Killed(ERROR), Released()),
+        *(Suspended(2.0), Suspended(6.0), Suspended(math.inf)),  # until a moment, which may have passed
+    ]
+)
 Delays = st.sampled_from([0.0, 1.0, 2.0, 5.0])
 KeyedPushes: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {
@@ -789,14 +843,17 @@ class LedgerAndModel:
         task = self.hands.pop(record.id)
         self.book.settle(task, outcome)
         self.past.append(task)
-        record.attempt -= isinstance(outcome, Released)
-        if not isinstance(outcome, (Retried, Released)):
+        record.attempt -= isinstance(outcome, (Released, Suspended))
+        if not isinstance(outcome, (Retried, Released, Suspended)):
             self.finish(record, {Succeeded: "done", Failed: "failed", Killed: "killed"}[type(outcome)])
         elif record.unique is not None and not record.owns_key:
             self.finish(record, "killed")
         elif isinstance(outcome, Retried):
             self.tally["retried"] += 1
             self.place_in_time(record, outcome.after)
+        elif isinstance(outcome, Suspended):
+            self.tally["suspended"] += 1
+            self.place_in_time(record, max(0.0, outcome.until - self.book.now))
         else:
             self.tally["released"] += 1
             self.place_in_time(record, 0, front=True)
@@ -895,7 +952,7 @@ class LedgerAndModel:
             assert record is not None
             assert task.parts.id == record.id
         assert self.model_take() is None
-        assert self.ledger.waiting == 0
+        assert self.ledger.waiting == len([each for each in self.at("delayed") if each.due == math.inf])
 
 
 # What is worth more often stands here more often.

@@ -32,6 +32,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskExpiredError,
     TaskSink,
@@ -74,11 +75,11 @@ async def test_a_task_in_hand_counts_its_attempts(autojump_clock: MockClock) -> 
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     seen: list[tuple[str, int, Status]] = []
-    for outcome in (Retried(ERROR, 5), Released(), Retried(ERROR), Failed(ERROR)):
+    for outcome in (Retried(ERROR, 5), Released(), Suspended(0), Retried(ERROR), Failed(ERROR)):
         task = await storage.receive()
         seen.append((task.parts.id, task.parts.attempt, task.parts.status))
         await storage.settle(task, outcome)
-    assert seen == [(task_id, n, Status.Running) for n in (1, 2, 2, 3)]
+    assert seen == [(task_id, n, Status.Running) for n in (1, 2, 2, 2, 3)]
 
 
 async def test_a_delay_and_a_moment(autojump_clock: MockClock) -> None:
@@ -105,7 +106,7 @@ async def test_an_expired_task_is_killed_unstarted(autojump_clock: MockClock) ->
 
 
 async def test_who_was_started_in_time_does_not_expire(autojump_clock: MockClock) -> None:
-    for outcome in (Retried(ERROR), Released()):
+    for outcome in (Retried(ERROR), Released(), Suspended(0)):
         storage = MemoryStorage[int]()
         await storage.push(1, expires_in=5)
         task = await storage.receive()
@@ -362,7 +363,7 @@ async def test_it_knows_its_workers(nursery: trio.Nursery) -> None:
 
 async def test_statistics_are_frozen_and_whole(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](3)
-    assert storage.statistics() == MemoryStorageStatistics(0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0)
+    assert storage.statistics() == MemoryStorageStatistics(0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0)
     nursery.start_soon(storage.receive)
     await wait_all_tasks_blocked()
     assert storage.statistics().receivers_waiting == 1

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 from trio_tasks._backoff import RetryPolicy, constant
-from trio_tasks._errors import AbortError, DeferredError, RetryAfterError
+from trio_tasks._errors import AbortError, DeferredError, RetryAfterError, SuspendError
 from trio_tasks._groups import leaves
-from trio_tasks._outcome import Failed, Killed, Outcome, Released, Retried, Succeeded, TaskResult, judge
+from trio_tasks._outcome import Failed, Killed, Outcome, Released, Retried, Succeeded, Suspended, TaskResult, judge
 from trio_tasks._task import Status
 from trio_tasks._task_id import TaskId
 
@@ -26,7 +26,7 @@ POLICY = RetryPolicy(attempts=3, backoff=lambda attempt: attempt * 10.0)
 def verdict(
     error: BaseException, *, attempt: int = 1, attempts: int | None = None, policy: RetryPolicy = POLICY
 ) -> Outcome:
-    return judge(error, attempt=attempt, attempts=attempts, policy=policy)
+    return judge(error, attempt=attempt, attempts=attempts, policy=policy, now=1000.0)
 
 
 def group(*errors: Exception) -> ExceptionGroup[Exception]:
@@ -48,7 +48,7 @@ def test_outcomes_are_values() -> None:
 
 @pytest.mark.parametrize(
     "outcome",
-    [Succeeded(5), Retried(ValueError()), Failed(ValueError()), Killed(ValueError()), Released(),
+    [Succeeded(5), Retried(ValueError()), Failed(ValueError()), Killed(ValueError()), Released(), Suspended(5.0),
      TaskResult(TaskId("a"), Status.Done, 5)],
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
@@ -72,6 +72,19 @@ def test_the_error_of_an_outcome_must_be_one(kind: Callable[[Any], Outcome], err
 def test_a_retry_after_no_delay_at_all_is_refused(after: float, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"Retried.after must be "):
         Retried(ValueError(), after)
+
+
+@pytest.mark.parametrize(
+    ("until", "error"), [(math.nan, ValueError), (-math.inf, ValueError), ("1", TypeError), (None, TypeError)]
+)
+def test_a_suspension_until_no_moment_at_all_is_refused(until: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"Suspended.until must be a moment on trio's clock"):
+        Suspended(until)
+
+
+def test_a_suspension_may_last_until_somebody_ends_it() -> None:
+    assert Suspended(math.inf, "paused by the owner") == Suspended(math.inf, "paused by the owner")
+    assert Suspended(-5.0).until == -5.0, "trio's clock may start anywhere"
 
 
 def test_the_result_of_a_success() -> None:
@@ -131,6 +144,39 @@ def test_deferred_is_tried_again_at_once() -> None:
     assert verdict(error, attempt=3) == Failed(error)
 
 
+def test_a_suspension_counts_from_now_and_no_attempt_is_needed_for_it() -> None:
+    for attempt in (1, 3, 9):
+        assert verdict(SuspendError(5, "later"), attempt=attempt) == Suspended(1005.0, "later")
+    assert verdict(SuspendError(math.inf)) == Suspended(math.inf)
+
+
+def test_of_several_suspensions_the_longest_counts() -> None:
+    whole = group(SuspendError(5, "a"), group(SuspendError(50, "b"), SuspendError(0, "c")))
+    assert verdict(whole, attempt=3) == Suspended(1050.0, "b")
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+@pytest.mark.parametrize(
+    "other", [ValueError("no"), AbortError("no"), RetryAfterError("busy", 77), DeferredError("not yet")], ids=repr
+)
+def test_what_failed_beside_a_suspension_is_judged_as_if_alone(other: Exception, attempt: int) -> None:
+    """An uncounted suspension must not hide it."""
+    alone = verdict(other, attempt=attempt)
+    for errors in ([other, SuspendError(5)], [SuspendError(5), other], [SuspendError(500), other, SuspendError(5)]):
+        whole = group(errors[0], group(*errors[1:]))
+        outcome = verdict(whole, attempt=attempt)
+        assert type(outcome) is type(alone)
+        assert isinstance(outcome, (Retried, Failed, Killed))
+        assert outcome.error is whole
+        assert getattr(outcome, "after", None) == getattr(alone, "after", None)
+
+
+def test_the_policy_is_not_asked_about_suspensions() -> None:
+    policy = RetryPolicy(3, constant(5), retry_if=lambda error: isinstance(error, ConnectionError))
+    both = group(ConnectionError(), SuspendError(5))
+    assert verdict(both, policy=policy) == Retried(both, 5.0)
+
+
 def test_what_the_policy_does_not_allow_is_killed() -> None:
     policy = RetryPolicy(retry_if=lambda error: isinstance(error, ConnectionError), backoff=constant(5))
     fatal, transient = ValueError(), ConnectionError()
@@ -187,6 +233,7 @@ errors = st.recursive(
         st.builds(AbortError, st.just("no")),
         st.builds(DeferredError, st.just("not yet")),
         st.builds(RetryAfterError, st.just("busy"), st.integers(0, 100)),
+        st.builds(SuspendError, st.integers(0, 100)),
     ),
     lambda inner: st.lists(inner, min_size=1, max_size=4).map(lambda several: group(*several)),
     max_leaves=12,
@@ -197,7 +244,9 @@ errors = st.recursive(
 def test_the_judgement_is_that_of_its_ranking(error: Exception, attempt: int, attempts: int | None) -> None:
     kinds = {type(leaf) for leaf in leaves(error)}
     expected: Outcome
-    if AbortError in kinds:
+    if kinds == {SuspendError}:
+        expected = Suspended(1000.0 + max(leaf.delay for leaf in leaves(error) if isinstance(leaf, SuspendError)))
+    elif AbortError in kinds:
         expected = Killed(error)
     elif attempt >= (attempts or 3):
         expected = Failed(error)

@@ -14,6 +14,7 @@ from trio_tasks import (
     Report,
     Retried,
     Succeeded,
+    Suspended,
     TaskId,
     WorkerReport,
 )
@@ -30,6 +31,7 @@ ERROR = ValueError("no")
         (Failed(ERROR), "failed"),
         (Killed(ERROR), "killed"),
         (Released(), "released"),
+        (Suspended(5.0), "suspended"),
     ],
     ids=lambda each: type(each).__name__ if not isinstance(each, str) else each,
 )
@@ -37,7 +39,7 @@ def test_each_outcome_has_its_count(outcome: Outcome, name: str) -> None:
     tally = Tally()
     tally.count(outcome)
     tally.count(outcome)
-    counts = {"succeeded": 0, "retried": 0, "failed": 0, "killed": 0, "released": 0, name: 2}
+    counts = {"succeeded": 0, "retried": 0, "failed": 0, "killed": 0, "released": 0, "suspended": 0, name: 2}
     found = dataclasses.asdict(tally.report("w"))
     assert {each: found[each] for each in counts} == counts
 

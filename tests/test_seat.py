@@ -61,10 +61,8 @@ class Listener:
         for each in self.events:
             if isinstance(each, Success):
                 found.append(Succeeded(each.result))
-            elif isinstance(each, Error):
+            elif isinstance(each, (Error, Release)):
                 found.append(each.outcome)
-            elif isinstance(each, Release):
-                found.append(Released(each.reason))
         return found
 
 

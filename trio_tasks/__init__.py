@@ -41,6 +41,7 @@ from ._errors import (
     OverloadedError as OverloadedError,
     RetryAfterError as RetryAfterError,
     StoredError as StoredError,
+    SuspendError as SuspendError,
     TaskExpiredError as TaskExpiredError,
     UnknownTaskError as UnknownTaskError,
     UnsettledError as UnsettledError,
@@ -69,6 +70,7 @@ from ._outcome import (
     Released as Released,
     Retried as Retried,
     Succeeded as Succeeded,
+    Suspended as Suspended,
     TaskResult as TaskResult,
 )
 from ._pipe import Pipe as Pipe, pipe_to as pipe_to

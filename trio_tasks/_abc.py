@@ -45,7 +45,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
 
     @abstractmethod
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended: whichever of the five it is, the task is not in hand any more.
+        """Take note of how the attempt ended: whichever of the six it is, the task is not in hand any more.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
@@ -248,8 +248,8 @@ class Metrics(ABC):
 
     @abstractmethod
     async def metrics(self) -> dict[str, int]:
-        """Numbers by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` in all;
-        ``waiting`` and ``running`` at present."""
+        """Numbers by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released``, ``suspended``
+        in all; ``waiting`` and ``running`` at present."""
 
 
 INTERFACES: tuple[type, ...] = tuple(

@@ -30,6 +30,15 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
     return float(value)
 
 
+def check_deadline(value: object, name: str) -> float:
+    """A moment on trio's clock; ``math.inf`` is one that never comes."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a moment on trio's clock, in seconds, not {value!r}")
+    if value != value or value == -math.inf:
+        raise ValueError(f"{name} must be a moment on trio's clock, or math.inf, not {value!r}")
+    return float(value)
+
+
 def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
     """A whole number, at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):

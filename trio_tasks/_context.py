@@ -27,7 +27,7 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """A worker's run at one moment. The five counts are of attempts that have been settled, by outcome."""
+    """A worker's run at one moment. The six counts are of attempts that have been settled, by outcome."""
 
     name: str
     state: str
@@ -40,6 +40,7 @@ class WorkerStatistics:
     failed: int
     killed: int
     released: int
+    suspended: int
 
 
 @final
@@ -127,6 +128,7 @@ class WorkerContext:
             failed=report.failed,
             killed=report.killed,
             released=report.released,
+            suspended=report.suspended,
         )
 
     def report(self) -> WorkerReport:

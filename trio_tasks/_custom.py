@@ -16,7 +16,7 @@ from ._checks import check_callable, check_seconds
 from ._clock import wall_after
 from ._errors import BackendError, LeaseLostError
 from ._one_way import OneWay
-from ._outcome import Failed, Killed, Released, Retried, Succeeded
+from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
 from ._sink import TaskSink, check_task
 from ._task import Parts, Status, Task, attempt_number
 from ._task_id import TaskId
@@ -35,6 +35,7 @@ _STATUS_AFTER = {
     Failed: Status.Failed,
     Killed: Status.Killed,
     Released: Status.Pending,
+    Suspended: Status.Pending,
 }
 
 
@@ -52,7 +53,8 @@ class CustomBackend(TaskSink[A], Backend[A]):
           ``TaskId``, so does ``push``; else that is the id of the task.
       settle: ``async (task, outcome) -> object``: takes note of how an attempt ended. What it is given is the task as
           it is to be stored: with the status that the outcome makes it have; and if it is to run again, with the
-          attempts that count (a release takes one off) and its ``run_at``. It may raise :class:`LeaseLostError`.
+          attempts that count (a release, or a suspension, takes one off) and its ``run_at``. It may raise
+          :class:`LeaseLostError`.
       beat: ``async (context) -> object``: see :meth:`Backend.beat`.
       heartbeat_interval: seconds between two calls of ``beat``.
       close: ``() -> object``: have ``receive`` raise ``trio.EndOfChannel`` once there is nothing left.
@@ -186,7 +188,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         """
         assert self._settle is not None
         if type(outcome) not in _STATUS_AFTER:
-            raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
         parts = task.parts
         if self._in_hand.get(parts.id) is not parts:
             raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
@@ -252,8 +254,10 @@ def _as_stored(task: Task[A], outcome: Outcome) -> Task[A]:
     stored = _copy(task)
     parts = stored.parts
     parts.status = _STATUS_AFTER[type(outcome)]
-    if isinstance(outcome, Released):
+    if isinstance(outcome, (Released, Suspended)):
         parts.attempt = attempt_number(parts.attempt - 1)
-    elif isinstance(outcome, Retried):
+    if isinstance(outcome, Retried):
         parts.run_at = wall_after(outcome.after)
+    elif isinstance(outcome, Suspended):
+        parts.run_at = wall_after(outcome.until - trio.current_time())
     return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, final
 
 from ._checks import check_seconds
@@ -58,6 +59,29 @@ class DeferredError(_Verdict):
     Args:
       source: the trouble behind it, an exception (which becomes the cause) or a text.
     """
+
+
+@final
+class SuspendError(Exception):
+    """Raise it from a handler: put the task back, and give it out again after ``delay`` seconds. It costs no attempt.
+
+    The outcome is ``Suspended``, also in the last attempt. In a group it counts only if all leaves are of its kind; the
+    longest delay is taken. If something else failed beside it, that is judged as if it had failed alone.
+
+    Args:
+      delay: seconds, 0 or more; ``math.inf`` suspends the task until it is rescheduled.
+      reason: a text for people. Listeners are given it with the event ``Release``.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        if not isinstance(reason, str):
+            raise TypeError(f"SuspendError's reason must be a text, not {reason!r}")
+        self.delay = delay if delay == math.inf else check_seconds(delay, "SuspendError's delay")
+        self.reason = reason
+        super().__init__(delay, reason)
+
+    def __str__(self) -> str:
+        return self.reason or f"suspended for {self.delay:g} s"
 
 
 class WorkerError(Exception):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, final
 
+from ._outcome import Released, Suspended
+
 if TYPE_CHECKING:
     from ._context import WorkerContext
     from ._outcome import Outcome
@@ -57,10 +59,20 @@ class Error:
 @final
 @dataclass(frozen=True, slots=True)
 class Release:
-    """``task`` was given back to the backend untouched, for ``reason``."""
+    """``task`` was put back into the backend, and costs no attempt, for ``reason``.
+
+    ``until`` is None if it was released, and can be had again at once. If it was suspended, it is when the task will be
+    ready, on trio's clock.
+    """
 
     task: Task[Any]
     reason: str
+    until: float | None = None
+
+    @property
+    def outcome(self) -> Released | Suspended:
+        """How the attempt ended, as the backend was told."""
+        return Released(self.reason) if self.until is None else Suspended(self.until, self.reason)
 
 
 @final

@@ -15,7 +15,7 @@ from outcome import Error, Value
 
 from ._completion import Completion
 from ._ledger import Ledger
-from ._outcome import Retried
+from ._outcome import Retried, Suspended
 from ._task import Task
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Handover(Generic[A]):
         """Enter the outcome, and hand over what it made ready."""
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {task!r}")
-        self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, Retried) else 0.0)
+        self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)
         if self._receivers:
             self.tend()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ._clock import wall_after
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
-from ._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
+from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ._ready_queue import DelayQueue, ReadyQueue
 from ._task import Status, Task, attempt_number
 
@@ -46,7 +46,15 @@ class Ledger(Generic[A]):
         self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
         self._done: dict[str, tuple[Task[A], Succeeded[Any]]] = {}
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
-        self.counts = {"pushed": 0, "succeeded": 0, "retried": 0, "failed": 0, "killed": 0, "released": 0}
+        self.counts = {
+            "pushed": 0,
+            "succeeded": 0,
+            "retried": 0,
+            "failed": 0,
+            "killed": 0,
+            "released": 0,
+            "suspended": 0,
+        }
 
     # Coming in
 
@@ -139,8 +147,8 @@ class Ledger(Generic[A]):
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
             return
-        if not isinstance(outcome, (Retried, Released)):
-            raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
+        if not isinstance(outcome, (Retried, Released, Suspended)):
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
         del self._in_hand[parts.id]
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
@@ -152,6 +160,9 @@ class Ledger(Generic[A]):
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
+        elif isinstance(outcome, Suspended):
+            self.counts["suspended"] += 1
+            self._delay(again, outcome.until - now, now)
         else:
             self.counts["released"] += 1
             self._ready.append_front(again)

@@ -32,7 +32,7 @@ A = TypeVar("A")
 @final
 @dataclass(frozen=True, slots=True)
 class MemoryStorageStatistics:
-    """A memory storage at one moment. The six counts at the end run from its beginning."""
+    """A memory storage at one moment. The seven counts at the end run from its beginning."""
 
     waiting: int
     in_hand: int
@@ -48,6 +48,7 @@ class MemoryStorageStatistics:
     failed: int
     killed: int
     released: int
+    suspended: int
 
 
 @final

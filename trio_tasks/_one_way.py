@@ -16,7 +16,7 @@ from ._completion import Completion
 from ._contained import log
 from ._errors import DuplicateTaskError
 from ._ledger import Ledger
-from ._outcome import Released, Retried
+from ._outcome import Released, Retried, Suspended
 from ._task import Task
 
 if TYPE_CHECKING:
@@ -106,11 +106,13 @@ class OneWay(Generic[A]):
 
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Enter how the attempt ended; raises :class:`LeaseLostError` if it is not in hand."""
-        self.ledger.settle(task, outcome, trio.current_time())
-        if isinstance(outcome, Released) or (isinstance(outcome, Retried) and not outcome.after):
+        now = trio.current_time()
+        self.ledger.settle(task, outcome, now)
+        if isinstance(outcome, (Retried, Suspended)):
+            due = now + outcome.after if isinstance(outcome, Retried) else outcome.until
+            self._keep_time() if due > now else self.tend()
+        elif isinstance(outcome, Released):
             self.tend()
-        elif isinstance(outcome, Retried):
-            self._keep_time()
 
     def tend(self) -> None:
         """Have the one who asks the source look here first: something may have become ready."""

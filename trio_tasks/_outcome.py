@@ -1,7 +1,8 @@
-"""How an attempt ends: five values, and the one function that judges an error.
+"""How an attempt ends: six values, and the one function that judges an error.
 
-A group of errors is judged by its leaves. Abort beats retry-after beats deferred beats everything else; among several
-retry-afters the longest delay wins; the group is kept whole as the recorded error.
+A group of errors is judged by its leaves. If all of them are suspensions, the task is suspended, for the longest delay.
+Of the other leaves, abort beats retry-after beats deferred beats everything else; among several retry-afters the
+longest delay wins. The group is kept whole as the recorded error.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
 
-from ._checks import check_error, check_seconds
-from ._errors import AbortError, DeferredError, RetryAfterError
+from ._checks import check_deadline, check_error, check_seconds
+from ._errors import AbortError, DeferredError, RetryAfterError, SuspendError
 from ._groups import is_a, leaves
 from ._task import Status
 
@@ -72,8 +73,27 @@ class Released:
     reason: str = "interrupted"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The task is put back, at no attempt, and is ready again at ``until``, or when it is rescheduled.
+
+    ``until`` is a moment on trio's clock, as the deadline of a scope is; ``math.inf`` stands for "until rescheduled".
+    ``reason`` is for people.
+    """
+
+    until: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_deadline(self.until, "Suspended.until")
+
+
 Ending = Union[Succeeded[Any], Failed, Killed]  # noqa: UP007  evaluated at run time on 3.10
-Outcome = Union[Succeeded[Any], Retried, Failed, Killed, Released]  # noqa: UP007  evaluated at run time on 3.10
+Outcome = Union[Succeeded[Any], Retried, Failed, Killed, Released, Suspended]  # noqa: UP007  evaluated at run time on 3.10
+OUTCOMES = (Succeeded, Retried, Failed, Killed, Released, Suspended)
+ALL_OUTCOMES = "Succeeded, Retried, Failed, Killed, Released or Suspended"
+"""Their names, for errors."""
 
 
 @final
@@ -101,7 +121,7 @@ class TaskResult(Generic[R_co]):
         return cast("R_co", self.result)
 
 
-def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy) -> Outcome:
+def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy, now: float) -> Outcome:
     """What becomes of a task whose attempt number ``attempt`` raised ``error``.
 
     Args:
@@ -109,8 +129,15 @@ def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: R
       attempt: which attempt this was, counted from 1.
       attempts: how many this task may have; None to leave it to the policy.
       policy: how often, and after what delay, errors without a meaning of their own are tried again.
+      now: the present, on trio's clock; a suspension counts from it.
     """
     parts = tuple(leaves(error))
+    suspensions = [each for each in parts if is_a(each, SuspendError)]
+    if suspensions:
+        if len(suspensions) == len(parts):
+            longest = max(suspensions, key=_delay_of)
+            return Suspended(now + longest.delay, longest.reason)
+        parts = tuple(each for each in parts if not is_a(each, SuspendError))  # the others must not go unnoticed
     if any(is_a(each, AbortError) for each in parts):
         return Killed(error)
     if attempt >= (policy.attempts if attempts is None else attempts):
@@ -123,3 +150,7 @@ def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: R
     if not all(policy.allows(each) for each in parts):
         return Killed(error)
     return Retried(error, policy.delay_after(attempt))
+
+
+def _delay_of(error: SuspendError) -> float:
+    return error.delay

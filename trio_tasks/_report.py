@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from ._outcome import Failed, Killed, Retried, Succeeded
+from ._outcome import Failed, Killed, Released, Retried, Succeeded
 
 if TYPE_CHECKING:
     from ._outcome import Outcome
@@ -29,7 +29,7 @@ class Interruption:
 class WorkerReport:
     """One run of one worker.
 
-    The five counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
+    The six counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
     to stop, and came to an end of their own; ``interrupted`` those which did not.
     """
 
@@ -39,6 +39,7 @@ class WorkerReport:
     failed: int = 0
     killed: int = 0
     released: int = 0
+    suspended: int = 0
     drained: tuple[TaskId, ...] = ()
     interrupted: tuple[Interruption, ...] = ()
 
@@ -47,10 +48,10 @@ class WorkerReport:
 class Tally:
     """The counts of a run that is still going on."""
 
-    __slots__ = ("drained", "failed", "interrupted", "killed", "released", "retried", "succeeded")
+    __slots__ = ("drained", "failed", "interrupted", "killed", "released", "retried", "succeeded", "suspended")
 
     def __init__(self) -> None:
-        self.succeeded = self.retried = self.failed = self.killed = self.released = 0
+        self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
         self.drained: list[TaskId] = []
         self.interrupted: list[Interruption] = []
 
@@ -64,8 +65,10 @@ class Tally:
             self.failed += 1
         elif isinstance(outcome, Killed):
             self.killed += 1
-        else:
+        elif isinstance(outcome, Released):
             self.released += 1
+        else:
+            self.suspended += 1
 
     def report(self, worker: str) -> WorkerReport:
         """The counts as they stand, frozen."""
@@ -76,6 +79,7 @@ class Tally:
             self.failed,
             self.killed,
             self.released,
+            self.suspended,
             tuple(self.drained),
             tuple(self.interrupted),
         )

@@ -15,10 +15,10 @@ import trio
 
 from ._abc import NowaitBackend
 from ._contained import catch_errors, log
-from ._errors import LeaseLostError, OrphanedError, UnsettledError
+from ._errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
-from ._outcome import Failed, Released, Succeeded, judge
+from ._outcome import Failed, Released, Succeeded, Suspended, judge
 from ._report import Interruption
 from ._whereabouts import where_is, where_struck
 
@@ -190,10 +190,11 @@ class Seat:
 
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
-        if parts.unfit is not None:
+        if parts.unfit is not None and not isinstance(parts.unfit, SuspendError):
             return Failed(error)
+        now, terms = trio.current_time(), parts.terms
         with catch_errors() as caught:
-            return judge(error, attempt=parts.attempt, attempts=parts.terms.attempts, policy=self.policy)
+            return judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
         name = type(error).__name__
         log.error("worker %r: its retry policy failed on a %s", self.context.name, name, exc_info=caught.error)
         return Failed(error)
@@ -258,6 +259,8 @@ class Seat:
             context.emit(Success(task, outcome.result))
         elif isinstance(outcome, Released):
             context.emit(Release(task, outcome.reason))
+        elif isinstance(outcome, Suspended):
+            context.emit(Release(task, outcome.reason, outcome.until))
         else:
             context.emit(Error(task, outcome.error, outcome))
 

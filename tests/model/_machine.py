@@ -24,6 +24,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     UnknownTaskError,
 )
@@ -81,6 +82,7 @@ VERDICTS: dict[str, Callable[[float], Outcome]] = {
     "failed": lambda after: Failed(ValueError("trouble")),
     "killed": lambda after: Killed(ValueError("trouble")),
     "released": lambda after: Released(),
+    "suspended": lambda after: Suspended(after),
 }
 UNKNOWN = "nobody"
 
@@ -241,18 +243,25 @@ class Machine(RuleBasedStateMachine):
     @step(held=hands, verdict=st.sampled_from([*VERDICTS]), after=delays)
     def settle(self, held: Held, verdict: str, after: float) -> None:
         """Also if it was settled before, or its lease was lost: then nothing changes."""
-        outcome = VERDICTS[verdict](after)
+        outcome = self._outcome(verdict, after)
         if held.storage is None:  # its process is dead
             return
         if held.is_settled or not self.model.holds(held.id, held.claim):
             self._raises(LeaseLostError, held.storage.settle, held.task, outcome)
         else:
             self._do(held.storage.settle, held.task, outcome)
-            error = None if verdict in ("succeeded", "released") else "trouble"
+            error = None if verdict in ("succeeded", "released", "suspended") else "trouble"
             self.model.settle(
                 held.id, verdict, after=after, error=error, result=after if verdict == "succeeded" else None
             )
         held.is_settled, held.task.parts.holder = True, None
+
+    def _outcome(self, verdict: str, after: float) -> Outcome:
+        async def now() -> float:
+            await trio.lowlevel.checkpoint()
+            return trio.current_time()
+
+        return VERDICTS[verdict](self.run.do(now) + after if verdict == "suspended" else after)
 
     @step(held=hands, verdict=st.sampled_from([*VERDICTS]))
     @precondition(lambda self: self.kind.traits.has_history)
@@ -268,7 +277,7 @@ class Machine(RuleBasedStateMachine):
 
         engine.exchange = fail
         try:
-            self._raises(BackendError, held.storage.settle, held.task, VERDICTS[verdict](0.0))
+            self._raises(BackendError, held.storage.settle, held.task, self._outcome(verdict, 0.0))
         finally:
             del engine.exchange
         held.is_settled, held.task.parts.holder = True, None

@@ -74,7 +74,7 @@ class Model:
         self.traits = traits
         self.now = 0.0
         self.rows: dict[str, Row] = {}
-        self.counts = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released"), 0)
+        self.counts = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended"), 0)
         self.claims = 0
         self.turns = 0
 
@@ -157,7 +157,7 @@ class Model:
             self.come_back(row, verdict, after)
         else:
             row.attempt -= 1
-            self.come_back(row, verdict, None)
+            self.come_back(row, verdict, after if verdict == "suspended" else None)
 
     def come_back(self, row: Row, verdict: str | None, after: float | None) -> None:
         """It waits again: after so many seconds, or, if that is None, where it stood."""

@@ -252,8 +252,8 @@ MUTATIONS = [
         9,
         "a retry waits by the machine's clock, not by trio's",
         "_handover.py",
-        "self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, Retried) else 0.0)",
-        "self.ledger.settle(task, outcome, __import__('time').monotonic() if isinstance(outcome, Retried) else 0.0)",
+        "self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)",
+        "self.ledger.settle(task, outcome, __import__('time').monotonic())",
     ),
     Mutation(
         "thread-is-abandoned",

@@ -1,4 +1,4 @@
-"""An attempt ends in exactly one of five ways, and they mean the same on every backend."""
+"""An attempt ends in exactly one of six ways, and they mean the same on every backend."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from trio_tasks import (
     MemoryStorage,
     Outcome,
     Pipe,
+    Release,
     Retried,
     RetryAfterError,
     RetryPolicy,
     Status,
     Succeeded,
+    Suspended,
+    SuspendError,
     Task,
     Worker,
     constant,
@@ -35,12 +38,15 @@ if sys.version_info < (3, 11):
 
 POLICY = RetryPolicy(3, constant(7))
 ABORT, LATER, LONG, DEFER, OTHER = "abort", "later", "long", "defer", "other"
+PAUSE, REST = "pause", "rest"
 ERRORS: dict[str, Callable[[], Exception]] = {
     ABORT: lambda: AbortError("never"),
     LATER: lambda: RetryAfterError("later", 60),
     LONG: lambda: RetryAfterError("much later", 3600),
     DEFER: lambda: DeferredError("again"),
     OTHER: lambda: ValueError("no"),
+    PAUSE: lambda: SuspendError(20, "a pause"),
+    REST: lambda: SuspendError(200, "a rest"),
 }
 WINNERS = [
     ([ABORT], Killed, None),
@@ -56,6 +62,10 @@ WINNERS = [
     ([LATER, LONG], Retried, 3600),
     ([LONG, LATER, OTHER], Retried, 3600),
     ([OTHER, DEFER], Retried, 0),
+    ([PAUSE, ABORT], Killed, None),
+    ([REST, LATER], Retried, 60),
+    ([DEFER, PAUSE], Retried, 0),
+    ([REST, OTHER, PAUSE], Retried, 7),
 ]
 
 
@@ -97,6 +107,26 @@ async def test_promise_03_one_outcome_algebra(
     assert type(outcome) is kind
     assert after is None or (isinstance(outcome, Retried) and outcome.after == after)
     assert outcome.error is raised[0], "the recorded error is the whole of it"
+
+
+@pytest.mark.parametrize("names", [[PAUSE], [PAUSE, PAUSE], [PAUSE, REST, PAUSE]])
+async def test_promise_03_one_outcome_algebra_a_suspension_if_all_leaves_are(
+    autojump_clock: MockClock, names: list[str]
+) -> None:
+    """The longest counts; and it needs no attempt, and uses none."""
+
+    async def handler(args: object) -> None:
+        if len(record.attempts) < 3:
+            raise nested([ERRORS[name]() for name in names])
+
+    record, begun = Record(), trio.current_time()
+    await perform(handler, retry=RetryPolicy(1), on_event=[record])
+    longest, reason = (200, "a rest") if REST in names else (20, "a pause")
+    first, second, last = record.outcomes
+    assert (first, second) == (Suspended(begun + longest, reason), Suspended(begun + 2 * longest, reason))
+    assert type(last) is Succeeded
+    assert record.attempts == [1, 1, 1]
+    assert [each.reason for each in record.of(Release)] == [reason, reason]
 
 
 @pytest.mark.parametrize("name", [LATER, DEFER, OTHER])
@@ -179,13 +209,15 @@ async def test_promise_03_one_outcome_algebra_is_the_same_everywhere(autojump_cl
 
     record = await perform_on(open_over(over, *ERRORS, "well"), handler, retry=POLICY, concurrency=3)
     kinds = sorted(record.kinds)
-    assert kinds == ["Killed"] + ["Retried"] * 8 + ["Succeeded"] * 5
+    assert kinds == ["Killed"] + ["Retried"] * 8 + ["Succeeded"] * 7 + ["Suspended"] * 4
     assert times == {
         ABORT: [0],
         LATER: pytest.approx([0, 60, 120]),
         LONG: pytest.approx([0, 3600, 7200]),
         DEFER: [0, 0, 0],
         OTHER: pytest.approx([0, 7, 14]),
+        PAUSE: pytest.approx([0, 20, 40]),
+        REST: pytest.approx([0, 200, 400]),
         "well": [0],
     }
 
@@ -214,7 +246,8 @@ async def test_promise_03_one_outcome_algebra_what_a_task_is_then(autojump_clock
     """The table of the page, in the storage's own words."""
     storage = MemoryStorage[str]()
     ids = {
-        name: await storage.push(name, attempts=1 if name == "fail" else 2) for name in ("well", "fail", ABORT, OTHER)
+        name: await storage.push(name, attempts=1 if name == "fail" else 2)
+        for name in ("well", "fail", ABORT, OTHER, REST)
     }
 
     async def handler(args: str) -> str:
@@ -229,6 +262,7 @@ async def test_promise_03_one_outcome_algebra_what_a_task_is_then(autojump_clock
         "fail": Status.Failed,
         ABORT: Status.Killed,
         OTHER: Status.Pending,
+        REST: Status.Pending,
     }
     assert (await storage.wait_for(ids["well"])).result == "well"
     assert [type((await storage.wait_for(ids[name])).error) for name in ("fail", ABORT)] == [ValueError, AbortError]

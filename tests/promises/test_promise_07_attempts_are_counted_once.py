@@ -15,6 +15,7 @@ from trio_tasks import (
     RetryPolicy,
     Status,
     Success,
+    SuspendError,
     Task,
     TaskId,
     Worker,
@@ -98,6 +99,21 @@ async def test_promise_07_attempts_are_counted_once_an_interruption_costs_none(a
     for _ in range(10):
         await run_for(A_DAY, Worker("interrupted", storage, handler, retry=RetryPolicy(3, constant(1))))
     assert seen == [1, 1, 2, 2, 3, 3]
+
+
+async def test_promise_07_attempts_are_counted_once_a_suspension_costs_none(autojump_clock: MockClock) -> None:
+    """Suspensions and failures, one after the other: three failures are three attempts."""
+    seen: list[int] = []
+
+    async def handler(args: int, attempt: Attempt) -> None:
+        seen.append(int(attempt))
+        if len(seen) % 2:
+            raise SuspendError(60)
+        raise ValueError("no")
+
+    record = await perform(handler, retry=RetryPolicy(3, constant(1)))
+    assert seen == [1, 1, 2, 2, 3, 3]
+    assert record.kinds == ["Suspended", "Retried", "Suspended", "Retried", "Suspended", "Failed"]
 
 
 async def test_promise_07_attempts_are_counted_once_in_the_backend_not_in_a_worker(autojump_clock: MockClock) -> None:

@@ -15,6 +15,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskExpiredError,
     TaskResult,
@@ -23,7 +24,7 @@ from trio_tasks import (
 from tests._books import ALL
 from tests.simulation._books import Books
 
-_KINDS = (Succeeded, Retried, Failed, Killed, Released)
+_KINDS = (Succeeded, Retried, Failed, Killed, Released, Suspended)
 _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 
 
@@ -84,9 +85,11 @@ def _audit_counts(books: Books, theirs: dict[str, int], tasks: Iterable[Task[Any
         "killed": books.counts[Killed] + in_silence,
     }
     # What was replaced or aborted while it ran is killed when it comes back, and not counted as coming back.
-    came_back = theirs["retried"] + theirs["released"]
-    sent_back = books.counts[Retried] + books.counts[Released]
+    came_back = theirs["retried"] + theirs["released"] + theirs["suspended"]
+    sent_back = books.counts[Retried] + books.counts[Released] + books.counts[Suspended]
     most = math.inf if books.has_leases else sent_back  # others have released what lay at hand, too
+    if theirs["suspended"] > books.counts[Suspended]:
+        books.fault(f"the storage says {theirs}, it was told {books.counts}")
     if theirs["retried"] > books.counts[Retried] or not sent_back - in_silence <= came_back <= most:
         books.fault(f"the storage says {theirs}, it was told {books.counts}")
     if ours != {name: theirs[name] for name in ours}:
@@ -96,7 +99,7 @@ def _audit_counts(books: Books, theirs: dict[str, int], tasks: Iterable[Task[Any
 def _audit_runs(books: Books) -> None:
     for context, counts in books.runs.items():
         report = context.report()
-        told = (report.succeeded, report.retried, report.failed, report.killed, report.released)
+        told = (report.succeeded, report.retried, report.failed, report.killed, report.released, report.suspended)
         if told != tuple(counts[kind] for kind in _KINDS):
             books.fault(f"{context.name} reports {report}, its events were {counts}")
         if context.is_running or not context.is_stopped:

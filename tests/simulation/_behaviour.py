@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Protocol
 
 import trio
-from trio_tasks import AbortError, DeferredError, RetryAfterError, Task, WorkerContext
+from trio_tasks import AbortError, DeferredError, RetryAfterError, SuspendError, Task, WorkerContext
 from trio_tasks._groups import leaves
 
 from tests.simulation._books import Books
@@ -135,8 +135,11 @@ class Behaviour:
             DeferredError("again"),
             AbortError("never"),
             OSError(),
+            SuspendError(random.random() * 10, "not yet"),
         ]
         some = random.sample(errors, random.randint(1, 3))
+        if random.random() < 0.1:
+            some = [SuspendError(random.random() * 10, "a"), SuspendError(random.random() * 10, "b")]
         raise random.choice((some[0], ExceptionGroup("several", some), SystemExit(1), RudeError()))
 
     async def _have_children(self, task: Task[int], random: Random) -> None:

@@ -31,6 +31,7 @@ from trio_tasks import (
     Status,
     Stop,
     Success,
+    Suspended,
     Task,
     WorkerContext,
 )
@@ -187,7 +188,9 @@ class Books:
         """Whether an attempt of this number belongs to another life: it has been there, and is not what a release
         gives back that is still under way."""
         last = self.latest.get(task_id)
-        is_released = last is not None and any(isinstance(outcome, Released) for _, outcome in last.under_way)
+        is_released = last is not None and any(
+            isinstance(outcome, (Released, Suspended)) for _, outcome in last.under_way
+        )
         return attempt < self.attempts[task_id] + (not is_released)
 
     def _overtake(self, task_id: str, claim: Claim) -> set[int]:
@@ -231,14 +234,15 @@ class Books:
         self.went_away()
         self.counts[type(outcome)] += 1
         if claim.is_resumed:
-            self.killed_waiting += isinstance(outcome, (Retried, Released))
-        elif isinstance(outcome, (Retried, Released)):
+            self.killed_waiting += isinstance(outcome, (Retried, Released, Suspended))
+        elif isinstance(outcome, (Retried, Released, Suspended)):
             if claim.is_overtaken:
                 return
-            if isinstance(outcome, Released):
+            if not isinstance(outcome, Retried):
                 self.attempts[task_id] -= 1
-            else:
-                self._not_before[task_id] = min(began_at + outcome.after, claim.moved_to)
+            if not isinstance(outcome, Released):
+                until = began_at + outcome.after if isinstance(outcome, Retried) else outcome.until
+                self._not_before[task_id] = min(until, claim.moved_to)
         elif claim.is_overtaken or task_id in self.final:
             self.fault(f"{task_id} is settled as {outcome}, and goes on")
         else:

@@ -14,6 +14,7 @@ from trio_tasks import (
     Retried,
     RetryAfterError,
     Succeeded,
+    SuspendError,
     Task,
     Worker,
     WorkerContext,
@@ -33,7 +34,9 @@ def check_judgement(books: Books, context: WorkerContext, task: Task[Any], outco
     parts, worker = task.parts, context.recipe
     assert isinstance(worker, Worker)
     policy = worker.retry
-    errors = [*leaves(outcome.error)]
+    errors = [each for each in leaves(outcome.error) if not isinstance(each, SuspendError)]
+    if not errors:
+        books.fault(f"{parts.id} is {outcome}, though all that was raised has suspended it")
     attempts = policy.attempts if parts.terms.attempts is None else parts.terms.attempts
     delays = [each.delay for each in errors if isinstance(each, RetryAfterError)]
     after = 0.0

@@ -58,7 +58,7 @@ def test_the_same_seed_is_the_same_program(kind: Kind) -> None:
 def test_programs_bring_about_what_they_are_there_for(kind: Kind) -> None:
     """A book in which nothing can be wrong proves nothing."""
     missing = {field.name for field in fields(Faults) if not field.name.endswith("_seconds")}
-    missing |= {"Succeeded", "Retried", "Failed", "Killed", "Released"}
+    missing |= {"Succeeded", "Retried", "Failed", "Killed", "Released", "Suspended"}
     missing |= {"told that a lease was lost", "claimed again before it was settled"}
     for seed in range(100):
         books = run(kind, seed).books

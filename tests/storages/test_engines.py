@@ -25,8 +25,9 @@ from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, pu
 
 HOUR = 3600.0
 
-ATTEMPTS_AFTER = {verdict: int(verdict is not Verdict.RELEASED) for verdict in Verdict}
-"""How many attempts count when the first one has ended so: an interruption does not, whatever becomes of the row."""
+ATTEMPTS_AFTER = {verdict: int(verdict not in (Verdict.RELEASED, Verdict.SUSPENDED)) for verdict in Verdict}
+"""How many attempts count when the first one has ended so. An interruption or a suspension does not, whatever becomes
+of the row."""
 
 FOREIGN = "another"
 """A queue that is not the one of the tests."""
@@ -82,7 +83,17 @@ async def states(engine: Engine, *task_ids: str) -> list[State]:
 async def check_counts(engine: Engine, queue: str = QUEUE, /, **expected: int) -> None:
     """These, and zero for all others."""
     counts = await engine.counts(queue)
-    assert set(counts) == {"pushed", "succeeded", "retried", "failed", "killed", "released", "waiting", "running"}
+    assert set(counts) == {
+        "pushed",
+        "succeeded",
+        "retried",
+        "failed",
+        "killed",
+        "released",
+        "suspended",
+        "waiting",
+        "running",
+    }
     assert {name: number for name, number in counts.items() if number} == expected
 
 
@@ -295,6 +306,55 @@ async def test_a_release_costs_no_attempt_and_leaves_no_trace(engine: Engine, mo
     assert (await claim(engine))[0].attempt == 1
 
 
+async def test_a_suspended_row_waits_for_its_time_and_its_attempt_does_not_count(
+    engine: Engine, mock_clock: MockClock
+) -> None:
+    await push(engine, new("a"))
+    for number in range(1, 4):
+        [a] = await claim(engine)
+        assert a.attempt == 1
+        await settle(engine, settled(a, Verdict.SUSPENDED, after=10.0))
+        stored = await found(engine, "a")
+        assert (stored.state, stored.attempt, stored.result, stored.history) == (State.DELAYED, 0, None, None)
+        assert stored.due == pytest.approx(engine.now() + 10.0)
+        await check_counts(engine, pushed=1, suspended=number, waiting=1)
+        answer = await claim_all(engine)
+        assert answer.claimed == [[]]
+        assert answer.live == [1]
+        assert answer.next_due == [pytest.approx(engine.now() + 10.0)]
+        mock_clock.jump(10.5)
+
+
+async def test_a_suspension_leaves_the_error_and_the_history_as_they_were(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.RETRIED, result=b"error", history=b"\x81\x01"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.SUSPENDED))
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.result, stored.history) == (State.WAITING, 1, b"error", b"\x81\x01")
+    [a] = await claim(engine)
+    await settle(engine, settled(a, Verdict.SUSPENDED, after=5.0, history=b"\x81\x02"))
+    assert (await found(engine, "a")).history == b"\x81\x02"
+
+
+async def test_a_suspension_without_end_is_ended_by_rescheduling(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as engine:
+        await push(engine, new("a"))
+        [a] = await claim(engine)
+        await settle(engine, settled(a, Verdict.SUSPENDED, after=math.inf))
+        assert (await found(engine, "a")).due == math.inf
+        answer = await claim_all(engine)
+        assert answer.claimed == [[]]
+        assert answer.next_due == [None]
+        assert answer.live == [1]
+    async with opened(kind, tmp_path) as engine:
+        await push(engine, new("b", delay=HOUR))
+        assert ids(await engine.list(QUEUE, [State.DELAYED], 9)) == ["b", "a"]
+        assert await engine.reschedule(QUEUE, "a", 0.0)
+        assert [(row.id, row.attempt) for row in await claim(engine, 9)] == [("a", 1)]
+
+
 # Keeping
 
 
@@ -443,7 +503,7 @@ async def test_a_waiting_row_is_replaced_under_its_key(engine: Engine, delay: fl
 
 async def test_a_key_is_free_once_its_row_is_finished_and_held_through_retries(engine: Engine) -> None:
     await push(engine, new("a", unique="key"))
-    for verdict in (Verdict.RETRIED, Verdict.RELEASED):
+    for verdict in (Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED):
         [a] = await claim(engine)
         assert await push(engine, new("b", unique="key")) == ["a"]
         await settle(engine, settled(a, verdict))
@@ -453,7 +513,7 @@ async def test_a_key_is_free_once_its_row_is_finished_and_held_through_retries(e
     assert await push(engine, new("b", unique="key", on_conflict="raise")) == ["b"]
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED])
+@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED])
 async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine, verdict: Verdict) -> None:
     await push(engine, new("a", unique="key"))
     [a] = await claim(engine)
@@ -471,7 +531,7 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
     await check_counts(engine, pushed=2, killed=1, waiting=1)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, None])
+@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED, None])
 async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_is_done(
     engine: Engine, mock_clock: MockClock, verdict: Verdict | None
 ) -> None:
@@ -577,11 +637,12 @@ async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_c
 
 
 async def test_who_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
-    await push(engine, *[new(id, expires_in=10.0) for id in "abc"])
-    a, b, _ = await claim(engine, 3, lease=5.0)
+    await push(engine, *[new(id, expires_in=10.0) for id in "abcd"])
+    a, b, c, _ = await claim(engine, 4, lease=5.0)
     await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RETRIED, after=1.0))
+    await settle(engine, settled(c, Verdict.SUSPENDED, after=1.0))
     mock_clock.jump(HOUR)
-    assert sorted(await line(engine)) == ["a", "b", "c"]
+    assert sorted(await line(engine)) == ["a", "b", "c", "d"]
 
 
 async def test_however_many_have_expired_none_of_them_is_claimed(engine: Engine, mock_clock: MockClock) -> None:
@@ -682,6 +743,7 @@ async def test_all_abandoned_rows_are_resumed_however_many(engine: Engine, mock_
         (Verdict.KILLED, State.KILLED),
         (Verdict.RETRIED, State.KILLED),
         (Verdict.RELEASED, State.KILLED),
+        (Verdict.SUSPENDED, State.KILLED),
     ],
 )
 async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
@@ -699,7 +761,7 @@ async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
     stored = await found(engine, "a")
     assert stored.state is state
     assert stored.attempt == ATTEMPTS_AFTER[verdict]
-    if verdict in (Verdict.RETRIED, Verdict.RELEASED):
+    if verdict in (Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED):
         assert "aborted" in str(decode_error(stored.result))
 
 
@@ -967,7 +1029,7 @@ async def test_progress_is_kept_of_a_running_row_under_its_token(engine: Engine)
 
 
 async def test_counts_are_exact_after_a_long_mixture(engine: Engine, mock_clock: MockClock) -> None:
-    pushed = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released"), 0)
+    pushed = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended"), 0)
     verdicts = list(Verdict)
     for turn in range(30):
         rows = [

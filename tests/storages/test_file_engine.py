@@ -134,12 +134,13 @@ async def test_counts_queues_and_progress_outlive_a_restart(path: Path) -> None:
         await push(engine, new("a"), new("b"), new("x", queue="other"))
         [a, b] = await claim(engine, 2)
         await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RETRIED, after=HOUR, result=b"e"))
+        await settle(engine, settled((await claim(engine))[0], Verdict.SUSPENDED))
         [a] = await claim(engine)
         assert await engine.report(Held(a.key, a.token), b"half")
         assert not await engine.report(Held(a.key, a.token - 1), b"all")
         copy = crashed(path)
     async with opened(copy) as engine:
-        counts = {"pushed": 2, "succeeded": 0, "retried": 1, "failed": 0, "killed": 0, "released": 1}
+        counts = {"pushed": 2, "succeeded": 0, "retried": 1, "failed": 0, "killed": 0, "released": 1, "suspended": 1}
         assert await engine.counts(QUEUE) == {**counts, "waiting": 2, "running": 0}
         assert await engine.queues() == [QUEUE, "other"]
         found = await engine.find(QUEUE, "a")

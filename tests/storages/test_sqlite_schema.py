@@ -25,8 +25,8 @@ def contents(path: Path) -> dict[str, list[Any]]:
         return {table: connection.execute(f"SELECT * FROM trio_tasks_{table}").fetchall() for table in TABLES}
 
 
-async def make_old(path: Path) -> dict[str, list[Any]]:
-    """A file of version 1 with tasks that wait, are delayed, or done: what a new one has, in the tables of then."""
+async def make_old(path: Path, version: int = 1) -> dict[str, list[Any]]:
+    """A file of an older version with tasks that wait, are delayed, or done, in the tables of then."""
     new = path.with_suffix(".new")
     async with SqliteStorage[int](new, int) as storage:
         for n in range(TASKS):
@@ -34,26 +34,31 @@ async def make_old(path: Path) -> dict[str, list[Any]]:
         await storage.settle(await storage.receive(), Succeeded(42))
     rows = contents(new)
     with closing(connect(path)) as connection:
-        for statement in vars(schema)["_MIGRATIONS"][0]:
-            connection.execute(statement)
+        for step in range(version):
+            for statement in vars(schema)["_MIGRATIONS"][step]:
+                connection.execute(statement)
         for table, content in rows.items():
             connection.execute(f"DELETE FROM trio_tasks_{table}")
-            for row in content:
+            columns = len(connection.execute(f"PRAGMA table_info(trio_tasks_{table})").fetchall())
+            for row in [each[:columns] for each in content]:
                 connection.execute(f"INSERT INTO trio_tasks_{table} VALUES ({', '.join('?' * len(row))})", row)
-        connection.execute("UPDATE trio_tasks_meta SET value = 1 WHERE name = 'version'")
+        connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (version,))
     return contents(path)
 
 
-async def test_the_first_version_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_an_older_version_is_migrated_with_all_that_is_in_it(tmp_path: Path, version: int) -> None:
     path = tmp_path / "tasks.db"
-    old = await make_old(path)
+    old = await make_old(path, version)
     seen: list[int] = []
 
     async def see(n: int) -> None:
         seen.append(n)
 
     async with SqliteStorage[int](path, int) as storage:
-        assert contents(path)["task"] == old["task"]
+        assert [row[: len(before)] for row, before in zip(contents(path)["task"], old["task"], strict=True)] == old[
+            "task"
+        ]
         assert ("version", schema.VERSION) in contents(path)["meta"]
         [cancelled, *delayed] = [row[2] for row in old["task"] if row[3] == State.DELAYED]
         assert await storage.cancel(cancelled)

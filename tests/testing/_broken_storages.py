@@ -21,6 +21,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskId,
     TaskResult,
@@ -274,6 +275,31 @@ class SendsToTheEndOfTheQueue(LeasedStorage):
         super().enter_outcome(row, outcome)
         if isinstance(outcome, Released):
             row.place = trio.current_time(), next(self.store.numbers)
+
+
+@breaks("suspended_waits_and_comes_back")
+class SuspendsWithoutMetadata(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Suspended):
+            row.metadata = "{}"
+
+
+@breaks("a_suspension_may_have_no_end")
+class FreesTheKeysOfTheSuspended(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Suspended):
+            row.parts.terms = replace(row.parts.terms, unique=None)
+
+
+@breaks("a_suspension_costs_no_attempt", "attempts_are_counted_once", "suspended_waits_and_comes_back")
+class CountsTheSecondSuspension(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        if isinstance(outcome, Suspended):
+            row.attempt += row.progress == "suspended"
+            row.progress = "suspended"
 
 
 @breaks("attempts_are_counted_once", "a_cancelled_worker_loses_nothing")
@@ -595,6 +621,7 @@ class TakesOneMore(LeasedStorage):
     "a_worker_ends_when_all_is_done",
     "a_cancelled_worker_loses_nothing",
     "an_error_is_retried_and_then_final",
+    "a_suspension_costs_no_attempt",
 )
 class LooksBeforeItTakes(LeasedStorage):
     async def receive(self) -> Task[Any]:
@@ -633,7 +660,7 @@ class LetsTheWorkerWait(LeasedStorage):
 # Looking
 
 
-@breaks("a_task_is_found_by_its_id")
+@breaks("a_task_is_found_by_its_id", "a_suspension_may_have_no_end")
 class CountsTheAttemptToCome(LeasedStorage):
     async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
         row = await self.find(task_id)

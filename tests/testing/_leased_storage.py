@@ -25,6 +25,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskExpiredError,
     TaskId,
@@ -55,7 +56,14 @@ from trio_tasks.abc import (
 )
 
 LEASE = 2.0
-ENDINGS = {Succeeded: "succeeded", Failed: "failed", Killed: "killed", Retried: "retried", Released: "released"}
+ENDINGS: dict[type, str] = {
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Killed: "killed",
+    Retried: "retried",
+    Released: "released",
+    Suspended: "suspended",
+}
 
 
 @dataclass(eq=False)
@@ -264,10 +272,10 @@ class LeasedStorage(
             return
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.status, row.hand = Status.Pending, None
-        if isinstance(outcome, Released):
+        if not isinstance(outcome, Retried):
             row.attempt -= 1
-        elif isinstance(outcome, Retried):
-            row.due = trio.current_time() + outcome.after
+        if not isinstance(outcome, Released):
+            row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
         self.store.stir()
 

@@ -37,7 +37,7 @@ class Acknowledge:
       retry: the policy by which errors are judged, if it is another than the worker's.
 
     ``outcome`` is what will be settled if nothing further out changes it: ``Succeeded(result)``, and for an error
-    ``Retried``, ``Failed`` or ``Killed``. Listed first, the layer hears the last word of all others.
+    ``Retried``, ``Failed``, ``Killed`` or ``Suspended``. Listed first, the layer hears the last word of all others.
 
     The acknowledgement is a part of the attempt. If it fails after a success, its error is the attempt's error, and the
     task will be tried again. If it fails after an error, both are raised, in a group, and judged together.

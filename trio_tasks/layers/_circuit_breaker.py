@@ -25,7 +25,7 @@ from .._checks import check_count, check_fraction, check_seconds
 from .._groups import leaves
 from ._plain_function import check_plain
 from ._turnstile import OPEN, UNKNOWN, Turnstile
-from ._verdict import FAILURES, is_failure
+from ._verdict import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -119,8 +119,8 @@ class CircuitBreaker:
     Each call counts, also when an outer layer calls again within one attempt, as :class:`Retry` does; if the breaker
     has opened in between, that call waits inside, and holds the seat.
 
-    An attempt that is cancelled counts neither as a success nor as a failure. If it was a trial, another one gets its
-    place.
+    An attempt that is cancelled, or suspended, counts neither as a success nor as a failure. If it was a trial, another
+    one gets its place.
     """
 
     def __init__(
@@ -188,7 +188,8 @@ class CircuitBreaker:
             yield
             ended = self._succeed
         except FAILURES as error:
-            if is_failure(error) and any(self._failure_if(each) for each in leaves(error)):
+            counts = is_failure(error) and not is_suspension(error)
+            if counts and any(self._failure_if(each) for each in leaves(error)):
                 ended = self._fail
             raise
         finally:

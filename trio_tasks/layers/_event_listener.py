@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from .._contained import log_and_suppress
 from .._context import WorkerContext
-from .._events import Engage, Error, Success
+from .._events import Engage, Error, Release, Success
+from .._outcome import Suspended
 from ._plain_function import check_plain
 from ._verdict import FAILURES, check_policy, is_failure, verdict_on
 
@@ -29,9 +30,10 @@ class EventListener:
       retry: the policy by which errors are judged, if it is another than the worker's.
 
     It hears ``Engage(task)`` before each call of what is inside of this layer, and ``Success(task, result)`` or
-    ``Error(task, error, outcome)`` after it. Listed last, it hears each single call that an outer :class:`Retry` makes,
-    and the args and results as the handler has them. Nothing is settled yet when it hears of an end: layers further
-    out, and the worker, come later. After a cancellation it hears nothing: how that ends is decided further out.
+    ``Error(task, error, outcome)`` after it; or ``Release(task, reason, until)``, if the handler suspends its task.
+    Listed last, it hears each single call that an outer :class:`Retry` makes, and the args and results as the handler
+    has them. Nothing is settled yet when it hears of an end: layers further out, and the worker, come later. After a
+    cancellation it hears nothing: how that ends is decided further out.
 
     A listener that raises is logged, and changes nothing.
     """
@@ -54,7 +56,11 @@ class EventListener:
             result = await handler(task)
         except FAILURES as error:
             if is_failure(error):
-                self._tell(context, Error(task, error, verdict_on(error, task, self._retry)))
+                outcome = verdict_on(error, task, self._retry)
+                if isinstance(outcome, Suspended):
+                    self._tell(context, Release(task, outcome.reason, outcome.until))
+                else:
+                    self._tell(context, Error(task, error, outcome))
             raise
         self._tell(context, Success(task, result))
         return result

@@ -9,7 +9,7 @@ import trio
 
 from .._checks import check_count
 from .._contained import SafeLogger, log
-from ._verdict import FAILURES, is_failure
+from ._verdict import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -31,8 +31,8 @@ class Log:
 
     Args:
       logger: where to; by default the logger ``"trio_tasks"``.
-      level: of an attempt that has succeeded or was cancelled. One that raised is logged as a warning, or at this
-          level if it is higher, with its traceback.
+      level: of an attempt that has succeeded, was suspended or was cancelled. One that raised is logged as a warning,
+          or at this level if it is higher, with its traceback.
 
     The args are not logged: they may be private. The time is that of what is inside of this layer.
     """
@@ -52,7 +52,9 @@ class Log:
             ended = "succeeded"
             return result
         except FAILURES as raised:
-            if is_failure(raised):
+            if is_failure(raised) and is_suspension(raised):
+                ended = "was suspended"
+            elif is_failure(raised):
                 level, ended, error = max(self._level, logging.WARNING), "failed", raised
             raise
         finally:

@@ -41,9 +41,9 @@ class Retry:
       retry_if: given an error (a leaf, if it was raised in a group), whether to call again.
 
     ``AbortError``, ``RetryAfterError`` and ``DeferredError`` mean here what they mean everywhere: no further call, one
-    after that delay, one at once. The error of the last call is raised as it is, and then judged as an error of the
-    attempt; so the task may still have further attempts, each with as many calls. ``task.parts.attempt`` is the same
-    in all calls of an attempt.
+    after that delay, one at once; ``SuspendError`` means no further call, either. The error of the last call is raised
+    as it is, and then judged as an error of the attempt; so the task may still have further attempts, each with as many
+    calls. ``task.parts.attempt`` is the same in all calls of an attempt.
 
     If it is cancelled, in a call or between two, there is no further call.
     """
@@ -73,7 +73,7 @@ class Retry:
 
     def _delay_after(self, error: Exception, attempt: int) -> float | None:
         """Seconds until the next call; None if this error stands."""
-        outcome = judge(error, attempt=attempt, attempts=None, policy=self._policy)
+        outcome = judge(error, attempt=attempt, attempts=None, policy=self._policy, now=0.0)
         return outcome.after if isinstance(outcome, Retried) else None
 
     def __repr__(self) -> str:

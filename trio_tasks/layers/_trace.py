@@ -10,7 +10,7 @@ import trio
 
 from .._contained import SafeLogger
 from ._plain_function import check_plain
-from ._verdict import FAILURES, is_failure
+from ._verdict import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -36,7 +36,9 @@ def _logged_span(task: Task[Any]) -> Generator[None, None, None]:
         yield
         ended = "succeeded"
     except FAILURES as error:
-        if is_failure(error):
+        if is_failure(error) and is_suspension(error):
+            ended = "was suspended"
+        elif is_failure(error):
             ended = "failed"
             about["error"] = repr(error)
         raise
@@ -77,8 +79,9 @@ class Trace:
           If the attempt raises or is cancelled, it sees that exception; it cannot swallow it.
 
     Without ``span``, two debug messages tell the beginning and the end of each attempt, with the fields ``task_id`` and
-    ``attempt``, and the second one also ``seconds``, ``ended`` (``"succeeded"``, ``"failed"``, ``"was cancelled"``) and
-    ``error``, for a formatter that writes them out. If the logger does not want them, that costs next to nothing.
+    ``attempt``, and the second one also ``seconds``, ``ended`` (``"succeeded"``, ``"failed"``, ``"was suspended"``,
+    ``"was cancelled"``) and ``error``, for a formatter that writes them out. If the logger does not want them, that
+    costs next to nothing.
     """
 
     __slots__ = ("_span",)

@@ -13,6 +13,7 @@ import trio
 
 from .._backoff import RetryPolicy
 from .._contained import catch_errors, log
+from .._errors import SuspendError
 from .._groups import find_within, is_a, leaves
 from .._outcome import Failed, judge
 
@@ -37,6 +38,11 @@ def is_failure(error: BaseException) -> bool:
     return trio.current_effective_deadline() != -math.inf or find_within(error, trio.Cancelled) is None
 
 
+def is_suspension(error: BaseException) -> bool:
+    """Whether an attempt that ends with this error is suspended: it has neither succeeded nor failed."""
+    return all(is_a(each, SuspendError) for each in leaves(error))
+
+
 def check_policy(retry: object) -> RetryPolicy | None:
     """A retry policy, or None for that of the worker."""
     if not (retry is None or isinstance(retry, RetryPolicy)):
@@ -57,7 +63,7 @@ def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None)
         policy = _USUAL
     attempt = max(1, parts.attempt)  # a task that no backend gave out was not counted
     with catch_errors() as caught:
-        return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy)
+        return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy, now=trio.current_time())
     name = type(error).__name__
     log.error("task %s: its retry policy failed on a %s", parts.id, name, exc_info=caught.error)
     return Failed(error)

@@ -19,6 +19,7 @@ from ._file_rows import (
     RETRIED,
     RUNNING,
     SUCCEEDED,
+    SUSPENDED,
     Row,
 )
 from ._port import Answer, Claimed, Verdict
@@ -72,6 +73,10 @@ def _settle(books: Books, settlement: Settlement, now: float) -> bool | Exceptio
         row.result = settlement.result
         if books.come_back(row, now, settlement.after):
             books.count(row.shelf, RETRIED)
+    elif settlement.verdict == Verdict.SUSPENDED:
+        row.attempt -= 1
+        if books.come_back(row, now, settlement.after):
+            books.count(row.shelf, SUSPENDED)
     else:
         row.attempt -= 1
         if books.come_back(row, now, None):

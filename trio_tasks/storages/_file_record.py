@@ -8,6 +8,7 @@ fields, since that is written twice as fast as lists in lists::
     changed   key and condition of each row that has changed otherwise
     gone      keys of the rows that are forgotten
     claims    worker and keys
+    suspended number of a queue, and how often a task of it was suspended; left out where none was
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -25,17 +26,16 @@ import cbor2
 
 from .._errors import BackendError
 from ._file_books import weight_of
-from ._file_rows import DELAYED, GONE, RUNNING, WAITING, Row
+from ._file_rows import COUNTS, DELAYED, GONE, LIVE, RUNNING, SUSPENDED, WAITING, Row
 from ._port import LATEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ._file_books import Books
     from ._file_rows import Shelf
 
-_COUNTS = 7
-_QUEUE = 2 + _COUNTS
+_QUEUE = 2 + COUNTS - 1
 _ROW = 18
 _CHANGED = 12
 
@@ -74,15 +74,20 @@ def _encode(
     claims: list[Any],
 ) -> bytes:
     queues: list[Any] = []
+    suspended: list[int] = []
     for shelf in shelves:
         queues += (shelf.number, shelf.name)
-        queues += shelf.counts
+        queues += shelf.counts[:SUSPENDED]
+        queues.append(shelf.counts[LIVE])
+        if shelf.counts[SUSPENDED]:
+            suspended += (shelf.number, shelf.counts[SUSPENDED])
     rows: list[Any] = []
     for row in new:
         rows += (row.key, row.shelf.number, row.id, row.payload, row.head, row.priority, row.unique)
         rows += row.condition
     try:
-        return cbor2.dumps([now, books.next_key, books.next_token, queues, rows, changed, gone, claims])
+        fields = [now, books.next_key, books.next_token, queues, rows, changed, gone, claims]
+        return cbor2.dumps([*fields, suspended] if suspended else fields)
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise BackendError(f"what is to be stored cannot be written down: {error}") from error
 
@@ -94,11 +99,11 @@ def load_record(books: Books, payload: bytes) -> None:
       BackendError: it is intact, and yet does not say what a record says.
     """
     try:
-        now, next_key, next_token, queues, rows, changed, gone, claims = cbor2.loads(payload)
+        now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
         books.time = max(books.time, now)
         books.next_key = max(books.next_key, next_key)
         books.next_token = max(books.next_token, next_token)
-        _load_queues(books, queues)
+        _load_queues(books, queues, *more)
         _load_rows(books, rows)
         for start in range(0, len(changed), _CHANGED):
             if (row := books.rows.get(changed[start])) is not None:
@@ -111,12 +116,14 @@ def load_record(books: Books, payload: bytes) -> None:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
 
 
-def _load_queues(books: Books, queues: list[Any]) -> None:
+def _load_queues(books: Books, queues: list[Any], suspended: Sequence[int] = ()) -> None:
     for start in range(0, len(queues), _QUEUE):
-        number, name, *counts = queues[start : start + _QUEUE]
+        number, name, *counts, live = queues[start : start + _QUEUE]
         shelf = books.shelf(name)
         books.numbered[number] = shelf
-        shelf.number, shelf.counts = number, counts
+        shelf.number, shelf.counts = number, [*counts, 0, live]
+    for start in range(0, len(suspended), 2):
+        books.numbered[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
 
 
 def _load_rows(books: Books, rows: list[Any]) -> None:
@@ -141,7 +148,7 @@ def _check(books: Books) -> None:
         raise BackendError(f"the journal cannot be understood: its clock is at {books.time!r}")
     for shelf in books.shelves.values():
         counts = shelf.counts
-        if tuple(map(type, (shelf.name, *counts))) != (str, *[int] * _COUNTS):
+        if tuple(map(type, (shelf.name, *counts))) != (str, *[int] * COUNTS):
             raise BackendError(f"the journal cannot be understood: it has a queue {shelf.name!r} with counts {counts}")
     for row in books.rows.values():
         if not _is_sound(row):
@@ -161,8 +168,8 @@ def _is_sound(row: Any) -> bool:
         and type(row.wish) in (bool, str)
         and WAITING <= row.state < GONE
         and row.attempt >= 0
-        and _is_moment(row.since)
-        and (row.due is None or _is_moment(row.due))
+        and (_is_moment(row.since) or (row.since == math.inf and row.state == DELAYED))
+        and (row.due is None or _is_moment(row.due) or (row.due == math.inf and row.state == DELAYED))
         and (row.due is not None or row.state != DELAYED)
         and (row.expires is None or _is_moment(row.expires))
         and (row.unique is None or type(row.unique) is str)

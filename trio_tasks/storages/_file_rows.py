@@ -19,8 +19,9 @@ WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State
 GONE = 6
 """Of rows that are forgotten."""
 
-PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, LIVE = range(7)
+PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
 """What a shelf counts."""
+COUNTS = 8
 
 
 @final
@@ -159,7 +160,7 @@ class Shelf:
         self.finished: dict[int, Row] = {}
         self.delayed = Line()
         self.expiring = Line()
-        self.counts = [0] * 7
+        self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[str] = []
         self._ready: dict[int, Line] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import DuplicateTaskError
 from ._file_books import weight_of
-from ._file_rows import DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
+from ._file_rows import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
 from ._port import Held, Renewal, State, Stored
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def _stored(row: Row) -> Stored:
 def counts(books: Books, queue: str) -> dict[str, int]:
     """What there was, and is, on a queue."""
     shelf = books.shelves.get(queue)
-    numbers, running = (shelf.counts, len(shelf.running)) if shelf is not None else ([0] * 7, 0)
-    names = ("pushed", "succeeded", "retried", "failed", "killed", "released")
+    numbers, running = (shelf.counts, len(shelf.running)) if shelf is not None else ([0] * COUNTS, 0)
+    names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
     return {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
 
 

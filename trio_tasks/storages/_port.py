@@ -12,8 +12,8 @@ engine promises:
   (:meth:`Engine.now`). What falls due by it (delays, leases, expiries, retention) is entered by any exchange with
   claims, whoever makes it; what expires while it is delayed, which nobody could have had before, at the latest when it
   is due.
-* **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed one waits from
-  when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
+* **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed or suspended one
+  waits from when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
 * **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
 
 PostgreSQL would claim with ``FOR UPDATE SKIP LOCKED`` and ``RETURNING``, take its time from ``now()``, and be woken by
@@ -61,6 +61,13 @@ class Verdict(IntEnum):
     FAILED = 2
     KILLED = 3
     RELEASED = 4
+    SUSPENDED = 5
+
+
+COMES_BACK = frozenset((Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED))
+"""The verdicts after which a row waits again."""
+NOT_COUNTED = frozenset((Verdict.RELEASED, Verdict.SUSPENDED))
+"""Those that take back the attempt that the claim has counted."""
 
 
 class NewRow(NamedTuple):
@@ -90,7 +97,7 @@ class Settlement(NamedTuple):
     token: int
     verdict: Verdict
     after: float
-    """RETRIED: seconds until it is ready again."""
+    """RETRIED and SUSPENDED: seconds until it is ready again; ``math.inf``: not before it is rescheduled."""
     result: bytes | None
     """The encoded result, or error; kept for finished rows, and for retried ones as their latest error."""
     history: bytes | None
@@ -262,8 +269,8 @@ class Engine(ABC):
 
     @abstractmethod
     async def counts(self, queue: str) -> dict[str, int]:
-        """``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` in all; ``waiting``, ``running``
-        now."""
+        """``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released``,
+        ``suspended`` in all; ``waiting``, ``running`` now."""
 
     @abstractmethod
     async def queues(self) -> Sequence[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from .._errors import UnsettledError
-from .._outcome import Failed, Killed, Released, Retried, Succeeded
+from .._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
 from .._task import Status
 from ._port import Settlement, Verdict
 from ._record import PastAttempt, encode_error, line_of, with_attempt
@@ -26,6 +28,7 @@ STATUS_AFTER = {
     Verdict.FAILED: Status.Failed,
     Verdict.KILLED: Status.Killed,
     Verdict.RELEASED: Status.Pending,
+    Verdict.SUSPENDED: Status.Pending,
 }
 
 
@@ -43,8 +46,11 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
         return Settlement(lane.queue, grip.key, grip.token, Verdict.SUCCEEDED, 0.0, result, None, keep, write)
     if isinstance(outcome, Released):
         return Settlement(lane.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
+    if isinstance(outcome, Suspended):
+        after = max(0.0, outcome.until - trio.current_time())
+        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, None, math.inf)
     if not isinstance(outcome, (Retried, Failed, Killed)):
-        raise TypeError(f"an outcome is Succeeded, Retried, Failed, Killed or Released, not {outcome!r}")
+        raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
     verdict = _VERDICTS[type(outcome)]
     entry = PastAttempt(task.parts.attempt, engine.now(), lane.claimant, verdict.name.lower(), line_of(outcome.error))
     after = outcome.after if isinstance(outcome, Retried) else 0.0

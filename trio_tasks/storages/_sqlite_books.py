@@ -13,7 +13,7 @@ from json import dumps
 from typing import TYPE_CHECKING, Any, final
 
 from .._errors import DuplicateTaskError
-from ._port import Answer, Settlement, State, Verdict
+from ._port import COMES_BACK, NOT_COUNTED, Answer, Settlement, State, Verdict
 from ._record import expired_error, replaced_error
 from ._sqlite_rows import DROP, HELD, Due, Rows, claimed, unwanted
 from ._sqlite_writer import Writer
@@ -147,13 +147,13 @@ class Books:
         if held is None:
             return False
         task_id, wish = held
-        if each.verdict in (Verdict.RETRIED, Verdict.RELEASED) and wish is None:
+        if each.verdict in COMES_BACK and wish is None:
             self.rows.put_back(each, now)
             return True
         if each.write is not None and (error := self._write(each)) is not None:
             return error
-        if wish is not None and each.verdict in (Verdict.RETRIED, Verdict.RELEASED):
-            if each.verdict is Verdict.RELEASED:
+        if wish is not None and each.verdict in COMES_BACK:
+            if each.verdict in NOT_COUNTED:
                 self.rows.take_off_attempt(each.key)
             answer.finished.append((each.queue, task_id))
             each = each._replace(verdict=Verdict.KILLED, result=unwanted(wish), keep=math.inf)

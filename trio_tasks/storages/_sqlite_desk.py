@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._errors import BackendError
 from ._places import refused
-from ._port import Answer, Exchange, Held, Renewal, Verdict
+from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import anchored, keep, present
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
@@ -185,7 +185,7 @@ class Desk:
         answer = self._exchanged(exchange, now, careful=False)
         while answer is None:  # each time one more write is known to end the transaction
             answer = self._exchanged(exchange, now, careful=True)
-        stirs = exchange.pushed or any(each.verdict in (Verdict.RETRIED, Verdict.RELEASED) for each in exchange.settled)
+        stirs = exchange.pushed or any(each.verdict in COMES_BACK for each in exchange.settled)
         self._tell_others(now, at_once=bool(stirs), finished=bool(exchange.settled))
         return answer
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from ._sqlite_driver import Connection
 
-_COUNTED = ("live", "running", "pushed", "succeeded", "retried", "failed", "killed", "released")
+_COUNTED = ("live", "running", "pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
 _COUNT = f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in _COUNTED)} WHERE num = ?"
 
 _NONE = -1

@@ -69,7 +69,7 @@ class Rows:
         return (rows[0][0], rows[0][1]) if rows else None
 
     def put_back(self, each: Settlement, now: float) -> None:
-        """It was retried, or released: it waits again."""
+        """It was retried, released or suspended: it waits again."""
         held = each.key, each.token
         queue = self._queues.number(each.queue)
         if each.verdict is Verdict.RELEASED:
@@ -79,8 +79,9 @@ class Rows:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             turn = self.turn(due, now)
-            self._connection.execute(_RETURN, (state, due, turn, 0, each.result, each.history, *held))
-            self._queues.count(queue, running=-1, retried=1)
+            counted = each.verdict is Verdict.RETRIED
+            self._connection.execute(_RETURN, (state, due, turn, not counted, each.result, each.history, *held))
+            self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
         """It was running, and is not any more."""

@@ -16,7 +16,7 @@ from ._sqlite_driver import DamagedError
 if TYPE_CHECKING:
     from ._sqlite_driver import Connection
 
-VERSION = 2
+VERSION = 3
 
 _TASKS = """
     CREATE TABLE trio_tasks_task (
@@ -102,7 +102,9 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
     "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE +state > 2",
 ]
 
-_MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2}
+_VERSION_3 = ["ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0"]
+
+_MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}
 """By the version from which each leads to the next."""
 
 _LAST_SESSION = 2**31 - 2

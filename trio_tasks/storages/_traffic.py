@@ -15,7 +15,7 @@ from outcome import Error, Value
 
 from .._contained import log_and_suppress
 from .._errors import BackendError
-from ._port import Claim, Exchange, NewRow, Settlement, Verdict
+from ._port import COMES_BACK, Claim, Exchange, NewRow, Settlement
 from ._requests import Push, Settle
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ._port import Answer, Engine
 
 T = TypeVar("T")
-
-_COMING_BACK = (Verdict.RELEASED, Verdict.RETRIED)
 
 
 @final
@@ -157,7 +155,7 @@ class Traffic:
             lane = settle.lane
             if settle.will_take_more:
                 returning[lane] = returning.get(lane, 0) + 1
-            if settle.settlement.verdict in _COMING_BACK or not lane.handles:
+            if settle.settlement.verdict in COMES_BACK or not lane.handles:
                 stirred[lane] = None
         for lane in stirred:
             lane.stir()

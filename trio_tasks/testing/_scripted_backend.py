@@ -16,7 +16,7 @@ import trio
 from .._abc import Backend
 from .._checks import check_seconds
 from .._errors import LeaseLostError
-from .._outcome import Failed, Killed, Released, Succeeded
+from .._outcome import Failed, Killed, Released, Succeeded, Suspended
 from .._task import Parts, Status, Task, attempt_number
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class ScriptedBackend(Backend[A]):
     >>> [outcome for task, outcome in backend.settled]
     [Succeeded(result=2), Succeeded(result=4), Succeeded(result=6)]
 
-    The script is the whole story. What is settled as retried or released does not come again by itself; to give a
-    task once more, write it once more, and that is then its next attempt (after a release, the same attempt again).
-    Nor do a task's delay, priority, unique key and expiry count here: the script says when.
+    The script is the whole story. What is settled as retried, released or suspended does not come again by itself; to
+    give a task once more, write it once more, and that is then its next attempt (after a release or a suspension, the
+    same attempt again). Nor do a task's delay, priority, unique key and expiry count here: the script says when.
 
     Args:
       script: each line is plain args; a whole :class:`Task`; an exception, to be raised to who receives; or a
@@ -116,7 +116,7 @@ class ScriptedBackend(Backend[A]):
             raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
         self._in_hand.discard(parts)
         parts.status = _status_after(outcome)
-        if isinstance(outcome, Released) and self._last[parts.id] is parts:
+        if isinstance(outcome, (Released, Suspended)) and self._last[parts.id] is parts:
             self._last[parts.id] = parts.again(parts.attempt - 1)
         self.settled.append((task, outcome))
         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from .._events import Error, Release, Success
-from .._outcome import Released, Succeeded
+from .._outcome import Succeeded
 from .._worker import Worker
 
 if TYPE_CHECKING:
@@ -137,10 +137,8 @@ class TestWorker(Generic[A, R]):
         def stop_after_one(context: WorkerContext, event: Event) -> None:
             if isinstance(event, Success):
                 settled.append((event.task.parts.id, Succeeded(event.result)))
-            elif isinstance(event, Error):
+            elif isinstance(event, (Error, Release)):
                 settled.append((event.task.parts.id, event.outcome))
-            elif isinstance(event, Release):
-                settled.append((event.task.parts.id, Released(event.reason)))
             if settled:
                 context.stop()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ..._backoff import RetryPolicy, constant
 from ..._events import Engage, Error, Release, Success
-from ..._outcome import Failed, Killed, Released, Succeeded
+from ..._outcome import Failed, Killed, Succeeded
 from ..._worker import Worker
 from ._rule import RuleBroken
 
@@ -40,10 +40,8 @@ class Record:
             self.attempts.append((event.task.parts.id, int(event.task.parts.attempt)))
         elif isinstance(event, Success):
             self.outcomes.append((event.task.parts.id, Succeeded(event.result)))
-        elif isinstance(event, Error):
+        elif isinstance(event, (Error, Release)):
             self.outcomes.append((event.task.parts.id, event.outcome))
-        elif isinstance(event, Release):
-            self.outcomes.append((event.task.parts.id, Released(event.reason)))
         if self.wanted and not self.unfinished:
             context.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,7 +18,7 @@ from ..._abc import (
     WaitForCompletion,
 )
 from ..._errors import LeaseLostError, UnknownTaskError
-from ..._outcome import Failed, Killed, Released, Retried, Succeeded, TaskResult
+from ..._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ..._task import Status, Task
 from ..._worker import Worker
 from ._bench import DELAY
@@ -176,12 +177,13 @@ async def queues_are_listed(bench: Bench) -> None:
 async def metrics_count(bench: Bench) -> None:
     """metrics counts each push and each outcome once, and what waits and runs now."""
     before = await bench.backend.metrics()
-    for number in range(6):
+    for number in range(7):
         await bench.push(number)
-    await bench.push(6, delay=3600.0)
+    await bench.push(7, delay=3600.0)
     outcomes = (
         Released(),
         Retried(ValueError("again"), 3600.0),
+        Suspended(math.inf),
         Succeeded(None),
         Failed(ValueError("1")),
         Killed(ValueError("1")),
@@ -193,10 +195,10 @@ async def metrics_count(bench: Bench) -> None:
             await bench.settle(task, outcome)
     after = await bench.backend.metrics()
     counted = {name: after.get(name, 0) - before.get(name, 0) for name in ("pushed", "succeeded", "retried", "failed")}
-    counted |= {name: after.get(name, 0) - before.get(name, 0) for name in ("killed", "released")}
-    expected = {"pushed": 7, "succeeded": 1, "retried": 1, "failed": 1, "killed": 1, "released": 1}
+    counted |= {name: after.get(name, 0) - before.get(name, 0) for name in ("killed", "released", "suspended")}
+    expected = dict.fromkeys(counted, 1) | {"pushed": 8}
     expect("what was counted", counted, expected)
-    expect("what waits and runs", (after.get("waiting"), after.get("running")), (3, 1))
+    expect("what waits and runs", (after.get("waiting"), after.get("running")), (4, 1))
 
 
 @rule(8, Progress)

@@ -1,14 +1,15 @@
-"""The five outcomes, and that each attempt is settled once."""
+"""The six outcomes, and that each attempt is settled once."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from ..._abc import FetchById, NowaitBackend, StockedBackend, WaitForCompletion
+from ..._abc import FetchById, NowaitBackend, Reschedule, StockedBackend, WaitForCompletion
 from ..._errors import LeaseLostError
-from ..._outcome import Failed, Killed, Released, Retried, Succeeded
+from ..._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended
 from ..._task import Status
 from ._bench import DELAY, Stopwatch
 from ._rule import expect, expect_that, refused, rule
@@ -84,12 +85,44 @@ async def released_comes_back_untouched(bench: Bench) -> None:
     await bench.take_number(2)
 
 
+@rule(3)
+async def suspended_waits_and_comes_back(bench: Bench) -> None:
+    """A suspended task comes back at its time, not before, as the same attempt and otherwise as it was."""
+    task_id = await bench.push(1, metadata={"note": "kept"})
+    task = await bench.take_number(1)
+    for _ in range(2):
+        clock = Stopwatch()
+        await bench.settle(task, Suspended(trio.current_time() + DELAY, "not yet"))
+        task = await bench.take_number(1)
+        clock.expect_at_least(DELAY, f"a task suspended for {DELAY} s")
+        expect("its args", task.args, bench.args(1))
+        expect("its id and metadata", (task.parts.id, dict(task.parts.metadata)), (task_id, {"note": "kept"}))
+    await bench.settle(task, Succeeded(None))
+
+
+@rule(3, Reschedule)
+async def a_suspension_may_have_no_end(bench: Bench) -> None:
+    """What is suspended until math.inf waits, with its unique key, until it is rescheduled."""
+    task_id = await bench.push(1, unique="key")
+    await bench.settle(await bench.take_number(1), Suspended(math.inf))
+    await bench.nothing_comes()
+    if isinstance(bench.backend, FetchById):
+        found = await bench.backend.fetch_by_id(task_id)
+        seen = found and (found.parts.status, int(found.parts.attempt))
+        expect("its status and the attempts that count", seen, (Status.Pending, 0))
+    expect("what push under its key returns", await bench.backend.push(bench.args(2), unique="key"), task_id)
+    expect("whether it was rescheduled", await bench.backend.reschedule(task_id, 0), True)
+    await bench.settle(await bench.take_number(1), Succeeded(None))
+    await bench.nothing_comes()
+
+
 @rule(7)
 async def attempts_are_counted_once(bench: Bench) -> None:
-    """Each retry counts one attempt, and a release in between counts none."""
+    """Each retry counts one attempt; a release or a suspension in between counts none."""
     await bench.push(1)
     for attempt in (1, 2, 3):
         await bench.settle(await bench.take_number(1, attempt=attempt), Released("interrupted"))
+        await bench.settle(await bench.take_number(1, attempt=attempt), Suspended(trio.current_time()))
         await bench.settle(await bench.take_number(1, attempt=attempt), Retried(ValueError("again")))
     await bench.take_number(1, attempt=4)
 
@@ -102,7 +135,7 @@ async def a_task_is_settled_once(bench: Bench) -> None:
         task_id = await bench.push(number)
         task = await bench.take_number(number)
         await bench.settle(task, first)
-        for second in (Released(), Retried(ValueError("2")), Killed(ValueError("2")), Succeeded(2)):
+        for second in (Released(), Suspended(0.0), Retried(ValueError("2")), Killed(ValueError("2")), Succeeded(2)):
             with refused(f"{type(second).__name__} after {type(first).__name__}", LeaseLostError):
                 await bench.settle(task, second)
         if isinstance(bench.backend, FetchById):
@@ -119,7 +152,7 @@ async def an_earlier_attempt_cannot_settle(bench: Bench) -> None:
     stale = await bench.take_number(1)
     await bench.settle(stale, Retried(ValueError("again")))
     task = await bench.take_number(1, attempt=2)
-    for outcome in (Succeeded(1), Released(), Retried(ValueError("again")), Failed(ValueError("late"))):
+    for outcome in (Succeeded(1), Released(), Suspended(0.0), Retried(ValueError("again")), Failed(ValueError("late"))):
         with refused(f"{type(outcome).__name__} from the attempt before", LeaseLostError):
             await bench.settle(stale, outcome)
     await bench.nothing_comes()

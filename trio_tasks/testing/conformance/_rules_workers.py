@@ -8,8 +8,8 @@ import trio
 
 from ..._abc import WaitForCompletion
 from ..._backoff import RetryPolicy, constant
-from ..._errors import AbortError, LeaseLostError
-from ..._outcome import Failed, Killed, Released, Retried, Succeeded
+from ..._errors import AbortError, LeaseLostError, SuspendError
+from ..._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended
 from ..._task import Status, Task
 from ..._worker import Worker
 from ._acting import AT_ONCE, Record, finish
@@ -38,6 +38,23 @@ async def an_error_is_retried_and_then_final(bench: Bench) -> None:
     if isinstance(bench.backend, WaitForCompletion):
         result = await bench.backend.wait_for(task_id)
         expect("the status and the error", (result.status, str(result.error)), (Status.Failed, "no luck in attempt 3"))
+
+
+@rule(7)
+async def a_suspension_costs_no_attempt(bench: Bench) -> None:
+    """A handler that suspends its task, be it in the last attempt, is given it again at its time, as the same one."""
+    task_id = await bench.push(1, attempts=1)
+
+    async def handle(task: Task[Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        if len(record.attempts) < 3:
+            raise SuspendError(0.1, "not yet")
+
+    clock, record = Stopwatch(), Record()
+    await finish(bench, [task_id], handle, record=record)
+    clock.expect_at_least(0.2, "a task that was suspended twice, for 0.1 s each")
+    expect("the attempts", record.attempts_of(task_id), [1, 1, 1])
+    expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Suspended, Suspended, Succeeded])
 
 
 @rule(3)
