@@ -98,8 +98,9 @@ class Parts:
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
     own, whatever it may be; ``holder`` is who has the task in hand; ``is_orphan`` says that the attempt before this one
-    was lost, with its worker or its lease; ``unfit`` is why it is not to be attempted but to
-    fail at once, such as a payload that does not decode. To read, not to change: use the backend's verbs.
+    was lost, with its worker or its lease; ``unfit`` is why it is not attempted: a
+    ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails.
+    To read, not to change: use the backend's verbs.
     """
 
     __slots__ = (

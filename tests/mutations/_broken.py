@@ -138,6 +138,14 @@ MUTATIONS = [
         "    if all(is_a(each, AbortError) for each in parts):",
     ),
     Mutation(
+        "suspension-hides",
+        3,
+        "a suspension in a group hides what failed beside it",
+        "_outcome.py",
+        "        if len(suspensions) == len(parts):",
+        "        if suspensions:",
+    ),
+    Mutation(
         "greedy",
         4,
         "more is claimed than there are free seats",
@@ -201,6 +209,14 @@ MUTATIONS = [
         "_ledger.py",
         "attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1",
         "attempts_made = parts.attempt",
+    ),
+    Mutation(
+        "suspension-costs",
+        7,
+        "a suspension costs an attempt",
+        "_ledger.py",
+        "attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1",
+        "attempts_made = parts.attempt - isinstance(outcome, Released)",
     ),
     Mutation(
         "interruption-costs-in-sqlite",

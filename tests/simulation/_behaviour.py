@@ -87,8 +87,11 @@ class Behaviour:
             try:
                 await self._behave(task, random, nursery)
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
-                if any(isinstance(each, trio.Cancelled) for each in leaves(error)):
+                kinds = {type(each) for each in leaves(error)}
+                if trio.Cancelled in kinds:
                     self._books.struck.add(task.parts)
+                if kinds - {trio.Cancelled, SuspendError}:
+                    self._books.failed.add(task.parts)
                 raise
         return task.args * 2
 

@@ -66,6 +66,7 @@ class Books:
         self.children: Counter[Parts] = Counter()
         self.struck: set[Parts] = set()  # whose attempt has seen a cancellation come from outside of it
         self.may_be_struck: set[Parts] = set()
+        self.failed: set[Parts] = set()  # in whose attempt something was raised that suspends nothing
         self.to_abort: set[str] = set()  # by somebody who has not been answered yet, perhaps
         self.aborted: set[Claim | None] = set()
         self.stopped: dict[WorkerContext, int] = {}  # when, as a number of quiet moments
@@ -325,6 +326,8 @@ class Books:
         self.settling_since.pop(task.parts, None)
         if isinstance(outcome, (Retried, Failed, Killed)):
             check_judgement(self, context, task, outcome)
+        if isinstance(outcome, Suspended) and task.parts in self.failed:
+            self.fault(f"{task} is {outcome}, though something failed in it")
         if outcome == Released(_LOST):
             self.seen["told that a lease was lost"] += 1
             return

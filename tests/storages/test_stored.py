@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +8,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import (
+    Attempt,
     BackendError,
+    DecodeError,
     DuplicateTaskError,
     Error,
+    Event,
     Failed,
     Killed,
     LeaseLostError,
+    OrphanedError,
+    Release,
     Released,
     RetryPolicy,
     Status,
@@ -230,8 +236,137 @@ async def test_a_duplicate_that_is_refused_leaves_nothing_behind() -> None:
 # What comes out
 
 
+async def never(args: object) -> None:
+    raise AssertionError(f"an attempt was made at {args!r}")
+
+
+@dataclass
+class OldMail:
+    to: str
+
+
+@dataclass
+class NewMail:
+    address: str
+
+
+async def test_what_this_version_cannot_read_is_put_back_until_a_newer_one_can(autojump_clock: MockClock) -> None:
+    """A rolling deploy: the old version runs on for an hour, on the queue to which the new one pushes."""
+    old_heard: list[Event] = []
+    begun = trio.current_time()
+    seen: list[Any] = []
+
+    async def old(mail: OldMail) -> None:
+        seen.append(mail)
+
+    async def new(mail: NewMail, attempt: Attempt) -> None:
+        seen.append((mail, int(attempt)))
+
+    async with Storage[NewMail](type=NewMail) as storage:
+        task_id = await storage.push(NewMail("a"), attempts=1)
+        old_storage = Storage[OldMail](TroubledEngine(storage.engine.store), OldMail)
+        async with old_storage, trio.open_nursery() as nursery:
+            worker = Worker("old", old_storage, old, on_event=lambda _, event: old_heard.append(event))
+            context = await nursery.start(worker.run)
+            await old_storage.push(OldMail("b"))
+            await trio.sleep(3600)
+            context.stop()
+        kept = await storage.fetch_by_id(task_id)
+        assert kept is not None
+        assert (kept.args, kept.parts.status, kept.parts.attempt) == (NewMail("a"), Status.Pending, 0)
+        assert [(each.attempt, each.became, each.worker) for each in kept.parts.context.history] == [
+            (1, "unreadable", "old")
+        ]
+        storage.close()
+        await Worker("new", storage, new).run()
+        assert seen == [OldMail("b"), (NewMail("a"), 1)]
+        assert (await storage.metrics())["failed"] == 0
+    released = [each for each in old_heard if isinstance(each, Release)]
+    assert all(each.reason.startswith("it cannot be read here: DecodeError: ") for each in released)
+    untils = [each.until - begun for each in released if each.until is not None]
+    assert untils[:8] == pytest.approx([5, 15, 35, 75, 155, 315, 615, 915], abs=1.0)
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0, 60.0, 86_400.0, math.inf])
+async def test_what_nobody_can_read_for_so_long_is_a_dead_letter(autojump_clock: MockClock, after: float) -> None:
+    """The time counts from when a worker first found it unreadable, not from the push; and it is kept with the row."""
+    events: list[Event] = []
+    quiet: Any = {"queue": "numbers", "poll_interval": 1e7, "lease": 1e7}  # a day of looking takes long
+
+    async def handler(number: int) -> None:
+        raise AssertionError("it was read")
+
+    async with Storage[Any](unreadable_after=after, **quiet) as storage:
+        await storage.push("not a number", id="bad")
+        await trio.sleep(2 * 86_400)
+        begun = trio.current_time()
+        for _ in range(2):  # the first of them ends on the way
+            numbers = Storage[int](TroubledEngine(storage.engine.store), int, unreadable_after=after, **quiet)
+            async with numbers:
+                with trio.move_on_after(after / 2 if after < math.inf else 86_400):
+                    await Worker("w", numbers, handler, on_event=lambda _, event: events.append(event)).run()
+        if after < math.inf:
+            numbers = Storage[int](TroubledEngine(storage.engine.store), int, unreadable_after=after, **quiet)
+            async with numbers:
+                numbers.close()
+                storage.close()
+                await Worker("w", numbers, handler, on_event=lambda _, event: events.append(event)).run()
+            result = await storage.wait_for("bad")
+            assert (result.status, type(result.error)) == (Status.Failed, DecodeError)
+            assert trio.current_time() - begun == pytest.approx(after, abs=2.0)
+            [error] = [each for each in events if isinstance(each, Error)]
+            assert isinstance(error.outcome, Failed)
+            assert await storage.resume_by_id("bad"), "in its new life it is as at first"
+        task = await storage.fetch_by_id("bad")
+        assert task is not None
+        assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
+        became = [each.became for each in task.parts.context.history]
+        assert became == (["unreadable"] if after else []) + (["failed"] if after < math.inf else [])
+
+
+async def test_an_unreadable_task_that_is_resumed_is_put_back_anew(autojump_clock: MockClock) -> None:
+    async with Storage[Any](queue="numbers") as storage:
+        await storage.push("not a number", id="bad")
+        numbers = Storage[int](TroubledEngine(storage.engine.store), int, queue="numbers", unreadable_after=60.0)
+        async with numbers:
+            for _ in range(2):
+                begun = trio.current_time()
+                with trio.move_on_after(600):
+                    await Worker("w", numbers, never).run()
+                result = await numbers.wait_for("bad")
+                assert result.status is Status.Failed
+                assert await storage.resume_by_id("bad")
+                task = await storage.fetch_by_id("bad")
+                assert task is not None
+                [*_, unreadable, failed] = task.parts.context.history
+                assert failed.ended_at - unreadable.ended_at == pytest.approx(60, abs=2)
+                assert trio.current_time() - begun == pytest.approx(600, abs=2)
+
+
+async def test_an_orphan_that_could_not_be_read_meanwhile_is_still_one(autojump_clock: MockClock) -> None:
+    """It has used up its attempts: that a version could not read it gives it no further one."""
+    async with Storage[int](lease=10.0) as storage:
+        await storage.push(1, id="a", attempts=1)
+        await storage.receive()  # and nobody renews the lease
+        await trio.sleep(11)
+        texts = Storage[str](TroubledEngine(storage.engine.store), str)
+        async with texts:
+            with trio.move_on_after(2):
+                await Worker("w", texts, never).run()
+        storage.close()
+        await Worker("w", storage, never).run()
+        result = await storage.wait_for("a")
+        assert (result.status, type(result.error)) == (Status.Failed, OrphanedError)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, "1", None])
+def test_how_long_a_task_may_be_unreadable_is_a_number_of_seconds(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="unreadable_after must be"):
+        Storage(unreadable_after=value)
+
+
 async def test_a_payload_that_does_not_decode_is_a_dead_letter_that_can_be_read(autojump_clock: MockClock) -> None:
-    async with Storage[Any]() as storage:
+    async with Storage[Any](unreadable_after=0.0) as storage:
         numbers = storage.share(int, queue="numbers")
         bad = storage.share(queue="bad")
         await bad.push("not a number")

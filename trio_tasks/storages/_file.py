@@ -41,13 +41,15 @@ class FileStorage(StoredBackend[A]):
 
     Args:
       path: of the file; it is made if it is not there.
-      type: of the args. What does not fit it is refused when it is pushed, and fails when it is to be attempted.
+      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
       queue: the name of the queue in the file.
       synchronous: when a change counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
           ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
       repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
           original is kept beside it. A torn end, which a crash may leave, needs no repair.
-      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``; see :class:`LaneOptions`.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+          ``unreadable_after``; see :class:`LaneOptions`.
     """
 
     @overload

@@ -57,7 +57,8 @@ class Handle(Generic[A]):
         """Another queue over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. The options are those of the storage
-        (``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``), and the same as here if not given.
+        (``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+        ``unreadable_after``), and the same as here if not given.
 
         Raises:
           ValueError: the queue is open here already, for another type.

@@ -11,11 +11,12 @@ from outcome import Error, Value
 
 from .._checks import check_seconds, check_text, check_unicode
 from .._codec import CborCodec, JsonCodec, as_codec
-from .._errors import AbortError
+from .._contained import log
+from .._errors import AbortError, BackendError, SuspendError
 from .._outcome import Killed
 from .._task import Parts, Status, Task, attempt_number
 from ._port import Held, NewRow, Settlement, Verdict
-from ._record import decode_head, decode_history, ends_in_loss
+from ._record import decode_head, decode_history, ends_in_loss, line_of, unreadable_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _MOST_EXTENSIONS = 10_000
 """Of how many tasks the extensions are kept, in case that they are attempted in this process."""
+
+_PUT_OFF = 5.0
+"""Seconds for which a task that cannot be read is put back the first time; then it is twice as long each time,"""
+_PUT_OFF_AT_MOST = 300.0
+"""up to this."""
 
 STALE = 0.005
 """Seconds after which a row at hand that nobody has come for is given back,"""
@@ -74,6 +80,8 @@ class LaneOptions(TypedDict, total=False):
 
     ``lease`` is in seconds; ``codec`` encodes args, ``result_type`` is what handlers return; ``keep_results`` and
     ``keep_dead`` are for how many seconds succeeded and failed tasks are remembered (``math.inf``: until vacuumed).
+    ``unreadable_after`` is for how many seconds a task that workers cannot decode is put back, in case another version
+    of the program can; then it is a dead letter.
     """
 
     lease: float
@@ -81,9 +89,13 @@ class LaneOptions(TypedDict, total=False):
     result_type: Any
     keep_results: float
     keep_dead: float
+    unreadable_after: float
 
 
-_USUAL = LaneOptions(lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf)
+_A_DAY = 86_400.0
+_USUAL = LaneOptions(
+    lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf, unreadable_after=_A_DAY
+)
 
 
 @final
@@ -108,6 +120,7 @@ class Lane:
         self.lease = check_seconds(given["lease"], "lease", positive=True)
         self.keep_results = _check_keep(given["keep_results"], "keep_results")
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
+        self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self.stock: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
         self.stocked_at = 0.0  # the last of them at this time,
@@ -161,7 +174,7 @@ class Lane:
         """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
         back, if the answer came so late that their lease is over."""
         for row in rows:
-            task = self._task_of(row, until)
+            task = self._task_of(row, until, now)
             if self.receivers and now < until:
                 receiver, _ = self.receivers.popitem(last=False)
                 self.hand[row.id] = task.parts
@@ -172,7 +185,7 @@ class Lane:
         if rows:
             self.stocked_at, self.rounds = trio.current_time(), 0
 
-    def _task_of(self, row: Claimed, until: float) -> Task[Any]:
+    def _task_of(self, row: Claimed, until: float, now: float) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(row.id, attempt=attempt_number(row.attempt), extensions=extensions)
         args: Any = row.payload
@@ -183,10 +196,27 @@ class Lane:
                 parts.is_orphan = ends_in_loss(row.history)
             args = self.codec.decode(row.payload)
         except Exception as error:
-            parts.unfit = error
+            parts.unfit = self._put_off(error, row, now)
         parts.status = Status.Running
         parts.context = Grip(self, row, until)
         return Task(args, parts)
+
+    def _put_off(self, error: Exception, row: Claimed, now: float) -> Exception:
+        """Suspend a task that this process cannot read, since a newer one may; once it is old enough, it fails."""
+        try:
+            since = unreadable_since(row.history)
+        except BackendError:  # the history is what cannot be read, and is replaced
+            since = None
+        age = 0.0 if since is None else max(0.0, now - since)
+        if age >= self.unreadable_after:
+            return error
+        if since is None:
+            message = "task %s of queue %r cannot be read here, and is put back for a version that can: %s"
+            log.warning(message, row.id, self.queue, line_of(error))
+        delay = min(_PUT_OFF + age, _PUT_OFF_AT_MOST, self.unreadable_after - age)  # it doubles each time
+        suspension = SuspendError(delay, f"it cannot be read here: {line_of(error)}")
+        suspension.__cause__ = error
+        return suspension
 
     def take(self, now: float) -> Task[Any] | None:
         """The next task at hand. What has lain there for longer than its lease, in a process that was stopped, is not

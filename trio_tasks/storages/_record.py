@@ -33,6 +33,7 @@ from .._errors import (
 )
 from .._extensions import NO_METADATA, Metadata
 from .._task import USUAL_TERMS, Terms
+from ._port import LATEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -224,7 +225,8 @@ LOST = "lost"
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
     """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
-    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``), and the error in a line."""
+    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or
+    ``"unreadable"``, which did not count), and the error in a line."""
 
     attempt: int
     ended_at: float
@@ -252,9 +254,31 @@ def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None
     return with_attempt(history, PastAttempt(attempt, at, worker, LOST, "its worker died, or lost its lease"))
 
 
+UNREADABLE = "unreadable"
+"""What became of the attempt in which a worker first found that it cannot decode the task; it did not count."""
+
+
+def unreadable_since(history: bytes | None) -> float | None:
+    """When a worker first found the task unreadable, since it last was a dead letter; None if no worker did."""
+    found: float | None = None
+    for entry in decode_history(history):
+        if entry.became in ("failed", "killed"):
+            found = None  # it was resumed: another life
+        elif entry.became == UNREADABLE and found is None:
+            found = _moment(entry.ended_at)
+    return found
+
+
+def _moment(value: Any) -> float:
+    """A time that was read, and is one."""
+    if type(value) not in (int, float) or not -LATEST <= value <= LATEST:
+        raise BackendError(f"the time of an attempt cannot be read: {value!r:.50}")
+    return float(value)
+
+
 def ends_in_loss(history: bytes) -> bool:
-    """Whether the latest attempt in it was lost."""
-    entries = decode_history(history)
+    """Whether the latest attempt that counted was lost."""
+    entries = [each for each in decode_history(history) if each.became != UNREADABLE]
     return bool(entries) and entries[-1].became == LOST
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._errors import UnsettledError
+from .._errors import BackendError, UnsettledError
 from .._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
 from .._task import Status
 from ._port import Settlement, Verdict
-from ._record import PastAttempt, encode_error, line_of, with_attempt
+from ._record import UNREADABLE, PastAttempt, encode_error, line_of, unreadable_since, with_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,8 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
         return Settlement(lane.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
     if isinstance(outcome, Suspended):
         after = max(0.0, outcome.until - trio.current_time())
-        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, None, math.inf)
+        history = _note_unreadable(task, grip, engine)
+        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, history, math.inf)
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
     verdict = _VERDICTS[type(outcome)]
@@ -57,6 +59,18 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     history = with_attempt(grip.packed_history, entry)
     packed_error = encode_error(outcome.error)
     return Settlement(lane.queue, grip.key, grip.token, verdict, after, packed_error, history, lane.keep_dead)
+
+
+def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine) -> bytes | None:
+    """The history with a note of when the task was first found unreadable; None if there is nothing to note."""
+    error = task.parts.unfit and task.parts.unfit.__cause__
+    if error is None:
+        return None
+    with suppress(BackendError):
+        if unreadable_since(grip.packed_history) is not None:
+            return None
+    entry = PastAttempt(task.parts.attempt, engine.now(), grip.lane.claimant, UNREADABLE, line_of(error))
+    return with_attempt(grip.packed_history, entry)
 
 
 def _encoded(result: Any, grip: Grip) -> bytes:

@@ -59,7 +59,8 @@ class SqliteStorage(StoredBackend[A]):
 
     Args:
       path: of the file, on a disk of this machine.
-      type: of the args. What does not fit it is refused when it is pushed, and fails when it is to be attempted.
+      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
       queue: the name of the queue in the file.
       synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
           ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
@@ -72,7 +73,8 @@ class SqliteStorage(StoredBackend[A]):
           work on, or that one may only read. Whatever would change something raises :class:`BackendError`.
       mode: of the file, if it is made; SQLite gives the same to the files beside it.
       poll_interval: seconds between two looks at the file, for news that went astray.
-      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``; see :class:`LaneOptions`.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+          ``unreadable_after``; see :class:`LaneOptions`.
     """
 
     @overload
