@@ -15,12 +15,14 @@ from trio_tasks import (
     Failed,
     Killed,
     MemoryStorage,
+    Parts,
     Released,
     Retried,
     Status,
     Succeeded,
     Suspended,
     Task,
+    TaskExpiredError,
     TaskResult,
     UnknownTaskError,
     Worker,
@@ -122,6 +124,58 @@ async def test_wait_for_one_that_expires_or_is_replaced(autojump_clock: MockCloc
     second = await storage.push(2, unique="key", on_conflict="replace")
     result = await storage.wait_for(first)
     assert f"replaced by task {second}" in str(result.error)
+
+
+@pytest.mark.parametrize("delay", [0.0, 50.0])
+async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
+    """Nobody receives, and nobody looks but the one who waits."""
+    storage = MemoryStorage[int]()
+    begun = trio.current_time()
+    task_id = await storage.push(1, expires_in=7, delay=delay)
+    result = await storage.wait_for(task_id)
+    assert (result.status, type(result.error)) == (Status.Killed, TaskExpiredError)
+    assert trio.current_time() == begun + 7
+
+
+async def test_who_waits_for_a_task_that_was_started_in_time_waits_for_its_end(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1, expires_in=7)
+    ended: list[Any] = []
+
+    async def wait() -> None:
+        ended.append(await storage.wait_for(task_id))
+
+    nursery.start_soon(wait)
+    await trio.sleep(5)
+    task = await storage.receive()
+    await trio.sleep(50)
+    assert not ended
+    await storage.settle(task, Succeeded(3))
+    await wait_all_tasks_blocked()
+    assert [each.result for each in ended] == [3]
+
+
+async def test_whoever_looks_sees_what_has_expired(autojump_clock: MockClock) -> None:
+    async def make() -> MemoryStorage[int]:
+        storage = MemoryStorage[int]()
+        await storage.push(1, id="a", expires_in=7, metadata={"n": 1})
+        await trio.sleep(7)
+        return storage
+
+    killed = await (await make()).fetch_by_id("a")
+    assert killed is not None
+    assert killed.parts.status is Status.Killed
+    assert await (await make()).list_tasks(Status.Pending) == []
+    assert [each.parts.id for each in await (await make()).list_tasks(Status.Killed)] == ["a"]
+    counts = await (await make()).metrics()
+    assert (counts["waiting"], counts["killed"]) == (0, 1)
+    assert not await (await make()).cancel("a")
+    assert not await (await make()).reschedule("a", 5)
+    assert not await (await make()).update(Task(2, Parts("a")))
+    assert await (await make()).resume_by_id("a")
+    assert await (await make()).vacuum() == 1
 
 
 # fetch, list, metrics

@@ -275,6 +275,46 @@ def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
 # Expiry
 
 
+@pytest.mark.parametrize("delay", [0.0, 3.0, 9.0])
+def test_a_task_expires_at_the_very_second_delayed_or_not(delay: float) -> None:
+    book = Book()
+    book.push("a", expires_in=5, delay=delay)
+    book.now = 4.999
+    assert not book.ledger.expire(book.now)
+    assert book.ledger.expires_at("a") == 5
+    book.now = 5
+    assert book.ledger.expire(book.now)
+    assert book.status_of("a") is Status.Killed
+    assert book.ledger.expires_at("a") is None
+    assert book.take() is None
+    assert book.ledger.next_due is None
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "replace", "raise"])
+def test_who_pushes_kills_what_has_expired_and_takes_its_key(on_conflict: str) -> None:
+    book = Book()
+    book.push("ahead")
+    book.push("a", unique="key", expires_in=5)
+    book.now = 4
+    assert book.push("b", unique="key") == "a"
+    book.now = 5
+    assert book.push("c", unique="key", on_conflict=on_conflict) == "c"
+    [(task_id, outcome)] = book.finished
+    assert task_id == "a"
+    assert isinstance(outcome, Killed)
+    assert isinstance(outcome.error, TaskExpiredError)
+    assert book.take_ids() == ["ahead", "c"]
+
+
+def test_what_was_started_in_time_leaves_nothing_behind() -> None:
+    book = Book()
+    for number in range(5000):
+        book.push(str(number), expires_in=1e9)
+        book.settle(book.take_one(), Succeeded(None))
+        assert book.ledger.next_due is None
+    assert len(vars(book.ledger)["_expiring"]) < 100
+
+
 def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
     book = Book()
     book.push("a", expires_in=5)
@@ -295,7 +335,7 @@ def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
 def test_a_task_that_was_started_in_time_may_go_on_later(outcome: Outcome) -> None:
     book = Book()
     book.push("a", expires_in=5)
-    book.now = 5
+    book.now = 4.999
     book.settle(book.take_one(), outcome)
     book.now = 65
     assert book.take_ids() == ["a"]
@@ -718,11 +758,14 @@ KeyedPushes: st.SearchStrategy[Any] = st.fixed_dictionaries(
         "priority": st.just(0),
         "unique": st.sampled_from(["x", "y"]),
         "on_conflict": st.sampled_from(["skip", "replace", "replace", "raise"]),
-    }
+    },
+    optional={"expires_in": st.sampled_from([1.0, 3.0])},
 )
 Pushes: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries({"delay": Delays, "priority": st.integers(-1, 1)}),
-    st.fixed_dictionaries({"delay": st.just(0.0), "priority": st.just(0), "expires_in": st.sampled_from([1.0, 3.0])}),
+    st.fixed_dictionaries(
+        {"delay": st.sampled_from([0.0, 2.0]), "priority": st.just(0), "expires_in": st.sampled_from([1.0, 3.0])}
+    ),
     KeyedPushes,
 )
 FINISHED = {"done": Status.Done, "failed": Status.Failed, "killed": Status.Killed}
@@ -775,17 +818,21 @@ class LedgerAndModel:
 
     def model_take(self) -> Record | None:
         now = self.book.now
+        self.model_expire()
         due = [each for each in self.at("delayed") if each.due is not None and each.due <= now]
         for each in sorted(due, key=lambda each: (each.due, each.order)):
             self.place_in_time(each, 0)
         for each in sorted(self.at("ready"), key=lambda each: (-each.priority, each.order)):
-            if each.start_by is not None and each.start_by < now:
-                self.finish(each, "killed")
-            else:
-                each.place, each.start_by = "in hand", None
-                each.attempt += 1
-                return each
+            each.place, each.start_by = "in hand", None
+            each.attempt += 1
+            return each
         return None
+
+    def model_expire(self) -> None:
+        waiting = [each for each in self.at("ready", "delayed") if each.start_by is not None]
+        for each in sorted(waiting, key=lambda each: (each.start_by, each.id)):
+            if each.start_by is not None and each.start_by <= self.book.now:
+                self.finish(each, "killed")
 
     # The program
 
@@ -800,6 +847,7 @@ class LedgerAndModel:
             del options["delay"]
             options["run_at"] = NOON + timedelta(seconds=delay)
         task = make_task(number, options)
+        self.model_expire()
         owner = self.owner_of(unique)
         with use_wall_clock(NOON.timestamp):
             if owner is not None and on_conflict == "raise":
@@ -822,9 +870,14 @@ class LedgerAndModel:
         self.place_in_time(record, delay)
         self.tally["pushed"] += 1
 
+    def expire(self, which: int, what: None) -> None:
+        self.model_expire()
+        self.ledger.expire(self.book.now)
+
     def push_a_known_id(self, which: int, what: None) -> None:
         record = pick(self.records, which)
         if record is not None:
+            self.model_expire()
             with pytest.raises(DuplicateTaskError):
                 self.book.push(record.id)
 
@@ -943,7 +996,9 @@ class LedgerAndModel:
         assert ended - self.resumed == ledger.dead + ledger.remembered + self.forgotten
 
     def the_next_one_due_is_told(self) -> None:
-        assert self.ledger.next_due == min((each.due for each in self.at("delayed") if each.due), default=None)
+        moments = [each.due for each in self.at("delayed") if each.due]
+        moments += [each.start_by for each in self.at("ready", "delayed") if each.start_by is not None]
+        assert self.ledger.next_due == min(moments, default=None)
 
     def all_that_waits_comes_out_in_order_each_once(self) -> None:
         self.book.now += 100
@@ -958,7 +1013,7 @@ class LedgerAndModel:
 # What is worth more often stands here more often.
 STEPS = (
     ["push"] * 5 + ["take"] * 5 + ["settle"] * 5 + ["wait"] * 2 + ["cancel", "reschedule", "update", "resume"]
-    + ["settle_again", "push_a_known_id", "vacuum"]
+    + ["settle_again", "push_a_known_id", "vacuum", "expire"]
 )  # fmt: skip
 WHAT: dict[str, st.SearchStrategy[Any]] = {
     "settle": Outcomes, "settle_again": Outcomes, "wait": Delays, "reschedule": Delays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -38,6 +39,9 @@ class Desk(Protocol[A]):
     ledger: Ledger[A]
     completion: Completion
 
+    def expire(self) -> None:
+        """Kill the tasks that were not started in time."""
+
     def tend(self) -> None:
         """Something may have become ready that somebody waits for."""
 
@@ -69,24 +73,30 @@ class Bookkeeping(
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        ledger = self._bookkeeper.ledger
-        result = ledger.result_of(task_id)
-        if result is not None:
-            return result
-        if ledger.find(task_id) is None:
-            raise UnknownTaskError(task_id)
-        return await self._bookkeeper.completion.wait_for(task_id)
+        ledger, completion = self._bookkeeper.ledger, self._bookkeeper.completion
+        while True:
+            self._bookkeeper.expire()
+            result = ledger.result_of(task_id)
+            if result is not None:
+                return result
+            if ledger.find(task_id) is None:
+                raise UnknownTaskError(task_id)
+            expiry = ledger.expires_at(task_id)
+            with trio.move_on_at(math.inf if expiry is None else expiry):
+                return await completion.wait_for(task_id)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """The task of this id, unfinished or remembered; or None."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         return self._bookkeeper.ledger.find(task_id)
 
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
         check_task(task)
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         return self._bookkeeper.ledger.update(task)
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
@@ -94,6 +104,7 @@ class Bookkeeping(
         check_seconds(delay, "delay")
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         moved = self._bookkeeper.ledger.reschedule(task_id, delay, trio.current_time())
         self._bookkeeper.tend()
         return moved
@@ -102,6 +113,7 @@ class Bookkeeping(
         """Kill the waiting task of this id; False if none of that id waits."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         cancelled = self._bookkeeper.ledger.cancel(task_id, "cancelled while it waited")
         self._bookkeeper.tend()
         return cancelled
@@ -114,12 +126,14 @@ class Bookkeeping(
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
 
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         resumed = self._bookkeeper.ledger.resume(task_id)
         self._bookkeeper.tend()
         return resumed
@@ -127,6 +141,7 @@ class Bookkeeping(
     async def vacuum(self) -> int:
         """Forget all finished tasks, dead letters included; returns how many there were."""
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         return self._bookkeeper.ledger.vacuum()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
@@ -135,11 +150,13 @@ class Bookkeeping(
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         tasks = self._bookkeeper.ledger.tasks()
         return list(islice((each for each in tasks if status is None or each.parts.status is status), limit))
 
     async def metrics(self) -> dict[str, int]:
         """What went through it, by outcome, and what waits and runs now."""
         await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
         ledger = self._bookkeeper.ledger
         return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.in_hand}

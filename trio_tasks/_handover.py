@@ -120,6 +120,8 @@ class Handover(Generic[A]):
 
     def push_nowait(self, task: Task[A]) -> TaskId:
         """Let a task in; raises ``trio.WouldBlock`` if there is no room."""
+        if self.ledger.waiting >= self.capacity:
+            self.expire()
         if self._pushers or self.ledger.waiting >= self.capacity:
             raise trio.WouldBlock
         task_id = self.ledger.push(task, trio.current_time())
@@ -171,6 +173,11 @@ class Handover(Generic[A]):
             raise TypeError(f"what is settled is a Task, not {task!r}")
         self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)
         if self._receivers:
+            self.tend()
+
+    def expire(self) -> None:
+        """Kill what was not started in time; that may make room."""
+        if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
             self.tend()
 
     def tend(self) -> None:

@@ -6,6 +6,7 @@ each decision is taken whole: a task is in exactly one place before and after ev
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ._clock import wall_after
@@ -42,7 +43,8 @@ class Ledger(Generic[A]):
         self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
         self._in_hand: dict[str, Parts] = {}
         self._unique: dict[str, TaskId] = {}
-        self._start_by: dict[str, float] = {}
+        self._start_by: dict[str, float] = {}  # of those that were never started
+        self._expiring: list[tuple[float, str]] = []  # a heap of the same, and of some that were started since
         self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
         self._done: dict[str, tuple[Task[A], Succeeded[Any]]] = {}
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
@@ -66,6 +68,8 @@ class Ledger(Generic[A]):
         """
         if task.parts.status is not Status.Pending:  # pushed before, and finished: this is another life
             task = Task(task.args, task.parts.again(attempt=0))
+        if self._start_by:
+            self.expire(now)
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
@@ -79,6 +83,7 @@ class Ledger(Generic[A]):
         self.counts["pushed"] += 1
         if terms.expires_in is not None:
             self._start_by[task_id] = now + terms.expires_in
+            heappush(self._expiring, (now + terms.expires_in, task_id))
         self._delay(task, delay, now, stamp=delay == terms.delay)
         return task_id
 
@@ -109,15 +114,14 @@ class Ledger(Generic[A]):
 
     def take(self, now: float) -> Task[A] | None:
         """The next task that is ready, in hand from now on and one attempt further; None if there is none."""
+        if self._start_by:
+            self.expire(now)
         while (due := self._delayed.next_due) is not None and due <= now:
             self._ready.append(self._delayed.pop_first())
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
                 continue  # cancelled, replaced or rescheduled since: what lies here is only its shadow
-            if self._start_by and self._start_by.get(parts.id, now) < now:
-                self._finish(task, Killed(TaskExpiredError(f"not started within {parts.terms.expires_in} s")))
-                continue
             if self._start_by:
                 self._start_by.pop(parts.id, None)  # it was started in time; whether it is interrupted or not
             parts.attempt = attempt_number(parts.attempt + 1)
@@ -126,12 +130,38 @@ class Ledger(Generic[A]):
             return task
         return None
 
+    def expire(self, now: float) -> bool:
+        """Kill the tasks whose time to be started is over: it is, from that very moment on. True if there were any."""
+        is_any = False
+        while self._first_expiry is not None and self._first_expiry <= now:
+            _, task_id = heappop(self._expiring)
+            task = self._live[task_id]
+            self._finish(task, Killed(TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")))
+            is_any = True
+        return is_any
+
+    def expires_at(self, task_id: str) -> float | None:
+        """When the task of this id expires; None if it does not, or not any more."""
+        return self._start_by.get(task_id)
+
+    @property
+    def _first_expiry(self) -> float | None:
+        """When the next task expires; None if none does."""
+        heap, start_by = self._expiring, self._start_by
+        if len(heap) > 64 + 2 * len(start_by):  # most were started in time
+            heap[:] = [(moment, task_id) for task_id, moment in start_by.items()]
+            heapify(heap)
+        while heap and start_by.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
     @property
     def next_due(self) -> float | None:
-        """When the next delayed task is due; None if none is."""
+        """When something happens by itself: the next delayed task is due, or a task expires; None if nothing will."""
         while (first := self._delayed.first) is not None and self._live.get(first.parts.id) is not first:
             self._delayed.pop_first()  # a shadow, for which nobody needs to wake up
-        return self._delayed.next_due
+        expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
+        return due if expiry is None else expiry if due is None else min(due, expiry)
 
     # Coming back
 

@@ -114,6 +114,11 @@ class OneWay(Generic[A]):
         elif isinstance(outcome, Released):
             self.tend()
 
+    def expire(self) -> None:
+        """Kill what was not started in time."""
+        if self.ledger.is_timed:
+            self.ledger.expire(trio.current_time())
+
     def tend(self) -> None:
         """Have the one who asks the source look here first: something may have become ready."""
         self._asking.cancel()

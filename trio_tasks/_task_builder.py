@@ -124,7 +124,11 @@ class TaskBuilder(Generic[A]):
         return self._with(unique=key, on_conflict=on_conflict)
 
     def expires_in(self, seconds: float) -> TaskBuilder[A]:
-        """Do not start it later than so many seconds after it was pushed: it is killed instead."""
+        """Do not start it when so many seconds have passed since it was pushed: it is killed in that moment.
+
+        It counts whether the task is delayed or not, so it must be more than the delay. Once started, it does not
+        expire any more.
+        """
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
     def build(self) -> Task[A]:

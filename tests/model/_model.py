@@ -1,9 +1,8 @@
 """A queue with leases, as plainly as it can be said: one dictionary of rows, and a number for the time.
 
-What a storage enters by itself (an expiry, a lease that ran out, a result that is kept no longer) it may enter late,
-but never early, and at the latest when somebody receives; what expires while it is delayed, at the latest when somebody
-receives after it was due, for nobody could have had it before. So here such a row is *overdue*, and :meth:`Model.see`
-lets the storage say whether it has entered it. In all else there is one right answer.
+An expiry, and the end of the time that a result is kept, count from their very moment on. A lease that ran out may be
+entered late, but never early, and at the latest when somebody receives. So here such a row is *overdue*, and
+:meth:`Model.see` lets the storage say whether it has entered it. In all else there is one right answer.
 """
 
 from __future__ import annotations
@@ -123,8 +122,7 @@ class Model:
     def enter_due(self) -> None:
         """Somebody receives."""
         for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
-            is_delayed = row.place == "delayed" and row.due > self.now
-            if row.is_live and self.traits.waits_from_due and self.is_overdue(row) and not is_delayed:
+            if row.place == "running" and self.is_overdue(row):
                 self.lapse(row)
             elif row.place == "delayed" and row.due <= self.now:
                 due = row.due
@@ -183,18 +181,21 @@ class Model:
 
     # What happens by itself
 
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for row in [*self.rows.values()]:
+            if row.waits and row.expires <= self.now:
+                self.finish(row, "killed", "not started within")
+            elif not row.is_live and row.due <= self.now:
+                del self.rows[row.id]
+
     def is_overdue(self, row: Row) -> bool:
-        return (row.waits and row.expires <= self.now) or (row.place != "delayed" and row.due <= self.now)
+        return row.place == "running" and row.due <= self.now
 
     def lapse(self, row: Row) -> None:
-        """Enter what is overdue."""
-        if row.waits:
-            self.finish(row, "killed", "not started within")
-        elif row.place == "running":
-            row.history.append((row.attempt, "lost"))
-            self.come_back(row, None, None)
-        else:
-            del self.rows[row.id]
+        """Enter that its lease has run out."""
+        row.history.append((row.attempt, "lost"))
+        self.come_back(row, None, None)
 
     def lose_all(self) -> None:
         """The one process that had the store has died, or has closed it."""

@@ -627,6 +627,74 @@ async def test_who_is_not_started_in_time_is_killed(engine: Engine, mock_clock: 
     await check_counts(engine, pushed=3, killed=2, running=1)
 
 
+@pytest.mark.parametrize("delay", [0.0, 5.0, HOUR])
+@pytest.mark.parametrize("on_conflict", ["skip", "replace", "raise"])
+async def test_what_has_expired_gives_up_its_key_in_the_step_of_the_push(
+    engine: Engine, mock_clock: MockClock, on_conflict: Any, delay: float
+) -> None:
+    await push(engine, new("a", unique="key", expires_in=10.0, delay=delay))
+    mock_clock.jump(9)
+    assert await push(engine, new("b", unique="key")) == ["a"]
+    mock_clock.jump(1.5)
+    answer = await engine.exchange(Exchange(pushed=[new("c", unique="key", on_conflict=on_conflict)]))
+    assert (answer.pushed, answer.finished) == (["c"], [(QUEUE, "a")])
+    assert await states(engine, "a", "c") == [State.KILLED, State.WAITING]
+    assert type(decode_error((await found(engine, "a")).result)).__name__ == "TaskExpiredError"
+    await check_counts(engine, pushed=2, killed=1, waiting=1)
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0, HOUR])
+async def test_whoever_looks_sees_what_has_expired(
+    kind: str, tmp_path: Path, mock_clock: MockClock, delay: float
+) -> None:
+    """Though no exchange has entered it; and what is done to the row enters it."""
+    looks: dict[str, tuple[Any, Any]] = {
+        "cancel": (lambda engine: engine.cancel(QUEUE, "a", b"e"), False),
+        "reschedule": (lambda engine: engine.reschedule(QUEUE, "a", 1.0), False),
+        "update": (lambda engine: engine.update(QUEUE, "a", b"new", None), False),
+        "resume": (lambda engine: engine.resume(QUEUE, "a"), True),
+        "forget": (lambda engine: engine.forget(QUEUE, "a"), 1),
+        "forget all": (lambda engine: engine.forget(QUEUE, None), 1),
+    }
+    for name, (look, expected) in looks.items():
+        (tmp_path / name).mkdir()
+        async with opened(kind, tmp_path / name) as engine:
+            await push(engine, new("a", expires_in=10.0, delay=delay), new("b", delay=HOUR, expires_in=2 * HOUR))
+            a = await found(engine, "a")
+            assert a.expires == pytest.approx(engine.now() + 10.0)
+            assert a.due == (pytest.approx(engine.now() + delay) if delay else a.due)
+            mock_clock.jump(10.5)
+            a = await found(engine, "a")
+            assert (a.state, a.due, a.attempt, a.expires) == (State.KILLED, None, 0, None)
+            assert type(decode_error(a.result)).__name__ == "TaskExpiredError"
+            assert ids(await engine.list(QUEUE, [State.WAITING, State.DELAYED], 9)) == ["b"]
+            assert ids(await engine.list(QUEUE, [State.KILLED], 9)) == ["a"]
+            await check_counts(engine, pushed=2, killed=1, waiting=1)
+            assert await look(engine) == expected, name
+            if expected is False:
+                assert await states(engine, "a", "b") == [State.KILLED, State.DELAYED]
+                await check_counts(engine, pushed=2, killed=1, waiting=1)
+            assert ids((await claim_all(engine)).claimed[0]) == (["a"] if name == "resume" else [])
+
+
+async def test_what_is_kept_no_longer_is_not_there(kind: str, tmp_path: Path, mock_clock: MockClock) -> None:
+    async with opened(kind, tmp_path) as engine:
+        await push(engine, *map(new, "abcd"))
+        a, b, c, d = await claim(engine, 4)
+        verdicts = Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED
+        await settle(engine, *(settled(row, each, keep=10.0) for row, each in zip((a, b, c), verdicts, strict=True)))
+        mock_clock.jump(9)
+        assert await states(engine, *"abc") == [State.DONE, State.FAILED, State.KILLED]
+        mock_clock.jump(1.5)
+        assert [await engine.find(QUEUE, each) for each in "abc"] == [None] * 3
+        assert ids(await engine.list(QUEUE, list(State), 9)) == ["d"]
+        assert not await engine.resume(QUEUE, "b")
+        assert await engine.forget(QUEUE, "c") == 0
+        assert await push(engine, new("a")) == ["a"]
+        assert await engine.forget(QUEUE, None) == 0
+        assert await settle(engine, settled(a), settled(d)) == [False, True]
+
+
 async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, new("a", delay=5.0, expires_in=10.0), new("b", delay=5.0, expires_in=10.0))
     mock_clock.jump(6)

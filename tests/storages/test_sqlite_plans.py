@@ -27,13 +27,14 @@ DAILY = {
     "claim": (books.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
     "due": (books.DUE, (1, 0.0, 10), {"trio_tasks_timed"}),
     "next due": (books.NEXT_DUE, (1,), {"trio_tasks_timed"}),
+    "expired": (rows.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (books.SUCCEED, (0.0, 0, None, 1, 1), {BY_KEY}),
     "drop": (rows.DROP, (1, 1), {BY_KEY}),
     **{
         state.name: (
             f"SELECT * FROM trio_tasks_task WHERE {where} LIMIT ?",
-            (1, 10),
+            (1, 0.0, 10),
             {"trio_tasks_ready" if state == 0 else "trio_tasks_timed" if state < 3 else "trio_tasks_finished"},
         )
         for state, where in verbs.LISTED.items()

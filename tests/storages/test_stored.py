@@ -24,6 +24,7 @@ from trio_tasks import (
     Status,
     Succeeded,
     Task,
+    TaskExpiredError,
     Worker,
     WorkerContext,
 )
@@ -428,6 +429,40 @@ async def test_no_error_of_a_handler_can_harm_its_worker(autojump_clock: MockClo
         await Worker("w", storage, handler).run()
         assert (await storage.wait_for(bad)).status is Status.Failed
         assert (await storage.wait_for(good)).status is Status.Done
+
+
+# Expiry
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0, 3600.0])
+async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
+    """Nobody receives, and nobody looks but the one who waits."""
+    async with Storage[int](poll_interval=1e7) as storage:
+        begun = trio.current_time()
+        task_id = await storage.push(1, expires_in=7, delay=delay)
+        result = await storage.wait_for(task_id)
+        assert (result.status, type(result.error)) == (Status.Killed, TaskExpiredError)
+        assert trio.current_time() - begun == pytest.approx(7, abs=0.1)
+
+
+async def test_who_waits_for_a_task_that_was_started_in_time_waits_for_its_end(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with Storage[int](lease=1e7, poll_interval=1e7) as storage:
+        task_id = await storage.push(1, expires_in=7)
+        ended: list[Any] = []
+
+        async def wait() -> None:
+            ended.append(await storage.wait_for(task_id))
+
+        nursery.start_soon(wait)
+        await trio.sleep(5)
+        task = await storage.receive()
+        await trio.sleep(50)
+        assert not ended
+        await storage.settle(task, Succeeded(3))
+        await trio.sleep(1)
+        assert [each.result for each in ended] == [3]
 
 
 # Leases

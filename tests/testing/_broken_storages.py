@@ -192,13 +192,45 @@ class WaitsForTheMostImportant(LeasedStorage):
         return [row for row in super().ready() if row.parts.priority >= min(0, highest)]
 
 
-@breaks("what_has_expired_is_not_started")
+@breaks(
+    "what_has_expired_is_not_started",
+    "what_has_expired_is_seen_as_killed",
+    "an_expiry_is_waited_for",
+    "what_has_expired_gives_up_its_key",
+)
 class KnowsNoExpiry(LeasedStorage):
     def tend(self) -> None:
         for row in self.rows_of(Status.Pending):
             if not row.attempt:
                 row.start_by = None
         super().tend()
+
+
+@breaks("what_has_expired_is_seen_as_killed")
+class ShowsWhatWasEnteredOnly(LeasedStorage):
+    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+        await trio.lowlevel.checkpoint()
+        row = self.store.rows.get(task_id)
+        return None if row is None else self.shown(row)
+
+
+@breaks("an_expiry_is_waited_for")
+class ToldOfExpiriesByWhoReceives(LeasedStorage):
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        row = await self.find(task_id)
+        while row is not None and row.result is None:
+            await self.store.changed.wait()
+        return await super().wait_for(task_id)
+
+
+@breaks("what_has_expired_gives_up_its_key")
+class KeepsTheKeysOfTheExpired(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        tend, self.tend = self.tend, lambda: None  # type: ignore[method-assign]  # for this once
+        try:
+            return super().enter(task)
+        finally:
+            self.tend = tend  # type: ignore[method-assign]  # as it was
 
 
 @breaks("what_was_started_in_time_does_not_expire")
@@ -233,7 +265,7 @@ class RefusesNothing(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_key_is_free_after_the_end")
+@breaks("a_key_is_free_after_the_end", "what_has_expired_gives_up_its_key")
 class KeepsTheKeysOfTheKilled(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         killed = [row for row in self.rows_of(Status.Killed) if row.parts.terms.unique == key]

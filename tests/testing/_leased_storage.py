@@ -150,6 +150,7 @@ class LeasedStorage(
             raise trio.ClosedResourceError("closed")
         parts, terms, now = task.parts, task.parts.terms, trio.current_time()
         payload, metadata = self.encode(task.args), json.dumps(dict(parts.metadata))
+        self.tend()
         if parts.id in self.store.rows:
             return self.known(task)
         if terms.unique is not None and (other := self.holder_of(terms.unique)) is not None:
@@ -231,7 +232,7 @@ class LeasedStorage(
             if row.until <= now:
                 row.status = Status.Pending
         for row in self.rows_of(Status.Pending):
-            if row.start_by is not None and row.start_by < now:
+            if row.start_by is not None and row.start_by <= now:
                 self.finish(row, Killed(TaskExpiredError("expired")))
 
     def hand_out(self, row: Row) -> Task[Any]:
@@ -318,7 +319,8 @@ class LeasedStorage(
                 raise UnknownTaskError(task_id)
             if row.result is not None:
                 return row.result
-            await self.store.changed.wait()
+            with trio.move_on_at(float("inf") if row.start_by is None else row.start_by):
+                await self.store.changed.wait()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
         await trio.lowlevel.checkpoint()
@@ -390,7 +392,7 @@ class LeasedStorage(
             return False
         if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
             raise DuplicateTaskError("the unique key is taken")
-        row.status, row.result, row.attempt, row.due = Status.Pending, None, 0, 0.0
+        row.status, row.result, row.attempt, row.due, row.start_by = Status.Pending, None, 0, 0.0, None
         self.store.stir()
         return True
 

@@ -160,6 +160,28 @@ class Books:
             row.shelf.holders[row.unique] = row
         return holder if holder is not row else None
 
+    def holder(self, shelf: Shelf, key: str, now: float) -> Row | None:
+        """Who holds a unique key; one that has expired is killed, and does not."""
+        row = shelf.holders.get(key)
+        if row is not None and row.has_expired(now):
+            self.kill(row, expired_error())
+            return None
+        return row
+
+    def known(self, queue: str, task_id: str, now: float) -> Row | None:
+        """The row of this id as it is now: killed, if it has expired; None, if it is not there, or kept no longer."""
+        shelf = self.shelves.get(queue)
+        row = shelf.ids.get(task_id) if shelf is not None else None
+        if row is None or row.state == GONE:
+            return None
+        if row.has_expired(now):
+            self.kill(row, expired_error())
+        elif row.is_kept_no_longer(now):
+            self.touch(row)
+            self.forget(row)
+            return None
+        return row
+
     def let_go(self, row: Row) -> None:
         """Free the unique key that a row holds, if it does."""
         if row.unique is not None and row.shelf.holders.get(row.unique) is row:

@@ -11,7 +11,6 @@ from ._file_rows import (
     DONE,
     FAILED,
     FAILURES,
-    GONE,
     KILLED,
     KILLS,
     LIVE,
@@ -86,11 +85,11 @@ def _settle(books: Books, settlement: Settlement, now: float) -> bool | Exceptio
 
 def _push(books: Books, new: NewRow, now: float) -> str | DuplicateTaskError:
     shelf = books.shelf(new.queue)
-    known = shelf.ids.get(new.id)
-    if known is not None and known.state != GONE:
+    known = books.known(new.queue, new.id, now)
+    if known is not None:
         return DuplicateTaskError(f"a task of the id {new.id!r} has been pushed already; ids must be new")
     row = Row(books.next_key, shelf, new.id, new.payload, new.head, new.priority, new.unique)
-    if new.unique is not None and (holder := shelf.holders.get(new.unique)) is not None:
+    if new.unique is not None and (holder := books.holder(shelf, new.unique, now)) is not None:
         if new.on_conflict == "skip":
             return holder.id
         if new.on_conflict == "raise":

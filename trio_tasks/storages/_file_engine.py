@@ -160,17 +160,17 @@ class FileEngine(Engine):
         """The row of this id."""
         await trio.lowlevel.checkpoint()
         books = self._open_scribe().books
-        return verbs.find(books, queue, task_id)
+        return verbs.find(books, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
         """Rows in these states."""
         await trio.lowlevel.checkpoint()
         books = self._open_scribe().books
-        return verbs.list_rows(books, queue, states, limit)
+        return verbs.list_rows(books, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
-        return await self._do(lambda books, _: verbs.cancel(books, queue, task_id, error))
+        return await self._do(lambda books, now: verbs.cancel(books, queue, task_id, error, now))
 
     async def abort(self, queue: str, task_id: str) -> Held | None:
         """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
@@ -186,7 +186,7 @@ class FileEngine(Engine):
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""
-        return await self._do(lambda books, _: verbs.update(books, queue, task_id, payload, head))
+        return await self._do(lambda books, now: verbs.update(books, queue, task_id, payload, head, now))
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Have a dead row wait again."""
@@ -199,8 +199,8 @@ class FileEngine(Engine):
     async def forget(self, queue: str, task_id: str | None) -> int:
         """Forget finished rows, some thousands in a transaction."""
 
-        def some(books: Books, _: float) -> int:
-            return verbs.forget(books, queue, task_id, _FORGOTTEN_AT_ONCE)
+        def some(books: Books, now: float) -> int:
+            return verbs.forget(books, queue, task_id, _FORGOTTEN_AT_ONCE, now)
 
         forgotten = more = await self._do(some)
         while more == _FORGOTTEN_AT_ONCE:
@@ -211,7 +211,7 @@ class FileEngine(Engine):
         """The counts of a queue."""
         await trio.lowlevel.checkpoint()
         books = self._open_scribe().books
-        return verbs.counts(books, queue)
+        return verbs.counts(books, queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""

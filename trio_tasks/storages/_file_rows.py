@@ -105,6 +105,14 @@ class Row:
             self.wish,
         ) = fields
 
+    def has_expired(self, now: float) -> bool:
+        """Whether it waits, and was to be claimed before."""
+        return self.state <= DELAYED and self.expires is not None and self.expires <= now
+
+    def is_kept_no_longer(self, now: float) -> bool:
+        """Whether it is finished, and was to be forgotten by now."""
+        return RUNNING < self.state < GONE and self.due is not None and self.due <= now
+
     def __repr__(self) -> str:
         return f"<row {self.key}: task {self.id}, state {self.state}>"
 

@@ -10,6 +10,7 @@ from .._errors import DuplicateTaskError
 from ._file_books import weight_of
 from ._file_rows import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
 from ._port import Held, Renewal, State, Stored
+from ._record import expired_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,8 +23,8 @@ def _row(books: Books, queue: str, task_id: str) -> Row | None:
     return shelf.ids.get(task_id) if shelf is not None else None
 
 
-def _waiting(books: Books, queue: str, task_id: str) -> Row | None:
-    row = _row(books, queue, task_id)
+def _waiting(books: Books, queue: str, task_id: str, now: float) -> Row | None:
+    row = books.known(queue, task_id, now)
     return row if row is not None and row.state <= DELAYED else None
 
 
@@ -49,25 +50,34 @@ def renew(books: Books, held: Sequence[Held], until: float) -> list[Held]:
     return lost
 
 
-def find(books: Books, queue: str, task_id: str) -> Stored | None:
+def find(books: Books, queue: str, task_id: str, now: float) -> Stored | None:
     """The row of this id."""
     row = _row(books, queue, task_id)
-    return _stored(row) if row is not None else None
+    return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
 
-def list_rows(books: Books, queue: str, states: Sequence[State], limit: int) -> list[Stored]:
+def list_rows(books: Books, queue: str, states: Sequence[State], limit: int, now: float) -> list[Stored]:
     """At most so many rows in these states."""
     found: list[Stored] = []
     shelf = books.shelves.get(queue)
     if shelf is None:
         return found
+    expired = [row for row in shelf.ids.values() if row.has_expired(now)] if shelf.next_due <= now else []
     for state in states:
         rows: Iterable[Row] = shelf.running.values() if state == RUNNING else shelf.ids.values()
         if state > RUNNING:
             rows = shelf.finished.values()
-        there = (row for row in rows if row.state == state)
-        found += map(_stored, nsmallest(limit - len(found), there, key=_place))
+        there = (row for row in rows if row.state == state and not _is_over(row, now))
+        first = nsmallest(limit - len(found), there, key=_place)
+        if state == KILLED:
+            first += expired[: limit - len(found) - len(first)]
+        found += [_stored(row, now) for row in first]
     return found
+
+
+def _is_over(row: Row, now: float) -> bool:
+    """Whether it is in this state no longer, though nobody has entered it yet."""
+    return row.has_expired(now) or row.is_kept_no_longer(now)
 
 
 def _place(row: Row) -> tuple[float, ...]:
@@ -76,31 +86,38 @@ def _place(row: Row) -> tuple[float, ...]:
         return -row.priority, row.since, row.key
     if row.state <= RUNNING:
         assert row.due is not None
-        return row.due, row.key
+        return row.due if row.expires is None else min(row.due, row.expires), row.key
     return row.since, row.key
 
 
-def _stored(row: Row) -> Stored:
+def _stored(row: Row, now: float) -> Stored:
+    has_expired = row.has_expired(now)
     return Stored(
         row.id,
-        State(row.state),
+        State.KILLED if has_expired else State(row.state),
         row.attempt,
         row.payload,
         row.head,
-        row.due,
-        row.result,
+        None if has_expired else row.due,
+        expired_error() if has_expired else row.result,
         row.history,
         row.progress,
         row.worker,
+        None if has_expired or row.state > DELAYED else row.expires,
     )
 
 
-def counts(books: Books, queue: str) -> dict[str, int]:
+def counts(books: Books, queue: str, now: float) -> dict[str, int]:
     """What there was, and is, on a queue."""
     shelf = books.shelves.get(queue)
     numbers, running = (shelf.counts, len(shelf.running)) if shelf is not None else ([0] * COUNTS, 0)
     names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
-    return {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
+    found = {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
+    if shelf is not None and shelf.next_due <= now:
+        expired = sum(row.has_expired(now) for row in shelf.ids.values())
+        found["waiting"] -= expired
+        found["killed"] += expired
+    return found
 
 
 def names(books: Books) -> list[str]:
@@ -120,9 +137,9 @@ def report(books: Books, held: Held, progress: bytes) -> bool:
     return row is not None
 
 
-def cancel(books: Books, queue: str, task_id: str, error: bytes) -> bool:
+def cancel(books: Books, queue: str, task_id: str, error: bytes, now: float) -> bool:
     """Kill the row if it waits."""
-    row = _waiting(books, queue, task_id)
+    row = _waiting(books, queue, task_id, now)
     if row is not None:
         books.kill(row, error)
     return row is not None
@@ -151,16 +168,16 @@ def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
 
 def reschedule(books: Books, queue: str, task_id: str, delay: float, now: float) -> bool:
     """Have the row be ready in so many seconds, if it waits."""
-    row = _waiting(books, queue, task_id)
+    row = _waiting(books, queue, task_id, now)
     if row is not None:
         books.touch(row)
         books.wait(row, delay, now)
     return row is not None
 
 
-def update(books: Books, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+def update(books: Books, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
     """Replace what the row holds, if it waits."""
-    row = _waiting(books, queue, task_id)
+    row = _waiting(books, queue, task_id, now)
     if row is not None:
         books.touch_in_full(row)
         books.weight -= weight_of(row)
@@ -175,9 +192,11 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
     Raises:
       DuplicateTaskError: its unique key is taken.
     """
-    row = _row(books, queue, task_id)
+    row = books.known(queue, task_id, now)
     if row is None or row.state not in (FAILED, KILLED):
         return False
+    if row.unique is not None:
+        books.holder(row.shelf, row.unique, now)
     if row.unique is not None and (holder := books.hold(row)) is not None:
         raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder.id} has its unique key")
     books.touch(row)
@@ -197,14 +216,16 @@ def resume_abandoned(books: Books, queue: str, now: float) -> int:
     return len(lapsed)
 
 
-def forget(books: Books, queue: str, task_id: str | None, limit: int) -> int:
+def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float) -> int:
     """Forget the finished row of this id, or up to so many finished ones."""
     shelf = books.shelves.get(queue)
     if shelf is None:
         return 0
+    if task_id is None:
+        books.enter_due(now)
     rows = list(islice(shelf.finished.values(), limit))
     if task_id is not None:
-        row = shelf.ids.get(task_id)
+        row = books.known(queue, task_id, now)
         rows = [row] if row is not None and row.key in shelf.finished else []
     for row in rows:
         books.touch(row)

@@ -10,8 +10,9 @@ engine promises:
   token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
 * **Its own time.** The engine has one clock for all who share the store, which never goes back
   (:meth:`Engine.now`). What falls due by it (delays, leases, expiries, retention) is entered by any exchange with
-  claims, whoever makes it; what expires while it is delayed, which nobody could have had before, at the latest when it
-  is due.
+  claims, whoever makes it. Expiries and retention count from their very moment on, entered or not, delayed or not:
+  whoever looks sees a row that has expired as KILLED, and one that is kept no longer not at all; what has expired does
+  not hold its unique key any more.
 * **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed or suspended one
   waits from when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
 * **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
@@ -85,8 +86,8 @@ class NewRow(NamedTuple):
     """The key that no other live row of the queue may have."""
     on_conflict: OnConflict
     expires_in: float | None
-    """Seconds from now; a row that was not claimed by then is killed, at the latest when it would be claimed. A row
-    that was claimed once does not expire any more."""
+    """Seconds from now; a row that was not claimed before is killed then. A row that was claimed once does not expire
+    any more."""
 
 
 class Settlement(NamedTuple):
@@ -150,6 +151,8 @@ class Stored(NamedTuple):
     progress: bytes | None
     worker: str | None
     """Who claimed it last."""
+    expires: float | None = None
+    """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
 
 
 @dataclass(slots=True)
@@ -232,7 +235,7 @@ class Engine(ABC):
     @abstractmethod
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
         """At most ``limit`` rows in these states, those of the first state first: as they would be claimed,
-        fall due, or were finished."""
+        fall due (are ready, or expire before that), or were finished."""
 
     @abstractmethod
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:

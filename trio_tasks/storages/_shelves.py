@@ -6,6 +6,7 @@ is carried to its end.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
@@ -136,10 +137,15 @@ class Shelves(
                 if not event.is_set():
                     event = awaited.setdefault(task_id, event)
                     self._traffic.needed.set()  # somebody has to look now and then
-                    await event.wait()
+                    with trio.move_on_after(self._seconds_until(stored.expires)):
+                        await event.wait()
             finally:
                 if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
                     del awaited[task_id]
+
+    def _seconds_until(self, moment: float | None) -> float:
+        """How long it is until a moment on the engine's clock: a little, if it has come by trio's clock only."""
+        return math.inf if moment is None else max(0.001, moment - self._traffic.engine.now())
 
     async def list_workers(self) -> list[str]:
         """The names of the workers that run on this queue, in any process."""

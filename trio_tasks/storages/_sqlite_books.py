@@ -44,6 +44,8 @@ CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
 WHERE seq IN (SELECT value FROM json_each(?))
 """
+_KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
+_HOLDER = "SELECT seq, id, state, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
 SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ? {HELD}"
 _SUCCEED_ALL = """
 UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL
@@ -199,8 +201,10 @@ class Books:
 
     def _push_one(self, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError:
         queue = self._queues.number(row.queue)
-        known = self._connection.execute("SELECT 1 FROM trio_tasks_task WHERE queue = ? AND id = ?", (queue, row.id))
-        if known:
+        known = self._connection.execute(_KNOWN, (queue, row.id))
+        if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
+            self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (known[0][0],))  # kept no longer
+        elif known:
             return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
         if row.unique is not None:
             other = self._claim_key(queue, row, now, answer)
@@ -212,12 +216,14 @@ class Books:
 
     def _claim_key(self, queue: int, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError | None:
         """Take the unique key for this row; or the id of the one which keeps it."""
-        found = self._connection.execute(
-            "SELECT seq, id, state FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3", (queue, row.unique)
-        )
+        found = self._connection.execute(_HOLDER, (queue, row.unique))
         if not found:
             return None
-        [(seq, other, state)] = found
+        [(seq, other, state, start_by)] = found
+        if state < State.RUNNING and start_by is not None and start_by <= now:
+            self.rows.kill(queue, seq, expired_error(), now)
+            answer.finished.append((row.queue, other))
+            return None
         if row.on_conflict == "skip":
             return str(other)
         if row.on_conflict == "raise":
@@ -232,8 +238,9 @@ class Books:
     def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
         start_by = None if row.expires_in is None else now + row.expires_in
         state = State.DELAYED if row.delay > 0 else State.WAITING
-        due = now + row.delay if row.delay > 0 else start_by
-        turn = self.rows.turn(due if state is State.DELAYED else None, now)
+        ready_at = now + row.delay if row.delay > 0 else None
+        due = min((each for each in (ready_at, start_by) if each is not None), default=None)
+        turn = self.rows.turn(ready_at, now)
         queue = self._queues.number(row.queue)
         return queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
 

@@ -105,11 +105,11 @@ class SqliteEngine(Engine):
 
     async def find(self, queue: str, task_id: str) -> Stored | None:
         """The row of this id."""
-        return await self._call(self._desk.look, verbs.find, queue, task_id)
+        return await self._call(self._desk.look, verbs.find, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
         """Rows in these states."""
-        return await self._call(self._desk.look, verbs.list_rows, queue, states, limit)
+        return await self._call(self._desk.look, verbs.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
@@ -125,7 +125,7 @@ class SqliteEngine(Engine):
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""
-        return await self._call(self._desk.do, verbs.update, queue, task_id, payload, head)
+        return await self._call(self._desk.do, verbs.update, queue, task_id, payload, head, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Have a dead row wait again."""
@@ -137,11 +137,11 @@ class SqliteEngine(Engine):
 
     async def forget(self, queue: str, task_id: str | None) -> int:
         """Forget finished rows."""
-        return await self._call(self._desk.do, verbs.forget, queue, task_id)
+        return await self._call(self._desk.do, verbs.forget, queue, task_id, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return await self._call(self._desk.look, verbs.counts, queue)
+        return await self._call(self._desk.look, verbs.counts, queue, self.now())
 
     async def queues(self) -> Sequence[str]:
         """The names of the queues."""

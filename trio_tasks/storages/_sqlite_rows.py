@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ._port import Claimed, State, Verdict
-from ._record import aborted_error, replaced_error, with_loss
+from ._record import aborted_error, expired_error, replaced_error, with_loss
 
 if TYPE_CHECKING:
     from ._port import Settlement
@@ -27,6 +27,11 @@ UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt
 result = coalesce(?, result), history = coalesce(?, history), wish = NULL, start_by = NULL
 {HELD}
 """
+
+
+OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
+"""Which rows have expired by a moment, given twice, though nobody has entered it."""
+EXPIRED = f"SELECT seq, id FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 
 
 class Due(NamedTuple):
@@ -106,6 +111,13 @@ class Rows:
             (self.turn(None, now), error, seq),
         )
         self._queues.count(queue, live=-1, killed=1)
+
+    def expire(self, queue: int, now: float, limit: int) -> list[str]:
+        """Finish rows that were not claimed in time; their ids."""
+        expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
+        for seq, _ in expired:
+            self.kill(queue, seq, expired_error(), now)
+        return [task_id for _, task_id in expired]
 
     def take_back(self, queue: int, row: Due, now: float) -> None:
         """An orphan waits again; its attempt stays counted."""

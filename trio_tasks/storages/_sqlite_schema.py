@@ -102,7 +102,10 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
     "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE +state > 2",
 ]
 
-_VERSION_3 = ["ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0"]
+_VERSION_3 = [
+    "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
+    "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
+]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}
 """By the version from which each leads to the next."""

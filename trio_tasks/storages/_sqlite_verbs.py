@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import DuplicateTaskError
 from ._port import Answer, Held, State, Stored
-from ._record import decode_head
+from ._record import decode_head, expired_error
 from ._sqlite_queues import text
+from ._sqlite_rows import OVERDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,41 +19,70 @@ if TYPE_CHECKING:
 
 _ALL = 2**63 - 1
 """Rows, more than any file has."""
-_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker"
+_EXPIRED_AT_ONCE = 500
+_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn"
 
+_UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
+_KEPT = "(due IS NULL OR due > ?)"
 LISTED = {
-    State.WAITING: "queue = ? AND state = 0 ORDER BY priority DESC, turn",
-    State.DELAYED: "queue = ? AND state = 1 AND due IS NOT NULL AND state < 3 ORDER BY due",
-    State.RUNNING: "queue = ? AND state = 2 AND due IS NOT NULL AND state < 3 ORDER BY due",
-    State.DONE: "queue = ? AND state = 3 AND +state > 2 ORDER BY due, turn",
-    State.FAILED: "queue = ? AND state = 4 AND +state > 2 ORDER BY due, turn",
-    State.KILLED: "queue = ? AND state = 5 AND +state > 2 ORDER BY due, turn",
+    State.WAITING: f"queue = ? AND state = 0 AND {_UNEXPIRED} ORDER BY priority DESC, turn",
+    State.DELAYED: f"queue = ? AND state = 1 AND due IS NOT NULL AND state < 3 AND {_UNEXPIRED} ORDER BY due",
+    State.RUNNING: "queue = ? AND state = 2 AND due IS NOT NULL AND state < 3 AND ? NOTNULL ORDER BY due",
+    State.DONE: f"queue = ? AND state = 3 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+    State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+    State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
 }
-"""How each state is listed: along the index that holds it. Each repeats the condition of that index, so that SQLite
-sees that it may be used; the ``+`` keeps the finished ones from being looked up by it instead of by their state."""
+"""How each state is listed, at a time: along the index that holds it. Each repeats the condition of that index, so that
+SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
+_COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 
-def find(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str) -> Stored | None:
+def find(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str, now: float) -> Stored | None:
     """The row of this id."""
     sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
     rows = connection.execute(sql, (queues.known(queue), task_id))
-    return _stored(rows[0]) if rows else None
+    return _stored(rows[0], now) if rows else None
 
 
 def list_rows(
-    connection: Connection, _: Books, queues: Queues, queue: str, states: Sequence[State], limit: int
+    connection: Connection, _: Books, queues: Queues, queue: str, states: Sequence[State], limit: int, now: float
 ) -> list[Stored]:
     """At most so many rows in these states."""
     number = queues.known(queue)
     found: list[Stored] = []
+
+    def add(where: str, *parameters: Any) -> None:
+        sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
+        rows = connection.execute(sql, (*parameters, min(limit - len(found), _ALL)))
+        found.extend(stored for row in rows if (stored := _stored(row, now)) is not None)
+
     for state in states:
-        sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {LISTED[state]} LIMIT ?"
-        found += map(_stored, connection.execute(sql, (number, min(limit - len(found), _ALL))))
+        add(LISTED[state], number, now)
+        if state is State.KILLED and len(found) < limit:
+            add(f"{OVERDUE} ORDER BY due", number, now, now)
     return found
 
 
-def _stored(row: Any) -> Stored:
-    return Stored._make((text(row[0]), State(row[1]), int(row[2]), *row[3:]))
+def _stored(row: Any, now: float) -> Stored | None:
+    """A row as it is now, whether that was entered or not; None if it is kept no longer."""
+    *fields, start_by, turn = row
+    stored = Stored._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by))
+    if stored.state > State.RUNNING:
+        return None if stored.due is not None and stored.due <= now else stored
+    if stored.state is State.RUNNING or start_by is None:
+        return stored
+    if start_by <= now:
+        return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None)
+    if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
+        return stored._replace(due=turn / 1e6)
+    return stored
+
+
+def _expire(connection: Connection, books: Books, number: int, task_id: str, now: float) -> None:
+    """Enter that this row has expired, if it has."""
+    sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
+    for (seq,) in connection.execute(sql, (number, task_id, now)):
+        books.rows.kill(number, seq, expired_error(), now)
 
 
 def _row_that_waits(connection: Connection, number: int, task_id: str) -> int | None:
@@ -66,6 +96,7 @@ def cancel(
 ) -> bool:
     """Kill the row if it waits."""
     number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
     seq = _row_that_waits(connection, number, task_id)
     if seq is not None:
         books.rows.kill(number, seq, error, now)
@@ -87,12 +118,14 @@ def reschedule(
     connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, delay: float, now: float
 ) -> bool:
     """Have the row be ready then, if it waits."""
-    seq = _row_that_waits(connection, queues.known(queue), task_id)
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    seq = _row_that_waits(connection, number, task_id)
     if seq is None:
         return False
     if delay > 0:
         connection.execute(
-            "UPDATE trio_tasks_task SET state = 1, due = ?, turn = ? WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 1, due = min(?1, coalesce(start_by, ?1)), turn = ?2 WHERE seq = ?3",
             (now + delay, books.rows.turn(now + delay, now), seq),
         )
     else:
@@ -104,10 +137,19 @@ def reschedule(
 
 
 def update(
-    connection: Connection, _: Books, queues: Queues, queue: str, task_id: str, payload: bytes, head: bytes | None
+    connection: Connection,
+    books: Books,
+    queues: Queues,
+    queue: str,
+    task_id: str,
+    payload: bytes,
+    head: bytes | None,
+    now: float,
 ) -> bool:
     """Replace what the row holds, if it waits."""
-    seq = _row_that_waits(connection, queues.known(queue), task_id)
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    seq = _row_that_waits(connection, number, task_id)
     if seq is not None:
         connection.execute("UPDATE trio_tasks_task SET payload = ?, head = ? WHERE seq = ?", (payload, head, seq))
     return seq is not None
@@ -120,18 +162,20 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
       DuplicateTaskError: its unique key is taken.
     """
     number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
     rows = connection.execute(
-        "SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5)", (number, task_id)
+        f"SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
+        (number, task_id, now),
     )
     if not rows:
         return False
     [(seq, unique, head)] = rows
     if unique is None:  # perhaps because it was replaced while it ran
         unique = decode_head(head)[0].unique
-    holder = connection.execute(
-        "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3",
-        (number, unique),
-    )
+    sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
+    for (other,) in connection.execute(sql, (number, unique)):
+        _expire(connection, books, number, other, now)
+    holder = connection.execute(sql, (number, unique))
     if holder:
         raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder[0][0]} has its unique key")
     connection.execute(
@@ -152,18 +196,25 @@ def resume_abandoned(_: Connection, books: Books, queues: Queues, queue: str, no
     return resumed
 
 
-def forget(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str | None) -> int:
+def forget(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str | None, now: float) -> int:
     """Forget one finished row, or all."""
     number = queues.known(queue)
     if task_id is not None:
-        sql = "DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3"
-        return connection.changed(sql, (number, task_id))
+        _expire(connection, books, number, task_id, now)
+        sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
+        return connection.changed(sql, (number, task_id, now))
+    while books.rows.expire(number, now, _EXPIRED_AT_ONCE):
+        pass
+    connection.execute("DELETE FROM trio_tasks_task WHERE queue = ? AND state >= 3 AND due <= ?", (number, now))
     return connection.changed("DELETE FROM trio_tasks_task WHERE queue = ? AND state >= 3", (number,))
 
 
-def counts(_: Connection, __: Books, queues: Queues, queue: str) -> dict[str, int]:
+def counts(connection: Connection, _: Books, queues: Queues, queue: str, now: float) -> dict[str, int]:
     """All counts of the queue."""
-    return queues.counts(queues.known(queue))
+    number = queues.known(queue)
+    found = queues.counts(number)
+    [(expired,)] = connection.execute(_COUNT_EXPIRED, (number, now, now))
+    return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
 
 
 def names(_: Connection, __: Books, queues: Queues) -> list[str]:

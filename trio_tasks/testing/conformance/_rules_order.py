@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ..._abc import WaitForCompletion
+from ..._abc import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
 from ..._clock import wall_now
 from ..._errors import DuplicateTaskError
 from ..._outcome import Failed, Killed, Retried, Succeeded
 from ..._task import Status
-from ._bench import DELAY, Stopwatch
-from ._rule import expect, refused, rule
+from ._bench import DELAY, EARLY, Stopwatch
+from ._rule import expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ..._outcome import Outcome
@@ -71,6 +71,53 @@ async def what_has_expired_is_not_started(bench: Bench) -> None:
     await bench.push(2, expires_in=3600.0)
     await bench.pass_time(0.25)
     await bench.take_number(2)
+    if isinstance(bench.backend, WaitForCompletion):
+        expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
+
+
+@rule(9, FetchById)
+async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
+    """Whoever looks at a task that has expired, delayed or not, sees it killed, though nobody receives."""
+    backend = bench.backend
+    ids = [await bench.push(1, expires_in=0.1), await bench.push(2, expires_in=0.1, delay=3600.0)]
+    await bench.pass_time(0.25)
+    found = [await backend.fetch_by_id(each) for each in ids]
+    expect("the statuses", [each and each.parts.status for each in found], [Status.Killed] * 2)
+    if isinstance(backend, ListTasks):
+        expect("those that are listed as pending", await backend.list_tasks(Status.Pending), [])
+        killed = {each.parts.id for each in await backend.list_tasks(Status.Killed)}
+        expect_that("those that are listed as killed", killed >= set(ids), killed, f"{ids} among them")
+    if isinstance(backend, Metrics):
+        expect("how many are counted as waiting", (await backend.metrics()).get("waiting"), 0)
+    if isinstance(backend, Cancel):
+        expect("whether one can be cancelled", await backend.cancel(ids[0]), False)
+    if isinstance(backend, ResumeById):
+        expect("whether one can be resumed", await backend.resume_by_id(ids[1]), True)
+        await bench.take_number(2)
+
+
+@rule(9, WaitForCompletion)
+async def an_expiry_is_waited_for(bench: Bench) -> None:
+    """Who waits for a task that expires, delayed or not, is told so then, though nobody receives."""
+    ids = [await bench.push(1, expires_in=DELAY), await bench.push(2, expires_in=DELAY, delay=3600.0)]
+    clock = Stopwatch()
+    for number, each in enumerate(ids, start=1):
+        status: object = None
+        with bench.limit(bench.patience):
+            status = (await bench.backend.wait_for(each)).status
+        expect(f"the status of task {number}, as it is waited for", status, Status.Killed)
+    clock.expect_at_least(DELAY - EARLY, f"a task that expires after {DELAY} s")
+
+
+@rule(12)
+async def what_has_expired_gives_up_its_key(bench: Bench) -> None:
+    """Who pushes under the unique key of a task that has expired gets the key, though nobody receives."""
+    task_id = await bench.push(1, unique="key", expires_in=0.1)
+    await bench.pass_time(0.25)
+    pushed = await bench.push(2, unique="key", on_conflict="raise")
+    expect_that("what push returns", pushed != task_id, pushed, "the id of the new task")
+    await bench.take_number(2)
+    await bench.nothing_comes()
     if isinstance(bench.backend, WaitForCompletion):
         expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
 
