@@ -62,6 +62,7 @@ class Logs:
     """What the workers wrote down, by the id of the task and the attempt."""
 
     starts: dict[tuple[str, int], list[Start]] = field(default_factory=lambda: defaultdict(list))
+    claims: dict[tuple[str, int], float] = field(default_factory=dict)  # when it was claimed
     others: dict[str, set[tuple[str, int, str]]] = field(default_factory=lambda: defaultdict(set))  # by kind, with who
 
     @classmethod
@@ -74,6 +75,8 @@ class Logs:
                     kind, task_id, attempt, at = match.groups()
                     if kind == "start":
                         logs.starts[task_id, int(attempt)].append(Start(path.stem, float(at)))
+                    elif kind == "claim":
+                        logs.claims[task_id, int(attempt)] = float(at)
                     else:
                         logs.others[kind].add((task_id, int(attempt), path.stem))
         return logs
@@ -160,8 +163,9 @@ class Audit:
         elif following and following[0] < killed_at:
             kind = "lost with the lease, unheard"  # before it was killed, as it would have learned
         self.figures[kind] += 1
-        if this and following and following[0] < this[0].at + 0.5 * self.lease:
-            yield f"attempt {attempt + 1} of task {task_id} began within half a lease of the one before, which was lost"
+        claimed_at = self.logs.claims.get((task_id, attempt))
+        if claimed_at is not None and following and (after := following[0] - claimed_at) < 0.8 * self.lease:
+            yield f"attempt {attempt + 1} of task {task_id} began {after:.3f} s after the claim before"
 
     def _of_settling(self) -> Iterator[str]:
         """Nobody was told that a task is settled but who made its last attempt."""

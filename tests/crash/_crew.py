@@ -45,6 +45,26 @@ class Child:
     def _errors(self) -> Path:
         return Path(self._orders.directory, f"{self.name}.err")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it says so."""
+        return Path(self._orders.directory, f"{self.name}.up").exists()
+
+    @property
+    def processor_time(self) -> float:
+        """How long it has run, in ticks; always 0 where there is no such thing to be read."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return float(fields[11]) + float(fields[12])
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has begun to do something: a worker has written something down."""
+        log = Path(self._orders.directory, f"{self.name}.log")
+        return self.is_up and (not log.exists() or log.stat().st_size > 0)
+
     def check(self) -> None:
         """Fail if it has ended."""
         if self._process.poll() is not None:
@@ -56,7 +76,7 @@ class Child:
         self.check()
         at = time.monotonic()
         self._process.kill()
-        if self._process.wait(10) != -signal.SIGKILL:
+        if self._process.wait(60) != -signal.SIGKILL:
             self.check()
         return at
 
@@ -71,11 +91,11 @@ class Child:
         """Ask it to end, and see that it ends well."""
         self.check()
         self._process.terminate()
-        if code := self._process.wait(30):
+        if code := self._process.wait(120):
             raise ChildError(f"{self.name} did not end well, with {code}: {self._errors.read_text()[-4000:]}")
 
     def clear_away(self) -> None:
         """Whatever has happened, it does not outlive the trial."""
         with suppress(AttributeError):
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)

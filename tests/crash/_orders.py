@@ -51,6 +51,10 @@ class Orders:
         """Where this worker writes."""
         return Path(self.directory, f"{self.name}.log")
 
+    def say_up(self) -> None:
+        """This child is at work, and listens to signals."""
+        Path(self.directory, f"{self.name}.up").touch()
+
     def storage(self) -> SqliteStorage[Any]:
         """The file that all of them share; every task stays in it."""
         return SqliteStorage(
@@ -73,6 +77,6 @@ class Pen:
         """Append them."""
         os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
 
-    def note(self, kind: str, task_id: str, attempt: int) -> None:
+    def note(self, kind: str, task_id: str, attempt: int, at: float | None = None) -> None:
         """Append what has happened to a task, and when: all processes of a machine have the same monotonic clock."""
-        self.write(f"{kind} {task_id} {attempt} {time.monotonic():.6f}")
+        self.write(f"{kind} {task_id} {attempt} {time.monotonic() if at is None else at:.6f}")

@@ -43,6 +43,7 @@ async def push(orders: Orders) -> None:
     pen.write("")  # ends a line that was torn
     n = ledger.end
     async with orders.storage() as storage:
+        orders.say_up()
         async with trio.open_nursery() as nursery:
             for unsure in ledger.unsure_singles:
                 nursery.start_soon(push_one, storage, pen, unsure, 0.0)

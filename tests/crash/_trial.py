@@ -6,17 +6,19 @@ import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import trio
 from trio_tasks import Task
 
+from tests._progress import Progress
 from tests.crash._audit import Audit, Ledger, Logs
-from tests.crash._crew import Child, ChildError
+from tests.crash._crew import Child
 from tests.crash._orders import Orders
 
 _CONCURRENCY = 4
@@ -24,6 +26,8 @@ _LOAD = 0.7
 """How much of what the workers could do they have to do."""
 _PUSHER_DIES = 1 / 6
 _STANDS_STILL = 1 / 10
+_DIES_YOUNG = 1 / 4
+"""How often somebody is killed who may not have come to do anything yet."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Plan:
     apart: float = 1.0
     lease: float = 1.0
     driver: Literal["sqlite3", "apsw"] | None = None
-    patience: float = 120.0  # until all is done, after the last kill
+    patience: float = 60.0  # for which nothing at all may happen; on a busy machine all of it takes as long as it takes
 
     @property
     def rate(self) -> float:
@@ -76,6 +80,7 @@ class Trial:
         self.directory = directory
         self.killed_at: dict[str, float] = {}
         self.figures: Counter[str] = Counter()
+        self._progress = Progress(plan.patience)
         self._dice = random.Random(plan.seed)
         self._workers = [
             Child("tests.crash._worker_process", plan.orders(directory, f"w{n}", with_monitor=n % 2 == 1))
@@ -90,7 +95,7 @@ class Trial:
             for child in [*self._workers, self._pusher]:
                 stack.callback(child.clear_away)
                 child.start()
-            time.sleep(1.0)  # the first ones are there when the killing begins
+            self._wait_until_up()
             for _ in range(self.plan.kills):
                 self._strike()
             self._let_it_come_to_rest()
@@ -106,6 +111,8 @@ class Trial:
             dice.choice(self._workers).stop(1.5 * plan.lease)
             self.figures["stops"] += 1
         child = self._pusher if dice.random() < _PUSHER_DIES else dice.choice(self._workers)
+        if dice.random() >= _DIES_YOUNG:
+            self._wait_until(lambda: child.has_begun, f"{child.name} has not begun to do anything")
         self.killed_at[child.name] = child.kill()
         self.figures["kills of the pusher" if child is self._pusher else "kills of workers"] += 1
         time.sleep(dice.random() * 0.2 * plan.apart)
@@ -113,24 +120,38 @@ class Trial:
         for each in [*self._workers, self._pusher]:
             each.check()
 
+    def _wait_until(self, is_so: Callable[[], bool], what: str) -> None:
+        while not is_so():
+            self._wait(self._written(), what)
+
+    def _wait_until_up(self) -> None:
+        """All of them listen to signals."""
+        for child in [*self._workers, self._pusher]:
+            self._wait_until(partial(getattr, child, "is_up"), f"{child.name} is not up")
+
     def _let_it_come_to_rest(self) -> None:
         """Everything that is to be pushed is pushed, and everything is done; then all end, well."""
-        deadline = time.monotonic() + self.plan.patience
-        while len(Ledger.read(self.directory / "ledger").acked) < self.plan.tasks:
-            self._wait(deadline, "there were too few acknowledged")
-        time.sleep(1.0)  # so that whoever was just started has begun
+        while (acked := len(Ledger.read(self.directory / "ledger").acked)) < self.plan.tasks:
+            self._wait(acked, f"{acked} were acknowledged")
+        self._wait_until_up()  # so that they end well when they are told to
         self._pusher.end()
         while (metrics := trio.run(self._look)[0])["waiting"] or metrics["running"]:
-            self._wait(deadline, f"tasks were left: {metrics}")
+            self._wait(metrics, f"tasks were left: {metrics}")
         for worker in self._workers:
             worker.end()
 
-    def _wait(self, deadline: float, what: str) -> None:
-        time.sleep(0.2)
+    def _written(self) -> list[float]:
+        """How much was written down; and how far those are that have yet to say that they are up."""
+        said = [path for path in sorted(self.directory.iterdir()) if path.suffix in ("", ".log", ".up")]
+        starting = [child.processor_time for child in [*self._workers, self._pusher] if not child.is_up]
+        return [*(path.stat().st_size for path in said), *starting]
+
+    def _wait(self, state: object, what: str) -> None:
+        """Wait a little; all of them are to be alive, and something is to have happened within the plan's patience."""
+        time.sleep(0.1)
         for worker in self._workers:
             worker.check()
-        if time.monotonic() > deadline:
-            raise ChildError(f"{what}, in the end; seed {self.plan.seed}")
+        self._progress.note(state, f"{what}, in the end; seed {self.plan.seed}")
 
     async def _look(self, *, at_all: bool = False) -> tuple[dict[str, int], list[Task[Any]]]:
         async with self.plan.orders(self.directory, "audit").storage() as storage:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import signal
+import time
+from functools import partial
 
 import trio
 from trio_tasks import (
-    Attempt,
     Event,
     Monitor,
     Release,
     RetryAfterError,
     RetryPolicy,
     SqliteStorage,
+    Start,
     Success,
-    TaskId,
+    Task,
     Worker,
 )
 
@@ -37,8 +39,11 @@ def worker_of(orders: Orders, storage: SqliteStorage[int]) -> Worker[int, int]:
     """The worker."""
     pen = Pen(orders.log)
 
-    async def handler(n: int, task_id: TaskId, attempt: Attempt) -> int:
+    async def handler(task: Task[int]) -> int:
+        n, task_id, attempt = task.args, task.parts.id, task.parts.attempt
+        since_claimed = storage._engine.now() - (task.parts.context.until - orders.lease)
         pen.note("start", task_id, attempt)
+        pen.note("claim", task_id, attempt, time.monotonic() - since_claimed)
         await trio.sleep(nap_of(n, orders))
         if fails_at_first(n) and attempt == 1:
             pen.note("raise", task_id, attempt)
@@ -47,7 +52,9 @@ def worker_of(orders: Orders, storage: SqliteStorage[int]) -> Worker[int, int]:
         return n
 
     def listen(_: object, event: Event) -> None:
-        if isinstance(event, Success):
+        if isinstance(event, Start) and orders.with_monitor:  # which has opened its signals before
+            orders.say_up()
+        elif isinstance(event, Success):
             pen.note("settled", event.task.parts.id, event.task.parts.attempt)
         elif isinstance(event, Release):
             kind = "lost" if "lease" in event.reason else "released"
@@ -57,8 +64,9 @@ def worker_of(orders: Orders, storage: SqliteStorage[int]) -> Worker[int, int]:
     return Worker(orders.name, storage, handler, concurrency=orders.concurrency, retry=many, on_event=listen)
 
 
-async def wait_for_sigterm() -> None:
+async def wait_for_sigterm(orders: Orders) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        orders.say_up()
         async for _ in signals:
             return
 
@@ -71,7 +79,7 @@ async def main(orders: Orders) -> None:
             monitor.register(worker)
             await monitor.run_with_signal(signal.SIGTERM)
         else:
-            await worker.run_until(wait_for_sigterm)
+            await worker.run_until(partial(wait_for_sigterm, orders))
 
 
 if __name__ == "__main__":

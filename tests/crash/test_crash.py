@@ -15,9 +15,10 @@ if sys.platform == "win32":
 pytestmark = pytest.mark.real
 
 
+@pytest.mark.timeout(900)  # a busy machine takes as long as it takes: the trial ends when nothing happens any more
 def test_who_is_killed_loses_nothing(tmp_path: Path) -> None:
     """Acknowledged is stored, stored is done, once, and nothing is done again without a reason."""
-    verdict = Trial(Plan(tasks=1200, kills=20, processes=3, apart=0.5, seed=1, patience=20.0), tmp_path).run()
+    verdict = Trial(Plan(tasks=1200, kills=20, processes=3, apart=0.5, seed=1), tmp_path).run()
     assert not verdict.faults, "\n".join([*verdict.faults, str(verdict.figures)])
     assert verdict.figures["kills of workers"] > 5
     assert verdict.figures["kills of the pusher"] > 0

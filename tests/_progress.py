@@ -1,0 +1,34 @@
+"""Waiting that measures progress: on a busy machine all takes longer, and only what stands still has failed."""
+
+from __future__ import annotations
+
+import time
+
+
+class Progress:
+    """Notes whether anything happens.
+
+    Args:
+      patience: seconds for which nothing may happen. Those count for which this process ran as well, so that a machine
+          that stood still as a whole shows nothing.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._state: object = None
+        self._idle = 0.0
+        self._looked_at = time.monotonic()
+
+    def note(self, state: object, what: str) -> None:
+        """This is how things stand now.
+
+        Raises:
+          AssertionError: nothing has changed for too long; it says ``what``.
+        """
+        now = time.monotonic()
+        if state != self._state:
+            self._state, self._idle = state, 0.0
+        else:
+            self._idle += min(now - self._looked_at, 1.0)
+        self._looked_at = now
+        assert self._idle < self._patience, f"nothing has happened for {self._idle:.0f} seconds: {what}"
