@@ -47,9 +47,9 @@ def test_the_table_tells_of_each_mutation_which_seed_sees_it() -> None:
     for (_, what), where in rows.items():
         if where == "cuts":  # it is over before a program can look
             continue
-        found = re.fullmatch(r"(memory|file|sqlite), seed (\d+)", where)
+        found = re.fullmatch(r"(memory|file|sqlite), seed (\d+)|promise \d+", where)  # or only its own tests see it
         assert found is not None, f"{what}: {where}"
-        assert int(found[2]) < MOST_SEEDS
+        assert int(found[2] or 0) < MOST_SEEDS
 
 
 @pytest.mark.searching

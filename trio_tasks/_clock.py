@@ -1,19 +1,26 @@
-"""The wall clock, touched here and nowhere else.
+"""The wall clock and the machine's own clock, touched here and nowhere else.
 
-Inside, the library measures with :func:`trio.current_time` alone. The wall clock is needed only at the edges, to
-translate what a person says (``run_at(datetime)``) and to stamp what a person reads (``parts.run_at``).
+Inside, the library measures with :func:`trio.current_time` alone. The wall clock is needed only at the edges, for what
+a person says (``run_at(datetime)``) and reads (``parts.run_at``). The machine's clock is what processes that share a
+store have in common: nobody can set it, and it counts the time that the machine was asleep.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _source: Callable[[], float] = time.time
 _machine: Callable[[], tuple[str, float]] | None = None
@@ -25,21 +32,68 @@ def wall_now() -> datetime:
 
 
 def machine_now() -> tuple[str, float]:
-    """The machine's own clock: what names the time since it was started (empty where that cannot be known), and how
-    many seconds have passed by a clock that nobody can set, and that all processes share."""
+    """The machine's own clock: a name of the time since it was started (empty where there is none), and a number of
+    seconds by a clock that nobody can set, that counts the time asleep, and that all processes with this name share."""
     if _machine is not None:
         return _machine()
+    return _machine_name(), _machine_seconds()
+
+
+def seconds_asleep() -> float:
+    """Seconds that the machine was asleep since it was started; 0 where it cannot be told."""
+    if _machine is not None or sys.platform == "win32":
+        return 0.0
+    before, seconds, after = time.monotonic(), _machine_seconds(), time.monotonic()
+    return max(0.0, seconds - (before + after) / 2)
+
+
+@cache
+def _machine_name() -> str:
+    """The identity of the boot, and of the time namespace, since clocks differ between namespaces."""
+    if sys.platform == "darwin":
+        return _sysctl("kern.bootsessionuuid")
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    try:
+        namespace = os.readlink("/proc/self/ns/time")  # noqa: PTH115  it is no path
     except OSError:
-        boot = ""
-    return boot, time.monotonic()
+        namespace = ""
+    return f"{boot} {namespace}".rstrip()
+
+
+def _sysctl(name: str) -> str:
+    """A text that the kernel of macOS knows; empty if it does not."""
+    size = ctypes.c_size_t(128)
+    text = ctypes.create_string_buffer(size.value)
+    try:
+        failed = ctypes.CDLL(None).sysctlbyname(name.encode(), text, ctypes.byref(size), None, 0)
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else text.value.decode("ascii", "replace")
+
+
+def _machine_seconds() -> float:
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)  # which goes on while the machine is asleep
+    return time.perf_counter()  # trio's own clock, so that the two do not drift apart
 
 
 def wall_after(seconds: float) -> datetime:
     """The moment that lies ``seconds`` from now; the last representable one if that is beyond the calendar."""
     try:
         return wall_now() + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=timezone.utc)
+
+
+def moment_of(seconds: float) -> datetime:
+    """The moment of a number of seconds since the epoch; the last representable one if it is beyond the calendar."""
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
     except OverflowError:
         return datetime.max.replace(tzinfo=timezone.utc)
 

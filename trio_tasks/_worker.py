@@ -14,7 +14,7 @@ from ._abc import Feeder, Gate, RegisterWorker
 from ._backoff import RetryPolicy
 from ._channel import as_backend
 from ._checks import check_callable, check_count, check_seconds, check_several, check_text
-from ._contained import contained
+from ._contained import contained, log
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
 from ._events import HeartBeat, Stop
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
+_LATE_BEAT = (
+    "worker %r: a heartbeat was %.1f s late, and one is due every %.1f s: the event loop was busy for %.1f s, and the "
+    "storage took %.1f s; leases may have run out"
+)
 _LAYER = "layers, each an async layer(handler, task) -> result"
 
 
@@ -241,11 +245,20 @@ class Worker(Generic[A, R]):
                 await backend.unregister_worker(context)
 
     async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
+        """Beat at fixed times, however long each heartbeat takes, and log those that are late."""
         interval = self.backend.heartbeat_interval
-        while interval is not None:
+        if interval is None:
+            return  # noqa: ASYNC910  the same
+        due = trio.current_time()
+        while True:
+            began = trio.current_time()
             await self.backend.beat(context)
             context.emit(HeartBeat())
-            await trio.sleep(interval)
+            ended = trio.current_time()
+            if ended > due + interval:
+                log.warning(_LATE_BEAT, self.name, ended - due, interval, began - due, ended - began)
+            due += interval * max(1, math.ceil((ended - due) / interval))
+            await trio.sleep_until(due)
 
     async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
         while isinstance(self.backend, Feeder) and not context.door.closed:

@@ -123,7 +123,7 @@ async def _ring(random: Random) -> None:
                 _insert(connection, number, random)
             late = random.random() < 0.5
             row = (200 if late else 50, listener.address, listener.key, now + 60)
-            connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", row)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listener.listen, rung.set)
                 desk.ring(now)
@@ -140,7 +140,10 @@ def _insert(connection: Any, number: int, random: Random) -> None:
     key = random.choice(_KEYS)
     expires = random.choice((math.inf, 9e12, "for ever", b"\xff"))
     try:
-        connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", (number, address, key, expires))
+        connection.execute(
+            "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)",
+            (number, address, key, expires),
+        )
     except Exception as error:
         if not is_of_the_driver(error):
             raise

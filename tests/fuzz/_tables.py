@@ -72,7 +72,10 @@ def template() -> bytes:
         path = Path(directory, "tasks.db")
         run_seeded(write, path, seed=0)
         with closing(connect("sqlite3", str(path))) as connection:
-            connection.execute("INSERT INTO trio_tasks_session VALUES (7, '9', x'00', 9e9), (8, NULL, NULL, 9e9)")
+            connection.execute(
+                "INSERT INTO trio_tasks_session (num, address, key, expires) "
+                "VALUES (7, '9', x'00', 9e9), (8, NULL, NULL, 9e9)"
+            )
             connection.execute("INSERT INTO trio_tasks_worker VALUES (7, 'default', 'v'), (8, 'other', 'w')")
             connection.execute("PRAGMA journal_mode = DELETE")
         return path.read_bytes()

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker
-from trio_tasks.storages import _sqlite_clock, _sqlite_desk
+from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker, _clock
+from trio_tasks.storages import _sqlite_desk
 from trio_tasks.testing import use_wall_clock
 
 HOUR = 3600.0
@@ -442,15 +442,10 @@ def test_the_wall_clock_is_set_between_two_openings(
 
     trio.run(before)
     if rebooted:
-        restart_the_machine(monkeypatch)
+        monkeypatch.setattr(_clock, "_machine", lambda: ("another boot", 5.0 + time.monotonic() % 5))
     expected = ["leased", "late", "soon"] if rebooted and jump > 0 else ["leased", "soon"]
     with use_wall_clock(ahead(jump)):
         assert sorted(trio.run(after)) == sorted(expected)
-
-
-def restart_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the file can tell."""
-    monkeypatch.setattr(_sqlite_clock, "machine_now", lambda: ("another boot", 5.0 + time.monotonic() % 5))
 
 
 def succeeded() -> Any:
@@ -489,7 +484,10 @@ async def test_a_session_by_another_hand_does_no_harm_to_who_pushes(tmp_path: Pa
     async with SqliteStorage[int](path, int) as storage:
         with closing(connect(path)) as connection:
             for number, (address, key) in enumerate([("9", None), ("9", "text"), ("99999", b"k"), ("-1", b"k")], 100):
-                connection.execute("INSERT INTO trio_tasks_session VALUES (?, ?, ?, 9e12)", (number, address, key))
+                connection.execute(
+                    "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, 9e12)",
+                    (number, address, key),
+                )
         task_id = await storage.push(1, delay=60)
         assert await storage.reschedule(task_id, delay=30)
         assert [task.parts.id for task in await storage.list_tasks()] == [task_id]

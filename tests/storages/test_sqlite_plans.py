@@ -25,8 +25,10 @@ BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
     "ready": (books.READY, (1, 10), {"trio_tasks_ready"}),
     "claim": (books.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
-    "due": (books.DUE, (1, 0.0, 10), {"trio_tasks_timed"}),
+    "due": (books.DUE.format(""), (1, 0.0, 10), {"trio_tasks_timed"}),
+    "due, sparing others": (books.DUE.format(books.SPARING), (1, 0.0, 1, 2, 10), {"trio_tasks_timed"}),
     "next due": (books.NEXT_DUE, (1,), {"trio_tasks_timed"}),
+    "next due, sparing others": (books.NEXT_DUE_SPARING, (1, 0.0), {"trio_tasks_timed"}),
     "expired": (rows.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (books.SUCCEED, (0.0, 0, None, 1, 1), {BY_KEY}),

@@ -269,8 +269,8 @@ class Books:
 
     # Time
 
-    def enter_due(self, now: float) -> None:
-        """Enter what has fallen due: expiries, delays, leases, retention."""
+    def enter_due(self, now: float, as_of: float = math.inf) -> None:
+        """Enter what has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
         if now < self._nothing_due_before:
             return
         for shelf in self.shelves.values():
@@ -279,7 +279,7 @@ class Books:
             while (row := shelf.pop_due(now)) is not None:
                 row.state, row.due = WAITING, None  # whether the transaction holds or not, so it needs no record
                 shelf.enlist(row)
-            for row in shelf.lapsed(now):
+            for row in shelf.lapsed(min(now, as_of)):
                 self.lose(row, now)
         self._forget_retained(now)
         moments = [shelf.next_due for shelf in self.shelves.values()]

@@ -21,6 +21,7 @@ from ._file_rows import (
     SUSPENDED,
     Row,
 )
+from ._file_verbs import renew
 from ._port import Answer, Claimed, Verdict
 from ._record import replaced_error
 
@@ -42,8 +43,10 @@ def do_exchange(books: Books, exchange: Exchange, now: float) -> Answer:
         answer.settled = [_settle(books, settlement, now) for settlement in exchange.settled]
     if exchange.pushed:
         answer.pushed = [_push(books, new, now) for new in exchange.pushed]
+    if exchange.renewed:
+        answer.renewed = [not renew(books, [held], now + lease) for held, lease in exchange.renewed]
     if exchange.claims:
-        books.enter_due(now)
+        books.enter_due(now, exchange.as_of)
         for claim in exchange.claims:
             claimed = _claim(books, claim, now)
             shelf = books.shelf(claim.queue)

@@ -16,6 +16,7 @@ from ._file_daily import do_exchange
 from ._file_opening import open_books
 from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
+from ._store_clock import Offset, StoreClock
 
 if TYPE_CHECKING:
     import builtins
@@ -70,7 +71,7 @@ class FileEngine(Engine):
         self._compact_above = compact_above
         self._lock: FileLock | None = None
         self._scribe: Scribe | None = None
-        self._offset = 0.0
+        self._clock: StoreClock
         self._listeners: list[Callable[[], None]] = []
 
     @classmethod
@@ -89,7 +90,8 @@ class FileEngine(Engine):
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
         path = self.path.resolve()
-        read = partial(open_books, path, repair=self._repair, syncs=self._syncs)
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset())
+        read = partial(open_books, path, self._clock, repair=self._repair, syncs=self._syncs)
         thread: WriterThread | None = None
         opened: Opened | None = None
         try:
@@ -105,7 +107,6 @@ class FileEngine(Engine):
                     thread.end()
         assert opened is not None
         self.path, self._lock, self.recovery = path, opened.lock, opened.recovery
-        self._offset = opened.now - trio.current_time()
         self._scribe = Scribe(path, opened, thread, syncs=self._syncs, compact_above=self._compact_above)
         if self.recovery is not None:
             log.warning("%s", self.recovery)
@@ -128,7 +129,7 @@ class FileEngine(Engine):
 
     def now(self) -> float:
         """The time by the journal's clock: the wall clock's when it was opened, or the journal's, if that was ahead."""
-        return trio.current_time() + self._offset
+        return self._clock.now()
 
     def _open_scribe(self) -> Scribe:
         if self._scribe is None or self._lock is None:
@@ -143,6 +144,8 @@ class FileEngine(Engine):
         """The daily work, in one transaction; it cannot be cancelled."""
         durable = bool(exchange.settled or exchange.pushed)
         do = self._open_scribe().transact
+        if exchange.claims:
+            self._clock.tick()
         return await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
 
     async def renew(self, held: Sequence[Held], lease: float) -> Renewal:

@@ -16,6 +16,8 @@ from ._journal import JournalFile, Recovery, beside, open_journal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ._store_clock import StoreClock
+
 
 class Opened(NamedTuple):
     """A journal in use."""
@@ -24,12 +26,11 @@ class Opened(NamedTuple):
     journal: JournalFile
     books: Books
     recovery: Recovery | None
-    now: float
-    """The present, by its clock."""
 
 
-def open_books(path: Path, *, repair: bool, syncs: bool) -> Opened:
-    """Open the journal at this path, or make it.
+def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool) -> Opened:
+    """Open the journal at this path, or make it, and set the clock: it shows what the wall clock does, or the time of
+    the latest change, if that is ahead.
 
     Raises:
       BackendError: it cannot be had, or is not ours, or damaged.
@@ -39,7 +40,7 @@ def open_books(path: Path, *, repair: bool, syncs: bool) -> Opened:
     lock = FileLock(beside(path, "lock"), path)
     opened = False
     try:
-        made = _read(path, lock, repair=repair, syncs=syncs)
+        made = _read(path, lock, clock, repair=repair, syncs=syncs)
         opened = True
     except OSError as error:
         raise BackendError(f"the journal {path} cannot be opened: {error.strerror or error}") from error
@@ -49,12 +50,14 @@ def open_books(path: Path, *, repair: bool, syncs: bool) -> Opened:
     return made
 
 
-def _read(path: Path, lock: FileLock, *, repair: bool, syncs: bool) -> Opened:
+def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool) -> Opened:
     books = Books()
     journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs)
     is_done = False
     try:
+        reading = clock.read()
         books.time = now = max(wall_now().timestamp(), books.time)
+        clock.start(now, reading)
         start(books, now)
         payload = encode_change(books, now)
         if recovery is not None and not recovery.is_torn_tail:
@@ -69,7 +72,7 @@ def _read(path: Path, lock: FileLock, *, repair: bool, syncs: bool) -> Opened:
             journal.close()
     books.keep()
     books.finished.clear()  # nobody has waited for that
-    return Opened(lock, journal, books, recovery, now)
+    return Opened(lock, journal, books, recovery)
 
 
 def _rewritten(path: Path, books: Books, damaged: JournalFile, *, ahead: bool) -> JournalFile:

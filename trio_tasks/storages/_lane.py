@@ -13,7 +13,7 @@ from .._checks import check_seconds, check_text, check_unicode
 from .._codec import CborCodec, JsonCodec, as_codec
 from .._contained import log
 from .._errors import AbortError, BackendError, SuspendError
-from .._outcome import Killed
+from .._outcome import Killed, Released
 from .._task import Parts, Status, Task, attempt_number
 from ._port import Held, NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss, line_of, unreadable_since
@@ -126,6 +126,8 @@ class Lane:
         self.stocked_at = 0.0  # the last of them at this time,
         self.rounds = 0  # and looked at so often since
         self.hand: dict[str, Parts] = {}  # claimed, and given to somebody
+        self._ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
+        self._renew_from = math.inf  # when the first of those in hand has half of its lease left
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
         self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
@@ -175,7 +177,7 @@ class Lane:
         back, if the answer came so late that their lease is over."""
         for row in rows:
             task = self._task_of(row, until, now)
-            if self.receivers and now < until:
+            if self.receivers and now < until and not (self._ending and self._still_runs(row.id)):
                 receiver, _ = self.receivers.popitem(last=False)
                 self.hand[row.id] = task.parts
                 task.parts.context.on_its_way = True
@@ -183,6 +185,7 @@ class Lane:
             else:
                 self.stock.append(task)
         if rows:
+            self._renew_from = min(self._renew_from, until - self.lease / 2)
             self.stocked_at, self.rounds = trio.current_time(), 0
 
     def _task_of(self, row: Claimed, until: float, now: float) -> Task[Any]:
@@ -223,13 +226,18 @@ class Lane:
         begun, but stays, to be given back: it may be somebody else's by now."""
         if not self.stock or now >= self.stock[0].parts.context.until:
             return None
+        if self._ending and self._still_runs(self.stock[0].parts.id):
+            return None
         task = self.stock.popleft()
         self.hand[task.parts.id] = task.parts
         return task
 
-    def is_stale(self) -> bool:
-        """Whether nobody has come for what is at hand, though everybody had time to. Asked once in each round."""
+    def is_stale(self, now: float) -> bool:
+        """Whether nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
+        in each round."""
         self.rounds += 1
+        if self.stock and self.stock[0].parts.context.until <= now:
+            return True
         return self.rounds > _ROUNDS and trio.current_time() >= self.stocked_at + STALE
 
     def give_back(self) -> list[Settlement]:
@@ -247,9 +255,42 @@ class Lane:
             del self.hand[parts.id]
 
     def prune(self, now: float) -> None:
-        """Forget claims that were neither settled nor renewed in time: they are somebody else's by now."""
-        for task_id in [task_id for task_id, parts in self.hand.items() if parts.context.until <= now]:
-            del self.hand[task_id]
+        """Forget claims that no worker has, and that were not settled in time."""
+        over = [parts for parts in self.hand.values() if parts.context.until <= now and not _is_at_work(parts)]
+        for parts in over:
+            del self.hand[parts.id]
+
+    def late(self, now: float) -> list[Parts]:
+        """The attempts under way of whose lease less than a half is left: a heartbeat, which renews it three times as
+        often as need be, is late."""
+        if now < self._renew_from:
+            return []
+        half = self.lease / 2
+        late: list[Parts] = []
+        first = now + self.lease
+        for parts in self.hand.values():
+            until = parts.context.until
+            if until > now + half:
+                first = min(first, until)
+            elif _is_at_work(parts) and not parts.context.settled:
+                late.append(parts)
+        if not late:  # or until they were renewed, which may fail
+            self._renew_from = first - half
+        return late
+
+    def lose(self, parts: Parts) -> None:
+        """The lease of an attempt under way was lost: end it. Until it has ended, the task is not begun here anew."""
+        self.let_go(parts)
+        if parts.holder is not None and parts.holder.revoke(Released("its lease was lost")):
+            self._ending[parts.id] = parts
+
+    def _still_runs(self, task_id: str) -> bool:
+        """Whether an attempt at this task that has lost its lease has not ended yet."""
+        parts = self._ending.get(task_id)
+        if parts is not None and parts.holder is None:
+            parts = None
+            del self._ending[task_id]
+        return parts is not None
 
     # Pushing
 
@@ -316,6 +357,11 @@ class Lane:
         return (
             f"<queue {self.queue!r}: {len(self.receivers)} wait, {len(self.stock)} at hand, {len(self.hand)} in hand>"
         )
+
+
+def _is_at_work(parts: Parts) -> bool:
+    """Whether a worker has it, or is about to."""
+    return parts.holder is not None or bool(parts.context.on_its_way)
 
 
 def _check_keep(value: float, name: str) -> float:

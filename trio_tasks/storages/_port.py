@@ -9,10 +9,11 @@ engine promises:
 * **One owner.** A row is claimed by one exchange at most until it is settled or its lease has run out. Each claim has a
   token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
 * **Its own time.** The engine has one clock for all who share the store, which never goes back
-  (:meth:`Engine.now`). What falls due by it (delays, leases, expiries, retention) is entered by any exchange with
-  claims, whoever makes it. Expiries and retention count from their very moment on, entered or not, delayed or not:
-  whoever looks sees a row that has expired as KILLED, and one that is kept no longer not at all; what has expired does
-  not hold its unique key any more.
+  (:meth:`Engine.now`); setting the wall clock does not move it, and time that the machine was asleep counts.
+  After that, who shares the store may renew leases before any is taken for lost. What falls due by it (delays,
+  leases, expiries, retention) is entered by any exchange with claims, whoever makes it. Expiries and retention count
+  from their very moment on, entered or not, delayed or not: whoever looks sees a row that has expired as KILLED, and
+  one that is kept no longer not at all; what has expired does not hold its unique key any more.
 * **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed or suspended one
   waits from when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
 * **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
@@ -23,6 +24,7 @@ PostgreSQL would claim with ``FOR UPDATE SKIP LOCKED`` and ``RETURNING``, take i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -155,13 +157,30 @@ class Stored(NamedTuple):
     """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
 
 
+class Held(NamedTuple):
+    """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
+    the one that counts."""
+
+    key: Any
+    token: int
+
+
 @dataclass(slots=True)
 class Exchange:
-    """One transaction's worth of daily work, done in this order: settle, push, enter what is due, claim."""
+    """One transaction's worth of daily work, done in this order: settle, push, renew, enter what is due, claim."""
 
     settled: Sequence[Settlement] = ()
     pushed: Sequence[NewRow] = ()
     claims: Sequence[Claim] = ()
+    renewed: Sequence[tuple[Held, float]] = ()
+    """Claims whose lease is to run out so many seconds from now: those of attempts under way here, whose heartbeat is
+    late. A lease that has run out is renewed too, if nobody has taken the row."""
+    as_of: float = math.inf
+    """When that was found out, by the engine's clock. The lease of a row that this engine has claimed counts as run out
+    only if it had by then, so that what comes between (a turn, a lock, a stopped process) takes nothing from it."""
+    after_standstill: bool = False
+    """Whether this process stood still, as the others then may have, too: the leases of others that have run out are
+    left alone for as long as a lease, so that they can be renewed."""
 
 
 @dataclass(slots=True)
@@ -178,16 +197,10 @@ class Answer:
     """For each claim that came up short: when, on the engine's clock, something in that queue falls due; else None."""
     live: list[int] = field(default_factory=list[int])
     """For each claim that came up short: how many live rows its queue has now, wherever they are; else -1."""
+    renewed: list[bool] = field(default_factory=list[bool])
+    """For each claim to be renewed: False if the lease was lost."""
     finished: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """Queue and id of each row that the engine itself finished: expired, or replaced under its unique key."""
-
-
-class Held(NamedTuple):
-    """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
-    the one that counts."""
-
-    key: Any
-    token: int
 
 
 @dataclass(slots=True)
@@ -281,7 +294,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """These workers run here, on this queue; said again whenever it changes, and at each heartbeat."""
+        """These workers run here, on this queue; said again whenever it changes."""
 
     @abstractmethod
     async def workers(self, queue: str) -> Sequence[str]:

@@ -46,6 +46,7 @@ class Pump:
         self._next_look = -math.inf
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
+        self._stood_still = False  # since the last exchange with claims
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  it ends with the traffic
@@ -74,8 +75,12 @@ class Pump:
                 await self._look_for_aborts()
 
     async def _wait_until_needed(self) -> None:
-        with trio.move_on_at(self._next_time()):  # noqa: ASYNC912  the deadline may have passed
+        next_time = self._next_time()
+        with trio.move_on_at(next_time):  # noqa: ASYNC912  the deadline may have passed
             await self._traffic.needed.wait()
+        shortest = min((lane.lease for lane in self._traffic.lanes.values()), default=math.inf)
+        if trio.current_time() > next_time + shortest / 3:
+            self._stood_still = True
         if trio.current_time() >= self._next_poll:
             self._next_poll = math.inf
             for lane in self._traffic.lanes.values():
@@ -108,6 +113,11 @@ class Pump:
         rows = [row for push in pushes for row in push.rows]
         exchange = Exchange([settle.settlement for settle in settles], rows, claims)
         began_at = self._engine.now()
+        late = traffic.late() if claims else ()  # or the claims would take what runs here
+        if claims:
+            exchange.renewed = [(parts.context.held, lane.lease) for lane, parts in late]
+            exchange.as_of = began_at
+            exchange.after_standstill, self._stood_still = self._stood_still, False
         stirs = [lane.stirs for lane in lanes]
         try:
             answer = await traffic.in_turn(self._engine.exchange, exchange)
@@ -116,6 +126,11 @@ class Pump:
             return
         self._failing_since, self._pause = None, _FIRST_PAUSE
         traffic.tell(answer, pushes, settles)
+        for (lane, parts), is_kept in zip(late, answer.renewed, strict=True):
+            if is_kept:
+                parts.context.until = began_at + lane.lease
+            else:
+                lane.lose(parts)
         for number, lane in enumerate(lanes):
             claim, claimed = claims[number], answer.claimed[number]
             if len(claimed) < claim.limit:

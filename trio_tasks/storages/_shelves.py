@@ -213,6 +213,8 @@ class Shelves(
 
     async def resume_abandoned(self) -> int:
         """Let the tasks wait again whose leases have run out, as they do when somebody receives; returns how many."""
+        for lane, late in self._traffic.late_by_lane():  # what runs here is not abandoned
+            await self._traffic.ask(self._traffic.engine.renew, [parts.context.held for parts in late], lane.lease)
         number: int = await self._traffic.ask(self._traffic.engine.resume_abandoned, self._lane.queue)
         self._traffic.look()
         return number

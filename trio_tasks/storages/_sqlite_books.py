@@ -52,12 +52,16 @@ UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, wish FROM trio_tasks_task
-WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 ORDER BY due LIMIT ?
+SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due FROM trio_tasks_task
+WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
 """
+_DUE = DUE.format("")
+SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
+"""Of what is due, only that which no other session has in hand."""
 NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
 """  # which no text is below, should somebody have written one there
+NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
@@ -84,7 +88,10 @@ class Books:
         self._connection = connection
         self._queues = queues
         self.rows = Rows(connection, queues)
-        self._token = session << 32
+        self._first_token = self._token = session << 32
+        self.spares_since = -1e300
+        """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
+        self._lease = 30.0  # of the latest claim
         self._swept: dict[int, float] = {}
         self._failed_writes: dict[tuple[Any, int], Exception] = {}  # in the tries before, of the same exchange
 
@@ -99,8 +106,12 @@ class Books:
             answer.settled = self._settle(exchange.settled, now, answer, careful)
         if exchange.pushed:
             answer.pushed = self._push(exchange.pushed, now, answer, careful)
+        if exchange.renewed:
+            answer.renewed = self.rows.renew([(*held, now + lease) for held, lease in exchange.renewed])
+        if exchange.after_standstill:
+            self.spare(now)
         for claim in exchange.claims:
-            self._claim(claim, now, answer)
+            self._claim(claim, now, answer, exchange.as_of)
         self._queues.enter_counts()
         self._failed_writes.clear()
         return answer
@@ -246,9 +257,10 @@ class Books:
 
     # Claiming
 
-    def _claim(self, claim: Claim, now: float, answer: Answer) -> None:
+    def _claim(self, claim: Claim, now: float, answer: Answer, as_of: float) -> None:
         queue = self._queues.known(claim.queue)
-        self.enter_due(claim.queue, queue, now, answer)
+        self._lease = claim.lease
+        self.enter_due(claim.queue, queue, now, answer, as_of)
         rows = self._ready(claim, queue, now, answer)
         self._token += 1
         if rows:
@@ -259,8 +271,7 @@ class Books:
         answer.claimed.append([claimed(row, token) for row in rows])
         if len(rows) < claim.limit:
             self._queues.enter_counts()
-            [(due,)] = self._connection.execute(NEXT_DUE, (queue,))
-            answer.next_due.append(due)
+            answer.next_due.append(self._next_due(queue, now))
             answer.live.append(self._queues.live(queue))
             self._sweep(queue, now)
         else:
@@ -276,16 +287,42 @@ class Books:
             answer.finished.append((claim.queue, row[1]))
         return [row for row in rows if row not in expired] if expired else rows
 
-    def enter_due(self, name: str, queue: int, now: float, answer: Answer) -> tuple[int, bool]:
-        """What falls due: delayed rows are ready, those not started in time expire, orphans come back.
+    def _next_due(self, queue: int, now: float) -> float | None:
+        """When something in the queue falls due."""
+        if not self._spares(now):
+            [(due,)] = self._connection.execute(NEXT_DUE, (queue,))
+            return due  # type: ignore[no-any-return]  # what stands there is checked by who compares it
+        [(due,)] = self._connection.execute(NEXT_DUE_SPARING, (queue, now))
+        until = self.spares_since + self._lease
+        return until if due is None else min(due, until)
+
+    def spare(self, now: float) -> None:
+        """Others may be about to renew leases that have run out, so leave them alone for the time of a lease; but not
+        for ever, where everybody is late all the time."""
+        if now >= self.spares_since + 3 * self._lease:
+            self.spares_since = now
+
+    def _spares(self, now: float) -> bool:
+        return now < self.spares_since + self._lease
+
+    def enter_due(self, name: str, queue: int, now: float, answer: Answer, as_of: float = math.inf) -> tuple[int, bool]:
+        """What falls due: delayed rows are ready, those not started in time expire, orphans come back, those of this
+        session only if their lease had run out by ``as_of``.
 
         Returns:
           how many orphans there were, and whether there is more than one exchange sees to.
         """
         orphans = 0
-        due = list(map(Due._make, self._connection.execute(DUE, (queue, now, _MOST_DUE))))
+        own = self._first_token, self._first_token + 2**32 - 1
+        if self._spares(now):
+            found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, _MOST_DUE))
+        else:
+            found = self._connection.execute(_DUE, (queue, now, _MOST_DUE))
+        due = list(map(Due._make, found))
         for row in due:
             error = None
+            if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
+                continue
             if row.state == State.RUNNING:
                 self.rows.take_back(queue, row, now)
                 error = None if row.wish is None else unwanted(row.wish)

@@ -7,16 +7,18 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
+from .._clock import machine_now
 from .._errors import BackendError
 from ._places import refused
 from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
-from ._sqlite_clock import anchored, keep, present
+from ._sqlite_clock import SESSION, SqliteClock, keep, note
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
 from ._sqlite_opening import View, find_file
 from ._sqlite_queues import Queues
 from ._sqlite_schema import check_current, check_whole, next_session, prepare
 from ._sqlite_verbs import register
+from ._store_clock import Offset, StoreClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +32,6 @@ T = TypeVar("T")
 
 _LOCK_PATIENCE = 10.0
 """Seconds for which another process may hold the lock."""
-_SESSION = 60.0
-"""Seconds after which a process that has not been heard of is taken for gone; it says hello three times as often."""
 _NEWS_APART = 0.02
 """Seconds between two rings that only say that something is finished."""
 
@@ -47,15 +47,21 @@ class Desk:
       driver: which one.
       opening: how it is opened.
       bell: where others can ring us, and we them.
+      clock: of this process; if it is not given, the machine's.
     """
 
-    def __init__(self, path: str, driver: Driver, opening: Opening, bell: Bell) -> None:
+    def __init__(
+        self, path: str, driver: Driver, opening: Opening, bell: Bell, clock: StoreClock | None = None
+    ) -> None:
         self._path = path
         self._driver: Driver = driver
         self._opening = opening
         self._bell = bell
         self._file: Path
         self._view: View
+        self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
+        self._file_clock = SqliteClock(self._clock, path)
+        self._workers: dict[str, list[str]] = {}  # by the name of their queue
         self._connection: Connection
         self._queues: Queues
         self._books: Books
@@ -93,7 +99,8 @@ class Desk:
         check_current(connection, self._path)
         self._queues = Queues(connection)
         self._books = Books(connection, self._queues, 0)
-        return present(connection, self._path)
+        self._file_clock.open(connection, read_only=True)
+        return self._clock.now()
 
     def _set_up(self) -> tuple[float, int]:
         connection = self._connection
@@ -116,9 +123,12 @@ class Desk:
     def _check_in(self) -> tuple[float, int]:
         connection = self._connection
         prepare(connection, self._path, join_existing=self._opening.join_existing)
-        now = anchored(connection, self._path)
+        was_asleep = self._file_clock.open(connection)
+        now = self._clock.now()
         self._session = next_session(connection, self._path)
         self._books = Books(connection, self._queues, self._session)
+        if was_asleep:
+            self._books.spare(now)
         self._say_hello(now)
         [(others,)] = connection.execute("SELECT count(*) FROM trio_tasks_session WHERE num != ?", (self._session,))
         return now, others
@@ -196,8 +206,7 @@ class Desk:
             return None
 
     def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
-        if now >= self._hello_at:
-            self._say_hello(now)
+        now = self._now(now)
         return self._books.exchange(exchange, now, careful=careful)
 
     def _tell_others(self, now: float, *, at_once: bool, finished: bool) -> None:
@@ -229,18 +238,40 @@ class Desk:
         if self._owes_news:
             self.ring(self._news_at)
 
-    def _say_hello(self, now: float) -> None:
+    def _now(self, now: float, beats: float | None = None) -> float:
+        """The present, inside a transaction: no earlier than ``now``. If it is time for that, or if this is a
+        heartbeat, which comes again in ``beats`` seconds, the session is renewed."""
+        jump = self._clock.tick()
+        now = max(now, self._clock.now())
+        if beats is not None or now >= self._hello_at:
+            jump += self._file_clock.follow(self._connection, self._session)
+            now = max(now, self._clock.now())
+            if jump:
+                self._books.spare(now)
+            self._say_hello(now, beats)
+        elif jump:
+            self._books.spare(now)
+        return now
+
+    def _say_hello(self, now: float, beats: float | None = None) -> None:
         """We are still here; who has not said so for long is not."""
-        self._hello_at = now + _SESSION / 3
-        self._connection.execute("DELETE FROM trio_tasks_session WHERE expires < ?", (now,))
-        self._connection.execute(
-            "INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires",
-            (self._session, self._bell.address, self._bell.key, now + _SESSION),
+        interval = self._file_clock.hello_interval
+        self._hello_at = now + interval
+        if now > self._books.spares_since + SESSION:  # or the others may be about to wake up
+            self._connection.execute(
+                "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
+            )
+            self._connection.execute(
+                "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session)"
+            )
+        is_new = self._connection.changed(
+            "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (self._session, self._bell.address, self._bell.key, now + SESSION),
         )
-        self._connection.execute(
-            "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session)"
-        )
-        keep(self._connection, latest=now)
+        if is_new:  # at first, or because somebody took it for gone
+            for queue, workers in self._workers.items():
+                register(self._connection, self._books, self._queues, self._session, queue, workers)
+        note(self._connection, self._session, now, interval if beats is None else beats)
 
     def close(self, now: float) -> None:
         """Say good-bye."""
@@ -253,20 +284,16 @@ class Desk:
     def _check_out(self, now: float) -> None:
         self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
-        keep(self._connection, latest=now)
+        keep(self._connection, latest=max(now, self._clock.now()))
 
     def renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
         """See :meth:`Engine.renew`."""
         return self._do(lambda: self._renew(held, now, lease))
 
     def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
-        if now >= self._hello_at:
-            self._say_hello(now)
-        lost: list[Held] = []
-        sql = "UPDATE trio_tasks_task SET due = ? WHERE seq = ? AND token = ? AND state = 2"
-        rows = [(now + lease, each.key, each.token) for each in held]
-        if self._connection.executemany(sql, rows) != len(rows) if rows else False:
-            lost = [each for each, row in zip(held, rows, strict=True) if not self._connection.changed(sql, row)]
+        now = self._now(now, lease / 2 if held else None)
+        kept = self._books.rows.renew([(*each, now + lease) for each in held]) if held else []
+        lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
         wished = self._connection.execute(
             "SELECT seq, token FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
@@ -276,6 +303,7 @@ class Desk:
 
     def register(self, queue: str, workers: Sequence[str]) -> None:
         """See :meth:`Engine.register`."""
+        self._workers[queue] = [*workers]
         self.do(register, self._session, queue, workers)
 
     def do(self, verb: Callable[..., T], *args: Any) -> T:

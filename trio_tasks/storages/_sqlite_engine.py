@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -14,9 +13,9 @@ from .._errors import BackendError
 from . import _sqlite_verbs as verbs
 from ._bells import Bell
 from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
-from ._sqlite_clock import offset_of
 from ._sqlite_desk import Desk
 from ._sqlite_driver import choose, has_reset_race
+from ._store_clock import Offset, StoreClock
 from ._writer_thread import WriterThread
 
 if TYPE_CHECKING:
@@ -29,6 +28,14 @@ T = TypeVar("T")
 
 _IDLE_AFTER = 0.02
 """Seconds without anything to do, after which the thread rings where that is still owed."""
+
+
+def _file_of(path: Path) -> str:
+    """The same for all names of a file; that of a path that is none is refused when it is opened."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
 
 
 @final
@@ -46,23 +53,24 @@ class SqliteEngine(Engine):
         self.driver: Driver = choose(driver)
         self.opening = opening
         self.bell = Bell()
-        self._desk = Desk(str(path), self.driver, opening, self.bell)
+        self._desk: Desk
+        self._clock: StoreClock
         self._thread: WriterThread | None = None
-        self._offset = math.nan
         self._pid = os.getpid()
 
     async def open(self) -> None:
         """Open the file; see :meth:`Engine.open`."""
         if not self.opening.read_only:
             self.bell.open()
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.path)))
+        self._desk = Desk(str(self.path), self.driver, self.opening, self.bell, self._clock)
         self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.settle_news, _IDLE_AFTER)
         try:
-            now, others = await self._thread.call(self._desk.open)
+            _, others = await self._thread.call(self._desk.open)
         except Exception:
             self._thread.end()
             self.bell.close()
             raise
-        self._offset = offset_of(str(self.path.resolve()), now)
         if others and has_reset_race(self.driver):
             log.warning(
                 "%s is shared by several processes, and this SQLite is older than 3.51.3, which may, rarely, damage "
@@ -82,7 +90,7 @@ class SqliteEngine(Engine):
 
     def now(self) -> float:
         """The time by the file's clock."""
-        return trio.current_time() + self._offset
+        return self._clock.now()
 
     async def _call(self, fn: Callable[..., T], *args: Any) -> T:
         if self._thread is None:

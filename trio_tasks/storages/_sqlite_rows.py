@@ -20,6 +20,7 @@ _REPLACED = "replaced by "
 _COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
 
 HELD = "WHERE seq = ? AND token = ? AND state = 2"
+_RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
 _FINISH = f"UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history) {HELD}"
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
@@ -45,6 +46,8 @@ class Due(NamedTuple):
     history: bytes | None
     worker: str | None
     wish: str | None
+    token: int
+    due: float
 
 
 @final
@@ -72,6 +75,13 @@ class Rows:
         """Id and wish of a row that is running under this token."""
         rows = self._connection.execute(f"SELECT id, wish FROM trio_tasks_task {HELD}", (key, token))
         return (rows[0][0], rows[0][1]) if rows else None
+
+    def renew(self, claims: list[tuple[Any, int, float]]) -> list[bool]:
+        """Have the leases of these claims run out then; for each, False if it was lost."""
+        rows = [(due, key, token) for key, token, due in claims]
+        if self._connection.executemany(_RENEW, rows) == len(rows):
+            return [True] * len(rows)
+        return [self._connection.changed(_RENEW, row) > 0 for row in rows]
 
     def put_back(self, each: Settlement, now: float) -> None:
         """It was retried, released or suspended: it waits again."""

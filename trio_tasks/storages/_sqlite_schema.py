@@ -105,6 +105,12 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
 _VERSION_3 = [
     "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
+    "DELETE FROM trio_tasks_session",  # whose clock is another one than it was before
+    "UPDATE trio_tasks_meta SET value = '' WHERE name = 'boot'",
+    "ALTER TABLE trio_tasks_session ADD COLUMN noted REAL",  # the time by its clock, with its latest heartbeat
+    "ALTER TABLE trio_tasks_session ADD COLUMN wall REAL",  # the same, by the wall clock
+    "ALTER TABLE trio_tasks_session ADD COLUMN beats REAL",  # seconds to its next heartbeat, if tasks run
+    "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

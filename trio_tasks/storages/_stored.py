@@ -15,12 +15,12 @@ from .._clock import wall_after
 from .._contained import log
 from .._context import WorkerContext
 from .._errors import BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
-from .._outcome import Released
 from .._sink import STRETCH, TaskSink, check_task, make_tasks
 from .._task import Status, Task
 from .._task_id import TaskId
 from ._handle import Handle
 from ._lane import STALE, Grip, abort
+from ._port import Renewal
 from ._record import encode_head
 from ._settling import STATUS_AFTER, settlement_of
 from ._shelves import Shelves
@@ -177,21 +177,23 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             for task in context.in_hand
             if isinstance(task.parts.context, Grip) and not task.parts.context.settled
         }
-        if not held and not any(context.is_stopped for context in self._workers()):
+        has_changed = any(context.is_stopped for context in self._workers())
+        if not held and not has_changed:
             await trio.lowlevel.checkpoint()  # there is nothing to renew, and the same run as before
             return
         until = self._traffic.engine.now() + self.lease
         try:
-            renewal = await self._traffic.ask(self._traffic.engine.renew, [*held], self.lease)
-            await self._say_who_works()
+            renewal = await self._traffic.ask(self._traffic.engine.renew, [*held], self.lease) if held else Renewal()
+            if has_changed:
+                await self._say_who_works()
         except BackendError as error:
             if error.is_final or any(parts.context.until < until - self.lease for parts in held.values()):
                 raise
             log.warning("leases could not be renewed, which is tried again: %s", error)
             return  # noqa: ASYNC910  it has waited
         for claim in renewal.lost:
-            if (parts := held.pop(claim, None)) is not None and parts.holder is not None:
-                parts.holder.revoke(Released("its lease was lost"))
+            if (parts := held.pop(claim, None)) is not None:
+                self._lane.lose(parts)
         for claim in renewal.aborted:
             if claim in held:
                 abort(held[claim])

@@ -168,6 +168,15 @@ class Traffic:
                 lanes.append(lane)
         return claims, lanes
 
+    def late_by_lane(self) -> list[tuple[Lane, list[Parts]]]:
+        """The attempts under way whose leases are to be renewed at once, since a heartbeat is late."""
+        now = self.engine.now()
+        return [(lane, late) for lane in self.lanes.values() if (late := lane.late(now))]
+
+    def late(self) -> list[tuple[Lane, Parts]]:
+        """The same, each with its lane."""
+        return [(lane, parts) for lane, late in self.late_by_lane() for parts in late]
+
     def tell(self, answer: Answer, pushes: list[Push], settles: list[Settle]) -> None:
         """Those who pushed and settled have their answers."""
         for settle, settled in zip(settles, answer.settled, strict=True):
@@ -185,8 +194,9 @@ class Traffic:
 
     def give_back(self, *, only_stale: bool) -> None:
         """Line up what releases the rows at hand that nobody has come for."""
+        now = self.engine.now()
         for lane in self.lanes.values():
-            if lane.stock and (not only_stale or lane.is_stale()):
+            if lane.stock and (not only_stale or lane.is_stale(now)):
                 self.settles += [Settle(lane, each) for each in lane.give_back()]
 
     async def give_back_now(self, lane: Lane) -> None:

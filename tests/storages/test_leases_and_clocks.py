@@ -1,0 +1,356 @@
+"""Leases and clocks: processes that stand still, slow disks, clocks that are set, machines that sleep."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import trio
+import trio.lowlevel
+from trio_tasks import Event, FileStorage, Release, SqliteStorage, Status, Success, Worker, _clock
+from trio_tasks._clock import use_machine_clock, use_wall_clock
+from trio_tasks.storages import _file_engine, _sqlite_engine, _store_clock
+from trio_tasks.storages._store_clock import Offset, Reading, StoreClock
+
+HOUR = 3600.0
+KINDS = ["sqlite", "file"]
+Kind = Literal["sqlite", "file"]
+
+
+def open_one(kind: str, directory: Path, **options: Any) -> SqliteStorage[int] | FileStorage[int]:
+    if kind == "sqlite":
+        return SqliteStorage(directory / "tasks.db", int, **options)
+    return FileStorage(directory / "tasks.journal", int, **options)
+
+
+class Watched:
+    """A handler that waits until it may end, and notes how often each number was begun, and at once."""
+
+    def __init__(self, nap: float = 0.0) -> None:
+        self.begun: Counter[int] = Counter()
+        self.at_work: Counter[int] = Counter()
+        self.at_once = 0
+        self.done: list[int] = []
+        self.released: list[str] = []
+        self.may_end = trio.Event()
+        self._nap = nap
+
+    async def handle(self, n: int) -> None:
+        self.begun[n] += 1
+        self.at_work[n] += 1
+        self.at_once = max(self.at_once, self.at_work[n])
+        try:
+            await self.may_end.wait()
+            await trio.sleep(self._nap)
+        finally:
+            self.at_work[n] -= 1
+
+    def hear(self, _: object, event: Event) -> None:
+        if isinstance(event, Success):
+            self.done.append(event.task.args)
+        elif isinstance(event, Release):
+            self.released.append(event.reason)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with trio.fail_after(30):
+            while not condition():  # noqa: ASYNC110  of several kinds
+                await trio.sleep(0.01)
+
+
+def hold_the_loop(seconds: float) -> None:
+    """As a handler does that never awaits."""
+    time.sleep(seconds)
+
+
+# Leases of one's own process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_loop_that_is_held_does_not_take_its_own_tasks(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Held for two and a half leases, twice: nothing is begun anew, though slots are free; and the log names it."""
+    watched = Watched()
+    with caplog.at_level(logging.WARNING, "trio_tasks"):
+        async with open_one(kind, tmp_path, lease=0.4) as storage, trio.open_nursery() as nursery:
+            worker = Worker("w", storage, watched.handle, concurrency=10, on_event=watched.hear)
+            await nursery.start(worker.run)
+            await storage.push_bulk(range(5))
+            await watched.until(lambda: len(watched.begun) == 5)
+            for _ in range(2):
+                hold_the_loop(2.5 * 0.4)
+                await trio.sleep(0.3)
+            watched.may_end.set()
+            await watched.until(lambda: len(watched.done) == 5)
+            nursery.cancel_scope.cancel()
+    assert watched.begun == Counter(range(5))
+    assert not watched.released
+    assert any("a heartbeat was" in record.getMessage() for record in caplog.records)
+
+
+CHILD = """
+import json, sys, time, trio
+from contextlib import ExitStack
+from pathlib import Path
+from trio_tasks import Attempt, FileStorage, SqliteStorage, Worker
+from trio_tasks._clock import use_machine_clock, use_wall_clock
+
+orders = json.loads(sys.argv[1])
+path = orders["path"]
+
+async def main():
+    storage = (SqliteStorage if orders["kind"] == "sqlite" else FileStorage)(path, int, lease=0.6)
+    async def handler(n: int, attempt: Attempt) -> None:
+        print("begin", n, int(attempt), flush=True)
+        while not Path(path + ".end").exists():
+            await trio.sleep(0.02)
+        print("end", n, int(attempt), flush=True)
+    async with storage:
+        await storage.push_bulk(range(orders["push"]))
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, handler, concurrency=20).run)
+            print("up", file=sys.stderr, flush=True)
+            storage.close()
+
+with ExitStack() as stack:
+    if "machine" in orders:
+        stack.enter_context(use_machine_clock(lambda: (orders["machine"], time.monotonic() + orders["ahead"])))
+    stack.enter_context(use_wall_clock(lambda: time.time() + orders.get("wall", 0.0)))
+    trio.run(main)
+"""
+
+
+@contextmanager
+def child(path: Path, **orders: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that works on the tasks of this file, until there is a file beside it."""
+    command = [sys.executable, "-c", CHILD, json.dumps({"path": str(path), "kind": "sqlite", "push": 0, **orders})]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def end(path: Path) -> None:
+    Path(f"{path}.end").touch()
+
+
+def said(process: subprocess.Popen[str], lines: int | None = None) -> list[str]:
+    """So many lines that it says, or all that are left."""
+    assert process.stdout is not None
+    return [line.strip() for line in (islice(process.stdout, lines) if lines is not None else process.stdout)]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_is_stopped_does_not_take_its_own_tasks(kind: str, tmp_path: Path) -> None:
+    """SIGSTOP for two and a half leases, and SIGCONT, three times: each task is attempted once."""
+    path = tmp_path / "tasks"
+    with child(path, kind=kind, push=3) as process:
+        lines = said(process, 3)
+        for _ in range(3):
+            os.kill(process.pid, signal.SIGSTOP)
+            time.sleep(1.5)
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.3)
+        end(path)
+        lines += said(process)
+    assert sorted(lines) == sorted(f"{what} {n} 1" for what in ("begin", "end") for n in range(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_disk_that_is_slow_lets_the_work_be_done(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each transaction takes a third of a lease, and tasks more than two leases."""
+    slow_down(kind, monkeypatch, 0.2)
+    watched = Watched(nap=1.4)
+    watched.may_end.set()
+    async with open_one(kind, tmp_path, lease=0.6) as storage, trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, watched.handle, concurrency=8, on_event=watched.hear).run)
+        for n in range(3):
+            await storage.push(n)
+        await watched.until(lambda: len(watched.done) == 3)
+        nursery.cancel_scope.cancel()
+    assert watched.begun == Counter(range(3))
+
+
+def slow_down(kind: str, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have what is durable take so long."""
+    engine: Any = _sqlite_engine.SqliteEngine if kind == "sqlite" else _file_engine.FileEngine
+    for name in ("exchange", "renew") if kind == "sqlite" else ("exchange",):
+        do = getattr(engine, name)
+
+        async def slowly(self: Any, *args: Any, do: Any = do) -> Any:
+            with trio.CancelScope(shield=True):
+                result = await do(self, *args)
+                await trio.sleep(seconds)
+            return result
+
+        monkeypatch.setattr(engine, name, slowly)
+
+
+async def test_a_heartbeat_is_one_transaction(tmp_path: Path) -> None:
+    async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=0.3) as storage, trio.open_nursery() as nursery:
+        watched = Watched()
+        await nursery.start(Worker("w", storage, watched.handle, on_event=watched.hear).run)
+        await storage.push(1)
+        await watched.until(lambda: bool(watched.begun))
+        calls: list[str] = []
+        engine: Any = storage._traffic.engine
+        do = engine._desk._do
+
+        def note(fn: Any) -> Any:
+            calls.append(fn.__qualname__)
+            return do(fn)
+
+        engine._desk._do = note
+        await trio.sleep(0.45)
+        beats = sum("renew" in call for call in calls)
+        assert beats >= 3
+        assert not [call for call in calls if "renew" not in call and "exchange" not in call]
+        nursery.cancel_scope.cancel()
+
+
+# One clock
+
+
+async def test_a_file_that_is_opened_while_the_loop_is_busy_has_the_right_time(tmp_path: Path) -> None:
+    """The clocks are read at one instant, however late the loop gets to it."""
+
+    async def load_a_model() -> None:
+        await trio.lowlevel.checkpoint()
+        hold_the_loop(0.7)
+
+    for kind in KINDS:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load_a_model)
+            async with open_one(kind, tmp_path) as late:
+                assert abs(late._traffic.engine.now() - time.time()) < 0.3, kind
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("wall", [-HOUR, HOUR])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(("", 0.0), ("", 0.0)), (("boot time:[1]", 0.0), ("boot time:[2]", 1e6)), (("", 0.0), ("", -1e5))],
+    ids=["without a boot id", "in a time namespace", "in a sandbox"],
+)
+def test_setting_the_wall_clock_takes_nothing_from_a_living_process(
+    first: tuple[str, float], second: tuple[str, float], wall: float, tmp_path: Path
+) -> None:
+    """Two processes whose wall clocks differ by an hour; both beat, and have free slots. Each keeps what it has."""
+    path = tmp_path / "tasks"
+    with child(path, push=9, machine=first[0], ahead=first[1]) as before:
+        lines = said(before, 9)
+        time.sleep(0.5)
+        with child(path, push=3, machine=second[0], ahead=second[1], wall=wall) as after:
+            time.sleep(3.0)
+            end(path)
+            lines += [*said(before), *said(after)]
+    numbers = [*range(9), *range(3)]
+    assert sorted(lines) == sorted(f"{what} {n} 1" for what in ("begin", "end") for n in numbers)
+
+
+@contextmanager
+def fresh_offsets() -> Iterator[Callable[[], None]]:
+    """A function after which a storage is opened as in another process: those of one run share a clock."""
+    before = _store_clock._OFFSETS
+
+    def as_another_process() -> None:
+        _store_clock._OFFSETS = trio.lowlevel.RunVar("other clocks")
+
+    try:
+        yield as_another_process
+    finally:
+        _store_clock._OFFSETS = before
+
+
+async def test_who_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: Path) -> None:
+    """Nobody says whether the machine was started anew; so the sessions are listened to, then the wall clock counts."""
+    seconds = [1000.0]
+    crashed = tmp_path / "crashed.db"
+    with use_machine_clock(lambda: ("", seconds[0])):
+        async with SqliteStorage[int](tmp_path / "tasks.db", int) as storage:
+            await storage.push(1, delay=HOUR)
+            source, target = sqlite3.connect(tmp_path / "tasks.db"), sqlite3.connect(crashed)
+            source.backup(target)
+            source.close()
+            target.close()
+        with use_wall_clock(lambda: time.time() + 2 * HOUR):
+            seconds[0] = 10.0  # it was started anew
+            async with SqliteStorage[int](crashed, int) as again:
+                engine = again._traffic.engine
+                assert engine.now() < time.time() + 60
+                seconds[0] += 61
+                await again.push(2)
+                assert engine.now() > time.time() + HOUR
+                assert {(await again.receive()).args for _ in range(2)} == {1, 2}
+
+
+async def test_after_a_sleep_the_living_may_renew_before_anything_is_taken(tmp_path: Path) -> None:
+    """The machine's clock is an hour ahead all at once, which trio's does not notice: time asleep counts."""
+    asleep = [0.0]
+    watched, others = Watched(), Watched()
+    others.may_end.set()
+    with use_machine_clock(lambda: ("boot", time.monotonic() + asleep[0])), fresh_offsets() as as_another_process:
+        async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=0.6) as storage:
+            as_another_process()
+            async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=0.6) as other:
+                async with trio.open_nursery() as nursery:
+                    worker = Worker("w", storage, watched.handle, concurrency=8, on_event=watched.hear)
+                    await nursery.start(worker.run)
+                    await storage.push_bulk(range(8))
+                    await watched.until(lambda: len(watched.begun) == 8)
+                    another = Worker("v", other, others.handle, concurrency=20, on_event=others.hear)
+                    await nursery.start(another.run)
+                    late = await storage.push(100, delay=0.9 * HOUR)
+                    asleep[0] = HOUR
+                    other._traffic.hear()  # it is the first to wake up
+                    await others.until(lambda: others.done == [100])
+                    await trio.sleep(1.0)
+                    watched.may_end.set()
+                    await watched.until(lambda: len(watched.done) == 8)
+                    found = await storage.fetch_by_id(late)
+                    assert found is not None
+                    assert found.parts.status is Status.Done
+                    nursery.cancel_scope.cancel()
+    assert watched.begun == Counter(range(8))
+    assert others.begun == Counter([100])
+    assert not watched.released
+
+
+def test_the_machine_clock_has_a_name_here() -> None:
+    name, seconds = _clock.machine_now()
+    assert seconds > 0
+    if sys.platform == "linux":
+        assert len(name.split()) == 2
+        assert name.split()[1].startswith("time:[")
+
+
+def test_a_store_clock_never_goes_back() -> None:
+    machine, own = [100.0], [5.0]
+    with use_machine_clock(lambda: ("boot", machine[0])):
+        clock = StoreClock(lambda: own[0], Offset())
+        clock.start(1000.0, Reading("boot", 100.0, 5.0))
+        assert clock.now() == 1000.0
+        machine[0], own[0] = 90.0, 6.0
+        assert clock.tick() == 0.0
+        assert clock.now() == 1001.0
+        machine[0], own[0] = 200.0, 7.0
+        assert clock.tick() == 98.0
+        assert clock.now() == 1100.0
