@@ -92,6 +92,7 @@ class Bookkeeping(
         self._bookkeeper.expire()
         return self._bookkeeper.ledger.find(task_id)
 
+    @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
         check_task(task)
@@ -99,6 +100,7 @@ class Bookkeeping(
         self._bookkeeper.expire()
         return self._bookkeeper.ledger.update(task)
 
+    @trio.lowlevel.enable_ki_protection
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
         check_seconds(delay, "delay")
@@ -109,6 +111,7 @@ class Bookkeeping(
         self._bookkeeper.tend()
         return moved
 
+    @trio.lowlevel.enable_ki_protection
     async def cancel(self, task_id: str) -> bool:
         """Kill the waiting task of this id; False if none of that id waits."""
         check_text(task_id, "a task's id")
@@ -118,6 +121,7 @@ class Bookkeeping(
         self._bookkeeper.tend()
         return cancelled
 
+    @trio.lowlevel.enable_ki_protection
     async def abort(self, task_id: str) -> bool:
         """Cancel the attempt under way, which is then settled as killed; False if there is none in a worker.
 
@@ -129,6 +133,7 @@ class Bookkeeping(
         self._bookkeeper.expire()
         return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
 
+    @trio.lowlevel.enable_ki_protection
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
         check_text(task_id, "a task's id")
@@ -138,6 +143,7 @@ class Bookkeeping(
         self._bookkeeper.tend()
         return resumed
 
+    @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
         """Forget all finished tasks, dead letters included; returns how many there were."""
         await trio.lowlevel.checkpoint()

@@ -192,6 +192,7 @@ class WorkerContext:
         if self.listeners:
             call_inside(self._token, self._tell, event)
 
+    @trio.lowlevel.disable_ki_protection
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             with log_and_suppress("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):

@@ -55,6 +55,7 @@ class Handover(Generic[A]):
 
     # Taking
 
+    @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
         """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
         task = self._take()
@@ -73,6 +74,7 @@ class Handover(Generic[A]):
     def _has_ended(self) -> bool:
         return self.closed and not self._pushers and self.ledger.is_empty
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_and_take(self) -> Task[A]:
         """The next task, once there is one; there is none just now. If it is cancelled, nothing was taken."""
         while True:
@@ -118,6 +120,7 @@ class Handover(Generic[A]):
 
     # Putting in
 
+    @trio.lowlevel.enable_ki_protection
     def push_nowait(self, task: Task[A]) -> TaskId:
         """Let a task in; raises ``trio.WouldBlock`` if there is no room."""
         if self.ledger.waiting >= self.capacity:
@@ -129,6 +132,7 @@ class Handover(Generic[A]):
             self.tend()
         return task_id
 
+    @trio.lowlevel.enable_ki_protection
     async def push_when_room(self, task: Task[A], handle: object) -> TaskId:
         """Wait for room, then let the task in. If it is cancelled, the task is not in."""
         entry = (trio.lowlevel.current_task(), task, handle)
@@ -158,6 +162,7 @@ class Handover(Generic[A]):
                 trio.lowlevel.reschedule(pusher, Value(task_id))
         return was_room
 
+    @trio.lowlevel.enable_ki_protection
     def send_away(self, handle: object) -> None:
         """Those who wait for room through this handle have come too late."""
         for entry in [entry for entry in self._pushers if entry[2] is handle]:
@@ -167,6 +172,7 @@ class Handover(Generic[A]):
 
     # Settling, and all else that changes what waits
 
+    @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Enter the outcome, and hand over what it made ready."""
         if not isinstance(task, Task):
@@ -175,11 +181,13 @@ class Handover(Generic[A]):
         if self._receivers:
             self.tend()
 
+    @trio.lowlevel.enable_ki_protection
     def expire(self) -> None:
         """Kill what was not started in time; that may make room."""
         if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
             self.tend()
 
+    @trio.lowlevel.enable_ki_protection
     def tend(self) -> None:
         """Bring together what waits and who waits, after any change."""
         if self._pushers:

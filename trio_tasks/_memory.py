@@ -112,6 +112,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     # Pushing
 
+    @trio.lowlevel.enable_ki_protection
     async def push_task(self, task: Task[A]) -> TaskId:
         """Put a whole task in; wait for room where the buffer is bounded.
 
@@ -129,6 +130,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task_id
 
+    @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
         check_task(task)
@@ -143,6 +145,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         """As :meth:`push`, or ``trio.WouldBlock`` if there is no room."""
         return self.push_task_nowait(make_task(args, options))
 
+    @trio.lowlevel.enable_ki_protection
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
 
@@ -159,6 +162,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
                 await trio.lowlevel.checkpoint()
         return ids
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Nothing more is pushed here. Once every handle is closed, who receives gets the rest, and then the end."""
         if self._closed:
@@ -180,6 +184,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     # Receiving and settling
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Task[A]:
         """The next task, in hand from now on; waits for one.
 
@@ -196,6 +201,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
 
+    @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Task[A]:
         """As :meth:`receive`, or ``trio.WouldBlock`` if no task is ready."""
         if self._is_new_clone:

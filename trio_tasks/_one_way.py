@@ -52,6 +52,7 @@ class OneWay(Generic[A]):
 
     # Taking
 
+    @trio.lowlevel.enable_ki_protection
     async def take(self) -> Task[A]:
         """The next task, in hand; raises ``trio.EndOfChannel`` if the source has ended and nothing waits here.
 
@@ -63,6 +64,7 @@ class OneWay(Generic[A]):
                 await self._ask()
             return task
 
+    @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
         """As :meth:`take`, or ``trio.WouldBlock`` if there is no task now."""
         while (task := self._take_kept()) is None:
@@ -104,6 +106,7 @@ class OneWay(Generic[A]):
 
     # Coming back
 
+    @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Enter how the attempt ended; raises :class:`LeaseLostError` if it is not in hand."""
         now = trio.current_time()

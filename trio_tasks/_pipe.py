@@ -106,6 +106,7 @@ class Pipe(Backend[A], Feeder):
 
     # Carrying
 
+    @trio.lowlevel.enable_ki_protection
     async def feed(self) -> None:
         """Carry until the source ends, then close the storage.
 

@@ -23,8 +23,6 @@ from ._report import Interruption
 from ._whereabouts import where_is, where_struck
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from ._abc import Backend, Handler
     from ._backoff import RetryPolicy
     from ._context import WorkerContext
@@ -104,8 +102,13 @@ class Seat:
         self._verdict: Killed | Released | None = None
         self._is_open = False
 
+    @trio.lowlevel.enable_ki_protection
     async def sit(self) -> None:
-        """Receive, attempt, settle; and again, until there is nothing to take any more."""
+        """Receive, attempt, settle; and again, until there is nothing to take any more.
+
+        A ``KeyboardInterrupt`` can be raised in :meth:`_run` only: in the handler, its layers, and what they call. At
+        any other moment trio keeps it for the main task, so no task is lost between two lines.
+        """
         self._trio_task = trio.lowlevel.current_task()
         task: Task[Any] | None = None
         while True:  # noqa: ASYNC913  taking is one, now and then
@@ -145,15 +148,16 @@ class Seat:
         if self.context.listeners:
             self.context.emit(Engage(task))
 
-    def _run(self, task: Task[Any]) -> Awaitable[Any]:
+    @trio.lowlevel.disable_ki_protection
+    async def _run(self, task: Task[Any]) -> Any:
         parts = task.parts
         if parts.is_orphan:
             self._check_attempts_left(parts)
         if parts.unfit is not None:
             raise parts.unfit
         if task.parts.terms.timeout is None:
-            return self._handler(task)
-        return self._run_in_time(task, task.parts.terms.timeout)
+            return await self._handler(task)
+        return await self._run_in_time(task, task.parts.terms.timeout)
 
     def _check_attempts_left(self, parts: Parts) -> None:
         """What kills its workers, or stalls them, is not attempted for ever."""

@@ -46,6 +46,7 @@ class Slots:
         self._running += 1
         self._nursery.start_soon(self._run_slot)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_slot(self) -> None:
         try:
             await self._make_slot().sit()

@@ -174,6 +174,7 @@ class Worker(Generic[A, R]):
             recipe=self,
         )
 
+    @trio.lowlevel.enable_ki_protection
     async def run(  # noqa: ASYNC128  it is handed on
         self,
         context: WorkerContext | None = None,
@@ -238,11 +239,17 @@ class Worker(Generic[A, R]):
         try:
             yield
         finally:
-            with (
-                contained("worker %r has ended, and its backend could not be told", self.name),
-                trio.fail_after(self.settle_timeout, shield=True),
-            ):
-                await backend.unregister_worker(context)
+            # In a trio task of its own: trio raises KeyboardInterrupt in the main task, which this one may be.
+            async with trio.open_nursery() as nursery:  # noqa: ASYNC112  see above
+                nursery.start_soon(self._unregister, backend, context)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _unregister(self, backend: RegisterWorker, context: WorkerContext) -> None:
+        with (
+            contained("worker %r has ended, and its backend could not be told", self.name),
+            trio.fail_after(self.settle_timeout, shield=True),
+        ):
+            await backend.unregister_worker(context)
 
     async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
         """Beat at fixed times, however long each heartbeat takes, and log those that are late."""

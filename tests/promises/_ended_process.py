@@ -70,16 +70,26 @@ async def terminate(worker: Worker[Any, Any], after: float) -> None:
 
 
 async def interrupt(worker: Worker[Any, Any], after: float) -> None:
-    """Ctrl-C, wherever the program is just then."""
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, after)
+    """Ctrl-C, wherever the program is just then, and once more a millisecond later."""
+    presses = 0
+
+    def press(*_: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGALRM, press)
+    signal.setitimer(signal.ITIMER_REAL, after, 0.001)
     await worker.run()
 
 
 Way = Callable[[Worker[Any, Any], float], Awaitable[None]]
-WAYS: dict[str, Way] = {each.__name__: each for each in (cancel, stop, shut_down, terminate)}
+WAYS: dict[str, Way] = {each.__name__: each for each in (cancel, stop, shut_down, terminate, interrupt)}
 
 
+@trio.lowlevel.enable_ki_protection  # so that nothing comes between the end of the run and that of the process
 async def end_and_die(kind: str, way: Way, path: str, seed: int) -> None:
     dice = random.Random(seed)
     async with open_storage(kind, path) as storage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import FileStorage, MemoryStorage, SqliteStorage, Status, Worker
+from trio_tasks import FileStorage, MemoryStorage, RetryPolicy, SqliteStorage, Status, Worker
+from trio_tasks._groups import leaves
 
 from tests._scale import scaled
 from tests.promises._ended_process import KINDS, WAYS
@@ -31,6 +33,88 @@ def test_promise_02_a_process_that_is_killed_when_run_has_returned_has_burnt_no_
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {}
+
+
+@pytest.mark.nightly
+def test_promise_02_ctrl_c_loses_no_task_in_memory() -> None:
+    trials = scaled(1000)
+    command = [sys.executable, "-m", "tests.promises._interrupted_process", str(trials)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"interrupted": trials, "faults": {}}
+
+
+def press_ctrl_c(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+class PressingGate:
+    """A gate, one of whose steps is interrupted."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def press(self, step: str) -> None:
+        if step == self.step:
+            press_ctrl_c()
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.press("ready")
+
+    def admit(self, task: object) -> bool:
+        self.press("admit")
+        return True
+
+    def dismiss(self, task: object) -> None:
+        self.press("dismiss")
+
+    async def __call__(self, handler: Any, task: Any) -> Any:
+        self.press("before")
+        result = await handler(task)
+        self.press("after")
+        return result
+
+
+def at_event(kind: str) -> dict[str, Any]:
+    return {"on_event": lambda _, event: press_ctrl_c() if type(event).__name__ == kind else None}
+
+
+def pressing(*_: object) -> float:
+    press_ctrl_c()
+    return 0.0
+
+
+INTERRUPTED: dict[str, dict[str, Any]] = {
+    "handler": {},
+    **{f"gate.{step}": {"layers": [PressingGate(step)]} for step in ("ready", "admit", "dismiss", "before", "after")},
+    **{f"listener on {kind}": at_event(kind) for kind in ("Start", "Engage", "Success", "Error", "Idle")},
+    "retry policy": {"retry": RetryPolicy(backoff=pressing)},
+}
+
+
+@pytest.mark.parametrize("place", INTERRUPTED)
+def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: str) -> None:
+    storage = MemoryStorage[int]()
+
+    async def handler(n: int) -> None:
+        await trio.lowlevel.checkpoint()
+        if place == "handler" and n == 2:
+            press_ctrl_c()
+        if n == 3:
+            raise ValueError("once")
+
+    async def main() -> None:
+        await storage.push_bulk(range(6))
+        with trio.fail_after(10):
+            await Worker("interrupted", storage, handler, concurrency=2, **INTERRUPTED[place]).run()
+
+    with pytest.raises(BaseException) as caught:
+        trio.run(main)
+    assert any(isinstance(each, KeyboardInterrupt) for each in leaves(caught.value))
+    books = storage.statistics()
+    assert (books.in_hand, books.receivers_waiting) == (0, 0)
+    assert books.pushed == 6 == books.waiting + books.succeeded + books.failed
 
 
 @asynccontextmanager
