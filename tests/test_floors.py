@@ -28,7 +28,7 @@ FLOORS: list[dict[str, str]] = [
         "pipe": "_pipe",
         "custom": "_custom",
         "handlers": "_task_fn _parameters _annotations",
-        "seat": "_seat _slots",
+        "seat": "_seat _slots _misnesting",
         "intake": "_intake",
         "patience": "_patience",
         "polling": "_polling",

@@ -6,6 +6,7 @@ A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a t
 from __future__ import annotations
 
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
@@ -126,7 +127,7 @@ class Intake:
         context = self._context
         if not (context.idle or context.in_hand):
             context.idle = True
-            context.emit(Idle())
+            copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
     async def _receive_through_gates(self) -> Task[Any] | None:
         """One seat at a time waits for the gates and for a task, so that what they promise is promised to one."""

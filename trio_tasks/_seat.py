@@ -18,16 +18,20 @@ from ._contained import catch_errors, log
 from ._errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
+from ._misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 from ._outcome import Failed, Released, Succeeded, Suspended, judge
 from ._report import Interruption
 from ._whereabouts import where_is, where_struck
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from ._abc import Backend, Handler
     from ._backoff import RetryPolicy
     from ._context import WorkerContext
     from ._outcome import Killed, Outcome
-    from ._task import Parts, Task
+    from ._task import Attempt, Parts, Task, Terms
+    from ._task_id import TaskId
 
 _INTERRUPTED = Released("interrupted")
 _SUCCEEDED = Succeeded(None)
@@ -63,6 +67,7 @@ class Seat:
 
     __slots__ = (
         "_backend",
+        "_given",
         "_handler",
         "_intake",
         "_is_open",
@@ -70,10 +75,12 @@ class Seat:
         "_pristine",
         "_settle_nowait",
         "_settle_timeout",
+        "_status",
         "_task",
         "_trio_task",
         "_verdict",
         "context",
+        "left_open",
         "policy",
         "scope",
     )
@@ -101,18 +108,32 @@ class Seat:
         self._outcome: Outcome = _INTERRUPTED
         self._verdict: Killed | Released | None = None
         self._is_open = False
+        self._status: object = None
+        self._given: tuple[Parts, TaskId, Attempt, Terms, Any]
+        self.left_open = False
+        """Whether a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
+        in its place, in a trio task of its own."""
 
     @trio.lowlevel.enable_ki_protection
-    async def sit(self) -> None:
+    async def sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
         """Receive, attempt, settle; and again, until there is nothing to take any more.
 
-        A ``KeyboardInterrupt`` can be raised in :meth:`_run` only: in the handler, its layers, and what they call. At
-        any other moment trio keeps it for the main task, so no task is lost between two lines.
+        A ``KeyboardInterrupt`` can be raised in what :meth:`_run` returns only: in the handler, its layers, what they
+        call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
         """
         self._trio_task = trio.lowlevel.current_task()
+        try:
+            await self._sit()
+        except RuntimeError:  # trio says so when the slot's scope is left before one that is inside of it
+            if not self.left_open:
+                raise
+            forget_nurseries(self._trio_task)
+
+    async def _sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
         task: Task[Any] | None = None
         while True:  # noqa: ASYNC913  taking is one, now and then
             with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
+                self._status = innermost_scope(self._trio_task)
                 while True:
                     if task is None and (task := await self._intake.take(self)) is None:
                         return
@@ -120,6 +141,8 @@ class Seat:
                         break
                     current, task = task, None
                     await self._attempt(current)
+                    if self.left_open:
+                        return
                     if self._was_disturbed():
                         await self._start_afresh()
 
@@ -140,24 +163,39 @@ class Seat:
         self._outcome = _INTERRUPTED
         self._verdict = None
         self._is_open = True
-        task.parts.holder = self
+        parts = task.parts
+        parts.holder = self
+        self._given = parts, parts.id, parts.attempt, parts.terms, parts.context
         self.context.idle = False
         self.context.in_hand[task] = None
+
+    def _take_back(self, task: Task[Any]) -> None:
+        """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
+        parts, task_id, attempt, terms, context = self._given
+        if (
+            task.parts is not parts
+            or parts.id is not task_id
+            or parts.attempt is not attempt
+            or parts.terms is not terms
+            or parts.context is not context
+        ):
+            task.parts = parts
+            parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
 
     def _announce(self, task: Task[Any]) -> None:
         if self.context.listeners:
             self.context.emit(Engage(task))
 
     @trio.lowlevel.disable_ki_protection
-    async def _run(self, task: Task[Any]) -> Any:
+    def _run(self, task: Task[Any]) -> Awaitable[Any]:
         parts = task.parts
         if parts.is_orphan:
             self._check_attempts_left(parts)
         if parts.unfit is not None:
             raise parts.unfit
         if task.parts.terms.timeout is None:
-            return await self._handler(task)
-        return await self._run_in_time(task, task.parts.terms.timeout)
+            return _interruptibly(self._handler(task))
+        return self._run_in_time(task, task.parts.terms.timeout)
 
     def _check_attempts_left(self, parts: Parts) -> None:
         """What kills its workers, or stalls them, is not attempted for ever."""
@@ -165,6 +203,7 @@ class Seat:
         if parts.attempt > attempts and parts.unfit is None:
             parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
 
+    @trio.lowlevel.disable_ki_protection
     async def _run_in_time(self, task: Task[Any], seconds: float) -> Any:
         with trio.move_on_after(seconds):
             return await self._handler(task)
@@ -177,20 +216,28 @@ class Seat:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
         ends here: it strikes again at the next checkpoint, when the task has been released."""
-        if error is None:
+        self._take_back(self._task)
+        self.left_open = innermost_scope(self._trio_task) is not self._status
+        if error is None and not self.left_open:
             return False
-        if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
+        if error is not None and any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
             self._outcome = Released("KeyboardInterrupt")
             return False
         if self._verdict is not None:
             self._outcome = self._verdict
-        elif trio.current_effective_deadline() == -math.inf and find_within(error, trio.Cancelled):
+        elif error is not None and self._was_cancelled() and find_within(error, trio.Cancelled):
             self._outcome = Released("cancelled")
             interruption = Interruption(self.context.name, self._task.parts.id, where_struck(error))
             self.context.tally.interrupted.append(interruption)
         else:
+            if error is None or self.left_open:
+                error = left_open_error(self.context, self._trio_task, error)
             self._outcome = self._judge(error)
         return True
+
+    def _was_cancelled(self) -> bool:
+        """Whether a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
+        return self.context.door.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
 
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
@@ -224,6 +271,8 @@ class Seat:
     async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
         self._is_open = False
+        if self.left_open:
+            await end_nurseries(self._trio_task)
         try:
             if self._settle_nowait is not None:
                 self._settle_nowait(task, self._outcome)
@@ -274,7 +323,7 @@ class Seat:
         return (
             type(self._outcome) is Released
             or len(now) != len(before)
-            or any(before.get(variable, now) is not value for variable, value in now.items())
+            or (bool(now) and any(before.get(variable, now) is not value for variable, value in now.items()))
         )
 
     async def _start_afresh(self) -> None:
@@ -282,3 +331,8 @@ class Seat:
         checkpoint, where a cancellation from further out is delivered too."""
         trio.lowlevel.current_task().context = self._pristine.copy()
         await trio.lowlevel.checkpoint()
+
+
+@trio.lowlevel.disable_ki_protection
+async def _interruptibly(attempt: Awaitable[Any]) -> Any:
+    return await attempt

@@ -49,7 +49,10 @@ class Slots:
     @trio.lowlevel.enable_ki_protection
     async def _run_slot(self) -> None:
         try:
-            await self._make_slot().sit()
+            slot = self._make_slot()
+            await slot.sit()
+            if slot.left_open:
+                self._start()
         finally:
             self._running -= 1
             if not self._running and self._watcher is not None:
