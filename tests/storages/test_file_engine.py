@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._clock import use_wall_clock
+from trio_tasks.storages import _journal
 from trio_tasks.storages._file_engine import FileEngine
 from trio_tasks.storages._frame import FRAME_SIZE, HEADER_SIZE, frame, header
 from trio_tasks.storages._journal import open_journal
@@ -618,7 +620,7 @@ async def test_what_cannot_be_written_down_changes_nothing(path: Path) -> None:
 async def test_a_place_that_is_none_is_a_clear_error(tmp_path: Path, synchronous: Any) -> None:
     before = threads()
     for place, says in (
-        (tmp_path, r"cannot be opened: Is a directory"),
+        (tmp_path, r"cannot be opened: that is a directory"),
         (tmp_path / "nowhere" / "tasks.journal", "there is no directory"),
     ):
         engine = FileEngine(place, synchronous=synchronous)
@@ -721,17 +723,22 @@ async def test_a_crash_in_the_middle_of_a_compaction_harms_nothing(path: Path) -
         assert await contents(engine) == before
 
 
-async def test_a_compaction_that_finds_no_room_is_given_up(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_compaction_that_finds_no_room_is_given_up(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(path, compact_above=5_000) as engine:
         await push(engine, new("old", b"x" * 100, priority=-1))
-        new_one = path.with_name(f"{path.name}.new")
-        new_one.mkdir()
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(_journal, "make_file", refuse)
         for number in range(60):
             await push(engine, new(f"{number}", b"x" * 100))
             [row] = await claim(engine)
             assert await settle(engine, settled(row, keep=0.0)) == [True]
         assert "could not be compacted" in caplog.text
-        new_one.rmdir()
+        monkeypatch.undo()
         for number in range(600):
             await push(engine, new(f"{number}", b"x" * 100))
             [row] = await claim(engine)

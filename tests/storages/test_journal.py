@@ -230,7 +230,7 @@ def test_replacing_a_journal_is_whole_at_every_step(path: Path, tmp_path: Path) 
 
 
 def test_what_cannot_be_opened_raises_what_the_system_says(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(BackendError, match="that is a directory"):
         read(tmp_path)
     with pytest.raises(OSError, match="No such file"):
         read(tmp_path / "nowhere" / "tasks.journal")

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, final
 
 from ._file_books import weight_of
 from ._file_record import encode_snapshot
-from ._journal import JournalFile, beside
+from ._journal import make_new
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ._file_books import Books
     from ._file_rows import Row
+    from ._journal import JournalFile
 
 _PACE = 4
 """Bytes to carry over for each byte that was appended."""
@@ -46,12 +47,12 @@ class Compaction:
 
     def __init__(self, path: Path, books: Books, *, ahead: bool) -> None:
         self._path = path
-        self._own_path = beside(path, "new")
         self._books = books
         self._rows = iter(list(books.rows.values()))  # those that come later are in the records that follow
-        self.journal = JournalFile.create(self._own_path, ahead=ahead)
+        self._own_path, self.journal = make_new(path, ahead=ahead)
         self._synced = 0
         self.is_whole = False
+        self._is_in_place = False
 
     def follow(self, payload: bytes) -> None:
         """A record was appended to the journal: append it here, and carry some rows over."""
@@ -89,9 +90,12 @@ class Compaction:
         """
         assert self.is_whole
         self.journal.put_in_place_of(old, self._own_path, self._path)
+        self._is_in_place = True
 
     def give_up(self) -> None:
         """There will be no new journal."""
         self.journal.close()
+        if self._is_in_place:
+            return
         with suppress(OSError):
             os.unlink(self._own_path)  # noqa: PTH108  beside the other calls of its kind

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from ._file_engine import FileEngine
 from ._lane import Lane, LaneOptions
+from ._places import PRIVATE, check_mode
 from ._stored import StoredBackend
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class FileOptions(LaneOptions, total=False):
     queue: str
     synchronous: Literal["FULL", "NORMAL"]
     repair: bool
+    create: bool
+    mode: int
 
 
 _POLL_INTERVAL = 60.0
@@ -40,7 +43,7 @@ class FileStorage(StoredBackend[A]):
     its attempt counted. A second process is refused.
 
     Args:
-      path: of the file; it is made if it is not there.
+      path: of the file.
       type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
           it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
       queue: the name of the queue in the file.
@@ -48,6 +51,8 @@ class FileStorage(StoredBackend[A]):
           ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
       repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
           original is kept beside it. A torn end, which a crash may leave, needs no repair.
+      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+      mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
           ``unreadable_after``; see :class:`LaneOptions`.
     """
@@ -66,12 +71,15 @@ class FileStorage(StoredBackend[A]):
         queue: str = "default",
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         repair: bool = False,
+        create: bool = True,
+        mode: int = PRIVATE,
         **options: Unpack[LaneOptions],
     ) -> None:
         text: object = os.fspath(path)
         if not isinstance(text, str) or not text:
             raise TypeError(f"path must be that of a file, not {path!r}; FileStorage.temporary() needs none")
-        self._stand_on(FileEngine(Path(path), synchronous=synchronous, repair=repair), type, queue, options)
+        engine = FileEngine(Path(path), synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
+        self._stand_on(engine, type, queue, options)
 
     @overload
     @classmethod

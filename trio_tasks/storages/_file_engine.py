@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from functools import partial
@@ -14,13 +15,13 @@ from .._contained import log
 from . import _file_verbs as verbs
 from ._file_daily import do_exchange
 from ._file_opening import open_books
+from ._places import PRIVATE
 from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
 from ._store_clock import Offset, StoreClock
 
 if TYPE_CHECKING:
     import builtins
-    import os
     from collections.abc import Callable, Sequence
 
     from ._file_books import Books
@@ -47,6 +48,8 @@ class FileEngine(Engine):
       synchronous: ``"FULL"``: what was pushed or settled is on the disk when that returns. ``"NORMAL"``: the operating
         system has it.
       repair: whether to open a journal that is damaged in its middle, and to keep what is intact.
+      create: whether to make one if there is none.
+      mode: of the journal, if it is made.
       compact_above: bytes up to which the journal is never replaced by a shorter one.
 
     Attributes:
@@ -59,6 +62,8 @@ class FileEngine(Engine):
         *,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         repair: bool = False,
+        create: bool = True,
+        mode: int = PRIVATE,
         compact_above: int = _COMPACT_ABOVE,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
@@ -68,6 +73,8 @@ class FileEngine(Engine):
         self._is_temporary = path is None
         self._syncs = synchronous == "FULL"
         self._repair = repair
+        self._create = create
+        self._mode = mode
         self._compact_above = compact_above
         self._lock: FileLock | None = None
         self._scribe: Scribe | None = None
@@ -89,13 +96,21 @@ class FileEngine(Engine):
         if self._is_temporary:
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
-        path = self.path.resolve()
+        path, is_large = _measured(self.path)
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset())
-        read = partial(open_books, path, self._clock, repair=self._repair, syncs=self._syncs)
+        read = partial(
+            open_books,
+            path,
+            self._clock,
+            repair=self._repair,
+            syncs=self._syncs,
+            create=self._create,
+            mode=self._mode,
+        )
         thread: WriterThread | None = None
         opened: Opened | None = None
         try:
-            if self._syncs or (path.is_file() and path.stat().st_size > _READ_AT_ONCE):
+            if self._syncs or is_large:
                 thread = start_thread()
                 opened = await thread.call(read)
             else:
@@ -247,3 +262,9 @@ class FileEngine(Engine):
 
     def __repr__(self) -> str:
         return f"at {str(self.path)!r}"
+
+
+def _measured(path: Path) -> tuple[Path, bool]:
+    """Where the journal is, without symbolic links; and whether it is too large to be read without a thread."""
+    place = Path(os.path.realpath(path))
+    return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

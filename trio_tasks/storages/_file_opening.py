@@ -12,6 +12,7 @@ from ._file_books import Books
 from ._file_lock import FileLock
 from ._file_record import encode_change, load_record, start
 from ._journal import JournalFile, Recovery, beside, open_journal
+from ._places import refused, regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,19 +29,24 @@ class Opened(NamedTuple):
     recovery: Recovery | None
 
 
-def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool) -> Opened:
+def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
     """Open the journal at this path, or make it, and set the clock: it shows what the wall clock does, or the time of
     the latest change, if that is ahead.
 
     Raises:
-      BackendError: it cannot be had, or is not ours, or damaged.
+      BackendError: it cannot be had, or is not ours, or damaged. If it is not there, or no regular file, nothing was
+        made beside it either.
     """
+    found = regular_file(path, "the journal")
+    if not create and (found is None or not found.st_size):
+        state = "is empty" if found is not None else "is not there"
+        raise refused(f"the journal {str(path)!r} {state}, and is not to be made")
     if not path.parent.is_dir():
         raise BackendError(f"the journal {path} cannot be opened: there is no directory {path.parent}")
-    lock = FileLock(beside(path, "lock"), path)
+    lock = FileLock(beside(path, "lock"), path, found, mode)
     opened = False
     try:
-        made = _read(path, lock, clock, repair=repair, syncs=syncs)
+        made = _read(path, lock, clock, repair=repair, syncs=syncs, mode=mode)
         opened = True
     except OSError as error:
         raise BackendError(f"the journal {path} cannot be opened: {error.strerror or error}") from error
@@ -50,9 +56,9 @@ def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool) -> O
     return made
 
 
-def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool) -> Opened:
+def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool, mode: int) -> Opened:
     books = Books()
-    journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs)
+    journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs, mode=mode)
     is_done = False
     try:
         reading = clock.read()

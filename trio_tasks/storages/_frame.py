@@ -2,13 +2,14 @@
 
 ::
 
-    header   magic 8 · version 2 · reserved 2 · salt 8 · crc32 4
+    header   magic 8 · version 2 · state 2 · salt 8 · crc32 4
     frame    salt 8 · number 8 · length 4 · crc32 4 · payload
 
-All numbers are little-endian. The salt is drawn anew for each file. It marks where a frame may begin, so that records
-behind damaged bytes are found again, and a frame of another journal (inside a payload, say) is not taken for one of
-this. Records are numbered from 1 without a gap, so it is known how many are missing. The checksum covers
-the frame from its salt to the end of its payload.
+All numbers are little-endian. The state is 0 in a journal, and 1 in one that is in the making: that is never in the
+place of a journal, and so can be told from a journal of somebody else that has such a name. The salt is drawn anew for
+each file. It marks where a frame may begin, so that records behind damaged bytes are found again, and a frame of
+another journal (inside a payload, say) is not taken for one of this. Records are numbered from 1 without a gap, so it
+is known how many are missing. The checksum covers the frame from its salt to the end of its payload.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ VERSION = 1
 _HEADER = Struct("<8sHH8s")
 _FRAME = Struct("<8sQI")
 _CRC = Struct("<I")
+_IN_THE_MAKING = 1
 HEADER_SIZE = _HEADER.size + _CRC.size
 FRAME_SIZE = _FRAME.size + _CRC.size
 LARGEST_PAYLOAD = 2**31
@@ -59,10 +61,20 @@ def new_salt() -> bytes:
     return bytes(each or 1 for each in os.urandom(8))
 
 
-def header(salt: bytes) -> bytes:
+def header(salt: bytes, *, in_the_making: bool = False) -> bytes:
     """What a journal begins with."""
-    fields = _HEADER.pack(MAGIC, VERSION, 0, salt)
+    fields = _HEADER.pack(MAGIC, VERSION, _IN_THE_MAKING if in_the_making else 0, salt)
     return fields + _CRC.pack(crc32(fields))
+
+
+def is_in_the_making(beginning: bytes) -> bool:
+    """Whether a file that begins with these bytes was to become a journal, and has not."""
+    if len(beginning) < HEADER_SIZE:
+        return False
+    fields, rest = beginning[: _HEADER.size], beginning[_HEADER.size :]
+    magic, _, state, _ = _HEADER.unpack(fields)
+    is_whole = _CRC.unpack_from(rest)[0] == crc32(fields)
+    return bool(is_whole and magic == MAGIC and state == _IN_THE_MAKING)
 
 
 def frame(salt: bytes, number: int, payload: bytes) -> bytes:
@@ -84,8 +96,10 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
     """
     fields, rest = beginning[: _HEADER.size], beginning[_HEADER.size :]
     if len(beginning) >= HEADER_SIZE and _CRC.unpack_from(rest)[0] == crc32(fields):
-        magic, version, _, salt = _HEADER.unpack(fields)
+        magic, version, state, salt = _HEADER.unpack(fields)
         if magic == MAGIC and version == VERSION:
+            if state == _IN_THE_MAKING:
+                raise BackendError(f"{name} is not a journal yet: it was to take the place of one")
             return bytes(salt)
         if magic == MAGIC:
             raise BackendError(

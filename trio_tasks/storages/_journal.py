@@ -21,7 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, final
 
 from .._errors import BackendError
-from ._frame import FRAME_SIZE, HEADER_SIZE, LARGEST_PAYLOAD, Damage, frame, header, new_salt, read_salt, scan
+from ._file_lock import let_go_in_child, lock_itself
+from ._frame import (
+    FRAME_SIZE,
+    HEADER_SIZE,
+    LARGEST_PAYLOAD,
+    Damage,
+    frame,
+    header,
+    is_in_the_making,
+    new_salt,
+    read_salt,
+    scan,
+)
+from ._places import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +47,9 @@ _NAMES_ARE_HELD = sys.platform == "win32"
 """Whether a file that is open can be neither renamed nor replaced."""
 _REPLACE_PATIENCE = 1.0
 """Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
-_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0)  # Python's descriptors are not inherited by other programs
+_WHAT = "the journal"
+_MOST_IN_THE_MAKING = 10
+"""Names for a file in the making that are tried, where somebody else's stand in the way."""
 
 
 @final
@@ -87,15 +102,19 @@ class JournalFile:
         self._is_ragged = False  # something stands behind the last record that could not be cut off
         self.end = end
         self.is_broken = False  # nothing is known any more about what is on the disk
+        self._identity: tuple[int, int] | None = None
+
+        let_go_in_child(self)
 
     @classmethod
     def create(cls, path: Path, *, ahead: bool) -> JournalFile:
-        """A new journal without a record, in place of any file of that name; it is not synced."""
+        """A new journal without a record, which is in the making until it is put in the place of a journal; it is
+        neither synced nor for anybody else to read. There must be no file of that name."""
         salt = new_salt()
-        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o666)
-        made = cls(fd, salt, 0, 1, ahead=ahead)
+        made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)
         try:
-            made._write(header(salt))
+            lock_itself(made._fd, path)
+            made._write(header(salt, in_the_making=True))
         except OSError:
             made.close()
             raise
@@ -172,14 +191,49 @@ class JournalFile:
             finally:
                 os.close(fd)
 
-    def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path) -> None:
+    def abandon(self) -> None:
+        """A forked child has no part in the journal, and leaves it as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def check_place(self, path: Path) -> None:
+        """See whether the file at this path is still this one.
+
+        Raises:
+          BackendError: it was deleted, moved or replaced.
+        """
+        if _NAMES_ARE_HELD:
+            return
+        if self._identity is None:
+            found = os.fstat(self._fd)
+            self._identity = found.st_dev, found.st_ino
+        try:
+            there = os.stat(path)  # noqa: PTH116  of all that is done in an exchange, this has to be cheap
+            is_there = (there.st_dev, there.st_ino) == self._identity
+        except OSError:
+            is_there = False
+        if not is_there:
+            self.is_broken = True
+            raise refused(f"{_WHAT} {path} was deleted, moved or replaced while it was open: it has to be opened anew")
+
+    def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path, mode: int = PRIVATE) -> None:
         """Become the journal: once this returns, the file at ``place`` is this one, and ``old`` is closed. The new name
-        is on the disk after :meth:`sync_name` alone.
+        is on the disk after :meth:`sync_name` alone. It takes over owner and mode of the file that was there; if there
+        was none, it is of the mode that is given.
 
         Raises:
           OSError: nothing has changed, and ``old`` is still the journal. If it could not even be opened again, where
             it has to be closed meanwhile, it is closed.
         """
+        if old is not None:
+            old.check_place(place)
+        self._stop_making()
+        model = regular_file(place, _WHAT)
+        if model is not None:
+            follow(self._fd, model)
+        elif sys.platform != "win32":
+            os.fchmod(self._fd, mode)
         self.sync()
         if _NAMES_ARE_HELD:
             self._replace_while_closed(old, own, place)
@@ -187,6 +241,12 @@ class JournalFile:
             os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
         if old is not None:
             old.close()
+
+    def _stop_making(self) -> None:
+        """Have the header say that it is a journal."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._write(header(self._salt))
+        os.lseek(self._fd, self.end, os.SEEK_SET)
 
     def _replace_while_closed(self, old: JournalFile | None, own: Path, place: Path) -> None:
         """Replace the file at ``place``; both journals are closed meanwhile."""
@@ -206,7 +266,7 @@ class JournalFile:
         os.close(fd)
 
     def _take_up(self, place: Path) -> None:
-        self._fd = os.open(place, _FLAGS)
+        self._fd = open_regular(place, _WHAT)
         os.lseek(self._fd, self.end, os.SEEK_SET)
 
     def sync_name(self, directory: Path) -> None:
@@ -220,7 +280,7 @@ class JournalFile:
 
 
 def open_journal(
-    path: Path, load: Callable[[bytes], None], *, repair: bool, ahead: bool
+    path: Path, load: Callable[[bytes], None], *, repair: bool, ahead: bool, mode: int = PRIVATE
 ) -> tuple[JournalFile, Recovery | None]:
     """Open the journal, or make it, and have each of its records loaded.
 
@@ -228,35 +288,90 @@ def open_journal(
     a new journal in the place of this one.
 
     Raises:
-      BackendError: it is not a journal of ours, or damaged beyond what may be recovered.
+      BackendError: it is not a journal of ours, or damaged beyond what may be recovered, or open under another name.
       OSError: it could not be read or written.
     """
-    new = beside(path, "new")
-    new.unlink(missing_ok=True)  # an attempt to make one, which came to nothing
-    if not path.exists() or not path.stat().st_size:
-        return _made(path, new, ahead=ahead), None
-    with path.open("r+b", buffering=2**20) as file:
-        salt, damages, end, number = _load(path, file, load, repair=repair)
-        recovery = _recover(path, file, damages) if damages else None
-    opened = JournalFile(os.open(path, _FLAGS), salt, end, number, ahead=ahead)
+    remove_what_came_to_nothing(path)
+    found = regular_file(path, _WHAT)
+    if found is None or not found.st_size:
+        return _made(path, ahead=ahead, mode=mode), None
+    fd = open_regular(path, _WHAT)
+    opened: JournalFile | None = None
     try:
+        lock_itself(fd, path)
+        with os.fdopen(fd, "r+b", buffering=2**20, closefd=False) as file:
+            salt, damages, end, number = _load(path, file, load, repair=repair)
+            recovery = _recover(path, file, damages, found) if damages else None
+        opened = JournalFile(fd, salt, end, number, ahead=ahead)
+        opened.check_place(path)  # it may have been replaced before it was locked
         if not (recovery and not recovery.is_torn_tail):
-            opened.cut()
-    except OSError as error:
-        opened.close()
-        raise BackendError(f"{path} cannot be cut to its {end} intact bytes: {error.strerror or error}") from error
+            _cut(opened, path)
+        is_done = True
+    except (OSError, BackendError):
+        is_done = False
+        raise
+    finally:
+        if opened is None:
+            os.close(fd)
+        elif not is_done:
+            opened.abandon()
     return opened, recovery
 
 
-def _made(path: Path, new: Path, *, ahead: bool) -> JournalFile:
-    made = JournalFile.create(new, ahead=ahead)
+def _cut(opened: JournalFile, path: Path) -> None:
     try:
-        made.put_in_place_of(None, new, path)
+        opened.cut()
+    except OSError as error:
+        raise BackendError(
+            f"{path} cannot be cut to its {opened.end} intact bytes: {error.strerror or error}"
+        ) from error
+
+
+def _made(path: Path, *, ahead: bool, mode: int) -> JournalFile:
+    new, made = make_new(path, ahead=ahead)
+    try:
+        made.put_in_place_of(None, new, path, mode)
         made.sync_name(path.parent)
     except OSError:
         made.close()
+        with suppress(OSError):
+            new.unlink()
         raise
     return made
+
+
+def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
+    """A journal in the making, beside the one at this path; and its name, which is one that nobody has.
+
+    Raises:
+      OSError: none can be made.
+    """
+    remove_what_came_to_nothing(path)
+    for name in _names_in_the_making(path):
+        with suppress(FileExistsError):
+            return name, JournalFile.create(name, ahead=ahead)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(beside(path, "new")))
+
+
+def remove_what_came_to_nothing(path: Path) -> None:
+    """Remove journals in the making that were left when a process died. Nothing else of such a name is ours."""
+    for name in _names_in_the_making(path):
+        try:
+            fd = open_regular(name, _WHAT)
+        except FileNotFoundError:
+            return
+        except (OSError, BackendError):
+            continue
+        try:
+            is_ours = is_in_the_making(os.read(fd, HEADER_SIZE))
+        finally:
+            os.close(fd)
+        if is_ours:
+            name.unlink(missing_ok=True)
+
+
+def _names_in_the_making(path: Path) -> list[Path]:
+    return [beside(path, "new"), *(beside(path, f"new-{number}") for number in range(1, _MOST_IN_THE_MAKING))]
 
 
 def _load(
@@ -283,11 +398,11 @@ def _load(
     return salt, damages, end, number
 
 
-def _recover(path: Path, file: BinaryIO, damages: list[Damage]) -> Recovery:
+def _recover(path: Path, file: BinaryIO, damages: list[Damage], model: os.stat_result) -> Recovery:
     """Keep what is about to be dropped."""
     is_torn_tail = len(damages) == 1 and damages[0].is_tail
     kept_as = _free_name(path, "torn" if is_torn_tail else "damaged")
-    with kept_as.open("xb") as copy:
+    with os.fdopen(make_beside(kept_as, model, PRIVATE), "w+b") as copy:
         if is_torn_tail:
             copy.write(damages[0].content)
         else:
@@ -307,7 +422,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 def _free_name(path: Path, word: str) -> Path:
     number = 1
-    while (name := beside(path, f"{word}-{number}")).exists():
+    while os.path.lexists(name := beside(path, f"{word}-{number}")):
         number += 1
     return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 PRIVATE = 0o600
 """The mode of a new file, unless another one is asked for: what tasks are about is nobody else's business."""
+_THERE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A FIFO or a device that has come there would be waited for without O_NONBLOCK; a regular file does not mind it."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -76,6 +79,45 @@ def make_file(path: Path, mode: int) -> int:
     fd = os.open(path, _NEW, mode)
     with suppress(OSError, AttributeError):  # a file system without modes
         os.fchmod(fd, mode)
+    return fd
+
+
+def open_regular(path: Path, what: str) -> int:
+    """A descriptor, for reading and writing, of the regular file at this path; no symbolic link is followed.
+
+    Raises:
+      BackendError: there is something else by now.
+      OSError: it cannot be opened.
+    """
+    fd = os.open(path, _THERE)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise refused(f"{what} {str(path)!r} cannot be opened: it is no regular file")
+    return fd
+
+
+def follow(fd: int, model: os.stat_result) -> None:
+    """Have a new file belong to the account that a model belongs to, and be of its mode.
+
+    Raises:
+      OSError: it cannot be given to that account.
+    """
+    if sys.platform == "win32":
+        return
+    found = os.fstat(fd)
+    if (found.st_uid, found.st_gid) != (model.st_uid, model.st_gid):
+        os.fchown(fd, model.st_uid, model.st_gid)
+    if stat.S_IMODE(found.st_mode) != stat.S_IMODE(model.st_mode):
+        os.fchmod(fd, stat.S_IMODE(model.st_mode))
+
+
+def make_beside(path: Path, model: os.stat_result | None, mode: int) -> int:
+    """A new file beside a store: as the store is, as far as this account can have it so; or of this mode, if there is
+    no store yet. Raises as :func:`make_file`."""
+    fd = make_file(path, mode if model is None else stat.S_IMODE(model.st_mode) | 0o600)
+    if model is not None:
+        with suppress(OSError):
+            follow(fd, model)
     return fd
 
 

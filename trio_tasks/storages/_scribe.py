@@ -122,9 +122,10 @@ class Scribe:
     ) -> None:
         try:
             if durable and self._syncs:
-                await self._in_thread(_append_and_sync, journal, payload)
+                await self._in_thread(self._append_and_sync, journal, payload)
             else:
                 journal.append(payload)
+                journal.check_place(self._path)
         except OSError as error:
             say = for_good if journal.is_broken else BackendError
             raise say(f"the journal {self._path} could not be written: {error.strerror or error}") from error
@@ -164,7 +165,7 @@ class Scribe:
             self._compaction.give_up()
             self._compaction = None
 
-
-def _append_and_sync(journal: JournalFile, payload: bytes) -> None:
-    journal.append(payload)
-    journal.sync()
+    def _append_and_sync(self, journal: JournalFile, payload: bytes) -> None:
+        journal.append(payload)
+        journal.sync()
+        journal.check_place(self._path)

@@ -1,0 +1,408 @@
+"""A journal is a regular file of its own: nothing else is replaced by one, two processes never have the same one, and
+what is written to a file that is not there any more is not acknowledged."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import BackendError, FileStorage, SqliteStorage
+from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks.storages._journal import JournalFile, beside
+
+from tests.storages._rows import QUEUE, claim, ids, new, push, settle, settled
+
+ROOT = Path(__file__).parents[2]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.journal"
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o000], ids="umask_{:03o}".format)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def names(path: Path) -> set[str]:
+    return {each.name for each in path.parent.iterdir()}
+
+
+def modes(path: Path) -> dict[str, int]:
+    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+
+
+def owners(path: Path) -> set[tuple[int, int]]:
+    return {(each.stat().st_uid, each.stat().st_gid) for each in path.parent.iterdir()}
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut_off(path: Path) -> None:
+    """The last byte of it, as after a crash."""
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
+async def push_one(path: Path, name: str = "a", **options: Any) -> None:
+    engine = FileEngine(path, **{"synchronous": "NORMAL", **options})
+    await engine.open()
+    await push(engine, new(name))
+    await engine.aclose()
+
+
+async def waiting(path: Path) -> list[str]:
+    engine = FileEngine(path, synchronous="NORMAL")
+    await engine.open()
+    found = ids(await claim(engine, 1000))
+    await engine.aclose()
+    return found
+
+
+async def compact(engine: FileEngine) -> None:
+    """Push and settle until the journal has been replaced by a shorter one."""
+    assert engine._scribe is not None
+    before = engine._scribe._journal
+    for number in range(1000):
+        await push(engine, new(f"{number}", b"x" * 500))
+        [row] = await claim(engine)
+        await settle(engine, settled(row, keep=0.0))
+        if engine._scribe._journal is not before:
+            return
+    raise AssertionError("it was never replaced")
+
+
+# What is no regular file
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def link_to_fifo(path: Path) -> None:
+    os.mkfifo(path.parent / "fifo")
+    path.symlink_to("fifo")
+
+
+NO_FILES = [make_fifo, make_socket, make_directory, make_loop, link_to_fifo]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+async def test_what_is_no_regular_file_is_refused_before_anything_is_made(
+    path: Path, make: Callable[[Path], None], synchronous: Any
+) -> None:
+    make(path)
+    before, lstat = names(path), os.lstat(path)
+    with trio.fail_after(10), pytest.raises(BackendError, match="cannot be opened"):
+        async with FileStorage(path, str, synchronous=synchronous):
+            raise AssertionError("it has opened")
+    assert names(path) == before
+    assert os.path.samestat(os.lstat(path), lstat)
+
+
+async def test_a_device_is_refused_before_anything_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the library can see: of a plain file the system says that it is a device."""
+    write(path, b"")
+    real = os.stat
+
+    def say(place: Any, **options: Any) -> os.stat_result:
+        found = real(place, **options)
+        if str(place) != str(path):
+            return found
+        return os.stat_result((stat.S_IFBLK | 0o660, *found[1:]))
+
+    monkeypatch.setattr(os, "stat", say)
+    for storage in (FileStorage(path, str), SqliteStorage(path, str)):
+        with pytest.raises(BackendError, match="that is a device"):
+            async with storage:
+                raise AssertionError("it has opened")
+    monkeypatch.undo()
+    assert names(path) == {path.name}
+
+
+async def test_no_journal_is_made_where_none_is_to_be(path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"is not there|is empty"):
+            async with FileStorage(path, str, create=False):
+                raise AssertionError("it has opened")
+        assert names(path) <= {path.name}
+        write(path, b"")
+    await push_one(path)
+    async with FileStorage(path, str, create=False) as storage:
+        assert await storage.list_queues() == [QUEUE]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+async def test_a_lock_that_is_no_regular_file_is_refused(path: Path, make: Callable[[Path], None]) -> None:
+    make(beside(path, "lock"))
+    with trio.fail_after(10), pytest.raises(BackendError):
+        await push_one(path)
+    assert path.name not in names(path)
+
+
+def link_to(target: Path, name: Path) -> None:
+    name.symlink_to(target)
+
+
+async def test_no_symbolic_link_beside_it_is_followed(path: Path, tmp_path: Path) -> None:
+    """Whoever may make files there must not have others written to through them."""
+    target = tmp_path / "precious"
+    write(target, b"precious")
+    await push_one(path)
+    cut_off(path)
+    for suffix in ("new", "torn-1", "damaged-1"):
+        link_to(target, beside(path, suffix))
+    await push_one(path, "b")
+    assert {"tasks.journal.torn-1", "tasks.journal.torn-2"} < names(path)
+    remove(beside(path, "lock"))
+    link_to(target, beside(path, "lock"))
+    with pytest.raises(BackendError, match="cannot be locked"):
+        await push_one(path)
+    assert target.read_bytes() == b"precious"
+
+
+# What is somebody else's
+
+
+@pytest.mark.parametrize("content", [b"", b"a draft", bytes(3000)])
+async def test_a_file_of_the_users_with_such_a_name_is_kept(path: Path, content: bytes) -> None:
+    other = beside(path, "new")
+    write(other, content)
+    engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
+    await engine.open()
+    await compact(engine)
+    await engine.aclose()
+    assert other.read_bytes() == content
+    assert names(path) == {path.name, f"{path.name}.new", f"{path.name}.lock"}
+
+
+async def test_another_journal_of_such_a_name_is_kept(path: Path) -> None:
+    await push_one(beside(path, "new"), "other")
+    remove(beside(path, "new.lock"))
+    await push_one(path)
+    assert await waiting(beside(path, "new")) == ["other"]
+
+
+async def test_what_was_in_the_making_when_a_process_died_is_removed(path: Path) -> None:
+    for name in ("new", "new-1"):
+        JournalFile.create(beside(path, name), ahead=False).abandon()
+    await push_one(path)
+    assert names(path) == {path.name, f"{path.name}.lock"}
+
+
+async def test_what_was_in_the_making_is_no_journal(path: Path) -> None:
+    JournalFile.create(path, ahead=False).abandon()
+    with pytest.raises(BackendError, match="not a journal yet"):
+        await push_one(path)
+
+
+# Owner and mode
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o600), (0o640, 0o640), (0o666, 0o666)])
+async def test_a_new_journal_and_its_lock_have_the_mode_that_is_asked_for(
+    path: Path, umask: None, mode: int | None, expected: int
+) -> None:
+    options: dict[str, Any] = {} if mode is None else {"mode": mode}
+    await push_one(path, **options)
+    assert modes(path) == dict.fromkeys([path.name, f"{path.name}.lock"], expected)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+async def test_what_replaces_a_journal_is_of_its_mode_and_so_is_what_stands_beside_it(
+    path: Path, umask: None, mode: int
+) -> None:
+    await push_one(path)
+    remove(beside(path, "lock"))
+    set_mode(path, mode)
+    cut_off(path)
+    engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
+    await engine.open()
+    await compact(engine)
+    await engine.aclose()
+    assert modes(path) == dict.fromkeys([path.name, f"{path.name}.lock", f"{path.name}.torn-1"], mode)
+
+
+@needs_root
+async def test_what_replaces_a_journal_belongs_to_its_owner(path: Path) -> None:
+    await push_one(path)
+    remove(beside(path, "lock"))
+    os.chown(path, 1, 2)
+    engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
+    await engine.open()
+    await compact(engine)
+    await engine.aclose()
+    assert owners(path) == {(1, 2)}
+
+
+@pytest.mark.parametrize("mode", [0o400, 0, 0o10600, -1, True, "600"])
+def test_a_mode_that_is_none_is_refused(path: Path, mode: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="mode must"):
+        FileStorage(path, str, mode=mode)
+
+
+# One process, by whatever name
+
+_SECOND = """
+import sys, trio
+from trio_tasks import BackendError, FileStorage
+
+async def main():
+    try:
+        async with FileStorage(sys.argv[1], int) as storage:
+            print("opened", await storage.push(1))
+    except BackendError as error:
+        print("refused", error)
+
+trio.run(main)
+"""
+
+
+def in_another_process(path: Path) -> str:
+    command = [sys.executable, "-c", _SECOND, str(path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("way", ["the lock was removed", "by a hard link"])
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_the_journal_itself_is_locked(path: Path, way: str, compacted: bool) -> None:
+    engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
+    await engine.open()
+    await push(engine, new("kept", priority=-1))
+    if compacted:
+        await compact(engine)
+    name = path
+    if way == "the lock was removed":
+        remove(beside(path, "lock"))
+    else:
+        name = path.parent / "alias"
+        os.link(path, name)
+    assert "open already" in in_another_process(name)
+    with pytest.raises(BackendError, match="open already"):
+        await push_one(name)
+    await push(engine, new("later"))
+    await engine.aclose()
+    assert await waiting(path) == ["later", "kept"]
+    assert "opened" in in_another_process(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_a_forked_child_does_not_keep_the_journal_locked(path: Path) -> None:
+    engine = FileEngine(path, synchronous="NORMAL")
+    await engine.open()
+    await push(engine, new("a"))
+    reading, writing = os.pipe()
+    ready_reading, ready_writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(writing)
+            os.write(ready_writing, b"!")  # it runs, and so has let go of what is not its own
+            os.read(reading, 1)  # until the parent has gone on
+        finally:
+            os._exit(0)
+    os.read(ready_reading, 1)
+    await engine.aclose()
+    assert await waiting(path) == ["a"]
+    for fd in (reading, writing, ready_reading, ready_writing):
+        os.close(fd)
+    await trio.to_thread.run_sync(os.waitpid, child, 0)
+
+
+# A file that is not there any more
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+def delete_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+LOSSES = [delete, move, replace, delete_directory]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+async def test_what_goes_into_a_journal_that_is_not_there_is_not_acknowledged(
+    tmp_path: Path, lose: Callable[[Path], None], synchronous: Any
+) -> None:
+    path = tmp_path / "here" / "tasks.journal"
+    make_directory(path.parent)
+    engine = FileEngine(path, synchronous=synchronous)
+    await engine.open()
+    await push(engine, new("a"))
+    lose(path)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"deleted, moved or replaced|opened anew") as caught:
+            await push(engine, new("b"))
+        assert caught.value.is_final
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_a_shorter_journal_does_not_take_the_place_of_somebody_elses(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "here" / "tasks.journal"
+    make_directory(path.parent)
+    engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
+    await engine.open()
+    await compact(engine)
+    lose(path)
+    with pytest.raises(BackendError, match="deleted, moved or replaced"):
+        await compact(engine)
+    await engine.aclose()
+    if lose is replace:
+        assert await waiting(path) == []
+    else:
+        assert not path.exists()  # noqa: ASYNC240  nobody waits
