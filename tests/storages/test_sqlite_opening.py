@@ -8,17 +8,21 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from trio_tasks import BackendError, SqliteStorage, Status, Succeeded
+from trio_tasks import BackendError, SqliteStorage, Status, Succeeded, Worker
+from trio_tasks._groups import leaves
 from trio_tasks.storages._sqlite_driver import is_installed
 
 from tests.storages._child import Child
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -289,3 +293,59 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
                 if pipe is not None:
                     await pipe.aclose()
     assert owners(place) == {os.geteuid()}, names(place)
+
+
+# A file that is not there any more
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+def delete_log(path: Path) -> None:
+    Path(f"{path}-wal").unlink()
+
+
+def move_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("lose", [delete, move, replace, delete_log, move_directory])
+async def test_what_goes_into_a_file_that_is_not_there_is_not_acknowledged(
+    tmp_path: Path, lose: Callable[[Path], None], driver: Any
+) -> None:
+    path = tmp_path / "here" / "tasks.db"
+    make_directory(path.parent)
+    async with SqliteStorage(path, str, driver=driver) as storage:
+        await storage.push("a")
+        lose(path)
+        for _ in range(2):
+            with pytest.raises(BackendError, match="deleted, moved or replaced"):
+                await storage.push("b")
+
+
+async def test_a_worker_on_a_file_that_is_not_there_ends(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    done: list[str] = []
+
+    async def handler(args: str) -> None:
+        done.append(args)
+        delete(path)
+
+    async with SqliteStorage(path, str) as storage:
+        await storage.push("a")
+        with trio.fail_after(10), pytest.raises((BackendError, ExceptionGroup)) as caught:
+            await Worker("w", storage, handler).run()
+    assert all("deleted, moved or replaced" in str(each) for each in leaves(caught.value))
+    assert done == ["a"]

@@ -14,7 +14,7 @@ from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import SESSION, SqliteClock, keep, note
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
-from ._sqlite_opening import View, find_file
+from ._sqlite_opening import View, find_file, places_of
 from ._sqlite_queues import Queues
 from ._sqlite_schema import check_current, check_whole, next_session, prepare
 from ._sqlite_verbs import register
@@ -59,6 +59,7 @@ class Desk:
         self._bell = bell
         self._file: Path
         self._view: View
+        self._places: list[tuple[int, int] | None] = []
         self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
         self._file_clock = SqliteClock(self._clock, path)
         self._workers: dict[str, list[str]] = {}  # by the name of their queue
@@ -118,7 +119,9 @@ class Desk:
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
         self._queues = Queues(connection)
-        return self._in_transaction(self._check_in)
+        answer = self._in_transaction(self._check_in)
+        self._places = places_of(self._file)
+        return answer
 
     def _check_in(self) -> tuple[float, int]:
         connection = self._connection
@@ -181,12 +184,22 @@ class Desk:
                 f"the SQLite file {self._path!r} was opened with read_only=True, and is not changed through it"
             )
         try:
-            return self._in_transaction(fn)
+            result = self._in_transaction(fn)
         except Exception as error:
             ours = self._explained(error)
             if ours is error:
                 raise
             raise ours from error
+        self._check_place()
+        return result
+
+    def _check_place(self) -> None:
+        """What was committed to a file that is not there any more, or to its log, is lost, and so not acknowledged."""
+        if self._places and self._places != places_of(self._file):
+            raise refused(
+                f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
+                "open: it has to be opened anew"
+            )
 
     # The daily work
 

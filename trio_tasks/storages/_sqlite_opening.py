@@ -7,6 +7,7 @@ account that may only read the file would so lock out its owner; so it is refuse
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -83,6 +84,21 @@ def _check_rights(path: str, file: Path) -> None:
             )
     if not any(_is_there(file, suffix) for suffix in _BESIDE) and not may_make_in(file.parent):
         raise BackendError(f"{_WHAT} {path!r} cannot be written to: its directory is read-only for this account")
+
+
+def places_of(file: Path) -> list[tuple[int, int] | None]:
+    """Which files there are by these names, as the system tells files apart: it, and its write-ahead log."""
+    if sys.platform == "win32":  # they cannot be removed there while they are open
+        return []
+    return [_identity(file), _identity(f"{file}-wal")]
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  it is done in each exchange, and has to be cheap
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_there(file: Path, suffix: str) -> bool:
