@@ -10,7 +10,7 @@ import trio
 from trio_tasks import BackendError
 from trio_tasks.storages._file_engine import FileEngine
 from trio_tasks.storages._lane import Lane, LaneOptions
-from trio_tasks.storages._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from trio_tasks.storages._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from trio_tasks.storages._stored import StoredBackend
 
 if TYPE_CHECKING:
@@ -146,11 +146,13 @@ class TroubledEngine(Engine):
     async def resume(self, queue: str, task_id: str) -> bool:
         return bool(await self._telling("resume", queue, task_id))
 
-    async def resume_abandoned(self, queue: str) -> int:
-        return int(await self._telling("resume_abandoned", queue))
+    async def resume_abandoned(self, queue: str) -> Part:
+        part: Part = await self._telling("resume_abandoned", queue)
+        return part
 
-    async def forget(self, queue: str, task_id: str | None) -> int:
-        return int(await self._call("forget", queue, task_id))
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        part: Part = await self._call("forget", queue, task_id)
+        return part
 
     async def counts(self, queue: str) -> dict[str, int]:
         counts: dict[str, int] = await self._call("counts", queue)

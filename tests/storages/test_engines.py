@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._clock import use_wall_clock
 from trio_tasks._task import Terms
 from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._port import Claim, Engine, Exchange, Held, State, Stored, Verdict
+from trio_tasks.storages._port import Claim, Engine, Exchange, Held, Part, State, Stored, Verdict
 from trio_tasks.storages._record import decode_error, decode_history, encode_head
 from trio_tasks.storages._sqlite_driver import connect
 from trio_tasks.storages._sqlite_engine import SqliteEngine
@@ -653,8 +653,8 @@ async def test_whoever_looks_sees_what_has_expired(
         "reschedule": (lambda engine: engine.reschedule(QUEUE, "a", 1.0), False),
         "update": (lambda engine: engine.update(QUEUE, "a", b"new", None), False),
         "resume": (lambda engine: engine.resume(QUEUE, "a"), True),
-        "forget": (lambda engine: engine.forget(QUEUE, "a"), 1),
-        "forget all": (lambda engine: engine.forget(QUEUE, None), 1),
+        "forget": (lambda engine: engine.forget(QUEUE, "a"), (1, False)),
+        "forget all": (lambda engine: engine.forget(QUEUE, None), (1, False)),
     }
     for name, (look, expected) in looks.items():
         (tmp_path / name).mkdir()
@@ -689,9 +689,9 @@ async def test_what_is_kept_no_longer_is_not_there(kind: str, tmp_path: Path, mo
         assert [await engine.find(QUEUE, each) for each in "abc"] == [None] * 3
         assert ids(await engine.list(QUEUE, list(State), 9)) == ["d"]
         assert not await engine.resume(QUEUE, "b")
-        assert await engine.forget(QUEUE, "c") == 0
+        assert await engine.forget(QUEUE, "c") == (0, False)
         assert await push(engine, new("a")) == ["a"]
-        assert await engine.forget(QUEUE, None) == 0
+        assert await engine.forget(QUEUE, None) == (0, False)
         assert await settle(engine, settled(a), settled(d)) == [False, True]
 
 
@@ -785,19 +785,40 @@ async def test_abandoned_rows_are_resumed_and_counted_and_others_are_not(engine:
     await claim(engine, 2, lease=10.0)
     await claim(engine, 1, lease=HOUR)
     await claim(engine, 1, lease=10.0, queue=FOREIGN)
-    assert await engine.resume_abandoned(QUEUE) == 0
+    assert await engine.resume_abandoned(QUEUE) == (0, False)
     mock_clock.jump(11)
-    assert await engine.resume_abandoned(QUEUE) == 2
+    assert await engine.resume_abandoned(QUEUE) == (2, False)
     assert await states(engine, *"abcd") == [State.WAITING] * 2 + [State.RUNNING, State.WAITING]
     await check_counts(engine, pushed=4, waiting=3, running=1)
 
 
-async def test_all_abandoned_rows_are_resumed_however_many(engine: Engine, mock_clock: MockClock) -> None:
-    await push(engine, *[new(f"{number:04}") for number in range(1200)])
-    await claim(engine, 1200, lease=10.0)
+async def parts_of(step: Callable[[], Awaitable[Part]]) -> list[int]:
+    """What each transaction was about, until there was no more to do."""
+    numbers: list[int] = []
+    is_more = True
+    while is_more:
+        number, is_more = await step()
+        numbers.append(number)
+    return numbers
+
+
+async def test_all_abandoned_rows_are_resumed_a_part_at_a_time(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *[new(f"{number:04}") for number in range(2500)])
+    await claim(engine, 2500, lease=10.0)
     mock_clock.jump(11)
-    assert await engine.resume_abandoned(QUEUE) == 1200
-    await check_counts(engine, pushed=1200, waiting=1200)
+    parts = await parts_of(lambda: engine.resume_abandoned(QUEUE))
+    assert sum(parts) == 2500
+    assert max(parts) <= 2000
+    await check_counts(engine, pushed=2500, waiting=2500)
+
+
+async def test_all_finished_rows_are_forgotten_a_part_at_a_time(engine: Engine) -> None:
+    await push(engine, *[new(f"{number:04}") for number in range(2500)])
+    await settle(engine, *[settled(row, Verdict.KILLED) for row in await claim(engine, 2400)])
+    parts = await parts_of(lambda: engine.forget(QUEUE, None))
+    assert sum(parts) == 2400
+    assert max(parts) <= 2000
+    await check_counts(engine, pushed=2500, killed=2400, waiting=100)
 
 
 # Aborting
@@ -991,11 +1012,11 @@ async def test_finished_rows_are_forgotten_by_id_or_all(engine: Engine) -> None:
     await settle(engine, *[settled(row, verdict) for row, verdict in zip(rows, verdicts, strict=False)])
     await settle(engine, settled(x, queue=FOREIGN))
     for task_id in ("d", "e", "nobody"):
-        assert await engine.forget(QUEUE, task_id) == 0  # unfinished, or not there
-    assert await engine.forget(QUEUE, "b") == 1
+        assert await engine.forget(QUEUE, task_id) == (0, False)  # unfinished, or not there
+    assert await engine.forget(QUEUE, "b") == (1, False)
     assert await engine.find(QUEUE, "b") is None
-    assert await engine.forget(QUEUE, None) == 2
-    assert await engine.forget(QUEUE, None) == 0
+    assert await engine.forget(QUEUE, None) == (2, False)
+    assert await engine.forget(QUEUE, None) == (0, False)
     assert await states(engine, *"de") == [State.RUNNING, State.WAITING]
     assert await engine.find(FOREIGN, "x") is not None
     await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=1, waiting=1, running=1)

@@ -315,8 +315,8 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
         assert await settle(engine, settled(a), settled(b)) == [False, True]
         assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [Held(a.key, a.token)]
         await trio.sleep(11)
-        assert await engine.resume_abandoned(QUEUE) == 1
-        assert await engine.resume_abandoned(QUEUE) == 0
+        assert await engine.resume_abandoned(QUEUE) == (1, False)
+        assert await engine.resume_abandoned(QUEUE) == (0, False)
 
 
 async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None:

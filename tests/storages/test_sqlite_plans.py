@@ -32,6 +32,7 @@ DAILY = {
     "expired": (rows.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (books.SUCCEED, (0.0, 0, None, 1, 1), {BY_KEY}),
+    "forget": (verbs.FORGET, (1, 10), {"trio_tasks_finished"}),
     "drop": (rows.DROP, (1, 1), {BY_KEY}),
     **{
         state.name: (

@@ -92,6 +92,18 @@ async def test_it_is_said_that_nothing_is_asked(place: str) -> None:
     thread.end()
 
 
+async def test_what_is_done_when_nothing_is_asked_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    thread = WriterThread("a writer", fail, 0.001)
+    with trio.fail_after(5):
+        while "ZeroDivisionError" not in caplog.text:  # noqa: ASYNC110  it is logged in the thread
+            await trio.sleep(0.001)
+        assert await thread.call(int, "7") == 7
+    thread.end()
+
+
 async def test_in_place_it_takes_as_long_as_it_is_told() -> None:
     paused: list[int] = []
 

@@ -16,7 +16,7 @@ from . import _file_verbs as verbs
 from ._file_daily import do_exchange
 from ._file_opening import open_books
 from ._places import PRIVATE
-from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
 from ._store_clock import Offset, StoreClock
 
@@ -36,7 +36,8 @@ _COMPACT_ABOVE = 4 * 2**20
 """Bytes below which a journal is never worth replacing."""
 _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
-_FORGOTTEN_AT_ONCE = 2_000
+_AT_ONCE = 2_000
+"""Rows that one transaction is about, where there may be any number of them."""
 
 
 @final
@@ -210,20 +211,13 @@ class FileEngine(Engine):
         """Have a dead row wait again."""
         return await self._do(lambda books, now: verbs.resume(books, queue, task_id, now))
 
-    async def resume_abandoned(self, queue: str) -> int:
+    async def resume_abandoned(self, queue: str) -> Part:
         """Have orphans wait again."""
-        return await self._do(lambda books, now: verbs.resume_abandoned(books, queue, now))
+        return await self._do(lambda books, now: verbs.resume_abandoned(books, queue, now, _AT_ONCE))
 
-    async def forget(self, queue: str, task_id: str | None) -> int:
-        """Forget finished rows, some thousands in a transaction."""
-
-        def some(books: Books, now: float) -> int:
-            return verbs.forget(books, queue, task_id, _FORGOTTEN_AT_ONCE, now)
-
-        forgotten = more = await self._do(some)
-        while more == _FORGOTTEN_AT_ONCE:
-            forgotten += (more := await self._do(some))
-        return forgotten
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Forget finished rows."""
+        return await self._do(lambda books, now: verbs.forget(books, queue, task_id, _AT_ONCE, now))
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""

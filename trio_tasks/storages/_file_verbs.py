@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .._errors import DuplicateTaskError
 from ._file_books import weight_of
 from ._file_rows import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
-from ._port import Held, Renewal, State, Stored
+from ._port import Held, Part, Renewal, State, Stored
 from ._record import expired_error
 
 if TYPE_CHECKING:
@@ -207,20 +207,22 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
     return True
 
 
-def resume_abandoned(books: Books, queue: str, now: float) -> int:
-    """Have the rows that run, and whose lease has run out, wait again."""
+def resume_abandoned(books: Books, queue: str, now: float, limit: int) -> Part:
+    """Have up to so many rows that run, and whose lease has run out, wait again."""
     shelf = books.shelves.get(queue)
     lapsed = shelf.lapsed(now) if shelf is not None else []
-    for row in lapsed:
+    for row in lapsed[:limit]:
         books.lose(row, now)
-    return len(lapsed)
+    if shelf is not None and len(lapsed) > limit:
+        shelf.no_lease_ends_before = now  # the others are still to be found
+    return Part(min(len(lapsed), limit), is_more=len(lapsed) > limit)
 
 
-def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float) -> int:
+def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float) -> Part:
     """Forget the finished row of this id, or up to so many finished ones."""
     shelf = books.shelves.get(queue)
     if shelf is None:
-        return 0
+        return Part(0, is_more=False)
     if task_id is None:
         books.enter_due(now)
     rows = list(islice(shelf.finished.values(), limit))
@@ -230,4 +232,4 @@ def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float
     for row in rows:
         books.touch(row)
         books.forget(row)
-    return len(rows)
+    return Part(len(rows), is_more=len(rows) == limit)

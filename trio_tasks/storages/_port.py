@@ -214,6 +214,15 @@ class Renewal:
     whether they were to be renewed or not."""
 
 
+class Part(NamedTuple):
+    """One step of work that may be long: each is a transaction, and others have theirs in between."""
+
+    number: int
+    """How many rows it was about."""
+    is_more: bool
+    """Whether there may be more to do."""
+
+
 class Engine(ABC):
     """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside."""
 
@@ -276,12 +285,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def resume_abandoned(self, queue: str) -> int:
-        """Have RUNNING rows whose lease has run out be WAITING again; returns how many there were."""
+    async def resume_abandoned(self, queue: str) -> Part:
+        """Have RUNNING rows whose lease has run out be WAITING again, as many as a short transaction may."""
 
     @abstractmethod
-    async def forget(self, queue: str, task_id: str | None) -> int:
-        """Forget the finished row of this id, or all finished rows; returns how many there were."""
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Forget the finished row of this id; or finished rows, as many as a short transaction may."""
 
     @abstractmethod
     async def counts(self, queue: str) -> dict[str, int]:

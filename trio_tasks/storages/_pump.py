@@ -112,7 +112,7 @@ class Pump:
             push.is_under_way = True
         rows = [row for push in pushes for row in push.rows]
         exchange = Exchange([settle.settlement for settle in settles], rows, claims)
-        began_at = self._engine.now()
+        began_at, began = self._engine.now(), trio.current_time()
         late = traffic.late() if claims else ()  # or the claims would take what runs here
         if claims:
             exchange.renewed = [(parts.context.held, lane.lease) for lane, parts in late]
@@ -122,7 +122,7 @@ class Pump:
         try:
             answer = await traffic.in_turn(self._engine.exchange, exchange)
         except Exception as error:
-            await self._bear(_as_ours(error), pushes, settles)
+            await self._bear(_as_ours(error), pushes, settles, began)
             return
         self._failing_since, self._pause = None, _FIRST_PAUSE
         traffic.tell(answer, pushes, settles)
@@ -138,12 +138,13 @@ class Pump:
             lane.let_in(claimed, began_at + claim.lease, self._engine.now())
 
     async def _bear(  # noqa: ASYNC910  who pushes again cuts the pause short
-        self, error: BackendError, pushes: list[Push], settles: list[Settle]
+        self, error: BackendError, pushes: list[Push], settles: list[Settle], began: float
     ) -> None:
-        """The engine has failed: whoever pushed is told; settling is tried again, for a while."""
+        """The engine has failed: whoever pushed is told; settling is tried again, for a while since the first exchange
+        that failed was begun."""
         traffic, now = self._traffic, trio.current_time()
         if self._failing_since is None:
-            self._failing_since = now
+            self._failing_since = began
             log.warning("a storage has failed: %s", error)
         for push in pushes:
             trio.lowlevel.reschedule(push.trio_task, Error(again(error)))

@@ -36,15 +36,18 @@ from ._port import State
 from ._record import decode_head, encode_error, encode_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .._outcome import TaskResult
     from ._lane import Lane
-    from ._port import Held, Stored
+    from ._port import Held, Part, Stored
     from ._traffic import Traffic
 
 A = TypeVar("A")
 T = TypeVar("T")
+
+_PARTS_APART = 0.01
+"""Seconds between two transactions of one call. A process that waits for the lock looks more often than that."""
 
 
 class Shelves(
@@ -212,18 +215,35 @@ class Shelves(
         return resumed
 
     async def resume_abandoned(self) -> int:
-        """Let the tasks wait again whose leases have run out, as they do when somebody receives; returns how many."""
+        """Let the tasks wait again whose leases have run out, as they do when somebody receives; returns how many.
+
+        With many of them this takes several transactions, and others have theirs in between. If it is cancelled, those
+        that were made hold.
+        """
         for lane, late in self._traffic.late_by_lane():  # what runs here is not abandoned
             await self._traffic.ask(self._traffic.engine.renew, [parts.context.held for parts in late], lane.lease)
-        number: int = await self._traffic.ask(self._traffic.engine.resume_abandoned, self._lane.queue)
+        number = await self._in_parts(self._traffic.engine.resume_abandoned)
         self._traffic.look()
         return number
 
     async def discard(self, task_id: str) -> bool:
         """Forget the finished task of this id, such as a dead letter; False if there is none."""
-        return bool(await self._do("forget", task_id))
+        part: Part = await self._do("forget", task_id)
+        return part.number > 0
 
     async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; returns how many there were."""
-        number: int = await self._traffic.ask(self._traffic.engine.forget, self._lane.queue, None)
+        """Forget all finished tasks, dead letters included; returns how many there were.
+
+        With many of them this takes several transactions, and others have theirs in between. If it is cancelled, those
+        that were made hold.
+        """
+        return await self._in_parts(self._traffic.engine.forget, None)
+
+    async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
+        """Repeat a step until there is no more to do; the number of all rows that it was about."""
+        number, is_more = await self._traffic.ask(step, self._lane.queue, *args)
+        while is_more:
+            await trio.sleep(_PARTS_APART)
+            part: Part = await self._traffic.ask(step, self._lane.queue, *args)
+            number, is_more = number + part.number, part.is_more
         return number

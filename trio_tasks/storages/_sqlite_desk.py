@@ -14,7 +14,7 @@ from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import SESSION, SqliteClock, keep, note
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
-from ._sqlite_opening import View, find_file, places_of
+from ._sqlite_opening import View, find_file, log_size, places_of
 from ._sqlite_queues import Queues
 from ._sqlite_schema import check_current, check_whole, next_session, prepare
 from ._sqlite_verbs import register
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOCK_PATIENCE = 10.0
-"""Seconds for which another process may hold the lock."""
+"""Seconds for which others may hold the lock, however many of our transactions they keep waiting."""
+_LAST_TRY = 0.1
+"""Seconds that each transaction waits at least."""
+_ONE_OUTAGE = 2.0
+"""Seconds without a try after which a lock that is held is not taken for the same one."""
+_LOG_LIMIT = 16 * 2**20
+"""Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
 _NEWS_APART = 0.02
 """Seconds between two rings that only say that something is finished."""
 
@@ -70,6 +76,8 @@ class Desk:
         self._hello_at = 0.0
         self._owes_news = False
         self._news_at = 0.0
+        self._locked_since: float | None = None
+        self._locked_until = 0.0
 
     # Transactions
 
@@ -116,6 +124,7 @@ class Desk:
         connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
         if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
             raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
         self._queues = Queues(connection)
@@ -150,15 +159,22 @@ class Desk:
 
     def _begin(self, begin: str) -> None:
         """Take the lock, unless it is only to be read. SQLite's own way of waiting for it sleeps for up to a tenth of a
-        second; ours is quicker."""
-        give_up_at = time.monotonic() + _LOCK_PATIENCE
+        second; ours is quicker. Who had to wait behind somebody who has waited in vain need not wait as long again."""
+        began_at = time.monotonic()
+        if began_at - self._locked_until > _ONE_OUTAGE:
+            self._locked_since = None
         pause = 0.0002
         while True:
             try:
                 self._connection.execute(begin)
+                self._locked_since = None
                 return
             except Exception as error:
-                if not is_busy(error) or time.monotonic() > give_up_at:
+                if not is_busy(error):
+                    raise
+                now = self._locked_until = time.monotonic()
+                self._locked_since = began_at if self._locked_since is None else self._locked_since
+                if now > max(self._locked_since + _LOCK_PATIENCE, began_at + _LAST_TRY):
                     raise
             time.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, 0.005)
@@ -246,10 +262,24 @@ class Desk:
             return  # what was done is done; they look now and then
         self._bell.ring([(address, key) for address, key in others])
 
-    def settle_news(self) -> None:
-        """Nothing was asked for a moment: ring, if that is still owed."""
+    def rest(self) -> None:
+        """Nothing was asked for a moment: ring, if that is still owed, and see to the log."""
         if self._owes_news:
             self.ring(self._news_at)
+        if self._places:  # it is open, and not only to look
+            self._shorten_log()
+
+    def _shorten_log(self) -> None:
+        """A log that has grown while somebody read an old state of the file is cut, once nobody needs it any more."""
+        if log_size(self._file) <= _LOG_LIMIT:
+            return
+        try:
+            [(_, written, copied)] = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # others may write
+            if written == copied:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except Exception as error:
+            if not is_of_the_driver(error):
+                raise  # else it is tried again the next time
 
     def _now(self, now: float, beats: float | None = None) -> float:
         """The present, inside a transaction: no earlier than ``now``. If it is time for that, or if this is a

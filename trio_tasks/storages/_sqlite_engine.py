@@ -12,7 +12,7 @@ from .._contained import log
 from .._errors import BackendError
 from . import _sqlite_verbs as verbs
 from ._bells import Bell
-from ._port import Answer, Engine, Exchange, Held, Renewal, State, Stored
+from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._sqlite_desk import Desk
 from ._sqlite_driver import choose, has_reset_race
 from ._store_clock import Offset, StoreClock
@@ -64,7 +64,7 @@ class SqliteEngine(Engine):
             self.bell.open()
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.path)))
         self._desk = Desk(str(self.path), self.driver, self.opening, self.bell, self._clock)
-        self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.settle_news, _IDLE_AFTER)
+        self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
         try:
             _, others = await self._thread.call(self._desk.open)
         except Exception:
@@ -139,11 +139,14 @@ class SqliteEngine(Engine):
         """Have a dead row wait again."""
         return await self._ringing(verbs.resume, queue, task_id, self.now())
 
-    async def resume_abandoned(self, queue: str) -> int:
+    async def resume_abandoned(self, queue: str) -> Part:
         """Have orphans wait again."""
-        return await self._ringing(verbs.resume_abandoned, queue, self.now())
+        part: Part = await self._call(self._desk.do, verbs.resume_abandoned, queue, self.now())
+        if part.number:
+            await self._call(self._desk.ring, self.now())
+        return part
 
-    async def forget(self, queue: str, task_id: str | None) -> int:
+    async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
         return await self._call(self._desk.do, verbs.forget, queue, task_id, self.now())
 

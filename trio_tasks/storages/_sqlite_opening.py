@@ -101,6 +101,14 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def log_size(file: Path) -> int:
+    """How long the write-ahead log of a file is, in bytes."""
+    try:
+        return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
+    except OSError:
+        return 0
+
+
 def _is_there(file: Path, suffix: str) -> bool:
     return os.path.exists(f"{file}{suffix}")  # noqa: PTH110  a suffix of SQLite's is no suffix of a Path
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._errors import DuplicateTaskError
-from ._port import Answer, Held, State, Stored
+from ._port import Answer, Held, Part, State, Stored
 from ._record import decode_head, expired_error
+from ._sqlite_books import SWEEP
 from ._sqlite_queues import text
 from ._sqlite_rows import OVERDUE
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _ALL = 2**63 - 1
 """Rows, more than any file has."""
 _EXPIRED_AT_ONCE = 500
+_FORGOTTEN = 500
+"""Rows that are forgotten in one transaction."""
 _COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn"
 
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
@@ -34,6 +37,11 @@ LISTED = {
 }
 """How each state is listed, at a time: along the index that holds it. Each repeats the condition of that index, so that
 SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
+FORGET = """
+DELETE FROM trio_tasks_task WHERE seq IN (
+    SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
+    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 LIMIT ?)
+"""
 _COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 
@@ -187,26 +195,24 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
     return True
 
 
-def resume_abandoned(_: Connection, books: Books, queues: Queues, queue: str, now: float) -> int:
-    """Have orphans wait again."""
-    resumed, is_more = 0, True
-    while is_more:
-        orphans, is_more = books.enter_due(queue, queues.known(queue), now, Answer())
-        resumed += orphans
-    return resumed
+def resume_abandoned(_: Connection, books: Books, queues: Queues, queue: str, now: float) -> Part:
+    """Have orphans wait again, as far as one exchange sees to them."""
+    return Part(*books.enter_due(queue, queues.known(queue), now, Answer()))
 
 
-def forget(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str | None, now: float) -> int:
-    """Forget one finished row, or all."""
+def forget(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str | None, now: float) -> Part:
+    """Forget one finished row, or some hundreds."""
     number = queues.known(queue)
     if task_id is not None:
         _expire(connection, books, number, task_id, now)
         sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
-        return connection.changed(sql, (number, task_id, now))
-    while books.rows.expire(number, now, _EXPIRED_AT_ONCE):
-        pass
-    connection.execute("DELETE FROM trio_tasks_task WHERE queue = ? AND state >= 3 AND due <= ?", (number, now))
-    return connection.changed("DELETE FROM trio_tasks_task WHERE queue = ? AND state >= 3", (number,))
+        return Part(connection.changed(sql, (number, task_id, now)), is_more=False)
+    if len(books.rows.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+        return Part(0, is_more=True)
+    if connection.changed(SWEEP, (number, now, _FORGOTTEN)) == _FORGOTTEN:  # their time was up: they are not counted
+        return Part(0, is_more=True)
+    forgotten = connection.changed(FORGET, (number, _FORGOTTEN))
+    return Part(forgotten, is_more=forgotten == _FORGOTTEN)
 
 
 def counts(connection: Connection, _: Books, queues: Queues, queue: str, now: float) -> dict[str, int]:

@@ -84,7 +84,8 @@ class WriterThread:
             try:
                 call = self._calls.get(timeout=self._idle_after)
             except queue.Empty:
-                self._on_idle()
+                with log_and_suppress("%r failed in a writer thread", self._on_idle):  # or no call would be answered
+                    self._on_idle()
                 call = self._calls.get()
             if call is None:
                 return

@@ -1,0 +1,147 @@
+"""A file has many users: nobody holds it for long, waits for longer than is said, or fills the disk of the rest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import BackendError, Killed, SqliteStorage, Succeeded
+from trio_tasks.storages import _pump, _sqlite_books, _sqlite_desk, _sqlite_verbs
+
+DEAD = 600
+
+
+async def bury(storage: SqliteStorage[int], number: int = DEAD) -> None:
+    """Have so many dead letters."""
+    await storage.push_bulk(range(number))
+    async with trio.open_nursery() as nursery:
+        for _ in range(number):
+            nursery.start_soon(storage.settle, await storage.receive(), Killed(ValueError("boom")))
+
+
+def abandon(path: Path, number: int) -> None:
+    """Have so many orphans."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE trio_tasks_task SET state = 2, attempt = 1, token = 1, due = 1.0, worker = 'dead' WHERE seq IN "
+            "(SELECT seq FROM trio_tasks_task WHERE state = 0 LIMIT ?)",
+            (number,),
+        )
+        connection.execute("UPDATE trio_tasks_queue SET running = running + ?", (number,))
+
+
+@pytest.mark.parametrize("work", ["vacuum", "resume_abandoned"])
+async def test_long_work_lets_others_go_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    """Those of the same process, and another one's, which has to find the lock free."""
+    monkeypatch.setattr(_sqlite_verbs, "_FORGOTTEN", 20)
+    monkeypatch.setattr(_sqlite_books, "_MOST_DUE", 20)
+    path = tmp_path / "tasks.db"
+    async with (
+        SqliteStorage[int](path, int, synchronous="OFF") as storage,
+        SqliteStorage[int](path, int, queue="other", synchronous="OFF") as other,
+    ):
+        if work == "vacuum":
+            await bury(storage)
+        else:
+            await storage.push_bulk(range(DEAD))
+            abandon(path, DEAD)
+        beside, pushed = storage.share(int, queue="third"), {"beside": 0, "elsewhere": 0}
+
+        async def push(name: str, queue: SqliteStorage[int]) -> None:
+            while True:
+                await queue.push(0)
+                pushed[name] += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(push, "beside", beside)
+            nursery.start_soon(push, "elsewhere", other)
+            assert await getattr(storage, work)() == DEAD
+            nursery.cancel_scope.cancel()
+        assert min(pushed.values()) > 5, pushed
+        assert (await storage.metrics())["waiting"] == (0 if work == "vacuum" else DEAD)
+
+
+async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many transactions of ours it keeps waiting, one behind the other."""
+    patience = 1.5
+    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", patience)
+    monkeypatch.setattr(_pump, "_PATIENCE", patience)
+    path = tmp_path / "tasks.db"
+    took: dict[str, float] = {}
+
+    async def measure(name: str, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        began = trio.current_time()
+        with pytest.raises(BackendError, match="locked"):
+            await async_fn(*args)
+        took[name] = trio.current_time() - began
+
+    async def open_another() -> None:
+        async with SqliteStorage[int](path, int):
+            raise AssertionError("it has opened")
+
+    async with SqliteStorage[int](path, int) as storage:
+        await storage.push(1)
+        task = await storage.receive()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(measure, "receive", storage.receive)
+                nursery.start_soon(measure, "push", storage.push, 2)
+                nursery.start_soon(measure, "open", open_another)
+                await trio.sleep(0.1)
+                nursery.start_soon(measure, "push later", storage.push, 3)
+                nursery.start_soon(measure, "settle", storage.settle, task, Succeeded(None))
+                nursery.start_soon(measure, "vacuum", storage.vacuum)
+                nursery.start_soon(measure, "cancel", storage.cancel, "nobody")
+        assert max(took.values()) < 2 * patience, took
+        await storage.push(4)
+
+
+async def test_who_comes_after_an_outage_waits_as_long_as_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(_sqlite_desk, "_ONE_OUTAGE", 0.1)
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[int](path, int) as storage:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for _ in range(2):
+                began = trio.current_time()
+                with pytest.raises(BackendError, match="locked"):
+                    await storage.push(1)
+                assert trio.current_time() - began > 0.19
+                await trio.sleep(0.3)
+
+
+def log_of(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+async def test_a_log_that_has_grown_is_short_again_when_its_reader_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 100_000
+    monkeypatch.setattr(_sqlite_desk, "_LOG_LIMIT", limit)
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage[bytes](path, bytes, synchronous="OFF") as storage:
+        await storage.push(b"first")
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM trio_tasks_task").fetchall()
+            for _ in range(60):
+                await storage.push(bytes(100_000))
+            grown = log_of(path)
+            assert grown > 5_000_000
+        await storage.push(b"last")
+        with trio.fail_after(10):
+            while log_of(path) > limit:  # noqa: ASYNC110  the thread does it when it has nothing else to do
+                await trio.sleep(0.01)
+        assert (await storage.metrics())["waiting"] == 62
