@@ -237,7 +237,7 @@ async def test_a_cancelled_receive_has_taken_nothing() -> None:
     assert storage.statistics().waiting == 1
 
 
-async def test_a_cancelled_bulk_leaves_in_what_was_put_in() -> None:
+async def test_a_cancelled_bulk_leaves_in_what_was_put_in(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int](5)
     with trio.move_on_after(0.01) as scope:
         await storage.push_bulk(range(10))
