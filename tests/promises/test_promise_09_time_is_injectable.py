@@ -21,6 +21,7 @@ EDGES = {
     "_clock.py",
     "_task_id.py",
     "_sqlite_desk.py",  # in a thread, for a lock of another process
+    "_sqlite_driver.py",  # likewise, for a statement that has no end
     "_journal.py",  # likewise, for a file that somebody else has open for a moment
     "_explore.py",  # these two tell how long they have taken
     "_simulate.py",

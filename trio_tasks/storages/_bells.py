@@ -17,9 +17,13 @@ from .._threads import pause_instead
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+KEY_SIZE = 16
+"""Bytes of what is said; nothing of another length is sent, whatever stands in a store."""
 _LOOPBACK = "127.0.0.1"
 _APART = 0.001
 """Seconds to wait after each ring: what rings meanwhile is the same news."""
+_LONGEST_PAUSE = 0.1
+"""Seconds to wait, at most, where nothing arrives but what is not for us."""
 _AT_ONCE = 500
 """Datagrams that are read in one go: others have their turn, however fast somebody sends."""
 
@@ -34,7 +38,7 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self.key = secrets.token_bytes(16)
+        self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
         self._socket: socket.socket | None = None
 
@@ -54,7 +58,7 @@ class Bell:
         """Tell these: address and key of each. From any thread."""
         for address, key in others:
             try:
-                if self._socket is not None:
+                if self._socket is not None and len(key) == KEY_SIZE:
                     self._socket.sendto(key, (_LOOPBACK, int(address)))
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
@@ -63,6 +67,7 @@ class Bell:
         """Call this for each ring, until cancelled."""
         if self._socket is None:
             await trio.sleep_forever()
+        pause = _APART
         while self._socket is not None:
             try:
                 await trio.lowlevel.wait_readable(self._socket)
@@ -70,7 +75,10 @@ class Bell:
                 return  # noqa: ASYNC910  a bell that is closed is not heard
             if self._heard():
                 on_ring()
-                await trio.sleep(_APART)
+                pause = _APART
+            else:
+                pause = min(2 * pause, _LONGEST_PAUSE)  # whoever sends it is not to keep us busy
+            await trio.sleep(pause)
 
     def _heard(self) -> bool:
         heard = False

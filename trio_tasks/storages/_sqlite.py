@@ -47,6 +47,7 @@ class SqliteOptions(LaneOptions, total=False):
     create: bool
     read_only: bool
     mode: int
+    allow_triggers: bool
     poll_interval: float
 
 
@@ -72,6 +73,8 @@ class SqliteStorage(StoredBackend[A]):
       read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others
           work on, or that one may only read. Whatever would change something raises :class:`BackendError`.
       mode: of the file, if it is made; SQLite gives the same to the files beside it.
+      allow_triggers: whether triggers and views of others may be on the tables. A trigger runs with each statement of
+          ours, so without this a file that has any is refused.
       poll_interval: seconds between two looks at the file, for news that went astray.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
           ``unreadable_after``; see :class:`LaneOptions`.
@@ -95,6 +98,7 @@ class SqliteStorage(StoredBackend[A]):
         create: bool = True,
         read_only: bool = False,
         mode: int = PRIVATE,
+        allow_triggers: bool = False,
         poll_interval: float = 1.0,
         **options: Unpack[LaneOptions],
     ) -> None:
@@ -103,7 +107,7 @@ class SqliteStorage(StoredBackend[A]):
             raise TypeError(f"path must be that of a file, not {path!r}; tasks in memory are a MemoryStorage")
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {synchronous!r}")
-        opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode))
+        opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
         engine = SqliteEngine(Path(path), driver, opening)
         self._engine = engine
         self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._clock import machine_now
 from .._errors import BackendError
+from ._bells import KEY_SIZE
 from ._places import refused
 from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
@@ -16,7 +17,7 @@ from ._sqlite_clock import SESSION, SqliteClock, keep, note
 from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
 from ._sqlite_opening import View, find_file, log_size, places_of
 from ._sqlite_queues import Queues
-from ._sqlite_schema import check_current, check_whole, next_session, prepare
+from ._sqlite_schema import check_current, check_foreign, check_whole, next_session, prepare
 from ._sqlite_verbs import register
 from ._store_clock import Offset, StoreClock
 
@@ -36,11 +37,19 @@ _LAST_TRY = 0.1
 """Seconds that each transaction waits at least."""
 _ONE_OUTAGE = 2.0
 """Seconds without a try after which a lock that is held is not taken for the same one."""
+_LONGEST_MIGRATION = 3600.0
+"""Seconds that a statement may take which brings an older file up to date."""
+_MOST_RUNG = 500
+"""Sessions that are rung: a file that names more was not made by us."""
 _LOG_LIMIT = 16 * 2**20
 """Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
 _NEWS_APART = 0.02
 """Seconds between two rings that only say that something is finished."""
 
+_RING = """
+SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
+AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
+"""
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 
@@ -100,11 +109,18 @@ class Desk:
             self._connection.close()
             raise self._explained(error) from error
 
+    def _beware(self) -> None:
+        """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
+        self._connection.execute("PRAGMA trusted_schema = OFF")
+        self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
+        if not self._opening.allow_triggers:
+            check_foreign(self._connection, self._path)
+        check_whole(self._connection, self._path)
+
     def _look_in(self) -> float:
         """Make nothing, and change nothing."""
         connection = self._connection
-        connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
-        check_whole(connection, self._path)
+        self._beware()
         check_current(connection, self._path)
         self._queues = Queues(connection)
         self._books = Books(connection, self._queues, 0)
@@ -113,10 +129,10 @@ class Desk:
 
     def _set_up(self) -> tuple[float, int]:
         connection = self._connection
-        connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
-        check_whole(connection, self._path)
+        self._beware()
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
-            self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._opening.join_existing))
+            with connection.patient(_LONGEST_MIGRATION):
+                self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._opening.join_existing))
         if connection.execute("PRAGMA journal_mode = WAL") != [("wal",)]:
             raise BackendError(
                 f"the SQLite file {self._path!r} cannot have a write-ahead log: is it on a network disk?"
@@ -134,7 +150,10 @@ class Desk:
 
     def _check_in(self) -> tuple[float, int]:
         connection = self._connection
-        prepare(connection, self._path, join_existing=self._opening.join_existing)
+        with connection.patient(_LONGEST_MIGRATION):
+            prepare(connection, self._path, join_existing=self._opening.join_existing)
+        if not self._opening.allow_triggers:
+            check_foreign(connection, self._path)  # by now nobody else can put any there
         was_asleep = self._file_clock.open(connection)
         now = self._clock.now()
         self._session = next_session(connection, self._path)
@@ -253,8 +272,8 @@ class Desk:
             return
         try:
             others = self._connection.execute(
-                "SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL",
-                (self._session, now),
+                _RING,
+                (self._session, now, KEY_SIZE, _MOST_RUNG),
             )
         except Exception as error:
             if not is_of_the_driver(error):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sqlite3
 import sys
+import time
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
@@ -24,7 +25,13 @@ Driver = Literal["sqlite3", "apsw"]
 _OLDEST = (3, 35, 0)  # RETURNING
 _SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be reset at the wrong moment, rarely
 
-_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+_BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+_LONGEST = 10.0
+"""Seconds after which a statement is broken off: it holds the lock, and the thread."""
+_FOR_EACH = 0.001
+"""Seconds more for each time that it is repeated with other parameters."""
+_STEPS = 200_000
+"""Steps of SQLite's machine between two looks at the clock, some milliseconds."""
 _DENY = 1
 _ON_TRANSACTIONS = {19, 22, 24, 25, 32}  # PRAGMA, BEGIN and the like, ATTACH, DETACH, SAVEPOINT, for an authorizer
 
@@ -32,6 +39,7 @@ _MEANINGS = {
     _BUSY: "is locked by another connection, and stayed so",
     _LOCKED: "is locked by another connection, and stayed so",
     _READONLY: "cannot be written to: the file, or its directory, is read-only",
+    _INTERRUPT: "was in use by one statement for so long that it was broken off; is there a trigger without an end?",
     _IOERR: "could not be read or written: the disk, or its quota, refused",
     _CORRUPT: "is damaged: what is in it contradicts itself",
     _FULL: "has no room: the disk is full",
@@ -41,6 +49,7 @@ _MEANINGS = {
 _MESSAGES = {  # how the standard library names them before Python 3.11
     "locked": _BUSY,
     "readonly": _READONLY,
+    "interrupted": _INTERRUPT,
     "disk I/O": _IOERR,
     "malformed": _CORRUPT,
     "full": _FULL,
@@ -56,6 +65,34 @@ class DamagedError(BackendError):
     is_final = True
 
 
+@final
+class Bound:
+    """How long a statement may take yet."""
+
+    __slots__ = ("_ends_at", "_longest")
+
+    def __init__(self) -> None:
+        self._longest = _LONGEST
+        self._ends_at = 0.0
+
+    def begin(self, times: int = 1) -> None:
+        """A statement begins, and is made so many times."""
+        self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
+
+    def is_over(self) -> bool:
+        """Whether it has taken too long; SQLite asks now and then."""
+        return time.monotonic() > self._ends_at
+
+    @contextmanager
+    def of(self, seconds: float) -> Generator[None, None, None]:
+        """In this block it is so many seconds."""
+        before, self._longest = self._longest, seconds
+        try:
+            yield
+        finally:
+            self._longest = before
+
+
 class Connection(Protocol):
     """What is asked of a driver."""
 
@@ -69,6 +106,10 @@ class Connection(Protocol):
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; how many rows it has changed."""
+        ...
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
         ...
 
     @property
@@ -91,6 +132,7 @@ class StandardConnection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._bound = Bound()
 
     @classmethod
     def open(cls, uri: str) -> StandardConnection:
@@ -98,21 +140,30 @@ class StandardConnection:
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        return cls(connection)
+        ours = cls(connection)
+        connection.set_progress_handler(ours._bound.is_over, _STEPS)
+        return ours
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end; its rows."""
+        self._bound.begin()
         cursor = self._connection.cursor()
         cursor.row_factory = None  # a user's connection may have another idea of rows
         return cursor.execute(sql, parameters).fetchall()
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each; how many rows were changed."""
+        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
         return self._connection.executemany(sql, parameters).rowcount
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; how many rows it has changed."""
+        self._bound.begin()
         return self._connection.execute(sql, parameters).rowcount
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
+        return self._bound.of(seconds)
 
     @property
     def in_transaction(self) -> bool:
@@ -141,6 +192,7 @@ class ApswConnection:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._bound = Bound()
 
     @classmethod
     def open(cls, uri: str) -> ApswConnection:
@@ -151,10 +203,13 @@ class ApswConnection:
         connection = apsw.Connection(uri, flags, statementcachesize=256)
         # The one plan for a statement stands: otherwise it is made anew for each new value of its parameters.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        return cls(connection)
+        ours = cls(connection)
+        connection.set_progress_handler(ours._bound.is_over, _STEPS)
+        return ours
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end; its rows."""
+        self._bound.begin()
         cursor = self._connection.cursor()
         cursor.row_trace = None  # a user's connection may have another idea of rows
         rows: list[Row] = cursor.execute(sql, parameters).fetchall()
@@ -162,6 +217,7 @@ class ApswConnection:
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each; how many rows were changed."""
+        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
         before: int = self._connection.total_changes()
         self._connection.executemany(sql, parameters)
         changes: int = self._connection.total_changes()
@@ -170,6 +226,10 @@ class ApswConnection:
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; how many rows it has changed."""
         return self.executemany(sql, [parameters])
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
+        return self._bound.of(seconds)
 
     @property
     def in_transaction(self) -> bool:

@@ -30,6 +30,7 @@ class Opening:
       create: whether it is made if it is not there.
       read_only: whether it is only looked into.
       mode: of the file, if it is made.
+      allow_triggers: whether triggers and views of others may be on our tables.
     """
 
     synchronous: str = "FULL"
@@ -37,6 +38,7 @@ class Opening:
     create: bool = True
     read_only: bool = False
     mode: int = PRIVATE
+    allow_triggers: bool = False
 
 
 def find_file(path: str, opening: Opening) -> Path:

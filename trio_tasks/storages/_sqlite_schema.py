@@ -116,6 +116,10 @@ _VERSION_3 = [
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}
 """By the version from which each leads to the next."""
 
+_FOREIGN = """
+SELECT type, name FROM sqlite_master WHERE (type = 'trigger' AND lower(tbl_name) GLOB 'trio_tasks_*')
+OR (type = 'view' AND (lower(name) GLOB 'trio_tasks_*' OR instr(lower(sql), 'trio_tasks_')))
+"""
 _LAST_SESSION = 2**31 - 2
 """A claim is numbered in 64 bits, whose upper half is the session's."""
 _SMALL = 8 * 2**20
@@ -142,6 +146,21 @@ def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
         for statement in _MIGRATIONS[step]:
             connection.execute(statement)
         connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (step + 1,))
+
+
+def check_foreign(connection: Connection, path: str) -> None:
+    """See whether there is something of others that would run with our statements, or stands where our tables should.
+
+    Raises:
+      BackendError: there is.
+    """
+    found = connection.execute(_FOREIGN)
+    if found:
+        some = ", ".join(f"the {kind} {str(name)!r:.80}" for kind, name in found[:3])
+        raise refused(
+            f"the SQLite file {path!r} has something on our tables that is not ours: {some}. It would run with "
+            "each of our statements; allow_triggers=True takes it as it is"
+        )
 
 
 def check_current(connection: Connection, path: str) -> None:
