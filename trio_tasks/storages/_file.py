@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from ._file_engine import FileEngine
 from ._lane import Lane, LaneOptions
-from ._places import PRIVATE, check_mode
+from ._places import PRIVATE, check_mode, check_path
 from ._stored import StoredBackend
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Unpack
 
     from ._journal import Recovery
@@ -75,10 +75,8 @@ class FileStorage(StoredBackend[A]):
         mode: int = PRIVATE,
         **options: Unpack[LaneOptions],
     ) -> None:
-        text: object = os.fspath(path)
-        if not isinstance(text, str) or not text:
-            raise TypeError(f"path must be that of a file, not {path!r}; FileStorage.temporary() needs none")
-        engine = FileEngine(Path(path), synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
+        place = check_path(path, "FileStorage.temporary() needs none")
+        engine = FileEngine(place, synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
         self._stand_on(engine, type, queue, options)
 
     @overload

@@ -69,7 +69,7 @@ class FileEngine(Engine):
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}")
-        self.path = Path(path) if path is not None else None
+        self.path = Path(path).absolute() if path is not None else None  # wherever the process goes
         self.recovery: Recovery | None = None
         self._is_temporary = path is None
         self._syncs = synchronous == "FULL"
@@ -93,7 +93,7 @@ class FileEngine(Engine):
         """Open the journal, or make it; see :meth:`Engine.open`. It cannot be cancelled once begun."""
         await trio.lowlevel.checkpoint()
         if self._scribe is not None:
-            raise for_good(f"the journal {self.path} is open already")
+            raise for_good(f"the journal {str(self.path)!r} is open already")
         if self._is_temporary:
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
@@ -149,9 +149,9 @@ class FileEngine(Engine):
 
     def _open_scribe(self) -> Scribe:
         if self._scribe is None or self._lock is None:
-            raise for_good(f"the journal {self.path} is not open")
+            raise for_good(f"the journal {str(self.path)!r} is not open")
         if not self._lock.is_held:
-            raise for_good(f"the journal {self.path} is open in the parent of this process, and not here")
+            raise for_good(f"the journal {str(self.path)!r} is open in the parent of this process, and not here")
         return self._scribe
 
     # The port

@@ -52,24 +52,26 @@ class FileLock:
         try:
             self._fd = _open(path, model, mode)
         except OSError as error:
-            raise BackendError(f"{guarded} cannot be locked: {path}: {error.strerror}") from error
+            raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
         try:
             _lock(self._fd)
         except OSError as error:
             if error.errno not in _TAKEN:
                 os.close(self._fd)
-                raise BackendError(f"{guarded} cannot be locked: {path}: {error.strerror}") from error
+                raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
             holder = os.read(self._fd, 20).strip().decode("ascii", "replace")
             os.close(self._fd)
             who = f"the process {holder}" if holder.isdigit() else "another process"
             who = "this process already" if holder == str(os.getpid()) else who
-            raise BackendError(f"{guarded} is open in {who}: a journal is for one storage in one process") from error
+            raise BackendError(
+                f"{str(guarded)!r} is open in {who}: a journal is for one storage in one process"
+            ) from error
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
         except OSError as error:
             self.release()
-            raise BackendError(f"{guarded} cannot be locked: {path}: {error.strerror}") from error
+            raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
         _held.add(self)
 
     @property
@@ -110,7 +112,8 @@ def lock_itself(fd: int, path: Path) -> None:
     except OSError as error:
         if error.errno in _TAKEN:
             raise BackendError(
-                f"{path} is open already, under another name perhaps: a journal is for one storage in one process"
+                f"{str(path)!r} is open already, under another name perhaps: a journal is for one storage in one "
+                "process"
             ) from error
         raise
 

@@ -42,14 +42,14 @@ def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
         state = "is empty" if found is not None else "is not there"
         raise refused(f"the journal {str(path)!r} {state}, and is not to be made")
     if not path.parent.is_dir():
-        raise BackendError(f"the journal {path} cannot be opened: there is no directory {path.parent}")
+        raise BackendError(f"the journal {str(path)!r} cannot be opened: there is no directory {str(path.parent)!r}")
     lock = FileLock(beside(path, "lock"), path, found, mode)
     opened = False
     try:
         made = _read(path, lock, clock, repair=repair, syncs=syncs, mode=mode)
         opened = True
     except OSError as error:
-        raise BackendError(f"the journal {path} cannot be opened: {error.strerror or error}") from error
+        raise BackendError(f"the journal {str(path)!r} cannot be opened: {error.strerror or error}") from error
     finally:
         if not opened:
             lock.release()

@@ -99,20 +99,20 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
         magic, version, state, salt = _HEADER.unpack(fields)
         if magic == MAGIC and version == VERSION:
             if state == _IN_THE_MAKING:
-                raise BackendError(f"{name} is not a journal yet: it was to take the place of one")
+                raise BackendError(f"{name!r} is not a journal yet: it was to take the place of one")
             return bytes(salt)
         if magic == MAGIC:
             raise BackendError(
-                f"{name} was written by another version of trio_tasks: its format is {version}, and this one reads "
+                f"{name!r} was written by another version of trio_tasks: its format is {version}, and this one reads "
                 f"format {VERSION}"
             )
     first = beginning[HEADER_SIZE:]
     if repair and (found := _intact(first, 0, first[:8])) is not None and found.number == 1:
         return first[:8]
     if sum(a == b for a, b in zip(beginning, MAGIC, strict=False)) < len(MAGIC) - 1:
-        raise BackendError(f"{name} is not a journal of trio_tasks")
+        raise BackendError(f"{name!r} is not a journal of trio_tasks")
     hint = "" if repair else "; opening it with repair=True may recover what follows"
-    raise BackendError(f"the header of the journal {name} is damaged{hint}")
+    raise BackendError(f"the header of the journal {name!r} is damaged{hint}")
 
 
 def scan(file: BinaryIO, salt: bytes) -> Iterator[Frame | Damage]:

@@ -77,8 +77,8 @@ class Recovery:
         what = "ended in the middle of a record" if self.is_torn_tail else "was damaged"
         least = "at least " if self.is_torn_tail else ""
         return (
-            f"the journal {self.path} {what} at byte {self.at}: {self.bytes_dropped} bytes and {least}"
-            f"{self.records_dropped} record(s) were dropped, and are kept in {self.kept_as.name}"
+            f"the journal {str(self.path)!r} {what} at byte {self.at}: {self.bytes_dropped} bytes and {least}"
+            f"{self.records_dropped} record(s) were dropped, and are kept in {self.kept_as.name!r}"
         )
 
 
@@ -215,7 +215,9 @@ class JournalFile:
             is_there = False
         if not is_there:
             self.is_broken = True
-            raise refused(f"{_WHAT} {path} was deleted, moved or replaced while it was open: it has to be opened anew")
+            raise refused(
+                f"{_WHAT} {str(path)!r} was deleted, moved or replaced while it was open: it has to be opened anew"
+            )
 
     def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path, mode: int = PRIVATE) -> None:
         """Become the journal: once this returns, the file at ``place`` is this one, and ``old`` is closed. The new name
@@ -323,7 +325,7 @@ def _cut(opened: JournalFile, path: Path) -> None:
         opened.cut()
     except OSError as error:
         raise BackendError(
-            f"{path} cannot be cut to its {opened.end} intact bytes: {error.strerror or error}"
+            f"{str(path)!r} cannot be cut to its {opened.end} intact bytes: {error.strerror or error}"
         ) from error
 
 
@@ -392,8 +394,8 @@ def _load(
             damages.append(found)
         else:
             raise BackendError(
-                f"the journal {path} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and intact "
-                f"ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
+                f"the journal {str(path)!r} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and "
+                f"intact ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
             )
     return salt, damages, end, number
 

@@ -6,12 +6,9 @@ import os
 import stat
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .._errors import BackendError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PRIVATE = 0o600
 """The mode of a new file, unless another one is asked for: what tasks are about is nobody else's business."""
@@ -32,6 +29,24 @@ def refused(message: str) -> BackendError:
     error = BackendError(message)
     error.is_final = True
     return error
+
+
+def check_path(path: object, hint: str) -> Path:
+    """The path of a store, if it may be one.
+
+    Args:
+      path: what was given.
+      hint: what to use where no file is wanted.
+
+    Raises:
+      TypeError, ValueError: it is none.
+    """
+    text: object = os.fspath(path) if isinstance(path, (str, bytes, os.PathLike)) else path
+    if not isinstance(text, str) or text in ("", ":memory:"):
+        raise TypeError(f"path must be that of a file, not {path!r}; {hint}")
+    if "\0" in text:
+        raise ValueError(f"path must not have a NUL in it, as {text!r} has")
+    return Path(text)
 
 
 def check_mode(mode: object) -> int:

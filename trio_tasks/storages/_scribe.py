@@ -78,7 +78,7 @@ class Scribe:
             try:
                 await self._in_thread(journal.sync)
             except OSError as error:
-                log.warning("the journal %s was closed, but may not be on the disk: %s", self._path, error)
+                log.warning("the journal %r was closed, but may not be on the disk: %s", str(self._path), error)
         journal.close()
         if self._thread is not None:
             self._thread.end()
@@ -100,7 +100,7 @@ class Scribe:
         """
         journal, books = self._journal, self.books
         if journal.is_broken or not journal.is_open:
-            raise for_good(f"the journal {self._path} has failed, and has to be opened anew")
+            raise for_good(f"the journal {str(self._path)!r} has failed, and has to be opened anew")
         payload, is_written = None, False
         try:
             books.time = now
@@ -128,7 +128,7 @@ class Scribe:
                 journal.check_place(self._path)
         except OSError as error:
             say = for_good if journal.is_broken else BackendError
-            raise say(f"the journal {self._path} could not be written: {error.strerror or error}") from error
+            raise say(f"the journal {str(self._path)!r} could not be written: {error.strerror or error}") from error
 
     async def _compact(  # noqa: ASYNC910  it seldom has to wait
         self, journal: JournalFile, payload: bytes
@@ -146,9 +146,9 @@ class Scribe:
                 await self._in_thread(self._compaction.sync)
         except OSError as error:
             if self._journal is not journal:
-                log.error("the journal %s was compacted, but may not be on the disk: %s", self._path, error)
+                log.error("the journal %r was compacted, but may not be on the disk: %s", str(self._path), error)
                 return  # noqa: ASYNC910  the same
-            log.warning("the journal %s could not be compacted: %s", self._path, error)
+            log.warning("the journal %r could not be compacted: %s", str(self._path), error)
             self._give_up_compaction()
             self._worth_from = _GROWTH * journal.end
 

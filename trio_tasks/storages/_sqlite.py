@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 import trio
 
-from .._checks import check_seconds
+from .._checks import check_seconds, check_unicode
 from .._errors import DuplicateTaskError
 from .._task import Task
 from .._task_builder import make_task
 from .._task_id import TaskId
 from ._lane import Grip, Lane, LaneOptions
-from ._places import PRIVATE, check_mode, refused
+from ._places import PRIVATE, check_mode, check_path, refused
 from ._sqlite_books import Books
 from ._sqlite_driver import of_the_user
 from ._sqlite_engine import SqliteEngine
@@ -102,13 +101,12 @@ class SqliteStorage(StoredBackend[A]):
         poll_interval: float = 1.0,
         **options: Unpack[LaneOptions],
     ) -> None:
-        text: object = os.fspath(path)
-        if not isinstance(text, str) or text in ("", ":memory:"):
-            raise TypeError(f"path must be that of a file, not {path!r}; tasks in memory are a MemoryStorage")
+        place = check_path(path, "tasks in memory are a MemoryStorage")
+        check_unicode(str(place), "the path of an SQLite file")
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {synchronous!r}")
         opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
-        engine = SqliteEngine(Path(path), driver, opening)
+        engine = SqliteEngine(place, driver, opening)
         self._engine = engine
         self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
 
@@ -164,7 +162,7 @@ class SqliteStorage(StoredBackend[A]):
 
     def _check_file(self, users: Connection) -> None:
         files = [str(file) for _, name, file in users.execute("PRAGMA database_list") if name == "main"]
-        if not files or not files[0] or not os.path.samefile(files[0], self._engine.path):  # noqa: PTH121  as SQLite says
+        if not files or not files[0] or not os.path.samefile(files[0], self._engine.place):  # noqa: PTH121  as SQLite says
             raise ValueError(f"the connection must be to {str(self._engine.path)!r}, not to {files}")
 
     def wake(self) -> None:

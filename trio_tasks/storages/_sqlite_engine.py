@@ -50,6 +50,7 @@ class SqliteEngine(Engine):
 
     def __init__(self, path: Path, driver: Driver | None, opening: Opening) -> None:
         self.path = path
+        self.place = path.absolute()  # wherever the process goes
         self.driver: Driver = choose(driver)
         self.opening = opening
         self.bell = Bell()
@@ -62,8 +63,8 @@ class SqliteEngine(Engine):
         """Open the file; see :meth:`Engine.open`."""
         if not self.opening.read_only:
             self.bell.open()
-        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.path)))
-        self._desk = Desk(str(self.path), self.driver, self.opening, self.bell, self._clock)
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place)))
+        self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
         self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
         try:
             _, others = await self._thread.call(self._desk.open)
