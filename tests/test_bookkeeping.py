@@ -14,11 +14,13 @@ from trio_tasks import (
     DuplicateTaskError,
     Failed,
     Killed,
+    LeaseLostError,
     MemoryStorage,
     Parts,
     Released,
     Retried,
     Status,
+    StoredTaskInfo,
     Succeeded,
     Suspended,
     Task,
@@ -27,6 +29,7 @@ from trio_tasks import (
     UnknownTaskError,
     Worker,
 )
+from trio_tasks._clock import wall_now
 
 ERROR = ValueError("no")
 
@@ -205,7 +208,7 @@ async def test_lists_can_be_narrowed_and_limited() -> None:
     assert len(await storage.list_tasks()) == 7
     assert [each.args for each in await storage.list_tasks(Status.Pending)] == [3, 4, 5]
     assert [each.args for each in await storage.list_tasks(Status.Pending, limit=2)] == [3, 4]
-    assert await storage.list_tasks(Status.Running) == [held]
+    assert [each.parts.id for each in await storage.list_tasks(Status.Running)] == [held.parts.id]
     for status in (Status.Done, Status.Failed, Status.Killed):
         assert len(await storage.list_tasks(status)) == 1
     assert await storage.list_tasks(Status.Queued) == []
@@ -360,6 +363,108 @@ async def test_vacuum_forgets_what_has_ended() -> None:
     assert await storage.fetch_by_id(waits) is not None
 
 
+async def test_one_finished_task_is_forgotten() -> None:
+    storage = MemoryStorage[int]()
+    done, failed = await finished(storage, Succeeded(1)), await finished(storage, Failed(ERROR))
+    waits = await storage.push(1)
+    assert [await storage.discard(each) for each in (done, failed, done, waits, "nobody")] == [True] * 2 + [False] * 3
+    assert await storage.fetch_by_id(failed) is None
+    with pytest.raises(UnknownTaskError):
+        await storage.wait_for(failed)
+    assert await storage.vacuum() == 0
+
+
+# What is known of a task
+
+
+def past(task: Task[Any] | None) -> list[tuple[int, str, str | None, str]]:
+    assert task is not None
+    return [(each.attempt, each.became, each.worker, each.error) for each in task.parts.context.history]
+
+
+async def test_what_is_looked_up_is_a_copy_as_it_was() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1, metadata={"tenant": "acme"}, delay=60)
+    before = await storage.fetch_by_id(task_id)
+    assert before is not None
+    assert (before.parts.metadata["tenant"], before.parts.run_at is not None) == ("acme", True)
+    await storage.reschedule(task_id, 0)
+    await storage.settle(await storage.receive(), Failed(ERROR))
+    assert (before.parts.status, before.parts.attempt, past(before)) == (Status.Pending, 0, [])
+    with pytest.raises(LeaseLostError):
+        await storage.settle(before, Succeeded(1))
+
+
+async def test_attempts_of_workers_are_in_the_history(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1, attempts=3)
+    seen: list[Any] = []
+
+    async def handle(task: Task[int]) -> None:
+        seen.append(past(task))
+        looked_up = await storage.fetch_by_id(task_id)
+        assert looked_up is not None
+        assert looked_up.parts.context.worker == "w"
+        await storage.report_progress(task, {"attempt": int(task.parts.attempt)})
+        raise ValueError(f"number {task.parts.attempt}\nand more")
+
+    storage.close()
+    begun = wall_now().timestamp()
+    await Worker("w", storage, handle).run()
+    entries = [(number, "retried", "w", f"ValueError: number {number}") for number in (1, 2)]
+    assert seen == [entries[:number] for number in range(3)]
+    dead = await storage.fetch_by_id(task_id)
+    assert dead is not None
+    assert past(dead) == [*entries, (3, "failed", "w", "ValueError: number 3")]
+    info = dead.parts.context
+    assert isinstance(info, StoredTaskInfo)
+    assert (str(info.error), info.progress, info.result) == ("number 3\nand more", {"attempt": 3}, None)
+    assert info.worker == "w"
+    assert begun - 1 <= info.history[0].ended_at <= info.history[-1].ended_at <= wall_now().timestamp()
+
+
+async def test_the_past_is_forgotten_with_its_task() -> None:
+    storage = MemoryStorage[int](keep_results=2)
+    infos: dict[str, Any] = storage._desk.ledger._infos
+    for outcome in (Failed(ERROR), Killed(ERROR)):
+        await storage.discard(await finished(storage, outcome))
+    await finished(storage, Failed(ERROR))
+    for _ in range(5):
+        await storage.push(1)
+        await storage.settle(await storage.receive(), Retried(ERROR))
+        await storage.settle(await storage.receive(), Succeeded(1))
+    assert len(infos) == 3
+    await storage.vacuum()
+    assert not infos
+
+
+async def test_only_the_latest_attempts_are_kept() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    for _ in range(60):
+        await storage.settle(await storage.receive(), Retried(ERROR))
+    assert [each[0] for each in past(await storage.fetch_by_id(task_id))] == [*range(11, 61)]
+
+
+async def test_an_error_that_cannot_be_shown_is_in_the_history() -> None:
+    class Lying(Exception):
+        def __str__(self) -> str:
+            raise SystemExit("no")
+
+    storage = MemoryStorage[int]()
+    task_id = await finished(storage, Failed(Lying()))
+    assert past(await storage.fetch_by_id(task_id))[0][3] == "Lying: its text could not be had: SystemExit"
+
+
+async def test_a_task_that_was_killed_while_it_waited_has_an_error_and_no_attempt() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1)
+    await storage.cancel(task_id)
+    dead = await storage.fetch_by_id(task_id)
+    assert dead is not None
+    assert (past(dead), type(dead.parts.context.error)) == ([], AbortError)
+
+
 # Grammar
 
 
@@ -371,6 +476,8 @@ VERBS: list[tuple[str, Callable[[MemoryStorage[int], str], Awaitable[object]]]] 
     ("cancel", lambda storage, task_id: storage.cancel(task_id)),
     ("abort", lambda storage, task_id: storage.abort(task_id)),
     ("resume_by_id", lambda storage, task_id: storage.resume_by_id(task_id)),
+    ("discard", lambda storage, task_id: storage.discard(task_id)),
+    ("progress_of", lambda storage, task_id: storage.progress_of(task_id)),
     ("vacuum", lambda storage, task_id: storage.vacuum()),
     ("list_tasks", lambda storage, task_id: storage.list_tasks()),
     ("metrics", lambda storage, task_id: storage.metrics()),
@@ -404,7 +511,9 @@ async def test_a_verb_that_is_cancelled_has_changed_nothing(
 
 
 @pytest.mark.parametrize("task_id", [5, Task(1)], ids=["int", "task"])
-@pytest.mark.parametrize("name", ["wait_for", "fetch_by_id", "cancel", "abort", "resume_by_id", "reschedule"])
+@pytest.mark.parametrize(
+    "name", ["wait_for", "fetch_by_id", "cancel", "abort", "resume_by_id", "reschedule", "discard", "progress_of"]
+)
 async def test_what_is_no_id_is_refused(name: str, task_id: Any) -> None:
     storage = MemoryStorage[int]()
     options = {"delay": 1} if name == "reschedule" else {}

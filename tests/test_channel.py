@@ -321,8 +321,8 @@ async def test_dead_letters_stay_readable_and_can_be_resumed() -> None:
     failed, killed = await backend.receive(), await backend.receive()
     await backend.settle(failed, Failed(ERROR))
     await backend.settle(killed, Killed(ERROR))
-    assert await backend.list_tasks(Status.Failed) == [failed]
-    assert await backend.list_tasks(Status.Killed) == [killed]
+    assert [each.parts.id for each in await backend.list_tasks(Status.Failed)] == [failed.parts.id]
+    assert [each.parts.id for each in await backend.list_tasks(Status.Killed)] == [killed.parts.id]
     assert (await backend.wait_for(failed.parts.id)).error is ERROR
 
     async def resume() -> None:

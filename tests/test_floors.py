@@ -14,13 +14,13 @@ PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 # Files of one room may import one another, without cycles; rooms of one floor may not.
 FLOORS: list[dict[str, str]] = [
     {
-        "words": "_clock _checks _task_id _extensions _task _task_builder _groups _outcome _errors _backoff _names "
-        "_codec _cbor _json _plain _refusal _round_trip _shape"
+        "words": "_clock _checks _task_id _task_info _extensions _task _task_builder _groups _outcome _errors _backoff "
+        "_names _codec _cbor _json _plain _refusal _round_trip _shape"
     },
     {"ledger": "_ledger _ready_queue"},
     {
         "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "
-        "_anywhere _one_way _options _threads _whereabouts _upkeep _mirroring"
+        "_anywhere _one_way _options _threads _whereabouts _upkeep _mirroring _error_text"
     },
     {
         "memory": "_memory",

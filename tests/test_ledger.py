@@ -30,7 +30,9 @@ class Book:
         self.finished: list[tuple[str, Ending]] = []
         self.now = 0.0
         self.ledger = Ledger[Any](
-            on_finish=lambda task_id, outcome: self.finished.append((task_id, outcome)), keep_results=keep_results
+            on_finish=lambda task_id, outcome: self.finished.append((task_id, outcome)),
+            keep_results=keep_results,
+            line_of=repr,
         )
 
     def push(self, id: str, args: Any = None, **options: Any) -> TaskId:
@@ -60,6 +62,8 @@ class Book:
 
 class Holder:
     """Has a task in hand, and remembers what it was told."""
+
+    worker = "w"
 
     def __init__(self) -> None:
         self.told: list[Outcome] = []

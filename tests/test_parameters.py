@@ -79,6 +79,8 @@ class Box(dict[str, T]):
 class Seat:
     """Has a task in hand, as the seat of a worker has."""
 
+    worker = "w"
+
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
 

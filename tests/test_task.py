@@ -17,7 +17,7 @@ def test_a_fresh_task_waits_and_has_not_been_attempted() -> None:
     assert (parts.attempt, parts.status, parts.run_at) == (0, Status.Pending, None)
     assert (parts.attempts, parts.timeout, parts.priority) == (None, None, 0)
     assert (parts.delay, parts.unique, parts.on_conflict, parts.expires_in) == (0.0, None, "skip", None)
-    assert (parts.context, parts.holder) == (None, None)
+    assert (parts.context.history, parts.holder) == ((), None)
     assert parts.metadata == {}
 
 
@@ -47,7 +47,7 @@ def test_the_next_attempt_has_fresh_parts_and_the_last_one_keeps_its_own() -> No
     again = parts.again(2)
     assert (again.id, again.attempt, again.status) == ("a", 2, Status.Pending)
     assert (again.terms, again.metadata, again.extensions) == (terms, metadata, extensions)
-    assert (again.context, again.holder, again.run_at) == (None, None, None)
+    assert (again.context.history, again.holder, again.run_at) == ((), None, None)
     again.attempt = Attempt(3)
     assert (parts.attempt, parts.status) == (2, Status.Running)
 

@@ -87,6 +87,7 @@ from ._task import Attempt as Attempt, Parts as Parts, Status as Status, Task as
 from ._task_builder import TaskBuilder as TaskBuilder, TaskOptions as TaskOptions
 from ._task_fn import Data as Data, HandlerSignatureError as HandlerSignatureError
 from ._task_id import TaskId as TaskId
+from ._task_info import PastAttempt as PastAttempt, StoredTaskInfo as StoredTaskInfo
 from ._worker import Worker as Worker
 
 if _TYPE_CHECKING:
@@ -98,7 +99,6 @@ if _TYPE_CHECKING:
         JsonCodec as JsonCodec,
     )
     from .storages._file import FileStorage as FileStorage
-    from .storages._record import PastAttempt as PastAttempt
     from .storages._sqlite import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
 
 __version__ = "0.1.0"
@@ -112,7 +112,6 @@ _WHEN_ASKED_FOR = {
     "EncodeError": "._codec",
     "FileStorage": ".storages._file",
     "JsonCodec": "._codec",
-    "PastAttempt": ".storages._record",
     "SqliteStorage": ".storages._sqlite",
     "SqliteTransaction": ".storages._sqlite",
 }

@@ -10,9 +10,11 @@ import trio
 
 from ._abc import (
     Cancel,
+    Discard,
     FetchById,
     ListTasks,
     Metrics,
+    Progress,
     Reschedule,
     ResumeById,
     Update,
@@ -51,11 +53,13 @@ class Bookkeeping(
     Update,
     Reschedule,
     Cancel,
+    Discard,
     Vacuum,
     ResumeById,
     WaitForCompletion,
     ListTasks,
     Metrics,
+    Progress,
     Generic[A],
 ):
     """The capabilities that follow from a ledger. Each decides in one step, after its one checkpoint; so a call that
@@ -86,11 +90,16 @@ class Bookkeeping(
                 return await completion.wait_for(task_id)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
-        """The task of this id, unfinished or remembered; or None."""
+        """A copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a
+        :class:`StoredTaskInfo`, with its history, its error, its result and its progress."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._bookkeeper.expire()
-        return self._bookkeeper.ledger.find(task_id)
+        task = self._bookkeeper.ledger.find(task_id)
+        return None if task is None else self._shown(task)
+
+    def _shown(self, task: Task[A]) -> Task[A]:
+        return self._bookkeeper.ledger.shown(task)
 
     @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
@@ -144,6 +153,14 @@ class Bookkeeping(
         return resumed
 
     @trio.lowlevel.enable_ki_protection
+    async def discard(self, task_id: str) -> bool:
+        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        return self._bookkeeper.ledger.discard(task_id)
+
+    @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
         """Forget all finished tasks, dead letters included; returns how many there were."""
         await trio.lowlevel.checkpoint()
@@ -151,14 +168,41 @@ class Bookkeeping(
         return self._bookkeeper.ledger.vacuum()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
-        """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
+        """Copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
+        :meth:`fetch_by_id` shows it."""
         check_count(limit, "limit")
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
         await trio.lowlevel.checkpoint()
         self._bookkeeper.expire()
         tasks = self._bookkeeper.ledger.tasks()
-        return list(islice((each for each in tasks if status is None or each.parts.status is status), limit))
+        found = islice((each for each in tasks if status is None or each.parts.status is status), limit)
+        return [self._shown(each) for each in found]
+
+    @trio.lowlevel.enable_ki_protection
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Keep this as the progress of a task in hand; it replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not in hand any more. Nothing changed.
+        """
+        check_task(task)
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.ledger.report(task, progress)
+
+    async def progress_of(self, task_id: str) -> Any:
+        """What was last reported for the task; None if nothing was.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+        """
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        ledger = self._bookkeeper.ledger
+        if ledger.find(task_id) is None:
+            raise UnknownTaskError(task_id)
+        return ledger.progress_of(task_id)
 
     async def metrics(self) -> dict[str, int]:
         """What went through it, by outcome, and what waits and runs now."""

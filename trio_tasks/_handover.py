@@ -14,6 +14,7 @@ import trio
 from outcome import Error, Value
 
 from ._completion import Completion
+from ._error_text import line_of
 from ._ledger import Ledger
 from ._outcome import Retried, Suspended
 from ._task import Task
@@ -36,7 +37,7 @@ class Handover(Generic[A]):
 
     def __init__(self, capacity: float, keep_results: int) -> None:
         self.completion = Completion()
-        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=keep_results)
+        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of)
         self.capacity = capacity
         self.closed = False
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()

@@ -6,14 +6,16 @@ each decision is taken whole: a task is in exactly one place before and after ev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from ._clock import wall_after
+from ._clock import wall_after, wall_now
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
 from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ._ready_queue import DelayQueue, ReadyQueue
 from ._task import Status, Task, attempt_number
+from ._task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,9 +35,17 @@ class Ledger(Generic[A]):
       on_finish: told of each task that has reached a final status, in the very moment.
       keep_results: of how many succeeded tasks the results are remembered; the oldest are forgotten first.
           Failed and killed ones are remembered until :meth:`vacuum`.
+      line_of: an error in a line, for the history.
     """
 
-    def __init__(self, *, on_finish: Callable[[TaskId, Ending], None], keep_results: int) -> None:
+    def __init__(
+        self,
+        *,
+        on_finish: Callable[[TaskId, Ending], None],
+        keep_results: int,
+        line_of: Callable[[BaseException], str],
+    ) -> None:
+        self._line_of = line_of
         self._on_finish = on_finish
         self._keep_results = keep_results
         self._ready: ReadyQueue[A] = ReadyQueue()
@@ -46,7 +56,8 @@ class Ledger(Generic[A]):
         self._start_by: dict[str, float] = {}  # of those that were never started
         self._expiring: list[tuple[float, str]] = []  # a heap of the same, and of some that were started since
         self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
-        self._done: dict[str, tuple[Task[A], Succeeded[Any]]] = {}
+        self._infos: dict[str, KnownTaskInfo] = {}  # of those that failed once, or reported progress
+        self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
         self.counts = {
             "pushed": 0,
@@ -183,6 +194,9 @@ class Ledger(Generic[A]):
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
+        if isinstance(outcome, Retried):
+            self._note_failure(parts, outcome)
+        again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         if parts.id in self._aborted:
             self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
         elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
@@ -200,7 +214,7 @@ class Ledger(Generic[A]):
     def _finish(self, task: Task[A], outcome: Ending) -> None:
         parts = task.parts
         task_id = parts.id
-        self._in_hand.pop(task_id, None)
+        in_hand = self._in_hand.pop(task_id, None)
         del self._live[task_id]
         if self._start_by:
             self._start_by.pop(task_id, None)
@@ -216,13 +230,29 @@ class Ledger(Generic[A]):
             parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
             self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
             self._dead[task_id] = task, outcome
+            if in_hand is not None:
+                self._note_failure(parts, outcome)
+            else:
+                self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
 
     def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
-        if self._keep_results:
-            if len(self._done) >= self._keep_results:
-                del self._done[next(iter(self._done))]
-            self._done[task.parts.id] = task, outcome
+        if not self._keep_results:
+            self._infos.pop(task.parts.id, None)
+            return
+        if len(self._done) >= self._keep_results:
+            oldest = next(iter(self._done))
+            del self._done[oldest]
+            self._infos.pop(oldest, None)
+        holder = task.parts.holder
+        self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
+
+    def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
+        """Add the attempt that has failed so to the history of its task."""
+        became, error = type(outcome).__name__.lower(), outcome.error
+        worker = None if parts.holder is None else parts.holder.worker
+        entry = PastAttempt(int(parts.attempt), wall_now().timestamp(), worker, became, self._line_of(error))
+        self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
 
     # Interventions
 
@@ -273,13 +303,34 @@ class Ledger(Generic[A]):
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
                 raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder} has its unique key")
         del self._dead[task_id]
+        parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         task = self._live[parts.id] = Task(dead[0].args, parts)
         self._ready.append(task)
         return True
 
+    def report(self, task: Task[A], progress: Any) -> None:
+        """Keep this as the progress of a task in hand.
+
+        Raises:
+          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+        """
+        parts = task.parts
+        if self._in_hand.get(parts.id) is not parts:
+            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to report")
+        self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
+
+    def discard(self, task_id: str) -> bool:
+        """Forget one finished task; False if none of this id is finished."""
+        finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
+        if finished:
+            self._infos.pop(task_id, None)
+        return finished is not None
+
     def vacuum(self) -> int:
         """Forget all finished tasks; returns how many there were."""
         forgotten = len(self._done) + len(self._dead)
+        for task_id in (*self._done, *self._dead) if self._infos else ():
+            self._infos.pop(task_id, None)
         self._done.clear()
         self._dead.clear()
         return forgotten
@@ -295,6 +346,22 @@ class Ledger(Generic[A]):
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished[0] if finished else self._live.get(task_id)
 
+    def shown(self, task: Task[A]) -> Task[A]:
+        """A copy of a task of this ledger, with all that is known of it as its context."""
+        parts = task.parts.copy()
+        parts.context = self._info_of(task.parts)
+        return Task(task.args, parts)
+
+    def _info_of(self, parts: Parts) -> KnownTaskInfo:
+        info = self._infos.get(parts.id, NOTHING_KNOWN)
+        if (done := self._done.get(parts.id)) is not None:
+            return replace(info, error=None, result=done[1].result, worker=done[2])
+        return info if parts.holder is None else replace(info, worker=parts.holder.worker)
+
+    def progress_of(self, task_id: str) -> Any:
+        """What was last reported of this task; None if nothing was."""
+        return self._infos.get(task_id, NOTHING_KNOWN).progress
+
     def result_of(self, task_id: str) -> TaskResult[Any] | None:
         """How the task of this id ended, if it did and is remembered."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
@@ -303,7 +370,7 @@ class Ledger(Generic[A]):
     def tasks(self) -> Iterator[Task[A]]:
         """All unfinished and all remembered ones."""
         yield from self._live.values()
-        yield from (task for task, _ in self._done.values())
+        yield from (task for task, _, _ in self._done.values())
         yield from (task for task, _ in self._dead.values())
 
     @property

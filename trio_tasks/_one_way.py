@@ -14,6 +14,7 @@ import trio
 
 from ._completion import Completion
 from ._contained import log
+from ._error_text import line_of
 from ._errors import DuplicateTaskError
 from ._ledger import Ledger
 from ._outcome import Released, Retried, Suspended
@@ -43,7 +44,7 @@ class OneWay(Generic[A]):
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
         self.completion = Completion()
-        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=0)
+        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=0, line_of=line_of)
         self._receive = receive
         self._receive_nowait = receive_nowait
         self._ended = False

@@ -83,6 +83,7 @@ class Seat:
         "left_open",
         "policy",
         "scope",
+        "worker",
     )
 
     def __init__(
@@ -95,6 +96,7 @@ class Seat:
         settle_timeout: float,
     ) -> None:
         self.context = context
+        self.worker = context.name
         self._intake = intake
         self._backend = backend
         self._handler = handler

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, fina
 from ._clock import seconds_until
 from ._extensions import NO_METADATA, Extensions, Metadata
 from ._task_id import TaskId
+from ._task_info import NOTHING_KNOWN
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -83,6 +84,11 @@ USUAL_TERMS = Terms()
 class Holder(Protocol):
     """Whoever has a task in hand: the seat of a worker, to which a backend can say that the attempt must end."""
 
+    @property
+    def worker(self) -> str:
+        """The name of the worker."""
+        ...
+
     def revoke(self, outcome: Killed | Released) -> bool:
         """Cancel the attempt that is under way; ``outcome`` becomes its outcome. False if it is over already."""
         ...
@@ -97,10 +103,10 @@ class Parts:
     """All of a task but its args.
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
-    own, whatever it may be; ``holder`` is who has the task in hand; ``is_orphan`` says that the attempt before this one
-    was lost, with its worker or its lease; ``unfit`` is why it is not attempted: a
-    ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails.
-    To read, not to change: use the backend's verbs.
+    own, and of a task that our storages gave out it has the ``history`` of earlier attempts; ``holder`` is who has the
+    task in hand; ``is_orphan`` says that the attempt before this one was lost, with its worker or its lease; ``unfit``
+    is why it is not attempted: a ``SuspendError`` if another version of the program may be able to read it, else the
+    error with which it fails. To read, not to change: use the backend's verbs.
     """
 
     __slots__ = (
@@ -132,7 +138,7 @@ class Parts:
         self.run_at: datetime | None = None
         self.terms: Terms = terms
         self.metadata: Metadata = metadata
-        self.context: Any = None
+        self.context: Any = NOTHING_KNOWN
         self.holder: Holder | None = None
         self.is_orphan = False
         self.unfit: Exception | None = None
@@ -201,6 +207,13 @@ class Parts:
             metadata=self.metadata,
             extensions=self._extensions,
         )
+
+    def copy(self) -> Parts:
+        """The same once more, in nobody's hands: to be shown, and not to be settled."""
+        copy = self.again(self.attempt)
+        copy.status, copy.run_at, copy.context = self.status, self.run_at, self.context
+        copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
+        return copy
 
     def __repr__(self) -> str:
         return f"<Parts of {self.id}: {self.status.value}, attempt {self.attempt}>"

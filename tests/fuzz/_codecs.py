@@ -11,7 +11,16 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from trio_tasks import AbortError, BackendError, CborCodec, Codec, DecodeError, JsonCodec, RetryAfterError
+from trio_tasks import (
+    AbortError,
+    BackendError,
+    CborCodec,
+    Codec,
+    DecodeError,
+    JsonCodec,
+    PastAttempt,
+    RetryAfterError,
+)
 from trio_tasks._task import Terms
 from trio_tasks.storages import _record as record
 
@@ -97,6 +106,6 @@ def fuzz_record(random: Random) -> None:
             read(data)
         except BackendError:
             continue
-    entry = record.PastAttempt(2, math.pi, None, "retried", "ValueError")
+    entry = PastAttempt(2, math.pi, None, "retried", "ValueError")
     longer = record.decode_history(record.with_attempt(spoiled(history, random), entry))
     assert longer[-1] == entry

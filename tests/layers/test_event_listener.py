@@ -31,6 +31,8 @@ from trio_tasks.layers import EventListener, MapArgs, Retry
 class Hand:
     """Has tasks in hand, as the seat of a worker does."""
 
+    worker = "w"
+
     def __init__(self, policy: RetryPolicy | None = None) -> None:
         self.context = WorkerContext("w")
         self.policy = policy

@@ -42,7 +42,7 @@ from ._stores import WORKERS, Store
 class Held:
     """A task in the hands of a worker, and what it was told of it. It is the holder, as a worker's seat would be."""
 
-    worker: int
+    number: int  # of the worker
     storage: Any
     task: Task[Any]
     claim: int
@@ -54,6 +54,10 @@ class Held:
     def id(self) -> str:
         return self.task.parts.id
 
+    @property
+    def worker(self) -> str:
+        return f"w{self.number}"
+
     def revoke(self, outcome: Killed | Released) -> bool:
         self.told.add(type(outcome).__name__)
         return True
@@ -62,7 +66,7 @@ class Held:
         return "nowhere"
 
     def __repr__(self) -> str:
-        return f"<{self.id} by worker {self.worker}, claim {self.claim}>"
+        return f"<{self.id} by worker {self.number}, claim {self.claim}>"
 
 
 @dataclass(eq=False)
@@ -298,7 +302,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.kind.traits.has_history)
     def beat(self, worker: int) -> None:
         storage, context = self.store.handles[worker], self.store.contexts[worker]
-        mine = [held for held in self._unsettled(storage) if held.worker == worker]
+        mine = [held for held in self._unsettled(storage) if held.number == worker]
         context.in_hand = {held.task: None for held in mine}
         self._do(storage.beat, context)
         for held in mine:

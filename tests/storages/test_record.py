@@ -7,10 +7,9 @@ from typing import Any
 
 import cbor2
 import pytest
-from trio_tasks import AbortError, BackendError, RetryAfterError, StoredError
+from trio_tasks import AbortError, BackendError, PastAttempt, RetryAfterError, StoredError
 from trio_tasks._task import USUAL_TERMS, Terms
 from trio_tasks.storages._record import (
-    PastAttempt,
     decode_error,
     decode_head,
     decode_history,

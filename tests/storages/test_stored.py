@@ -518,6 +518,8 @@ async def test_a_worker_that_lost_its_lease_ends_the_attempt_and_cannot_settle(a
 class Hand:
     """Who holds a task, as a worker's seat would."""
 
+    worker = "w"
+
     def __init__(self, task: Task[Any]) -> None:
         self.told: list[Killed | Released] = []
         task.parts.holder = self

@@ -29,6 +29,7 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks._sink import make_tasks
+from trio_tasks._task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import NowaitBackend
 
 from tests.testing._leased_storage import LeasedStorage, Row
@@ -275,7 +276,13 @@ class KeepsTheKeysOfTheKilled(LeasedStorage):
 # The outcomes
 
 
-@breaks("succeeded_is_final", "an_end_can_be_waited_for", "an_end_is_remembered", "results_and_aborts_are_settled")
+@breaks(
+    "succeeded_is_final",
+    "an_end_can_be_waited_for",
+    "an_end_is_remembered",
+    "results_and_aborts_are_settled",
+    "the_past_of_a_task_is_shown",
+)
 class LosesResults(LeasedStorage):
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         super().finish(row, Succeeded(None) if isinstance(outcome, Succeeded) else outcome)
@@ -357,12 +364,12 @@ class HasOneTokenForAllRetries(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)
         if isinstance(outcome, Retried):
-            row.progress = "retried"
+            row.mark = "retried"
 
     def hand_out(self, row: Row) -> Task[Any]:
         token = row.token
         task = super().hand_out(row)
-        if row.progress == "retried":
+        if row.mark == "retried":
             row.token = task.parts.context = token
         return task
 
@@ -404,7 +411,7 @@ class HasNoFence(LeasedStorage):
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         row = self.store.rows.get(task.parts.id)
         if row is not None and row.status is Status.Running and not isinstance(outcome, Released):
-            if task.parts.context < row.token and row.progress == "orphan":
+            if task.parts.context < row.token and row.mark == "orphan":
                 self.enter_outcome(row, outcome)
                 return
         await super().settle(task, outcome)
@@ -412,7 +419,7 @@ class HasNoFence(LeasedStorage):
     def tend(self) -> None:
         for row in self.rows_of(Status.Running):
             if row.until <= trio.current_time():
-                row.progress = "orphan"
+                row.mark = "orphan"
         super().tend()
 
 
@@ -499,11 +506,11 @@ class ForgetsTheDelayed(LeasedStorage):
 class ForgetsTheReleased(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)
-        row.progress = "released" if isinstance(outcome, Released) else None
+        row.mark = "released" if isinstance(outcome, Released) else None
 
     async def aclose(self) -> None:
         for row in self.rows_of(Status.Pending):
-            if row.progress == "released":
+            if row.mark == "released":
                 del self.store.rows[row.parts.id]
         await super().aclose()
 
@@ -636,15 +643,15 @@ class TakesOneMore(LeasedStorage):
         task = super().hand_out(row)
         ready = self.ready()
         if len(ready) == 3 and self.store.workers:
-            ready[0].progress = self
+            ready[0].mark = self
         return task
 
     def ready(self) -> list[Row]:
-        return [row for row in super().ready() if row.progress is None or row.progress is self]
+        return [row for row in super().ready() if row.mark is None or row.mark is self]
 
     async def aclose(self) -> None:
         for row in self.store.rows.values():
-            row.progress = None
+            row.mark = None
         await super().aclose()
 
 
@@ -675,8 +682,8 @@ class LooksBeforeItTakes(LeasedStorage):
 class GivesOneTwice(LeasedStorage):
     def hand_out(self, row: Row) -> Task[Any]:
         task = super().hand_out(row)
-        if len(self.rows_of(Status.Pending)) == 45 and row.progress is None:
-            row.status, row.attempt, row.progress = Status.Pending, 0, "given before"
+        if len(self.rows_of(Status.Pending)) == 45 and row.mark is None:
+            row.status, row.attempt, row.mark = Status.Pending, 0, "given before"
         return task
 
 
@@ -774,6 +781,21 @@ class CountsNoReleases(LeasedStorage):
 class KeepsTheFirstReport(LeasedStorage):
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         await super().report_progress(task, self.held(task).progress or progress)
+
+
+@breaks("the_past_of_a_task_is_shown")
+class ForgetsItsPast(LeasedStorage):
+    async def resume_by_id(self, task_id: str) -> bool:
+        is_resumed = await super().resume_by_id(task_id)
+        if is_resumed:
+            self.store.rows[task_id].info = NOTHING_KNOWN
+        return is_resumed
+
+
+@breaks("the_worker_of_an_attempt_is_named")
+class KnowsNoNames(LeasedStorage):
+    def info_of(self, row: Row) -> KnownTaskInfo:
+        return replace(super().info_of(row), worker=None)
 
 
 # Changing

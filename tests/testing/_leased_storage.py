@@ -6,7 +6,7 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -21,6 +21,7 @@ from trio_tasks import (
     Metadata,
     Outcome,
     Parts,
+    PastAttempt,
     Released,
     Retried,
     Status,
@@ -36,6 +37,7 @@ from trio_tasks import (
 )
 from trio_tasks._clock import seconds_until
 from trio_tasks._sink import check_task, make_tasks
+from trio_tasks._task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     Cancel,
     Discard,
@@ -82,6 +84,8 @@ class Row:
     token: int = 0
     result: TaskResult[Any] | None = None
     progress: Any = None
+    mark: Any = None  # of those that break something
+    info: KnownTaskInfo = NOTHING_KNOWN
     hand: Parts | None = None
 
 
@@ -248,7 +252,14 @@ class LeasedStorage(
         metadata = Metadata(json.loads(row.metadata))
         parts = Parts(row.parts.id, attempt=Attempt(row.attempt), terms=row.parts.terms, metadata=metadata)
         parts.status = row.status
+        parts.context = self.info_of(row)
         return Task(json.loads(row.args), parts)
+
+    def info_of(self, row: Row) -> KnownTaskInfo:
+        info = replace(row.info, progress=row.progress)
+        if row.status is Status.Done and row.result is not None:
+            return replace(info, error=None, result=row.result.result)
+        return info
 
     # Settling
 
@@ -268,6 +279,7 @@ class LeasedStorage(
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         if type(outcome) not in ENDINGS:
             raise TypeError(f"not an outcome: {outcome!r}")
+        self.note(row, outcome)
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self.finish(row, outcome)
             return
@@ -279,6 +291,14 @@ class LeasedStorage(
             row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
         self.store.stir()
+
+    def note(self, row: Row, outcome: Outcome) -> None:
+        """Add the attempt to the history, if it failed."""
+        worker = row.hand.holder.worker if row.hand is not None and row.hand.holder is not None else None
+        if isinstance(outcome, (Retried, Failed, Killed)):
+            line = f"{type(outcome.error).__name__}: {outcome.error}"
+            entry = PastAttempt(row.attempt, trio.current_time(), worker, ENDINGS[type(outcome)], line)
+            row.info = row.info.with_attempt(entry, outcome.error)
 
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         self.store.counts[ENDINGS[type(outcome)]] += 1

@@ -10,13 +10,14 @@ from .._errors import BackendError
 from .._outcome import TaskResult
 from .._task import Parts, Status, Task, attempt_number
 from .._task_id import TaskId
+from .._task_info import StoredTaskInfo
 from ._port import State
 from ._record import decode_error, decode_head, decode_history
 
 if TYPE_CHECKING:
+    from .._task_info import PastAttempt
     from ._lane import Lane
     from ._port import Stored
-    from ._record import PastAttempt
 
 _STATUS = {
     State.WAITING: Status.Pending,
@@ -32,7 +33,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @final
-class Filed:
+class Filed(StoredTaskInfo):
     """What a task that was looked up has as its ``parts.context``."""
 
     __slots__ = ("_lane", "_stored")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .._codec import Codec
     from .._extensions import Extensions
+    from .._task_info import PastAttempt
     from ._port import Claimed
-    from ._record import PastAttempt
 
 _MOST_EXTENSIONS = 10_000
 """Of how many tasks the extensions are kept, in case that they are attempted in this process."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import builtins
 import traceback
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import cbor2
 
 from .._checks import check_count, check_seconds, check_text
 from .._codec import CborCodec, DecodeError, EncodeError
+from .._error_text import text_of
 from .._errors import (
     AbortError,
     BackendError,
@@ -33,6 +33,7 @@ from .._errors import (
 )
 from .._extensions import NO_METADATA, Metadata
 from .._task import USUAL_TERMS, Terms
+from .._task_info import LONGEST_HISTORY, LONGEST_TEXT, PastAttempt
 from ._port import LATEST
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST_TRACEBACK = 16_000
 """Characters: the end of a traceback is what tells most."""
-_LONGEST_TEXT = 4_000
-_LONGEST_HISTORY = 50
-"""Entries: a task that is retried for ever keeps the latest."""
 
 _OURS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -134,7 +132,7 @@ def encode_error(error: BaseException) -> bytes:
         {
             "module": kind.__module__,
             "name": kind.__qualname__,
-            "text": _text_of(error)[:_LONGEST_TEXT],
+            "text": text_of(error)[:LONGEST_TEXT],
             "args": _arguments_of(error),
             "traceback": _traceback_of(error)[-_LONGEST_TRACEBACK:],
         }
@@ -146,7 +144,7 @@ def _arguments_of(error: BaseException) -> list[Any] | None:
     try:
         arguments = list(error.args)
         plain = len(arguments) <= 8 and all(type(each) in _PLAIN for each in arguments)
-        return arguments if plain and len(repr(arguments)) <= _LONGEST_TEXT else None
+        return arguments if plain and len(repr(arguments)) <= LONGEST_TEXT else None
     except Exception:  # a handler's error may lie about itself
         return None
 
@@ -156,19 +154,6 @@ def _traceback_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception as another:  # the same
         return f"its traceback could not be had: {type(another).__name__}"
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as another:  # a handler's error may lie about itself
-        return f"its text could not be had: {type(another).__name__}"
-
-
-def line_of(error: BaseException) -> str:
-    """An error in a line."""
-    text = _text_of(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def decode_error(stored: bytes | None) -> BaseException:
@@ -221,20 +206,6 @@ LOST = "lost"
 """What became of an attempt whose worker died, or lost its lease."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class PastAttempt:
-    """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
-    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or
-    ``"unreadable"``, which did not count), and the error in a line."""
-
-    attempt: int
-    ended_at: float
-    worker: str | None
-    became: str
-    error: str
-
-
 def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
     """The history with this attempt more; the oldest are forgotten beyond fifty, and so is what cannot be read."""
     try:
@@ -242,11 +213,11 @@ def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
     except BackendError:
         entries = []
     entries.append(_fields_of(entry))
-    return _dump(entries[-_LONGEST_HISTORY:])
+    return _dump(entries[-LONGEST_HISTORY:])
 
 
 def _fields_of(past: PastAttempt) -> list[Any]:
-    return [past.attempt, past.ended_at, past.worker, past.became, past.error[:_LONGEST_TEXT]]
+    return [past.attempt, past.ended_at, past.worker, past.became, past.error[:LONGEST_TEXT]]
 
 
 def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .._error_text import line_of
 from .._errors import BackendError, UnsettledError
 from .._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
 from .._task import Status
+from .._task_info import PastAttempt
 from ._port import Settlement, Verdict
-from ._record import UNREADABLE, PastAttempt, encode_error, line_of, unreadable_since, with_attempt
+from ._record import UNREADABLE, encode_error, unreadable_since, with_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,7 @@ import trio
 
 from .._errors import BackendError, LeaseLostError
 from .._outcome import Retried
+from ._faulty_transit import has_claim
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -47,8 +48,8 @@ class Claims(Generic[A]):
     def enter(self, task: Task[A], twin: Task[A] | None = None) -> None:
         """It was claimed, and is handed out; perhaps twice."""
         self._held[task.parts] = task
-        if twin is not None:  # a backend that notes nothing down in a task knows it by its parts
-            self._held[twin.parts] = task if task.parts.context is None else twin
+        if twin is not None:
+            self._held[twin.parts] = twin if has_claim(task.parts) else task
 
     def recognise(self, task: Task[A]) -> None:
         """It was claimed. If it was lost before, it is an orphan."""

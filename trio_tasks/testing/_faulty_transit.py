@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
 import trio
 
 from .._task import Task
+from .._task_info import StoredTaskInfo
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from .._task import Parts
 
 A = TypeVar("A")
 
@@ -134,11 +137,16 @@ def twin_of(task: Task[A]) -> Task[A]:
     return Task(task.args, twin)
 
 
+def has_claim(parts: Parts) -> bool:
+    """Return True if the backend has noted its claim in the task; otherwise it knows the claim by the parts."""
+    return parts.context is not None and not isinstance(parts.context, StoredTaskInfo)
+
+
 def _own_copy(context: Any) -> Any:
     """What a backend knows of the claim. What an attempt has gathered there, to be written when it is settled, is its
     own: with one list for both copies it would be written twice."""
-    if context is None:
-        return None
+    if context is None or isinstance(context, StoredTaskInfo):
+        return context
     from ..storages._lane import Grip  # with cbor2, which a test of the memory storage does not need
 
     if not isinstance(context, Grip):

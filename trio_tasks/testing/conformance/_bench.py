@@ -101,6 +101,7 @@ class Bench:
             Feature.WORKABLE: self.backend.heartbeat_interval is not None,
             Feature.CLOSE: callable(getattr(self.backend, "close", None)),
             Feature.LASTING: self._opening.is_lasting,
+            Feature.INFO: self._opening.shows_info,
         }[need]
         return None if has_it else need.value
 

@@ -30,6 +30,8 @@ class Opening:
         """Whether another opening finds what was pushed through an earlier one."""
         self.is_shared = False
         """Whether two handles may be open at the same time, on one store."""
+        self.shows_info = False
+        """Whether the ``parts.context`` of a task that is looked up is a :class:`StoredTaskInfo`."""
 
     @asynccontextmanager
     async def handle(self) -> AsyncGenerator[Any, None]:

@@ -15,14 +15,17 @@ from ..._abc import (
     Metrics,
     Progress,
     RegisterWorker,
+    ResumeById,
     WaitForCompletion,
 )
 from ..._errors import LeaseLostError, UnknownTaskError
 from ..._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ..._task import Status, Task
+from ..._task_info import StoredTaskInfo
 from ..._worker import Worker
+from ._acting import finish
 from ._bench import DELAY
-from ._rule import RuleBroken, expect, expect_that, refused, rule
+from ._rule import Feature, RuleBroken, expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ._bench import Bench
@@ -50,6 +53,58 @@ async def a_task_is_found_by_its_id(bench: Bench) -> None:
     expect("the status and attempt of one that waits for its retry", status, (Status.Pending, 1))
     found = await bench.backend.fetch_by_id(later)
     expect("the status of a delayed one", found and found.parts.status, Status.Pending)
+
+
+@rule(3, FetchById, Feature.INFO)
+async def the_past_of_a_task_is_shown(bench: Bench) -> None:
+    """A task that is looked up has its attempts, its latest error, its result and its progress as its context."""
+    task_id = await bench.push(1)
+    await _expect_past(bench, task_id, [], None)
+    task = await bench.take()
+    if isinstance(bench.backend, Progress):
+        await bench.backend.report_progress(task, 50)
+    await bench.settle(task, Retried(ValueError("first"), 0.0))
+    first, second = ("retried", "ValueError: first"), ("failed", "ValueError: second")
+    await _expect_past(bench, task_id, [first], "first")
+    await bench.settle(await bench.take(), Failed(ValueError("second")))
+    await _expect_past(bench, task_id, [first, second], "second")
+    if isinstance(bench.backend, ResumeById):
+        await bench.backend.resume_by_id(task_id)
+        await bench.settle(await bench.take(), Succeeded("done"))
+        await _expect_past(bench, task_id, [first, second], None, result="done")
+
+
+async def _expect_past(
+    bench: Bench, task_id: str, history: list[tuple[str, str]], error: str | None, result: object = None
+) -> None:
+    found = await bench.backend.fetch_by_id(task_id)
+    if found is None or not isinstance(found.parts.context, StoredTaskInfo):
+        raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
+    info = found.parts.context
+    expect("its attempts, each with its error", [(each.became, each.error) for each in info.history], history)
+    moments = [each.ended_at for each in info.history]
+    expect("when they ended", moments, sorted(moments))
+    expect("its latest error", None if info.error is None else str(info.error), error)
+    expect("its result", info.result, result)
+    if isinstance(bench.backend, Progress) and history:
+        expect("its progress", info.progress, 50)
+
+
+@rule(3, FetchById, Feature.INFO)
+async def the_worker_of_an_attempt_is_named(bench: Bench) -> None:
+    """The context of a task that is looked up names its worker, and so does its history."""
+
+    async def fail(task: Task[Any]) -> None:
+        raise ValueError("of the handler")
+
+    task_id = await bench.push(1, attempts=1)
+    await finish(bench, [task_id], fail, name="the worker")
+    found = await bench.backend.fetch_by_id(task_id)
+    info = None if found is None else found.parts.context
+    if not isinstance(info, StoredTaskInfo):
+        raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
+    expect("who had it last", info.worker, "the worker")
+    expect("who made each attempt", [each.worker for each in info.history], ["the worker"])
 
 
 @rule(2, WaitForCompletion)

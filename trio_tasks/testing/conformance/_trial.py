@@ -11,6 +11,7 @@ import trio
 
 from ..._abc import FetchById
 from ..._outcome import Succeeded
+from ..._task_info import StoredTaskInfo
 from ._bench import Bench
 from ._rule import Rule, RuleBroken, as_broken
 
@@ -55,6 +56,7 @@ class Trial:
             nonlocal name
             name = type(bench.backend).__name__
             task_id = await bench.push(0)
+            opening.shows_info = await _shows_info(bench.backend, task_id)
             async with AsyncExitStack() as stack:
                 try:
                     other = await stack.enter_async_context(opening.handle())
@@ -120,6 +122,15 @@ async def _has(bench: Bench, backend: Any, task_id: str) -> bool:
         await backend.settle(task, Succeeded(None))
         return bool(task.parts.id == task_id)
     return False
+
+
+async def _shows_info(backend: Any, task_id: str) -> bool:
+    """Whether a task that is looked up comes with its past."""
+    if not isinstance(backend, FetchById):
+        await trio.lowlevel.checkpoint()
+        return False
+    task = await backend.fetch_by_id(task_id)
+    return task is not None and isinstance(task.parts.context, StoredTaskInfo)
 
 
 def _where(trio_task: trio.lowlevel.Task) -> str:
