@@ -15,33 +15,22 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 from trio_tasks import (
     Backend,
-    Cancel,
     DuplicateTaskError,
     Failed,
-    FetchById,
     LeaseLostError,
-    ListTasks,
-    ListWorkers,
     MemoryStorage,
     MemoryStorageStatistics,
-    Metrics,
-    RegisterWorker,
     Released,
-    Reschedule,
-    ResumeById,
     Retried,
     Status,
     Succeeded,
     Suspended,
     Task,
     TaskExpiredError,
-    TaskSink,
-    Update,
-    Vacuum,
-    WaitForCompletion,
     Worker,
 )
-from trio_tasks.abc import NowaitBackend
+from trio_tasks._mirroring import CAPABILITIES, capabilities_of
+from trio_tasks.abc import Feeder
 
 ERROR = ValueError("no")
 
@@ -380,24 +369,9 @@ async def test_statistics_are_frozen_and_whole(nursery: trio.Nursery) -> None:
 
 def test_its_capabilities() -> None:
     storage = MemoryStorage[int]()
-    for kind in (
-        Backend,
-        NowaitBackend,
-        TaskSink,
-        FetchById,
-        Update,
-        Reschedule,
-        Cancel,
-        Vacuum,
-        ResumeById,
-        RegisterWorker,
-        WaitForCompletion,
-        ListTasks,
-        ListWorkers,
-        Metrics,
-        trio.abc.ReceiveChannel,
-    ):
-        assert isinstance(storage, kind)
+    assert set(CAPABILITIES) - set(capabilities_of(storage)) == {Feeder}
+    assert isinstance(storage, Backend)
+    assert isinstance(storage, trio.abc.ReceiveChannel)
 
 
 async def test_a_handle_can_be_iterated_over() -> None:
@@ -405,6 +379,79 @@ async def test_a_handle_can_be_iterated_over() -> None:
     await storage.push_bulk(range(3))
     storage.close()
     assert [task.args async for task in storage] == [0, 1, 2]
+
+
+# Several queues
+
+
+async def test_queues_have_their_own_tasks_workers_and_ends() -> None:
+    mail = MemoryStorage[str](queue="mail")
+    sms = mail.share(int, queue="sms", keep_results=1)
+    assert (mail.queue, sms.queue) == ("mail", "sms")
+    assert repr(sms) == "<MemoryStorage 'sms' open: 0 waiting, 0 in hand, 0 dead>"
+    assert await mail.list_queues() == []
+    await sms.push(1)
+    await mail.push("a", id="same")
+    await sms.push(2, id="same")
+    assert await mail.list_queues() == await sms.list_queues() == ["mail", "sms"]
+    assert (mail.statistics().waiting, sms.statistics().waiting) == (1, 2)
+    sms.close()
+    await mail.push("b")
+    done: list[int] = []
+
+    async def handle(number: int) -> None:
+        done.append(number)
+        assert (await sms.list_workers(), await mail.list_workers()) == (["w"], [])
+
+    await Worker("w", sms, handle).run()
+    assert done == [1, 2]
+    with pytest.raises(trio.ClosedResourceError):
+        await sms.push(3)
+    assert await receive_all(mail) == ["a", "b"]
+
+
+async def test_the_same_queue_once_more_is_another_handle() -> None:
+    storage = MemoryStorage[int](keep_results=5)
+    sms = storage.share(int, queue="sms")
+    again = sms.share(queue="sms")
+    await again.push(1)
+    sms.close()
+    await again.push(2)
+    again.close()
+    assert [task.args async for task in sms] == [1, 2]
+    storage.close()
+    reopened = storage.share(int, queue="sms", keep_results=5)
+    await reopened.push(3)
+    assert (await sms.receive()).args == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "kind", "message"),
+    [
+        (str, {"queue": "sms"}, ValueError, "'sms' is open here already, with type=<class 'int'>"),
+        (int, {"queue": "sms", "keep_results": 7}, ValueError, "already, with keep_results=10000"),
+        (int, {"queue": "new", "keep_results": -1}, ValueError, "keep_results must be 0 or more"),
+        (int, {"queue": "new", "lease": 30}, TypeError, "no option 'lease': it has max_buffer_size, codec, "),
+        (int, {"queue": 5}, TypeError, "queue"),
+        (int, {"queue": ""}, ValueError, "queue"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_queue_is_refused(args: Any, options: Any, kind: type[Exception], message: str) -> None:
+    storage = MemoryStorage[int]()
+    storage.share(int, queue="sms")
+    with pytest.raises(kind, match=message):
+        storage.share(args, **options)
+    await storage.push(1)
+    assert await storage.list_queues() == ["default"]
+
+
+async def test_nothing_is_abandoned_in_memory() -> None:
+    storage = MemoryStorage[int]()
+    await storage.push_bulk(range(2))
+    task = await storage.receive()
+    assert await storage.resume_abandoned() == 0
+    await storage.settle(task, Succeeded(None))
 
 
 # Manners

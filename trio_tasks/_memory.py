@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
-from ._abc import ListWorkers, NowaitBackend, RegisterWorker
+from ._abc import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
 from ._bookkeeping import Bookkeeping
-from ._checks import check_count
+from ._checks import check_count, check_text
 from ._context import WorkerContext
 from ._handover import Handover
+from ._outcome import Released
 from ._sink import STRETCH, TaskSink, check_task, make_tasks
 from ._task_builder import make_task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Unpack
 
+    from ._codec import Codec
+    from ._encoding import Encoding
     from ._outcome import Outcome
     from ._task import Task
     from ._task_builder import TaskOptions
     from ._task_id import TaskId
 
 A = TypeVar("A")
+B = TypeVar("B")
 
 
 @final
@@ -51,20 +55,81 @@ class MemoryStorageStatistics:
     suspended: int
 
 
+class MemoryOptions(TypedDict, total=False):
+    """What a queue in memory may be told, beside its name and the type of its args; see :class:`MemoryStorage`."""
+
+    max_buffer_size: float
+    codec: Codec | Callable[[Any], Codec] | None
+    result_type: Any
+    keep_results: int
+
+
+_USUAL = MemoryOptions(max_buffer_size=math.inf, codec=None, result_type=None, keep_results=10_000)
+
+
 @final
-class _Shared:
-    """What all handles of one storage have in common."""
+class _Queue:
+    """What all handles of one queue have in common.
 
-    __slots__ = ("desk", "pushing", "workers")
+    Args:
+      name: of the queue.
+      type: of the args; None for whatever is pushed.
+      options: all of them.
+      store: the queues of the storage by name, this one among them from now on.
+    """
 
-    def __init__(self, desk: Handover[Any]) -> None:
-        self.desk = desk
+    __slots__ = ("desk", "encoding", "name", "options", "pushing", "store", "type", "workers")
+
+    def __init__(self, name: str, type: Any, options: MemoryOptions, store: dict[str, _Queue]) -> None:
+        capacity, keep_results = options["max_buffer_size"], options["keep_results"]
+        if capacity != math.inf:
+            check_count(capacity, "max_buffer_size (unless it is math.inf)")
+        check_count(keep_results, "keep_results", minimum=0)
+        self.name = check_text(name, "queue")
+        self.type = type
+        self.options = options
+        self.encoding = _encoding_of(type, options["codec"], options["result_type"])
+        self.desk: Handover[Any] = Handover(capacity, keep_results)
         self.pushing: set[object] = set()  # the handles through which something may still be pushed
         self.workers: list[WorkerContext] = []
+        self.store = store
+        store[name] = self
+
+    def beside(self, name: str, type: Any, options: MemoryOptions) -> _Queue:
+        """Make another queue, with the same options where others are not given; the codec is that of its type."""
+        same: Any = dict(self.options)
+        for_type = getattr(same["codec"], "for_type", None)
+        if for_type is not None and not isinstance(same["codec"], _Class):
+            same["codec"] = for_type  # it is of the other type
+        if type is None and self.encoding is not None:
+            type = Any
+        return _Queue(name, type, {**same, **options}, self.store)
+
+    def check_same(self, type: Any, options: MemoryOptions) -> None:
+        """Refuse another type, or other options, than this queue has."""
+        given: Any = {**options} if type is None else {"type": type, **options}
+        known: Any = {"type": self.type, **self.options}
+        for option, value in given.items():
+            if value != known[option]:
+                raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
+
+
+_Class = type
+
+
+def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> Encoding | None:
+    """The codecs, if any of these was asked for."""
+    if type is None and codec is None and result_type is None:
+        return None
+    from ._encoding import Encoding  # with cbor2 and msgspec, which nothing else in memory needs
+
+    return Encoding(Any if type is None else type, codec, Any if result_type is None else result_type)
 
 
 @final
-class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers):
+class MemoryStorage(
+    Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
+):
     """Tasks in memory: ``MemoryStorage[int]()``.
 
     Delays, priorities, unique keys, expiry, results, dead letters: all that a task can ask for. It ends, for those
@@ -72,26 +137,103 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
     one that is in an attempt, since it may come back. (A handler that itself receives from its own worker's storage
     until the end therefore waits for itself.)
 
+    Args and results are any objects, and are handed over by reference. With ``type=``, ``codec=`` or ``result_type=``
+    they are encoded and decoded as a storage that lasts does it: what that storage would refuse is refused here too,
+    and each attempt is given a value of its own.
+
     Args:
       max_buffer_size: how many tasks may wait before :meth:`push` does; ``math.inf`` by default. What is retried or
           released always finds room.
+      type: of the args; what does not fit it is refused when it is pushed.
+      queue: the name of the queue. For further queues, see :meth:`share`.
+      codec: for the args: a :class:`Codec`, or what makes one of the type, such as :class:`JsonCodec`.
+      result_type: what handlers return.
       keep_results: of how many succeeded tasks the results are remembered, for :meth:`wait_for`; the oldest go first.
           Failed and killed tasks are remembered until :meth:`vacuum`.
+
+    Raises:
+      ModuleNotFoundError: a type or a codec needs a library that is not installed.
     """
 
-    def __init__(self, max_buffer_size: float = math.inf, *, keep_results: int = 10_000) -> None:
-        if max_buffer_size != math.inf:
-            check_count(max_buffer_size, "max_buffer_size (unless it is math.inf)")
-        check_count(keep_results, "keep_results", minimum=0)
-        self._join(_Shared(Handover(max_buffer_size, keep_results)), is_clone=False)
+    @overload
+    def __init__(
+        self,
+        max_buffer_size: float = math.inf,
+        *,
+        type: type[A],
+        queue: str = "default",
+        codec: Codec | Callable[[Any], Codec] | None = None,
+        result_type: Any = None,
+        keep_results: int = 10_000,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_buffer_size: float = math.inf,
+        *,
+        type: Any = None,
+        queue: str = "default",
+        codec: Codec | Callable[[Any], Codec] | None = None,
+        result_type: Any = None,
+        keep_results: int = 10_000,
+    ) -> None: ...
+    def __init__(
+        self,
+        max_buffer_size: float = math.inf,
+        *,
+        type: Any = None,
+        queue: str = "default",
+        codec: Codec | Callable[[Any], Codec] | None = None,
+        result_type: Any = None,
+        keep_results: int = 10_000,
+    ) -> None:
+        options = MemoryOptions(
+            max_buffer_size=max_buffer_size, codec=codec, result_type=result_type, keep_results=keep_results
+        )
+        self._join(_Queue(queue, type, options, {}), is_clone=False)
 
-    def _join(self, shared: _Shared, *, is_clone: bool) -> None:
-        self._shared = shared
-        self._bookkeeper = self._desk = cast("Handover[A]", shared.desk)
+    def _join(self, queue: _Queue, *, is_clone: bool) -> None:
+        self._shared = queue
+        self._bookkeeper = self._desk = cast("Handover[A]", queue.desk)
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False
-        shared.pushing.add(self)
+        encoding = self._encoding = queue.encoding
+        self._prepare: Callable[[Task[Any]], Task[Any]] = check_task if encoding is None else encoding.encode
+        self._take: Callable[[], Task[A]] = self._desk.take_nowait if encoding is None else self._take_encoded
+        self._settle: Callable[[Task[Any], Outcome], None] = (
+            self._desk.settle if encoding is None else self._settle_encoded
+        )
+        queue.pushing.add(self)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._shared.name
+
+    @overload
+    def share(self, type: type[B], *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[B]: ...
+    @overload
+    def share(self, type: Any = None, *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[Any]: ...
+    def share(self, type: Any = None, *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[Any]:
+        """Another queue beside this one, or another handle to it if there is one of this name.
+
+        It is closed on its own. The options are those of the storage (``max_buffer_size``, ``codec``, ``result_type``,
+        ``keep_results``), and the same as here if not given. Without a type, a queue beside one with a type takes
+        anything plain.
+
+        Raises:
+          ValueError: there is a queue of this name, with another type or other options.
+        """
+        if unknown := options.keys() - _USUAL.keys():
+            raise TypeError(f"MemoryStorage.share has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
+        known = self._shared.store.get(check_text(queue, "queue"))
+        if known is not None:
+            known.check_same(type, options)
+            known.desk.closed = False
+        other: MemoryStorage[Any] = object.__new__(MemoryStorage)
+        other._join(known or self._shared.beside(queue, type, options), is_clone=known is not None)
+        return other
 
     def clone(self) -> MemoryStorage[A]:
         """Another handle to the same storage, to be closed on its own, as with trio's memory channels.
@@ -126,14 +268,14 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         try:
             task_id = self.push_task_nowait(task)
         except trio.WouldBlock:
-            return await self._desk.push_when_room(task, self)
+            return await self._desk.push_when_room(self._prepare(task), self)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task_id
 
     @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
-        check_task(task)
+        task = self._prepare(task)
         if self._closed or self._desk.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         if not self._has_pushed:
@@ -153,11 +295,15 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         far stay in.
         """
         ids: list[TaskId] = []
-        for number, task in enumerate(await make_tasks(many, options), start=1):
+        tasks = await make_tasks(many, options)
+        if self._encoding is not None:
+            for task in tasks:
+                self._encoding.encode(task)
+        for number, task in enumerate(tasks, start=1):
             try:
                 ids.append(self.push_task_nowait(task))
             except trio.WouldBlock:
-                ids.append(await self._desk.push_when_room(task, self))
+                ids.append(await self._desk.push_when_room(self._prepare(task), self))
             if not number % STRETCH:
                 await trio.lowlevel.checkpoint()
         return ids
@@ -197,7 +343,7 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            return await self._desk.wait_and_take()
+            return self._decoded(await self._desk.wait_and_take())
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
 
@@ -209,7 +355,22 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
             if not self._has_pushed:
                 self._shared.pushing.discard(self)
                 self._close_if_last()
-        return self._desk.take_nowait()
+        return self._take()
+
+    def _take_encoded(self) -> Task[A]:
+        return self._decoded(self._desk.take_nowait())
+
+    def _decoded(self, task: Task[A]) -> Task[A]:
+        """The task that was just taken, as it is given out; if decoding is interrupted, it is given back."""
+        if self._encoding is None:
+            return task
+        decoded: Task[A] | None = None
+        try:
+            decoded = self._encoding.decode(task)
+        finally:
+            if decoded is None:
+                self._desk.settle(task, Released("interrupted"))
+        return decoded
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended; it takes effect even if it is cancelled."""
@@ -218,7 +379,32 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
         """As :meth:`settle`, without a checkpoint."""
-        self._desk.settle(task, outcome)
+        self._settle(task, outcome)
+
+    def _settle_encoded(self, task: Task[Any], outcome: Outcome) -> None:
+        assert self._encoding is not None
+        self._desk.settle(task, self._encoding.settled(outcome))
+
+    # Changing
+
+    async def update(self, task: Task[A]) -> bool:
+        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        return await super().update(self._prepare(task))
+
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Keep this as the progress of a task in hand; it replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not in hand any more. Nothing changed.
+        """
+        if self._encoding is not None:
+            progress = self._encoding.progress(progress)
+        await super().report_progress(task, progress)
+
+    async def resume_abandoned(self) -> int:
+        """Return 0: nothing is ever abandoned here, since there are no leases, and no process that could die alone."""
+        await trio.lowlevel.checkpoint()
+        return 0
 
     # Looking
 
@@ -240,6 +426,16 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
         await trio.lowlevel.checkpoint()
         return [each.name for each in self._shared.workers if not each.is_stopped]
 
+    async def list_queues(self) -> list[str]:
+        """The names of all queues of the storage that there ever was a task in."""
+        await trio.lowlevel.checkpoint()
+        queues = self._shared.store.values()
+        return sorted(each.name for each in queues if each.desk.ledger.counts["pushed"])
+
+    def _shown(self, task: Task[A]) -> Task[A]:
+        shown = super()._shown(task)
+        return shown if self._encoding is None else self._encoding.decode(shown)
+
     def statistics(self) -> MemoryStorageStatistics:
         """How things stand, frozen."""
         ledger = self._desk.ledger
@@ -258,4 +454,5 @@ class MemoryStorage(Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorke
     def __repr__(self) -> str:
         ledger = self._desk.ledger
         state = "closed" if self._desk.closed else "open"
-        return f"<MemoryStorage {state}: {ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead>"
+        name = "" if self.queue == "default" else f"{self.queue!r} "
+        return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from ._checks import check_callable
+from ._checks import check_callable, check_unicode
 from ._errors import DuplicateTaskError
 from ._task import Task
 from ._task_builder import make_task, options_for_many
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ._task import Parts
     from ._task_builder import TaskOptions
     from ._task_id import TaskId
 
@@ -110,7 +111,18 @@ def _check_channel(source: object) -> None:
     check_callable(getattr(source, "receive", None), "the source's receive", "a trio.abc.ReceiveChannel has it")
 
 
-def check_task(task: object) -> None:
+def check_task(task: Task[A]) -> Task[A]:
     """Refuse what is not a whole task."""
     if not isinstance(task, Task):
         raise TypeError(f"push_task takes a Task, not {task!r}; push(args) makes one of plain args")
+    return task
+
+
+def check_storable(parts: Parts) -> None:
+    """Refuse parts that cannot be stored anywhere, with a ``ValueError``."""
+    terms = parts.terms
+    if not -(2**63) <= terms.priority < 2**63:
+        raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
+    check_unicode(parts.id, "a task's id")
+    if terms.unique is not None:
+        check_unicode(terms.unique, "a unique key")

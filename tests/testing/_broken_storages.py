@@ -764,11 +764,18 @@ class KnowsOneWorker(LeasedStorage):
         return (await super().list_workers())[:1]
 
 
-@breaks("queues_are_listed")
+@breaks("queues_are_listed", "queues_are_apart")
 class KnowsNoQueue(LeasedStorage):
     async def list_queues(self) -> list[str]:
         await trio.lowlevel.checkpoint()
         return []
+
+
+@breaks("queues_are_apart")
+class HasOneStoreForAllQueues(LeasedStorage):
+    def share(self, *, queue: str) -> LeasedStorage:
+        self.store.queues[queue] = self.store
+        return LeasedStorage(self.store, queue)
 
 
 @breaks("metrics_count")
@@ -857,6 +864,14 @@ class KeepsDeadLetters(LeasedStorage):
         for row in done:
             del self.store.rows[row.parts.id]
         return len(done)
+
+
+@breaks("what_is_in_hand_is_not_abandoned", "orphans_can_be_resumed_at_once")
+class ResumesWhatIsInHand(LeasedStorage):
+    async def resume_abandoned(self) -> int:
+        for row in self.rows_of(Status.Running):
+            row.until = 0.0
+        return await super().resume_abandoned()
 
 
 @breaks("one_finished_task_can_be_forgotten")

@@ -97,6 +97,7 @@ class Store:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("pushed", *ENDINGS.values()), 0))
     workers: list[WorkerContext] = field(default_factory=list)
     numbers: count[int] = field(default_factory=lambda: count(1))
+    queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
 
     def stir(self) -> None:
@@ -129,8 +130,9 @@ class LeasedStorage(
     lease = LEASE
     heartbeat_interval: float | None = LEASE / 4
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, queue: str = "default") -> None:
         self.store = store
+        self.queue = queue
         self.closed = False
 
     # Pushing
@@ -182,6 +184,9 @@ class LeasedStorage(
     def close(self) -> None:
         self.closed = True
         self.store.stir()
+
+    def share(self, *, queue: str) -> LeasedStorage:
+        return LeasedStorage(self.store.queues.setdefault(queue, Store()), queue)
 
     async def aclose(self) -> None:
         self.close()
@@ -350,7 +355,7 @@ class LeasedStorage(
 
     async def list_queues(self) -> list[str]:
         await trio.lowlevel.checkpoint()
-        return ["default"]
+        return ["default", *self.store.queues]
 
     async def register_worker(self, context: WorkerContext) -> None:
         await trio.lowlevel.checkpoint()

@@ -46,10 +46,11 @@ async def broken_rules(open_backend: Callable[[], Any], **options: Any) -> dict[
 async def test_memory_passes_all_that_it_claims(autojump_clock: MockClock) -> None:
     report = await check_backend(MemoryStorage)
     assert report.backend == "MemoryStorage"
-    assert len(report.passed) >= 68
+    assert len(report.passed) >= 75
     assert {*report.passed, *report.skipped} == set(RULES)
     assert report.skipped["settling_is_fenced"] == "has no lease, in seconds, as its `lease`"
     assert report.skipped["a_restart_loses_nothing"] == "has a store that does not outlive a handle"
+    assert not [reason for reason in report.skipped.values() if "claim" in reason or "share" in reason]
     assert "MemoryStorage passes" in str(report)
 
 
@@ -81,7 +82,8 @@ class Piped(Pipe[Any], TaskSink[Any]):
 
 async def test_a_pipe_is_as_good_as_its_storage(autojump_clock: MockClock) -> None:
     through, bare = await check_backend(Piped), await check_backend(MemoryStorage)
-    assert (through.passed, through.skipped) == (bare.passed, bare.skipped)
+    assert set(bare.passed) - set(through.passed) == {"queues_are_apart"}  # it carries into one queue
+    assert {**through.skipped, "queues_are_apart": ""} == {**bare.skipped, "queues_are_apart": ""}
 
 
 async def test_functions_pass_what_they_can_do(autojump_clock: MockClock) -> None:

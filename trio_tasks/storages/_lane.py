@@ -14,6 +14,7 @@ from .._codec import CborCodec, JsonCodec, as_codec
 from .._contained import log
 from .._errors import AbortError, BackendError, SuspendError
 from .._outcome import Killed, Released
+from .._sink import check_storable
 from .._task import Parts, Status, Task, attempt_number
 from ._port import Held, NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss, line_of, unreadable_since
@@ -302,11 +303,7 @@ class Lane:
         """
         parts = task.parts
         terms = parts.terms
-        if not -(2**63) <= terms.priority < 2**63:
-            raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
-        check_unicode(parts.id, "a task's id")
-        if terms.unique is not None:
-            check_unicode(terms.unique, "a unique key")
+        check_storable(parts)
         return NewRow(
             self.queue,
             parts.id,

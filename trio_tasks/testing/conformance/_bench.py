@@ -100,6 +100,7 @@ class Bench:
             Feature.LEASE: bool(self.lease),
             Feature.WORKABLE: self.backend.heartbeat_interval is not None,
             Feature.CLOSE: callable(getattr(self.backend, "close", None)),
+            Feature.SHARE: callable(getattr(self.backend, "share", None)),
             Feature.LASTING: self._opening.is_lasting,
             Feature.INFO: self._opening.shows_info,
         }[need]

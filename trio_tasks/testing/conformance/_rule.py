@@ -26,6 +26,7 @@ class Feature(Enum):
     CLOSE = "has no close()"
     LASTING = "has a store that does not outlive a handle"
     WORKABLE = "has no heartbeat_interval to keep its lease by"
+    SHARE = "has no share()"
     INFO = "shows no StoredTaskInfo with a task that is looked up"
 
 

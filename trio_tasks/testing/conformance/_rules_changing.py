@@ -11,6 +11,7 @@ from ..._abc import (
     Discard,
     FetchById,
     Reschedule,
+    ResumeAbandoned,
     ResumeById,
     Update,
     Vacuum,
@@ -138,6 +139,17 @@ async def a_dead_letter_keeps_off_a_taken_key(bench: Bench) -> None:
     await bench.nothing_comes()
     expect("resume when the key is free again", await bench.backend.resume_by_id(task_id), True)
     await bench.take_number(1)
+
+
+@rule(8, ResumeAbandoned)
+async def what_is_in_hand_is_not_abandoned(bench: Bench) -> None:
+    """resume_abandoned leaves alone what somebody has in hand, and what waits; it says how many it let wait again."""
+    await bench.push(1)
+    await bench.push(2)
+    task = await bench.take_number(1)
+    expect("how many tasks were abandoned", await bench.backend.resume_abandoned(), 0)
+    await bench.settle(task, Succeeded(None))
+    await bench.settle(await bench.take_number(2), Succeeded(None))
 
 
 @rule(2, Vacuum)

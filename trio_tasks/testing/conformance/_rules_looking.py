@@ -16,6 +16,7 @@ from ..._abc import (
     Progress,
     RegisterWorker,
     ResumeById,
+    Vacuum,
     WaitForCompletion,
 )
 from ..._errors import LeaseLostError, UnknownTaskError
@@ -226,6 +227,28 @@ async def queues_are_listed(bench: Bench) -> None:
     expect_that("the queues", are_names, queues, "names, one at least")
     own: object = getattr(bench.backend, "queue", queues[0])
     expect_that("the queues", own in queues, queues, f"{own!r} among them")
+
+
+@rule(2, ListQueues, Feature.SHARE, Feature.CLOSE)
+async def queues_are_apart(bench: Bench) -> None:
+    """What share(queue=...) gives is a queue of its own: it has its own tasks and its own end, and is listed."""
+    other: Any = bench.backend.share(queue="another")
+    expect("the name of the other queue", other.queue, "another")
+    await bench.push(1)
+    there: str = await other.push(bench.args(2))
+    bench.knows(2, there)
+    queues = await bench.backend.list_queues()
+    expect_that("the queues", {"another", bench.backend.queue} <= {*queues}, queues, "both")
+    expect("whose task the other queue has", bench.number(task := await bench.take(other)), 2)
+    await other.settle(task, Succeeded(None))
+    other.close()
+    with refused("a push into a queue that was closed", trio.ClosedResourceError):
+        await other.push(bench.args(3))
+    await bench.push(4)
+    for number in (1, 4):
+        await bench.settle(await bench.take_number(number), Succeeded(None))
+    if isinstance(other, Vacuum):
+        await other.vacuum()
 
 
 @rule(11, Metrics)
