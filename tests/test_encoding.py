@@ -78,7 +78,9 @@ WRONG: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("args", "options"), WRONG, ids=repr)
+@pytest.mark.parametrize(
+    ("args", "options"), WRONG, ids=["item", "class", "text", "metadata", "priority", "unique", "id"]
+)
 async def test_what_a_stored_queue_refuses_is_refused(
     opened: Callable[..., Opened], args: Any, options: dict[str, Any]
 ) -> None:

@@ -238,12 +238,14 @@ class Ledger(Generic[A]):
 
     def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
         if not self._keep_results:
-            self._infos.pop(task.parts.id, None)
+            if self._infos:
+                self._infos.pop(task.parts.id, None)
             return
         if len(self._done) >= self._keep_results:
             oldest = next(iter(self._done))
             del self._done[oldest]
-            self._infos.pop(oldest, None)
+            if self._infos:
+                self._infos.pop(oldest, None)
         holder = task.parts.holder
         self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
 

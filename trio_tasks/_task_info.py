@@ -16,8 +16,8 @@ LONGEST_HISTORY = 50
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
     """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
-    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did not
-    count), and the error in a line."""
+    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did
+    not count), and the error in a line."""
 
     attempt: int
     ended_at: float

@@ -12,12 +12,13 @@ from outcome import Error, Value
 from .._checks import check_seconds, check_text, check_unicode
 from .._codec import CborCodec, JsonCodec, as_codec
 from .._contained import log
+from .._error_text import line_of
 from .._errors import AbortError, BackendError, SuspendError
 from .._outcome import Killed, Released
 from .._sink import check_storable
 from .._task import Parts, Status, Task, attempt_number
 from ._port import Held, NewRow, Settlement, Verdict
-from ._record import decode_head, decode_history, ends_in_loss, line_of, unreadable_since
+from ._record import decode_head, decode_history, ends_in_loss, unreadable_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
