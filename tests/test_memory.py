@@ -431,7 +431,12 @@ async def test_the_same_queue_once_more_is_another_handle() -> None:
         (str, {"queue": "sms"}, ValueError, "'sms' is open here already, with type=<class 'int'>"),
         (int, {"queue": "sms", "keep_results": 7}, ValueError, "already, with keep_results=10000"),
         (int, {"queue": "new", "keep_results": -1}, ValueError, "keep_results must be 0 or more"),
-        (int, {"queue": "new", "lease": 30}, TypeError, "no option 'lease': it has max_buffer_size, codec, "),
+        (
+            int,
+            {"queue": "new", "lease": 30},
+            TypeError,
+            "no option 'lease': it has max_buffer_size, codec, ",
+        ),
         (int, {"queue": 5}, TypeError, "queue"),
         (int, {"queue": ""}, ValueError, "queue"),
     ],

@@ -64,9 +64,6 @@ class MemoryOptions(TypedDict, total=False):
     keep_results: int
 
 
-_USUAL = MemoryOptions(max_buffer_size=math.inf, codec=None, result_type=None, keep_results=10_000)
-
-
 @final
 class _Queue:
     """What all handles of one queue have in common.
@@ -80,7 +77,7 @@ class _Queue:
 
     __slots__ = ("desk", "encoding", "name", "options", "pushing", "store", "type", "workers")
 
-    def __init__(self, name: str, type: Any, options: MemoryOptions, store: dict[str, _Queue]) -> None:
+    def __init__(self, name: str, type: Any, options: dict[str, Any], store: dict[str, _Queue]) -> None:
         capacity, keep_results = options["max_buffer_size"], options["keep_results"]
         if capacity != math.inf:
             check_count(capacity, "max_buffer_size (unless it is math.inf)")
@@ -187,9 +184,12 @@ class MemoryStorage(
         result_type: Any = None,
         keep_results: int = 10_000,
     ) -> None:
-        options = MemoryOptions(
-            max_buffer_size=max_buffer_size, codec=codec, result_type=result_type, keep_results=keep_results
-        )
+        options = {
+            "max_buffer_size": max_buffer_size,
+            "codec": codec,
+            "result_type": result_type,
+            "keep_results": keep_results,
+        }
         self._join(_Queue(queue, type, options, {}), is_clone=False)
 
     def _join(self, queue: _Queue, *, is_clone: bool) -> None:
@@ -225,13 +225,14 @@ class MemoryStorage(
         Raises:
           ValueError: there is a queue of this name, with another type or other options.
         """
-        if unknown := options.keys() - _USUAL.keys():
-            raise TypeError(f"MemoryStorage.share has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
+        possible = MemoryOptions.__annotations__
+        if unknown := options.keys() - possible.keys():
+            raise TypeError(f"MemoryStorage.share has no option {unknown.pop()!r}: it has {', '.join(possible)}")
         known = self._shared.store.get(check_text(queue, "queue"))
         if known is not None:
             known.check_same(type, options)
             known.desk.closed = False
-        other: MemoryStorage[Any] = object.__new__(MemoryStorage)
+        other: MemoryStorage[Any] = object.__new__(cast("Any", MemoryStorage))
         other._join(known or self._shared.beside(queue, type, options), is_clone=known is not None)
         return other
 
@@ -364,13 +365,14 @@ class MemoryStorage(
         """The task that was just taken, as it is given out; if decoding is interrupted, it is given back."""
         if self._encoding is None:
             return task
-        decoded: Task[A] | None = None
+        is_decoded = False
         try:
-            decoded = self._encoding.decode(task)
+            decoded: Task[A] = self._encoding.decode(task)
+            is_decoded = True
+            return decoded
         finally:
-            if decoded is None:
+            if not is_decoded:
                 self._desk.settle(task, Released("interrupted"))
-        return decoded
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended; it takes effect even if it is cancelled."""

@@ -1,5 +1,8 @@
 """The past of a task, as it is shown with a task that was looked up: its attempts, its error, its result."""
 
+# pyright: reportIncompatibleMethodOverride=false
+# (A field of a frozen dataclass is as good as a property that can only be read.)
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

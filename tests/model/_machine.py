@@ -23,6 +23,7 @@ from trio_tasks import (
     Released,
     Retried,
     Status,
+    StoredTaskInfo,
     Succeeded,
     Suspended,
     Task,
@@ -268,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         return VERDICTS[verdict](self.run.do(now) + after if verdict == "suspended" else after)
 
     @step(held=hands, verdict=st.sampled_from([*VERDICTS]))
-    @precondition(lambda self: self.kind.traits.has_history)
+    @precondition(lambda self: self.kind.traits.is_stored)
     def settle_in_vain(self, held: Held, verdict: str) -> None:
         """The store cannot be had: nobody holds the task any more, and it comes back with its lease."""
         if held.storage is None or held.is_settled:
@@ -288,7 +289,6 @@ class Machine(RuleBasedStateMachine):
         self._pass_time(2.0)  # the storage pauses for up to one
 
     @step(held=hands, progress=st.integers(0, 9))
-    @precondition(lambda self: self.kind.traits.has_history)
     def report_progress(self, held: Held, progress: int) -> None:
         if held.storage is None:
             return
@@ -299,7 +299,7 @@ class Machine(RuleBasedStateMachine):
             self.model.rows[held.id].progress = progress
 
     @step(worker=workers)
-    @precondition(lambda self: self.kind.traits.has_history)
+    @precondition(lambda self: self.kind.traits.is_stored)
     def beat(self, worker: int) -> None:
         storage, context = self.store.handles[worker], self.store.contexts[worker]
         mine = [held for held in self._unsettled(storage) if held.number == worker]
@@ -322,7 +322,7 @@ class Machine(RuleBasedStateMachine):
         self.model.pass_time(seconds)
 
     @step(worker=workers, cleanly=st.booleans())
-    @precondition(lambda self: self.kind.traits.has_history)
+    @precondition(lambda self: self.kind.traits.is_stored)
     def restart(self, worker: int, cleanly: bool) -> None:
         """The worker's process dies, or closes its storage; and there is a new one."""
         for storage in self.run.do(lambda: self.store.restart(worker, self.model, cleanly=cleanly)):
@@ -331,7 +331,7 @@ class Machine(RuleBasedStateMachine):
             self.waiters = [waiter for waiter in self.waiters if waiter.storage is not storage]
 
     @step(worker=workers)
-    @precondition(lambda self: self.kind.traits.has_history or self.steps > 20)
+    @precondition(lambda self: self.kind.traits.is_stored or self.steps > 20)
     def close(self, worker: int) -> None:
         storage = self.store.handles[worker]
 
@@ -390,7 +390,6 @@ class Machine(RuleBasedStateMachine):
             assert self._do(resume, task) is resumed
 
     @step(worker=workers)
-    @precondition(lambda self: self.kind.traits.has_history)
     def resume_abandoned(self, worker: int) -> None:
         abandoned = [row for row in self.model.rows.values() if row.place == "running" and self.model.is_overdue(row)]
         assert self._do(self.store.handles[worker].resume_abandoned) == len(abandoned)
@@ -398,7 +397,6 @@ class Machine(RuleBasedStateMachine):
             self.model.lapse(row)
 
     @step(worker=workers, task=known)
-    @precondition(lambda self: self.kind.traits.has_history)
     def discard(self, worker: int, task: str) -> None:
         row = self.model.rows.get(task)
         is_finished = row is not None and not row.is_live
@@ -467,12 +465,12 @@ class Machine(RuleBasedStateMachine):
             assert (result.status, result.result) == (parts.status, row.result)
             assert (result.error is None) == (row.error is None)
             assert row.error is None or str(result.error).startswith(row.error)
-        if self.kind.traits.has_history:
-            kept = parts.context
-            assert [(each.attempt, each.became) for each in kept.history] == row.history
-            assert kept.progress == row.progress
-            if row.is_live:
-                assert (kept.error is None) == (row.error is None)
+        kept = parts.context
+        assert isinstance(kept, StoredTaskInfo)
+        assert [(each.attempt, each.became) for each in kept.history] == row.history
+        assert kept.progress == row.progress
+        assert kept.result == row.result
+        assert (kept.error is None) == (row.error is None)
 
     def _agree_on_order(self, rows: list[Row]) -> None:
         """Who waits is listed in the order in which it would be received, or falls due; but for one that is due since

@@ -29,7 +29,7 @@ class Traits:
 
     lease: float  # infinite in memory: there nobody can die alone
     keep_results: float
-    has_history: bool
+    is_stored: bool
     waits_from_due: bool
     """Of ready ones, who waits longest goes first. Does a delayed one wait from when it was due? In memory it takes its
     place when somebody next receives, and one that was released goes to the very front."""

@@ -66,13 +66,21 @@ class Store(ABC):
 
 
 class InMemory(Store):
-    traits = Traits(lease=math.inf, keep_results=math.inf, has_history=False, waits_from_due=False)
+    traits = Traits(lease=math.inf, keep_results=math.inf, is_stored=False, waits_from_due=False)
 
     async def open(self) -> None:
         self.handles = [MemoryStorage[Any]()] * WORKERS
 
 
-STORED = Traits(lease=LEASE, keep_results=KEEP, has_history=True, waits_from_due=True)
+class InMemoryEncoded(InMemory):
+    """With the checks of a stored queue; it is the second of two queues."""
+
+    async def open(self) -> None:
+        beside = MemoryStorage[Any](type=Any)
+        self.handles = [beside.share(queue="another")] * WORKERS
+
+
+STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=True)
 
 
 class InFile(Store):

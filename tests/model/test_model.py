@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ._machine import Machine
-from ._stores import InFile, InMemory, InSqlite, Store
+from ._stores import InFile, InMemory, InMemoryEncoded, InSqlite, Store
 
 pytestmark = pytest.mark.searching
 
@@ -21,7 +21,9 @@ STEPS = int(os.environ.get("TRIO_TASKS_STEPS", "40"))
 
 @pytest.mark.timeout(600 + 5 * EXAMPLES)
 @pytest.mark.parametrize(
-    ("kind", "examples"), [(InMemory, 60), (InFile, 60), (InSqlite, 40)], ids=["memory", "file", "sqlite"]
+    ("kind", "examples"),
+    [(InMemory, 60), (InMemoryEncoded, 20), (InFile, 60), (InSqlite, 40)],
+    ids=["memory", "encoded", "file", "sqlite"],
 )
 def test_a_storage_does_as_the_model_says(kind: type[Store], examples: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "trio_tasks")  # several storages on one file are a warning, and meant here
