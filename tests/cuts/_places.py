@@ -108,7 +108,8 @@ class Place:
             status = Status.Running if parts.status is Status.Queued else parts.status
             due = parts.run_at or wall_now()
             waits = status is Status.Pending and (due - wall_now()).total_seconds() > LATER / 2
-            seen[str(task.args)] = (status.name, int(parts.attempt), dict(parts.metadata), waits, progress)
+            past = [(each.attempt, each.became) for each in parts.context.history]
+            seen[str(task.args)] = (status.name, int(parts.attempt), dict(parts.metadata), waits, progress, past)
         assert len(seen) >= len(tasks), f"something is there twice: {tasks}"
         return seen
 
@@ -203,6 +204,11 @@ async def memory() -> AsyncGenerator[Place, None]:
 
 
 @asynccontextmanager
+async def encoded() -> AsyncGenerator[Place, None]:
+    yield Place(MemoryStorage[str](type=str).share(str, queue="another"))
+
+
+@asynccontextmanager
 async def file() -> AsyncGenerator[Place, None]:
     async with FileStorage.temporary(str, lease=LEASE) as storage:
         yield Place(storage)
@@ -268,5 +274,5 @@ async def scripted() -> AsyncGenerator[Place, None]:
 
 
 PLACES: dict[str, Callable[[], AbstractAsyncContextManager[Place]]] = {
-    each.__name__: each for each in (memory, file, sqlite, shared, pipe, custom, keeping, channel, scripted)
+    each.__name__: each for each in (memory, encoded, file, sqlite, shared, pipe, custom, keeping, channel, scripted)
 }

@@ -60,6 +60,7 @@ def kinds_of_backends() -> dict[str, type[Any]]:
     _, receive = trio.open_memory_channel[Any](0)
     return {
         "memory": trio_tasks.MemoryStorage,
+        "encoded": trio_tasks.MemoryStorage,
         "file": trio_tasks.FileStorage,
         "sqlite": trio_tasks.SqliteStorage,
         "shared": trio_tasks.FileStorage,
