@@ -157,11 +157,11 @@ def test_only_keys_are_sent_and_to_so_many_at_most(tmp_path: Path, victim: socke
     keys: list[Any] = [b"", b"DROP ALL", bytes(KEY_SIZE - 1), bytes(KEY_SIZE + 1), bytes(60_000), "t" * KEY_SIZE, 5]
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         rows = [(100 + number, port, key, 9e12) for number, key in enumerate(keys)]
-        connection.executemany("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", rows)
         desk.ring(now)
         assert received(victim) == []
         rows = [(1000 + number, port, b"k" * KEY_SIZE, 9e12) for number in range(3000)]
-        connection.executemany("INSERT INTO trio_tasks_session VALUES (?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", rows)
         desk.ring(now)
     found = received(victim)
     assert 0 < len(found) <= 500
