@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from contextlib import closing
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 KEY_SIZE = 16
 """Bytes of what is said; nothing of another length is sent, whatever stands in a store."""
+_EXCLUSIVELY: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
 _LOOPBACK = "127.0.0.1"
 _APART = 0.001
 """Seconds to wait after each ring: what rings meanwhile is the same news."""
@@ -26,6 +28,34 @@ _LONGEST_PAUSE = 0.1
 """Seconds to wait, at most, where nothing arrives but what is not for us."""
 _AT_ONCE = 500
 """Datagrams that are read in one go: others have their turn, however fast somebody sends."""
+
+
+_RESPONSE_TIME = 0.01
+"""Seconds within which the system says that nobody listens at a port of this machine."""
+_OWN: set[str] = set()
+"""The addresses of this process."""
+
+
+def is_answered(address: str | None, key: bytes) -> bool | None:
+    """Whether another process listens at this address, which is rung for that; None if it cannot be told.
+
+    A session that was never closed stays in a file for a while after its process has died; but nobody has its port.
+    """
+    if address is None:
+        return None
+    if address in _OWN:
+        return False
+    try:
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+            probe.connect((_LOOPBACK, int(address)))
+            probe.settimeout(_RESPONSE_TIME)
+            probe.send(key)
+            probe.recv(1)  # nobody answers, but the system does if nobody is there
+    except socket.timeout:  # noqa: UP041  before Python 3.10 it is no TimeoutError
+        return True
+    except (OSError, ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 @final
@@ -48,9 +78,12 @@ class Bell:
             return
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if _EXCLUSIVELY is not None:  # or another process could bind the same port, and hear the key
+                self._socket.setsockopt(socket.SOL_SOCKET, _EXCLUSIVELY, 1)
             self._socket.bind((_LOOPBACK, 0))
             self._socket.setblocking(False)
             self.address = str(self._socket.getsockname()[1])
+            _OWN.add(self.address)
         except OSError:  # a sandbox without a network: looking now and then has to do
             self.close()
 
@@ -87,6 +120,8 @@ class Bell:
                 break
             try:
                 heard = self._socket.recv(64) == self.key or heard
+            except ConnectionResetError:  # Windows says here that somebody whom we rang is not there any more
+                continue
             except OSError:  # that was all
                 break
         return heard
@@ -98,4 +133,6 @@ class Bell:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._socket = None
+            if self.address is not None:
+                _OWN.discard(self.address)
             self.address = None

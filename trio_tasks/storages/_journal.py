@@ -43,6 +43,12 @@ _RESERVE = 2**20
 """Bytes of the disk that are reserved at a time, so that a sync need not note a new length of the file each time."""
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 """How a file system says that it cannot sync a directory: CIFS, some of FUSE, or one that may not be read."""
+if sys.platform == "darwin":
+    import fcntl
+
+    _FULLY: int | None = fcntl.F_FULLFSYNC  # fsync alone stops at the drive's own memory there
+else:
+    _FULLY: int | None = None
 _NAMES_ARE_HELD = sys.platform == "win32"
 """Whether a file that is open can be neither renamed nor replaced."""
 _REPLACE_PATIENCE = 1.0
@@ -430,14 +436,25 @@ def _free_name(path: Path, word: str) -> Path:
 
 
 def _sync(fd: int) -> None:
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's own memory there
-    elif hasattr(os, "fdatasync"):
+    if _FULLY is not None and _sync_fully(fd, _FULLY):
+        return
+    if hasattr(os, "fdatasync"):
         os.fdatasync(fd)
     else:
         os.fsync(fd)
+
+
+def _sync_fully(fd: int, command: int) -> bool:
+    """Have a file on the disk itself; False where the file system has no such command (SMB, exFAT)."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, command)
+    except OSError as error:
+        if error.errno not in _NO_SYNC and error.errno != errno.ENOTTY:
+            raise
+        return False
+    return True
 
 
 def sync_directory(path: Path) -> None:

@@ -66,7 +66,9 @@ class SqliteStorage(StoredBackend[A]):
           ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
           undo the latest. ``"OFF"``: the same, and a power cut may damage the file.
       driver: ``"sqlite3"``, the standard library's, which is the default; or ``"apsw"``, which has a newer SQLite
-          of its own. All connections that a process has to a file must be by the same one, your own included.
+          of its own. All connections that a process has to a file must be by the same one, your own included: two
+          SQLites in one process do not see each other's locks, and damage a file. Two storages are refused that would
+          do so; a connection of your own is refused by :meth:`push_in`, and not seen otherwise.
       join_existing: whether the tables may be put into a database that has others, and none of ours yet.
       create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
       read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._clock import machine_now
 from .._errors import BackendError
-from ._bells import KEY_SIZE
+from ._bells import KEY_SIZE, is_answered
 from ._places import refused
 from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import SESSION, SqliteClock, keep, note
-from ._sqlite_driver import Connection, DamagedError, connect, explained, is_busy, is_of_the_driver
-from ._sqlite_opening import View, find_file, log_size, places_of
+from ._sqlite_driver import Connection, DamagedError, connect, explained, has_reset_race, is_busy, is_of_the_driver
+from ._sqlite_opening import Use, View, find_file, log_size, places_of
 from ._sqlite_queues import Queues
 from ._sqlite_schema import check_current, check_foreign, check_whole, next_session, prepare
 from ._sqlite_verbs import register
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._bells import Bell
-    from ._sqlite_driver import Driver
+    from ._sqlite_driver import Driver, Row
     from ._sqlite_opening import Opening
 
 T = TypeVar("T")
@@ -41,6 +41,8 @@ _LONGEST_MIGRATION = 3600.0
 """Seconds that a statement may take which brings an older file up to date."""
 _MOST_RUNG = 500
 """Sessions that are rung: a file that names more was not made by us."""
+_MOST_ASKED = 10
+"""Sessions that are asked whether they are alive."""
 _LOG_LIMIT = 16 * 2**20
 """Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
 _NEWS_APART = 0.02
@@ -49,6 +51,10 @@ _NEWS_APART = 0.02
 _RING = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
 AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
+"""
+_OTHERS = """
+SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND typeof(key) = 'blob' AND length(key) = ?
+ORDER BY num DESC LIMIT ?
 """
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
@@ -74,6 +80,7 @@ class Desk:
         self._bell = bell
         self._file: Path
         self._view: View
+        self._use: Use
         self._places: list[tuple[int, int] | None] = []
         self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
         self._file_clock = SqliteClock(self._clock, path)
@@ -90,23 +97,27 @@ class Desk:
 
     # Transactions
 
-    def open(self) -> tuple[float, int]:
-        """Open the file; the present by its clock, and how many other processes have it open."""
+    def open(self) -> tuple[float, bool]:
+        """Open the file; the present by its clock, and whether a fault of this SQLite may damage it, since other
+        processes that live have it open as well."""
         file = self._file = find_file(self._path, self._opening)
+        self._use = Use(file, self._driver)
         if self._opening.read_only:
             self._view = View(file)
-            return self._connect(self._view.query(), self._look_in), 0
+            return self._connect(self._view.query(), self._look_in), False
         return self._connect("mode=rw", self._set_up)
 
     def _connect(self, query: str, set_up: Callable[[], T]) -> T:
         try:
             self._connection = connect(self._driver, str(self._file), query)
         except Exception as error:
+            self._use.close()
             raise self._explained(error) from error
         try:
             return set_up()
         except Exception as error:
             self._connection.close()
+            self._use.close()
             raise self._explained(error) from error
 
     def _beware(self) -> None:
@@ -127,7 +138,7 @@ class Desk:
         self._file_clock.open(connection, read_only=True)
         return self._clock.now()
 
-    def _set_up(self) -> tuple[float, int]:
+    def _set_up(self) -> tuple[float, bool]:
         connection = self._connection
         self._beware()
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
@@ -140,15 +151,18 @@ class Desk:
         connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
         if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
             raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
+        if self._opening.synchronous == "FULL":  # which means so much on macOS, and nothing elsewhere
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
         self._queues = Queues(connection)
-        answer = self._in_transaction(self._check_in)
+        now, others = self._in_transaction(self._check_in)
         self._places = places_of(self._file)
-        return answer
+        return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
 
-    def _check_in(self) -> tuple[float, int]:
+    def _check_in(self) -> tuple[float, list[Row]]:
         connection = self._connection
         with connection.patient(_LONGEST_MIGRATION):
             prepare(connection, self._path, join_existing=self._opening.join_existing)
@@ -161,8 +175,7 @@ class Desk:
         if was_asleep:
             self._books.spare(now)
         self._say_hello(now)
-        [(others,)] = connection.execute("SELECT count(*) FROM trio_tasks_session WHERE num != ?", (self._session,))
-        return now, others
+        return now, connection.execute(_OTHERS, (self._session, now, KEY_SIZE, _MOST_ASKED))
 
     def _in_transaction(self, fn: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
         self._begin(begin)
@@ -337,11 +350,10 @@ class Desk:
 
     def close(self, now: float) -> None:
         """Say good-bye."""
-        if self._opening.read_only:
-            self._connection.close()
-            return
-        with closing(self._connection), suppress(BackendError):  # others find out by themselves
-            self._do(lambda: self._check_out(now))
+        with closing(self._use), closing(self._connection):
+            if not self._opening.read_only:
+                with suppress(BackendError):  # others find out by themselves
+                    self._do(lambda: self._check_out(now))
 
     def _check_out(self, now: float) -> None:
         self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))

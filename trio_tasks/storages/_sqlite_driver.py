@@ -23,6 +23,7 @@ Row = tuple[Any, ...]
 Driver = Literal["sqlite3", "apsw"]
 
 _OLDEST = (3, 35, 0)  # RETURNING
+_SOUND_BACKPORTS = [(3, 44, 6), (3, 50, 7)]
 _SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be reset at the wrong moment, rarely
 
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
@@ -289,7 +290,8 @@ def choose(driver: Driver | None) -> Driver:
 
 def has_reset_race(driver: Driver) -> bool:
     """Whether this SQLite may, rarely, damage a file that several connections write to."""
-    return version(driver) < _SOUND
+    found = version(driver)
+    return found < _SOUND and not any(since <= found < (*since[:2], 1000) for since in _SOUND_BACKPORTS)
 
 
 def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:

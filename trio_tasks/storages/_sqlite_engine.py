@@ -14,7 +14,7 @@ from . import _sqlite_verbs as verbs
 from ._bells import Bell
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._sqlite_desk import Desk
-from ._sqlite_driver import choose, has_reset_race
+from ._sqlite_driver import choose, version
 from ._store_clock import Offset, StoreClock
 from ._writer_thread import WriterThread
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_WARNED: set[str] = set()
+"""The drivers whose SQLite somebody was warned about in this process."""
+_RESET_RACE = (
+    "%r is open in another process as well, and SQLite %s (driver %r) has a fault: very rarely, if two connections "
+    "commit and take the log over into the file at the same instant, the file is damaged. SQLite 3.51.3 does not have "
+    "it, nor has driver='apsw'; see https://sqlite.org/wal.html#walresetbug"
+)
 _IDLE_AFTER = 0.02
 """Seconds without anything to do, after which the thread rings where that is still owed."""
 
@@ -67,17 +74,15 @@ class SqliteEngine(Engine):
         self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
         self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
         try:
-            _, others = await self._thread.call(self._desk.open)
+            _, is_in_danger = await self._thread.call(self._desk.open)
         except Exception:
             self._thread.end()
             self.bell.close()
             raise
-        if others and has_reset_race(self.driver):
-            log.warning(
-                "%s is shared by several processes, and this SQLite is older than 3.51.3, which may, rarely, damage "
-                "a file in that case; driver='apsw' has a newer one",
-                self.path,
-            )
+        if is_in_danger and self.driver not in _WARNED:
+            _WARNED.add(self.driver)
+            found = ".".join(map(str, version(self.driver)))
+            log.warning(_RESET_RACE, str(self.path), found, self.driver)
 
     async def aclose(self) -> None:
         """Say good-bye and close the file."""

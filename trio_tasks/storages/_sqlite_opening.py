@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 from .._errors import BackendError
 from ._places import PRIVATE, make_file, may_make_in, may_write, refused, regular_file
@@ -86,6 +87,39 @@ def _check_rights(path: str, file: Path) -> None:
             )
     if not any(_is_there(file, suffix) for suffix in _BESIDE) and not may_make_in(file.parent):
         raise BackendError(f"{_WHAT} {path!r} cannot be written to: its directory is read-only for this account")
+
+
+@final
+class Use:
+    """The use of a file by one of the drivers in this process, until it is closed.
+
+    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
+    a process has on a file when it closes it once. Connections that are not ours are not seen here.
+
+    Raises:
+      BackendError: the other driver has the file open in this process.
+    """
+
+    _lock = threading.Lock()
+    _all: ClassVar[list[Use]] = []
+
+    def __init__(self, file: Path, driver: str) -> None:
+        self._file = _identity(file)
+        self._driver = driver
+        with self._lock:
+            for other in self._all:
+                if other._file == self._file and other._driver != driver:
+                    raise refused(
+                        f"{_WHAT} {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
+                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
+                    )
+            self._all.append(self)
+
+    def close(self) -> None:
+        """End it; a second call does nothing."""
+        with self._lock:
+            if self in self._all:
+                self._all.remove(self)
 
 
 def places_of(file: Path) -> list[tuple[int, int] | None]:

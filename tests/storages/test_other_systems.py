@@ -1,0 +1,106 @@
+"""What differs on macOS and Windows, as far as it can be tried here: by simulation."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio_tasks.storages import _bells, _journal
+from trio_tasks.storages._bells import Bell
+from trio_tasks.storages._journal import open_journal
+from trio_tasks.storages._sqlite_desk import Desk
+from trio_tasks.storages._sqlite_driver import Driver, is_installed
+from trio_tasks.storages._sqlite_opening import Opening
+
+fcntl = pytest.importorskip("fcntl")
+
+DRIVERS = [
+    "sqlite3",
+    pytest.param("apsw", marks=pytest.mark.skipif(not is_installed("apsw"), reason="there is no apsw here")),
+]
+FULLY = 4711
+
+
+def append(path: Path) -> None:
+    journal, _ = open_journal(path, lambda _: None, repair=False, ahead=False)
+    journal.append(b"record")
+    journal.sync()
+    journal.close()
+
+
+@pytest.mark.parametrize("answer", [0, errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
+def test_a_file_system_that_cannot_sync_fully_is_synced_as_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    """As on macOS, with a network disk or a memory stick."""
+    calls: list[str] = []
+    real = os.fdatasync
+
+    def control(fd: int, command: int) -> int:
+        assert command == FULLY
+        calls.append("fully")
+        if answer:
+            raise OSError(answer, os.strerror(answer))
+        return 0
+
+    def sync(fd: int) -> None:
+        calls.append("plainly")
+        real(fd)
+
+    monkeypatch.setattr(_journal, "_FULLY", FULLY)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    append(tmp_path / "tasks.journal")
+    assert set(calls) == ({"fully", "plainly"} if answer else {"fully"})
+
+
+def test_a_disk_that_fails_to_sync_fully_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def control(fd: int, command: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_journal, "_FULLY", FULLY)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        append(tmp_path / "tasks.journal")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(("synchronous", "expected"), [("FULL", 1), ("NORMAL", 0), ("OFF", 0)])
+def test_full_means_the_disk_itself(tmp_path: Path, driver: Driver, synchronous: str, expected: int) -> None:
+    desk = Desk(str(tmp_path / "tasks.db"), driver, Opening(synchronous), Bell())
+    now, _ = desk.open()
+    connection = vars(desk)["_connection"]
+    for name in ("fullfsync", "checkpoint_fullfsync"):
+        assert connection.execute(f"PRAGMA {name}") == [(expected,)]
+    desk.close(now)
+
+
+def test_a_reset_connection_is_not_the_end_of_what_is_heard() -> None:
+    """Windows tells a socket, when it reads, that somebody was not there whom it sent something to."""
+    bell = Bell()
+    heard: list[Any] = [ConnectionResetError(), b"garbage", ConnectionResetError(), bell.key]
+
+    class Socket:
+        def recv(self, size: int) -> bytes:
+            found = heard.pop(0) if heard else BlockingIOError()
+            if isinstance(found, Exception):
+                raise found
+            return bytes(found)
+
+    vars(bell)["_socket"] = Socket()
+    assert bell._heard()
+    assert not heard
+
+
+async def test_a_wake_up_port_is_bound_exclusively_where_it_could_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(_bells, "_EXCLUSIVELY", socket.SO_BROADCAST)  # an option that can be seen here
+    bell = Bell()
+    bell.open()
+    opened = vars(bell)["_socket"]
+    assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 1
+    bell.close()
