@@ -15,7 +15,9 @@ from trio_tasks import (
     MemoryStorage,
     Outcome,
     Released,
+    RetryPolicy,
     Start,
+    Status,
     Stop,
     Task,
     Worker,
@@ -449,32 +451,62 @@ async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancel
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_a_gate_that_fails_to_admit_loses_no_task(first: bool) -> None:
+@pytest.mark.parametrize("method", ["ready", "admit", "dismiss"])
+@pytest.mark.parametrize("error", [ValueError("no idea"), SystemExit(3), GeneratorExit()], ids=repr)
+async def test_a_gate_that_fails_costs_one_attempt_and_not_the_worker(
+    first: bool, method: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = list[int]()
+
+    def fail_once() -> None:
+        if not failed:
+            failed.append(1)
+            raise error
+
     class Broken(Counting):
+        async def ready(self) -> None:
+            await super().ready()
+            if method == "ready":
+                fail_once()
+
         def admit(self, task: Task[Any]) -> bool:
-            raise ValueError("no idea")
+            if method == "admit":
+                fail_once()
+            return super().admit(task)
 
-    storage, counting = MemoryStorage[int](), Counting(9)
-    await storage.push(1)
-    layers = [Broken(), counting] if first else [counting, Broken()]
-    with pytest.RaisesGroup(ValueError):
-        await Worker("w", storage, no_op, layers=layers).run()
-    assert storage.statistics().in_hand == 0
-    assert storage.statistics().waiting == 1
+        def dismiss(self, task: Task[Any]) -> None:
+            super().dismiss(task)
+            if method == "dismiss":
+                fail_once()
+
+    storage, counting, broken = MemoryStorage[int](), Counting(9), Broken(9)
+    ids = await storage.push_bulk([1, 2, 3])
+    storage.close()
+    layers = [broken, counting] if first else [counting, broken]
+    await Worker("w", storage, no_op, layers=layers, concurrency=1, retry=RetryPolicy(1)).run()
+    results = [await storage.wait_for(task_id) for task_id in ids]
+    if method == "dismiss":
+        assert [result.status for result in results] == [Status.Done] * 3
+        assert "failed to dismiss a task" in caplog.text
+    else:
+        assert [result.status for result in results] == [Status.Failed, Status.Done, Status.Done]
+        assert results[0].error is error
     assert counting.admitted == counting.dismissed
+    assert broken.admitted == broken.dismissed
+    assert storage.statistics().in_hand == 0
 
 
-async def test_a_gate_that_fails_ends_the_worker_and_takes_nothing() -> None:
+async def test_a_gate_that_always_fails_lets_the_worker_end() -> None:
     class Broken(Gate):
         async def ready(self) -> None:
             await trio.lowlevel.checkpoint()
-            raise ValueError("no idea")
+            raise SystemExit("no idea")
 
     storage = MemoryStorage[int]()
-    await storage.push(1)
-    with pytest.RaisesGroup(ValueError):
-        await Worker("w", storage, no_op, layers=[Broken()]).run()
-    assert storage.statistics().waiting == 1
+    await storage.push_bulk(range(20))
+    storage.close()
+    report = await Worker("w", storage, no_op, layers=[Broken()], retry=RetryPolicy(1)).run()
+    assert (report.succeeded, report.failed) == (0, 20)
 
 
 @pytest.mark.parametrize("seats", [1, 5])

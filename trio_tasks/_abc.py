@@ -265,7 +265,10 @@ class Gate(Protocol):
     """What a layer has in addition if it can hold intake back."""
 
     async def ready(self) -> None:
-        """Return when an attempt would be let through. Called before each receive; it may be cancelled."""
+        """Return when an attempt would be let through. Called before each receive; it may be cancelled.
+
+        If it raises, that is what the attempt at the next task fails with, as if the layer had raised it.
+        """
 
 
 @runtime_checkable
@@ -274,8 +277,12 @@ class Admitting(Gate, Protocol):
     again, without waiting, once it has a task, and gives the task back if the answer is no."""
 
     def admit(self, task: Task[Any]) -> bool:
-        """Set room aside for this attempt; False if there is none after all."""
+        """Set room aside for this attempt; False if there is none after all.
+
+        If it raises, nothing was set aside, and the attempt fails with the error.
+        """
         ...
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission."""
+        """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission. If it
+        raises, that is logged."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from ._anywhere import call_inside, is_inside
-from ._checks import check_callable, check_count, check_sync, check_text
+from ._checks import check_callable, check_count, check_sync, check_text, check_unicode
 from ._contained import log_and_suppress
 from ._door import Door
 from ._errors import WorkerError
@@ -54,7 +54,7 @@ class WorkerContext:
     def __init__(
         self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = (), recipe: object = None
     ) -> None:
-        self.name = check_text(name, "a worker's name")
+        self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
         self.door = Door()

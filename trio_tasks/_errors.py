@@ -98,6 +98,9 @@ class BackendError(Exception):
     is_final = False
     """Whether asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
 
+    is_refusal = False
+    """Whether the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
+
 
 @final
 class DuplicateTaskError(BackendError):
@@ -132,7 +135,7 @@ class UnsettledError(BackendError):
       for_good: whether there is no point in another attempt, since the handler has done its work already.
     """
 
-    def __init__(self, error: Exception, *, for_good: bool) -> None:
+    def __init__(self, error: BaseException, *, for_good: bool) -> None:
         super().__init__(error)
         self.error = error
         self.for_good = for_good

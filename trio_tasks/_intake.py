@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import trio
 
 from ._abc import Admitting, Gate, NowaitBackend, StockedBackend
+from ._contained import catch_errors, log_and_suppress
 from ._errors import LeaseLostError
 from ._events import Idle
 from ._outcome import Released
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 
 class Waiting(Protocol):
-    """What an intake asks of a seat: the scope in which it waits."""
+    """What an intake asks of a seat: the scope in which it waits; and that its attempt fails if a gate has."""
 
     scope: trio.CancelScope
+
+    def obstruct(self, error: BaseException) -> None:
+        """Have the next attempt fail with this error."""
 
 
 @final
@@ -56,6 +60,7 @@ class Intake:
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
         self._turnstile = trio.Lock()
+        self._unadmitted: set[Task[Any]] = set()  # those whose attempt is to fail, since a gate has
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, StockedBackend):
@@ -90,9 +95,10 @@ class Intake:
                         self._turns.taken_by(seat)
                     return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
         self._turns.call_all()
-        return await self._wait(seat.scope)
+        return await self._wait(seat)
 
-    async def _wait(self, scope: trio.CancelScope) -> Task[Any] | None:
+    async def _wait(self, seat: Waiting) -> Task[Any] | None:
+        scope = seat.scope
         has_looked = not self._gates  # and found nothing: that is why it waits
         while not self._door.closed:
             if self._door.cancelled:
@@ -104,7 +110,7 @@ class Intake:
                     if not self._door.is_open:  # shut again before this one has come to it
                         continue
                     has_looked = False
-                return await (self._receive_through_gates() if self._gates else self._receive(has_looked))
+                return await (self._receive_through_gates(seat) if self._gates else self._receive(has_looked))
             finally:
                 self._door.leave(scope)
         return None  # noqa: ASYNC910  the seat ends
@@ -129,21 +135,27 @@ class Intake:
             context.idle = True
             copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
-    async def _receive_through_gates(self) -> Task[Any] | None:
-        """One seat at a time waits for the gates and for a task, so that what they promise is promised to one."""
+    async def _receive_through_gates(self, seat: Waiting) -> Task[Any] | None:
+        """One seat at a time waits for the gates and for a task, so that what they promise is promised to one. If a
+        gate fails, the attempt at the next task fails with its error."""
         if self._listening:  # the seat whose turn it is has found nothing
             self._say_if_idle()
         await self._turnstile.acquire()
         try:
             while True:
-                for gate in self._gates:
-                    await gate.ready()
+                failure = await self._pass_gates()
                 task = await self._receive()
                 if task is None:
                     return None
                 admitted = False
                 try:
-                    admitted = self._admit(task)
+                    with catch_errors() as caught:
+                        admitted = failure is None and self._admit(task)
+                    failure = caught.error if failure is None else failure
+                    if failure is not None:
+                        self._unadmitted.add(task)
+                        seat.obstruct(failure)
+                        admitted = True
                 finally:
                     if not admitted:
                         await self._give_back(task)  # noqa: ASYNC102  it shields itself, within bounds
@@ -151,6 +163,15 @@ class Intake:
                     return task
         finally:
             self._turnstile.release()
+
+    async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
+        """Wait for all gates; the first error that one of them has raised, if any has."""
+        failure: BaseException | None = None
+        for gate in self._gates:
+            with catch_errors() as caught:
+                await gate.ready()
+            failure = caught.error if failure is None else failure
+        return failure
 
     def _admit(self, task: Task[Any]) -> bool:
         """Ask all gates that count; either all of them admit the task, or none."""
@@ -163,8 +184,12 @@ class Intake:
         finally:
             if len(admitted) < len(self._admitting):
                 for gate in admitted:
-                    gate.dismiss(task)
+                    self._dismiss_from(gate, task)
         return True
+
+    def _dismiss_from(self, gate: Admitting, task: Task[Any]) -> None:
+        with log_and_suppress("worker %r: layer %r failed to dismiss a task", self._context.name, gate):
+            gate.dismiss(task)
 
     async def _give_back(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
         self._context.idle = False
@@ -173,5 +198,8 @@ class Intake:
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over: what the gates set aside for it is free again."""
+        if task in self._unadmitted:
+            self._unadmitted.discard(task)
+            return
         for gate in self._admitting:
-            gate.dismiss(task)
+            self._dismiss_from(gate, task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
 import trio
 
@@ -71,6 +71,7 @@ class Seat:
         "_handler",
         "_intake",
         "_is_open",
+        "_obstacle",
         "_outcome",
         "_pristine",
         "_settle_nowait",
@@ -110,6 +111,7 @@ class Seat:
         self._outcome: Outcome = _INTERRUPTED
         self._verdict: Killed | Released | None = None
         self._is_open = False
+        self._obstacle: BaseException | None = None
         self._status: object = None
         self._given: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
@@ -190,6 +192,8 @@ class Seat:
 
     @trio.lowlevel.disable_ki_protection
     def _run(self, task: Task[Any]) -> Awaitable[Any]:
+        if self._obstacle is not None:
+            self._raise_obstacle()
         parts = task.parts
         if parts.is_orphan:
             self._check_attempts_left(parts)
@@ -198,6 +202,15 @@ class Seat:
         if task.parts.terms.timeout is None:
             return _interruptibly(self._handler(task))
         return self._run_in_time(task, task.parts.terms.timeout)
+
+    def obstruct(self, error: BaseException) -> None:
+        """Have the next attempt fail with this error, before it calls the handler: a gate has failed."""
+        self._obstacle = error
+
+    def _raise_obstacle(self) -> NoReturn:
+        obstacle, self._obstacle = self._obstacle, None
+        assert obstacle is not None
+        raise obstacle
 
     def _check_attempts_left(self, parts: Parts) -> None:
         """What kills its workers, or stalls them, is not attempted for ever."""
@@ -243,7 +256,7 @@ class Seat:
 
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts
-        if parts.unfit is not None and not isinstance(parts.unfit, SuspendError):
+        if parts.unfit is not None and not is_a(parts.unfit, SuspendError):
             return Failed(error)
         now, terms = trio.current_time(), parts.terms
         with catch_errors() as caught:
@@ -295,10 +308,15 @@ class Seat:
         self._record(task)
 
     async def _settle_instead(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
-        """The outcome could not be had; this one can, since it is a mere error."""
+        """Settle what stands in for an outcome that could not be had. If that is refused as well, the task is left to
+        come back when its lease is over."""
         try:
             with trio.fail_after(self._settle_timeout, shield=True):
                 await self._backend.settle(task, self._outcome)
+        except UnsettledError as unsettled:
+            message = "worker %r: task %s cannot be settled, and comes back when its lease is over"
+            log.error(message, self.context.name, task.parts.id, exc_info=unsettled.error)
+            self._outcome = Released("it could not be settled")
         except LeaseLostError:
             self._outcome = Released("its lease was lost")
 

@@ -141,7 +141,7 @@ class Parts:
         self.context: Any = NOTHING_KNOWN
         self.holder: Holder | None = None
         self.is_orphan = False
-        self.unfit: Exception | None = None
+        self.unfit: BaseException | None = None
         self._extensions: Extensions | None = extensions
 
     @property

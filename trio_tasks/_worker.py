@@ -13,8 +13,8 @@ import trio
 from ._abc import Feeder, Gate, RegisterWorker
 from ._backoff import RetryPolicy
 from ._channel import as_backend
-from ._checks import check_callable, check_count, check_seconds, check_several, check_text
-from ._contained import contained, log
+from ._checks import check_callable, check_count, check_seconds, check_several, check_text, check_unicode
+from ._contained import log, log_and_suppress
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
 from ._events import HeartBeat, Stop
@@ -143,7 +143,7 @@ class Worker(Generic[A, R]):
         on_event: Listener | Iterable[Listener] | None = None,
         settle_timeout: float = 10.0,
     ) -> None:
-        self.name = check_text(name, "a worker's name")
+        self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
         self.concurrency = check_count(concurrency, "concurrency")
         self.layers = tuple(map(_check_layer, check_several(layers, "layers", _LAYER)))
@@ -246,7 +246,7 @@ class Worker(Generic[A, R]):
     @trio.lowlevel.enable_ki_protection
     async def _unregister(self, backend: RegisterWorker, context: WorkerContext) -> None:
         with (
-            contained("worker %r has ended, and its backend could not be told", self.name),
+            log_and_suppress("worker %r has ended, and its backend could not be told", self.name),
             trio.fail_after(self.settle_timeout, shield=True),
         ):
             await backend.unregister_worker(context)

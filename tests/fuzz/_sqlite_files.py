@@ -31,7 +31,7 @@ def _written(logged: bool) -> tuple[bytes, bytes]:
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, "tasks.db")
         log = path.with_name("tasks.db-wal")
-        with closing(connect("sqlite3", str(path))) as connection:
+        with closing(connect("sqlite3", str(path), "mode=rwc")) as connection:
             connection.execute(f"PRAGMA page_size = {_PAGE}")
             connection.execute("VACUUM")
         found: list[bytes] = []

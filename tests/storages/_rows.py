@@ -28,7 +28,7 @@ async def push(engine: Engine, *rows: NewRow) -> list[Any]:
     return (await engine.exchange(Exchange(pushed=rows))).pushed
 
 
-async def settle(engine: Engine, *settlements: Settlement) -> list[bool | Exception]:
+async def settle(engine: Engine, *settlements: Settlement) -> list[bool | BaseException]:
     """Settle, and nothing else."""
     return (await engine.exchange(Exchange(settled=settlements))).settled
 

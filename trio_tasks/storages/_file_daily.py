@@ -59,7 +59,7 @@ def do_exchange(books: Books, exchange: Exchange, now: float) -> Answer:
     return answer
 
 
-def _settle(books: Books, settlement: Settlement, now: float) -> bool | Exception:
+def _settle(books: Books, settlement: Settlement, now: float) -> bool | BaseException:
     row = books.rows.get(settlement.key)
     if row is None or row.state != RUNNING or row.token != settlement.token:
         return False

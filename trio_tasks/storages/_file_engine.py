@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, final
@@ -130,12 +131,13 @@ class FileEngine(Engine):
     async def aclose(self) -> None:
         """Close the journal, and have it on the disk; see :meth:`Engine.aclose`."""
         scribe, self._scribe = self._scribe, None
-        if scribe is not None:
-            await scribe.aclose(sync=not self._is_temporary)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-        self._remove_directory()
+        lock, self._lock = self._lock, None
+        async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
+            closing.callback(self._remove_directory)
+            if lock is not None:
+                closing.callback(lock.release)
+            if scribe is not None:
+                closing.push_async_callback(scribe.aclose, sync=not self._is_temporary)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _remove_directory(self) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, final
 
 from .._codec import CborCodec
+from .._contained import catch_errors
 from .._errors import BackendError
 from .._outcome import TaskResult
 from .._task import Parts, Status, Task, attempt_number
@@ -82,11 +83,10 @@ def shown(stored: Stored, lane: Lane) -> Task[Any]:
     if stored.state is State.DELAYED and stored.due is not None:
         parts.run_at = _moment(stored.due)
     args: Any = stored.payload
-    try:
+    with catch_errors() as caught:
         parts.terms, parts.metadata = decode_head(stored.head)
         args = lane.codec.decode(stored.payload)
-    except Exception as error:
-        parts.unfit = error
+    parts.unfit = caught.error
     return Task(args, parts)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
+from .._groups import is_a
 from .._upkeep import run_to_the_end
 from ._lane import Lane
 from ._pump import Pump
@@ -96,12 +97,18 @@ class Handle(Generic[A]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with trio.CancelScope(shield=True):
-            await self.aclose()  # noqa: ASYNC102  what an engine does is bounded by itself
+        try:
+            with trio.CancelScope(shield=True):
+                await self.aclose()  # noqa: ASYNC102  what an engine does is bounded by itself
+        finally:
+            await self._end_tasks(error)  # noqa: ASYNC102  it waits for two trio tasks that were told to end
+
+    async def _end_tasks(self, error: BaseException | None) -> None:
+        """End what runs beside the block: the loop of exchanges, and who listens for news."""
         if self._stack is not None:
             # What the block raised is not the nursery's to wrap, unless it was the nursery that cancelled the block.
-            ours = error if isinstance(error, trio.Cancelled) else None
-            await self._stack.__aexit__(type(ours) if ours else None, ours, trace if ours else None)  # noqa: ASYNC102  it waits for two trio tasks that were told to end
+            ours = error if error is not None and is_a(error, trio.Cancelled) else None
+            await self._stack.__aexit__(type(ours) if ours else None, ours, ours.__traceback__ if ours else None)
 
     def close(self) -> None:
         """Nothing more is pushed through this handle. Workers on its queue end once that is empty."""

@@ -11,7 +11,7 @@ from outcome import Error, Value
 
 from .._checks import check_seconds, check_text, check_unicode
 from .._codec import CborCodec, JsonCodec, as_codec
-from .._contained import log
+from .._contained import catch_errors, log
 from .._error_text import line_of
 from .._errors import AbortError, BackendError, SuspendError
 from .._outcome import Killed, Released
@@ -139,6 +139,8 @@ class Lane:
         self.next_due: float | None = None  # and until then nothing becomes ready by itself,
         self.live = -1  # and so many rows were not finished
         self.looked_at = -math.inf  # when that was
+        self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
+        self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
 
     def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
         """Another queue, with the same options where others are not given; the codec is that of its type."""
@@ -156,6 +158,8 @@ class Lane:
 
     def is_worth_asking(self, now: float) -> bool:
         """Whether the queue may have rows that are ready."""
+        if self.refused_since is not None and now < self.ask_again_at:
+            return False
         return not self.is_dry or (self.next_due is not None and self.next_due <= now)
 
     def stir(self) -> None:
@@ -194,19 +198,19 @@ class Lane:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(row.id, attempt=attempt_number(row.attempt), extensions=extensions)
         args: Any = row.payload
-        try:
+        with catch_errors() as caught:
             if row.head is not None:
                 parts.terms, parts.metadata = decode_head(row.head)
             if row.history is not None:
                 parts.is_orphan = ends_in_loss(row.history)
             args = self.codec.decode(row.payload)
-        except Exception as error:
-            parts.unfit = self._put_off(error, row, now)
+        if caught.error is not None:
+            parts.unfit = self._put_off(caught.error, row, now)
         parts.status = Status.Running
         parts.context = Grip(self, row, until)
         return Task(args, parts)
 
-    def _put_off(self, error: Exception, row: Claimed, now: float) -> Exception:
+    def _put_off(self, error: BaseException, row: Claimed, now: float) -> BaseException:
         """Suspend a task that this process cannot read, since a newer one may; once it is old enough, it fails."""
         try:
             since = unreadable_since(row.history)

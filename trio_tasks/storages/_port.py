@@ -187,7 +187,7 @@ class Exchange:
 class Answer:
     """What came of an exchange."""
 
-    settled: list[bool | Exception] = field(default_factory=list[bool | Exception])
+    settled: list[bool | BaseException] = field(default_factory=list[bool | BaseException])
     """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
     pushed: list[str | DuplicateTaskError] = field(default_factory=list["str | DuplicateTaskError"])
     """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the refusal."""
@@ -224,7 +224,14 @@ class Part(NamedTuple):
 
 
 class Engine(ABC):
-    """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside."""
+    """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside.
+
+    Where it refuses something in an exchange, and the store is well, it raises a :class:`BackendError` whose
+    ``is_refusal`` is true. Then the body asks for the rest without it.
+    """
+
+    longest = math.inf
+    """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -6,18 +6,19 @@ import math
 from typing import TYPE_CHECKING, final
 
 import trio
-from outcome import Error
 
-from .._contained import log, log_and_suppress
+from .._contained import log, log_and_suppress, passes_through
 from .._errors import BackendError
+from ._batch import Batch, BeforeClaims, Part, UnforeseenError, as_backend_error, exchange_in_parts
 from ._lane import STALE, abort
-from ._port import Exchange
-from ._requests import Push, Settle
 from ._traffic import again
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._lane import Lane
-    from ._port import Claim
+    from ._port import Answer, Claim
+    from ._requests import Push, Settle
     from ._traffic import Traffic
 
 _PATIENCE = 10.0
@@ -50,13 +51,10 @@ class Pump:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  it ends with the traffic
-        """Make one exchange after the other, until cancelled, or the traffic has ended. Should it fail, which is not
-        foreseen, nobody is left to wait for it."""
-        try:
+        """Make one exchange after the other, until cancelled, or the traffic has ended. Whatever ends it, all who wait
+        for an exchange are told."""
+        with _EndOfLoop(self._traffic):
             await self._run()
-        except Exception as error:
-            self._traffic.break_off(_as_ours(error))
-            raise
 
     async def _run(self) -> None:  # noqa: ASYNC910  the same
         traffic = self._traffic
@@ -101,62 +99,78 @@ class Pump:
                 next_time = min(next_time, now + STALE)
             if lane.receivers and lane.next_due is not None:
                 next_time = min(next_time, now + max(0.0, lane.next_due - engine_now))
+            if lane.receivers and lane.refused_since is not None:
+                next_time = min(next_time, now + max(0.0, lane.ask_again_at - engine_now))
         return next_time
 
     async def _exchange(self, claims: list[Claim], lanes: list[Lane]) -> None:
-        """Make one exchange, and tell everybody what came of it."""
+        """Make one exchange, or several if the engine refuses a part of it, and tell everybody what came of it."""
         traffic = self._traffic
-        pushes, settles = traffic.pushes, traffic.settles
-        traffic.pushes, traffic.settles = [], []
-        for push in pushes:
-            push.is_under_way = True
-        rows = [row for push in pushes for row in push.rows]
-        exchange = Exchange([settle.settlement for settle in settles], rows, claims)
-        began_at, began = self._engine.now(), trio.current_time()
-        late = traffic.late() if claims else ()  # or the claims would take what runs here
+        settles, pushes = traffic.take_requests()
+        asked = [(claim, lane, lane.stirs) for claim, lane in zip(claims, lanes, strict=True)]
+        batch, engine, began = Batch(settles, pushes, asked), self._engine, trio.current_time()
         if claims:
-            exchange.renewed = [(parts.context.held, lane.lease) for lane, parts in late]
-            exchange.as_of = began_at
-            exchange.after_standstill, self._stood_still = self._stood_still, False
-        stirs = [lane.stirs for lane in lanes]
-        try:
-            answer = await traffic.in_turn(self._engine.exchange, exchange)
-        except Exception as error:
-            await self._bear(_as_ours(error), pushes, settles, began)
-            return
+            late = traffic.late()  # or the claims would take what runs here
+            batch.before_claims = BeforeClaims(late, self._engine.now(), self._stood_still)
+            self._stood_still = False
+        for part in await traffic.in_turn(exchange_in_parts, engine.exchange, batch, engine.now):
+            if not isinstance(part.result, BackendError):
+                self._hand_out(part, part.result)
+            elif part.is_refused:
+                self._refuse(part.batch, part.result)
+            else:
+                await self._bear(part.result, part.batch.pushes, part.batch.settles, began)
+
+    def _hand_out(self, part: Part, answer: Answer) -> None:
+        """Tell everybody what came of an exchange, and hand out what it has claimed."""
+        batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
-        traffic.tell(answer, pushes, settles)
-        for (lane, parts), is_kept in zip(late, answer.renewed, strict=True):
+        self._traffic.tell(answer, batch.pushes, batch.settles)
+        for (lane, parts), is_kept in zip(batch.renewals, answer.renewed, strict=True):
             if is_kept:
-                parts.context.until = began_at + lane.lease
+                parts.context.until = part.began_at + lane.lease
             else:
                 lane.lose(parts)
-        for number, lane in enumerate(lanes):
-            claim, claimed = claims[number], answer.claimed[number]
+        for number, (claim, lane, stirs) in enumerate(batch.claims):
+            claimed = answer.claimed[number]
+            lane.refused_since = None
             if len(claimed) < claim.limit:
-                lane.ran_dry(stirs[number], answer.next_due[number], answer.live[number])
-            lane.let_in(claimed, began_at + claim.lease, self._engine.now())
+                lane.ran_dry(stirs, answer.next_due[number], answer.live[number])
+            lane.let_in(claimed, part.began_at + claim.lease, self._engine.now())
+
+    def _refuse(self, batch: Batch, error: BackendError) -> None:
+        """The store is well, and does not do this one thing. A queue whose claim is refused is asked again for a while;
+        the others go on."""
+        _log_if_unforeseen(error)
+        self._traffic.refuse(error, batch.pushes, batch.settles)
+        now = trio.current_time()
+        for claim, lane, _ in batch.claims:
+            if lane.refused_since is None:
+                lane.refused_since = now
+                log.warning("a storage cannot claim from queue %r: %s", claim.queue, error)
+            if error.is_final or now >= lane.refused_since + _PATIENCE:
+                lane.refused_since = None
+                lane.send_away(again(error))
+            else:
+                lane.ask_again_at = self._engine.now() + _LONGEST_PAUSE
 
     async def _bear(  # noqa: ASYNC910  who pushes again cuts the pause short
-        self, error: BackendError, pushes: list[Push], settles: list[Settle], began: float
+        self, error: BackendError, pushes: Sequence[Push], settles: Sequence[Settle], began: float
     ) -> None:
         """The engine has failed: whoever pushed is told; settling is tried again, for a while since the first exchange
         that failed was begun."""
         traffic, now = self._traffic, trio.current_time()
+        _log_if_unforeseen(error)
         if self._failing_since is None:
             self._failing_since = began
             log.warning("a storage has failed: %s", error)
-        for push in pushes:
-            trio.lowlevel.reschedule(push.trio_task, Error(again(error)))
-        for settle in settles:
-            if now < self._failing_since + _PATIENCE and not error.is_final:
-                traffic.settles.append(settle)
-            elif settle.trio_task is not None and settle.parts is not None:
-                settle.lane.let_go(settle.parts)  # nobody holds it; but it is live, and comes back with its lease
-                trio.lowlevel.reschedule(settle.trio_task, Error(again(error)))
-        if now >= self._failing_since + _PATIENCE or error.is_final:
+        is_over = error.is_final or now >= self._failing_since + _PATIENCE
+        traffic.fail(error, pushes, settles if is_over else ())
+        if is_over:
             for lane in traffic.lanes.values():
                 lane.send_away(again(error))
+        else:
+            traffic.settles += settles
         with trio.move_on_after(self._pause):  # noqa: ASYNC912  the same
             while not traffic.pushes:  # who comes now may have better luck, or is told at once
                 await traffic.needed.wait()
@@ -178,11 +192,31 @@ class Pump:
                     abort(hands[held])
 
 
-def _as_ours(error: Exception) -> BackendError:
-    """What an engine raised; if it ought not to have, the log has all of it."""
-    if isinstance(error, BackendError):
-        return error
-    log.error("an engine failed in an unforeseen way", exc_info=error)
-    ours = BackendError(f"the engine failed: {error!r}")
-    ours.__cause__ = error
-    return ours
+def _log_if_unforeseen(error: BackendError) -> None:
+    """An engine ought to raise a BackendError and nothing else; if it has not, the log has all of it."""
+    if isinstance(error, UnforeseenError):
+        log.error("an engine failed in an unforeseen way", exc_info=error.__cause__)
+
+
+@final
+class _EndOfLoop:
+    """Fails all who wait for an exchange when the block ends, in whatever way."""
+
+    __slots__ = ("_traffic",)
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def __enter__(self) -> None:
+        """Nothing happens yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._traffic.closed:
+            return  # who closes it does that
+        if error is None or passes_through(error):
+            ours = BackendError("the storage has ended: no exchange is made any more")
+            ours.is_final = True
+        else:
+            ours = as_backend_error(error)
+            _log_if_unforeseen(ours)
+        self._traffic.break_off(ours)

@@ -14,6 +14,7 @@ import cbor2
 
 from .._checks import check_count, check_seconds, check_text
 from .._codec import CborCodec, DecodeError, EncodeError
+from .._contained import catch_errors
 from .._error_text import text_of
 from .._errors import (
     AbortError,
@@ -32,6 +33,7 @@ from .._errors import (
     WorkerError,
 )
 from .._extensions import NO_METADATA, Metadata
+from .._groups import is_a
 from .._task import USUAL_TERMS, Terms
 from .._task_info import LONGEST_HISTORY, LONGEST_TEXT, PastAttempt
 from ._port import LATEST
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST_TRACEBACK = 16_000
 """Characters: the end of a traceback is what tells most."""
+_NO_TEXT = "an error that does not let itself be looked at"
 
 _OURS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -122,8 +125,20 @@ def _check_terms(terms: Terms) -> None:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """An error as bytes: its class, its text, its plain arguments, its traceback."""
-    if isinstance(error, StoredError):  # it was read, and is stored again
+    """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error that cannot
+    be looked at is stored by its class alone."""
+    with catch_errors() as caught:
+        return _encode_error(error)
+    assert caught.error is not None
+    return _dump({"module": "builtins", "name": _name_of(error), "text": _NO_TEXT, "args": None, "traceback": ""})
+
+
+def _name_of(error: BaseException) -> str:
+    return str(type.__dict__["__qualname__"].__get__(type(error)))  # not that which its metaclass may show instead
+
+
+def _encode_error(error: BaseException) -> bytes:
+    if is_a(error, StoredError):  # it was read, and is stored again
         module, _, name = error.kind.rpartition(".")
         fields = {"module": module or "builtins", "name": name, "text": error.text, "traceback": error.traceback}
         return _dump({**fields, "args": None})
@@ -141,19 +156,17 @@ def encode_error(error: BaseException) -> bytes:
 
 def _arguments_of(error: BaseException) -> list[Any] | None:
     """What an error was made of, if that is little, and plain."""
-    try:
+    with catch_errors():  # a handler's error may lie about itself
         arguments = list(error.args)
         plain = len(arguments) <= 8 and all(type(each) in _PLAIN for each in arguments)
         return arguments if plain and len(repr(arguments)) <= LONGEST_TEXT else None
-    except Exception:  # a handler's error may lie about itself
-        return None
+    return None
 
 
 def _traceback_of(error: BaseException) -> str:
-    try:
+    with catch_errors() as caught:  # the same
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as another:  # the same
-        return f"its traceback could not be had: {type(another).__name__}"
+    return f"its traceback could not be had: {type(caught.error).__name__}"
 
 
 def decode_error(stored: bytes | None) -> BaseException:
@@ -176,9 +189,9 @@ def decode_error(stored: bytes | None) -> BaseException:
         made = getattr(builtins, name, None)
     if arguments is None or not (isinstance(made, type) and issubclass(made, Exception)):
         return witness
-    try:
+    with catch_errors() as caught:
         again = made(*arguments)
-    except Exception:  # it takes other arguments now
+    if caught.error is not None:  # it takes other arguments now
         return witness
     again.__cause__ = witness
     return again
@@ -187,6 +200,11 @@ def decode_error(stored: bytes | None) -> BaseException:
 def expired_error() -> bytes:
     """That a task was not started in time."""
     return encode_error(TaskExpiredError("not started within its expires_in"))
+
+
+def overflow_error() -> bytes:
+    """That an attempt has a number beyond which a store cannot count."""
+    return encode_error(OrphanedError("its attempts cannot be counted any further"))
 
 
 def aborted_error() -> bytes:

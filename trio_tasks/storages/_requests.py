@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import trio
 
 if TYPE_CHECKING:
+    from .._errors import BackendError
     from .._task import Parts
     from ._lane import Lane
     from ._port import NewRow, Settlement
@@ -23,6 +24,12 @@ class Push:
         self.rows = rows
         self.trio_task = trio.lowlevel.current_task()
         self.is_under_way = False
+
+
+class Refused(NamedTuple):
+    """The answer to a settlement that the store does not take."""
+
+    error: BackendError
 
 
 class Settle(NamedTuple):

@@ -9,6 +9,7 @@ kilobytes at once.
 from __future__ import annotations
 
 import threading
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
@@ -71,18 +72,24 @@ class Scribe:
         self._compaction: Compaction | None = None
 
     async def aclose(self, *, sync: bool) -> None:
-        """Close the journal, after syncing it."""
-        journal = self._journal
-        self._give_up_compaction()
-        if sync and not journal.is_broken:
-            try:
-                await self._in_thread(journal.sync)
-            except OSError as error:
-                log.warning("the journal %r was closed, but may not be on the disk: %s", str(self._path), error)
-        journal.close()
+        """Close the journal, after syncing it. Each step is made, whatever the others raise."""
+        async with AsyncExitStack() as closing:
+            closing.callback(self._end_thread)
+            closing.callback(self._journal.close)
+            if sync and not self._journal.is_broken:
+                closing.push_async_callback(self._sync)
+            closing.callback(self._give_up_compaction)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _sync(self) -> None:
+        try:
+            await self._in_thread(self._journal.sync)
+        except OSError as error:
+            log.warning("the journal %r was closed, but may not be on the disk: %s", str(self._path), error)
+
+    def _end_thread(self) -> None:
         if self._thread is not None:
             self._thread.end()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _in_thread(self, fn: Callable[..., T], *args: object) -> T:
         if self._thread is None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .._codec import EncodeError
+from .._contained import catch_errors
 from .._error_text import line_of
 from .._errors import BackendError, UnsettledError
 from .._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
@@ -44,7 +46,7 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     lane = grip.lane
     if isinstance(outcome, Succeeded):
         write = _all_of(grip.writes) if grip.writes else None
-        result = None if outcome.result is None else _encoded(outcome.result, grip)
+        result = None if outcome.result is None else _encoded(outcome.result, grip, engine.longest)
         keep = lane.keep_results
         return Settlement(lane.queue, grip.key, grip.token, Verdict.SUCCEEDED, 0.0, result, None, keep, write)
     if isinstance(outcome, Released):
@@ -75,12 +77,19 @@ def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine) -> bytes | Non
     return with_attempt(grip.packed_history, entry)
 
 
-def _encoded(result: Any, grip: Grip) -> bytes:
-    try:
+def check_length(length: int, longest: float, name: str) -> None:
+    """Raise :class:`EncodeError` if something is longer than the store takes."""
+    if length > longest:
+        raise EncodeError(f"{name} has {length:,} bytes when it is stored, and this store takes {longest:,.0f} at most")
+
+
+def _encoded(result: Any, grip: Grip, longest: float) -> bytes:
+    with catch_errors() as caught:
         encoded: bytes = grip.lane.results.encode(result)
-    except Exception as error:
-        raise UnsettledError(error, for_good=True) from error
-    return encoded
+        check_length(len(encoded), longest, "the result")
+        return encoded
+    assert caught.error is not None
+    raise UnsettledError(caught.error, for_good=True) from caught.error
 
 
 def _all_of(writes: list[Callable[[Any], object]]) -> Callable[[Any], object]:

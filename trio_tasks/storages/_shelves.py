@@ -34,6 +34,7 @@ from ._filed import PLAIN, STATES, result_of, shown
 from ._lane import Grip, abort
 from ._port import State
 from ._record import decode_head, encode_error, encode_head
+from ._settling import check_length
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -116,6 +117,7 @@ class Shelves(
         if not isinstance(grip, Grip) or grip.settled:
             raise LeaseLostError(f"task {task.parts.id} is not in hand here")
         packed = PLAIN.encode(progress)
+        check_length(len(packed), self._traffic.engine.longest, "the progress")
         kept: bool = await self._traffic.ask(self._traffic.engine.report, grip.held, packed)
         if not kept:
             raise LeaseLostError(f"task {task.parts.id} had its attempt {task.parts.attempt} taken away")
@@ -173,6 +175,7 @@ class Shelves(
         if stored is None:
             return False
         head = encode_head(decode_head(stored.head)[0], task.parts.metadata)
+        check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
         changed: bool = await self._do("update", task.parts.id, payload, head)
         return changed
 

@@ -12,9 +12,11 @@ from collections import Counter
 from json import dumps
 from typing import TYPE_CHECKING, Any, final
 
+from .._contained import catch_errors, log
 from .._errors import DuplicateTaskError
 from ._port import COMES_BACK, NOT_COUNTED, Answer, Settlement, State, Verdict
-from ._record import expired_error, replaced_error
+from ._record import expired_error, overflow_error, replaced_error
+from ._sqlite_driver import RowRefusedError, is_refusal
 from ._sqlite_rows import DROP, HELD, Due, Rows, claimed, unwanted
 from ._sqlite_writer import Writer
 
@@ -31,6 +33,9 @@ _SWEPT = 500
 """Finished rows whose time is up that are forgotten in one go."""
 _SWEEP_EVERY = 1.0
 """Seconds between two such goes."""
+_REFUSED_FOR = 60.0
+"""Seconds for which a row is left alone that the database does not let us change."""
+_LAST_ATTEMPT = 2**63 - 1
 
 _INSERT = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head)
@@ -62,6 +67,7 @@ NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
 """  # which no text is below, should somebody have written one there
 NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
+_BUT_REFUSED = "AND seq NOT IN (SELECT value FROM json_each(?))"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
@@ -93,7 +99,8 @@ class Books:
         """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
         self._lease = 30.0  # of the latest claim
         self._swept: dict[int, float] = {}
-        self._failed_writes: dict[tuple[Any, int], Exception] = {}  # in the tries before, of the same exchange
+        self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
+        self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
 
     def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
         """Do what is asked for, in order.
@@ -111,7 +118,7 @@ class Books:
         if exchange.after_standstill:
             self.spare(now)
         for claim in exchange.claims:
-            self._claim(claim, now, answer, exchange.as_of)
+            self._claim(claim, now, answer, exchange.as_of, careful)
         self._queues.enter_counts()
         self._failed_writes.clear()
         return answer
@@ -124,8 +131,8 @@ class Books:
 
     def _settle(
         self, settled: Sequence[Settlement], now: float, answer: Answer, careful: bool
-    ) -> list[bool | Exception]:
-        answers: list[bool | Exception] = [True] * len(settled)
+    ) -> list[bool | BaseException]:
+        answers: list[bool | BaseException] = [True] * len(settled)
         kept: list[tuple[Any, ...]] = []
         dropped: list[tuple[Any, int]] = []
         succeeded: Counter[str] = Counter()
@@ -155,7 +162,7 @@ class Books:
             return self._connection.changed(_SUCCEED_ALL, (due, turn, dumps([row[3] for row in rows]), token))
         return self._connection.executemany(SUCCEED, rows)
 
-    def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | Exception:
+    def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | BaseException:
         held = self.rows.held(each.key, each.token)
         if held is None:
             return False
@@ -173,7 +180,7 @@ class Books:
         self.rows.finish(each, now)
         return True
 
-    def _write(self, each: Settlement) -> Exception | None:
+    def _write(self, each: Settlement) -> BaseException | None:
         """Do what is to be committed together with a settlement; if it fails, nothing of it is left.
 
         Raises:
@@ -183,12 +190,9 @@ class Books:
         if each.write is None or held in self._failed_writes:
             return self._failed_writes.get(held)
         self._connection.execute("SAVEPOINT trio_tasks_write")
-        failure: Exception | None = None
-        try:
-            with self._connection.without_transactions():
-                each.write(Writer(self._connection))
-        except (Exception, SystemExit) as error:
-            failure = error if isinstance(error, Exception) else RuntimeError(f"it called sys.exit({error})")
+        with catch_errors() as caught, self._connection.without_transactions():
+            each.write(Writer(self._connection))
+        failure = caught.error
         if not self._connection.in_transaction:
             self._failed_writes[held] = failure or RuntimeError("it has ended the transaction")
             raise Unexpected
@@ -221,7 +225,8 @@ class Books:
             other = self._claim_key(queue, row, now, answer)
             if other is not None:
                 return other
-        self._connection.execute(_INSERT, self._values(row, now))
+        if self._connection.changed(_INSERT, self._values(row, now)) < 1:
+            raise RowRefusedError("a row was not let in, though nothing was wrong: a trigger may have had it ignored")
         self._queues.count(queue, live=1, pushed=1)
         return row.id
 
@@ -257,15 +262,18 @@ class Books:
 
     # Claiming
 
-    def _claim(self, claim: Claim, now: float, answer: Answer, as_of: float) -> None:
+    def _claim(self, claim: Claim, now: float, answer: Answer, as_of: float, careful: bool) -> None:
         queue = self._queues.known(claim.queue)
         self._lease = claim.lease
+        self._forget_refused(now)
         self.enter_due(claim.queue, queue, now, answer, as_of)
         rows = self._ready(claim, queue, now, answer)
         self._token += 1
+        if rows and careful:
+            rows = [row for row in rows if self._take_one(row, claim, queue, now, answer)]
+        elif rows:
+            self._take(rows, claim, now)
         if rows:
-            keys = dumps([row[0] for row in rows])
-            self._connection.changed(CLAIM, (self._token, now + claim.lease, claim.worker, keys))
             self._queues.count(queue, running=len(rows))
         token = self._token
         answer.claimed.append([claimed(row, token) for row in rows])
@@ -278,23 +286,86 @@ class Books:
             answer.next_due.append(None)
             answer.live.append(-1)
 
+    def _take(self, rows: list[Row], claim: Claim, now: float) -> None:
+        """Claim all of these.
+
+        Raises:
+          Unexpected: the database does not allow that for one of them at least.
+        """
+        until, keys = now + claim.lease, dumps([row[0] for row in rows])
+        try:
+            taken = self._connection.changed(CLAIM, (self._token, until, claim.worker, keys))
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            raise Unexpected from error
+        if taken < len(rows):
+            raise Unexpected
+
+    def _take_one(self, row: Row, claim: Claim, queue: int, now: float, answer: Answer) -> bool:
+        """Claim this one; False if the database does not allow that."""
+        if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
+            self._kill(row, overflow_error(), claim.queue, queue, now, answer)
+            return False
+        try:
+            if self._connection.changed(CLAIM, (self._token, now + claim.lease, claim.worker, dumps([row[0]]))) < 1:
+                raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
+        except Exception as error:
+            self._leave_alone(row[0], error, now)
+            return False
+        return True
+
+    def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: Answer) -> None:
+        """Finish a row that is not to be claimed, if the database allows that."""
+        try:
+            self.rows.kill(queue, row[0], error, now)
+        except Exception as refused:
+            self._leave_alone(row[0], refused, now)
+        else:
+            answer.finished.append((name, row[1]))
+
+    def _leave_alone(self, seq: int, error: Exception, now: float) -> None:
+        """The database does not allow that this row is changed: go on without it, and try again later.
+
+        Raises:
+          Exception: it is another error; then this one is raised.
+          Unexpected: the refusal has ended the transaction.
+        """
+        if not is_refusal(error):
+            raise error
+        log.error("row %s of a queue cannot be changed, and is left alone for %s s: %s", seq, _REFUSED_FOR, error)
+        self._refused[seq] = now + _REFUSED_FOR
+        if not self._connection.in_transaction:
+            raise Unexpected from error
+
+    def _forget_refused(self, now: float) -> None:
+        if self._refused:
+            self._refused = {seq: until for seq, until in self._refused.items() if until > now}
+
     def _ready(self, claim: Claim, queue: int, now: float, answer: Answer) -> list[Row]:
         """The rows to claim, in order."""
-        rows = self._connection.execute(READY, (queue, claim.limit))
+        rows = self._connection.execute(READY, (queue, claim.limit + len(self._refused)))
+        if self._refused:
+            rows = [row for row in rows if row[0] not in self._refused][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
         for row in expired:  # there was more due than one exchange sees to
-            self.rows.kill(queue, row[0], expired_error(), now)
-            answer.finished.append((claim.queue, row[1]))
+            self._kill(row, expired_error(), claim.queue, queue, now, answer)
         return [row for row in rows if row not in expired] if expired else rows
 
     def _next_due(self, queue: int, now: float) -> float | None:
-        """When something in the queue falls due."""
-        if not self._spares(now):
-            [(due,)] = self._connection.execute(NEXT_DUE, (queue,))
+        """When something in the queue falls due, or may be looked at again that was left alone."""
+        sql, parameters = NEXT_DUE, list[Any]([queue])
+        moments: list[float] = []
+        if self._spares(now):
+            sql, parameters = NEXT_DUE_SPARING, [queue, now]
+            moments.append(self.spares_since + self._lease)
+        if self._refused:
+            sql, parameters = sql + _BUT_REFUSED, [*parameters, dumps([*self._refused])]
+            moments.append(min(self._refused.values()))
+        [(due,)] = self._connection.execute(sql, parameters)
+        if not moments:
             return due  # type: ignore[no-any-return]  # what stands there is checked by who compares it
-        [(due,)] = self._connection.execute(NEXT_DUE_SPARING, (queue, now))
-        until = self.spares_since + self._lease
-        return until if due is None else min(due, until)
+        return min(moments if due is None else [due, *moments])
 
     def spare(self, now: float) -> None:
         """Others may be about to renew leases that have run out, so leave them alone for the time of a lease; but not
@@ -314,30 +385,50 @@ class Books:
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
+        limit = _MOST_DUE + len(self._refused)
         if self._spares(now):
-            found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, _MOST_DUE))
+            found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, limit))
         else:
-            found = self._connection.execute(_DUE, (queue, now, _MOST_DUE))
+            found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
         for row in due:
-            error = None
+            if row.seq in self._refused:
+                continue
             if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
                 continue
-            if row.state == State.RUNNING:
-                self.rows.take_back(queue, row, now)
-                error = None if row.wish is None else unwanted(row.wish)
-                orphans += 1
-            elif row.start_by is not None and row.start_by <= now:
-                error = expired_error()
-            else:
-                self.rows.make_ready(row.seq)
-            if error is not None:
-                self.rows.kill(queue, row.seq, error, now)
-                answer.finished.append((name, row.id))
-        return orphans, len(due) == _MOST_DUE
+            try:
+                if self._enter(row, queue, now):
+                    answer.finished.append((name, row.id))
+                orphans += row.state == State.RUNNING
+            except Exception as error:
+                self._leave_alone(row.seq, error, now)
+        return orphans, len(due) == limit
+
+    def _enter(self, row: Due, queue: int, now: float) -> bool:
+        """Do to a row what is due; whether it is finished by that."""
+        error = None
+        if row.state == State.RUNNING:
+            self.rows.take_back(queue, row, now)
+            error = None if row.wish is None else unwanted(row.wish)
+        elif row.start_by is not None and row.start_by <= now:
+            error = expired_error()
+        else:
+            self.rows.make_ready(row.seq)
+        if error is not None:
+            self.rows.kill(queue, row.seq, error, now)
+        return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:
         """Forget finished rows whose time is up."""
         if now >= self._swept.get(queue, 0.0):
-            swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
-            self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
+            self._swept[queue] = now + _REFUSED_FOR
+            try:
+                swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                log.error("finished tasks cannot be forgotten, which is tried again in %s s: %s", _REFUSED_FOR, error)
+                if not self._connection.in_transaction:
+                    raise Unexpected from error
+            else:
+                self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)

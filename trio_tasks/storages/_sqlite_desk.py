@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._clock import machine_now
@@ -14,7 +14,16 @@ from ._places import refused
 from ._port import COMES_BACK, Answer, Exchange, Held, Renewal
 from ._sqlite_books import Books, Unexpected
 from ._sqlite_clock import SESSION, SqliteClock, keep, note
-from ._sqlite_driver import Connection, DamagedError, connect, explained, has_reset_race, is_busy, is_of_the_driver
+from ._sqlite_driver import (
+    Connection,
+    DamagedError,
+    RowRefusedError,
+    connect,
+    explained,
+    has_reset_race,
+    is_busy,
+    is_of_the_driver,
+)
 from ._sqlite_opening import Use, View, find_file, log_size, places_of
 from ._sqlite_queues import Queues
 from ._sqlite_schema import check_current, check_foreign, check_whole, next_session, prepare
@@ -48,6 +57,8 @@ _LOG_LIMIT = 16 * 2**20
 _NEWS_APART = 0.02
 """Seconds between two rings that only say that something is finished."""
 
+_ADDED = 2 * 2**20
+"""Bytes that errors and the history of a row may have."""
 _RING = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
 AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
@@ -94,6 +105,7 @@ class Desk:
         self._news_at = 0.0
         self._locked_since: float | None = None
         self._locked_until = 0.0
+        self.longest = 0  # bytes of a value, with room for what is added to its row later
 
     # Transactions
 
@@ -113,12 +125,15 @@ class Desk:
         except Exception as error:
             self._use.close()
             raise self._explained(error) from error
-        try:
-            return set_up()
-        except Exception as error:
-            self._connection.close()
-            self._use.close()
-            raise self._explained(error) from error
+        with ExitStack() as undoing:
+            undoing.callback(self._use.close)
+            undoing.callback(self._connection.close)
+            try:
+                found = set_up()
+            except Exception as error:
+                raise self._explained(error) from error
+            undoing.pop_all()
+        return found
 
     def _beware(self) -> None:
         """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
@@ -140,6 +155,8 @@ class Desk:
 
     def _set_up(self) -> tuple[float, bool]:
         connection = self._connection
+        limit = connection.longest_value()
+        self.longest = max(limit - _ADDED, limit // 2)
         self._beware()
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
             with connection.patient(_LONGEST_MIGRATION):
@@ -222,8 +239,14 @@ class Desk:
         that we would have written, so that it cannot be compared, counted or converted."""
         if is_of_the_driver(error):
             return explained(error, self._path)
-        if isinstance(error, (TypeError, ValueError, OverflowError)):
-            return DamagedError(f"the SQLite file {self._path!r} is damaged: what is in it cannot be used ({error!r})")
+        if isinstance(error, OverflowError):
+            return RowRefusedError(f"the SQLite file {self._path!r} takes no number that is so large ({error})")
+        if isinstance(error, (TypeError, ValueError)):
+            damaged = DamagedError(
+                f"the SQLite file {self._path!r} is damaged: what is in it cannot be used ({error!r})"
+            )
+            damaged.is_refusal = True  # or else it is what was asked that cannot be used
+            return damaged
         return error
 
     def _do(self, fn: Callable[[], T]) -> T:
@@ -350,10 +373,19 @@ class Desk:
 
     def close(self, now: float) -> None:
         """Say good-bye."""
-        with closing(self._use), closing(self._connection):
-            if not self._opening.read_only:
-                with suppress(BackendError):  # others find out by themselves
-                    self._do(lambda: self._check_out(now))
+        with closing(self._use):
+            try:
+                if not self._opening.read_only:
+                    with suppress(BackendError):  # others find out by themselves
+                        self._do(lambda: self._check_out(now))
+            finally:
+                self._close_connection()
+
+    def _close_connection(self) -> None:
+        try:
+            self._connection.close()
+        except Exception as error:
+            raise self._explained(error) from error
 
     def _check_out(self, now: float) -> None:
         self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
@@ -382,7 +414,9 @@ class Desk:
 
     def do(self, verb: Callable[..., T], *args: Any) -> T:
         """Any other transaction: ``verb(connection, books, queues, *args)``."""
-        return self._do(lambda: self._apply(verb, args))
+        while True:  # each time one more row is known that cannot be changed
+            with suppress(Unexpected):
+                return self._do(lambda: self._apply(verb, args))
 
     def look(self, verb: Callable[..., T], *args: Any) -> T:
         """The same for what only reads: it does not wait for somebody else's lock."""

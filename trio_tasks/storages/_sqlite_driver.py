@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 Driver = Literal["sqlite3", "apsw"]
 
+_USUAL_LIMIT = 1_000_000_000
 _OLDEST = (3, 35, 0)  # RETURNING
 _SOUND_BACKPORTS = [(3, 44, 6), (3, 50, 7)]
 _SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be reset at the wrong moment, rarely
 
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+_ERROR, _NOMEM, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE = 1, 7, 18, 19, 20, 25
+_REFUSALS = {_ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE}
+"""Codes of a database that is well, and does not take what was asked of it."""
 _LONGEST = 10.0
 """Seconds after which a statement is broken off: it holds the lock, and the thread."""
 _FOR_EACH = 0.001
@@ -46,17 +50,28 @@ _MEANINGS = {
     _FULL: "has no room: the disk is full",
     _CANTOPEN: "cannot be opened: is its directory there, and may one write to it?",
     _NOTADB: "is not an SQLite database",
+    _TOOBIG: "takes no value or row that is so long",
+    _CONSTRAINT: "refuses this: a constraint, or a trigger, does not allow it",
 }
 _MESSAGES = {  # how the standard library names them before Python 3.11
     "locked": _BUSY,
     "readonly": _READONLY,
     "interrupted": _INTERRUPT,
     "disk I/O": _IOERR,
-    "malformed": _CORRUPT,
+    "image is malformed": _CORRUPT,
     "full": _FULL,
     "unable to open": _CANTOPEN,
     "not a database": _NOTADB,
+    "too big": _TOOBIG,
+    "out of memory": _NOMEM,
 }
+_KINDS = (  # and of which class they are; the last one tells least
+    (sqlite3.IntegrityError, _CONSTRAINT),
+    (sqlite3.DataError, _TOOBIG),
+    (sqlite3.InterfaceError, _MISMATCH),
+    (sqlite3.ProgrammingError, _MISMATCH),
+    (sqlite3.OperationalError, _ERROR),
+)
 
 
 @final
@@ -64,6 +79,13 @@ class DamagedError(BackendError):
     """The store is damaged, or not one of ours: asking again cannot help."""
 
     is_final = True
+
+
+@final
+class RowRefusedError(BackendError):
+    """The database is well, and does not take a row, or a change of it."""
+
+    is_refusal = True
 
 
 @final
@@ -120,6 +142,10 @@ class Connection(Protocol):
 
     def without_transactions(self) -> AbstractContextManager[None]:
         """In this block no transaction can be begun or ended by a statement of its own."""
+        ...
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
         ...
 
     def close(self) -> None:
@@ -181,6 +207,12 @@ class StandardConnection:
             # Before Python 3.11 there is no way to have none.
             nobody: Any = None if sys.version_info >= (3, 11) else _refuse_nothing
             self._connection.set_authorizer(nobody)
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
+        if sys.version_info >= (3, 11):
+            return self._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        return _USUAL_LIMIT
 
     def close(self) -> None:
         """Close it."""
@@ -245,6 +277,12 @@ class ApswConnection:
             yield
         finally:
             self._connection.authorizer = None
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
+        import apsw
+
+        return int(self._connection.limit(apsw.SQLITE_LIMIT_LENGTH))
 
     def close(self) -> None:
         """Close it."""
@@ -333,7 +371,9 @@ def code_of(error: Exception) -> int:
     if code is None:
         code = getattr(error, "extendedresult", None) or getattr(error, "result", None)  # apsw's
     if code is None:
-        code = next((code for words, code in _MESSAGES.items() if words in str(error)), 0)
+        code = next((code for words, code in _MESSAGES.items() if words in str(error)), None)
+    if code is None:
+        code = next((code for kind, code in _KINDS if isinstance(error, kind)), 0)
     return int(code) & 0xFF
 
 
@@ -342,8 +382,17 @@ def is_busy(error: Exception) -> bool:
     return code_of(error) in (_BUSY, _LOCKED)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether the database is well, and does not take what was asked of it."""
+    if isinstance(error, (RowRefusedError, OverflowError)):
+        return True
+    return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS
+
+
 def explained(error: Exception, path: str) -> BackendError:
     """What happened to this file, in our words."""
     code = _CORRUPT if isinstance(error, UnicodeDecodeError) else code_of(error)
-    kind = DamagedError if code in (_CORRUPT, _NOTADB) else BackendError
+    kind: type[BackendError] = RowRefusedError if code in _REFUSALS else BackendError
+    if code in (_CORRUPT, _NOTADB):
+        kind = DamagedError
     return kind(f"the SQLite file {path!r} {_MEANINGS.get(code, 'could not do what was asked')} ({error})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -68,17 +69,17 @@ class SqliteEngine(Engine):
 
     async def open(self) -> None:
         """Open the file; see :meth:`Engine.open`."""
-        if not self.opening.read_only:
-            self.bell.open()
-        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place)))
-        self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
-        self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
-        try:
+        async with AsyncExitStack() as undoing:
+            undoing.callback(self.bell.close)
+            if not self.opening.read_only:
+                self.bell.open()
+            self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place)))
+            self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
+            self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
+            undoing.callback(self._thread.end)
             _, is_in_danger = await self._thread.call(self._desk.open)
-        except Exception:
-            self._thread.end()
-            self.bell.close()
-            raise
+            self.longest = self._desk.longest
+            undoing.pop_all()
         if is_in_danger and self.driver not in _WARNED:
             _WARNED.add(self.driver)
             found = ".".join(map(str, version(self.driver)))
@@ -87,12 +88,12 @@ class SqliteEngine(Engine):
     async def aclose(self) -> None:
         """Say good-bye and close the file."""
         thread, self._thread = self._thread, None
-        self.bell.close()
-        if thread is not None:
-            await thread.call(self._desk.close, self.now())
-            thread.end()
-        else:
-            await trio.lowlevel.checkpoint()
+        async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
+            if thread is not None:
+                closing.callback(thread.end)
+                closing.push_async_callback(thread.call, self._desk.close, self.now())
+            closing.callback(self.bell.close)
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def now(self) -> float:
         """The time by the file's clock."""

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ._port import Claimed, State, Verdict
 from ._record import aborted_error, expired_error, replaced_error, with_loss
+from ._sqlite_driver import RowRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._port import Settlement
     from ._sqlite_driver import Connection, Row
     from ._sqlite_queues import Queues
@@ -88,14 +91,14 @@ class Rows:
         held = each.key, each.token
         queue = self._queues.number(each.queue)
         if each.verdict is Verdict.RELEASED:
-            self._connection.execute(_RETURN, (State.WAITING, None, None, 1, None, None, *held))
+            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, *held))
             self._queues.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             turn = self.turn(due, now)
             counted = each.verdict is Verdict.RETRIED
-            self._connection.execute(_RETURN, (state, due, turn, not counted, each.result, each.history, *held))
+            self._change(_RETURN, (state, due, turn, not counted, each.result, each.history, *held))
             self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
@@ -103,11 +106,10 @@ class Rows:
         state = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED}.get(each.verdict, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
-            self._connection.execute(
-                _FINISH, (state, due, self.turn(None, now), each.result, each.history, each.key, each.token)
-            )
+            turn = self.turn(None, now)
+            self._change(_FINISH, (state, due, turn, each.result, each.history, each.key, each.token))
         else:
-            self._connection.execute(DROP, (each.key, each.token))
+            self._change(DROP, (each.key, each.token))
         self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
 
     def take_off_attempt(self, seq: Any) -> None:
@@ -116,7 +118,7 @@ class Rows:
 
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
         """Finish a row that waits."""
-        self._connection.execute(
+        self._change(
             "UPDATE trio_tasks_task SET state = 5, due = NULL, turn = ?, result = ? WHERE seq = ?",
             (self.turn(None, now), error, seq),
         )
@@ -131,15 +133,24 @@ class Rows:
 
     def take_back(self, queue: int, row: Due, now: float) -> None:
         """An orphan waits again; its attempt stays counted."""
-        self._queues.count(queue, running=-1)
-        self._connection.execute(
+        self._change(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, wish = NULL, history = ? WHERE seq = ?",
             (with_loss(row.history, row.attempt, now, row.worker), row.seq),
         )
+        self._queues.count(queue, running=-1)
 
     def make_ready(self, seq: int) -> None:
         """Its time has come."""
-        self._connection.execute("UPDATE trio_tasks_task SET state = 0, due = start_by WHERE seq = ?", (seq,))
+        self._change("UPDATE trio_tasks_task SET state = 0, due = start_by WHERE seq = ?", (seq,))
+
+    def _change(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Change one row.
+
+        Raises:
+          RowRefusedError: a trigger has had the change ignored.
+        """
+        if self._connection.changed(sql, parameters) < 1:
+            raise RowRefusedError("a row did not change, though nothing was wrong: a trigger may have had it ignored")
 
     def take_over_key(self, seq: int, successor: str) -> None:
         """A running row may come to its end, but it is not to come back: its unique key is the successor's."""

@@ -22,7 +22,8 @@ from ._handle import Handle
 from ._lane import STALE, Grip, abort
 from ._port import Renewal
 from ._record import encode_head
-from ._settling import STATUS_AFTER, settlement_of
+from ._requests import Refused
+from ._settling import STATUS_AFTER, check_length, settlement_of
 from ._shelves import Shelves
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         parts = task.parts
         terms = parts.terms
         delay = parts.seconds_to_wait
-        row = self._lane.row_of(task, self._lane.codec.encode(task.args), encode_head(terms, parts.metadata), delay)
+        payload, head = self._lane.codec.encode(task.args), encode_head(terms, parts.metadata)
+        check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
+        row = self._lane.row_of(task, payload, head, delay)
         if delay > 0 and parts.run_at is None:
             parts.run_at = wall_after(delay)
         return row
@@ -157,10 +160,12 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         settlement = settlement_of(task, grip, outcome, self._traffic.engine)
         grip.settled = True
         self._traffic.settle(self._lane, settlement, parts)
-        answer: bool | Exception = await trio.lowlevel.wait_task_rescheduled(_stay)
-        if isinstance(answer, Exception):
+        answer: Any = await trio.lowlevel.wait_task_rescheduled(_stay)
+        if answer is not True and answer is not False:  # an error of user code, which is not asked for its class
             grip.settled = False
             self._lane.hand[parts.id] = parts
+            if type(answer) is Refused:
+                raise UnsettledError(answer.error, for_good=True)
             raise UnsettledError(answer, for_good=False)
         if not answer:
             raise LeaseLostError(f"task {parts.id} had its attempt {parts.attempt} taken away: its lease ran out")

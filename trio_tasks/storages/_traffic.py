@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from outcome import Error, Value
 
-from .._contained import log_and_suppress
+from .._contained import log, log_and_suppress
 from .._errors import BackendError
-from ._port import COMES_BACK, Claim, Exchange, NewRow, Settlement
-from ._requests import Push, Settle
+from ._batch import Batch, exchange_in_parts
+from ._port import COMES_BACK, Claim, NewRow, Settlement, Verdict
+from ._requests import Push, Refused, Settle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .._errors import DuplicateTaskError
     from .._task import Parts
@@ -51,6 +52,7 @@ class Traffic:
         self.closed = False
         self.failure: BackendError | None = None  # which has ended the pump
         self._turn = trio.Lock()
+        self._unanswered: dict[trio.lowlevel.Task, None] = {}  # those who wait for a push or a settlement
 
     # What the storages ask
 
@@ -61,12 +63,14 @@ class Traffic:
         self.check_open()
         request = Push(lane, rows)
         self.pushes.append(request)
+        self._unanswered[request.trio_task] = None
         self.needed.set()
 
         def leave(_: object) -> trio.lowlevel.Abort:
             if request.is_under_way:
                 return trio.lowlevel.Abort.FAILED
             self.pushes.remove(request)
+            del self._unanswered[request.trio_task]
             return trio.lowlevel.Abort.SUCCEEDED
 
         answers: list[str | DuplicateTaskError] = await trio.lowlevel.wait_task_rescheduled(leave)
@@ -77,7 +81,9 @@ class Traffic:
         """Have this settled: the current trio task, which is to wait for that, is rescheduled with the answer (a bool,
         or an exception), within bounds."""
         self.check_open()
-        self.settles.append(Settle(lane, settlement, parts.holder, parts, trio.lowlevel.current_task()))
+        me = trio.lowlevel.current_task()
+        self.settles.append(Settle(lane, settlement, parts.holder, parts, me))
+        self._unanswered[me] = None
         if not self.needed.is_set():
             self.needed.set()
 
@@ -177,20 +183,59 @@ class Traffic:
         """The same, each with its lane."""
         return [(lane, parts) for lane, late in self.late_by_lane() for parts in late]
 
-    def tell(self, answer: Answer, pushes: list[Push], settles: list[Settle]) -> None:
+    def take_requests(self) -> tuple[list[Settle], list[Push]]:
+        """Take the settlements and pushes that are lined up; from now on no push of these can be cancelled."""
+        settles, self.settles = self.settles, []
+        pushes, self.pushes = self.pushes, []
+        for push in pushes:
+            push.is_under_way = True
+        return settles, pushes
+
+    def tell(self, answer: Answer, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
         """Those who pushed and settled have their answers."""
         for settle, settled in zip(settles, answer.settled, strict=True):
-            if settle.trio_task is not None and settle.parts is not None:
-                settle.lane.let_go(settle.parts)
-                trio.lowlevel.reschedule(settle.trio_task, Value(settled))
+            self._end(settle, Value(settled))
         position = 0
         for push in pushes:
             answers = answer.pushed[position : position + len(push.rows)]
             position += len(push.rows)
-            trio.lowlevel.reschedule(push.trio_task, Value(answers))
+            self._answer(push.trio_task, Value(answers))
         for queue, task_id in answer.finished:
             if queue in self.lanes:
                 self.lanes[queue].finish(task_id)
+
+    def refuse(self, error: BackendError, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
+        """The store does not take these: tell those who asked for it.
+
+        A worker settles an error in place of a success. If a mere error is refused, or that a task is put back, nothing
+        else can be done: the task comes back when its lease is over.
+        """
+        for push in pushes:
+            self._answer(push.trio_task, Error(again(error)))
+        for settle in settles:
+            if settle.settlement.verdict is Verdict.SUCCEEDED:
+                self._end(settle, Value(Refused(again(error))))
+                continue
+            task_id = "one at hand" if settle.parts is None else settle.parts.id
+            log.error("task %s cannot be settled, and comes back when its lease is over", task_id, exc_info=error)
+            self._end(settle, Value(False))
+
+    def fail(self, error: BackendError, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
+        """The store has failed: tell those who asked for these."""
+        for push in pushes:
+            self._answer(push.trio_task, Error(again(error)))
+        for settle in settles:  # nobody holds it; but it is live, and comes back with its lease
+            self._end(settle, Error(again(error)))
+
+    def _end(self, settle: Settle, result: Value[Any] | Error) -> None:
+        if settle.trio_task is not None and settle.parts is not None:
+            settle.lane.let_go(settle.parts)
+            self._answer(settle.trio_task, result)
+
+    def _answer(self, trio_task: trio.lowlevel.Task, result: Value[Any] | Error) -> None:
+        if trio_task in self._unanswered:
+            del self._unanswered[trio_task]
+            trio.lowlevel.reschedule(trio_task, result)
 
     def give_back(self, *, only_stale: bool) -> None:
         """Line up what releases the rows at hand that nobody has come for."""
@@ -213,12 +258,7 @@ class Traffic:
         if not returned:
             return  # noqa: ASYNC910  the same
         self.settles = [each for each in self.settles if each.lane is not lane or each.trio_task is not None]
-        try:
-            await self.engine.exchange(Exchange([each.settlement for each in returned]))
-        except BackendError:
-            self.settles += returned
-            self.needed.set()
-            raise
+        await self._settle_at_once(returned)
         lane.stir()
         self.needed.set()
 
@@ -242,39 +282,46 @@ class Traffic:
         self.closed = True
         self.pushes, late = [], self.pushes
         for push in late:
-            trio.lowlevel.reschedule(push.trio_task, Error(_closed()))
-        with log_and_suppress("a storage could not give back what it had at hand"):
-            await self.in_turn(self._exchange_for_the_last_time)
-        self._send_away(_closed)
-        await self.engine.aclose()
+            self._answer(push.trio_task, Error(_closed()))
+        try:
+            with log_and_suppress("a storage could not give back what it had at hand"):
+                await self.in_turn(self._exchange_for_the_last_time)
+        finally:
+            self._fail_waiters(_closed)
+            await self.engine.aclose()  # noqa: ASYNC102  who closes shields it, and an engine is bounded by itself
 
     def break_off(self, error: BackendError) -> None:
-        """No exchange will be made any more: whoever waits for one has this raised, and whoever asks for one."""
+        """Fail all who wait for an exchange, and all who will ask for one: none is made any more."""
         self.failure = error
-        self.pushes, pushes = [], self.pushes
-        for push in pushes:
-            trio.lowlevel.reschedule(push.trio_task, Error(again(error)))
         for lane in self.lanes.values():
             lane.send_away(again(error))
-        self._send_away(lambda: again(error))
+        self._fail_waiters(lambda: again(error))
 
     async def _exchange_for_the_last_time(self) -> None:  # noqa: ASYNC910  there may be nothing to exchange
         self.give_back(only_stale=False)  # what an exchange has brought in meanwhile
-        settles, self.settles = self.settles, []
-        if settles:
-            try:
-                answer = await self.engine.exchange(Exchange([settle.settlement for settle in settles]))
-            except BackendError:
-                self.settles += settles
-                raise
-            self.tell(answer, [], settles)
+        settles, _ = self.take_requests()
+        await self._settle_at_once(settles)
 
-    def _send_away(self, why: Callable[[], Exception]) -> None:
-        """Whoever waits now has waited in vain."""
-        for settle in self.settles:
-            if settle.trio_task is not None:
-                trio.lowlevel.reschedule(settle.trio_task, Error(why()))
-        self.settles = []
+    async def _settle_at_once(self, settles: list[Settle]) -> None:  # noqa: ASYNC910  there may be nothing to settle
+        """Settle these, in this turn. If the store fails, those that it has not settled are lined up again."""
+        if not settles:
+            return  # noqa: ASYNC910  the same
+        for part in await exchange_in_parts(self.engine.exchange, Batch(settles), self.engine.now):
+            if not isinstance(part.result, BackendError):
+                self.tell(part.result, (), part.batch.settles)
+            elif part.is_refused:
+                self.refuse(part.result, (), part.batch.settles)
+            else:
+                self.settles += part.batch.settles
+                self.needed.set()
+                raise part.result
+
+    def _fail_waiters(self, why: Callable[[], Exception]) -> None:
+        """Fail all pushes and settlements that were not answered, and wake those who wait for results."""
+        self.pushes, self.settles = [], []
+        waiting, self._unanswered = self._unanswered, {}
+        for trio_task in waiting:
+            trio.lowlevel.reschedule(trio_task, Error(why()))
         for lane in self.lanes.values():
             for event in lane.awaited.values():
                 event.set()

@@ -72,20 +72,23 @@ class WriterThread:
         while not answers:
             self._line.popleft()()
         if not self._line:
-            self._on_idle()
+            self._be_idle()
         return answers[0].unwrap()
 
     def end(self) -> None:
         """The thread ends when it has done what was asked so far."""
         self._calls.put(None)
 
+    def _be_idle(self) -> None:
+        with log_and_suppress("a writer thread could not do what it does while nothing is asked"):
+            self._on_idle()
+
     def _run(self) -> None:
         while True:
             try:
                 call = self._calls.get(timeout=self._idle_after)
             except queue.Empty:
-                with log_and_suppress("%r failed in a writer thread", self._on_idle):  # or no call would be answered
-                    self._on_idle()
+                self._be_idle()
                 call = self._calls.get()
             if call is None:
                 return

@@ -1,0 +1,248 @@
+"""Closing a storage, and opening one, where a step of it raises: the others are made, and the run goes on."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
+from trio_tasks._groups import leaves
+from trio_tasks.storages import _bells, _file_lock, _journal, _sqlite_desk, _sqlite_driver
+from trio_tasks.storages._port import Engine, State
+from trio_tasks.storages._writer_thread import WriterThread
+
+from tests.storages._engine import Storage, TroubledEngine
+
+
+class RudeError(BaseException):
+    pass
+
+
+ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), RudeError(), GeneratorExit()]
+
+STEPS: dict[str, list[tuple[type, str]]] = {
+    "sqlite": [
+        (_sqlite_driver.StandardConnection, "close"),
+        (_sqlite_desk.Desk, "_check_out"),
+        (_bells.Bell, "close"),
+        (WriterThread, "end"),
+    ],
+    "file": [
+        (_journal.JournalFile, "close"),
+        (_journal.JournalFile, "sync"),
+        (_file_lock.FileLock, "release"),
+        (WriterThread, "end"),
+    ],
+}
+"""What closing an engine is made of."""
+CASES = [(kind, *step) for kind, steps in STEPS.items() for step in steps]
+
+
+def make(kind: str, path: Path) -> Any:
+    return SqliteStorage(path / "tasks.db", int) if kind == "sqlite" else FileStorage(path / "tasks.journal", int)
+
+
+def threads_of_ours() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "journal" or each.name.startswith("sqlite ")}
+
+
+async def all_threads_end(before: set[threading.Thread]) -> None:
+    with trio.fail_after(10):
+        while threads_of_ours() - before:  # noqa: ASYNC110  a thread tells nobody that it has ended
+            await trio.sleep(0.001)
+
+
+def see_that(error: BaseException, caught: BaseException) -> None:
+    """That is what came out, or what an engine makes of it."""
+    if not all(type(each) in (type(error), BackendError) for each in leaves(caught)):
+        raise AssertionError(f"{caught!r} came out") from caught
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize(("kind", "owner", "method"), CASES)
+def test_each_step_of_closing_is_made_whatever_another_raises(
+    kind: str, owner: type, method: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is left: no trio task, no thread, no lock. The error comes out of the block, and can be caught."""
+    real: Callable[..., Any] = getattr(owner, method)
+    raised: list[BaseException] = []
+
+    def fail(self: Any, *args: Any, **options: Any) -> Any:
+        real(self, *args, **options)
+        raised.append(error)
+        raise error
+
+    async def main() -> None:
+        before = threads_of_ours()
+        try:
+            async with make(kind, tmp_path) as storage:
+                await storage.push(1)
+                monkeypatch.setattr(owner, method, fail)
+        except BaseException as caught:  # noqa: ASYNC103  a program may catch it, and go on
+            see_that(error, caught)
+        monkeypatch.setattr(owner, method, real)
+        assert raised
+        await all_threads_end(before)
+        async with make(kind, tmp_path) as storage:
+            assert [task.args for task in await storage.list_tasks()] == [1]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "owner", "method"),
+    [
+        ("sqlite", _bells.Bell, "open"),
+        ("sqlite", _sqlite_desk.Desk, "open"),
+        ("sqlite", _sqlite_desk.Desk, "_check_in"),
+        ("file", _file_lock.FileLock, "__init__"),
+    ],
+)
+def test_an_opening_that_raises_leaves_nothing_behind(
+    kind: str, owner: type, method: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., Any] = getattr(owner, method)
+
+    def fail(self: Any, *args: Any) -> None:
+        real(self, *args)
+        raise error
+
+    async def main() -> None:
+        before = threads_of_ours()
+        monkeypatch.setattr(owner, method, fail)
+        try:
+            async with make(kind, tmp_path):
+                raise AssertionError("it has opened")
+        except BaseException as caught:  # noqa: ASYNC103  a program may catch it, and go on
+            see_that(error, caught)
+        monkeypatch.setattr(owner, method, real)
+        await all_threads_end(before)
+        if method != "__init__":  # which had the lock by then, in an object that nobody has
+            async with make(kind, tmp_path) as storage:
+                await storage.push(1)
+
+    trio.run(main)
+
+
+# A scripted engine
+
+VERBS = sorted(
+    name
+    for name, _ in inspect.getmembers(Engine, inspect.iscoroutinefunction)
+    if name not in ("open", "aclose", "listen")
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("verb", VERBS)
+async def test_an_engine_that_raises_harms_only_who_asked(
+    verb: str, error: BaseException, autojump_clock: MockClock
+) -> None:
+    """Whichever of its methods it is. Afterwards all goes on."""
+    async with Storage[int]() as storage:
+        await storage.push(1)
+        [waiting] = await storage.list_tasks()
+        engine = storage.engine
+        calls: dict[str, Callable[[], Any]] = {
+            "exchange": lambda: storage.push(2),
+            "renew": lambda: storage._traffic.ask(engine.renew, [], 1.0),
+            "report": lambda: storage._traffic.ask(engine.report, None, b""),
+            "find": lambda: storage.fetch_by_id(waiting.parts.id),
+            "list": lambda: storage.list_tasks(),
+            "cancel": lambda: storage.cancel("no such task"),
+            "abort": lambda: storage.abort("no such task"),
+            "reschedule": lambda: storage.reschedule("no such task", 1),
+            "update": lambda: storage.update(waiting),
+            "resume": lambda: storage.resume_by_id("no such task"),
+            "resume_abandoned": lambda: storage.resume_abandoned(),
+            "forget": lambda: storage.vacuum(),
+            "counts": lambda: storage.metrics(),
+            "queues": lambda: storage.list_queues(),
+            "register": lambda: storage._traffic.ask(engine.register, "q", []),
+            "workers": lambda: storage.list_workers(),
+        }
+        assert await raised_by(engine, verb, error, calls[verb]), "nothing was raised"
+        with trio.fail_after(60):
+            task = await storage.receive()
+            assert task.parts.id == waiting.parts.id
+            await storage.settle(task, Succeeded(None))
+        assert await storage.rows(State.DONE) == [task.parts.id]
+
+
+async def raised_by(engine: TroubledEngine, verb: str, error: BaseException, call: Callable[[], Any]) -> bool:
+    """Call it while the engine's method raises, once; whether that came out."""
+
+    async def fail(*_: object) -> None:
+        delattr(engine, verb)
+        raise error
+
+    setattr(engine, verb, fail)
+    with trio.fail_after(60):
+        try:
+            await call()
+        except BaseException as caught:  # noqa: ASYNC103  it is looked at
+            return all(each is error or isinstance(each, BackendError) for each in leaves(caught))
+    return False
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+async def test_a_settlement_outlives_an_engine_that_raises_once(
+    error: BaseException, autojump_clock: MockClock
+) -> None:
+    """Of whichever kind the error is: nothing that asks for an exchange hangs, or is lost."""
+    async with Storage[int]() as storage:
+        await storage.push_bulk([1, 2])
+        task, other = await storage.receive(), await storage.receive()
+        engine = storage.engine
+
+        async def fail(*_: object) -> None:
+            del engine.exchange
+            raise error
+
+        engine.exchange = fail  # type: ignore[method-assign, assignment]  # as above
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(storage.settle, task, Succeeded(None))
+                nursery.start_soon(storage.settle, other, Succeeded(None))
+        assert set(await storage.rows(State.DONE)) == {task.parts.id, other.parts.id}
+
+
+@pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)
+async def test_whatever_ends_the_loop_of_exchanges_is_told_to_all_who_wait(
+    error: BaseException, autojump_clock: MockClock
+) -> None:
+    """A settlement cannot be cancelled, so it must not wait for ever."""
+    told = list[str]()
+
+    async def tell(name: str, async_fn: Callable[..., Any], *args: Any) -> None:
+        with trio.CancelScope(shield=True), trio.fail_after(60):
+            try:
+                await async_fn(*args)
+            except BackendError:
+                told.append(name)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    try:
+        async with Storage[int]() as storage:
+            await storage.push_bulk([1, 2])
+            task = await storage.receive()
+            storage.engine.latency = 1.0
+            storage._lane.let_in = fail  # type: ignore[method-assign, assignment]  # as broken as it can be
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell, "receive", storage.receive)
+                await trio.sleep(0.5)
+                nursery.start_soon(tell, "settle", storage.settle, task, Succeeded(None))
+                nursery.start_soon(tell, "push", storage.push, 3)
+                await trio.sleep(5)
+    except BaseException as caught:  # noqa: ASYNC103  it is looked at
+        see_that(error, caught)
+    assert sorted(told) == ["push", "receive", "settle"]
