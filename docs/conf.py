@@ -1,4 +1,4 @@
-"""The configuration of Sphinx. It also draws the drawings, so that they are never out of date."""
+"""The configuration of Sphinx. It also makes the drawings and tables, so that they are never out of date."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ project_copyright = "the trio_tasks authors"
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.extlinks"]
 highlight_language = "text"  # all Python on these pages comes out of a file, by literalinclude
-exclude_patterns = ["_build", "_generated", "examples", "drawings"]
+exclude_patterns = ["_build", "_generated", "examples", "drawings", "tables"]
 
 # There are no inventories of other projects here, so their names cannot be links. The rest are type variables, and
 # types that only this project's own modules name.
@@ -63,22 +63,27 @@ extlinks = {
 }
 
 
-def _draw() -> None:
-    drawings = HERE / "drawings"
-    sys.path.insert(0, str(drawings))
+def _generate() -> None:
+    sources = [str(HERE / "drawings"), str(HERE / "tables")]
+    sys.path[:0] = sources
     try:
         target = HERE / "_generated"
         target.mkdir(exist_ok=True)
         for name in ("floors", "shutdown"):
             svg = importlib.import_module(name).draw()
             (target / f"{name}.svg").write_text(svg, encoding="utf-8")
+        table = importlib.import_module("capabilities").table()
+        (target / "capabilities.rst").write_text(table, encoding="utf-8")
     finally:
-        sys.path.remove(str(drawings))
+        del sys.path[: len(sources)]
 
 
-_draw()
+_generate()
 
-_SHOWN_AS = {"LaneOptions": ("reference/storages", "storage-options")}
+_SHOWN_AS = {
+    "LaneOptions": ("reference/storages", "storage-options"),
+    "MemoryOptions": ("reference/backends", "memory-options"),
+}
 """What has no public name, but a place where it is described: its page, and the anchor there."""
 
 _PUBLIC = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")

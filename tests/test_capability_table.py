@@ -1,0 +1,50 @@
+"""The table of capabilities in the documentation is made from the code, and says the same of all storages."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from trio_tasks import MemoryStorage
+from trio_tasks._mirroring import CAPABILITIES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def capabilities() -> Any:
+    """The module that makes the table."""
+    spec = importlib.util.spec_from_file_location("capabilities", DOCS / "tables" / "capabilities.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_says_what_isinstance_says() -> None:
+    module = capabilities()
+    lines = list(module.lines())
+    assert len(lines) == len(CAPABILITIES) + len(module.METHODS)
+    column = [*module.backends()].index("Memory")
+    storage = MemoryStorage[int]()
+    assert [cans[column] for _, _, cans in lines[: len(CAPABILITIES)]] == [isinstance(storage, c) for c in CAPABILITIES]
+
+
+def test_all_storages_can_do_the_same() -> None:
+    """But for the fast path, which is that of memory, and what needs a transaction of the user's."""
+    module = capabilities()
+    columns = [*module.backends()]
+    storages = [columns.index(name) for name in ("Memory", "SQLite", "File")]
+    differ = {name for name, _, cans in module.lines() if len({cans[column] for column in storages}) > 1}
+    assert differ == {":class:`NowaitBackend <trio_tasks.abc.NowaitBackend>`", "``push_in``", "``statistics``"}
+
+
+def test_the_table_is_on_a_page_with_a_cell_for_each_answer() -> None:
+    module = capabilities()
+    table: str = module.table()
+    rows = table.split("\n   * -")[1:]
+    assert {row.count("\n     -") for row in rows} == {len(module.backends()) + 1}
+    assert not [line for line in table.splitlines() if line != line.rstrip()]
+    assert ".. include:: /_generated/capabilities.rst" in (DOCS / "reference" / "abc.rst").read_text("utf-8")
+    assert '"capabilities.rst"' in (DOCS / "conf.py").read_text("utf-8")
