@@ -46,6 +46,7 @@ async def audit(books: Books, storage: Any) -> None:
     for task in tasks:
         await _audit_task(books, storage, task)
     _audit_counts(books, await storage.metrics(), tasks)
+    _audit_pasts(books, tasks)
     _audit_runs(books)
 
 
@@ -70,6 +71,15 @@ async def _audit_task(books: Books, storage: Any, task: Task[Any]) -> None:
         books.fault(f"{task_id} is {status}, after {outcome}")
     elif result.status is not status or not _is_of(result, outcome):
         books.fault(f"{task_id} has {result}, after {outcome}")
+
+
+def _audit_pasts(books: Books, tasks: Iterable[Task[Any]]) -> None:
+    """Each attempt that failed is in the history of its task, once."""
+    became = Counter(entry.became for task in tasks for entry in task.parts.context.history)
+    for kind in (Retried, Failed, Killed):
+        ours, theirs = books.counts[kind], became[kind.__name__.lower()]
+        if ours != theirs:
+            books.fault(f"{theirs} attempts have {kind.__name__} in the histories, not {ours}")
 
 
 def _audit_counts(books: Books, theirs: dict[str, int], tasks: Iterable[Task[Any]]) -> None:

@@ -221,6 +221,8 @@ class Books:
         else:
             claim.under_way.append((trio.current_time(), outcome))
             claim.moved_to = self._moving.get(task.parts.id, math.inf)
+            if isinstance(outcome, Retried) and str(outcome.error).startswith("it was lost"):
+                self.lost.add(task.parts.id)  # by a line, which says so later: somebody may have it by then
 
     def settled(self, task: Task[Any], outcome: Outcome) -> None:
         task_id = task.parts.id

@@ -32,5 +32,5 @@ class Claim:
 
 def key_of(parts: Parts) -> object:
     """What tells a claim from all others."""
-    grip = parts.context
-    return parts if grip is None else (parts.id, grip.token)
+    token = getattr(parts.context, "token", None)
+    return parts if token is None else (parts.id, token)

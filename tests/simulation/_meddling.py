@@ -69,8 +69,10 @@ class Meddling:
         elif what == "wait" and await storage.fetch_by_id(task_id) is not None:
             with trio.move_on_after(random.random()):
                 await storage.wait_for(task_id)
-        elif what == "abandoned" and books.has_leases:
-            await storage.resume_abandoned()
+        elif what == "abandoned":
+            resumed = await storage.resume_abandoned()
+            if resumed and not books.has_leases:
+                books.fault(f"{resumed} tasks were abandoned, without leases")
 
     async def _resume(self, storage: Any, task_id: str) -> None:
         self._books.will_resume(task_id)

@@ -25,7 +25,11 @@ class Stores:
     def __init__(self, kind: Kind, random: Random) -> None:
         self.kind = kind
         self._lease = random.choice((0.5, 3.0, 30.0))
-        self._memory = MemoryStorage[int](random.choice((math.inf, math.inf, 1, 3, 10)), keep_results=10**6)
+        self._memory = MemoryStorage[int](
+            random.choice((math.inf, math.inf, 1, 3, 10)),
+            type=int if self._lease == 3.0 else None,
+            keep_results=10**6,
+        )
         self._synchronous: Any = random.choice(("FULL", "NORMAL"))
         self._is_temporary = random.random() < 0.3
         self.lives = 1 if kind == "memory" or (kind == "file" and self._is_temporary) else random.choice((1, 2, 3))
