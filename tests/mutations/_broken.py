@@ -183,8 +183,8 @@ MUTATIONS = [
         6,
         "SystemExit of a handler ends its worker",
         "_seat.py",
-        "        if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):",
-        "        if any(is_a(each, (KeyboardInterrupt, SystemExit)) for each in leaves(error)):",
+        "        if error is not None and any(is_a(each, KeyboardInterrupt) for each in leaves(error)):",
+        "        if error is not None and any(is_a(each, (KeyboardInterrupt, SystemExit)) for each in leaves(error)):",
     ),
     Mutation(
         "listener-kills-the-worker",
@@ -226,6 +226,17 @@ MUTATIONS = [
         "(State.WAITING, None, None, 1, None, None, *held)",
         "(State.WAITING, None, None, 0, None, None, *held)",
         ("sqlite",),
+    ),
+    Mutation(
+        "retries-leave-no-trace",
+        7,
+        "an attempt that is retried is missing in the history of its task, in memory",
+        "_ledger.py",
+        """        if isinstance(outcome, Retried):
+            self._note_failure(parts, outcome)
+        again""",
+        "        again",
+        ("memory", "model memory"),
     ),
     Mutation(
         "lease-ends-with-intake",
@@ -329,5 +340,16 @@ MUTATIONS = [
         "        if self._closed:\n            raise trio.ClosedResourceError",
         "        if self._traffic.closed:\n            raise trio.ClosedResourceError",
         ("sqlite", "model sqlite"),
+    ),
+    Mutation(
+        "bulk-is-half-stored",
+        12,
+        "of a bulk, what does not fit the type is found when its turn comes, in memory",
+        "_memory.py",
+        """            for task in tasks:
+                self._encoding.encode(task)
+""",
+        "            pass\n",
+        ("promise 12",),
     ),
 ]

@@ -195,6 +195,28 @@ async def test_promise_07_attempts_are_counted_once_also_if_settled_by_hand() ->
     assert waiting.parts.attempt == 2
 
 
+async def test_promise_07_attempts_are_counted_once_and_stay_readable(autojump_clock: MockClock) -> None:
+    """Each attempt that failed is in the history, which whoever looks and the handler itself can read."""
+    storage, seen = MemoryStorage[int](), []
+
+    async def handler(task: Task[int]) -> None:
+        seen.append([entry.attempt for entry in task.parts.context.history])
+        raise ValueError(f"number {task.parts.attempt}")
+
+    task_id = await storage.push(1)
+    storage.close()
+    await Worker("w", storage, handler, retry=RetryPolicy(3, constant(1))).run()
+    assert seen == [[], [1], [1, 2]]
+    found = await storage.fetch_by_id(task_id)
+    assert found is not None
+    told = [(entry.attempt, entry.became, entry.worker, entry.error) for entry in found.parts.context.history]
+    assert told == [
+        (1, "retried", "w", "ValueError: number 1"),
+        (2, "retried", "w", "ValueError: number 2"),
+        (3, "failed", "w", "ValueError: number 3"),
+    ]
+
+
 async def test_promise_07_attempts_are_counted_once_and_reach_success(autojump_clock: MockClock) -> None:
     async def third_time_lucky(args: int, attempt: Attempt) -> int:
         if attempt < 3:

@@ -15,6 +15,7 @@ from trio_tasks import (
     BackendError,
     CustomBackend,
     DuplicateTaskError,
+    EncodeError,
     Extensions,
     Failed,
     Killed,
@@ -251,6 +252,26 @@ async def test_promise_12_bad_input_is_refused_at_the_door_a_bulk_as_a_whole(
     with pytest.raises(error):
         await storage.push_bulk(many(), **options)
     assert await no_trace(storage)
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [("2", {}), (2.5, {}), (None, {}), (2, {"metadata": {"key": object()}}), (2, {"priority": 2**63})],
+    ids=repr,
+)
+async def test_promise_12_bad_input_is_refused_at_the_door_by_its_type_in_memory(
+    args: Any, options: dict[str, Any]
+) -> None:
+    """With a type, a queue in memory refuses what a stored one would; without one, it takes what it is given."""
+    for storage in (MemoryStorage(type=int), MemoryStorage[Any]().share(int, queue="numbers")):
+        with pytest.raises(EncodeError if "priority" not in options else ValueError):
+            await storage.push(args, **options)
+        with pytest.raises(EncodeError if "priority" not in options else ValueError):
+            await storage.push_bulk([1, args], **options)
+        assert await no_trace(storage)
+    untyped = MemoryStorage[Any]()
+    await untyped.push(args, **options)
+    assert (await untyped.receive()).args is args
 
 
 # Closed
