@@ -305,6 +305,7 @@ def open_journal(
         return _made(path, ahead=ahead, mode=mode), None
     fd = open_regular(path, _WHAT)
     opened: JournalFile | None = None
+    is_done = False
     try:
         lock_itself(fd, path)
         with os.fdopen(fd, "r+b", buffering=2**20, closefd=False) as file:
@@ -315,15 +316,12 @@ def open_journal(
         if not (recovery and not recovery.is_torn_tail):
             _cut(opened, path)
         is_done = True
-    except (OSError, BackendError):
-        is_done = False
-        raise
+        return opened, recovery
     finally:
         if opened is None:
             os.close(fd)
         elif not is_done:
             opened.abandon()
-    return opened, recovery
 
 
 def _cut(opened: JournalFile, path: Path) -> None:

@@ -31,7 +31,7 @@ def refused(message: str) -> BackendError:
     return error
 
 
-def check_path(path: object, hint: str) -> Path:
+def check_path(path: str | os.PathLike[str], hint: str) -> Path:
     """The path of a store, if it may be one.
 
     Args:
@@ -41,7 +41,10 @@ def check_path(path: object, hint: str) -> Path:
     Raises:
       TypeError, ValueError: it is none.
     """
-    text: object = os.fspath(path) if isinstance(path, (str, bytes, os.PathLike)) else path
+    try:
+        text: object = os.fspath(path)
+    except TypeError:
+        text = None
     if not isinstance(text, str) or text in ("", ":memory:"):
         raise TypeError(f"path must be that of a file, not {path!r}; {hint}")
     if "\0" in text:
