@@ -776,6 +776,14 @@ async def test_the_first_signal_is_graceful(nursery: trio.Nursery) -> None:
     assert len(monitor.report.drained) == 1
 
 
+async def test_windows_has_one_more_signal(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    monitor = Monitor().register(worker_on(MemoryStorage[float]()))
+    await nursery.start(monitor.run_with_signal)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await until(lambda: not monitor.is_running)
+
+
 async def test_the_second_signal_is_now(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[float]()
     await storage.push(1000)

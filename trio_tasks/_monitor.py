@@ -160,10 +160,10 @@ class Monitor:
         """As :meth:`run`. The first signal shuts down gracefully; the second one is the terminator.
 
         Args:
-          signals: SIGINT and SIGTERM if none are given.
+          signals: SIGINT and SIGTERM if none are given; on Windows SIGBREAK as well, which is what can be sent there.
         """
         self._check_not_running()
-        with trio.open_signal_receiver(*(signals or (signal.SIGINT, signal.SIGTERM))) as received, unnested():
+        with trio.open_signal_receiver(*(signals or usual_signals())) as received, unnested():
             async with run_and_cancelling(self._heed, received), self._group():
                 task_status.started(self)
         return self.report
@@ -216,3 +216,9 @@ class Monitor:
     def __repr__(self) -> str:
         state = ("shutting down" if self.is_shutting_down else "running") if self.is_running else "not running"
         return f"<Monitor {state}: {len(self.workers)} workers>"
+
+
+def usual_signals() -> list[signal.Signals]:
+    """The signals that ask a program to end, on this system."""
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
