@@ -65,6 +65,11 @@ class WorkerBuilder(Generic[A]):
         self._options["concurrency"] = seats
         return self
 
+    def lend(self, slots: int) -> WorkerBuilder[A]:
+        """How many more attempts may be begun while others wait for tasks."""
+        self._options["lend"] = slots
+        return self
+
     def retry(self, policy: RetryPolicy) -> WorkerBuilder[A]:
         """What to do about errors that do not say it themselves."""
         self._options["retry"] = policy

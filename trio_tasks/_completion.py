@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
+from ._lending import Loan
 from ._outcome import TaskResult
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Completion:
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         """How a task ends that is not finished yet. If it is cancelled, nothing else is."""
         awaited = self._awaited.setdefault(task_id, _Awaited())
-        await awaited.finished.wait()
+        with Loan(task_id, f"task {task_id}") as loan:
+            loan.begin()
+            await awaited.finished.wait()
         assert awaited.result is not None
         return awaited.result
 

@@ -60,6 +60,7 @@ class WorkerContext:
         self.door = Door()
         self.in_hand: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
         self.idle = False
+        self.lent = 0  # how many attempts in hand wait for other tasks
         self.tally = Tally()
         self.listeners = listeners
         self._tracked: trio.Nursery | None = None
@@ -105,7 +106,7 @@ class WorkerContext:
     @property
     def is_ready(self) -> bool:
         """Whether it would take a task now: it runs, its intake is open, and a seat is free."""
-        return self.is_running and self.door.is_open and len(self.in_hand) < self.concurrency
+        return self.is_running and self.door.is_open and len(self.in_hand) - self.lent < self.concurrency
 
     @property
     def task_count(self) -> int:

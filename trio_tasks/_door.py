@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 
 @final
@@ -23,15 +23,17 @@ class Door:
       closed: whether it was closed for good.
       paused: whether it is shut until :meth:`resume`.
       cancelled: whether a cancellation from outside has reached the worker.
+      on_close: called when it is closed, if given.
     """
 
-    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "paused", "waiting")
+    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "on_close", "paused", "waiting")
 
     def __init__(self) -> None:
         self.is_open = True
         self.closed = False
         self.paused = False
         self.cancelled = False
+        self.on_close: Callable[[], object] | None = None
         self.waiting = 0
         """How many seats wait for a task, or for the door to be opened again."""
         self._opened = trio.Event()
@@ -67,6 +69,8 @@ class Door:
         self.closed = True
         self.is_open = False
         self._send_away()
+        if self.on_close is not None:
+            self.on_close()
 
     def cancel(self) -> None:
         """Let nobody in any more, since the worker was cancelled. Slots that wait are cancelled with it, so nobody has

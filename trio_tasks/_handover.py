@@ -16,6 +16,7 @@ from outcome import Error, Value
 from ._completion import Completion
 from ._error_text import line_of
 from ._ledger import Ledger
+from ._lending import Loan
 from ._outcome import Retried, Suspended
 from ._task import Task
 
@@ -143,7 +144,9 @@ class Handover(Generic[A]):
             self._pushers.remove(entry)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
+        with Loan("", "room in a queue") as loan:
+            loan.begin()
+            task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
         return task_id
 
     def _let_in(self) -> bool:

@@ -28,6 +28,7 @@ class WorkerOptions(TypedDict, total=False):
     """What :class:`Worker` takes by keyword beside ``layers``, whose type depends on the handler's."""
 
     concurrency: int
+    lend: int
     data: Iterable[object]
     retry: RetryPolicy
     on_event: Listener | Iterable[Listener] | None

@@ -18,6 +18,7 @@ from ._contained import catch_errors, log
 from ._errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
+from ._lending import SLOTS
 from ._misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 from ._outcome import Failed, Released, Succeeded, Suspended, judge
 from ._report import Interruption
@@ -52,6 +53,16 @@ class TaskSource(Protocol):
         ...
 
 
+class SlotLender(Protocol):
+    """Whoever has other slots run while the attempts of some wait."""
+
+    def lend(self, slot: Seat, task: Task[Any]) -> None:
+        """The attempt in this slot begins to wait."""
+
+    def reclaim(self, slot: Seat, task: Task[Any]) -> None:
+        """It goes on."""
+
+
 @final
 class Seat:
     """Carries tasks from the intake to their settlement, one at a time.
@@ -82,8 +93,11 @@ class Seat:
         "_verdict",
         "context",
         "left_open",
+        "lender",
         "policy",
         "scope",
+        "waits_for",
+        "what",
         "worker",
     )
 
@@ -117,6 +131,12 @@ class Seat:
         self.left_open = False
         """Whether a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
         in its place, in a trio task of its own."""
+        self.lender: SlotLender | None = None
+        """Who lends this slot while its attempt waits for another task; None if nobody does."""
+        self.waits_for: str | None = None
+        """The id of the task that its attempt waits for, while it is lent: empty if it is something else."""
+        self.what = ""
+        """What that is, in words."""
 
     @trio.lowlevel.enable_ki_protection
     async def sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
@@ -126,12 +146,15 @@ class Seat:
         call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
         """
         self._trio_task = trio.lowlevel.current_task()
+        SLOTS[self._trio_task] = self
         try:
             await self._sit()
         except RuntimeError:  # trio says so when the slot's scope is left before one that is inside of it
             if not self.left_open:
                 raise
             forget_nurseries(self._trio_task)
+        finally:
+            del SLOTS[self._trio_task]
 
     async def _sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
         task: Task[Any] | None = None
@@ -278,6 +301,36 @@ class Seat:
     def will_take_more(self) -> bool:
         """Whether it will ask for another task as soon as this one is settled."""
         return self._intake.will_take_more
+
+    # Lending
+
+    @property
+    def attempted(self) -> str | None:
+        """The id of the task whose attempt is under way."""
+        return self._given[1] if self._is_open else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has a task in hand, in an attempt or on the way to its settlement."""
+        return getattr(self, "_task", None) in self.context.in_hand
+
+    def retire(self) -> None:
+        """Have it end without another task; it has none in hand."""
+        scope: trio.CancelScope | None = getattr(self, "scope", None)  # it may not have begun
+        if scope is not None:
+            scope.cancel()
+
+    def lend(self, waits_for: str, what: str) -> None:
+        """The attempt waits for another task: have that run meanwhile."""
+        if self._is_open and self.lender is not None and self.waits_for is None:
+            self.waits_for, self.what = waits_for, what
+            self.lender.lend(self, self._task)
+
+    def reclaim(self) -> None:
+        """It does not wait any more."""
+        if self.waits_for is not None and self.lender is not None:
+            self.waits_for = None
+            self.lender.reclaim(self, self._task)
 
     def whereabouts(self) -> str:
         """The line at which the attempt under way waits just now."""

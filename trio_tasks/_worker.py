@@ -20,8 +20,9 @@ from ._errors import WorkerError
 from ._events import HeartBeat, Stop
 from ._groups import leaves, unnested
 from ._intake import Intake
+from ._lending import LendingGate
 from ._patience import naming_who_stays
-from ._seat import Seat
+from ._seat import Seat, TaskSource
 from ._slots import Slots
 from ._task_fn import adapt, handler_name
 from ._upkeep import run_and_cancelling, run_to_the_end
@@ -59,6 +60,9 @@ class Worker(Generic[A, R]):
       handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
           filled in by their annotations. A sync function runs in a thread.
       concurrency: how many attempts may be under way at once.
+      lend: how many more may be begun while attempts wait for other tasks, in ``wait_for`` or in a push that waits for
+          room; as many as ``concurrency``, if not given. An attempt that waits so lends its slot, and its places in
+          gates; it goes on at once when its wait is over. So up to ``concurrency + lend`` handlers may run at a time.
       layers: middleware, the outermost first; see :data:`Layer`.
       data: what the handler may ask for as ``Data[T]``, one value of each type.
       retry: what to do about errors that do not say it themselves.
@@ -137,6 +141,7 @@ class Worker(Generic[A, R]):
         handler: Callable[..., Any],
         *,
         concurrency: int = 8,
+        lend: int | None = None,
         layers: Iterable[Layer[Any, Any]] = (),
         data: Iterable[object] = (),
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
@@ -146,6 +151,7 @@ class Worker(Generic[A, R]):
         self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
         self.concurrency = check_count(concurrency, "concurrency")
+        self.lend = self.concurrency if lend is None else check_count(lend, "lend", minimum=0)
         self.layers = tuple(map(_check_layer, check_several(layers, "layers", _LAYER)))
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
@@ -162,6 +168,7 @@ class Worker(Generic[A, R]):
         self._stack = stack
         stages: tuple[object, ...] = self.layers
         self._gates = [layer for layer in stages if isinstance(layer, Gate)]
+        self._lending_gates = [layer for layer in stages if isinstance(layer, LendingGate)]
         if len(set(map(id, self._gates))) < len(self._gates):
             raise ValueError("layers must not hold the same gate twice: an attempt would wait for itself")
 
@@ -218,14 +225,14 @@ class Worker(Generic[A, R]):
         backend = self.backend
         intake = Intake(context, backend, self._gates, self.settle_timeout)
 
-        def make_slot() -> Seat:
-            return Seat(context, intake, backend, self._stack, self.retry, self.settle_timeout)
+        def make_slot(source: TaskSource) -> Seat:
+            return Seat(context, source, backend, self._stack, self.retry, self.settle_timeout)
 
         async with run_to_the_end(self._beat, context), naming_who_stays(context):  # leases outlive the last attempt
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
                 async with self._registered(context), run_and_cancelling(self._feed, context):
-                    await Slots(context, make_slot).run(task_status)
+                    await Slots(context, intake, make_slot, self.lend, self._lending_gates).run(task_status)
 
     @asynccontextmanager
     async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:

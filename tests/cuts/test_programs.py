@@ -16,6 +16,7 @@ from trio_tasks import (
     AbortError,
     Backend,
     Backoff,
+    DuplicateTaskError,
     FileStorage,
     Interval,
     MemoryStorage,
@@ -251,6 +252,40 @@ def test_after_a_cut_each_slot_begins_one_more_attempt_at_most(kind: str) -> Non
             assert (await storage.metrics())["running"] == 0, "something is in hand of nobody"
 
     assert explore_cancellations(scenario).cuts > 5
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_attempts_that_wait_for_others_are_cut_at_every_moment(kind: str) -> None:
+    """They lend their slots: whatever is cut, no slot is lost, and none is one too many."""
+
+    async def scenario(cut: Cut) -> None:
+        async with STORAGES[kind]() as storage:
+
+            async def handler(task: Task[str]) -> str:
+                await trio.sleep(1)
+                if task.args.startswith("parent"):
+                    with suppress(DuplicateTaskError):
+                        await storage.push(task.args[-1], id=f"child of {task.args}")
+                    await storage.wait_for(f"child of {task.args}")
+                return task.args
+
+            await storage.push_bulk(["parent 1", "parent 2", "parent 3"])
+            worker = worker_of(storage, handler)
+            context = worker.prepare()
+            with cut, trio.move_on_after(4.5):
+                await worker.run(context)
+            assert context.lent == 0
+            assert (await storage.metrics())["running"] == 0, "something is in hand of nobody"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker_of(storage, handler).run)
+                with trio.fail_after(100):
+                    while (books := await storage.metrics())["waiting"] or books["running"]:  # noqa: ASYNC110  who ends last
+                        await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            books = await storage.metrics()
+            assert (books["pushed"], books["succeeded"]) == (6, 6), books
+
+    assert explore_cancellations(scenario).cuts > 20
 
 
 # Writes of one's own

@@ -141,6 +141,7 @@ class CircuitBreaker:
         self._failure_if = check_plain(failure_if, "failure_if", "failure_if(error) -> bool")
         self._now: _Closed | _Open | _HalfOpen = _Closed()
         self._admitted: dict[Parts, list[_Closed | _HalfOpen]] = {}  # what their calls will report to
+        self._trials_of: dict[Parts, list[_HalfOpen]] = {}  # calls under way that are trials
         self._line = Turnstile(self._opens_at)
 
     @property
@@ -248,6 +249,17 @@ class CircuitBreaker:
             del self._admitted[task.parts]
         return state
 
+    def lend(self, task: Task[Any]) -> None:
+        """Let another trial have the place of this one while it waits for another task."""
+        for state in self._trials_of.get(task.parts, ()):
+            state.under_way -= 1
+            self._line.look_again()
+
+    def reclaim(self, task: Task[Any]) -> None:
+        """Have the place again, at once."""
+        for state in self._trials_of.get(task.parts, ()):
+            state.under_way += 1
+
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
@@ -256,8 +268,23 @@ class CircuitBreaker:
         while state is None or state is not self._now:
             await self._line.pass_through()
             state = self._begin()
-        with self._heard_by(state):
+        with self._heard_by(state), self._noting_trial(state, task):
             return await handler(task)
+
+    @contextmanager
+    def _noting_trial(self, state: _Closed | _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
+        """Know of a call that is a trial, so that it can lend its place."""
+        if not isinstance(state, _HalfOpen):
+            yield
+            return
+        trials = self._trials_of.setdefault(task.parts, [])
+        trials.append(state)
+        try:
+            yield
+        finally:
+            trials.remove(state)
+            if not trials:
+                del self._trials_of[task.parts]
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self._now.name}>"

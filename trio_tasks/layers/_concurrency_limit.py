@@ -102,18 +102,22 @@ class ConcurrencyLimit:
     With a key, nobody knows whether there is a permit before the task is there. So intake is not held back: the
     attempt waits inside, and holds its seat. Give the worker more seats than one key may use.
 
+    An attempt that waits for another task, in ``wait_for`` or in a push that waits for room, lends its permit
+    meanwhile. It goes on at once when its wait is over, so for a while there may be more than ``n``.
+
     One attempt takes one permit, also if an inner part of it is called several times in turn, as by :class:`Retry`;
     calls at the same time take one each. The same limit twice in one stack takes two. If it is cancelled while it
     waits, it has taken nothing.
     """
 
-    __slots__ = ("_admitted", "_by_key", "_key", "limit")
+    __slots__ = ("_admitted", "_by_key", "_held", "_key", "limit")
 
     def __init__(self, n: int, *, key: Callable[[Task[Any]], Hashable] | None = None) -> None:
         self.limit = check_count(n, "n")
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
         self._by_key: dict[Hashable, _Permits] = {}
         self._admitted: dict[Parts, _Admission] = {}
+        self._held: dict[Parts, list[_Permits]] = {}  # taken inside, by calls under way
 
     # For workers
 
@@ -148,6 +152,22 @@ class ConcurrencyLimit:
         permits.give_back()
         self._forget_if_idle(permits)
 
+    def lend(self, task: Task[Any]) -> None:
+        """Give the permits of this attempt back while it waits for another task."""
+        for permits in self._permits_held_by(task):
+            permits.callers += 1
+            permits.give_back()
+
+    def reclaim(self, task: Task[Any]) -> None:
+        """Have them again, at once; for a while that may be more than there are."""
+        for permits in self._permits_held_by(task):
+            permits.callers -= 1
+            permits.taken += 1
+
+    def _permits_held_by(self, task: Task[Any]) -> list[_Permits]:
+        admission = self._admitted.get(task.parts)
+        return [*(admission.permits if admission is not None else ()), *self._held.get(task.parts, ())]
+
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
@@ -163,9 +183,14 @@ class ConcurrencyLimit:
         permits.callers += 1
         try:
             await permits.take()
+            held = self._held.setdefault(task.parts, [])
+            held.append(permits)
             try:
                 return await handler(task)
             finally:
+                held.remove(permits)
+                if not held:
+                    del self._held[task.parts]
                 permits.give_back()
         finally:
             permits.callers -= 1

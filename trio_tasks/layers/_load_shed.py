@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from .._abc import Admitting
 from .._errors import OverloadedError
+from .._lending import LendingGate
 from ._concurrency_limit import ConcurrencyLimit
 from ._rate_limit import RateLimit
 
@@ -69,6 +70,16 @@ class LoadShed:
             return await self._gate(handler, task)
         finally:
             self._gate.dismiss(task)
+
+    def lend(self, task: Task[Any]) -> None:
+        """Lend the places that the attempt has in the gate, if that can be."""
+        if isinstance(self._gate, LendingGate):
+            self._gate.lend(task)
+
+    def reclaim(self, task: Task[Any]) -> None:
+        """Have them back."""
+        if isinstance(self._gate, LendingGate):
+            self._gate.reclaim(task)
 
     def __repr__(self) -> str:
         return f"<LoadShed over {self._gate!r}>"

@@ -28,6 +28,7 @@ from .._abc import (
 )
 from .._checks import check_count, check_seconds, check_text, check_unicode
 from .._errors import AbortError, LeaseLostError, UnknownTaskError
+from .._lending import Loan
 from .._sink import check_task
 from .._task import Status, Task
 from ._filed import PLAIN, STATES, result_of, shown
@@ -130,9 +131,13 @@ class Shelves(
 
         If it is cancelled, the task goes on.
         """
+        with Loan(check_text(task_id, "a task's id"), f"task {task_id}") as loan:
+            return await self._wait_for(task_id, loan)
+
+    async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
         awaited = self._lane.awaited
         while True:
-            event = awaited.setdefault(check_text(task_id, "a task's id"), trio.Event())
+            event = awaited.setdefault(task_id, trio.Event())
             try:
                 stored: Stored | None = await self._do("find", task_id)
                 if stored is None:
@@ -142,6 +147,7 @@ class Shelves(
                 if not event.is_set():
                     event = awaited.setdefault(task_id, event)
                     self._traffic.needed.set()  # somebody has to look now and then
+                    loan.begin()
                     with trio.move_on_after(self._seconds_until(stored.expires)):
                         await event.wait()
             finally:
