@@ -90,12 +90,24 @@ def wall_after(seconds: float) -> datetime:
         return datetime.max.replace(tzinfo=timezone.utc)
 
 
-def moment_of(seconds: float) -> datetime:
-    """The moment of a number of seconds since the epoch; the last representable one if it is beyond the calendar."""
-    try:
-        return _EPOCH + timedelta(seconds=seconds)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=timezone.utc)
+def microseconds_of(moment: datetime) -> int:
+    """The whole microseconds from the epoch to a moment: exact, as a datetime is."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment_after(microseconds: int) -> datetime:
+    """The moment that is so many microseconds after the epoch, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def is_wall_clock_replaced() -> bool:
+    """Return True inside :func:`use_wall_clock`."""
+    return _source is not time.time
+
+
+def is_machine_clock_replaced() -> bool:
+    """Return True inside :func:`use_machine_clock`."""
+    return _machine is not None
 
 
 def seconds_until(moment: datetime) -> float:

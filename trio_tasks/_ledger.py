@@ -194,6 +194,7 @@ class Ledger(Generic[A]):
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
+        again.parts.run_at = parts.run_at
         if isinstance(outcome, Retried):
             self._note_failure(parts, outcome)
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)

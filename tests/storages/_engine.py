@@ -137,8 +137,8 @@ class TroubledEngine(Engine):
         held: Held | None = await self._telling("abort", queue, task_id)
         return held
 
-    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
-        return bool(await self._telling("reschedule", queue, task_id, delay))
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        return bool(await self._telling("reschedule", queue, task_id, delay, run_at))
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         return bool(await self._call("update", queue, task_id, payload, head))

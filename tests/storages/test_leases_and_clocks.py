@@ -354,3 +354,19 @@ def test_a_store_clock_never_goes_back() -> None:
         machine[0], own[0] = 200.0, 7.0
         assert clock.tick() == 98.0
         assert clock.now() == 1100.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_under_a_mock_clock_real_time_does_not_count(
+    kind: str, tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """However slow the machine is on which a test runs."""
+    async with open_one(kind, tmp_path) as storage:
+        engine = storage._traffic.engine
+        before = engine.now()
+        hold_the_loop(0.2)
+        await storage.push(1)
+        await storage.receive()
+        assert engine.now() == before
+        mock_clock.jump(5)
+        assert engine.now() == before + 5

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
+from .._clock import wall_now
 from ._file_rows import DELAYED, GONE, KILLED, KILLS, LIVE, PUSHED, RUNNING, WAITING, Line, Row, Shelf
 from ._record import aborted_error, expired_error, replaced_error, with_loss
 
@@ -57,6 +58,7 @@ class Books:
         self.weight = 0  # what the rows would take in a snapshot, about
         self.last_moment = 0.0  # since when the last one waits that came to be ready at once
         self.finished: list[tuple[str, str]] = []  # by the books themselves, since somebody last looked
+        self.has_walled = False  # whether a row is waited for by the wall clock
         self._retained = Line()
         self._nothing_due_before = math.inf
         self.change = Change(self)
@@ -134,6 +136,9 @@ class Books:
         """Put a row where its state wants it to be, and see to it that it is looked at in time."""
         row.shelf.enlist(row)
         moment = row.due
+        if row.state == DELAYED and row.by_wall and row.run_at is not None:
+            row.shelf.walled.add(row.run_at / 1e6, row)
+            self.has_walled = True
         if row.state <= DELAYED and row.expires is not None:
             row.shelf.expiring.add(row.expires, row)
             moment = row.expires if moment is None else min(moment, row.expires)
@@ -271,12 +276,14 @@ class Books:
 
     def enter_due(self, now: float, as_of: float = math.inf) -> None:
         """Enter what has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
+        if self.has_walled:
+            self._enter_walled()
         if now < self._nothing_due_before:
             return
         for shelf in self.shelves.values():
             while (row := shelf.pop_expired(now)) is not None:
                 self.kill(row, expired_error())
-            while (row := shelf.pop_due(now)) is not None:
+            while (row := self._pop_due(shelf, now)) is not None:
                 row.state, row.due = WAITING, None  # whether the transaction holds or not, so it needs no record
                 shelf.enlist(row)
             for row in shelf.lapsed(min(now, as_of)):
@@ -286,6 +293,25 @@ class Books:
         if (first := self._retained.first) is not None:
             moments.append(first[0])
         self._nothing_due_before = min(moments, default=math.inf)
+
+    def _pop_due(self, shelf: Shelf, now: float) -> Row | None:
+        """Take out a delayed row whose time has come, by the wall clock for those that go by it."""
+        while (row := shelf.pop_due(now)) is not None:
+            if not row.by_wall or row.run_at is None or (rest := row.run_at / 1e6 - wall_now().timestamp()) <= 0:
+                return row
+            row.due = now + rest  # the wall clock was set back; no record says so, as it will be found out again
+            shelf.enlist(row)
+        return None
+
+    def _enter_walled(self) -> None:
+        """Enter what has come due by the wall clock, which may have been set forward."""
+        wall = wall_now().timestamp()
+        self.has_walled = False
+        for shelf in self.shelves.values():
+            while (row := shelf.pop_walled(wall)) is not None:
+                row.state, row.due = WAITING, None  # likewise
+                shelf.enlist(row)
+            self.has_walled = self.has_walled or shelf.walled.first is not None
 
     def _forget_retained(self, now: float) -> None:
         while (first := self._retained.first) is not None and first[0] <= now:

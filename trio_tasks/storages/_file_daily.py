@@ -68,6 +68,8 @@ def _settle(books: Books, settlement: Settlement, now: float) -> bool | BaseExce
     books.touch(row)
     if settlement.history is not None:
         row.history = settlement.history
+    if settlement.run_at is not None:
+        row.run_at, row.by_wall = settlement.run_at, False
     end = _ENDS.get(settlement.verdict)
     if end is not None:
         books.finish(row, *end, settlement.result, settlement.keep, now)
@@ -106,6 +108,7 @@ def _push(books: Books, new: NewRow, now: float) -> str | DuplicateTaskError:
         books.hold(row)
     if new.expires_in is not None:
         row.expires = now + new.expires_in
+    row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
     books.wait(row, new.delay, now)
     return row.id
 
@@ -126,7 +129,7 @@ def _claim(books: Books, claim: Claim, now: float) -> list[Claimed]:
         row.state, row.due, row.token, row.worker = RUNNING, until, token, worker
         row.attempt += 1
         running[key] = row
-        claimed.append(Claimed(key, token, row.id, row.attempt, row.payload, row.head, row.history))
+        claimed.append(Claimed(key, token, row.id, row.attempt, row.payload, row.head, row.history, row.run_at))
         token += 1
     if claimed:
         books.next_token = token

@@ -19,7 +19,7 @@ from ._file_opening import open_books
 from ._places import PRIVATE
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
-from ._store_clock import Offset, StoreClock
+from ._store_clock import Offset, StoreClock, is_virtual
 
 if TYPE_CHECKING:
     import builtins
@@ -39,6 +39,8 @@ _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
 _AT_ONCE = 2_000
 """Rows that one transaction is about, where there may be any number of them."""
+_WALL_LOOKS_APART = 1.0
+"""Seconds between two looks at the wall clock, which may be set, while a row waits for a moment by it."""
 
 
 @final
@@ -81,6 +83,7 @@ class FileEngine(Engine):
         self._lock: FileLock | None = None
         self._scribe: Scribe | None = None
         self._clock: StoreClock
+        self._is_virtual = False
         self._listeners: list[Callable[[], None]] = []
 
     @classmethod
@@ -99,7 +102,8 @@ class FileEngine(Engine):
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
         path, is_large = _measured(self.path)
-        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset())
+        self._is_virtual = is_virtual()
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
         read = partial(
             open_books,
             path,
@@ -164,7 +168,13 @@ class FileEngine(Engine):
         do = self._open_scribe().transact
         if exchange.claims:
             self._clock.tick()
-        return await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
+        answer = await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
+        if exchange.claims and self._open_scribe().books.has_walled and not self._is_virtual:
+            soon = self.now() + _WALL_LOOKS_APART
+            for number, due in enumerate(answer.next_due):
+                if answer.live[number] >= 0:  # it came up short, so that somebody waits
+                    answer.next_due[number] = soon if due is None else min(due, soon)
+        return answer
 
     async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
         """Renew leases, which live in memory only, and look for what is to be aborted."""
@@ -201,9 +211,9 @@ class FileEngine(Engine):
             on_news()
         return held
 
-    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Move a row that waits in time."""
-        return await self._do(lambda books, now: verbs.reschedule(books, queue, task_id, delay, now))
+        return await self._do(lambda books, now: verbs.reschedule(books, queue, task_id, delay, run_at, now))
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""

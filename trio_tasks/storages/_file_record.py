@@ -9,6 +9,8 @@ fields, since that is written twice as fast as lists in lists::
     gone      keys of the rows that are forgotten
     claims    worker and keys
     suspended number of a queue, and how often a task of it was suspended; left out where none was
+    moments   key, run_at, and whether that is waited for by the wall clock, of those rows that have one; left out where
+              none has, and of a row that has changed if it has none any more
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -26,7 +28,7 @@ import cbor2
 
 from .._errors import BackendError
 from ._file_books import weight_of
-from ._file_rows import COUNTS, DELAYED, GONE, LIVE, RUNNING, SUSPENDED, WAITING, Row
+from ._file_rows import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
 from ._port import LATEST
 
 if TYPE_CHECKING:
@@ -54,14 +56,15 @@ def encode_change(books: Books, now: float) -> bytes | None:
                 new.append(row)
         elif row.state != GONE:
             changed.append(row.key)
-            changed += row.condition
-    return _encode(books, now, change.counts, new, changed, gone, change.claims)
+            changed += row.condition[:-MOMENTS]
+    told = [row for row in change.rows if row.run_at is not None and row.state != GONE]
+    return _encode(books, now, change.counts, new, changed, gone, change.claims, told)
 
 
 def encode_snapshot(books: Books, rows: Iterable[Row]) -> bytes:
     """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(books, books.time, books.shelves.values(), present, [], [], [])
+    return _encode(books, books.time, books.shelves.values(), present, [], [], [], present)
 
 
 def _encode(
@@ -72,6 +75,7 @@ def _encode(
     changed: list[Any],
     gone: list[int],
     claims: list[Any],
+    told: Iterable[Row],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -84,10 +88,18 @@ def _encode(
     rows: list[Any] = []
     for row in new:
         rows += (row.key, row.shelf.number, row.id, row.payload, row.head, row.priority, row.unique)
-        rows += row.condition
+        rows += row.condition[:-MOMENTS]
+    moments: list[Any] = []
+    for row in told:
+        if row.run_at is not None:
+            moments += (row.key, row.run_at, row.by_wall)
     try:
         fields = [now, books.next_key, books.next_token, queues, rows, changed, gone, claims]
-        return cbor2.dumps([*fields, suspended] if suspended else fields)
+        if moments:
+            fields += (suspended, moments)
+        elif suspended:
+            fields.append(suspended)
+        return cbor2.dumps(fields)
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise BackendError(f"what is to be stored cannot be written down: {error}") from error
 
@@ -100,14 +112,18 @@ def load_record(books: Books, payload: bytes) -> None:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
+        suspended, moments = more[0] if more else (), more[1] if len(more) > 1 else ()
         books.time = max(books.time, now)
         books.next_key = max(books.next_key, next_key)
         books.next_token = max(books.next_token, next_token)
-        _load_queues(books, queues, *more)
+        _load_queues(books, queues, suspended)
         _load_rows(books, rows)
         for start in range(0, len(changed), _CHANGED):
             if (row := books.rows.get(changed[start])) is not None:
-                row.condition = tuple(changed[start + 1 : start + _CHANGED])
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False
+        for start in range(0, len(moments), 3):
+            if (row := books.rows.get(moments[start])) is not None:
+                row.run_at, row.by_wall = moments[start + 1], moments[start + 2]
         for key in gone:
             books.rows.pop(key, None)
         for start in range(0, len(claims), 2):
@@ -130,7 +146,7 @@ def _load_rows(books: Books, rows: list[Any]) -> None:
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, head, priority, unique = rows[start : start + 7]
         row = Row(key, books.numbered[number], id, payload, head, priority, unique)
-        row.condition = tuple(rows[start + 7 : start + _ROW])
+        row.condition = *rows[start + 7 : start + _ROW], None, False
         books.rows[key] = row
 
 
@@ -178,6 +194,8 @@ def _is_sound(row: Any) -> bool:
         and (row.result is None or type(row.result) is bytes)
         and (row.history is None or type(row.history) is bytes)
         and (row.progress is None or type(row.progress) is bytes)
+        and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
+        and type(row.by_wall) is bool
     )
 
 

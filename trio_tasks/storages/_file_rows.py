@@ -16,6 +16,9 @@ from typing import Any, final
 from ._port import State
 
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
+MOMENTS = 2
+"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``, and whether
+it is waited for by the wall clock."""
 GONE = 6
 """Of rows that are forgotten."""
 
@@ -31,6 +34,7 @@ class Row:
 
     __slots__ = (
         "attempt",
+        "by_wall",
         "due",
         "expires",
         "head",
@@ -41,6 +45,7 @@ class Row:
         "priority",
         "progress",
         "result",
+        "run_at",
         "shelf",
         "since",
         "state",
@@ -71,6 +76,8 @@ class Row:
         self.worker: str | None = None
         self.progress: bytes | None = None
         self.wish: bool | str = False
+        self.run_at: int | None = None
+        self.by_wall = False
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -87,6 +94,8 @@ class Row:
             self.worker,
             self.progress,
             self.wish,
+            self.run_at,
+            self.by_wall,
         )
 
     @condition.setter
@@ -103,6 +112,8 @@ class Row:
             self.worker,
             self.progress,
             self.wish,
+            self.run_at,
+            self.by_wall,
         ) = fields
 
     def has_expired(self, now: float) -> bool:
@@ -168,6 +179,7 @@ class Shelf:
         self.finished: dict[int, Row] = {}
         self.delayed = Line()
         self.expiring = Line()
+        self.walled = Line()  # delayed ones, by the wall clock
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[str] = []
@@ -212,6 +224,18 @@ class Shelf:
             if counts and first[0] > now:
                 return None
             self.delayed.pop()
+            if counts:
+                return row
+        return None
+
+    def pop_walled(self, wall: float) -> Row | None:
+        """Take out a row that is due by the wall clock; None if there is none."""
+        while (first := self.walled.first) is not None:
+            row = first[2]
+            counts = row.state == DELAYED and row.by_wall and row.run_at is not None and row.run_at / 1e6 == first[0]
+            if counts and first[0] > wall:
+                return None
+            self.walled.pop()
             if counts:
                 return row
         return None

@@ -104,6 +104,7 @@ def _stored(row: Row, now: float) -> Stored:
         row.progress,
         row.worker,
         None if has_expired or row.state > DELAYED else row.expires,
+        row.run_at,
     )
 
 
@@ -166,11 +167,12 @@ def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
     return Renewal(renew(books, held, until), aborted(books))
 
 
-def reschedule(books: Books, queue: str, task_id: str, delay: float, now: float) -> bool:
+def reschedule(books: Books, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
     """Have the row be ready in so many seconds, if it waits."""
     row = _waiting(books, queue, task_id, now)
     if row is not None:
         books.touch(row)
+        row.run_at, row.by_wall = run_at if delay > 0 else None, False
         books.wait(row, delay, now)
     return row is not None
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, final
 
 from .._codec import CborCodec
 from .._contained import catch_errors
-from .._errors import BackendError
 from .._outcome import TaskResult
 from .._task import Parts, Status, Task, attempt_number
 from .._task_id import TaskId
 from .._task_info import StoredTaskInfo
 from ._port import State
-from ._record import decode_error, decode_head, decode_history
+from ._record import decode_error, decode_head, decode_history, moment_of
 
 if TYPE_CHECKING:
     from .._task_info import PastAttempt
@@ -80,10 +79,9 @@ def shown(stored: Stored, lane: Lane) -> Task[Any]:
     parts = Parts(stored.id, attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
     parts.context = Filed(stored, lane)
-    if stored.state is State.DELAYED and stored.due is not None:
-        parts.run_at = _moment(stored.due)
     args: Any = stored.payload
     with catch_errors() as caught:
+        parts.run_at = moment_of(stored.run_at, stored.head)
         parts.terms, parts.metadata = decode_head(stored.head)
         args = lane.codec.decode(stored.payload)
     parts.unfit = caught.error
@@ -96,12 +94,3 @@ def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
     if stored.state is State.DONE:
         return TaskResult(task_id, Status.Done, Filed(stored, lane).result)
     return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))
-
-
-def _moment(seconds: float) -> datetime:
-    try:
-        return _EPOCH + timedelta(seconds=seconds)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=timezone.utc)
-    except TypeError as error:
-        raise BackendError(f"when a stored task is due cannot be read: {error}") from error

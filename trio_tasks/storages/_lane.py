@@ -10,6 +10,7 @@ import trio
 from outcome import Error, Value
 
 from .._checks import check_seconds, check_text, check_unicode
+from .._clock import microseconds_of
 from .._codec import CborCodec, JsonCodec, as_codec
 from .._contained import catch_errors, log
 from .._error_text import line_of
@@ -18,10 +19,11 @@ from .._outcome import Killed, Released
 from .._sink import check_storable
 from .._task import Parts, Status, Task, attempt_number
 from ._port import Held, NewRow, Settlement, Verdict
-from ._record import decode_head, decode_history, ends_in_loss, unreadable_since
+from ._record import decode_head, decode_history, ends_in_loss, moment_of, unreadable_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from .._codec import Codec
     from .._extensions import Extensions
@@ -201,6 +203,8 @@ class Lane:
         with catch_errors() as caught:
             if row.head is not None:
                 parts.terms, parts.metadata = decode_head(row.head)
+            if row.run_at is not None:
+                parts.run_at = moment_of(row.run_at, row.head)
             if row.history is not None:
                 parts.is_orphan = ends_in_loss(row.history)
             args = self.codec.decode(row.payload)
@@ -300,7 +304,16 @@ class Lane:
 
     # Pushing
 
-    def row_of(self, task: Task[Any], payload: bytes, head: bytes | None, delay: float) -> NewRow:
+    def row_of(
+        self,
+        task: Task[Any],
+        payload: bytes,
+        head: bytes | None,
+        delay: float,
+        run_at: datetime | None,
+        *,
+        by_wall_clock: bool = False,
+    ) -> NewRow:
         """The row that this task becomes.
 
         Raises:
@@ -319,6 +332,8 @@ class Lane:
             terms.unique,
             terms.on_conflict,
             terms.expires_in,
+            None if run_at is None else microseconds_of(run_at),
+            by_wall_clock,
         )
 
     def take_along(self, parts: Parts) -> bool:

@@ -90,6 +90,11 @@ class NewRow(NamedTuple):
     expires_in: float | None
     """Seconds from now; a row that was not claimed before is killed then. A row that was claimed once does not expire
     any more."""
+    run_at: int | None = None
+    """When it is to be ready, in microseconds since the epoch, by the wall clock; kept, and given back."""
+    by_wall_clock: bool = False
+    """Whether ``run_at`` goes before ``delay``: each look compares it with the wall clock. If that was set forward, the
+    row is ready at once; if it was set back, the row waits for longer. What is ready stays so."""
 
 
 class Settlement(NamedTuple):
@@ -110,6 +115,8 @@ class Settlement(NamedTuple):
     write: Callable[[Any], object] | None = None
     """What is to be committed together with this; it is called with the engine's writer, inside the transaction. If it
     raises, this settlement changes nothing, and its answer is the error."""
+    run_at: int | None = None
+    """RETRIED and SUSPENDED: what replaces the row's; None leaves it."""
 
 
 class Claim(NamedTuple):
@@ -135,6 +142,7 @@ class Claimed(NamedTuple):
     payload: bytes
     head: bytes | None
     history: bytes | None
+    run_at: int | None = None
 
 
 class Stored(NamedTuple):
@@ -155,6 +163,8 @@ class Stored(NamedTuple):
     """Who claimed it last."""
     expires: float | None = None
     """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
+    run_at: int | None = None
+    """As in :class:`NewRow`, or as it was settled or rescheduled."""
 
 
 class Held(NamedTuple):
@@ -276,8 +286,8 @@ class Engine(ABC):
         would come back from this attempt, it is killed instead. Returns the claim under which it runs, if it does."""
 
     @abstractmethod
-    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
-        """Have the row, if it is WAITING or DELAYED, be ready in ``delay`` seconds."""
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        """Have the row, if it is WAITING or DELAYED, be ready in ``delay`` seconds; ``run_at`` is only kept."""
 
     @abstractmethod
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import cbor2
 
 from .._checks import check_count, check_seconds, check_text
+from .._clock import microseconds_of, moment_after
 from .._codec import CborCodec, DecodeError, EncodeError
 from .._contained import catch_errors
 from .._error_text import text_of
@@ -41,6 +43,8 @@ from ._port import LATEST
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_HEAD = 8
+"""Fields of a head that are always there."""
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST_TRACEBACK = 16_000
 """Characters: the end of a traceback is what tells most."""
@@ -74,13 +78,15 @@ _METADATA = CborCodec(name="metadata")
 # Heads
 
 
-def encode_head(terms: Terms, metadata: Mapping[str, Any]) -> bytes | None:
-    """Terms and metadata as bytes; None if both are the usual ones.
+def encode_head(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
+    """Terms and metadata as bytes; None if both are the usual ones. A ``run_at`` in another time zone than UTC is kept
+    here as it was given.
 
     Raises:
       EncodeError: the metadata cannot be stored.
     """
-    if terms is USUAL_TERMS and not metadata:
+    given = run_at.isoformat() if run_at is not None and run_at.utcoffset() else None
+    if terms is USUAL_TERMS and not metadata and given is None:
         return None
     fields = [
         terms.attempts,
@@ -92,7 +98,26 @@ def encode_head(terms: Terms, metadata: Mapping[str, Any]) -> bytes | None:
         terms.expires_in,
         _METADATA.encode(dict(metadata)) if metadata else None,
     ]
-    return cbor2.dumps(fields)
+    return cbor2.dumps([*fields, given] if given else fields)
+
+
+def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
+    """The ``run_at`` of a row, in the time zone in which it was given.
+
+    Raises:
+      BackendError: nobody could have given it.
+    """
+    if run_at is None:
+        return None
+    try:
+        moment = moment_after(run_at)
+        given = _read(head, "the head of a task")[_HEAD:] if head is not None else None
+        if given:
+            asked = datetime.fromisoformat(given[0])
+            moment = asked if microseconds_of(asked) == run_at else moment
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BackendError(f"when a task is to run cannot be read: {error}") from error
+    return moment
 
 
 def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
@@ -100,7 +125,7 @@ def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
     if head is None:
         return USUAL_TERMS, NO_METADATA
     try:
-        *terms, metadata = _read(head, "the head of a task")
+        *terms, metadata = _read(head, "the head of a task")[:_HEAD]
         found = Terms(*terms)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .._clock import microseconds_of, wall_after
 from .._codec import EncodeError
 from .._contained import catch_errors
 from .._error_text import line_of
@@ -54,7 +55,10 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     if isinstance(outcome, Suspended):
         after = max(0.0, outcome.until - trio.current_time())
         history = _note_unreadable(task, grip, engine)
-        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, history, math.inf)
+        run_at = microseconds_of(wall_after(after)) if after else None
+        return Settlement(
+            lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, history, math.inf, run_at=run_at
+        )
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
     verdict = _VERDICTS[type(outcome)]
@@ -62,7 +66,10 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     after = outcome.after if isinstance(outcome, Retried) else 0.0
     history = with_attempt(grip.packed_history, entry)
     packed_error = encode_error(outcome.error)
-    return Settlement(lane.queue, grip.key, grip.token, verdict, after, packed_error, history, lane.keep_dead)
+    run_at = microseconds_of(wall_after(after)) if after else None
+    return Settlement(
+        lane.queue, grip.key, grip.token, verdict, after, packed_error, history, lane.keep_dead, run_at=run_at
+    )
 
 
 def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine) -> bytes | None:

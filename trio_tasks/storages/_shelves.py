@@ -27,6 +27,7 @@ from .._abc import (
     WaitForCompletion,
 )
 from .._checks import check_count, check_seconds, check_text, check_unicode
+from .._clock import microseconds_of, wall_after
 from .._errors import AbortError, LeaseLostError, UnknownTaskError
 from .._lending import Loan
 from .._sink import check_task
@@ -34,7 +35,7 @@ from .._task import Status, Task
 from ._filed import PLAIN, STATES, result_of, shown
 from ._lane import Grip, abort
 from ._port import State
-from ._record import decode_head, encode_error, encode_head
+from ._record import decode_head, encode_error, encode_head, moment_of
 from ._settling import check_length
 
 if TYPE_CHECKING:
@@ -180,14 +181,16 @@ class Shelves(
         stored: Stored | None = await self._do("find", task.parts.id)
         if stored is None:
             return False
-        head = encode_head(decode_head(stored.head)[0], task.parts.metadata)
+        run_at = moment_of(stored.run_at, stored.head)
+        head = encode_head(decode_head(stored.head)[0], task.parts.metadata, run_at)
         check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
         changed: bool = await self._do("update", task.parts.id, payload, head)
         return changed
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
-        moved: bool = await self._do("reschedule", task_id, check_seconds(delay, "delay"))
+        run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
+        moved: bool = await self._do("reschedule", task_id, delay, run_at)
         self._traffic.look()
         return moved
 

@@ -12,6 +12,7 @@ from collections import Counter
 from json import dumps
 from typing import TYPE_CHECKING, Any, final
 
+from .._clock import wall_now
 from .._contained import catch_errors, log
 from .._errors import DuplicateTaskError
 from ._port import COMES_BACK, NOT_COUNTED, Answer, Settlement, State, Verdict
@@ -37,12 +38,15 @@ _REFUSED_FOR = 60.0
 """Seconds for which a row is left alone that the database does not let us change."""
 _LAST_ATTEMPT = 2**63 - 1
 
+_WALL_MOVED = 0.01
+"""Seconds by which the wall clock has to have been set for it to be noticed."""
+
 _INSERT = """
-INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head, run_at, wall)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 READY = """
-SELECT seq, id, attempt, payload, head, history, start_by FROM trio_tasks_task
+SELECT seq, id, attempt, payload, head, history, start_by, run_at FROM trio_tasks_task
 WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?
 """
 CLAIM = """
@@ -57,10 +61,17 @@ UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due FROM trio_tasks_task
+SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
 WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
 """
 _DUE = DUE.format("")
+WALL_DUE = """
+SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
+WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
+"""
+"""What is due by the wall clock, which may have been set forward."""
+NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
+"""What is due next by it."""
 SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
 """Of what is due, only that which no other session has in hand."""
 NEXT_DUE = """
@@ -99,6 +110,9 @@ class Books:
         """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
         self._lease = 30.0  # of the latest claim
         self._swept: dict[int, float] = {}
+        self._walls: dict[int, tuple[float, float | None]] = {}
+        """By how much the wall clock was ahead when that was last looked at, and what was due next by it then. As long
+        as it runs on, what is pushed is due by the file's clock at the right time."""
         self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
         self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
 
@@ -258,7 +272,9 @@ class Books:
         due = min((each for each in (ready_at, start_by) if each is not None), default=None)
         turn = self.rows.turn(ready_at, now)
         queue = self._queues.number(row.queue)
-        return queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
+        wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
+        first = queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
+        return *first, row.run_at, wall
 
     # Claiming
 
@@ -362,6 +378,9 @@ class Books:
         if self._refused:
             sql, parameters = sql + _BUT_REFUSED, [*parameters, dumps([*self._refused])]
             moments.append(min(self._refused.values()))
+        ahead, first = self._walls[queue]
+        if first is not None:
+            moments.append(first - ahead)
         [(due,)] = self._connection.execute(sql, parameters)
         if not moments:
             return due  # type: ignore[no-any-return]  # what stands there is checked by who compares it
@@ -391,18 +410,29 @@ class Books:
         else:
             found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
+        wall = wall_now().timestamp()
+        ahead, first = self._walls.get(queue, (math.inf, None))
+        if abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall):
+            known = {row.seq for row in due}
+            walled = map(Due._make, self._connection.execute(WALL_DUE, (queue, wall, _MOST_DUE)))
+            due += [row for row in walled if row.seq not in known]
+            [(first,)] = self._connection.execute(NEXT_WALL, (queue, wall))
+            self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
         for row in due:
             if row.seq in self._refused:
                 continue
             if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
                 continue
             try:
+                if _waits_for_the_wall(row, now, wall):
+                    self.rows.put_off(row, now + (row.wall or wall) - wall)
+                    continue
                 if self._enter(row, queue, now):
                     answer.finished.append((name, row.id))
                 orphans += row.state == State.RUNNING
             except Exception as error:
                 self._leave_alone(row.seq, error, now)
-        return orphans, len(due) == limit
+        return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
         """Do to a row what is due; whether it is finished by that."""
@@ -432,3 +462,9 @@ class Books:
                     raise Unexpected from error
             else:
                 self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
+
+
+def _waits_for_the_wall(row: Due, now: float, wall: float) -> bool:
+    """Whether a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
+    is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
+    return is_early and (row.start_by is None or row.start_by > now)

@@ -16,7 +16,7 @@ from ._bells import Bell
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._sqlite_desk import Desk
 from ._sqlite_driver import choose, version
-from ._store_clock import Offset, StoreClock
+from ._store_clock import Offset, StoreClock, is_virtual
 from ._writer_thread import WriterThread
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class SqliteEngine(Engine):
             undoing.callback(self.bell.close)
             if not self.opening.read_only:
                 self.bell.open()
-            self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place)))
+            trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
+            self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
             self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
             self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
             undoing.callback(self._thread.end)
@@ -134,9 +135,9 @@ class SqliteEngine(Engine):
         """Have the attempt at a row ended."""
         return await self._ringing(verbs.abort, queue, task_id)
 
-    async def reschedule(self, queue: str, task_id: str, delay: float) -> bool:
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Move a row that waits in time."""
-        return await self._ringing(verbs.reschedule, queue, task_id, delay, self.now())
+        return await self._ringing(verbs.reschedule, queue, task_id, delay, run_at, self.now())
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""

@@ -28,7 +28,8 @@ _FINISH = f"UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?,
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
 UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
-result = coalesce(?, result), history = coalesce(?, history), wish = NULL, start_by = NULL
+result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
+wish = NULL, start_by = NULL, wall = NULL
 {HELD}
 """
 
@@ -51,6 +52,7 @@ class Due(NamedTuple):
     wish: str | None
     token: int
     due: float
+    wall: float | None
 
 
 @final
@@ -91,14 +93,15 @@ class Rows:
         held = each.key, each.token
         queue = self._queues.number(each.queue)
         if each.verdict is Verdict.RELEASED:
-            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, *held))
+            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, *held))
             self._queues.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             turn = self.turn(due, now)
             counted = each.verdict is Verdict.RETRIED
-            self._change(_RETURN, (state, due, turn, not counted, each.result, each.history, *held))
+            fields = state, due, turn, not counted, each.result, each.history, each.run_at
+            self._change(_RETURN, (*fields, *held))
             self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
@@ -141,7 +144,13 @@ class Rows:
 
     def make_ready(self, seq: int) -> None:
         """Its time has come."""
-        self._change("UPDATE trio_tasks_task SET state = 0, due = start_by WHERE seq = ?", (seq,))
+        self._change("UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL WHERE seq = ?", (seq,))
+
+    def put_off(self, row: Due, due: float) -> None:
+        """Its time has not come yet: look again then."""
+        look_at = due if row.start_by is None else min(due, row.start_by)
+        sql = "UPDATE trio_tasks_task SET due = ?, turn = ? WHERE seq = ?"
+        self._change(sql, (look_at, self.turn(due, due), row.seq))
 
     def _change(self, sql: str, parameters: Sequence[Any]) -> None:
         """Change one row.
@@ -166,10 +175,10 @@ def claimed(row: Row, token: int) -> Claimed:
     Raises:
       TypeError: it is none that we could have written.
     """
-    seq, task_id, attempt, payload, head, history, _ = row
+    seq, task_id, attempt, payload, head, history, _, run_at = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
-    return Claimed(seq, token, task_id, attempt + 1, payload, head, history)
+    return Claimed(seq, token, task_id, attempt + 1, payload, head, history, run_at)
 
 
 def unwanted(wish: str) -> bytes:

@@ -105,6 +105,9 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
 _VERSION_3 = [
     "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
+    "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
+    "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock
+    "CREATE INDEX trio_tasks_walled ON trio_tasks_task (queue, wall) WHERE wall IS NOT NULL AND state = 1",
     "DELETE FROM trio_tasks_session",  # whose clock is another one than it was before
     "UPDATE trio_tasks_meta SET value = '' WHERE name = 'boot'",
     "ALTER TABLE trio_tasks_session ADD COLUMN noted REAL",  # the time by its clock, with its latest heartbeat

@@ -23,7 +23,7 @@ _ALL = 2**63 - 1
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
-_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn"
+_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn, run_at"
 
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 _KEPT = "(due IS NULL OR due > ?)"
@@ -73,8 +73,8 @@ def list_rows(
 
 def _stored(row: Any, now: float) -> Stored | None:
     """A row as it is now, whether that was entered or not; None if it is kept no longer."""
-    *fields, start_by, turn = row
-    stored = Stored._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by))
+    *fields, start_by, turn, run_at = row
+    stored = Stored._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
     if stored.state > State.RUNNING:
         return None if stored.due is not None and stored.due <= now else stored
     if stored.state is State.RUNNING or start_by is None:
@@ -123,7 +123,14 @@ def abort(connection: Connection, _: Books, queues: Queues, queue: str, task_id:
 
 
 def reschedule(
-    connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, delay: float, now: float
+    connection: Connection,
+    books: Books,
+    queues: Queues,
+    queue: str,
+    task_id: str,
+    delay: float,
+    run_at: int | None,
+    now: float,
 ) -> bool:
     """Have the row be ready then, if it waits."""
     number = queues.known(queue)
@@ -133,12 +140,13 @@ def reschedule(
         return False
     if delay > 0:
         connection.execute(
-            "UPDATE trio_tasks_task SET state = 1, due = min(?1, coalesce(start_by, ?1)), turn = ?2 WHERE seq = ?3",
-            (now + delay, books.rows.turn(now + delay, now), seq),
+            "UPDATE trio_tasks_task SET state = 1, due = min(?1, coalesce(start_by, ?1)), turn = ?2, run_at = ?4, "
+            "wall = NULL WHERE seq = ?3",
+            (now + delay, books.rows.turn(now + delay, now), seq, run_at),
         )
     else:
         connection.execute(
-            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ? WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL WHERE seq = ?",
             (books.rows.turn(None, now), seq),
         )
     return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import trio
 
-from .._clock import machine_now
+from .._clock import is_machine_clock_replaced, is_wall_clock_replaced, machine_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,20 @@ _SLACK = 0.0005
 _TRIES = 20
 
 _OFFSETS: trio.lowlevel.RunVar[dict[str, Offset]] = trio.lowlevel.RunVar("trio_tasks clocks of files")
+
+
+def is_virtual() -> bool:
+    """Return True if trio's clock in this run is one that a test moves: no other process shares it."""
+    testing = sys.modules.get("trio.testing")
+    if testing is None or not trio.lowlevel.in_trio_run():
+        return False
+    return isinstance(trio.lowlevel.current_clock(), testing.MockClock)
+
+
+def goes_by_the_wall() -> bool:
+    """Return True if the wall clock tells when a moment has come: not where trio's clock is virtual, and the wall clock
+    does not go with it."""
+    return is_wall_clock_replaced() or not is_virtual()
 
 
 class Reading(NamedTuple):
@@ -60,11 +75,15 @@ class StoreClock:
     Args:
       trio_time: trio's clock, as a function.
       offset: what is to be added to it.
+      is_virtual: whether trio's clock is one that a test moves, so that the machine's has nothing to say, unless it was
+          replaced, too.
     """
 
-    __slots__ = ("_anchor", "_offset", "_trio_time")
+    __slots__ = ("_anchor", "_began", "_offset", "_trio_time")
 
-    def __init__(self, trio_time: Callable[[], float], offset: Offset) -> None:
+    def __init__(self, trio_time: Callable[[], float], offset: Offset, *, is_virtual: bool = False) -> None:
+        stands_still = is_virtual and not is_machine_clock_replaced()
+        self._began = Reading(*machine_now(), trio_time()) if stands_still else None
         self._trio_time = trio_time
         self._offset = offset
         self._anchor = float("-inf")
@@ -75,6 +94,9 @@ class StoreClock:
 
     def read(self) -> Reading:
         """Read both clocks at one instant, which another thread may come between: then again."""
+        if self._began is not None:
+            now = self._trio_time()
+            return self._began._replace(seconds=self._began.seconds + now - self._began.trio, trio=now)
         best = float("inf")
         reading = Reading("", 0.0, 0.0)
         for _ in range(_TRIES):

@@ -25,6 +25,7 @@ from ._record import encode_head
 from ._requests import Refused
 from ._settling import STATUS_AFTER, check_length, settlement_of
 from ._shelves import Shelves
+from ._store_clock import goes_by_the_wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,11 +97,12 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         parts = task.parts
         terms = parts.terms
         delay = parts.seconds_to_wait
-        payload, head = self._lane.codec.encode(task.args), encode_head(terms, parts.metadata)
+        run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
+        payload, head = self._lane.codec.encode(task.args), encode_head(terms, parts.metadata, run_at)
         check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
-        row = self._lane.row_of(task, payload, head, delay)
-        if delay > 0 and parts.run_at is None:
-            parts.run_at = wall_after(delay)
+        by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
+        row = self._lane.row_of(task, payload, head, delay, run_at, by_wall_clock=by_wall_clock)
+        parts.run_at = run_at
         return row
 
     # Receiving

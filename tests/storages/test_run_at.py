@@ -1,0 +1,163 @@
+"""A moment by the wall clock: what was given is read back, and compared with the wall clock at each look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_tasks import FileStorage, MemoryStorage, RetryAfterError, SqliteStorage, Status, Task, Worker
+from trio_tasks.testing import run_until_idle, use_wall_clock, virtual_clock
+
+HOUR = 3600.0
+KINDS = ["memory", "file", "sqlite"]
+ODD = timezone(-timedelta(hours=3, minutes=7, seconds=11))
+MOMENTS = [
+    datetime(2000, 1, 1, 0, 0, 20, 123457, timezone.utc),
+    datetime(2000, 1, 1, 2, 0, 20, 1, timezone(timedelta(hours=2))),
+    datetime(1999, 12, 31, 20, 53, 9, 999999, ODD),
+    datetime(1999, 12, 31, tzinfo=timezone.utc),
+    datetime(1, 1, 1, 12, tzinfo=ODD),
+]
+
+
+@asynccontextmanager
+async def opened(kind: str, path: Path, **options: Any) -> AsyncGenerator[Any, None]:
+    if kind == "memory":
+        yield MemoryStorage[int]()
+        return
+    storage: Any = FileStorage(path, int) if kind == "file" else SqliteStorage(path, int, **options)
+    async with storage:
+        yield storage
+
+
+def as_written(moment: datetime | None) -> str:
+    return "never" if moment is None else moment.isoformat()
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, None], ids=as_written)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_given_is_read_back_everywhere_and_always(kind: str, moment: datetime | None, tmp_path: Path) -> None:
+    """While it waits, when it is due, in each attempt, released, retried, done; and in a storage that is opened anew. A
+    delay is read back as the moment that it meant when the task was pushed."""
+    given: dict[str, Any] = {"delay": 20.0} if moment is None else {"run_at": moment}
+    seen: list[datetime | None] = []
+    wanted = [moment or datetime(2000, 1, 1, 0, 0, 20, tzinfo=timezone.utc)]
+
+    async def handler(task: Task[int]) -> None:
+        seen.append(task.parts.run_at)
+        if len(seen) == 2:
+            raise RetryAfterError("again", 0)
+
+    async def main() -> None:
+        async with opened(kind, tmp_path / "tasks") as storage:
+            task_id = await storage.push(1, **given)
+            seen.append((await storage.fetch_by_id(task_id)).parts.run_at)
+            seen.extend(task.parts.run_at for task in await storage.list_tasks(Status.Pending))
+            await trio.sleep(50)
+            seen.append((await storage.fetch_by_id(task_id)).parts.run_at)
+            before = [*seen]
+            seen.clear()
+            await run_until_idle(Worker("w", storage, handler))
+            seen.append((await storage.fetch_by_id(task_id)).parts.run_at)
+            seen.extend(before)
+        if kind != "memory":
+            async with opened(kind, tmp_path / "tasks") as storage:
+                seen.append((await storage.fetch_by_id(task_id)).parts.run_at)
+
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
+    assert [each and each.isoformat() for each in seen] == [each.isoformat() for each in wanted * len(seen)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_that_is_moved_tells_so(kind: str, tmp_path: Path) -> None:
+    start = datetime(2000, 1, 1, tzinfo=timezone.utc)
+    seen: list[datetime | None] = []
+
+    async def main() -> None:
+        async with opened(kind, tmp_path / "tasks") as storage:
+            task_id = await storage.push(1, run_at=MOMENTS[1])
+
+            async def look() -> None:
+                seen.append((await storage.fetch_by_id(task_id)).parts.run_at)
+
+            await storage.reschedule(task_id, 300)
+            await look()
+            await storage.reschedule(task_id, 0)
+            await look()
+
+            async def again_later(_: Task[int]) -> None:
+                raise RetryAfterError("later", 77)
+
+            await run_until_idle(Worker("w", storage, again_later))
+            await look()
+            await trio.sleep(100)
+            await look()
+
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
+    assert seen == [start + timedelta(seconds=300), None, *[start + timedelta(seconds=77)] * 2]
+
+
+def wall_of(hours: list[float]) -> Callable[[], float]:
+    return lambda: time.time() + hours[0] * HOUR
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp_path: Path) -> None:
+    """Forward, it is due at once; back, it waits for longer, and what has started is left alone. Delays do not care."""
+    ahead = [0.0]
+    begun: list[int] = []
+
+    async def handler(n: int) -> None:
+        begun.append(n)
+
+    def soon(seconds: float) -> datetime:
+        return datetime.now(timezone.utc) + timedelta(hours=ahead[0], seconds=seconds)
+
+    async def until(number: int) -> None:
+        with trio.fail_after(20):
+            while number not in begun:  # noqa: ASYNC110  it may have begun before
+                await trio.sleep(0.02)
+
+    with use_wall_clock(wall_of(ahead)):
+        async with opened(kind, tmp_path / "tasks", poll_interval=0.1) as storage, trio.open_nursery() as nursery:
+            await nursery.start(Worker("w", storage, handler).run)
+            await storage.push(1, run_at=soon(0.9 * HOUR))
+            await storage.push(2, delay=0.9 * HOUR)
+            await storage.push(3, run_at=soon(0.2))
+            await until(3)
+            ahead[0] = 1.0
+            await until(1)
+            await storage.push(4, run_at=soon(0.4))
+            await storage.push(5, delay=0.6)
+            ahead[0] = 0.0
+            await until(5)
+            await trio.sleep(0.3)
+            assert begun == [3, 1, 5]
+            ahead[0] = 1.1
+            await until(4)
+            assert begun == [3, 1, 5, 4]
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_a_machine_that_boots_with_a_wrong_time(kind: str, tmp_path: Path) -> None:
+    """It is eight hours behind when a moment is asked for, and set right later: the moment is kept."""
+    ahead = [-8.0]
+    with use_wall_clock(wall_of(ahead)):
+        async with opened(kind, tmp_path / "tasks", poll_interval=0.1) as storage:
+            moment = datetime.now(timezone.utc) + timedelta(seconds=0.5)
+            await storage.push(1, run_at=moment)
+            ahead[0] = 0.0
+        async with opened(kind, tmp_path / "tasks", poll_interval=0.1) as storage:
+            with trio.fail_after(20):
+                task = await storage.receive()
+            assert task.parts.run_at == moment
+            assert datetime.now(timezone.utc) >= moment
