@@ -43,6 +43,11 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     """Whether :meth:`settle` returns or raises in bounded time by itself, and cannot be cancelled: then a worker spares
     itself the scope around each call."""
 
+    @property
+    def beats_when_idle(self) -> bool:
+        """Whether :meth:`beat` is called also while no task is in hand; otherwise virtual time need not stop for it."""
+        return True
+
     @abstractmethod
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended: whichever of the six it is, the task is not in hand any more.

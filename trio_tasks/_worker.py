@@ -17,7 +17,7 @@ from ._checks import check_callable, check_count, check_seconds, check_several, 
 from ._contained import log, log_and_suppress
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
-from ._events import HeartBeat, Stop
+from ._events import Engage, HeartBeat, Stop
 from ._groups import leaves, unnested
 from ._intake import Intake
 from ._lending import LendingGate
@@ -264,7 +264,13 @@ class Worker(Generic[A, R]):
         if interval is None:
             return  # noqa: ASYNC910  the same
         due = trio.current_time()
+        at_work = _AtWork(context) if not self.backend.beats_when_idle else None
         while True:
+            if at_work is not None and not context.in_hand:
+                await at_work.wait()
+                due = trio.current_time() + interval  # the lease has just begun
+                await trio.sleep_until(due)
+                continue
             began = trio.current_time()
             await self.backend.beat(context)
             context.emit(HeartBeat())
@@ -339,6 +345,24 @@ def _may_change_args(layer: object) -> bool:
     """Whether a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
     kind = type(layer)
     return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
+
+
+@final
+class _AtWork:
+    """Tells when the worker next begins an attempt."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._begun = trio.Event()
+        context.listeners += (self._hear,)
+
+    def _hear(self, _: WorkerContext, event: Event) -> None:
+        if isinstance(event, Engage):
+            self._begun.set()
+
+    async def wait(self) -> None:
+        """Return when an attempt has begun since this was called."""
+        self._begun = trio.Event()
+        await self._begun.wait()
 
 
 def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:

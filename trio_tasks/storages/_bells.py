@@ -58,6 +58,18 @@ def is_answered(address: str | None, key: bytes) -> bool | None:
     return True
 
 
+_ROOM: trio.lowlevel.RunVar[dict[str, Bell]] = trio.lowlevel.RunVar("trio_tasks bells")
+
+
+def _room() -> dict[str, Bell]:
+    try:
+        return _ROOM.get()
+    except LookupError:
+        room: dict[str, Bell] = {}
+        _ROOM.set(room)
+        return room
+
+
 @final
 class Bell:
     """A socket to be rung at, and to ring others from.
@@ -68,6 +80,8 @@ class Bell:
     """
 
     def __init__(self) -> None:
+        self._room: dict[str, Bell] | None = None  # of all bells of a run in virtual time
+        self._rung = trio.Event()
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
         self._socket: socket.socket | None = None
@@ -75,6 +89,9 @@ class Bell:
     def open(self) -> None:
         """From now on it can be rung."""
         if pause_instead() is not None:  # when a datagram arrives is up to chance, too
+            self._room = _room()
+            self.address = f"here {len(self._room)}"
+            self._room[self.address] = self
             return
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -90,6 +107,8 @@ class Bell:
     def ring(self, others: Iterable[tuple[str, bytes]]) -> None:
         """Tell these: address and key of each. From any thread."""
         for address, key in others:
+            if self._room is not None and address in self._room:
+                self._room[address]._rung.set()
             try:
                 if self._socket is not None and len(key) == KEY_SIZE:
                     self._socket.sendto(key, (_LOOPBACK, int(address)))
@@ -98,6 +117,11 @@ class Bell:
 
     async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a bell that is closed is not heard
         """Call this for each ring, until cancelled."""
+        while self._room is not None:
+            await self._rung.wait()
+            self._rung = trio.Event()
+            on_ring()
+            await trio.sleep(_APART)
         if self._socket is None:
             await trio.sleep_forever()
         pause = _APART

@@ -103,6 +103,7 @@ class FileEngine(Engine):
         assert self.path is not None
         path, is_large = _measured(self.path)
         self._is_virtual = is_virtual()
+        self.news_may_be_lost = not self._is_virtual
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
         read = partial(
             open_books,

@@ -45,6 +45,11 @@ class Handle(Generic[A]):
         self.args_type = lane.type
 
     @property
+    def beats_when_idle(self) -> bool:
+        """Whether heartbeats are worth their while when no task is in hand: not under a virtual clock."""
+        return self._traffic.engine.news_may_be_lost
+
+    @property
     def queue(self) -> str:
         """The name of the queue."""
         return self._lane.queue

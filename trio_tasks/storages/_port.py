@@ -243,6 +243,9 @@ class Engine(ABC):
     longest = math.inf
     """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
 
+    news_may_be_lost = True
+    """Whether somebody else may change something without a word, so that one has to look now and then."""
+
     @abstractmethod
     async def open(self) -> None:
         """Open the store, and make or migrate it; raises :class:`BackendError` if it cannot be had, or is not ours."""

@@ -90,7 +90,8 @@ class Pump:
         now, engine_now = trio.current_time(), self._engine.now()
         lanes = self._traffic.lanes.values()
         if any(lane.receivers or lane.awaited or lane.hand for lane in lanes):
-            self._next_poll = min(self._next_poll, now + self._poll_interval)
+            interval = self._poll_interval if self._engine.news_may_be_lost else math.inf
+            self._next_poll = min(self._next_poll, now + interval)
         else:
             self._next_poll = math.inf
         next_time = min(self._next_poll, self._next_look) if self._traffic.has_news else self._next_poll

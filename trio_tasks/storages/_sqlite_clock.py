@@ -65,6 +65,11 @@ class SqliteClock:
         self._doubted_at = 0.0  # when that was, by the machine's clock
 
     @property
+    def session(self) -> float:
+        """Seconds for which a session that says nothing is taken for alive: in virtual time it has no reason to."""
+        return SESSION if not self._clock.is_virtual else LATEST / 4
+
+    @property
     def hello_interval(self) -> float:
         """Seconds between two notes, if no task runs."""
         return SESSION / 3 if self._doubted is None else IN_DOUBT
@@ -156,11 +161,11 @@ class SqliteClock:
         return [Note(int(row[0]), *map(float, row[1:])) for row in rows]
 
 
-def note(connection: Connection, session: int, now: float, beats: float) -> None:
+def note(connection: Connection, session: int, now: float, beats: float, session_length: float) -> None:
     """Write down how late it is, for the other sessions."""
     connection.execute(
         "UPDATE trio_tasks_session SET expires = ?, noted = ?, wall = ?, beats = ?, asleep = ? WHERE num = ?",
-        (now + SESSION, now, wall_now().timestamp(), beats, seconds_asleep(), session),
+        (now + session_length, now, wall_now().timestamp(), beats, seconds_asleep(), session),
     )
     keep(connection, latest=now)
 

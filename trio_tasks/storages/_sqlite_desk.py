@@ -364,12 +364,12 @@ class Desk:
             )
         is_new = self._connection.changed(
             "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (self._session, self._bell.address, self._bell.key, now + SESSION),
+            (self._session, self._bell.address, self._bell.key, now + self._file_clock.session),
         )
         if is_new:  # at first, or because somebody took it for gone
             for queue, workers in self._workers.items():
                 register(self._connection, self._books, self._queues, self._session, queue, workers)
-        note(self._connection, self._session, now, interval if beats is None else beats)
+        note(self._connection, self._session, now, interval if beats is None else beats, self._file_clock.session)
 
     def close(self, now: float) -> None:
         """Say good-bye."""

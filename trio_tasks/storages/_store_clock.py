@@ -79,9 +79,10 @@ class StoreClock:
           replaced, too.
     """
 
-    __slots__ = ("_anchor", "_began", "_offset", "_trio_time")
+    __slots__ = ("_anchor", "_began", "_offset", "_trio_time", "is_virtual")
 
     def __init__(self, trio_time: Callable[[], float], offset: Offset, *, is_virtual: bool = False) -> None:
+        self.is_virtual = is_virtual
         stands_still = is_virtual and not is_machine_clock_replaced()
         self._began = Reading(*machine_now(), trio_time()) if stands_still else None
         self._trio_time = trio_time

@@ -130,7 +130,7 @@ async def who_lost_its_lease_is_told(bench: Bench) -> None:
             is_over.set()
         await bench.until(lambda: bool(record.outcomes), "the attempt that lost its lease", "cancelled by a heartbeat")
         for orphan in orphans:
-            await bench.settle(orphan, Succeeded(None))
+            await other.settle(orphan, Succeeded(None))
         nursery.cancel_scope.cancel()
     ended = "Released" if orphans else "Succeeded"
     expect("how it ended", [type(outcome).__name__ for _, outcome in record.outcomes], [ended])
