@@ -73,7 +73,7 @@ class SqliteEngine(Engine):
             undoing.callback(self.bell.close)
             if not self.opening.read_only:
                 self.bell.open()
-            self.news_may_be_lost = not is_virtual()  # no other process shares such a time
+            self.news_may_be_lost = self.opening.read_only or not is_virtual()  # which no other process shares
             trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
             self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
             self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
