@@ -26,10 +26,12 @@ DIRECTIVE = re.compile(r"^( *)\.\. (code|code-block|sourcecode)::(.*)$")
 LANGUAGES = {"sh", "ini", "text"}  # that may be typed on a page, since there is no program to take them from
 PYTHON = re.compile(r"^\s*(>>>|import \w|from [\w.]+ import|(async )?(def|with|for) .*:|class \w+.*:|await |@\w)")
 
+UNLOGGED = ROOT / "tests" / "_unlogged"
+
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a directory of its own, with every warning an error."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    """Run Python in a directory of its own, with every warning an error, and without the records of failed attempts."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{UNLOGGED}", "PYTHONUTF8": "1"}
     return subprocess.run(
         [sys.executable, "-W", "error", *command],
         cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=50,

@@ -8,6 +8,7 @@ from ._checks import check_text
 from ._worker import Worker
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable
 
     import trio
@@ -83,6 +84,11 @@ class WorkerBuilder(Generic[A]):
     def settle_timeout(self, seconds: float) -> WorkerBuilder[A]:
         """How long the backend may take to settle."""
         self._options["settle_timeout"] = seconds
+        return self
+
+    def log(self, logger: logging.Logger | None) -> WorkerBuilder[A]:
+        """Where failed attempts and stalls are logged; None for nowhere."""
+        self._options["log"] = logger
         return self
 
     @overload

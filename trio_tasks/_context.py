@@ -18,6 +18,7 @@ from ._report import Tally
 from ._task import Task
 
 if TYPE_CHECKING:
+    from ._attempt_log import AttemptLog
     from ._events import Event, Listener
     from ._report import WorkerReport
 
@@ -52,7 +53,13 @@ class WorkerContext:
     """
 
     def __init__(
-        self, name: str, *, concurrency: int = 1, listeners: tuple[Listener, ...] = (), recipe: object = None
+        self,
+        name: str,
+        *,
+        concurrency: int = 1,
+        listeners: tuple[Listener, ...] = (),
+        recipe: object = None,
+        attempt_log: AttemptLog | None = None,
     ) -> None:
         self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
         self.recipe = recipe
@@ -63,6 +70,7 @@ class WorkerContext:
         self.lent = 0  # how many attempts in hand wait for other tasks
         self.tally = Tally()
         self.listeners = listeners
+        self.attempt_log = attempt_log
         self._tracked: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = trio.Event()

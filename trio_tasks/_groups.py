@@ -44,22 +44,25 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield each
 
 
-def find_within(error: BaseException, kind: type[E]) -> E | None:
-    """An error of this kind: the error itself, one in its group, or one behind it (its cause, or its context)."""
+def within(error: BaseException) -> Iterator[BaseException]:
+    """The error itself, those in its group, and those behind them (their causes and contexts), each once."""
     seen: set[int] = set()
     unseen = [error]
     while unseen:
         each = unseen.pop()
-        if is_a(each, kind):
-            return each
         if id(each) in seen:
             continue
         seen.add(id(each))
+        yield each
         behind = attribute_of(each, "__context__"), attribute_of(each, "__cause__")
         unseen += [error for error in behind if error is not None]
         if is_a(each, BaseExceptionGroup):
             unseen += members_of(each)
-    return None
+
+
+def find_within(error: BaseException, kind: type[E]) -> E | None:
+    """An error of this kind: the error itself, one in its group, or one behind it (its cause, or its context)."""
+    return next((each for each in within(error) if is_a(each, kind)), None)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
@@ -33,3 +34,4 @@ class WorkerOptions(TypedDict, total=False):
     retry: RetryPolicy
     on_event: Listener | Iterable[Listener] | None
     settle_timeout: float
+    log: logging.Logger | None

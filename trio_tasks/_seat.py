@@ -82,6 +82,7 @@ class Seat:
         "_handler",
         "_intake",
         "_is_open",
+        "_noted",
         "_obstacle",
         "_outcome",
         "_pristine",
@@ -118,6 +119,7 @@ class Seat:
         self.policy = policy
         self._settle_timeout = settle_timeout
         self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
+        self._noted = () if context.attempt_log is None else context.attempt_log.noted
         self._pristine = copy_context()
         self._trio_task: trio.lowlevel.Task
         self.scope: trio.CancelScope
@@ -302,6 +304,11 @@ class Seat:
         """Whether it will ask for another task as soon as this one is settled."""
         return self._intake.will_take_more
 
+    @property
+    def trio_task(self) -> trio.lowlevel.Task:
+        """The trio task that carries it, and runs the handler."""
+        return self._trio_task
+
     # Lending
 
     @property
@@ -379,6 +386,8 @@ class Seat:
         context.tally.count(outcome)
         if context.door.closed and not isinstance(outcome, Released):
             context.tally.drained.append(task.parts.id)
+        if (self._noted or type(outcome) is not Succeeded) and context.attempt_log is not None:
+            context.attempt_log.ended(task, outcome)
         if not context.listeners:
             return
         if isinstance(outcome, Succeeded):

@@ -13,7 +13,7 @@ import trio
 from ._groups import attribute_of, find_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from types import FrameType
 
 _MACHINERY = tuple(str(Path(file).parent) + os.sep for file in (trio.__file__, outcome.__file__, __file__) if file)
@@ -47,6 +47,20 @@ def where_is(task: trio.lowlevel.Task) -> str:
             if any(not frame.f_code.co_filename.startswith(_MACHINERY) for frame, _ in child.iter_await_frames()):
                 return f"{place}, for its child at {where_is(child)}"
     return place
+
+
+def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> bool:
+    """Whether one of these frames is the outermost of a trio task, or of one of its children."""
+    if task is None:
+        return False
+    if getattr(task.coro, "cr_frame", None) in frames:
+        return True
+    return any(runs_in(child, frames) for nursery in task.child_nurseries for child in tuple(nursery.child_tasks))
+
+
+def running_line(frames: Iterable[FrameType]) -> str:
+    """The line that runs just now, of frames from the outermost to the innermost."""
+    return _innermost((frame, frame.f_lineno) for frame in frames)
 
 
 def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:

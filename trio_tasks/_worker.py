@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from ._abc import Feeder, Gate, RegisterWorker
+from ._attempt_log import LOGGER, AttemptLog, check_logger
 from ._backoff import RetryPolicy
+from ._blocked_loop import watching_the_loop
 from ._channel import as_backend
 from ._checks import check_callable, check_count, check_seconds, check_several, check_text, check_unicode
 from ._contained import log, log_and_suppress
@@ -31,6 +33,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from typing_extensions import Unpack
@@ -68,6 +71,7 @@ class Worker(Generic[A, R]):
       retry: what to do about errors that do not say it themselves.
       on_event: called as ``on_event(context, event)``; one function, or several.
       settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed.
+      log: the logger for failed attempts and stalls, by default ``logging.getLogger("trio_tasks")``; None for none.
 
     Raises:
       TypeError, ValueError: an argument is wrong, or a parameter of the handler cannot be filled in; the message says
@@ -147,6 +151,7 @@ class Worker(Generic[A, R]):
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
         on_event: Listener | Iterable[Listener] | None = None,
         settle_timeout: float = 10.0,
+        log: logging.Logger | None = LOGGER,
     ) -> None:
         self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
@@ -158,6 +163,7 @@ class Worker(Generic[A, R]):
         self.retry = retry
         self.listeners = check_listeners(on_event)
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
+        self.log = check_logger(log)
         self.handler_name = handler_name(handler)
         args_type = Any if any(map(_may_change_args, self.layers)) else self.backend.args_type
         stack: Handler[A, R] = adapt(
@@ -174,11 +180,17 @@ class Worker(Generic[A, R]):
 
     def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
         """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
+        queue = getattr(self.backend, "queue", None)
+        attempt_log = None
+        if self.log is not None:
+            name = queue if isinstance(queue, str) else None
+            attempt_log = AttemptLog(self.log, self.name, name, self.handler_name, self.retry.attempts)
         return WorkerContext(
             self.name,
             concurrency=self.concurrency,
             listeners=(*self.listeners, *check_listeners(on_event)),
             recipe=self,
+            attempt_log=attempt_log,
         )
 
     @trio.lowlevel.enable_ki_protection
@@ -209,7 +221,7 @@ class Worker(Generic[A, R]):
         if context.is_running or context.is_stopped:
             raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
         try:
-            with unnested():
+            with unnested(), watching_the_loop(context):
                 await self._run(context, task_status)
         except ExceptionGroup as group:
             errors = [each for each in leaves(group) if isinstance(each, Exception)]

@@ -85,7 +85,7 @@ async def hash_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[
     # What cannot be read is not tried again; what was in hand when the program was killed is.
     policy = RetryPolicy(retry_if=lambda error: not isinstance(error, OSError))
     for name in ("ann", "bob", "cleo", "dan"):
-        monitor.register(Worker(name, storage, sha256, concurrency=2, retry=policy))
+        monitor.register(Worker(name, storage, sha256, concurrency=2, retry=policy, log=None))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, push_tree, directory, storage, known)
         nursery.start_soon(show_progress, storage, monitor)

@@ -54,7 +54,8 @@ async def main() -> None:
     await storage.push("apple", id="1")
     await storage.push("unicorn", id="2")
     storage.close()
-    worker = Worker("shop", storage, sell, concurrency=1, on_event=[write_to_log, count])
+    # log=None, since write_to_log tells of what fails.
+    worker = Worker("shop", storage, sell, concurrency=1, on_event=[write_to_log, count], log=None)
     report = await worker.run()
     print(f"counted: {counts['Engage']} begun, {counts['Success']} sold; reported: {report.killed} killed")
     print(f"in the storage: {storage.statistics().waiting} waiting, {storage.statistics().dead} dead letters")

@@ -83,7 +83,7 @@ async def test_logger_and_level_can_be_chosen(
     await storage.push("a", attempts=1)
     storage.close()
     mine = logging.getLogger("mine")
-    await Worker("w", storage, handler, layers=[Log(mine, level=logging.ERROR)]).run()
+    await Worker("w", storage, handler, layers=[Log(mine, level=logging.ERROR)], log=None).run()
     assert [(record.name, record.levelno) for record in caplog.records] == [("mine", logging.ERROR)]
     assert " failed in attempt 1, " in caplog.text
 

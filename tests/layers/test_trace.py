@@ -126,7 +126,7 @@ async def test_without_a_tracer_the_log_is_told(
     ids = [await storage.push(what, attempts=1) for what in ("succeed", "fail", "sleep")]
     storage.close()
     layers: list[Any] = [Timeout(5), Trace()]
-    await Worker("w", storage, handler, concurrency=1, layers=layers).run()
+    await Worker("w", storage, handler, concurrency=1, layers=layers, log=None).run()
     assert {record.name for record in caplog.records} == {"trio_tasks.trace"}
     assert [fields(record) for record in caplog.records] == [
         {"task_id": ids[0], "attempt": 1},

@@ -352,4 +352,13 @@ MUTATIONS = [
         "            pass\n",
         ("promise 12",),
     ),
+    Mutation(
+        "retries-are-silent",
+        13,
+        "an attempt that is followed by another one leaves no record in the log",
+        "_attempt_log.py",
+        "        if isinstance(outcome, (Retried, Failed, Killed)):\n            if not self._is_noted",
+        "        if isinstance(outcome, (Failed, Killed)):\n            if not self._is_noted",
+        (),
+    ),
 ]

@@ -19,6 +19,7 @@ from tests.promises._stage import A_MONTH, Open, perform, perform_on, run_for
 PACKAGE = Path(__file__).parents[2] / "trio_tasks"
 EDGES = {
     "_clock.py",
+    "_blocked_loop.py",  # in a thread, which watches loops of the real clock only
     "_task_id.py",
     "_sqlite_desk.py",  # in a thread, for a lock of another process
     "_sqlite_driver.py",  # likewise, for a statement that has no end

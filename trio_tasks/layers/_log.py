@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
+from .._attempt_log import AttemptLog, log_failure
 from .._checks import check_count
 from .._contained import SafeLogger, log
 from ._verdict import FAILURES, is_failure, is_suspension
@@ -35,6 +36,9 @@ class Log:
           or at this level if it is higher, with its traceback.
 
     The args are not logged: they may be private. The time is that of what is inside of this layer.
+
+    A worker logs its failed attempts by itself. If it does so to the same logger, this layer leaves an error with which
+    the attempt ends to that record, which then has the time as well.
     """
 
     __slots__ = ("_level", "_logger")
@@ -46,23 +50,32 @@ class Log:
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
         """Run the attempt, and log its end."""
         began = trio.current_time()
-        level, ended, error = self._level, "was cancelled", None
+        attempts = AttemptLog.of(task)
+        if attempts is not None:
+            attempts.flush(task)
         try:
             result = await handler(task)
-            ended = "succeeded"
-            return result
-        except FAILURES as raised:
-            if is_failure(raised) and is_suspension(raised):
-                ended = "was suspended"
-            elif is_failure(raised):
-                level, ended, error = max(self._level, logging.WARNING), "failed", raised
+        except FAILURES as error:
+            if is_failure(error) and is_suspension(error):
+                self._log_end(task, "was suspended", trio.current_time() - began)
+            elif is_failure(error):
+                self._log_failure(task, error, trio.current_time() - began, attempts)
+            else:
+                self._log_end(task, "was cancelled", trio.current_time() - began)
             raise
-        finally:
-            parts, seconds = task.parts, trio.current_time() - began
-            self._logger.log(
-                level, "task %s %s in attempt %s, after %.3f s", parts.id, ended, parts.attempt, seconds, exc_info=error
-            )
-            del error  # its traceback leads here
+        self._log_end(task, "succeeded", trio.current_time() - began)
+        return result
+
+    def _log_end(self, task: Task[Any], how: str, seconds: float) -> None:
+        parts = task.parts
+        self._logger.log(self._level, "task %s %s in attempt %s, after %.3f s", parts.id, how, parts.attempt, seconds)
+
+    def _log_failure(self, task: Task[Any], error: BaseException, seconds: float, attempts: AttemptLog | None) -> None:
+        level = max(self._level, logging.WARNING)
+        if attempts is not None and attempts.logger.name == self._logger.name:
+            attempts.note(task, error, seconds, level)
+        else:
+            log_failure(self._logger, level, task, error, seconds)
 
     def __repr__(self) -> str:
         return f"<Log to {self._logger.name!r}>"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
 
+from .._attempt_log import AttemptLog
 from .._backoff import RetryPolicy, exponential
 from .._outcome import Retried, judge
 
@@ -68,6 +69,8 @@ class Retry:
                 delay = self._delay_after(error, attempt)
                 if delay is None:
                     raise
+            if (log := AttemptLog.of(task)) is not None:
+                log.flush(task)
             await trio.sleep(delay)
         raise AssertionError("counting does not end")
 
