@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {
         "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "
         "_anywhere _lending _one_way _options _threads _whereabouts _upkeep _mirroring _error_text _encoding "
-        "_attempt_log _blocked_loop"
+        "_attempt_log _blocked_loop _open_stores"
     },
     {
         "memory": "_memory",
@@ -37,7 +37,7 @@ FLOORS: list[dict[str, str]] = [
         "storages": "storages/*",
     },
     {"worker": "_worker _builder"},
-    {"monitor": "_monitor _supervisor"},
+    {"monitor": "_monitor _signals _supervisor"},
     {"roof": "__init__ abc layers/__init__ testing/*"},
 ]
 WITHOUT_TRIO = {0, 1}  # floors that do not import trio when they run

@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from trio_tasks import (
     Backend,
     Engage,
     Event,
+    FileStorage,
     Idle,
     MemoryStorage,
     Monitor,
@@ -43,7 +45,7 @@ async def stubborn(seconds: float) -> None:
         await trio.sleep(seconds)
 
 
-def worker_on(storage: MemoryStorage[float], name: str = "w", **options: Any) -> Worker[float, None]:
+def worker_on(storage: Backend[float], name: str = "w", **options: Any) -> Worker[float, None]:
     return Worker(name, storage, options.pop("handler", sleep), **options)
 
 
@@ -798,6 +800,101 @@ async def test_the_second_signal_is_now(nursery: trio.Nursery) -> None:
     assert len(monitor.report.interrupted) == 1
 
 
+async def test_a_monitor_in_a_block_heeds_signals_too(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[float]()
+    await storage.push_bulk([0.0, 3600.0])
+    before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2)
+    async with Monitor(signals=(signal.SIGUSR1, signal.SIGUSR2)) as monitor:
+        monitor.register(worker_on(storage))
+        await until(lambda: storage.statistics().succeeded == 1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await until(lambda: monitor.is_shutting_down)
+        assert monitor.is_running, "what runs goes on, and so does the block"
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await trio.sleep_forever()
+    assert [each.where for each in monitor.report.interrupted]
+    assert storage.statistics().waiting == 1
+    assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2)) == before
+
+
+async def test_one_run_after_the_other_heeds_the_signals_anew(tmp_path: Path) -> None:
+    """Also while a storage is open, for which a late signal of the first run would be kept."""
+    before = signal.getsignal(signal.SIGUSR1)
+    async with FileStorage(tmp_path / "tasks") as storage:
+        monitor = Monitor(signals=[signal.SIGUSR1]).register(worker_on(storage))
+        for _ in range(3):
+            async with monitor:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await until(lambda: monitor.is_shutting_down)
+        assert signal.getsignal(signal.SIGUSR1) != before
+    await until(lambda: signal.getsignal(signal.SIGUSR1) == before)
+
+
+async def test_signals_are_for_the_main_thread() -> None:
+    def run_elsewhere() -> None:
+        trio.run(Monitor().run_with_signal)
+
+    with pytest.raises(RuntimeError, match=r"in the main thread only: call monitor\.shutdown"):
+        await trio.to_thread.run_sync(run_elsewhere)
+
+
+async def test_a_handler_can_wait_for_the_shutdown(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    await storage.push(1)
+
+    async def handler(n: int, context: WorkerContext) -> float:
+        await context.wait_shutting_down()
+        return trio.current_time()
+
+    async with Monitor() as monitor:
+        monitor.register(Worker("w", storage, handler))
+        start = trio.current_time()
+        await trio.sleep(5)
+        monitor.shutdown()
+    assert monitor.report.drained
+    assert trio.current_time() - start == 5
+
+
+@pytest.mark.parametrize("by", ["timeout", "terminator"])
+async def test_the_report_tells_what_has_overrun_the_terminator(by: str, autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[float]()
+    slow = await storage.push(7.5)
+    await storage.push_bulk([0.5, 0.0])
+
+    async def handler(seconds: float) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(seconds)
+
+    async def terminator() -> None:
+        await trio.sleep(3)
+
+    monitor = Monitor(shutdown_timeout=3) if by == "timeout" else Monitor(terminator=terminator)
+    async with monitor:
+        monitor.register(Worker("w", storage, handler))
+        await wait_all_tasks_blocked()
+        monitor.shutdown()
+    report = monitor.report
+    assert len(report.interrupted) == 3
+    [overrun] = report.overrun
+    assert (overrun.worker, overrun.task_id, overrun.seconds) == ("w", slow, 7)
+    assert "await trio.sleep(seconds)" in overrun.where
+    assert f"overrun: {slow} of w went on for 7 s, at {overrun.where}" in str(report)
+
+
+async def test_a_terminator_that_is_not_overrun_is_not_reported(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[float]()
+    await storage.push(100)
+    async with Monitor(shutdown_timeout=3) as monitor:
+        monitor.register(worker_on(storage))
+        await wait_all_tasks_blocked()
+        monitor.shutdown()
+    assert len(monitor.report.interrupted) == 1
+    assert not monitor.report.overrun
+
+
 async def test_the_signals_can_be_chosen_and_errors_come_out_as_ever(autojump_clock: MockClock) -> None:
     backend = Failing()
     monitor = Monitor().register(failing(backend))
@@ -818,6 +915,8 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"shutdown_timeout": math.nan}, ValueError, "shutdown_timeout must be a finite number"),
     ({"shutdown_timeout": "10"}, TypeError, "shutdown_timeout must be a number of seconds"),
     ({"shutdown_timeout": 1, "terminator": trio.sleep_forever}, TypeError, "a shutdown_timeout or a terminator"),
+    ({"signals": 15}, TypeError, "signals must be several of signal.Signals"),
+    ({"signals": [0]}, TypeError, "signals must be several of signal.Signals, such as"),
     ({"terminator": 5}, TypeError, "terminator must be callable, as an async function"),
     ({"on_event": 5}, TypeError, r"on_event must be callable, as on_event\(context, event\)"),
     ({"on_event": [5]}, TypeError, "each of on_event must be callable"),

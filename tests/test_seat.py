@@ -337,7 +337,7 @@ async def test_who_finishes_in_spite_of_being_cancelled_has_succeeded(autojump_c
         return "done"
 
     report, storage = await interrupt(handler)
-    assert report == WorkerReport("w", succeeded=1)
+    assert (report.succeeded, report.interrupted) == (1, ())
     assert storage.statistics().succeeded == 1
 
 
@@ -348,7 +348,7 @@ async def test_an_error_of_its_own_at_the_time_of_the_cancellation_is_a_failure(
         raise ValueError("its own")
 
     report, _ = await interrupt(handler, retry=ONCE)
-    assert report == WorkerReport("w", failed=1)
+    assert (report.failed, report.interrupted) == (1, ())
 
 
 async def test_a_cancelled_worker_takes_no_further_task(autojump_clock: MockClock) -> None:

@@ -81,7 +81,7 @@ from ._polling import (
     poll as poll,
     race as race,
 )
-from ._report import Interruption as Interruption, Report as Report, WorkerReport as WorkerReport
+from ._report import Interruption as Interruption, Overrun as Overrun, Report as Report, WorkerReport as WorkerReport
 from ._sink import TaskSink as TaskSink
 from ._task import Attempt as Attempt, Parts as Parts, Status as Status, Task as Task
 from ._task_builder import TaskBuilder as TaskBuilder, TaskOptions as TaskOptions

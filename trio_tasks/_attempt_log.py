@@ -43,14 +43,14 @@ class AttemptLog:
       attempts: how many a task has that does not say it itself.
     """
 
-    __slots__ = ("_attempts", "_log", "_task_name", "_worker", "logger", "noted", "queue")
+    __slots__ = ("_attempts", "_task_name", "_worker", "log", "logger", "noted", "queue")
 
     def __init__(self, logger: logging.Logger, worker: str, queue: str | None, task_name: str, attempts: int) -> None:
         self.logger = logger
         self.queue = queue
         self.noted: dict[Parts, tuple[BaseException, float, int]] = {}
         """Errors of attempts under way that a layer left to this log, with the seconds that passed and a level."""
-        self._log = SafeLogger(logger)
+        self.log = SafeLogger(logger)
         self._worker = worker
         self._task_name = task_name
         self._attempts = attempts
@@ -75,7 +75,7 @@ class AttemptLog:
         noted = self.noted.pop(task.parts, None)
         if noted is not None:
             error, seconds, level = noted
-            log_failure(self._log, level, task, error, seconds)
+            log_failure(self.log, level, task, error, seconds)
 
     # Attempts
 
@@ -110,7 +110,7 @@ class AttemptLog:
         self, task: Task[Any], outcome: Retried | Failed | Killed, seconds: float | None, least_level: int
     ) -> None:
         level = max(least_level, logging.WARNING if isinstance(outcome, Retried) else logging.ERROR)
-        if not self._log.is_enabled_for(level):
+        if not self.log.is_enabled_for(level):
             return
         ended = "killed" if isinstance(outcome, Killed) else "failed"
         if seconds is not None:
@@ -144,7 +144,7 @@ class AttemptLog:
             "attempts": attempts,
             "outcome": None if outcome is None else type(outcome).__name__,
         }
-        self._log.log(
+        self.log.log(
             level,
             "worker %r%s: %s, task %s, attempt %s of %s %s",
             self._worker,

@@ -16,6 +16,7 @@ from ._errors import WorkerError
 from ._events import EVENTS
 from ._report import Tally
 from ._task import Task
+from ._whereabouts import is_in_thread
 
 if TYPE_CHECKING:
     from ._attempt_log import AttemptLog
@@ -48,8 +49,8 @@ class WorkerStatistics:
 class WorkerContext:
     """One run of a worker.
 
-    All methods but :meth:`wait_stopped` are sync. They may be called from the run's own trio tasks and from the
-    threads of sync handlers alike; from a thread they take effect a moment later.
+    All methods but :meth:`wait_shutting_down` and :meth:`wait_stopped` are sync. They may be called from the run's own
+    trio tasks and from the threads of sync handlers alike; from a thread they take effect a moment later.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class WorkerContext:
         self.tally = Tally()
         self.listeners = listeners
         self.attempt_log = attempt_log
+        self.named: set[str] = set()
+        """The ids of the tasks in hand that the log has named, since their attempts go on after a cancellation."""
         self._tracked: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = trio.Event()
@@ -207,6 +210,11 @@ class WorkerContext:
             with log_and_suppress("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
                 listener(self, event)
 
+    async def wait_shutting_down(self) -> None:
+        """Return once the worker was told to stop: for a handler that can come to an early end. In the thread of a sync
+        handler, ask :attr:`is_shutting_down` now and then."""
+        await self.door.was_closed.wait()
+
     async def wait_stopped(self) -> None:
         """Return once the worker has ended."""
         await self._stopped.wait()
@@ -214,6 +222,10 @@ class WorkerContext:
     def whereabouts(self) -> dict[str, str]:
         """For each task in hand, by its id, the line at which its attempt waits just now."""
         return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
+
+    def in_threads(self) -> set[str]:
+        """The ids of the tasks in hand whose attempt is in a thread just now."""
+        return {task.parts.id for task in self.in_hand if is_in_thread(getattr(task.parts.holder, "trio_task", None))}
 
     # What only the worker does
 

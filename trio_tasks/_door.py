@@ -26,7 +26,7 @@ class Door:
       on_close: called when it is closed, if given.
     """
 
-    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "on_close", "paused", "waiting")
+    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "on_close", "paused", "waiting", "was_closed")
 
     def __init__(self) -> None:
         self.is_open = True
@@ -36,6 +36,7 @@ class Door:
         self.on_close: Callable[[], object] | None = None
         self.waiting = 0
         """How many seats wait for a task, or for the door to be opened again."""
+        self.was_closed = trio.Event()
         self._opened = trio.Event()
         self._opened.set()
         self._scopes: set[trio.CancelScope] = set()
@@ -68,6 +69,7 @@ class Door:
         """Let nobody in any more."""
         self.closed = True
         self.is_open = False
+        self.was_closed.set()
         self._send_away()
         if self.on_close is not None:
             self.on_close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,13 +11,13 @@ from ._backoff import exponential
 from ._checks import check_callable, check_count, check_seconds, check_sync
 from ._context import WorkerContext, check_listeners
 from ._errors import MonitorError
-from ._groups import unnested
+from ._signals import check_signals, heeding_signals, usual_signals
 from ._supervisor import Policy, Supervisor
-from ._upkeep import run_and_cancelling
 from ._worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+    import signal
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
     from types import TracebackType
 
     from ._backoff import Backoff
@@ -45,6 +44,8 @@ class Monitor:
       restart_backoff: from the number of the run that failed to the seconds to wait before the next.
       max_restarts: of one worker within ``restart_period``; one more is not granted. None sets no limit.
       restart_period: seconds.
+      signals: such as ``(SIGINT, SIGTERM)``: for as long as it runs, the first one shuts down gracefully, and the
+          second one cancels. See :meth:`run_with_signal`.
 
     A monitor is a recipe too: it may be run again, though not twice at once.
     """
@@ -59,6 +60,7 @@ class Monitor:
         restart_backoff: Backoff = exponential(0.1, maximum=30.0, jitter=0.5),  # noqa: B008  it is a pure function
         max_restarts: int | None = None,
         restart_period: float = 60.0,
+        signals: Iterable[signal.Signals] = (),
     ) -> None:
         if shutdown_timeout is not None:
             if terminator is not None:
@@ -74,6 +76,7 @@ class Monitor:
         self._policy = Policy(
             shutdown_timeout, terminator, should_restart, restart_backoff, max_restarts, restart_period
         )
+        self._signals = check_signals(signals)
         self._listeners = check_listeners(on_event)
         self._members: list[Factory] = []
         self._open_group: AsyncExitStack | None = None
@@ -148,7 +151,7 @@ class Monitor:
 
         If it is cancelled, so are all attempts, and their tasks are released; :attr:`report` tells which.
         """
-        async with self._group():
+        async with self._group(self._signals):
             task_status.started(self)
         return self.report
 
@@ -159,24 +162,23 @@ class Monitor:
     ) -> Report:
         """As :meth:`run`. The first signal shuts down gracefully; the second one is the terminator.
 
-        Args:
-          signals: SIGINT and SIGTERM if none are given; on Windows SIGBREAK as well, which is what can be sent there.
-        """
-        self._check_not_running()
-        with trio.open_signal_receiver(*(signals or usual_signals())) as received, unnested():
-            async with run_and_cancelling(self._heed, received), self._group():
-                task_status.started(self)
-        return self.report
+        After that, a further SIGTERM is kept until the storages of this run of trio are closed, and delivered then. A
+        further SIGINT names in the log the threads that go on in spite of the cancellation; if the log had named them
+        before, it ends the process with status 130. Their tasks are orphans then.
 
-    async def _heed(self, received: AsyncIterator[int]) -> None:
-        await anext(received)
-        self.shutdown()
-        await anext(received)
-        self.cancel_scope.cancel()
+        Args:
+          signals: if none are given, those of the monitor; else SIGINT and SIGTERM (and SIGBREAK, on Windows).
+
+        Raises:
+          RuntimeError: this is not the main thread.
+        """
+        async with self._group(check_signals(signals) or self._signals or usual_signals()):
+            task_status.started(self)
+        return self.report
 
     async def __aenter__(self) -> Monitor:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._group())
+            await stack.enter_async_context(self._group(self._signals))
             self._open_group = stack.pop_all()
         return self
 
@@ -188,12 +190,13 @@ class Monitor:
         return await group.__aexit__(kind, error, trace)  # noqa: ASYNC102  this is leaving a nursery
 
     @asynccontextmanager
-    async def _group(self) -> AsyncGenerator[None, None]:
+    async def _group(self, signals: tuple[signal.Signals, ...]) -> AsyncGenerator[None, None]:
         """The root nursery of a run."""
         self._check_not_running()
         self._latest = self._renew()
-        async with self._latest.group(tuple(self._members)):
-            yield
+        with heeding_signals(signals, self._latest):
+            async with self._latest.group(tuple(self._members)):
+                yield
 
     def _check_not_running(self) -> None:
         if self.is_running:
@@ -216,9 +219,3 @@ class Monitor:
     def __repr__(self) -> str:
         state = ("shutting down" if self.is_shutting_down else "running") if self.is_running else "not running"
         return f"<Monitor {state}: {len(self.workers)} workers>"
-
-
-def usual_signals() -> list[signal.Signals]:
-    """The signals that ask a program to end, on this system."""
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]

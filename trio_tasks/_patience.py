@@ -7,24 +7,28 @@ promise that a settled task has nothing running; so it is named, with the line a
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 import trio
 
-from ._contained import log
+from ._attempt_log import shown
+from ._report import Overrun
+from ._task_id import TaskId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ._context import WorkerContext
 
-PATIENCE = 10.0
+PATIENCE = 10
 """Seconds after a cancellation before those attempts are named that are still there; and then between two times."""
 
 
 @asynccontextmanager
 async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]:
-    """If the block is cancelled and does not end for long, say in the log which attempts it waits for."""
+    """If the block is cancelled and does not end soon, tell the report which attempts it waits for; if it does not end
+    for long, say so in the log."""
     watching = trio.CancelScope(shield=True)
 
     async def watch() -> None:
@@ -32,16 +36,7 @@ async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]
             await trio.sleep_forever()
         finally:
             with watching:
-                while True:
-                    await trio.sleep(PATIENCE)  # noqa: ASYNC102  the scope is shielded, and cancelled below
-                    for task_id, where in context.whereabouts().items():
-                        log.warning(
-                            "worker %r was cancelled, but the attempt of %s at task %s goes on at %s",
-                            context.name,
-                            getattr(context.recipe, "handler_name", "its handler"),
-                            task_id,
-                            where,
-                        )
+                await _watch(context)  # noqa: ASYNC102  the scope is shielded, and cancelled below
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
@@ -50,3 +45,27 @@ async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]
         finally:
             watching.cancel()
             nursery.cancel_scope.cancel()
+
+
+async def _watch(context: WorkerContext) -> None:
+    began = trio.current_time()
+    for seconds in count(1):
+        await trio.sleep_until(began + seconds)
+        for task_id, where in context.whereabouts().items():
+            context.tally.overruns[task_id] = Overrun(context.name, TaskId(task_id), float(seconds), where)
+        if seconds % PATIENCE == 0:
+            name_who_stays(context)
+
+
+def name_who_stays(context: WorkerContext) -> None:
+    """Say in the log which attempts go on, and where."""
+    for task_id, where in context.whereabouts().items():
+        context.named.add(task_id)
+        if context.attempt_log is not None:
+            context.attempt_log.log.warning(
+                "worker %r was cancelled, but the attempt of %s at task %s goes on at %s",
+                context.name,
+                getattr(context.recipe, "handler_name", "its handler"),
+                shown(task_id),
+                where,
+            )

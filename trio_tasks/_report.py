@@ -26,11 +26,27 @@ class Interruption:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Overrun:
+    """An attempt that went on after its worker was cancelled, as when the terminator had fired: it cleaned up for long,
+    or was in a thread, which cannot be cancelled."""
+
+    worker: str
+    """The name of the worker that had it in hand."""
+    task_id: TaskId
+    seconds: float
+    """For how long, in whole seconds."""
+    where: str
+    """The line at which it was then: ``path:line in function``."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """One run of one worker.
 
     The six counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
-    to stop, and came to an end of their own; ``interrupted`` those which did not.
+    to stop, and came to an end of their own; ``interrupted`` those which did not. ``overrun`` are the attempts that
+    went on for a second or more after the worker was cancelled, whichever way they ended then.
     """
 
     worker: str
@@ -42,18 +58,30 @@ class WorkerReport:
     suspended: int = 0
     drained: tuple[TaskId, ...] = ()
     interrupted: tuple[Interruption, ...] = ()
+    overrun: tuple[Overrun, ...] = ()
 
 
 @final
 class Tally:
     """The counts of a run that is still going on."""
 
-    __slots__ = ("drained", "failed", "interrupted", "killed", "released", "retried", "succeeded", "suspended")
+    __slots__ = (
+        "drained",
+        "failed",
+        "interrupted",
+        "killed",
+        "overruns",
+        "released",
+        "retried",
+        "succeeded",
+        "suspended",
+    )
 
     def __init__(self) -> None:
         self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
         self.drained: list[TaskId] = []
         self.interrupted: list[Interruption] = []
+        self.overruns: dict[str, Overrun] = {}
 
     def count(self, outcome: Outcome) -> None:
         """One more attempt has ended so."""
@@ -82,6 +110,7 @@ class Tally:
             self.suspended,
             tuple(self.drained),
             tuple(self.interrupted),
+            tuple(self.overruns.values()),
         )
 
 
@@ -105,6 +134,12 @@ class Report:
         """The attempts that were cancelled when time was up, and where each of them was stuck."""
         return tuple(interruption for each in self.workers for interruption in each.interrupted)
 
+    @property
+    def overrun(self) -> tuple[Overrun, ...]:
+        """The attempts that went on for a second or more after time was up, and where each of them was. Empty if the
+        terminator was not overrun."""
+        return tuple(overrun for each in self.workers for overrun in each.overrun)
+
     def __str__(self) -> str:
         counts = [
             _counted(len(self.workers), "worker run"),
@@ -115,6 +150,10 @@ class Report:
         ]
         lines = [", ".join(counts)]
         lines += [f"interrupted: {each.task_id} of {each.worker}, at {each.where}" for each in self.interrupted]
+        lines += [
+            f"overrun: {each.task_id} of {each.worker} went on for {each.seconds:g} s, at {each.where}"
+            for each in self.overrun
+        ]
         lines += [f"error: {error!r}" for error in self.errors]
         return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import trio
 from ._anywhere import call_inside
 from ._checks import check_seconds
 from ._groups import leaves, unnested
+from ._patience import name_who_stays
 from ._report import Report
 from ._upkeep import run_and_cancelling
 from ._worker import Worker
@@ -116,6 +117,21 @@ class Supervisor:
             self.cancel_scope.deadline = min(self.cancel_scope.deadline, deadline)
         for context in self.contexts:
             context.stop()
+
+    def cancel(self) -> None:
+        """Time is up."""
+        self.cancel_scope.cancel()
+
+    def name_stuck_threads(self) -> bool:
+        """Name the attempts that are in threads, and go on in spite of the cancellation. Return whether there are some,
+        and the log had named all of them already."""
+        if not self.cancel_scope.cancel_called:
+            return False
+        stuck = [context for context in self.contexts if context.in_threads()]
+        had_named = [context for context in stuck if context.in_threads() <= context.named]
+        for context in stuck:
+            name_who_stays(context)
+        return bool(stuck) and stuck == had_named
 
     async def _terminate(self) -> None:
         await self.shutting_down.wait()

@@ -49,6 +49,15 @@ def where_is(task: trio.lowlevel.Task) -> str:
     return place
 
 
+def is_in_thread(task: trio.lowlevel.Task | None) -> bool:
+    """Whether a trio task waits for a thread just now, or one of its children does."""
+    if task is None:
+        return False
+    if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in task.iter_await_frames()):
+        return True
+    return any(is_in_thread(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
+
+
 def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> bool:
     """Whether one of these frames is the outermost of a trio task, or of one of its children."""
     if task is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import trio
 
 from .._groups import is_a
+from .._open_stores import note_closed, note_open
 from .._upkeep import run_to_the_end
 from ._lane import Lane
 from ._pump import Pump
@@ -96,6 +97,7 @@ class Handle(Generic[A]):
         self._traffic.token = trio.lowlevel.current_trio_token()
         await self._stack.enter_async_context(run_to_the_end(self._pump.run))
         await self._stack.enter_async_context(run_to_the_end(engine.listen, self._traffic.hear))
+        note_open(self._traffic)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -133,7 +135,10 @@ class Handle(Generic[A]):
         self.close()
         if self._stack is not None and self._traffic.is_open and not self._traffic.closed:
             with trio.CancelScope(shield=True):
-                await self._traffic.end()
+                try:
+                    await self._traffic.end()
+                finally:
+                    note_closed(self._traffic)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def __repr__(self) -> str:
