@@ -100,6 +100,7 @@ if _TYPE_CHECKING:
     )
     from .storages._file import FileStorage as FileStorage
     from .storages._sqlite import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
+    from .storages._sqlite_sync import SyncSqliteStorage as SyncSqliteStorage
 
 __version__ = "0.1.0"
 
@@ -114,6 +115,7 @@ _WHEN_ASKED_FOR = {
     "JsonCodec": "._codec",
     "SqliteStorage": ".storages._sqlite",
     "SqliteTransaction": ".storages._sqlite",
+    "SyncSqliteStorage": ".storages._sqlite_sync",
 }
 """What brings other libraries along is imported when it is first asked for, and not before."""
 

@@ -26,6 +26,7 @@ EDGES = {
     "_journal.py",  # likewise, for a file that somebody else has open for a moment
     "_explore.py",  # these two tell how long they have taken
     "_simulate.py",
+    "_sqlite_sync.py",  # for code without trio: it blocks
 }
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
 NOW = {"now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"}

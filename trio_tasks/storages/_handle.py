@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -95,6 +96,7 @@ class Handle(Generic[A]):
             await engine.open()
         self._traffic.is_open = True
         self._traffic.token = trio.lowlevel.current_trio_token()
+        self._traffic.pid = os.getpid()
         await self._stack.enter_async_context(run_to_the_end(self._pump.run))
         await self._stack.enter_async_context(run_to_the_end(engine.listen, self._traffic.hear))
         note_open(self._traffic)

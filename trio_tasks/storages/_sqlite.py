@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 import trio
 
+from .._anywhere import call_inside
 from .._checks import check_seconds, check_unicode
-from .._errors import DuplicateTaskError
 from .._task import Task
 from .._task_builder import make_task
-from .._task_id import TaskId
 from ._lane import Grip, Lane, LaneOptions
 from ._places import PRIVATE, check_mode, check_path, refused
-from ._sqlite_books import Books
-from ._sqlite_driver import of_the_user
 from ._sqlite_engine import SqliteEngine
 from ._sqlite_opening import Opening
-from ._sqlite_queues import Queues
+from ._sqlite_users import push_over
 from ._stored import StoredBackend
 
 if TYPE_CHECKING:
@@ -27,7 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .._task_builder import TaskOptions
-    from ._sqlite_driver import Connection, Driver
+    from .._task_id import TaskId
+    from ._sqlite_driver import Driver
+    from ._sqlite_sync import SyncSqliteStorage
     from ._sqlite_writer import Writer
 
 A = TypeVar("A")
@@ -129,48 +128,66 @@ class SqliteStorage(StoredBackend[A]):
         """Push inside a transaction of your own: the task exists exactly if you commit.
 
         Args:
-          connection: on the same file, used in this thread; by the storage's driver: a ``sqlite3.Connection``, unless
-              the storage was told to use apsw.
+          connection: on the same file, used in this thread: a ``sqlite3.Connection`` (of apsw, if the storage was told
+              to use that), a SQLAlchemy ``Connection`` or ``Session``, or Django's ``connection``.
           args: of the task; the options are those of :meth:`push`.
 
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: the storage is not open.
+          TypeError, ValueError: the connection is by another driver, or to another file.
 
-        Sync, and done when it returns, but for the commit, which is yours. Call :meth:`wake` after it, so that workers
-        look at once rather than within ``poll_interval``.
+        It may be called in any thread, with trio or without. It is done when it returns, but for the commit, which is
+        yours. Call :meth:`wake` after that, so that workers look at once rather than within ``poll_interval``.
         """
-        self._traffic.check_open()
+        self._traffic.check_usable()
+        task_id, is_committed = self._push_over(connection, args, options, self._engine.now)
+        if is_committed:
+            self.wake()
+        return task_id
+
+    def _push_over(
+        self, connection: object, args: A, options: TaskOptions, now: Callable[[], float]
+    ) -> tuple[TaskId, bool]:
         if self._engine.opening.read_only:
             raise refused(f"{self!r} was opened with read_only=True")
         row = self._row_of(make_task(args, options))
-        users = of_the_user(connection, self._engine.driver)
-        self._check_file(users)
-        is_autocommit = not users.in_transaction
-        users.execute("SAVEPOINT trio_tasks_push")
-        try:
-            queues = Queues(users)
-            [answer] = Books(users, queues, 0).let_in([row], self._engine.now())
-            queues.enter_counts()
-            if isinstance(answer, DuplicateTaskError):
-                raise answer
-        except Exception:
-            users.execute("ROLLBACK TO trio_tasks_push")
-            raise
-        finally:
-            users.execute("RELEASE trio_tasks_push")
-        if is_autocommit and not users.in_transaction:
-            self.wake()
-        return TaskId(answer)
-
-    def _check_file(self, users: Connection) -> None:
-        files = [str(file) for _, name, file in users.execute("PRAGMA database_list") if name == "main"]
-        if not files or not files[0] or not os.path.samefile(files[0], self._engine.place):  # noqa: PTH121  as SQLite says
-            raise ValueError(f"the connection must be to {str(self._engine.path)!r}, not to {files}")
+        return push_over(connection, self._engine.driver, self._engine.place, row, now)
 
     def wake(self) -> None:
-        """Something was committed to the file in another way than through this storage: have everybody look."""
-        self._traffic.hear()
+        """Tell all workers to look for new tasks now. Call it after committing a transaction that used :meth:`push_in`.
+
+        It may be called in any thread. On a storage that is closed it does nothing.
+        """
+        self._traffic.check_process()
+        call_inside(self._traffic.token, self._traffic.hear)
         self._engine.ring_soon()
+
+    @overload
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: type[B], **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[B]: ...
+    @overload
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[Any]: ...
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[Any]:
+        """Open a queue to push to, fetch from and wait on without trio: in a WSGI application, in Django, in a script.
+
+        >>> with SqliteStorage.open_sync("tasks.db", Email, queue="emails") as storage:
+        ...     task_id = storage.push(Email(to="a@example.com"))
+
+        The arguments are those of :class:`SqliteStorage`. It is open when this returns; close it by ``with`` or
+        ``close()``. It may be used in any thread, and not after a fork: open it in each process.
+        """
+        from ._sqlite_sync import SyncSqliteStorage
+
+        return SyncSqliteStorage(cls(path, type, **options))
 
 
 @final

@@ -140,6 +140,11 @@ class Connection(Protocol):
         """Whether a transaction is open."""
         ...
 
+    @property
+    def implicit_begin(self) -> str | None:
+        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        ...
+
     def without_transactions(self) -> AbstractContextManager[None]:
         """In this block no transaction can be begun or ended by a statement of its own."""
         ...
@@ -196,6 +201,13 @@ class StandardConnection:
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         return self._connection.in_transaction
+
+    @property
+    def implicit_begin(self) -> str | None:
+        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        level = self._connection.isolation_level
+        is_modern = getattr(self._connection, "autocommit", -1) != -1  # since 3.12; then that rules
+        return None if level is None or is_modern else f"BEGIN {level}"
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
@@ -268,6 +280,11 @@ class ApswConnection:
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         return bool(self._connection.in_transaction)
+
+    @property
+    def implicit_begin(self) -> str | None:
+        """None: it does not."""
+        return None
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
@@ -345,6 +362,11 @@ def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
         raise BackendError(f"SQLite {found} is too old: 3.35 is needed (`pip install apsw` brings a new one)")
     uri = f"{Path(path).as_uri()}?{query}"
     return ApswConnection.open(uri) if driver == "apsw" else StandardConnection.open(uri)
+
+
+def is_raw(connection: object) -> bool:
+    """True for a connection of one of the drivers itself."""
+    return isinstance(connection, sqlite3.Connection) or type(connection).__module__.split(".")[0] == "apsw"
 
 
 def of_the_user(connection: object, driver: Driver) -> Connection:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
+from .._clock import machine_now
 from .._contained import log
 from .._errors import BackendError
 from . import _sqlite_verbs as verbs
@@ -98,7 +99,7 @@ class SqliteEngine(Engine):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def now(self) -> float:
-        """The time by the file's clock."""
+        """The time by the file's clock; in any thread."""
         return self._clock.now()
 
     async def _call(self, fn: Callable[..., T], *args: Any) -> T:
@@ -175,10 +176,25 @@ class SqliteEngine(Engine):
         """Who runs anywhere."""
         return await self._call(self._desk.look, verbs.workers, queue, self.now())
 
+    def open_here(self) -> tuple[Desk, StoreClock]:
+        """Open the file in this thread, and for it, without trio; and the clock of the file."""
+        if not self.opening.read_only:
+            self.bell.open()
+            self.bell.address = None  # nobody listens at it
+        clock = StoreClock(lambda: machine_now()[1], Offset())
+        desk = Desk(str(self.path), self.driver, self.opening, self.bell, clock)
+        try:
+            desk.open()
+        except Exception:
+            self.bell.close()
+            raise
+        return desk, clock
+
     def ring_soon(self) -> None:
         """Have all others look; nobody waits for it."""
-        if self._thread is not None:
-            self._thread.do_soon(self._desk.ring, self.now())
+        thread = self._thread  # this may be another thread than trio's, where the engine is closed
+        if thread is not None:
+            thread.do_soon(self._desk.ring, self.now())
 
     async def listen(self, on_news: Callable[[], None]) -> None:
         """Hear the bell."""

@@ -7,6 +7,7 @@ So nothing is claimed that nobody has a free seat for. Who makes the exchanges i
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -48,7 +49,8 @@ class Traffic:
         self.has_news = False
         """Whether somebody else may have asked for an attempt to be aborted."""
         self.is_open = False
-        self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened
+        self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened,
+        self.pid: int | None = None  # in this process
         self.closed = False
         self.failure: BackendError | None = None  # which has ended the pump
         self._turn = trio.Lock()
@@ -151,6 +153,19 @@ class Traffic:
             raise RuntimeError("this storage was opened in another process, or another run: open one here")
         if self.failure is not None:
             raise again(self.failure)
+
+    def check_usable(self) -> None:
+        """As :meth:`check_open`, in any thread and any trio run: for what needs nothing of trio."""
+        self.check_process()
+        if not self.is_open or self.closed:
+            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+        if self.failure is not None:
+            raise again(self.failure)
+
+    def check_process(self) -> None:
+        """Raise ``RuntimeError`` after a fork."""
+        if self.pid not in (None, os.getpid()):
+            raise RuntimeError(f"this storage was opened by process {self.pid}, and cannot be used after a fork")
 
     def claims(self) -> tuple[list[Claim], list[Lane]]:
         """What to claim together with what is lined up, and for which lanes."""
