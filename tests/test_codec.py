@@ -311,7 +311,7 @@ UNFIT: list[tuple[Any, Any, str]] = [
     (list[int], (1, 2), r"args must be list\[int\], not tuple"),
     (dict[int, str], {"x": "y"}, r"args has a key that must be int, not str"),
     (dict[str, int], {"x": "y"}, r"args\[...\] must be int, not str"),
-    (Literal["a", "b"], "c", r"args does not fit: Invalid enum value 'c'"),
+    (Literal["a", "b"], "c", r"args must be one of the values that Literal\['a', 'b'\] has"),
     (Colour, "red", r"args must be Colour, not str"),
     (Path, "x", r"args must be Path, not str"),
     (None, 5, r"args must be None, not int"),

@@ -95,7 +95,7 @@ async def test_what_is_pushed_goes_to_the_function() -> None:
     backend = desk.open()
     task_id = await backend.push(1, priority=3)
     assert [(task.args, task.parts.id, task.parts.priority) for task in desk.waiting] == [(1, task_id, 3)]
-    with pytest.raises(TypeError, match="push_task takes a Task, not 5"):
+    with pytest.raises(TypeError, match="push_task takes a Task, not int"):
         await backend.push_task(5)  # type: ignore[arg-type]  # it is the wrong type on purpose
 
 
@@ -459,7 +459,9 @@ async def test_a_function_that_is_not_async_is_named() -> None:
         receive=wrong,  # type: ignore[arg-type]  # it is the wrong type on purpose
         push=wrong,  # type: ignore[arg-type]  # it is the wrong type on purpose
     )
-    with pytest.raises(TypeError, match=r"receive must be an async function, but .*wrong.* returned 1"):
+    with pytest.raises(
+        TypeError, match=r"receive must be an async function, but .*wrong.* returned int, not an awaitable"
+    ):
         await backend.receive()
     with pytest.raises(TypeError, match="push must be an async function"):
         await backend.push(1)

@@ -31,7 +31,7 @@ ALL: list[tuple[Event, str]] = [
     (Start(), "Start()"),
     (Engage(TASK), f"Engage(task={TASK!r})"),
     (Idle(), "Idle()"),
-    (Success(TASK, 5), f"Success(task={TASK!r}, result=5)"),
+    (Success(TASK, 5), f"Success(task={TASK!r}, result=<int>)"),
     (Error(TASK, ERROR, Failed(ERROR)), f"Error(task={TASK!r}, error={ERROR!r}, outcome=Failed(error={ERROR!r}))"),
     (Release(TASK, "why"), f"Release(task={TASK!r}, reason='why', until=None)"),
     (HeartBeat(), "HeartBeat()"),

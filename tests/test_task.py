@@ -72,9 +72,9 @@ def test_the_final_statuses() -> None:
 
 def test_a_task_tells_who_it_is() -> None:
     task = TaskBuilder("args").id("task-123").build()
-    assert repr(task) == "<Task task-123 'args': Pending, attempt 0>"
+    assert repr(task) == "<Task task-123 <str>: Pending, attempt 0>"
     task.parts.status, task.parts.attempt = Status.Running, Attempt(2)
-    assert repr(task) == "<Task task-123 'args': Running, attempt 2>"
+    assert repr(task) == "<Task task-123 <str>: Running, attempt 2>"
     assert repr(task.parts) == "<Parts of task-123: Running, attempt 2>"
 
 

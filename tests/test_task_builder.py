@@ -103,7 +103,7 @@ def test_a_builder_builds_several_tasks_which_share_nothing_that_changes() -> No
 
 
 def test_a_builder_tells_for_what_it_is() -> None:
-    assert repr(TaskBuilder("args")) == "<TaskBuilder for 'args'>"
+    assert repr(TaskBuilder("args")) == "<TaskBuilder for <str>>"
 
 
 BAD: dict[str, tuple[Callable[[TaskBuilder[str]], object], str]] = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from ._checks import check_callable, check_count, check_fraction, check_seconds
+from ._printing import quoted
 
 Backoff = Callable[[int], float]
 
@@ -55,7 +56,7 @@ def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, 
     check_seconds(maximum, "maximum")
     factor = check_seconds(factor, "factor")
     if factor < 1:
-        raise ValueError(f"factor must be 1 or more, or delays would shrink; not {factor!r}")
+        raise ValueError(f"factor must be 1 or more, or delays would shrink; not {quoted(factor)}")
 
     def delay(attempt: int) -> float:
         try:

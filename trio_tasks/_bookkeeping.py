@@ -23,6 +23,7 @@ from ._abc import (
 )
 from ._checks import check_count, check_seconds, check_text
 from ._errors import UnknownTaskError
+from ._printing import quoted
 from ._sink import check_task
 from ._task import Status
 
@@ -172,7 +173,7 @@ class Bookkeeping(
         :meth:`fetch_by_id` shows it."""
         check_count(limit, "limit")
         if status is not None and not isinstance(status, Status):
-            raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
         await trio.lowlevel.checkpoint()
         self._bookkeeper.expire()
         tasks = self._bookkeeper.ledger.tasks()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
-from ._checks import check_text
+from ._checks import check_name
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class WorkerBuilder(Generic[A]):
     __slots__ = ("_backend", "_data", "_layers", "_listeners", "_name", "_options")
 
     def __init__(self, name: str) -> None:
-        self._name = check_text(name, "a worker's name")
+        self._name = check_name(name, "a worker's name")
         self._backend: object = None
         self._layers: list[Layer[A, Any]] = []
         self._data: list[object] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._checks import check_count, check_text
 from ._plain import DEEPEST, LOOKED_AT, is_plain, look_over
-from ._refusal import DecodeError, Unfit, refuse
+from ._refusal import DecodeError, Unfit, cause_of, refuse
 from ._shape import Shape
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class CborCodec:
                 self._check(value, plain)
             return payload
         except Exception as error:
-            raise refuse(value, self._name, error, self._attempt, self._max_depth) from error
+            raise refuse(value, self._name, error, self._attempt, self._max_depth) from cause_of(error)
 
     def decode(self, payload: bytes) -> Any:
         """The value that :meth:`encode` made these bytes of.
@@ -97,7 +97,7 @@ class CborCodec:
         try:
             plain, end = self._loads(_PAIR + payload + _TAIL, **self._rules)
         except Exception as error:
-            raise self._shape.undecodable(self._name, error) from error
+            raise self._shape.undecodable(self._name, error) from cause_of(error)
         if end != _END:
             raise DecodeError(f"{self._name} cannot be decoded: the payload is not one whole item of CBOR")
         if plain.__class__ in self._direct:
@@ -109,7 +109,7 @@ class CborCodec:
         try:
             return self._shape.from_plain(plain)
         except Exception as error:
-            raise self._shape.undecodable(self._name, error) from error
+            raise self._shape.undecodable(self._name, error) from cause_of(error)
 
     def _check(self, value: Any, plain: Any) -> None:
         """See that the value fits the type, and that decoding returns it; else it could not be read again."""

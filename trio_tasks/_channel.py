@@ -15,6 +15,7 @@ import trio
 from ._abc import Backend, NowaitBackend
 from ._bookkeeping import Bookkeeping
 from ._one_way import OneWay
+from ._printing import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class ChannelBackend(Bookkeeping[A], Backend[A]):
 
     def __init__(self, channel: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> None:
         if not isinstance(channel, trio.abc.ReceiveChannel):
-            raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {channel!r}")
+            raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {quoted(channel)}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
         self._bookkeeper = self._books = _books_of(channel)
 
@@ -119,7 +120,7 @@ def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
     if not isinstance(source, trio.abc.ReceiveChannel):
         raise TypeError(
             "a worker receives from a backend, such as MemoryStorage(), or from a trio.abc.ReceiveChannel, "
-            f"not from {source!r}{_hint(source)}"
+            f"not from {quoted(source)}{_hint(source)}"
         )
     if callable(getattr(source, "receive_nowait", None)):
         return NowaitChannelBackend(source)

@@ -7,6 +7,8 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from ._printing import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,7 +18,7 @@ T = TypeVar("T")
 def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
     """A finite, non-negative (or positive) number of seconds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {quoted(value)}")
     try:
         finite = math.isfinite(value)
     except OverflowError:  # a whole number that no float can hold
@@ -26,7 +28,7 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
         raise ValueError(f"{name} must be a finite number of seconds, not {shown}")
     if value < 0 or (positive and value == 0):
         least = "more than 0" if positive else "0 or more"
-        raise ValueError(f"{name} must be {least} seconds, not {value!r}")
+        raise ValueError(f"{name} must be {least} seconds, not {quoted(value)}")
     return float(value)
 
 
@@ -42,34 +44,45 @@ def check_deadline(value: object, name: str) -> float:
 def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
     """A whole number, at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        raise TypeError(f"{name} must be a whole number, not {quoted(value)}")
     if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be {minimum} or more, not {value!r}")
+        raise ValueError(f"{name} must be {minimum} or more, not {quoted(value)}")
     return value
 
 
 def check_error(value: object, name: str) -> None:
     """An exception."""
     if not issubclass(type(value), BaseException):
-        raise TypeError(f"{name} must be an exception, such as ValueError('no'), not {value!r}")
+        raise TypeError(f"{name} must be an exception, such as ValueError('no'), not {quoted(value)}")
 
 
 def check_fraction(value: object, name: str) -> float:
     """A number from 0 to 1, both included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number from 0 to 1, not {value!r}")
+        raise TypeError(f"{name} must be a number from 0 to 1, not {quoted(value)}")
     if not 0 <= value <= 1:  # NaN is refused here too
-        raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
+        raise ValueError(f"{name} must be a number from 0 to 1, not {quoted(value)}")
     return float(value)
 
 
 def check_text(value: object, name: str) -> str:
     """A string that is not empty."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
+        raise TypeError(f"{name} must be a string, not {quoted(value)}")
     if not value:
         raise ValueError(f"{name} must not be an empty string")
     return value
+
+
+_LONGEST_NAME = 1024
+
+
+def check_name(value: object, name: str) -> str:
+    """A string that is not empty, of at most 1 KiB in UTF-8: a name, an id or a key."""
+    text = check_text(value, name)
+    if len(text) > _LONGEST_NAME // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > _LONGEST_NAME:
+        raise ValueError(f"{name} must have 1024 bytes or less in UTF-8, not {size}")
+    return text
 
 
 def check_unicode(value: str, name: str) -> str:
@@ -77,14 +90,14 @@ def check_unicode(value: str, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} that is stored must be encodable as UTF-8, which {value!r} is not") from None
+        raise ValueError(f"{name} that is stored must be encodable as UTF-8, which {quoted(value)} is not") from None
     return value
 
 
 def check_callable(value: T, name: str, shape: str) -> T:
     """Something that can be called; ``shape`` tells the reader with what."""
     if not callable(value):
-        raise TypeError(f"{name} must be callable, as {shape}; got {value!r}")
+        raise TypeError(f"{name} must be callable, as {shape}; got {quoted(value)}")
     return value
 
 
@@ -92,16 +105,18 @@ def check_sync(value: T, name: str, shape: str) -> T:
     """Something that can be called, and whose result nobody would await."""
     check_callable(value, name, shape)
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  it is callable; what is asked is how
-        raise TypeError(f"{name} must be a plain function, as {shape}, since nobody awaits it; {value!r} is async")
+        raise TypeError(
+            f"{name} must be a plain function, as {shape}, since nobody awaits it; {quoted(value)} is async"
+        )
     return value
 
 
 def check_moment(value: object, name: str) -> datetime:
     """A datetime that knows its time zone."""
     if not isinstance(value, datetime):
-        raise TypeError(f"{name} must be a datetime.datetime, not {value!r}")
+        raise TypeError(f"{name} must be a datetime.datetime, not {quoted(value)}")
     if value.tzinfo is None or value.utcoffset() is None:
-        raise ValueError(f"{name} must have a time zone, as datetime.now(timezone.utc) has; {value!r} has none")
+        raise ValueError(f"{name} must have a time zone, as datetime.now(timezone.utc) has; {quoted(value)} has none")
     return value
 
 
@@ -112,5 +127,5 @@ def check_several(value: Iterable[T], name: str, of_what: str) -> tuple[T, ...]:
     except TypeError:
         several = None
     if several is None or isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} must be a list of {of_what}, not {value!r}")
+        raise TypeError(f"{name} must be a list of {of_what}, not {quoted(value)}")
     return several

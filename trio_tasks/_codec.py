@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._cbor import CborCodec as CborCodec
 from ._json import JsonCodec as JsonCodec
 from ._names import rename as _rename
+from ._printing import quoted
 from ._refusal import DecodeError as DecodeError, EncodeError as EncodeError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
     made: Any = codec
     if isinstance(codec, _Class) or not _is_codec(codec):
         if not callable(codec):
-            raise TypeError(f"{_WANTED}, not {codec!r}")
+            raise TypeError(f"{_WANTED}, not {quoted(codec)}")
         made = codec(type)
         if isinstance(made, _Class) or not _is_codec(made):
             raise TypeError(f"{_WANTED}; {codec!r} made {made!r} of the type, which is none")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from ._anywhere import call_inside, is_inside
-from ._checks import check_callable, check_count, check_sync, check_text, check_unicode
+from ._checks import check_callable, check_count, check_name, check_sync, check_unicode
 from ._contained import log_and_suppress
 from ._door import Door
 from ._errors import WorkerError
 from ._events import EVENTS
+from ._printing import escaped
 from ._report import Tally
 from ._task import Task
 from ._whereabouts import is_in_thread
@@ -62,7 +63,7 @@ class WorkerContext:
         recipe: object = None,
         attempt_log: AttemptLog | None = None,
     ) -> None:
-        self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
+        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
         self.door = Door()
@@ -86,10 +87,10 @@ class WorkerContext:
           WorkerError: no worker has it in hand.
         """
         if not isinstance(task, Task):
-            raise TypeError(f"a context is of a Task, not of {task!r}")
+            raise TypeError(f"a context is of a Task, not of {type(task).__name__}")
         context = getattr(task.parts.holder, "context", None)
         if not isinstance(context, WorkerContext):
-            raise WorkerError(f"task {task.parts.id} is not in the hands of a worker, so it has no context")
+            raise WorkerError(f"task {escaped(task.parts.id)} is not in the hands of a worker, so it has no context")
         return context
 
     # What a handler may ask
@@ -200,7 +201,7 @@ class WorkerContext:
           TypeError: it is none of the events; your own go into ``Custom(value)``.
         """
         if type(event) not in EVENTS:
-            raise TypeError(f"emit takes an event, such as Custom(value), not {event!r}")
+            raise TypeError(f"emit takes an event, such as Custom(value), not {type(event).__name__}")
         if self.listeners:
             call_inside(self._token, self._tell, event)
 

@@ -17,6 +17,7 @@ from ._clock import wall_after
 from ._errors import BackendError, LeaseLostError
 from ._one_way import OneWay
 from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
+from ._printing import escaped, quoted
 from ._sink import TaskSink, check_task
 from ._task import Parts, Status, Task, attempt_number
 from ._task_id import TaskId
@@ -188,10 +189,12 @@ class CustomBackend(TaskSink[A], Backend[A]):
         """
         assert self._settle is not None
         if type(outcome) not in _STATUS_AFTER:
-            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
         parts = task.parts
         if self._in_hand.get(parts.id) is not parts:
-            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+            )
         del self._in_hand[parts.id]  # at once: to be run again, it may come back before the function returns
         in_hand = True
         try:
@@ -237,7 +240,9 @@ class _KeepingBackend(Bookkeeping[A], CustomBackend[A]):
 async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
     answer = function(*args)
     if not hasattr(answer, "__await__"):
-        raise TypeError(f"{name} must be an async function, but {function!r} returned {answer!r}, not an awaitable")
+        raise TypeError(
+            f"{name} must be an async function, but {function!r} returned {type(answer).__name__}, not an awaitable"
+        )
     return await answer
 
 

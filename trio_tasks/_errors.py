@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, final
 
 from ._checks import check_seconds
+from ._printing import escaped, quoted
 
 if TYPE_CHECKING:
     from ._task_id import TaskId
@@ -16,7 +17,7 @@ class _Verdict(Exception):
 
     def __init__(self, source: BaseException | str) -> None:
         if not isinstance(source, (BaseException, str)):
-            raise TypeError(f"{type(self).__name__}'s source must be an exception or a text, not {source!r}")
+            raise TypeError(f"{type(self).__name__}'s source must be an exception or a text, not {quoted(source)}")
         super().__init__(source)
         self.source = source
         if isinstance(source, BaseException):
@@ -105,6 +106,11 @@ class BackendError(Exception):
 @final
 class DuplicateTaskError(BackendError):
     """A task was pushed under an id, or a unique key, that another unfinished or remembered task has."""
+
+
+def not_again(task_id: str, holder: str) -> DuplicateTaskError:
+    """The error for a dead letter whose unique key another task has."""
+    return DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
 
 
 @final

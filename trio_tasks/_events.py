@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, final
 
 from ._outcome import Released, Suspended
+from ._printing import value_shown
 
 if TYPE_CHECKING:
     from ._context import WorkerContext
@@ -44,6 +45,9 @@ class Success:
 
     task: Task[Any]
     result: Any
+
+    def __repr__(self) -> str:
+        return f"Success(task={self.task!r}, result={value_shown(self.result)})"
 
 
 @final

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast, final
 
+from ._checks import check_name
+from ._printing import quoted, value_shown
+
 T = TypeVar("T")
 
 
@@ -39,7 +42,7 @@ class Extensions:
 
     def __getitem__(self, kind: type[T]) -> T:
         if not isinstance(kind, type):
-            raise TypeError(f"extensions are found by their class, not by {kind!r}")
+            raise TypeError(f"extensions are found by their class, not by {quoted(kind)}")
         if kind not in self:
             held = ", ".join(each.__qualname__ for each in self._values) or "nothing"
             raise KeyError(f"no {kind.__qualname__} among these extensions, which hold {held}")
@@ -68,7 +71,9 @@ class Metadata(Mapping[str, Any]):
         self._values: dict[str, Any] = {**(values or {}), **more}
         for name in self._values:
             if not isinstance(name, str):
-                raise TypeError(f"names in metadata must be strings, not {name!r}")
+                raise TypeError(f"names in metadata must be strings, not {quoted(name)}")
+            if name:
+                check_name(name, "a name in metadata")
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -80,7 +85,8 @@ class Metadata(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Metadata({self._values!r})"
+        shown = ", ".join(f"{name!r}: {value_shown(value)}" for name, value in self._values.items())
+        return f"Metadata({{{shown}}})"
 
 
 NO_METADATA = Metadata()

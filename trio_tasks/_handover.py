@@ -180,7 +180,7 @@ class Handover(Generic[A]):
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Enter the outcome, and hand over what it made ready."""
         if not isinstance(task, Task):
-            raise TypeError(f"what is settled is a Task, not {task!r}")
+            raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)
         if self._receivers:
             self.tend()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from ._cbor import check_depth
 from ._checks import check_text
 from ._plain import LOOKED_AT_FOR_JSON, has_naive_datetime, look_over
-from ._refusal import Unfit, refuse
+from ._refusal import Unfit, cause_of, refuse
 from ._shape import Shape, made_again
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class JsonCodec:
             self._check(value, payload)
             return payload
         except Exception as error:
-            raise refuse(value, self._name, error, self._attempt, self._max_depth) from error
+            raise refuse(value, self._name, error, self._attempt, self._max_depth) from cause_of(error)
 
     def decode(self, payload: bytes) -> Any:
         """The value that :meth:`encode` made these bytes of.
@@ -76,7 +76,7 @@ class JsonCodec:
                 raise Unfit("it has a datetime without a time zone, which is another moment on another machine")
             return value
         except Exception as error:
-            raise self._shape.undecodable(self._name, error, "") from error
+            raise self._shape.undecodable(self._name, error, "") from cause_of(error)
 
     def _check(self, value: Any, payload: bytes) -> None:
         """See that the value fits the type, and that decoding returns it; else it could not be read again."""

@@ -11,8 +11,9 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ._clock import wall_after, wall_now
-from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
+from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
+from ._printing import escaped, quoted
 from ._ready_queue import DelayQueue, ReadyQueue
 from ._task import Status, Task, attempt_number
 from ._task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
@@ -108,7 +109,7 @@ class Ledger(Generic[A]):
                 return holder
             if task.parts.terms.on_conflict == "raise":
                 raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
-            self.cancel(holder, f"replaced by task {task.parts.id}")
+            self.cancel(holder, f"replaced by task {escaped(task.parts.id)}")
         self._unique[key] = task.parts.id
         return None
 
@@ -184,12 +185,14 @@ class Ledger(Generic[A]):
         """
         parts = task.parts
         if self._in_hand.get(parts.id) is not parts:
-            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+            )
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
             return
         if not isinstance(outcome, (Retried, Released, Suspended)):
-            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
         del self._in_hand[parts.id]
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
@@ -304,7 +307,7 @@ class Ledger(Generic[A]):
         parts = dead[0].parts.again(attempt=0)
         if parts.terms.unique is not None:
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
-                raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder} has its unique key")
+                raise not_again(task_id, holder)
         del self._dead[task_id]
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         task = self._live[parts.id] = Task(dead[0].args, parts)

@@ -14,6 +14,7 @@ from ._checks import check_count, check_text
 from ._context import WorkerContext
 from ._handover import Handover
 from ._outcome import Released
+from ._printing import quoted
 from ._sink import STRETCH, TaskSink, check_task, make_tasks
 from ._task_builder import make_task
 
@@ -413,7 +414,7 @@ class MemoryStorage(
     async def register_worker(self, context: WorkerContext) -> None:
         """A worker starts to receive here."""
         if not isinstance(context, WorkerContext):
-            raise TypeError(f"what is registered is the WorkerContext of a run, not {context!r}")
+            raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
         self._shared.workers = [each for each in self._shared.workers if not each.is_stopped]
         self._shared.workers.append(context)

@@ -11,6 +11,7 @@ from ._backoff import exponential
 from ._checks import check_callable, check_count, check_seconds, check_sync
 from ._context import WorkerContext, check_listeners
 from ._errors import MonitorError
+from ._printing import quoted
 from ._signals import check_signals, heeding_signals, usual_signals
 from ._supervisor import Policy, Supervisor
 from ._worker import Worker
@@ -134,7 +135,7 @@ class Monitor:
         """One more listener, or several, beside those it has, from now on."""
         listeners = check_listeners(listener)
         if not listeners:
-            raise TypeError(f"on_event must be a function on_event(context, event), or several; got {listener!r}")
+            raise TypeError(f"on_event must be a function on_event(context, event), or several; got {quoted(listener)}")
         self._listeners += listeners
         self._run.add_listeners(listeners)
         return self

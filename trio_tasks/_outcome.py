@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
 from ._checks import check_deadline, check_error, check_seconds
 from ._errors import AbortError, DeferredError, RetryAfterError, SuspendError
 from ._groups import is_a, leaves
+from ._printing import value_shown
 from ._task import Status
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class Succeeded(Generic[R_co]):
     """The handler returned ``result``."""
 
     result: R_co
+
+    def __repr__(self) -> str:
+        return f"Succeeded(result={value_shown(self.result)})"
 
 
 @final
@@ -113,6 +117,10 @@ class TaskResult(Generic[R_co]):
             return TaskResult(task_id, Status.Done, outcome.result)
         status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
         return TaskResult(task_id, status, error=outcome.error)
+
+    def __repr__(self) -> str:
+        result = value_shown(self.result)
+        return f"TaskResult(id={self.id!r}, status={self.status}, result={result}, error={self.error!r})"
 
     def unwrap(self) -> R_co:
         """The result; or else the error is raised."""

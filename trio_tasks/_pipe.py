@@ -16,6 +16,7 @@ from ._abc import Backend, Feeder
 from ._contained import log
 from ._errors import BackendError, DuplicateTaskError
 from ._mirroring import mirroring
+from ._printing import quoted
 from ._sink import TaskSink
 from ._task import Task
 
@@ -82,7 +83,9 @@ class Pipe(Backend[A], Feeder):
         close: bool = True,
     ) -> None:
         if isinstance(source, Backend) or not hasattr(source, "__aiter__"):
-            raise TypeError(f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {source!r}")
+            raise TypeError(
+                f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {quoted(source)}"
+            )
         if not (isinstance(storage, Backend) and isinstance(storage, TaskSink)):
             raise TypeError(
                 f"a pipe's storage must be a Backend and a TaskSink, such as MemoryStorage(), which {storage!r} is not"

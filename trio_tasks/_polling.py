@@ -18,6 +18,7 @@ import trio
 
 from ._backoff import exponential
 from ._checks import check_callable, check_seconds
+from ._printing import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,7 +83,7 @@ class Backoff(PollStrategy):
     def __init__(self, first: float = 0.1, *, factor: float = 2.0, maximum: float = 30.0, jitter: float = 0.0) -> None:
         check_seconds(first, "first", positive=True)
         if check_seconds(maximum, "maximum") < first:
-            raise ValueError(f"maximum must be {first} seconds or more, as first is, not {maximum!r}")
+            raise ValueError(f"maximum must be {first} seconds or more, as first is, not {quoted(maximum)}")
         self._delay = exponential(first, factor=factor, maximum=maximum, jitter=jitter)
         self._described = f"{first}, factor={factor}, maximum={maximum}, jitter={jitter}"
         self._quiet = 0
@@ -251,6 +252,6 @@ class _Poller(Generic[T]):
 def _check_strategy(strategy: object, where: str) -> PollStrategy:
     if not isinstance(strategy, PollStrategy):
         raise TypeError(
-            f"{where} takes poll strategies, such as Interval(5), Backoff() or OnSignal(), not {strategy!r}"
+            f"{where} takes poll strategies, such as Interval(5), Backoff() or OnSignal(), not {quoted(strategy)}"
         )
     return strategy

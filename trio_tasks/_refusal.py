@@ -62,6 +62,18 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
     return EncodeError(f"{_short(path)} {_reason(error)}")
 
 
+def cause_of(error: BaseException | None) -> BaseException | None:
+    """The error of the user's own code behind this one. None if there is none: the libraries' errors quote values."""
+    while error is not None:
+        library = type(error).__module__.partition(".")[0]
+        if library == "cbor2":
+            return None
+        if library != "msgspec" and not isinstance(error, Unfit):
+            return error
+        error = error.__cause__
+    return None
+
+
 def _find(
     value: Any, path: str, error: Exception, attempt: Callable[[Any], object], max_depth: int
 ) -> tuple[str, Exception]:
@@ -96,6 +108,8 @@ def _reason(error: Exception) -> str:
 def told(error: Exception) -> str:
     """What an error says, even if it is somebody else's, and fails when asked."""
     try:
+        if type(error).__module__.partition(".")[0] == "cbor2":  # it quotes keys behind the colon
+            return f"{type(error).__name__}: {str(error).partition(':')[0]}"
         return f"{type(error).__name__}: {error}"
     except Exception as another:
         return f"{type(error).__name__}, whose text cannot be had: {type(another).__name__}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from ._outcome import Failed, Killed, Released, Retried, Succeeded
+from ._printing import escaped
 
 if TYPE_CHECKING:
     from ._outcome import Outcome
@@ -149,9 +150,12 @@ class Report:
             _counted(len(self.errors), "error"),
         ]
         lines = [", ".join(counts)]
-        lines += [f"interrupted: {each.task_id} of {each.worker}, at {each.where}" for each in self.interrupted]
         lines += [
-            f"overrun: {each.task_id} of {each.worker} went on for {each.seconds:g} s, at {each.where}"
+            f"interrupted: {escaped(each.task_id)} of {escaped(each.worker)}, at {each.where}"
+            for each in self.interrupted
+        ]
+        lines += [
+            f"overrun: {escaped(each.task_id)} of {escaped(each.worker)} went on for {each.seconds:g} s, at {each.where}"
             for each in self.overrun
         ]
         lines += [f"error: {error!r}" for error in self.errors]

@@ -21,6 +21,7 @@ from ._groups import find_within, is_a, leaves
 from ._lending import SLOTS
 from ._misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 from ._outcome import Failed, Released, Succeeded, Suspended, judge
+from ._printing import escaped
 from ._report import Interruption
 from ._whereabouts import where_is, where_struck
 
@@ -248,7 +249,9 @@ class Seat:
         with trio.move_on_after(seconds):
             return await self._handler(task)
         parts = task.parts
-        raise trio.TooSlowError(f"attempt {parts.attempt} of task {parts.id} took longer than its {seconds} seconds")
+        raise trio.TooSlowError(
+            f"attempt {parts.attempt} of task {escaped(parts.id)} took longer than its {seconds} seconds"
+        )
 
     def __enter__(self) -> None:
         """What is raised in this block becomes the outcome of the attempt."""

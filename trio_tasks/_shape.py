@@ -144,6 +144,8 @@ class Shape:
             return Unfit(f"does not fit {self.label}: {told(error)}", "")
         path = (found["path"] or "").removeprefix(root)
         expected = _EXPECTED.match(found["what"])
+        if found["what"].startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
+            return Unfit(f"must be one of the values that {'its type' if path else self.label} has", path)
         if expected is None:
             return Unfit(f"does not fit: {found['what']}".replace("`", ""), path)
         wanted, given = (each.replace("null", "None") for each in expected.groups())

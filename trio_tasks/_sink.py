@@ -94,7 +94,7 @@ async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
     """A task of each of the args, with the same options; others get a turn now and then, and at the end."""
     options = options_for_many(options)
     if not hasattr(many, "__iter__"):
-        raise TypeError(f"push_bulk takes several args, such as a list of them, not {many!r}")
+        raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")
     source = iter(many)
     tasks: list[Task[A]] = []
     while stretch := [make_task(args, options) for args in islice(source, STRETCH)]:
@@ -114,7 +114,7 @@ def _check_channel(source: object) -> None:
 def check_task(task: Task[A]) -> Task[A]:
     """Refuse what is not a whole task."""
     if not isinstance(task, Task):
-        raise TypeError(f"push_task takes a Task, not {task!r}; push(args) makes one of plain args")
+        raise TypeError(f"push_task takes a Task, not {type(task).__name__}; push(args) makes one of plain args")
     return task
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, fina
 
 from ._clock import seconds_until
 from ._extensions import NO_METADATA, Extensions, Metadata
+from ._printing import escaped, quoted, value_shown
 from ._task_id import TaskId
 from ._task_info import NOTHING_KNOWN
 
@@ -216,7 +217,7 @@ class Parts:
         return copy
 
     def __repr__(self) -> str:
-        return f"<Parts of {self.id}: {self.status.value}, attempt {self.attempt}>"
+        return f"<Parts of {escaped(self.id)}: {self.status.value}, attempt {self.attempt}>"
 
 
 @final
@@ -234,7 +235,7 @@ class Task(Generic[A_co]):
         if parts is None:
             parts = Parts()
         elif not isinstance(parts, Parts):
-            raise TypeError(f"a task's parts must be Parts, not {parts!r}; TaskBuilder(args) makes both")
+            raise TypeError(f"a task's parts must be Parts, not {quoted(parts)}; TaskBuilder(args) makes both")
         self.args = args
         self.parts: Parts = parts
 
@@ -247,4 +248,4 @@ class Task(Generic[A_co]):
 
     def __repr__(self) -> str:
         parts = self.parts
-        return f"<Task {parts.id} {self.args!r}: {parts.status.value}, attempt {parts.attempt}>"
+        return f"<Task {escaped(parts.id)} {value_shown(self.args)}: {parts.status.value}, attempt {parts.attempt}>"

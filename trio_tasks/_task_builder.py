@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, cast, final
 
-from ._checks import check_count, check_moment, check_seconds, check_several, check_text
+from ._checks import check_count, check_moment, check_name, check_seconds, check_several
 from ._clock import wall_after
 from ._extensions import Extensions, Metadata
+from ._printing import quoted, value_shown
 from ._task import USUAL_TERMS, OnConflict, Parts, Task
 from ._task_id import TaskId
 
@@ -40,7 +41,7 @@ class TaskBuilder(Generic[A]):
     """Describe a task, then :meth:`build` it. Each method but the last returns the builder.
 
     >>> TaskBuilder("my-task").id("task-123").attempts(3).timeout(30).run_in_minutes(10).build()
-    <Task task-123 'my-task': Pending, attempt 0>
+    <Task task-123 <str>: Pending, attempt 0>
 
     Every wrong value is refused where it is given. A builder may build several tasks: each has an id of its own,
     unless one was set.
@@ -100,7 +101,7 @@ class TaskBuilder(Generic[A]):
     def metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> TaskBuilder[A]:
         """Notes to travel and be stored with the task."""
         if values is not None and not isinstance(values, Mapping):
-            raise TypeError(f"metadata must be a mapping from names to plain values, not {values!r}")
+            raise TypeError(f"metadata must be a mapping from names to plain values, not {type(values).__name__}")
         self._metadata.update(Metadata(values, **more))
         return self
 
@@ -118,9 +119,9 @@ class TaskBuilder(Generic[A]):
               returns its id; ``"replace"`` kills that one if it still waits (one that is running goes on, and is killed
               only where it would have to run again); ``"raise"`` raises :exc:`DuplicateTaskError`.
         """
-        check_text(key, "unique")
+        check_name(key, "unique")
         if on_conflict not in ("skip", "replace", "raise"):
-            raise ValueError(f"on_conflict must be 'skip', 'replace' or 'raise', not {on_conflict!r}")
+            raise ValueError(f"on_conflict must be 'skip', 'replace' or 'raise', not {quoted(on_conflict)}")
         return self._with(unique=key, on_conflict=on_conflict)
 
     def expires_in(self, seconds: float) -> TaskBuilder[A]:
@@ -143,7 +144,7 @@ class TaskBuilder(Generic[A]):
         return Task(self._args, parts)
 
     def __repr__(self) -> str:
-        return f"<TaskBuilder for {self._args!r}>"
+        return f"<TaskBuilder for {value_shown(self._args)}>"
 
 
 _KEYWORDS = frozenset(TaskOptions.__annotations__)
@@ -159,7 +160,7 @@ def make_task(args: A, options: TaskOptions) -> Task[A]:
         return Task(args)
     unknown = options.keys() - _KEYWORDS
     if unknown:
-        raise TypeError(f"push has no option {min(unknown)!r}; it takes {', '.join(sorted(_KEYWORDS))}")
+        raise TypeError(f"push has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
     if "delay" in options and "run_at" in options:
         raise TypeError("give push a delay or a run_at, not both")
     if "on_conflict" in options and "unique" not in options:

@@ -25,6 +25,7 @@ from ._parameters import (
     handler_name as handler_name,
     not_a_handler,
 )
+from ._printing import quoted
 from ._task import Task
 from ._threads import pause_instead
 
@@ -107,6 +108,6 @@ def _check_function(handler: object) -> None:
     if isinstance(handler, type):
         raise not_a_handler(handler, "it is a class: give a function, a method, or an object with __call__")
     if not callable(handler):
-        raise HandlerSignatureError(f"a handler must be a function from args to a result, not {handler!r}")
+        raise HandlerSignatureError(f"a handler must be a function from args to a result, not {quoted(handler)}")
     if comes_to(inspect.isasyncgenfunction, handler) or comes_to(inspect.isgeneratorfunction, handler):
         raise not_a_handler(handler, "it yields, and so returns no result: give a function that returns one")

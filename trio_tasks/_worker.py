@@ -15,7 +15,7 @@ from ._attempt_log import LOGGER, AttemptLog, check_logger
 from ._backoff import RetryPolicy
 from ._blocked_loop import watching_the_loop
 from ._channel import as_backend
-from ._checks import check_callable, check_count, check_seconds, check_several, check_text, check_unicode
+from ._checks import check_callable, check_count, check_name, check_seconds, check_several, check_unicode
 from ._contained import log, log_and_suppress
 from ._context import WorkerContext, check_listeners
 from ._errors import WorkerError
@@ -24,6 +24,7 @@ from ._groups import leaves, unnested
 from ._intake import Intake
 from ._lending import LendingGate
 from ._patience import naming_who_stays
+from ._printing import quoted
 from ._seat import Seat, TaskSource
 from ._slots import Slots
 from ._task_fn import adapt, handler_name
@@ -153,13 +154,13 @@ class Worker(Generic[A, R]):
         settle_timeout: float = 10.0,
         log: logging.Logger | None = LOGGER,
     ) -> None:
-        self.name = check_unicode(check_text(name, "a worker's name"), "a worker's name")
+        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
         self.backend: Backend[A] = as_backend(backend)
         self.concurrency = check_count(concurrency, "concurrency")
         self.lend = self.concurrency if lend is None else check_count(lend, "lend", minimum=0)
         self.layers = tuple(map(_check_layer, check_several(layers, "layers", _LAYER)))
         if not isinstance(retry, RetryPolicy):
-            raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
+            raise TypeError(f"retry must be a RetryPolicy, not {quoted(retry)}")
         self.retry = retry
         self.listeners = check_listeners(on_event)
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
@@ -215,7 +216,7 @@ class Worker(Generic[A, R]):
         """
         context = self.prepare() if context is None else context
         if not isinstance(context, WorkerContext):
-            raise TypeError(f"run takes a WorkerContext that prepare() made, not {context!r}")
+            raise TypeError(f"run takes a WorkerContext that prepare() made, not {quoted(context)}")
         if context.recipe is not self:
             raise WorkerError(f"{context!r} is of another worker than {self!r}: use what its own prepare() made")
         if context.is_running or context.is_stopped:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from .._checks import check_callable
 from .._outcome import Succeeded
+from .._printing import escaped
 from ._verdict import FAILURES, check_policy, is_failure, verdict_on
 
 if sys.version_info < (3, 11):
@@ -72,7 +73,7 @@ class Acknowledge:
         except FAILURES as another:
             if not is_failure(another):
                 raise
-            message = f"task {task.parts.id} failed, and so did its acknowledgement"
+            message = f"task {escaped(task.parts.id)} failed, and so did its acknowledgement"
             raise BaseExceptionGroup(message, [error, another]) from None
 
     def __repr__(self) -> str:

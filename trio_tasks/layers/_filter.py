@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._errors import AbortError
+from .._printing import escaped
 from ._plain_function import check_plain
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Filter:
           AbortError: it does not.
         """
         if not self._predicate(task):
-            raise AbortError(f"task {task.parts.id} was filtered out by {self._predicate!r}")
+            raise AbortError(f"task {escaped(task.parts.id)} was filtered out by {self._predicate!r}")
         return await handler(task)
 
     def __repr__(self) -> str:

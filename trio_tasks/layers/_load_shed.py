@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 from .._abc import Admitting
 from .._errors import OverloadedError
 from .._lending import LendingGate
+from .._printing import escaped, quoted
 from ._concurrency_limit import ConcurrencyLimit
 from ._rate_limit import RateLimit
 
@@ -29,7 +30,7 @@ class CountingLayer(Admitting, Protocol):
 def _check_gate(gate: object) -> None:
     if isinstance(gate, type) or not isinstance(gate, Admitting) or not callable(gate):
         raise TypeError(
-            f"gate must be a layer with ready, admit and dismiss, for example ConcurrencyLimit(10), not {gate!r}"
+            f"gate must be a layer with ready, admit and dismiss, for example ConcurrencyLimit(10), not {quoted(gate)}"
         )
 
 
@@ -65,7 +66,9 @@ class LoadShed:
           OverloadedError: the gate has no room for it now.
         """
         if not self._admit(task):
-            raise OverloadedError(f"task {task.parts.id} was refused, as there is no room for it now: {self._gate!r}")
+            raise OverloadedError(
+                f"task {escaped(task.parts.id)} was refused, as there is no room for it now: {self._gate!r}"
+            )
         try:
             return await self._gate(handler, task)
         finally:

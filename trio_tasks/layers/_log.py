@@ -10,6 +10,7 @@ import trio
 from .._attempt_log import AttemptLog, log_failure
 from .._checks import check_count
 from .._contained import SafeLogger, log
+from .._printing import escaped, quoted
 from ._verdict import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ R = TypeVar("R")
 
 def _check_logger(logger: object) -> logging.Logger:
     if not isinstance(logger, logging.Logger):
-        raise TypeError(f"logger must be a logging.Logger, as logging.getLogger(name) gives, not {logger!r}")
+        raise TypeError(f"logger must be a logging.Logger, as logging.getLogger(name) gives, not {quoted(logger)}")
     return logger
 
 
@@ -68,7 +69,9 @@ class Log:
 
     def _log_end(self, task: Task[Any], how: str, seconds: float) -> None:
         parts = task.parts
-        self._logger.log(self._level, "task %s %s in attempt %s, after %.3f s", parts.id, how, parts.attempt, seconds)
+        self._logger.log(
+            self._level, "task %s %s in attempt %s, after %.3f s", escaped(parts.id), how, parts.attempt, seconds
+        )
 
     def _log_failure(self, task: Task[Any], error: BaseException, seconds: float, attempts: AttemptLog | None) -> None:
         level = max(self._level, logging.WARNING)

@@ -13,6 +13,7 @@ from .._contained import log, passes_through
 from .._context import WorkerContext
 from .._errors import WorkerError
 from .._events import Custom
+from .._printing import escaped
 from ._verdict import FAILURES
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class _Watch:
         self._told = trio.current_time()
         self._due = self._told + self._interval
         seconds = self._told - self._started
-        log.warning("task %s is still running, after %.3g s", self._task.parts.id, seconds)
+        log.warning("task %s is still running, after %.3g s", escaped(self._task.parts.id), seconds)
         try:
             context = WorkerContext.of(self._task)
         except WorkerError:
@@ -120,7 +121,7 @@ class _Watch:
         if now - self._due > self._interval / 10:
             log.warning(
                 "task %s ran for %.3g s, the last %.3g s of them without giving a turn to anybody else",
-                self._task.parts.id,
+                escaped(self._task.parts.id),
                 now - self._started,
                 now - self._told,
             )

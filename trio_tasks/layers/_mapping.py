@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
+from .._printing import quoted
 from .._task import Task
 from ._plain_function import check_plain
 
@@ -69,7 +70,7 @@ class MapResult(Generic[R, S]):
 
 def _check_error(other: object) -> Exception:
     if not isinstance(other, Exception):
-        raise TypeError(f"MapError's fn must return an exception, not {other!r}")
+        raise TypeError(f"MapError's fn must return an exception, not {quoted(other)}")
     return other
 
 

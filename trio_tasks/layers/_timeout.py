@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 import trio
 
 from .._checks import check_seconds
+from .._printing import escaped
 
 if TYPE_CHECKING:
     from .._abc import Handler
@@ -44,7 +45,7 @@ class Timeout:
         """
         with trio.move_on_after(self.seconds):
             return await handler(task)
-        raise trio.TooSlowError(f"task {task.parts.id} took longer than {self.seconds:g} s")
+        raise trio.TooSlowError(f"task {escaped(task.parts.id)} took longer than {self.seconds:g} s")
 
     def __repr__(self) -> str:
         return f"<Timeout after {self.seconds:g} s>"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from .._contained import SafeLogger
+from .._printing import escaped
 from ._plain_function import check_plain
 from ._verdict import FAILURES, is_failure, is_suspension
 
@@ -28,7 +29,7 @@ log = SafeLogger(logging.getLogger("trio_tasks.trace"))
 
 @contextmanager
 def _logged_span(task: Task[Any]) -> Generator[None, None, None]:
-    about: dict[str, object] = {"task_id": str(task.parts.id), "attempt": int(task.parts.attempt)}
+    about: dict[str, object] = {"task_id": escaped(task.parts.id), "attempt": int(task.parts.attempt)}
     log.debug("attempt %s of task %s begins", about["attempt"], about["task_id"], extra=about)
     began = trio.current_time()
     ended = "was cancelled"

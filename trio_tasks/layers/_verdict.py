@@ -16,6 +16,7 @@ from .._contained import catch_errors, log
 from .._errors import SuspendError
 from .._groups import find_within, is_a, leaves
 from .._outcome import Failed, judge
+from .._printing import escaped, quoted
 
 if TYPE_CHECKING:
     from .._outcome import Outcome
@@ -46,7 +47,7 @@ def is_suspension(error: BaseException) -> bool:
 def check_policy(retry: object) -> RetryPolicy | None:
     """A retry policy, or None for that of the worker."""
     if not (retry is None or isinstance(retry, RetryPolicy)):
-        raise TypeError(f"retry must be a RetryPolicy, or None for the worker's own, not {retry!r}")
+        raise TypeError(f"retry must be a RetryPolicy, or None for the worker's own, not {quoted(retry)}")
     return retry
 
 
@@ -65,5 +66,5 @@ def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None)
     with catch_errors() as caught:
         return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy, now=trio.current_time())
     name = type(error).__name__
-    log.error("task %s: its retry policy failed on a %s", parts.id, name, exc_info=caught.error)
+    log.error("task %s: its retry policy failed on a %s", escaped(parts.id), name, exc_info=caught.error)
     return Failed(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, final
 import trio
 
 from .._contained import log
+from .._printing import quoted
 from . import _file_verbs as verbs
 from ._file_daily import do_exchange
 from ._file_opening import open_books
@@ -71,7 +72,7 @@ class FileEngine(Engine):
         compact_above: int = _COMPACT_ABOVE,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
-            raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}")
+            raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {quoted(synchronous)}")
         self.path = Path(path).absolute() if path is not None else None  # wherever the process goes
         self.recovery: Recovery | None = None
         self._is_temporary = path is None

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, final
 
 from .._errors import BackendError
+from .._printing import escaped
 from ._places import PRIVATE, make_beside, open_regular
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class FileLock:
                 raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
             holder = os.read(self._fd, 20).strip().decode("ascii", "replace")
             os.close(self._fd)
-            who = f"the process {holder}" if holder.isdigit() else "another process"
+            who = f"the process {escaped(holder)}" if holder.isdigit() else "another process"
             who = "this process already" if holder == str(os.getpid()) else who
             raise BackendError(
                 f"{str(guarded)!r} is open in {who}: a journal is for one storage in one process"

@@ -13,6 +13,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import Any, final
 
+from .._printing import escaped
 from ._port import State
 
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
@@ -125,7 +126,7 @@ class Row:
         return RUNNING < self.state < GONE and self.due is not None and self.due <= now
 
     def __repr__(self) -> str:
-        return f"<row {self.key}: task {self.id}, state {self.state}>"
+        return f"<row {self.key}: task {escaped(self.id)}, state {self.state}>"
 
 
 Entry = tuple[float, int, Row]

@@ -6,7 +6,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .._errors import DuplicateTaskError
+from .._errors import not_again
 from ._file_books import weight_of
 from ._file_rows import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
 from ._port import Held, Part, Renewal, State, Stored
@@ -200,7 +200,7 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
     if row.unique is not None:
         books.holder(row.shelf, row.unique, now)
     if row.unique is not None and (holder := books.hold(row)) is not None:
-        raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder.id} has its unique key")
+        raise not_again(task_id, holder.id)
     books.touch(row)
     row.shelf.finished.pop(row.key)
     row.attempt, row.expires, row.wish = 0, None, False

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, final
 from .._codec import CborCodec
 from .._contained import catch_errors
 from .._outcome import TaskResult
+from .._printing import escaped
 from .._task import Parts, Status, Task, attempt_number
-from .._task_id import TaskId
+from .._task_id import stored_id
 from .._task_info import StoredTaskInfo
 from ._port import State
 from ._record import decode_error, decode_head, decode_history, moment_of
@@ -71,12 +72,12 @@ class Filed(StoredTaskInfo):
         return self._stored.worker
 
     def __repr__(self) -> str:
-        return f"<kept of task {self._stored.id}: {self._stored.state.name}>"
+        return f"<kept of task {escaped(self._stored.id)}: {self._stored.state.name}>"
 
 
 def shown(stored: Stored, lane: Lane) -> Task[Any]:
     """The task that is stored here. If its payload does not decode any more, its args are the payload."""
-    parts = Parts(stored.id, attempt=attempt_number(stored.attempt))
+    parts = Parts(stored_id(stored.id), attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
     parts.context = Filed(stored, lane)
     args: Any = stored.payload
@@ -90,7 +91,7 @@ def shown(stored: Stored, lane: Lane) -> Task[Any]:
 
 def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
     """How the finished task ended."""
-    task_id = TaskId(stored.id)
+    task_id = stored_id(stored.id)
     if stored.state is State.DONE:
         return TaskResult(task_id, Status.Done, Filed(stored, lane).result)
     return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, TypedDict, final
 import trio
 from outcome import Error, Value
 
-from .._checks import check_seconds, check_text, check_unicode
+from .._checks import check_name, check_seconds, check_unicode
 from .._clock import microseconds_of
 from .._codec import CborCodec, JsonCodec, as_codec
 from .._contained import catch_errors, log
 from .._error_text import line_of
 from .._errors import AbortError, BackendError, SuspendError
 from .._outcome import Killed, Released
+from .._printing import escaped
 from .._sink import check_storable
 from .._task import Parts, Status, Task, attempt_number
+from .._task_id import stored_id
 from ._port import Held, NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss, moment_of, unreadable_since
 
@@ -117,7 +119,7 @@ class Lane:
         if unknown := given.keys() - _USUAL.keys():
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
         self.options = given
-        self.queue = check_unicode(check_text(queue, "queue"), "a queue's name")
+        self.queue = check_unicode(check_name(queue, "queue"), "a queue's name")
         self.type = type
         self.codec = as_codec(given["codec"], type)
         self.results = CborCodec(given["result_type"], name="the result")
@@ -198,7 +200,7 @@ class Lane:
 
     def _task_of(self, row: Claimed, until: float, now: float) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
-        parts = Parts(row.id, attempt=attempt_number(row.attempt), extensions=extensions)
+        parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
         args: Any = row.payload
         with catch_errors() as caught:
             if row.head is not None:
@@ -225,7 +227,7 @@ class Lane:
             return error
         if since is None:
             message = "task %s of queue %r cannot be read here, and is put back for a version that can: %s"
-            log.warning(message, row.id, self.queue, line_of(error))
+            log.warning(message, escaped(row.id), self.queue, line_of(error))
         delay = min(_PUT_OFF + age, _PUT_OFF_AT_MOST, self.unreadable_after - age)  # it doubles each time
         suspension = SuspendError(delay, f"it cannot be read here: {line_of(error)}")
         suspension.__cause__ = error

@@ -36,6 +36,7 @@ from .._errors import (
 )
 from .._extensions import NO_METADATA, Metadata
 from .._groups import is_a
+from .._printing import escaped
 from .._task import USUAL_TERMS, Terms
 from .._task_info import LONGEST_HISTORY, LONGEST_TEXT, PastAttempt
 from ._port import LATEST
@@ -239,7 +240,7 @@ def aborted_error() -> bytes:
 
 def replaced_error(successor: str) -> bytes:
     """That another task has taken its place."""
-    return encode_error(AbortError(f"replaced by task {successor}"))
+    return encode_error(AbortError(f"replaced by task {escaped(successor)}"))
 
 
 # History

@@ -14,6 +14,7 @@ from .._contained import catch_errors
 from .._error_text import line_of
 from .._errors import BackendError, UnsettledError
 from .._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended
+from .._printing import quoted
 from .._task import Status
 from .._task_info import PastAttempt
 from ._port import Settlement, Verdict
@@ -60,7 +61,7 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
             lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, history, math.inf, run_at=run_at
         )
     if not isinstance(outcome, (Retried, Failed, Killed)):
-        raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {outcome!r}")
+        raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     verdict = _VERDICTS[type(outcome)]
     entry = PastAttempt(task.parts.attempt, engine.now(), lane.claimant, verdict.name.lower(), line_of(outcome.error))
     after = outcome.after if isinstance(outcome, Retried) else 0.0

@@ -30,6 +30,7 @@ from .._checks import check_count, check_seconds, check_text, check_unicode
 from .._clock import microseconds_of, wall_after
 from .._errors import AbortError, LeaseLostError, UnknownTaskError
 from .._lending import Loan
+from .._printing import escaped, quoted
 from .._sink import check_task
 from .._task import Status, Task
 from ._filed import PLAIN, STATES, result_of, shown
@@ -91,7 +92,7 @@ class Shelves(
         """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
         check_count(limit, "limit")
         if status is not None and not isinstance(status, Status):
-            raise TypeError(f"status must be a Status, such as Status.Pending, not {status!r}")
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
         states: Sequence[State] = list(State) if status is None else STATES[status]
         engine = self._traffic.engine
         found: Sequence[Stored] = await self._traffic.ask(engine.list, self._lane.queue, states, limit)
@@ -117,12 +118,12 @@ class Shelves(
         check_task(task)
         grip = task.parts.context
         if not isinstance(grip, Grip) or grip.settled:
-            raise LeaseLostError(f"task {task.parts.id} is not in hand here")
+            raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
         packed = PLAIN.encode(progress)
         check_length(len(packed), self._traffic.engine.longest, "the progress")
         kept: bool = await self._traffic.ask(self._traffic.engine.report, grip.held, packed)
         if not kept:
-            raise LeaseLostError(f"task {task.parts.id} had its attempt {task.parts.attempt} taken away")
+            raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         """How the task ended, as soon as it has, wherever that was: a :class:`TaskResult`.

@@ -9,6 +9,7 @@ import trio
 
 from .._anywhere import call_inside
 from .._checks import check_seconds, check_unicode
+from .._printing import quoted
 from .._task import Task
 from .._task_builder import make_task
 from ._lane import Grip, Lane, LaneOptions
@@ -105,7 +106,7 @@ class SqliteStorage(StoredBackend[A]):
         place = check_path(path, "tasks in memory are a MemoryStorage")
         check_unicode(str(place), "the path of an SQLite file")
         if synchronous not in ("FULL", "NORMAL", "OFF"):
-            raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {synchronous!r}")
+            raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {quoted(synchronous)}")
         opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
         engine = SqliteEngine(place, driver, opening)
         self._engine = engine
@@ -213,7 +214,7 @@ class SqliteTransaction:
         await trio.lowlevel.checkpoint()
         grip = task.parts.context
         if not isinstance(grip, Grip):
-            raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {task!r}")
+            raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {quoted(task)}")
         return cls(grip)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 from .._errors import BackendError
+from .._printing import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -337,7 +338,7 @@ def choose(driver: Driver | None) -> Driver:
     if driver is None:
         return "sqlite3" if is_installed("sqlite3") or not is_installed("apsw") else "apsw"
     if driver not in ("sqlite3", "apsw"):
-        raise ValueError(f"driver must be 'sqlite3' or 'apsw', not {driver!r}")
+        raise ValueError(f"driver must be 'sqlite3' or 'apsw', not {quoted(driver)}")
     if importlib.util.find_spec(driver) is None:
         raise ModuleNotFoundError(f"driver {driver!r} is not installed: `pip install {driver}`", name=driver)
     return driver
@@ -379,7 +380,7 @@ def of_the_user(connection: object, driver: Driver) -> Connection:
         return StandardConnection(connection)
     if type(connection).__module__.split(".")[0] == "apsw" and driver == "apsw":
         return ApswConnection(connection)
-    raise TypeError(f"a connection must be by {driver!r}, as the storage's own one is, not {connection!r}")
+    raise TypeError(f"a connection must be by {driver!r}, as the storage's own one is, not {quoted(connection)}")
 
 
 def is_of_the_driver(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from .._checks import check_seconds, check_text, check_unicode
 from .._errors import DuplicateTaskError, UnknownTaskError
 from .._sink import STRETCH
 from .._task_builder import make_task, options_for_many
-from .._task_id import TaskId
+from .._task_id import TaskId, stored_id
 from . import _sqlite_verbs as verbs
 from ._filed import result_of, shown
 from ._port import Exchange, State
@@ -53,8 +53,7 @@ class SyncSqliteStorage(Generic[A]):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._is_closed = False
-        self._desk, now = self._engine.open_here()
-        self._offset = now - time.monotonic()
+        self._desk, self._clock = self._engine.open_here()
 
     @property
     def queue(self) -> str:
@@ -115,7 +114,7 @@ class SyncSqliteStorage(Generic[A]):
         for answer in self._do(self._desk.exchange, Exchange([], rows, []), self._now()).pushed:
             if isinstance(answer, DuplicateTaskError):
                 raise answer
-            ids.append(TaskId(answer))
+            ids.append(stored_id(answer))
         return ids
 
     # Looking
@@ -179,7 +178,7 @@ class SyncSqliteStorage(Generic[A]):
         self.close()
 
     def _now(self) -> float:
-        return time.monotonic() + self._offset
+        return self._clock.now()
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:

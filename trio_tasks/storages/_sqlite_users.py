@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .._errors import DuplicateTaskError
-from .._task_id import TaskId
+from .._task_id import TaskId, stored_id
 from ._sqlite_books import Books
 from ._sqlite_driver import is_raw, of_the_user
 from ._sqlite_queues import Queues
@@ -52,7 +52,7 @@ def push_over(
         queues.enter_counts()
         if isinstance(answer, DuplicateTaskError):
             raise answer
-    return TaskId(answer), is_committed_at_once
+    return stored_id(answer), is_committed_at_once
 
 
 def unwrapped(connection: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._errors import DuplicateTaskError
+from .._errors import not_again
 from ._port import Answer, Held, Part, State, Stored
 from ._record import decode_head, expired_error
 from ._sqlite_books import SWEEP
@@ -193,7 +193,7 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
         _expire(connection, books, number, other, now)
     holder = connection.execute(sql, (number, unique))
     if holder:
-        raise DuplicateTaskError(f"task {task_id} cannot wait again: task {holder[0][0]} has its unique key")
+        raise not_again(task_id, holder[0][0])
     connection.execute(
         "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, wish = NULL, "
         "uniq = ? WHERE seq = ?",

@@ -15,9 +15,10 @@ from .._clock import wall_after
 from .._contained import log
 from .._context import WorkerContext
 from .._errors import BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
+from .._printing import escaped, quoted
 from .._sink import STRETCH, TaskSink, check_task, make_tasks
 from .._task import Status, Task
-from .._task_id import TaskId
+from .._task_id import TaskId, stored_id
 from ._handle import Handle
 from ._lane import STALE, Grip, abort
 from ._port import Renewal
@@ -70,7 +71,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
                 self._lane.extensions.pop(row.id, None)
         if isinstance(answer, DuplicateTaskError):
             raise answer
-        return TaskId(str(answer))
+        return stored_id(str(answer))
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
@@ -87,7 +88,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             for answer in await self._traffic.push(self._lane, rows[start : start + STRETCH]):
                 if isinstance(answer, DuplicateTaskError):
                     raise answer
-                ids.append(TaskId(answer))
+                ids.append(stored_id(answer))
         return ids
 
     def _row_of(self, task: Task[A]) -> NewRow:
@@ -154,11 +155,11 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         It cannot be cancelled, and ends in bounded time.
         """
         if not isinstance(task, Task):
-            raise TypeError(f"what is settled is a Task, not {task!r}")
+            raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         parts = task.parts
         grip = parts.context
         if not isinstance(grip, Grip) or grip.lane is not self._lane or grip.settled:
-            raise LeaseLostError(f"task {parts.id} is not in hand here in its attempt {parts.attempt}")
+            raise LeaseLostError(f"task {escaped(parts.id)} is not in hand here in its attempt {parts.attempt}")
         settlement = settlement_of(task, grip, outcome, self._traffic.engine)
         grip.settled = True
         self._traffic.settle(self._lane, settlement, parts)
@@ -170,7 +171,9 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
                 raise UnsettledError(answer.error, for_good=True)
             raise UnsettledError(answer, for_good=False)
         if not answer:
-            raise LeaseLostError(f"task {parts.id} had its attempt {parts.attempt} taken away: its lease ran out")
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} had its attempt {parts.attempt} taken away: its lease ran out"
+            )
         parts.status = STATUS_AFTER[settlement.verdict]
         if parts.status is not Status.Pending:
             self._lane.finish(parts.id)
@@ -210,7 +213,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
     async def register_worker(self, context: WorkerContext) -> None:
         """A worker starts to receive here."""
         if not isinstance(context, WorkerContext):
-            raise TypeError(f"what is registered is the WorkerContext of a run, not {context!r}")
+            raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         self._lane.worker_names[context] = context.name
         await self._say_who_works()
 

@@ -1,0 +1,35 @@
+"""How names and values appear in logs, errors and reprs: names escaped, options cut, tasks' values not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+_LONGEST_OPTION = 100
+_LONGEST_NAME = 1024
+SHOW_ARGS = "TRIO_TASKS_SHOW_ARGS"
+"""The environment variable that shows values, for development, if it is ``1``."""
+
+
+def escaped(name: object) -> str:
+    """A name, id or key on one line: what does not print is escaped, as in a string literal, and so is a backslash."""
+    text = str(name)
+    if not text.isprintable() or "\\" in text:
+        text = repr(text)[1:-1]
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
+
+
+def quoted(option: object) -> str:
+    """The repr of an option, cut to 100 characters; its type if it has none."""
+    try:
+        text = repr(option)
+    except Exception as error:
+        return f"a {type(option).__name__}, whose repr raises {type(error).__name__}"
+    return text if len(text) <= _LONGEST_OPTION else f"{text[: _LONGEST_OPTION - 1]}…"
+
+
+def value_shown(value: Any) -> str:
+    """Args, a result, progress or metadata: its type alone, unless ``TRIO_TASKS_SHOW_ARGS=1`` is set."""
+    if value is None or os.environ.get(SHOW_ARGS) == "1":
+        return repr(value)
+    return f"<{type(value).__name__}>"
