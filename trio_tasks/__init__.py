@@ -97,6 +97,7 @@ if _TYPE_CHECKING:
         DecodeError as DecodeError,
         EncodeError as EncodeError,
         JsonCodec as JsonCodec,
+        PydanticCodec as PydanticCodec,
     )
     from .storages._file import FileStorage as FileStorage
     from .storages._sqlite import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
@@ -113,6 +114,7 @@ _WHEN_ASKED_FOR = {
     "EncodeError": "._codec",
     "FileStorage": ".storages._file",
     "JsonCodec": "._codec",
+    "PydanticCodec": "._codec",
     "SqliteStorage": ".storages._sqlite",
     "SqliteTransaction": ".storages._sqlite",
     "SyncSqliteStorage": ".storages._sqlite_sync",

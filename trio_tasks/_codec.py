@@ -8,6 +8,7 @@ from ._cbor import CborCodec as CborCodec
 from ._json import JsonCodec as JsonCodec
 from ._names import rename as _rename
 from ._printing import quoted
+from ._pydantic import PydanticCodec as PydanticCodec
 from ._refusal import DecodeError as DecodeError, EncodeError as EncodeError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
 
 
 _rename("trio_tasks", {"CborCodec": CborCodec, "JsonCodec": JsonCodec, "DecodeError": DecodeError})
-_rename("trio_tasks", {"EncodeError": EncodeError})
+_rename("trio_tasks", {"EncodeError": EncodeError, "PydanticCodec": PydanticCodec})
 
 _Class = type
 _WANTED = "codec must be a codec (encode(value) and decode(payload)), or make one of a type, as CborCodec does"

@@ -69,7 +69,7 @@ class JsonCodec:
         """
         try:
             payload = bytes(payload)
-            if _is_deeper(payload, self._max_depth):
+            if is_deeper(payload, self._max_depth):
                 raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
             value = self._loads(payload)
             if self._shape.has_datetimes and has_naive_datetime(self._shape.to_plain(value)):
@@ -121,7 +121,7 @@ def _refuse_constant(name: str) -> Any:
     raise Unfit(f"{name} is no JSON")
 
 
-def _is_deeper(payload: bytes, levels: int) -> bool:
+def is_deeper(payload: bytes, levels: int) -> bool:
     """Whether JSON has more levels than these. What is no JSON may pass.
 
     Innermost pairs of brackets are taken away, level by level, until none is left: in C, for all of them at once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextvars import copy_context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
 import trio
@@ -184,7 +185,7 @@ class Seat:
             with self:
                 self._announce(task)
                 result = await self._run(task)
-                self._outcome = _SUCCEEDED if result is None else Succeeded(result)
+                self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
             await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
@@ -281,6 +282,17 @@ class Seat:
     def _was_cancelled(self) -> bool:
         """Whether a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
         return self.context.door.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
+
+    def _outcome_of(self, result: Any) -> Succeeded[Any] | Failed:
+        """Refuse a coroutine. Its attempt has failed for good, since the handler has done the rest of its work."""
+        if type(result) is not CoroutineType:
+            return Succeeded(result)
+        forgotten: str = result.__qualname__
+        result.close()  # or Python would warn that it was never awaited
+        handler = getattr(self.context.recipe, "handler_name", "its handler")
+        return Failed(
+            TypeError(f"{handler} returned a coroutine of {forgotten}, which was not awaited: return what it returns")
+        )
 
     def _judge(self, error: BaseException) -> Outcome:
         parts = self._task.parts

@@ -33,6 +33,9 @@ _UNION_ADVICE = (
 )
 
 
+_PYDANTIC_ADVICE = "; give codec=PydanticCodec for a type of pydantic's"
+
+
 @final
 class Shape:
     """A type, prepared once.
@@ -246,10 +249,15 @@ def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
         found: Any = inspect.type_info(type)
     except Exception as error:
         advice = _UNION_ADVICE if "union" in str(error) else ""
+        advice = _PYDANTIC_ADVICE if hasattr(type, "__pydantic_validator__") else advice
         raise TypeError(f"{user} cannot be made: {error}{advice}") from error
     for path, info in _infos(found, "", set()):
         kind = _kind(info)
         kinds.add(kind)
+        if kind == "Custom" and hasattr(info.cls, "__pydantic_validator__"):
+            raise TypeError(
+                f"{user} cannot be made: {label_of(info.cls)}{_within(path)} is of pydantic{_PYDANTIC_ADVICE}"
+            )
         if kind == "Custom" and not issubclass(info.cls, PurePath):
             raise TypeError(
                 f"{user} cannot be made: {label_of(info.cls)}{_within(path)} cannot be stored; use plain values, "

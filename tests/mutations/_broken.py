@@ -46,7 +46,7 @@ MUTATIONS = [
         "a task is settled when its handler has been called, not when it has ended",
         "_seat.py",
         """                result = await self._run(task)
-                self._outcome = _SUCCEEDED if result is None else Succeeded(result)
+                self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
             await self._settle(task)""",
         """                self._outcome = _SUCCEEDED

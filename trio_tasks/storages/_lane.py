@@ -11,7 +11,7 @@ from outcome import Error, Value
 
 from .._checks import check_name, check_seconds, check_unicode
 from .._clock import microseconds_of
-from .._codec import CborCodec, JsonCodec, as_codec
+from .._codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from .._contained import catch_errors, log
 from .._error_text import line_of
 from .._errors import AbortError, BackendError, SuspendError
@@ -122,7 +122,10 @@ class Lane:
         self.queue = check_unicode(check_name(queue, "queue"), "a queue's name")
         self.type = type
         self.codec = as_codec(given["codec"], type)
-        self.results = CborCodec(given["result_type"], name="the result")
+        made: Any = (
+            PydanticCodec if isinstance(self.codec, PydanticCodec) and given["result_type"] is not Any else CborCodec
+        )
+        self.results: Codec = made(given["result_type"], name="the result")
         self.lease = check_seconds(given["lease"], "lease", positive=True)
         self.keep_results = _check_keep(given["keep_results"], "keep_results")
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
@@ -149,7 +152,7 @@ class Lane:
     def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
         """Another queue, with the same options where others are not given; the codec is that of its type."""
         same = dict(self.options)
-        if isinstance(same["codec"], (CborCodec, JsonCodec)):  # it is of the other type
+        if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it is of the other type
             same["codec"] = same["codec"].for_type
         every: Any = {**same, **options}
         return Lane(queue, type, every)
