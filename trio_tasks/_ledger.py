@@ -322,7 +322,9 @@ class Ledger(Generic[A]):
         """
         parts = task.parts
         if self._in_hand.get(parts.id) is not parts:
-            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to report")
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to report"
+            )
         self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
 
     def discard(self, task_id: str) -> bool:

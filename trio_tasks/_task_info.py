@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
 
+from ._printing import value_shown
+
 LONGEST_TEXT = 4_000
 """Characters of an error's text that are kept."""
 LONGEST_HISTORY = 50
@@ -79,6 +81,10 @@ class KnownTaskInfo(StoredTaskInfo):
         """Return the same after one more attempt, which failed with this error."""
         history = (*self.history, entry)[-LONGEST_HISTORY:]
         return KnownTaskInfo(history, error, None, self.progress, entry.worker)
+
+    def __repr__(self) -> str:
+        shown = f"result={value_shown(self.result)}, progress={value_shown(self.progress)}"
+        return f"KnownTaskInfo(history={self.history!r}, error={self.error!r}, {shown}, worker={self.worker!r})"
 
 
 NOTHING_KNOWN = KnownTaskInfo()
