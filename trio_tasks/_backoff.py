@@ -17,6 +17,55 @@ from ._printing import quoted
 Backoff = Callable[[int], float]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    seconds: float
+    jitter: float
+
+    def __call__(self, attempt: int) -> float:
+        return _scattered(self.seconds, self.jitter)
+
+    def __repr__(self) -> str:
+        return f"constant({self.seconds}{_shown(jitter=self.jitter)})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    first: float
+    step: float
+    maximum: float
+    jitter: float
+
+    def __call__(self, attempt: int) -> float:
+        return _scattered(min(self.maximum, self.first + self.step * (attempt - 1)), self.jitter)
+
+    def __repr__(self) -> str:
+        more = _shown(step=self.step, maximum=self.maximum, jitter=self.jitter)
+        return f"linear({self.first}{more})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Exponential:
+    first: float
+    factor: float
+    maximum: float
+    jitter: float
+
+    def __call__(self, attempt: int) -> float:
+        try:
+            delay = min(self.maximum, self.first * self.factor ** (attempt - 1))
+        except OverflowError:
+            delay = min(self.maximum, self.first and self.maximum)
+        return _scattered(delay, self.jitter)
+
+    def __repr__(self) -> str:
+        more = _shown(factor=self.factor, maximum=self.maximum, jitter=self.jitter)
+        return f"exponential({self.first}{more})"
+
+
 def constant(seconds: float, *, jitter: float = 0.0) -> Backoff:
     """Always the same delay.
 
@@ -25,7 +74,7 @@ def constant(seconds: float, *, jitter: float = 0.0) -> Backoff:
       jitter: from 0 to 1: up to this part of the delay is taken off, at random.
     """
     check_seconds(seconds, "seconds")
-    return _scattered(lambda attempt: seconds, jitter)
+    return _Constant(seconds, check_fraction(jitter, "jitter"))
 
 
 def linear(first: float, *, step: float | None = None, maximum: float = 86400.0, jitter: float = 0.0) -> Backoff:
@@ -40,7 +89,7 @@ def linear(first: float, *, step: float | None = None, maximum: float = 86400.0,
     check_seconds(first, "first")
     check_seconds(maximum, "maximum")
     growth = first if step is None else check_seconds(step, "step")
-    return _scattered(lambda attempt: min(maximum, first + growth * (attempt - 1)), jitter)
+    return _Linear(first, growth, maximum, check_fraction(jitter, "jitter"))
 
 
 def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, jitter: float = 0.0) -> Backoff:
@@ -57,20 +106,18 @@ def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, 
     factor = check_seconds(factor, "factor")
     if factor < 1:
         raise ValueError(f"factor must be 1 or more, or delays would shrink; not {quoted(factor)}")
-
-    def delay(attempt: int) -> float:
-        try:
-            return min(maximum, first * factor ** (attempt - 1))
-        except OverflowError:
-            return min(maximum, first and maximum)
-
-    return _scattered(delay, jitter)
+    return _Exponential(first, factor, maximum, check_fraction(jitter, "jitter"))
 
 
-def _scattered(delay: Backoff, jitter: float) -> Backoff:
-    if not check_fraction(jitter, "jitter"):
-        return delay
-    return lambda attempt: delay(attempt) * (1.0 - jitter * random.random())
+def _scattered(delay: float, jitter: float) -> float:
+    return delay * (1.0 - jitter * random.random()) if jitter else delay
+
+
+def _shown(**options: float) -> str:
+    return "".join(f", {name}={value}" for name, value in options.items() if value != _USUAL.get(name))
+
+
+_USUAL = {"jitter": 0.0, "maximum": 86400.0}
 
 
 def _always(error: BaseException) -> bool:
@@ -98,6 +145,10 @@ class RetryPolicy:
         check_count(self.attempts, "attempts")
         check_callable(self.backoff, "backoff", "backoff(attempt) -> seconds, for example exponential(1.0)")
         check_callable(self.retry_if, "retry_if", "retry_if(error) -> bool")
+
+    def __repr__(self) -> str:
+        condition = "" if self.retry_if is _always else f", retry_if={self.retry_if!r}"
+        return f"RetryPolicy(attempts={self.attempts}, backoff={self.backoff!r}{condition})"
 
     def allows(self, error: BaseException) -> bool:
         """Whether this error may be tried again."""

@@ -117,5 +117,12 @@ class WorkerBuilder(Generic[A]):
         )
         return worker
 
+    def __copy__(self) -> WorkerBuilder[A]:
+        other: WorkerBuilder[A] = WorkerBuilder(self._name)
+        other._backend = self._backend
+        other._layers, other._data, other._listeners = [*self._layers], [*self._data], [*self._listeners]
+        other._options = self._options.copy()
+        return other
+
     def __repr__(self) -> str:
         return f"<WorkerBuilder {self._name!r} on {self._backend!r}>"

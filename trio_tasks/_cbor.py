@@ -131,9 +131,23 @@ class CborCodec:
         self._shape.check_plain(part, plain)
         self._dumps(plain)
 
+    def __eq__(self, other: object) -> bool:
+        return self.__reduce__() == other.__reduce__() if isinstance(other, CborCodec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_again, (CborCodec, self._shape.type, self._max_depth, self._name)
+
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"
         return f"CborCodec({self._shape.label}{depth})"
+
+
+def codec_again(kind: Callable[..., Any], type: Any, max_depth: int, name: str) -> Any:
+    """What a pickled codec becomes: it takes keywords."""
+    return kind(type, max_depth=max_depth, name=name)
 
 
 def check_depth(value: int) -> int:

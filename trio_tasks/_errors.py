@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from ._checks import check_seconds
 from ._printing import escaped, quoted
@@ -148,6 +148,14 @@ class UnsettledError(BackendError):
 
     def __str__(self) -> str:
         return f"the outcome could not be settled: {self.error}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unsettled, (self.error, self.for_good)
+
+
+def _unsettled(error: Exception, for_good: bool) -> UnsettledError:
+    """What a pickled one becomes again: it takes keywords."""
+    return UnsettledError(error, for_good=for_good)
 
 
 @final

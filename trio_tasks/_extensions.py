@@ -57,6 +57,14 @@ class Extensions:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if isinstance(other, Extensions) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # more may be inserted
+
+    def __copy__(self) -> Extensions:
+        return Extensions(*self)
+
     def __repr__(self) -> str:
         return f"Extensions({', '.join(map(repr, self._values.values()))})"
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
-from ._cbor import check_depth
+from ._cbor import check_depth, codec_again
 from ._checks import check_text
 from ._plain import LOOKED_AT_FOR_JSON, has_naive_datetime, look_over
 from ._refusal import Unfit, cause_of, refuse
@@ -101,6 +101,15 @@ class JsonCodec:
         if plain.__class__ in LOOKED_AT_FOR_JSON:
             look_over(plain, self._max_depth, LOOKED_AT_FOR_JSON)
         return plain
+
+    def __eq__(self, other: object) -> bool:
+        return self.__reduce__() == other.__reduce__() if isinstance(other, JsonCodec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_again, (JsonCodec, self._shape.type, self._max_depth, self._name)
 
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"

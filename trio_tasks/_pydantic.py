@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from ._cbor import check_depth
+from ._cbor import check_depth, codec_again
 from ._checks import check_text
 from ._json import is_deeper
 from ._refusal import DecodeError, EncodeError
@@ -37,6 +37,7 @@ class PydanticCodec:
     def __init__(self, type: Any, *, max_depth: int = 64, name: str = "args") -> None:
         self._max_depth = check_depth(max_depth)
         self._name = check_text(name, "name")
+        self._type = type
         self._label = label_of(type)
         pydantic = _pydantic_for(f"PydanticCodec({self._label})")
         self._invalid: Any = pydantic.ValidationError
@@ -96,6 +97,15 @@ class PydanticCodec:
     def _refused(self, prefix: str, error: Any) -> str:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return f"{prefix}{self._name}{_path(first['loc'])}: {first['msg']}"
+
+    def __eq__(self, other: object) -> bool:
+        return self.__reduce__() == other.__reduce__() if isinstance(other, PydanticCodec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_again, (PydanticCodec, self._type, self._max_depth, self._name)
 
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"

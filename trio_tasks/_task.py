@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, final
@@ -108,6 +109,9 @@ class Parts:
     task in hand; ``is_orphan`` says that the attempt before this one was lost, with its worker or its lease; ``unfit``
     is why it is not attempted: a ``SuspendError`` if another version of the program may be able to read it, else the
     error with which it fails. To read, not to change: use the backend's verbs.
+
+    A copy, or a pickled one, says the same of the task, and is in nobody's hands: it has no ``context`` of a backend
+    and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.
     """
 
     __slots__ = (
@@ -216,8 +220,34 @@ class Parts:
         copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
         return copy
 
+    def __copy__(self) -> Parts:
+        extensions = self._extensions and copy(self._extensions)
+        return _parts_again(self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata, extensions)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parts:
+        return copy(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out what belongs to this process: context, holder and extensions."""
+        return _parts_again, (self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata)
+
     def __repr__(self) -> str:
         return f"<Parts of {escaped(self.id)}: {self.status.value}, attempt {self.attempt}>"
+
+
+def _parts_again(
+    task_id: TaskId,
+    attempt: Attempt,
+    status: Status,
+    run_at: datetime | None,
+    terms: Terms,
+    metadata: Metadata,
+    extensions: Extensions | None = None,
+) -> Parts:
+    """What a copy, or something pickled, becomes."""
+    parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
+    parts.status, parts.run_at = status, run_at
+    return parts
 
 
 @final
@@ -245,6 +275,9 @@ class Task(Generic[A_co]):
         from ._task_builder import TaskBuilder
 
         return TaskBuilder(args)
+
+    def __copy__(self) -> Task[A_co]:
+        return Task(self.args, copy(self.parts))
 
     def __repr__(self) -> str:
         parts = self.parts

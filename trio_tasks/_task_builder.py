@@ -143,6 +143,12 @@ class TaskBuilder(Generic[A]):
         parts.run_at = wall_after(self._terms.delay) if self._terms.delay else self._run_at
         return Task(self._args, parts)
 
+    def __copy__(self) -> TaskBuilder[A]:
+        other = TaskBuilder(self._args)
+        other._id, other._run_at, other._terms = self._id, self._run_at, self._terms
+        other._metadata, other._data = self._metadata.copy(), self._data.copy()
+        return other
+
     def __repr__(self) -> str:
         return f"<TaskBuilder for {value_shown(self._args)}>"
 
