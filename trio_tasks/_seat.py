@@ -390,7 +390,7 @@ class Seat:
                 await self._backend.settle(task, self._outcome)
         except UnsettledError as unsettled:
             message = "worker %r: task %s cannot be settled, and comes back when its lease is over"
-            log.error(message, self.context.name, task.parts.id, exc_info=unsettled.error)
+            log.error(message, self.context.name, escaped(task.parts.id), exc_info=unsettled.error)
             self._outcome = Released("it could not be settled")
         except LeaseLostError:
             self._outcome = Released("its lease was lost")

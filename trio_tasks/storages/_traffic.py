@@ -16,6 +16,7 @@ from outcome import Error, Value
 
 from .._contained import log, log_and_suppress
 from .._errors import BackendError
+from .._printing import escaped
 from ._batch import Batch, exchange_in_parts
 from ._port import COMES_BACK, Claim, NewRow, Settlement, Verdict
 from ._requests import Push, Refused, Settle
@@ -232,7 +233,9 @@ class Traffic:
                 self._end(settle, Value(Refused(again(error))))
                 continue
             task_id = "one at hand" if settle.parts is None else settle.parts.id
-            log.error("task %s cannot be settled, and comes back when its lease is over", task_id, exc_info=error)
+            log.error(
+                "task %s cannot be settled, and comes back when its lease is over", escaped(task_id), exc_info=error
+            )
             self._end(settle, Value(False))
 
     def fail(self, error: BackendError, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
