@@ -176,8 +176,6 @@ class _Compiler:
 
 
 def _sequence(checks: Check | list[Check]) -> Check:
-    each_of: list[Check] | None = checks if isinstance(checks, list) else None
-    every: Any = checks
 
     def check(value: Any, back: Any) -> None:
         _check_class(value, back)
@@ -186,7 +184,7 @@ def _sequence(checks: Check | list[Check]) -> Check:
         for index, (one, other) in enumerate(zip(value, back, strict=True)):
             if one is not other:
                 try:
-                    (every if each_of is None else each_of[index])(one, other)
+                    (checks[index] if isinstance(checks, list) else checks)(one, other)
                 except Unfit as error:
                     raise _within(f"[{index}]", error) from None
 

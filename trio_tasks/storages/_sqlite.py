@@ -188,7 +188,8 @@ class SqliteStorage(StoredBackend[A]):
         """
         from ._sqlite_sync import SyncSqliteStorage
 
-        return SyncSqliteStorage(cls(path, type, **options))
+        storage: SqliteStorage[Any] = cls(path, type, **options)
+        return SyncSqliteStorage(storage._engine, storage._lane, storage._row_of, storage._push_over)
 
 
 @final

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from .._outcome import TaskResult
     from .._task import Task
     from .._task_builder import TaskOptions
+    from ._lane import Lane
     from ._port import NewRow, Stored
-    from ._sqlite import SqliteStorage
+    from ._sqlite_engine import SqliteEngine
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -46,10 +47,17 @@ class SyncSqliteStorage(Generic[A]):
     for a lock that others hold on the file. After a fork it cannot be used: open one in each process.
     """
 
-    def __init__(self, storage: SqliteStorage[A]) -> None:
-        self._storage = storage
-        self._lane = storage._lane
-        self._engine = storage._engine
+    def __init__(
+        self,
+        engine: SqliteEngine,
+        lane: Lane,
+        row_of: Callable[[Task[A]], NewRow],
+        push_over: Callable[[object, A, TaskOptions, Callable[[], float]], tuple[TaskId, bool]],
+    ) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._row_of = row_of
+        self._push_over = push_over
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -96,7 +104,7 @@ class SyncSqliteStorage(Generic[A]):
         """Push inside a transaction of your own: the task exists exactly if you commit. See
         :meth:`SqliteStorage.push_in`; call :meth:`wake` after the commit."""
         self._check_open()
-        task_id, is_committed = self._storage._push_over(connection, args, options, self._now)
+        task_id, is_committed = self._push_over(connection, args, options, self._now)
         if is_committed:
             self.wake()
         return task_id
@@ -105,9 +113,6 @@ class SyncSqliteStorage(Generic[A]):
         """Tell all workers to look for new tasks now. Call it after committing a transaction that used
         :meth:`push_in`."""
         self._do(self._desk.ring, self._now())
-
-    def _row_of(self, task: Task[A]) -> NewRow:
-        return self._storage._row_of(task)
 
     def _insert(self, rows: Sequence[NewRow]) -> list[TaskId]:
         ids: list[TaskId] = []
