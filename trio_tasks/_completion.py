@@ -8,6 +8,7 @@ import trio
 
 from ._lending import Loan
 from ._outcome import TaskResult
+from ._printing import escaped
 
 if TYPE_CHECKING:
     from ._outcome import Ending
@@ -33,7 +34,7 @@ class Completion:
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         """How a task ends that is not finished yet. If it is cancelled, nothing else is."""
         awaited = self._awaited.setdefault(task_id, _Awaited())
-        with Loan(task_id, f"task {task_id}") as loan:
+        with Loan(task_id, f"task {escaped(task_id)}") as loan:
             loan.begin()
             await awaited.finished.wait()
         assert awaited.result is not None

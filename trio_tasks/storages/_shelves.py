@@ -133,7 +133,7 @@ class Shelves(
 
         If it is cancelled, the task goes on.
         """
-        with Loan(check_text(task_id, "a task's id"), f"task {task_id}") as loan:
+        with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
             return await self._wait_for(task_id, loan)
 
     async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
