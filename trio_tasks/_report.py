@@ -155,7 +155,8 @@ class Report:
             for each in self.interrupted
         ]
         lines += [
-            f"overrun: {escaped(each.task_id)} of {escaped(each.worker)} went on for {each.seconds:g} s, at {each.where}"
+            f"overrun: {escaped(each.task_id)} of {escaped(each.worker)} went on for {each.seconds:g} s, "
+            f"at {each.where}"
             for each in self.overrun
         ]
         lines += [f"error: {error!r}" for error in self.errors]
