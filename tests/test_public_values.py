@@ -59,7 +59,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Killed": lambda: t.Killed(ERROR),
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
-    "Overrun": lambda: t.Overrun("w", ID, "a.py:3 in f", 12.5),
+    "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
     "PastAttempt": lambda: t.PastAttempt(1, 2.5, "w", "failed", "ValueError: no"),
     "Pause": lambda: testing.Pause(1.0),
     "PydanticCodec": lambda: t.PydanticCodec(int, name="the result"),
