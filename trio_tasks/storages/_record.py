@@ -7,39 +7,32 @@ cannot be read says so, in a :class:`BackendError`.
 from __future__ import annotations
 
 import builtins
+import sys
 import traceback
 from datetime import datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import cbor2
+import trio
 
+from .. import _errors
 from .._checks import check_count, check_seconds, check_text
 from .._clock import microseconds_of, moment_after
 from .._codec import CborCodec, DecodeError, EncodeError
 from .._contained import catch_errors
 from .._error_text import text_of
-from .._errors import (
-    AbortError,
-    BackendError,
-    DeferredError,
-    DuplicateTaskError,
-    LeaseLostError,
-    MonitorError,
-    OrphanedError,
-    OverloadedError,
-    RetryAfterError,
-    StoredError,
-    SuspendError,
-    TaskExpiredError,
-    UnknownTaskError,
-    WorkerError,
-)
+from .._errors import AbortError, BackendError, OrphanedError, StoredError, TaskExpiredError
 from .._extensions import NO_METADATA, Metadata
-from .._groups import is_a
+from .._groups import is_a, leaves, members_of
 from .._printing import escaped
-from .._task import USUAL_TERMS, Terms
+from .._task import USUAL_TERMS, Attempt, Terms, attempt_number
+from .._task_id import TaskId
 from .._task_info import LONGEST_HISTORY, LONGEST_TEXT, PastAttempt
 from ._port import LATEST
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,27 +44,25 @@ _LONGEST_TRACEBACK = 16_000
 """Characters: the end of a traceback is what tells most."""
 _NO_TEXT = "an error that does not let itself be looked at"
 
-_OURS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        AbortError,
-        BackendError,
-        DeferredError,
-        DuplicateTaskError,
-        LeaseLostError,
-        MonitorError,
-        OrphanedError,
-        OverloadedError,
-        RetryAfterError,
-        SuspendError,
-        TaskExpiredError,
-        UnknownTaskError,
-        WorkerError,
-        DecodeError,
-        EncodeError,
-    )
-}
-"""Which of our errors are made again when they are read."""
+_DEEPEST = 5
+"""Levels of errors in the arguments, or the groups, of an error,"""
+_MOST_MEMBERS = 20
+"""and the leaves of a group that are stored apart; of one that has more, or is deeper, only the text is kept."""
+
+
+def _exceptions_in(*namespaces: Mapping[str, Any]) -> dict[str, type[Exception]]:
+    """The exceptions among public names."""
+    return {
+        name: kind
+        for namespace in namespaces
+        for name, kind in namespace.items()
+        if isinstance(kind, type) and issubclass(kind, Exception) and not name.startswith("_")
+    }
+
+
+_OURS = _exceptions_in(vars(_errors), {"DecodeError": DecodeError, "EncodeError": EncodeError})
+_MADE_AGAIN = {"builtins": _exceptions_in(vars(builtins)), "trio": _exceptions_in(vars(trio)), "trio_tasks": _OURS}
+"""Which errors are made again when they are read, by the first part of their module's name."""
 
 _METADATA = CborCodec(name="metadata")
 
@@ -154,7 +145,8 @@ def encode_error(error: BaseException) -> bytes:
     """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error that cannot
     be looked at is stored by its class alone."""
     with catch_errors() as caught:
-        return _encode_error(error)
+        trace = error.traceback if is_a(error, StoredError) else _traceback_of(error)
+        return _dump({**_fields_of_error(error, 0), "traceback": trace[-_LONGEST_TRACEBACK:]})
     assert caught.error is not None
     return _dump({"module": "builtins", "name": _name_of(error), "text": _NO_TEXT, "args": None, "traceback": ""})
 
@@ -163,30 +155,69 @@ def _name_of(error: BaseException) -> str:
     return str(type.__dict__["__qualname__"].__get__(type(error)))  # not that which its metaclass may show instead
 
 
-def _encode_error(error: BaseException) -> bytes:
+def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
+    """What is stored of an error, but for its traceback; ``depth`` is how many errors it is inside of."""
     if is_a(error, StoredError):  # it was read, and is stored again
         module, _, name = error.kind.rpartition(".")
-        fields = {"module": module or "builtins", "name": name, "text": error.text, "traceback": error.traceback}
-        return _dump({**fields, "args": None})
+        return {"module": module or "builtins", "name": name, "text": error.text, "args": None}
     kind = type(error)
-    return _dump(
-        {
-            "module": kind.__module__,
-            "name": kind.__qualname__,
-            "text": text_of(error)[:LONGEST_TEXT],
-            "args": _arguments_of(error),
-            "traceback": _traceback_of(error)[-_LONGEST_TRACEBACK:],
-        }
-    )
-
-
-def _arguments_of(error: BaseException) -> list[Any] | None:
-    """What an error was made of, if that is little, and plain."""
+    longest = LONGEST_TEXT if depth == 0 else LONGEST_TEXT // 4
+    fields: dict[str, Any] = {"module": kind.__module__, "name": kind.__qualname__, "text": text_of(error)[:longest]}
+    fields["args"], fields["state"], fields["members"] = None, None, None
     with catch_errors():  # a handler's error may lie about itself
-        arguments = list(error.args)
-        plain = len(arguments) <= 8 and all(type(each) in _PLAIN for each in arguments)
-        return arguments if plain and len(repr(arguments)) <= LONGEST_TEXT else None
-    return None
+        if kind in (ExceptionGroup, BaseExceptionGroup):
+            fields["args"], fields["members"] = _members_of(error, depth)
+        elif kind in _MADE_AGAIN.get(kind.__module__.partition(".")[0], {}).values():
+            fields["args"], fields["state"] = _arguments_of(error, depth)
+    return fields
+
+
+def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, list[Any] | None]:
+    """The message of a group, and the fields of its members; nothing, if they are too many."""
+    if depth > _DEEPEST or sum(1 for _ in leaves(group)) > _MOST_MEMBERS:
+        return None, None
+    assert is_a(group, BaseExceptionGroup)
+    return [group.message[:LONGEST_TEXT]], [_fields_of_error(each, depth + 1) for each in members_of(group)]
+
+
+def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
+    """What an error is made of, and the attributes that it was given, if that is little, and plain."""
+    reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
+    _, arguments, *more = reduced
+    packed = [_packed(each, depth) for each in arguments]
+    if len(packed) > 8 or len(repr(packed)) > LONGEST_TEXT * (1 if depth == 0 else 4):
+        return None, None
+    given = dict(more[0]) if more and more[0] else {}
+    state = {name: value for name, value in given.items() if _is_attribute(name) and _is_plain(name, value)}
+    return packed, state if len(repr(state)) <= LONGEST_TEXT else None
+
+
+def _is_attribute(name: object) -> bool:
+    return type(name) is str and name.isidentifier() and (name == "__notes__" or not name.startswith("_"))
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    return type(value) in _PLAIN or (name == "__notes__" and all(type(each) is str for each in value))
+
+
+def _packed(value: Any, depth: int) -> Any:
+    """An argument of an error, as it is stored.
+
+    Raises:
+      TypeError: it is none that could be made again.
+    """
+    kind: type = type(value)
+    if kind in _PLAIN or kind is bytes:
+        return value
+    if kind is TaskId:
+        return {"task_id": str(value)}
+    if kind is Attempt:
+        return {"attempt": int(value)}
+    if issubclass(kind, BaseException) and depth < _DEEPEST:
+        return {"error": _fields_of_error(value, depth + 1)}
+    if issubclass(kind, PurePath):
+        return str(value)
+    raise TypeError
 
 
 def _traceback_of(error: BaseException) -> str:
@@ -198,29 +229,65 @@ def _traceback_of(error: BaseException) -> str:
 def decode_error(stored: bytes | None) -> BaseException:
     """The error that was stored.
 
-    One of Python's own, or of ours, is made again, with a :class:`StoredError` as its cause that has the traceback;
-    any other is a :class:`StoredError`.
+    One of Python's own, of trio's, or of ours is made again; behind it, as the last of its causes, stands a
+    :class:`StoredError` that has the traceback. Any other is a :class:`StoredError`.
     """
     if stored is None:
         return StoredError("unknown", "its error was not kept", "")
     fields = _read(stored, "an error")
     try:
-        kind, name = f"{fields['module']}.{fields['name']}", check_text(fields["name"], "the name of an error")
-        witness = StoredError(kind.removeprefix("builtins."), fields["text"], fields["traceback"])
-        arguments = fields["args"]
-    except (TypeError, KeyError, ValueError) as error:
+        again = _made_of(fields)
+        witness = _witness_of(fields, _text(fields["traceback"]))
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise BackendError(f"an error cannot be read: {error!r}") from error
-    made: Any = _OURS.get(name) if kind.startswith("trio_tasks.") else None
-    if kind == f"builtins.{name}":
-        made = getattr(builtins, name, None)
-    if arguments is None or not (isinstance(made, type) and issubclass(made, Exception)):
+    if type(again) is StoredError:
         return witness
-    with catch_errors() as caught:
-        again = made(*arguments)
-    if caught.error is not None:  # it takes other arguments now
-        return witness
-    again.__cause__ = witness
+    last: BaseException = again
+    while last.__cause__ is not None:
+        last = last.__cause__
+    last.__cause__ = witness
     return again
+
+
+def _witness_of(fields: Mapping[str, Any], traceback: str) -> StoredError:
+    kind = f"{fields['module']}.{check_text(fields['name'], 'the name of an error')}"
+    return StoredError(kind.removeprefix("builtins."), _text(fields["text"]), traceback)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} is no text")
+    return value
+
+
+def _made_of(fields: Mapping[str, Any]) -> Exception:
+    """The error of these fields, made again; or a witness without a traceback, if it cannot be."""
+    witness = _witness_of(fields, "")
+    module, name, arguments = fields["module"], fields["name"], fields["args"]
+    if arguments is None:
+        return witness
+    if (members := fields.get("members")) is not None:
+        [message] = arguments
+        return ExceptionGroup(_text(message), [_made_of(each) for each in members])
+    kind = _MADE_AGAIN.get(module.partition(".")[0], {}).get(name)
+    if kind is None:
+        return witness
+    unpacked = [_unpacked(each) for each in arguments]
+    with catch_errors() as caught:
+        again = kind(*unpacked)
+        for attribute, value in (fields.get("state") or {}).items():
+            if _is_attribute(attribute):
+                setattr(again, attribute, value)
+    return witness if caught.error is not None else again
+
+
+def _unpacked(value: Any) -> Any:
+    if type(value) is not dict:
+        return value
+    [(kind, content)] = value.items()
+    if kind == "task_id":
+        return TaskId(content)
+    return attempt_number(content) if kind == "attempt" else _made_of(content)
 
 
 def expired_error() -> bytes:
