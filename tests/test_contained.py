@@ -85,7 +85,7 @@ async def test_a_cancellation_passes_through_and_a_group_that_holds_more_does_no
             try:
                 await trio.sleep_forever()
             except trio.Cancelled as cancelled:
-                raise group(cancelled, ValueError()) from None
+                raise group(cancelled, ValueError()) from None  # noqa: ASYNC104  it is in the group
     assert isinstance(caught.error, BaseExceptionGroup)
 
 
@@ -99,7 +99,7 @@ def test_without_an_error_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> N
 # Errors that hide what they are
 
 
-class HiddenGroup(BaseExceptionGroup[BaseException]):
+class HiddenGroup(BaseExceptionGroup[BaseException]):  # noqa: ASYNC126  nobody splits it
     @property
     def exceptions(self) -> NoReturn:
         raise SystemExit("nothing to see here")

@@ -171,7 +171,7 @@ class Intake:
             with catch_errors() as caught:
                 await gate.ready()
             failure = caught.error if failure is None else failure
-        return failure
+        return failure  # noqa: ASYNC910  the same
 
     def _admit(self, task: Task[Any]) -> bool:
         """Ask all gates that count; either all of them admit the task, or none."""

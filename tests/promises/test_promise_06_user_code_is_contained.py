@@ -111,7 +111,7 @@ class Disguised(Exception):
         raise SystemExit("no class")
 
 
-class HiddenGroup(BaseExceptionGroup[BaseException]):
+class HiddenGroup(BaseExceptionGroup[BaseException]):  # noqa: ASYNC126  nobody splits it
     @property
     def exceptions(self) -> NoReturn:
         raise SystemExit("no members")

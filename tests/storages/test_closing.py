@@ -187,7 +187,7 @@ async def raised_by(engine: TroubledEngine, verb: str, error: BaseException, cal
     with trio.fail_after(60):
         try:
             await call()
-        except BaseException as caught:  # noqa: ASYNC103  it is looked at
+        except BaseException as caught:  # noqa: ASYNC103, ASYNC104  it is looked at
             return all(each is error or isinstance(each, BackendError) for each in leaves(caught))
     return False
 

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from trio_tasks import (
     BackendError,
     EncodeError,
     Failed,
+    FileStorage,
     MemoryStorage,
     RetryPolicy,
     SqliteStorage,
@@ -28,9 +29,8 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks.storages import _sqlite_driver
+from trio_tasks.storages import _journal, _sqlite_driver
 from trio_tasks.storages._port import Answer, Exchange, State
-from trio_tasks.testing import use_wall_clock  # noqa: F401  it is here to be seen beside the others
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -129,7 +129,7 @@ async def test_a_queue_whose_claims_are_refused_fails_alone(autojump_clock: Mock
         picky = Picky(storage.engine, set(), refusal)
         picky.queues = {"bad"}
         storage.engine.exchange = picky.exchange  # type: ignore[method-assign]  # it asks that for the rest
-        with pytest.raises(ExceptionGroup, match="Trio nursery"):
+        with pytest.raises(ExceptionGroup, match="Trio nursery"):  # noqa: ASYNC401  how often it comes does not matter
             async with trio.open_nursery() as nursery:
                 context = await nursery.start(Worker("good", storage, handler).run)
                 nursery.start_soon(Worker("bad", bad, handler).run)
@@ -271,6 +271,27 @@ async def test_what_is_too_long_is_refused_where_it_is_given(
         with pytest.raises(UnsettledError, match="the result has"):
             await storage.settle(task, Succeeded(bytes(LIMIT)))
         await storage.settle(task, Failed(ValueError()))
+
+
+async def test_a_record_that_is_too_long_for_a_journal_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many values that are not too long by themselves may be so together."""
+    async with FileStorage(tmp_path / "tasks.journal", synchronous="NORMAL") as storage:
+        monkeypatch.setattr(_journal, "LARGEST_PAYLOAD", 100_000)
+        pushed: list[int] = []
+
+        async def push(size: int) -> None:
+            with suppress(BackendError):
+                await storage.push(bytes(size))
+                pushed.append(size)
+
+        sizes = [60_000, 1, 2, 99_000, 3, 200_000, 4, 50_000]
+        async with trio.open_nursery() as nursery:
+            for size in sizes:
+                nursery.start_soon(push, size)
+        assert sorted(pushed) == sorted(set(sizes) - {200_000})
+        assert len(await storage.list_tasks()) == len(sizes) - 1
 
 
 # Triggers that refuse one row

@@ -149,7 +149,7 @@ async def exchange_in_parts(
         rest = sum([each.batch for each in refused], last.batch)
         failed = Part(rest if failed is None else rest + failed.batch, last.began_at, last.result)
         refused = []
-    return [*answered, *refused, *([failed] if failed is not None else ())]
+    return [*answered, *refused, *([failed] if failed is not None else ())]  # noqa: ASYNC910  an engine is one
 
 
 def as_backend_error(error: BaseException) -> BackendError:

@@ -17,6 +17,7 @@ from .._printing import quoted
 from . import _file_verbs as verbs
 from ._file_daily import do_exchange
 from ._file_opening import open_books
+from ._frame import LARGEST_PAYLOAD
 from ._places import PRIVATE
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 _COMPACT_ABOVE = 4 * 2**20
 """Bytes below which a journal is never worth replacing."""
+_LONGEST_VALUE = LARGEST_PAYLOAD - 4 * 2**20
+"""Bytes that a value may have: its record holds more than that."""
 _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
 _AT_ONCE = 2_000
@@ -91,6 +94,8 @@ class FileEngine(Engine):
     def temporary(cls) -> FileEngine:
         """One whose journal is removed when it is closed; it has no thread, and waits for no disk."""
         return cls(None, synchronous="NORMAL")
+
+    longest = _LONGEST_VALUE
 
     # Opening and closing
 

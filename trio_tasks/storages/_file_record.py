@@ -29,7 +29,7 @@ import cbor2
 from .._errors import BackendError
 from ._file_books import weight_of
 from ._file_rows import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
-from ._port import LATEST
+from ._port import LATEST, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,7 +101,7 @@ def _encode(
             fields.append(suspended)
         return cbor2.dumps(fields)
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
-        raise BackendError(f"what is to be stored cannot be written down: {error}") from error
+        raise refusal(f"what is to be stored cannot be written down: {error}") from error
 
 
 def load_record(books: Books, payload: bytes) -> None:

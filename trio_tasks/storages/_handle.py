@@ -112,7 +112,9 @@ class Handle(Generic[A]):
         finally:
             await self._end_tasks(error)  # noqa: ASYNC102  it waits for two trio tasks that were told to end
 
-    async def _end_tasks(self, error: BaseException | None) -> None:
+    async def _end_tasks(  # noqa: ASYNC910  a shared queue has none
+        self, error: BaseException | None
+    ) -> None:
         """End what runs beside the block: the loop of exchanges, and who listens for news."""
         if self._stack is not None:
             # What the block raised is not the nursery's to wrap, unless it was the nursery that cancelled the block.

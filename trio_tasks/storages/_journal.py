@@ -35,6 +35,7 @@ from ._frame import (
     scan,
 )
 from ._places import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
+from ._port import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +136,7 @@ class JournalFile:
             record is written, or else when the journal is opened again.
         """
         if len(payload) > LARGEST_PAYLOAD:
-            raise OSError(f"a record of {len(payload)} bytes is too long")
+            raise refusal(f"a record of {len(payload):,} bytes is too long for a journal")
         if self._is_ragged:
             self.cut()
         data = frame(self._salt, self._number, payload)

@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._errors import BackendError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
 LATEST = 2.0**38
 """Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
 still counts beside it. Where a clock says more than that, it was not we who have set it."""
+
+
+def refusal(message: str) -> BackendError:
+    """An error that concerns what is asked, and not the store."""
+    error = BackendError(message)
+    error.is_refusal = True
+    return error
 
 
 class State(IntEnum):

@@ -81,7 +81,7 @@ class Scribe:
             closing.callback(self._give_up_compaction)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def _sync(self) -> None:
+    async def _sync(self) -> None:  # noqa: ASYNC910  the thread is one
         try:
             await self._in_thread(self._journal.sync)
         except OSError as error:
