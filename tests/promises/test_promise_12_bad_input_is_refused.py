@@ -257,7 +257,7 @@ async def test_promise_12_bad_input_is_refused_at_the_door_a_bulk_as_a_whole(
 @pytest.mark.parametrize(
     ("args", "options"),
     [("2", {}), (2.5, {}), (None, {}), (2, {"metadata": {"key": object()}}), (2, {"priority": 2**63})],
-    ids=repr,
+    ids=["text", "float", "None", "metadata", "priority"],
 )
 async def test_promise_12_bad_input_is_refused_at_the_door_by_its_type_in_memory(
     args: Any, options: dict[str, Any]
