@@ -575,6 +575,8 @@ NOT_HERE = {
     "Monitor.register(worker)": OF_THE_PROGRAM,
     "Monitor.on_event(listener)": ELSEWHERE,
     "OnSignal(source)": OF_THE_BACKEND,
+    "SyncSqliteStorage(push_over)": "made by open_sync, and not by users",
+    "SyncSqliteStorage(row_of)": "made by open_sync, and not by users",
     "Worker(data)": "values are not called",
     "Worker.prepare(on_event)": ELSEWHERE,
     "Worker.run_until(async_fn)": OF_THE_PROGRAM,
