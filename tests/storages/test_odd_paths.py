@@ -98,6 +98,18 @@ async def test_a_journal_may_have_any_name_and_is_told_escaped(
 
 
 @pytest.mark.parametrize("storage_type", STORAGES)
+@pytest.mark.parametrize("name", ["100% ?mode=ro&#1.db", "jörnal 'x' \"y\".db", "a;b=c:d.db"])
+async def test_no_character_of_a_name_has_a_meaning(
+    tmp_path: Path, storage_type: Callable[..., Any], name: str
+) -> None:
+    async with storage_type(tmp_path / name, str) as storage:
+        await storage.push("a")
+    async with storage_type(tmp_path / name, str) as storage:
+        assert (await storage.metrics())["waiting"] == 1
+    assert names(tmp_path) <= {name, f"{name}.lock"}
+
+
+@pytest.mark.parametrize("storage_type", STORAGES)
 async def test_a_loop_of_symbolic_links_is_told(tmp_path: Path, storage_type: Callable[..., Any]) -> None:
     link(tmp_path / "a", "b")
     link(tmp_path / "b", "a")
