@@ -139,6 +139,8 @@ class Desk:
         """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
+        limit = self._connection.longest_value()
+        self.longest = max(limit - _ADDED, limit // 2)
         if not self._opening.allow_triggers:
             check_foreign(self._connection, self._path)
         check_whole(self._connection, self._path)
@@ -155,8 +157,6 @@ class Desk:
 
     def _set_up(self) -> tuple[float, bool]:
         connection = self._connection
-        limit = connection.longest_value()
-        self.longest = max(limit - _ADDED, limit // 2)
         self._beware()
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
             with connection.patient(_LONGEST_MIGRATION):
