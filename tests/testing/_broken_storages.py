@@ -440,7 +440,7 @@ class TellsNobody(LeasedStorage):
         pass
 
 
-@breaks("orphans_can_be_resumed_at_once")
+@breaks("orphans_can_be_resumed_at_once", "what_is_in_hand_is_not_abandoned")
 class ResumesEverything(LeasedStorage):
     async def resume_abandoned(self) -> int:
         for row in self.rows_of(Status.Running):
@@ -856,7 +856,7 @@ class ResumesRegardless(LeasedStorage):
         return await super().resume_by_id(task_id)
 
 
-@breaks("finished_tasks_can_be_forgotten")
+@breaks("finished_tasks_can_be_forgotten", "tasks_are_listed_by_status")
 class KeepsDeadLetters(LeasedStorage):
     async def vacuum(self) -> int:
         await trio.lowlevel.checkpoint()
