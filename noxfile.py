@@ -46,20 +46,20 @@ def tests(session: nox.Session) -> None:
     """Run the tests: `nox -s tests -- --cov -k worker`; --cov measures coverage, the rest is pytest's."""
     install(session, "test")
     arguments = [argument for argument in session.posargs if argument != "--cov"]
-    there = [python for python in PYTHONS if shutil.which(f"python{python}")]
-    if not arguments and session.python not in there[-1:]:
-        arguments = [
-            "-m",
-            "not real and not searching",
-        ]  # what takes minutes is done on the newest Python that is there
-    if "--cov" not in session.posargs:
+    if "--cov" in session.posargs:
+        session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage").resolve())
+        session.run("coverage", "erase")
+        session.run("coverage", "run", "-m", "pytest", *arguments)
+        session.run("coverage", "combine", "--quiet")
+        session.run("coverage", "report")
+        return
+    if arguments:
         session.run("pytest", *arguments)
         return
-    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage").resolve())
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *arguments)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    session.run("pytest", "-n", "2", "--dist", "worksteal", "-m", "not real and not searching")
+    there = [python for python in PYTHONS if shutil.which(f"python{python}")]
+    if session.python in there[-1:]:  # tests that take minutes run on the newest Python only
+        session.run("pytest", "-m", "real or searching")
 
 
 @nox.session
