@@ -237,6 +237,17 @@ def test_nor_when_the_new_one_is_finished_for_it_was_replaced(outcome: Outcome) 
     assert book.take_ids() == ["c"]
 
 
+def test_one_that_was_replaced_while_it_ran_names_its_successor() -> None:
+    book = Book()
+    book.push("a", unique="key")
+    first = book.take_one()
+    for task_id in ("b", "c"):
+        book.push(task_id, unique="key", on_conflict="replace")
+    book.settle(first, Retried(ERROR))
+    ends = {task_id: str(outcome.error) for task_id, outcome in book.finished if isinstance(outcome, Killed)}
+    assert ends == {"a": "replaced by task b", "b": "replaced by task c"}
+
+
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR)], ids=lambda each: type(each).__name__)
 def test_a_key_is_free_when_its_task_is_finished(outcome: Outcome) -> None:
     book = Book()
@@ -936,7 +947,7 @@ class LedgerAndModel:
             return
         waits = record.place in ("ready", "delayed")
         assert self.ledger.reschedule(record.id, delay, self.book.now) is waits
-        if waits:
+        if waits and (delay or record.place == "delayed"):  # what is ready keeps its place
             self.place_in_time(record, delay)
 
     def update(self, which: int, what: None) -> None:

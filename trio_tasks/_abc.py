@@ -120,7 +120,10 @@ class Reschedule(ABC):
 
     @abstractmethod
     async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
+        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits.
+
+        One that is ready keeps its place if ``delay`` is 0.
+        """
 
 
 class Cancel(ABC):
@@ -229,7 +232,11 @@ class ListTasks(ABC):
 
     @abstractmethod
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
-        """At most ``limit`` tasks, of this status if one is given."""
+        """At most ``limit`` tasks, of this status if one is given.
+
+        Those that wait come first: the ready ones in the order in which they would be received, then the delayed ones
+        as they fall due.
+        """
 
 
 class ListWorkers(ABC):

@@ -53,6 +53,8 @@ class Ledger(Generic[A]):
         self._delayed: DelayQueue[A] = DelayQueue()
         self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
         self._in_hand: dict[str, Parts] = {}
+        self._not_before: dict[str, float] = {}  # of those that are delayed
+        self._successors: dict[str, TaskId] = {}  # of those in hand that were replaced
         self._unique: dict[str, TaskId] = {}
         self._start_by: dict[str, float] = {}  # of those that were never started
         self._expiring: list[tuple[float, str]] = []  # a heap of the same, and of some that were started since
@@ -109,15 +111,19 @@ class Ledger(Generic[A]):
                 return holder
             if task.parts.terms.on_conflict == "raise":
                 raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
-            self.cancel(holder, f"replaced by task {escaped(task.parts.id)}")
+            if not self.cancel(holder, f"replaced by task {escaped(task.parts.id)}"):
+                self._successors.setdefault(holder, task.parts.id)
         self._unique[key] = task.parts.id
         return None
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
         """Have it be ready so many seconds from now."""
+        if self._not_before:
+            self._not_before.pop(task.parts.id, None)
         if seconds <= 0:
             self._ready.append(task)
             return
+        self._not_before[task.parts.id] = now + seconds
         if stamp:
             task.parts.run_at = wall_after(seconds)
         self._delayed.append(task, now + seconds)
@@ -129,7 +135,10 @@ class Ledger(Generic[A]):
         if self._start_by:
             self.expire(now)
         while (due := self._delayed.next_due) is not None and due <= now:
-            self._ready.append(self._delayed.pop_first())
+            first = self._delayed.pop_first()
+            if self._live.get(first.parts.id) is first:
+                del self._not_before[first.parts.id]
+                self._ready.append(first)
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
@@ -204,7 +213,7 @@ class Ledger(Generic[A]):
         if parts.id in self._aborted:
             self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
         elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
-            self.cancel(parts.id, "replaced while it ran")  # by one that waits, runs, or has been finished since
+            self.cancel(parts.id, f"replaced by task {escaped(self._successors[parts.id])}")  # which may be finished by now
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
@@ -224,6 +233,10 @@ class Ledger(Generic[A]):
             self._start_by.pop(task_id, None)
         if self._aborted:
             self._aborted.pop(task_id, None)
+        if self._successors:
+            self._successors.pop(task_id, None)
+        if self._not_before:
+            self._not_before.pop(task_id, None)
         if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
             del self._unique[parts.terms.unique]
         if isinstance(outcome, Succeeded):
@@ -282,7 +295,7 @@ class Ledger(Generic[A]):
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
         """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""
         task = self._waiting(task_id)
-        if task is not None:
+        if task is not None and (delay > 0 or task_id in self._not_before):  # what is ready stays where it stands
             moved = self._live[task.parts.id] = Task(task.args, task.parts)
             moved.parts.run_at = None
             self._delay(moved, delay, now)
@@ -376,10 +389,20 @@ class Ledger(Generic[A]):
         return finished and TaskResult.of(finished[0].parts.id, finished[1])
 
     def tasks(self) -> Iterator[Task[A]]:
-        """All unfinished and all remembered ones."""
-        yield from self._live.values()
+        """All unfinished and all remembered ones: as they would be taken, fall due, were taken, or were finished."""
+        live, in_hand, due = self._live, self._in_hand, self._not_before
+        yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in in_hand)
+        delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
+        yield from (live[task_id] for _, _, task_id in delayed)
+        yield from (live[task_id] for task_id in in_hand)
         yield from (task for task, _, _ in self._done.values())
-        yield from (task for task, _ in self._dead.values())
+        for kind in (Failed, Killed):
+            yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
+
+    def _falls_due(self, task_id: str) -> float:
+        """When a delayed task is ready, or expires before that."""
+        due = self._not_before[task_id]
+        return min(due, self._start_by.get(task_id, due))
 
     @property
     def waiting(self) -> int:

@@ -13,6 +13,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._task import Task
 
 A = TypeVar("A")
@@ -42,6 +44,11 @@ class ReadyQueue(Generic[A]):
     def append_front(self, task: Task[A]) -> None:
         """Before all others of its priority: it has waited its turn already."""
         self._level(task.parts.terms.priority).appendleft(task)
+
+    def __iter__(self) -> Iterator[Task[A]]:
+        """All of them, in order."""
+        for priority in reversed(self._priorities):
+            yield from self._levels[priority]
 
     def pop(self) -> Task[A] | None:
         """The next one, or None."""

@@ -368,7 +368,7 @@ class Machine(RuleBasedStateMachine):
     def reschedule(self, worker: int, task: str, delay: float) -> None:
         row = self.model.waiting(task)
         assert self._do(self.store.handles[worker].reschedule, task, delay) is (row is not None)
-        if row is not None:
+        if row is not None and (delay or row.place == "delayed"):  # what is ready keeps its place
             self.model.wait(row, delay)
 
     @step(worker=workers, task=known, args=st.integers(100, 200))
@@ -475,8 +475,6 @@ class Machine(RuleBasedStateMachine):
     def _agree_on_order(self, rows: list[Row]) -> None:
         """Who waits is listed in the order in which it would be received, or falls due; but for one that is due since
         somebody last received, which may be listed with these or with those."""
-        if not self.kind.traits.waits_from_due:
-            return
         ready = [(-row.priority, row.line) for row in rows if row.place == "waiting"]
         assert ready == sorted(ready)
         dues = [min(row.due, row.expires) for row in rows if row.place == "delayed" and row.due > self.model.now]

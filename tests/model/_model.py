@@ -48,7 +48,7 @@ class Row:
     attempt: int = 0
     claim: int = 0
     aborted: bool = False
-    replaced: bool = False  # while it ran
+    replaced: str = ""  # by whom, while it ran
     metadata: dict[str, Any] = field(default_factory=dict)
     history: list[tuple[int, str]] = field(default_factory=list)
     error: str | None = None
@@ -89,9 +89,9 @@ class Model:
             if on_conflict == "raise":
                 raise Refused("unique")
             if owner.waits:
-                self.finish(owner, "killed", "replaced by task")
+                self.finish(owner, "killed", f"replaced by task {row.id}")
             else:
-                owner.replaced = True
+                owner.replaced = row.id
         self.rows[row.id] = row
         self.counts["pushed"] += 1
         self.wait(row, delay)
@@ -161,7 +161,7 @@ class Model:
         """It waits again: after so many seconds, or, if that is None, where it stood."""
         row.due = math.inf
         if row.replaced or row.aborted:
-            self.finish(row, "killed", "aborted while it ran" if row.aborted else "replaced")
+            self.finish(row, "killed", "aborted while it ran" if row.aborted else f"replaced by task {row.replaced}")
             return
         if verdict is not None:
             self.counts[verdict] += 1
@@ -229,6 +229,6 @@ class Model:
             return False
         if self.owner(row.unique) is not None:
             raise Refused("unique")
-        row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, False
+        row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
         self.wait(row, 0.0)
         return True

@@ -223,8 +223,8 @@ MUTATIONS = [
         7,
         "an interruption costs an attempt, in SQLite",
         "storages/_sqlite_rows.py",
-        "(State.WAITING, None, None, 1, None, None, *held)",
-        "(State.WAITING, None, None, 0, None, None, *held)",
+        "(State.WAITING, None, None, 1, None, None, None, None, *held)",
+        "(State.WAITING, None, None, 0, None, None, None, None, *held)",
         ("sqlite",),
     ),
     Mutation(

@@ -355,6 +355,18 @@ async def test_a_suspension_without_end_is_ended_by_rescheduling(kind: str, tmp_
         assert [(row.id, row.attempt) for row in await claim(engine, 9)] == [("a", 1)]
 
 
+async def test_a_settlement_may_name_one_of_several_that_claimed(engine: Engine) -> None:
+    await push(engine, *map(new, "abcdef"))
+    a, b, c, d, e, f = await claim(engine, 6)
+    verdicts = [Verdict.SUCCEEDED, Verdict.SUCCEEDED, Verdict.SUCCEEDED, Verdict.FAILED, Verdict.RETRIED]
+    await settle(
+        engine,
+        *(settled(row, each, worker="one") for row, each in zip((a, b, c, d, e), verdicts, strict=True)),
+        settled(f),
+    )
+    assert [(await found(engine, each)).worker for each in "abcdef"] == ["one"] * 5 + ["w"]
+
+
 # Keeping
 
 

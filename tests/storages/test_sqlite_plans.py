@@ -33,7 +33,7 @@ DAILY = {
     "due by the wall clock": (books.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
     "next by the wall clock": (books.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
     "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
-    "succeed": (books.SUCCEED, (0.0, 0, None, 1, 1), {BY_KEY}),
+    "succeed": (books.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (verbs.FORGET, (1, 10), {"trio_tasks_finished"}),
     "drop": (rows.DROP, (1, 1), {BY_KEY}),
     **{

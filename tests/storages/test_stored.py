@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import (
+    AbortError,
     Attempt,
     BackendError,
     DecodeError,
@@ -25,6 +26,8 @@ from trio_tasks import (
     Succeeded,
     Task,
     TaskExpiredError,
+    TaskId,
+    UnknownTaskError,
     Worker,
     WorkerContext,
 )
@@ -429,6 +432,68 @@ async def test_no_error_of_a_handler_can_harm_its_worker(autojump_clock: MockClo
         await Worker("w", storage, handler).run()
         assert (await storage.wait_for(bad)).status is Status.Failed
         assert (await storage.wait_for(good)).status is Status.Done
+
+
+@pytest.mark.parametrize("how", ["done", "failed"])
+async def test_who_waits_here_is_given_the_result_that_the_store_does_not_keep(
+    autojump_clock: MockClock, nursery: trio.Nursery, how: str
+) -> None:
+    async with Storage[str](keep_results=0, keep_dead=0) as storage:
+        ended: list[Any] = []
+
+        async def handler(text: str) -> str:
+            await trio.sleep(1)
+            if text == "failed":
+                raise ValueError("no")
+            return text.upper()
+
+        async def wait(task_id: str) -> None:
+            ended.append(await storage.wait_for(task_id))
+
+        task_id = await storage.push(how, attempts=1)
+        for _ in range(3):
+            nursery.start_soon(wait, task_id)
+        await trio.sleep(0.5)
+        storage.close()
+        await Worker("w", storage, handler).run()
+        await trio.sleep(0.5)
+        assert len(ended) == 3
+        for each in ended:
+            assert (each.id, each.status.name.lower(), each.result) == (task_id, how, "DONE" if how == "done" else None)
+            assert (str(each.error) == "no") == (how == "failed")
+        with pytest.raises(UnknownTaskError):
+            await storage.wait_for(task_id)
+        assert not storage._lane.endings
+        assert not storage._lane.waiters
+
+
+async def test_each_attempt_names_the_one_worker_that_made_it(autojump_clock: MockClock) -> None:
+    """Of two workers in one process, on one queue."""
+    async with Storage[int]() as storage:
+        made: dict[str, str] = {}
+        seen: dict[str, Any] = {}
+
+        async def handler(number: int, context: WorkerContext, task_id: TaskId) -> None:
+            made[task_id] = context.name
+            running = await storage.fetch_by_id(task_id)
+            assert running is not None
+            seen[task_id] = running.parts.context.worker
+            await trio.sleep(1)
+            if number % 3:
+                raise (ValueError if number % 3 == 1 else AbortError)("no")
+
+        ids = await storage.push_bulk(range(12), attempts=1)
+        storage.close()
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(Worker(name, storage, handler, concurrency=2).run)
+        assert set(made.values()) == {"one", "two"}
+        assert seen == made
+        for number, task_id in enumerate(ids):
+            task = await storage.fetch_by_id(task_id)
+            assert task is not None
+            assert task.parts.context.worker == made[task_id]
+            assert [each.worker for each in task.parts.context.history] == ([made[task_id]] if number % 3 else [])
 
 
 # Expiry

@@ -185,7 +185,7 @@ class KnowsNoMoments(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_delayed_task_holds_nobody_up", "a_task_that_waits_holds_no_seat")
+@breaks("a_delayed_task_holds_nobody_up", "what_waits_is_listed_in_order", "a_task_that_waits_holds_no_seat")
 class WaitsForTheMostImportant(LeasedStorage):
     def ready(self) -> list[Row]:
         waiting = self.rows_of(Status.Pending)
@@ -243,19 +243,26 @@ class KillsWhatWasStarted(LeasedStorage):
         return task
 
 
-@breaks("a_taken_key_is_skipped")
+@breaks("a_taken_key_is_skipped", "a_replaced_task_names_its_successor")
 class FreesKeysAtTheStart(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         row = super().holder_of(key)
         return row if row is None or row.status is Status.Pending else None
 
 
-@breaks("a_taken_key_is_replaced")
+@breaks("a_taken_key_is_replaced", "a_replaced_task_names_its_successor")
 class ReplacesNothing(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
         if task.parts.on_conflict == "replace":
             task.parts.terms = replace(task.parts.terms, on_conflict="skip")
         return super().enter(task)
+
+
+@breaks("a_replaced_task_names_its_successor")
+class NamesNoSuccessor(LeasedStorage):
+    def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
+        replaced = isinstance(outcome, Killed) and str(outcome.error).startswith("replaced by ")
+        super().finish(row, Killed(AbortError("replaced")) if replaced else outcome)
 
 
 @breaks("a_taken_key_is_refused")
@@ -266,7 +273,7 @@ class RefusesNothing(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_key_is_free_after_the_end", "what_has_expired_gives_up_its_key")
+@breaks("a_key_is_free_after_the_end", "a_replaced_task_names_its_successor", "what_has_expired_gives_up_its_key")
 class KeepsTheKeysOfTheKilled(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         killed = [row for row in self.rows_of(Status.Killed) if row.parts.terms.unique == key]
@@ -294,7 +301,7 @@ class LosesErrors(LeasedStorage):
         super().finish(row, Failed(ValueError("something")) if isinstance(outcome, Failed) else outcome)
 
 
-@breaks("killed_is_final")
+@breaks("killed_is_final", "a_replaced_task_names_its_successor")
 class LosesReasons(LeasedStorage):
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         super().finish(row, Killed(ValueError("something")) if isinstance(outcome, Killed) else outcome)
@@ -758,6 +765,12 @@ class KnowsNoLimit(LeasedStorage):
         return await super().list_tasks(status)
 
 
+@breaks("what_waits_is_listed_in_order")
+class ListsAsPushed(LeasedStorage):
+    def listed(self, row: Row) -> Any:
+        return 0
+
+
 @breaks("workers_are_listed")
 class KnowsOneWorker(LeasedStorage):
     async def list_workers(self) -> list[str]:
@@ -813,6 +826,15 @@ class KeepsOldMetadata(LeasedStorage):
     async def update(self, task: Task[Any]) -> bool:
         row = await self.find(task.parts.id)
         return await super().update(Task(task.args, row.parts if row is not None else task.parts))
+
+
+@breaks("a_ready_task_keeps_its_place")
+class SendsTheRescheduledBehind(LeasedStorage):
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        row = await self.waiting(task_id)
+        if row is not None and not delay:
+            row.place = trio.current_time(), next(self.store.numbers)
+        return await super().reschedule(task_id, delay)
 
 
 @breaks("a_waiting_task_can_be_rescheduled")

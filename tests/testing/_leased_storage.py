@@ -87,6 +87,7 @@ class Row:
     mark: Any = None  # of those that break something
     info: KnownTaskInfo = NOTHING_KNOWN
     hand: Parts | None = None
+    successor: str = ""  # which has its unique key now
 
 
 @dataclass(eq=False)
@@ -165,7 +166,9 @@ class LeasedStorage(
             if terms.on_conflict == "skip":
                 return other.parts.id
             if other.status is Status.Pending:
-                self.finish(other, Killed(AbortError("replaced")))
+                self.finish(other, Killed(AbortError(f"replaced by {parts.id}")))
+            else:
+                other.successor = parts.id
         delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
         start_by = None if terms.expires_in is None else now + terms.expires_in
         place = (now + delay, next(self.store.numbers))
@@ -179,7 +182,9 @@ class LeasedStorage(
 
     def holder_of(self, key: str) -> Row | None:
         rows = self.store.rows.values()
-        return next((row for row in rows if row.parts.terms.unique == key and not row.status.is_final), None)
+        return next(
+            (row for row in rows if row.parts.terms.unique == key and not (row.status.is_final or row.successor)), None
+        )
 
     def close(self) -> None:
         self.closed = True
@@ -288,6 +293,9 @@ class LeasedStorage(
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self.finish(row, outcome)
             return
+        if row.successor:
+            self.finish(row, Killed(AbortError(f"replaced by {row.successor}")))
+            return
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.status, row.hand = Status.Pending, None
         if not isinstance(outcome, Retried):
@@ -351,7 +359,14 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         self.tend()
         rows = [row for row in self.store.rows.values() if status is None or row.status is status]
-        return [self.shown(row) for row in rows][:limit]
+        return [self.shown(row) for row in sorted(rows, key=self.listed)][:limit]
+
+    def listed(self, row: Row) -> Any:
+        if row.status.is_final:
+            return 2, row.place
+        if row.due <= trio.current_time():
+            return 0, self.order(row)
+        return 1, row.due, row.place
 
     async def list_queues(self) -> list[str]:
         await trio.lowlevel.checkpoint()

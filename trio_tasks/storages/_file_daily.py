@@ -66,6 +66,8 @@ def _settle(books: Books, settlement: Settlement, now: float) -> bool | BaseExce
     if settlement.write is not None:
         return BackendError("a journal file has no transaction in which something else could be written")
     books.touch(row)
+    if settlement.worker is not None:
+        row.worker = settlement.worker
     if settlement.history is not None:
         row.history = settlement.history
     if settlement.run_at is not None:

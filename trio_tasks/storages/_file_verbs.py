@@ -170,7 +170,7 @@ def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
 def reschedule(books: Books, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
     """Have the row be ready in so many seconds, if it waits."""
     row = _waiting(books, queue, task_id, now)
-    if row is not None:
+    if row is not None and (delay > 0 or row.state == DELAYED):  # what is ready stays where it stands
         books.touch(row)
         row.run_at, row.by_wall = run_at if delay > 0 else None, False
         books.wait(row, delay, now)

@@ -12,13 +12,13 @@ from .._printing import escaped
 from .._task import Parts, Status, Task, attempt_number
 from .._task_id import stored_id
 from .._task_info import StoredTaskInfo
-from ._port import State
+from ._port import State, Stored, Verdict
 from ._record import decode_error, decode_head, decode_history, moment_of
 
 if TYPE_CHECKING:
     from .._task_info import PastAttempt
     from ._lane import Lane
-    from ._port import Stored
+    from ._port import Settlement
 
 _STATUS = {
     State.WAITING: Status.Pending,
@@ -28,6 +28,7 @@ _STATUS = {
     State.FAILED: Status.Failed,
     State.KILLED: Status.Killed,
 }
+ENDS = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED, Verdict.KILLED: State.KILLED}
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
 PLAIN = CborCodec()
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -68,8 +69,11 @@ class Filed(StoredTaskInfo):
 
     @property
     def worker(self) -> str | None:
-        """Who has it in hand, or had it last."""
-        return self._stored.worker
+        """The name of the worker that has it in hand, or had it last; all workers of a process, if the attempt runs in
+        another process, or was lost with it."""
+        parts = self._lane.hand.get(self._stored.id) if self._stored.state is State.RUNNING else None
+        name = getattr(getattr(parts and parts.holder, "context", None), "name", None)
+        return name if isinstance(name, str) else self._stored.worker
 
     def __repr__(self) -> str:
         return f"<kept of task {escaped(self._stored.id)}: {self._stored.state.name}>"
@@ -95,3 +99,9 @@ def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
     if stored.state is State.DONE:
         return TaskResult(task_id, Status.Done, Filed(stored, lane).result)
     return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))
+
+
+def result_of_ending(task_id: str, ending: Settlement, lane: Lane) -> TaskResult[Any]:
+    """How a task ended of which the store keeps nothing."""
+    stored = Stored(task_id, ENDS[ending.verdict], 0, b"", None, None, ending.result, None, None, None)
+    return result_of(stored, lane)

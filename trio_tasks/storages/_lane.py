@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
 import trio
@@ -140,6 +140,8 @@ class Lane:
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
         self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
+        self.waiters: Counter[str] = Counter()  # how many wait for each of them
+        self.endings: dict[str, Settlement] = {}  # of those, what is not kept in the store
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
         self.stirs = 0  # how often something may have become ready
         self.is_dry = False  # the last claim has found fewer than it asked for,

@@ -126,6 +126,8 @@ class Settlement(NamedTuple):
     raises, this settlement changes nothing, and its answer is the error."""
     run_at: int | None = None
     """RETRIED and SUSPENDED: what replaces the row's; None leaves it."""
+    worker: str | None = None
+    """Who made the attempt, where the claim was made for several; None: who claimed."""
 
 
 class Claim(NamedTuple):

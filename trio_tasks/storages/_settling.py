@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .._outcome import Outcome
     from .._task import Task
-    from ._lane import Grip
+    from ._lane import Grip, Lane
     from ._port import Engine
 
 _VERDICTS: dict[type, Verdict] = {Retried: Verdict.RETRIED, Failed: Verdict.FAILED, Killed: Verdict.KILLED}
@@ -46,34 +46,36 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
       UnsettledError: the result cannot be encoded.
     """
     lane = grip.lane
+    worker = _who_made(task, lane)
     if isinstance(outcome, Succeeded):
         write = _all_of(grip.writes) if grip.writes else None
         result = None if outcome.result is None else _encoded(outcome.result, grip, engine.longest)
         keep = lane.keep_results
-        return Settlement(lane.queue, grip.key, grip.token, Verdict.SUCCEEDED, 0.0, result, None, keep, write)
+        return Settlement(
+            lane.queue, grip.key, grip.token, Verdict.SUCCEEDED, 0.0, result, None, keep, write, None, worker
+        )
     if isinstance(outcome, Released):
         return Settlement(lane.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
     if isinstance(outcome, Suspended):
         after = max(0.0, outcome.until - trio.current_time())
-        history = _note_unreadable(task, grip, engine)
+        history = _note_unreadable(task, grip, engine, worker)
         run_at = microseconds_of(wall_after(after)) if after else None
-        return Settlement(
-            lane.queue, grip.key, grip.token, Verdict.SUSPENDED, after, None, history, math.inf, run_at=run_at
-        )
+        key, token, verdict = grip.key, grip.token, Verdict.SUSPENDED
+        return Settlement(lane.queue, key, token, verdict, after, None, history, math.inf, run_at=run_at, worker=worker)
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     verdict = _VERDICTS[type(outcome)]
-    entry = PastAttempt(task.parts.attempt, engine.now(), lane.claimant, verdict.name.lower(), line_of(outcome.error))
+    who = worker or lane.claimant
+    entry = PastAttempt(task.parts.attempt, engine.now(), who, verdict.name.lower(), line_of(outcome.error))
     after = outcome.after if isinstance(outcome, Retried) else 0.0
     history = with_attempt(grip.packed_history, entry)
     packed_error = encode_error(outcome.error)
     run_at = microseconds_of(wall_after(after)) if after else None
-    return Settlement(
-        lane.queue, grip.key, grip.token, verdict, after, packed_error, history, lane.keep_dead, run_at=run_at
-    )
+    key, token, keep = grip.key, grip.token, lane.keep_dead
+    return Settlement(lane.queue, key, token, verdict, after, packed_error, history, keep, run_at=run_at, worker=worker)
 
 
-def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine) -> bytes | None:
+def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine, worker: str | None) -> bytes | None:
     """The history with a note of when the task was first found unreadable; None if there is nothing to note."""
     error = task.parts.unfit and task.parts.unfit.__cause__
     if error is None:
@@ -81,8 +83,14 @@ def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine) -> bytes | Non
     with suppress(BackendError):
         if unreadable_since(grip.packed_history) is not None:
             return None
-    entry = PastAttempt(task.parts.attempt, engine.now(), grip.lane.claimant, UNREADABLE, line_of(error))
+    entry = PastAttempt(task.parts.attempt, engine.now(), worker or grip.lane.claimant, UNREADABLE, line_of(error))
     return with_attempt(grip.packed_history, entry)
+
+
+def _who_made(task: Task[Any], lane: Lane) -> str | None:
+    """The name of the one worker that made the attempt; None if the claim names it, or if no worker did."""
+    name = getattr(getattr(task.parts.holder, "context", None), "name", None)
+    return name if isinstance(name, str) and len(lane.worker_names) != 1 else None
 
 
 def check_length(length: int, longest: float, name: str) -> None:

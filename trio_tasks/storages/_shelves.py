@@ -33,7 +33,7 @@ from .._lending import Loan
 from .._printing import escaped, quoted
 from .._sink import check_task
 from .._task import Status, Task
-from ._filed import PLAIN, STATES, result_of, shown
+from ._filed import ENDS, PLAIN, STATES, result_of, result_of_ending, shown
 from ._lane import Grip, abort
 from ._port import State
 from ._record import decode_head, encode_error, encode_head, moment_of
@@ -129,12 +129,21 @@ class Shelves(
         """How the task ended, as soon as it has, wherever that was: a :class:`TaskResult`.
 
         Raises:
-          UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more. A task that ends in this
+            process while somebody waits for it here is remembered for them, also with ``keep_results=0``.
 
         If it is cancelled, the task goes on.
         """
+        waiters = self._lane.waiters
         with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
-            return await self._wait_for(task_id, loan)
+            waiters[task_id] += 1
+            try:
+                return await self._wait_for(task_id, loan)
+            finally:
+                waiters[task_id] -= 1
+                if not waiters[task_id]:
+                    del waiters[task_id]
+                    self._lane.endings.pop(task_id, None)
 
     async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
         awaited = self._lane.awaited
@@ -143,7 +152,10 @@ class Shelves(
             try:
                 stored: Stored | None = await self._do("find", task_id)
                 if stored is None:
-                    raise UnknownTaskError(task_id)
+                    ending = self._lane.endings.get(task_id)
+                    if ending is None or ending.verdict not in ENDS:
+                        raise UnknownTaskError(task_id)
+                    return result_of_ending(task_id, ending, self._lane)
                 if stored.state >= State.DONE:
                     return result_of(stored, self._lane)
                 if not event.is_set():

@@ -55,9 +55,9 @@ WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
 _HOLDER = "SELECT seq, id, state, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
-SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ? {HELD}"
+SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ?, worker = coalesce(?, worker) {HELD}"
 _SUCCEED_ALL = """
-UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL
+UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL, worker = coalesce(?, worker)
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
@@ -156,7 +156,7 @@ class Books:
                 succeeded[each.queue] += 1
                 if each.keep:
                     due = None if each.keep == math.inf else now + each.keep
-                    kept.append((due, turn, each.result, each.key, each.token))
+                    kept.append((due, turn, each.result, each.worker, each.key, each.token))
                 else:
                     dropped.append((each.key, each.token))
             else:
@@ -171,9 +171,10 @@ class Books:
 
     def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
         """Those of one claim that have no result are done in one statement; how many were there."""
-        due, turn, _, _, token = rows[0]
-        if len(rows) > 2 and all(row[4] == token and row[2] is None and row[0] == due for row in rows):
-            return self._connection.changed(_SUCCEED_ALL, (due, turn, dumps([row[3] for row in rows]), token))
+        due, turn, _, worker, _, token = rows[0]
+        alike = (due, None, worker, token)
+        if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
+            return self._connection.changed(_SUCCEED_ALL, (due, turn, worker, dumps([row[4] for row in rows]), token))
         return self._connection.executemany(SUCCEED, rows)
 
     def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | BaseException:

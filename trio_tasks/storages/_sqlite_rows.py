@@ -24,12 +24,13 @@ _COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "k
 
 HELD = "WHERE seq = ? AND token = ? AND state = 2"
 _RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
-_FINISH = f"UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history) {HELD}"
+_FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history),
+worker = coalesce(?, worker) {HELD}"""
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
 UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
-wish = NULL, start_by = NULL, wall = NULL
+worker = coalesce(?, worker), wish = NULL, start_by = NULL, wall = NULL
 {HELD}
 """
 
@@ -93,14 +94,14 @@ class Rows:
         held = each.key, each.token
         queue = self._queues.number(each.queue)
         if each.verdict is Verdict.RELEASED:
-            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, *held))
+            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, *held))
             self._queues.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             turn = self.turn(due, now)
             counted = each.verdict is Verdict.RETRIED
-            fields = state, due, turn, not counted, each.result, each.history, each.run_at
+            fields = state, due, turn, not counted, each.result, each.history, each.run_at, each.worker
             self._change(_RETURN, (*fields, *held))
             self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
@@ -109,8 +110,8 @@ class Rows:
         state = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED}.get(each.verdict, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
-            turn = self.turn(None, now)
-            self._change(_FINISH, (state, due, turn, each.result, each.history, each.key, each.token))
+            fields = state, due, self.turn(None, now), each.result, each.history, each.worker
+            self._change(_FINISH, (*fields, each.key, each.token))
         else:
             self._change(DROP, (each.key, each.token))
         self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})

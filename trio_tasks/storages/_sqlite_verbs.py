@@ -144,9 +144,10 @@ def reschedule(
             "wall = NULL WHERE seq = ?3",
             (now + delay, books.rows.turn(now + delay, now), seq, run_at),
         )
-    else:
+    else:  # what is ready stays where it stands
         connection.execute(
-            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL "
+            "WHERE seq = ? AND state = 1",
             (books.rows.turn(None, now), seq),
         )
     return True

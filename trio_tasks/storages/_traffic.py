@@ -210,6 +210,8 @@ class Traffic:
     def tell(self, answer: Answer, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
         """Those who pushed and settled have their answers."""
         for settle, settled in zip(settles, answer.settled, strict=True):
+            if settled is True and settle.parts is not None and settle.parts.id in settle.lane.waiters:
+                settle.lane.endings[settle.parts.id] = settle.settlement
             self._end(settle, Value(settled))
         position = 0
         for push in pushes:

@@ -66,6 +66,17 @@ async def a_waiting_task_can_be_rescheduled(bench: Bench) -> None:
     await bench.nothing_comes()
 
 
+@rule(3, Reschedule)
+async def a_ready_task_keeps_its_place(bench: Bench) -> None:
+    """A task that is ready, and is rescheduled to now, keeps its place before those that came later."""
+    first = await bench.push(1)
+    await bench.push(2)
+    await bench.push(3, delay=3600.0)
+    expect("reschedule to now of a task that is ready", await bench.backend.reschedule(first, 0.0), True)
+    await bench.take_number(1)
+    await bench.take_number(2)
+
+
 @rule(3, Cancel)
 async def a_waiting_task_can_be_cancelled(bench: Bench) -> None:
     """cancel kills a task that waits, delayed ones too, so that it does not come; it is False for any other."""

@@ -186,11 +186,11 @@ async def tasks_are_listed_by_status(bench: Bench) -> None:
         (Status.Failed, ids[1:2]),
         (Status.Killed, ids[2:3]),
     ):
-        seen = await bench.backend.list_tasks(status)
+        seen = await bench.backend.list_tasks(status, limit=10_000)
         ours = sorted(each.parts.id for each in seen if bench.number(each) >= 0)
         expect(f"the ids of those that are {status.name}", ours, sorted(expected))
         expect("their statuses", {each.parts.status for each in seen}, {status})
-    everything = {str(each.parts.id) for each in await bench.backend.list_tasks()}
+    everything = {str(each.parts.id) for each in await bench.backend.list_tasks(limit=10_000)}
     missing = [each for each in ids[1:] if each not in everything]
     expect("which unfinished ones and dead letters are missing from all", missing, [])
     expect(
@@ -198,6 +198,22 @@ async def tasks_are_listed_by_status(bench: Bench) -> None:
         len(await bench.backend.list_tasks(Status.Pending, limit=2)),
         2,
     )
+
+
+@rule(2, ListTasks)
+async def what_waits_is_listed_in_order(bench: Bench) -> None:
+    """list_tasks shows those that are ready in the order in which they would come, then the delayed ones as they fall
+    due."""
+    options: list[dict[str, Any]] = [{}, {"delay": 7200.0}, {"priority": 5}, {"delay": 3600.0}, {}, {"priority": -5}]
+    for number, each in enumerate(options):
+        await bench.push(number, **each)
+    await bench.settle(await bench.take_number(2), Released())
+    await bench.settle(await bench.take_number(2), Retried(ValueError("again"), 5400.0))
+    numbers = [0, 4, 5, 3, 2, 1]
+    for status in (Status.Pending, None):
+        seen = [bench.number(each) for each in await bench.backend.list_tasks(status, limit=10_000)]
+        expect("those that wait, as they are listed", [each for each in seen if each >= 0], numbers)
+    expect("those that come", [bench.number(await bench.take()) for _ in range(3)], numbers[:3])
 
 
 @rule(11, RegisterWorker, ListWorkers)
@@ -214,8 +230,7 @@ async def workers_are_listed(bench: Bench) -> None:
                 await nursery.start(worker.run)
             expect("the workers that run", sorted(await bench.backend.list_workers()), ["one", "two"])
             nursery.cancel_scope.cancel()
-        if not bench.lease:
-            expect("the workers when they have ended", await bench.backend.list_workers(), [])
+        expect("the workers when they have ended", await bench.backend.list_workers(), [])
 
 
 @rule(2, ListQueues)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..._abc import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
@@ -107,6 +108,19 @@ async def an_expiry_is_waited_for(bench: Bench) -> None:
             status = (await bench.backend.wait_for(each)).status
         expect(f"the status of task {number}, as it is waited for", status, Status.Killed)
     clock.expect_at_least(DELAY - EARLY, f"a task that expires after {DELAY} s")
+
+
+@rule(12, WaitForCompletion)
+async def a_replaced_task_names_its_successor(bench: Bench) -> None:
+    """The error of a task that was replaced names the one that has replaced it, whether it waited or ran."""
+    ids = [await bench.push(1, unique="key"), await bench.push(2, unique="key", on_conflict="replace")]
+    running = await bench.take_number(2)
+    ids.append(await bench.push(3, unique="key", on_conflict="replace"))
+    await bench.take_number(3)
+    await bench.settle(running, Retried(ValueError("again"), 3600.0))
+    for old, new in pairwise(ids):
+        result = await bench.backend.wait_for(old)
+        expect_that("its error", new in str(result.error), str(result.error), f"{new} in it")
 
 
 @rule(12)
