@@ -18,6 +18,7 @@ from trio_tasks import (
     Outcome,
     Released,
     Retried,
+    Status,
     Succeeded,
     Task,
 )
@@ -486,6 +487,23 @@ async def test_a_cancelled_push_is_not_in_and_holds_nobody_up(nursery: trio.Nurs
     await wait_all_tasks_blocked()
     assert [(await storage.receive()).args for _ in range(2)] == [0, 2]
     assert storage.statistics().pushed == 2
+
+
+async def test_a_task_is_queued_from_when_it_is_handed_over_until_the_receiver_goes_on(nursery: trio.Nursery) -> None:
+    storage = MemoryStorage[int]()
+    received: list[Task[int]] = []
+
+    async def receive() -> None:
+        received.append(await storage.receive())
+
+    nursery.start_soon(receive)
+    await wait_all_tasks_blocked()
+    task: Task[int] = Task(1)
+    storage.push_task_nowait(task)
+    seen = [task.parts.status]
+    await wait_all_tasks_blocked()
+    seen.append(task.parts.status)
+    assert (received, seen) == ([task], [Status.Queued, Status.Running])
 
 
 @pytest.mark.parametrize("how", ["received", "cancelled", "expired, and somebody waits", "expired, and somebody looks"])

@@ -18,7 +18,7 @@ from ._error_text import line_of
 from ._ledger import Ledger
 from ._lending import Loan
 from ._outcome import Retried, Suspended
-from ._task import Task
+from ._task import Status, Task
 
 if TYPE_CHECKING:
     from ._outcome import Outcome
@@ -82,6 +82,7 @@ class Handover(Generic[A]):
         while True:
             handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
             if handed is not None:
+                handed.parts.status = Status.Running
                 return handed
             try:
                 # Who was woken to look may have been sent away meanwhile.
@@ -199,6 +200,7 @@ class Handover(Generic[A]):
         while self._receivers:
             task = self._take()
             if task is not None:
+                task.parts.status = Status.Queued  # until the receiver goes on
                 self._wake_first(Value(task))
             elif self._has_ended():
                 self._wake_first(Error(trio.EndOfChannel()))

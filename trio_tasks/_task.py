@@ -30,9 +30,9 @@ class Status(Enum):
     """Where a task is in its life."""
 
     Pending = "Pending"
-    """Waiting in the backend: to be started, or until its time has come."""
+    """Waiting in the backend: ready, delayed, to be retried, or suspended."""
     Queued = "Queued"
-    """Fetched for a worker, not started yet."""
+    """Claimed for a worker, and not begun. The process that has claimed it can tell; to others it is running."""
     Running = "Running"
     """In an attempt."""
     Done = "Done"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+import trio.lowlevel
+from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import (
     AbortError,
     Attempt,
@@ -31,6 +32,7 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
+from trio_tasks.storages._lane import STALE
 from trio_tasks.storages._port import State
 
 from tests.storages._engine import Storage, Store, TroubledEngine, broken
@@ -494,6 +496,43 @@ async def test_each_attempt_names_the_one_worker_that_made_it(autojump_clock: Mo
             assert task is not None
             assert task.parts.context.worker == made[task_id]
             assert [each.worker for each in task.parts.context.history] == ([made[task_id]] if number % 3 else [])
+
+
+async def receive_within(storage: Storage[int], scope: trio.CancelScope) -> None:
+    with scope:
+        await storage.receive()
+
+
+async def test_what_is_claimed_and_not_begun_is_queued(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Who waited for it has gone away while it was claimed: it is given back, and is queued until then."""
+    async with Storage[int](poll_interval=1e7) as storage:
+        waiting = trio.CancelScope()
+        nursery.start_soon(receive_within, storage, waiting)
+        await trio.sleep(1)
+        storage.engine.gate = gate = trio.Event()
+        nursery.start_soon(storage.push, 1)
+        await trio.sleep(1)  # the exchange is done, and its answer is on its way
+        waiting.cancel()
+        await trio.lowlevel.checkpoint()
+        storage.engine.gate = None
+        gate.set()
+        await wait_all_tasks_blocked()
+        seen: list[str] = []
+        for _ in range(10):
+            for task in await storage.list_tasks():
+                found = await storage.fetch_by_id(task.parts.id)
+                assert found is not None
+                seen.append(task.parts.status.value)
+                listed = {status: len(await storage.list_tasks(status)) for status in Status}
+                assert sum(listed.values()) == 1
+            await trio.sleep(STALE / 2)
+        assert seen[0] == "Queued"
+        assert seen[-1] == "Pending"
+        assert set(seen) == {"Queued", "Pending"}
+        task = await storage.receive()
+        assert task.parts.status is Status.Running
+        assert [each.parts.id for each in await storage.list_tasks(Status.Running)] == [task.parts.id]
+        assert await storage.list_tasks(Status.Queued) == []
 
 
 # Expiry

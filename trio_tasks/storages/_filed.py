@@ -30,6 +30,7 @@ _STATUS = {
 }
 ENDS = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED, Verdict.KILLED: State.KILLED}
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
+STATES[Status.Queued] = STATES[Status.Running]
 PLAIN = CborCodec()
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -83,6 +84,8 @@ def shown(stored: Stored, lane: Lane) -> Task[Any]:
     """The task that is stored here. If its payload does not decode any more, its args are the payload."""
     parts = Parts(stored_id(stored.id), attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
+    if stored.state is State.RUNNING and stored.id in lane.unbegun():
+        parts.status = Status.Queued
     parts.context = Filed(stored, lane)
     args: Any = stored.payload
     with catch_errors() as caught:

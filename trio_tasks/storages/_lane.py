@@ -217,7 +217,7 @@ class Lane:
             args = self.codec.decode(row.payload)
         if caught.error is not None:
             parts.unfit = self._put_off(caught.error, row, now)
-        parts.status = Status.Running
+        parts.status = Status.Queued
         parts.context = Grip(self, row, until)
         return Task(args, parts)
 
@@ -246,6 +246,7 @@ class Lane:
         if self._ending and self._still_runs(self.stock[0].parts.id):
             return None
         task = self.stock.popleft()
+        task.parts.status = Status.Running
         self.hand[task.parts.id] = task.parts
         return task
 
@@ -256,6 +257,11 @@ class Lane:
         if self.stock and self.stock[0].parts.context.until <= now:
             return True
         return self.rounds > _ROUNDS and trio.current_time() >= self.stocked_at + STALE
+
+    def unbegun(self) -> set[str]:
+        """The ids of those that are claimed, and that nobody has begun."""
+        on_their_way = {task_id for task_id, parts in self.hand.items() if parts.status is Status.Queued}
+        return on_their_way | {str(task.parts.id) for task in self.stock}
 
     def give_back(self) -> list[Settlement]:
         """What releases all that is at hand."""

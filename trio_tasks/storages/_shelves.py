@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 
+_ALL = 2**62
+"""Rows, more than there are."""
+
 _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock looks more often than that."""
 
@@ -95,8 +98,14 @@ class Shelves(
             raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
         states: Sequence[State] = list(State) if status is None else STATES[status]
         engine = self._traffic.engine
-        found: Sequence[Stored] = await self._traffic.ask(engine.list, self._lane.queue, states, limit)
-        return [shown(stored, self._lane) for stored in found]
+        if status not in (Status.Queued, Status.Running):
+            found: Sequence[Stored] = await self._traffic.ask(engine.list, self._lane.queue, states, limit)
+            return [shown(stored, self._lane) for stored in found]
+        # The store does not tell those apart that were claimed here and not begun.
+        most = limit + len(self._lane.unbegun()) if status is Status.Running else _ALL
+        found = await self._traffic.ask(engine.list, self._lane.queue, states, most)
+        tasks = [shown(stored, self._lane) for stored in found]
+        return [task for task in tasks if task.parts.status is status][:limit]
 
     async def progress_of(self, task_id: str) -> Any:
         """What was last reported for the task; None if nothing was.

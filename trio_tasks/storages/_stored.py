@@ -123,6 +123,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         except trio.WouldBlock:
             received: Task[A] = await self._traffic.receive(self._lane)
             received.parts.context.on_its_way = False
+            received.parts.status = Status.Running
             return received  # noqa: ASYNC910  it has waited
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
