@@ -213,7 +213,9 @@ class Ledger(Generic[A]):
         if parts.id in self._aborted:
             self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
         elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
-            self.cancel(parts.id, f"replaced by task {escaped(self._successors[parts.id])}")  # which may be finished by now
+            self.cancel(
+                parts.id, f"replaced by task {escaped(self._successors[parts.id])}"
+            )  # which may be finished by now
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)

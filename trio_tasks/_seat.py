@@ -21,9 +21,10 @@ from ._events import Engage, Error, Release, Success
 from ._groups import find_within, is_a, leaves
 from ._lending import SLOTS
 from ._misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
-from ._outcome import Failed, Released, Succeeded, Suspended, judge
+from ._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, judge
 from ._printing import escaped
 from ._report import Interruption
+from ._tracebacks import drop_locals
 from ._whereabouts import where_is, where_struck
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ._abc import Backend, Handler
     from ._backoff import RetryPolicy
     from ._context import WorkerContext
-    from ._outcome import Killed, Outcome
+    from ._outcome import Outcome
     from ._task import Attempt, Parts, Task, Terms
     from ._task_id import TaskId
 
@@ -403,8 +404,13 @@ class Seat:
             context.tally.drained.append(task.parts.id)
         if (self._noted or type(outcome) is not Succeeded) and context.attempt_log is not None:
             context.attempt_log.ended(task, outcome)
-        if not context.listeners:
-            return
+        if context.listeners:
+            self._tell(task, outcome)
+        if isinstance(outcome, (Retried, Failed, Killed)):  # it may be kept for long, and what it holds with it
+            drop_locals(outcome.error)
+
+    def _tell(self, task: Task[Any], outcome: Outcome) -> None:
+        context = self.context
         if isinstance(outcome, Succeeded):
             context.emit(Success(task, outcome.result))
         elif isinstance(outcome, Released):

@@ -103,6 +103,7 @@ async def suspended_waits_and_comes_back(bench: Bench) -> None:
 @rule(3, Reschedule)
 async def a_suspension_may_have_no_end(bench: Bench) -> None:
     """What is suspended until math.inf waits, with its unique key, until it is rescheduled."""
+    backend: Any = bench.backend
     task_id = await bench.push(1, unique="key")
     await bench.settle(await bench.take_number(1), Suspended(math.inf))
     await bench.nothing_comes()
@@ -110,8 +111,8 @@ async def a_suspension_may_have_no_end(bench: Bench) -> None:
         found = await bench.backend.fetch_by_id(task_id)
         seen = found and (found.parts.status, int(found.parts.attempt))
         expect("its status and the attempts that count", seen, (Status.Pending, 0))
-    expect("what push under its key returns", await bench.backend.push(bench.args(2), unique="key"), task_id)
-    expect("whether it was rescheduled", await bench.backend.reschedule(task_id, 0), True)
+    expect("what push under its key returns", await backend.push(bench.args(2), unique="key"), task_id)
+    expect("whether it was rescheduled", await backend.reschedule(task_id, 0), True)
     await bench.settle(await bench.take_number(1), Succeeded(None))
     await bench.nothing_comes()
 
