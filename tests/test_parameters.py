@@ -7,7 +7,8 @@ import abc
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import (
     Annotated,
     Any,
@@ -24,6 +25,8 @@ from typing import (
 
 import pytest
 import trio
+import trio.testing
+from trio_tasks import MemoryStorage, Worker
 from trio_tasks._context import WorkerContext
 from trio_tasks._errors import WorkerError
 from trio_tasks._extensions import Extensions, Metadata
@@ -585,3 +588,200 @@ async def test_a_from_task_of_another_kind_is_refused(kind: type) -> None:
     handler.__annotations__["it"] = kind
     message = refusal(handler)
     assert f"'it: {__name__}.{kind.__name__}' needs another from_task: `@classmethod async def" in message
+
+
+# Extractors that ask for more
+
+
+class Session:
+    """Belongs to one attempt: it is opened before, from what the worker has, and closed after it."""
+
+    opened = 0
+
+    def __init__(self, mailer: Mailer, attempt: int, said: list[str]) -> None:
+        self.mailer, self.attempt, self.said = mailer, attempt, said
+
+    @classmethod
+    @asynccontextmanager
+    async def from_task(
+        cls, task: Task[Any], mailer: Data[Mailer], *, attempt: Attempt, said: Data[list[str]], context: WorkerContext
+    ) -> "AsyncGenerator[Session, None]":
+        said.append(f"open for {task.args} of {context.name}")
+        try:
+            yield cls(mailer, attempt, said)
+        except BaseException as error:
+            said.append(f"told of {type(error).__name__}")
+            raise
+        finally:
+            said.append("close")
+
+
+class Lookup:
+    def __init__(self, mailer: Mailer) -> None:
+        self.mailer = mailer
+
+    @classmethod
+    async def from_task(cls, task: Task[Any], mailer: Data[Mailer]) -> "Lookup":
+        return cls(mailer)
+
+
+class Forgiving:
+    @classmethod
+    @asynccontextmanager
+    async def from_task(cls, task: Task[Any]) -> "AsyncGenerator[Forgiving, None]":
+        with suppress(BaseException):
+            yield cls()
+
+
+class Annotated_:  # noqa: N801  it says how it says so
+    def __init__(self) -> None:
+        self.closed = False
+
+    @classmethod
+    def from_task(cls, task: Task[Any]) -> AbstractAsyncContextManager["Annotated_"]:
+        return aclosing(cls())
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_an_extractor_is_given_what_it_asks_for() -> None:
+    async def handler(n: int, lookup: Lookup) -> Mailer:
+        return lookup.mailer
+
+    mailer = LoudMailer()
+    assert await adapt(handler, data=[mailer])(Task(3)) is mailer
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_an_extractor_may_be_closed_when_the_attempt_ends(sync: bool) -> None:
+    said: list[str] = []
+
+    async def handler(n: int, session: Session, nursery: trio.Nursery) -> int:
+        nursery.start_soon(child)
+        said.append(f"attempt {session.attempt}")
+        return n
+
+    async def child() -> None:
+        await trio.lowlevel.checkpoint()
+        said.append("child")
+
+    def in_thread(n: int, session: Session) -> int:
+        said.extend([f"attempt {session.attempt}", "child"])
+        return n
+
+    task = Task(3)
+    in_hand(task)
+    assert await adapt(in_thread if sync else handler, data=[Mailer(), said])(task) == 3
+    assert said == ["open for 3 of worker", "attempt 0", "child", "close"]
+
+
+async def test_an_extractor_is_told_of_an_error_and_of_a_cancellation(autojump_clock: trio.testing.MockClock) -> None:
+    said: list[str] = []
+
+    async def handler(n: int, session: Session) -> None:
+        if n == 1:
+            raise ValueError("no")
+        await trio.sleep_forever()
+
+    attempt = adapt(handler, data=[Mailer(), said])
+    tasks = [Task(1), Task(2)]
+    for task in tasks:
+        in_hand(task)
+    with pytest.raises(ValueError, match="no"):
+        await attempt(tasks[0])
+    with trio.move_on_after(1) as scope:
+        await attempt(tasks[1])
+    assert scope.cancelled_caught
+    assert [each for each in said if "open" not in each] == [
+        "told of ValueError",
+        "close",
+        "told of Cancelled",
+        "close",
+    ]
+
+
+async def test_an_extractor_does_not_decide_how_the_attempt_ends(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(n: int, forgiving: Forgiving) -> None:
+        if n == 1:
+            raise ValueError("no")
+        await trio.sleep_forever()
+
+    with pytest.raises(ValueError, match="no"):
+        await adapt(handler)(Task(1))
+    with trio.move_on_after(1) as scope:
+        await adapt(handler)(Task(2))
+        raise AssertionError("it was cancelled")
+    assert scope.cancelled_caught
+
+
+async def test_what_was_opened_is_closed_if_the_next_extractor_fails() -> None:
+    said: list[str] = []
+
+    class Failing:
+        @classmethod
+        async def from_task(cls, task: Task[Any]) -> "Failing":
+            raise KeyError("none")
+
+    async def handler(n: int, session: Session, failing: Failing) -> None:
+        raise AssertionError("it is not called")
+
+    task = Task(3)
+    in_hand(task)
+    with pytest.raises(KeyError):
+        await adapt(handler, data=[Mailer(), said])(task)
+    assert said[-2:] == ["told of KeyError", "close"]
+
+
+async def test_a_from_task_may_be_annotated_as_giving_a_context_manager() -> None:
+    kept: list[Annotated_] = []
+
+    async def handler(n: int, it: Annotated_) -> bool:
+        kept.append(it)
+        return it.closed
+
+    assert await adapt(handler)(Task(3)) is False
+    assert kept[0].closed
+
+
+async def test_what_an_extractor_asks_for_and_is_not_there_is_refused_by_name() -> None:
+    async def handler(n: int, lookup: Lookup) -> None: ...
+
+    message = refusal(handler, Clock())
+    assert f"its parameter 'lookup: {__name__}.Lookup' cannot be filled in" in message
+    assert f"of Lookup.from_task, its parameter 'mailer: Data[{__name__}.Mailer]' is not in data" in message
+    assert "handler cannot be a handler" in message
+
+
+async def test_an_extractor_cannot_ask_for_another_or_for_a_nursery() -> None:
+    class Greedy:
+        @classmethod
+        async def from_task(cls, task: Task[Any], user: User) -> "Greedy":
+            return cls()
+
+    class Nesting:
+        @classmethod
+        async def from_task(cls, task: Task[Any], nursery: trio.Nursery) -> "Nesting":
+            return cls()
+
+    async def handler(n: int, greedy: Greedy) -> None: ...
+
+    async def other(n: int, nesting: Nesting) -> None: ...
+
+    assert "its parameter 'user: " in refusal(handler)
+    assert "its parameter 'nursery: " in refusal(other)
+
+
+async def test_it_is_closed_before_the_task_is_settled() -> None:
+    said: list[str] = []
+    storage = MemoryStorage[int]()
+    await storage.push(3)
+    storage.close()
+
+    async def handler(n: int, session: Session) -> None: ...
+
+    def listen(context: WorkerContext, event: object) -> None:
+        said.append(type(event).__name__)
+
+    await Worker("w", storage, handler, data=[Mailer(), said], on_event=listen).run()
+    assert said[-4:] == ["open for 3 of w", "close", "Success", "Stop"]

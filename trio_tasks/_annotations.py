@@ -29,12 +29,17 @@ class Annotations:
             if isinstance(function, partial):
                 self.bound.update(function.keywords)
             function = inner
+        self._returns: dict[str, Any] = getattr(function, "__annotations__", {})
         self._globals: dict[str, Any] = getattr(function, "__globals__", {})
         self._locals = _local_names(function) if isinstance(function, FunctionType) else {}
 
     def resolve(self, parameter: inspect.Parameter) -> Any:
         """What its annotation means. Raises whatever evaluating it raises, such as ``NameError``."""
         return self._resolve(parameter.annotation)
+
+    def resolve_return(self) -> Any:
+        """What it returns; raises as :meth:`resolve`, or ``KeyError`` if that is not said."""
+        return self._resolve(self._returns["return"])
 
     def resolve_head(self, parameter: inspect.Parameter) -> Any:
         """What stands before the brackets in its annotation; the bare name if that is not known either."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from operator import attrgetter
 from types import MethodType, UnionType
@@ -57,6 +58,11 @@ _FILLABLE = (
     "trio.Nursery or a class with an async classmethod from_task(cls, task), or give it a default"
 )
 
+_WANTED = (
+    "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`; or, to be closed after the "
+    "attempt, `@classmethod @asynccontextmanager async def from_task(cls, task) -> AsyncIterator[Self]`"
+)
+
 
 @final
 class Plan:
@@ -66,23 +72,35 @@ class Plan:
       handler: the function.
       data: the values for parameters that are annotated ``Data[...]``.
       args_type: the type of the args, as far as it is known.
+      extractor_for: makes the error of an extractor, which is called with the task, out of what is wrong with it.
 
     Raises:
       HandlerSignatureError: a parameter cannot be filled in.
     """
 
-    def __init__(self, handler: Callable[..., Any], data: Sequence[object], args_type: Any = Any) -> None:
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        data: Sequence[object],
+        args_type: Any = Any,
+        *,
+        extractor_for: Callable[[str], HandlerSignatureError] | None = None,
+    ) -> None:
         self.handler = handler
         self.fills: dict[str, Fill] = {}
         self.extractors: dict[str, Fill] = {}
+        """By parameter, what gives an awaitable, or an async context manager, for a task."""
+        self.has_contexts = False
+        """Whether there is an async context manager among the extractors."""
         self.nurseries: list[str] = []
         self._positional: list[str] = []
         self._data = data
+        self._error = extractor_for or partial(not_a_handler, handler)
         self._annotations = Annotations(handler)
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
-            raise not_a_handler(handler, "it has no positional parameter, and the first is for the task's args")
-        self.wants_task = self._is_whole_task(first, args_type)
+            raise self._error("it has no positional parameter, and the first is for the task's args")
+        self.wants_task = extractor_for is not None or self._is_whole_task(first, args_type)
         for each in others:
             if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 self._plan(each)
@@ -98,21 +116,29 @@ class Plan:
         """The values that are at hand, by parameter."""
         return {name: fill(task) for name, fill in self.fills.items()}
 
-    async def fill_and_extract(self, task: Task[Any]) -> dict[str, Any]:
+    async def fill_and_extract(self, task: Task[Any], stack: AsyncExitStack | None = None) -> dict[str, Any]:
         """The values that are at hand, and those that a ``from_task`` has to make.
 
         If that is cancelled or raises, the handler is not called.
+
+        Args:
+          task: what is to be attempted.
+          stack: where context managers are entered.
         """
         values = self.fill(task)
         for name, extract in self.extractors.items():
-            values[name] = await extract(task)
+            made = extract(task)
+            if stack is not None and hasattr(made, "__aenter__"):
+                values[name] = await stack.enter_async_context(made)
+            else:
+                values[name] = await made
         return values  # noqa: ASYNC910  the handler is awaited next
 
     def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
         """Raise, naming the handler and the parameter."""
         annotation = self._annotations.parameters[name].annotation
         said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
-        raise not_a_handler(self.handler, f"its parameter '{name}{said}' {why}") from cause
+        raise self._error(f"its parameter '{name}{said}' {why}") from cause
 
     def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
         """Whether the first parameter is a Task. That the type of the args is not known does no harm."""
@@ -188,11 +214,22 @@ class Plan:
         return True
 
     def _extractor(self, name: str, kind: type[Any]) -> Fill:
-        extract: Fill = kind.from_task
+        extract: Callable[..., Any] = kind.from_task
         of_class = isinstance(inspect.getattr_static(kind, "from_task"), (classmethod, staticmethod))
-        if not of_class or not comes_to(inspect.iscoroutinefunction, extract):
-            self.refuse(name, "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`")
-        return extract
+        is_context = of_class and gives_context(extract)
+        if not of_class or not (is_context or comes_to(inspect.iscoroutinefunction, extract)):
+            self.refuse(name, _WANTED)
+        plan = Plan(extract, self._data, extractor_for=partial(self._refuse_extractor, name, kind))
+        for each in (*plan.extractors, *plan.nurseries):
+            plan.refuse(each, "cannot be filled in: it may ask for what is at hand, such as Data[...] or WorkerContext")
+        self.has_contexts = self.has_contexts or is_context
+        if not plan.fills:
+            return extract
+        return lambda task: plan.call(task, plan.fill(task))
+
+    def _refuse_extractor(self, name: str, kind: type[Any], why: str) -> HandlerSignatureError:
+        what = f"'{name}: {spelled(kind)}' cannot be filled in"
+        return self._error(f"its parameter {what}: of {kind.__qualname__}.from_task, {why}")
 
     def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
         """How to find it; ``absent`` stands in if there is none, unless it is ``inspect.Parameter.empty``."""
@@ -249,6 +286,18 @@ def handler_name(handler: object) -> str:
 def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
     """The error, naming the handler."""
     return HandlerSignatureError(f"{handler_name(handler)} cannot be a handler: {why}")
+
+
+def gives_context(function: Callable[..., Any]) -> bool:
+    """Whether a call gives an async context manager: it is decorated so, or annotated so."""
+    inner = inspect.unwrap(getattr(function, "__func__", function))
+    if inner is not getattr(function, "__func__", function) and inspect.isasyncgenfunction(inner):
+        return True
+    try:
+        returns = class_of(Annotations(function).resolve_return())
+    except Exception:  # evaluating an annotation may raise anything
+        return False
+    return isinstance(returns, type) and hasattr(returns, "__aenter__") and hasattr(returns, "__aexit__")
 
 
 def comes_to(test: Callable[[object], bool], handler: Any) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextvars
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+from typing import Any, final
 
 import trio
 
@@ -29,6 +30,9 @@ from ._printing import quoted
 from ._task import Task
 from ._threads import pause_instead
 
+Prepared = Callable[[Task[Any], "AsyncExitStack | None"], Awaitable[Any]]
+"""An attempt, and where what its extractors open is to be closed."""
+
 
 def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type: Any = Any) -> Handler[Any, Any]:
     """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
@@ -42,6 +46,8 @@ def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type
     Raises:
       HandlerSignatureError: a parameter cannot be filled in, or this is no function at all.
 
+    What extractors open is closed when the attempt ends, before it is settled.
+
     If an attempt is cancelled, so are its extractors, its async handler and the children in its nursery. A
     thread is not: the attempt ends when the thread does, which may end early by asking, now and then,
     ``trio.from_thread.check_cancelled()``.
@@ -49,22 +55,59 @@ def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type
     _check_function(handler)
     plan = Plan(handler, check_several(data, "data", "values, such as [mailer]"), args_type)
     if not comes_to(inspect.iscoroutinefunction, handler):
-        return _in_thread(plan)
+        return _closing(plan, _in_thread(plan))
     if plan.extractors or plan.nurseries:
-        return _prepared(plan)
+        return _closing(plan, _prepared(plan))
     if plan.fills:
         return lambda task: plan.call(task, plan.fill(task))
     return handler if plan.wants_task else lambda task: handler(task.args)
 
 
-def _prepared(plan: Plan) -> Handler[Any, Any]:
+def _closing(plan: Plan, attempt: Prepared) -> Handler[Any, Any]:
+    """Close what the extractors have opened when the attempt ends, before it is settled.
+
+    They are told how it ends, but do not decide it: what the attempt raised stands, also if one of them swallows it.
+    """
+    if not plan.has_contexts:
+        return lambda task: attempt(task, None)
+
+    async def attempt_and_close(task: Task[Any]) -> Any:
+        raised = _Raised()
+        result = None
+        async with AsyncExitStack() as stack:
+            with raised:
+                result = await attempt(task, stack)
+        if raised.error is not None:
+            raise raised.error
+        return result
+
+    return attempt_and_close
+
+
+@final
+class _Raised:
+    """Remembers what is raised in the block, and lets it pass."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """Nothing is raised yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.error = error
+
+
+def _prepared(plan: Plan) -> Prepared:
     """An async handler for which something is awaited, or a nursery opened, beforehand.
 
     A handler that is cut short because its own nursery was cancelled has the result None.
     """
 
-    async def attempt(task: Task[Any]) -> Any:
-        values = await plan.fill_and_extract(task)
+    async def attempt(task: Task[Any], stack: AsyncExitStack | None) -> Any:
+        values = await plan.fill_and_extract(task, stack)
         if not plan.nurseries:
             return await plan.call(task, values)
         result = None
@@ -76,7 +119,7 @@ def _prepared(plan: Plan) -> Handler[Any, Any]:
     return attempt
 
 
-def _in_thread(plan: Plan) -> Handler[Any, Any]:
+def _in_thread(plan: Plan) -> Prepared:
     """A sync handler. A seat has one thread at a time, so there are never more of them than seats.
 
     If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
@@ -85,8 +128,8 @@ def _in_thread(plan: Plan) -> Handler[Any, Any]:
         plan.refuse(name, "asks for a nursery, which is no use in the thread of a sync handler: make it async")
     limiter = trio.CapacityLimiter(math.inf)
 
-    async def attempt(task: Task[Any]) -> Any:
-        values = await plan.fill_and_extract(task)
+    async def attempt(task: Task[Any], stack: AsyncExitStack | None) -> Any:
+        values = await plan.fill_and_extract(task, stack)
         pause = pause_instead()
         if pause is None:
             # In a list, because trio refuses a thread that returns a coroutine.

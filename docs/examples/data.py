@@ -16,9 +16,6 @@ class Database:
         return {1: "Ada", 2: "Grace"}[user_id]
 
 
-database = Database()
-
-
 @dataclass(frozen=True)
 class User:
     """Made anew for each attempt, from what the task says."""
@@ -26,7 +23,7 @@ class User:
     name: str
 
     @classmethod
-    async def from_task(cls, task: Task[str]) -> User:
+    async def from_task(cls, task: Task[str], database: Data[Database]) -> User:
         return cls(await database.name_of(task.parts.metadata["user_id"]))
 
 
@@ -55,7 +52,7 @@ async def main() -> None:
     await storage.push("Hello", id="first", metadata={"user_id": 1})
     await storage.push("Bonjour", id="second", metadata={"user_id": 2}, data=[Locale("fr")])
     storage.close()
-    await Worker("greeter", storage, greet, concurrency=1, data=[database, Locale("en")]).run()
+    await Worker("greeter", storage, greet, concurrency=1, data=[Database(), Locale("en")]).run()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,6 +46,16 @@ class User:
         return cls(task.parts.metadata["user"])
 
 
+class Session:
+    """Something that is opened for an attempt, and closed after it."""
+
+    @classmethod
+    @asynccontextmanager
+    async def from_task(cls, task: Task[Any], mailer: Data[Mailer]) -> AsyncGenerator[Session, None]:
+        """Opened for the task."""
+        yield cls()
+
+
 async def plain(n: int) -> str:
     """Args alone."""
     return str(n)
@@ -68,9 +79,11 @@ async def injected(
     context: WorkerContext,
     nursery: trio.Nursery,
     user: User,
+    session: Session,
 ) -> str:
     """Everything that can be asked for."""
     assert_type(mailer, Mailer)
+    assert_type(session, Session)
     return f"{mailer.host}{attempt + 1}{task_id.upper()}{context.name}{nursery.cancel_scope.deadline}{user.name}{n}"
 
 
