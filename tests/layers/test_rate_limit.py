@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from trio_tasks import MemoryStorage, Status, Task, Worker
+from trio_tasks import Attempt, MemoryStorage, SqliteStorage, Status, Task, Worker
 from trio_tasks.abc import Admitting
 from trio_tasks.layers import ConcurrencyLimit, Filter, RateLimit, RateLimitStatistics, Retry
 
@@ -359,11 +360,47 @@ async def test_by_key_through_a_worker_the_others_go_on(autojump_clock: trio.tes
     await storage.push_bulk("aaabbc")
     storage.close()
     limit = RateLimit(1, per=10, key=by_args)
-    report = await Worker("w", storage, starts.begin, layers=[limit], concurrency=4).run()
-    assert report.succeeded == 6
+    report = await Worker("w", storage, starts.begin, layers=[limit], concurrency=1).run()
+    assert (report.succeeded, report.suspended) == (6, 3), "each that has to wait is put back once"
+    assert limit.statistics().keys == ("a",), "which was used a moment ago"
     assert sorted(zip(starts.names, starts.at, strict=True)) == [
         ("a", 0), ("a", 10), ("a", 20), ("b", 0), ("b", 10), ("c", 0)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_promise_4_by_key_what_has_to_wait_holds_no_seat(store: str, tmp_path: Path) -> None:
+    """It waits in the backend, at no attempt; and all that wait begin as soon as the rate allows."""
+    starts, numbers, limit = Starts(), list[int](), RateLimit(2, per=0.2, key=by_args)
+
+    async def handler(name: str, attempt: Attempt) -> None:
+        numbers.append(attempt)
+        await starts.begin(name)
+
+    storage: Any = MemoryStorage[str]() if store == "memory" else SqliteStorage(tmp_path / "tasks.db", str)
+    async with storage:
+        await storage.push_bulk("aaaaaaab")
+        storage.close()
+        report = await Worker("w", storage, handler, layers=[limit], concurrency=1).run()
+    assert report.succeeded == 8
+    assert numbers == [1] * 8
+    assert starts.names.index("b") <= 2, "it did not wait for the others"
+    a = Starts()
+    a.at = [at for at, name in zip(starts.at, starts.names, strict=True) if name == "a"]
+    assert a.most_in(0.2 - 1e-9) <= 2
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+async def test_by_key_a_crowd_is_told_as_many_moments_as_the_rate_allows(
+    limit: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    starts, by_key = Starts(), RateLimit(limit, per=10, key=by_args)
+    storage = MemoryStorage[str]()
+    await storage.push_bulk("a" * 30)
+    storage.close()
+    report = await Worker("w", storage, starts.begin, layers=[by_key], concurrency=5).run()
+    assert starts.at == [10 * (n // limit) for n in range(30)]
+    assert report.suspended == 30 - limit
 
 
 @pytest.mark.parametrize("answer", [KeyError("tenant"), ["not hashable"]], ids=["raises", "not hashable"])

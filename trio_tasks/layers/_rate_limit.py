@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from .._checks import check_count, check_seconds
+from .._errors import SuspendError
 from ._plain_function import check_plain
 from ._turnstile import OPEN, UNKNOWN, Turnstile
 
@@ -52,7 +53,7 @@ class _Tokens:
     """The tokens of one key, and the line of trio tasks that wait for one. They may be forgotten once all are free, and
     none of the ``callers`` is there who may yet use one."""
 
-    __slots__ = ("_clock", "_cooling", "_limit", "_per", "callers", "line", "set_aside")
+    __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "line", "set_aside")
 
     def __init__(self, limit: int, per: float) -> None:
         self.set_aside = 0
@@ -61,6 +62,7 @@ class _Tokens:
         self._limit = limit
         self._per = per
         self._cooling: deque[float] = deque()  # when each of them will be free
+        self._promised: deque[float] = deque(maxlen=limit)  # when tasks that were put off may begin, the last of them
         self._clock: trio.abc.Clock | None = None
 
     @property
@@ -77,7 +79,7 @@ class _Tokens:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost if they are forgotten."""
-        return not (self.set_aside or self.callers or self.cooling)
+        return not (self.set_aside or self.callers or self.cooling or self._promised)
 
     def _cool_down(self) -> None:
         """Free what has cooled by now. Times of an earlier ``trio.run``, whose clock was another, do not count."""
@@ -85,14 +87,29 @@ class _Tokens:
         if clock is not self._clock:
             self._clock = clock
             self._cooling.clear()
+            self._promised.clear()
         now = trio.current_time()
-        while self._cooling and self._cooling[0] <= now:
-            self._cooling.popleft()
+        for times in (self._cooling, self._promised):
+            while times and times[0] <= now:
+                times.popleft()
 
     def _opens_at(self) -> float:
         if self.free > 0:
             return OPEN
         return self._cooling[0] if self._cooling else UNKNOWN
+
+    def put_off(self) -> float:
+        """While none is free: when a task that is put off now may begin. Each task is told another moment, as the rate
+        allows, so that they do not all come back at once."""
+        wanted = self._limit - len(self._promised)  # of those that are used, the last so many are in the way
+        if wanted <= 0:
+            moment = self._promised[0] + self._per
+        elif wanted <= self.set_aside:
+            moment = trio.current_time() + self._per
+        else:
+            moment = self._cooling[self.set_aside - wanted]
+        self._promised.append(moment)
+        return moment
 
     def use(self) -> None:
         """Begin an attempt, on a token that is free."""
@@ -118,15 +135,16 @@ class RateLimit:
     worker sets no token aside. Each call counts, also when an outer layer calls again within one attempt, as
     :class:`Retry` does; then the further calls wait inside, and hold the seat.
 
-    With a key, nobody knows whether there is a token before the task is there. So intake is not held back: the attempt
-    waits inside, and holds its seat. Give the worker more seats than one key may use. A key is forgotten when ``per``
-    seconds have passed since its last attempt began; the memory is that of the keys that were used in that time.
+    With a key, nobody knows whether there is a token before the task is there. So intake is not held back. A worker's
+    task whose key has none is suspended until there is one: it waits in the backend, holds no seat, and it costs no
+    attempt. Only a further call within an attempt waits inside, and a call without a worker. A key is forgotten when
+    ``per`` seconds have passed since its last attempt began; the memory is that of the keys used in that time.
 
     If it is cancelled while it waits, it has used nothing. An attempt that has begun keeps its token used, however it
     ends; one that was received but never arrived here gives it back. It counts in this process alone.
     """
 
-    __slots__ = ("_all", "_by_key", "_key", "_unused", "limit", "per")
+    __slots__ = ("_all", "_by_key", "_fresh", "_key", "_unused", "limit", "per")
 
     def __init__(self, n: int, *, per: float, key: Callable[[Task[Any]], Hashable] | None = None) -> None:
         self.limit = check_count(n, "n")
@@ -134,6 +152,7 @@ class RateLimit:
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
         self._all = _Tokens(self.limit, self.per)
         self._by_key: OrderedDict[Hashable, _Tokens] = OrderedDict()
+        self._fresh: set[Parts] = set()  # of tasks whose attempt has not come here yet, if the limit goes by key
         self._unused: dict[Parts, list[_Tokens]] = {}  # those from which one was set aside for each task
 
     # For workers
@@ -147,8 +166,11 @@ class RateLimit:
 
     def admit(self, task: Task[Any]) -> bool:
         """Set a token aside for this task, if one is free; always true if the limit goes by key, for then the attempt
-        waits inside."""
-        return self._key is not None or self.try_admit(task)
+        is suspended if it has to wait."""
+        if self._key is None:
+            return self.try_admit(task)
+        self._fresh.add(task.parts)
+        return True
 
     def try_admit(self, task: Task[Any]) -> bool:
         """Set a token aside for this task, if one is free: one of its own key, if the limit goes by key."""
@@ -161,6 +183,7 @@ class RateLimit:
 
     def dismiss(self, task: Task[Any]) -> None:
         """Let the token that was set aside for this task be free, if it was not used."""
+        self._fresh.discard(task.parts)
         tokens = self._pick_up(task)
         if tokens is not None:
             tokens.line.look_again()
@@ -179,10 +202,19 @@ class RateLimit:
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt on the token that was set aside for it, or else on one that this call waits for."""
+        """Run the attempt on the token that was set aside for it, or else on one that this call waits for.
+
+        Raises:
+          SuspendError: its key has no token now, and a worker has it in hand.
+        """
         tokens = self._pick_up(task)
         if tokens is None:
             tokens = self._tokens_for(task)
+            if task.parts in self._fresh:
+                self._fresh.discard(task.parts)
+                if tokens.free <= 0:
+                    delay = max(0.0, tokens.put_off() - trio.current_time())
+                    raise SuspendError(delay, f"{self.limit} of its key have begun in {self.per:g} s")
             tokens.callers += 1
             try:
                 await tokens.line.pass_through()
