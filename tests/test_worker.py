@@ -54,6 +54,10 @@ def piped(storage: Any) -> Backend[Any]:
     return Pipe(source, storage)
 
 
+def in_memory(type: Any) -> MemoryStorage[Any]:
+    return MemoryStorage(type=type)
+
+
 def shared(storage: FileStorage[Any]) -> Backend[Any]:
     return storage.share(Mail, queue="other")
 
@@ -696,8 +700,13 @@ async def keep(handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) 
 
 
 @pytest.mark.parametrize("around", [pytest.param(lambda it: it, id="itself"), faulty, piped, shared])
-def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(around: Callable[[Any], Any]) -> None:
-    storage: Any = around(FileStorage.temporary(Mail))
+@pytest.mark.parametrize(
+    "store", [FileStorage.temporary, lambda type: MemoryStorage(type=type)], ids=["file", "memory"]
+)
+def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(
+    store: Callable[[Any], Any], around: Callable[[Any], Any]
+) -> None:
+    storage: Any = around(store(Mail))
     with pytest.raises(HandlerSignatureError, match=r"send_sms .* 'sms: Sms' .* they are Mail here"):
         Worker("w", storage, send_sms)
     with pytest.raises(HandlerSignatureError, match=r"they are Mail here"):

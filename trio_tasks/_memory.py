@@ -195,6 +195,7 @@ class MemoryStorage(
 
     def _join(self, queue: _Queue, *, is_clone: bool) -> None:
         self._shared = queue
+        self.args_type = Any if queue.type is None else queue.type
         self._bookkeeper = self._desk = cast("Handover[A]", queue.desk)
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
