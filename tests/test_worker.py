@@ -700,9 +700,7 @@ async def keep(handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) 
 
 
 @pytest.mark.parametrize("around", [pytest.param(lambda it: it, id="itself"), faulty, piped, shared])
-@pytest.mark.parametrize(
-    "store", [FileStorage.temporary, lambda type: MemoryStorage(type=type)], ids=["file", "memory"]
-)
+@pytest.mark.parametrize("store", [FileStorage.temporary, in_memory])
 def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(
     store: Callable[[Any], Any], around: Callable[[Any], Any]
 ) -> None:

@@ -47,7 +47,7 @@ async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]
             nursery.cancel_scope.cancel()
 
 
-async def _watch(context: WorkerContext) -> None:
+async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no end of its own
     began = trio.current_time()
     for seconds in count(1):
         await trio.sleep_until(began + seconds)

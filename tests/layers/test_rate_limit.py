@@ -371,7 +371,7 @@ async def test_by_key_through_a_worker_the_others_go_on(autojump_clock: trio.tes
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 async def test_promise_4_by_key_what_has_to_wait_holds_no_seat(store: str, tmp_path: Path) -> None:
     """It waits in the backend, at no attempt; and all that wait begin as soon as the rate allows."""
-    starts, numbers, limit = Starts(), list[int](), RateLimit(2, per=0.2, key=by_args)
+    starts, numbers, limit = Starts(), list[int](), RateLimit(2, per=0.5, key=by_args)
 
     async def handler(name: str, attempt: Attempt) -> None:
         numbers.append(attempt)
@@ -384,10 +384,10 @@ async def test_promise_4_by_key_what_has_to_wait_holds_no_seat(store: str, tmp_p
         report = await Worker("w", storage, handler, layers=[limit], concurrency=1).run()
     assert report.succeeded == 8
     assert numbers == [1] * 8
-    assert starts.names.index("b") <= 2, "it did not wait for the others"
+    assert starts.names[-1] == "a", "b did not wait for all the others"
     a = Starts()
     a.at = [at for at, name in zip(starts.at, starts.names, strict=True) if name == "a"]
-    assert a.most_in(0.2 - 1e-9) <= 2
+    assert a.most_in(0.4) <= 2
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
