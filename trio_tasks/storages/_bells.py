@@ -84,6 +84,7 @@ class Bell:
         self._rung = trio.Event()
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
+        self._own: str | None = None  # the same, though it may not be told to others
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
@@ -100,7 +101,8 @@ class Bell:
             self._socket.bind((_LOOPBACK, 0))
             self._socket.setblocking(False)
             self.address = str(self._socket.getsockname()[1])
-            _OWN.add(self.address)
+            self._own = self.address
+            _OWN.add(self._own)
         except OSError:  # a sandbox without a network: looking now and then has to do
             self.close()
 
@@ -157,6 +159,6 @@ class Bell:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._socket = None
-            if self.address is not None:
-                _OWN.discard(self.address)
-            self.address = None
+            if self._own is not None:
+                _OWN.discard(self._own)
+            self._own = self.address = None

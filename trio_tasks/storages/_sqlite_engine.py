@@ -182,7 +182,7 @@ class SqliteEngine(Engine):
             self.bell.open()
             self.bell.address = None  # nobody listens at it
         clock = StoreClock(lambda: machine_now()[1], Offset())
-        desk = Desk(str(self.path), self.driver, self.opening, self.bell, clock)
+        desk = Desk(str(self.place), self.driver, self.opening, self.bell, clock)
         try:
             desk.open()
         except Exception:
