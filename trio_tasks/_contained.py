@@ -142,4 +142,3 @@ def _print_logging_error(message: str, error: BaseException) -> None:
 
 
 log = SafeLogger(logging.getLogger("trio_tasks"))
-contained = log_and_suppress

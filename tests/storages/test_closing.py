@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
+from trio_tasks._contained import catch_errors
 from trio_tasks._groups import leaves
 from trio_tasks.storages import _bells, _file_lock, _journal, _sqlite_desk, _sqlite_driver
 from trio_tasks.storages._port import Engine, State
@@ -185,11 +186,11 @@ async def raised_by(engine: TroubledEngine, verb: str, error: BaseException, cal
 
     setattr(engine, verb, fail)
     with trio.fail_after(60):
-        try:
+        with catch_errors() as caught:
             await call()
-        except BaseException as caught:  # noqa: ASYNC103, ASYNC104  it is looked at
-            return all(each is error or isinstance(each, BackendError) for each in leaves(caught))
-    return False
+    return caught.error is not None and all(
+        each is error or isinstance(each, BackendError) for each in leaves(caught.error)
+    )
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)

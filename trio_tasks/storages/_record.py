@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cbor2
 import trio
 
-from .. import _errors
+from .. import _errors as errors  # pyright: ignore[reportPrivateUsage]  # the module that has them all
 from .._checks import check_count, check_seconds, check_text
 from .._clock import microseconds_of, moment_after
 from .._codec import CborCodec, DecodeError, EncodeError
@@ -60,7 +60,7 @@ def _exceptions_in(*namespaces: Mapping[str, Any]) -> dict[str, type[Exception]]
     }
 
 
-_OURS = _exceptions_in(vars(_errors), {"DecodeError": DecodeError, "EncodeError": EncodeError})
+_OURS = _exceptions_in(vars(errors), {"DecodeError": DecodeError, "EncodeError": EncodeError})
 _MADE_AGAIN = {"builtins": _exceptions_in(vars(builtins)), "trio": _exceptions_in(vars(trio)), "trio_tasks": _OURS}
 """Which errors are made again when they are read, by the first part of their module's name."""
 
@@ -121,7 +121,7 @@ def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
         found = Terms(*terms)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise BackendError(f"the head of a task cannot be read: {error}") from error
 
 
@@ -200,13 +200,17 @@ def _is_plain(name: str, value: Any) -> bool:
     return type(value) in _PLAIN or (name == "__notes__" and all(type(each) is str for each in value))
 
 
+def _kind_of(value: object) -> type[object]:
+    return type(value)
+
+
 def _packed(value: Any, depth: int) -> Any:
     """An argument of an error, as it is stored.
 
     Raises:
       TypeError: it is none that could be made again.
     """
-    kind: type = type(value)
+    kind = _kind_of(value)
     if kind in _PLAIN or kind is bytes:
         return value
     if kind is TaskId:
@@ -273,16 +277,18 @@ def _made_of(fields: Mapping[str, Any]) -> Exception:
     if kind is None:
         return witness
     unpacked = [_unpacked(each) for each in arguments]
-    with catch_errors() as caught:
+    state: dict[str, Any] = fields.get("state") or {}
+    with catch_errors():  # it may take other arguments now
         again = kind(*unpacked)
-        for attribute, value in (fields.get("state") or {}).items():
+        for attribute, value in state.items():
             if _is_attribute(attribute):
                 setattr(again, attribute, value)
-    return witness if caught.error is not None else again
+        return again
+    return witness
 
 
 def _unpacked(value: Any) -> Any:
-    if type(value) is not dict:
+    if _kind_of(value) is not dict:
         return value
     [(kind, content)] = value.items()
     if kind == "task_id":
