@@ -60,7 +60,7 @@ async def run_once(
     """Make one attempt, in all its layers, and return its outcome. There is no backend: nothing is stored or retried.
 
     >>> await run_once(double, 21)
-    Succeeded(result=42)
+    Succeeded(result=<int>)
     >>> await run_once(fetch, Task.builder(url).timeout(5).build(), layers=[Log()], attempt=5)
     Failed(error=TooSlowError(...))
 

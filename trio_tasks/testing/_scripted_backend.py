@@ -44,7 +44,7 @@ class ScriptedBackend(Backend[A]):
     >>> backend = ScriptedBackend[int]([1, 2, Pause(60), 3, ConnectionError("gone")])
     >>> await Worker("test", backend, double).run()  # does 1, 2 and 3; then fails
     >>> [outcome for task, outcome in backend.settled]
-    [Succeeded(result=2), Succeeded(result=4), Succeeded(result=6)]
+    [Succeeded(result=<int>), Succeeded(result=<int>), Succeeded(result=<int>)]
 
     The script is the whole story. What is settled as retried, released or suspended does not come again by itself; to
     give a task once more, write it once more, and that is then its next attempt (after a release or a suspension, the

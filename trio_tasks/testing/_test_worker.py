@@ -34,7 +34,7 @@ class TestWorker(Generic[A, R]):
     >>> worker = TestWorker(storage, double)
     >>> await storage.push(21, id="a")
     >>> await worker.execute_next()
-    (TaskId('a'), Succeeded(result=42))
+    (TaskId('a'), Succeeded(result=<int>))
 
     Inside is a :class:`trio_tasks.Worker` of one seat, so layers, gates, injected parameters, events, heartbeats and
     settling are the real ones. It needs no nursery and no closing, and leaves nothing running between two calls.
