@@ -878,7 +878,7 @@ class ResumesRegardless(LeasedStorage):
         return await super().resume_by_id(task_id)
 
 
-@breaks("finished_tasks_can_be_forgotten", "tasks_are_listed_by_status")
+@breaks("finished_tasks_can_be_forgotten")
 class KeepsDeadLetters(LeasedStorage):
     async def vacuum(self) -> int:
         await trio.lowlevel.checkpoint()
