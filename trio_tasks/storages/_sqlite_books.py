@@ -128,7 +128,7 @@ class Books:
         if exchange.pushed:
             answer.pushed = self._push(exchange.pushed, now, answer, careful)
         if exchange.renewed:
-            answer.renewed = self.rows.renew([(*held, now + lease) for held, lease in exchange.renewed])
+            answer.renewed = self.rows.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
         if exchange.after_standstill:
             self.spare(now)
         for claim in exchange.claims:

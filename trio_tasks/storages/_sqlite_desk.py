@@ -398,7 +398,7 @@ class Desk:
 
     def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
         now = self._now(now, lease / 2 if held else None)
-        kept = self._books.rows.renew([(*each, now + lease) for each in held]) if held else []
+        kept = self._books.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
         wished = self._connection.execute(

@@ -181,7 +181,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
 
     # Keeping
 
-    async def beat(self, context: WorkerContext) -> None:
+    async def beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  something is held, or has changed
         """Renew the leases of what this worker has in hand; end the attempts that lost theirs, or are to be aborted."""
         held = {
             task.parts.context.held: task.parts
