@@ -173,9 +173,12 @@ def test_the_manifest_is_in_the_current_directory_unless_told(tmp_path: Path) ->
 def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "good").write_text("good")
     folder = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(25):  # until the path is too long for any system; not even root can read that
-        os.mkdir("d" * 200, dir_fd=folder)
-        deeper = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+    # Until the path is too long for any system; not even root can read that. The first name has a length with which a
+    # folder that can be read has a file that can be read, wherever the temporary directory is.
+    first = (99 - len(os.fsencode(tmp_path))) % 201 or 201
+    for length in (first, *[200] * 25):
+        os.mkdir("d" * length, dir_fd=folder)
+        deeper = os.open("d" * length, os.O_RDONLY, dir_fd=folder)
         os.close(folder)
         folder = deeper
         os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
