@@ -12,7 +12,7 @@ async def work(seconds: float) -> None:
         await trio.sleep(seconds)
     finally:
         with trio.move_on_after(2, shield=True):  # cleaning up, within bounds
-            await trio.sleep(0.5)
+            await trio.sleep(0.9)
 
 
 def tell(context: WorkerContext, event: Event) -> None:
