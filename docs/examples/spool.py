@@ -24,6 +24,7 @@ from trio_tasks import (
     Retried,
     Status,
     Succeeded,
+    Suspended,
     Task,
     TaskId,
     TaskSink,
@@ -31,6 +32,7 @@ from trio_tasks import (
 )
 
 PLACES = ("waiting", "running", "succeeded", "failed", "killed")
+A_YEAR = 365 * 24 * 3600.0
 
 
 class Spool(TaskSink[str], Backend[str], ResumeAbandoned, Metrics):
@@ -69,6 +71,9 @@ class Spool(TaskSink[str], Backend[str], ResumeAbandoned, Metrics):
                 due += seconds
             case Released():
                 attempt -= 1  # an interruption is not counted
+            case Suspended(until=moment):  # on trio's clock; `math.inf` if nobody knows it yet
+                attempt -= 1
+                due += min(moment - trio.current_time(), A_YEAR)
         await trio.to_thread.run_sync(self._move, task.parts.id, place, task.args, attempt, due)
 
     # What makes it a storage
