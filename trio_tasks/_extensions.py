@@ -60,7 +60,7 @@ class Extensions:
     def __eq__(self, other: object) -> bool:
         return self._values == other._values if isinstance(other, Extensions) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # more may be inserted
+    __hash__ = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]  # more may be inserted
 
     def __copy__(self) -> Extensions:
         return Extensions(*self)

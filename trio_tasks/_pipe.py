@@ -83,9 +83,8 @@ class Pipe(Backend[A], Feeder):
         close: bool = True,
     ) -> None:
         if isinstance(source, Backend) or not hasattr(source, "__aiter__"):
-            raise TypeError(
-                f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {quoted(source)}"
-            )
+            given = quoted(cast("object", source))
+            raise TypeError(f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {given}")
         if not (isinstance(storage, Backend) and isinstance(storage, TaskSink)):
             raise TypeError(
                 f"a pipe's storage must be a Backend and a TaskSink, such as MemoryStorage(), which {storage!r} is not"

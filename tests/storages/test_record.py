@@ -148,7 +148,7 @@ def test_an_error_of_python_or_of_ours_is_made_again(error: Exception) -> None:
 
 
 def noted(error: Exception) -> Exception:
-    error.__notes__ = ["one note"]
+    error.__notes__ = ["one note"]  # type: ignore[attr-defined,unused-ignore]  # 3.10 knows no notes
     error.code = 503  # type: ignore[attr-defined]  # an attribute that somebody has given it
     return error
 
