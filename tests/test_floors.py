@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
     {
         "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "
         "_anywhere _lending _one_way _options _threads _tracebacks _whereabouts _upkeep _mirroring _error_text "
-        "_encoding _attempt_log _blocked_loop _open_stores"
+        "_encoding _attempt_log _blocked_loop _open_stores _virtual_time"
     },
     {
         "memory": "_memory",

@@ -14,6 +14,7 @@ import trio
 
 from .._contained import log
 from .._printing import quoted
+from .._virtual_time import is_virtual
 from . import _file_verbs as verbs
 from ._file_daily import do_exchange
 from ._file_opening import open_books
@@ -21,7 +22,7 @@ from ._frame import LARGEST_PAYLOAD
 from ._places import PRIVATE
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._scribe import Scribe, for_good, start_thread
-from ._store_clock import Offset, StoreClock, is_virtual
+from ._store_clock import Offset, StoreClock
 
 if TYPE_CHECKING:
     import builtins

@@ -12,12 +12,13 @@ import trio
 from .._clock import machine_now
 from .._contained import log
 from .._errors import BackendError
+from .._virtual_time import is_virtual
 from . import _sqlite_verbs as verbs
 from ._bells import Bell
 from ._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from ._sqlite_desk import Desk
 from ._sqlite_driver import choose, version
-from ._store_clock import Offset, StoreClock, is_virtual
+from ._store_clock import Offset, StoreClock
 from ._writer_thread import WriterThread
 
 if TYPE_CHECKING:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import trio
 
-from .._clock import is_machine_clock_replaced, is_wall_clock_replaced, machine_now
+from .._clock import is_machine_clock_replaced, machine_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,20 +17,6 @@ _SLACK = 0.0005
 _TRIES = 20
 
 _OFFSETS: trio.lowlevel.RunVar[dict[str, Offset]] = trio.lowlevel.RunVar("trio_tasks clocks of files")
-
-
-def is_virtual() -> bool:
-    """Return True if trio's clock in this run is one that a test moves: no other process shares it."""
-    testing = sys.modules.get("trio.testing")
-    if testing is None or not trio.lowlevel.in_trio_run():
-        return False
-    return isinstance(trio.lowlevel.current_clock(), testing.MockClock)
-
-
-def goes_by_the_wall() -> bool:
-    """Return True if the wall clock tells when a moment has come: not where trio's clock is virtual, and the wall clock
-    does not go with it."""
-    return is_wall_clock_replaced() or not is_virtual()
 
 
 class Reading(NamedTuple):

@@ -19,6 +19,7 @@ from .._printing import escaped, quoted
 from .._sink import STRETCH, TaskSink, check_task, make_tasks
 from .._task import Status, Task
 from .._task_id import TaskId, stored_id
+from .._virtual_time import goes_by_the_wall
 from ._handle import Handle
 from ._lane import STALE, Grip, abort
 from ._port import Renewal
@@ -26,7 +27,6 @@ from ._record import encode_head
 from ._requests import Refused
 from ._settling import STATUS_AFTER, check_length, settlement_of
 from ._shelves import Shelves
-from ._store_clock import goes_by_the_wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
