@@ -1,8 +1,8 @@
 """The wall clock and the machine's own clock, touched here and nowhere else.
 
 Inside, the library measures with :func:`trio.current_time` alone. The wall clock is needed only at the edges, for what
-a person says (``run_at(datetime)``) and reads (``parts.run_at``). The machine's clock is what processes that share a
-store have in common: nobody can set it, and it counts the time that the machine was asleep.
+a person says (``run_at(datetime)``), which is compared with it, and reads (``parts.run_at``). The machine's clock is
+what processes that share a store have in common: nobody can set it, and it counts the time that the machine was asleep.
 """
 
 from __future__ import annotations

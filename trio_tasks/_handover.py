@@ -19,6 +19,7 @@ from ._ledger import Ledger
 from ._lending import Loan
 from ._outcome import Retried, Suspended
 from ._task import Status, Task
+from ._virtual_time import is_virtual
 
 if TYPE_CHECKING:
     from ._outcome import Outcome
@@ -38,7 +39,9 @@ class Handover(Generic[A]):
 
     def __init__(self, capacity: float, keep_results: int) -> None:
         self.completion = Completion()
-        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of)
+        self.ledger: Ledger[A] = Ledger(
+            on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of, is_virtual=is_virtual
+        )
         self.capacity = capacity
         self.closed = False
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()

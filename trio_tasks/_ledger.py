@@ -1,16 +1,19 @@
 """The books of a queue that lives in memory: which tasks wait, which are in hand, how the finished ones ended.
 
 Pure bookkeeping. Nothing here awaits, and the time is told (``now``, on whatever monotonic clock the caller reads), so
-each decision is taken whole: a task is in exactly one place before and after every call.
+each decision is taken whole: a task is in exactly one place before and after every call. Only a task with a ``run_at``
+is held against the wall clock too, each time that one is to be taken, since that clock may be set.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from ._clock import wall_after, wall_now
+from ._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now
 from ._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from ._outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ._printing import escaped, quoted
@@ -20,12 +23,16 @@ from ._task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from ._outcome import Ending, Outcome
     from ._task import Parts
     from ._task_id import TaskId
 
 A = TypeVar("A")
+
+WALL_LOOKS_APART = 1.0
+"""Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
 
 
 @final
@@ -37,6 +44,8 @@ class Ledger(Generic[A]):
       keep_results: of how many succeeded tasks the results are remembered; the oldest are forgotten first.
           Failed and killed ones are remembered until :meth:`vacuum`.
       line_of: an error in a line, for the history.
+      is_virtual: whether ``now`` is on a clock that a test moves. A ``run_at`` is then a delay, unless the wall clock
+          was replaced, too.
     """
 
     def __init__(
@@ -45,12 +54,18 @@ class Ledger(Generic[A]):
         on_finish: Callable[[TaskId, Ending], None],
         keep_results: int,
         line_of: Callable[[BaseException], str],
+        is_virtual: Callable[[], bool],
     ) -> None:
+        self._is_virtual = is_virtual
         self._line_of = line_of
         self._on_finish = on_finish
         self._keep_results = keep_results
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
+        self._moments: dict[str, int] = {}  # of those of them that go by the wall clock, in its microseconds
+        self._walled: list[tuple[int, int, Task[A]]] = []  # a heap of the same, and of some that do not wait any more
+        self._wall_look = math.inf  # when that clock is to be looked at again
+        self._tiebreak = count()
         self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
         self._in_hand: dict[str, Parts] = {}
         self._not_before: dict[str, float] = {}  # of those that are delayed
@@ -99,7 +114,16 @@ class Ledger(Generic[A]):
             self._start_by[task_id] = now + terms.expires_in
             heappush(self._expiring, (now + terms.expires_in, task_id))
         self._delay(task, delay, now, stamp=delay == terms.delay)
+        if parts.run_at is not None and delay > 0 and not terms.delay:
+            self._go_by_wall(task, parts.run_at, delay, now)
         return task_id
+
+    def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
+        """Hold the task against the wall clock, unless time is virtual, and the wall clock does not go with it."""
+        if is_wall_clock_replaced() or not self._is_virtual():
+            moment = self._moments[task.parts.id] = microseconds_of(run_at)
+            heappush(self._walled, (moment, next(self._tiebreak), task))
+            self._wall_look = min(self._wall_look, self._next_look(now, rest))
 
     def _claim(self, task: Task[A]) -> TaskId | None:
         """Take the unique key for this task; or the id of the one which keeps it."""
@@ -120,6 +144,7 @@ class Ledger(Generic[A]):
         """Have it be ready so many seconds from now."""
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
+            self._moments.pop(task.parts.id, None)
         if seconds <= 0:
             self._ready.append(task)
             return
@@ -136,9 +161,10 @@ class Ledger(Generic[A]):
             self.expire(now)
         while (due := self._delayed.next_due) is not None and due <= now:
             first = self._delayed.pop_first()
-            if self._live.get(first.parts.id) is first:
-                del self._not_before[first.parts.id]
-                self._ready.append(first)
+            if self._is_delayed(first) and not self._is_early(first, now):
+                self._be_ready(first)
+        if self._walled:
+            self._look_at_wall(now)
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
@@ -150,6 +176,42 @@ class Ledger(Generic[A]):
             self._in_hand[parts.id] = parts
             return task
         return None
+
+    def _is_delayed(self, task: Task[A]) -> bool:
+        """Whether a task that lies among the delayed ones still is one, and not merely its shadow."""
+        return self._live.get(task.parts.id) is task and task.parts.id in self._not_before
+
+    def _is_early(self, task: Task[A], now: float) -> bool:
+        """Whether its moment by the wall clock has not come, as that was set back; it waits for longer from now on."""
+        moment = self._moments.get(task.parts.id)
+        if moment is None or (rest := moment - microseconds_of(wall_now())) <= 0:
+            return False
+        due = self._not_before[task.parts.id] = _later(now, rest / 1e6)
+        self._delayed.append(task, due)
+        return True
+
+    def _look_at_wall(self, now: float) -> None:
+        """Have those be ready whose moment has come by the wall clock, which may have been set forward."""
+        wall = microseconds_of(wall_now())
+        while self._walled:
+            moment, _, first = self._walled[0]
+            if self._is_delayed(first):
+                if moment > wall:
+                    self._wall_look = self._next_look(now, (moment - wall) / 1e6)
+                    return
+                self._be_ready(first)
+            heappop(self._walled)
+        self._wall_look = math.inf
+
+    def _next_look(self, now: float, rest: float) -> float:
+        """When to look at the wall clock again, by which it is so long until the next moment; nobody else sets a
+        virtual one, so that it need not be watched."""
+        return _later(now, rest if self._is_virtual() else min(rest, WALL_LOOKS_APART))
+
+    def _be_ready(self, task: Task[A]) -> None:
+        del self._not_before[task.parts.id]
+        self._moments.pop(task.parts.id, None)
+        self._ready.append(task)
 
     def expire(self, now: float) -> bool:
         """Kill the tasks whose time to be started is over: it is, from that very moment on. True if there were any."""
@@ -179,9 +241,11 @@ class Ledger(Generic[A]):
     @property
     def next_due(self) -> float | None:
         """When something happens by itself: the next delayed task is due, or a task expires; None if nothing will."""
-        while (first := self._delayed.first) is not None and self._live.get(first.parts.id) is not first:
+        while (first := self._delayed.first) is not None and not self._is_delayed(first):
             self._delayed.pop_first()  # a shadow, for which nobody needs to wake up
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
+        if due is not None and self._walled:
+            due = min(due, self._wall_look)
         return due if expiry is None else expiry if due is None else min(due, expiry)
 
     # Coming back
@@ -239,6 +303,7 @@ class Ledger(Generic[A]):
             self._successors.pop(task_id, None)
         if self._not_before:
             self._not_before.pop(task_id, None)
+            self._moments.pop(task_id, None)
         if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
             del self._unique[parts.terms.unique]
         if isinstance(outcome, Succeeded):
@@ -435,3 +500,8 @@ class Ledger(Generic[A]):
     def remembered(self) -> int:
         """Of how many succeeded tasks the results are kept."""
         return len(self._done)
+
+
+def _later(now: float, seconds: float) -> float:
+    """So many seconds from now, and later than now, however few they are."""
+    return max(now + seconds, math.nextafter(now, math.inf))

@@ -19,6 +19,7 @@ from ._errors import DuplicateTaskError
 from ._ledger import Ledger
 from ._outcome import Released, Retried, Suspended
 from ._task import Task
+from ._virtual_time import is_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +45,9 @@ class OneWay(Generic[A]):
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
         self.completion = Completion()
-        self.ledger: Ledger[A] = Ledger(on_finish=self.completion.announce, keep_results=0, line_of=line_of)
+        self.ledger: Ledger[A] = Ledger(
+            on_finish=self.completion.announce, keep_results=0, line_of=line_of, is_virtual=is_virtual
+        )
         self._receive = receive
         self._receive_nowait = receive_nowait
         self._ended = False

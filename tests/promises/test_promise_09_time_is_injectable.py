@@ -119,7 +119,8 @@ async def test_promise_09_time_is_injectable_a_month_until_the_terminator(autoju
 async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_nothing_that_runs(
     autojump_clock: MockClock,
 ) -> None:
-    """Neither forward nor back: a delay is counted on trio's clock from the moment of the push."""
+    """Neither forward nor back: a delay is counted on trio's clock from the moment of the push. A moment by the wall
+    clock that has not come yet waits for it, and is due at the next look once it has."""
     wall = [1_000_000_000.0]
     begun, times = trio.current_time(), []
 
@@ -139,8 +140,24 @@ async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_noth
             nursery.start_soon(perform_on, storage, handler)
             await trio.sleep(500)
             wall[0] += 1e8
-    assert [args for args, _ in times] == ["delay", "delay", "delay", "moment"]
-    assert [time for _, time in times] == pytest.approx([100, 1100, 2100, 5000])
+    assert [args for args, _ in times] == ["delay", "delay", "moment", "delay"]
+    assert [time for _, time in times] == pytest.approx([100, 1100, 1100, 2100])
+
+
+async def test_promise_09_time_is_injectable_without_a_wall_clock_of_its_own_a_moment_is_a_delay(
+    autojump_clock: MockClock,
+) -> None:
+    """Virtual time goes without the wall clock, so that one says only once how long it is until the moment."""
+    storage, times = MemoryStorage[str](), list[float]()
+    begun = trio.current_time()
+
+    async def handler(_: str) -> None:
+        times.append(trio.current_time() - begun)
+
+    await storage.push("moment", run_at=datetime.now(timezone.utc) + timedelta(days=20))
+    storage.close()
+    await perform_on(storage, handler)
+    assert times == [pytest.approx(20 * A_DAY, abs=60)]
 
 
 async def test_promise_09_time_is_injectable_what_a_person_reads_is_on_the_wall(autojump_clock: MockClock) -> None:

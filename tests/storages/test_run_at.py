@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import FileStorage, MemoryStorage, RetryAfterError, SqliteStorage, Status, Task, Worker
+from trio_tasks import FileStorage, MemoryStorage, RetryAfterError, SqliteStorage, Status, Task, TaskBuilder, Worker
 from trio_tasks.testing import run_until_idle, use_wall_clock, virtual_clock
 
 HOUR = 3600.0
@@ -109,7 +109,7 @@ def wall_of(hours: list[float]) -> Callable[[], float]:
     return lambda: time.time() + hours[0] * HOUR
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp_path: Path) -> None:
     """Forward, it is due at once; back, it waits for longer, and what has started is left alone. Delays do not care."""
     ahead = [0.0]
@@ -144,6 +144,31 @@ async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp
             ahead[0] = 1.1
             await until(4)
             assert begun == [3, 1, 5, 4]
+            nursery.cancel_scope.cancel()
+
+
+async def test_over_a_channel_a_moment_is_by_the_wall_clock_too() -> None:
+    """Its tasks wait in the books of the backend, while the one who receives waits for the channel."""
+    ahead = [0.0]
+    send, receive = trio.open_memory_channel[Any](10)
+    begun: list[int] = []
+
+    async def handler(n: int) -> None:
+        begun.append(n)
+
+    with use_wall_clock(wall_of(ahead)), trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Worker("w", receive, handler).run)
+            for n, hours in ((1, 0.9), (2, 2.0)):
+                moment = datetime.now(timezone.utc) + timedelta(hours=hours)
+                await send.send(TaskBuilder(n).run_at(moment).build())
+            await send.send(TaskBuilder(3).run_in_hours(0.5).build())
+            await send.send(Task(4))
+            while begun != [4]:  # noqa: ASYNC110  there is nothing else to wait for
+                await trio.sleep(0.01)
+            ahead[0] = 1.0
+            while begun != [4, 1]:  # noqa: ASYNC110  likewise, nothing else tells
+                await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 
 
