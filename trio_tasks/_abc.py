@@ -45,7 +45,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
 
     @property
     def beats_when_idle(self) -> bool:
-        """Whether :meth:`beat` is called also while no task is in hand; otherwise virtual time need not stop for it."""
+        """True if :meth:`beat` is called also while no task is in hand; otherwise virtual time need not stop for it."""
         return True
 
     @abstractmethod
@@ -154,7 +154,7 @@ class Progress(ABC):
 
     @abstractmethod
     async def progress_of(self, task_id: str) -> Any:
-        """What was last reported for the task; None if nothing was.
+        """The progress that was last reported for the task; None if nothing was.
 
         Raises:
           UnknownTaskError: no such task is known.

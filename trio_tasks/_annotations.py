@@ -38,7 +38,7 @@ class Annotations:
         return self._resolve(parameter.annotation)
 
     def resolve_return(self) -> Any:
-        """What it returns; raises as :meth:`resolve`, or ``KeyError`` if that is not said."""
+        """The type of its results; raises as :meth:`resolve`, or ``KeyError`` if that is not said."""
         return self._resolve(self._returns["return"])
 
     def resolve_head(self, parameter: inspect.Parameter) -> Any:
@@ -103,7 +103,7 @@ _DATA = re.compile(r"(?:typing\.)?Annotated\[(.+?), from data\]")
 
 
 def args_differ(first: Any, args_type: Any) -> bool:
-    """Whether no value of the one type is of the other: both are plain classes, and neither is a subclass of the other.
+    """True if no value of the one type is of the other: both are plain classes, and neither is a subclass of the other.
     Of anything else, such as a union or a protocol, this is not known."""
     if not (_is_plain_class(first) and _is_plain_class(args_type)):
         return False

@@ -102,7 +102,7 @@ class AttemptLog:
         self._say(logging.WARNING, task, text)
 
     def _is_noted(self, task: Task[Any], error: BaseException) -> bool:
-        """Whether this is the error that was noted for the task, or was made of it."""
+        """Return True if this is the error that was noted for the task, or was made of it."""
         noted = self.noted.get(task.parts)
         return noted is not None and any(each is noted[0] for each in within(error))
 

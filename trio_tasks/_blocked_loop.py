@@ -49,7 +49,7 @@ def watching_the_loop(context: WorkerContext) -> Generator[None, None, None]:
 
 
 def _is_real(clock: trio.abc.Clock) -> bool:
-    """Whether a second of this clock is one that passes by itself."""
+    """Return True if a second of this clock is one that passes by itself."""
     return 0.9 < clock.deadline_to_sleep_time(clock.current_time() + 1.0) < 1.1
 
 

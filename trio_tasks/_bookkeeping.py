@@ -192,7 +192,7 @@ class Bookkeeping(
         self._bookkeeper.ledger.report(task, progress)
 
     async def progress_of(self, task_id: str) -> Any:
-        """What was last reported for the task; None if nothing was.
+        """The progress that was last reported for the task; None if nothing was.
 
         Raises:
           UnknownTaskError: no such task is known.

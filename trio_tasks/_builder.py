@@ -67,7 +67,7 @@ class WorkerBuilder(Generic[A]):
         return self
 
     def lend(self, slots: int) -> WorkerBuilder[A]:
-        """How many more attempts may be begun while others wait for tasks."""
+        """Set how many more attempts may be begun while others wait for tasks."""
         self._options["lend"] = slots
         return self
 
@@ -87,7 +87,7 @@ class WorkerBuilder(Generic[A]):
         return self
 
     def log(self, logger: logging.Logger | None) -> WorkerBuilder[A]:
-        """Where failed attempts and stalls are logged; None for nowhere."""
+        """Set the logger for failed attempts and stalls; None for no log."""
         self._options["log"] = logger
         return self
 

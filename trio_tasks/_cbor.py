@@ -146,7 +146,7 @@ class CborCodec:
 
 
 def codec_again(kind: Callable[..., Any], type: Any, max_depth: int, name: str) -> Any:
-    """What a pickled codec becomes: it takes keywords."""
+    """Make a pickled codec again: it takes keywords."""
     return kind(type, max_depth=max_depth, name=name)
 
 

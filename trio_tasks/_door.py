@@ -47,7 +47,7 @@ class Door:
         self.waiting += 1
 
     def leave(self, scope: trio.CancelScope) -> None:
-        """It does not wait any more."""
+        """Note that it does not wait any more."""
         self._scopes.discard(scope)
         self.waiting -= 1
 

@@ -100,7 +100,7 @@ class BackendError(Exception):
     """Whether asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
 
     is_refusal = False
-    """Whether the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
+    """True if the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
 
 
 @final
@@ -154,7 +154,7 @@ class UnsettledError(BackendError):
 
 
 def _unsettled(error: Exception, for_good: bool) -> UnsettledError:
-    """What a pickled one becomes again: it takes keywords."""
+    """Make a pickled one again: it takes keywords."""
     return UnsettledError(error, for_good=for_good)
 
 

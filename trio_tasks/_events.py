@@ -75,7 +75,7 @@ class Release:
 
     @property
     def outcome(self) -> Released | Suspended:
-        """How the attempt ended, as the backend was told."""
+        """The outcome of the attempt, as the backend was told."""
         return Released(self.reason) if self.until is None else Suspended(self.until, self.reason)
 
 

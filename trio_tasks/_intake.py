@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(Protocol):
-    """What an intake asks of a seat: the scope in which it waits; and that its attempt fails if a gate has."""
+    """A slot as its intake sees it: the scope in which it waits; and that its attempt fails if a gate has."""
 
     scope: trio.CancelScope
 

@@ -447,7 +447,7 @@ class Ledger(Generic[A]):
         return info if parts.holder is None else replace(info, worker=parts.holder.worker)
 
     def progress_of(self, task_id: str) -> Any:
-        """What was last reported of this task; None if nothing was."""
+        """The progress that was last reported of this task; None if nothing was."""
         return self._infos.get(task_id, NOTHING_KNOWN).progress
 
     def result_of(self, task_id: str) -> TaskResult[Any] | None:

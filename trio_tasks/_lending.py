@@ -88,5 +88,5 @@ class Loan:
 
 
 def is_attempted(task_id: str) -> bool:
-    """Whether a slot of this process attempts this task, and does not wait itself."""
+    """Return True if a slot of this process attempts this task, and does not wait itself."""
     return any(slot.attempted == task_id and slot.waits_for is None for slot in SLOTS.values())

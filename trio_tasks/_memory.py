@@ -57,7 +57,7 @@ class MemoryStorageStatistics:
 
 
 class MemoryOptions(TypedDict, total=False):
-    """What a queue in memory may be told, beside its name and the type of its args; see :class:`MemoryStorage`."""
+    """The keywords of a queue in memory, beside its name and the type of its args; see :class:`MemoryStorage`."""
 
     max_buffer_size: float
     codec: Codec | Callable[[Any], Codec] | None
@@ -67,7 +67,7 @@ class MemoryOptions(TypedDict, total=False):
 
 @final
 class _Queue:
-    """What all handles of one queue have in common.
+    """The part that all handles of one queue have in common.
 
     Args:
       name: of the queue.

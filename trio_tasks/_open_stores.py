@@ -25,7 +25,7 @@ def note_closed(store: object) -> None:
 
 
 def are_some_open() -> bool:
-    """Whether a store is open in this run."""
+    """Return True if a store is open in this run."""
     return trio.lowlevel.current_trio_token() in _open
 
 

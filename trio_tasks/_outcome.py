@@ -1,4 +1,4 @@
-"""How an attempt ends: six values, and the one function that judges an error.
+"""The ends of an attempt: six values, and the one function that judges an error.
 
 A group of errors is judged by its leaves. If all of them are suspensions, the task is suspended, for the longest delay.
 Of the other leaves, abort beats retry-after beats deferred beats everything else; among several retry-afters the

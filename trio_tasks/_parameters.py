@@ -91,7 +91,7 @@ class Plan:
         self.extractors: dict[str, Fill] = {}
         """By parameter, what gives an awaitable, or an async context manager, for a task."""
         self.has_contexts = False
-        """Whether there is an async context manager among the extractors."""
+        """True if there is an async context manager among the extractors."""
         self.nurseries: list[str] = []
         self._positional: list[str] = []
         self._data = data
@@ -177,7 +177,7 @@ class Plan:
             self.fills[name] = lambda task: default
 
     def _advice_on(self, parameter: inspect.Parameter) -> str:
-        """What would be right in place of its annotation, which says nothing."""
+        """Advice in place of its annotation, which says nothing."""
         annotation = parameter.annotation
         if annotation is not parameter.empty:
             kind = class_of(without_none(self._annotations.resolve(parameter))[0])
@@ -289,7 +289,7 @@ def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
 
 
 def gives_context(function: Callable[..., Any]) -> bool:
-    """Whether a call gives an async context manager: it is decorated so, or annotated so."""
+    """Return True if a call gives an async context manager: it is decorated so, or annotated so."""
     inner = inspect.unwrap(getattr(function, "__func__", function))
     if inner is not getattr(function, "__func__", function) and inspect.isasyncgenfunction(inner):
         return True

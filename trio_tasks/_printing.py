@@ -1,4 +1,4 @@
-"""How names and values appear in logs, errors and reprs: names escaped, options cut, tasks' values not at all."""
+"""Names and values as they appear in logs, errors and reprs: names escaped, options cut, tasks' values not at all."""
 
 from __future__ import annotations
 

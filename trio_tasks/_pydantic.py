@@ -122,7 +122,7 @@ def _path(steps: Iterable[Any]) -> str:
 
 
 def _cause_of(error: Any) -> BaseException | None:
-    """What a validator of the user's raised."""
+    """The error that a validator of the user's raised."""
     cause = error.errors(include_url=False, include_input=False)[0].get("ctx", {}).get("error")
     return cause if isinstance(cause, BaseException) else None
 

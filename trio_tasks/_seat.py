@@ -57,13 +57,13 @@ class TaskSource(Protocol):
 
 
 class SlotLender(Protocol):
-    """Whoever has other slots run while the attempts of some wait."""
+    """A keeper of slots, which has others run while the attempts of some wait."""
 
     def lend(self, slot: Seat, task: Task[Any]) -> None:
         """The attempt in this slot begins to wait."""
 
     def reclaim(self, slot: Seat, task: Task[Any]) -> None:
-        """It goes on."""
+        """Note that it goes on."""
 
 
 @final
@@ -134,14 +134,14 @@ class Seat:
         self._status: object = None
         self._given: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
-        """Whether a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
+        """True if a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
         in its place, in a trio task of its own."""
         self.lender: SlotLender | None = None
-        """Who lends this slot while its attempt waits for another task; None if nobody does."""
+        """The lender of this slot while its attempt waits for another task; None if there is none."""
         self.waits_for: str | None = None
         """The id of the task that its attempt waits for, while it is lent: empty if it is something else."""
         self.what = ""
-        """What that is, in words."""
+        """A description of it, in words."""
 
     @trio.lowlevel.enable_ki_protection
     async def sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
@@ -281,7 +281,7 @@ class Seat:
         return True
 
     def _was_cancelled(self) -> bool:
-        """Whether a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
+        """True if a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
         return self.context.door.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
 
     def _outcome_of(self, result: Any) -> Succeeded[Any] | Failed:
@@ -334,7 +334,7 @@ class Seat:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has a task in hand, in an attempt or on the way to its settlement."""
+        """True if it has a task in hand, in an attempt or on the way to its settlement."""
         return getattr(self, "_task", None) in self.context.in_hand
 
     def retire(self) -> None:
@@ -350,7 +350,7 @@ class Seat:
             self.lender.lend(self, self._task)
 
     def reclaim(self) -> None:
-        """It does not wait any more."""
+        """Note that it does not wait any more."""
         if self.waits_for is not None and self.lender is not None:
             self.waits_for = None
             self.lender.reclaim(self, self._task)

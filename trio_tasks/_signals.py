@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 class Ending(Protocol):
-    """What signals ask of a run of a monitor."""
+    """The part of a monitor's run that signals need."""
 
     def shut_down(self) -> None:
         """Stop all intake."""

@@ -111,7 +111,7 @@ class Slots:
 
     @property
     def has_surplus(self) -> bool:
-        """Whether there are more extra slots than slots that are lent."""
+        """True if there are more extra slots than slots that are lent."""
         return len(self._extras) > len(self._lenders)
 
     def lend(self, slot: Seat, task: Task[Any]) -> None:
@@ -151,7 +151,7 @@ class Slots:
         self._nursery.start_soon(self._run_slot, slot, lambda: None)
 
     def has_retired(self, slot: Seat) -> bool:
-        """Whether this extra slot takes no more: it was told to end, or there is one too many."""
+        """Return True if this extra slot takes no more: it was told to end, or there is one too many."""
         if slot in self._extras and self.has_surplus:
             del self._extras[slot]
         return slot not in self._extras
@@ -214,5 +214,5 @@ class ExtraSource:
 
     @property
     def will_take_more(self) -> bool:
-        """Whether the slot will take another task when it has come to its end with one."""
+        """True if the slot will take another task when it has come to its end with one."""
         return not self._slots.has_surplus and self._intake.will_take_more

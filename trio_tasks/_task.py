@@ -244,7 +244,7 @@ def _parts_again(
     metadata: Metadata,
     extensions: Extensions | None = None,
 ) -> Parts:
-    """What a copy, or something pickled, becomes."""
+    """Make a copy, or a pickled one, again."""
     parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
     parts.status, parts.run_at = status, run_at
     return parts

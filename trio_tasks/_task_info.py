@@ -48,17 +48,17 @@ class StoredTaskInfo(ABC):
     @property
     @abstractmethod
     def error(self) -> BaseException | None:
-        """What the latest attempt failed with, unless the task is done."""
+        """The error of the latest attempt, unless the task is done."""
 
     @property
     @abstractmethod
     def result(self) -> Any:
-        """What its handler returned; None if it is not done."""
+        """The value that its handler returned; None if it is not done."""
 
     @property
     @abstractmethod
     def progress(self) -> Any:
-        """What was last reported of the attempt under way, or of the last one."""
+        """The progress last reported of the attempt under way, or of the last one."""
 
     @property
     @abstractmethod

@@ -50,7 +50,7 @@ def where_is(task: trio.lowlevel.Task) -> str:
 
 
 def is_in_thread(task: trio.lowlevel.Task | None) -> bool:
-    """Whether a trio task waits for a thread just now, or one of its children does."""
+    """Return True if a trio task waits for a thread just now, or one of its children does."""
     if task is None:
         return False
     if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in task.iter_await_frames()):
@@ -59,7 +59,7 @@ def is_in_thread(task: trio.lowlevel.Task | None) -> bool:
 
 
 def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> bool:
-    """Whether one of these frames is the outermost of a trio task, or of one of its children."""
+    """Return True if one of these frames is the outermost of a trio task, or of one of its children."""
     if task is None:
         return False
     if getattr(task.coro, "cr_frame", None) in frames:

@@ -355,7 +355,7 @@ class Worker(Generic[A, R]):
 
 
 def _may_change_args(layer: object) -> bool:
-    """Whether a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
+    """True if a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
     kind = type(layer)
     return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
 

@@ -67,18 +67,18 @@ class _Tokens:
 
     @property
     def cooling(self) -> int:
-        """How many are used and not free again."""
+        """The number of those that are used and not free again."""
         self._cool_down()
         return len(self._cooling)
 
     @property
     def free(self) -> int:
-        """How many are free now."""
+        """The number of those that are free now."""
         return self._limit - self.set_aside - self.cooling
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost if they are forgotten."""
+        """True if nothing is lost if they are forgotten."""
         return not (self.set_aside or self.callers or self.cooling or self._promised)
 
     def _cool_down(self) -> None:
@@ -189,7 +189,7 @@ class RateLimit:
             tokens.line.look_again()
 
     def _pick_up(self, task: Task[Any]) -> _Tokens | None:
-        """Where a token was set aside for this task; it is not any more."""
+        """Take the token that was set aside for this task, and return where it was."""
         unused = self._unused.get(task.parts)
         if unused is None:
             return None

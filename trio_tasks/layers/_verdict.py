@@ -40,7 +40,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def is_suspension(error: BaseException) -> bool:
-    """Whether an attempt that ends with this error is suspended: it has neither succeeded nor failed."""
+    """Return True if an attempt that ends with this error is suspended: it has neither succeeded nor failed."""
     return all(is_a(each, SuspendError) for each in leaves(error))
 
 

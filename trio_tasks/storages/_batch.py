@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class BeforeClaims(NamedTuple):
-    """What is done in an exchange before its claims, if it has any."""
+    """The steps of an exchange that come before its claims, if it has any."""
 
     late: Sequence[tuple[Lane, Parts]]
     """Attempts under way whose leases are to be renewed,"""
     as_of: float
     """as was found out at this time, by the engine's clock."""
     after_standstill: bool
-    """Whether this process stood still."""
+    """True if this process stood still."""
 
 
 @final

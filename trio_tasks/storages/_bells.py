@@ -37,7 +37,7 @@ _OWN: set[str] = set()
 
 
 def is_answered(address: str | None, key: bytes) -> bool | None:
-    """Whether another process listens at this address, which is rung for that; None if it cannot be told.
+    """Return True if another process listens at this address, which is rung for that; None if it cannot be told.
 
     A session that was never closed stays in a file for a while after its process has died; but nobody has its port.
     """

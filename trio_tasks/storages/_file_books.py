@@ -166,7 +166,7 @@ class Books:
         return holder if holder is not row else None
 
     def holder(self, shelf: Shelf, key: str, now: float) -> Row | None:
-        """Who holds a unique key; one that has expired is killed, and does not."""
+        """The holder of a unique key; one that has expired is killed, and holds none."""
         row = shelf.holders.get(key)
         if row is not None and row.has_expired(now):
             self.kill(row, expired_error())

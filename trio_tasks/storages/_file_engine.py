@@ -279,6 +279,6 @@ class FileEngine(Engine):
 
 
 def _measured(path: Path) -> tuple[Path, bool]:
-    """Where the journal is, without symbolic links; and whether it is too large to be read without a thread."""
+    """The path of the journal, without symbolic links; and whether it is too large to be read without a thread."""
     place = Path(os.path.realpath(path))
     return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

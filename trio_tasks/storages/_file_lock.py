@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-"""How the system says that somebody else has a lock."""
+"""The numbers of errors by which the system says that somebody else has a lock."""
 
 
 class Held(Protocol):

@@ -118,11 +118,11 @@ class Row:
         ) = fields
 
     def has_expired(self, now: float) -> bool:
-        """Whether it waits, and was to be claimed before."""
+        """Return True if it waits, and was to be claimed before."""
         return self.state <= DELAYED and self.expires is not None and self.expires <= now
 
     def is_kept_no_longer(self, now: float) -> bool:
-        """Whether it is finished, and was to be forgotten by now."""
+        """Return True if it is finished, and was to be forgotten by now."""
         return RUNNING < self.state < GONE and self.due is not None and self.due <= now
 
     def __repr__(self) -> str:

@@ -76,7 +76,7 @@ def list_rows(books: Books, queue: str, states: Sequence[State], limit: int, now
 
 
 def _is_over(row: Row, now: float) -> bool:
-    """Whether it is in this state no longer, though nobody has entered it yet."""
+    """Return True if it is in this state no longer, though nobody has entered it yet."""
     return row.has_expired(now) or row.is_kept_no_longer(now)
 
 

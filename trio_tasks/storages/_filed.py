@@ -58,14 +58,14 @@ class Filed(StoredTaskInfo):
 
     @property
     def result(self) -> Any:
-        """What its handler returned; None if it is not done."""
+        """The value that its handler returned; None if it is not done."""
         if self._stored.state is not State.DONE or self._stored.result is None:
             return None
         return self._lane.results.decode(self._stored.result)
 
     @property
     def progress(self) -> Any:
-        """What was last reported of the attempt under way, or of the last one."""
+        """The progress last reported of the attempt under way, or of the last one."""
         return None if self._stored.progress is None else PLAIN.decode(self._stored.progress)
 
     @property
@@ -105,6 +105,6 @@ def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
 
 
 def result_of_ending(task_id: str, ending: Settlement, lane: Lane) -> TaskResult[Any]:
-    """How a task ended of which the store keeps nothing."""
+    """The result of a task of which the store keeps nothing."""
     stored = Stored(task_id, ENDS[ending.verdict], 0, b"", None, None, ending.result, None, None, None)
     return result_of(stored, lane)

@@ -68,7 +68,7 @@ def header(salt: bytes, *, in_the_making: bool = False) -> bytes:
 
 
 def is_in_the_making(beginning: bytes) -> bool:
-    """Whether a file that begins with these bytes was to become a journal, and has not."""
+    """Return True if a file that begins with these bytes was to become a journal, and has not."""
     if len(beginning) < HEADER_SIZE:
         return False
     fields, rest = beginning[: _HEADER.size], beginning[_HEADER.size :]

@@ -48,7 +48,7 @@ class Handle(Generic[A]):
 
     @property
     def beats_when_idle(self) -> bool:
-        """Whether heartbeats are worth their while when no task is in hand: not under a virtual clock."""
+        """True if heartbeats are worth their while when no task is in hand: not under a virtual clock."""
         return self._traffic.engine.news_may_be_lost
 
     @property

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _RESERVE = 2**20
 """Bytes of the disk that are reserved at a time, so that a sync need not note a new length of the file each time."""
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
-"""How a file system says that it cannot sync a directory: CIFS, some of FUSE, or one that may not be read."""
+"""Errors of a file system that cannot sync a directory: CIFS, some of FUSE, or one that may not be read."""
 if sys.platform == "darwin":
     import fcntl
 
@@ -51,7 +51,7 @@ if sys.platform == "darwin":
 else:
     _FULLY: int | None = None
 _NAMES_ARE_HELD = sys.platform == "win32"
-"""Whether a file that is open can be neither renamed nor replaced."""
+"""True if a file that is open can be neither renamed nor replaced."""
 _REPLACE_PATIENCE = 1.0
 """Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
 _WHAT = "the journal"

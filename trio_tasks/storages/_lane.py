@@ -251,7 +251,7 @@ class Lane:
         return task
 
     def is_stale(self, now: float) -> bool:
-        """Whether nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
+        """True if nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
         in each round."""
         self.rounds += 1
         if self.stock and self.stock[0].parts.context.until <= now:
@@ -308,7 +308,7 @@ class Lane:
             self._ending[parts.id] = parts
 
     def _still_runs(self, task_id: str) -> bool:
-        """Whether an attempt at this task that has lost its lease has not ended yet."""
+        """Return True if an attempt at this task that has lost its lease has not ended yet."""
         parts = self._ending.get(task_id)
         if parts is not None and parts.holder is None:
             parts = None
@@ -390,7 +390,7 @@ class Lane:
 
 
 def _is_at_work(parts: Parts) -> bool:
-    """Whether a worker has it, or is about to."""
+    """Return True if a worker has it, or is about to."""
     return parts.holder is not None or bool(parts.context.on_its_way)
 
 

@@ -140,12 +140,12 @@ def make_beside(path: Path, model: os.stat_result | None, mode: int) -> int:
 
 
 def may_write(path: str | Path) -> bool:
-    """Whether this account may read and write what is at this path."""
+    """Return True if this account may read and write what is at this path."""
     return _may(path, os.R_OK | os.W_OK)
 
 
 def may_make_in(directory: Path) -> bool:
-    """Whether this account may make files in this directory."""
+    """Return True if this account may make files in this directory."""
     return _may(directory, os.W_OK | os.X_OK)
 
 

@@ -79,7 +79,7 @@ class Verdict(IntEnum):
 COMES_BACK = frozenset((Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED))
 """The verdicts after which a row waits again."""
 NOT_COUNTED = frozenset((Verdict.RELEASED, Verdict.SUSPENDED))
-"""Those that take back the attempt that the claim has counted."""
+"""Verdicts that take back the attempt that the claim has counted."""
 
 
 class NewRow(NamedTuple):
@@ -102,7 +102,7 @@ class NewRow(NamedTuple):
     run_at: int | None = None
     """When it is to be ready, in microseconds since the epoch, by the wall clock; kept, and given back."""
     by_wall_clock: bool = False
-    """Whether ``run_at`` goes before ``delay``: each look compares it with the wall clock. If that was set forward, the
+    """True if ``run_at`` goes before ``delay``: each look compares it with the wall clock. If that was set forward, the
     row is ready at once; if it was set back, the row waits for longer. What is ready stays so."""
 
 
@@ -127,7 +127,7 @@ class Settlement(NamedTuple):
     run_at: int | None = None
     """RETRIED and SUSPENDED: what replaces the row's; None leaves it."""
     worker: str | None = None
-    """Who made the attempt, where the claim was made for several; None: who claimed."""
+    """The worker that made the attempt, where the claim was made for several; None: the one that claimed."""
 
 
 class Claim(NamedTuple):
@@ -200,7 +200,7 @@ class Exchange:
     """When that was found out, by the engine's clock. The lease of a row that this engine has claimed counts as run out
     only if it had by then, so that what comes between (a turn, a lock, a stopped process) takes nothing from it."""
     after_standstill: bool = False
-    """Whether this process stood still, as the others then may have, too: the leases of others that have run out are
+    """True if this process stood still, as the others then may have, too: the leases of others that have run out are
     left alone for as long as a lease, so that they can be renewed."""
 
 
@@ -239,9 +239,9 @@ class Part(NamedTuple):
     """One step of work that may be long: each is a transaction, and others have theirs in between."""
 
     number: int
-    """How many rows it was about."""
+    """The number of rows that it was about."""
     is_more: bool
-    """Whether there may be more to do."""
+    """True if there may be more to do."""
 
 
 class Engine(ABC):
@@ -255,7 +255,7 @@ class Engine(ABC):
     """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
 
     news_may_be_lost = True
-    """Whether somebody else may change something without a word, so that one has to look now and then."""
+    """True if somebody else may change something without a word, so that one has to look now and then."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -334,7 +334,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """These workers run here, on this queue; said again whenever it changes."""
+        """Note the workers that run here, on this queue; called again whenever they change."""
 
     @abstractmethod
     async def workers(self, queue: str) -> Sequence[str]:

@@ -156,7 +156,7 @@ def _name_of(error: BaseException) -> str:
 
 
 def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
-    """What is stored of an error, but for its traceback; ``depth`` is how many errors it is inside of."""
+    """The fields that are stored of an error, but for its traceback; ``depth`` is how many errors it is inside of."""
     if is_a(error, StoredError):  # it was read, and is stored again
         module, _, name = error.kind.rpartition(".")
         return {"module": module or "builtins", "name": name, "text": error.text, "args": None}
@@ -181,7 +181,7 @@ def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, lis
 
 
 def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """What an error is made of, and the attributes that it was given, if that is little, and plain."""
+    """The arguments of an error, and the attributes that it was given, if they are few, and plain."""
     reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
     _, arguments, *more = reduced
     packed = [_packed(each, depth) for each in arguments]
@@ -302,7 +302,7 @@ def expired_error() -> bytes:
 
 
 def overflow_error() -> bytes:
-    """That an attempt has a number beyond which a store cannot count."""
+    """The stored error of an attempt whose number is beyond what a store can count."""
     return encode_error(OrphanedError("its attempts cannot be counted any further"))
 
 
@@ -343,7 +343,7 @@ def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None
 
 
 UNREADABLE = "unreadable"
-"""What became of the attempt in which a worker first found that it cannot decode the task; it did not count."""
+"""The end of the attempt in which a worker first found that it cannot decode the task; it did not count."""
 
 
 def unreadable_since(history: bytes | None) -> float | None:
@@ -365,7 +365,7 @@ def _moment(value: Any) -> float:
 
 
 def ends_in_loss(history: bytes) -> bool:
-    """Whether the latest attempt that counted was lost."""
+    """Return True if the latest attempt that counted was lost."""
     entries = [each for each in decode_history(history) if each.became != UNREADABLE]
     return bool(entries) and entries[-1].became == LOST
 

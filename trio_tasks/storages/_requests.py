@@ -47,5 +47,5 @@ class Settle(NamedTuple):
 
     @property
     def will_take_more(self) -> bool:
-        """Whether its slot will come back for another task at once."""
+        """True if its slot will come back for another task at once."""
         return self.holder is not None and getattr(self.holder, "will_take_more", False)

@@ -108,7 +108,7 @@ class Shelves(
         return [task for task in tasks if task.parts.status is status][:limit]
 
     async def progress_of(self, task_id: str) -> Any:
-        """What was last reported for the task; None if nothing was.
+        """The progress that was last reported for the task; None if nothing was.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -135,7 +135,7 @@ class Shelves(
             raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """How the task ended, as soon as it has, wherever that was: a :class:`TaskResult`.
+        """Wait until the task has ended, wherever that is, and return how: a :class:`TaskResult`.
 
         Raises:
           UnknownTaskError: no such task is known, or it ended and is not remembered any more. A task that ends in this
@@ -178,7 +178,7 @@ class Shelves(
                     del awaited[task_id]
 
     def _seconds_until(self, moment: float | None) -> float:
-        """How long it is until a moment on the engine's clock: a little, if it has come by trio's clock only."""
+        """The seconds until a moment on the engine's clock: never none, since it may have come by trio's only."""
         return math.inf if moment is None else max(0.001, moment - self._traffic.engine.now())
 
     async def list_workers(self) -> list[str]:

@@ -69,9 +69,9 @@ WALL_DUE = """
 SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
 WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
 """
-"""What is due by the wall clock, which may have been set forward."""
+"""The rows that are due by the wall clock, which may have been set forward."""
 NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
-"""What is due next by it."""
+"""The moment at which a row is due next by it."""
 SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
 """Of what is due, only that which no other session has in hand."""
 NEXT_DUE = """
@@ -397,7 +397,7 @@ class Books:
         return now < self.spares_since + self._lease
 
     def enter_due(self, name: str, queue: int, now: float, answer: Answer, as_of: float = math.inf) -> tuple[int, bool]:
-        """What falls due: delayed rows are ready, those not started in time expire, orphans come back, those of this
+        """Enter what is due: delayed rows are ready, those not started in time expire, orphans come back, those of this
         session only if their lease had run out by ``as_of``.
 
         Returns:
@@ -466,6 +466,6 @@ class Books:
 
 
 def _waits_for_the_wall(row: Due, now: float, wall: float) -> bool:
-    """Whether a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
+    """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
     is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
     return is_early and (row.start_by is None or row.start_by > now)

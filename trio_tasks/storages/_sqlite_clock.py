@@ -34,7 +34,7 @@ WHERE num != ? AND typeof(noted) = 'real' AND noted BETWEEN {-LATEST} AND {LATES
 
 
 class Note(NamedTuple):
-    """What a session has written down with its heartbeat."""
+    """The note that a session has written down with its heartbeat."""
 
     session: int
     time: float

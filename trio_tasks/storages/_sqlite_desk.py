@@ -265,7 +265,7 @@ class Desk:
         return result
 
     def _check_place(self) -> None:
-        """What was committed to a file that is not there any more, or to its log, is lost, and so not acknowledged."""
+        """Refuse to acknowledge what was committed to a file, or a log of it, that is not there any more."""
         if self._places and self._places != places_of(self._file):
             raise refused(
                 f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "

@@ -91,7 +91,7 @@ class RowRefusedError(BackendError):
 
 @final
 class Bound:
-    """How long a statement may take yet."""
+    """The time that a statement may take yet."""
 
     __slots__ = ("_ends_at", "_longest")
 
@@ -104,7 +104,7 @@ class Bound:
         self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
 
     def is_over(self) -> bool:
-        """Whether it has taken too long; SQLite asks now and then."""
+        """Return True if it has taken too long; SQLite asks now and then."""
         return time.monotonic() > self._ends_at
 
     @contextmanager
@@ -406,7 +406,7 @@ def is_busy(error: Exception) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the database is well, and does not take what was asked of it."""
+    """Return True if the database is well, and does not take what was asked of it."""
     if isinstance(error, (RowRefusedError, OverflowError)):
         return True
     return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS

@@ -1,4 +1,4 @@
-"""How an SQLite file is found, and made, before SQLite touches it.
+"""The search for an SQLite file, and its making, before SQLite touches it.
 
 SQLite makes a write-ahead log and an index of it beside the file, which belong to the account that made them. An
 account that may only read the file would so lock out its owner; so it is refused, or only looks.
@@ -23,7 +23,7 @@ _BESIDE = ("-wal", "-shm")
 @final
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How an SQLite file is to be opened.
+    """The way in which an SQLite file is to be opened.
 
     Attributes:
       synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
@@ -138,7 +138,7 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def log_size(file: Path) -> int:
-    """How long the write-ahead log of a file is, in bytes."""
+    """The length of the write-ahead log of a file, in bytes."""
     try:
         return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
     except OSError:
@@ -165,7 +165,7 @@ class View:
         self._seen: tuple[object, ...] | None = None
 
     def query(self) -> str:
-        """What SQLite is to be told, now."""
+        """The query to give to SQLite, now."""
         self._seen = None
         is_ours = may_write(self._file)
         if _is_there(self._file, "-wal"):
@@ -177,7 +177,7 @@ class View:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether it was read as one that does not change, and has changed."""
+        """True if it was read as one that does not change, and has changed."""
         return self._seen is not None and self._seen != self._look()
 
     def _look(self) -> tuple[object, ...]:

@@ -90,7 +90,7 @@ class Rows:
         return [self._connection.changed(_RENEW, row) > 0 for row in rows]
 
     def put_back(self, each: Settlement, now: float) -> None:
-        """It was retried, released or suspended: it waits again."""
+        """Put it back as retried, released or suspended: it waits again."""
         held = each.key, each.token
         queue = self._queues.number(each.queue)
         if each.verdict is Verdict.RELEASED:

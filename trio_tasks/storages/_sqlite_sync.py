@@ -131,7 +131,7 @@ class SyncSqliteStorage(Generic[A]):
         return None if stored is None else shown(stored, self._lane)
 
     def wait_for(self, task_id: str, timeout: float | None = None) -> TaskResult[Any]:
-        """How the task ended, as soon as it has, wherever that was: a :class:`TaskResult`.
+        """Wait until the task has ended, wherever that is, and return how: a :class:`TaskResult`.
 
         Args:
           task_id: of the task.
@@ -172,7 +172,7 @@ class SyncSqliteStorage(Generic[A]):
             self._desk.close(self._now())
 
     def __enter__(self) -> Self:
-        """It is open already."""
+        """Return it as it is: it is open already."""
         self._check_open()
         return self
 

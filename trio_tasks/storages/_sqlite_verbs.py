@@ -35,7 +35,7 @@ LISTED = {
     State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
     State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
 }
-"""How each state is listed, at a time: along the index that holds it. Each repeats the condition of that index, so that
+"""The list of each state, at a time: along the index that holds it. Each repeats the condition of that index, so that
 SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
 FORGET = """
 DELETE FROM trio_tasks_task WHERE seq IN (

@@ -25,9 +25,9 @@ class Reading(NamedTuple):
     machine: str
     """The name of the machine's clock."""
     seconds: float
-    """What the machine's clock shows."""
+    """The reading of the machine's clock."""
     trio: float
-    """What trio's clock shows."""
+    """The reading of trio's clock."""
 
 
 @final
@@ -96,7 +96,7 @@ class StoreClock:
         return reading
 
     def start(self, now: float, reading: Reading) -> None:
-        """It was this late at this reading, or later, where another storage of the run knows so."""
+        """Note that it was this late at this reading, or later, where another storage of the run knows so."""
         self._anchor = now - reading.seconds
         self._offset.seconds = max(self._offset.seconds, now - reading.trio)
 

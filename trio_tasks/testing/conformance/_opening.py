@@ -31,7 +31,7 @@ class Opening:
         self.is_shared = False
         """Whether two handles may be open at the same time, on one store."""
         self.shows_info = False
-        """Whether the ``parts.context`` of a task that is looked up is a :class:`StoredTaskInfo`."""
+        """True if the ``parts.context`` of a task that is looked up is a :class:`StoredTaskInfo`."""
 
     @asynccontextmanager
     async def handle(self) -> AsyncGenerator[Any, None]:

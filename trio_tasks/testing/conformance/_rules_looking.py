@@ -246,7 +246,7 @@ async def queues_are_listed(bench: Bench) -> None:
 
 @rule(2, ListQueues, Feature.SHARE, Feature.CLOSE)
 async def queues_are_apart(bench: Bench) -> None:
-    """What share(queue=...) gives is a queue of its own: it has its own tasks and its own end, and is listed."""
+    """A queue that share(queue=...) gives is one of its own: it has its own tasks and its own end, and is listed."""
     other: Any = bench.backend.share(queue="another")
     expect("the name of the other queue", other.queue, "another")
     await bench.push(1)

@@ -78,7 +78,7 @@ async def what_has_expired_is_not_started(bench: Bench) -> None:
 
 @rule(9, FetchById)
 async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
-    """Whoever looks at a task that has expired, delayed or not, sees it killed, though nobody receives."""
+    """A task that has expired, delayed or not, is seen as killed, though nobody receives."""
     backend = bench.backend
     ids = [await bench.push(1, expires_in=0.1), await bench.push(2, expires_in=0.1, delay=3600.0)]
     await bench.pass_time(0.25)
@@ -99,7 +99,7 @@ async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
 
 @rule(9, WaitForCompletion)
 async def an_expiry_is_waited_for(bench: Bench) -> None:
-    """Who waits for a task that expires, delayed or not, is told so then, though nobody receives."""
+    """A wait for a task that expires, delayed or not, ends then, though nobody receives."""
     ids = [await bench.push(1, expires_in=DELAY), await bench.push(2, expires_in=DELAY, delay=3600.0)]
     clock = Stopwatch()
     for number, each in enumerate(ids, start=1):
@@ -125,7 +125,7 @@ async def a_replaced_task_names_its_successor(bench: Bench) -> None:
 
 @rule(12)
 async def what_has_expired_gives_up_its_key(bench: Bench) -> None:
-    """Who pushes under the unique key of a task that has expired gets the key, though nobody receives."""
+    """A push under the unique key of a task that has expired gets the key, though nobody receives."""
     task_id = await bench.push(1, unique="key", expires_in=0.1)
     await bench.pass_time(0.25)
     pushed = await bench.push(2, unique="key", on_conflict="raise")

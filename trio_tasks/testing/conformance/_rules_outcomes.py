@@ -102,7 +102,7 @@ async def suspended_waits_and_comes_back(bench: Bench) -> None:
 
 @rule(3, Reschedule)
 async def a_suspension_may_have_no_end(bench: Bench) -> None:
-    """What is suspended until math.inf waits, with its unique key, until it is rescheduled."""
+    """A task that is suspended until math.inf waits, with its unique key, until it is rescheduled."""
     backend: Any = bench.backend
     task_id = await bench.push(1, unique="key")
     await bench.settle(await bench.take_number(1), Suspended(math.inf))

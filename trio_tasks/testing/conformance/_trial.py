@@ -125,7 +125,7 @@ async def _has(bench: Bench, backend: Any, task_id: str) -> bool:
 
 
 async def _shows_info(backend: Any, task_id: str) -> bool:
-    """Whether a task that is looked up comes with its past."""
+    """Return True if a task that is looked up comes with its past."""
     if not isinstance(backend, FetchById):
         await trio.lowlevel.checkpoint()
         return False
