@@ -181,6 +181,21 @@ async def wait_stopped(storage: Any, handler: Made, cut: Cut) -> None:
             assert context.is_stopped
 
 
+async def wait_shutting_down(storage: Any, handler: Made, cut: Cut) -> None:
+    """One who waits for a worker to be told to stop is cut, which is nothing to the worker."""
+    async with trio.open_nursery() as nursery:
+        context = await nursery.start(worker_of(storage, handler).run)
+
+        async def stop() -> None:
+            await trio.sleep(6.5)
+            context.stop()
+
+        nursery.start_soon(stop)
+        with cut:
+            await context.wait_shutting_down()
+            assert context.is_shutting_down
+
+
 RUNNERS: dict[str, Runner] = {
     each.__name__: each
     for each in (
@@ -193,6 +208,7 @@ RUNNERS: dict[str, Runner] = {
         execute_next,
         until_idle,
         wait_stopped,
+        wait_shutting_down,
     )
 }
 MANY = {"memory": list(RUNNERS), "slow": list(RUNNERS), "file": list(RUNNERS), "sqlite": ["run", "monitor_run"]}
@@ -443,7 +459,7 @@ def test_a_poll_strategy_is_cut_at_every_moment(name: str) -> None:
 
 RUN: dict[str, set[str]] = {
     "Worker": {"run", "run_until", "stream"},
-    "WorkerContext": {"wait_stopped"},
+    "WorkerContext": {"wait_stopped", "wait_shutting_down"},
     "Monitor": {"run", "run_with_signal", "__aenter__", "__aexit__"},
     "TestWorker": {"execute_next"},
     "SqliteTransaction": {"from_task"},
