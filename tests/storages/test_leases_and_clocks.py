@@ -20,10 +20,12 @@ from typing import Any, Literal
 import pytest
 import trio
 import trio.lowlevel
-from trio_tasks import Event, FileStorage, Release, SqliteStorage, Status, Success, Worker, _clock
+from trio.testing import MockClock
+from trio_tasks import Event, FileStorage, Release, SqliteStorage, Status, Succeeded, Success, Worker, _clock
 from trio_tasks._clock import use_machine_clock, use_wall_clock
 from trio_tasks.storages import _file_engine, _sqlite_engine, _store_clock
 from trio_tasks.storages._store_clock import Offset, Reading, StoreClock
+from trio_tasks.testing import run_seeded
 
 HOUR = 3600.0
 KINDS = ["sqlite", "file"]
@@ -76,6 +78,25 @@ def hold_the_loop(seconds: float) -> None:
 
 
 # Leases of one's own process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vacuum_takes_nothing_that_is_in_hand(kind: str, tmp_path: Path) -> None:
+    """A lease has run out, and no heartbeat has renewed it yet: a vacuum does not enter that."""
+    clock = MockClock()
+
+    async def main() -> None:
+        async with open_one(kind, tmp_path, lease=10.0) as storage:
+            task_id = await storage.push(1)
+            task = await storage.receive()
+            clock.jump(12.0)
+            await storage.vacuum()
+            found = await storage.fetch_by_id(task_id)
+            assert found is not None
+            assert found.parts.status is Status.Running
+            await storage.settle(task, Succeeded(None))
+
+    run_seeded(main, seed=1, clock=clock)
 
 
 @pytest.mark.parametrize("kind", KINDS)

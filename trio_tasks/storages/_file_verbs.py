@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -226,7 +227,7 @@ def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float
     if shelf is None:
         return Part(0, is_more=False)
     if task_id is None:
-        books.enter_due(now)
+        books.enter_due(now, -math.inf)  # but no lease that has run out: what it was for may be at work here
     rows = list(islice(shelf.finished.values(), limit))
     if task_id is not None:
         row = books.known(queue, task_id, now)
