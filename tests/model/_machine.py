@@ -47,6 +47,7 @@ class Held:
     storage: Any
     task: Task[Any]
     claim: int
+    until: float  # when its lease ends
     is_settled: bool = False
     told: set[str] = field(default_factory=set)
     to_be_told: set[str] = field(default_factory=set)
@@ -90,6 +91,8 @@ VERDICTS: dict[str, Callable[[float], Outcome]] = {
     "suspended": lambda after: Suspended(after),
 }
 UNKNOWN = "nobody"
+CLOSE = 2 * TICK
+"""Seconds: what comes within a step may come this much later than the step."""
 
 
 def step(**arguments: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -207,10 +210,15 @@ class Machine(RuleBasedStateMachine):
     def receive(self, worker: int) -> Any:
         storage, model = self.store.handles[worker], self.model
         got = self.run.do(self._receive, storage)
+        self._renew_late(storage)
         ready = model.ready()
+        still_run = {held.id for held in self._unsettled(storage) if "Released" in held.told}
         if isinstance(got, trio.EndOfChannel):
             assert storage in self.closed and not ready, "it has not ended"
             assert not any(row.is_live and not model.is_overdue(row) for row in model.rows.values()), "it is not empty"
+            return multiple()
+        if got is None and any(row.id in still_run for row in ready):
+            self._let_go_of_stock(storage)
             return multiple()
         if got is None:
             assert not ready, f"nothing came, though {ready} is ready"
@@ -218,14 +226,42 @@ class Machine(RuleBasedStateMachine):
             assert storage not in self.closed or has_some or not model.is_empty(), "it has ended, and does not say so"
             return multiple()
         assert got.parts.id in [row.id for row in ready], f"{got} came, in place of {ready}"
+        assert got.parts.id not in still_run, f"{got} came, though an attempt before it has not ended here"
         row = model.rows[got.parts.id]
-        held = Held(worker, storage, got, model.take(row))
+        held = Held(worker, storage, got, model.take(row), row.due)
         got.parts.holder = held
         assert (got.args, got.parts.attempt, got.parts.status) == (row.args, row.attempt, Status.Running)
         assert (dict(got.parts.metadata), got.parts.unfit) == (row.metadata, None)
         assert got.parts.is_orphan == bool(row.history and row.history[-1][1] == "lost")
         self.held.append(held)
         return held
+
+    def _renew_late(self, storage: Any) -> None:
+        """A claim renews first what runs on the same storage, if less than half of its lease is left, or none of it: so
+        a process never takes from itself. Whether a claim was made at all is the storage's business, and is seen by
+        when the lease ends now. Who has lost it is told so."""
+        if not self.kind.traits.is_stored:
+            return
+        lease = self.kind.traits.lease
+        for held in self._unsettled(storage):
+            left = held.task.parts.context.until - storage._traffic.engine.now()
+            until = self.model.now + left
+            if not self.model.holds(held.id, held.claim):
+                assert until <= held.until + CLOSE, f"{held} was lost, and renewed after that"
+                held.to_be_told |= held.told & {"Released"}
+            elif until > held.until + CLOSE:
+                assert held.until - self.model.now <= lease / 2, f"{held} was renewed too soon"
+                assert lease - 3 * TICK <= left <= lease + CLOSE, f"{held} was renewed for {left} seconds"
+                held.until = self.model.rows[held.id].due = until
+
+    def _let_go_of_stock(self, storage: Any) -> None:
+        """What was claimed, and cannot begin here while an attempt before it runs, is released again: some rounds
+        later, at no cost."""
+        for _ in range(8):
+            self.run.do(self._tick)
+        released = self._do(storage.metrics)["released"]
+        assert released > self.model.counts["released"]
+        self.model.counts["released"] = released
 
     async def _receive(self, storage: Any) -> Task[Any] | trio.EndOfChannel | None:
         """What comes at once, or after a moment."""
@@ -310,7 +346,7 @@ class Machine(RuleBasedStateMachine):
             if row is None or not self.model.holds(held.id, held.claim):
                 held.to_be_told.add("Released")
             else:
-                row.due = self.model.now + self.kind.traits.lease
+                held.until = row.due = self.model.now + self.kind.traits.lease
                 held.to_be_told |= {"Killed"} if row.aborted else set()
 
     @step(seconds=st.sampled_from([1.0, 4.0, 12.0, 30.0]))
@@ -391,8 +427,13 @@ class Machine(RuleBasedStateMachine):
 
     @step(worker=workers)
     def resume_abandoned(self, worker: int) -> None:
+        storage, now = self.store.handles[worker], self.model.now
+        for held in self._unsettled(storage):  # what runs here is not abandoned, and its lease is renewed if it is late
+            late = held.until - now <= self.kind.traits.lease / 2
+            if self.kind.traits.is_stored and late and self.model.holds(held.id, held.claim):
+                self.model.rows[held.id].due = now + self.kind.traits.lease
         abandoned = [row for row in self.model.rows.values() if row.place == "running" and self.model.is_overdue(row)]
-        assert self._do(self.store.handles[worker].resume_abandoned) == len(abandoned)
+        assert self._do(storage.resume_abandoned) == len(abandoned)
         for row in abandoned:
             self.model.lapse(row)
 
@@ -439,9 +480,13 @@ class Machine(RuleBasedStateMachine):
         seen: list[Task[Any]] = self._do(storage.list_tasks, None, {"limit": 10_000})
         assert len({task.parts.id for task in seen}) == len(seen)
         by_id: dict[str, Task[Any]] = {task.parts.id: task for task in seen}
+        in_hand = [held for held in self.held if not held.is_settled and self.model.holds(held.id, held.claim)]
         for task_id in [*self.model.rows]:
             task = by_id.get(task_id)
             self.model.see(task_id, task and (task.parts.status.value, task.parts.attempt))
+        for held in in_hand if self.kind.has_one_process else ():
+            lost = held.storage is not None and not self.model.holds(held.id, held.claim)
+            assert not lost, f"{held} was taken from the process that has it in hand"
         assert by_id.keys() == self.model.rows.keys()
         for task in seen:
             self._agree_on(storage, task, self.model.rows[task.parts.id])
