@@ -137,6 +137,11 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.run.do(self.store.close_all)
+        finally:  # or the next history finds this run under way, and that hides the fault
+            self._end()
+
+    def _end(self) -> None:
+        try:
             self.run.end()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
