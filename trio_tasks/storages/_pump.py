@@ -98,9 +98,11 @@ class Pump:
         for lane in lanes:
             if lane.stock:
                 next_time = min(next_time, now + STALE)
-            if lane.receivers and lane.next_due is not None:
+            if not lane.wanted(0):  # then no claim is made, and what is due changes nothing
+                continue
+            if lane.next_due is not None:
                 next_time = min(next_time, now + max(0.0, lane.next_due - engine_now))
-            if lane.receivers and lane.refused_since is not None:
+            if lane.refused_since is not None:
                 next_time = min(next_time, now + max(0.0, lane.ask_again_at - engine_now))
         return next_time
 
