@@ -190,7 +190,12 @@ class Lane:
     def let_in(self, rows: list[Claimed], until: float, now: float) -> None:
         """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
         back, if the answer came so late that their lease is over."""
-        for row in rows:
+        if rows:
+            self._renew_from = min(self._renew_from, until - self.lease / 2)
+            self.stocked_at, self.rounds = trio.current_time(), 0
+        rows.reverse()
+        while rows:  # each is let go at once: a hundred more objects at a time would wake the garbage collector
+            row = rows.pop()
             task = self._task_of(row, until, now)
             if self.receivers and now < until and not (self._ending and self._still_runs(row.id)):
                 receiver, _ = self.receivers.popitem(last=False)
@@ -199,9 +204,6 @@ class Lane:
                 trio.lowlevel.reschedule(receiver, Value(task))
             else:
                 self.stock.append(task)
-        if rows:
-            self._renew_from = min(self._renew_from, until - self.lease / 2)
-            self.stocked_at, self.rounds = trio.current_time(), 0
 
     def _task_of(self, row: Claimed, until: float, now: float) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None

@@ -89,8 +89,10 @@ def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine, worker: str | 
 
 def _who_made(task: Task[Any], lane: Lane) -> str | None:
     """The name of the one worker that made the attempt; None if the claim names it, or if no worker did."""
+    if len(lane.worker_names) == 1:
+        return None
     name = getattr(getattr(task.parts.holder, "context", None), "name", None)
-    return name if isinstance(name, str) and len(lane.worker_names) != 1 else None
+    return name if isinstance(name, str) else None
 
 
 def check_length(length: int, longest: float, name: str) -> None:
