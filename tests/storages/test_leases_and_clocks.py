@@ -20,8 +20,20 @@ from typing import Any, Literal
 import pytest
 import trio
 import trio.lowlevel
-from trio.testing import MockClock
-from trio_tasks import Event, FileStorage, Release, SqliteStorage, Status, Succeeded, Success, Worker, _clock
+from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_tasks import (
+    Event,
+    FileStorage,
+    Outcome,
+    Release,
+    SqliteStorage,
+    Status,
+    Succeeded,
+    Success,
+    Worker,
+    WorkerContext,
+    _clock,
+)
 from trio_tasks._clock import use_machine_clock, use_wall_clock
 from trio_tasks.storages import _file_engine, _sqlite_engine, _store_clock
 from trio_tasks.storages._store_clock import Offset, Reading, StoreClock
@@ -95,6 +107,53 @@ def test_a_vacuum_takes_nothing_that_is_in_hand(kind: str, tmp_path: Path) -> No
             assert found is not None
             assert found.parts.status is Status.Running
             await storage.settle(task, Succeeded(None))
+
+    run_seeded(main, seed=1, clock=clock)
+
+
+class Stuck:
+    """Holds a task, and does not end when it is told to."""
+
+    worker = "w"
+    will_take_more = False
+
+    def revoke(self, outcome: Outcome) -> bool:
+        return True
+
+    def whereabouts(self) -> str:
+        return "nowhere"
+
+
+def test_who_waits_for_a_lost_attempt_to_end_does_not_spin(tmp_path: Path) -> None:
+    """The task is claimed again where its lost attempt still runs: it stays at hand, and the exchange loop waits."""
+    clock = MockClock()
+
+    async def main() -> None:
+        async with open_one("sqlite", tmp_path, lease=10.0) as a, open_one("sqlite", tmp_path, lease=10.0) as b:
+            await a.push(1)
+            task = await a.receive()
+            task.parts.holder = Stuck()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.receive)  # it finds nothing, and learns when the lease ends
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            clock.jump(12.0)
+            assert await b.resume_abandoned() == 1
+            await b.receive()
+            clock.jump(12.0)
+            context = WorkerContext("w")
+            context.in_hand = {task: None}
+            await a.beat(context)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.receive)
+                for _ in range(200):
+                    await trio.lowlevel.checkpoint()
+                rounds = a._lane.rounds
+                assert a._lane.stock
+                for _ in range(200):
+                    await trio.lowlevel.checkpoint()
+                assert a._lane.rounds <= rounds + 1
+                nursery.cancel_scope.cancel()
 
     run_seeded(main, seed=1, clock=clock)
 
