@@ -140,9 +140,9 @@ def reschedule(
         return False
     if delay > 0:
         connection.execute(
-            "UPDATE trio_tasks_task SET state = 1, due = min(?1, coalesce(start_by, ?1)), turn = ?2, run_at = ?4, "
-            "wall = NULL WHERE seq = ?3",
-            (now + delay, books.rows.turn(now + delay, now), seq, run_at),
+            "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), turn = ?, run_at = ?, "
+            "wall = NULL WHERE seq = ?",
+            (now + delay, now + delay, books.rows.turn(now + delay, now), run_at, seq),
         )
     else:  # what is ready stays where it stands
         connection.execute(
