@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+import trio
 
 
 class Progress:
@@ -32,3 +35,11 @@ class Progress:
             self._idle += min(now - self._looked_at, 1.0)
         self._looked_at = now
         assert self._idle < self._patience, f"nothing has happened for {self._idle:.0f} seconds: {what}"
+
+
+async def until(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    """Wait for a condition, in real time also where trio's clock stands still (one that jumps by itself would jump)."""
+    progress = Progress(patience)
+    while not condition():
+        progress.note(None, "a condition is waited for")
+        await trio.to_thread.run_sync(time.sleep, 0.002)
