@@ -1,4 +1,7 @@
-"""The configuration of Sphinx. It also makes the drawings and tables, so that they are never out of date."""
+"""The configuration of Sphinx.
+
+The pages are plain Markdown, which a code host shows too. What only a site can have is added here.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ project = "trio_tasks"
 author = "the trio_tasks authors"
 project_copyright = "the trio_tasks authors"
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.extlinks"]
-highlight_language = "text"  # all Python on these pages comes out of a file, by literalinclude
-exclude_patterns = ["_build", "_generated", "examples", "drawings", "tables"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+highlight_language = "text"  # Python on these pages says that it is
+exclude_patterns = ["_build", "examples", "drawings", "tables"]
+myst_heading_anchors = 4  # named as a code host does it
 
 # There are no inventories of other projects here, so their names cannot be links. The rest are type variables, and
 # types that only this project's own modules name.
@@ -48,41 +52,9 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 
-# Every claim about another library is pinned to the commit at which it was read.
-_READ_AT = {
-    "apalis": ("apalis-dev/apalis", "fbe4db276b09f44cefd482a8a0de1a3d2c9f0669"),
-    "apscheduler": ("agronholm/apscheduler", "f2337f7aa675718ba5f0af33e0cb53006304ab0a"),
-    "arq": ("python-arq/arq", "3914e48c530f0e5acf02cb340b1f8f3e201ba895"),
-    "dramatiq": ("Bogdanp/dramatiq", "848b35f2f960457ff54a72f9edb3af0de754f72f"),
-    "streaq": ("tastyware/streaq", "56567dc3797e89ac4470ac3998b432024b527c90"),
-    "taskiq": ("taskiq-python/taskiq", "ae2b788007a4c985394dda913f4df875ec79711a"),
-    "taskiq-redis": ("taskiq-python/taskiq-redis", "374c789739b63f6cec765a09d71606193be26197"),
-}
-extlinks = {
-    name: (f"https://github.com/{repository}/blob/{commit}/%s", "%s") for name, (repository, commit) in _READ_AT.items()
-}
-
-
-def _generate() -> None:
-    sources = [str(HERE / "drawings"), str(HERE / "tables")]
-    sys.path[:0] = sources
-    try:
-        target = HERE / "_generated"
-        target.mkdir(exist_ok=True)
-        for name in ("floors", "shutdown"):
-            svg = importlib.import_module(name).draw()
-            (target / f"{name}.svg").write_text(svg, encoding="utf-8")
-        table = importlib.import_module("capabilities").table()
-        (target / "capabilities.rst").write_text(table, encoding="utf-8")
-    finally:
-        del sys.path[: len(sources)]
-
-
-_generate()
-
 _SHOWN_AS = {
-    "LaneOptions": ("reference/storages", "storage-options"),
-    "MemoryOptions": ("reference/backends", "memory-options"),
+    "LaneOptions": ("reference/storages", "the-options"),
+    "MemoryOptions": ("reference/backends", "trio_tasks.MemoryStorage"),
 }
 """What has no public name, but a place where it is described: its page, and the anchor there."""
 
@@ -137,19 +109,51 @@ def _show_colons(app: Sphinx, what: str, name: str, obj: object, options: object
     lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
-def _trim(app: Sphinx, doctree: nodes.document) -> None:
-    """A piece of a file that ends before something has empty lines at its end."""
-    for block in doctree.findall(nodes.literal_block):
-        text = block.astext().strip("\n")
-        if block.rawsource == block.astext():
-            block.rawsource = text
-            block.children = []
-            block.append(nodes.Text(text))
+_PARTS = [
+    ("Learn", ["tutorial/index", "demo", "howto/index"]),
+    ("Understand", ["explanation/index", "promises", "glossary"]),
+    ("Look up", ["reference/index", "coming_from_apalis", "compared_with"]),
+    ("Contribute", ["contributing/index"]),
+]
+
+
+def _add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Give an index page the table of contents that its own links make."""
+    toctree = "\n```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```\n"
+    if docname == "index":
+        source[0] += "".join(toctree.format(caption, "\n".join(names)) for caption, names in _PARTS)
+    elif docname.endswith("/index"):
+        names = dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", source[0]))
+        source[0] += toctree.replace(":caption: {}\n", "").format("\n".join(names))
+
+
+def _set_drawings_inline(app: Sphinx, doctree: nodes.document) -> None:
+    """Put a drawing itself into the page, so that it takes the theme's colours."""
+    for image in list(doctree.findall(nodes.image)):
+        drawing = HERE / "drawings" / Path(image["uri"]).name
+        if drawing.suffix == ".svg" and drawing.is_file():
+            image.replace_self(nodes.raw("", drawing.read_text("utf-8"), format="html"))
+
+
+def _link_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Make a link of inline code that is a public name."""
+    objects: dict[str, Any] = app.env.get_domain("py").objects  # type: ignore[attr-defined]  # the Python domain has them
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext()
+        place = next((f"{module}.{name}" for module in _PUBLIC if f"{module}.{name}" in objects), None)
+        if place is None or isinstance(literal.parent, (nodes.reference, nodes.title)):
+            continue
+        found = objects[place]
+        literal.replace_self(
+            make_refnode(app.builder, docname, found.docname, found.node_id, literal.deepcopy(), place)
+        )
 
 
 def setup(app: Sphinx) -> None:
     _say_where_it_is_written()
-    app.connect("doctree-read", _trim)
+    app.connect("source-read", _add_contents)
+    app.connect("doctree-read", _set_drawings_inline)
+    app.connect("doctree-resolved", _link_names)
     app.connect("missing-reference", _find_where_it_is_public)
     app.connect("autodoc-process-docstring", _hide_colons, priority=400)  # before napoleon, which has 500
     app.connect("autodoc-process-docstring", _show_colons, priority=600)

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.docs_fences import blocks, pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -21,9 +22,8 @@ TESTS = [name for name in PROGRAMS if name.startswith("test_")]  # run by pytest
 SCRIPTS = [name for name in PROGRAMS if name not in TESTS]
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-INCLUDED = re.compile(r"^ *\.\. literalinclude:: +(\S+)$", re.MULTILINE)
-DIRECTIVE = re.compile(r"^( *)\.\. (code|code-block|sourcecode)::(.*)$")
-LANGUAGES = {"sh", "ini", "text"}  # that may be typed on a page, since there is no program to take them from
+FENCE = re.compile(r"^(.*)\n( *)```(.*)\n((?s:.*?))^\2```$", re.MULTILINE)
+LANGUAGES = {"sh", "powershell", "ini", "text", "{eval-rst}"}  # that may be typed on a page: no program is behind them
 PYTHON = re.compile(r"^\s*(>>>|import \w|from [\w.]+ import|(async )?(def|with|for) .*:|class \w+.*:|await |@\w)")
 
 UNLOGGED = ROOT / "tests" / "_unlogged"
@@ -45,33 +45,16 @@ def normal(output: str) -> list[str]:
     return [line.rstrip() for line in output.splitlines() if not line.endswith(" Idle()")]
 
 
-def pages() -> Iterator[tuple[str, str]]:
-    """Each page of the documentation, and the README: its path, and its text."""
-    for path in [*sorted(DOCS.rglob("*.rst")), ROOT / "README.md"]:
-        if not path.is_relative_to(DOCS / "_build"):
-            yield path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
-
-
 def typed_by_hand(text: str) -> list[str]:
     """The lines of a page that are code, and that no program is behind."""
     found: list[str] = []
-    block: int | None = None  # how far what leads in a block is indented, while one goes on
-    for line in text.splitlines():
-        indent = len(line) - len(line.lstrip())
-        if block is not None and line.strip() and indent <= block:
-            block = None
-        if block is not None and PYTHON.match(line):
-            found.append(line.strip())
-        directive = DIRECTIVE.match(line)
-        if directive is not None:
-            block = indent
-            if directive[3].strip() not in LANGUAGES:
-                found.append(line.strip())
-        elif line.rstrip().endswith("::") and not line.lstrip().startswith(".."):
-            block = indent
-        elif line.lstrip().startswith(">>>"):
-            found.append(line.strip())
-    return found
+    for above, _, language, body in FENCE.findall(text):
+        if re.match(r" *<!-- (example|output): ", above):
+            continue
+        if language not in LANGUAGES:
+            found.append(f"```{language}")
+        found += [line.strip() for line in body.splitlines() if PYTHON.match(line)]
+    return found + re.findall(r"^>>>.*$", FENCE.sub("", text), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -96,19 +79,13 @@ def test_there_are_examples_and_nothing_is_kept_beside_one_that_is_gone() -> Non
 
 
 def test_every_example_stands_on_a_page() -> None:
-    shown = {Path(found).name for path, text in pages() for found in INCLUDED.findall(text)}
+    shown = {block.name for page in pages() for block in blocks(page.read_text("utf-8"))}
     assert not {f"{name}.py" for name in PROGRAMS} - shown
 
 
-@pytest.mark.parametrize(("path", "text"), list(pages()), ids=[path for path, _ in pages()])
-def test_no_page_has_code_that_is_not_run(path: str, text: str) -> None:
-    if path.endswith(".rst"):
-        assert not typed_by_hand(text)
-        return
-    sources = [source.read_text("utf-8") for source in EXAMPLES.glob("*.py")]
-    blocks: list[tuple[str, str]] = re.findall(r"^```(.*)\n((?s:.*?))^```$", text, re.MULTILINE)
-    assert [language for language, _ in blocks if language == "python"], f"{path} has no example"
-    assert not [block for language, block in blocks if language not in LANGUAGES and block not in sources]
+@pytest.mark.parametrize("page", pages(), ids=[page.relative_to(ROOT).as_posix() for page in pages()])
+def test_no_page_has_code_that_is_not_run(page: Path) -> None:
+    assert not typed_by_hand(page.read_text("utf-8"))
 
 
 def test_the_readme_begins_with_hello() -> None:
@@ -117,9 +94,9 @@ def test_the_readme_begins_with_hello() -> None:
 
 
 def test_these_tests_see_code_that_is_typed_by_hand() -> None:
-    assert typed_by_hand("So::\n\n   import trio\n\nand so on") == ["import trio"]
-    assert typed_by_hand(".. code-block:: python\n\n   x = 1\n") == [".. code-block:: python"]
-    assert typed_by_hand(".. code-block:: sh\n\n   nox -s demo\n\nimport trio, and so on") == []
-    assert typed_by_hand("::\n\n    pushed = settled + released + still there\n") == []
+    assert typed_by_hand("So:\n\n```text\nimport trio\n```\n\nand so on") == ["import trio"]
+    assert typed_by_hand("\n```python\nx = 1\n```\n") == ["```python"]
+    assert typed_by_hand("<!-- example: hello.py -->\n```python\nx = 1\n```\n") == []
+    assert typed_by_hand("\n```sh\nnox -s demo\n```\n\nimport trio, and so on") == []
     assert typed_by_hand(">>> 1 + 1\n2") == [">>> 1 + 1"]
     assert normal("a Idle()\nat " + str(EXAMPLES / "b.py") + ":1  \n") == ["at b.py:1"]

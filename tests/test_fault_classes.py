@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "contributing" / "faults.rst"
-GUARD = re.compile(r"``(tests/[\w/.]+\.py)(?:::(\w+))?``")
+PAGE = ROOT / "docs" / "contributing" / "faults.md"
+GUARD = re.compile(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`")
 
 
 def missing_guards(text: str) -> list[str]:
@@ -25,7 +25,7 @@ def test_each_guard_on_the_page_exists() -> None:
 
 
 def test_a_guard_that_does_not_exist_is_found() -> None:
-    assert missing_guards("``tests/test_fault_classes.py::test_gone`` ``tests/test_gone.py``") == [
+    assert missing_guards("`tests/test_fault_classes.py::test_gone` `tests/test_gone.py`") == [
         "tests/test_fault_classes.py::test_gone",
         "tests/test_gone.py",
     ]

@@ -37,7 +37,7 @@ def public_names(source: str) -> set[str]:
 
 def documented() -> list[str]:
     """Each name that a page of the reference describes."""
-    return [name for page in sorted(REFERENCE.glob("*.rst")) for name in DIRECTIVE.findall(page.read_text("utf-8"))]
+    return [name for page in sorted(REFERENCE.glob("*.md")) for name in DIRECTIVE.findall(page.read_text("utf-8"))]
 
 
 def place_of(module: str, name: str) -> str:
@@ -88,8 +88,8 @@ def test_every_public_class_and_function_has_a_docstring(module: str) -> None:
 
 
 def test_every_promise_names_its_tests() -> None:
-    text = (ROOT / "docs" / "promises.rst").read_text("utf-8")
-    named: list[str] = re.findall(r"``(tests/[^`]+)``", text)
+    text = (ROOT / "docs" / "promises.md").read_text("utf-8")
+    named: list[str] = re.findall(r"`(tests/[^`]+)`", text)
     assert len({name for name in named if "/test_promise_" in name}) == 14
     assert not [name for name in named if not list(ROOT.glob(name))]
 

@@ -1,8 +1,9 @@
 """The few strokes that the drawings are made of.
 
-Each drawing is a Python script that returns one SVG as text. The text is set inline into the page, so
-that its colours are the theme's own: every colour is a CSS variable of the theme, with a fallback for an
-SVG viewed alone. The accents are middle tones, legible on white and on black.
+Each drawing is a Python script that returns one SVG as text, which `python -m tests.docs_fences --write` puts
+beside it. A code host shows that file, on white. The built site sets it inline into the page, so that its colours
+are the theme's own: every colour is a CSS variable of the theme, with a fallback for the file alone. The accents are
+middle tones, legible on white and on black.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from html import escape
 BLUE, GREEN, AMBER, RED = "blue", "green", "amber", "red"
 
 _STYLE = """
+:root.drawing { background: #ffffff; }
 .drawing { max-width: 100%; height: auto; }
 .drawing { font-family: var(--font-stack, system-ui, "DejaVu Sans", sans-serif); }
 .drawing text { fill: var(--color-foreground-primary, #1c1c22); font-size: 14px; }

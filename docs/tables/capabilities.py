@@ -11,7 +11,7 @@ from trio_tasks._channel import as_backend
 from trio_tasks._mirroring import CAPABILITIES, verbs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 METHODS = {
     "share": "Has several queues.",
@@ -29,7 +29,7 @@ def backends() -> dict[str, type[Any]]:
         "SQLite": SqliteStorage,
         "File": FileStorage,
         "Channel": type(as_backend(channel)),
-        "Custom, without ``settle=``": type(CustomBackend[Any](receive=channel.receive)),
+        "Custom, without `settle=`": type(CustomBackend[Any](receive=channel.receive)),
         "Custom": CustomBackend,
     }
 
@@ -38,23 +38,15 @@ def lines() -> Iterator[tuple[str, str, list[bool]]]:
     """Each line: what is asked for, what it means, and which backends can do it."""
     kinds = backends().values()
     for interface in CAPABILITIES:
-        verbs = ", ".join(f"``{verb}``" for verb in sorted(verbs_of(interface)))
-        sentence = (interface.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
-        name = f":class:`{interface.__name__} <{interface.__module__}.{interface.__name__}>`"
-        yield name, f"{sentence} {verbs}", [issubclass(kind, interface) for kind in kinds]
+        verbs = ", ".join(f"`{verb}`" for verb in sorted(verbs_of(interface)))
+        sentence = " ".join((interface.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`").split())
+        yield f"`{interface.__name__}`", f"{sentence} {verbs}", [issubclass(kind, interface) for kind in kinds]
     for method, sentence in METHODS.items():
-        yield f"``{method}``", sentence, [hasattr(kind, method) for kind in kinds]
+        yield f"`{method}`", sentence, [hasattr(kind, method) for kind in kinds]
 
 
 def table() -> str:
-    """The table, as reStructuredText."""
+    """The table, in Markdown."""
     head = ["", "", *backends()]
-    rows = [head, *([name, what, *("yes" if can else "" for can in cans)] for name, what, cans in lines())]
-    widths = " ".join(map(str, [16, 36, *[8] * len(backends())]))
-    return "\n".join([".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", "", *_cells(rows), ""])
-
-
-def _cells(rows: Iterable[list[str]]) -> Iterator[str]:
-    for row in rows:
-        for column, cell in enumerate(row):
-            yield f"   {'  ' if column else '* '}-{' ' if cell else ''}{' '.join(cell.split())}"
+    rows = [[name, what, *("yes" if can else "" for can in cans)] for name, what, cans in lines()]
+    return "\n".join(" ".join(f"| {' | '.join(row)} |".split()) for row in [head, ["---"] * len(head), *rows])

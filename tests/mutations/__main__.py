@@ -12,11 +12,11 @@ def main(names: list[str]) -> int:
     """Try those of these names, or all; returns how many nobody has seen."""
     chosen = [each for each in MUTATIONS if not names or each.name in names]
     unseen = 0
-    print('.. csv-table::\n   :header: "", "what was broken", "seen by"\n   :widths: 4, 60, 36\n')
+    print("| Promise | What was broken | Seen by |\n| --- | --- | --- |")
     for mutation in chosen:
         found = try_out(mutation)
         unseen += found.proof is None
-        print(f'   {mutation.promise}, "{mutation.what}", "{found.where}"', flush=True)
+        print(f"| {mutation.promise} | {mutation.what} | {found.where} |", flush=True)
         print(f"{mutation.name}: {found.where}, {found.seconds:.0f} s: {found.said:.120}", file=sys.stderr, flush=True)
     return unseen
 
