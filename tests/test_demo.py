@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks import Failed, RetryPolicy, SqliteStorage, Status, Succeeded
+import trio
+import trio.testing
+from trio_tasks import Failed, MemoryStorage, Monitor, RetryPolicy, SqliteStorage, Status, Succeeded
 from trio_tasks.testing import run_once
 
 ROOT = Path(__file__).parents[1]
@@ -152,13 +154,13 @@ def test_sha256sum_agrees_with_every_line(tmp_path: Path) -> None:
     assert ended.stdout == ""
     assert "\x1b" not in ended.stderr
     first, *_, last = ended.stderr.splitlines()
-    assert re.fullmatch(r"hashed \d+ of \d+ files, \d+ in hand", first)
-    shares = re.findall(r"^(\w+) hashed (\d+) files, and failed on 0$", ended.stderr, re.MULTILINE)
-    assert sorted(name for name, _ in shares) == ["ann", "bob", "cleo", "dan"]
+    assert re.fullmatch(r"hashed \d+ (of \d+ files|files, \d+ found so far), \d running", first)
+    shares = re.findall(r"^(worker \d) hashed (\d+) files, 0 failed$", ended.stderr, re.MULTILINE)
+    assert [name for name, _ in shares] == ["worker 1", "worker 2", "worker 3", "worker 4"]
     assert sum(int(count) for _, count in shares) == len(paths) + 1
     assert last == f"sha256sum -c agrees with all {len(paths) + 1} lines of {manifest}"
     assert f"hashed {len(paths) + 1} files in this run, and 0 before" in ended.stderr
-    assert "going on" not in ended.stderr
+    assert "resuming" not in ended.stderr
     assert kept_beside(manifest) == ["SUMS"]
 
 
@@ -187,10 +189,10 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     ended = run(tmp_path, "--output", tmp_path / "SUMS", cwd=tmp_path)
 
     assert ended.returncode == 1, ended.stderr
-    failed = r"^(ann|bob|cleo|dan) failed on '/.*': \[Errno \d+\] File name too long"
+    failed = r"^worker \d failed on '/.*': \[Errno \d+\] File name too long"
     assert len(re.findall(failed, ended.stderr, re.MULTILINE)) == 1
     assert os.fsencode(tmp_path / "good") in b"".join(lines_of(tmp_path / "SUMS"))
-    assert re.search(r" hashed \d+ files, and failed on 1$", ended.stderr, re.MULTILINE)
+    assert re.search(r" hashed \d+ files, 1 failed$", ended.stderr, re.MULTILINE)
     assert re.search(r"^sha256sum -c agrees with all \d+ lines", ended.stderr, re.MULTILINE)
 
 
@@ -240,7 +242,7 @@ def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
     for number in range(500):
         sparse(tree / f"{number}", 32 * MEGABYTE)  # 16 GB in all: nobody is done before the signal comes
     with Terminal(tree, cwd=tmp_path) as terminal:
-        terminal.wait_for(r"hashed [1-9]\d* of 500 files, [1-8] in hand")
+        terminal.wait_for(r"hashed [1-9]\d* of 500 files, [1-8] running")
         terminal.interrupt()
         assert terminal.wait() == 130
 
@@ -259,14 +261,14 @@ def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
     sparse(tree / "endless", 256 << 30)
     started = time.monotonic()
     with Terminal(tree, cwd=tmp_path) as terminal:
-        terminal.wait_for("hashed 0 of 1 files, 1 in hand")
+        terminal.wait_for("hashed 0 of 1 files, 1 running")
         terminal.interrupt()
-        terminal.wait_for("1 in hand; Ctrl-C again releases them")
+        terminal.wait_for("1 running; Ctrl-C again puts them back")
         terminal.interrupt()
         assert terminal.wait() == 130
     assert time.monotonic() - started < 30, "it was the shutdown's deadline that ended it"
 
-    assert re.search(rf"(ann|bob|cleo|dan) released '{tree}/endless'", terminal.seen)
+    assert re.search(rf"worker \d released '{tree}/endless'", terminal.seen)
     assert re.search(
         r"0 tasks drained, 1 interrupted, 0 errors\s+interrupted: .*hash_tree\.py:\d+ in sha256", terminal.seen
     )
@@ -390,7 +392,7 @@ def test_kill_9_from_outside_and_it_shows_what_was_in_hand(tmp_path: Path) -> No
     for path in paths:
         path.write_text(path.name)
     with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program(SLOW)) as terminal:
-        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] in hand")
+        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] running")
         terminal.process.kill()
         assert terminal.wait() == -signal.SIGKILL
     first = len(watched.begun())
@@ -398,14 +400,18 @@ def test_kill_9_from_outside_and_it_shows_what_was_in_hand(tmp_path: Path) -> No
     ended = run(tree, "--output", manifest, cwd=tmp_path, program=watched.program())
 
     assert ended.returncode == 0, ended.stderr
-    going_on = r"^going on: (\d+) files were hashed before, (\d+) were in hand, (\d+) wait$"
-    [numbers] = re.findall(going_on, ended.stderr, re.MULTILINE)
-    before, in_hand, wait = map(int, numbers)
-    assert before + in_hand + wait == 64
+    resuming = r"^resuming: (\d+) files hashed before, (\d+) interrupted, (\d+) waiting$"
+    [numbers] = re.findall(resuming, ended.stderr, re.MULTILINE)
+    before, interrupted, waiting = map(int, numbers)
+    assert before + interrupted + waiting == 64
     assert before >= 1
-    assert 1 <= in_hand <= 8
-    assert first <= before + in_hand
-    assert len(watched.begun()) == in_hand + wait
+    assert 1 <= interrupted <= 8
+    assert first <= before + interrupted
+    assert len(watched.begun()) == interrupted + waiting
+    known = (
+        r"resuming: .*|hashed \d+ .*, [0-8] running|worker \d hashed .*|hashed \d+ files in this run, .*|sha256sum .*"
+    )
+    assert [line for line in ended.stderr.splitlines() if not re.fullmatch(known, line)] == [], "a warning, or the like"
     assert lines_of(manifest) == sums_of(*map(os.fsencode, paths))
 
 
@@ -415,7 +421,7 @@ def test_after_ctrl_c_it_goes_on(tmp_path: Path) -> None:
     for number in range(64):
         (tree / f"{number}").write_text(f"{number}")
     with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program(SLOW)) as terminal:
-        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] in hand")
+        terminal.wait_for(r"hashed [1-9]\d* of 64 files, [1-8] running")
         terminal.interrupt()
         assert terminal.wait() == 130
     hashed = number_in(r"hashed (\d+) files in this run, and 0 before", terminal.seen)
@@ -423,7 +429,7 @@ def test_after_ctrl_c_it_goes_on(tmp_path: Path) -> None:
 
     with Terminal(tree, "--output", manifest, cwd=tmp_path, program=watched.program()) as terminal:
         assert terminal.wait() == 0, terminal.seen
-    assert f"going on: {hashed} files were hashed before, 0 were in hand, {64 - hashed} wait" in terminal.seen
+    assert f"resuming: {hashed} files hashed before, 0 interrupted, {64 - hashed} waiting" in terminal.seen
     assert f"hashed {64 - hashed} files in this run, and {hashed} before" in terminal.seen
     assert len(watched.begun()) == 64 - hashed
     assert len(lines_of(manifest)) == 64
@@ -453,4 +459,37 @@ async def test_a_file_that_vanishes_is_a_failed_task(tmp_path: Path) -> None:
 
 def test_it_can_be_read_in_two_minutes() -> None:
     lines = DEMO.read_text("utf-8").splitlines()
-    assert len(lines) <= 160
+    assert len(lines) <= 170
+
+
+def test_the_standard_library_comes_without_the_packages_that_are_installed_in_it(tmp_path: Path) -> None:
+    demo = load()
+    for name in ("a.py", "b/c.py", "site-packages/d.py", "b/site-packages/e.py", "dist-packages/f/g.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [f"{path.relative_to(tmp_path)}" for path in tmp_path.rglob("*.py")]
+
+    def walked() -> list[str]:
+        return sorted(os.path.relpath(os.fsdecode(path), tmp_path) for path in demo.walk(os.fsencode(tmp_path)))
+
+    assert walked() == sorted(names), "some other directory is hashed as a whole"
+    demo.LIBRARY = str(tmp_path)
+    demo.INSTALLED = {os.fsencode(tmp_path / Path(os.fsdecode(path)).name) for path in demo.INSTALLED}
+    assert walked() == ["a.py", "b/c.py", "b/site-packages/e.py"]
+
+
+async def test_the_total_is_said_when_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    demo = load()
+    async with trio.open_nursery() as nursery:
+        storage, all_pushed = MemoryStorage[bytes](), trio.Event()
+        await storage.push(b"a file")
+        nursery.start_soon(demo.show_progress, storage, Monitor(), all_pushed)
+        await trio.testing.wait_all_tasks_blocked()
+        assert capsys.readouterr().err == "hashed 0 files, 1 found so far, 0 running\n"
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        all_pushed.set()
+        nursery.start_soon(demo.show_progress, storage, Monitor(), all_pushed)
+        await trio.testing.wait_all_tasks_blocked()
+        assert capsys.readouterr().err == "hashed 0 of 1 files, 0 running\n"
+        nursery.cancel_scope.cancel()

@@ -1,8 +1,10 @@
 """Hash every file below a directory with a pool of workers, and have sha256sum check the result.
 
-What is to be hashed, and each digest, is kept in a file beside the manifest. So the program may be killed at any
-moment, with ``kill -9`` too: run it again, and it goes on where it was. Ctrl-C in the middle shuts down gracefully: the
-files in hand are finished, no more are begun. A second one releases those in hand, too.
+The tasks and the digests are kept in a file beside the manifest. So the program may be killed at any moment, with
+``kill -9`` too: run it again, and it continues. Ctrl-C shuts down gracefully: files that are being hashed are finished,
+and no more are begun. A second Ctrl-C puts back those that are being hashed, too.
+
+Without a DIRECTORY it hashes the standard library of Python, without the packages that are installed in it.
 """
 
 import argparse
@@ -20,7 +22,9 @@ from pathlib import Path
 import trio
 from trio_tasks import Error, Event, Monitor, Release, RetryPolicy, SqliteStorage, Status, Task, Worker, WorkerContext
 
-LIVE = sys.stderr.isatty()  # then progress is one line, written again and again; else it is a line now and then
+LIVE = sys.stderr.isatty()  # progress is one line that is rewritten on a terminal, and else a line every two seconds
+LIBRARY = os.path.realpath(sysconfig.get_paths()["stdlib"])
+INSTALLED = {os.fsencode(Path(LIBRARY, name)) for name in ("site-packages", "dist-packages")}
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -28,7 +32,7 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def sha256(path: bytes) -> str:
-    """The handler. It is sync, so it runs in a thread; now and then it asks whether it is still wanted."""
+    """Handle one task. A sync handler runs in a thread; `check_cancelled` lets a shutdown interrupt a large file."""
     digest = hashlib.sha256()
     with Path(os.fsdecode(path)).open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -38,7 +42,8 @@ def sha256(path: bytes) -> str:
 
 
 def walk(directory: bytes) -> Iterator[bytes]:
-    """Each regular file, but no symlinks; and each folder that cannot be listed: whoever opens it is told why."""
+    """Yield each regular file, but no symlinks; and each folder that cannot be listed: opening it gives the reason."""
+    left_out = INSTALLED if directory == os.fsencode(LIBRARY) else set[bytes]()
     folders = [directory]
     while folders:
         folder = folders.pop()
@@ -47,16 +52,18 @@ def walk(directory: bytes) -> Iterator[bytes]:
         except OSError:
             yield folder
             continue
-        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        folders += [path for path in inner if path not in left_out]
         yield from [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
 
 
-def push_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[bytes]) -> None:
-    """Push a task for each file that has none yet. A disk may be slow, so this runs in a thread as well."""
+def push_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[bytes], all_pushed: trio.Event) -> None:
+    """Push a task for each file that has none yet. It runs in a thread, since a disk may be slow."""
     paths = (path for path in walk(directory) if path not in known)
     while some := list(islice(paths, 512)):
         trio.from_thread.run(storage.push_bulk, some)
-    trio.from_thread.run_sync(storage.close)  # nothing more will come: when all is done, the workers end
+    trio.from_thread.run_sync(all_pushed.set)
+    trio.from_thread.run_sync(storage.close)  # the workers end when the storage is closed and empty
 
 
 def listen(context: WorkerContext, event: Event) -> None:
@@ -66,35 +73,38 @@ def listen(context: WorkerContext, event: Event) -> None:
         say(f"{context.name} released {os.fsdecode(event.task.args)!r}: {event.reason}")
 
 
-async def show_progress(storage: SqliteStorage[bytes], monitor: Monitor) -> None:
+async def show_progress(storage: SqliteStorage[bytes], monitor: Monitor, all_pushed: trio.Event) -> None:
     while True:
+        is_total = all_pushed.is_set()  # asked first: the number below is at least as new
         now = await storage.metrics()
-        hint = "; Ctrl-C again releases them" if monitor.is_shutting_down else ""
-        counts = f"hashed {now['succeeded']:,} of {now['pushed']:,} files, {now['running']} in hand"
-        say(counts + hint, end="" if LIVE else "\n")
+        files = f"of {now['pushed']:,} files" if is_total else f"files, {now['pushed']:,} found so far"
+        running = sum(worker.task_count for worker in monitor.workers)
+        hint = "; Ctrl-C again puts them back" if monitor.is_shutting_down else ""
+        say(f"hashed {now['succeeded']:,} {files}, {running} running{hint}", end="" if LIVE else "\n")
         await trio.sleep(0.1 if LIVE else 2)
 
 
 async def hash_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[bytes]) -> int:
     before = await storage.metrics()
     if before["pushed"]:
-        counts = f"{before['succeeded']:,} files were hashed before, {before['running']} were in hand"
-        say(f"going on: {counts}, {before['waiting']:,} wait")
+        counts = f"{before['succeeded']:,} files hashed before, {before['running']} interrupted"
+        say(f"resuming: {counts}, {before['waiting']:,} waiting")
 
     monitor = Monitor(shutdown_timeout=30, on_event=listen)
-    # What cannot be read is not tried again; what was in hand when the program was killed is.
+    # A file that cannot be read is not tried again; one that was being hashed when the program was killed is.
     policy = RetryPolicy(retry_if=lambda error: not isinstance(error, OSError))
-    for name in ("ann", "bob", "cleo", "dan"):
-        monitor.register(Worker(name, storage, sha256, concurrency=2, retry=policy, log=None))
+    for number in range(1, 5):
+        monitor.register(Worker(f"worker {number}", storage, sha256, concurrency=2, retry=policy, log=None))
+    all_pushed = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, push_tree, directory, storage, known)
-        nursery.start_soon(show_progress, storage, monitor)
+        nursery.start_soon(trio.to_thread.run_sync, push_tree, directory, storage, known, all_pushed)
+        nursery.start_soon(show_progress, storage, monitor, all_pushed)
         report = await monitor.run_with_signal()
         nursery.cancel_scope.cancel()
 
     now = await storage.metrics()
-    for worker in report.workers:
-        say(f"{worker.worker} hashed {worker.succeeded:,} files, and failed on {worker.failed + worker.killed}")
+    for worker in sorted(report.workers, key=lambda each: each.worker):
+        say(f"{worker.worker} hashed {worker.succeeded:,} files, {worker.failed + worker.killed} failed")
     say(f"hashed {now['succeeded'] - before['succeeded']:,} files in this run, and {before['succeeded']:,} before")
     if not monitor.is_shutting_down:
         return 1 if now["failed"] + now["killed"] else 0
@@ -103,7 +113,7 @@ async def hash_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[
 
 
 def manifest_line(path: bytes, digest: str) -> bytes:
-    """As sha256sum writes it: a backslash or a line break in a name is escaped, and the line then begins with one."""
+    """Return a line as sha256sum writes it: with a backslash in front if something in the name is escaped."""
     escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"" if escaped == path else b"\\") + digest.encode() + b"  " + escaped + b"\n"
 
@@ -114,12 +124,12 @@ def write(manifest: str, done: list[Task[bytes]]) -> None:
 
 
 async def run(directory: str, manifest: str, tasks: str) -> int:
-    """Open the file of the tasks, hash the tree, and write the manifest of what is in the file when all is done."""
+    """Open the file of the tasks, hash the tree, and write the manifest from the results in that file."""
     ours = {os.fsencode(path) for path in (manifest, tasks, f"{tasks}-wal", f"{tasks}-shm")}
     async with SqliteStorage(
         tasks, bytes, queue=ascii(directory), result_type=str,
         keep_results=math.inf,  # the digests
-        lease=3,  # what was in hand comes back in so many seconds
+        lease=3,  # seconds after which the files of a killed program are hashed again
         synchronous="NORMAL",  # survives kill -9; after a power cut, some files may be hashed again
     ) as storage:  # fmt: skip
         known = {task.args for task in await storage.list_tasks(limit=sys.maxsize)}
@@ -131,7 +141,7 @@ async def run(directory: str, manifest: str, tasks: str) -> int:
 
 def check(manifest: str) -> int:
     if shutil.which("sha256sum") is None:
-        say(f"there is no sha256sum here, so nobody has checked {manifest}")
+        say(f"there is no sha256sum here, so {manifest} was not checked")
         return 1
     status = subprocess.run(["sha256sum", "-c", manifest], stdout=subprocess.DEVNULL, check=False).returncode
     count = Path(manifest).read_bytes().count(b"\n")
@@ -141,7 +151,7 @@ def check(manifest: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Hash every file below a directory.")
-    parser.add_argument("directory", nargs="?", default=sysconfig.get_paths()["stdlib"])
+    parser.add_argument("directory", nargs="?", default=LIBRARY)
     parser.add_argument("--output", default="SHA256SUMS", help="the manifest (default: %(default)s)")
     arguments = parser.parse_args()
     directory, manifest = os.path.realpath(arguments.directory), os.path.realpath(arguments.output)
