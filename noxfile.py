@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -144,7 +145,14 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Hash a directory tree with a pool of workers: `nox -s demo`, or `nox -s demo -- DIRECTORY`."""
-    session.install("--editable", ".[sqlite]")
+    """Hash a directory, `nox -s demo [-- DIRECTORY]`; run sessions in parallel, `nox -s demo -- sessions [NOXFILE]`."""
+    program, arguments, packages = "hash_tree.py", session.posargs, [".[sqlite]"]
+    if arguments[:1] == ["sessions"]:
+        program, arguments, packages = (
+            "nox_pool.py",
+            arguments[1:],
+            [".[sqlite]", f"nox=={importlib.metadata.version('nox')}"],
+        )
+    session.install("--editable", *packages)
     # After Ctrl-C nox would send a SIGTERM of its own at once, which is the demo's second signal: leave it to the user.
-    session.run("python", "docs/examples/hash_tree.py", *session.posargs, interrupt_timeout=None)
+    session.run("python", f"docs/examples/{program}", *arguments, interrupt_timeout=None)

@@ -110,7 +110,7 @@ def _show_colons(app: Sphinx, what: str, name: str, obj: object, options: object
 
 
 _PARTS = [
-    ("Learn", ["tutorial/index", "demo", "howto/index"]),
+    ("Learn", ["tutorial/index", "demo", "demo_sessions", "howto/index"]),
     ("Understand", ["explanation/index", "promises", "glossary"]),
     ("Look up", ["reference/index", "coming_from_apalis", "compared_with"]),
     ("Contribute", ["contributing/index"]),

@@ -50,11 +50,12 @@ def run(
 class Terminal:
     """The demo, running in a terminal, and not for longer than the block."""
 
-    def __init__(self, *arguments: object, cwd: Path, program: Path = DEMO) -> None:
+    def __init__(self, *arguments: object, cwd: Path, program: Path = DEMO, output: Path | None = None) -> None:
         self.master, slave = os.openpty()
         self.seen = ""
         asked = command(*arguments, program=program)
-        self.process = subprocess.Popen(asked, cwd=cwd, env=environment(), stderr=slave)
+        with Path(output or os.devnull).open("w") as stdout:
+            self.process = subprocess.Popen(asked, cwd=cwd, env=environment(), stdout=stdout, stderr=slave)
         os.close(slave)
 
     def __enter__(self) -> Terminal:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 
-DEMO = "hash_tree"  # has a test of its own
-PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != DEMO)
+DEMOS = {"hash_tree", "nox_pool"}  # which have tests of their own
+PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in DEMOS)
 TESTS = [name for name in PROGRAMS if name.startswith("test_")]  # run by pytest
 SCRIPTS = [name for name in PROGRAMS if name not in TESTS]
 
