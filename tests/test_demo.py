@@ -44,7 +44,7 @@ def run(
     """Run the demo to its end, away from any terminal."""
     env = environment() if path is None else {**environment(), "PATH": path}
     asked = command(*arguments, program=program)
-    return subprocess.run(asked, cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
+    return subprocess.run(asked, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
 class Terminal:

@@ -367,7 +367,7 @@ async def test_run_with_signal() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     await storage.push(1)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         report = await Monitor(shutdown_timeout=3).register(Worker("w", storage, handle)).run_with_signal()
     assert report.workers[0].succeeded == 1
 

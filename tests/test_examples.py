@@ -34,7 +34,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{UNLOGGED}", "PYTHONUTF8": "1"}
     return subprocess.run(
         [sys.executable, "-W", "error", *command],
-        cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=50,
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ async def test_a_fan_out_over_ones_own_queue_is_done(tmp_path: Path, kind: str, 
         async with trio.open_nursery() as nursery:
             worker = Worker("w", storage, family.__call__, concurrency=8, layers=LAYERS[layers]())
             context: WorkerContext = await nursery.start(worker.run)
-            with trio.fail_after(20):  # noqa: ASYNC100  waiting is one
+            with trio.fail_after(60):  # noqa: ASYNC100  waiting is one
                 results = [(await storage.wait_for(each)).result for each in ids]
             assert context.lent == 0
             context.stop()

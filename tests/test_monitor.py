@@ -164,7 +164,7 @@ def test_it_may_be_run_in_one_trio_run_after_the_other() -> None:
     monitor = Monitor().register(worker_on(storage))
 
     async def main() -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(monitor.run)
                 monitor.shutdown()
@@ -375,7 +375,7 @@ def test_shutdown_between_two_runs_of_trio_is_about_the_next() -> None:
             monitor.shutdown()
 
     async def second() -> Report:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             return await monitor.run()
 
     trio.run(first)

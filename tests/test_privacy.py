@@ -91,7 +91,7 @@ async def run_all_ways(storage: Any, said: list[str]) -> None:
     storage.close()
     layers: list[Any] = [Log(), Trace(), LongRunning(60), Timeout(9)]
     worker = Worker("w", storage, handler, layers=layers, on_event=listen)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         report = await worker.run()
     said += [repr(report), str(report), repr(storage), repr(worker)]
     for task_id in ids:

@@ -9,6 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 from trio_tasks import MemoryStorage, Worker, WorkerContext
 from trio_tasks._whereabouts import where_is, where_struck
 
+from tests._progress import until
+
 
 async def test_a_task_that_waits_is_at_its_own_line(nursery: trio.Nursery) -> None:
     async def wait() -> None:
@@ -40,19 +42,18 @@ async def test_a_task_that_waits_for_a_child_is_where_that_is(nursery: trio.Nurs
 
 
 async def test_a_thread_is_named_as_one() -> None:
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     def handler(n: int) -> None:
-        go_on.wait(5)
+        begun.set()
+        go_on.wait(60)
 
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     storage.close()
     async with trio.open_nursery() as nursery:
         context: WorkerContext = await nursery.start(Worker("w", storage, handler).run)
-        while not context.in_hand:  # noqa: ASYNC110  it has no event
-            await trio.sleep(0.001)
-        await trio.sleep(0.05)
+        await until(begun.is_set)
         assert context.whereabouts()[task_id].startswith("a line of the thread that was begun at ")
         go_on.set()
 

@@ -157,7 +157,7 @@ async def test_two_runs_at_once_have_their_own_threads() -> None:
     both = threading.Barrier(2)
 
     def meet(n: int) -> None:
-        both.wait(timeout=5)
+        both.wait(timeout=60)
 
     worker = Worker("w", storage, meet, concurrency=1, retry=RetryPolicy(attempts=1))
     async with trio.open_nursery() as nursery:

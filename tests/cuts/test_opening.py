@@ -160,7 +160,7 @@ def test_with_real_threads_none_is_left(open_storage: Callable[[Path], Any], tmp
                 async with open_storage(path) as storage:
                     await storage.push("one")
                     await storage.settle(await storage.receive(), Succeeded(None))
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await contents(open_storage, path)
 
         knife = Knife(step, scope.cancel, lambda task: task is not None)

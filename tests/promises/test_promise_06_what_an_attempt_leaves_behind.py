@@ -107,7 +107,7 @@ async def test_promise_06_an_attempt_that_leaves_something_open_fails_by_name(
     async with STORAGES[kind](tmp_path / "tasks") as storage:
         ids = await storage.push_bulk(range(8))
         storage.close()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await Worker("w", storage, careless, concurrency=2, retry=RetryPolicy(1), on_event=[record, look]).run()
         found = [(await storage.fetch_by_id(each)).parts.status for each in ids]
     assert found == [Status.Done, Status.Failed] * 4
@@ -128,8 +128,11 @@ async def test_promise_06_a_cancelled_attempt_that_leaves_something_open_is_rele
         trio.CancelScope().__enter__()
         await trio.sleep_forever()
 
-    with trio.move_on_after(0.01):
-        await Worker("w", storage, careless).run()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Worker("w", storage, careless).run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert storage.statistics().in_hand == 1
+        nursery.cancel_scope.cancel()
     [task] = await storage.list_tasks()
     assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
 
@@ -162,7 +165,7 @@ async def test_promise_06_a_handler_that_changes_its_parts_is_settled_as_what_it
         await storage.push(1, id="changed", unique="key")
         await storage.push(2, id="quiet")
         storage.close()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await Worker("w", storage, handler, concurrency=2, retry=RetryPolicy(1)).run()
         changed, quiet = await storage.wait_for("changed"), await storage.wait_for("quiet")
         assert changed.status is (Status.Failed if fails else Status.Done)

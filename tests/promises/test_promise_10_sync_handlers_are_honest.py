@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 
 import pytest
@@ -28,7 +28,7 @@ from trio_tasks.layers import Timeout
 
 from tests.promises._stage import Record, perform
 
-PATIENCE = 20.0  # seconds after which a thread has been waiting for nothing
+PATIENCE = 60.0  # seconds after which a thread has been waiting for nothing
 
 
 class Threads:
@@ -64,10 +64,10 @@ class Threads:
             self.go_on.set()
 
 
-async def until(what: object, seconds: float = PATIENCE) -> None:
-    """Wait until the list is not empty."""
-    with trio.fail_after(seconds):
-        while not what:  # noqa: ASYNC110  a thread fills it
+async def until(what: Sized, length: int = 1) -> None:
+    """Wait until the list has so many items."""
+    with trio.fail_after(PATIENCE):
+        while len(what) < length:  # noqa: ASYNC110  a thread fills it
             await trio.sleep(0.001)
 
 
@@ -90,7 +90,7 @@ async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_seats() ->
     with threads.at_large():
         async with trio.open_nursery() as nursery:
             context: WorkerContext = await nursery.start(Worker("threads", storage, threads, concurrency=3).run)
-            await until(threads.begun)
+            await until(threads.begun, 3)
             await wait_all_tasks_blocked(0.02)
             assert (len(threads.begun), storage.statistics().waiting, context.task_count) == (3, 7, 3)
             threads.go_on.set()
@@ -227,9 +227,6 @@ async def test_promise_10_sync_handlers_are_honest_two_runs_have_each_their_thre
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
             nursery.start_soon(worker.run)
-            with trio.move_on_after(0.5):
-                while len(threads.begun) < 4:  # noqa: ASYNC110  threads fill it
-                    await trio.sleep(0.001)
-            begun = len(threads.begun)
+            await until(threads.begun, 4)
             threads.go_on.set()
-    assert begun == 4
+    assert sorted(threads.ended) == [0, 1, 2, 3]

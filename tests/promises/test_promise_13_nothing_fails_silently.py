@@ -314,7 +314,7 @@ async def main():
 trio.run(main)
 """
     command = [sys.executable, "-c", script]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=50)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     first, *rest = run.stderr.splitlines()
     assert first.startswith("worker 'mails', queue 'default': send, task ")
     assert first.endswith("attempt 1 of 5 killed, dead letter: trio_tasks.AbortError: no such address")

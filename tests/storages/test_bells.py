@@ -31,7 +31,7 @@ async def test_only_the_key_is_heard() -> None:
             await trio.sleep(0.02)
             assert not rung.is_set()
             sender.sendto(bell.key, ("127.0.0.1", int(bell.address or 0)))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await rung.wait()
 
 
@@ -43,7 +43,7 @@ async def test_who_cannot_be_rung_does_not_keep_others_from_being_rung(address: 
         ringer.open()
         ringer.ring([(address, key), (bell.address or "", key), (address, bell.key), (bell.address or "", bell.key)])
         ringer.close()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await rung.wait()
 
 

@@ -54,7 +54,7 @@ def threads_of_ours() -> set[threading.Thread]:
 
 
 async def all_threads_end(before: set[threading.Thread]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while threads_of_ours() - before:  # noqa: ASYNC110  a thread tells nobody that it has ended
             await trio.sleep(0.001)
 

@@ -29,6 +29,7 @@ from trio_tasks.storages._journal import open_journal
 from trio_tasks.storages._port import Claim, Claimed, Exchange, Held, State, Verdict
 from trio_tasks.storages._record import decode_error, decode_history
 
+from tests._progress import until
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 from tests.storages.test_journal import no_file_longer_than
 
@@ -629,8 +630,7 @@ async def test_a_place_that_is_none_is_a_clear_error(tmp_path: Path, synchronous
         with pytest.raises(BackendError, match="is not open"):
             await push(engine, new("a"))
         await engine.aclose()
-    await trio.sleep(0.05)  # a thread takes a moment to end
-    assert threads() <= before
+    await until(lambda: threads() <= before)  # a thread takes a moment to end
 
 
 _UNPRIVILEGED = """

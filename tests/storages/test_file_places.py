@@ -129,7 +129,7 @@ async def test_what_is_no_regular_file_is_refused_before_anything_is_made(
 ) -> None:
     make(path)
     before, lstat = names(path), os.lstat(path)
-    with trio.fail_after(10), pytest.raises(BackendError, match="cannot be opened"):
+    with trio.fail_after(60), pytest.raises(BackendError, match="cannot be opened"):
         async with FileStorage(path, str, synchronous=synchronous):
             raise AssertionError("it has opened")
     assert names(path) == before
@@ -171,7 +171,7 @@ async def test_no_journal_is_made_where_none_is_to_be(path: Path) -> None:
 @pytest.mark.parametrize("make", NO_FILES)
 async def test_a_lock_that_is_no_regular_file_is_refused(path: Path, make: Callable[[Path], None]) -> None:
     make(beside(path, "lock"))
-    with trio.fail_after(10), pytest.raises(BackendError):
+    with trio.fail_after(60), pytest.raises(BackendError):
         await push_one(path)
     assert path.name not in names(path)
 
@@ -296,7 +296,7 @@ trio.run(main)
 
 def in_another_process(path: Path) -> str:
     command = [sys.executable, "-c", _SECOND, str(path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

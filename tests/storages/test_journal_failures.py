@@ -117,7 +117,7 @@ def test_a_directory_that_may_not_be_read() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own may be seen by one user only
         Path(name).chmod(0o333)
         command = [sys.executable, "-c", _IN_A_BLIND_DIRECTORY, f"{name}/tasks.journal"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         Path(name).chmod(0o777)
     assert run.stdout.split("\n")[:2] == ["True", "['old']"], run.stderr
 

@@ -357,7 +357,7 @@ async def test_a_row_that_a_trigger_refuses_harms_no_other(
         assert bool(refused) == (moment == "push")
         if moment == "falling due":
             await trio.sleep(0.06)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 worker = Worker("w", storage, handler, concurrency=3, retry=RetryPolicy(1))
                 context: WorkerContext = await nursery.start(worker.run)
@@ -384,9 +384,9 @@ async def execute(path: Path, driver: Any, sql: str) -> None:
         import apsw
 
         connection = apsw.Connection(str(path))
-        connection.set_busy_timeout(5000)
+        connection.set_busy_timeout(60_000)
     else:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=60)
     with closing(connection):
         connection.execute(sql)
 
@@ -403,7 +403,7 @@ async def test_an_attempt_that_cannot_be_counted_ends_its_task_alone(tmp_path: P
         await execute(path, None, f"UPDATE trio_tasks_task SET attempt = {2**63 - 1}")
         await storage.push_bulk(range(5))
         storage.close()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await Worker("w", storage, handler).run()
             assert (await storage.wait_for(guilty)).status is Status.Killed
     assert sorted(done) == [0, 1, 2, 3, 4]

@@ -94,7 +94,7 @@ async def test_a_statement_without_an_end_is_broken_off(tmp_path: Path, driver: 
     craft(path, f"CREATE TRIGGER t AFTER INSERT ON trio_tasks_task WHEN new.priority = 7 BEGIN {ENDLESS}; END")
     async with SqliteStorage(path, str, driver=driver, allow_triggers=True) as storage:
         for _ in range(2):
-            with trio.fail_after(20), pytest.raises(BackendError, match="broken off"):
+            with trio.fail_after(60), pytest.raises(BackendError, match="broken off"):
                 await storage.push("b", priority=7)
             await storage.push("c")
         assert (await storage.metrics())["waiting"] == 3
@@ -110,7 +110,7 @@ async def test_a_write_without_an_end_fails_its_own_attempt(tmp_path: Path, driv
         endless = await storage.push("endless", attempts=1)
         other = await storage.push("other")
         storage.close()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await Worker("w", storage, handler).run()
         assert (await storage.wait_for(endless)).status is Status.Failed
         assert (await storage.wait_for(other)).status is Status.Done
@@ -200,7 +200,7 @@ async def test_garbage_at_the_socket_does_not_keep_the_process_busy() -> None:
             took = trio.current_time() - began
             assert looked < 20 + 20 * took, "it looks less and less often"
             assert not rung.is_set()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while not rung.is_set():
                     sender.sendto(bell.key, address)
                     await trio.sleep(0.01)

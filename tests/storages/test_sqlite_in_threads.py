@@ -54,7 +54,7 @@ def in_transaction(storage: SqliteStorage[str], path: Path, args: str) -> None:
 async def test_push_in_and_wake_work_in_any_thread(path: Path) -> None:
     async with SqliteStorage(path, str, poll_interval=FAR) as storage:
         other = threading.Thread(target=in_transaction, args=(storage, path, "of a thread"))
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             await trio.to_thread.run_sync(in_transaction, storage, path, "of trio's thread")
             assert (await storage.receive()).args == "of trio's thread"
             async with trio.open_nursery() as nursery:
@@ -78,7 +78,7 @@ async def test_push_in_works_in_a_second_trio_run(path: Path) -> None:
             in_transaction(storage, path, "a")
 
         await trio.to_thread.run_sync(trio.run, elsewhere)
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             assert (await storage.receive()).args == "a"
 
 
@@ -97,7 +97,7 @@ async def test_a_sync_handler_pushes_in_its_own_transaction(path: Path) -> None:
             return number
 
         await storage.push(3)
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             await Worker("w", storage, count_down).run()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT number FROM seen").fetchall() == [(3,), (2,), (1,)]
@@ -254,7 +254,7 @@ async def test_a_push_over_sqlalchemy_shares_the_fate_of_its_transaction(
             storage.wake()
 
         await trio.to_thread.run_sync(work)
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             assert (await storage.receive()).args == "a"
 
 
@@ -269,7 +269,7 @@ async def test_a_push_over_sqlalchemy_that_commits_each_statement_is_there_at_on
             engine.dispose()
 
         await trio.to_thread.run_sync(work)
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             assert (await storage.receive()).args == "a"
 
 
