@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from ._checks import check_callable, check_count, check_fraction, check_seconds
-from ._printing import quoted
+from ._printing import quoted, readable
 
 Backoff = Callable[[int], float]
 
@@ -120,7 +120,9 @@ def _shown(**options: float) -> str:
 _USUAL = {"jitter": 0.0, "maximum": 86400.0}
 
 
-def _always(error: BaseException) -> bool:
+@readable
+def always(error: BaseException) -> bool:
+    """Return True: any error may be tried again."""
     return True
 
 
@@ -139,7 +141,7 @@ class RetryPolicy:
 
     attempts: int = 5
     backoff: Backoff = field(default=exponential(1.0, maximum=3600.0, jitter=0.5))
-    retry_if: Callable[[BaseException], bool] = _always
+    retry_if: Callable[[BaseException], bool] = always
 
     def __post_init__(self) -> None:
         check_count(self.attempts, "attempts")
@@ -147,7 +149,7 @@ class RetryPolicy:
         check_callable(self.retry_if, "retry_if", "retry_if(error) -> bool")
 
     def __repr__(self) -> str:
-        condition = "" if self.retry_if is _always else f", retry_if={self.retry_if!r}"
+        condition = "" if self.retry_if is always else f", retry_if={self.retry_if!r}"
         return f"RetryPolicy(attempts={self.attempts}, backoff={self.backoff!r}{condition})"
 
     def allows(self, error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from ._backoff import exponential
 from ._checks import check_callable, check_count, check_seconds, check_sync
 from ._context import WorkerContext, check_listeners
 from ._errors import MonitorError
-from ._printing import quoted
+from ._printing import quoted, readable
 from ._signals import check_signals, heeding_signals, usual_signals
 from ._supervisor import Policy, Supervisor
 from ._worker import Worker
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._supervisor import Factory
 
 
+@readable
 def _never(context: WorkerContext, error: Exception, attempt: int) -> bool:
     return False
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _LONGEST_OPTION = 100
 _LONGEST_NAME = 1024
@@ -33,3 +39,26 @@ def value_shown(value: Any) -> str:
     if value is None or os.environ.get(SHOW_ARGS) == "1":
         return repr(value)
     return f"<{type(value).__name__}>"
+
+
+def readable(function: F) -> F:
+    """Give a function its name as its repr: for defaults, which `help()` and editors show in signatures."""
+    return cast("F", _Readable(function))
+
+
+@final
+class _Readable:
+    """A function with a readable repr. It is pickled and copied by its name, as functions are."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> str:
+        return self._function.__qualname__
+
+    def __repr__(self) -> str:
+        return self._function.__name__.strip("_")

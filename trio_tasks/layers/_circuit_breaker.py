@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
+from .._backoff import always
 from .._checks import check_count, check_fraction, check_seconds
 from .._groups import leaves
 from ._plain_function import check_plain
@@ -130,7 +131,7 @@ class CircuitBreaker:
         success_threshold: float = 0.5,
         half_open_max_calls: int = 3,
         *,
-        failure_if: Callable[[BaseException], bool] = lambda error: True,
+        failure_if: Callable[[BaseException], bool] = always,
     ) -> None:
         self._failure_threshold = check_count(failure_threshold, "failure_threshold")
         self._recovery_timeout = check_seconds(recovery_timeout, "recovery_timeout")

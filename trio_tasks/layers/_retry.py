@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 import trio
 
 from .._attempt_log import AttemptLog
-from .._backoff import RetryPolicy, exponential
+from .._backoff import RetryPolicy, always, exponential
 from .._outcome import Retried, judge
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _SHORT = exponential(0.1, maximum=10.0, jitter=0.5)
-
-
-def _any_error(error: BaseException) -> bool:
-    return True
 
 
 @final
@@ -56,7 +52,7 @@ class Retry:
         attempts: int,
         *,
         backoff: Backoff = _SHORT,
-        retry_if: Callable[[BaseException], bool] = _any_error,
+        retry_if: Callable[[BaseException], bool] = always,
     ) -> None:
         self._policy = RetryPolicy(attempts, backoff, retry_if)
 

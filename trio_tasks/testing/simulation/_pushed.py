@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from ..._abc import ListTasks
 from ..._checks import check_callable, check_count
@@ -18,7 +18,17 @@ A = TypeVar("A")
 _ALL = 1_000_000
 _SHOWN = 20
 """Tasks that the message lists."""
-_ANY: Any = object()
+
+
+@final
+class _Anything:
+    """The default of ``args``: any value will do."""
+
+    def __repr__(self) -> str:
+        return "anything"
+
+
+_ANY: Any = _Anything()
 _OPTIONS = ("id", "priority", "attempts", "timeout", "unique", "expires_in")
 
 

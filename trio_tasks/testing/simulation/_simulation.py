@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, final
@@ -42,6 +41,7 @@ class Simulation:
         self.events = events
         self.nursery = nursery
         self._cleanup = cleanup
+        self._directory: Path | None = None
         self._faults = Random(f"faults {seed}")
         self._contexts: list[WorkerContext] = []
         self._monitors: dict[Monitor, trio.Event] = {}
@@ -90,10 +90,12 @@ class Simulation:
         task = "" if fault.task_id is None else f" of {fault.task_id}"
         self.events.note(f"{fault.kind}, in {fault.operation}{task}")
 
-    @cached_property
+    @property
     def directory(self) -> Path:
         """An empty directory for this run, for storages that need a file; it is removed in the end."""
-        return Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="trio_tasks-")))
+        if self._directory is None:
+            self._directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="trio_tasks-")))
+        return self._directory
 
     def whereabouts(self) -> dict[str, str]:
         """For each task that a worker has in hand, by its id, the line at which its attempt waits just now."""
