@@ -4,12 +4,10 @@ what is written to a file that is not there any more is not acknowledged."""
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,21 @@ from trio_tasks import BackendError, FileStorage, SqliteStorage
 from trio_tasks.storages._file_engine import FileEngine
 from trio_tasks.storages._journal import JournalFile, beside
 
+from tests.storages._places import (
+    LOSSES,
+    NO_FILES,
+    ROOT,
+    delete,
+    make_directory,
+    modes,
+    names,
+    needs_root,
+    owners,
+    replace,
+    set_mode,
+    write,
+)
 from tests.storages._rows import QUEUE, claim, ids, new, push, settle, settled
-
-ROOT = Path(__file__).parents[2]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture
@@ -37,33 +46,9 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
     os.umask(before)
 
 
-def names(path: Path) -> set[str]:
-    return {each.name for each in path.parent.iterdir()}
-
-
-def modes(path: Path) -> dict[str, int]:
-    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
-
-
-def owners(path: Path) -> set[tuple[int, int]]:
-    return {(each.stat().st_uid, each.stat().st_gid) for each in path.parent.iterdir()}
-
-
-def write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
 def cut_off(path: Path) -> None:
     """The last byte of it, as after a crash."""
     os.truncate(path, path.stat().st_size - 1)
-
-
-def set_mode(path: Path, mode: int) -> None:
-    path.chmod(mode)
 
 
 async def push_one(path: Path, name: str = "a", **options: Any) -> None:
@@ -95,31 +80,6 @@ async def compact(engine: FileEngine) -> None:
 
 
 # What is no regular file
-
-
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_socket(path: Path) -> None:
-    with closing(socket.socket(socket.AF_UNIX)) as server:
-        server.bind(str(path))
-
-
-def make_directory(path: Path) -> None:
-    path.mkdir()
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def link_to_fifo(path: Path) -> None:
-    os.mkfifo(path.parent / "fifo")
-    path.symlink_to("fifo")
-
-
-NO_FILES = [make_fifo, make_socket, make_directory, make_loop, link_to_fifo]
 
 
 @pytest.mark.parametrize("make", NO_FILES)
@@ -190,7 +150,7 @@ async def test_no_symbolic_link_beside_it_is_followed(path: Path, tmp_path: Path
         link_to(target, beside(path, suffix))
     await push_one(path, "b")
     assert {"tasks.journal.torn-1", "tasks.journal.torn-2"} < names(path)
-    remove(beside(path, "lock"))
+    delete(beside(path, "lock"))
     link_to(target, beside(path, "lock"))
     with pytest.raises(BackendError, match="cannot be locked"):
         await push_one(path)
@@ -214,7 +174,7 @@ async def test_a_file_of_the_users_with_such_a_name_is_kept(path: Path, content:
 
 async def test_another_journal_of_such_a_name_is_kept(path: Path) -> None:
     await push_one(beside(path, "new"), "other")
-    remove(beside(path, "new.lock"))
+    delete(beside(path, "new.lock"))
     await push_one(path)
     assert await waiting(beside(path, "new")) == ["other"]
 
@@ -249,7 +209,7 @@ async def test_what_replaces_a_journal_is_of_its_mode_and_so_is_what_stands_besi
     path: Path, umask: None, mode: int
 ) -> None:
     await push_one(path)
-    remove(beside(path, "lock"))
+    delete(beside(path, "lock"))
     set_mode(path, mode)
     cut_off(path)
     engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
@@ -262,7 +222,7 @@ async def test_what_replaces_a_journal_is_of_its_mode_and_so_is_what_stands_besi
 @needs_root
 async def test_what_replaces_a_journal_belongs_to_its_owner(path: Path) -> None:
     await push_one(path)
-    remove(beside(path, "lock"))
+    delete(beside(path, "lock"))
     os.chown(path, 1, 2)
     engine = FileEngine(path, synchronous="NORMAL", compact_above=2_000)
     await engine.open()
@@ -311,7 +271,7 @@ async def test_the_journal_itself_is_locked(path: Path, way: str, compacted: boo
         await compact(engine)
     name = path
     if way == "the lock was removed":
-        remove(beside(path, "lock"))
+        delete(beside(path, "lock"))
     else:
         name = path.parent / "alias"
         os.link(path, name)
@@ -348,27 +308,6 @@ async def test_a_forked_child_does_not_keep_the_journal_locked(path: Path) -> No
 
 
 # A file that is not there any more
-
-
-def delete(path: Path) -> None:
-    path.unlink()
-
-
-def move(path: Path) -> None:
-    path.rename(path.with_name("moved"))
-
-
-def replace(path: Path) -> None:
-    copy = path.with_name("copy")
-    copy.write_bytes(path.read_bytes())
-    copy.replace(path)
-
-
-def delete_directory(path: Path) -> None:
-    path.parent.rename(path.parent.with_name("elsewhere"))
-
-
-LOSSES = [delete, move, replace, delete_directory]
 
 
 @pytest.mark.parametrize("lose", LOSSES)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,85 +16,40 @@ from trio_tasks._groups import leaves
 from trio_tasks.storages._sqlite_driver import is_installed
 
 from tests.storages._child import Child
+from tests.storages._places import (
+    LOSSES,
+    NO_FILES,
+    ROOT,
+    as_somebody_else,
+    command_of_somebody_else,
+    contents,
+    delete,
+    make_directory,
+    modes,
+    names,
+    needs_root,
+    owners,
+    public_directory,
+    set_mode,
+    write,
+)
 
-ROOT = Path(__file__).parents[2]
-NOBODY = 65534
 DRIVERS = [
     "sqlite3",
     pytest.param("apsw", marks=pytest.mark.skipif(not is_installed("apsw"), reason="there is no apsw here")),
 ]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A file in a directory that everybody may look into."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name, "tasks.db")
-        Path(name).chmod(0o755)
-
-
-def names(path: Path) -> set[str]:
-    return {each.name for each in path.parent.iterdir()}
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {each.name: each.read_bytes() for each in path.parent.iterdir()}
-
-
-def set_mode(path: Path, mode: int) -> None:
-    path.chmod(mode)
-
-
-def make_empty(path: Path) -> None:
-    path.touch(0o600)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def owners(path: Path) -> set[int]:
-    return {each.stat().st_uid for each in path.parent.iterdir()}
-
-
-def modes(path: Path) -> dict[str, int]:
-    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    with public_directory() as directory:
+        yield directory / "tasks.db"
 
 
 async def fill(path: Path) -> None:
     async with SqliteStorage(path, str) as storage:
         await storage.push_bulk(["a", "b"])
-
-
-_AS_NOBODY = """
-import os, sys, tempfile, trio
-from trio_tasks import BackendError, SqliteStorage
-path, user, options = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
-
-async def main():
-    with tempfile.TemporaryDirectory() as name:  # whatever is imported on the way may be out of reach later
-        async with SqliteStorage(name + "/tasks.db", str) as storage:
-            await storage.push("x")
-    os.setgid(user), os.setuid(user)
-    try:
-        async with SqliteStorage(path, str, **options) as storage:
-            print(sorted(task.args for task in await storage.list_tasks()), flush=True)
-            for line in sys.stdin:
-                print(sorted(task.args for task in await storage.list_tasks()), flush=True)
-    except BackendError as error:
-        print("refused", error)
-
-trio.run(main)
-"""
-
-
-def as_somebody_else(path: Path, user: int = NOBODY, **options: Any) -> str:
-    command = [sys.executable, "-c", _AS_NOBODY, str(path), str(user), repr(options)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
 
 
 # Refused before anything is made
@@ -110,10 +61,10 @@ async def test_an_account_that_may_only_read_leaves_nothing_behind(place: Path) 
     await fill(place)
     set_mode(place.parent, 0o777)
     set_mode(place, 0o644)
-    assert "read-only for this account" in as_somebody_else(place)
+    assert "read-only for this account" in as_somebody_else(SqliteStorage, place)
     assert names(place) == {place.name}
     os.chown(place, 1, 1)
-    assert as_somebody_else(place, 1) == "['a', 'b']", "the owner is not locked out"
+    assert as_somebody_else(SqliteStorage, place, 1) == "['a', 'b']", "the owner is not locked out"
 
 
 @needs_root
@@ -121,8 +72,8 @@ async def test_a_log_of_somebody_else_is_named(place: Path) -> None:
     await fill(place)
     set_mode(place.parent, 0o777)
     set_mode(place, 0o666)
-    make_empty(Path(f"{place}-wal"))
-    assert "tasks.db-wal' may not be written to by this account" in as_somebody_else(place)
+    write(Path(f"{place}-wal"))
+    assert "tasks.db-wal' may not be written to by this account" in as_somebody_else(SqliteStorage, place)
 
 
 async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
@@ -132,44 +83,25 @@ async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
             await SqliteStorage(place, str, **options).__aenter__()
         assert caught.value.is_final
         assert names(place) == set()
-        make_empty(place)
+        write(place)
         with pytest.raises(BackendError, match="is empty"):
             await SqliteStorage(place, str, **options).__aenter__()
         assert contents(place) == {place.name: b""}
-        remove(place)
+        delete(place)
     await fill(place)
     async with SqliteStorage(place, str, create=False) as storage:
         assert await storage.push("c")
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_socket(path: Path) -> None:
-    import socket
-
-    with closing(socket.socket(socket.AF_UNIX)) as server:
-        server.bind(str(path))
-
-
-def make_directory(path: Path) -> None:
-    path.mkdir()
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-@pytest.mark.parametrize("make", [make_fifo, make_socket, make_directory, make_loop])
+@pytest.mark.parametrize("make", NO_FILES)
 @pytest.mark.parametrize("read_only", [False, True])
 async def test_what_is_no_regular_file_is_refused_and_left_alone(place: Path, make: Any, read_only: bool) -> None:
     make(place)
-    before = os.lstat(place)
+    before, found = os.lstat(place), names(place)
     with trio.fail_after(60), pytest.raises(BackendError, match=r"a FIFO|a socket|a directory|symbolic links"):
         async with SqliteStorage(place, str, read_only=read_only):
             raise AssertionError("it has opened")
-    assert names(place) == {place.name}
+    assert names(place) == found
     assert os.path.samestat(os.lstat(place), before)
 
 
@@ -267,9 +199,9 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
     await fill(place)
     set_mode(place.parent, directory)
     set_mode(place, 0o644)
-    assert as_somebody_else(place, read_only=True) == "['a', 'b']"
+    assert as_somebody_else(SqliteStorage, place, read_only=True) == "['a', 'b']"
     assert names(place) == {place.name}
-    command = [sys.executable, "-c", _AS_NOBODY, str(place), str(NOBODY), repr({"read_only": True})]
+    command = command_of_somebody_else(SqliteStorage, place, read_only=True)
     process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, cwd=ROOT)
     looker = Child(process)
     try:
@@ -289,36 +221,18 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     await pipe.aclose()
-    assert owners(place) == {os.geteuid()}, names(place)
+    assert owners(place) == {(os.geteuid(), os.getegid())}, names(place)
 
 
 # A file that is not there any more
-
-
-def delete(path: Path) -> None:
-    path.unlink()
-
-
-def move(path: Path) -> None:
-    path.rename(path.with_name("moved"))
-
-
-def replace(path: Path) -> None:
-    copy = path.with_name("copy")
-    copy.write_bytes(path.read_bytes())
-    copy.replace(path)
 
 
 def delete_log(path: Path) -> None:
     Path(f"{path}-wal").unlink()
 
 
-def move_directory(path: Path) -> None:
-    path.parent.rename(path.parent.with_name("elsewhere"))
-
-
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("lose", [delete, move, replace, delete_log, move_directory])
+@pytest.mark.parametrize("lose", [*LOSSES, delete_log])
 async def test_what_goes_into_a_file_that_is_not_there_is_not_acknowledged(
     tmp_path: Path, lose: Callable[[Path], None], driver: Any
 ) -> None:
