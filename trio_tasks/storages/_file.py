@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from ._file_engine import FileEngine
+from ._file_read_only import ReadOnlyFileEngine
 from ._lane import Lane, LaneOptions
 from ._places import PRIVATE, check_mode, check_path
 from ._stored import StoredBackend
@@ -27,11 +28,14 @@ class FileOptions(LaneOptions, total=False):
     synchronous: Literal["FULL", "NORMAL"]
     repair: bool
     create: bool
+    read_only: bool
     mode: int
 
 
 _POLL_INTERVAL = 60.0
 """Seconds: nobody else writes to the file, so there is nothing to look for."""
+_LOOKS_APART = 1.0
+"""Seconds between two looks at a file that another process writes, while somebody waits for a result."""
 
 
 @final
@@ -52,6 +56,8 @@ class FileStorage(StoredBackend[A]):
       repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
           original is kept beside it. A torn end, which a crash may leave, needs no repair.
       create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that another
+          process works on, or that one may only read. Whatever would change something raises :class:`BackendError`.
       mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
           ``unreadable_after``; see :class:`LaneOptions`.
@@ -72,12 +78,15 @@ class FileStorage(StoredBackend[A]):
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         repair: bool = False,
         create: bool = True,
+        read_only: bool = False,
         mode: int = PRIVATE,
         **options: Unpack[LaneOptions],
     ) -> None:
         place = check_path(path, "FileStorage.temporary() needs none")
+        if repair and read_only:
+            raise ValueError("repair=True writes to the file, and read_only=True does not: choose one of them")
         engine = FileEngine(place, synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
-        self._stand_on(engine, type, queue, options)
+        self._stand_on(ReadOnlyFileEngine(place) if read_only else engine, type, queue, options)
 
     @overload
     @classmethod
@@ -94,9 +103,10 @@ class FileStorage(StoredBackend[A]):
         storage._stand_on(FileEngine.temporary(), type, queue, options)
         return storage
 
-    def _stand_on(self, engine: FileEngine, type: Any, queue: str, options: LaneOptions) -> None:
+    def _stand_on(self, engine: FileEngine | ReadOnlyFileEngine, type: Any, queue: str, options: LaneOptions) -> None:
         self._engine = engine
-        self._found(engine, Lane(queue, type, options), _POLL_INTERVAL)
+        poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOKS_APART
+        self._found(engine, Lane(queue, type, options), poll_interval)
 
     @property
     def recovery(self) -> Recovery | None:

@@ -32,7 +32,7 @@ from ._file_rows import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED
 from ._port import LATEST, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ._file_books import Books
     from ._file_rows import Shelf
@@ -104,8 +104,9 @@ def _encode(
         raise refusal(f"what is to be stored cannot be written down: {error}") from error
 
 
-def load_record(books: Books, payload: bytes) -> None:
-    """Enter a record that was read; :func:`start` is to follow the last one.
+def load_record(books: Books, payload: bytes) -> list[Row]:
+    """Enter a record that was read, and return the rows that it is about; those that it forgets are ``GONE``. No row is
+    put in its place: that is for :func:`start`, when the last record is loaded.
 
     Raises:
       BackendError: it is intact, and yet does not say what a record says.
@@ -117,19 +118,23 @@ def load_record(books: Books, payload: bytes) -> None:
         books.next_key = max(books.next_key, next_key)
         books.next_token = max(books.next_token, next_token)
         _load_queues(books, queues, suspended)
-        _load_rows(books, rows)
+        found = _load_rows(books, rows)
         for start in range(0, len(changed), _CHANGED):
             if (row := books.rows.get(changed[start])) is not None:
                 row.condition = *changed[start + 1 : start + _CHANGED], None, False
+                found.append(row)
         for start in range(0, len(moments), 3):
             if (row := books.rows.get(moments[start])) is not None:
                 row.run_at, row.by_wall = moments[start + 1], moments[start + 2]
         for key in gone:
-            books.rows.pop(key, None)
+            if (row := books.rows.pop(key, None)) is not None:
+                row.state = GONE
+                found.append(row)
         for start in range(0, len(claims), 2):
-            _load_claim(books, *claims[start : start + 2])
+            found += _load_claim(books, *claims[start : start + 2])
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
+    return found
 
 
 def _load_queues(books: Books, queues: list[Any], suspended: Sequence[int] = ()) -> None:
@@ -142,35 +147,50 @@ def _load_queues(books: Books, queues: list[Any], suspended: Sequence[int] = ())
         books.numbered[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
 
 
-def _load_rows(books: Books, rows: list[Any]) -> None:
+def _load_rows(books: Books, rows: list[Any]) -> list[Row]:
+    found: list[Row] = []
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, head, priority, unique = rows[start : start + 7]
-        row = Row(key, books.numbered[number], id, payload, head, priority, unique)
+        row = books.rows.get(key)
+        if row is None:
+            row = Row(key, books.numbered[number], id, payload, head, priority, unique)
+        row.payload, row.head = payload, head
         row.condition = *rows[start + 7 : start + _ROW], None, False
         books.rows[key] = row
+        found.append(row)
+    return found
 
 
-def _load_claim(books: Books, worker: str, keys: list[int]) -> None:
-    for key in keys:
-        if (row := books.rows.get(key)) is not None:
-            row.state, row.worker, row.due = RUNNING, worker, None
-            row.attempt += 1
+def _load_claim(books: Books, worker: str, keys: list[int]) -> list[Row]:
+    found = [row for key in keys if (row := books.rows.get(key)) is not None]
+    for row in found:
+        row.state, row.worker, row.due = RUNNING, worker, None
+        row.attempt += 1
+    return found
 
 
-def _check(books: Books) -> None:
-    """All was intact, so it was written on purpose; perhaps not by us. What is compared and counted later, without a
-    second look, is looked at here, once."""
+def check(books: Books, rows: Mapping[int, Row]) -> None:
+    """Refuse what cannot be. All was intact, so it was written on purpose; perhaps not by us. What is compared and
+    counted later, without a second look, is looked at here, once.
+
+    Args:
+      books: made of records.
+      rows: those that are to be looked at.
+
+    Raises:
+      BackendError: the records say what cannot be.
+    """
     if not -LATEST <= books.time <= LATEST:
         raise BackendError(f"the journal cannot be understood: its clock is at {books.time!r}")
     for shelf in books.shelves.values():
         counts = shelf.counts
         if tuple(map(type, (shelf.name, *counts))) != (str, *[int] * COUNTS):
             raise BackendError(f"the journal cannot be understood: it has a queue {shelf.name!r} with counts {counts}")
-    for row in books.rows.values():
+    for row in rows.values():
         if not _is_sound(row):
             raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
     numbers = books.next_key, books.next_token
-    if not all(type(each) is int for each in numbers) or max(books.rows, default=0) >= books.next_key:
+    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= books.next_key:
         raise BackendError(f"the journal cannot be understood: the next row and claim are numbered {numbers}")
 
 
@@ -211,7 +231,7 @@ def start(books: Books, now: float) -> None:
     Raises:
       BackendError: the records say what cannot be.
     """
-    _check(books)
+    check(books, books.rows)
     ran: list[Row] = []
     for key in sorted(books.rows):
         row = books.rows[key]

@@ -115,9 +115,15 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
     raise BackendError(f"the header of the journal {name!r} is damaged{hint}")
 
 
-def scan(file: BinaryIO, salt: bytes) -> Iterator[Frame | Damage]:
-    """All that stands behind the header, in order; what was reserved at the end, and never written, is left out."""
-    position, expected = HEADER_SIZE, 1
+def scan(file: BinaryIO, salt: bytes, position: int = HEADER_SIZE, expected: int = 1) -> Iterator[Frame | Damage]:
+    """All that stands behind the header, in order; what was reserved at the end, and never written, is left out.
+
+    Args:
+      file: a journal.
+      salt: as in its header.
+      position: where to begin.
+      expected: the number of the record that begins there.
+    """
     while True:
         file.seek(position)
         for found in _frames(file, salt, position, expected):

@@ -289,7 +289,7 @@ class JournalFile:
 
 
 def open_journal(
-    path: Path, load: Callable[[bytes], None], *, repair: bool, ahead: bool, mode: int = PRIVATE
+    path: Path, load: Callable[[bytes], object], *, repair: bool, ahead: bool, mode: int = PRIVATE
 ) -> tuple[JournalFile, Recovery | None]:
     """Open the journal, or make it, and have each of its records loaded.
 
@@ -382,7 +382,7 @@ def _names_in_the_making(path: Path) -> list[Path]:
 
 
 def _load(
-    path: Path, file: BinaryIO, load: Callable[[bytes], None], *, repair: bool
+    path: Path, file: BinaryIO, load: Callable[[bytes], object], *, repair: bool
 ) -> tuple[bytes, list[Damage], int, int]:
     beginning = file.read(HEADER_SIZE + FRAME_SIZE)
     if repair:
@@ -398,11 +398,16 @@ def _load(
         elif found.is_tail or repair:
             damages.append(found)
         else:
-            raise BackendError(
-                f"the journal {str(path)!r} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and "
-                f"intact ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
-            )
+            raise damaged(path, found)
     return salt, damages, end, number
+
+
+def damaged(path: Path, found: Damage) -> BackendError:
+    """The error that a journal is damaged in its middle."""
+    return BackendError(
+        f"the journal {str(path)!r} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and "
+        f"intact ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
+    )
 
 
 def _recover(path: Path, file: BinaryIO, damages: list[Damage], model: os.stat_result) -> Recovery:

@@ -14,6 +14,7 @@ PRIVATE = 0o600
 """The mode of a new file, unless another one is asked for: what tasks are about is nobody else's business."""
 _THERE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """A FIFO or a device that has come there would be waited for without O_NONBLOCK; a regular file does not mind it."""
+_TO_READ = (_THERE & ~os.O_RDWR) | os.O_RDONLY
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -100,14 +101,15 @@ def make_file(path: Path, mode: int) -> int:
     return fd
 
 
-def open_regular(path: Path, what: str) -> int:
-    """A descriptor, for reading and writing, of the regular file at this path; no symbolic link is followed.
+def open_regular(path: Path, what: str, *, read_only: bool = False) -> int:
+    """A descriptor of the regular file at this path, for reading and, unless it is read-only, writing; no symbolic link
+    is followed.
 
     Raises:
       BackendError: there is something else by now.
       OSError: it cannot be opened.
     """
-    fd = os.open(path, _THERE)
+    fd = os.open(path, _TO_READ if read_only else _THERE)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise refused(f"{what} {str(path)!r} cannot be opened: it is no regular file")
