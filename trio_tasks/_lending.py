@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class LendingSlot(Protocol):
     """A slot, as those see it for whom its attempt waits."""
 
+    worker: str
+    """The name of its worker."""
+
     @property
     def attempted(self) -> str | None:
         """The id of the task that is attempted in it now; None if there is none."""

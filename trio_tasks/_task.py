@@ -32,7 +32,9 @@ class Status(Enum):
     Pending = "Pending"
     """Waiting in the backend: ready, delayed, to be retried, or suspended."""
     Queued = "Queued"
-    """Claimed for a worker, and not begun. The process that has claimed it can tell; to others it is running."""
+    """Claimed for a slot, and not begun. This lasts until the event loop comes to the slot, and is seen in the process
+    of that worker only. Other processes see ``Running`` from the claim on: a note of the beginning would be a second
+    write for each task."""
     Running = "Running"
     """In an attempt."""
     Done = "Done"

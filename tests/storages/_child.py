@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
-from trio_tasks import BackendError, Monitor, SqliteStorage, Task, Worker
+from trio_tasks import BackendError, Monitor, SqliteStorage, Task, Worker, WorkerContext
 from trio_tasks._groups import leaves
 
 if sys.version_info < (3, 11):
@@ -115,6 +115,20 @@ async def work_in_monitor(path: Path) -> None:
         await monitor.run_with_signal(signal.SIGTERM)
 
 
+async def work_by_two(path: Path) -> None:
+    """Two workers on one queue, each with two slots; each attempt is said with the worker that makes it."""
+    async with open_storage(path) as storage:
+
+        async def handler(task: Task[float], context: WorkerContext) -> None:
+            say("begins", task.parts.id, context.name)
+            await trio.sleep(task.args)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                await nursery.start(Worker(name, storage, handler, concurrency=2).run)
+            say("works")
+
+
 async def unprivileged(path: Path) -> None:
     """Open it, and push, without the right to write there."""
     if os.geteuid() == 0:
@@ -191,7 +205,17 @@ async def fork(path: Path) -> None:
 
 PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
     program.__name__: program
-    for program in (push_once, work, be_busy, work_without_a_net, work_in_monitor, unprivileged, run_out_of_room, fork)
+    for program in (
+        push_once,
+        work,
+        be_busy,
+        work_without_a_net,
+        work_in_monitor,
+        work_by_two,
+        unprivileged,
+        run_out_of_room,
+        fork,
+    )
 }
 
 

@@ -137,6 +137,21 @@ async def test_what_was_pushed_is_claimed_as_it_was(engine: Engine, mock_clock: 
     assert (stored.result, stored.history, stored.progress) == (None, None, None)
 
 
+async def test_each_row_of_a_claim_is_for_the_worker_that_the_claim_says(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, *map(new, "abcd"), new("e", expires_in=1.0, priority=9))
+    mock_clock.jump(2)  # a row that has expired takes nobody's place
+    two = Claim(QUEUE, 6, 10.0, "one", ["one", "two", "one", "two", "three", "one"])
+    answer = await engine.exchange(Exchange(claims=[two]))
+    assert ids(answer.claimed[0]) == [*"abcd"]
+    assert [(await found(engine, each)).worker for each in "abcd"] == ["one", "two", "one", "two"]
+    assert (await engine.exchange(Exchange([settled(answer.claimed[0][1])]))).settled == [True]
+    assert (await found(engine, "b")).worker == "two"
+    mock_clock.jump(11)
+    again = await claim(engine, 9)
+    losses = {row.id: [each.worker for each in decode_history(row.history)] for row in again}
+    assert losses == {"a": ["one"], "c": ["one"], "d": ["two"]}
+
+
 async def test_several_queues_are_claimed_in_one_exchange_each_with_its_own_answer(engine: Engine) -> None:
     await push(engine, new("a"), new("b"), new("c", queue=FOREIGN), new("d", queue=FOREIGN, delay=HOUR))
     claims = [Claim(QUEUE, 1, 30.0, "w"), Claim(FOREIGN, 5, 30.0, "w"), Claim("empty", 1, 30.0, "w")]

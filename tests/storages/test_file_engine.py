@@ -118,6 +118,17 @@ async def test_who_ran_when_the_process_died_waits_again_in_front(path: Path) ->
     assert rows[0].attempt == 3
 
 
+async def test_each_row_tells_the_worker_that_ran_it_when_the_process_died(path: Path) -> None:
+    async with opened(path) as engine:
+        await push(engine, *map(new, "abcd"))
+        await engine.exchange(Exchange(claims=[Claim(QUEUE, 3, 30.0, "one", ["one", "two", "one"])]))
+        copy = crashed(path)
+    async with opened(copy) as engine:
+        rows = await claim(engine, 9)
+    losses = {row.id: [each.worker for each in decode_history(row.history)] for row in rows}
+    assert losses == {"a": ["one"], "b": ["two"], "c": ["one"], "d": []}
+
+
 async def test_tokens_are_never_used_again(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, new("a"), new("b"))

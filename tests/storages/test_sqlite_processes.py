@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -74,6 +75,40 @@ async def test_a_delayed_task_is_started_in_time_there(tmp_path: Path) -> None:
             with trio.fail_after(SOON):
                 await storage.push(0.0, delay=0.3)
                 assert await worker.hear_of("begins")
+
+
+# They tell one another who has a task in hand
+
+
+async def test_one_worker_of_several_is_named_there_and_when_it_has_died(tmp_path: Path) -> None:
+    """One claim is made for all slots of a queue that wait. Each row of it names the worker that it is for."""
+    path = tmp_path / "tasks.db"
+    made_by: dict[str, str] = {}
+    async with open_storage(path) as storage:
+        async with child(programs.work_by_two, path) as workers:
+            assert await workers.hear_of("works")
+            short = await storage.push_bulk([0.0] * 20)
+            long = await storage.push_bulk([60.0] * 4)
+            while len(made_by) < len(short) + len(long):
+                _, task_id, name = (await workers.hear_of("begins")).split()
+                made_by[task_id] = name
+            seen = {task_id: await worker_of(storage, task_id) for task_id in [*short, *long]}
+            assert seen == made_by
+            assert Counter(made_by[each] for each in long) == {"one": 2, "two": 2}
+            workers.process.kill()
+            await workers.process.wait()
+        with trio.fail_after(LEASE + SOON):
+            again = [await storage.receive() for _ in long]
+    assert {each.parts.id: [past.worker for past in each.parts.context.history] for each in again} == {
+        task_id: [made_by[task_id]] for task_id in long
+    }
+
+
+async def worker_of(storage: SqliteStorage[float], task_id: str) -> str | None:
+    found = await storage.fetch_by_id(task_id)
+    assert found is not None
+    name: str | None = found.parts.context.worker
+    return name
 
 
 # They leave one another their locks

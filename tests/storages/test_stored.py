@@ -535,6 +535,34 @@ async def test_what_is_claimed_and_not_begun_is_queued(autojump_clock: MockClock
         assert await storage.list_tasks(Status.Queued) == []
 
 
+async def test_what_was_claimed_for_one_worker_is_not_run_by_another_in_its_name(autojump_clock: MockClock) -> None:
+    """The worker that it was claimed for has stopped meanwhile: it is given back, and claimed for the other one."""
+    async with Storage[int](poll_interval=1e7) as storage, trio.open_nursery() as nursery:
+        contexts: list[WorkerContext] = []
+        begun: list[str] = []
+
+        async def handle(number: int, context: WorkerContext) -> None:
+            begun.append(context.name)
+            await trio.sleep_forever()
+
+        for name in ("one", "two"):
+            contexts.append(await nursery.start(Worker(name, storage, handle, concurrency=1).run))
+            await wait_all_tasks_blocked()
+        storage.engine.gate = gate = trio.Event()
+        nursery.start_soon(storage.push, 1)
+        await trio.sleep(1)  # the exchange is done, and its answer is on its way
+        [claim] = storage.engine.exchanges[-1].claims
+        assert [*(claim.workers or ())] == ["one", "two"]
+        contexts[0].stop()
+        await trio.lowlevel.checkpoint()
+        storage.engine.gate = None
+        gate.set()
+        await trio.sleep(1)
+        [task] = await storage.list_tasks()
+        assert (begun, task.parts.context.worker, task.parts.attempt) == (["two"], "two", 1)
+        nursery.cancel_scope.cancel()
+
+
 # Expiry
 
 

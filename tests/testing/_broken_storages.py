@@ -812,10 +812,19 @@ class ForgetsItsPast(LeasedStorage):
         return is_resumed
 
 
-@breaks("the_worker_of_an_attempt_is_named")
+@breaks("the_worker_of_an_attempt_is_named", "one_worker_of_several_is_named")
 class KnowsNoNames(LeasedStorage):
     def info_of(self, row: Row) -> KnownTaskInfo:
         return replace(super().info_of(row), worker=None)
+
+
+@breaks("one_worker_of_several_is_named")
+class NamesAllWorkers(LeasedStorage):
+    def info_of(self, row: Row) -> KnownTaskInfo:
+        info = super().info_of(row)
+        if row.status is Status.Running:
+            info = replace(info, worker=", ".join(each.name for each in self.store.workers))
+        return info
 
 
 # Changing

@@ -267,6 +267,8 @@ class LeasedStorage(
 
     def info_of(self, row: Row) -> KnownTaskInfo:
         info = replace(row.info, progress=row.progress)
+        if row.hand is not None and row.hand.holder is not None:
+            info = replace(info, worker=row.hand.holder.worker)
         if row.status is Status.Done and row.result is not None:
             return replace(info, error=None, result=row.result.result)
         return info

@@ -116,18 +116,20 @@ def _push(books: Books, new: NewRow, now: float) -> str | DuplicateTaskError:
 
 
 def _claim(books: Books, claim: Claim, now: float) -> list[Claimed]:
-    shelf, until, worker = books.shelf(claim.queue), now + claim.lease, claim.worker
+    shelf, until, worker, workers = books.shelf(claim.queue), now + claim.lease, claim.worker, claim.workers
     change, running, token = books.change, shelf.running, books.next_token
     claimed: list[Claimed] = []
-    keys: list[int] = []
+    keys: dict[str, list[int]] = {worker: []}
     while len(claimed) < claim.limit and (row := shelf.pop_ready()) is not None:
         key = row.key
+        if workers is not None:
+            worker = workers[len(claimed)]
         if row.expires is not None:
             books.touch(row)
             row.expires = None  # it was started in time
         if row not in change.rows:
             change.claimed.append((row, row.worker))
-            keys.append(key)
+            keys.setdefault(worker, []).append(key)
         row.state, row.due, row.token, row.worker = RUNNING, until, token, worker
         row.attempt += 1
         running[key] = row
@@ -135,8 +137,9 @@ def _claim(books: Books, claim: Claim, now: float) -> list[Claimed]:
         token += 1
     if claimed:
         books.next_token = token
-        if keys:
-            change.claims += (worker, keys)
+        for name, taken in keys.items():
+            if taken:
+                change.claims += (name, taken)
         shelf.no_lease_ends_before = min(shelf.no_lease_ends_before, until)
         books.look_at(until)
     return claimed

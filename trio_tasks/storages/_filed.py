@@ -70,11 +70,8 @@ class Filed(StoredTaskInfo):
 
     @property
     def worker(self) -> str | None:
-        """The name of the worker that has it in hand, or had it last; all workers of a process, if the attempt runs in
-        another process, or was lost with it."""
-        parts = self._lane.hand.get(self._stored.id) if self._stored.state is State.RUNNING else None
-        name = getattr(getattr(parts and parts.holder, "context", None), "name", None)
-        return name if isinstance(name, str) else self._stored.worker
+        """The name of the worker that has it in hand, or had it last."""
+        return self._stored.worker
 
     def __repr__(self) -> str:
         return f"<kept of task {escaped(self._stored.id)}: {self._stored.state.name}>"

@@ -15,6 +15,7 @@ from .._codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from .._contained import catch_errors, log
 from .._error_text import line_of
 from .._errors import AbortError, BackendError, SuspendError
+from .._lending import SLOTS
 from .._outcome import Killed, Released
 from .._printing import escaped
 from .._sink import check_storable
@@ -24,13 +25,13 @@ from ._port import Held, NewRow, Settlement, Verdict
 from ._record import decode_head, decode_history, ends_in_loss, moment_of, unreadable_since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from .._codec import Codec
     from .._extensions import Extensions
     from .._task_info import PastAttempt
-    from ._port import Claimed
+    from ._port import Claim, Claimed
 
 _MOST_EXTENSIONS = 10_000
 """Of how many tasks the extensions are kept, in case that they are attempted in this process."""
@@ -55,14 +56,15 @@ def abort(parts: Parts) -> bool:
 class Grip:
     """A claim on a row: what a task that came out of a stored backend has as its ``parts.context``."""
 
-    __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "writes")
+    __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "worker", "writes")
 
-    def __init__(self, lane: Lane, row: Claimed, until: float) -> None:
+    def __init__(self, lane: Lane, row: Claimed, until: float, worker: str) -> None:
         self.lane = lane
         self.key = row.key
         self.token = row.token
         self.packed_history = row.history
         self.until = until  # on the engine's clock; may have been renewed by now
+        self.worker = worker  # that the store names
         self.settled = False
         self.on_its_way = False  # to a receiver, who has not run since
         self.writes: list[Callable[[Any], object]] = []
@@ -139,6 +141,9 @@ class Lane:
         self._renew_from = math.inf  # when the first of those in hand has half of its lease left
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
+        self.by_name = False
+        """True once workers of several names have run on it here: then each row is claimed for one of them, and goes to
+        a slot of that one only."""
         self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
         self.waiters: Counter[str] = Counter()  # how many wait for each of them
         self.endings: dict[str, Settlement] = {}  # of those, what is not kept in the store
@@ -179,33 +184,69 @@ class Lane:
 
     @property
     def claimant(self) -> str:
-        """Who claims, for people: the workers that run on it here."""
-        return ", ".join(self.worker_names.values())
+        """The name of the one worker that runs on it here; empty if there is none."""
+        return next(iter(self.worker_names.values()), "")
+
+    def set_workers(self, workers: dict[object, str]) -> None:
+        """Note the workers that run on it here."""
+        before, self.worker_names = set(self.worker_names.values()), workers
+        now = set(workers.values())
+        self.by_name = self.by_name or len(now) > 1 or (bool(self.stock) and now != before)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """True if somebody waits for a row that is not at hand."""
+        return bool(self.workers_waiting(()) if self.by_name else self.wanted(0))
+
+    def workers_waiting(self, returning: Iterable[str]) -> list[str]:
+        """The workers for which rows are to be claimed, one name for each row: of those that wait for one, in order,
+        and then of those that will come back. A row that is at hand is for one of its own worker."""
+        at_hand = Counter(task.parts.context.worker for task in self.stock)
+        waiting: list[str] = []
+        for name in (*map(_worker_of, self.receivers), *returning):
+            if at_hand[name] > 0:
+                at_hand[name] -= 1
+            else:
+                waiting.append(name)
+        return waiting
 
     def ran_dry(self, stirs: int, next_due: float | None, live: int) -> None:
         """A claim, made when it had been stirred so often, has come up short."""
         if self.stirs == stirs:
             self.is_dry, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
-    def let_in(self, rows: list[Claimed], until: float, now: float) -> None:
+    def let_in(self, rows: list[Claimed], claim: Claim, until: float, now: float) -> None:
         """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
         back, if the answer came so late that their lease is over."""
+        worker, workers = claim.worker, claim.workers
+        names = [*reversed(workers[: len(rows)])] if workers is not None else None
         if rows:
             self._renew_from = min(self._renew_from, until - self.lease / 2)
             self.stocked_at, self.rounds = trio.current_time(), 0
         rows.reverse()
         while rows:  # each is let go at once: a hundred more objects at a time would wake the garbage collector
             row = rows.pop()
-            task = self._task_of(row, until, now)
+            if names is not None:
+                worker = names.pop()
+            task = self._task_of(row, until, now, worker)
+            receiver = None
             if self.receivers and now < until and not (self._ending and self._still_runs(row.id)):
-                receiver, _ = self.receivers.popitem(last=False)
+                receiver = self._pop_receiver(worker) if self.by_name else self.receivers.popitem(last=False)[0]
+            if receiver is not None:
                 self.hand[row.id] = task.parts
                 task.parts.context.on_its_way = True
                 trio.lowlevel.reschedule(receiver, Value(task))
             else:
                 self.stock.append(task)
 
-    def _task_of(self, row: Claimed, until: float, now: float) -> Task[Any]:
+    def _pop_receiver(self, worker: str) -> trio.lowlevel.Task | None:
+        """Take out the first who waits in a slot of this worker; None if nobody does."""
+        receiver = next((each for each in self.receivers if _worker_of(each) == worker), None)
+        if receiver is not None:
+            del self.receivers[receiver]
+        return receiver
+
+    def _task_of(self, row: Claimed, until: float, now: float, worker: str) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
         args: Any = row.payload
@@ -220,7 +261,7 @@ class Lane:
         if caught.error is not None:
             parts.unfit = self._put_off(caught.error, row, now)
         parts.status = Status.Queued
-        parts.context = Grip(self, row, until)
+        parts.context = Grip(self, row, until, worker)
         return Task(args, parts)
 
     def _put_off(self, error: BaseException, row: Claimed, now: float) -> BaseException:
@@ -245,12 +286,22 @@ class Lane:
         begun, but stays, to be given back: it may be somebody else's by now."""
         if not self.stock or now >= self.stock[0].parts.context.until:
             return None
-        if self._ending and self._still_runs(self.stock[0].parts.id):
-            return None
-        task = self.stock.popleft()
+        if self.by_name or self._ending:
+            worker = _worker_of(trio.lowlevel.current_task())
+            task = next((each for each in self.stock if self._may_take(each, worker)), None)
+            if task is None:
+                return None
+            self.stock.remove(task)
+        else:
+            task = self.stock.popleft()
         task.parts.status = Status.Running
         self.hand[task.parts.id] = task.parts
         return task
+
+    def _may_take(self, task: Task[Any], worker: str) -> bool:
+        if self.by_name and task.parts.context.worker != worker:
+            return False
+        return not (self._ending and self._still_runs(task.parts.id))
 
     def is_stale(self, now: float) -> bool:
         """True if nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
@@ -389,6 +440,12 @@ class Lane:
         return (
             f"<queue {self.queue!r}: {len(self.receivers)} wait, {len(self.stock)} at hand, {len(self.hand)} in hand>"
         )
+
+
+def _worker_of(trio_task: trio.lowlevel.Task) -> str:
+    """The name of the worker in whose slot a trio task receives; empty if it is none."""
+    slot = SLOTS.get(trio_task)
+    return "" if slot is None else slot.worker
 
 
 def _is_at_work(parts: Parts) -> bool:

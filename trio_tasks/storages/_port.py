@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .._errors import DuplicateTaskError
     from .._task import OnConflict
@@ -138,7 +138,18 @@ class Claim(NamedTuple):
     lease: float
     """Seconds, from now, after which the row is an orphan, unless the lease is renewed."""
     worker: str
-    """Who takes them, for people."""
+    """The name of the worker that takes them."""
+    workers: Sequence[str] | None = None
+    """For each row, in order, the worker that takes it; None if that is the same for all."""
+
+    def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
+        """The workers, each with those of the claimed keys that it takes."""
+        if self.workers is None:
+            return [(self.worker, keys)]
+        by_worker: dict[str, list[Any]] = {}
+        for worker, key in zip(self.workers, keys, strict=False):
+            by_worker.setdefault(worker, []).append(key)
+        return by_worker.items()
 
 
 class Claimed(NamedTuple):

@@ -98,7 +98,7 @@ class Pump:
         for lane in lanes:
             if lane.stock:
                 next_time = min(next_time, now + STALE)
-            if not lane.wanted(0):  # then no claim is made, and what is due changes nothing
+            if not lane.is_waited_for:  # then no claim is made, and what is due changes nothing
                 continue
             if lane.next_due is not None:
                 next_time = min(next_time, now + max(0.0, lane.next_due - engine_now))
@@ -139,7 +139,7 @@ class Pump:
             lane.refused_since = None
             if len(claimed) < claim.limit:
                 lane.ran_dry(stirs, answer.next_due[number], answer.live[number])
-            lane.let_in(claimed, part.began_at + claim.lease, self._engine.now())
+            lane.let_in(claimed, claim, part.began_at + claim.lease, self._engine.now())
 
     def _refuse(self, batch: Batch, error: BackendError) -> None:
         """The store is well, and does not do this one thing. A queue whose claim is refused is asked again for a while;

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .._outcome import Outcome
     from .._task import Task
-    from ._lane import Grip, Lane
+    from ._lane import Grip
     from ._port import Engine
 
 _VERDICTS: dict[type, Verdict] = {Retried: Verdict.RETRIED, Failed: Verdict.FAILED, Killed: Verdict.KILLED}
@@ -46,7 +46,7 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
       UnsettledError: the result cannot be encoded.
     """
     lane = grip.lane
-    worker = _who_made(task, lane)
+    worker = _who_made(task, grip)
     if isinstance(outcome, Succeeded):
         write = _all_of(grip.writes) if grip.writes else None
         result = None if outcome.result is None else _encoded(outcome.result, grip, engine.longest)
@@ -65,7 +65,7 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     verdict = _VERDICTS[type(outcome)]
-    who = worker or lane.claimant
+    who = worker or grip.worker
     entry = PastAttempt(task.parts.attempt, engine.now(), who, verdict.name.lower(), line_of(outcome.error))
     after = outcome.after if isinstance(outcome, Retried) else 0.0
     history = with_attempt(grip.packed_history, entry)
@@ -83,16 +83,16 @@ def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine, worker: str | 
     with suppress(BackendError):
         if unreadable_since(grip.packed_history) is not None:
             return None
-    entry = PastAttempt(task.parts.attempt, engine.now(), worker or grip.lane.claimant, UNREADABLE, line_of(error))
+    entry = PastAttempt(task.parts.attempt, engine.now(), worker or grip.worker, UNREADABLE, line_of(error))
     return with_attempt(grip.packed_history, entry)
 
 
-def _who_made(task: Task[Any], lane: Lane) -> str | None:
-    """The name of the one worker that made the attempt; None if the claim names it, or if no worker did."""
-    if len(lane.worker_names) == 1:
+def _who_made(task: Task[Any], grip: Grip) -> str | None:
+    """The name of the worker that made the attempt; None if the claim names it, or if no worker did."""
+    if task.parts.holder is None or (grip.worker and not grip.lane.by_name):
         return None
-    name = getattr(getattr(task.parts.holder, "context", None), "name", None)
-    return name if isinstance(name, str) else None
+    name: str = task.parts.holder.worker
+    return name if name != grip.worker else None
 
 
 def check_length(length: int, longest: float, name: str) -> None:

@@ -287,7 +287,12 @@ class Books:
         rows = self._ready(claim, queue, now, answer)
         self._token += 1
         if rows and careful:
-            rows = [row for row in rows if self._take_one(row, claim, queue, now, answer)]
+            taken: list[Row] = []
+            for row in rows:
+                worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
+                if self._take_one(row, worker, claim, queue, now, answer):
+                    taken.append(row)
+            rows = taken
         elif rows:
             self._take(rows, claim, now)
         if rows:
@@ -309,9 +314,10 @@ class Books:
         Raises:
           Unexpected: the database does not allow that for one of them at least.
         """
-        until, keys = now + claim.lease, dumps([row[0] for row in rows])
+        until, taken = now + claim.lease, 0
         try:
-            taken = self._connection.changed(CLAIM, (self._token, until, claim.worker, keys))
+            for worker, keys in claim.split([row[0] for row in rows]):
+                taken += self._connection.changed(CLAIM, (self._token, until, worker, dumps(keys)))
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -319,13 +325,13 @@ class Books:
         if taken < len(rows):
             raise Unexpected
 
-    def _take_one(self, row: Row, claim: Claim, queue: int, now: float, answer: Answer) -> bool:
-        """Claim this one; False if the database does not allow that."""
+    def _take_one(self, row: Row, worker: str, claim: Claim, queue: int, now: float, answer: Answer) -> bool:
+        """Claim this one for this worker; False if the database does not allow that."""
         if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
         try:
-            if self._connection.changed(CLAIM, (self._token, now + claim.lease, claim.worker, dumps([row[0]]))) < 1:
+            if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, dumps([row[0]]))) < 1:
                 raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
         except Exception as error:
             self._leave_alone(row[0], error, now)

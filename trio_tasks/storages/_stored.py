@@ -215,7 +215,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         """A worker starts to receive here."""
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
-        self._lane.worker_names[context] = context.name
+        self._lane.set_workers({**self._lane.worker_names, context: context.name})
         await self._say_who_works()
 
     async def unregister_worker(self, context: WorkerContext) -> None:
@@ -225,7 +225,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         Raises:
           BackendError: that could not be stored; they come back when their lease runs out.
         """
-        self._lane.worker_names.pop(context, None)
+        self._lane.set_workers({each: name for each, name in self._lane.worker_names.items() if each is not context})
         if self._traffic.failure is not None or self._traffic.closed:
             await trio.lowlevel.checkpoint()
             return
@@ -234,7 +234,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
 
     async def _say_who_works(self) -> None:
         lane = self._lane
-        lane.worker_names = {each: each.name for each in self._workers() if not each.is_stopped}
+        lane.set_workers({each: each.name for each in self._workers() if not each.is_stopped})
         await self._traffic.ask(self._register)
 
     def _workers(self) -> list[WorkerContext]:

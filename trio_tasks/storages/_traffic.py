@@ -184,11 +184,16 @@ class Traffic:
         claims: list[Claim] = []
         lanes: list[Lane] = []
         for lane in self.lanes.values():
-            wanted = lane.wanted(returning.get(lane, 0))
+            workers = lane.workers_waiting(self._workers_returning(lane)) if lane.by_name else None
+            wanted = lane.wanted(returning.get(lane, 0)) if workers is None else len(workers)
             if wanted and lane.is_worth_asking(now):
-                claims.append(Claim(lane.queue, wanted, lane.lease, lane.claimant))
+                claims.append(Claim(lane.queue, wanted, lane.lease, lane.claimant, workers))
                 lanes.append(lane)
         return claims, lanes
+
+    def _workers_returning(self, lane: Lane) -> list[str]:
+        """The workers of the slots that are being told, and will come back for another task."""
+        return [each.holder.worker for each in self.settles if each.lane is lane and each.will_take_more]
 
     def late_by_lane(self) -> list[tuple[Lane, list[Parts]]]:
         """The attempts under way whose leases are to be renewed at once, since a heartbeat is late."""

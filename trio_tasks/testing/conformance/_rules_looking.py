@@ -20,6 +20,7 @@ from ..._abc import (
     WaitForCompletion,
 )
 from ..._errors import LeaseLostError, UnknownTaskError
+from ..._events import Engage
 from ..._outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, TaskResult
 from ..._task import Status, Task
 from ..._task_info import StoredTaskInfo
@@ -29,6 +30,8 @@ from ._bench import DELAY
 from ._rule import Feature, RuleBroken, expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
+    from ..._context import WorkerContext
+    from ..._events import Event
     from ._bench import Bench
 
 
@@ -106,6 +109,34 @@ async def the_worker_of_an_attempt_is_named(bench: Bench) -> None:
         raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
     expect("who had it last", info.worker, "the worker")
     expect("who made each attempt", [each.worker for each in info.history], ["the worker"])
+
+
+@rule(3, FetchById, Feature.INFO)
+async def one_worker_of_several_is_named(bench: Bench) -> None:
+    """Where several workers share a backend, whoever looks up a task is told which of them has it in hand."""
+    ids = [await bench.push(number) for number in range(12)]
+    begun: dict[str, str] = {}
+
+    def hear(context: WorkerContext, event: Event) -> None:
+        if isinstance(event, Engage):
+            begun[event.task.parts.id] = context.name
+
+    async def handle(task: Task[Any]) -> None:
+        if bench.number(task) >= 8:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+    async with bench.another() as other, trio.open_nursery() as nursery:
+        for name in ("one", "two"):
+            worker: Worker[Any, Any] = Worker(name, bench.backend, handle, concurrency=2, on_event=hear)
+            nursery.start_soon(worker.run)
+        await bench.until(lambda: len(begun) == len(ids), "the attempts of two workers", "begun")
+        seen: dict[str, str | None] = {}
+        for task_id in ids[8:]:
+            found = await other.fetch_by_id(task_id)
+            seen[task_id] = None if found is None else getattr(found.parts.context, "worker", None)
+        nursery.cancel_scope.cancel()
+    expect("the worker of each task that runs", seen, {task_id: begun[task_id] for task_id in ids[8:]})
 
 
 @rule(2, WaitForCompletion)
