@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ForwardRef, Optional, TypeVar
 
 import pytest
 import trio
-from trio_tasks import _task
-from trio_tasks._task import Attempt, Task
-from trio_tasks._task_fn import Data, HandlerSignatureError, adapt
+from trio_tasks._handlers.adapter import Data, HandlerSignatureError, adapt
+from trio_tasks._tasks import task as _task
+from trio_tasks._tasks.task import Attempt, Task
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from trio_tasks._task import Task as TaskForTypes, Task as Whole
+    from trio_tasks._tasks.task import Task as TaskForTypes, Task as Whole
     from typing_extensions import ParamSpec
 
     P = ParamSpec("P")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from trio_tasks._backoff import Backoff, RetryPolicy, constant, exponential, linear
+from trio_tasks._tasks.retry import Backoff, RetryPolicy, constant, exponential, linear
 
 
 def first_four(backoff: Backoff) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trio_tasks import MemoryStorage
-from trio_tasks._mirroring import CAPABILITIES
+from trio_tasks._backends.mirroring import CAPABILITIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -26,7 +26,7 @@ from trio_tasks import (
     Worker,
     constant,
 )
-from trio_tasks._channel import ChannelBackend, as_backend
+from trio_tasks._backends.channel import ChannelBackend, as_backend
 from trio_tasks.abc import NowaitBackend
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ import cbor2
 import msgspec
 import pytest
 from hypothesis import example, given, settings, strategies as st
-from trio_tasks._codec import CborCodec, Codec, DecodeError, EncodeError, JsonCodec, as_codec
+from trio_tasks._codecs.codec import CborCodec, Codec, DecodeError, EncodeError, JsonCodec, as_codec
 
 from tests.fuzz._codecs import read_or_refuse
 
@@ -669,7 +669,7 @@ def test_a_type_needs_msgspec_and_it_is_told_where_to_get_it(make: Callable[...,
 
 
 def test_nothing_heavy_is_imported_with_the_module() -> None:
-    script = "import sys, trio_tasks._codec; print({'cbor2', 'msgspec'} & set(sys.modules))"
+    script = "import sys, trio_tasks._codecs.codec; print({'cbor2', 'msgspec'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 

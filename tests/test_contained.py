@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import pytest
 import trio
-from trio_tasks._contained import SafeLogger, catch_errors, log, log_and_suppress, passes_through
-from trio_tasks._groups import find_within, leaves
+from trio_tasks._concurrency.exception_groups import find_within, leaves
+from trio_tasks._logging import SafeLogger, catch_errors, log, log_and_suppress, passes_through
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -191,7 +191,7 @@ def test_a_record_names_the_line_that_logs_it(caplog: pytest.LogCaptureFixture) 
     assert log.is_enabled_for(logging.ERROR)
 
 
-DEFAULTS = {"_attempt_log.py"}
+DEFAULTS = {"_contracts/attempt_log.py"}
 """Modules with a logger that is the default of a parameter, and is wrapped where it is used."""
 
 
@@ -204,6 +204,8 @@ def direct_logging(source: str) -> list[int]:
 
 
 def test_the_package_logs_only_through_the_logger_that_never_raises() -> None:
-    found: dict[str, Any] = {path.name: direct_logging(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+    found: dict[str, Any] = {
+        path.relative_to(PACKAGE).as_posix(): direct_logging(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")
+    }
     assert {name for name, lines in found.items() if lines} <= DEFAULTS
     assert direct_logging("a = SafeLogger(logging.getLogger('a'))\nb = logging.getLogger('b')") == [2]

@@ -34,7 +34,7 @@ from trio_tasks import (
     WorkerContext,
     constant,
 )
-from trio_tasks._outcome import OUTCOMES
+from trio_tasks._tasks.outcome import OUTCOMES
 
 DONE = Succeeded(None)
 ERROR = ValueError("no")

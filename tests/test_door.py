@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_tasks._door import Door
+from trio_tasks._contracts.context import Door
 
 
 async def wait_inside(door: Door, log: list[str], name: str = "") -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from trio_tasks._errors import (
+from trio_tasks._tasks.errors import (
     AbortError,
     BackendError,
     DeferredError,
@@ -24,7 +24,7 @@ from trio_tasks._errors import (
     UnsettledError,
     WorkerError,
 )
-from trio_tasks._task_id import TaskId
+from trio_tasks._tasks.task_id import TaskId
 
 STEERING: dict[str, Callable[[BaseException | str], AbortError | RetryAfterError | DeferredError]] = {
     "AbortError": AbortError,

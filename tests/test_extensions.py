@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trio_tasks._extensions import NO_METADATA, Extensions, Metadata
+from trio_tasks._tasks.extensions import NO_METADATA, Extensions, Metadata
 
 
 class Tracer:

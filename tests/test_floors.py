@@ -1,58 +1,44 @@
-"""The house stands in floors: a module imports from below, never sideways between rooms, never from above."""
+"""The folders of the package, and what each may import: from its own folder and from those named here, no others."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 
-# Each floor, from the ground up, with its rooms; a name is a path inside the package without its suffix.
-# Files of one room may import one another, without cycles; rooms of one floor may not.
-FLOORS: list[dict[str, str]] = [
-    {
-        "words": "_clock _printing _checks _task_id _task_info _extensions _task _task_builder _groups _outcome "
-        "_errors _backoff _names _codec _cbor _json _pydantic _plain _refusal _round_trip _shape"
-    },
-    {"ledger": "_ledger _ready_queue"},
-    {
-        "contracts": "_abc _contained _events _turns _door _context _report _sink _handover _completion _bookkeeping "
-        "_anywhere _lending _one_way _options _threads _tracebacks _whereabouts _upkeep _mirroring _error_text "
-        "_encoding _attempt_log _blocked_loop _open_stores _virtual_time"
-    },
-    {
-        "memory": "_memory",
-        "channel": "_channel",
-        "pipe": "_pipe",
-        "custom": "_custom",
-        "handlers": "_task_fn _parameters _annotations",
-        "seat": "_seat _slots _misnesting",
-        "intake": "_intake",
-        "patience": "_patience",
-        "polling": "_polling",
-        "layers": "layers/*",
-        "storages": "storages/*",
-    },
-    {"worker": "_worker _builder"},
-    {"monitor": "_monitor _signals _supervisor"},
-    {"roof": "__init__ abc layers/__init__ testing/*"},
-]
-WITHOUT_TRIO = {0, 1}  # floors that do not import trio when they run
-WITHOUT_AWAIT = {1}  # floors that never await
+GROUND = "_printing _checks _clock _exports _logging _concurrency/*"
+VALUES = "_printing _checks _clock _exports _concurrency/exception_groups"  # the ground that does without trio
+CONTRACTS = f"_contracts/* _tasks/* {GROUND}"
+
+# One line for each folder: its modules, and what they may import beside one another. A name is a path inside the
+# package without its suffix; a star stands for one part of it. The first line that fits counts. Imports for types
+# count, too.
+MAY_IMPORT: dict[str, str] = {
+    GROUND: "",
+    "_tasks/*": VALUES,
+    "_codecs/*": VALUES,
+    "_contracts/*": f"_tasks/* {GROUND}",
+    "_handlers/*": CONTRACTS,
+    "layers/__init__": "layers/* _exports",
+    "layers/_*": CONTRACTS,
+    "_backends/*": f"_codecs/* {CONTRACTS}",
+    "_backends/durable/*": f"_codecs/* {CONTRACTS}",
+    "_backends/sqlite/*": f"_backends/durable/* {CONTRACTS}",
+    "_backends/file/*": f"_backends/durable/* {CONTRACTS}",
+    "_worker/*": f"_backends/channel layers/_* _handlers/* {CONTRACTS}",
+    "_monitor _supervisor _signals": f"_worker/* {CONTRACTS}",
+    "testing/* testing/*/*": "* */* */*/*",
+    "__init__ __main__ abc": "* */* */*/*",
+}
+ENGINES = ("_backends/sqlite/*", "_backends/file/*")
+MAY_NAME_ENGINES = ("__init__", "_backends/urls")  # outside of them; for types, or in a function, only
+WITHOUT_TRIO = ("_tasks/*", "_codecs/*", "_backends/ledger", "_backends/ready_queue")  # when they run
+WITHOUT_AWAIT = ("_backends/ledger", "_backends/ready_queue")
 TRIO = {"trio", "trio_util"}
-
-# Two modules that need each other at run time, the second import being inside a function. No others may.
-KNOTS = {("_task", "_task_builder")}  # `Task.builder()` opens a TaskBuilder, which builds a Task
-
-
-class Place(NamedTuple):
-    """Where a module stands."""
-
-    floor: int
-    room: str
 
 
 class Import(NamedTuple):
@@ -68,14 +54,19 @@ class Import(NamedTuple):
         return f"trio_tasks/{self.source}.py:{self.line} imports {self.target}"
 
 
-def place_of(module: str, floors: list[dict[str, str]] = FLOORS) -> Place | None:
-    """The place of a module on the map: by its name, else by a pattern with a star."""
-    for matches in (str.__eq__, fnmatchcase):
-        for floor, rooms in enumerate(floors):
-            for room, names in rooms.items():
-                if any(matches(module, name) for name in names.split()):
-                    return Place(floor, room)
-    return None
+def is_one_of(module: str, patterns: str | Iterable[str]) -> bool:
+    """Return True if a pattern fits the module; a star stands for one part of the path."""
+    parts = module.split("/")
+    for pattern in patterns.split() if isinstance(patterns, str) else patterns:
+        wanted = pattern.split("/")
+        if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
+            return True
+    return False
+
+
+def folder_of(module: str, table: dict[str, str] = MAY_IMPORT) -> str | None:
+    """The line of the table for a module: its patterns."""
+    return next((patterns for patterns in table if is_one_of(module, patterns)), None)
 
 
 def modules_of(package: Path) -> dict[str, ast.Module]:
@@ -87,7 +78,7 @@ def modules_of(package: Path) -> dict[str, ast.Module]:
 
 
 def imports_of(module: str, modules: dict[str, ast.Module]) -> list[Import]:
-    """What a module imports, wherever in it, of our own package and of trio."""
+    """All that a module imports, wherever in it, of our own package and of trio."""
     return [
         Import(module, target, node.lineno, for_types, in_function)
         for node, for_types, in_function in _import_nodes(modules[module])
@@ -129,54 +120,71 @@ def _dotted(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[tuple[st
         yield origin, alias.name
 
 
-def homeless(modules: dict[str, ast.Module], floors: list[dict[str, str]] = FLOORS) -> list[str]:
-    """Modules that the map does not have, and names on the map that no module has."""
-    lost = [module for module in modules if not place_of(module, floors)]
-    named = {name for rooms in floors for names in rooms.values() for name in names.split()}
-    ghosts = sorted(name for name in named - modules.keys() if "*" not in name)
+def homeless(modules: dict[str, ast.Module], table: dict[str, str] = MAY_IMPORT) -> list[str]:
+    """Modules that no line of the table fits, and patterns that fit no module."""
+    lost = [module for module in modules if folder_of(module, table) is None]
+    patterns = {name for names in table for name in names.split()}
+    ghosts = sorted(p for p in patterns if p != "__main__" and not any(is_one_of(module, [p]) for module in modules))
     return [
-        *(f"trio_tasks/{module}.py has no floor: give it one in FLOORS" for module in lost),
-        *(f"FLOORS names {name}, which does not exist" for name in ghosts),
+        *(f"trio_tasks/{module}.py is in no folder of MAY_IMPORT" for module in lost),
+        *(f"MAY_IMPORT names {name}, which does not exist" for name in ghosts),
     ]
 
 
-def misplaced(modules: dict[str, ast.Module], floors: list[dict[str, str]] = FLOORS) -> list[str]:
-    """Imports from above, and sideways from one room into another."""
-    roof = len(floors) - 1
+def misplaced(modules: dict[str, ast.Module], table: dict[str, str] = MAY_IMPORT) -> list[str]:
+    """Imports that the table does not allow."""
+    complaints = []
+    for found in (i for module in modules for i in imports_of(module, modules) if i.target in modules):
+        folder = folder_of(found.source, table)
+        if folder and folder_of(found.target, table) != folder and not is_one_of(found.target, table[folder]):
+            complaints.append(f"{found}, which is not for {folder}")
+    return complaints
+
+
+def too_early(modules: dict[str, ast.Module], engines: tuple[str, ...] = ENGINES) -> list[str]:
+    """Imports of an engine from outside of it, but those of the few that name it lazily."""
     complaints = []
     for found in (i for module in modules for i in imports_of(module, modules)):
-        here, there = place_of(found.source, floors), place_of(found.target, floors)
-        if here is None or there is None or here.floor == roof:
+        engine = next((each for each in engines if is_one_of(found.target, [each])), None)
+        if engine is None or is_one_of(found.source, [engine]):
             continue
-        if there.floor > here.floor:
-            complaints.append(f"{found}, which is above it: floor {there.floor} from floor {here.floor}")
-        elif there.floor == here.floor and there.room != here.room:
-            complaints.append(f"{found}, sideways: from room '{here.room}' into room '{there.room}'")
+        if found.source not in MAY_NAME_ENGINES or not (found.for_types or found.in_function):
+            complaints.append(f"{found}, an engine")
     return complaints
 
 
-def impure(modules: dict[str, ast.Module], floors: list[dict[str, str]] = FLOORS) -> list[str]:
-    """What does not belong on the floors that know no trio, or never await."""
+def impure(
+    modules: dict[str, ast.Module],
+    without_trio: tuple[str, ...] = WITHOUT_TRIO,
+    without_await: tuple[str, ...] = WITHOUT_AWAIT,
+) -> list[str]:
+    """All imports of trio, direct or not, and all that is async, where there must be none."""
     complaints = []
     for module, tree in modules.items():
-        place = place_of(module, floors)
-        if place and place.floor in WITHOUT_TRIO:
-            found = [i for i in imports_of(module, modules) if i.target in TRIO and not i.for_types]
-            complaints += [f"{i}, on floor {place.floor}" for i in found]
-        if place and place.floor in WITHOUT_AWAIT:
+        if is_one_of(module, without_trio):
+            complaints += [f"{i}, for {module}" for i in _at_run_time(module, modules) if i.target in TRIO]
+        if is_one_of(module, without_await):
             waits = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
             lines = sorted({node.lineno for node in ast.walk(tree) if isinstance(node, waits)})
-            complaints += [f"trio_tasks/{module}.py:{n} is async, on floor {place.floor}" for n in lines]
+            complaints += [f"trio_tasks/{module}.py:{n} is async" for n in lines]
     return complaints
 
 
-def cycles(modules: dict[str, ast.Module], knots: set[tuple[str, str]] = KNOTS) -> list[str]:
-    """Circles of imports at run time, each as a chain of names; imports for types do not count."""
-    needs: dict[str, set[str]] = {module: set() for module in modules}
-    for i in (i for module in modules for i in imports_of(module, modules)):
-        knotted = i.in_function and (i.source, i.target) in knots
-        if i.target in modules and not i.for_types and not knotted:
-            needs[i.source].add(i.target)
+def _at_run_time(module: str, modules: dict[str, ast.Module]) -> list[Import]:
+    """The imports of a module, and of all that it imports."""
+    found: dict[str, list[Import]] = {}
+    to_do = [module]
+    while to_do:
+        each = to_do.pop()
+        if each in modules and each not in found:
+            found[each] = [i for i in imports_of(each, modules) if not i.for_types]
+            to_do += [i.target for i in found[each]]
+    return [i for imports in found.values() for i in imports]
+
+
+def cycles(modules: dict[str, ast.Module]) -> list[str]:
+    """Circles of imports, each as a chain of names; imports for types and those inside functions count, too."""
+    needs = {module: {i.target for i in imports_of(module, modules) if i.target in modules} for module in modules}
     found: list[str] = []
     done: set[str] = set()
 
@@ -198,16 +206,20 @@ def cycles(modules: dict[str, ast.Module], knots: set[tuple[str, str]] = KNOTS) 
 MODULES = modules_of(PACKAGE)
 
 
-def test_every_module_has_its_floor() -> None:
+def test_every_module_has_its_folder() -> None:
     assert MODULES, f"no package at {PACKAGE}"
     assert not homeless(MODULES), "\n".join(homeless(MODULES))
 
 
-def test_imports_go_down() -> None:
+def test_each_folder_imports_what_it_may() -> None:
     assert not misplaced(MODULES), "\n".join(misplaced(MODULES))
 
 
-def test_the_lower_floors_know_no_trio_and_the_ledger_never_awaits() -> None:
+def test_engines_are_named_lazily() -> None:
+    assert not too_early(MODULES), "\n".join(too_early(MODULES))
+
+
+def test_values_and_codecs_know_no_trio_and_the_ledger_never_awaits() -> None:
     assert not impure(MODULES), "\n".join(impure(MODULES))
 
 
@@ -215,57 +227,70 @@ def test_no_import_goes_round_in_a_circle() -> None:
     assert not cycles(MODULES), "\n".join(cycles(MODULES))
 
 
-def test_every_knot_is_there() -> None:
-    lazy = {(i.source, i.target) for m in MODULES for i in imports_of(m, MODULES) if i.in_function}
-    assert lazy >= KNOTS, f"no longer needed in KNOTS: {sorted(KNOTS - lazy)}"
+def test_private_folders_have_no_code_of_their_own() -> None:
+    public = {"__init__", "layers/__init__", "testing/__init__"}
+    inits = {module: tree for module, tree in MODULES.items() if module.endswith("__init__") and module not in public}
+    assert inits
+    assert not [module for module, tree in inits.items() if len(tree.body) != 1 or not ast.get_docstring(tree)]
 
 
 CROOKED = {
-    "__init__": "from . import abc as abc\nfrom ._worker import Worker as Worker",
-    "abc": "from ._abc import Backend as Backend",
-    "_task": "import trio\nfrom . import _outcome",
-    "_outcome": "if TYPE_CHECKING:\n    import trio\n    from ._abc import Backend",
-    "_ledger": "async def wait(): ...\ndef wake():\n    from ._task import Task",
-    "_abc": "",
-    "_memory": "from ._pipe import pipe\nfrom .layers._trace import Trace",
-    "_pipe": "def pipe():\n    from ._memory import x",
+    "__init__": "from . import abc as abc\nfrom ._worker.worker import Worker as Worker",
+    "abc": "from ._backends.sqlite.engine import Engine as Engine",
+    "_checks": "import trio",
+    "_tasks/task": "from .._checks import check\nfrom . import outcome",
+    "_tasks/outcome": "if TYPE_CHECKING:\n    import trio\n    from .._backends.memory import M\nfrom . import task",
+    "_backends/ledger": "async def wait(): ...\ndef wake():\n    from .._tasks.task import Task",
+    "_backends/memory": "from .pipe import pipe\nfrom ..layers._trace import Trace",
+    "_backends/pipe": "def pipe():\n    from .memory import x",
+    "_backends/sqlite/engine": "from ..file.engine import Engine",
+    "_backends/file/engine": "",
     "layers/__init__": "from ._trace import Trace as Trace",
-    "layers/_trace": "from .._worker import Worker\nfrom . import Trace",
-    "_worker": "from trio_tasks import Worker\nimport trio_tasks._memory",
-    "_stray": "",
+    "layers/_trace": "from .._worker.worker import Worker\nfrom . import Trace",
+    "_worker/worker": "from trio_tasks import Worker\nimport trio_tasks._backends.memory",
+    "stray": "",
 }
 
 
 def test_these_tests_see_a_crooked_house() -> None:
     modules = {name: ast.parse(source) for name, source in CROOKED.items()}
-    floors = [
-        {"words": "_task _outcome"},
-        {"ledger": "_ledger"},
-        {"contracts": "_abc "},
-        {"memory": "_memory", "pipe": "_pipe", "layers": "layers/*"},
-        {"worker": "_worker _ghost"},
-        {"roof": "__init__ abc layers/__init__"},
+    table = {
+        "_checks": "",
+        "_tasks/*": "_checks",
+        "_backends/*": "_tasks/*",
+        "_backends/sqlite/*": "_backends/*",
+        "_backends/file/*": "_backends/*",
+        "layers/__init__": "layers/*",
+        "layers/_*": "",
+        "_worker/* _ghost": "",
+        "__init__ abc": "* */* */*/*",
+    }
+    assert homeless(modules, table) == [
+        "trio_tasks/stray.py is in no folder of MAY_IMPORT",
+        "MAY_IMPORT names _ghost, which does not exist",
     ]
-    assert homeless(modules, floors) == [
-        "trio_tasks/_stray.py has no floor: give it one in FLOORS",
-        "FLOORS names _ghost, which does not exist",
+    assert misplaced(modules, table) == [
+        "trio_tasks/_tasks/outcome.py:3 imports _backends/memory, which is not for _tasks/*",
+        "trio_tasks/_backends/memory.py:2 imports layers/_trace, which is not for _backends/*",
+        "trio_tasks/_backends/sqlite/engine.py:1 imports _backends/file/engine, which is not for _backends/sqlite/*",
+        "trio_tasks/layers/_trace.py:1 imports _worker/worker, which is not for layers/_*",
+        "trio_tasks/layers/_trace.py:2 imports layers/__init__, which is not for layers/_*",
+        "trio_tasks/_worker/worker.py:1 imports __init__, which is not for _worker/* _ghost",
+        "trio_tasks/_worker/worker.py:2 imports _backends/memory, which is not for _worker/* _ghost",
     ]
-    assert misplaced(modules, floors) == [
-        "trio_tasks/_outcome.py:3 imports _abc, which is above it: floor 2 from floor 0",
-        "trio_tasks/_memory.py:1 imports _pipe, sideways: from room 'memory' into room 'pipe'",
-        "trio_tasks/_memory.py:2 imports layers/_trace, sideways: from room 'memory' into room 'layers'",
-        "trio_tasks/_pipe.py:2 imports _memory, sideways: from room 'pipe' into room 'memory'",
-        "trio_tasks/layers/_trace.py:1 imports _worker, which is above it: floor 4 from floor 3",
-        "trio_tasks/layers/_trace.py:2 imports layers/__init__, which is above it: floor 5 from floor 3",
-        "trio_tasks/_worker.py:1 imports __init__, which is above it: floor 5 from floor 4",
+    assert too_early(modules) == [
+        "trio_tasks/abc.py:1 imports _backends/sqlite/engine, an engine",
+        "trio_tasks/_backends/sqlite/engine.py:1 imports _backends/file/engine, an engine",
     ]
-    assert impure(modules, floors) == [
-        "trio_tasks/_task.py:1 imports trio, on floor 0",
-        "trio_tasks/_ledger.py:1 is async, on floor 1",
+    assert impure(modules) == [
+        "trio_tasks/_checks.py:1 imports trio, for _tasks/task",
+        "trio_tasks/_checks.py:1 imports trio, for _tasks/outcome",
+        "trio_tasks/_checks.py:1 imports trio, for _backends/ledger",
+        "trio_tasks/_backends/ledger.py:1 is async",
     ]
-    assert {*cycles(modules, set())} >= {
-        "__init__ -> _worker -> __init__",
-        "_memory -> _pipe -> _memory",
+    assert {*cycles(modules)} >= {
+        "__init__ -> _worker/worker -> __init__",
+        "_tasks/outcome -> _tasks/task -> _tasks/outcome",
+        "_backends/memory -> _backends/pipe -> _backends/memory",
         "layers/__init__ -> layers/_trace -> layers/__init__",
     }
-    assert "_memory -> _pipe -> _memory" not in cycles(modules, {("_pipe", "_memory")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from trio_tasks._groups import find_within, leaves, unnested
+from trio_tasks._concurrency.exception_groups import find_within, leaves, unnested
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

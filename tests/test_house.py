@@ -25,7 +25,7 @@ LONGEST_FILE = 900
 NEEDS_A_REASON = 600  # lines from which a file is either split or listed here, with the reason
 LONG_FILES: dict[str, str] = {}
 LONGEST_FUNCTION = 50  # its docstring not counted
-SETTLEMENT = ("trio_tasks/_seat.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
+SETTLEMENT = ("trio_tasks/_worker/slot.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
 NO_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}
 PUBLIC_MODULES = ["trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing"]
 

@@ -9,13 +9,23 @@ from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from trio_tasks._backends.ledger import Ledger
 from trio_tasks._clock import use_wall_clock
-from trio_tasks._errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
-from trio_tasks._ledger import Ledger
-from trio_tasks._outcome import Ending, Failed, Killed, Outcome, Released, Retried, Succeeded, Suspended, TaskResult
-from trio_tasks._task import Status, Task
-from trio_tasks._task_builder import TaskOptions, make_task
-from trio_tasks._task_id import TaskId
+from trio_tasks._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError
+from trio_tasks._tasks.outcome import (
+    Ending,
+    Failed,
+    Killed,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Suspended,
+    TaskResult,
+)
+from trio_tasks._tasks.task import Task, TaskOptions, make_task
+from trio_tasks._tasks.task_id import TaskId
 
 T = TypeVar("T")
 

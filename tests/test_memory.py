@@ -29,7 +29,7 @@ from trio_tasks import (
     TaskExpiredError,
     Worker,
 )
-from trio_tasks._mirroring import CAPABILITIES, capabilities_of
+from trio_tasks._backends.mirroring import CAPABILITIES, capabilities_of
 from trio_tasks.abc import Feeder
 
 ERROR = ValueError("no")

@@ -9,7 +9,7 @@ import traceback
 import pytest
 import trio_tasks
 from trio_tasks import AbortError, MemoryStorage, Status, TaskId, Worker, WorkerError
-from trio_tasks._names import rename
+from trio_tasks._exports import rename
 
 
 def test_classes_and_functions_of_ours_are_renamed() -> None:

@@ -10,12 +10,22 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from trio_tasks._backoff import RetryPolicy, constant
-from trio_tasks._errors import AbortError, DeferredError, RetryAfterError, SuspendError
-from trio_tasks._groups import leaves
-from trio_tasks._outcome import Failed, Killed, Outcome, Released, Retried, Succeeded, Suspended, TaskResult, judge
-from trio_tasks._task import Status
-from trio_tasks._task_id import TaskId
+from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks._tasks.errors import AbortError, DeferredError, RetryAfterError, SuspendError
+from trio_tasks._tasks.outcome import (
+    Failed,
+    Killed,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    Suspended,
+    TaskResult,
+    judge,
+)
+from trio_tasks._tasks.retry import RetryPolicy, constant
+from trio_tasks._tasks.task_id import TaskId
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

@@ -27,14 +27,13 @@ import pytest
 import trio
 import trio.testing
 from trio_tasks import MemoryStorage, Worker
-from trio_tasks._context import WorkerContext
-from trio_tasks._errors import WorkerError
-from trio_tasks._extensions import Extensions, Metadata
-from trio_tasks._outcome import Killed, Released
-from trio_tasks._task import Attempt, Parts, Status, Task
-from trio_tasks._task_builder import TaskBuilder
-from trio_tasks._task_fn import Data, HandlerSignatureError, adapt
-from trio_tasks._task_id import TaskId
+from trio_tasks._contracts.context import WorkerContext
+from trio_tasks._handlers.adapter import Data, HandlerSignatureError, adapt
+from trio_tasks._tasks.errors import WorkerError
+from trio_tasks._tasks.extensions import Extensions, Metadata
+from trio_tasks._tasks.outcome import Killed, Released, Status
+from trio_tasks._tasks.task import Attempt, Parts, Task, TaskBuilder
+from trio_tasks._tasks.task_id import TaskId
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import MemoryStorage, Worker
-from trio_tasks._patience import PATIENCE
+from trio_tasks._worker.stuck_attempts import PATIENCE
 
 
 async def stay(seconds: float) -> None:

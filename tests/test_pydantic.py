@@ -13,7 +13,7 @@ import pydantic
 import pytest
 import trio
 from trio_tasks import CborCodec, DecodeError, EncodeError, PydanticCodec, SqliteStorage, Status, Worker
-from trio_tasks._codec import as_codec
+from trio_tasks._codecs.codec import as_codec
 
 SECRET = "hunter2"
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
-from trio_tasks._ready_queue import DelayQueue, ReadyQueue
-from trio_tasks._task import Task
-from trio_tasks._task_builder import TaskBuilder
+from trio_tasks._backends.ready_queue import DelayQueue, ReadyQueue
+from trio_tasks._tasks.task import Task, TaskBuilder
 
 
 def task(args: int, priority: int = 0) -> Task[int]:

@@ -18,7 +18,7 @@ from trio_tasks import (
     TaskId,
     WorkerReport,
 )
-from trio_tasks._report import Tally
+from trio_tasks._contracts.report import Tally
 
 ERROR = ValueError("no")
 

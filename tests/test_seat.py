@@ -457,7 +457,7 @@ async def test_where_is_found_in_a_thread() -> None:
 
 
 def test_a_neighbour_whose_name_begins_as_ours_is_not_machinery() -> None:
-    from trio_tasks import _whereabouts
+    from trio_tasks._concurrency import stacks as _whereabouts
 
     ours = __import__("trio_tasks").__file__
     assert ours is not None

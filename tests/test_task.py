@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from trio_tasks._extensions import NO_METADATA, Extensions, Metadata
-from trio_tasks._task import USUAL_TERMS, Attempt, Parts, Status, Task, Terms, attempt_number
-from trio_tasks._task_builder import TaskBuilder
-from trio_tasks._task_id import TaskId
+from trio_tasks._tasks.extensions import NO_METADATA, Extensions, Metadata
+from trio_tasks._tasks.outcome import Status
+from trio_tasks._tasks.task import USUAL_TERMS, Attempt, Parts, Task, TaskBuilder, Terms, attempt_number
+from trio_tasks._tasks.task_id import TaskId
 
 
 def test_a_fresh_task_waits_and_has_not_been_attempted() -> None:

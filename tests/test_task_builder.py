@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from trio_tasks._clock import use_wall_clock
-from trio_tasks._task import Status, Task
-from trio_tasks._task_builder import TaskBuilder, TaskOptions, make_task, options_for_many
-from trio_tasks._task_id import TaskId
+from trio_tasks._tasks.outcome import Status
+from trio_tasks._tasks.task import Task, TaskBuilder, TaskOptions, make_task, options_for_many
+from trio_tasks._tasks.task_id import TaskId
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio_tasks._groups import leaves
-from trio_tasks._task import Attempt, Task
-from trio_tasks._task_fn import HandlerSignatureError, adapt, handler_name
+from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks._handlers.adapter import HandlerSignatureError, adapt, handler_name
+from trio_tasks._tasks.task import Attempt, Task
 
 
 async def double(n: int) -> int:

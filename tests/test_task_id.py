@@ -12,8 +12,8 @@ import uuid
 from itertools import pairwise
 
 import pytest
-from trio_tasks import _task_id
-from trio_tasks._task_id import _RANDOM_LIMIT, TaskId, _Sequence
+from trio_tasks._tasks import task_id as _task_id
+from trio_tasks._tasks.task_id import _RANDOM_LIMIT, TaskId, _Sequence
 
 
 def test_it_is_a_version_7_uuid_of_now() -> None:

@@ -14,7 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from trio_tasks import AbortError, FileStorage, MemoryStorage, RetryPolicy, Worker, constant
-from trio_tasks._tracebacks import drop_locals
+from trio_tasks._concurrency.tracebacks import drop_locals
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

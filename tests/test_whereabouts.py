@@ -7,7 +7,7 @@ import threading
 import trio
 from trio.testing import wait_all_tasks_blocked
 from trio_tasks import MemoryStorage, Worker, WorkerContext
-from trio_tasks._whereabouts import where_is, where_struck
+from trio_tasks._concurrency.stacks import where_is, where_struck
 
 from tests._progress import until
 

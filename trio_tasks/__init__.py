@@ -3,7 +3,17 @@
 from types import ModuleType as _Module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
-from ._abc import (
+from ._backends.custom import CustomBackend as CustomBackend
+from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
+from ._backends.pipe import Pipe as Pipe, pipe_to as pipe_to
+from ._backends.polling import (
+    Backoff as Backoff,
+    Interval as Interval,
+    OnSignal as OnSignal,
+    poll as poll,
+    race as race,
+)
+from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
@@ -21,16 +31,30 @@ from ._abc import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
-from ._backoff import (
-    RetryPolicy as RetryPolicy,
-    constant as constant,
-    exponential as exponential,
-    linear as linear,
+from ._contracts.context import WorkerContext as WorkerContext, WorkerStatistics as WorkerStatistics
+from ._contracts.events import (
+    Custom as Custom,
+    Engage as Engage,
+    Error as Error,
+    Event as Event,
+    HeartBeat as HeartBeat,
+    Idle as Idle,
+    Release as Release,
+    Start as Start,
+    Stop as Stop,
+    Success as Success,
 )
-from ._builder import WorkerBuilder as WorkerBuilder
-from ._context import WorkerContext as WorkerContext, WorkerStatistics as WorkerStatistics
-from ._custom import CustomBackend as CustomBackend
-from ._errors import (
+from ._contracts.report import (
+    Interruption as Interruption,
+    Overrun as Overrun,
+    Report as Report,
+    WorkerReport as WorkerReport,
+)
+from ._contracts.sink import TaskSink as TaskSink
+from ._exports import rename as _rename
+from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
+from ._monitor import Monitor as Monitor
+from ._tasks.errors import (
     AbortError as AbortError,
     BackendError as BackendError,
     DeferredError as DeferredError,
@@ -47,51 +71,36 @@ from ._errors import (
     UnsettledError as UnsettledError,
     WorkerError as WorkerError,
 )
-from ._events import (
-    Custom as Custom,
-    Engage as Engage,
-    Error as Error,
-    Event as Event,
-    HeartBeat as HeartBeat,
-    Idle as Idle,
-    Release as Release,
-    Start as Start,
-    Stop as Stop,
-    Success as Success,
-)
-from ._extensions import Extensions as Extensions, Metadata as Metadata
-from ._memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
-from ._monitor import Monitor as Monitor
-from ._names import rename as _rename
-from ._outcome import (
+from ._tasks.extensions import Extensions as Extensions, Metadata as Metadata
+from ._tasks.outcome import (
     Failed as Failed,
     Killed as Killed,
     Outcome as Outcome,
     Released as Released,
     Retried as Retried,
+    Status as Status,
     Succeeded as Succeeded,
     Suspended as Suspended,
     TaskResult as TaskResult,
 )
-from ._pipe import Pipe as Pipe, pipe_to as pipe_to
-from ._polling import (
-    Backoff as Backoff,
-    Interval as Interval,
-    OnSignal as OnSignal,
-    poll as poll,
-    race as race,
+from ._tasks.retry import RetryPolicy as RetryPolicy, constant as constant, exponential as exponential, linear as linear
+from ._tasks.task import (
+    Attempt as Attempt,
+    Parts as Parts,
+    Task as Task,
+    TaskBuilder as TaskBuilder,
+    TaskOptions as TaskOptions,
 )
-from ._report import Interruption as Interruption, Overrun as Overrun, Report as Report, WorkerReport as WorkerReport
-from ._sink import TaskSink as TaskSink
-from ._task import Attempt as Attempt, Parts as Parts, Status as Status, Task as Task
-from ._task_builder import TaskBuilder as TaskBuilder, TaskOptions as TaskOptions
-from ._task_fn import Data as Data, HandlerSignatureError as HandlerSignatureError
-from ._task_id import TaskId as TaskId
-from ._task_info import PastAttempt as PastAttempt, StoredTaskInfo as StoredTaskInfo
-from ._worker import Worker as Worker
+from ._tasks.task_id import TaskId as TaskId
+from ._tasks.task_info import PastAttempt as PastAttempt, StoredTaskInfo as StoredTaskInfo
+from ._worker.builder import WorkerBuilder as WorkerBuilder
+from ._worker.worker import Worker as Worker
 
 if _TYPE_CHECKING:
-    from ._codec import (
+    from ._backends.file.storage import FileStorage as FileStorage
+    from ._backends.sqlite.storage import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
+    from ._backends.sqlite.sync_storage import SyncSqliteStorage as SyncSqliteStorage
+    from ._codecs.codec import (
         CborCodec as CborCodec,
         Codec as Codec,
         DecodeError as DecodeError,
@@ -99,25 +108,22 @@ if _TYPE_CHECKING:
         JsonCodec as JsonCodec,
         PydanticCodec as PydanticCodec,
     )
-    from .storages._file import FileStorage as FileStorage
-    from .storages._sqlite import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
-    from .storages._sqlite_sync import SyncSqliteStorage as SyncSqliteStorage
 
 __version__ = "0.1.0"
 
 _rename(__name__, globals())
 
 _WHEN_ASKED_FOR = {
-    "CborCodec": "._codec",
-    "Codec": "._codec",
-    "DecodeError": "._codec",
-    "EncodeError": "._codec",
-    "FileStorage": ".storages._file",
-    "JsonCodec": "._codec",
-    "PydanticCodec": "._codec",
-    "SqliteStorage": ".storages._sqlite",
-    "SqliteTransaction": ".storages._sqlite",
-    "SyncSqliteStorage": ".storages._sqlite_sync",
+    "CborCodec": "._codecs.codec",
+    "Codec": "._codecs.codec",
+    "DecodeError": "._codecs.codec",
+    "EncodeError": "._codecs.codec",
+    "FileStorage": "._backends.file.storage",
+    "JsonCodec": "._codecs.codec",
+    "PydanticCodec": "._codecs.codec",
+    "SqliteStorage": "._backends.sqlite.storage",
+    "SqliteTransaction": "._backends.sqlite.storage",
+    "SyncSqliteStorage": "._backends.sqlite.sync_storage",
 }
 """What brings other libraries along is imported when it is first asked for, and not before."""
 

@@ -129,3 +129,11 @@ def check_several(value: Iterable[T], name: str, of_what: str) -> tuple[T, ...]:
     if several is None or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a list of {of_what}, not {quoted(value)}")
     return several
+
+
+def check_plain(value: T, name: str, shape: str) -> T:
+    """Something that can be called, and gives its answer without being awaited."""
+    check_callable(value, name, shape)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  its kind is asked about, not whether it is there
+        raise TypeError(f"{name} must be a plain function, since nobody awaits it; {value!r} is async")
+    return value

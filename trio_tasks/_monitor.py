@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from ._backoff import exponential
 from ._checks import check_callable, check_count, check_seconds, check_sync
-from ._context import WorkerContext, check_listeners
-from ._errors import MonitorError
+from ._contracts.context import WorkerContext, check_listeners
 from ._printing import quoted, readable
 from ._signals import check_signals, heeding_signals, usual_signals
 from ._supervisor import Policy, Supervisor
-from ._worker import Worker
+from ._tasks.errors import MonitorError
+from ._tasks.retry import exponential
+from ._worker.worker import Worker
 
 if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
     from types import TracebackType
 
-    from ._backoff import Backoff
-    from ._events import Listener
-    from ._report import Report
+    from ._contracts.context import Listener
+    from ._contracts.report import Report
     from ._supervisor import Factory
+    from ._tasks.retry import Backoff
 
 
 @readable

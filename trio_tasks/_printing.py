@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+
+LONGEST_TEXT = 4_000
+"""Characters of an error's text that are kept."""
+
 _LONGEST_OPTION = 100
 _LONGEST_NAME = 1024
 SHOW_ARGS = "TRIO_TASKS_SHOW_ARGS"

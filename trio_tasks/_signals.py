@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 
-from ._contained import catch_errors, log
-from ._open_stores import are_some_open, wait_all_closed
+from ._contracts.open_stores import are_some_open, wait_all_closed
+from ._logging import catch_errors, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from ._anywhere import call_inside
 from ._checks import check_seconds
-from ._groups import leaves, unnested
-from ._patience import name_who_stays
-from ._report import Report
-from ._upkeep import run_and_cancelling
-from ._worker import Worker
+from ._concurrency.background import run_and_cancelling
+from ._concurrency.exception_groups import leaves, unnested
+from ._concurrency.threads import call_inside
+from ._contracts.report import Report
+from ._worker.stuck_attempts import name_who_stays
+from ._worker.worker import Worker
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -25,10 +25,9 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-    from ._backoff import Backoff
-    from ._context import WorkerContext
-    from ._events import Listener
-    from ._report import WorkerReport
+    from ._contracts.context import Listener, WorkerContext
+    from ._contracts.report import WorkerReport
+    from ._tasks.retry import Backoff
 
     Factory = Callable[[int], Worker[Any, Any]]
 

@@ -1,15 +1,12 @@
 """The contracts: for backends, layers and listeners of one's own."""
 
-from ._abc import (
-    Admitting as Admitting,
+from ._backends.polling import PollStrategy as PollStrategy
+from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
     Feeder as Feeder,
     FetchById as FetchById,
-    Gate as Gate,
-    Handler as Handler,
-    Layer as Layer,
     ListQueues as ListQueues,
     ListTasks as ListTasks,
     ListWorkers as ListWorkers,
@@ -25,9 +22,10 @@ from ._abc import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
-from ._events import Event as Event, Listener as Listener
-from ._names import rename as _rename
-from ._polling import PollStrategy as PollStrategy
-from ._sink import TaskSink as TaskSink
+from ._contracts.context import Listener as Listener
+from ._contracts.events import Event as Event
+from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
+from ._contracts.sink import TaskSink as TaskSink
+from ._exports import rename as _rename
 
 _rename(__name__, globals())

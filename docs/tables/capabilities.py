@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 import trio_tasks.abc  # noqa: F401  it says where some of the interfaces are public
 from trio_tasks import CustomBackend, FileStorage, MemoryStorage, SqliteStorage
-from trio_tasks._channel import as_backend
-from trio_tasks._mirroring import CAPABILITIES, verbs_of
+from trio_tasks._backends.channel import as_backend
+from trio_tasks._backends.mirroring import CAPABILITIES, verbs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

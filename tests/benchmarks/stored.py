@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trio_tasks import FileStorage, SqliteStorage
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._stored import StoredBackend
+    from trio_tasks._backends.durable.storage import StoredBackend
 
 Synchronous = Literal["NORMAL", "FULL"]
 Engine = Literal["sqlite3", "apsw", "file"]

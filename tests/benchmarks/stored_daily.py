@@ -16,7 +16,7 @@ from .load import no_op
 from .stored import Engine, Synchronous, make, new_directory
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._stored import StoredBackend
+    from trio_tasks._backends.durable.storage import StoredBackend
 
 Seconds = dict[str, float]
 

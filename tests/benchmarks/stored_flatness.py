@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from trio_tasks import Worker, WorkerContext
-from trio_tasks.storages._sqlite_books import CLAIM, DUE, NEXT_DUE
+from trio_tasks._backends.sqlite.exchange import CLAIM, DUE, NEXT_DUE
 
 from .fresh import answer
 from .load import no_op
@@ -19,7 +19,7 @@ from .stored import Engine, make, new_directory
 from .stored_daily import Both
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._stored import StoredBackend
+    from trio_tasks._backends.durable.storage import StoredBackend
 
 SEATS = 100
 IN_ONE_GO = 50_000

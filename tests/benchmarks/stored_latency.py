@@ -15,7 +15,7 @@ from .fresh import answer, command
 from .stored import Engine, Synchronous, make, new_directory
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._stored import StoredBackend
+    from trio_tasks._backends.durable.storage import StoredBackend
 
 REST = 0.03
 """Seconds between two pushes, in which everybody goes to sleep, the thread that has the connection too."""

@@ -29,7 +29,7 @@ from trio_tasks import (
     Task,
     TaskBuilder,
 )
-from trio_tasks._channel import as_backend
+from trio_tasks._backends.channel import as_backend
 from trio_tasks._clock import wall_now
 from trio_tasks.testing import Pause, ScriptedBackend
 

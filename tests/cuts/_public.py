@@ -10,7 +10,7 @@ import trio_tasks
 import trio_tasks.layers
 import trio_tasks.testing
 from trio_tasks import CustomBackend, MemoryStorage, Pipe
-from trio_tasks._channel import NowaitChannelBackend
+from trio_tasks._backends.channel import NowaitChannelBackend
 
 ELSEWHERE = {"__aenter__", "__aexit__", "aclose", "feed"}
 """Verbs of backends that are cut in ``test_opening.py``."""

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio_tasks import FileStorage, MemoryStorage, Pipe, SqliteStorage, Status, Succeeded
 from trio_tasks.testing import Cut, explore_cancellations
-from trio_tasks.testing.cuts._knife import Knife
+from trio_tasks.testing._exploration.steps import Knife
 
 from tests.cuts._places import MOMENT, PLACES
 

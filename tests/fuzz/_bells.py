@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
-from trio_tasks.storages._bells import Bell
-from trio_tasks.storages._sqlite_desk import Desk
-from trio_tasks.storages._sqlite_driver import connect, is_of_the_driver
-from trio_tasks.storages._sqlite_opening import Opening
+from trio_tasks._backends.sqlite.driver import connect, is_of_the_driver
+from trio_tasks._backends.sqlite.opening import Opening
+from trio_tasks._backends.sqlite.session import Desk
+from trio_tasks._backends.sqlite.wakeup import Bell
 
 from tests.fuzz._spoil import spoiled
 

@@ -21,8 +21,8 @@ from trio_tasks import (
     PastAttempt,
     RetryAfterError,
 )
-from trio_tasks._task import Terms
-from trio_tasks.storages import _record as record
+from trio_tasks._backends.durable import encoding as record
+from trio_tasks._tasks.task import Terms
 
 from tests.fuzz._spoil import spoiled
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from trio_tasks import BackendError
-from trio_tasks.storages._file_lock import FileLock
+from trio_tasks._backends.file.lock import FileLock
 
 from tests.fuzz._spoil import spoiled
 

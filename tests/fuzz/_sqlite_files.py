@@ -12,8 +12,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from trio_tasks.storages import _sqlite_schema
-from trio_tasks.storages._sqlite_driver import connect
+from trio_tasks._backends.sqlite import schema as _sqlite_schema
+from trio_tasks._backends.sqlite.driver import connect
 from trio_tasks.testing import run_seeded
 
 from tests.fuzz._foreseen import foreseen

@@ -12,7 +12,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trio_tasks.storages._sqlite_driver import Connection, connect, is_of_the_driver
+from trio_tasks._backends.sqlite.driver import Connection, connect, is_of_the_driver
 from trio_tasks.testing import run_seeded
 
 from tests.fuzz._foreseen import foreseen
@@ -20,7 +20,7 @@ from tests.fuzz._spoil import spoiled
 from tests.fuzz._use import USER, by, use, write
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._sqlite_driver import Driver
+    from trio_tasks._backends.sqlite.driver import Driver
 
 _OTHERS = ("meta", "queue", "session", "worker")
 _META = ("version", "sessions", "latest", "boot", "anchor")

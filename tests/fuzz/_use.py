@@ -12,7 +12,7 @@ import trio
 from trio_tasks import BackendError, DecodeError, FileStorage, RetryAfterError, SqliteStorage, Status, Task, Worker
 
 if TYPE_CHECKING:
-    from trio_tasks.storages._sqlite_driver import Driver
+    from trio_tasks._backends.sqlite.driver import Driver
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

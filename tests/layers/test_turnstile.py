@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 import trio.testing
-from trio_tasks.layers._turnstile import OPEN, UNKNOWN, Turnstile
+from trio_tasks.layers._capacity_queue import OPEN, UNKNOWN, Turnstile
 
 
 class Sluice:

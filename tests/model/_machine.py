@@ -29,8 +29,8 @@ from trio_tasks import (
     Task,
     UnknownTaskError,
 )
-from trio_tasks._extensions import Metadata
-from trio_tasks._task import Parts
+from trio_tasks._tasks.extensions import Metadata
+from trio_tasks._tasks.task import Parts
 
 from tests.storages._engine import FinalError
 

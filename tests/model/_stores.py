@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 from trio_tasks import FileStorage, MemoryStorage, SqliteStorage
-from trio_tasks._context import WorkerContext
+from trio_tasks._contracts.context import WorkerContext
 
 from ._model import Model, Traits
 

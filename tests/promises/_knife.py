@@ -23,9 +23,9 @@ from trio_tasks import (
     TaskBuilder,
     Worker,
 )
-from trio_tasks._channel import as_backend
-from trio_tasks._groups import leaves
-from trio_tasks.testing.cuts._knife import Knife
+from trio_tasks._backends.channel import as_backend
+from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks.testing._exploration.steps import Knife
 
 from tests._books import Books, run_apart
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import FileStorage, MemoryStorage, RetryPolicy, SqliteStorage, Status, Worker
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 
 from tests._scale import scaled
 from tests.promises._ended_process import KINDS, WAYS

@@ -62,8 +62,8 @@ trio.run(main)
 """
 
 STUCK = """
-import trio_tasks._patience
-trio_tasks._patience.PATIENCE = 1
+import trio_tasks._worker.stuck_attempts
+trio_tasks._worker.stuck_attempts.PATIENCE = 1
 
 def handler(args):
     say("in hand")

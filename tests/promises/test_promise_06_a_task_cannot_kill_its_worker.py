@@ -26,7 +26,7 @@ from trio_tasks import (
     WorkerContext,
     constant,
 )
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.abc import Handler
 
 from tests.promises._stage import Open, Record, perform, perform_on, run_for

@@ -46,7 +46,7 @@ from trio_tasks import (
     WorkerContext,
     constant,
 )
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.layers import (
     Acknowledge,
     CircuitBreaker,

@@ -21,7 +21,7 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks._task import Attempt, Parts, Terms
+from trio_tasks._tasks.task import Attempt, Parts, Terms
 
 from tests.promises._stage import Record
 from tests.promises.test_promise_02_at_the_moment_run_returns import STORAGES

@@ -19,14 +19,14 @@ from tests.promises._stage import A_MONTH, Open, perform, perform_on, run_for
 PACKAGE = Path(__file__).parents[2] / "trio_tasks"
 EDGES = {
     "_clock.py",
-    "_blocked_loop.py",  # in a thread, which watches loops of the real clock only
-    "_task_id.py",
-    "_sqlite_desk.py",  # in a thread, for a lock of another process
-    "_sqlite_driver.py",  # likewise, for a statement that has no end
-    "_journal.py",  # likewise, for a file that somebody else has open for a moment
-    "_explore.py",  # these two tell how long they have taken
-    "_simulate.py",
-    "_sqlite_sync.py",  # for code without trio: it blocks
+    "_worker/blocked_loop.py",  # in a thread, which watches loops of the real clock only
+    "_tasks/task_id.py",
+    "_backends/sqlite/session.py",  # in a thread, for a lock of another process
+    "_backends/sqlite/driver.py",  # likewise, for a statement that has no end
+    "_backends/file/journal.py",  # likewise, for a file that somebody else has open for a moment
+    "testing/_exploration/explore.py",  # these two tell how long they have taken
+    "testing/_simulation/simulate.py",
+    "_backends/sqlite/sync_storage.py",  # for code without trio: it blocks
 }
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
 NOW = {"now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"}
@@ -53,7 +53,11 @@ def clocks_read(source: str) -> Iterator[str]:
 def test_promise_09_time_is_injectable_the_wall_clock_is_touched_at_the_edges_only() -> None:
     paths = sorted(PACKAGE.rglob("*.py"))
     assert len(paths) > 20
-    found = {path.name: reads for path in paths if (reads := list(clocks_read(path.read_text("utf-8"))))}
+    found = {
+        path.relative_to(PACKAGE).as_posix(): reads
+        for path in paths
+        if (reads := list(clocks_read(path.read_text("utf-8"))))
+    }
     assert set(found) == EDGES, found
 
 

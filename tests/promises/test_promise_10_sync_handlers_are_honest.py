@@ -190,7 +190,7 @@ async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_who_does_not
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing can stop it, so nothing pretends to."""
-    monkeypatch.setattr("trio_tasks._patience.PATIENCE", 1)
+    monkeypatch.setattr("trio_tasks._worker.stuck_attempts.PATIENCE", 1)
     threads, storage = Threads(), MemoryStorage[int]()
     task_id = await storage.push(1)
     monitor = Monitor(shutdown_timeout=0.01).register(Worker("threads", storage, threads))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import trio
 from trio_tasks import AbortError, DeferredError, RetryAfterError, SuspendError, Task, WorkerContext
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 
 from tests.simulation._books import Books
 from tests.simulation._threads import Threads

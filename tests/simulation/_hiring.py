@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 from trio_tasks import BackendError, Event, RetryPolicy, Task, Worker, WorkerContext, linear
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.abc import Backend
 from trio_tasks.testing import Faults, FaultyBackend
 

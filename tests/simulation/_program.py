@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 from trio_tasks import Status
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.testing import Faults, run_seeded
 
 from tests._books import ALL

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import trio
-import trio_tasks._task_fn
+import trio_tasks._handlers.adapter
 from outcome import capture
 
 
@@ -29,7 +29,7 @@ class Threads:
     def in_place_of_real_ones(self) -> Generator[None, None, None]:
         """In the block sync handlers run in these."""
         with (
-            patch.object(trio_tasks._task_fn, "pause_instead", lambda: None),
+            patch.object(trio_tasks._handlers.adapter, "pause_instead", lambda: None),
             patch.object(trio.to_thread, "run_sync", self._run_sync),
         ):
             yield

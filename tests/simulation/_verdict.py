@@ -19,7 +19,7 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 
 if TYPE_CHECKING:
     from tests.simulation._books import Books

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import trio
 from trio_tasks import BackendError, LeaseLostError, Outcome, Task, UnsettledError, WorkerContext
-from trio_tasks._mirroring import mirroring
+from trio_tasks._backends.mirroring import mirroring
 from trio_tasks.abc import Backend
 
 from tests.simulation._books import Books

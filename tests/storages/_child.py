@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 from trio_tasks import BackendError, Monitor, SqliteStorage, Task, Worker, WorkerContext
-from trio_tasks._groups import leaves
+from trio_tasks._concurrency.exception_groups import leaves
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 from trio_tasks import BackendError
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._lane import Lane, LaneOptions
-from trio_tasks.storages._port import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
-from trio_tasks.storages._stored import StoredBackend
+from trio_tasks._backends.durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
+from trio_tasks._backends.durable.queue import Lane, LaneOptions
+from trio_tasks._backends.durable.storage import StoredBackend
+from trio_tasks._backends.file.engine import FileEngine
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

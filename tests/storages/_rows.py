@@ -6,7 +6,17 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from trio_tasks.storages._port import Answer, Claim, Claimed, Engine, Exchange, NewRow, Settlement, State, Verdict
+from trio_tasks._backends.durable.engine import (
+    Answer,
+    Claim,
+    Claimed,
+    Engine,
+    Exchange,
+    NewRow,
+    Settlement,
+    State,
+    Verdict,
+)
 
 QUEUE = "q"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks.storages._bells import Bell
+from trio_tasks._backends.sqlite.wakeup import Bell
 
 
 @asynccontextmanager

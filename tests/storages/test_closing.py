@@ -12,11 +12,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
-from trio_tasks._contained import catch_errors
-from trio_tasks._groups import leaves
-from trio_tasks.storages import _bells, _file_lock, _journal, _sqlite_desk, _sqlite_driver
-from trio_tasks.storages._port import Engine, State
-from trio_tasks.storages._writer_thread import WriterThread
+from trio_tasks._backends.durable.engine import Engine, State
+from trio_tasks._backends.durable.io_thread import WriterThread
+from trio_tasks._backends.file import journal as _journal, lock as _file_lock
+from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_desk, wakeup as _bells
+from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks._logging import catch_errors
 
 from tests.storages._engine import Storage, TroubledEngine
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
+from trio_tasks._backends.durable.encoding import decode_error, decode_history, encode_head
+from trio_tasks._backends.durable.engine import Claim, Engine, Exchange, Held, Part, State, Stored, Verdict
+from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._backends.sqlite.driver import connect
+from trio_tasks._backends.sqlite.engine import SqliteEngine
+from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._clock import use_wall_clock
-from trio_tasks._task import Terms
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._port import Claim, Engine, Exchange, Held, Part, State, Stored, Verdict
-from trio_tasks.storages._record import decode_error, decode_history, encode_head
-from trio_tasks.storages._sqlite_driver import connect
-from trio_tasks.storages._sqlite_engine import SqliteEngine
-from trio_tasks.storages._sqlite_opening import Opening
+from trio_tasks._tasks.task import Terms
 
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 

@@ -21,13 +21,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
+from trio_tasks._backends.durable.encoding import decode_error, decode_history
+from trio_tasks._backends.durable.engine import Claim, Claimed, Exchange, Held, State, Verdict
+from trio_tasks._backends.file import journal as _journal
+from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._backends.file.frames import FRAME_SIZE, HEADER_SIZE, frame, header
+from trio_tasks._backends.file.journal import open_journal
 from trio_tasks._clock import use_wall_clock
-from trio_tasks.storages import _journal
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._frame import FRAME_SIZE, HEADER_SIZE, frame, header
-from trio_tasks.storages._journal import open_journal
-from trio_tasks.storages._port import Claim, Claimed, Exchange, Held, State, Verdict
-from trio_tasks.storages._record import decode_error, decode_history
 
 from tests._progress import until
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
@@ -412,8 +412,8 @@ async def test_a_second_engine_in_this_process_is_refused(path: Path) -> None:
 
 _CHILD = """
 import sys, trio
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._port import *
+from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._backends.durable.engine import *
 async def main():
     engine = FileEngine(sys.argv[1], synchronous=sys.argv[2], compact_above=int(sys.argv[3]))
     await engine.open()
@@ -646,7 +646,7 @@ async def test_a_place_that_is_none_is_a_clear_error(tmp_path: Path, synchronous
 
 _UNPRIVILEGED = """
 import os, sys, trio
-from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks._backends.file.engine import FileEngine
 if not os.geteuid():
     os.setegid(65534), os.seteuid(65534)
 try:

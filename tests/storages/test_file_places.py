@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, FileStorage, SqliteStorage
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._journal import JournalFile, beside
+from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._backends.file.journal import JournalFile, beside
 
 from tests.storages._places import (
     LOSSES,

@@ -15,13 +15,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError, FileStorage, Status, Worker
-from trio_tasks._groups import leaves
-from trio_tasks.storages import _file_read_only
-from trio_tasks.storages._file_engine import FileEngine
-from trio_tasks.storages._file_read_only import FollowedJournal, ReadOnlyFileEngine
-from trio_tasks.storages._frame import FRAME_SIZE
-from trio_tasks.storages._journal import beside
-from trio_tasks.storages._port import Exchange, State, Verdict
+from trio_tasks._backends.durable.engine import Exchange, State, Verdict
+from trio_tasks._backends.file import read_only as _file_read_only
+from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._backends.file.frames import FRAME_SIZE
+from trio_tasks._backends.file.journal import beside
+from trio_tasks._backends.file.read_only import FollowedJournal, ReadOnlyFileEngine
+from trio_tasks._concurrency.exception_groups import leaves
 
 from tests._scale import scaled
 from tests.storages._child import Child

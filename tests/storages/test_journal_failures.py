@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from trio_tasks import BackendError
-from trio_tasks.storages import _journal
-from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks._backends.file import journal as _journal
+from trio_tasks._backends.file.engine import FileEngine
 
 from tests.storages._rows import claim, ids, new, push, settle, settled
 from tests.storages.test_file_engine import crashed, opened, path
@@ -91,7 +91,7 @@ async def test_a_disk_that_fails_when_the_directory_is_synced_ends_it_with_the_n
 _IN_A_BLIND_DIRECTORY = """
 import os, sys, trio
 from trio_tasks._clock import machine_now
-from trio_tasks.storages._file_engine import FileEngine
+from trio_tasks._backends.file.engine import FileEngine
 from tests.storages.test_journal_failures import grow, new, push, claim, ids
 machine_now()  # what it needs of Python may be out of reach later
 if not os.geteuid():

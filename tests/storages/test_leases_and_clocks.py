@@ -34,9 +34,11 @@ from trio_tasks import (
     WorkerContext,
     _clock,
 )
+from trio_tasks._backends.durable import clock as _store_clock
+from trio_tasks._backends.durable.clock import Offset, Reading, StoreClock
+from trio_tasks._backends.file import engine as _file_engine
+from trio_tasks._backends.sqlite import engine as _sqlite_engine
 from trio_tasks._clock import use_machine_clock, use_wall_clock
-from trio_tasks.storages import _file_engine, _sqlite_engine, _store_clock
-from trio_tasks.storages._store_clock import Offset, Reading, StoreClock
 from trio_tasks.testing import run_seeded, virtual_clock
 
 from tests._progress import until

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks.storages import _bells, _journal
-from trio_tasks.storages._bells import Bell
-from trio_tasks.storages._journal import open_journal
-from trio_tasks.storages._sqlite_desk import Desk
-from trio_tasks.storages._sqlite_driver import Driver, is_installed
-from trio_tasks.storages._sqlite_opening import Opening
+from trio_tasks._backends.file import journal as _journal
+from trio_tasks._backends.file.journal import open_journal
+from trio_tasks._backends.sqlite import wakeup as _bells
+from trio_tasks._backends.sqlite.driver import Driver, is_installed
+from trio_tasks._backends.sqlite.opening import Opening
+from trio_tasks._backends.sqlite.session import Desk
+from trio_tasks._backends.sqlite.wakeup import Bell
 
 fcntl = pytest.importorskip("fcntl")
 

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, Failed, LeaseLostError, Retried, Succeeded, Task, Worker
-from trio_tasks._groups import leaves
-from trio_tasks.storages._port import State
+from trio_tasks._backends.durable.engine import State
+from trio_tasks._concurrency.exception_groups import leaves
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

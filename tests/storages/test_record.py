@@ -19,11 +19,8 @@ from trio_tasks import (
     StoredError,
     TaskId,
     UnknownTaskError,
-    _errors,
 )
-from trio_tasks._groups import leaves
-from trio_tasks._task import USUAL_TERMS, Terms
-from trio_tasks.storages._record import (
+from trio_tasks._backends.durable.encoding import (
     decode_error,
     decode_head,
     decode_history,
@@ -35,6 +32,9 @@ from trio_tasks.storages._record import (
     with_attempt,
     with_loss,
 )
+from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks._tasks import errors as _errors
+from trio_tasks._tasks.task import USUAL_TERMS, Terms
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

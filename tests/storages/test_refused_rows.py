@@ -29,8 +29,9 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks.storages import _journal, _sqlite_driver
-from trio_tasks.storages._port import Answer, Exchange, State
+from trio_tasks._backends.durable.engine import Answer, Exchange, State
+from trio_tasks._backends.file import journal as _journal
+from trio_tasks._backends.sqlite import driver as _sqlite_driver
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

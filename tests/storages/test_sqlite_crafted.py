@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, SqliteStorage, SqliteTransaction, Status, Worker
-from trio_tasks.storages import _sqlite_driver
-from trio_tasks.storages._bells import KEY_SIZE, Bell
-from trio_tasks.storages._sqlite_desk import Desk
-from trio_tasks.storages._sqlite_driver import Driver, is_installed
-from trio_tasks.storages._sqlite_opening import Opening
+from trio_tasks._backends.sqlite import driver as _sqlite_driver
+from trio_tasks._backends.sqlite.driver import Driver, is_installed
+from trio_tasks._backends.sqlite.opening import Opening
+from trio_tasks._backends.sqlite.session import Desk
+from trio_tasks._backends.sqlite.wakeup import KEY_SIZE, Bell
 
 DRIVERS = [
     "sqlite3",

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, SqliteStorage
-from trio_tasks.storages import _sqlite_driver, _sqlite_engine
-from trio_tasks.storages._bells import Bell, is_answered
-from trio_tasks.storages._sqlite_driver import has_reset_race, is_installed
+from trio_tasks._backends.sqlite import driver as _sqlite_driver, engine as _sqlite_engine
+from trio_tasks._backends.sqlite.driver import has_reset_race, is_installed
+from trio_tasks._backends.sqlite.wakeup import Bell, is_answered
 
 from tests.storages import _child as programs
 from tests.storages._child import child

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker, _clock
-from trio_tasks.storages import _sqlite_desk
+from trio_tasks._backends.sqlite import session as _sqlite_desk
 from trio_tasks.testing import use_wall_clock, virtual_clock
 
 from tests._progress import until

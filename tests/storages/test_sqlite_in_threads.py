@@ -26,7 +26,7 @@ from trio_tasks import (
     UnknownTaskError,
     Worker,
 )
-from trio_tasks.storages import _sqlite_desk
+from trio_tasks._backends.sqlite import session as _sqlite_desk
 
 FAR = 30.0  # seconds between two looks at the file: who is not woken is late
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, Killed, SqliteStorage, Succeeded
-from trio_tasks.storages import _pump, _sqlite_books, _sqlite_desk, _sqlite_verbs
+from trio_tasks._backends.durable import exchange_loop as _pump
+from trio_tasks._backends.sqlite import exchange as _sqlite_books, operations as _sqlite_verbs, session as _sqlite_desk
 
 DEAD = 600
 

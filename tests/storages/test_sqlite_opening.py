@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, SqliteStorage, Status, Succeeded, Worker
-from trio_tasks._groups import leaves
-from trio_tasks.storages._sqlite_driver import is_installed
+from trio_tasks._backends.sqlite.driver import is_installed
+from trio_tasks._concurrency.exception_groups import leaves
 
 from tests.storages._child import Child
 from tests.storages._places import (

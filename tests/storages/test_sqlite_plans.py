@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks.storages import _sqlite_books as books, _sqlite_rows as rows, _sqlite_verbs as verbs
-from trio_tasks.storages._bells import Bell
-from trio_tasks.storages._port import Claim, Exchange, NewRow, Settlement, Verdict
-from trio_tasks.storages._sqlite_desk import Desk
-from trio_tasks.storages._sqlite_driver import Connection, connect
-from trio_tasks.storages._sqlite_opening import Opening
+from trio_tasks._backends.durable.engine import Claim, Exchange, NewRow, Settlement, Verdict
+from trio_tasks._backends.sqlite import exchange as books, operations as verbs, rows
+from trio_tasks._backends.sqlite.driver import Connection, connect
+from trio_tasks._backends.sqlite.opening import Opening
+from trio_tasks._backends.sqlite.session import Desk
+from trio_tasks._backends.sqlite.wakeup import Bell
 
 DRIVERS = [
     "sqlite3",

@@ -21,7 +21,7 @@ from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker
 if sys.platform == "win32":
     pytest.skip("Windows has no such signals and limits", allow_module_level=True)
 
-from trio_tasks.storages._sqlite_driver import Driver, is_installed
+from trio_tasks._backends.sqlite.driver import Driver, is_installed
 
 from tests.storages import _child as programs
 from tests.storages._child import INTERRUPTED, LEASE, NEVER, child, open_storage

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from trio_tasks import BackendError, SqliteStorage, Succeeded, Worker
-from trio_tasks.storages import _sqlite_schema as schema
-from trio_tasks.storages._port import State
+from trio_tasks._backends.durable.engine import State
+from trio_tasks._backends.sqlite import schema
 
 TASKS = 300
 TABLES = ("meta", "queue", "task", "session")

@@ -32,8 +32,8 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks.storages._lane import STALE
-from trio_tasks.storages._port import State
+from trio_tasks._backends.durable.engine import State
+from trio_tasks._backends.durable.queue import STALE
 
 from tests.storages._engine import Storage, Store, TroubledEngine, broken
 from tests.storages._rows import new, push

@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import Failed, Released, Retried, RetryAfterError, Status, Succeeded, Task, Worker, WorkerContext
+from trio_tasks._backends.durable.engine import State
 from trio_tasks.layers import ConcurrencyLimit, RateLimit
-from trio_tasks.storages._port import State
-from trio_tasks.testing.cuts._knife import Knife
+from trio_tasks.testing._exploration.steps import Knife
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

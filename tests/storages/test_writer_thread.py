@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
-from trio_tasks._threads import pause_instead, without_threads
-from trio_tasks.storages._writer_thread import WriterThread
+from trio_tasks._backends.durable.io_thread import WriterThread
+from trio_tasks._concurrency.threads import pause_instead, without_threads
 
 
 @pytest.fixture(params=["thread", "in place"])

@@ -28,8 +28,8 @@ from trio_tasks import (
     UnknownTaskError,
     WorkerContext,
 )
-from trio_tasks._sink import make_tasks
-from trio_tasks._task_info import NOTHING_KNOWN, KnownTaskInfo
+from trio_tasks._contracts.sink import make_tasks
+from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import NowaitBackend
 
 from tests.testing._leased_storage import LeasedStorage, Row

@@ -36,8 +36,8 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks._clock import seconds_until
-from trio_tasks._sink import check_task, make_tasks
-from trio_tasks._task_info import NOTHING_KNOWN, KnownTaskInfo
+from trio_tasks._contracts.sink import check_task, make_tasks
+from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     Cancel,
     Discard,

@@ -18,22 +18,11 @@ import pytest
 import trio
 from trio._core import _run as trios_scheduler  # what is to be as it was has no public name
 from trio.testing import MockClock
-from trio_tasks import (
-    Error,
-    MemoryStorage,
-    Release,
-    SqliteStorage,
-    Succeeded,
-    Success,
-    Task,
-    TaskId,
-    Worker,
-    _clock,
-    _task_id,
-    _threads,
-)
+from trio_tasks import Error, MemoryStorage, Release, SqliteStorage, Succeeded, Success, Task, TaskId, Worker, _clock
+from trio_tasks._concurrency import threads as _threads
+from trio_tasks._tasks import task_id as _task_id
 from trio_tasks.testing import run_once, run_seeded
-from trio_tasks.testing.simulation import _dice
+from trio_tasks.testing._simulation import scheduler as _dice
 
 from tests.testing._seeded_program import KINDS, history
 

@@ -22,7 +22,7 @@ from trio_tasks.testing import (
     SimulationReport,
     simulate,
 )
-from trio_tasks.testing.simulation import _overtime
+from trio_tasks.testing._simulation import spin_detector as _overtime
 
 
 class Account:

@@ -25,7 +25,7 @@ from trio_tasks import (
     exponential,
 )
 from trio_tasks._clock import machine_now, wall_now
-from trio_tasks._threads import pause_instead
+from trio_tasks._concurrency.threads import pause_instead
 from trio_tasks.testing import advance, run_once, run_until_idle, virtual_clock
 
 KINDS = ["memory", "file", "sqlite"]

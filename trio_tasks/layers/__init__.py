@@ -6,7 +6,7 @@ Three of them are gates as well: :class:`ConcurrencyLimit`, :class:`RateLimit` a
 worker's intake back, so that what they have no room for stays in the backend. The rest act on what is in hand.
 """
 
-from .._names import rename as _rename
+from .._exports import rename as _rename
 from ._acknowledge import Acknowledge as Acknowledge
 from ._circuit_breaker import (
     CircuitBreaker as CircuitBreaker,

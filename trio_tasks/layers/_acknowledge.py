@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, TypeVar, final
 
 from .._checks import check_callable
-from .._outcome import Succeeded
 from .._printing import escaped
-from ._verdict import FAILURES, check_policy, is_failure, verdict_on
+from .._tasks.outcome import Succeeded
+from ._judgement import FAILURES, check_policy, is_failure, verdict_on
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -16,10 +16,10 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .._abc import Handler
-    from .._backoff import RetryPolicy
-    from .._outcome import Outcome
-    from .._task import Parts, Task
+    from .._contracts.layer import Handler
+    from .._tasks.outcome import Outcome
+    from .._tasks.retry import RetryPolicy
+    from .._tasks.task import Parts, Task
 
 A = TypeVar("A")
 R = TypeVar("R")

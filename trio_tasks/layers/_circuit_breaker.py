@@ -21,18 +21,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from .._backoff import always
-from .._checks import check_count, check_fraction, check_seconds
-from .._groups import leaves
-from ._plain_function import check_plain
-from ._turnstile import OPEN, UNKNOWN, Turnstile
-from ._verdict import FAILURES, is_failure, is_suspension
+from .._checks import check_count, check_fraction, check_plain, check_seconds
+from .._concurrency.exception_groups import leaves
+from .._tasks.retry import always
+from ._capacity_queue import OPEN, UNKNOWN, Turnstile
+from ._judgement import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from .._abc import Handler
-    from .._task import Parts, Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Parts, Task
 
 A = TypeVar("A")
 R = TypeVar("R")

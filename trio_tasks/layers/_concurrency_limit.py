@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from .._checks import check_count
-from ._plain_function import check_plain
-from ._turnstile import OPEN, UNKNOWN, Turnstile
+from .._checks import check_count, check_plain
+from ._capacity_queue import OPEN, UNKNOWN, Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._abc import Handler
-    from .._task import Parts, Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Parts, Task
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, final
 
-from .._contained import log_and_suppress
-from .._context import WorkerContext
-from .._events import Engage, Error, Release, Success
-from .._outcome import Suspended
-from ._plain_function import check_plain
-from ._verdict import FAILURES, check_policy, is_failure, verdict_on
+from .._checks import check_plain
+from .._contracts.context import WorkerContext
+from .._contracts.events import Engage, Error, Release, Success
+from .._logging import log_and_suppress
+from .._tasks.outcome import Suspended
+from ._judgement import FAILURES, check_policy, is_failure, verdict_on
 
 if TYPE_CHECKING:
-    from .._abc import Handler
-    from .._backoff import RetryPolicy
-    from .._events import Event, Listener
-    from .._task import Task
+    from .._contracts.context import Listener
+    from .._contracts.events import Event
+    from .._contracts.layer import Handler
+    from .._tasks.retry import RetryPolicy
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

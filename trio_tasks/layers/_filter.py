@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from .._errors import AbortError
+from .._checks import check_plain
 from .._printing import escaped
-from ._plain_function import check_plain
+from .._tasks.errors import AbortError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

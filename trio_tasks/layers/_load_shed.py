@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
-from .._abc import Admitting
-from .._errors import OverloadedError
-from .._lending import LendingGate
+from .._contracts.layer import Admitting
+from .._contracts.lending import LendingGate
 from .._printing import escaped, quoted
+from .._tasks.errors import OverloadedError
 from ._concurrency_limit import ConcurrencyLimit
 from ._rate_limit import RateLimit
 
 if TYPE_CHECKING:
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

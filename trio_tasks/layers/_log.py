@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from .._attempt_log import AttemptLog, log_failure
 from .._checks import check_count
-from .._contained import SafeLogger, log
+from .._contracts.attempt_log import AttemptLog, log_failure
+from .._logging import SafeLogger, log
 from .._printing import escaped, quoted
-from ._verdict import FAILURES, is_failure, is_suspension
+from ._judgement import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -9,16 +9,16 @@ import outcome
 import trio
 
 from .._checks import check_seconds
-from .._contained import log, passes_through
-from .._context import WorkerContext
-from .._errors import WorkerError
-from .._events import Custom
+from .._contracts.context import WorkerContext
+from .._contracts.events import Custom
+from .._logging import log, passes_through
 from .._printing import escaped
-from ._verdict import FAILURES
+from .._tasks.errors import WorkerError
+from ._judgement import FAILURES
 
 if TYPE_CHECKING:
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

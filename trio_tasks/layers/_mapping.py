@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
+from .._checks import check_plain
 from .._printing import quoted
-from .._task import Task
-from ._plain_function import check_plain
+from .._tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._abc import Handler
+    from .._contracts.layer import Handler
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
 
-from .._attempt_log import AttemptLog
-from .._backoff import RetryPolicy, always, exponential
-from .._outcome import Retried, judge
+from .._contracts.attempt_log import AttemptLog
+from .._tasks.outcome import Retried, judge
+from .._tasks.retry import RetryPolicy, always, exponential
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._abc import Handler
-    from .._backoff import Backoff
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.retry import Backoff
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ from .._checks import check_seconds
 from .._printing import escaped
 
 if TYPE_CHECKING:
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

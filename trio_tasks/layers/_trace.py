@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 
-from .._contained import SafeLogger
+from .._checks import check_plain
+from .._logging import SafeLogger
 from .._printing import escaped
-from ._plain_function import check_plain
-from ._verdict import FAILURES, is_failure, is_suspension
+from ._judgement import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from .._abc import Handler
-    from .._task import Task
+    from .._contracts.layer import Handler
+    from .._tasks.task import Task
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .._checks import check_count
-from .._task import Task, attempt_number
+from .._tasks.task import Task, attempt_number
 from ._scripted_backend import ScriptedBackend, is_task
 from ._test_worker import TestWorker
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from .._abc import Layer
-    from .._options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
-    from .._outcome import Outcome
+    from .._contracts.layer import Layer
+    from .._tasks.outcome import Outcome
+    from .._worker.options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
 
 A = TypeVar("A")
 R = TypeVar("R")

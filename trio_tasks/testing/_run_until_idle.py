@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 import trio.testing
 
-from .._abc import ListTasks, WaitForCompletion
 from .._checks import check_seconds
-from .._errors import UnknownTaskError
-from .._events import Idle
-from .._task import Status
-from .._upkeep import run_and_cancelling
-from .._worker import Worker
+from .._concurrency.background import run_and_cancelling
+from .._contracts.backend import ListTasks, WaitForCompletion
+from .._contracts.events import Idle
+from .._tasks.errors import UnknownTaskError
+from .._tasks.outcome import Status
+from .._worker.worker import Worker
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
-    from .._context import WorkerContext
-    from .._events import Event
-    from .._report import WorkerReport
+    from .._contracts.context import WorkerContext
+    from .._contracts.events import Event
+    from .._contracts.report import WorkerReport
 
 
 async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cushion: float = 0.0) -> WorkerReport:

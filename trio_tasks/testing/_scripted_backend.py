@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast, final
 
 import trio
 
-from .._abc import Backend
 from .._checks import check_seconds
-from .._errors import LeaseLostError
-from .._outcome import Failed, Killed, Released, Succeeded, Suspended
-from .._task import Parts, Status, Task, attempt_number
+from .._contracts.backend import Backend
+from .._tasks.errors import LeaseLostError
+from .._tasks.outcome import Failed, Killed, Released, Status, Succeeded, Suspended
+from .._tasks.task import Parts, Task, attempt_number
 
 if TYPE_CHECKING:
-    from .._outcome import Outcome
+    from .._tasks.outcome import Outcome
 
 A = TypeVar("A")
 T = TypeVar("T")

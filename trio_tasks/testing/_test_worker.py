@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 import trio
 
-from .._events import Error, Release, Success
-from .._outcome import Succeeded
-from .._worker import Worker
+from .._contracts.events import Error, Release, Success
+from .._tasks.outcome import Succeeded
+from .._worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Unpack
 
-    from .._abc import Backend, Layer
-    from .._context import WorkerContext
-    from .._events import Event
-    from .._options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
-    from .._outcome import Outcome
-    from .._task_id import TaskId
+    from .._contracts.backend import Backend
+    from .._contracts.context import WorkerContext
+    from .._contracts.events import Event
+    from .._contracts.layer import Layer
+    from .._tasks.outcome import Outcome
+    from .._tasks.task_id import TaskId
+    from .._worker.options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -1,0 +1,251 @@
+"""What a backend can do because it keeps its books in a ledger: find, change, take back, wait for and list tasks."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final
+
+import trio
+
+from .._checks import check_count, check_seconds, check_text
+from .._contracts.backend import (
+    Cancel,
+    Discard,
+    FetchById,
+    ListTasks,
+    Metrics,
+    Progress,
+    Reschedule,
+    ResumeById,
+    Update,
+    Vacuum,
+    WaitForCompletion,
+)
+from .._contracts.lending import Loan
+from .._contracts.sink import check_task
+from .._printing import escaped, quoted
+from .._tasks.errors import UnknownTaskError
+from .._tasks.outcome import Status, TaskResult
+
+if TYPE_CHECKING:
+    from .._tasks.outcome import Ending
+    from .._tasks.task import Task
+    from .._tasks.task_id import TaskId
+    from .ledger import Ledger
+
+A = TypeVar("A")
+
+
+class Desk(Protocol[A]):
+    """A ledger, and who waits on it."""
+
+    ledger: Ledger[A]
+    completion: Completion
+
+    def expire(self) -> None:
+        """Kill the tasks that were not started in time."""
+
+    def tend(self) -> None:
+        """Something may have become ready that somebody waits for."""
+
+
+class Bookkeeping(
+    FetchById,
+    Update,
+    Reschedule,
+    Cancel,
+    Discard,
+    Vacuum,
+    ResumeById,
+    WaitForCompletion,
+    ListTasks,
+    Metrics,
+    Progress,
+    Generic[A],
+):
+    """The capabilities that follow from a ledger. Each decides in one step, after its one checkpoint; so a call that
+    is cancelled has changed nothing."""
+
+    _bookkeeper: Desk[A]
+
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        """How the task ended, as soon as it has: a :class:`TaskResult`.
+
+        Raises:
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+
+        If it is cancelled, the task goes on.
+        """
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        ledger, completion = self._bookkeeper.ledger, self._bookkeeper.completion
+        while True:
+            self._bookkeeper.expire()
+            result = ledger.result_of(task_id)
+            if result is not None:
+                return result
+            if ledger.find(task_id) is None:
+                raise UnknownTaskError(task_id)
+            expiry = ledger.expires_at(task_id)
+            with trio.move_on_at(math.inf if expiry is None else expiry):
+                return await completion.wait_for(task_id)
+
+    async def fetch_by_id(self, task_id: str) -> Task[A] | None:
+        """A copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a
+        :class:`StoredTaskInfo`, with its history, its error, its result and its progress."""
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        task = self._bookkeeper.ledger.find(task_id)
+        return None if task is None else self._shown(task)
+
+    def _shown(self, task: Task[A]) -> Task[A]:
+        return self._bookkeeper.ledger.shown(task)
+
+    @trio.lowlevel.enable_ki_protection
+    async def update(self, task: Task[A]) -> bool:
+        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        check_task(task)
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        return self._bookkeeper.ledger.update(task)
+
+    @trio.lowlevel.enable_ki_protection
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
+        check_seconds(delay, "delay")
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        moved = self._bookkeeper.ledger.reschedule(task_id, delay, trio.current_time())
+        self._bookkeeper.tend()
+        return moved
+
+    @trio.lowlevel.enable_ki_protection
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if none of that id waits."""
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        cancelled = self._bookkeeper.ledger.cancel(task_id, "cancelled while it waited")
+        self._bookkeeper.tend()
+        return cancelled
+
+    @trio.lowlevel.enable_ki_protection
+    async def abort(self, task_id: str) -> bool:
+        """Cancel the attempt under way, which is then settled as killed; False if there is none in a worker.
+
+        It does not wait for the attempt to end: :meth:`wait_for` does. A sync handler ends when it next asks
+        ``trio.from_thread.check_cancelled()``.
+        """
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
+
+    @trio.lowlevel.enable_ki_protection
+    async def resume_by_id(self, task_id: str) -> bool:
+        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        resumed = self._bookkeeper.ledger.resume(task_id)
+        self._bookkeeper.tend()
+        return resumed
+
+    @trio.lowlevel.enable_ki_protection
+    async def discard(self, task_id: str) -> bool:
+        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        return self._bookkeeper.ledger.discard(task_id)
+
+    @trio.lowlevel.enable_ki_protection
+    async def vacuum(self) -> int:
+        """Forget all finished tasks, dead letters included; returns how many there were."""
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        return self._bookkeeper.ledger.vacuum()
+
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
+        """Copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
+        :meth:`fetch_by_id` shows it."""
+        check_count(limit, "limit")
+        if status is not None and not isinstance(status, Status):
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        tasks = self._bookkeeper.ledger.tasks()
+        found = islice((each for each in tasks if status is None or each.parts.status is status), limit)
+        return [self._shown(each) for each in found]
+
+    @trio.lowlevel.enable_ki_protection
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Keep this as the progress of a task in hand; it replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not in hand any more. Nothing changed.
+        """
+        check_task(task)
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.ledger.report(task, progress)
+
+    async def progress_of(self, task_id: str) -> Any:
+        """The progress that was last reported for the task; None if nothing was.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+        """
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        ledger = self._bookkeeper.ledger
+        if ledger.find(task_id) is None:
+            raise UnknownTaskError(task_id)
+        return ledger.progress_of(task_id)
+
+    async def metrics(self) -> dict[str, int]:
+        """What went through it, by outcome, and what waits and runs now."""
+        await trio.lowlevel.checkpoint()
+        self._bookkeeper.expire()
+        ledger = self._bookkeeper.ledger
+        return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.in_hand}
+
+
+@final
+class Completion:
+    """Those who wait for tasks to be finished; :meth:`announce` is what a ledger calls."""
+
+    __slots__ = ("_awaited",)
+
+    def __init__(self) -> None:
+        self._awaited: dict[str, _Awaited] = {}
+
+    def announce(self, task_id: TaskId, outcome: Ending) -> None:
+        """This task is finished."""
+        awaited = self._awaited.pop(task_id, None)
+        if awaited is not None:
+            awaited.result = TaskResult.of(task_id, outcome)
+            awaited.finished.set()
+
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        """How a task ends that is not finished yet. If it is cancelled, nothing else is."""
+        awaited = self._awaited.setdefault(task_id, _Awaited())
+        with Loan(task_id, f"task {escaped(task_id)}") as loan:
+            loan.begin()
+            await awaited.finished.wait()
+        assert awaited.result is not None
+        return awaited.result
+
+
+@final
+class _Awaited:
+    """A task that somebody waits for."""
+
+    __slots__ = ("finished", "result")
+
+    def __init__(self) -> None:
+        self.finished = trio.Event()
+        self.result: TaskResult[Any] | None = None

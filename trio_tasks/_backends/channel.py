@@ -1,0 +1,140 @@
+"""Any ``trio.abc.ReceiveChannel`` as a backend.
+
+A channel gives and takes nothing back, so what comes back is kept here, in this process: a retried task waits out its
+delay without holding a seat, a released one goes first, a failed one stays readable.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
+
+import trio
+
+from .._contracts.backend import Backend, NowaitBackend
+from .._printing import quoted
+from .capabilities import Bookkeeping
+from .retry_buffer import OneWay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._tasks.outcome import Outcome
+    from .._tasks.task import Task
+
+A = TypeVar("A")
+
+
+_BOOKS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], OneWay[Any]] = WeakKeyDictionary()
+
+
+def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
+    """The books of a channel. There is one set of them, for as long as there is the channel: so what one worker had to
+    give back waits for the next one over the same channel, whoever made that."""
+    try:
+        books = _BOOKS.get(channel)
+        if books is None:
+            # Or the books would keep the channel alive, and it them. Whoever asks has the channel.
+            reference = cast("Callable[[], Any]", weakref.ref(channel))
+            nowait = (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None
+            books = _BOOKS[channel] = OneWay(lambda: reference().receive(), nowait)
+    except TypeError:  # one that cannot be referred to weakly, or not be hashed
+        return OneWay(channel.receive, getattr(channel, "receive_nowait", None))
+    return books
+
+
+class ChannelBackend(Bookkeeping[A], Backend[A]):
+    """A channel of plain args, of whole tasks, or of both, as a backend; :func:`as_backend` makes one.
+
+    It ends once the channel has ended and nothing that was retried or released waits here. A channel that fails
+    fails whoever receives. A task whose id is known already is left out, with a warning in the log, since its id
+    makes it count once.
+
+    Args:
+      channel: any ``trio.abc.ReceiveChannel`` whose ``receive`` takes nothing if it is cancelled, as is true of
+          trio's own. One trio task at a time waits in it.
+    """
+
+    def __init__(self, channel: trio.abc.ReceiveChannel[Task[A]] | trio.abc.ReceiveChannel[A]) -> None:
+        if not isinstance(channel, trio.abc.ReceiveChannel):
+            raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {quoted(channel)}")
+        self._channel: trio.abc.ReceiveChannel[Any] = channel
+        self._bookkeeper = self._books = _books_of(channel)
+
+    async def receive(self) -> Task[A]:
+        """The next task, in hand from now on; what is due here goes before what the channel gives.
+
+        Raises:
+          trio.EndOfChannel: the channel has ended, and nothing waits here.
+
+        If it is cancelled, nothing was taken.
+        """
+        return await self._books.take()
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Take note of how the attempt ended; it takes effect even if it is cancelled.
+
+        Raises:
+          LeaseLostError: the task is not in hand in this attempt. Nothing changed.
+        """
+        self._books.settle(task, outcome)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the channel. What is kept here can still be read."""
+        await self._channel.aclose()
+
+    def __repr__(self) -> str:
+        ledger = self._books.ledger
+        counts = f"{ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead"
+        return f"<{type(self).__name__} over {self._channel!r}: {counts}>"
+
+
+class NowaitChannelBackend(ChannelBackend[A], NowaitBackend[A]):
+    """The same over a channel that has ``receive_nowait``, such as a memory channel."""
+
+    def receive_nowait(self) -> Task[A]:
+        """As :meth:`receive`, or ``trio.WouldBlock`` if there is no task now."""
+        return self._books.take_nowait()
+
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        """As :meth:`settle`, without a checkpoint."""
+        self._books.settle(task, outcome)
+
+
+@overload
+def as_backend(source: Backend[A]) -> Backend[A]: ...
+@overload
+def as_backend(source: trio.abc.ReceiveChannel[Task[A]]) -> Backend[A]: ...
+@overload
+def as_backend(source: trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
+def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
+    """A backend as it stands, or any other channel made one.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if isinstance(source, Backend):
+        return source  # pyright: ignore[reportUnknownVariableType]  # a backend of whatever it is
+    if not isinstance(source, trio.abc.ReceiveChannel):
+        raise TypeError(
+            "a worker receives from a backend, such as MemoryStorage(), or from a trio.abc.ReceiveChannel, "
+            f"not from {quoted(source)}{_hint(source)}"
+        )
+    if callable(getattr(source, "receive_nowait", None)):
+        return NowaitChannelBackend(source)
+    return ChannelBackend(source)
+
+
+def _hint(source: Any) -> str:
+    """What was probably meant."""
+    if callable(getattr(source, "__aiter__", None)):
+        is_class = isinstance(source, type)
+        return f": make one, {source.__name__}(...)" if is_class else ": carry it into a storage, Pipe(source, storage)"
+    if isinstance(source, trio.abc.SendChannel):
+        return ": that is the sending end, so give the other one"
+    ends: Any = source
+    if isinstance(source, tuple) and any(isinstance(each, trio.abc.ReceiveChannel) for each in ends):
+        return ": those are both ends of a channel, so give the receiving one"
+    return ""

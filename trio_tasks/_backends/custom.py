@@ -1,0 +1,268 @@
+"""A backend put together from functions, for a system that is there already.
+
+With ``settle=`` that system keeps the tasks, and is told how each attempt ended. Without it nobody takes anything
+back, so what is retried or released waits here, as it does over a channel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final, overload
+
+import trio
+
+from .._checks import check_callable, check_seconds
+from .._clock import wall_after
+from .._contracts.backend import Backend
+from .._contracts.sink import TaskSink, check_task
+from .._printing import escaped, quoted
+from .._tasks.errors import BackendError, LeaseLostError
+from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended
+from .._tasks.task import Parts, Task, attempt_number
+from .._tasks.task_id import TaskId
+from .capabilities import Bookkeeping
+from .retry_buffer import OneWay
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._contracts.context import WorkerContext
+    from .._tasks.outcome import Outcome
+
+A = TypeVar("A")
+
+_STATUS_AFTER = {
+    Succeeded: Status.Done,
+    Retried: Status.Pending,
+    Failed: Status.Failed,
+    Killed: Status.Killed,
+    Released: Status.Pending,
+    Suspended: Status.Pending,
+}
+
+
+class CustomBackend(TaskSink[A], Backend[A]):
+    """A backend out of functions.
+
+    >>> CustomBackend(receive=fetch_row, push=insert_row, settle=update_row)
+
+    Args:
+      receive: ``async () -> Task[A] | A``: waits for the next task, or for plain args; raises ``trio.EndOfChannel``
+          when no more will come. The attempts that its parts count are those which were made; this one is added
+          here. If it is cancelled (``stop``, ``pause`` and retries do that), it must have taken nothing. One trio
+          task at a time calls it; a function that has to look for tasks is made into one that waits by :func:`poll`.
+      push: ``async (task: Task[A]) -> object``: puts a task in, for :meth:`push` and its kin. If it returns a
+          ``TaskId``, so does ``push``; else that is the id of the task.
+      settle: ``async (task, outcome) -> object``: takes note of how an attempt ended. What it is given is the task as
+          it is to be stored: with the status that the outcome makes it have; and if it is to run again, with the
+          attempts that count (a release, or a suspension, takes one off) and its ``run_at``. It may raise
+          :class:`LeaseLostError`.
+      beat: ``async (context) -> object``: see :meth:`Backend.beat`.
+      heartbeat_interval: seconds between two calls of ``beat``.
+      close: ``() -> object``: have ``receive`` raise ``trio.EndOfChannel`` once there is nothing left.
+
+    If ``receive`` gives a task that is in hand already, the older attempt has lost its lease: it is cancelled, and it
+    cannot settle.
+    """
+
+    def __new__(cls, *args: Any, **functions: Any) -> CustomBackend[A]:
+        """One that keeps what comes back, if there is no function to tell."""
+        keeps = cls is CustomBackend and functions.get("settle") is None
+        return object.__new__(cast("type[CustomBackend[A]]", _KeepingBackend if keeps else cls))
+
+    @overload
+    def __init__(
+        self,
+        *,
+        receive: Callable[[], Awaitable[Task[A]]],
+        push: Callable[[Task[A]], Awaitable[object]] | None = None,
+        settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
+        beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
+        heartbeat_interval: float | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        receive: Callable[[], Awaitable[Task[A] | A]],
+        push: Callable[[Task[A]], Awaitable[object]] | None = None,
+        settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
+        beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
+        heartbeat_interval: float | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        *,
+        receive: Callable[[], Awaitable[Task[A] | A]],
+        push: Callable[[Task[A]], Awaitable[object]] | None = None,
+        settle: Callable[[Task[A], Outcome], Awaitable[object]] | None = None,
+        beat: Callable[[WorkerContext], Awaitable[object]] | None = None,
+        heartbeat_interval: float | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        check_callable(receive, "receive", "async receive() -> task or args")
+        for value, name, shape in (
+            (push, "push", "async push(task)"),
+            (settle, "settle", "async settle(task, outcome)"),
+            (beat, "beat", "async beat(context)"),
+            (close, "close", "close()"),
+        ):
+            if value is not None:
+                check_callable(value, name, shape)
+        if (beat is None) != (heartbeat_interval is None):
+            raise TypeError("beat and heartbeat_interval go together: what to call, and how often")
+        if heartbeat_interval is not None:
+            check_seconds(heartbeat_interval, "heartbeat_interval", positive=True)
+        self.heartbeat_interval: float | None = heartbeat_interval
+        self._receive: Callable[[], Awaitable[Any]] = receive
+        self._push = push
+        self._settle = settle
+        self._beat = beat
+        self._close = close
+        self._closed = False
+        self._turn = trio.Lock()
+        self._in_hand: dict[str, Parts] = {}
+
+    # Pushing
+
+    async def push_task(self, task: Task[A]) -> TaskId:
+        """Put a whole task in.
+
+        Raises:
+          BackendError: this backend was made without ``push=``.
+          trio.ClosedResourceError: it is closed.
+
+        What ``push`` raises comes through as it is; so what a cancellation means, ``push`` decides.
+        """
+        check_task(task)
+        if self._push is None:
+            raise BackendError("nothing can be pushed here: this CustomBackend was made without push=")
+        if self._closed:
+            raise trio.ClosedResourceError("this backend is closed: nothing more can be pushed here")
+        answer = await _call("push", self._push, task)
+        return answer if isinstance(answer, TaskId) else task.parts.id
+
+    def close(self) -> None:
+        """Nothing more is pushed here; and ``close`` is told, so that ``receive`` may end.
+
+        Raises:
+          BackendError: this backend was made without ``close=``, so there is no way to tell ``receive``.
+        """
+        if self._close is None:
+            raise BackendError(
+                "this CustomBackend was made without close=, so nobody can tell its receive that no more will come"
+            )
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    # Receiving and settling
+
+    async def receive(self) -> Task[A]:
+        """The next task, in hand from now on. What ``receive`` raises comes through as it is.
+
+        If it is cancelled, nothing was taken, if the same is true of ``receive``.
+        """
+        async with self._turn:
+            item = await self._fetch()
+            task: Task[A] = _copy(cast("Task[A]", item)) if isinstance(item, Task) else Task(item)
+            parts = task.parts
+            parts.attempt = attempt_number(parts.attempt + 1)
+            parts.status = Status.Running
+            older = self._in_hand.get(parts.id)
+            self._in_hand[parts.id] = parts
+            if older is not None and older.holder is not None:
+                older.holder.revoke(Released("its lease was lost: the backend gave the task out again"))
+            return task
+
+    async def _fetch(self) -> Any:
+        return await _call("receive", self._receive)
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Have ``settle`` take note of how the attempt ended. What it raises comes through as it is.
+
+        Raises:
+          LeaseLostError: the task is not in hand in this attempt.
+
+        If it is cancelled or fails, the task is still in hand as far as this backend is concerned.
+        """
+        assert self._settle is not None
+        if type(outcome) not in _STATUS_AFTER:
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
+        parts = task.parts
+        if self._in_hand.get(parts.id) is not parts:
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+            )
+        del self._in_hand[parts.id]  # at once: to be run again, it may come back before the function returns
+        in_hand = True
+        try:
+            await _call("settle", self._settle, _as_stored(task, outcome), outcome)
+            parts.status = _STATUS_AFTER[type(outcome)]
+            in_hand = False
+        except LeaseLostError:
+            in_hand = False
+            raise
+        finally:
+            if in_hand:
+                self._in_hand.setdefault(parts.id, parts)
+
+    async def beat(self, context: WorkerContext) -> None:
+        """Renew the leases, by ``beat``."""
+        if self._beat is not None:
+            await _call("beat", self._beat, context)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def __repr__(self) -> str:
+        functions = (("receive", self._receive), ("push", self._push), ("settle", self._settle), ("beat", self._beat))
+        named = (f"{name}={getattr(each, '__qualname__', each)}" for name, each in functions if each is not None)
+        return f"<CustomBackend {', '.join(named)}>"
+
+
+@final
+class _KeepingBackend(Bookkeeping[A], CustomBackend[A]):
+    """One without ``settle=``: what is retried or released waits here, and failed tasks stay readable."""
+
+    def __init__(self, **functions: Any) -> None:
+        super().__init__(**functions)
+        self._bookkeeper = self._books = OneWay[A](self._fetch)
+
+    async def receive(self) -> Task[A]:
+        return await self._books.take()
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        self._books.settle(task, outcome)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
+    answer = function(*args)
+    if not hasattr(answer, "__await__"):
+        raise TypeError(
+            f"{name} must be an async function, but {function!r} returned {type(answer).__name__}, not an awaitable"
+        )
+    return await answer
+
+
+def _copy(task: Task[A]) -> Task[A]:
+    """The same task again, in parts of its own: what is given twice is not in hand twice."""
+    parts = task.parts.again(task.parts.attempt)
+    parts.context = task.parts.context
+    parts.run_at = task.parts.run_at
+    return Task(task.args, parts)
+
+
+def _as_stored(task: Task[A], outcome: Outcome) -> Task[A]:
+    """The task as it is to be stored, now that its attempt ended so."""
+    stored = _copy(task)
+    parts = stored.parts
+    parts.status = _STATUS_AFTER[type(outcome)]
+    if isinstance(outcome, (Released, Suspended)):
+        parts.attempt = attempt_number(parts.attempt - 1)
+    if isinstance(outcome, Retried):
+        parts.run_at = wall_after(outcome.after)
+    elif isinstance(outcome, Suspended):
+        parts.run_at = wall_after(outcome.until - trio.current_time())
+    return stored

@@ -1,0 +1,1 @@
+"""The body of every stored backend: queues, exchanges and settlements over an engine."""

@@ -1,0 +1,168 @@
+"""Requests that go to the engine as one exchange, and are split where the engine refuses a part of them.
+
+An exchange happens whole or not at all. So one value that the store cannot take would fail all others that travel with
+it. Where the error is not the store's, the exchange is made again in halves, until the guilty request stands alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from ..._concurrency.exception_groups import is_a
+from ..._logging import catch_errors
+from ..._tasks.errors import BackendError
+from .engine import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ..._tasks.task import Parts
+    from .engine import Answer, Claim
+    from .queue import Lane
+    from .requests import Push, Settle
+
+
+class BeforeClaims(NamedTuple):
+    """The steps of an exchange that come before its claims, if it has any."""
+
+    late: Sequence[tuple[Lane, Parts]]
+    """Attempts under way whose leases are to be renewed,"""
+    as_of: float
+    """as was found out at this time, by the engine's clock."""
+    after_standstill: bool
+    """True if this process stood still."""
+
+
+@final
+@dataclass(slots=True)
+class Batch:
+    """Requests, in the order in which they are done.
+
+    Args:
+      settles: settlements.
+      pushes: rows to be let in.
+      claims: claims, each with its lane, and with how often that had been stirred when it was made.
+      before_claims: what is done before the claims.
+    """
+
+    settles: Sequence[Settle] = ()
+    pushes: Sequence[Push] = ()
+    claims: Sequence[tuple[Claim, Lane, int]] = ()
+    before_claims: BeforeClaims | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of requests."""
+        return len(self.settles) + len(self.pushes) + len(self.claims)
+
+    def exchange(self) -> Exchange:
+        """The exchange that does them all."""
+        rows = [row for push in self.pushes for row in push.rows]
+        exchange = Exchange([each.settlement for each in self.settles], rows, [claim for claim, _, _ in self.claims])
+        if self.before_claims is not None and self.claims:
+            exchange.renewed = [(parts.context.held, lane.lease) for lane, parts in self.renewals]
+            exchange.as_of = self.before_claims.as_of
+            exchange.after_standstill = self.before_claims.after_standstill
+        return exchange
+
+    @property
+    def renewals(self) -> Sequence[tuple[Lane, Parts]]:
+        """The attempts whose leases its exchange renews, each with its lane."""
+        return self.before_claims.late if self.before_claims is not None and self.claims else ()
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first half of the requests, and the second."""
+        in_settles = self.size // 2
+        in_pushes = max(0, in_settles - len(self.settles))
+        in_claims = max(0, in_pushes - len(self.pushes))
+        before = self.before_claims
+        return (
+            Batch(self.settles[:in_settles], self.pushes[:in_pushes], self.claims[:in_claims], before),
+            Batch(self.settles[in_settles:], self.pushes[in_pushes:], self.claims[in_claims:], before),
+        )
+
+    def __add__(self, other: Batch) -> Batch:
+        return Batch(
+            [*self.settles, *other.settles],
+            [*self.pushes, *other.pushes],
+            [*self.claims, *other.claims],
+            self.before_claims,
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A batch that was asked of the engine.
+
+    Args:
+      batch: the requests.
+      began_at: when, on the engine's clock.
+      result: the answer, or what the engine raised in its place.
+      is_refused: whether the store is well, and the error concerns the one request in the batch.
+    """
+
+    batch: Batch
+    began_at: float
+    result: Answer | BackendError
+    is_refused: bool = False
+
+
+class UnforeseenError(BackendError):
+    """An engine raised something else than a :class:`BackendError`, which is its cause."""
+
+    is_refusal = True  # as far as one knows
+
+
+async def exchange_in_parts(
+    exchange: Callable[[Exchange], Awaitable[Answer]], batch: Batch, now: Callable[[], float]
+) -> list[Part]:
+    """Have the engine do what is asked: in one exchange, or in several where it refuses one.
+
+    Args:
+      exchange: makes one exchange with the engine.
+      batch: the requests.
+      now: the engine's clock.
+
+    Returns:
+      all of the requests, in parts. Of those that have no answer at most one is not refused: there the store failed.
+    """
+    unasked, answered, refused = [batch], list[Part](), list[Part]()
+    failed: Part | None = None
+    while unasked and failed is None:
+        current, began_at = unasked.pop(), now()
+        with catch_errors() as caught:
+            answered.append(Part(current, began_at, await exchange(current.exchange())))
+        if caught.error is None:
+            continue
+        error = as_backend_error(caught.error)
+        if not error.is_refusal:
+            failed = Part(sum(reversed(unasked), current), began_at, error)
+        elif current.size > 1:
+            unasked += reversed(current.halves())
+        else:
+            refused.append(Part(current, began_at, error, is_refused=True))
+    if not answered and refused and all(isinstance(each.result, UnforeseenError) for each in refused):
+        # The engine may be out of order, rather than a request: no other one succeeded.
+        last = refused.pop()
+        rest = sum([each.batch for each in refused], last.batch)
+        failed = Part(rest if failed is None else rest + failed.batch, last.began_at, last.result)
+        refused = []
+    return [*answered, *refused, *([failed] if failed is not None else ())]  # noqa: ASYNC910  an engine is one
+
+
+def as_backend_error(error: BaseException) -> BackendError:
+    """The error that an engine raised, or an :class:`UnforeseenError` because of it."""
+    if is_a(error, BackendError):
+        return error
+    ours = UnforeseenError(f"the engine failed: {_told(error)}")
+    ours.__cause__ = error
+    return ours
+
+
+def _told(error: BaseException) -> str:
+    """The repr of an error, or at least its class."""
+    with catch_errors():
+        return repr(error)
+    return type(error).__name__

@@ -1,0 +1,114 @@
+"""The clock of a store, as one process reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, final
+
+import trio
+
+from ..._clock import is_machine_clock_replaced, machine_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JUMP = 0.5
+"""Seconds by which the clock has to be ahead all at once to tell that the machine was asleep."""
+_SLACK = 0.0005
+_TRIES = 20
+
+_OFFSETS: trio.lowlevel.RunVar[dict[str, Offset]] = trio.lowlevel.RunVar("trio_tasks clocks of files")
+
+
+class Reading(NamedTuple):
+    """The clocks, read at one instant."""
+
+    machine: str
+    """The name of the machine's clock."""
+    seconds: float
+    """The reading of the machine's clock."""
+    trio: float
+    """The reading of trio's clock."""
+
+
+@final
+class Offset:
+    """The seconds to add to trio's clock to have the store's; they only grow."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = float("-inf")
+
+    @classmethod
+    def of(cls, path: str) -> Offset:
+        """The one offset that all storages of this run have for this path, so that they agree under a virtual clock."""
+        try:
+            offsets = _OFFSETS.get()
+        except LookupError:
+            offsets = dict[str, Offset]()
+            _OFFSETS.set(offsets)
+        return offsets.setdefault(path, cls())
+
+
+@final
+class StoreClock:
+    """trio's clock plus an offset, which is read anew from the machine's clock now and then, and never goes back.
+
+    All of it may be called from any thread. The two clocks are read at one instant, in the thread that knows the time
+    of the store: how long the event loop is busy meanwhile does not matter.
+
+    Args:
+      trio_time: trio's clock, as a function.
+      offset: what is to be added to it.
+      is_virtual: whether trio's clock is one that a test moves, so that the machine's has nothing to say, unless it was
+          replaced, too.
+    """
+
+    __slots__ = ("_anchor", "_began", "_offset", "_trio_time", "is_virtual")
+
+    def __init__(self, trio_time: Callable[[], float], offset: Offset, *, is_virtual: bool = False) -> None:
+        self.is_virtual = is_virtual
+        stands_still = is_virtual and not is_machine_clock_replaced()
+        self._began = Reading(*machine_now(), trio_time()) if stands_still else None
+        self._trio_time = trio_time
+        self._offset = offset
+        self._anchor = float("-inf")
+
+    def now(self) -> float:
+        """The present, in seconds since the epoch."""
+        return self._trio_time() + self._offset.seconds
+
+    def read(self) -> Reading:
+        """Read both clocks at one instant, which another thread may come between: then again."""
+        if self._began is not None:
+            now = self._trio_time()
+            return self._began._replace(seconds=self._began.seconds + now - self._began.trio, trio=now)
+        best = float("inf")
+        reading = Reading("", 0.0, 0.0)
+        for _ in range(_TRIES):
+            before = self._trio_time()
+            machine, seconds = machine_now()
+            after = self._trio_time()
+            if after - before < best:
+                best, reading = after - before, Reading(machine, seconds, after)
+            if best <= _SLACK:
+                break
+        return reading
+
+    def start(self, now: float, reading: Reading) -> None:
+        """Note that it was this late at this reading, or later, where another storage of the run knows so."""
+        self._anchor = now - reading.seconds
+        self._offset.seconds = max(self._offset.seconds, now - reading.trio)
+
+    def tick(self) -> float:
+        """Follow the machine's clock.
+
+        Returns:
+          the seconds by which it has jumped ahead, as it does when the machine wakes up; 0 if it runs as ever.
+        """
+        reading = self.read()
+        ahead = self._anchor + reading.seconds - (reading.trio + self._offset.seconds)
+        if ahead <= 0.0:
+            return 0.0
+        self._offset.seconds += ahead
+        return ahead if ahead > JUMP else 0.0

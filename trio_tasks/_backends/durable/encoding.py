@@ -1,0 +1,407 @@
+"""What is kept of a task beside its payload: its head (terms and metadata), its errors, its history.
+
+All of it is CBOR, written by this module alone. What is read back was written by us, or by another version of us: what
+cannot be read says so, in a :class:`BackendError`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import traceback
+from datetime import datetime
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+import trio
+
+from ..._checks import check_count, check_seconds, check_text
+from ..._clock import microseconds_of, moment_after
+from ..._codecs.codec import CborCodec, DecodeError, EncodeError
+from ..._concurrency.exception_groups import is_a, leaves, members_of
+from ..._logging import catch_errors, text_of
+from ..._printing import LONGEST_TEXT, escaped
+from ..._tasks import errors
+from ..._tasks.errors import AbortError, BackendError, OrphanedError, StoredError, TaskExpiredError
+from ..._tasks.extensions import NO_METADATA, Metadata
+from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number
+from ..._tasks.task_id import TaskId
+from ..._tasks.task_info import LONGEST_HISTORY, PastAttempt
+from .engine import LATEST
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HEAD = 8
+"""Fields of a head that are always there."""
+_PLAIN = (str, int, float, bool, type(None))
+_LONGEST_TRACEBACK = 16_000
+"""Characters: the end of a traceback is what tells most."""
+_NO_TEXT = "an error that does not let itself be looked at"
+
+_DEEPEST = 5
+"""Levels of errors in the arguments, or the groups, of an error,"""
+_MOST_MEMBERS = 20
+"""and the leaves of a group that are stored apart; of one that has more, or is deeper, only the text is kept."""
+
+
+def _exceptions_in(*namespaces: Mapping[str, Any]) -> dict[str, type[Exception]]:
+    """The exceptions among public names."""
+    return {
+        name: kind
+        for namespace in namespaces
+        for name, kind in namespace.items()
+        if isinstance(kind, type) and issubclass(kind, Exception) and not name.startswith("_")
+    }
+
+
+_OURS = _exceptions_in(vars(errors), {"DecodeError": DecodeError, "EncodeError": EncodeError})
+_MADE_AGAIN = {"builtins": _exceptions_in(vars(builtins)), "trio": _exceptions_in(vars(trio)), "trio_tasks": _OURS}
+"""Which errors are made again when they are read, by the first part of their module's name."""
+
+_METADATA = CborCodec(name="metadata")
+
+
+# Heads
+
+
+def encode_head(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
+    """Terms and metadata as bytes; None if both are the usual ones. A ``run_at`` in another time zone than UTC is kept
+    here as it was given.
+
+    Raises:
+      EncodeError: the metadata cannot be stored.
+    """
+    given = run_at.isoformat() if run_at is not None and run_at.utcoffset() else None
+    if terms is USUAL_TERMS and not metadata and given is None:
+        return None
+    fields = [
+        terms.attempts,
+        terms.timeout,
+        terms.priority,
+        terms.delay,
+        terms.unique,
+        terms.on_conflict,
+        terms.expires_in,
+        _METADATA.encode(dict(metadata)) if metadata else None,
+    ]
+    return cbor2.dumps([*fields, given] if given else fields)
+
+
+def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
+    """The ``run_at`` of a row, in the time zone in which it was given.
+
+    Raises:
+      BackendError: nobody could have given it.
+    """
+    if run_at is None:
+        return None
+    try:
+        moment = moment_after(run_at)
+        given = _read(head, "the head of a task")[_HEAD:] if head is not None else None
+        if given:
+            asked = datetime.fromisoformat(given[0])
+            moment = asked if microseconds_of(asked) == run_at else moment
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BackendError(f"when a task is to run cannot be read: {error}") from error
+    return moment
+
+
+def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
+    """What :func:`encode_head` was given."""
+    if head is None:
+        return USUAL_TERMS, NO_METADATA
+    try:
+        *terms, metadata = _read(head, "the head of a task")[:_HEAD]
+        found = Terms(*terms)
+        _check_terms(found)
+        return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
+    except (TypeError, ValueError, LookupError) as error:
+        raise BackendError(f"the head of a task cannot be read: {error}") from error
+
+
+def _check_terms(terms: Terms) -> None:
+    """See that what was read could have been asked for: a worker goes by it."""
+    if terms.attempts is not None:
+        check_count(terms.attempts, "attempts")
+    for name in ("timeout", "expires_in"):
+        if getattr(terms, name) is not None:
+            check_seconds(getattr(terms, name), name, positive=True)
+    check_count(terms.priority, "priority", minimum=None)
+    check_seconds(terms.delay, "delay")
+    if terms.unique is not None:
+        check_text(terms.unique, "unique")
+
+
+# Errors
+
+
+def encode_error(error: BaseException) -> bytes:
+    """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error that cannot
+    be looked at is stored by its class alone."""
+    with catch_errors() as caught:
+        trace = error.traceback if is_a(error, StoredError) else _traceback_of(error)
+        return _dump({**_fields_of_error(error, 0), "traceback": trace[-_LONGEST_TRACEBACK:]})
+    assert caught.error is not None
+    return _dump({"module": "builtins", "name": _name_of(error), "text": _NO_TEXT, "args": None, "traceback": ""})
+
+
+def _name_of(error: BaseException) -> str:
+    return str(type.__dict__["__qualname__"].__get__(type(error)))  # not that which its metaclass may show instead
+
+
+def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
+    """The fields that are stored of an error, but for its traceback; ``depth`` is how many errors it is inside of."""
+    if is_a(error, StoredError):  # it was read, and is stored again
+        module, _, name = error.kind.rpartition(".")
+        return {"module": module or "builtins", "name": name, "text": error.text, "args": None}
+    kind = type(error)
+    longest = LONGEST_TEXT if depth == 0 else LONGEST_TEXT // 4
+    fields: dict[str, Any] = {"module": kind.__module__, "name": kind.__qualname__, "text": text_of(error)[:longest]}
+    fields["args"], fields["state"], fields["members"] = None, None, None
+    with catch_errors():  # a handler's error may lie about itself
+        if kind in (ExceptionGroup, BaseExceptionGroup):
+            fields["args"], fields["members"] = _members_of(error, depth)
+        elif kind in _MADE_AGAIN.get(kind.__module__.partition(".")[0], {}).values():
+            fields["args"], fields["state"] = _arguments_of(error, depth)
+    return fields
+
+
+def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, list[Any] | None]:
+    """The message of a group, and the fields of its members; nothing, if they are too many."""
+    if depth > _DEEPEST or sum(1 for _ in leaves(group)) > _MOST_MEMBERS:
+        return None, None
+    assert is_a(group, BaseExceptionGroup)
+    return [group.message[:LONGEST_TEXT]], [_fields_of_error(each, depth + 1) for each in members_of(group)]
+
+
+def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
+    """The arguments of an error, and the attributes that it was given, if they are few, and plain."""
+    reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
+    _, arguments, *more = reduced
+    packed = [_packed(each, depth) for each in arguments]
+    if len(packed) > 8 or len(repr(packed)) > LONGEST_TEXT * (1 if depth == 0 else 4):
+        return None, None
+    given = dict(more[0]) if more and more[0] else {}
+    state = {name: value for name, value in given.items() if _is_attribute(name) and _is_plain(name, value)}
+    return packed, state if len(repr(state)) <= LONGEST_TEXT else None
+
+
+def _is_attribute(name: object) -> bool:
+    return type(name) is str and name.isidentifier() and (name == "__notes__" or not name.startswith("_"))
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    return type(value) in _PLAIN or (name == "__notes__" and all(type(each) is str for each in value))
+
+
+def _kind_of(value: object) -> type[object]:
+    return type(value)
+
+
+def _packed(value: Any, depth: int) -> Any:
+    """An argument of an error, as it is stored.
+
+    Raises:
+      TypeError: it is none that could be made again.
+    """
+    kind = _kind_of(value)
+    if kind in _PLAIN or kind is bytes:
+        return value
+    if kind is TaskId:
+        return {"task_id": str(value)}
+    if kind is Attempt:
+        return {"attempt": int(value)}
+    if issubclass(kind, BaseException) and depth < _DEEPEST:
+        return {"error": _fields_of_error(value, depth + 1)}
+    if issubclass(kind, PurePath):
+        return str(value)
+    raise TypeError
+
+
+def _traceback_of(error: BaseException) -> str:
+    with catch_errors() as caught:  # the same
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return f"its traceback could not be had: {type(caught.error).__name__}"
+
+
+def decode_error(stored: bytes | None) -> BaseException:
+    """The error that was stored.
+
+    One of Python's own, of trio's, or of ours is made again; behind it, as the last of its causes, stands a
+    :class:`StoredError` that has the traceback. Any other is a :class:`StoredError`.
+    """
+    if stored is None:
+        return StoredError("unknown", "its error was not kept", "")
+    fields = _read(stored, "an error")
+    try:
+        again = _made_of(fields)
+        witness = _witness_of(fields, _text(fields["traceback"]))
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        raise BackendError(f"an error cannot be read: {error!r}") from error
+    if type(again) is StoredError:
+        return witness
+    last: BaseException = again
+    while last.__cause__ is not None:
+        last = last.__cause__
+    last.__cause__ = witness
+    return again
+
+
+def _witness_of(fields: Mapping[str, Any], traceback: str) -> StoredError:
+    kind = f"{fields['module']}.{check_text(fields['name'], 'the name of an error')}"
+    return StoredError(kind.removeprefix("builtins."), _text(fields["text"]), traceback)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} is no text")
+    return value
+
+
+def _made_of(fields: Mapping[str, Any]) -> Exception:
+    """The error of these fields, made again; or a witness without a traceback, if it cannot be."""
+    witness = _witness_of(fields, "")
+    module, name, arguments = fields["module"], fields["name"], fields["args"]
+    if arguments is None:
+        return witness
+    if (members := fields.get("members")) is not None:
+        [message] = arguments
+        return ExceptionGroup(_text(message), [_made_of(each) for each in members])
+    kind = _MADE_AGAIN.get(module.partition(".")[0], {}).get(name)
+    if kind is None:
+        return witness
+    unpacked = [_unpacked(each) for each in arguments]
+    state: dict[str, Any] = fields.get("state") or {}
+    with catch_errors():  # it may take other arguments now
+        again = kind(*unpacked)
+        for attribute, value in state.items():
+            if _is_attribute(attribute):
+                setattr(again, attribute, value)
+        return again
+    return witness
+
+
+def _unpacked(value: Any) -> Any:
+    if _kind_of(value) is not dict:
+        return value
+    [(kind, content)] = value.items()
+    if kind == "task_id":
+        return TaskId(content)
+    return attempt_number(content) if kind == "attempt" else _made_of(content)
+
+
+def expired_error() -> bytes:
+    """That a task was not started in time."""
+    return encode_error(TaskExpiredError("not started within its expires_in"))
+
+
+def overflow_error() -> bytes:
+    """The stored error of an attempt whose number is beyond what a store can count."""
+    return encode_error(OrphanedError("its attempts cannot be counted any further"))
+
+
+def aborted_error() -> bytes:
+    """That somebody wanted it aborted."""
+    return encode_error(AbortError("aborted while it ran"))
+
+
+def replaced_error(successor: str) -> bytes:
+    """That another task has taken its place."""
+    return encode_error(AbortError(f"replaced by task {escaped(successor)}"))
+
+
+# History
+
+
+LOST = "lost"
+"""What became of an attempt whose worker died, or lost its lease."""
+
+
+def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
+    """The history with this attempt more; the oldest are forgotten beyond fifty, and so is what cannot be read."""
+    try:
+        entries = list(map(_fields_of, decode_history(history)))
+    except BackendError:
+        entries = []
+    entries.append(_fields_of(entry))
+    return _dump(entries[-LONGEST_HISTORY:])
+
+
+def _fields_of(past: PastAttempt) -> list[Any]:
+    return [past.attempt, past.ended_at, past.worker, past.became, past.error[:LONGEST_TEXT]]
+
+
+def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
+    """The history with one attempt more, whose worker died, or lost its lease."""
+    return with_attempt(history, PastAttempt(attempt, at, worker, LOST, "its worker died, or lost its lease"))
+
+
+UNREADABLE = "unreadable"
+"""The end of the attempt in which a worker first found that it cannot decode the task; it did not count."""
+
+
+def unreadable_since(history: bytes | None) -> float | None:
+    """When a worker first found the task unreadable, since it last was a dead letter; None if no worker did."""
+    found: float | None = None
+    for entry in decode_history(history):
+        if entry.became in ("failed", "killed"):
+            found = None  # it was resumed: another life
+        elif entry.became == UNREADABLE and found is None:
+            found = _moment(entry.ended_at)
+    return found
+
+
+def _moment(value: Any) -> float:
+    """A time that was read, and is one."""
+    if type(value) not in (int, float) or not -LATEST <= value <= LATEST:
+        raise BackendError(f"the time of an attempt cannot be read: {value!r:.50}")
+    return float(value)
+
+
+def ends_in_loss(history: bytes) -> bool:
+    """Return True if the latest attempt that counted was lost."""
+    entries = [each for each in decode_history(history) if each.became != UNREADABLE]
+    return bool(entries) and entries[-1].became == LOST
+
+
+def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
+    """The attempts, the oldest first."""
+    if not history:
+        return ()
+    try:
+        past = tuple(PastAttempt(*fields) for fields in _read(history, "a history"))
+        for each in past:
+            check_text(each.error, "the error of an attempt")
+    except (TypeError, ValueError) as error:
+        raise BackendError(f"a history cannot be read: {error}") from error
+    return past
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return cbor2.dumps(value)
+    except UnicodeEncodeError:  # lone surrogates, as in the names of files
+        return cbor2.dumps(_printable(value))
+
+
+def _printable(value: Any) -> Any:
+    kind: type = value.__class__
+    if kind is str:
+        return value.encode("utf-8", "backslashreplace").decode()
+    if kind is list:
+        return [_printable(each) for each in value]
+    if kind is dict:
+        return {name: _printable(each) for name, each in value.items()}
+    return value
+
+
+def _read(stored: bytes, what: str) -> Any:
+    try:
+        return cbor2.loads(stored)
+    except (cbor2.CBORDecodeError, EOFError, ValueError, TypeError) as error:
+        raise BackendError(f"{what} cannot be read: {error}") from error

@@ -1,0 +1,360 @@
+"""The port between a stored backend and its engine: what is asked of whatever keeps the rows.
+
+The body (:class:`StoredBackend`) has all that is the same everywhere: codecs, seats that wait, leases in hand, waiting
+for results. An engine has rows, in queues, and one method that does the daily work, :meth:`Engine.exchange`. What an
+engine promises:
+
+* **One transaction.** An exchange happens whole or not at all. If it raises, nothing has changed, or (where the
+  connection broke at the wrong moment) everything has; asking again with the same ids and tokens does no harm.
+* **One owner.** A row is claimed by one exchange at most until it is settled or its lease has run out. Each claim has a
+  token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
+* **Its own time.** The engine has one clock for all who share the store, which never goes back
+  (:meth:`Engine.now`); setting the wall clock does not move it, and time that the machine was asleep counts.
+  After that, who shares the store may renew leases before any is taken for lost. What falls due by it (delays,
+  leases, expiries, retention) is entered by any exchange with claims, whoever makes it. Expiries and retention count
+  from their very moment on, entered or not, delayed or not: whoever looks sees a row that has expired as KILLED, and
+  one that is kept no longer not at all; what has expired does not hold its unique key any more.
+* **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed or suspended one
+  waits from when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
+* **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
+
+PostgreSQL would claim with ``FOR UPDATE SKIP LOCKED`` and ``RETURNING``, take its time from ``now()``, and be woken by
+``LISTEN``; Redis would do an exchange in one script, and be woken by a subscription.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..._tasks.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ..._tasks.errors import DuplicateTaskError
+    from ..._tasks.task import OnConflict
+
+
+LATEST = 2.0**38
+"""Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
+still counts beside it. Where a clock says more than that, it was not we who have set it."""
+
+
+def refusal(message: str) -> BackendError:
+    """An error that concerns what is asked, and not the store."""
+    error = BackendError(message)
+    error.is_refusal = True
+    return error
+
+
+class State(IntEnum):
+    """Where a row is in its life. All below ``DONE`` are live."""
+
+    WAITING = 0
+    """Ready to be claimed."""
+    DELAYED = 1
+    """Waiting for its time."""
+    RUNNING = 2
+    """Claimed, under a lease."""
+    DONE = 3
+    FAILED = 4
+    KILLED = 5
+
+
+class Verdict(IntEnum):
+    """What a settlement does to a row."""
+
+    SUCCEEDED = 0
+    RETRIED = 1
+    FAILED = 2
+    KILLED = 3
+    RELEASED = 4
+    SUSPENDED = 5
+
+
+COMES_BACK = frozenset((Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED))
+"""The verdicts after which a row waits again."""
+NOT_COUNTED = frozenset((Verdict.RELEASED, Verdict.SUSPENDED))
+"""Verdicts that take back the attempt that the claim has counted."""
+
+
+class NewRow(NamedTuple):
+    """A task to be let in."""
+
+    queue: str
+    id: str
+    payload: bytes
+    head: bytes | None
+    """Terms and metadata, encoded by the body: the engine keeps them and gives them back."""
+    priority: int
+    delay: float
+    """Seconds from now until it is ready; 0 or less: at once."""
+    unique: str | None
+    """The key that no other live row of the queue may have."""
+    on_conflict: OnConflict
+    expires_in: float | None
+    """Seconds from now; a row that was not claimed before is killed then. A row that was claimed once does not expire
+    any more."""
+    run_at: int | None = None
+    """When it is to be ready, in microseconds since the epoch, by the wall clock; kept, and given back."""
+    by_wall_clock: bool = False
+    """True if ``run_at`` goes before ``delay``: each look compares it with the wall clock. If that was set forward, the
+    row is ready at once; if it was set back, the row waits for longer. What is ready stays so."""
+
+
+class Settlement(NamedTuple):
+    """How an attempt ended: counts only if the row is RUNNING under this token."""
+
+    queue: str
+    key: Any
+    token: int
+    verdict: Verdict
+    after: float
+    """RETRIED and SUSPENDED: seconds until it is ready again; ``math.inf``: not before it is rescheduled."""
+    result: bytes | None
+    """The encoded result, or error; kept for finished rows, and for retried ones as their latest error."""
+    history: bytes | None
+    """What replaces the row's history; None leaves it."""
+    keep: float
+    """Seconds for which a finished row is remembered; 0 forgets it at once, ``math.inf`` keeps it until vacuumed."""
+    write: Callable[[Any], object] | None = None
+    """What is to be committed together with this; it is called with the engine's writer, inside the transaction. If it
+    raises, this settlement changes nothing, and its answer is the error."""
+    run_at: int | None = None
+    """RETRIED and SUSPENDED: what replaces the row's; None leaves it."""
+    worker: str | None = None
+    """The worker that made the attempt, where the claim was made for several; None: the one that claimed."""
+
+
+class Claim(NamedTuple):
+    """Take up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
+
+    queue: str
+    limit: int
+    lease: float
+    """Seconds, from now, after which the row is an orphan, unless the lease is renewed."""
+    worker: str
+    """The name of the worker that takes them."""
+    workers: Sequence[str] | None = None
+    """For each row, in order, the worker that takes it; None if that is the same for all."""
+
+    def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
+        """The workers, each with those of the claimed keys that it takes."""
+        if self.workers is None:
+            return [(self.worker, keys)]
+        by_worker: dict[str, list[Any]] = {}
+        for worker, key in zip(self.workers, keys, strict=False):
+            by_worker.setdefault(worker, []).append(key)
+        return by_worker.items()
+
+
+class Claimed(NamedTuple):
+    """A row that was claimed."""
+
+    key: Any
+    """The engine's own name for the row."""
+    token: int
+    id: str
+    attempt: int
+    """Counted with this claim."""
+    payload: bytes
+    head: bytes | None
+    history: bytes | None
+    run_at: int | None = None
+
+
+class Stored(NamedTuple):
+    """A row as one looks at it."""
+
+    id: str
+    state: State
+    attempt: int
+    payload: bytes
+    head: bytes | None
+    due: float | None
+    """On the engine's clock: DELAYED: when it is ready. RUNNING: when the lease runs out. Finished: when it is
+    forgotten; None if never."""
+    result: bytes | None
+    history: bytes | None
+    progress: bytes | None
+    worker: str | None
+    """Who claimed it last."""
+    expires: float | None = None
+    """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
+    run_at: int | None = None
+    """As in :class:`NewRow`, or as it was settled or rescheduled."""
+
+
+class Held(NamedTuple):
+    """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
+    the one that counts."""
+
+    key: Any
+    token: int
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One transaction's worth of daily work, done in this order: settle, push, renew, enter what is due, claim."""
+
+    settled: Sequence[Settlement] = ()
+    pushed: Sequence[NewRow] = ()
+    claims: Sequence[Claim] = ()
+    renewed: Sequence[tuple[Held, float]] = ()
+    """Claims whose lease is to run out so many seconds from now: those of attempts under way here, whose heartbeat is
+    late. A lease that has run out is renewed too, if nobody has taken the row."""
+    as_of: float = math.inf
+    """When that was found out, by the engine's clock. The lease of a row that this engine has claimed counts as run out
+    only if it had by then, so that what comes between (a turn, a lock, a stopped process) takes nothing from it."""
+    after_standstill: bool = False
+    """True if this process stood still, as the others then may have, too: the leases of others that have run out are
+    left alone for as long as a lease, so that they can be renewed."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came of an exchange."""
+
+    settled: list[bool | BaseException] = field(default_factory=list[bool | BaseException])
+    """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
+    pushed: list[str | DuplicateTaskError] = field(default_factory=list["str | DuplicateTaskError"])
+    """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the refusal."""
+    claimed: list[list[Claimed]] = field(default_factory=list[list[Claimed]])
+    """For each claim: the rows, in order. Fewer than the limit means that no more were ready."""
+    next_due: list[float | None] = field(default_factory=list[float | None])
+    """For each claim that came up short: when, on the engine's clock, something in that queue falls due; else None."""
+    live: list[int] = field(default_factory=list[int])
+    """For each claim that came up short: how many live rows its queue has now, wherever they are; else -1."""
+    renewed: list[bool] = field(default_factory=list[bool])
+    """For each claim to be renewed: False if the lease was lost."""
+    finished: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Queue and id of each row that the engine itself finished: expired, or replaced under its unique key."""
+
+
+@dataclass(slots=True)
+class Renewal:
+    """What came of renewing."""
+
+    lost: list[Held] = field(default_factory=list[Held])
+    """Those whose lease was lost: they are not RUNNING under that token any more."""
+    aborted: list[Held] = field(default_factory=list[Held])
+    """Those that somebody wants aborted: of all claims that count, at least those that were made through this engine,
+    whether they were to be renewed or not."""
+
+
+class Part(NamedTuple):
+    """One step of work that may be long: each is a transaction, and others have theirs in between."""
+
+    number: int
+    """The number of rows that it was about."""
+    is_more: bool
+    """True if there may be more to do."""
+
+
+class Engine(ABC):
+    """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside.
+
+    Where it refuses something in an exchange, and the store is well, it raises a :class:`BackendError` whose
+    ``is_refusal`` is true. Then the body asks for the rest without it.
+    """
+
+    longest = math.inf
+    """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
+
+    news_may_be_lost = True
+    """True if somebody else may change something without a word, so that one has to look now and then."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Open the store, and make or migrate it; raises :class:`BackendError` if it cannot be had, or is not ours."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of it. It returns even if it is cancelled."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time by the store's clock, in seconds since the epoch; it never goes back."""
+
+    @abstractmethod
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work, in one transaction."""
+
+    @abstractmethod
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Have these leases run out ``lease`` seconds from now. With none held, it only looks."""
+
+    @abstractmethod
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep this as the progress of a RUNNING row; False if the lease is lost."""
+
+    @abstractmethod
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+
+    @abstractmethod
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """At most ``limit`` rows in these states, those of the first state first: as they would be claimed,
+        fall due (are ready, or expire before that), or were finished."""
+
+    @abstractmethod
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
+
+    @abstractmethod
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon. If it
+        would come back from this attempt, it is killed instead. Returns the claim under which it runs, if it does."""
+
+    @abstractmethod
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        """Have the row, if it is WAITING or DELAYED, be ready in ``delay`` seconds; ``run_at`` is only kept."""
+
+    @abstractmethod
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what the row holds, if it is WAITING or DELAYED."""
+
+    @abstractmethod
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have the row, if it is FAILED or KILLED, be WAITING again, at attempt 0; its history stays.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now.
+        """
+
+    @abstractmethod
+    async def resume_abandoned(self, queue: str) -> Part:
+        """Have RUNNING rows whose lease has run out be WAITING again, as many as a short transaction may."""
+
+    @abstractmethod
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Forget the finished row of this id; or finished rows, as many as a short transaction may."""
+
+    @abstractmethod
+    async def counts(self, queue: str) -> dict[str, int]:
+        """``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released``,
+        ``suspended`` in all; ``waiting``, ``running`` now."""
+
+    @abstractmethod
+    async def queues(self) -> Sequence[str]:
+        """The names of all queues that there ever were a task in."""
+
+    @abstractmethod
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Note the workers that run here, on this queue; called again whenever they change."""
+
+    @abstractmethod
+    async def workers(self, queue: str) -> Sequence[str]:
+        """The names of the workers that run on the queue, wherever they are."""
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Run until cancelled, and call ``on_news`` whenever somebody else may have changed something: pushed, put
+        back, finished, aborted. Calling it too often does no harm; a call that is lost is made up for by looking now
+        and then. By default there is nobody else."""
+        import trio
+
+        await trio.sleep_forever()

@@ -1,0 +1,456 @@
+"""One queue, as this process sees it: who waits for its tasks, which are at hand, which are in hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict, deque
+from typing import TYPE_CHECKING, Any, TypedDict, final
+
+import trio
+from outcome import Error, Value
+
+from ..._checks import check_name, check_seconds, check_unicode
+from ..._clock import microseconds_of
+from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
+from ..._contracts.lending import SLOTS
+from ..._contracts.sink import check_storable
+from ..._logging import catch_errors, line_of, log
+from ..._printing import escaped
+from ..._tasks.errors import AbortError, BackendError, SuspendError
+from ..._tasks.outcome import Killed, Released, Status
+from ..._tasks.task import Parts, Task, attempt_number
+from ..._tasks.task_id import stored_id
+from .encoding import decode_head, decode_history, ends_in_loss, moment_of, unreadable_since
+from .engine import Held, NewRow, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from ..._codecs.codec import Codec
+    from ..._tasks.extensions import Extensions
+    from ..._tasks.task_info import PastAttempt
+    from .engine import Claim, Claimed
+
+_MOST_EXTENSIONS = 10_000
+"""Of how many tasks the extensions are kept, in case that they are attempted in this process."""
+
+_PUT_OFF = 5.0
+"""Seconds for which a task that cannot be read is put back the first time; then it is twice as long each time,"""
+_PUT_OFF_AT_MOST = 300.0
+"""up to this."""
+
+STALE = 0.005
+"""Seconds after which a row at hand that nobody has come for is given back,"""
+_ROUNDS = 3
+"""and so many rounds of the scheduler, since a round may take longer than that."""
+
+
+def abort(parts: Parts) -> bool:
+    """End the attempt under way at a task in hand, to be settled as killed; False if there is none."""
+    return parts.holder is not None and parts.holder.revoke(Killed(AbortError("aborted while it ran")))
+
+
+@final
+class Grip:
+    """A claim on a row: what a task that came out of a stored backend has as its ``parts.context``."""
+
+    __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "worker", "writes")
+
+    def __init__(self, lane: Lane, row: Claimed, until: float, worker: str) -> None:
+        self.lane = lane
+        self.key = row.key
+        self.token = row.token
+        self.packed_history = row.history
+        self.until = until  # on the engine's clock; may have been renewed by now
+        self.worker = worker  # that the store names
+        self.settled = False
+        self.on_its_way = False  # to a receiver, who has not run since
+        self.writes: list[Callable[[Any], object]] = []
+
+    @property
+    def held(self) -> Held:
+        """The claim, as the engine knows it."""
+        return Held(self.key, self.token)
+
+    @property
+    def history(self) -> tuple[PastAttempt, ...]:
+        """The attempts before this one that did not succeed."""
+        return decode_history(self.packed_history)
+
+    def __repr__(self) -> str:
+        return f"<claim {self.token} on row {self.key} of queue {self.lane.queue!r}>"
+
+
+class LaneOptions(TypedDict, total=False):
+    """What a stored queue may be told, beside its name and the type of its args.
+
+    ``lease`` is in seconds; ``codec`` encodes args, ``result_type`` is what handlers return; ``keep_results`` and
+    ``keep_dead`` are for how many seconds succeeded and failed tasks are remembered (``math.inf``: until vacuumed).
+    ``unreadable_after`` is for how many seconds a task that workers cannot decode is put back, in case another version
+    of the program can; then it is a dead letter.
+    """
+
+    lease: float
+    codec: Codec | Callable[[Any], Codec] | None
+    result_type: Any
+    keep_results: float
+    keep_dead: float
+    unreadable_after: float
+
+
+_A_DAY = 86_400.0
+_USUAL = LaneOptions(
+    lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf, unreadable_after=_A_DAY
+)
+
+
+@final
+class Lane:
+    """A queue.
+
+    Args:
+      queue: its name.
+      type: of its args.
+      options: see :class:`LaneOptions`.
+    """
+
+    def __init__(self, queue: str, type: Any, options: LaneOptions) -> None:
+        given: dict[str, Any] = {**_USUAL, **options}
+        if unknown := given.keys() - _USUAL.keys():
+            raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
+        self.options = given
+        self.queue = check_unicode(check_name(queue, "queue"), "a queue's name")
+        self.type = type
+        self.codec = as_codec(given["codec"], type)
+        made: Any = (
+            PydanticCodec if isinstance(self.codec, PydanticCodec) and given["result_type"] is not Any else CborCodec
+        )
+        self.results: Codec = made(given["result_type"], name="the result")
+        self.lease = check_seconds(given["lease"], "lease", positive=True)
+        self.keep_results = _check_keep(given["keep_results"], "keep_results")
+        self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
+        self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
+        self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self.stock: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
+        self.stocked_at = 0.0  # the last of them at this time,
+        self.rounds = 0  # and looked at so often since
+        self.hand: dict[str, Parts] = {}  # claimed, and given to somebody
+        self._ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
+        self._renew_from = math.inf  # when the first of those in hand has half of its lease left
+        self.handles = 0  # through which something may still be pushed
+        self.worker_names: dict[object, str] = {}
+        self.by_name = False
+        """True once workers of several names have run on it here: then each row is claimed for one of them, and goes to
+        a slot of that one only."""
+        self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
+        self.waiters: Counter[str] = Counter()  # how many wait for each of them
+        self.endings: dict[str, Settlement] = {}  # of those, what is not kept in the store
+        self.extensions: OrderedDict[str, Extensions] = OrderedDict()
+        self.stirs = 0  # how often something may have become ready
+        self.is_dry = False  # the last claim has found fewer than it asked for,
+        self.next_due: float | None = None  # and until then nothing becomes ready by itself,
+        self.live = -1  # and so many rows were not finished
+        self.looked_at = -math.inf  # when that was
+        self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
+        self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
+
+    def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
+        """Another queue, with the same options where others are not given; the codec is that of its type."""
+        same = dict(self.options)
+        if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it is of the other type
+            same["codec"] = same["codec"].for_type
+        every: Any = {**same, **options}
+        return Lane(queue, type, every)
+
+    # Claiming
+
+    def wanted(self, returning: int) -> int:
+        """How many rows to claim, when so many seats that are being told will come back for another one."""
+        return max(0, len(self.receivers) + returning - len(self.stock))
+
+    def is_worth_asking(self, now: float) -> bool:
+        """Whether the queue may have rows that are ready."""
+        if self.refused_since is not None and now < self.ask_again_at:
+            return False
+        return not self.is_dry or (self.next_due is not None and self.next_due <= now)
+
+    def stir(self) -> None:
+        """Something may have become ready, or have ended: look, the next time."""
+        self.stirs += 1
+        self.is_dry = False
+        self.live = -1
+
+    @property
+    def claimant(self) -> str:
+        """The name of the one worker that runs on it here; empty if there is none."""
+        return next(iter(self.worker_names.values()), "")
+
+    def set_workers(self, workers: dict[object, str]) -> None:
+        """Note the workers that run on it here."""
+        before, self.worker_names = set(self.worker_names.values()), workers
+        now = set(workers.values())
+        self.by_name = self.by_name or len(now) > 1 or (bool(self.stock) and now != before)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """True if somebody waits for a row that is not at hand."""
+        return bool(self.workers_waiting(()) if self.by_name else self.wanted(0))
+
+    def workers_waiting(self, returning: Iterable[str]) -> list[str]:
+        """The workers for which rows are to be claimed, one name for each row: of those that wait for one, in order,
+        and then of those that will come back. A row that is at hand is for one of its own worker."""
+        at_hand = Counter(task.parts.context.worker for task in self.stock)
+        waiting: list[str] = []
+        for name in (*map(_worker_of, self.receivers), *returning):
+            if at_hand[name] > 0:
+                at_hand[name] -= 1
+            else:
+                waiting.append(name)
+        return waiting
+
+    def ran_dry(self, stirs: int, next_due: float | None, live: int) -> None:
+        """A claim, made when it had been stirred so often, has come up short."""
+        if self.stirs == stirs:
+            self.is_dry, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
+
+    def let_in(self, rows: list[Claimed], claim: Claim, until: float, now: float) -> None:
+        """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
+        back, if the answer came so late that their lease is over."""
+        worker, workers = claim.worker, claim.workers
+        names = [*reversed(workers[: len(rows)])] if workers is not None else None
+        if rows:
+            self._renew_from = min(self._renew_from, until - self.lease / 2)
+            self.stocked_at, self.rounds = trio.current_time(), 0
+        rows.reverse()
+        while rows:  # each is let go at once: a hundred more objects at a time would wake the garbage collector
+            row = rows.pop()
+            if names is not None:
+                worker = names.pop()
+            task = self._task_of(row, until, now, worker)
+            receiver = None
+            if self.receivers and now < until and not (self._ending and self._still_runs(row.id)):
+                receiver = self._pop_receiver(worker) if self.by_name else self.receivers.popitem(last=False)[0]
+            if receiver is not None:
+                self.hand[row.id] = task.parts
+                task.parts.context.on_its_way = True
+                trio.lowlevel.reschedule(receiver, Value(task))
+            else:
+                self.stock.append(task)
+
+    def _pop_receiver(self, worker: str) -> trio.lowlevel.Task | None:
+        """Take out the first who waits in a slot of this worker; None if nobody does."""
+        receiver = next((each for each in self.receivers if _worker_of(each) == worker), None)
+        if receiver is not None:
+            del self.receivers[receiver]
+        return receiver
+
+    def _task_of(self, row: Claimed, until: float, now: float, worker: str) -> Task[Any]:
+        extensions = self.extensions.get(row.id) if self.extensions else None
+        parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
+        args: Any = row.payload
+        with catch_errors() as caught:
+            if row.head is not None:
+                parts.terms, parts.metadata = decode_head(row.head)
+            if row.run_at is not None:
+                parts.run_at = moment_of(row.run_at, row.head)
+            if row.history is not None:
+                parts.is_orphan = ends_in_loss(row.history)
+            args = self.codec.decode(row.payload)
+        if caught.error is not None:
+            parts.unfit = self._put_off(caught.error, row, now)
+        parts.status = Status.Queued
+        parts.context = Grip(self, row, until, worker)
+        return Task(args, parts)
+
+    def _put_off(self, error: BaseException, row: Claimed, now: float) -> BaseException:
+        """Suspend a task that this process cannot read, since a newer one may; once it is old enough, it fails."""
+        try:
+            since = unreadable_since(row.history)
+        except BackendError:  # the history is what cannot be read, and is replaced
+            since = None
+        age = 0.0 if since is None else max(0.0, now - since)
+        if age >= self.unreadable_after:
+            return error
+        if since is None:
+            message = "task %s of queue %r cannot be read here, and is put back for a version that can: %s"
+            log.warning(message, escaped(row.id), self.queue, line_of(error))
+        delay = min(_PUT_OFF + age, _PUT_OFF_AT_MOST, self.unreadable_after - age)  # it doubles each time
+        suspension = SuspendError(delay, f"it cannot be read here: {line_of(error)}")
+        suspension.__cause__ = error
+        return suspension
+
+    def take(self, now: float) -> Task[Any] | None:
+        """The next task at hand. What has lain there for longer than its lease, in a process that was stopped, is not
+        begun, but stays, to be given back: it may be somebody else's by now."""
+        if not self.stock or now >= self.stock[0].parts.context.until:
+            return None
+        if self.by_name or self._ending:
+            worker = _worker_of(trio.lowlevel.current_task())
+            task = next((each for each in self.stock if self._may_take(each, worker)), None)
+            if task is None:
+                return None
+            self.stock.remove(task)
+        else:
+            task = self.stock.popleft()
+        task.parts.status = Status.Running
+        self.hand[task.parts.id] = task.parts
+        return task
+
+    def _may_take(self, task: Task[Any], worker: str) -> bool:
+        if self.by_name and task.parts.context.worker != worker:
+            return False
+        return not (self._ending and self._still_runs(task.parts.id))
+
+    def is_stale(self, now: float) -> bool:
+        """True if nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
+        in each round."""
+        self.rounds += 1
+        if self.stock and self.stock[0].parts.context.until <= now:
+            return True
+        return self.rounds > _ROUNDS and trio.current_time() >= self.stocked_at + STALE
+
+    def unbegun(self) -> set[str]:
+        """The ids of those that are claimed, and that nobody has begun."""
+        on_their_way = {task_id for task_id, parts in self.hand.items() if parts.status is Status.Queued}
+        return on_their_way | {str(task.parts.id) for task in self.stock}
+
+    def give_back(self) -> list[Settlement]:
+        """What releases all that is at hand."""
+        given_back = [
+            Settlement(self.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
+            for grip in (task.parts.context for task in self.stock)
+        ]
+        self.stock.clear()
+        return given_back
+
+    def let_go(self, parts: Parts) -> None:
+        """It is not in hand any more, or will not be."""
+        if self.hand.get(parts.id) is parts:
+            del self.hand[parts.id]
+
+    def prune(self, now: float) -> None:
+        """Forget claims that no worker has, and that were not settled in time."""
+        over = [parts for parts in self.hand.values() if parts.context.until <= now and not _is_at_work(parts)]
+        for parts in over:
+            del self.hand[parts.id]
+
+    def late(self, now: float) -> list[Parts]:
+        """The attempts under way of whose lease less than a half is left: a heartbeat, which renews it three times as
+        often as need be, is late."""
+        if now < self._renew_from:
+            return []
+        half = self.lease / 2
+        late: list[Parts] = []
+        first = now + self.lease
+        for parts in self.hand.values():
+            until = parts.context.until
+            if until > now + half:
+                first = min(first, until)
+            elif _is_at_work(parts) and not parts.context.settled:
+                late.append(parts)
+        if not late:  # or until they were renewed, which may fail
+            self._renew_from = first - half
+        return late
+
+    def lose(self, parts: Parts) -> None:
+        """The lease of an attempt under way was lost: end it. Until it has ended, the task is not begun here anew."""
+        self.let_go(parts)
+        if parts.holder is not None and parts.holder.revoke(Released("its lease was lost")):
+            self._ending[parts.id] = parts
+
+    def _still_runs(self, task_id: str) -> bool:
+        """Return True if an attempt at this task that has lost its lease has not ended yet."""
+        parts = self._ending.get(task_id)
+        if parts is not None and parts.holder is None:
+            parts = None
+            del self._ending[task_id]
+        return parts is not None
+
+    # Pushing
+
+    def row_of(
+        self,
+        task: Task[Any],
+        payload: bytes,
+        head: bytes | None,
+        delay: float,
+        run_at: datetime | None,
+        *,
+        by_wall_clock: bool = False,
+    ) -> NewRow:
+        """The row that this task becomes.
+
+        Raises:
+          ValueError: something in it cannot be stored anywhere.
+        """
+        parts = task.parts
+        terms = parts.terms
+        check_storable(parts)
+        return NewRow(
+            self.queue,
+            parts.id,
+            payload,
+            head,
+            terms.priority,
+            delay,
+            terms.unique,
+            terms.on_conflict,
+            terms.expires_in,
+            None if run_at is None else microseconds_of(run_at),
+            by_wall_clock,
+        )
+
+    def take_along(self, parts: Parts) -> bool:
+        """Keep the extensions of a task that is about to be pushed; whether there was anything to keep."""
+        if not parts.has_extensions or parts.id in self.extensions:
+            return False
+        self.extensions[parts.id] = parts.extensions
+        if len(self.extensions) > _MOST_EXTENSIONS:
+            self.extensions.popitem(last=False)
+        return True
+
+    # Ending
+
+    def has_ended(self, now: float) -> bool:
+        """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
+        received outside of a worker, and not settled, does not count for as long as its lease lasts."""
+        if self.handles or self.live < 0 or self.stock:
+            return False
+        self.prune(now)
+        return self.live <= len(self.hand) and not any(
+            parts.holder or parts.context.on_its_way for parts in self.hand.values()
+        )
+
+    def finish(self, task_id: str) -> None:
+        """The task is finished: tell those who wait for that."""
+        if self.extensions:
+            self.extensions.pop(task_id, None)
+        if self.awaited and (event := self.awaited.pop(task_id, None)) is not None:
+            event.set()
+
+    def send_away(self, error: BaseException) -> None:
+        """Have this raised in all who wait for a task."""
+        while self.receivers:
+            receiver, _ = self.receivers.popitem(last=False)
+            trio.lowlevel.reschedule(receiver, Error(error))
+
+    def __repr__(self) -> str:
+        return (
+            f"<queue {self.queue!r}: {len(self.receivers)} wait, {len(self.stock)} at hand, {len(self.hand)} in hand>"
+        )
+
+
+def _worker_of(trio_task: trio.lowlevel.Task) -> str:
+    """The name of the worker in whose slot a trio task receives; empty if it is none."""
+    slot = SLOTS.get(trio_task)
+    return "" if slot is None else slot.worker
+
+
+def _is_at_work(parts: Parts) -> bool:
+    """Return True if a worker has it, or is about to."""
+    return parts.holder is not None or bool(parts.context.on_its_way)
+
+
+def _check_keep(value: float, name: str) -> float:
+    return value if value == math.inf else check_seconds(value, name)

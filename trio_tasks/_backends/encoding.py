@@ -1,0 +1,91 @@
+"""The checks of a stored storage for a queue in memory: tasks are kept encoded, and are decoded for each attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from .._codecs.codec import CborCodec, as_codec
+from .._contracts.sink import check_storable, check_task
+from .._logging import catch_errors
+from .._tasks.errors import UnsettledError
+from .._tasks.extensions import Metadata
+from .._tasks.outcome import Status, Succeeded
+from .._tasks.task import Parts, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._codecs.codec import Codec
+    from .._tasks.outcome import Outcome
+
+
+@final
+class Encoding:
+    """The codecs of a queue.
+
+    Args:
+      type: of the args.
+      codec: see :func:`as_codec`.
+      result_type: of what handlers return.
+    """
+
+    def __init__(self, type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> None:
+        self.codec = as_codec(codec, type)
+        self._results = CborCodec(result_type, name="the result")
+        self._metadata = CborCodec(name="metadata")
+        self._progress = CborCodec(name="the progress")
+
+    def encode(self, task: Task[Any]) -> Task[Any]:
+        """Make the task that is kept: with the payload in place of the args, and parts of its own.
+
+        Raises:
+          TypeError, ValueError: something in it cannot be stored.
+        """
+        parts = check_task(task).parts
+        check_storable(parts)
+        payload = self.codec.encode(task.args)
+        metadata = parts.metadata
+        if metadata:
+            metadata = Metadata(self._metadata.decode(self._metadata.encode(dict(metadata))))
+        extensions = parts.extensions if parts.has_extensions else None
+        kept = Parts(parts.id, terms=parts.terms, metadata=metadata, extensions=extensions)
+        if parts.status is Status.Pending:
+            kept.run_at = parts.run_at
+        return Task(payload, kept)
+
+    def decode(self, task: Task[Any]) -> Task[Any]:
+        """Make the task that is given out. One whose payload does not decode is unfit, with the payload as its args."""
+        args: Any = task.args
+        with catch_errors() as caught:
+            args = self.codec.decode(task.args)
+        error: Any = caught.error
+        if error is not None:
+            task.parts.unfit = error
+        return Task(args, task.parts)
+
+    def settled(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with a result that was encoded and decoded.
+
+        Raises:
+          UnsettledError: the result cannot be stored.
+        """
+        if not isinstance(outcome, Succeeded) or outcome.result is None:
+            return outcome
+        result: Any = None
+        with catch_errors() as caught:
+            result = self._results.decode(self._results.encode(outcome.result))
+        error: Any = caught.error
+        if error is not None:
+            raise UnsettledError(error, for_good=True)
+        return Succeeded(result)
+
+    def progress(self, value: Any) -> Any:
+        """Return what comes back of plain data that is reported as progress.
+
+        Raises:
+          EncodeError: it is not plain.
+        """
+        return self._progress.decode(self._progress.encode(value))
+
+    def __repr__(self) -> str:
+        return f"{self.codec!r}, results by {self._results!r}"

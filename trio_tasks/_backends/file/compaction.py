@@ -1,0 +1,101 @@
+"""A shorter journal, written beside the one in use while that goes on, and put in its place when it is whole.
+
+It is written a little at a time: each exchange that appends a record carries a few rows over as well, a few times as
+many bytes as it has written itself, and its record is appended to both. So the event loop is never held up by a million
+rows, no thread has to read books that change under its hands, and the work ends before the journal has grown much.
+A row that is carried over is as it is at that moment, and what happens to it later comes behind it: since records say
+how rows are, and not what was done to them, reading both from the start gives the books that there are.
+
+Until the new file is whole, synced and renamed, the old one is the journal; a crash at any instant leaves one of
+them, with all that was promised.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, final
+
+from .journal import make_new
+from .records import encode_snapshot
+from .state import weight_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .journal import JournalFile
+    from .rows import Row
+    from .state import Books
+
+_PACE = 4
+"""Bytes to carry over for each byte that was appended."""
+_STEP = 2**14
+"""Bytes to carry over at least each time."""
+_UNSYNCED = 2**23
+"""Bytes after which to sync, so that the last sync is not a long one."""
+
+
+@final
+class Compaction:
+    """A journal that is to replace another; raises ``OSError`` wherever it cannot be written.
+
+    Args:
+      path: of the journal.
+      books: what it tells.
+      ahead: as of :class:`JournalFile`.
+    """
+
+    def __init__(self, path: Path, books: Books, *, ahead: bool) -> None:
+        self._path = path
+        self._books = books
+        self._rows = iter(list(books.rows.values()))  # those that come later are in the records that follow
+        self._own_path, self.journal = make_new(path, ahead=ahead)
+        self._synced = 0
+        self.is_whole = False
+        self._is_in_place = False
+
+    def follow(self, payload: bytes) -> None:
+        """A record was appended to the journal: append it here, and carry some rows over."""
+        self.journal.append(payload)
+        self.carry_over(max(_STEP, len(payload) * _PACE))
+
+    def carry_over(self, amount: float) -> None:
+        """Write rows of about so many bytes."""
+        enough = self.journal.end + amount
+        while not self.is_whole and self.journal.end < enough:
+            rows: list[Row] = []
+            weight = 0
+            for row in self._rows:
+                rows.append(row)
+                weight += weight_of(row)
+                if weight >= _STEP:
+                    break
+            self.journal.append(encode_snapshot(self._books, rows))
+            self.is_whole = not rows
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much is not on the disk yet that it is time to call :meth:`sync`."""
+        return self.journal.end - self._synced > _UNSYNCED
+
+    def sync(self) -> None:
+        """Have what was written so far on the disk."""
+        self.journal.sync()
+        self._synced = self.journal.end
+
+    def replace(self, old: JournalFile) -> None:
+        """Put it in the place of the old one, which is closed: :attr:`journal` is in use from now on.
+
+        If it raises, the old one is still the journal, unless it is closed.
+        """
+        assert self.is_whole
+        self.journal.put_in_place_of(old, self._own_path, self._path)
+        self._is_in_place = True
+
+    def give_up(self) -> None:
+        """There will be no new journal."""
+        self.journal.close()
+        if self._is_in_place:
+            return
+        with suppress(OSError):
+            os.unlink(self._own_path)  # noqa: PTH108  beside the other calls of its kind

@@ -1,0 +1,284 @@
+"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they can be had again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, final
+
+import trio
+
+from ..._concurrency.virtual_time import is_virtual
+from ..._logging import log
+from ..._printing import quoted
+from ..durable.clock import Offset, StoreClock
+from ..durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
+from ..durable.store_file import PRIVATE
+from . import operations as verbs
+from .exchange import do_exchange
+from .frames import LARGEST_PAYLOAD
+from .recovery import open_books
+from .transactions import Scribe, for_good, start_thread
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Sequence
+
+    from ..durable.io_thread import WriterThread
+    from .journal import Recovery
+    from .lock import FileLock
+    from .recovery import Opened
+    from .state import Books
+
+T = TypeVar("T")
+
+_COMPACT_ABOVE = 4 * 2**20
+"""Bytes below which a journal is never worth replacing."""
+_LONGEST_VALUE = LARGEST_PAYLOAD - 4 * 2**20
+"""Bytes that a value may have: its record holds more than that."""
+_READ_AT_ONCE = 2**20
+"""Bytes of a journal that are read without a thread, in some milliseconds."""
+_AT_ONCE = 2_000
+"""Rows that one transaction is about, where there may be any number of them."""
+_WALL_LOOKS_APART = 1.0
+"""Seconds between two looks at the wall clock, which may be set, while a row waits for a moment by it."""
+
+
+@final
+class FileEngine(Engine):
+    """Rows in memory and in a journal.
+
+    Args:
+      path: of the journal; None: in a temporary directory, which is removed in the end.
+      synchronous: ``"FULL"``: what was pushed or settled is on the disk when that returns. ``"NORMAL"``: the operating
+        system has it.
+      repair: whether to open a journal that is damaged in its middle, and to keep what is intact.
+      create: whether to make one if there is none.
+      mode: of the journal, if it is made.
+      compact_above: bytes up to which the journal is never replaced by a shorter one.
+
+    Attributes:
+      recovery: what was wrong with the journal when it was opened; None if nothing was.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        repair: bool = False,
+        create: bool = True,
+        mode: int = PRIVATE,
+        compact_above: int = _COMPACT_ABOVE,
+    ) -> None:
+        if synchronous not in ("FULL", "NORMAL"):
+            raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {quoted(synchronous)}")
+        self.path = Path(path).absolute() if path is not None else None  # wherever the process goes
+        self.recovery: Recovery | None = None
+        self._is_temporary = path is None
+        self._syncs = synchronous == "FULL"
+        self._repair = repair
+        self._create = create
+        self._mode = mode
+        self._compact_above = compact_above
+        self._lock: FileLock | None = None
+        self._scribe: Scribe | None = None
+        self._clock: StoreClock
+        self._is_virtual = False
+        self._listeners: list[Callable[[], None]] = []
+
+    @classmethod
+    def temporary(cls) -> FileEngine:
+        """One whose journal is removed when it is closed; it has no thread, and waits for no disk."""
+        return cls(None, synchronous="NORMAL")
+
+    longest = _LONGEST_VALUE
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Open the journal, or make it; see :meth:`Engine.open`. It cannot be cancelled once begun."""
+        await trio.lowlevel.checkpoint()
+        if self._scribe is not None:
+            raise for_good(f"the journal {str(self.path)!r} is open already")
+        if self._is_temporary:
+            self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
+        assert self.path is not None
+        path, is_large = _measured(self.path)
+        self._is_virtual = is_virtual()
+        self.news_may_be_lost = not self._is_virtual
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
+        read = partial(
+            open_books,
+            path,
+            self._clock,
+            repair=self._repair,
+            syncs=self._syncs,
+            create=self._create,
+            mode=self._mode,
+        )
+        thread: WriterThread | None = None
+        opened: Opened | None = None
+        try:
+            if self._syncs or is_large:
+                thread = start_thread()
+                opened = await thread.call(read)
+            else:
+                opened = read()
+        finally:
+            if opened is None:  # it raises
+                self._remove_directory()
+                if thread is not None:
+                    thread.end()
+        assert opened is not None
+        self.path, self._lock, self.recovery = path, opened.lock, opened.recovery
+        self._scribe = Scribe(path, opened, thread, syncs=self._syncs, compact_above=self._compact_above)
+        if self.recovery is not None:
+            log.warning("%s", self.recovery)
+
+    async def aclose(self) -> None:
+        """Close the journal, and have it on the disk; see :meth:`Engine.aclose`."""
+        scribe, self._scribe = self._scribe, None
+        lock, self._lock = self._lock, None
+        async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
+            closing.callback(self._remove_directory)
+            if lock is not None:
+                closing.callback(lock.release)
+            if scribe is not None:
+                closing.push_async_callback(scribe.aclose, sync=not self._is_temporary)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _remove_directory(self) -> None:
+        if self._is_temporary and self.path is not None:
+            shutil.rmtree(self.path.parent, ignore_errors=True)
+            self.path = None
+
+    def now(self) -> float:
+        """The time by the journal's clock: the wall clock's when it was opened, or the journal's, if that was ahead."""
+        return self._clock.now()
+
+    def _open_scribe(self) -> Scribe:
+        if self._scribe is None or self._lock is None:
+            raise for_good(f"the journal {str(self.path)!r} is not open")
+        if not self._lock.is_held:
+            raise for_good(f"the journal {str(self.path)!r} is open in the parent of this process, and not here")
+        return self._scribe
+
+    # The port
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work, in one transaction; it cannot be cancelled."""
+        durable = bool(exchange.settled or exchange.pushed)
+        do = self._open_scribe().transact
+        if exchange.claims:
+            self._clock.tick()
+        answer = await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
+        if exchange.claims and self._open_scribe().books.has_walled and not self._is_virtual:
+            soon = self.now() + _WALL_LOOKS_APART
+            for number, due in enumerate(answer.next_due):
+                if answer.live[number] >= 0:  # it came up short, so that somebody waits
+                    answer.next_due[number] = soon if due is None else min(due, soon)
+        return answer
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Renew leases, which live in memory only, and look for what is to be aborted."""
+        books = self._open_scribe().books
+        renewal = verbs.look(books, held, self.now() + lease)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return renewal
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep the progress of a row; a power cut may forget it."""
+        return await self._do(lambda books, _: verbs.report(books, held, progress), durable=False)
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.find(books, queue, task_id, self.now())
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """Rows in these states."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.list_rows(books, queue, states, limit, self.now())
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a row that waits."""
+        return await self._do(lambda books, now: verbs.cancel(books, queue, task_id, error, now))
+
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
+        again."""
+        held = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
+        for on_news in self._listeners if held is not None else ():
+            on_news()
+        return held
+
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        """Move a row that waits in time."""
+        return await self._do(lambda books, now: verbs.reschedule(books, queue, task_id, delay, run_at, now))
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what a row holds that waits."""
+        return await self._do(lambda books, now: verbs.update(books, queue, task_id, payload, head, now))
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have a dead row wait again."""
+        return await self._do(lambda books, now: verbs.resume(books, queue, task_id, now))
+
+    async def resume_abandoned(self, queue: str) -> Part:
+        """Have orphans wait again."""
+        return await self._do(lambda books, now: verbs.resume_abandoned(books, queue, now, _AT_ONCE))
+
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Forget finished rows."""
+        return await self._do(lambda books, now: verbs.forget(books, queue, task_id, _AT_ONCE, now))
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        """The counts of a queue."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.counts(books, queue, self.now())
+
+    async def queues(self) -> builtins.list[str]:
+        """The names of the queues."""
+        await trio.lowlevel.checkpoint()
+        books = self._open_scribe().books
+        return verbs.names(books)
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Say who runs on a queue; nobody else can."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._open_scribe().books.shelf(queue).workers = [*workers]
+
+    async def workers(self, queue: str) -> builtins.list[str]:
+        """Who runs on a queue."""
+        await trio.lowlevel.checkpoint()
+        return [*self._open_scribe().books.shelf(queue).workers]
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Say when somebody wants something aborted; nobody else can change anything."""
+        self._listeners.append(on_news)
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._listeners.remove(on_news)
+
+    async def _do(self, change: Callable[[Books, float], T], *, durable: bool = True) -> T:
+        result = await self._open_scribe().transact(change, self.now(), durable=durable)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+    def __repr__(self) -> str:
+        return f"at {str(self.path)!r}"
+
+
+def _measured(path: Path) -> tuple[Path, bool]:
+    """The path of the journal, without symbolic links; and whether it is too large to be read without a thread."""
+    place = Path(os.path.realpath(path))
+    return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

@@ -1,0 +1,492 @@
+"""The append-only file: opened and checked, appended to, synced, and replaced as a whole by a shorter one.
+
+Nothing here knows what the records say, and nothing awaits.
+
+What stops in the middle of a record at the end of the file is what a crash leaves behind: it is cut off, kept beside
+the journal (``tasks.journal.torn-1``), and told. Damage with intact records behind it is no crash but a bad disk, or a
+bad hand: the journal is refused, unless it is to be repaired. Then every intact record counts, and the damaged file
+is kept (``tasks.journal.damaged-1``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, final
+
+from ..._tasks.errors import BackendError
+from ..durable.engine import refusal
+from ..durable.store_file import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
+from .frames import (
+    FRAME_SIZE,
+    HEADER_SIZE,
+    LARGEST_PAYLOAD,
+    Damage,
+    frame,
+    header,
+    is_in_the_making,
+    new_salt,
+    read_salt,
+    scan,
+)
+from .lock import let_go_in_child, lock_itself
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_RESERVE = 2**20
+"""Bytes of the disk that are reserved at a time, so that a sync need not note a new length of the file each time."""
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
+"""Errors of a file system that cannot sync a directory: CIFS, some of FUSE, or one that may not be read."""
+if sys.platform == "darwin":
+    import fcntl
+
+    _FULLY: int | None = fcntl.F_FULLFSYNC  # fsync alone stops at the drive's own memory there
+else:
+    _FULLY: int | None = None
+_NAMES_ARE_HELD = sys.platform == "win32"
+"""True if a file that is open can be neither renamed nor replaced."""
+_REPLACE_PATIENCE = 1.0
+"""Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
+_WHAT = "the journal"
+_MOST_IN_THE_MAKING = 10
+"""Names for a file in the making that are tried, where somebody else's stand in the way."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was wrong with a journal when it was opened, and what was dropped.
+
+    Attributes:
+      path: the journal.
+      at: where the damage begins, in bytes.
+      bytes_dropped: how many bytes are no intact record.
+      records_dropped: how many records are missing; at the end of the file, at least so many.
+      is_torn_tail: whether all of it was at the end, where a crash leaves a record half-written.
+      kept_as: the file beside it that has what was cut off, or, after a repair, the damaged journal.
+    """
+
+    path: Path
+    at: int
+    bytes_dropped: int
+    records_dropped: int
+    is_torn_tail: bool
+    kept_as: Path
+
+    def __str__(self) -> str:
+        what = "ended in the middle of a record" if self.is_torn_tail else "was damaged"
+        least = "at least " if self.is_torn_tail else ""
+        return (
+            f"the journal {str(self.path)!r} {what} at byte {self.at}: {self.bytes_dropped} bytes and {least}"
+            f"{self.records_dropped} record(s) were dropped, and are kept in {self.kept_as.name!r}"
+        )
+
+
+@final
+class JournalFile:
+    """A journal that is open for appending.
+
+    Args:
+      fd: the file, positioned at ``end``; it is closed with this.
+      salt: as in its header.
+      end: its length, as far as it is intact.
+      number: of the next record.
+      ahead: whether to reserve room on the disk ahead, which makes syncing cheaper.
+    """
+
+    def __init__(self, fd: int, salt: bytes, end: int, number: int, *, ahead: bool) -> None:
+        self._fd = fd
+        self._salt = salt
+        self._number = number
+        self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
+        self._is_ragged = False  # something stands behind the last record that could not be cut off
+        self.end = end
+        self.is_broken = False  # nothing is known any more about what is on the disk
+        self._identity: tuple[int, int] | None = None
+
+        let_go_in_child(self)
+
+    @classmethod
+    def create(cls, path: Path, *, ahead: bool) -> JournalFile:
+        """A new journal without a record, which is in the making until it is put in the place of a journal; it is
+        neither synced nor for anybody else to read. There must be no file of that name."""
+        salt = new_salt()
+        made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)
+        try:
+            lock_itself(made._fd, path)
+            made._write(header(salt, in_the_making=True))
+        except OSError:
+            made.close()
+            raise
+        made.end = HEADER_SIZE
+        return made
+
+    def append(self, payload: bytes) -> None:
+        """Write a record behind the last one: whole, or not at all.
+
+        Raises:
+          OSError: it could not be written. Nothing of it counts: what stands there is cut off, now or before the next
+            record is written, or else when the journal is opened again.
+        """
+        if len(payload) > LARGEST_PAYLOAD:
+            raise refusal(f"a record of {len(payload):,} bytes is too long for a journal")
+        if self._is_ragged:
+            self.cut()
+        data = frame(self._salt, self._number, payload)
+        if self.end + len(data) > self._reserved:
+            self._reserve(len(data))
+        try:
+            self._write(data)
+        except OSError:
+            with suppress(OSError):  # a file system that is read-only for a while: it is cut later
+                self.cut()
+            raise
+        self.end += len(data)
+        self._number += 1
+
+    def _reserve(self, needed: int) -> None:
+        self._reserved = self.end + needed + _RESERVE
+        with suppress(OSError):  # there may be room for this record all the same
+            os.posix_fallocate(self._fd, self.end, needed + _RESERVE)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._fd, data)
+        while written < len(data):
+            written += os.write(self._fd, memoryview(data)[written:])
+
+    def cut(self) -> None:
+        """Cut off whatever stands behind the last record.
+
+        Raises:
+          OSError: it could not be cut; it has to be before anything is appended.
+        """
+        self._is_ragged = True
+        if self._reserved != sys.maxsize:
+            self._reserved = 0
+        os.ftruncate(self._fd, self.end)
+        os.lseek(self._fd, self.end, os.SEEK_SET)
+        self._is_ragged = False
+
+    def sync(self) -> None:
+        """Have all of it on the disk; if that fails, the journal is broken, since nobody knows what got there."""
+        try:
+            _sync(self._fd)
+        except OSError:
+            self.is_broken = True
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._fd >= 0
+
+    def close(self) -> None:
+        """Let go of the file, and of what is reserved; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                with suppress(OSError):
+                    if self._is_ragged or (self.end and self._reserved not in (0, sys.maxsize)):
+                        os.ftruncate(fd, self.end)
+            finally:
+                os.close(fd)
+
+    def abandon(self) -> None:
+        """A forked child has no part in the journal, and leaves it as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def check_place(self, path: Path) -> None:
+        """See whether the file at this path is still this one.
+
+        Raises:
+          BackendError: it was deleted, moved or replaced.
+        """
+        if _NAMES_ARE_HELD:
+            return
+        if self._identity is None:
+            found = os.fstat(self._fd)
+            self._identity = found.st_dev, found.st_ino
+        try:
+            there = os.stat(path)  # noqa: PTH116  of all that is done in an exchange, this has to be cheap
+            is_there = (there.st_dev, there.st_ino) == self._identity
+        except OSError:
+            is_there = False
+        if not is_there:
+            self.is_broken = True
+            raise refused(
+                f"{_WHAT} {str(path)!r} was deleted, moved or replaced while it was open: it has to be opened anew"
+            )
+
+    def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path, mode: int = PRIVATE) -> None:
+        """Become the journal: once this returns, the file at ``place`` is this one, and ``old`` is closed. The new name
+        is on the disk after :meth:`sync_name` alone. It takes over owner and mode of the file that was there; if there
+        was none, it is of the mode that is given.
+
+        Raises:
+          OSError: nothing has changed, and ``old`` is still the journal. If it could not even be opened again, where
+            it has to be closed meanwhile, it is closed.
+        """
+        if old is not None:
+            old.check_place(place)
+        self._stop_making()
+        model = regular_file(place, _WHAT)
+        if model is not None:
+            follow(self._fd, model)
+        elif sys.platform != "win32":
+            os.fchmod(self._fd, mode)
+        self.sync()
+        if _NAMES_ARE_HELD:
+            self._replace_while_closed(old, own, place)
+        else:
+            os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
+        if old is not None:
+            old.close()
+
+    def _stop_making(self) -> None:
+        """Have the header say that it is a journal."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._write(header(self._salt))
+        os.lseek(self._fd, self.end, os.SEEK_SET)
+
+    def _replace_while_closed(self, old: JournalFile | None, own: Path, place: Path) -> None:
+        """Replace the file at ``place``; both journals are closed meanwhile."""
+        self._let_go()
+        if old is not None:
+            old._let_go()
+        try:
+            _replace_patiently(own, place)
+        except OSError:
+            if old is not None:
+                old._take_up(place)
+            raise
+        self._take_up(place)
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1  # closed once, whatever comes of it
+        os.close(fd)
+
+    def _take_up(self, place: Path) -> None:
+        self._fd = open_regular(place, _WHAT)
+        os.lseek(self._fd, self.end, os.SEEK_SET)
+
+    def sync_name(self, directory: Path) -> None:
+        """Have the name that the file was given on the disk. If that fails, the journal is broken: after a power cut
+        the one that it has replaced might be back."""
+        try:
+            sync_directory(directory)
+        except OSError:
+            self.is_broken = True
+            raise
+
+
+def open_journal(
+    path: Path, load: Callable[[bytes], object], *, repair: bool, ahead: bool, mode: int = PRIVATE
+) -> tuple[JournalFile, Recovery | None]:
+    """Open the journal, or make it, and have each of its records loaded.
+
+    If the recovery says that it is not about a torn tail, records are missing in the middle, and the caller has to put
+    a new journal in the place of this one.
+
+    Raises:
+      BackendError: it is not a journal of ours, or damaged beyond what may be recovered, or open under another name.
+      OSError: it could not be read or written.
+    """
+    remove_what_came_to_nothing(path)
+    found = regular_file(path, _WHAT)
+    if found is None or not found.st_size:
+        return _made(path, ahead=ahead, mode=mode), None
+    fd = open_regular(path, _WHAT)
+    opened: JournalFile | None = None
+    is_done = False
+    try:
+        lock_itself(fd, path)
+        with os.fdopen(fd, "r+b", buffering=2**20, closefd=False) as file:
+            salt, damages, end, number = _load(path, file, load, repair=repair)
+            recovery = _recover(path, file, damages, found) if damages else None
+        opened = JournalFile(fd, salt, end, number, ahead=ahead)
+        opened.check_place(path)  # it may have been replaced before it was locked
+        if not (recovery and not recovery.is_torn_tail):
+            _cut(opened, path)
+        is_done = True
+        return opened, recovery
+    finally:
+        if opened is None:
+            os.close(fd)
+        elif not is_done:
+            opened.abandon()
+
+
+def _cut(opened: JournalFile, path: Path) -> None:
+    try:
+        opened.cut()
+    except OSError as error:
+        raise BackendError(
+            f"{str(path)!r} cannot be cut to its {opened.end} intact bytes: {error.strerror or error}"
+        ) from error
+
+
+def _made(path: Path, *, ahead: bool, mode: int) -> JournalFile:
+    new, made = make_new(path, ahead=ahead)
+    try:
+        made.put_in_place_of(None, new, path, mode)
+        made.sync_name(path.parent)
+    except OSError:
+        made.close()
+        with suppress(OSError):
+            new.unlink()
+        raise
+    return made
+
+
+def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
+    """A journal in the making, beside the one at this path; and its name, which is one that nobody has.
+
+    Raises:
+      OSError: none can be made.
+    """
+    remove_what_came_to_nothing(path)
+    for name in _names_in_the_making(path):
+        with suppress(FileExistsError):
+            return name, JournalFile.create(name, ahead=ahead)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(beside(path, "new")))
+
+
+def remove_what_came_to_nothing(path: Path) -> None:
+    """Remove journals in the making that were left when a process died. Nothing else of such a name is ours."""
+    for name in _names_in_the_making(path):
+        try:
+            fd = open_regular(name, _WHAT)
+        except FileNotFoundError:
+            return
+        except (OSError, BackendError):
+            continue
+        try:
+            is_ours = is_in_the_making(os.read(fd, HEADER_SIZE))
+        finally:
+            os.close(fd)
+        if is_ours:
+            name.unlink(missing_ok=True)
+
+
+def _names_in_the_making(path: Path) -> list[Path]:
+    return [beside(path, "new"), *(beside(path, f"new-{number}") for number in range(1, _MOST_IN_THE_MAKING))]
+
+
+def _load(
+    path: Path, file: BinaryIO, load: Callable[[bytes], object], *, repair: bool
+) -> tuple[bytes, list[Damage], int, int]:
+    beginning = file.read(HEADER_SIZE + FRAME_SIZE)
+    if repair:
+        beginning += file.read()
+    salt = read_salt(beginning, str(path), repair=repair)
+    damages = [] if beginning[:HEADER_SIZE] == header(salt) else [Damage(0, beginning[:HEADER_SIZE], 0, is_tail=False)]
+    del beginning
+    end, number = HEADER_SIZE, 1
+    for found in scan(file, salt):
+        if not isinstance(found, Damage):
+            load(found.payload)
+            end, number = found.end, found.number + 1
+        elif found.is_tail or repair:
+            damages.append(found)
+        else:
+            raise damaged(path, found)
+    return salt, damages, end, number
+
+
+def damaged(path: Path, found: Damage) -> BackendError:
+    """The error that a journal is damaged in its middle."""
+    return BackendError(
+        f"the journal {str(path)!r} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and "
+        f"intact ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
+    )
+
+
+def _recover(path: Path, file: BinaryIO, damages: list[Damage], model: os.stat_result) -> Recovery:
+    """Keep what is about to be dropped."""
+    is_torn_tail = len(damages) == 1 and damages[0].is_tail
+    kept_as = _free_name(path, "torn" if is_torn_tail else "damaged")
+    with os.fdopen(make_beside(kept_as, model, PRIVATE), "w+b") as copy:
+        if is_torn_tail:
+            copy.write(damages[0].content)
+        else:
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
+        copy.flush()
+        _sync(copy.fileno())
+    sync_directory(path.parent)
+    dropped, lost = sum(len(damage.content) for damage in damages), sum(damage.lost for damage in damages)
+    return Recovery(path, damages[0].at, dropped, lost, is_torn_tail, kept_as)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of this name with a suffix more."""
+    return path.with_name(f"{path.name}.{suffix}")
+
+
+def _free_name(path: Path, word: str) -> Path:
+    number = 1
+    while os.path.lexists(name := beside(path, f"{word}-{number}")):
+        number += 1
+    return name
+
+
+def _sync(fd: int) -> None:
+    if _FULLY is not None and _sync_fully(fd, _FULLY):
+        return
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def _sync_fully(fd: int, command: int) -> bool:
+    """Have a file on the disk itself; False where the file system has no such command (SMB, exFAT)."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, command)
+    except OSError as error:
+        if error.errno not in _NO_SYNC and error.errno != errno.ENOTTY:
+            raise
+        return False
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk, where the file system can do that."""
+    if sys.platform == "win32":  # it has no such call
+        return
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _replace_patiently(own: Path, place: Path) -> None:
+    """Replace a file that somebody else may have open for a moment."""
+    give_up_at = time.monotonic() + _REPLACE_PATIENCE
+    pause = 0.005
+    while True:
+        try:
+            os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
+        except PermissionError:
+            if time.monotonic() > give_up_at:
+                raise
+        else:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)

@@ -1,0 +1,151 @@
+"""One process at a time: a lock file beside the journal, and a lock on the journal itself, for whoever comes to it by
+another name, or after the lock file was removed. The system frees both when their holder dies, in whatever way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, final
+
+from ..._printing import escaped
+from ..._tasks.errors import BackendError
+from ..durable.store_file import PRIVATE, make_beside, open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+"""The numbers of errors by which the system says that somebody else has a lock."""
+
+
+class Held(Protocol):
+    """Something that is locked by this process."""
+
+    def abandon(self) -> None:
+        """Close it in a forked child, and leave everything as it is."""
+        ...
+
+
+_held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+@final
+class FileLock:
+    """Holds the lock from when it is made until :meth:`release`.
+
+    The file stays: removing it would let two processes lock two files of one name. It says the holder's process id.
+    A child made by ``os.fork`` has no part in the lock.
+
+    Args:
+      path: of the lock file.
+      guarded: the journal.
+      model: the state of the journal, whose owner and mode a new lock file has; None if there is none yet.
+      mode: of a new lock file, if there is no journal yet.
+
+    Raises:
+      BackendError: somebody has it already, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, guarded: Path, model: os.stat_result | None = None, mode: int = PRIVATE) -> None:
+        try:
+            self._fd = _open(path, model, mode)
+        except OSError as error:
+            raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
+        try:
+            _lock(self._fd)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                os.close(self._fd)
+                raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
+            holder = os.read(self._fd, 20).strip().decode("ascii", "replace")
+            os.close(self._fd)
+            who = f"the process {escaped(holder)}" if holder.isdigit() else "another process"
+            who = "this process already" if holder == str(os.getpid()) else who
+            raise BackendError(
+                f"{str(guarded)!r} is open in {who}: a journal is for one storage in one process"
+            ) from error
+        try:
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            self.release()
+            raise BackendError(f"{str(guarded)!r} cannot be locked: {str(path)!r}: {error.strerror}") from error
+        _held.add(self)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was not released; a forked child has released it."""
+        return self._fd >= 0
+
+    def release(self) -> None:
+        """Let somebody else have it; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            _held.discard(self)
+
+    def abandon(self) -> None:
+        """A forked child has no part in it."""
+        self.release()
+
+
+def _open(path: Path, model: os.stat_result | None, mode: int) -> int:
+    with suppress(FileNotFoundError):
+        return open_regular(path, "the lock")
+    with suppress(FileExistsError):  # somebody else was quicker
+        return make_beside(path, model, mode)
+    return open_regular(path, "the lock")
+
+
+def lock_itself(fd: int, path: Path) -> None:
+    """Lock the journal by its own descriptor, where a file can be removed, or have another name, while it is open.
+
+    Raises:
+      BackendError: somebody has it open, by another name perhaps.
+    """
+    if sys.platform == "win32":  # an open file cannot be removed there, and a locked part of it not be read
+        return
+    try:
+        _lock(fd)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise BackendError(
+                f"{str(path)!r} is open already, under another name perhaps: a journal is for one storage in one "
+                "process"
+            ) from error
+        raise
+
+
+def let_go_in_child(held: Held) -> None:
+    """Have this abandoned in each forked child."""
+    _held.add(held)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        os.lseek(fd, 2**30, os.SEEK_SET)  # what is locked cannot be read there, so it is not where the id stands
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(fd, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _abandon_all() -> None:
+    """The locks are shared with a forked child, and would outlive the parent in it."""
+    for each in list(_held):
+        each.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

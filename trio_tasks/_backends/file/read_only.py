@@ -1,0 +1,303 @@
+"""The engine of a :class:`FileStorage` that only looks at a journal, which another process may be writing."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from ..._clock import wall_now
+from ..._concurrency.virtual_time import is_virtual
+from ..._tasks.errors import BackendError
+from ..durable.clock import Offset, StoreClock
+from ..durable.engine import Engine
+from ..durable.store_file import open_regular, refused, regular_file
+from . import operations as verbs
+from .frames import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
+from .journal import damaged
+from .records import check, load_record
+from .rows import DELAYED, GONE, RUNNING, Line
+from .state import Books
+from .transactions import for_good, start_thread
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Sequence
+    from typing import BinaryIO
+
+    from ..durable.engine import Answer, Exchange, Held, Part, Renewal, State, Stored
+    from .rows import Row
+
+_WHAT = "the journal"
+_READ_AT_ONCE = 2 * 2**20
+"""Bytes that are read without a thread. The writer reserves half of that at the end of its journal."""
+
+
+@final
+class FollowedJournal:
+    """The rows of a journal, as far as it has been read. The file is not kept open, and nothing is written.
+
+    Args:
+      path: of the journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))
+        self._identity: tuple[int, int] | None = None
+        self._start_anew(b"")
+
+    def _start_anew(self, salt: bytes) -> None:
+        self._salt = salt  # another one, if the journal was replaced by a shorter one
+        self._end, self._number = HEADER_SIZE, 1
+        self._retained = Line()
+        self.books = Books()
+
+    @property
+    def has_much_to_read(self) -> bool:
+        """True if reading on would hold up the event loop."""
+        found = regular_file(self._path, _WHAT)
+        if found is None:
+            return False
+        known = self._end if (found.st_dev, found.st_ino) == self._identity else 0
+        return found.st_size - known > _READ_AT_ONCE
+
+    def read_on(self) -> None:
+        """Read what was written since the last time; all of it, if the journal was replaced.
+
+        A record at the end that is not whole is left alone: it is still being written, or was torn by a crash, which is
+        for the next writer to judge.
+
+        Raises:
+          BackendError: the journal is not there, cannot be read, is not ours, or is damaged in its middle.
+        """
+        stuck_at = None
+        try:
+            while (damage := self._read_to_damage()) is not None:
+                # An intact record follows, so this one is whole by now, unless it is damaged.
+                if stuck_at == (self._salt, damage.at):
+                    raise damaged(self._path, damage)
+                stuck_at = self._salt, damage.at
+        except OSError as error:
+            raise BackendError(f"{_WHAT} {str(self._path)!r} cannot be read: {error.strerror or error}") from error
+        self._tidy(self.books.time)
+
+    def _read_to_damage(self) -> Damage | None:
+        """Read on to the end, or to what cannot be read though an intact record follows it."""
+        self._check_there()
+        with os.fdopen(open_regular(self._path, _WHAT, read_only=True), "rb") as file:
+            salt = read_salt(file.read(HEADER_SIZE + FRAME_SIZE), str(self._path), repair=False)
+            found = os.fstat(file.fileno())
+            self._identity = found.st_dev, found.st_ino
+            if salt != self._salt or found.st_size < self._end:
+                self._start_anew(salt)
+            file.seek(self._end)
+            if not file.read(FRAME_SIZE).strip(b"\0"):
+                return None
+            is_done = False
+            try:
+                damage = self._load(file)
+                is_done = True
+            finally:
+                if not is_done:
+                    self._start_anew(b"")  # only a part of a record was entered
+        return damage
+
+    def _check_there(self) -> None:
+        found = regular_file(self._path, _WHAT)
+        if found is None or not found.st_size:
+            state = "is empty" if found is not None else "is not there"
+            raise refused(f"{_WHAT} {str(self._path)!r} {state}, and is not to be made")
+
+    def _load(self, file: BinaryIO) -> Damage | None:
+        damage: Damage | None = None
+        rows: dict[int, Row] = {}
+        for found in scan(file, self._salt, self._end, self._number):
+            if isinstance(found, Damage):
+                damage = found
+                break
+            rows.update((row.key, row) for row in load_record(self.books, found.payload))
+            self._end, self._number = found.end, found.number + 1
+        check(self.books, {key: row for key, row in rows.items() if row.state != GONE})
+        for row in rows.values():
+            self._place(row)
+        return None if damage is None or damage.is_tail else damage
+
+    def _place(self, row: Row) -> None:
+        """Put a row where one looks for it. Nothing is claimed from these books, so it stands in no line of those that
+        wait."""
+        shelf = row.shelf
+        shelf.running.pop(row.key, None)
+        shelf.finished.pop(row.key, None)
+        if row.state == GONE:
+            if shelf.ids.get(row.id) is row:
+                del shelf.ids[row.id]
+            return
+        shelf.ids[row.id] = row
+        if row.state == RUNNING:
+            row.due = math.inf  # its lease is known to the writer alone
+            shelf.running[row.key] = row
+        elif row.state > RUNNING:
+            shelf.finished[row.key] = row
+            if row.due is not None:
+                self._retained.add(row.due, row)
+        elif row.expires is not None:
+            shelf.expiring.add(row.expires, row)
+
+    def _tidy(self, time: float) -> None:
+        """Drop what is kept no longer; the writer does so without a record.
+
+        Args:
+          time: of the latest change, by the writer's clock: from then on it does not know these rows either.
+        """
+        while (first := self._retained.first) is not None and first[0] <= time:
+            self._retained.pop()
+            row = first[2]
+            if RUNNING < row.state < GONE and row.due == first[0]:
+                del self.books.rows[row.key]
+                row.state = GONE
+                self._place(row)
+        for shelf in self.books.shelves.values():
+            while (first := shelf.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
+                shelf.expiring.pop()
+
+
+def _is_to_expire(row: Row, moment: float) -> bool:
+    return row.state <= DELAYED and row.expires == moment
+
+
+@final
+class ReadOnlyFileEngine(Engine):
+    """A look at the rows of a journal, read on before each answer; whatever would change something is refused.
+
+    It has no lock, and makes nothing. Who works on the queue is known to the writer alone.
+
+    Args:
+      path: of the journal.
+    """
+
+    recovery = None
+    """What was dropped when it was opened: nothing ever is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()  # wherever the process goes
+        self._journal: FollowedJournal | None = None
+        self._clock: StoreClock
+
+    async def open(self) -> None:
+        """Read the journal; see :meth:`Engine.open`."""
+        self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=is_virtual())
+        self._clock.start(wall_now().timestamp(), self._clock.read())
+        self._journal = FollowedJournal(self.path)
+        is_read = False
+        try:
+            await self._look()
+            is_read = True
+        finally:
+            if not is_read:
+                self._journal = None
+
+    async def aclose(self) -> None:
+        """Forget what was read."""
+        self._journal = None
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def now(self) -> float:
+        """The time by the wall clock as it was when this was opened, or the journal's, if that was ahead."""
+        return self._clock.now()
+
+    async def _look(self) -> Books:
+        """The rows as the journal has them now."""
+        await trio.lowlevel.checkpoint()
+        journal = self._journal
+        if journal is None:
+            raise for_good(f"{_WHAT} {str(self.path)!r} is not open")
+        if journal.has_much_to_read:
+            thread = start_thread()
+            try:
+                await thread.call(journal.read_on)
+            finally:
+                thread.end()
+        else:
+            journal.read_on()
+        self._clock.tick()
+        if journal.books.time > self._clock.now():
+            self._clock.start(journal.books.time, self._clock.read())
+        return journal.books
+
+    # What looks
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+        return verbs.find(await self._look(), queue, task_id, self.now())
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """Rows in these states."""
+        return verbs.list_rows(await self._look(), queue, states, limit, self.now())
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        """The counts of a queue."""
+        return verbs.counts(await self._look(), queue, self.now())
+
+    async def queues(self) -> builtins.list[str]:
+        """The names of the queues."""
+        return verbs.names(await self._look())
+
+    async def workers(self, queue: str) -> builtins.list[str]:
+        """No names: a journal does not tell who works."""
+        await self._look()
+        return []
+
+    # What does not
+
+    def _refusal(self) -> BackendError:
+        return refused(f"{_WHAT} {str(self.path)!r} was opened with read_only=True, and is not changed through it")
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """Refused."""
+        raise self._refusal()
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Refused."""
+        raise self._refusal()
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Refused."""
+        raise self._refusal()
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Refused."""
+        raise self._refusal()
+
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        """Refused."""
+        raise self._refusal()
+
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        """Refused."""
+        raise self._refusal()
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Refused."""
+        raise self._refusal()
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Refused."""
+        raise self._refusal()
+
+    async def resume_abandoned(self, queue: str) -> Part:
+        """Refused."""
+        raise self._refusal()
+
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Refused."""
+        raise self._refusal()
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Refused."""
+        raise self._refusal()
+
+    def __repr__(self) -> str:
+        return f"at {str(self.path)!r}"

@@ -1,0 +1,254 @@
+"""What a record of a journal says, and how books are made of records again.
+
+A record is one list in CBOR: the time, the next key and token, and then what has changed, each kind in a flat list of
+fields, since that is written twice as fast as lists in lists::
+
+    queues    number, name, and its counts
+    rows      all of each row that is new, or copied into a snapshot
+    changed   key and condition of each row that has changed otherwise
+    gone      keys of the rows that are forgotten
+    claims    worker and keys
+    suspended number of a queue, and how often a task of it was suspended; left out where none was
+    moments   key, run_at, and whether that is waited for by the wall clock, of those rows that have one; left out where
+              none has, and of a row that has changed if it has none any more
+
+Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
+text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
+
+It tells what rows are like now, not what was done to them. So reading a record twice does no harm, and where one is
+missing, the later ones still say what they said. Each exchange is one record, and so is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from ..._tasks.errors import BackendError
+from ..durable.engine import LATEST, refusal
+from .rows import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
+from .state import weight_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .rows import Shelf
+    from .state import Books
+
+_QUEUE = 2 + COUNTS - 1
+_ROW = 18
+_CHANGED = 12
+
+
+def encode_change(books: Books, now: float) -> bytes | None:
+    """The record of the transaction under way; None if it has changed nothing."""
+    change = books.change
+    if change.is_empty:
+        return None
+    new: list[Row] = []
+    changed: list[Any] = []
+    gone = [row.key for row in change.gone]
+    for row, before in change.rows.items():
+        if before is None or row in change.in_full:
+            if row.state != GONE:
+                new.append(row)
+        elif row.state != GONE:
+            changed.append(row.key)
+            changed += row.condition[:-MOMENTS]
+    told = [row for row in change.rows if row.run_at is not None and row.state != GONE]
+    return _encode(books, now, change.counts, new, changed, gone, change.claims, told)
+
+
+def encode_snapshot(books: Books, rows: Iterable[Row]) -> bytes:
+    """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
+    present = [row for row in rows if row.state != GONE]
+    return _encode(books, books.time, books.shelves.values(), present, [], [], [], present)
+
+
+def _encode(
+    books: Books,
+    now: float,
+    shelves: Iterable[Shelf],
+    new: list[Row],
+    changed: list[Any],
+    gone: list[int],
+    claims: list[Any],
+    told: Iterable[Row],
+) -> bytes:
+    queues: list[Any] = []
+    suspended: list[int] = []
+    for shelf in shelves:
+        queues += (shelf.number, shelf.name)
+        queues += shelf.counts[:SUSPENDED]
+        queues.append(shelf.counts[LIVE])
+        if shelf.counts[SUSPENDED]:
+            suspended += (shelf.number, shelf.counts[SUSPENDED])
+    rows: list[Any] = []
+    for row in new:
+        rows += (row.key, row.shelf.number, row.id, row.payload, row.head, row.priority, row.unique)
+        rows += row.condition[:-MOMENTS]
+    moments: list[Any] = []
+    for row in told:
+        if row.run_at is not None:
+            moments += (row.key, row.run_at, row.by_wall)
+    try:
+        fields = [now, books.next_key, books.next_token, queues, rows, changed, gone, claims]
+        if moments:
+            fields += (suspended, moments)
+        elif suspended:
+            fields.append(suspended)
+        return cbor2.dumps(fields)
+    except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
+        raise refusal(f"what is to be stored cannot be written down: {error}") from error
+
+
+def load_record(books: Books, payload: bytes) -> list[Row]:
+    """Enter a record that was read, and return the rows that it is about; those that it forgets are ``GONE``. No row is
+    put in its place: that is for :func:`start`, when the last record is loaded.
+
+    Raises:
+      BackendError: it is intact, and yet does not say what a record says.
+    """
+    try:
+        now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
+        suspended, moments = more[0] if more else (), more[1] if len(more) > 1 else ()
+        books.time = max(books.time, now)
+        books.next_key = max(books.next_key, next_key)
+        books.next_token = max(books.next_token, next_token)
+        _load_queues(books, queues, suspended)
+        found = _load_rows(books, rows)
+        for start in range(0, len(changed), _CHANGED):
+            if (row := books.rows.get(changed[start])) is not None:
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False
+                found.append(row)
+        for start in range(0, len(moments), 3):
+            if (row := books.rows.get(moments[start])) is not None:
+                row.run_at, row.by_wall = moments[start + 1], moments[start + 2]
+        for key in gone:
+            if (row := books.rows.pop(key, None)) is not None:
+                row.state = GONE
+                found.append(row)
+        for start in range(0, len(claims), 2):
+            found += _load_claim(books, *claims[start : start + 2])
+    except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
+        raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
+    return found
+
+
+def _load_queues(books: Books, queues: list[Any], suspended: Sequence[int] = ()) -> None:
+    for start in range(0, len(queues), _QUEUE):
+        number, name, *counts, live = queues[start : start + _QUEUE]
+        shelf = books.shelf(name)
+        books.numbered[number] = shelf
+        shelf.number, shelf.counts = number, [*counts, 0, live]
+    for start in range(0, len(suspended), 2):
+        books.numbered[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
+
+
+def _load_rows(books: Books, rows: list[Any]) -> list[Row]:
+    found: list[Row] = []
+    for start in range(0, len(rows), _ROW):
+        key, number, id, payload, head, priority, unique = rows[start : start + 7]
+        row = books.rows.get(key)
+        if row is None:
+            row = Row(key, books.numbered[number], id, payload, head, priority, unique)
+        row.payload, row.head = payload, head
+        row.condition = *rows[start + 7 : start + _ROW], None, False
+        books.rows[key] = row
+        found.append(row)
+    return found
+
+
+def _load_claim(books: Books, worker: str, keys: list[int]) -> list[Row]:
+    found = [row for key in keys if (row := books.rows.get(key)) is not None]
+    for row in found:
+        row.state, row.worker, row.due = RUNNING, worker, None
+        row.attempt += 1
+    return found
+
+
+def check(books: Books, rows: Mapping[int, Row]) -> None:
+    """Refuse what cannot be. All was intact, so it was written on purpose; perhaps not by us. What is compared and
+    counted later, without a second look, is looked at here, once.
+
+    Args:
+      books: made of records.
+      rows: those that are to be looked at.
+
+    Raises:
+      BackendError: the records say what cannot be.
+    """
+    if not -LATEST <= books.time <= LATEST:
+        raise BackendError(f"the journal cannot be understood: its clock is at {books.time!r}")
+    for shelf in books.shelves.values():
+        counts = shelf.counts
+        if tuple(map(type, (shelf.name, *counts))) != (str, *[int] * COUNTS):
+            raise BackendError(f"the journal cannot be understood: it has a queue {shelf.name!r} with counts {counts}")
+    for row in rows.values():
+        if not _is_sound(row):
+            raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
+    numbers = books.next_key, books.next_token
+    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= books.next_key:
+        raise BackendError(f"the journal cannot be understood: the next row and claim are numbered {numbers}")
+
+
+def _is_sound(row: Any) -> bool:
+    """Plainly written, since it is done for each row of a journal: a table of types takes twice as long."""
+    return bool(
+        type(row.key) is type(row.priority) is type(row.attempt) is type(row.token) is type(row.state) is int
+        and type(row.id) is str
+        and row.id != ""
+        and type(row.payload) is bytes
+        and type(row.wish) in (bool, str)
+        and WAITING <= row.state < GONE
+        and row.attempt >= 0
+        and (_is_moment(row.since) or (row.since == math.inf and row.state == DELAYED))
+        and (row.due is None or _is_moment(row.due) or (row.due == math.inf and row.state == DELAYED))
+        and (row.due is not None or row.state != DELAYED)
+        and (row.expires is None or _is_moment(row.expires))
+        and (row.unique is None or type(row.unique) is str)
+        and (row.worker is None or type(row.worker) is str)
+        and (row.head is None or type(row.head) is bytes)
+        and (row.result is None or type(row.result) is bytes)
+        and (row.history is None or type(row.history) is bytes)
+        and (row.progress is None or type(row.progress) is bytes)
+        and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
+        and type(row.by_wall) is bool
+    )
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, (float, int)) and -math.inf < value < math.inf
+
+
+def start(books: Books, now: float) -> None:
+    """All records are loaded: have every row in its place, and those that ran wait again, as a transaction.
+
+    Nobody holds them any more: the process that did is dead, or it would still have the lock.
+
+    Raises:
+      BackendError: the records say what cannot be.
+    """
+    check(books, books.rows)
+    ran: list[Row] = []
+    for key in sorted(books.rows):
+        row = books.rows[key]
+        if row.state > RUNNING and row.due is not None and row.due <= now:
+            del books.rows[key]
+            continue
+        row.shelf.ids[row.id] = row
+        books.weight += weight_of(row)
+        if row.state == RUNNING:
+            ran.append(row)
+        else:
+            books.enlist(row)
+            if row.unique is not None and row.state < RUNNING:
+                row.shelf.holders[row.unique] = row
+    for shelf in books.shelves.values():
+        shelf.counts[-1] = len(shelf.ids) - len(shelf.finished)
+    books.rows = {key: books.rows[key] for key in sorted(books.rows)}
+    for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
+        books.lose(row, now)
+    books.enter_due(now)

@@ -1,0 +1,96 @@
+"""How a journal is opened: locked, read, and its rows put in order. All of it is sync, so a thread may do it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..._clock import wall_now
+from ..._tasks.errors import BackendError
+from ..durable.store_file import refused, regular_file
+from .compaction import Compaction
+from .journal import JournalFile, Recovery, beside, open_journal
+from .lock import FileLock
+from .records import encode_change, load_record, start
+from .state import Books
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..durable.clock import StoreClock
+
+
+class Opened(NamedTuple):
+    """A journal in use."""
+
+    lock: FileLock
+    journal: JournalFile
+    books: Books
+    recovery: Recovery | None
+
+
+def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
+    """Open the journal at this path, or make it, and set the clock: it shows what the wall clock does, or the time of
+    the latest change, if that is ahead.
+
+    Raises:
+      BackendError: it cannot be had, or is not ours, or damaged. If it is not there, or no regular file, nothing was
+        made beside it either.
+    """
+    found = regular_file(path, "the journal")
+    if not create and (found is None or not found.st_size):
+        state = "is empty" if found is not None else "is not there"
+        raise refused(f"the journal {str(path)!r} {state}, and is not to be made")
+    if not path.parent.is_dir():
+        raise BackendError(f"the journal {str(path)!r} cannot be opened: there is no directory {str(path.parent)!r}")
+    lock = FileLock(beside(path, "lock"), path, found, mode)
+    opened = False
+    try:
+        made = _read(path, lock, clock, repair=repair, syncs=syncs, mode=mode)
+        opened = True
+    except OSError as error:
+        raise BackendError(f"the journal {str(path)!r} cannot be opened: {error.strerror or error}") from error
+    finally:
+        if not opened:
+            lock.release()
+    return made
+
+
+def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool, mode: int) -> Opened:
+    books = Books()
+    journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs, mode=mode)
+    is_done = False
+    try:
+        reading = clock.read()
+        books.time = now = max(wall_now().timestamp(), books.time)
+        clock.start(now, reading)
+        start(books, now)
+        payload = encode_change(books, now)
+        if recovery is not None and not recovery.is_torn_tail:
+            journal = _rewritten(path, books, journal, ahead=syncs)
+        elif payload is not None:
+            journal.append(payload)
+            if syncs:
+                journal.sync()
+        is_done = True
+    finally:
+        if not is_done:
+            journal.close()
+    books.keep()
+    books.finished.clear()  # nobody has waited for that
+    return Opened(lock, journal, books, recovery)
+
+
+def _rewritten(path: Path, books: Books, damaged: JournalFile, *, ahead: bool) -> JournalFile:
+    """A journal of nothing but these books, in the place of one in which records are missing."""
+    compaction = Compaction(path, books, ahead=ahead)
+    is_done = False
+    try:
+        compaction.carry_over(float("inf"))
+        compaction.replace(damaged)
+        compaction.journal.sync_name(path.parent)
+        is_done = True
+    finally:
+        if not is_done:
+            compaction.give_up()
+    return compaction.journal

@@ -1,0 +1,334 @@
+"""The books of a journal: all rows in memory, and transactions that can be undone until their record is written.
+
+Pure bookkeeping, as the kernel's ledger: nothing awaits, and the time is told. A change is made in three steps: the
+books are changed, and note how each row was before; the record of what has changed is written; then the change is
+kept, or, if it could not be written, undone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+from ..._clock import wall_now
+from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
+from .rows import DELAYED, GONE, KILLED, KILLS, LIVE, PUSHED, RUNNING, WAITING, Line, Row, Shelf
+
+OVERHEAD = 120
+"""Bytes that a row takes in a snapshot beside its payload and its head, about."""
+
+
+@final
+class Change:
+    """What a transaction has done so far, and how it was before."""
+
+    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "rows", "weight")
+
+    def __init__(self, books: Books) -> None:
+        self.rows: dict[Row, tuple[Any, ...] | None] = {}  # None: it is new
+        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}  # payload and head were replaced
+        self.claimed: list[tuple[Row, str | None]] = []  # claimed, and otherwise as before
+        self.claims: list[Any] = []  # worker and keys, for each claim
+        self.gone: list[Row] = []
+        self.counts: dict[Shelf, list[int]] = {}
+        self.holders: list[tuple[Shelf, str, Row | None]] = []
+        self.weight = books.weight
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has changed."""
+        return not (self.rows or self.claimed or self.counts)
+
+
+_MOMENT = 1e-6
+"""Seconds between two rows that came in the same moment."""
+
+
+@final
+class Books:
+    """All that a journal tells."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.shelves: dict[str, Shelf] = {}
+        self.numbered: dict[int, Shelf] = {}
+        self.time = 0.0  # of the latest change
+        self.next_key = 1
+        self.next_token = 1
+        self.weight = 0  # what the rows would take in a snapshot, about
+        self.last_moment = 0.0  # since when the last one waits that came to be ready at once
+        self.finished: list[tuple[str, str]] = []  # by the books themselves, since somebody last looked
+        self.has_walled = False  # whether a row is waited for by the wall clock
+        self._retained = Line()
+        self._nothing_due_before = math.inf
+        self.change = Change(self)
+
+    def shelf(self, name: str) -> Shelf:
+        """The queue of this name; it is made if it does not exist."""
+        shelf = self.shelves.get(name)
+        if shelf is None:
+            number = max(self.numbered, default=-1) + 1
+            shelf = self.shelves[name] = self.numbered[number] = Shelf(number, name)
+        return shelf
+
+    # A transaction
+
+    def touch(self, row: Row) -> None:
+        """Note how a row is, before it is changed."""
+        if row not in self.change.rows:
+            self.change.rows[row] = row.condition
+
+    def touch_in_full(self, row: Row) -> None:
+        """As :meth:`touch`, before its payload or head is changed as well."""
+        self.touch(row)
+        self.change.in_full.setdefault(row, (row.payload, row.head))
+        self.change.counts.setdefault(row.shelf, row.shelf.counts.copy())  # a row in full is told with its queue
+
+    def count(self, shelf: Shelf, what: int, live: int = 0) -> None:
+        """Count one more of something; and how many live rows there are more, or fewer."""
+        if shelf not in self.change.counts:
+            self.change.counts[shelf] = shelf.counts.copy()
+        shelf.counts[what] += 1
+        shelf.counts[LIVE] += live
+
+    def keep(self) -> None:
+        """The transaction is over, and holds."""
+        for row in self.change.gone:
+            self._remove(row)
+        self.change = Change(self)
+
+    def undo(self) -> None:
+        """The transaction has never been."""
+        change = self.change
+        self.change = Change(self)
+        for row, worker in reversed(change.claimed):
+            row.state, row.worker = WAITING, worker
+            row.due = None
+            row.attempt -= 1
+            row.shelf.running.pop(row.key, None)
+            row.shelf.enlist(row)
+        for row, (payload, head) in change.in_full.items():
+            row.payload, row.head = payload, head
+        for row, condition in change.rows.items():
+            row.shelf.running.pop(row.key, None)
+            row.shelf.finished.pop(row.key, None)
+            if condition is None:
+                row.state = GONE
+                self._remove(row)
+        for row, condition in change.rows.items():
+            if condition is not None:
+                row.condition = condition
+                row.shelf.ids.setdefault(row.id, row)
+                self.enlist(row)
+        for shelf, key, holder in reversed(change.holders):
+            self._set_holder(shelf, key, holder)
+        for shelf, counts in change.counts.items():
+            shelf.counts = counts
+        self.weight = self.change.weight = change.weight
+        self.finished.clear()
+
+    def _remove(self, row: Row) -> None:
+        self.rows.pop(row.key, None)
+        if row.shelf.ids.get(row.id) is row:
+            del row.shelf.ids[row.id]
+
+    def enlist(self, row: Row) -> None:
+        """Put a row where its state wants it to be, and see to it that it is looked at in time."""
+        row.shelf.enlist(row)
+        moment = row.due
+        if row.state == DELAYED and row.by_wall and row.run_at is not None:
+            row.shelf.walled.add(row.run_at / 1e6, row)
+            self.has_walled = True
+        if row.state <= DELAYED and row.expires is not None:
+            row.shelf.expiring.add(row.expires, row)
+            moment = row.expires if moment is None else min(moment, row.expires)
+        if moment is not None:
+            if row.state > RUNNING:
+                self._retained.add(moment, row)
+            if moment < self._nothing_due_before:
+                self._nothing_due_before = moment
+
+    # Unique keys
+
+    def _set_holder(self, shelf: Shelf, key: str, row: Row | None) -> None:
+        if row is None:
+            shelf.holders.pop(key, None)
+        else:
+            shelf.holders[key] = row
+
+    def hold(self, row: Row) -> Row | None:
+        """Have a row hold its unique key; or the one that holds it already."""
+        assert row.unique is not None
+        holder = row.shelf.holders.get(row.unique)
+        if holder is None:
+            self.change.holders.append((row.shelf, row.unique, None))
+            row.shelf.holders[row.unique] = row
+        return holder if holder is not row else None
+
+    def holder(self, shelf: Shelf, key: str, now: float) -> Row | None:
+        """The holder of a unique key; one that has expired is killed, and holds none."""
+        row = shelf.holders.get(key)
+        if row is not None and row.has_expired(now):
+            self.kill(row, expired_error())
+            return None
+        return row
+
+    def known(self, queue: str, task_id: str, now: float) -> Row | None:
+        """The row of this id as it is now: killed, if it has expired; None, if it is not there, or kept no longer."""
+        shelf = self.shelves.get(queue)
+        row = shelf.ids.get(task_id) if shelf is not None else None
+        if row is None or row.state == GONE:
+            return None
+        if row.has_expired(now):
+            self.kill(row, expired_error())
+        elif row.is_kept_no_longer(now):
+            self.touch(row)
+            self.forget(row)
+            return None
+        return row
+
+    def let_go(self, row: Row) -> None:
+        """Free the unique key that a row holds, if it does."""
+        if row.unique is not None and row.shelf.holders.get(row.unique) is row:
+            self.change.holders.append((row.shelf, row.unique, row))
+            del row.shelf.holders[row.unique]
+
+    def replace(self, row: Row, successor: str) -> None:
+        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        self.touch(row)
+        self.let_go(row)
+        row.wish = row.wish or successor
+
+    # What becomes of a row
+
+    def let_in(self, row: Row) -> None:
+        """A new row; it is to wait next."""
+        self.next_key += 1
+        self.change.rows[row] = None
+        self.rows[row.key] = row.shelf.ids[row.id] = row
+        self.count(row.shelf, PUSHED, 1)
+        self.weight += weight_of(row)
+
+    def wait(self, row: Row, delay: float, now: float) -> None:
+        """Have a row be ready so many seconds from now."""
+        if delay > 0:
+            row.state = DELAYED
+            row.since = row.due = now + delay
+        else:
+            # Of those that come in the same moment, each stands behind the one before.
+            self.last_moment = max(now, self.last_moment + _MOMENT)
+            row.state, row.since, row.due = WAITING, self.last_moment, None
+        self.enlist(row)
+
+    def come_back(self, row: Row, now: float, delay: float | None) -> bool:
+        """A row that ran waits again: after ``delay`` seconds, or, if that is None, where it stood; or it ends, if it
+        was to be aborted, or was replaced. Returns whether it waits."""
+        row.shelf.running.pop(row.key, None)
+        if row.wish is True:
+            self.kill(row, aborted_error())
+        elif row.wish:
+            self.kill(row, replaced_error(row.wish))
+        elif row.unique is not None and (holder := self.hold(row)) is not None:
+            self.kill(row, replaced_error(holder.id))  # by an older version, which did not note it down
+        elif delay is None:
+            row.state, row.due = WAITING, None
+            self.enlist(row)
+            return True
+        else:
+            self.wait(row, delay, now)
+            return True
+        return False
+
+    def lose(self, row: Row, now: float) -> None:
+        """The lease of a running row has run out, or its process has died: the attempt counts."""
+        self.touch(row)
+        row.history = with_loss(row.history, row.attempt, now, row.worker)
+        self.come_back(row, now, None)
+
+    def kill(self, row: Row, error: bytes) -> None:
+        """End a live row by decree; it is remembered until it is vacuumed."""
+        self.touch(row)
+        self.finish(row, KILLED, KILLS, error, math.inf, self.time)
+        self.finished.append((row.shelf.name, row.id))
+
+    def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float, now: float) -> None:
+        """Have a live row, touched before, be in a final state, and remembered for so many seconds."""
+        shelf = row.shelf
+        shelf.running.pop(row.key, None)
+        self.count(shelf, what, -1)
+        if row.unique is not None:
+            self.let_go(row)
+        if keep <= 0:
+            self.forget(row)
+            return
+        row.state, row.result, row.since = state, result, now
+        row.due = now + keep if keep < math.inf else None
+        self.enlist(row)
+
+    def forget(self, row: Row) -> None:
+        """Have no such row any more, once the transaction is over; touched before."""
+        row.state = GONE
+        row.shelf.finished.pop(row.key, None)
+        self.change.gone.append(row)
+        self.weight -= weight_of(row)
+
+    # Time
+
+    def enter_due(self, now: float, as_of: float = math.inf) -> None:
+        """Enter what has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
+        if self.has_walled:
+            self._enter_walled()
+        if now < self._nothing_due_before:
+            return
+        for shelf in self.shelves.values():
+            while (row := shelf.pop_expired(now)) is not None:
+                self.kill(row, expired_error())
+            while (row := self._pop_due(shelf, now)) is not None:
+                row.state, row.due = WAITING, None  # whether the transaction holds or not, so it needs no record
+                shelf.enlist(row)
+            for row in shelf.lapsed(min(now, as_of)):
+                self.lose(row, now)
+        self._forget_retained(now)
+        moments = [shelf.next_due for shelf in self.shelves.values()]
+        if (first := self._retained.first) is not None:
+            moments.append(first[0])
+        self._nothing_due_before = min(moments, default=math.inf)
+
+    def _pop_due(self, shelf: Shelf, now: float) -> Row | None:
+        """Take out a delayed row whose time has come, by the wall clock for those that go by it."""
+        while (row := shelf.pop_due(now)) is not None:
+            if not row.by_wall or row.run_at is None or (rest := row.run_at / 1e6 - wall_now().timestamp()) <= 0:
+                return row
+            row.due = now + rest  # the wall clock was set back; no record says so, as it will be found out again
+            shelf.enlist(row)
+        return None
+
+    def _enter_walled(self) -> None:
+        """Enter what has come due by the wall clock, which may have been set forward."""
+        wall = wall_now().timestamp()
+        self.has_walled = False
+        for shelf in self.shelves.values():
+            while (row := shelf.pop_walled(wall)) is not None:
+                row.state, row.due = WAITING, None  # likewise
+                shelf.enlist(row)
+            self.has_walled = self.has_walled or shelf.walled.first is not None
+
+    def _forget_retained(self, now: float) -> None:
+        while (first := self._retained.first) is not None and first[0] <= now:
+            self._retained.pop()
+            row = first[2]
+            if RUNNING < row.state < GONE and row.due == first[0] and row not in self.change.rows:
+                row.state = GONE  # as it is when this is read again, so it needs no record
+                row.shelf.finished.pop(row.key, None)
+                self._remove(row)
+                self.weight -= weight_of(row)
+
+    def look_at(self, moment: float) -> None:
+        """Something falls due at this moment."""
+        if moment < self._nothing_due_before:
+            self._nothing_due_before = moment
+
+
+def weight_of(row: Row) -> int:
+    """Bytes that the row takes in a snapshot, about."""
+    return len(row.payload) + OVERHEAD + (len(row.head) if row.head is not None else 0)

@@ -1,0 +1,127 @@
+"""Tasks in a journal file: for one process, as fast as memory nearly, and kept all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
+
+from ..durable.queue import Lane, LaneOptions
+from ..durable.storage import StoredBackend
+from ..durable.store_file import PRIVATE, check_mode, check_path
+from .engine import FileEngine
+from .read_only import ReadOnlyFileEngine
+
+if TYPE_CHECKING:
+    import os
+
+    from typing_extensions import Unpack
+
+    from .journal import Recovery
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class FileOptions(LaneOptions, total=False):
+    """The keywords of :class:`FileStorage`."""
+
+    queue: str
+    synchronous: Literal["FULL", "NORMAL"]
+    repair: bool
+    create: bool
+    read_only: bool
+    mode: int
+
+
+_POLL_INTERVAL = 60.0
+"""Seconds: nobody else writes to the file, so there is nothing to look for."""
+_LOOKS_APART = 1.0
+"""Seconds between two looks at a file that another process writes, while somebody waits for a result."""
+
+
+@final
+class FileStorage(StoredBackend[A]):
+    """Tasks in a journal, for one process: ``async with FileStorage("tasks.journal", Email) as storage``.
+
+    What waits is in memory, and every change of it is appended to one file: all that happens at once in one record,
+    with one ``fsync``. When it is opened, the file is read; what was in hand when the last process died waits again,
+    its attempt counted. A second process is refused.
+
+    Args:
+      path: of the file.
+      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
+      queue: the name of the queue in the file.
+      synchronous: when a change counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
+          ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
+      repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
+          original is kept beside it. A torn end, which a crash may leave, needs no repair.
+      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that another
+          process works on, or that one may only read. Whatever would change something raises :class:`BackendError`.
+      mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+          ``unreadable_after``; see :class:`LaneOptions`.
+    """
+
+    @overload
+    def __init__(self, path: str | os.PathLike[str], type: type[A], **options: Unpack[FileOptions]) -> None: ...
+    @overload
+    def __init__(
+        self: FileStorage[Any], path: str | os.PathLike[str], type: Any = Any, **options: Unpack[FileOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        type: Any = Any,
+        *,
+        queue: str = "default",
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        repair: bool = False,
+        create: bool = True,
+        read_only: bool = False,
+        mode: int = PRIVATE,
+        **options: Unpack[LaneOptions],
+    ) -> None:
+        place = check_path(path, "FileStorage.temporary() needs none")
+        if repair and read_only:
+            raise ValueError("repair=True writes to the file, and read_only=True does not: choose one of them")
+        engine = FileEngine(place, synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
+        self._stand_on(ReadOnlyFileEngine(place) if read_only else engine, type, queue, options)
+
+    @overload
+    @classmethod
+    def temporary(cls, type: type[B], *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    @overload
+    @classmethod
+    def temporary(
+        cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]
+    ) -> FileStorage[Any]: ...
+    @classmethod
+    def temporary(cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+        """One whose file is removed when it is closed, for tests."""
+        storage: FileStorage[Any] = object.__new__(cls)
+        storage._stand_on(FileEngine.temporary(), type, queue, options)
+        return storage
+
+    def _stand_on(self, engine: FileEngine | ReadOnlyFileEngine, type: Any, queue: str, options: LaneOptions) -> None:
+        self._engine = engine
+        poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOKS_APART
+        self._found(engine, Lane(queue, type, options), poll_interval)
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What was dropped of a damaged file when it was opened; None if it was whole."""
+        return self._engine.recovery
+
+    @overload
+    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    @overload
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+        """Another queue in the same file, over the same connection.
+
+        It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
+        """
+        other: FileStorage[Any] = super().share(type, queue=queue, **options)
+        other._engine = self._engine
+        return other

@@ -1,0 +1,507 @@
+"""The books of a queue that lives in memory: which tasks wait, which are in hand, how the finished ones ended.
+
+Pure bookkeeping. Nothing here awaits, and the time is told (``now``, on whatever monotonic clock the caller reads), so
+each decision is taken whole: a task is in exactly one place before and after every call. Only a task with a ``run_at``
+is held against the wall clock too, each time that one is to be taken, since that clock may be set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now
+from .._printing import escaped, quoted
+from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
+from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
+from .._tasks.task import Task, attempt_number
+from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
+from .ready_queue import DelayQueue, ReadyQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from .._tasks.outcome import Ending, Outcome
+    from .._tasks.task import Parts
+    from .._tasks.task_id import TaskId
+
+A = TypeVar("A")
+
+WALL_LOOKS_APART = 1.0
+"""Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
+
+
+@final
+class Ledger(Generic[A]):
+    """What a queue knows.
+
+    Args:
+      on_finish: told of each task that has reached a final status, in the very moment.
+      keep_results: of how many succeeded tasks the results are remembered; the oldest are forgotten first.
+          Failed and killed ones are remembered until :meth:`vacuum`.
+      line_of: an error in a line, for the history.
+      is_virtual: whether ``now`` is on a clock that a test moves. A ``run_at`` is then a delay, unless the wall clock
+          was replaced, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_finish: Callable[[TaskId, Ending], None],
+        keep_results: int,
+        line_of: Callable[[BaseException], str],
+        is_virtual: Callable[[], bool],
+    ) -> None:
+        self._is_virtual = is_virtual
+        self._line_of = line_of
+        self._on_finish = on_finish
+        self._keep_results = keep_results
+        self._ready: ReadyQueue[A] = ReadyQueue()
+        self._delayed: DelayQueue[A] = DelayQueue()
+        self._moments: dict[str, int] = {}  # of those of them that go by the wall clock, in its microseconds
+        self._walled: list[tuple[int, int, Task[A]]] = []  # a heap of the same, and of some that do not wait any more
+        self._wall_look = math.inf  # when that clock is to be looked at again
+        self._tiebreak = count()
+        self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
+        self._in_hand: dict[str, Parts] = {}
+        self._not_before: dict[str, float] = {}  # of those that are delayed
+        self._successors: dict[str, TaskId] = {}  # of those in hand that were replaced
+        self._unique: dict[str, TaskId] = {}
+        self._start_by: dict[str, float] = {}  # of those that were never started
+        self._expiring: list[tuple[float, str]] = []  # a heap of the same, and of some that were started since
+        self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
+        self._infos: dict[str, KnownTaskInfo] = {}  # of those that failed once, or reported progress
+        self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
+        self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
+        self.counts = {
+            "pushed": 0,
+            "succeeded": 0,
+            "retried": 0,
+            "failed": 0,
+            "killed": 0,
+            "released": 0,
+            "suspended": 0,
+        }
+
+    # Coming in
+
+    def push(self, task: Task[A], now: float) -> TaskId:
+        """Let a task in; returns its id, or that of the one which has its unique key already.
+
+        Raises:
+          DuplicateTaskError: the id is known, or the unique key is taken and was to be fought over. Nothing changed.
+        """
+        if task.parts.status is not Status.Pending:  # pushed before, and finished: this is another life
+            task = Task(task.args, task.parts.again(attempt=0))
+        if self._start_by:
+            self.expire(now)
+        parts = task.parts
+        task_id, terms = parts.id, parts.terms
+        delay = parts.seconds_to_wait
+        if task_id in self._live or task_id in self._dead or task_id in self._done:
+            raise DuplicateTaskError(f"a task of the id {str(task_id)!r} has been pushed already; ids must be new")
+        if terms.unique is not None:
+            other = self._claim(task)
+            if other is not None:
+                return other
+        self._live[task_id] = task
+        self.counts["pushed"] += 1
+        if terms.expires_in is not None:
+            self._start_by[task_id] = now + terms.expires_in
+            heappush(self._expiring, (now + terms.expires_in, task_id))
+        self._delay(task, delay, now, stamp=delay == terms.delay)
+        if parts.run_at is not None and delay > 0 and not terms.delay:
+            self._go_by_wall(task, parts.run_at, delay, now)
+        return task_id
+
+    def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
+        """Hold the task against the wall clock, unless time is virtual, and the wall clock does not go with it."""
+        if is_wall_clock_replaced() or not self._is_virtual():
+            moment = self._moments[task.parts.id] = microseconds_of(run_at)
+            heappush(self._walled, (moment, next(self._tiebreak), task))
+            self._wall_look = min(self._wall_look, self._next_look(now, rest))
+
+    def _claim(self, task: Task[A]) -> TaskId | None:
+        """Take the unique key for this task; or the id of the one which keeps it."""
+        key = task.parts.terms.unique
+        assert key is not None
+        holder = self._unique.get(key)
+        if holder is not None:
+            if task.parts.terms.on_conflict == "skip":
+                return holder
+            if task.parts.terms.on_conflict == "raise":
+                raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
+            if not self.cancel(holder, f"replaced by task {escaped(task.parts.id)}"):
+                self._successors.setdefault(holder, task.parts.id)
+        self._unique[key] = task.parts.id
+        return None
+
+    def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
+        """Have it be ready so many seconds from now."""
+        if self._not_before:
+            self._not_before.pop(task.parts.id, None)
+            self._moments.pop(task.parts.id, None)
+        if seconds <= 0:
+            self._ready.append(task)
+            return
+        self._not_before[task.parts.id] = now + seconds
+        if stamp:
+            task.parts.run_at = wall_after(seconds)
+        self._delayed.append(task, now + seconds)
+
+    # Going out
+
+    def take(self, now: float) -> Task[A] | None:
+        """The next task that is ready, in hand from now on and one attempt further; None if there is none."""
+        if self._start_by:
+            self.expire(now)
+        while (due := self._delayed.next_due) is not None and due <= now:
+            first = self._delayed.pop_first()
+            if self._is_delayed(first) and not self._is_early(first, now):
+                self._be_ready(first)
+        if self._walled:
+            self._look_at_wall(now)
+        while (task := self._ready.pop()) is not None:
+            parts = task.parts
+            if self._live.get(parts.id) is not task:
+                continue  # cancelled, replaced or rescheduled since: what lies here is only its shadow
+            if self._start_by:
+                self._start_by.pop(parts.id, None)  # it was started in time; whether it is interrupted or not
+            parts.attempt = attempt_number(parts.attempt + 1)
+            parts.status = Status.Running
+            self._in_hand[parts.id] = parts
+            return task
+        return None
+
+    def _is_delayed(self, task: Task[A]) -> bool:
+        """Whether a task that lies among the delayed ones still is one, and not merely its shadow."""
+        return self._live.get(task.parts.id) is task and task.parts.id in self._not_before
+
+    def _is_early(self, task: Task[A], now: float) -> bool:
+        """Whether its moment by the wall clock has not come, as that was set back; it waits for longer from now on."""
+        moment = self._moments.get(task.parts.id)
+        if moment is None or (rest := moment - microseconds_of(wall_now())) <= 0:
+            return False
+        due = self._not_before[task.parts.id] = _later(now, rest / 1e6)
+        self._delayed.append(task, due)
+        return True
+
+    def _look_at_wall(self, now: float) -> None:
+        """Have those be ready whose moment has come by the wall clock, which may have been set forward."""
+        wall = microseconds_of(wall_now())
+        while self._walled:
+            moment, _, first = self._walled[0]
+            if self._is_delayed(first):
+                if moment > wall:
+                    self._wall_look = self._next_look(now, (moment - wall) / 1e6)
+                    return
+                self._be_ready(first)
+            heappop(self._walled)
+        self._wall_look = math.inf
+
+    def _next_look(self, now: float, rest: float) -> float:
+        """When to look at the wall clock again, by which it is so long until the next moment; nobody else sets a
+        virtual one, so that it need not be watched."""
+        return _later(now, rest if self._is_virtual() else min(rest, WALL_LOOKS_APART))
+
+    def _be_ready(self, task: Task[A]) -> None:
+        del self._not_before[task.parts.id]
+        self._moments.pop(task.parts.id, None)
+        self._ready.append(task)
+
+    def expire(self, now: float) -> bool:
+        """Kill the tasks whose time to be started is over: it is, from that very moment on. True if there were any."""
+        is_any = False
+        while self._first_expiry is not None and self._first_expiry <= now:
+            _, task_id = heappop(self._expiring)
+            task = self._live[task_id]
+            self._finish(task, Killed(TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")))
+            is_any = True
+        return is_any
+
+    def expires_at(self, task_id: str) -> float | None:
+        """When the task of this id expires; None if it does not, or not any more."""
+        return self._start_by.get(task_id)
+
+    @property
+    def _first_expiry(self) -> float | None:
+        """When the next task expires; None if none does."""
+        heap, start_by = self._expiring, self._start_by
+        if len(heap) > 64 + 2 * len(start_by):  # most were started in time
+            heap[:] = [(moment, task_id) for task_id, moment in start_by.items()]
+            heapify(heap)
+        while heap and start_by.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    @property
+    def next_due(self) -> float | None:
+        """When something happens by itself: the next delayed task is due, or a task expires; None if nothing will."""
+        while (first := self._delayed.first) is not None and not self._is_delayed(first):
+            self._delayed.pop_first()  # a shadow, for which nobody needs to wake up
+        expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
+        if due is not None and self._walled:
+            due = min(due, self._wall_look)
+        return due if expiry is None else expiry if due is None else min(due, expiry)
+
+    # Coming back
+
+    def settle(self, task: Task[A], outcome: Outcome, now: float) -> None:
+        """Enter how the attempt ended.
+
+        Raises:
+          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+        """
+        parts = task.parts
+        if self._in_hand.get(parts.id) is not parts:
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+            )
+        if isinstance(outcome, (Succeeded, Failed, Killed)):
+            self._finish(self._live[parts.id], outcome)
+            return
+        if not isinstance(outcome, (Retried, Released, Suspended)):
+            raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
+        del self._in_hand[parts.id]
+        parts.status = Status.Pending
+        attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
+        again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
+        again.parts.run_at = parts.run_at
+        if isinstance(outcome, Retried):
+            self._note_failure(parts, outcome)
+        again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
+        if parts.id in self._aborted:
+            self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
+        elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
+            self.cancel(
+                parts.id, f"replaced by task {escaped(self._successors[parts.id])}"
+            )  # which may be finished by now
+        elif isinstance(outcome, Retried):
+            self.counts["retried"] += 1
+            self._delay(again, outcome.after, now)
+        elif isinstance(outcome, Suspended):
+            self.counts["suspended"] += 1
+            self._delay(again, outcome.until - now, now)
+        else:
+            self.counts["released"] += 1
+            self._ready.append_front(again)
+
+    def _finish(self, task: Task[A], outcome: Ending) -> None:
+        parts = task.parts
+        task_id = parts.id
+        in_hand = self._in_hand.pop(task_id, None)
+        del self._live[task_id]
+        if self._start_by:
+            self._start_by.pop(task_id, None)
+        if self._aborted:
+            self._aborted.pop(task_id, None)
+        if self._successors:
+            self._successors.pop(task_id, None)
+        if self._not_before:
+            self._not_before.pop(task_id, None)
+            self._moments.pop(task_id, None)
+        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
+            del self._unique[parts.terms.unique]
+        if isinstance(outcome, Succeeded):
+            parts.status = Status.Done
+            self.counts["succeeded"] += 1
+            self._remember(task, outcome)
+        else:
+            parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
+            self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
+            self._dead[task_id] = task, outcome
+            if in_hand is not None:
+                self._note_failure(parts, outcome)
+            else:
+                self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
+        self._on_finish(task_id, outcome)
+
+    def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
+        if not self._keep_results:
+            if self._infos:
+                self._infos.pop(task.parts.id, None)
+            return
+        if len(self._done) >= self._keep_results:
+            oldest = next(iter(self._done))
+            del self._done[oldest]
+            if self._infos:
+                self._infos.pop(oldest, None)
+        holder = task.parts.holder
+        self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
+
+    def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
+        """Add the attempt that has failed so to the history of its task."""
+        became, error = type(outcome).__name__.lower(), outcome.error
+        worker = None if parts.holder is None else parts.holder.worker
+        entry = PastAttempt(int(parts.attempt), wall_now().timestamp(), worker, became, self._line_of(error))
+        self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
+
+    # Interventions
+
+    def cancel(self, task_id: str, reason: str) -> bool:
+        """Kill a task that waits; False if it does not wait."""
+        task = self._waiting(task_id)
+        if task is not None:
+            self._finish(task, Killed(AbortError(reason)))
+        return task is not None
+
+    def abort(self, task_id: str, reason: str) -> bool:
+        """Have the attempt under way cancelled by who holds it, to be killed; False if nobody holds it."""
+        parts = self._in_hand.get(task_id)
+        if parts is None or parts.holder is None:
+            return False
+        is_told = parts.holder.revoke(Killed(AbortError(reason)))
+        if is_told:
+            self._aborted[task_id] = reason
+        return is_told
+
+    def reschedule(self, task_id: str, delay: float, now: float) -> bool:
+        """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""
+        task = self._waiting(task_id)
+        if task is not None and (delay > 0 or task_id in self._not_before):  # what is ready stays where it stands
+            moved = self._live[task.parts.id] = Task(task.args, task.parts)
+            moved.parts.run_at = None
+            self._delay(moved, delay, now)
+        return task is not None
+
+    def update(self, task: Task[A]) -> bool:
+        """Put new args and metadata into the waiting task of this id; False if none waits."""
+        waiting = self._waiting(task.parts.id)
+        if waiting is not None:
+            waiting.args, waiting.parts.metadata = task.args, task.parts.metadata
+        return waiting is not None
+
+    def resume(self, task_id: str) -> bool:
+        """Let a dead letter wait again, with all of its attempts; False if there is none of this id.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now. Nothing changed.
+        """
+        dead = self._dead.get(task_id)
+        if dead is None:
+            return False
+        parts = dead[0].parts.again(attempt=0)
+        if parts.terms.unique is not None:
+            if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
+                raise not_again(task_id, holder)
+        del self._dead[task_id]
+        parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
+        task = self._live[parts.id] = Task(dead[0].args, parts)
+        self._ready.append(task)
+        return True
+
+    def report(self, task: Task[A], progress: Any) -> None:
+        """Keep this as the progress of a task in hand.
+
+        Raises:
+          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+        """
+        parts = task.parts
+        if self._in_hand.get(parts.id) is not parts:
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to report"
+            )
+        self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
+
+    def discard(self, task_id: str) -> bool:
+        """Forget one finished task; False if none of this id is finished."""
+        finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
+        if finished:
+            self._infos.pop(task_id, None)
+        return finished is not None
+
+    def vacuum(self) -> int:
+        """Forget all finished tasks; returns how many there were."""
+        forgotten = len(self._done) + len(self._dead)
+        for task_id in (*self._done, *self._dead) if self._infos else ():
+            self._infos.pop(task_id, None)
+        self._done.clear()
+        self._dead.clear()
+        return forgotten
+
+    # Looking
+
+    def _waiting(self, task_id: str) -> Task[A] | None:
+        task = self._live.get(task_id)
+        return None if task_id in self._in_hand else task
+
+    def find(self, task_id: str) -> Task[A] | None:
+        """The task of this id, unfinished or remembered."""
+        finished = self._done.get(task_id) or self._dead.get(task_id)
+        return finished[0] if finished else self._live.get(task_id)
+
+    def shown(self, task: Task[A]) -> Task[A]:
+        """A copy of a task of this ledger, with all that is known of it as its context."""
+        parts = task.parts.copy()
+        parts.context = self._info_of(task.parts)
+        return Task(task.args, parts)
+
+    def _info_of(self, parts: Parts) -> KnownTaskInfo:
+        info = self._infos.get(parts.id, NOTHING_KNOWN)
+        if (done := self._done.get(parts.id)) is not None:
+            return replace(info, error=None, result=done[1].result, worker=done[2])
+        return info if parts.holder is None else replace(info, worker=parts.holder.worker)
+
+    def progress_of(self, task_id: str) -> Any:
+        """The progress that was last reported of this task; None if nothing was."""
+        return self._infos.get(task_id, NOTHING_KNOWN).progress
+
+    def result_of(self, task_id: str) -> TaskResult[Any] | None:
+        """How the task of this id ended, if it did and is remembered."""
+        finished = self._done.get(task_id) or self._dead.get(task_id)
+        return finished and TaskResult.of(finished[0].parts.id, finished[1])
+
+    def tasks(self) -> Iterator[Task[A]]:
+        """All unfinished and all remembered ones: as they would be taken, fall due, were taken, or were finished."""
+        live, in_hand, due = self._live, self._in_hand, self._not_before
+        yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in in_hand)
+        delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
+        yield from (live[task_id] for _, _, task_id in delayed)
+        yield from (live[task_id] for task_id in in_hand)
+        yield from (task for task, _, _ in self._done.values())
+        for kind in (Failed, Killed):
+            yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
+
+    def _falls_due(self, task_id: str) -> float:
+        """When a delayed task is ready, or expires before that."""
+        due = self._not_before[task_id]
+        return min(due, self._start_by.get(task_id, due))
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait, ready or delayed."""
+        return len(self._live) - len(self._in_hand)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether :meth:`take` has to be told the time: something is delayed, or may expire."""
+        return bool(self._start_by) or self._delayed.first is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, and nothing is in an attempt from which it could come back."""
+        return not self.waiting and not any(parts.holder for parts in self._in_hand.values())
+
+    @property
+    def in_hand(self) -> int:
+        """How many tasks are in an attempt."""
+        return len(self._in_hand)
+
+    @property
+    def dead(self) -> int:
+        """How many dead letters there are."""
+        return len(self._dead)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many succeeded tasks the results are kept."""
+        return len(self._done)
+
+
+def _later(now: float, seconds: float) -> float:
+    """So many seconds from now, and later than now, however few they are."""
+    return max(now + seconds, math.nextafter(now, math.inf))

@@ -1,0 +1,223 @@
+"""A pipe: from where args come up, into a storage that keeps them, for the workers that run on it.
+
+What was taken from the source and is not in the storage yet is kept here, as a task. It goes in first next time, and
+its id makes it count once, even if nobody can tell whether it had arrived.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import trio
+
+from .._contracts.backend import Backend, Feeder
+from .._contracts.sink import TaskSink
+from .._logging import log
+from .._printing import quoted
+from .._tasks.errors import BackendError, DuplicateTaskError
+from .._tasks.task import Task
+from .mirroring import mirroring
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable
+
+    from .._contracts.context import WorkerContext
+    from .._tasks.outcome import Outcome
+    from .._tasks.task_id import TaskId
+
+A = TypeVar("A")
+
+_REFUSALS = (DuplicateTaskError, TypeError, ValueError)
+_STRETCH = 64  # items carried in one go before others get a turn
+
+
+class _Storage(Protocol[A]):
+    """What a pipe carries into, for type checkers: a :class:`Backend` that is a :class:`TaskSink` too."""
+
+    @property
+    def heartbeat_interval(self) -> float | None: ...
+    @property
+    def settles_within_bounds(self) -> bool: ...
+    @property
+    def args_type(self) -> Any: ...
+    async def push_task(self, task: Task[A]) -> TaskId: ...
+    async def receive(self) -> Task[A]: ...
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None: ...
+    async def beat(self, context: WorkerContext) -> None: ...
+
+
+class Pipe(Backend[A], Feeder):
+    """Carries what comes out of a source into a storage, as long as a worker's intake is open, and is that storage
+    for the worker.
+
+    It can do what its storage can: it implements the same interfaces, :class:`TaskSink` excepted. It goes at the
+    storage's pace, so a source that can wait is made to wait. Of several workers on one pipe one carries at a time, and
+    another takes over when it stops.
+
+    Nothing is lost between the two, whenever it is cancelled, if the source is a channel. An async generator is
+    ended by a cancellation that finds it waiting, as one by ``stop`` or ``pause`` may, and what it had in hand is lost
+    inside it: have ``trio.as_safe_channel`` make a channel of it.
+
+    Args:
+      source: a ``trio.abc.ReceiveChannel``, or any other async iterable, of args or of whole tasks.
+      storage: a :class:`Backend` that is a :class:`TaskSink` too.
+      close: whether to close the storage once the source has ended, so that workers end when it is empty. To be
+          turned off if others push there too.
+
+    A task that the storage refuses (``TypeError``, ``ValueError``, :class:`DuplicateTaskError`) is left out, with an
+    error in the log, since nobody else is there to be told.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
+        """One that can do what its storage can."""
+        storage = kwargs.get("storage", args[1] if len(args) > 1 else None)
+        return object.__new__(mirroring(cls, storage, _hand_on, without=(TaskSink,)))
+
+    def __init__(
+        self,
+        source: AsyncIterable[Task[A]] | AsyncIterable[A],
+        storage: _Storage[A],
+        *,
+        close: bool = True,
+    ) -> None:
+        if isinstance(source, Backend) or not hasattr(source, "__aiter__"):
+            given = quoted(cast("object", source))
+            raise TypeError(f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {given}")
+        if not (isinstance(storage, Backend) and isinstance(storage, TaskSink)):
+            raise TypeError(
+                f"a pipe's storage must be a Backend and a TaskSink, such as MemoryStorage(), which {storage!r} is not"
+            )
+        self._close_storage: Callable[[], object] | None = getattr(storage, "close", None) if close else None
+        if close and not callable(self._close_storage):
+            raise TypeError(f"{storage!r} has no close(): give it one, or the pipe close=False")
+        self._source = source
+        self._items: AsyncIterator[Task[A] | A] = source.__aiter__()
+        self._storage: Any = storage
+        self._receive_nowait: Callable[[], Task[A] | A] | None = getattr(source, "receive_nowait", None)
+        self._push_nowait: Callable[[Task[A]], object] | None = getattr(storage, "push_task_nowait", None)
+        self._turn = trio.Lock()
+        self._in_transit: Task[A] | None = None
+        self._tried = False  # whether what is in transit was pushed before
+        self._cut = False  # whether the last wait for the source came to no good end
+        self._ended = False
+        self.heartbeat_interval = storage.heartbeat_interval
+        self.settles_within_bounds = storage.settles_within_bounds
+        self.args_type = storage.args_type
+
+    # Carrying
+
+    @trio.lowlevel.enable_ki_protection
+    async def feed(self) -> None:
+        """Carry until the source ends, then close the storage.
+
+        If it is cancelled, what it had taken from the source is carried first next time. What the source raises comes
+        through as it is, and so does what the storage raises, unless it refuses the task.
+
+        Raises:
+          BackendError: the source is an async generator that was ended by an earlier cancellation, or by an error.
+        """
+        if not isinstance(self._storage, Feeder):
+            await self._carry()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._storage.feed)
+            nursery.start_soon(self._carry)
+
+    async def _carry(self) -> None:
+        async with self._turn:
+            while not self._ended:
+                if self._in_transit is None:
+                    self._in_transit = await self._next()
+                if self._in_transit is None:
+                    if self._close_storage is not None:
+                        self._close_storage()
+                    self._ended = True
+                elif await self._put(self._in_transit):
+                    self._carry_nowait()
+                else:
+                    return
+
+    def _carry_nowait(self) -> None:
+        """Carry what needs no waiting, where both ends can do without; whatever else there is, is met by waiting."""
+        if self._receive_nowait is None or self._push_nowait is None:
+            return
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, *_REFUSALS):
+            for _ in range(_STRETCH):
+                item = self._receive_nowait()
+                self._in_transit = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
+                self._push_nowait(self._in_transit)
+                self._in_transit = None
+
+    async def _next(self) -> Task[A] | None:
+        """What the source gives next, as a task; None at its end."""
+        cut, self._cut = self._cut, True
+        try:
+            item = await self._items.__anext__()
+        except StopAsyncIteration:
+            if cut and inspect.isasyncgen(self._items):
+                raise BackendError(
+                    f"{self._source!r} was ended by a cancellation or an error while it was waited for, so it is not "
+                    "known what else it had: carry from a channel, such as trio.as_safe_channel makes"
+                ) from None
+            return None  # noqa: ASYNC910  it is over, so nobody waits for a turn
+        self._cut = False
+        return cast("Task[A]", item) if isinstance(item, Task) else Task(item)
+
+    async def _put(self, task: Task[A]) -> bool:
+        """Push what is in transit; False if nothing more can be pushed."""
+        repeated, self._tried = self._tried, True
+        refused = True
+        try:
+            await self._storage.push_task(task)
+            refused = False
+        except trio.ClosedResourceError:
+            log.warning("%r stops, and keeps %r: its storage was closed before its source had ended", self, task)
+            return False  # noqa: ASYNC910  it is over, so nobody waits for a turn
+        except DuplicateTaskError as error:
+            if not repeated:  # otherwise it says that the task had arrived
+                log.error("a task of %r is left out: %s", self, error)
+        except (TypeError, ValueError):
+            log.error("%r is left out of %r, which refuses it", task, self._storage, exc_info=True)
+        self._in_transit, self._tried = None, False
+        if refused:  # a long row of those must not starve the others
+            await trio.lowlevel.checkpoint()
+        return True  # noqa: ASYNC910  either this or the push was one
+
+    # Being the storage
+
+    async def receive(self) -> Task[A]:
+        """The next task of the storage; see there."""
+        return cast("Task[A]", await self._storage.receive())
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Settle the task in the storage; see there."""
+        await self._storage.settle(task, outcome)
+
+    async def beat(self, context: WorkerContext) -> None:
+        """Renew the storage's leases; see there."""
+        await self._storage.beat(context)
+
+    async def aclose(self) -> None:
+        """Close the source, if it can be. The storage is its owner's to close."""
+        aclose = getattr(self._items, "aclose", trio.lowlevel.checkpoint)
+        await aclose()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open"
+        return f"<Pipe {state}: {self._source!r} into {self._storage!r}>"
+
+
+def pipe_to(source: AsyncIterable[Task[A]] | AsyncIterable[A], storage: _Storage[A], *, close: bool = True) -> Pipe[A]:
+    """A :class:`Pipe` from the source into the storage."""
+    return Pipe(source, storage, close=close)
+
+
+def _hand_on(verb: str) -> Callable[..., Any]:
+    """A method that is the storage's."""
+
+    def hand_on(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._storage, verb)(*args, **kwargs)
+
+    return hand_on

@@ -1,0 +1,257 @@
+"""For backends that have to look: when to look again, after there was nothing.
+
+>>> backend = CustomBackend(
+...     receive=poll(fetch_row, race(OnSignal(rows_changed), Interval(30)))
+... )
+
+While there is something, it is fetched without waiting. All times are on trio's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import trio
+
+from .._checks import check_callable, check_seconds
+from .._printing import quoted
+from .._tasks.retry import exponential
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+
+class PollStrategy(ABC):
+    """When to look again. One object serves one :func:`poll`."""
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """There was nothing: return when it is time to look again.
+
+        If it is cancelled, the next thing done is a look, so a signal that it has consumed is not lost.
+        """
+
+    def found(self) -> None:
+        """There was something: forget how long it has been quiet. By default there is nothing to forget."""
+
+
+@final
+class Interval(PollStrategy):
+    """Look at regular times, ``seconds`` apart.
+
+    The time that a look takes does not add up: a beat that is missed is left out, and the next one is on time.
+
+    Args:
+      seconds: more than 0.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = check_seconds(seconds, "seconds", positive=True)
+        self._last: float | None = None
+
+    async def wait(self) -> None:
+        """Return at the next regular time."""
+        now = trio.current_time()
+        if self._last is None or self._last > now:  # the first time; or another run, whose clock is another
+            self._last = now
+        due = self._last + self._seconds
+        if due < now:
+            due += math.ceil((now - due) / self._seconds) * self._seconds  # those in between were missed
+        await trio.sleep_until(due)
+        self._last = due
+
+    def __repr__(self) -> str:
+        return f"Interval({self._seconds})"
+
+
+@final
+class Backoff(PollStrategy):
+    """Look ever more rarely while there is nothing, and start afresh when there was something.
+
+    Args:
+      first: seconds before the first look that follows one which found nothing; more than 0.
+      factor: how many times as long each further wait is; 1 or more.
+      maximum: no wait is longer, in seconds.
+      jitter: from 0 to 1: up to this part of each wait is taken off at random, so that many do not look at once.
+    """
+
+    def __init__(self, first: float = 0.1, *, factor: float = 2.0, maximum: float = 30.0, jitter: float = 0.0) -> None:
+        check_seconds(first, "first", positive=True)
+        if check_seconds(maximum, "maximum") < first:
+            raise ValueError(f"maximum must be {first} seconds or more, as first is, not {quoted(maximum)}")
+        self._delay = exponential(first, factor=factor, maximum=maximum, jitter=jitter)
+        self._described = f"{first}, factor={factor}, maximum={maximum}, jitter={jitter}"
+        self._quiet = 0
+
+    async def wait(self) -> None:
+        """Return after a while that is longer each time."""
+        self._quiet += 1
+        await trio.sleep(self._delay(self._quiet))
+
+    def found(self) -> None:
+        """Start afresh."""
+        self._quiet = 0
+
+    def __repr__(self) -> str:
+        return f"Backoff({self._described})"
+
+
+@final
+class OnSignal(PollStrategy):
+    """Look when told to.
+
+    A signal that comes while nobody waits is kept, and several of them count as one: what counts is that there is a
+    look after the last.
+
+    Args:
+      source: what tells: an async function without parameters, each return of which is a signal; or a
+          ``trio.abc.ReceiveChannel``, each item of which is one. The end of the channel is a signal too, and after
+          that one ``wait`` raises ``trio.EndOfChannel``. Without a source, :meth:`notify` tells.
+    """
+
+    def __init__(self, source: trio.abc.ReceiveChannel[Any] | Callable[[], Awaitable[object]] | None = None) -> None:
+        if isinstance(source, trio.Event):
+            raise TypeError(
+                "a trio.Event stays set, so there would be no end of looking: "
+                "use OnSignal() and its notify(), a channel, or an async function"
+            )
+        if source is None:
+            self._wait: Callable[[], Awaitable[object]] = self._wait_notified
+        elif isinstance(source, trio.abc.ReceiveChannel):
+            self._wait = partial(self._wait_channel, source)
+        else:
+            self._wait = check_callable(source, "source", "an async function, unless it is a trio.abc.ReceiveChannel")
+        self._source: object = source
+        self._ended = False
+        self._notified = trio.Event()
+
+    def notify(self) -> None:
+        """Have a look taken: now, or as soon as the one under way is over. From a thread, call it with
+        ``trio.from_thread.run_sync``.
+
+        Raises:
+          RuntimeError: this one has a source, which alone tells it.
+        """
+        if self._source is not None:
+            raise RuntimeError(f"{self!r} listens to its source; one that was made as OnSignal() can be notified")
+        self._notified.set()
+
+    async def wait(self) -> None:
+        """Return when there is, or was, a signal."""
+        await self._wait()
+
+    async def _wait_notified(self) -> None:
+        event = self._notified
+        await event.wait()
+        if self._notified is event:
+            self._notified = trio.Event()
+
+    async def _wait_channel(self, channel: trio.abc.ReceiveChannel[Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._ended:
+            raise trio.EndOfChannel
+        receive_nowait = getattr(channel, "receive_nowait", None)
+        try:
+            await channel.receive()
+            while receive_nowait is not None:
+                receive_nowait()
+        except trio.EndOfChannel:
+            self._ended = True
+        except trio.WouldBlock:
+            pass
+
+    def __repr__(self) -> str:
+        return f"OnSignal({self._source!r})" if self._source is not None else "OnSignal()"
+
+
+@final
+class _Race(PollStrategy):
+    """Several strategies at once: see :func:`race`."""
+
+    def __init__(self, strategies: tuple[PollStrategy, ...]) -> None:
+        self._strategies = strategies
+
+    async def wait(self) -> None:
+        """Return when the first of them does, and cancel the others."""
+        errors: list[Exception] = []
+
+        async def run(strategy: PollStrategy) -> None:  # noqa: ASYNC910  it is the nursery that checkpoints
+            try:
+                await strategy.wait()
+            except Exception as error:
+                errors.append(error)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for strategy in self._strategies:
+                nursery.start_soon(run, strategy)
+        if errors:
+            raise errors[0]
+
+    def found(self) -> None:
+        """Tell all of them."""
+        for strategy in self._strategies:
+            strategy.found()
+
+    def __repr__(self) -> str:
+        return f"race({', '.join(map(repr, self._strategies))})"
+
+
+def race(*strategies: PollStrategy) -> PollStrategy:
+    """Look as soon as one of several strategies says so: ``race(OnSignal(changed), Interval(30))``.
+
+    An error of one of them, the end of a signal's channel included, comes out as it is.
+    """
+    if not strategies:
+        raise TypeError("race needs at least one strategy, such as Interval(5)")
+    for strategy in strategies:
+        _check_strategy(strategy, "race")
+    return _Race(strategies)
+
+
+def poll(fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> Callable[[], Awaitable[T]]:
+    """Make a function that looks for a task into one that waits for a task, as ``CustomBackend(receive=…)`` wants it.
+
+    Args:
+      fetch: ``async () -> Task | args | None``: looks, and returns None if there is nothing now. It may raise
+          ``trio.EndOfChannel`` when nothing will come any more. If it is cancelled, it must have taken nothing.
+      strategy: when to look again, after there was nothing.
+    """
+    check_callable(fetch, "fetch", "async fetch() -> task, args or None")
+    return _Poller(fetch, _check_strategy(strategy, "poll")).receive
+
+
+@final
+class _Poller(Generic[T]):
+    """Looks, and waits, by turns. Between what was fetched and its return there is nothing to be cancelled at."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> None:
+        self._fetch = fetch
+        self._strategy = strategy
+        self._quiet = False
+
+    async def receive(self) -> T:
+        """The next thing that is found."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            if self._quiet:
+                self._quiet = False  # whatever becomes of the wait, what follows is a look
+                await self._strategy.wait()
+            found = await self._fetch()
+            if found is not None:
+                self._strategy.found()
+                return found
+            self._quiet = True
+
+
+def _check_strategy(strategy: object, where: str) -> PollStrategy:
+    if not isinstance(strategy, PollStrategy):
+        raise TypeError(
+            f"{where} takes poll strategies, such as Interval(5), Backoff() or OnSignal(), not {quoted(strategy)}"
+        )
+    return strategy

@@ -1,0 +1,92 @@
+"""The two orders in which tasks wait: by priority once they are ready, and by time before that.
+
+Neither is asked to remove anything from its middle. A task that was cancelled stays where it is, and whoever pops it
+sees that it does not count any more; so every operation costs the same with a thousand tasks waiting as with a million.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._tasks.task import Task
+
+A = TypeVar("A")
+
+
+@final
+class ReadyQueue(Generic[A]):
+    """Highest priority first; within one priority, first in, first out."""
+
+    __slots__ = ("_levels", "_priorities")
+
+    def __init__(self) -> None:
+        self._levels: dict[int, deque[Task[A]]] = {}
+        self._priorities: list[int] = []  # of the levels that hold something, in ascending order
+
+    def _level(self, priority: int) -> deque[Task[A]]:
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = deque()
+            insort(self._priorities, priority)
+        return level
+
+    def append(self, task: Task[A]) -> None:
+        """Behind all others of its priority."""
+        self._level(task.parts.terms.priority).append(task)
+
+    def append_front(self, task: Task[A]) -> None:
+        """Before all others of its priority: it has waited its turn already."""
+        self._level(task.parts.terms.priority).appendleft(task)
+
+    def __iter__(self) -> Iterator[Task[A]]:
+        """All of them, in order."""
+        for priority in reversed(self._priorities):
+            yield from self._levels[priority]
+
+    def pop(self) -> Task[A] | None:
+        """The next one, or None."""
+        if not self._priorities:
+            return None
+        priority = self._priorities[-1]
+        level = self._levels[priority]
+        task = level.popleft()
+        if not level:
+            self._priorities.pop()
+            del self._levels[priority]
+        return task
+
+
+@final
+class DelayQueue(Generic[A]):
+    """Earliest first; at the same time, first in, first out."""
+
+    __slots__ = ("_heap", "_tiebreak")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Task[A]]] = []
+        self._tiebreak = count()
+
+    def append(self, task: Task[A], due: float) -> None:
+        """Hold the task until ``due``."""
+        heappush(self._heap, (due, next(self._tiebreak), task))
+
+    @property
+    def next_due(self) -> float | None:
+        """When the first one is due; None if there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    @property
+    def first(self) -> Task[A] | None:
+        """The one that is due first; None if there is none."""
+        return self._heap[0][2] if self._heap else None
+
+    def pop_first(self) -> Task[A]:
+        """Take out the one that is due first, whether its time has come or not."""
+        return heappop(self._heap)[2]

@@ -1,0 +1,135 @@
+"""What a one-way source needs to become a backend: somebody who keeps what comes back, since it cannot be returned.
+
+A channel, or a function that fetches, gives tasks and takes none. So what is retried or released waits in a ledger
+here, and goes before the source once it is due. Of those who receive, one at a time asks the source, under the deadline
+of the next task that waits here; the others stand in line behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
+
+import trio
+
+from .._concurrency.virtual_time import is_virtual
+from .._logging import line_of, log
+from .._tasks.errors import DuplicateTaskError
+from .._tasks.outcome import Released, Retried, Suspended
+from .._tasks.task import Task
+from .capabilities import Completion
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._tasks.outcome import Outcome
+
+A = TypeVar("A")
+
+
+@final
+class OneWay(Generic[A]):
+    """A source, and the books of what it gave.
+
+    Args:
+      receive: waits for the next task, or for plain args; raises ``trio.EndOfChannel`` after the last. If it is
+          cancelled, it must have taken nothing. One trio task at a time calls it.
+      receive_nowait: the same at once, or ``trio.WouldBlock``; if not given, the source can only be waited for.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[Task[A] | A]],
+        receive_nowait: Callable[[], Task[A] | A] | None = None,
+    ) -> None:
+        self.completion = Completion()
+        self.ledger: Ledger[A] = Ledger(
+            on_finish=self.completion.announce, keep_results=0, line_of=line_of, is_virtual=is_virtual
+        )
+        self._receive = receive
+        self._receive_nowait = receive_nowait
+        self._ended = False
+        self._turn = trio.Lock()
+        self._asking = trio.CancelScope()  # around the one who asks the source, or the last one who did
+
+    # Taking
+
+    @trio.lowlevel.enable_ki_protection
+    async def take(self) -> Task[A]:
+        """The next task, in hand; raises ``trio.EndOfChannel`` if the source has ended and nothing waits here.
+
+        If it is cancelled, nothing was taken. What the source raises comes through as it is.
+        """
+        async with self._turn:
+            while (task := self._take_kept()) is None:
+                self._check_end()
+                await self._ask()
+            return task
+
+    @trio.lowlevel.enable_ki_protection
+    def take_nowait(self) -> Task[A]:
+        """As :meth:`take`, or ``trio.WouldBlock`` if there is no task now."""
+        while (task := self._take_kept()) is None:
+            self._check_end()
+            if self._ended or self._receive_nowait is None:
+                raise trio.WouldBlock
+            try:
+                self._let_in(self._receive_nowait())
+            except trio.EndOfChannel:
+                self._ended = True
+        return task
+
+    def _take_kept(self) -> Task[A] | None:
+        return self.ledger.take(trio.current_time()) if self.ledger.waiting else None
+
+    def _check_end(self) -> None:
+        if self._ended and not self.ledger.waiting:
+            raise trio.EndOfChannel
+
+    async def _ask(self) -> None:  # noqa: ASYNC910  whoever asks has the checkpoint of the lock behind it
+        """Wait for the source, until it gave one or ended, or until what waits here is due."""
+        due = self.ledger.next_due
+        with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:  # noqa: ASYNC912  if the source does not wait, nor do we
+            try:
+                if self._ended:
+                    await trio.sleep_forever()
+                self._let_in(await self._receive())
+            except trio.EndOfChannel:
+                self._ended = True
+
+    def _let_in(self, item: Task[A] | A) -> None:
+        task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
+        try:
+            self.ledger.push(task, trio.current_time())
+        except DuplicateTaskError as error:  # who sent it twice is not here to be told
+            log.warning("a task is left out: %s", error)
+        else:
+            self._keep_time()
+
+    # Coming back
+
+    @trio.lowlevel.enable_ki_protection
+    def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Enter how the attempt ended; raises :class:`LeaseLostError` if it is not in hand."""
+        now = trio.current_time()
+        self.ledger.settle(task, outcome, now)
+        if isinstance(outcome, (Retried, Suspended)):
+            due = now + outcome.after if isinstance(outcome, Retried) else outcome.until
+            self._keep_time() if due > now else self.tend()
+        elif isinstance(outcome, Released):
+            self.tend()
+
+    def expire(self) -> None:
+        """Kill what was not started in time."""
+        if self.ledger.is_timed:
+            self.ledger.expire(trio.current_time())
+
+    def tend(self) -> None:
+        """Have the one who asks the source look here first: something may have become ready."""
+        self._asking.cancel()
+
+    def _keep_time(self) -> None:
+        """Have the one who asks the source be back when the next one that waits here is due."""
+        due = self.ledger.next_due
+        self._asking.deadline = math.inf if due is None else due

@@ -1,0 +1,1 @@
+"""The engine that stores tasks in an SQLite file."""

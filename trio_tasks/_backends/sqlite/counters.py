@@ -1,0 +1,90 @@
+"""The queues of an SQLite file: their numbers, and what is counted of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from .driver import Connection
+
+_COUNTED = ("live", "running", "pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
+_COUNT = f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in _COUNTED)} WHERE num = ?"
+
+_NONE = -1
+
+
+@final
+class Queues:
+    """The table of the queues, as one connection sees it.
+
+    What is counted in a transaction is stored by :meth:`enter_counts`, in one go, before its end.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numbers: dict[str, int] = {}
+        self._changes: dict[int, Counter[str]] = {}
+
+    def number(self, name: str) -> int:
+        """The number of a queue, which is made if it is new."""
+        if name not in self._numbers:
+            self._connection.execute("INSERT INTO trio_tasks_queue (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            [(number,)] = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
+            self._numbers[name] = number
+        return self._numbers[name]
+
+    def known(self, name: str) -> int:
+        """The number of a queue; one that no queue has, if there is none of this name."""
+        number = self._numbers.get(name)
+        if number is None:
+            rows = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
+            number = rows[0][0] if rows else _NONE
+        return number
+
+    def count(self, queue: int, **changes: int) -> None:
+        """Add to the counts of a queue."""
+        counter = self._changes.get(queue)
+        if counter is None:
+            counter = self._changes[queue] = Counter()
+        for name, number in changes.items():
+            counter[name] += number
+
+    def enter_counts(self) -> None:
+        """Store what was counted."""
+        for queue, counter in self._changes.items():
+            self._connection.execute(_COUNT, (*(counter[name] for name in _COUNTED), queue))
+        self._changes.clear()
+
+    def roll_back(self) -> None:
+        """The transaction was rolled back: what was made and counted in it is not there."""
+        self._numbers.clear()
+        self._changes.clear()
+
+    def counts(self, queue: int) -> dict[str, int]:
+        """All counts of a queue."""
+        rows = self._connection.execute(f"SELECT {', '.join(_COUNTED)} FROM trio_tasks_queue WHERE num = ?", (queue,))
+        live, running, *rest = map(_whole, rows[0] if rows else [0] * len(_COUNTED))
+        return {**dict(zip(_COUNTED[2:], rest, strict=True)), "waiting": live - running, "running": running}
+
+    def live(self, queue: int) -> int:
+        """How many rows of a queue are not finished."""
+        rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
+        return max(0, _whole(rows[0][0])) if rows else 0
+
+    def names(self) -> list[str]:
+        """All of them."""
+        return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
+
+
+def _whole(count: object) -> int:
+    if not isinstance(count, int):
+        raise TypeError(f"a queue has counted {count!r}")
+    return count
+
+
+def text(name: object) -> str:
+    """A name that was read, and is one."""
+    if not isinstance(name, str):
+        raise TypeError(f"something is named {name!r}")
+    return name

@@ -1,0 +1,437 @@
+"""A connection to SQLite, by the standard library's driver, or by apsw where that is asked for.
+
+apsw carries its own, newer SQLite. Only what both can do alike is used: statements, rows as tuples, counted changes.
+What they raise becomes a :class:`BackendError` with a sentence of ours, behind which the driver's own error stands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import sys
+import time
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+
+from ..._printing import quoted
+from ..._tasks.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+Row = tuple[Any, ...]
+Driver = Literal["sqlite3", "apsw"]
+
+_USUAL_LIMIT = 1_000_000_000
+_OLDEST = (3, 35, 0)  # RETURNING
+_SOUND_BACKPORTS = [(3, 44, 6), (3, 50, 7)]
+_SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be reset at the wrong moment, rarely
+
+_BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+_ERROR, _NOMEM, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE = 1, 7, 18, 19, 20, 25
+_REFUSALS = {_ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE}
+"""Codes of a database that is well, and does not take what was asked of it."""
+_LONGEST = 10.0
+"""Seconds after which a statement is broken off: it holds the lock, and the thread."""
+_FOR_EACH = 0.001
+"""Seconds more for each time that it is repeated with other parameters."""
+_STEPS = 200_000
+"""Steps of SQLite's machine between two looks at the clock, some milliseconds."""
+_DENY = 1
+_ON_TRANSACTIONS = {19, 22, 24, 25, 32}  # PRAGMA, BEGIN and the like, ATTACH, DETACH, SAVEPOINT, for an authorizer
+
+_MEANINGS = {
+    _BUSY: "is locked by another connection, and stayed so",
+    _LOCKED: "is locked by another connection, and stayed so",
+    _READONLY: "cannot be written to: the file, or its directory, is read-only",
+    _INTERRUPT: "was in use by one statement for so long that it was broken off; is there a trigger without an end?",
+    _IOERR: "could not be read or written: the disk, or its quota, refused",
+    _CORRUPT: "is damaged: what is in it contradicts itself",
+    _FULL: "has no room: the disk is full",
+    _CANTOPEN: "cannot be opened: is its directory there, and may one write to it?",
+    _NOTADB: "is not an SQLite database",
+    _TOOBIG: "takes no value or row that is so long",
+    _CONSTRAINT: "refuses this: a constraint, or a trigger, does not allow it",
+}
+_MESSAGES = {  # how the standard library names them before Python 3.11
+    "locked": _BUSY,
+    "readonly": _READONLY,
+    "interrupted": _INTERRUPT,
+    "disk I/O": _IOERR,
+    "image is malformed": _CORRUPT,
+    "full": _FULL,
+    "unable to open": _CANTOPEN,
+    "not a database": _NOTADB,
+    "too big": _TOOBIG,
+    "out of memory": _NOMEM,
+}
+_KINDS = (  # and of which class they are; the last one tells least
+    (sqlite3.IntegrityError, _CONSTRAINT),
+    (sqlite3.DataError, _TOOBIG),
+    (sqlite3.InterfaceError, _MISMATCH),
+    (sqlite3.ProgrammingError, _MISMATCH),
+    (sqlite3.OperationalError, _ERROR),
+)
+
+
+@final
+class DamagedError(BackendError):
+    """The store is damaged, or not one of ours: asking again cannot help."""
+
+    is_final = True
+
+
+@final
+class RowRefusedError(BackendError):
+    """The database is well, and does not take a row, or a change of it."""
+
+    is_refusal = True
+
+
+@final
+class Bound:
+    """The time that a statement may take yet."""
+
+    __slots__ = ("_ends_at", "_longest")
+
+    def __init__(self) -> None:
+        self._longest = _LONGEST
+        self._ends_at = 0.0
+
+    def begin(self, times: int = 1) -> None:
+        """A statement begins, and is made so many times."""
+        self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
+
+    def is_over(self) -> bool:
+        """Return True if it has taken too long; SQLite asks now and then."""
+        return time.monotonic() > self._ends_at
+
+    @contextmanager
+    def of(self, seconds: float) -> Generator[None, None, None]:
+        """In this block it is so many seconds."""
+        before, self._longest = self._longest, seconds
+        try:
+            yield
+        finally:
+            self._longest = before
+
+
+class Connection(Protocol):
+    """What is asked of a driver."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        ...
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        ...
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
+        ...
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
+    @property
+    def implicit_begin(self) -> str | None:
+        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        ...
+
+    def without_transactions(self) -> AbstractContextManager[None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        ...
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+@final
+class StandardConnection:
+    """By ``sqlite3``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._bound = Bound()
+
+    @classmethod
+    def open(cls, uri: str) -> StandardConnection:
+        """A connection that begins and commits only when told to."""
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        ours = cls(connection)
+        connection.set_progress_handler(ours._bound.is_over, _STEPS)
+        return ours
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        self._bound.begin()
+        cursor = self._connection.cursor()
+        cursor.row_factory = None  # a user's connection may have another idea of rows
+        return cursor.execute(sql, parameters).fetchall()
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
+        return self._connection.executemany(sql, parameters).rowcount
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        self._bound.begin()
+        return self._connection.execute(sql, parameters).rowcount
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
+        return self._bound.of(seconds)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.in_transaction
+
+    @property
+    def implicit_begin(self) -> str | None:
+        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        level = self._connection.isolation_level
+        is_modern = getattr(self._connection, "autocommit", -1) != -1  # since 3.12; then that rules
+        return None if level is None or is_modern else f"BEGIN {level}"
+
+    @contextmanager
+    def without_transactions(self) -> Generator[None, None, None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        self._connection.set_authorizer(_refuse_transactions)
+        try:
+            yield
+        finally:
+            # Before Python 3.11 there is no way to have none.
+            nobody: Any = None if sys.version_info >= (3, 11) else _refuse_nothing
+            self._connection.set_authorizer(nobody)
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
+        if sys.version_info >= (3, 11):
+            return self._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        return _USUAL_LIMIT
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+
+@final
+class ApswConnection:
+    """By ``apsw``."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._bound = Bound()
+
+    @classmethod
+    def open(cls, uri: str) -> ApswConnection:
+        """A connection that begins and commits only when told to."""
+        import apsw
+
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(uri, flags, statementcachesize=256)
+        # The one plan for a statement stands: otherwise it is made anew for each new value of its parameters.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+        ours = cls(connection)
+        connection.set_progress_handler(ours._bound.is_over, _STEPS)
+        return ours
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement to its end; its rows."""
+        self._bound.begin()
+        cursor = self._connection.cursor()
+        cursor.row_trace = None  # a user's connection may have another idea of rows
+        rows: list[Row] = cursor.execute(sql, parameters).fetchall()
+        return rows
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
+        before: int = self._connection.total_changes()
+        self._connection.executemany(sql, parameters)
+        changes: int = self._connection.total_changes()
+        return changes - before
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; how many rows it has changed."""
+        return self.executemany(sql, [parameters])
+
+    def patient(self, seconds: float) -> AbstractContextManager[None]:
+        """In this block each statement may take so long."""
+        return self._bound.of(seconds)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return bool(self._connection.in_transaction)
+
+    @property
+    def implicit_begin(self) -> str | None:
+        """None: it does not."""
+        return None
+
+    @contextmanager
+    def without_transactions(self) -> Generator[None, None, None]:
+        """In this block no transaction can be begun or ended by a statement of its own."""
+        self._connection.authorizer = _refuse_transactions
+        try:
+            yield
+        finally:
+            self._connection.authorizer = None
+
+    def longest_value(self) -> int:
+        """Bytes that a value, or a row, may have at most."""
+        import apsw
+
+        return int(self._connection.limit(apsw.SQLITE_LIMIT_LENGTH))
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+
+def _refuse_transactions(action: int, *_: object) -> int:
+    return _DENY if action in _ON_TRANSACTIONS else 0
+
+
+def _refuse_nothing(*_: object) -> int:  # pyright: ignore[reportUnusedFunction]  before Python 3.11 it is used
+    return 0
+
+
+def is_installed(driver: Driver) -> bool:
+    """Whether this driver can be had here, with an SQLite that is new enough."""
+    return importlib.util.find_spec(driver) is not None and version(driver) >= _OLDEST
+
+
+def version(driver: Driver) -> tuple[int, ...]:
+    """Which SQLite a driver has."""
+    if driver == "sqlite3":
+        return sqlite3.sqlite_version_info
+    import apsw
+
+    return tuple(map(int, apsw.sqlite_lib_version().split(".")))
+
+
+def choose(driver: Driver | None) -> Driver:
+    """The driver that is to be used: the one that is asked for, or else the standard library's, if it will do.
+
+    apsw has an SQLite of its own. Two of them in one process do not know of each other's locks, and damage a file that
+    both have open; so it is used only where whoever opens the file says so.
+    """
+    if driver is None:
+        return "sqlite3" if is_installed("sqlite3") or not is_installed("apsw") else "apsw"
+    if driver not in ("sqlite3", "apsw"):
+        raise ValueError(f"driver must be 'sqlite3' or 'apsw', not {quoted(driver)}")
+    if importlib.util.find_spec(driver) is None:
+        raise ModuleNotFoundError(f"driver {driver!r} is not installed: `pip install {driver}`", name=driver)
+    return driver
+
+
+def has_reset_race(driver: Driver) -> bool:
+    """Whether this SQLite may, rarely, damage a file that several connections write to."""
+    found = version(driver)
+    return found < _SOUND and not any(since <= found < (*since[:2], 1000) for since in _SOUND_BACKPORTS)
+
+
+def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
+    """A connection to a file that is there, and an SQLite that is new enough.
+
+    Args:
+      driver: which one.
+      path: of the file; an absolute one.
+      query: of the URI, as SQLite knows it.
+    """
+    if version(driver) < _OLDEST:
+        found = ".".join(map(str, version(driver)))
+        raise BackendError(f"SQLite {found} is too old: 3.35 is needed (`pip install apsw` brings a new one)")
+    uri = f"{Path(path).as_uri()}?{query}"
+    return ApswConnection.open(uri) if driver == "apsw" else StandardConnection.open(uri)
+
+
+def is_raw(connection: object) -> bool:
+    """True for a connection of one of the drivers itself."""
+    return isinstance(connection, sqlite3.Connection) or type(connection).__module__.split(".")[0] == "apsw"
+
+
+def of_the_user(connection: object, driver: Driver) -> Connection:
+    """A connection that somebody else has opened, by the driver that we use.
+
+    Raises:
+      TypeError: it is by another one, whose locks ours does not know of, or it is none.
+    """
+    if isinstance(connection, sqlite3.Connection) and driver == "sqlite3":
+        return StandardConnection(connection)
+    if type(connection).__module__.split(".")[0] == "apsw" and driver == "apsw":
+        return ApswConnection(connection)
+    raise TypeError(f"a connection must be by {driver!r}, as the storage's own one is, not {quoted(connection)}")
+
+
+def is_of_the_driver(error: Exception) -> bool:
+    """Whether a driver of SQLite raised it."""
+    return isinstance(error, (sqlite3.Error, UnicodeDecodeError)) or type(error).__module__.split(".")[0] == "apsw"
+
+
+def code_of(error: Exception) -> int:
+    """SQLite's primary result code; 0 if it is not known."""
+    code = getattr(error, "sqlite_errorcode", None)  # the standard library's, since 3.11
+    if code is None:
+        code = getattr(error, "extendedresult", None) or getattr(error, "result", None)  # apsw's
+    if code is None:
+        code = next((code for words, code in _MESSAGES.items() if words in str(error)), None)
+    if code is None:
+        code = next((code for kind, code in _KINDS if isinstance(error, kind)), 0)
+    return int(code) & 0xFF
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else has the lock."""
+    return code_of(error) in (_BUSY, _LOCKED)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return True if the database is well, and does not take what was asked of it."""
+    if isinstance(error, (RowRefusedError, OverflowError)):
+        return True
+    return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS
+
+
+def explained(error: Exception, path: str) -> BackendError:
+    """What happened to this file, in our words."""
+    code = _CORRUPT if isinstance(error, UnicodeDecodeError) else code_of(error)
+    kind: type[BackendError] = RowRefusedError if code in _REFUSALS else BackendError
+    if code in (_CORRUPT, _NOTADB):
+        kind = DamagedError
+    return kind(f"the SQLite file {path!r} {_MEANINGS.get(code, 'could not do what was asked')} ({error})")
+
+
+@final
+class Writer:
+    """A connection that can write; statements about transactions are refused."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement; its rows."""
+        return self._connection.execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each; how many rows were changed."""
+        return self._connection.executemany(sql, parameters)

@@ -1,0 +1,212 @@
+"""The engine of :class:`SqliteStorage`: the port, each call handed to the thread that has the connection."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from ..._clock import machine_now
+from ..._concurrency.virtual_time import is_virtual
+from ..._logging import log
+from ..._tasks.errors import BackendError
+from ..durable.clock import Offset, StoreClock
+from ..durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
+from ..durable.io_thread import WriterThread
+from . import operations as verbs
+from .driver import choose, version
+from .session import Desk
+from .wakeup import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .driver import Driver
+    from .opening import Opening
+
+T = TypeVar("T")
+
+_WARNED: set[str] = set()
+"""The drivers whose SQLite somebody was warned about in this process."""
+_RESET_RACE = (
+    "%r is open in another process as well, and SQLite %s (driver %r) has a fault: very rarely, if two connections "
+    "commit and take the log over into the file at the same instant, the file is damaged. SQLite 3.51.3 does not have "
+    "it, nor has driver='apsw'; see https://sqlite.org/wal.html#walresetbug"
+)
+_IDLE_AFTER = 0.02
+"""Seconds without anything to do, after which the thread rings where that is still owed."""
+
+
+def _file_of(path: Path) -> str:
+    """The same for all names of a file; that of a path that is none is refused when it is opened."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
+
+
+@final
+class SqliteEngine(Engine):
+    """Rows in an SQLite file.
+
+    Args:
+      path: of the file.
+      driver: ``"sqlite3"``, ``"apsw"``, or None for the first of them.
+      opening: how it is opened.
+    """
+
+    def __init__(self, path: Path, driver: Driver | None, opening: Opening) -> None:
+        self.path = path
+        self.place = path.absolute()  # wherever the process goes
+        self.driver: Driver = choose(driver)
+        self.opening = opening
+        self.bell = Bell()
+        self._desk: Desk
+        self._clock: StoreClock
+        self._thread: WriterThread | None = None
+        self._pid = os.getpid()
+
+    async def open(self) -> None:
+        """Open the file; see :meth:`Engine.open`."""
+        async with AsyncExitStack() as undoing:
+            undoing.callback(self.bell.close)
+            if not self.opening.read_only:
+                self.bell.open()
+            self.news_may_be_lost = self.opening.read_only or not is_virtual()  # which no other process shares
+            trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
+            self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
+            self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
+            self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
+            undoing.callback(self._thread.end)
+            _, is_in_danger = await self._thread.call(self._desk.open)
+            self.longest = self._desk.longest
+            undoing.pop_all()
+        if is_in_danger and self.driver not in _WARNED:
+            _WARNED.add(self.driver)
+            found = ".".join(map(str, version(self.driver)))
+            log.warning(_RESET_RACE, str(self.path), found, self.driver)
+
+    async def aclose(self) -> None:
+        """Say good-bye and close the file."""
+        thread, self._thread = self._thread, None
+        async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
+            if thread is not None:
+                closing.callback(thread.end)
+                closing.push_async_callback(thread.call, self._desk.close, self.now())
+            closing.callback(self.bell.close)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def now(self) -> float:
+        """The time by the file's clock; in any thread."""
+        return self._clock.now()
+
+    async def _call(self, fn: Callable[..., T], *args: Any) -> T:
+        if self._thread is None:
+            raise BackendError(f"the SQLite file {str(self.path)!r} is not open")
+        if os.getpid() != self._pid:
+            raise BackendError(f"{str(self.path)!r} was opened by process {self._pid}, and cannot be used after a fork")
+        return await self._thread.call(fn, *args)
+
+    async def exchange(self, exchange: Exchange) -> Answer:
+        """The daily work."""
+        return await self._call(self._desk.exchange, exchange, self.now())
+
+    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+        """Renew leases, and look for what is to be aborted."""
+        return await self._call(self._desk.renew, held, self.now(), lease)
+
+    async def report(self, held: Held, progress: bytes) -> bool:
+        """Keep the progress of a row."""
+        return await self._call(self._desk.do, verbs.report, held, progress)
+
+    async def find(self, queue: str, task_id: str) -> Stored | None:
+        """The row of this id."""
+        return await self._call(self._desk.look, verbs.find, queue, task_id, self.now())
+
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+        """Rows in these states."""
+        return await self._call(self._desk.look, verbs.list_rows, queue, states, limit, self.now())
+
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a row that waits."""
+        return await self._ringing(verbs.cancel, queue, task_id, error, self.now())
+
+    async def abort(self, queue: str, task_id: str) -> Held | None:
+        """Have the attempt at a row ended."""
+        return await self._ringing(verbs.abort, queue, task_id)
+
+    async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
+        """Move a row that waits in time."""
+        return await self._ringing(verbs.reschedule, queue, task_id, delay, run_at, self.now())
+
+    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+        """Replace what a row holds that waits."""
+        return await self._call(self._desk.do, verbs.update, queue, task_id, payload, head, self.now())
+
+    async def resume(self, queue: str, task_id: str) -> bool:
+        """Have a dead row wait again."""
+        return await self._ringing(verbs.resume, queue, task_id, self.now())
+
+    async def resume_abandoned(self, queue: str) -> Part:
+        """Have orphans wait again."""
+        part: Part = await self._call(self._desk.do, verbs.resume_abandoned, queue, self.now())
+        if part.number:
+            await self._call(self._desk.ring, self.now())
+        return part
+
+    async def forget(self, queue: str, task_id: str | None) -> Part:
+        """Forget finished rows."""
+        return await self._call(self._desk.do, verbs.forget, queue, task_id, self.now())
+
+    async def counts(self, queue: str) -> dict[str, int]:
+        """The counts of a queue."""
+        return await self._call(self._desk.look, verbs.counts, queue, self.now())
+
+    async def queues(self) -> Sequence[str]:
+        """The names of the queues."""
+        return await self._call(self._desk.look, verbs.names)
+
+    async def register(self, queue: str, workers: Sequence[str]) -> None:
+        """Say who runs here."""
+        await self._call(self._desk.register, queue, workers)
+
+    async def workers(self, queue: str) -> Sequence[str]:
+        """Who runs anywhere."""
+        return await self._call(self._desk.look, verbs.workers, queue, self.now())
+
+    def open_here(self) -> tuple[Desk, StoreClock]:
+        """Open the file in this thread, and for it, without trio; and the clock of the file."""
+        if not self.opening.read_only:
+            self.bell.open()
+            self.bell.address = None  # nobody listens at it
+        clock = StoreClock(lambda: machine_now()[1], Offset())
+        desk = Desk(str(self.place), self.driver, self.opening, self.bell, clock)
+        try:
+            desk.open()
+        except Exception:
+            self.bell.close()
+            raise
+        return desk, clock
+
+    def ring_soon(self) -> None:
+        """Have all others look; nobody waits for it."""
+        thread = self._thread  # this may be another thread than trio's, where the engine is closed
+        if thread is not None:
+            thread.do_soon(self._desk.ring, self.now())
+
+    async def listen(self, on_news: Callable[[], None]) -> None:
+        """Hear the bell."""
+        await self.bell.listen(on_news)
+
+    async def _ringing(self, verb: Callable[..., T], *args: Any) -> T:
+        """Do it, and tell the others."""
+        result: T = await self._call(self._desk.do, verb, *args)
+        if result:
+            await self._call(self._desk.ring, self.now())
+        return result
+
+    def __repr__(self) -> str:
+        return f"at {str(self.path)!r}"

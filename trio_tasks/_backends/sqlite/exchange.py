@@ -1,0 +1,476 @@
+"""The books of a stored queue, in SQL: what one exchange does, inside a transaction that somebody else began.
+
+Everything common goes by ``executemany``, whose count of changed rows tells whether all went as expected. Where it does
+not (a lease was lost, an id is known), :class:`Unexpected` is raised, the transaction is rolled back, and the same
+exchange is done again row by row, carefully.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from json import dumps
+from typing import TYPE_CHECKING, Any, final
+
+from ..._clock import wall_now
+from ..._logging import catch_errors, log
+from ..._tasks.errors import DuplicateTaskError
+from ..durable.encoding import expired_error, overflow_error, replaced_error
+from ..durable.engine import COMES_BACK, NOT_COUNTED, Answer, Settlement, State, Verdict
+from .driver import RowRefusedError, Writer, is_refusal
+from .rows import DROP, HELD, Due, Rows, claimed, unwanted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..durable.engine import Claim, Exchange, NewRow
+    from .counters import Queues
+    from .driver import Connection, Row
+
+_MOST_DUE = 500
+"""Rows that fall due which one exchange sees to; the next one sees to more."""
+_SWEPT = 500
+"""Finished rows whose time is up that are forgotten in one go."""
+_SWEEP_EVERY = 1.0
+"""Seconds between two such goes."""
+_REFUSED_FOR = 60.0
+"""Seconds for which a row is left alone that the database does not let us change."""
+_LAST_ATTEMPT = 2**63 - 1
+
+_WALL_MOVED = 0.01
+"""Seconds by which the wall clock has to have been set for it to be noticed."""
+
+_INSERT = """
+INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head, run_at, wall)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+"""
+READY = """
+SELECT seq, id, attempt, payload, head, history, start_by, run_at FROM trio_tasks_task
+WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?
+"""
+CLAIM = """
+UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
+WHERE seq IN (SELECT value FROM json_each(?))
+"""
+_KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
+_HOLDER = "SELECT seq, id, state, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
+SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ?, worker = coalesce(?, worker) {HELD}"
+_SUCCEED_ALL = """
+UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL, worker = coalesce(?, worker)
+WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
+"""
+DUE = """
+SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
+WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
+"""
+_DUE = DUE.format("")
+WALL_DUE = """
+SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
+WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
+"""
+"""The rows that are due by the wall clock, which may have been set forward."""
+NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
+"""The moment at which a row is due next by it."""
+SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
+"""Of what is due, only that which no other session has in hand."""
+NEXT_DUE = """
+SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
+"""  # which no text is below, should somebody have written one there
+NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
+_BUT_REFUSED = "AND seq NOT IN (SELECT value FROM json_each(?))"
+SWEEP = """
+DELETE FROM trio_tasks_task WHERE seq IN (
+    SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
+    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? LIMIT ?)
+"""
+
+
+@final
+class Unexpected(Exception):
+    """Something is not as it usually is: do it again, carefully."""
+
+
+@final
+class Books:
+    """The rows behind one connection.
+
+    Args:
+      connection: whose transactions are somebody else's business.
+      queues: their numbers and counts.
+      session: the number of this connection; the tokens of its claims begin with it.
+    """
+
+    def __init__(self, connection: Connection, queues: Queues, session: int) -> None:
+        self._connection = connection
+        self._queues = queues
+        self.rows = Rows(connection, queues)
+        self._first_token = self._token = session << 32
+        self.spares_since = -1e300
+        """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
+        self._lease = 30.0  # of the latest claim
+        self._swept: dict[int, float] = {}
+        self._walls: dict[int, tuple[float, float | None]] = {}
+        """By how much the wall clock was ahead when that was last looked at, and what was due next by it then. As long
+        as it runs on, what is pushed is due by the file's clock at the right time."""
+        self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
+        self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
+
+    def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+        """Do what is asked for, in order.
+
+        Raises:
+          Unexpected: and has to be called again, in a new transaction, carefully.
+        """
+        answer = Answer()
+        if exchange.settled:
+            answer.settled = self._settle(exchange.settled, now, answer, careful)
+        if exchange.pushed:
+            answer.pushed = self._push(exchange.pushed, now, answer, careful)
+        if exchange.renewed:
+            answer.renewed = self.rows.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
+        if exchange.after_standstill:
+            self.spare(now)
+        for claim in exchange.claims:
+            self._claim(claim, now, answer, exchange.as_of, careful)
+        self._queues.enter_counts()
+        self._failed_writes.clear()
+        return answer
+
+    def let_in(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
+        """New rows alone."""
+        return self._push(rows, now, Answer(), careful=True)
+
+    # Settling
+
+    def _settle(
+        self, settled: Sequence[Settlement], now: float, answer: Answer, careful: bool
+    ) -> list[bool | BaseException]:
+        answers: list[bool | BaseException] = [True] * len(settled)
+        kept: list[tuple[Any, ...]] = []
+        dropped: list[tuple[Any, int]] = []
+        succeeded: Counter[str] = Counter()
+        turn = self.rows.turn(None, now)
+        for number, each in enumerate(settled):
+            if each.verdict is Verdict.SUCCEEDED and each.write is None and each.history is None and not careful:
+                succeeded[each.queue] += 1
+                if each.keep:
+                    due = None if each.keep == math.inf else now + each.keep
+                    kept.append((due, turn, each.result, each.worker, each.key, each.token))
+                else:
+                    dropped.append((each.key, each.token))
+            else:
+                answers[number] = self._settle_one(each, now, answer)
+        if kept and self._succeed(kept) != len(kept):
+            raise Unexpected
+        if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
+            raise Unexpected
+        for queue, number in succeeded.items():
+            self._queues.count(self._queues.number(queue), live=-number, running=-number, succeeded=number)
+        return answers
+
+    def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
+        """Those of one claim that have no result are done in one statement; how many were there."""
+        due, turn, _, worker, _, token = rows[0]
+        alike = (due, None, worker, token)
+        if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
+            return self._connection.changed(_SUCCEED_ALL, (due, turn, worker, dumps([row[4] for row in rows]), token))
+        return self._connection.executemany(SUCCEED, rows)
+
+    def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | BaseException:
+        held = self.rows.held(each.key, each.token)
+        if held is None:
+            return False
+        task_id, wish = held
+        if each.verdict in COMES_BACK and wish is None:
+            self.rows.put_back(each, now)
+            return True
+        if each.write is not None and (error := self._write(each)) is not None:
+            return error
+        if wish is not None and each.verdict in COMES_BACK:
+            if each.verdict in NOT_COUNTED:
+                self.rows.take_off_attempt(each.key)
+            answer.finished.append((each.queue, task_id))
+            each = each._replace(verdict=Verdict.KILLED, result=unwanted(wish), keep=math.inf)
+        self.rows.finish(each, now)
+        return True
+
+    def _write(self, each: Settlement) -> BaseException | None:
+        """Do what is to be committed together with a settlement; if it fails, nothing of it is left.
+
+        Raises:
+          Unexpected: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
+        """
+        held = each.key, each.token
+        if each.write is None or held in self._failed_writes:
+            return self._failed_writes.get(held)
+        self._connection.execute("SAVEPOINT trio_tasks_write")
+        with catch_errors() as caught, self._connection.without_transactions():
+            each.write(Writer(self._connection))
+        failure = caught.error
+        if not self._connection.in_transaction:
+            self._failed_writes[held] = failure or RuntimeError("it has ended the transaction")
+            raise Unexpected
+        if failure is not None:
+            self._connection.execute("ROLLBACK TO trio_tasks_write")
+        self._connection.execute("RELEASE trio_tasks_write")
+        return failure
+
+    # Pushing
+
+    def _push(
+        self, rows: Sequence[NewRow], now: float, answer: Answer, careful: bool
+    ) -> list[str | DuplicateTaskError]:
+        if careful or any(row.unique is not None for row in rows):
+            return [self._push_one(row, now, answer) for row in rows]
+        if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
+            raise Unexpected
+        for queue, number in Counter(row.queue for row in rows).items():
+            self._queues.count(self._queues.number(queue), live=number, pushed=number)
+        return [row.id for row in rows]
+
+    def _push_one(self, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError:
+        queue = self._queues.number(row.queue)
+        known = self._connection.execute(_KNOWN, (queue, row.id))
+        if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
+            self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (known[0][0],))  # kept no longer
+        elif known:
+            return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
+        if row.unique is not None:
+            other = self._claim_key(queue, row, now, answer)
+            if other is not None:
+                return other
+        if self._connection.changed(_INSERT, self._values(row, now)) < 1:
+            raise RowRefusedError("a row was not let in, though nothing was wrong: a trigger may have had it ignored")
+        self._queues.count(queue, live=1, pushed=1)
+        return row.id
+
+    def _claim_key(self, queue: int, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError | None:
+        """Take the unique key for this row; or the id of the one which keeps it."""
+        found = self._connection.execute(_HOLDER, (queue, row.unique))
+        if not found:
+            return None
+        [(seq, other, state, start_by)] = found
+        if state < State.RUNNING and start_by is not None and start_by <= now:
+            self.rows.kill(queue, seq, expired_error(), now)
+            answer.finished.append((row.queue, other))
+            return None
+        if row.on_conflict == "skip":
+            return str(other)
+        if row.on_conflict == "raise":
+            return DuplicateTaskError(f"the unique key {row.unique!r} is taken by the unfinished task {str(other)!r}")
+        if state == State.RUNNING:
+            self.rows.take_over_key(seq, row.id)
+        else:
+            self.rows.kill(queue, seq, replaced_error(row.id), now)
+            answer.finished.append((row.queue, other))
+        return None
+
+    def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
+        start_by = None if row.expires_in is None else now + row.expires_in
+        state = State.DELAYED if row.delay > 0 else State.WAITING
+        ready_at = now + row.delay if row.delay > 0 else None
+        due = min((each for each in (ready_at, start_by) if each is not None), default=None)
+        turn = self.rows.turn(ready_at, now)
+        queue = self._queues.number(row.queue)
+        wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
+        first = queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
+        return *first, row.run_at, wall
+
+    # Claiming
+
+    def _claim(self, claim: Claim, now: float, answer: Answer, as_of: float, careful: bool) -> None:
+        queue = self._queues.known(claim.queue)
+        self._lease = claim.lease
+        self._forget_refused(now)
+        self.enter_due(claim.queue, queue, now, answer, as_of)
+        rows = self._ready(claim, queue, now, answer)
+        self._token += 1
+        if rows and careful:
+            taken: list[Row] = []
+            for row in rows:
+                worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
+                if self._take_one(row, worker, claim, queue, now, answer):
+                    taken.append(row)
+            rows = taken
+        elif rows:
+            self._take(rows, claim, now)
+        if rows:
+            self._queues.count(queue, running=len(rows))
+        token = self._token
+        answer.claimed.append([claimed(row, token) for row in rows])
+        if len(rows) < claim.limit:
+            self._queues.enter_counts()
+            answer.next_due.append(self._next_due(queue, now))
+            answer.live.append(self._queues.live(queue))
+            self._sweep(queue, now)
+        else:
+            answer.next_due.append(None)
+            answer.live.append(-1)
+
+    def _take(self, rows: list[Row], claim: Claim, now: float) -> None:
+        """Claim all of these.
+
+        Raises:
+          Unexpected: the database does not allow that for one of them at least.
+        """
+        until, taken = now + claim.lease, 0
+        try:
+            for worker, keys in claim.split([row[0] for row in rows]):
+                taken += self._connection.changed(CLAIM, (self._token, until, worker, dumps(keys)))
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            raise Unexpected from error
+        if taken < len(rows):
+            raise Unexpected
+
+    def _take_one(self, row: Row, worker: str, claim: Claim, queue: int, now: float, answer: Answer) -> bool:
+        """Claim this one for this worker; False if the database does not allow that."""
+        if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
+            self._kill(row, overflow_error(), claim.queue, queue, now, answer)
+            return False
+        try:
+            if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, dumps([row[0]]))) < 1:
+                raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
+        except Exception as error:
+            self._leave_alone(row[0], error, now)
+            return False
+        return True
+
+    def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: Answer) -> None:
+        """Finish a row that is not to be claimed, if the database allows that."""
+        try:
+            self.rows.kill(queue, row[0], error, now)
+        except Exception as refused:
+            self._leave_alone(row[0], refused, now)
+        else:
+            answer.finished.append((name, row[1]))
+
+    def _leave_alone(self, seq: int, error: Exception, now: float) -> None:
+        """The database does not allow that this row is changed: go on without it, and try again later.
+
+        Raises:
+          Exception: it is another error; then this one is raised.
+          Unexpected: the refusal has ended the transaction.
+        """
+        if not is_refusal(error):
+            raise error
+        log.error("row %s of a queue cannot be changed, and is left alone for %s s: %s", seq, _REFUSED_FOR, error)
+        self._refused[seq] = now + _REFUSED_FOR
+        if not self._connection.in_transaction:
+            raise Unexpected from error
+
+    def _forget_refused(self, now: float) -> None:
+        if self._refused:
+            self._refused = {seq: until for seq, until in self._refused.items() if until > now}
+
+    def _ready(self, claim: Claim, queue: int, now: float, answer: Answer) -> list[Row]:
+        """The rows to claim, in order."""
+        rows = self._connection.execute(READY, (queue, claim.limit + len(self._refused)))
+        if self._refused:
+            rows = [row for row in rows if row[0] not in self._refused][: claim.limit]
+        expired = [row for row in rows if row[6] is not None and row[6] <= now]
+        for row in expired:  # there was more due than one exchange sees to
+            self._kill(row, expired_error(), claim.queue, queue, now, answer)
+        return [row for row in rows if row not in expired] if expired else rows
+
+    def _next_due(self, queue: int, now: float) -> float | None:
+        """When something in the queue falls due, or may be looked at again that was left alone."""
+        sql, parameters = NEXT_DUE, list[Any]([queue])
+        moments: list[float] = []
+        if self._spares(now):
+            sql, parameters = NEXT_DUE_SPARING, [queue, now]
+            moments.append(self.spares_since + self._lease)
+        if self._refused:
+            sql, parameters = sql + _BUT_REFUSED, [*parameters, dumps([*self._refused])]
+            moments.append(min(self._refused.values()))
+        ahead, first = self._walls[queue]
+        if first is not None:
+            moments.append(first - ahead)
+        [(due,)] = self._connection.execute(sql, parameters)
+        if not moments:
+            return due  # type: ignore[no-any-return]  # what stands there is checked by who compares it
+        return min(moments if due is None else [due, *moments])
+
+    def spare(self, now: float) -> None:
+        """Others may be about to renew leases that have run out, so leave them alone for the time of a lease; but not
+        for ever, where everybody is late all the time."""
+        if now >= self.spares_since + 3 * self._lease:
+            self.spares_since = now
+
+    def _spares(self, now: float) -> bool:
+        return now < self.spares_since + self._lease
+
+    def enter_due(self, name: str, queue: int, now: float, answer: Answer, as_of: float = math.inf) -> tuple[int, bool]:
+        """Enter what is due: delayed rows are ready, those not started in time expire, orphans come back, those of this
+        session only if their lease had run out by ``as_of``.
+
+        Returns:
+          how many orphans there were, and whether there is more than one exchange sees to.
+        """
+        orphans = 0
+        own = self._first_token, self._first_token + 2**32 - 1
+        limit = _MOST_DUE + len(self._refused)
+        if self._spares(now):
+            found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, limit))
+        else:
+            found = self._connection.execute(_DUE, (queue, now, limit))
+        due = list(map(Due._make, found))
+        wall = wall_now().timestamp()
+        ahead, first = self._walls.get(queue, (math.inf, None))
+        if abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall):
+            known = {row.seq for row in due}
+            walled = map(Due._make, self._connection.execute(WALL_DUE, (queue, wall, _MOST_DUE)))
+            due += [row for row in walled if row.seq not in known]
+            [(first,)] = self._connection.execute(NEXT_WALL, (queue, wall))
+            self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
+        for row in due:
+            if row.seq in self._refused:
+                continue
+            if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
+                continue
+            try:
+                if _waits_for_the_wall(row, now, wall):
+                    self.rows.put_off(row, now + (row.wall or wall) - wall)
+                    continue
+                if self._enter(row, queue, now):
+                    answer.finished.append((name, row.id))
+                orphans += row.state == State.RUNNING
+            except Exception as error:
+                self._leave_alone(row.seq, error, now)
+        return orphans, len(due) >= limit
+
+    def _enter(self, row: Due, queue: int, now: float) -> bool:
+        """Do to a row what is due; whether it is finished by that."""
+        error = None
+        if row.state == State.RUNNING:
+            self.rows.take_back(queue, row, now)
+            error = None if row.wish is None else unwanted(row.wish)
+        elif row.start_by is not None and row.start_by <= now:
+            error = expired_error()
+        else:
+            self.rows.make_ready(row.seq)
+        if error is not None:
+            self.rows.kill(queue, row.seq, error, now)
+        return error is not None
+
+    def _sweep(self, queue: int, now: float) -> None:
+        """Forget finished rows whose time is up."""
+        if now >= self._swept.get(queue, 0.0):
+            self._swept[queue] = now + _REFUSED_FOR
+            try:
+                swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                log.error("finished tasks cannot be forgotten, which is tried again in %s s: %s", _REFUSED_FOR, error)
+                if not self._connection.in_transaction:
+                    raise Unexpected from error
+            else:
+                self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
+
+
+def _waits_for_the_wall(row: Due, now: float, wall: float) -> bool:
+    """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
+    is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
+    return is_early and (row.start_by is None or row.start_by > now)

@@ -1,0 +1,187 @@
+"""The search for an SQLite file, and its making, before SQLite touches it.
+
+SQLite makes a write-ahead log and an index of it beside the file, which belong to the account that made them. An
+account that may only read the file would so lock out its owner; so it is refused, or only looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, final
+
+from ..._tasks.errors import BackendError
+from ..durable.store_file import PRIVATE, make_file, may_make_in, may_write, refused, regular_file
+
+_WHAT = "the SQLite file"
+_BESIDE = ("-wal", "-shm")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The way in which an SQLite file is to be opened.
+
+    Attributes:
+      synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
+      join_existing: whether our tables may be put beside others.
+      create: whether it is made if it is not there.
+      read_only: whether it is only looked into.
+      mode: of the file, if it is made.
+      allow_triggers: whether triggers and views of others may be on our tables.
+    """
+
+    synchronous: str = "FULL"
+    join_existing: bool = False
+    create: bool = True
+    read_only: bool = False
+    mode: int = PRIVATE
+    allow_triggers: bool = False
+
+
+def find_file(path: str, opening: Opening) -> Path:
+    """The file, without symbolic links, after it was made if it is to be.
+
+    Raises:
+      BackendError: it is not there, is no regular file, or may not be used in this way.
+    """
+    found = regular_file(Path(path), _WHAT)
+    file = Path(os.path.realpath(path))
+    may_make = opening.create and not opening.read_only
+    if found is None and not may_make:
+        raise refused(f"{_WHAT} {path!r} is not there, and is not to be made")
+    if found is None:
+        _make(path, file, opening.mode)
+    elif not found.st_size and not may_make and not any(_is_there(file, suffix) for suffix in _BESIDE):
+        raise refused(f"{_WHAT} {path!r} is empty, and no tables are to be made in it")
+    if not opening.read_only:
+        _check_rights(path, file)
+    return file
+
+
+def _make(path: str, file: Path, mode: int) -> None:
+    try:
+        os.close(make_file(file, mode))  # it is new, so nobody has a lock on it, which would be gone with this
+    except FileExistsError:  # somebody else was quicker
+        regular_file(file, _WHAT)
+    except OSError as error:
+        raise BackendError(
+            f"{_WHAT} {path!r} cannot be made: {error.strerror}; is its directory there, and may one write to it?"
+        ) from error
+
+
+def _check_rights(path: str, file: Path) -> None:
+    if not may_write(file):
+        raise BackendError(
+            f"{_WHAT} {path!r} cannot be written to: it is read-only for this account; read_only=True looks into it"
+        )
+    for suffix in _BESIDE:
+        beside = f"{file}{suffix}"
+        if os.path.lexists(beside) and not may_write(beside):
+            raise BackendError(
+                f"{_WHAT} {path!r} cannot be opened: {beside!r} may not be written to by this account; another one "
+                "has made it"
+            )
+    if not any(_is_there(file, suffix) for suffix in _BESIDE) and not may_make_in(file.parent):
+        raise BackendError(f"{_WHAT} {path!r} cannot be written to: its directory is read-only for this account")
+
+
+@final
+class Use:
+    """The use of a file by one of the drivers in this process, until it is closed.
+
+    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
+    a process has on a file when it closes it once. Connections that are not ours are not seen here.
+
+    Raises:
+      BackendError: the other driver has the file open in this process.
+    """
+
+    _lock = threading.Lock()
+    _all: ClassVar[list[Use]] = []
+
+    def __init__(self, file: Path, driver: str) -> None:
+        self._file = _identity(file)
+        self._driver = driver
+        with self._lock:
+            for other in self._all:
+                if other._file == self._file and other._driver != driver:
+                    raise refused(
+                        f"{_WHAT} {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
+                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
+                    )
+            self._all.append(self)
+
+    def close(self) -> None:
+        """End it; a second call does nothing."""
+        with self._lock:
+            if self in self._all:
+                self._all.remove(self)
+
+
+def places_of(file: Path) -> list[tuple[int, int] | None]:
+    """Which files there are by these names, as the system tells files apart: it, and its write-ahead log."""
+    if sys.platform == "win32":  # they cannot be removed there while they are open
+        return []
+    return [_identity(file), _identity(f"{file}-wal")]
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  it is done in each exchange, and has to be cheap
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def log_size(file: Path) -> int:
+    """The length of the write-ahead log of a file, in bytes."""
+    try:
+        return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
+    except OSError:
+        return 0
+
+
+def _is_there(file: Path, suffix: str) -> bool:
+    return os.path.exists(f"{file}{suffix}")  # noqa: PTH110  a suffix of SQLite's is no suffix of a Path
+
+
+@final
+class View:
+    """A file that is only looked into, and what is done so that nothing is made beside it.
+
+    1. There is a write-ahead log: others have the file open, or one of them has died. It is read with it. Who may not
+       write to the file must not write to the index of the log either.
+    2. There is none, and this account could make one and use it: SQLite does as usual.
+    3. There is none, and this account could not, or would lock out the owner with it. Then the file is read as one that
+       does not change. As soon as it does, or a log appears, it has to be opened again.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: tuple[object, ...] | None = None
+
+    def query(self) -> str:
+        """The query to give to SQLite, now."""
+        self._seen = None
+        is_ours = may_write(self._file)
+        if _is_there(self._file, "-wal"):
+            return "mode=ro" if is_ours else "mode=ro&readonly_shm=1"
+        if is_ours and may_make_in(self._file.parent):
+            return "mode=ro"
+        self._seen = self._look()
+        return "mode=ro&immutable=1"
+
+    @property
+    def is_outdated(self) -> bool:
+        """True if it was read as one that does not change, and has changed."""
+        return self._seen is not None and self._seen != self._look()
+
+    def _look(self) -> tuple[object, ...]:
+        found = regular_file(self._file, _WHAT)
+        if found is None:
+            raise refused(f"{_WHAT} {str(self._file)!r} is not there any more")
+        return found.st_ino, found.st_size, found.st_mtime_ns, _is_there(self._file, "-wal")

@@ -1,0 +1,259 @@
+"""What else can be done with an SQLite file's rows: each a function of its books, inside one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._tasks.errors import not_again
+from ..durable.encoding import decode_head, expired_error
+from ..durable.engine import Answer, Held, Part, State, Stored
+from .counters import text
+from .exchange import SWEEP
+from .rows import OVERDUE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .counters import Queues
+    from .driver import Connection
+    from .exchange import Books
+
+_ALL = 2**63 - 1
+"""Rows, more than any file has."""
+_EXPIRED_AT_ONCE = 500
+_FORGOTTEN = 500
+"""Rows that are forgotten in one transaction."""
+_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn, run_at"
+
+_UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
+_KEPT = "(due IS NULL OR due > ?)"
+LISTED = {
+    State.WAITING: f"queue = ? AND state = 0 AND {_UNEXPIRED} ORDER BY priority DESC, turn",
+    State.DELAYED: f"queue = ? AND state = 1 AND due IS NOT NULL AND state < 3 AND {_UNEXPIRED} ORDER BY due",
+    State.RUNNING: "queue = ? AND state = 2 AND due IS NOT NULL AND state < 3 AND ? NOTNULL ORDER BY due",
+    State.DONE: f"queue = ? AND state = 3 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+    State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+    State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+}
+"""The list of each state, at a time: along the index that holds it. Each repeats the condition of that index, so that
+SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
+FORGET = """
+DELETE FROM trio_tasks_task WHERE seq IN (
+    SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
+    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 LIMIT ?)
+"""
+_COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
+
+
+def find(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str, now: float) -> Stored | None:
+    """The row of this id."""
+    sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
+    rows = connection.execute(sql, (queues.known(queue), task_id))
+    return _stored(rows[0], now) if rows else None
+
+
+def list_rows(
+    connection: Connection, _: Books, queues: Queues, queue: str, states: Sequence[State], limit: int, now: float
+) -> list[Stored]:
+    """At most so many rows in these states."""
+    number = queues.known(queue)
+    found: list[Stored] = []
+
+    def add(where: str, *parameters: Any) -> None:
+        sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
+        rows = connection.execute(sql, (*parameters, min(limit - len(found), _ALL)))
+        found.extend(stored for row in rows if (stored := _stored(row, now)) is not None)
+
+    for state in states:
+        add(LISTED[state], number, now)
+        if state is State.KILLED and len(found) < limit:
+            add(f"{OVERDUE} ORDER BY due", number, now, now)
+    return found
+
+
+def _stored(row: Any, now: float) -> Stored | None:
+    """A row as it is now, whether that was entered or not; None if it is kept no longer."""
+    *fields, start_by, turn, run_at = row
+    stored = Stored._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
+    if stored.state > State.RUNNING:
+        return None if stored.due is not None and stored.due <= now else stored
+    if stored.state is State.RUNNING or start_by is None:
+        return stored
+    if start_by <= now:
+        return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None)
+    if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
+        return stored._replace(due=turn / 1e6)
+    return stored
+
+
+def _expire(connection: Connection, books: Books, number: int, task_id: str, now: float) -> None:
+    """Enter that this row has expired, if it has."""
+    sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
+    for (seq,) in connection.execute(sql, (number, task_id, now)):
+        books.rows.kill(number, seq, expired_error(), now)
+
+
+def _row_that_waits(connection: Connection, number: int, task_id: str) -> int | None:
+    sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
+    rows = connection.execute(sql, (number, task_id))
+    return rows[0][0] if rows else None
+
+
+def cancel(
+    connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, error: bytes, now: float
+) -> bool:
+    """Kill the row if it waits."""
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    seq = _row_that_waits(connection, number, task_id)
+    if seq is not None:
+        books.rows.kill(number, seq, error, now)
+    return seq is not None
+
+
+def abort(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str) -> Held | None:
+    """Say that who runs the row is to stop."""
+    sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
+    rows = connection.execute(sql, (queues.known(queue), task_id))
+    if not rows:
+        return None
+    held = Held._make(rows[0])
+    connection.execute("UPDATE trio_tasks_task SET wish = 'abort' WHERE seq = ?", (held.key,))
+    return held
+
+
+def reschedule(
+    connection: Connection,
+    books: Books,
+    queues: Queues,
+    queue: str,
+    task_id: str,
+    delay: float,
+    run_at: int | None,
+    now: float,
+) -> bool:
+    """Have the row be ready then, if it waits."""
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    seq = _row_that_waits(connection, number, task_id)
+    if seq is None:
+        return False
+    if delay > 0:
+        connection.execute(
+            "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), turn = ?, run_at = ?, "
+            "wall = NULL WHERE seq = ?",
+            (now + delay, now + delay, books.rows.turn(now + delay, now), run_at, seq),
+        )
+    else:  # what is ready stays where it stands
+        connection.execute(
+            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL "
+            "WHERE seq = ? AND state = 1",
+            (books.rows.turn(None, now), seq),
+        )
+    return True
+
+
+def update(
+    connection: Connection,
+    books: Books,
+    queues: Queues,
+    queue: str,
+    task_id: str,
+    payload: bytes,
+    head: bytes | None,
+    now: float,
+) -> bool:
+    """Replace what the row holds, if it waits."""
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    seq = _row_that_waits(connection, number, task_id)
+    if seq is not None:
+        connection.execute("UPDATE trio_tasks_task SET payload = ?, head = ? WHERE seq = ?", (payload, head, seq))
+    return seq is not None
+
+
+def resume(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, now: float) -> bool:
+    """Have the dead row wait again.
+
+    Raises:
+      DuplicateTaskError: its unique key is taken.
+    """
+    number = queues.known(queue)
+    _expire(connection, books, number, task_id, now)
+    rows = connection.execute(
+        f"SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
+        (number, task_id, now),
+    )
+    if not rows:
+        return False
+    [(seq, unique, head)] = rows
+    if unique is None:  # perhaps because it was replaced while it ran
+        unique = decode_head(head)[0].unique
+    sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
+    for (other,) in connection.execute(sql, (number, unique)):
+        _expire(connection, books, number, other, now)
+    holder = connection.execute(sql, (number, unique))
+    if holder:
+        raise not_again(task_id, holder[0][0])
+    connection.execute(
+        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, wish = NULL, "
+        "uniq = ? WHERE seq = ?",
+        (books.rows.turn(None, now), unique, seq),
+    )
+    queues.count(number, live=1)
+    return True
+
+
+def resume_abandoned(_: Connection, books: Books, queues: Queues, queue: str, now: float) -> Part:
+    """Have orphans wait again, as far as one exchange sees to them."""
+    return Part(*books.enter_due(queue, queues.known(queue), now, Answer()))
+
+
+def forget(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str | None, now: float) -> Part:
+    """Forget one finished row, or some hundreds."""
+    number = queues.known(queue)
+    if task_id is not None:
+        _expire(connection, books, number, task_id, now)
+        sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
+        return Part(connection.changed(sql, (number, task_id, now)), is_more=False)
+    if len(books.rows.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+        return Part(0, is_more=True)
+    if connection.changed(SWEEP, (number, now, _FORGOTTEN)) == _FORGOTTEN:  # their time was up: they are not counted
+        return Part(0, is_more=True)
+    forgotten = connection.changed(FORGET, (number, _FORGOTTEN))
+    return Part(forgotten, is_more=forgotten == _FORGOTTEN)
+
+
+def counts(connection: Connection, _: Books, queues: Queues, queue: str, now: float) -> dict[str, int]:
+    """All counts of the queue."""
+    number = queues.known(queue)
+    found = queues.counts(number)
+    [(expired,)] = connection.execute(_COUNT_EXPIRED, (number, now, now))
+    return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
+
+
+def names(_: Connection, __: Books, queues: Queues) -> list[str]:
+    """All queues."""
+    return queues.names()
+
+
+def register(connection: Connection, _: Books, __: Queues, session: int, queue: str, workers: Sequence[str]) -> None:
+    """These are the workers of this session on the queue."""
+    connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
+    rows = [(session, queue, name) for name in workers]
+    connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
+
+
+def workers(connection: Connection, _: Books, __: Queues, queue: str, now: float) -> list[str]:
+    """Who runs on the queue, in sessions that are alive."""
+    sql = (
+        "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
+        "WHERE queue = ? AND expires > ? ORDER BY name"
+    )
+    return [text(name) for (name,) in connection.execute(sql, (queue, now))]
+
+
+def report(connection: Connection, _: Books, __: Queues, held: Held, progress: bytes) -> bool:
+    """Keep the progress of a row in hand."""
+    sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
+    return connection.changed(sql, (progress, held.key, held.token)) > 0

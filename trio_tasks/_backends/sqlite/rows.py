@@ -1,0 +1,189 @@
+"""One row after the other: what is done to a row of an SQLite file when something out of the ordinary happens to it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
+from ..durable.engine import Claimed, State, Verdict
+from .driver import RowRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..durable.engine import Settlement
+    from .counters import Queues
+    from .driver import Connection, Row
+
+_LAST_TURN = 2**63 - 1
+ABORT = "abort"
+_REPLACED = "replaced by "
+"""What is wished of who runs a row; the second with an id behind it."""
+_COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
+
+HELD = "WHERE seq = ? AND token = ? AND state = 2"
+_RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
+_FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history),
+worker = coalesce(?, worker) {HELD}"""
+DROP = f"DELETE FROM trio_tasks_task {HELD}"
+_RETURN = f"""
+UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
+result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
+worker = coalesce(?, worker), wish = NULL, start_by = NULL, wall = NULL
+{HELD}
+"""
+
+
+OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
+"""Which rows have expired by a moment, given twice, though nobody has entered it."""
+EXPIRED = f"SELECT seq, id FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
+
+
+class Due(NamedTuple):
+    """A row that is due."""
+
+    seq: int
+    id: str
+    state: int
+    attempt: int
+    start_by: float | None
+    history: bytes | None
+    worker: str | None
+    wish: str | None
+    token: int
+    due: float
+    wall: float | None
+
+
+@final
+class Rows:
+    """The table of tasks, as one connection sees it.
+
+    Args:
+      connection: whose transactions are somebody else's business.
+      queues: their numbers and counts.
+    """
+
+    def __init__(self, connection: Connection, queues: Queues) -> None:
+        self._connection = connection
+        self._queues = queues
+        self._last_turn = 0
+
+    def turn(self, due: float | None, now: float) -> int:
+        """A place in the line: from when it is due, or behind all that have come to this process so far."""
+        if due is not None:
+            return int(min(due * 1e6, _LAST_TURN))
+        self._last_turn = max(self._last_turn + 1, int(now * 1e6))
+        return self._last_turn
+
+    def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
+        """Id and wish of a row that is running under this token."""
+        rows = self._connection.execute(f"SELECT id, wish FROM trio_tasks_task {HELD}", (key, token))
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def renew(self, claims: list[tuple[Any, int, float]]) -> list[bool]:
+        """Have the leases of these claims run out then; for each, False if it was lost."""
+        rows = [(due, key, token) for key, token, due in claims]
+        if self._connection.executemany(_RENEW, rows) == len(rows):
+            return [True] * len(rows)
+        return [self._connection.changed(_RENEW, row) > 0 for row in rows]
+
+    def put_back(self, each: Settlement, now: float) -> None:
+        """Put it back as retried, released or suspended: it waits again."""
+        held = each.key, each.token
+        queue = self._queues.number(each.queue)
+        if each.verdict is Verdict.RELEASED:
+            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, *held))
+            self._queues.count(queue, running=-1, released=1)
+        else:
+            due = now + each.after if each.after > 0 else None
+            state = State.WAITING if due is None else State.DELAYED
+            turn = self.turn(due, now)
+            counted = each.verdict is Verdict.RETRIED
+            fields = state, due, turn, not counted, each.result, each.history, each.run_at, each.worker
+            self._change(_RETURN, (*fields, *held))
+            self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
+
+    def finish(self, each: Settlement, now: float) -> None:
+        """It was running, and is not any more."""
+        state = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED}.get(each.verdict, State.KILLED)
+        if each.keep:
+            due = None if each.keep == math.inf else now + each.keep
+            fields = state, due, self.turn(None, now), each.result, each.history, each.worker
+            self._change(_FINISH, (*fields, each.key, each.token))
+        else:
+            self._change(DROP, (each.key, each.token))
+        self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
+
+    def take_off_attempt(self, seq: Any) -> None:
+        """The attempt at a running row was interrupted, and so does not count, though the row will not come back."""
+        self._connection.execute("UPDATE trio_tasks_task SET attempt = attempt - 1 WHERE seq = ?", (seq,))
+
+    def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
+        """Finish a row that waits."""
+        self._change(
+            "UPDATE trio_tasks_task SET state = 5, due = NULL, turn = ?, result = ? WHERE seq = ?",
+            (self.turn(None, now), error, seq),
+        )
+        self._queues.count(queue, live=-1, killed=1)
+
+    def expire(self, queue: int, now: float, limit: int) -> list[str]:
+        """Finish rows that were not claimed in time; their ids."""
+        expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
+        for seq, _ in expired:
+            self.kill(queue, seq, expired_error(), now)
+        return [task_id for _, task_id in expired]
+
+    def take_back(self, queue: int, row: Due, now: float) -> None:
+        """An orphan waits again; its attempt stays counted."""
+        self._change(
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, wish = NULL, history = ? WHERE seq = ?",
+            (with_loss(row.history, row.attempt, now, row.worker), row.seq),
+        )
+        self._queues.count(queue, running=-1)
+
+    def make_ready(self, seq: int) -> None:
+        """Its time has come."""
+        self._change("UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL WHERE seq = ?", (seq,))
+
+    def put_off(self, row: Due, due: float) -> None:
+        """Its time has not come yet: look again then."""
+        look_at = due if row.start_by is None else min(due, row.start_by)
+        sql = "UPDATE trio_tasks_task SET due = ?, turn = ? WHERE seq = ?"
+        self._change(sql, (look_at, self.turn(due, due), row.seq))
+
+    def _change(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Change one row.
+
+        Raises:
+          RowRefusedError: a trigger has had the change ignored.
+        """
+        if self._connection.changed(sql, parameters) < 1:
+            raise RowRefusedError("a row did not change, though nothing was wrong: a trigger may have had it ignored")
+
+    def take_over_key(self, seq: int, successor: str) -> None:
+        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        self._connection.execute(
+            "UPDATE trio_tasks_task SET uniq = NULL, wish = coalesce(wish, ?) WHERE seq = ?",
+            (_REPLACED + successor, seq),
+        )
+
+
+def claimed(row: Row, token: int) -> Claimed:
+    """A row that was claimed, as it was before.
+
+    Raises:
+      TypeError: it is none that we could have written.
+    """
+    seq, task_id, attempt, payload, head, history, _, run_at = row
+    if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
+        raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
+    return Claimed(seq, token, task_id, attempt + 1, payload, head, history, run_at)
+
+
+def unwanted(wish: str) -> bytes:
+    """Why a row that was running is not to come back: it was to be aborted, or another one has its unique key."""
+    if wish == ABORT:
+        return aborted_error()
+    return replaced_error(wish.removeprefix(_REPLACED))

@@ -1,0 +1,226 @@
+"""The tables in an SQLite file: what they are, whether they are ours, and how those of an older version are migrated.
+
+The tables can stand in a database of the user's own, beside others; so their names begin with ``trio_tasks_``, and the
+version stands in a table, not in the file's header.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..._tasks.errors import BackendError
+from ..durable.store_file import refused
+from .driver import DamagedError
+
+if TYPE_CHECKING:
+    from .driver import Connection
+
+VERSION = 3
+
+_TASKS = """
+    CREATE TABLE trio_tasks_task (
+        seq INTEGER PRIMARY KEY,
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL CHECK (typeof(id) = 'text' AND id != ''),
+        state INTEGER NOT NULL CHECK ({state}),  -- State
+        priority INTEGER NOT NULL,
+        turn INTEGER NOT NULL,                 -- microseconds: since when it waits, or is finished
+        due REAL,                              -- when the clock changes its state
+        start_by REAL,                         -- when it expires, unless claimed
+        token INTEGER NOT NULL DEFAULT 0,      -- of the last claim
+        attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
+        uniq TEXT,
+        wish TEXT,                             -- what somebody wants of who runs it
+        worker TEXT,
+        payload BLOB NOT NULL,
+        head BLOB CHECK (head IS NULL OR typeof(head) = 'blob'),
+        result BLOB,
+        history BLOB,
+        progress BLOB
+    )
+    """
+_INDEXES = [
+    "CREATE UNIQUE INDEX trio_tasks_by_id ON trio_tasks_task (queue, id)",
+    "CREATE INDEX trio_tasks_ready ON trio_tasks_task (queue, priority DESC, turn) WHERE state = 0",
+    "CREATE INDEX trio_tasks_timed ON trio_tasks_task (queue, due) WHERE due IS NOT NULL AND state < 3",
+    "CREATE UNIQUE INDEX trio_tasks_unique ON trio_tasks_task (queue, uniq) WHERE uniq IS NOT NULL AND state < 3",
+    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE wish IS NOT NULL AND state = 2",
+]
+
+_VERSION_1 = [
+    """
+    CREATE TABLE trio_tasks_meta (
+        name TEXT PRIMARY KEY,
+        value ANY
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trio_tasks_queue (
+        num INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        live INTEGER NOT NULL DEFAULT 0,       -- rows that are not finished
+        running INTEGER NOT NULL DEFAULT 0,    -- of these
+        pushed INTEGER NOT NULL DEFAULT 0,     -- in all, as those that follow
+        succeeded INTEGER NOT NULL DEFAULT 0,
+        retried INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0,
+        killed INTEGER NOT NULL DEFAULT 0,
+        released INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    _TASKS.format(state="state IN (0, 1, 2, 3, 4, 5)"),
+    *_INDEXES,
+    "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE state IN (3, 4, 5)",
+    """
+    CREATE TABLE trio_tasks_session (
+        num INTEGER PRIMARY KEY,
+        address TEXT,                          -- where to ring: a port of the loopback interface
+        key BLOB,                              -- what to say there
+        expires REAL NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE trio_tasks_worker (
+        session INTEGER NOT NULL,
+        queue TEXT NOT NULL,                   -- its name: it may not have a number yet
+        name TEXT NOT NULL
+    )
+    """,
+    """
+    INSERT INTO trio_tasks_meta
+    VALUES ('version', 1), ('sessions', 0), ('latest', 0.0), ('boot', ''), ('anchor', 0.0)
+    """,
+]
+
+_VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each index: that made it twice as slow
+    "ALTER TABLE trio_tasks_task RENAME TO trio_tasks_task_before",
+    _TASKS.format(state="typeof(state) = 'integer' AND state BETWEEN 0 AND 5"),
+    "INSERT INTO trio_tasks_task SELECT * FROM trio_tasks_task_before",
+    "DROP TABLE trio_tasks_task_before",
+    *_INDEXES,
+    "CREATE INDEX trio_tasks_finished ON trio_tasks_task (queue, state, due, turn) WHERE +state > 2",
+]
+
+_VERSION_3 = [
+    "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
+    "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
+    "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
+    "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock
+    "CREATE INDEX trio_tasks_walled ON trio_tasks_task (queue, wall) WHERE wall IS NOT NULL AND state = 1",
+    "DELETE FROM trio_tasks_session",  # whose clock is another one than it was before
+    "UPDATE trio_tasks_meta SET value = '' WHERE name = 'boot'",
+    "ALTER TABLE trio_tasks_session ADD COLUMN noted REAL",  # the time by its clock, with its latest heartbeat
+    "ALTER TABLE trio_tasks_session ADD COLUMN wall REAL",  # the same, by the wall clock
+    "ALTER TABLE trio_tasks_session ADD COLUMN beats REAL",  # seconds to its next heartbeat, if tasks run
+    "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
+]
+
+_MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}
+"""By the version from which each leads to the next."""
+
+_FOREIGN = """
+SELECT type, name FROM sqlite_master WHERE (type = 'trigger' AND lower(tbl_name) GLOB 'trio_tasks_*')
+OR (type = 'view' AND (lower(name) GLOB 'trio_tasks_*' OR instr(lower(sql), 'trio_tasks_')))
+"""
+_LAST_SESSION = 2**31 - 2
+"""A claim is numbered in 64 bits, whose upper half is the session's."""
+_SMALL = 8 * 2**20
+"""Bytes up to which a file is read through when it is opened."""
+
+
+def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
+    """Make the tables, or migrate them; inside the caller's transaction.
+
+    Raises:
+      BackendError: the file is not ours, newer than we are, or damaged. Nothing was changed.
+    """
+    tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    version = 0
+    if "trio_tasks_meta" in tables:
+        version = _version_of(connection, path)
+    elif tables and not join_existing:
+        some = ", ".join(sorted(tables)[:3])
+        raise BackendError(
+            f"the SQLite file {path!r} is not ours: it has other tables ({some}), and none of a task storage; "
+            "join_existing=True puts ours beside them"
+        )
+    for step in range(version, VERSION):
+        for statement in _MIGRATIONS[step]:
+            connection.execute(statement)
+        connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'version'", (step + 1,))
+
+
+def check_foreign(connection: Connection, path: str) -> None:
+    """See whether there is something of others that would run with our statements, or stands where our tables should.
+
+    Raises:
+      BackendError: there is.
+    """
+    found = connection.execute(_FOREIGN)
+    if found:
+        some = ", ".join(f"the {kind} {str(name)!r:.80}" for kind, name in found[:3])
+        raise refused(
+            f"the SQLite file {path!r} has something on our tables that is not ours: {some}. It would run with "
+            "each of our statements; allow_triggers=True takes it as it is"
+        )
+
+
+def check_current(connection: Connection, path: str) -> None:
+    """See whether our tables are there, as they are now; for those who only look.
+
+    Raises:
+      BackendError: they are not, or are of another version.
+    """
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'trio_tasks_meta'"):
+        raise refused(f"the SQLite file {path!r} has none of the tables of a task storage")
+    version = _version_of(connection, path)
+    if version < VERSION:
+        raise refused(
+            f"the SQLite file {path!r} was written by an older trio_tasks: its schema is of version {version}, and is "
+            f"migrated to {VERSION} when it is opened without read_only=True"
+        )
+
+
+def _version_of(connection: Connection, path: str) -> int:
+    rows = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'version'")
+    version = rows[0][0] if rows else None
+    if not isinstance(version, int) or version < 1:
+        raise DamagedError(f"the SQLite file {path!r} is damaged: its schema has no version")
+    if version > VERSION:
+        raise BackendError(
+            f"the SQLite file {path!r} was written by a newer trio_tasks: its schema is of version {version}, "
+            f"and this one knows versions up to {VERSION}"
+        )
+    return version
+
+
+def next_session(connection: Connection, path: str) -> int:
+    """A number that no other opening of the file has had; inside the caller's transaction.
+
+    Raises:
+      BackendError: it is not known which have been given.
+    """
+    rows = connection.execute("SELECT value FROM trio_tasks_meta WHERE name = 'sessions'")
+    last = rows[0][0] if rows else None
+    if not isinstance(last, int) or not 0 <= last < _LAST_SESSION:
+        raise DamagedError(f"the SQLite file {path!r} is damaged: it has been opened {last!r} times")
+    connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = 'sessions'", (last + 1,))
+    return last + 1
+
+
+def check_whole(connection: Connection, path: str) -> None:
+    """See whether the file is all there: all of its pages and indexes, if it is small.
+
+    Raises:
+      BackendError: it is not.
+    """
+    file = Path(path)
+    if not file.exists() or not (size := file.stat().st_size):
+        return
+    # SQLite itself sees whether the file was cut off. It must not be opened here: all locks that this process has on a
+    # file are gone when any of its descriptors is closed, those of other connections too.
+    if size <= _SMALL:
+        [(verdict, *_), *_] = connection.execute("PRAGMA integrity_check(1)")
+        if verdict != "ok":
+            raise DamagedError(f"the SQLite file {path!r} is damaged: {verdict}")

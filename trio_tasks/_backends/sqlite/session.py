@@ -1,0 +1,445 @@
+"""What is asked of an SQLite file, each as one transaction; all of it runs in the thread that has the connection."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+from ..._clock import machine_now
+from ..._tasks.errors import BackendError
+from ..durable.clock import Offset, StoreClock
+from ..durable.engine import COMES_BACK, Answer, Exchange, Held, Renewal
+from ..durable.store_file import refused
+from .clock import SESSION, SqliteClock, keep, note
+from .counters import Queues
+from .driver import (
+    Connection,
+    DamagedError,
+    RowRefusedError,
+    connect,
+    explained,
+    has_reset_race,
+    is_busy,
+    is_of_the_driver,
+)
+from .exchange import Books, Unexpected
+from .opening import Use, View, find_file, log_size, places_of
+from .operations import register
+from .schema import check_current, check_foreign, check_whole, next_session, prepare
+from .wakeup import KEY_SIZE, is_answered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from .driver import Driver, Row
+    from .opening import Opening
+    from .wakeup import Bell
+
+T = TypeVar("T")
+
+_LOCK_PATIENCE = 10.0
+"""Seconds for which others may hold the lock, however many of our transactions they keep waiting."""
+_LAST_TRY = 0.1
+"""Seconds that each transaction waits at least."""
+_ONE_OUTAGE = 2.0
+"""Seconds without a try after which a lock that is held is not taken for the same one."""
+_LONGEST_MIGRATION = 3600.0
+"""Seconds that a statement may take which brings an older file up to date."""
+_MOST_RUNG = 500
+"""Sessions that are rung: a file that names more was not made by us."""
+_MOST_ASKED = 10
+"""Sessions that are asked whether they are alive."""
+_LOG_LIMIT = 16 * 2**20
+"""Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
+_NEWS_APART = 0.02
+"""Seconds between two rings that only say that something is finished."""
+
+_ADDED = 2 * 2**20
+"""Bytes that errors and the history of a row may have."""
+_RING = """
+SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
+AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
+"""
+_OTHERS = """
+SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND typeof(key) = 'blob' AND length(key) = ?
+ORDER BY num DESC LIMIT ?
+"""
+_SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
+
+
+@final
+class Desk:
+    """An SQLite file, open.
+
+    Args:
+      path: of the file.
+      driver: which one.
+      opening: how it is opened.
+      bell: where others can ring us, and we them.
+      clock: of this process; if it is not given, the machine's.
+    """
+
+    def __init__(
+        self, path: str, driver: Driver, opening: Opening, bell: Bell, clock: StoreClock | None = None
+    ) -> None:
+        self._path = path
+        self._driver: Driver = driver
+        self._opening = opening
+        self._bell = bell
+        self._file: Path
+        self._view: View
+        self._use: Use
+        self._places: list[tuple[int, int] | None] = []
+        self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
+        self._file_clock = SqliteClock(self._clock, path)
+        self._workers: dict[str, list[str]] = {}  # by the name of their queue
+        self._connection: Connection
+        self._queues: Queues
+        self._books: Books
+        self._session = 0
+        self._hello_at = 0.0
+        self._owes_news = False
+        self._news_at = 0.0
+        self._locked_since: float | None = None
+        self._locked_until = 0.0
+        self.longest = 0  # bytes of a value, with room for what is added to its row later
+
+    # Transactions
+
+    def open(self) -> tuple[float, bool]:
+        """Open the file; the present by its clock, and whether a fault of this SQLite may damage it, since other
+        processes that live have it open as well."""
+        file = self._file = find_file(self._path, self._opening)
+        self._use = Use(file, self._driver)
+        if self._opening.read_only:
+            self._view = View(file)
+            return self._connect(self._view.query(), self._look_in), False
+        return self._connect("mode=rw", self._set_up)
+
+    def _connect(self, query: str, set_up: Callable[[], T]) -> T:
+        try:
+            self._connection = connect(self._driver, str(self._file), query)
+        except Exception as error:
+            self._use.close()
+            raise self._explained(error) from error
+        with ExitStack() as undoing:
+            undoing.callback(self._use.close)
+            undoing.callback(self._connection.close)
+            try:
+                found = set_up()
+            except Exception as error:
+                raise self._explained(error) from error
+            undoing.pop_all()
+        return found
+
+    def _beware(self) -> None:
+        """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
+        self._connection.execute("PRAGMA trusted_schema = OFF")
+        self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
+        limit = self._connection.longest_value()
+        self.longest = max(limit - _ADDED, limit // 2)
+        if not self._opening.allow_triggers:
+            check_foreign(self._connection, self._path)
+        check_whole(self._connection, self._path)
+
+    def _look_in(self) -> float:
+        """Make nothing, and change nothing."""
+        connection = self._connection
+        self._beware()
+        check_current(connection, self._path)
+        self._queues = Queues(connection)
+        self._books = Books(connection, self._queues, 0)
+        self._file_clock.open(connection, read_only=True)
+        return self._clock.now()
+
+    def _set_up(self) -> tuple[float, bool]:
+        connection = self._connection
+        self._beware()
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
+            with connection.patient(_LONGEST_MIGRATION):
+                self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._opening.join_existing))
+        if connection.execute("PRAGMA journal_mode = WAL") != [("wal",)]:
+            raise BackendError(
+                f"the SQLite file {self._path!r} cannot have a write-ahead log: is it on a network disk?"
+            )
+        connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
+        if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
+            raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
+        if self._opening.synchronous == "FULL":  # which means so much on macOS, and nothing elsewhere
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute("PRAGMA busy_timeout = 0")
+        self._queues = Queues(connection)
+        now, others = self._in_transaction(self._check_in)
+        self._places = places_of(self._file)
+        return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
+
+    def _check_in(self) -> tuple[float, list[Row]]:
+        connection = self._connection
+        with connection.patient(_LONGEST_MIGRATION):
+            prepare(connection, self._path, join_existing=self._opening.join_existing)
+        if not self._opening.allow_triggers:
+            check_foreign(connection, self._path)  # by now nobody else can put any there
+        was_asleep = self._file_clock.open(connection)
+        now = self._clock.now()
+        self._session = next_session(connection, self._path)
+        self._books = Books(connection, self._queues, self._session)
+        if was_asleep:
+            self._books.spare(now)
+        self._say_hello(now)
+        return now, connection.execute(_OTHERS, (self._session, now, KEY_SIZE, _MOST_ASKED))
+
+    def _in_transaction(self, fn: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
+        self._begin(begin)
+        committed = False
+        try:
+            result = fn()
+            self._connection.execute("COMMIT")
+            committed = True
+        finally:
+            if not committed:
+                self._roll_back()
+        return result
+
+    def _begin(self, begin: str) -> None:
+        """Take the lock, unless it is only to be read. SQLite's own way of waiting for it sleeps for up to a tenth of a
+        second; ours is quicker. Who had to wait behind somebody who has waited in vain need not wait as long again."""
+        began_at = time.monotonic()
+        if began_at - self._locked_until > _ONE_OUTAGE:
+            self._locked_since = None
+        pause = 0.0002
+        while True:
+            try:
+                self._connection.execute(begin)
+                self._locked_since = None
+                return
+            except Exception as error:
+                if not is_busy(error):
+                    raise
+                now = self._locked_until = time.monotonic()
+                self._locked_since = began_at if self._locked_since is None else self._locked_since
+                if now > max(self._locked_since + _LOCK_PATIENCE, began_at + _LAST_TRY):
+                    raise
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, 0.005)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if hasattr(self, "_queues"):
+            self._queues.roll_back()
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error as one of ours, where it comes of the file: from the driver, or since what stands there is nothing
+        that we would have written, so that it cannot be compared, counted or converted."""
+        if is_of_the_driver(error):
+            return explained(error, self._path)
+        if isinstance(error, OverflowError):
+            return RowRefusedError(f"the SQLite file {self._path!r} takes no number that is so large ({error})")
+        if isinstance(error, (TypeError, ValueError)):
+            damaged = DamagedError(
+                f"the SQLite file {self._path!r} is damaged: what is in it cannot be used ({error!r})"
+            )
+            damaged.is_refusal = True  # or else it is what was asked that cannot be used
+            return damaged
+        return error
+
+    def _do(self, fn: Callable[[], T]) -> T:
+        if self._opening.read_only:
+            raise refused(
+                f"the SQLite file {self._path!r} was opened with read_only=True, and is not changed through it"
+            )
+        try:
+            result = self._in_transaction(fn)
+        except Exception as error:
+            ours = self._explained(error)
+            if ours is error:
+                raise
+            raise ours from error
+        self._check_place()
+        return result
+
+    def _check_place(self) -> None:
+        """Refuse to acknowledge what was committed to a file, or a log of it, that is not there any more."""
+        if self._places and self._places != places_of(self._file):
+            raise refused(
+                f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
+                "open: it has to be opened anew"
+            )
+
+    # The daily work
+
+    def exchange(self, exchange: Exchange, now: float) -> Answer:
+        """One exchange."""
+        answer = self._exchanged(exchange, now, careful=False)
+        while answer is None:  # each time one more write is known to end the transaction
+            answer = self._exchanged(exchange, now, careful=True)
+        stirs = exchange.pushed or any(each.verdict in COMES_BACK for each in exchange.settled)
+        self._tell_others(now, at_once=bool(stirs), finished=bool(exchange.settled))
+        return answer
+
+    def _exchanged(self, exchange: Exchange, now: float, *, careful: bool) -> Answer | None:
+        try:
+            return self._do(lambda: self._exchange(exchange, now, careful=careful))
+        except Unexpected:
+            return None
+
+    def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+        now = self._now(now)
+        return self._books.exchange(exchange, now, careful=careful)
+
+    def _tell_others(self, now: float, *, at_once: bool, finished: bool) -> None:
+        """Ring, after the transaction."""
+        if finished and not at_once and now < self._news_at:
+            self._owes_news = True
+        elif at_once or finished:
+            self.ring(now)
+
+    def ring(self, now: float) -> None:
+        """Have all others look."""
+        self._owes_news = False
+        self._news_at = now + _NEWS_APART
+        if self._opening.read_only:
+            return
+        try:
+            others = self._connection.execute(
+                _RING,
+                (self._session, now, KEY_SIZE, _MOST_RUNG),
+            )
+        except Exception as error:
+            if not is_of_the_driver(error):
+                raise
+            return  # what was done is done; they look now and then
+        self._bell.ring([(address, key) for address, key in others])
+
+    def rest(self) -> None:
+        """Nothing was asked for a moment: ring, if that is still owed, and see to the log."""
+        if self._owes_news:
+            self.ring(self._news_at)
+        if self._places:  # it is open, and not only to look
+            self._shorten_log()
+
+    def _shorten_log(self) -> None:
+        """A log that has grown while somebody read an old state of the file is cut, once nobody needs it any more."""
+        if log_size(self._file) <= _LOG_LIMIT:
+            return
+        try:
+            [(_, written, copied)] = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # others may write
+            if written == copied:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except Exception as error:
+            if not is_of_the_driver(error):
+                raise  # else it is tried again the next time
+
+    def _now(self, now: float, beats: float | None = None) -> float:
+        """The present, inside a transaction: no earlier than ``now``. If it is time for that, or if this is a
+        heartbeat, which comes again in ``beats`` seconds, the session is renewed."""
+        jump = self._clock.tick()
+        now = max(now, self._clock.now())
+        if beats is not None or now >= self._hello_at:
+            jump += self._file_clock.follow(self._connection, self._session)
+            now = max(now, self._clock.now())
+            if jump:
+                self._books.spare(now)
+            self._say_hello(now, beats)
+        elif jump:
+            self._books.spare(now)
+        return now
+
+    def _say_hello(self, now: float, beats: float | None = None) -> None:
+        """We are still here; who has not said so for long is not."""
+        interval = self._file_clock.hello_interval
+        self._hello_at = now + interval
+        if now > self._books.spares_since + SESSION:  # or the others may be about to wake up
+            self._connection.execute(
+                "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
+            )
+            self._connection.execute(
+                "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session)"
+            )
+        is_new = self._connection.changed(
+            "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (self._session, self._bell.address, self._bell.key, now + self._file_clock.session),
+        )
+        if is_new:  # at first, or because somebody took it for gone
+            for queue, workers in self._workers.items():
+                register(self._connection, self._books, self._queues, self._session, queue, workers)
+        note(self._connection, self._session, now, interval if beats is None else beats, self._file_clock.session)
+
+    def close(self, now: float) -> None:
+        """Say good-bye."""
+        with closing(self._use):
+            try:
+                if not self._opening.read_only:
+                    with suppress(BackendError):  # others find out by themselves
+                        self._do(lambda: self._check_out(now))
+            finally:
+                self._close_connection()
+
+    def _close_connection(self) -> None:
+        try:
+            self._connection.close()
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _check_out(self, now: float) -> None:
+        self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
+        self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
+        keep(self._connection, latest=max(now, self._clock.now()))
+
+    def renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+        """See :meth:`Engine.renew`."""
+        return self._do(lambda: self._renew(held, now, lease))
+
+    def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+        now = self._now(now, lease / 2 if held else None)
+        kept = self._books.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
+        lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
+        first = self._session << 32
+        wished = self._connection.execute(
+            "SELECT seq, token FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
+            (first, first + 2**32),
+        )
+        return Renewal(lost, list(map(Held._make, wished)))
+
+    def register(self, queue: str, workers: Sequence[str]) -> None:
+        """See :meth:`Engine.register`."""
+        self._workers[queue] = [*workers]
+        self.do(register, self._session, queue, workers)
+
+    def do(self, verb: Callable[..., T], *args: Any) -> T:
+        """Any other transaction: ``verb(connection, books, queues, *args)``."""
+        while True:  # each time one more row is known that cannot be changed
+            with suppress(Unexpected):
+                return self._do(lambda: self._apply(verb, args))
+
+    def look(self, verb: Callable[..., T], *args: Any) -> T:
+        """The same for what only reads: it does not wait for somebody else's lock."""
+
+        def read() -> T:
+            return verb(self._connection, self._books, self._queues, *args)
+
+        if self._opening.read_only and self._view.is_outdated:
+            self._connection.close()
+            self._connect(self._view.query(), self._look_in)
+        try:
+            return self._in_transaction(read, "BEGIN")
+        except Exception as error:
+            ours = self._explained(error)
+            if ours is error:
+                raise
+            if self._opening.read_only:
+                raise ours from error
+        return self._do(
+            read
+        )  # where reading has to wait as well, as after a crash, it waits here; or fails in our words
+
+    def _apply(self, verb: Callable[..., T], args: tuple[Any, ...]) -> T:
+        result = verb(self._connection, self._books, self._queues, *args)
+        self._queues.enter_counts()
+        return result

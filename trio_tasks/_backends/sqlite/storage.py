@@ -1,0 +1,229 @@
+"""Tasks in an SQLite file: for one machine, for any number of processes, beside the user's own data if wanted."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
+
+import trio
+
+from ..._checks import check_seconds, check_unicode
+from ..._concurrency.threads import call_inside
+from ..._printing import quoted
+from ..._tasks.task import Task, make_task
+from ..durable.queue import Grip, Lane, LaneOptions
+from ..durable.storage import StoredBackend
+from ..durable.store_file import PRIVATE, check_mode, check_path, refused
+from .engine import SqliteEngine
+from .opening import Opening
+from .user_transactions import push_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self, Unpack
+
+    from ..._tasks.task import TaskOptions
+    from ..._tasks.task_id import TaskId
+    from .driver import Driver, Writer
+    from .sync_storage import SyncSqliteStorage
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
+
+
+class SqliteOptions(LaneOptions, total=False):
+    """The keywords of :class:`SqliteStorage`."""
+
+    queue: str
+    synchronous: Synchronous
+    driver: Driver | None
+    join_existing: bool
+    create: bool
+    read_only: bool
+    mode: int
+    allow_triggers: bool
+    poll_interval: float
+
+
+@final
+class SqliteStorage(StoredBackend[A]):
+    """Tasks in an SQLite file: ``async with SqliteStorage("tasks.db", Email, queue="emails") as storage``.
+
+    One thread has the connection; what many trio tasks ask for goes into one transaction together. Any number of
+    processes may use the file, and wake one another.
+
+    Args:
+      path: of the file, on a disk of this machine.
+      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
+      queue: the name of the queue in the file.
+      synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
+          ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
+          undo the latest. ``"OFF"``: the same, and a power cut may damage the file.
+      driver: ``"sqlite3"``, the standard library's, which is the default; or ``"apsw"``, which has a newer SQLite
+          of its own. All connections that a process has to a file must be by the same one, your own included: two
+          SQLites in one process do not see each other's locks, and damage a file. Two storages are refused that would
+          do so; a connection of your own is refused by :meth:`push_in`, and not seen otherwise.
+      join_existing: whether the tables may be put into a database that has others, and none of ours yet.
+      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others
+          work on, or that one may only read. Whatever would change something raises :class:`BackendError`.
+      mode: of the file, if it is made; SQLite gives the same to the files beside it.
+      allow_triggers: whether triggers and views of others may be on the tables. A trigger runs with each statement of
+          ours, so without this a file that has any is refused.
+      poll_interval: seconds between two looks at the file, for news that went astray.
+      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+          ``unreadable_after``; see :class:`LaneOptions`.
+    """
+
+    @overload
+    def __init__(self, path: str | os.PathLike[str], type: type[A], **options: Unpack[SqliteOptions]) -> None: ...
+    @overload
+    def __init__(
+        self: SqliteStorage[Any], path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        type: Any = Any,
+        *,
+        queue: str = "default",
+        synchronous: Synchronous = "FULL",
+        driver: Driver | None = None,
+        join_existing: bool = False,
+        create: bool = True,
+        read_only: bool = False,
+        mode: int = PRIVATE,
+        allow_triggers: bool = False,
+        poll_interval: float = 1.0,
+        **options: Unpack[LaneOptions],
+    ) -> None:
+        place = check_path(path, "tasks in memory are a MemoryStorage")
+        check_unicode(str(place), "the path of an SQLite file")
+        if synchronous not in ("FULL", "NORMAL", "OFF"):
+            raise ValueError(f"synchronous must be 'FULL', 'NORMAL' or 'OFF', not {quoted(synchronous)}")
+        opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
+        engine = SqliteEngine(place, driver, opening)
+        self._engine = engine
+        self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
+
+    @overload
+    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[B]: ...
+    @overload
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]:
+        """Another queue in the same file, over the same connection.
+
+        It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
+        """
+        other: SqliteStorage[Any] = super().share(type, queue=queue, **options)
+        other._engine = self._engine
+        return other
+
+    def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Push inside a transaction of your own: the task exists exactly if you commit.
+
+        Args:
+          connection: on the same file, used in this thread: a ``sqlite3.Connection`` (of apsw, if the storage was told
+              to use that), a SQLAlchemy ``Connection`` or ``Session``, or Django's ``connection``.
+          args: of the task; the options are those of :meth:`push`.
+
+        Raises:
+          DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: the storage is not open.
+          TypeError, ValueError: the connection is by another driver, or to another file.
+
+        It may be called in any thread, with trio or without. It is done when it returns, but for the commit, which is
+        yours. Call :meth:`wake` after that, so that workers look at once rather than within ``poll_interval``.
+        """
+        self._traffic.check_usable()
+        task_id, is_committed = self._push_over(connection, args, options, self._engine.now)
+        if is_committed:
+            self.wake()
+        return task_id
+
+    def _push_over(
+        self, connection: object, args: A, options: TaskOptions, now: Callable[[], float]
+    ) -> tuple[TaskId, bool]:
+        if self._engine.opening.read_only:
+            raise refused(f"{self!r} was opened with read_only=True")
+        row = self._row_of(make_task(args, options))
+        return push_over(connection, self._engine.driver, self._engine.place, row, now)
+
+    def wake(self) -> None:
+        """Tell all workers to look for new tasks now. Call it after committing a transaction that used :meth:`push_in`.
+
+        It may be called in any thread. On a storage that is closed it does nothing.
+        """
+        self._traffic.check_process()
+        call_inside(self._traffic.token, self._traffic.hear)
+        self._engine.ring_soon()
+
+    @overload
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: type[B], **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[B]: ...
+    @overload
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[Any]: ...
+    @classmethod
+    def open_sync(
+        cls, path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
+    ) -> SyncSqliteStorage[Any]:
+        """Open a queue to push to, fetch from and wait on without trio: in a WSGI application, in Django, in a script.
+
+        >>> with SqliteStorage.open_sync("tasks.db", Email, queue="emails") as storage:
+        ...     task_id = storage.push(Email(to="a@example.com"))
+
+        The arguments are those of :class:`SqliteStorage`. It is open when this returns; close it by ``with`` or
+        ``close()``. It may be used in any thread, and not after a fork: open it in each process.
+        """
+        from .sync_storage import SyncSqliteStorage
+
+        storage: SqliteStorage[Any] = cls(path, type, **options)
+        return SyncSqliteStorage(storage._engine, storage._lane, storage._row_of, storage._push_over)
+
+
+@final
+class SqliteTransaction:
+    """What a handler asks for to have writes of its own committed together with the settlement: exactly once.
+
+    A handler that has a parameter of this type, and whose tasks come from a :class:`SqliteStorage`, may say what is to
+    be written beside the queue. It is written if the handler returns, after its children have ended, in the transaction
+    that settles the task as done; so either both are there, or none. If writing raises, the attempt has failed with
+    that error. If the lease was lost, nothing is written.
+    """
+
+    def __init__(self, grip: Grip) -> None:
+        self._grip = grip
+
+    @classmethod
+    async def from_task(cls, task: Task[Any]) -> Self:
+        """That of the task's attempt; a worker calls it.
+
+        Raises:
+          TypeError: the task does not come from a :class:`SqliteStorage`.
+        """
+        await trio.lowlevel.checkpoint()
+        grip = task.parts.context
+        if not isinstance(grip, Grip):
+            raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {quoted(task)}")
+        return cls(grip)
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
+        """Have this statement run with the settlement."""
+        self._grip.writes.append(lambda writer: writer.execute(sql, parameters))
+
+    def call(self, write: Callable[[Writer], object]) -> None:
+        """Have ``write(writer)`` called with the settlement, in the thread that has the connection.
+
+        ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
+        transactions, nor take long: everybody else's tasks wait.
+        """
+        self._grip.writes.append(write)

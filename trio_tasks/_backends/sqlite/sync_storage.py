@@ -1,0 +1,202 @@
+"""A queue in an SQLite file without trio: for WSGI applications, Django, and scripts."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import trio
+
+from ..._checks import check_seconds, check_text, check_unicode
+from ..._contracts.sink import STRETCH
+from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
+from ..._tasks.task import make_task, options_for_many
+from ..._tasks.task_id import TaskId, stored_id
+from ..durable.engine import Exchange, State
+from ..durable.rows import result_of, shown
+from . import operations as verbs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from ..._tasks.outcome import TaskResult
+    from ..._tasks.task import Task, TaskOptions
+    from ..durable.engine import NewRow, Stored
+    from ..durable.queue import Lane
+    from .engine import SqliteEngine
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.25
+"""Seconds between two looks for the end of a task."""
+
+
+@final
+class SyncSqliteStorage(Generic[A]):
+    """A queue in an SQLite file, open, for code without trio. :meth:`SqliteStorage.open_sync` makes it.
+
+    All methods block, and may be called in any thread; the threads take turns. A transaction waits up to ten seconds
+    for a lock that others hold on the file. After a fork it cannot be used: open one in each process.
+    """
+
+    def __init__(
+        self,
+        engine: SqliteEngine,
+        lane: Lane,
+        row_of: Callable[[Task[A]], NewRow],
+        push_over: Callable[[object, A, TaskOptions, Callable[[], float]], tuple[TaskId, bool]],
+    ) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._row_of = row_of
+        self._push_over = push_over
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._desk, self._clock = self._engine.open_here()
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._lane.queue
+
+    # Pushing
+
+    def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Make a task of ``args`` and put it in; the options are those of :meth:`SqliteStorage.push`.
+
+        When it returns, the task is stored, and workers in all processes have been told.
+
+        Raises:
+          TypeError, ValueError: the args cannot be encoded, or an option is wrong. Nothing was stored.
+          DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: the storage is closed.
+          BackendError: it could not be stored: somebody else holds the lock, or the disk is full.
+        """
+        return self.push_task(make_task(args, options))
+
+    def push_task(self, task: Task[A]) -> TaskId:
+        """Put a whole task in; as :meth:`push`."""
+        [task_id] = self._insert([self._row_of(task)])
+        return task_id
+
+    def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
+        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+
+        Every task is made, and every option checked, before the first is put in; up to 512 go in one transaction.
+        """
+        options = options_for_many(options)
+        rows = [self._row_of(make_task(args, options)) for args in many]
+        ids: list[TaskId] = []
+        for start in range(0, len(rows), STRETCH):
+            ids += self._insert(rows[start : start + STRETCH])
+        return ids
+
+    def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Push inside a transaction of your own: the task exists exactly if you commit. See
+        :meth:`SqliteStorage.push_in`; call :meth:`wake` after the commit."""
+        self._check_open()
+        task_id, is_committed = self._push_over(connection, args, options, self._now)
+        if is_committed:
+            self.wake()
+        return task_id
+
+    def wake(self) -> None:
+        """Tell all workers to look for new tasks now. Call it after committing a transaction that used
+        :meth:`push_in`."""
+        self._do(self._desk.ring, self._now())
+
+    def _insert(self, rows: Sequence[NewRow]) -> list[TaskId]:
+        ids: list[TaskId] = []
+        for answer in self._do(self._desk.exchange, Exchange([], rows, []), self._now()).pushed:
+            if isinstance(answer, DuplicateTaskError):
+                raise answer
+            ids.append(stored_id(answer))
+        return ids
+
+    # Looking
+
+    def fetch_by_id(self, task_id: str) -> Task[A] | None:
+        """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
+        result and its progress."""
+        stored = self._find(task_id)
+        return None if stored is None else shown(stored, self._lane)
+
+    def wait_for(self, task_id: str, timeout: float | None = None) -> TaskResult[Any]:
+        """Wait until the task has ended, wherever that is, and return how: a :class:`TaskResult`.
+
+        Args:
+          task_id: of the task.
+          timeout: seconds; None for no limit.
+
+        Raises:
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+          TimeoutError: it has not ended in time. The task goes on.
+        """
+        end = None if timeout is None else time.monotonic() + check_seconds(timeout, "timeout")
+        pause = _FIRST_PAUSE
+        while True:
+            stored = self._find(task_id)
+            if stored is None:
+                raise UnknownTaskError(task_id)
+            if stored.state >= State.DONE:
+                return result_of(stored, self._lane)
+            left = pause if end is None else end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"task {str(task_id)!r} has not ended within {timeout} s")
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _find(self, task_id: str) -> Stored | None:
+        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        found: Stored | None = self._do(self._desk.look, verbs.find, self.queue, task_id, self._now())
+        return found
+
+    # Closing
+
+    def close(self) -> None:
+        """Close the file. It may be called again."""
+        with self._lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return
+            self._is_closed = True
+            self._engine.bell.close()
+            self._desk.close(self._now())
+
+    def __enter__(self) -> Self:
+        """Return it as it is: it is open already."""
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _now(self) -> float:
+        return self._clock.now()
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"this storage was opened by process {self._pid}, and cannot be used after a fork")
+        if self._is_closed:
+            raise trio.ClosedResourceError("this storage is closed")
+
+    def _do(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call a method of the session, when no other thread does."""
+        self._check_open()
+        with self._lock:
+            self._check_open()
+            return fn(*args)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open"
+        return f"<SyncSqliteStorage {self._engine!r}, queue {self.queue!r}, {state}>"

@@ -1,0 +1,164 @@
+"""How processes that share a file wake one another: a datagram on the loopback interface, which says "look".
+
+Each has a socket, whose port stands in the shared store with a key; a datagram without the key is not heard. A bell
+that is not heard (another network namespace, a full buffer) is made up for by looking now and then.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from ..._concurrency.threads import pause_instead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+KEY_SIZE = 16
+"""Bytes of what is said; nothing of another length is sent, whatever stands in a store."""
+_EXCLUSIVELY: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+_LOOPBACK = "127.0.0.1"
+_APART = 0.001
+"""Seconds to wait after each ring: what rings meanwhile is the same news."""
+_LONGEST_PAUSE = 0.1
+"""Seconds to wait, at most, where nothing arrives but what is not for us."""
+_AT_ONCE = 500
+"""Datagrams that are read in one go: others have their turn, however fast somebody sends."""
+
+
+_RESPONSE_TIME = 0.01
+"""Seconds within which the system says that nobody listens at a port of this machine."""
+_OWN: set[str] = set()
+"""The addresses of this process."""
+
+
+def is_answered(address: str | None, key: bytes) -> bool | None:
+    """Return True if another process listens at this address, which is rung for that; None if it cannot be told.
+
+    A session that was never closed stays in a file for a while after its process has died; but nobody has its port.
+    """
+    if address is None:
+        return None
+    if address in _OWN:
+        return False
+    try:
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+            probe.connect((_LOOPBACK, int(address)))
+            probe.settimeout(_RESPONSE_TIME)
+            probe.send(key)
+            probe.recv(1)  # nobody answers, but the system does if nobody is there
+    except socket.timeout:  # noqa: UP041  before Python 3.10 it is no TimeoutError
+        return True
+    except (OSError, ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
+_ROOM: trio.lowlevel.RunVar[dict[str, Bell]] = trio.lowlevel.RunVar("trio_tasks bells")
+
+
+def _room() -> dict[str, Bell]:
+    try:
+        return _ROOM.get()
+    except LookupError:
+        room: dict[str, Bell] = {}
+        _ROOM.set(room)
+        return room
+
+
+@final
+class Bell:
+    """A socket to be rung at, and to ring others from.
+
+    Attributes:
+      address: the port as text; None where there can be no socket.
+      key: what has to be said.
+    """
+
+    def __init__(self) -> None:
+        self._room: dict[str, Bell] | None = None  # of all bells of a run in virtual time
+        self._rung = trio.Event()
+        self.key = secrets.token_bytes(KEY_SIZE)
+        self.address: str | None = None
+        self._own: str | None = None  # the same, though it may not be told to others
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """From now on it can be rung."""
+        if pause_instead() is not None:  # when a datagram arrives is up to chance, too
+            self._room = _room()
+            self.address = f"here {len(self._room)}"
+            self._room[self.address] = self
+            return
+        try:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if _EXCLUSIVELY is not None:  # or another process could bind the same port, and hear the key
+                self._socket.setsockopt(socket.SOL_SOCKET, _EXCLUSIVELY, 1)
+            self._socket.bind((_LOOPBACK, 0))
+            self._socket.setblocking(False)
+            self.address = str(self._socket.getsockname()[1])
+            self._own = self.address
+            _OWN.add(self._own)
+        except OSError:  # a sandbox without a network: looking now and then has to do
+            self.close()
+
+    def ring(self, others: Iterable[tuple[str, bytes]]) -> None:
+        """Tell these: address and key of each. From any thread."""
+        for address, key in others:
+            if self._room is not None and address in self._room:
+                self._room[address]._rung.set()
+            try:
+                if self._socket is not None and len(key) == KEY_SIZE:
+                    self._socket.sendto(key, (_LOOPBACK, int(address)))
+            except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
+                continue
+
+    async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a bell that is closed is not heard
+        """Call this for each ring, until cancelled."""
+        while self._room is not None:
+            await self._rung.wait()
+            self._rung = trio.Event()
+            on_ring()
+            await trio.sleep(_APART)
+        if self._socket is None:
+            await trio.sleep_forever()
+        pause = _APART
+        while self._socket is not None:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except trio.ClosedResourceError:
+                return  # noqa: ASYNC910  a bell that is closed is not heard
+            if self._heard():
+                on_ring()
+                pause = _APART
+            else:
+                pause = min(2 * pause, _LONGEST_PAUSE)  # whoever sends it is not to keep us busy
+            await trio.sleep(pause)
+
+    def _heard(self) -> bool:
+        heard = False
+        for _ in range(_AT_ONCE):
+            if self._socket is None:
+                break
+            try:
+                heard = self._socket.recv(64) == self.key or heard
+            except ConnectionResetError:  # Windows says here that somebody whom we rang is not there any more
+                continue
+            except OSError:  # that was all
+                break
+        return heard
+
+    def close(self) -> None:
+        """Nobody is heard any more."""
+        if self._socket is not None:
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+            self._socket = None
+            if self._own is not None:
+                _OWN.discard(self._own)
+            self._own = self.address = None

@@ -1,0 +1,70 @@
+"""How args and results become bytes, and come back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._exports import rename as _rename
+from .._printing import quoted
+from .cbor import CborCodec as CborCodec
+from .errors import DecodeError as DecodeError, EncodeError as EncodeError
+from .json import JsonCodec as JsonCodec
+from .pydantic import PydanticCodec as PydanticCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Codec(Protocol):
+    """Values of one type as bytes. Both methods are called in trio's thread, and must not block."""
+
+    def encode(self, value: Any) -> bytes:
+        """A value as bytes.
+
+        Raises:
+          EncodeError: it is not of the type, or cannot be stored. Whoever pushed it is told.
+        """
+        ...
+
+    def decode(self, payload: bytes) -> Any:
+        """The value that :meth:`encode` made these bytes of.
+
+        Raises:
+          DecodeError: there is none. The task fails with it, and its payload stays readable.
+        """
+        ...
+
+
+def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
+    """The codec for a type.
+
+    Args:
+      codec: a codec, which is taken as it is; what makes one of a type, such as ``JsonCodec``; or None for a
+        :class:`CborCodec`.
+      type: what is to be encoded.
+
+    Raises:
+      TypeError: it is neither, or values of this type cannot be stored.
+    """
+    if codec is None:
+        return CborCodec(type)
+    made: Any = codec
+    if isinstance(codec, _Class) or not _is_codec(codec):
+        if not callable(codec):
+            raise TypeError(f"{_WANTED}, not {quoted(codec)}")
+        made = codec(type)
+        if isinstance(made, _Class) or not _is_codec(made):
+            raise TypeError(f"{_WANTED}; {codec!r} made {made!r} of the type, which is none")
+    codec_made: Codec = made
+    return codec_made
+
+
+_rename("trio_tasks", {"CborCodec": CborCodec, "JsonCodec": JsonCodec, "DecodeError": DecodeError})
+_rename("trio_tasks", {"EncodeError": EncodeError, "PydanticCodec": PydanticCodec})
+
+_Class = type
+_WANTED = "codec must be a codec (encode(value) and decode(payload)), or make one of a type, as CborCodec does"
+
+
+def _is_codec(value: object) -> bool:
+    return callable(getattr(value, "encode", None)) and callable(getattr(value, "decode", None))

@@ -1,0 +1,146 @@
+"""JSON, for what others have to read as well: msgspec's, or Python's own for plain values where that is missing."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+from .._checks import check_text
+from .cbor import check_depth, codec_again
+from .errors import Unfit, cause_of, refuse
+from .plain_values import LOOKED_AT_FOR_JSON, has_naive_datetime, look_over
+from .schema import Shape, made_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+@final
+class JsonCodec:
+    """Values of one type as JSON, as :class:`CborCodec` has them as CBOR. It is larger, and others can read it.
+
+    Bytes are stored as text (base64), so they come back only if the type is given. NaN and the infinities cannot be
+    stored.
+
+    Args:
+      type: what the values are.
+      max_depth: levels of lists, dicts and the like that a value may have: from 1 to 500.
+      name: what a value is called in errors.
+
+    Raises:
+      TypeError: values of this type cannot be stored, or not be told apart: a union of two dataclasses, for example.
+      ModuleNotFoundError: a type is given, and msgspec is not installed.
+    """
+
+    def __init__(self, type: Any = Any, *, max_depth: int = 64, name: str = "args") -> None:
+        self._max_depth = check_depth(max_depth)
+        self._name = check_text(name, "name")
+        self._shape = Shape(type, "JsonCodec", (datetime,))
+        self._direct = self._shape.direct - {float, bytes}
+        self._dumps, self._loads = _json_for(self._shape)
+
+    def encode(self, value: Any) -> bytes:
+        """A value as bytes.
+
+        Raises:
+          EncodeError: it is not of the type, or cannot be stored.
+        """
+        try:
+            if value.__class__ in self._direct:
+                return self._dumps(value)
+            if self._shape.is_any:
+                return self._attempt(value)
+            payload = self._dumps(self._plain_of(value))
+            self._check(value, payload)
+            return payload
+        except Exception as error:
+            raise refuse(value, self._name, error, self._attempt, self._max_depth) from cause_of(error)
+
+    def decode(self, payload: bytes) -> Any:
+        """The value that :meth:`encode` made these bytes of.
+
+        Raises:
+          DecodeError: there is none.
+        """
+        try:
+            payload = bytes(payload)
+            if is_deeper(payload, self._max_depth):
+                raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
+            value = self._loads(payload)
+            if self._shape.has_datetimes and has_naive_datetime(self._shape.to_plain(value)):
+                raise Unfit("it has a datetime without a time zone, which is another moment on another machine")
+            return value
+        except Exception as error:
+            raise self._shape.undecodable(self._name, error, "") from cause_of(error)
+
+    def _check(self, value: Any, payload: bytes) -> None:
+        """See that the value fits the type, and that decoding returns it; else it could not be read again."""
+        self._shape.check(value)
+        try:
+            back = self._loads(payload)
+        except Exception as error:
+            raise self._shape.misfit(error, "") from error
+        self._shape.check_back(value, back)
+
+    def for_type(self, type: Any) -> JsonCodec:
+        """The same for values of another type."""
+        return JsonCodec(type, max_depth=self._max_depth, name=self._name)
+
+    def _attempt(self, part: Any) -> bytes:
+        plain = self._plain_of(part)
+        self._shape.check_plain(part, plain)
+        return self._dumps(plain)
+
+    def _plain_of(self, part: Any) -> Any:
+        plain = self._shape.to_plain(part)
+        if plain.__class__ in LOOKED_AT_FOR_JSON:
+            look_over(plain, self._max_depth, LOOKED_AT_FOR_JSON)
+        return plain
+
+    def __eq__(self, other: object) -> bool:
+        return self.__reduce__() == other.__reduce__() if isinstance(other, JsonCodec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_again, (JsonCodec, self._shape.type, self._max_depth, self._name)
+
+    def __repr__(self) -> str:
+        depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"
+        return f"JsonCodec({self._shape.label}{depth})"
+
+
+def _json_for(shape: Shape) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    if shape.msgspec is not None:
+        decoder = shape.msgspec.json.Decoder(shape.type, dec_hook=made_again)
+        return shape.msgspec.json.Encoder().encode, decoder.decode
+    import json
+
+    write = partial(json.dumps, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return lambda value: write(value).encode(), partial(json.loads, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise Unfit(f"{name} is no JSON")
+
+
+def is_deeper(payload: bytes, levels: int) -> bool:
+    """Whether JSON has more levels than these. What is no JSON may pass.
+
+    Innermost pairs of brackets are taken away, level by level, until none is left: in C, for all of them at once.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= levels:
+        return False
+    brackets = _STRING.sub(b"", payload).translate(None, _NO_BRACKETS)
+    for _ in range(levels):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    return bool(brackets)

@@ -1,0 +1,116 @@
+"""Plain values: what any encoder can write. They are looked over before one runs, since cbor2's ends the interpreter on
+a value that is nested too deeply."""
+
+from __future__ import annotations
+
+from datetime import datetime, time
+from math import isfinite
+from typing import Any
+
+from .errors import Unfit
+
+LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+"""What has no parts, and is written as it is."""
+
+CONTAINERS = frozenset({dict, list, tuple})
+
+LOOKED_AT = CONTAINERS | {datetime}
+"""The classes that :func:`look_over` has a question for,"""
+
+LOOKED_AT_FOR_JSON = LOOKED_AT | {float}
+"""and those if floats have to be finite."""
+
+DEEPEST = 500
+"""Levels that a codec may be told to allow: Python itself gives up at a thousand, and cbor2's encoder at some thousands
+more."""
+
+
+OFFSET_ADVICE = (
+    "has an offset from UTC that is not of whole minutes, which the stored form cannot say: "
+    "use .astimezone(timezone.utc), for example"
+)
+
+
+def has_odd_offset(value: datetime | time) -> bool:
+    """True if its offset from UTC is not of whole minutes."""
+    offset = value.utcoffset()
+    return offset is not None and bool(offset.seconds % 60 or offset.microseconds)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether all of what a decoder gave is of a kind that is written: no simple value of CBOR, no key but text."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        kind = part.__class__
+        if kind is dict:
+            if not all(key.__class__ is str for key in part):
+                return False
+            parts += part.values()
+        elif kind in CONTAINERS:
+            parts += part
+        elif kind not in LEAVES and kind is not datetime:
+            return False
+    return True
+
+
+def has_naive_datetime(value: Any) -> bool:
+    """Whether a datetime without a time zone is anywhere in a plain value."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        kind = part.__class__
+        if kind is datetime:
+            if part.utcoffset() is None:
+                return True
+        elif kind in CONTAINERS:
+            parts += part.values() if kind is dict else part
+    return False
+
+
+def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
+    """See that a plain value, of a class in ``looked_at``, can be written.
+
+    Raises:
+      RecursionError: it has more levels than this, or no end.
+      Unfit: a datetime in it has no time zone, or a float is not finite.
+    """
+    kind = value.__class__
+    if kind is datetime:
+        if value.utcoffset() is None:
+            raise Unfit(
+                "is a datetime without a time zone, which is another moment on another machine: "
+                "make it with datetime.now(timezone.utc), for example"
+            )
+        if has_odd_offset(value):
+            raise Unfit(OFFSET_ADVICE)
+    elif kind is float:
+        if not isfinite(value):
+            raise Unfit(f"is {value}, which JSON does not have: use a CborCodec, or None")
+    else:
+        if not levels:
+            raise RecursionError("too many levels")  # as Python has it, if there are very many
+        for each in value.values() if kind is dict else value:
+            if each.__class__ in looked_at:
+                look_over(each, levels - 1, looked_at)
+
+
+def look_over_untyped(value: Any) -> None:
+    """See that a value is made of plain ones alone, where nothing is installed that would make it so.
+
+    Raises:
+      Unfit: it is not.
+      RecursionError: it has no end, or is nested far too deeply.
+    """
+    kind = value.__class__
+    if kind in LEAVES:
+        return
+    if kind not in (dict, list):
+        raise Unfit(
+            f"is of type {type(value).__name__}; without msgspec, only None, bool, int, float, str, bytes, and lists "
+            "and dicts of them can be stored: install trio_tasks[sqlite] or trio_tasks[file], and give the type"
+        )
+    if kind is dict and any(key.__class__ is not str for key in value):
+        raise Unfit("has a key that is no text: install trio_tasks[sqlite] or trio_tasks[file], and give the type")
+    for each in value.values() if kind is dict else value:
+        look_over_untyped(each)

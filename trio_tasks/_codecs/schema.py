@@ -1,0 +1,297 @@
+"""What a codec knows of the type that it is for: which values fit, and how plain ones become it again."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, final, get_origin
+
+from .errors import DecodeError, Unfit, told
+from .plain_values import LEAVES, look_over_untyped
+from .round_trip import check_keys, compile_check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BASES: tuple[type, ...] = (str, int, float, bytes)
+"""Their subclasses are stored as these."""
+
+_NATIVE_KINDS = {"Bytes", "ByteArray", "MemoryView", "DateTime"}
+_KEYS = {"Any", "Str", "Int", "Float", "Enum", "Literal", "UUID", "Date", "Time", "TimeDelta", "Decimal", "Union"}
+"""The types of keys that come back, as msgspec calls them."""
+
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<path>.*)`)?$", re.DOTALL)
+_EXPECTED = re.compile(r"^Expected `(.*)`, got `(.*)`$", re.DOTALL)
+
+_UNION_ADVICE = (
+    ". The stored form would not say which of them it is: if they are classes of yours, make them msgspec Structs with "
+    "tag=True; or else one dataclass, with a field for each"
+)
+
+
+_PYDANTIC_ADVICE = "; give codec=PydanticCodec for a type of pydantic's"
+
+
+@final
+class Shape:
+    """A type, prepared once.
+
+    Args:
+      type: what the values are; ``Any`` for plain ones.
+      codec: the name of the codec's class, for errors.
+      natives: classes that the format has a form of its own for; of others it has a text.
+
+    Raises:
+      TypeError: values of this type could not be told apart, or cannot be stored.
+      ModuleNotFoundError: a type is given, other than that of a plain scalar, and msgspec is not installed.
+    """
+
+    __slots__ = (
+        "_box",
+        "_class",
+        "_convert",
+        "_is_exact",
+        "_same",
+        "direct",
+        "has_datetimes",
+        "is_any",
+        "label",
+        "msgspec",
+        "to_plain",
+        "type",
+    )
+
+    def __init__(self, type: Any, codec: str, natives: tuple[type, ...]) -> None:
+        self.type = type
+        self.is_any = type is Any
+        self.label = label_of(type)
+        self.direct: frozenset[Any] = LEAVES if self.is_any else LEAVES & {types.NoneType if type is None else type}
+        is_plain = self.is_any or (bool(self.direct) and codec == "CborCodec")  # then it can do without msgspec
+        library: Any = _msgspec_for(f"{codec}({self.label})", required=not is_plain)
+        self.msgspec: Any = library
+        self.to_plain: Callable[[Any], Any] = _as_it_is
+        self._class, self._is_exact = _class_of(type)
+        self._box: Any = None
+        self._same: Callable[[Any, Any], None] = _as_given
+        self.has_datetimes = False
+        if library is None:
+            return
+        self.to_plain = partial(library.to_builtins, enc_hook=plain_form, builtin_types=natives, str_keys=True)
+        if not self.is_any:
+            found, kinds = _check_type(library, type, f"{codec}({self.label})")
+            # In JSON what is declared as Any comes back without datetimes.
+            plainest = self.to_plain if codec == "CborCodec" else partial(self.to_plain, builtin_types=())
+            self._same = compile_check(found, plainest)
+            self.has_datetimes = "DateTime" in kinds
+            # What is not needed for a type is left away, since each of these costs a third of a microsecond.
+            needed: dict[str, Any] = {"str_keys": True} if "Dict" in kinds else {}
+            needed |= {"dec_hook": made_again} if "Custom" in kinds else {}
+            needed |= {"builtin_types": natives} if kinds & _NATIVE_KINDS else {}
+            self._convert: Callable[..., Any] = partial(library.convert, **needed)
+            # What msgspec finds out about a type it keeps with a Struct alone; for a list of them, or a union, it would
+            # find it out again each time.
+            self._box = library.defstruct("Box", [("value", type)], array_like=True)
+
+    def from_plain(self, plain: Any) -> Any:
+        """The value that this is the plain form of.
+
+        Raises:
+          Exception: there is none; ``misfit`` says why.
+        """
+        if self._box is not None:
+            return self._convert((plain,), self._box).value
+        if not self.is_any and plain.__class__ not in self.direct:
+            raise Unfit(f"must be {self.label}, not {type(plain).__name__}", "")
+        return plain
+
+    def check(self, value: Any) -> None:
+        """See that a value is of the class that it should be.
+
+        Raises:
+          Unfit: it is not.
+        """
+        wanted = self._class
+        if wanted is None or value.__class__ is wanted:
+            return
+        if self._is_exact or not isinstance(value, wanted):
+            raise Unfit(f"must be {self.label}, not {type(value).__name__}", "")
+
+    def check_back(self, value: Any, back: Any) -> None:
+        """See that what decoding returns is the value that was given.
+
+        Raises:
+          Unfit: it is not.
+        """
+        if value is not back:
+            self._same(value, back)
+
+    def check_plain(self, value: Any, plain: Any) -> None:
+        """See that a value of any type loses nothing in its plain form but its types.
+
+        Raises:
+          Unfit: it does.
+        """
+        if plain != value and self.msgspec is not None:
+            check_keys(value, self.to_plain)
+
+    def misfit(self, error: Exception, root: str = "[0]") -> Unfit:
+        """What is wrong with a value, out of the error that it caused; ``root`` is what msgspec calls the value."""
+        if isinstance(error, Unfit):
+            return error
+        found = _WHERE.match(str(error)) if self._is_misfit(error) else None
+        if found is None:
+            return Unfit(f"does not fit {self.label}: {told(error)}", "")
+        path = (found["path"] or "").removeprefix(root)
+        expected = _EXPECTED.match(found["what"])
+        if found["what"].startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
+            return Unfit(f"must be one of the values that {'its type' if path else self.label} has", path)
+        if expected is None:
+            return Unfit(f"does not fit: {found['what']}".replace("`", ""), path)
+        wanted, given = (each.replace("null", "None") for each in expected.groups())
+        if found["key"]:
+            return Unfit(f"has a key that must be {wanted}, not {given}", path)
+        return Unfit(f"must be {wanted if path else self.label}, not {given}", path)
+
+    def undecodable(self, name: str, error: Exception, root: str = "[0]") -> DecodeError:
+        """The error for a payload, out of the one that it caused."""
+        if not self._is_misfit(error):
+            reason = error.__cause__ if isinstance(error.__cause__, Unfit) else error  # cbor2 puts its own around ours
+            return DecodeError(f"{name} cannot be decoded: {reason if isinstance(reason, Unfit) else told(error)}")
+        misfit = self.misfit(error, root)
+        return DecodeError(f"what is stored is no {self.label}: {name}{misfit.path} {misfit}")
+
+    def _is_misfit(self, error: Exception) -> bool:
+        return self.msgspec is not None and issubclass(type(error), self.msgspec.ValidationError)
+
+
+def label_of(type: Any) -> str:
+    """A type as people write it."""
+    name = type.__name__ if isinstance(type, _Class) and not get_origin(type) else repr(type)
+    return re.sub(r"[\w.]+\.(?:<locals>\.)?(\w+)", r"\1", name)
+
+
+_Class = type
+
+
+def plain_form(value: Any) -> Any:
+    """The plain form of what msgspec does not know by itself."""
+    if isinstance(value, PurePath):
+        return str(value)
+    for base in _BASES:
+        if isinstance(value, base):
+            return _stripped(value)
+    raise Unfit(
+        f"is of type {type(value).__name__}, which cannot be stored: use plain values, dataclasses, msgspec Structs, "
+        "enums, dates and times, or a codec of your own"
+    )
+
+
+def _stripped(value: Any) -> Any:
+    return value.__getnewargs__()[0]  # a text, number or bytes has this, in which its own class is not named
+
+
+def made_again(kind: type, plain: Any) -> Any:
+    """What :func:`plain_form` was given."""
+    if isinstance(plain, kind):
+        return plain
+    if isinstance(plain, str):
+        return kind(plain)
+    raise TypeError(f"Expected `{kind.__name__}`, got `{type(plain).__name__}`")
+
+
+def _as_given(value: Any, back: Any) -> None:
+    """Without msgspec a typed value is a plain scalar, which comes back as it is."""
+
+
+def _as_it_is(value: Any) -> Any:
+    look_over_untyped(value)
+    return value
+
+
+def _msgspec_for(user: str, *, required: bool) -> Any:
+    try:
+        import msgspec
+    except ImportError as error:
+        if not required:
+            return None
+        raise ModuleNotFoundError(
+            f"{user} needs msgspec, which is not installed; it comes with trio_tasks[sqlite] and trio_tasks[file]",
+            name="msgspec",
+        ) from error
+    return msgspec
+
+
+def _class_of(type: Any) -> tuple[Any, bool]:
+    """The class that values of a type have, None if there is no single one; and whether a subclass is too much, since
+    the fields that it adds would be lost."""
+    kind = get_origin(type) or type
+    if hasattr(kind, "__total__") and hasattr(kind, "__required_keys__"):  # a TypedDict, of typing_extensions too
+        return dict, False
+    if not isinstance(kind, _Class) or kind is types.UnionType or kind.__module__ == "typing":
+        return None, False
+    if kind is float:
+        return (float, int), False
+    has_fields = hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
+    return kind, has_fields
+
+
+def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
+    """See that values of this type can be stored, and told apart; returns the type as msgspec describes it, and the
+    kinds of values in it."""
+    kinds: set[str] = set()
+    inspect = import_module("msgspec.inspect")  # it is not a part of msgspec until somebody imports it
+    try:
+        msgspec.json.Decoder(type, dec_hook=made_again)
+        found: Any = inspect.type_info(type)
+    except Exception as error:
+        advice = _UNION_ADVICE if "union" in str(error) else ""
+        advice = _PYDANTIC_ADVICE if hasattr(type, "__pydantic_validator__") else advice
+        raise TypeError(f"{user} cannot be made: {error}{advice}") from error
+    for path, info in _infos(found, "", set()):
+        kind = _kind(info)
+        kinds.add(kind)
+        if kind == "Custom" and hasattr(info.cls, "__pydantic_validator__"):
+            raise TypeError(
+                f"{user} cannot be made: {label_of(info.cls)}{_within(path)} is of pydantic{_PYDANTIC_ADVICE}"
+            )
+        if kind == "Custom" and not issubclass(info.cls, PurePath):
+            raise TypeError(
+                f"{user} cannot be made: {label_of(info.cls)}{_within(path)} cannot be stored; use plain values, "
+                "dataclasses, msgspec Structs, enums, dates and times, or a codec of your own"
+            )
+        if kind == "Dict" and _kind(info.key_type) not in _KEYS:
+            raise TypeError(
+                f"{user} cannot be made: a dict{_within(path)} has keys that cannot be stored; use text, numbers, "
+                "enums, dates or UUIDs as keys, or a list of pairs"
+            )
+    return found, kinds
+
+
+def _kind(info: object) -> str:
+    return type(info).__name__.removesuffix("Type")
+
+
+def _within(path: str) -> str:
+    return f" (its {path[1:]})" if path else ""
+
+
+def _infos(info: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """A type and all that it is made of, as msgspec sees it, each with where it stands."""
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    yield path, info
+    for name in info.__struct_fields__:
+        found: Any = getattr(info, name)
+        parts: list[Any] = [*found] if found.__class__ is tuple else [found]
+        for part in parts:
+            if part.__class__.__module__ != "msgspec.inspect":  # a bound, a default, a class
+                continue
+            if _kind(part) == "Field":
+                yield from _infos(part.type, f"{path}.{part.name}", seen)
+            else:
+                yield from _infos(part, path, seen)

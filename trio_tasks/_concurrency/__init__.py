@@ -1,0 +1,1 @@
+"""Additions to trio: background work, threads, exception groups, stacks."""

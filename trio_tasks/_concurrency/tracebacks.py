@@ -1,0 +1,63 @@
+"""Tracebacks without local variables: an error that is kept must not keep what a handler had in hand."""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType, TracebackType
+from typing import TYPE_CHECKING
+
+from .._logging import catch_errors
+from .exception_groups import is_a
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import CodeType, FrameType
+
+
+def drop_locals(error: BaseException) -> None:
+    """Give an error, those behind it and those in its group tracebacks that read the same, and hold no frames that ran.
+
+    ``traceback.clear_frames`` would not do: it closes coroutines that are suspended, such as one that has caught the
+    error and goes on.
+    """
+    seen: set[int] = set()
+    unseen = [error]
+    while unseen:
+        each = unseen.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        with catch_errors():  # an error's class may have its own attributes of these names
+            unseen += [behind for behind in (each.__context__, each.__cause__) if behind is not None]
+            if is_a(each, BaseExceptionGroup):
+                unseen += each.exceptions
+            BaseException.with_traceback(each, _bare(each.__traceback__))
+
+
+def _bare(traceback: TracebackType | None) -> TracebackType | None:
+    places: list[tuple[CodeType, int, object]] = []
+    while traceback is not None:
+        frame = traceback.tb_frame
+        places.append((frame.f_code, traceback.tb_lineno, frame.f_globals.get("__name__")))
+        traceback = traceback.tb_next
+    bare: TracebackType | None = None
+    for code, line, module in reversed(places):
+        # Without an instruction there are no column marks, which would be those of another code.
+        bare = TracebackType(bare, _frame_like(code, module), -1, line or code.co_firstlineno)
+    return bare
+
+
+def _never_run() -> Generator[None, None, None]:
+    yield
+
+
+def _frame_like(code: CodeType, module: object) -> FrameType:
+    """A frame of the same name and file that never ran. A generator's frame has no caller, and so keeps no others."""
+    named = _never_run.__code__.replace(
+        co_filename=code.co_filename, co_name=code.co_name, co_firstlineno=code.co_firstlineno
+    )
+    frame: FrameType = FunctionType(named, {"__name__": module})().gi_frame
+    return frame

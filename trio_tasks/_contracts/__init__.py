@@ -1,0 +1,1 @@
+"""The contracts between backends, workers, layers, handlers and listeners."""

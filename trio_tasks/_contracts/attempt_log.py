@@ -1,0 +1,235 @@
+"""The log of failed attempts: one record for each, without any configuration.
+
+A failed attempt that is followed by another one is a warning. A dead letter is an error, with its traceback. What a
+handler was given, and what it returned, is in no record.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from itertools import islice
+from typing import TYPE_CHECKING, Any, final
+
+from .._concurrency.exception_groups import attribute_of, leaves, within
+from .._logging import SafeLogger, catch_errors, log_and_suppress
+from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .._tasks.outcome import Outcome
+    from .._tasks.task import Parts, Task
+
+LOGGER = logging.getLogger("trio_tasks")
+_LEASE_LOST = Released("its lease was lost")
+_LONGEST_ERROR = 500  # characters of an error's text that stand in a record; a dead letter has its traceback as well
+
+_MOST_ERRORS = 50  # in an error and behind it, of which logging may print the traceback
+
+
+@final
+class AttemptLog:
+    """The records of the failed attempts of one worker's run.
+
+    Each record has, beside its text, the attributes ``worker``, ``queue``, ``task_name``, ``task_id``, ``attempt``,
+    ``attempts`` and ``outcome``.
+
+    Args:
+      logger: where to.
+      worker: the name of the worker.
+      queue: that of its queue; None if it has none.
+      task_name: the name of its tasks.
+      attempts: how many a task has that does not say it itself.
+    """
+
+    __slots__ = ("_attempts", "_task_name", "_worker", "log", "logger", "noted", "queue")
+
+    def __init__(self, logger: logging.Logger, worker: str, queue: str | None, task_name: str, attempts: int) -> None:
+        self.logger = logger
+        self.queue = queue
+        self.noted: dict[Parts, tuple[BaseException, float, int]] = {}
+        """Errors of attempts under way that a layer left to this log, with the seconds that passed and a level."""
+        self.log = SafeLogger(logger)
+        self._worker = worker
+        self._task_name = task_name
+        self._attempts = attempts
+
+    @staticmethod
+    def of(task: Task[Any]) -> AttemptLog | None:
+        """The log of the run that has this task in hand; None if there is none."""
+        found = getattr(getattr(task.parts.holder, "context", None), "attempt_log", None)
+        return found if isinstance(found, AttemptLog) else None
+
+    # Errors that a layer has seen
+
+    def note(self, task: Task[Any], error: BaseException, seconds: float, level: int) -> None:
+        """Leave an error that a layer has seen to the record of the attempt. If the attempt ends otherwise after all,
+        the error is logged on its own."""
+        if not self._is_noted(task, error):
+            self.flush(task)
+        self.noted[task.parts] = error, seconds, level
+
+    def flush(self, task: Task[Any]) -> None:
+        """Log what was noted for this task: the attempt goes on."""
+        noted = self.noted.pop(task.parts, None)
+        if noted is not None:
+            error, seconds, level = noted
+            log_failure(self.log, level, task, error, seconds)
+
+    # Attempts
+
+    def ended(self, task: Task[Any], outcome: Outcome) -> None:
+        """Log how an attempt ended, unless it succeeded or was interrupted."""
+        with log_and_suppress("worker %r: an attempt could not be logged", self._worker):
+            self._ended(task, outcome)
+
+    def _ended(self, task: Task[Any], outcome: Outcome) -> None:
+        if isinstance(outcome, (Retried, Failed, Killed)):
+            if not self._is_noted(task, outcome.error):
+                self.flush(task)
+            _, seconds, level = self.noted.pop(task.parts, (None, None, logging.NOTSET))
+            self._failed(task, outcome, seconds, level)
+        else:
+            self.flush(task)
+            if isinstance(outcome, Suspended):
+                self._say(logging.INFO, task, f"suspended: {shown(outcome.reason)}", None, outcome)
+            elif outcome == _LEASE_LOST:
+                self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
+
+    def warn(self, task: Task[Any], text: str) -> None:
+        """Log what is wrong with an attempt under way."""
+        self._say(logging.WARNING, task, text)
+
+    def _is_noted(self, task: Task[Any], error: BaseException) -> bool:
+        """Return True if this is the error that was noted for the task, or was made of it."""
+        noted = self.noted.get(task.parts)
+        return noted is not None and any(each is noted[0] for each in within(error))
+
+    def _failed(
+        self, task: Task[Any], outcome: Retried | Failed | Killed, seconds: float | None, least_level: int
+    ) -> None:
+        level = max(least_level, logging.WARNING if isinstance(outcome, Retried) else logging.ERROR)
+        if not self.log.is_enabled_for(level):
+            return
+        ended = "killed" if isinstance(outcome, Killed) else "failed"
+        if seconds is not None:
+            ended += f" after {seconds:.3f} s"
+        if not isinstance(outcome, Retried):
+            follows = "dead letter"
+        else:
+            follows = f"next in {outcome.after:.3g} s" if outcome.after > 0 else "next at once"
+        text = f"{ended}, {follows}: {told_briefly(outcome.error)}"
+        error = None if isinstance(outcome, Retried) else outcome.error
+        if error is not None and (trace := _traceback_in_text(error)) is not None:
+            text, error = f"{text}\n{trace}", None
+        self._say(level, task, text, error, outcome)
+
+    def _say(
+        self,
+        level: int,
+        task: Task[Any],
+        text: str,
+        error: BaseException | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        parts = task.parts
+        attempts = self._attempts if parts.terms.attempts is None else parts.terms.attempts
+        fields = {
+            "worker": self._worker,
+            "queue": self.queue,
+            "task_name": self._task_name,
+            "task_id": str(parts.id),
+            "attempt": int(parts.attempt),
+            "attempts": attempts,
+            "outcome": None if outcome is None else type(outcome).__name__,
+        }
+        self.log.log(
+            level,
+            "worker %r%s: %s, task %s, attempt %s of %s %s",
+            self._worker,
+            "" if self.queue is None else f", queue {self.queue!r}",
+            self._task_name,
+            shown(parts.id),
+            parts.attempt,
+            attempts,
+            text,
+            exc_info=None if error is None else _exc_info(error),
+            extra=fields,
+        )
+
+
+def check_logger(logger: object) -> logging.Logger | None:
+    """A logger of the standard library, or None."""
+    if not (logger is None or isinstance(logger, logging.Logger)):
+        raise TypeError(f"log must be a logging.Logger, as logging.getLogger(name) gives, or None, not {logger!r}")
+    return logger
+
+
+def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseException, seconds: float) -> None:
+    """Log that what is inside of a layer has raised."""
+    log.log(
+        level,
+        "task %s failed in attempt %s, after %.3f s",
+        shown(task.parts.id),
+        task.parts.attempt,
+        seconds,
+        exc_info=_exc_info(error),
+    )
+
+
+def told_briefly(error: BaseException) -> str:
+    """The class of an error and what it says, in one line; of a group, what is in it."""
+    inner = list(leaves(error))
+    if inner[0] is not error:
+        told = "; ".join(map(told_briefly, inner[:3])) + ("; …" if len(inner) > 3 else "")
+        return f"{type(error).__name__} of {len(inner)}: {told}"
+    text = _text_of(error).partition("\n")[0]
+    return shown(text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…")
+
+
+def _text_of(error: BaseException) -> str:
+    """The class of an error and what it says. The standard library would look at all that is behind it as well."""
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    with catch_errors() as caught:
+        said = str(error)
+        return f"{name}: {said}" if said else name
+    return f"{name}: what it says cannot be had, for a {type(caught.error).__name__}"
+
+
+def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The error as logging takes it without asking it anything, such as whether it is true."""
+    return type(error), error, attribute_of(error, "__traceback__")
+
+
+def _traceback_in_text(error: BaseException) -> str | None:
+    """The traceback of an error that is not to be left to logging, else None.
+
+    1. With half of a surrogate pair in its text, a log file would refuse the whole record.
+    2. Of thousands of errors, one in the other, the standard library takes minutes to print the traceback.
+    """
+    errors = list(islice(within(error), _MOST_ERRORS + 1))
+    if len(errors) > _MOST_ERRORS:
+        innermost = next(leaves(error))
+        lines = [*traceback.format_tb(attribute_of(innermost, "__traceback__")), _text_of(innermost)]
+    elif all(map(_can_be_written, errors)):
+        return None
+    else:
+        lines = traceback.format_exception(*_exc_info(error))
+    return "".join(lines).rstrip().encode("utf-8", "backslashreplace").decode()
+
+
+def _can_be_written(error: BaseException) -> bool:
+    try:
+        _text_of(error).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """A text in one line, with what cannot be printed escaped."""
+    return text if text.isprintable() else str.__repr__(text)[1:-1]

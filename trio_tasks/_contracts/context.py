@@ -1,0 +1,355 @@
+"""One run of a worker, as handlers, layers, listeners and the monitor see it; and the state of its intake."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+
+from .._checks import check_callable, check_count, check_name, check_sync, check_unicode
+from .._concurrency.stacks import is_in_thread
+from .._concurrency.threads import call_inside, is_inside
+from .._logging import log_and_suppress
+from .._printing import escaped
+from .._tasks.errors import WorkerError
+from .._tasks.task import Task
+from .events import EVENTS, Event
+from .report import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .attempt_log import AttemptLog
+    from .report import WorkerReport
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """A worker's run at one moment. The six counts are of attempts that have been settled, by outcome."""
+
+    name: str
+    state: str
+    concurrency: int
+    tasks_in_hand: int
+    seats_waiting: int
+    tracked: int
+    succeeded: int
+    retried: int
+    failed: int
+    killed: int
+    released: int
+    suspended: int
+
+
+@final
+class WorkerContext:
+    """One run of a worker.
+
+    All methods but :meth:`wait_shutting_down` and :meth:`wait_stopped` are sync. They may be called from the run's own
+    trio tasks and from the threads of sync handlers alike; from a thread they take effect a moment later.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        concurrency: int = 1,
+        listeners: tuple[Listener, ...] = (),
+        recipe: object = None,
+        attempt_log: AttemptLog | None = None,
+    ) -> None:
+        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
+        self.recipe = recipe
+        self.concurrency = check_count(concurrency, "concurrency")
+        self.door = Door()
+        self.in_hand: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
+        self.idle = False
+        self.lent = 0  # how many attempts in hand wait for other tasks
+        self.tally = Tally()
+        self.listeners = listeners
+        self.attempt_log = attempt_log
+        self.named: set[str] = set()
+        """The ids of the tasks in hand that the log has named, since their attempts go on after a cancellation."""
+        self._tracked: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopped = trio.Event()
+
+    @staticmethod
+    def of(task: Task[Any]) -> WorkerContext:
+        """The run that has this task in hand.
+
+        Raises:
+          WorkerError: no worker has it in hand.
+        """
+        if not isinstance(task, Task):
+            raise TypeError(f"a context is of a Task, not of {type(task).__name__}")
+        context = getattr(task.parts.holder, "context", None)
+        if not isinstance(context, WorkerContext):
+            raise WorkerError(f"task {escaped(task.parts.id)} is not in the hands of a worker, so it has no context")
+        return context
+
+    # What a handler may ask
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has started and not ended yet."""
+        return self._tracked is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether intake is paused."""
+        return self.door.paused
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether it was told to stop."""
+        return self.door.closed
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it has ended."""
+        return self._stopped.is_set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it would take a task now: it runs, its intake is open, and a seat is free."""
+        return self.is_running and self.door.is_open and len(self.in_hand) - self.lent < self.concurrency
+
+    @property
+    def task_count(self) -> int:
+        """How many tasks are in hand, and pieces of work tracked."""
+        tracked = self._tracked
+        return len(self.in_hand) + (len(tracked.child_tasks) if tracked is not None else 0)
+
+    def statistics(self) -> WorkerStatistics:
+        """How things stand, frozen."""
+        report = self.report()
+        return WorkerStatistics(
+            name=self.name,
+            state=self._state(),
+            concurrency=self.concurrency,
+            tasks_in_hand=len(self.in_hand),
+            seats_waiting=self.door.waiting,
+            tracked=self.task_count - len(self.in_hand),
+            succeeded=report.succeeded,
+            retried=report.retried,
+            failed=report.failed,
+            killed=report.killed,
+            released=report.released,
+            suspended=report.suspended,
+        )
+
+    def report(self) -> WorkerReport:
+        """What the run has done so far."""
+        return self.tally.report(self.name)
+
+    # What a handler may do
+
+    def stop(self) -> None:
+        """Take no more tasks; those in hand are carried to their end, and then the worker returns."""
+        call_inside(self._token, self.door.close)
+
+    def pause(self) -> None:
+        """Take no more tasks until :meth:`resume`; those in hand go on."""
+        call_inside(self._token, self.door.pause)
+
+    def resume(self) -> None:
+        """Take tasks again."""
+        call_inside(self._token, self.door.resume)
+
+    def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run ``async_fn(*args)`` beside the seats. It may outlive the attempt that started it, but not the worker:
+        a stopping worker waits for it. If it is cancelled with the worker, it is gone; if it raises, that is logged.
+
+        Raises:
+          WorkerError: the worker is not running.
+        """
+        check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
+        if self._tracked is None:
+            raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
+        if is_inside(self._token):
+            self._start_tracking(async_fn, args)
+        elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
+            call_inside(self._token, self._run_contained, self._start_tracking, async_fn, args)
+        else:
+            trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
+
+    def _start_tracking(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        try:
+            assert self._tracked is not None
+            self._tracked.start_soon(self._run_tracked, async_fn, args)
+        except (AssertionError, RuntimeError):  # the nursery has been left already
+            raise WorkerError(f"worker {self.name!r} is ending, so it cannot track anything") from None
+
+    def _run_contained(self, sync_fn: Callable[..., object], *args: Any) -> None:
+        with log_and_suppress("worker %r: work could not be tracked", self.name):
+            sync_fn(*args)
+
+    async def _run_tracked(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        with log_and_suppress("worker %r: work that was tracked failed", self.name):
+            await async_fn(*args)
+
+    def emit(self, event: Event) -> None:
+        """Tell the listeners; an error of theirs is logged, and troubles nobody else.
+
+        Raises:
+          TypeError: it is none of the events; your own go into ``Custom(value)``.
+        """
+        if type(event) not in EVENTS:
+            raise TypeError(f"emit takes an event, such as Custom(value), not {type(event).__name__}")
+        if self.listeners:
+            call_inside(self._token, self._tell, event)
+
+    @trio.lowlevel.disable_ki_protection
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            with log_and_suppress("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
+                listener(self, event)
+
+    async def wait_shutting_down(self) -> None:
+        """Return once the worker was told to stop: for a handler that can come to an early end. In the thread of a sync
+        handler, ask :attr:`is_shutting_down` now and then."""
+        await self.door.was_closed.wait()
+
+    async def wait_stopped(self) -> None:
+        """Return once the worker has ended."""
+        await self._stopped.wait()
+
+    def whereabouts(self) -> dict[str, str]:
+        """For each task in hand, by its id, the line at which its attempt waits just now."""
+        return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
+
+    def in_threads(self) -> set[str]:
+        """The ids of the tasks in hand whose attempt is in a thread just now."""
+        return {task.parts.id for task in self.in_hand if is_in_thread(getattr(task.parts.holder, "trio_task", None))}
+
+    # What only the worker does
+
+    def opened(self, tracked: trio.Nursery) -> None:
+        """The run begins; what is tracked goes into this nursery."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._tracked = tracked
+
+    def ended(self) -> None:
+        """The run is over."""
+        self._tracked = None
+        self.door.close()
+        self._stopped.set()
+
+    def _state(self) -> str:
+        if not self.is_running:
+            return "stopped" if self.is_stopped else "not started"
+        if self.is_shutting_down:
+            return "shutting down"
+        return "paused" if self.is_paused else "running"
+
+    def __repr__(self) -> str:
+        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} seats taken>"
+
+
+def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
+    """One listener, several, or None; always returned as a tuple."""
+    shape = "on_event(context, event)"
+    if on_event is None:
+        return ()
+    if callable(on_event) or not isinstance(on_event, Iterable):
+        return (check_sync(on_event, "on_event", shape),)
+    return tuple(check_sync(each, "each of on_event", shape) for each in on_event)
+
+
+@final
+class Door:
+    """Open, shut for a while (paused), or closed for good. It starts open.
+
+    Attributes:
+      is_open: whether tasks may be taken now. A plain attribute, since it is read for each task.
+      closed: whether it was closed for good.
+      paused: whether it is shut until :meth:`resume`.
+      cancelled: whether a cancellation from outside has reached the worker.
+      on_close: called when it is closed, if given.
+    """
+
+    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "on_close", "paused", "waiting", "was_closed")
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.closed = False
+        self.paused = False
+        self.cancelled = False
+        self.on_close: Callable[[], object] | None = None
+        self.waiting = 0
+        """How many seats wait for a task, or for the door to be opened again."""
+        self.was_closed = trio.Event()
+        self._opened = trio.Event()
+        self._opened.set()
+        self._scopes: set[trio.CancelScope] = set()
+
+    def enter(self, scope: trio.CancelScope) -> None:
+        """A seat begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
+        self._scopes.add(scope)
+        self.waiting += 1
+
+    def leave(self, scope: trio.CancelScope) -> None:
+        """Note that it does not wait any more."""
+        self._scopes.discard(scope)
+        self.waiting -= 1
+
+    @contextmanager
+    def wait(self) -> Generator[None, None, None]:
+        """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+    async def wait_open(self) -> None:
+        """Return once the door is not paused."""
+        await self._opened.wait()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self.closed = True
+        self.is_open = False
+        self.was_closed.set()
+        self._send_away()
+        if self.on_close is not None:
+            self.on_close()
+
+    def cancel(self) -> None:
+        """Let nobody in any more, since the worker was cancelled. Slots that wait are cancelled with it, so nobody has
+        to be sent away; the others find the cancellation at :meth:`wait_cancelled`."""
+        self.cancelled = True
+        self.is_open = False
+
+    async def wait_cancelled(self) -> None:
+        """Let the cancellation that :meth:`cancel` told of be delivered to a slot that is between two tasks."""
+        await trio.sleep_forever()
+
+    def pause(self) -> None:
+        """Let nobody in until :meth:`resume`."""
+        if not self.paused:
+            self.paused = True
+            self.is_open = False
+            self._opened = trio.Event()
+            self._send_away()
+
+    def resume(self) -> None:
+        """Let tasks in again."""
+        self.paused = False
+        self.is_open = not (self.closed or self.cancelled)
+        self._opened.set()
+
+    def _send_away(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()
+
+
+Listener = Callable[["WorkerContext", Event], object]

@@ -1,0 +1,101 @@
+"""What a worker tells its listeners: frozen values, each said after the fact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union, final
+
+from .._printing import value_shown
+from .._tasks.outcome import Released, Suspended
+
+if TYPE_CHECKING:
+    from .._tasks.outcome import Outcome
+    from .._tasks.task import Task
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The worker runs, and its intake is open."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Engage:
+    """An attempt at ``task`` begins."""
+
+    task: Task[Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing is in hand, and the worker waits for the backend to give something; said once each time.
+
+    A backend that can be asked (``receive_nowait``) has nothing to give then; of others one cannot know it.
+    """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Success:
+    """``task`` is settled: its handler returned ``result``."""
+
+    task: Task[Any]
+    result: Any
+
+    def __repr__(self) -> str:
+        return f"Success(task={self.task!r}, result={value_shown(self.result)})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Error:
+    """``task`` is settled: its attempt raised ``error``, and ``outcome`` is what became of it."""
+
+    task: Task[Any]
+    error: BaseException
+    outcome: Outcome
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Release:
+    """``task`` was put back into the backend, and costs no attempt, for ``reason``.
+
+    ``until`` is None if it was released, and can be had again at once. If it was suspended, it is when the task will be
+    ready, on trio's clock.
+    """
+
+    task: Task[Any]
+    reason: str
+    until: float | None = None
+
+    @property
+    def outcome(self) -> Released | Suspended:
+        """The outcome of the attempt, as the backend was told."""
+        return Released(self.reason) if self.until is None else Suspended(self.until, self.reason)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeartBeat:
+    """The worker has renewed its leases on what it has in hand."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The worker has ended: no attempt is under way any more."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Something that a handler or layer had to say: ``context.emit(Custom(value))``."""
+
+    value: Any
+
+
+Event = Union[Start, Engage, Idle, Success, Error, Release, HeartBeat, Stop, Custom]  # noqa: UP007  for 3.10
+EVENTS = frozenset((Start, Engage, Idle, Success, Error, Release, HeartBeat, Stop, Custom))

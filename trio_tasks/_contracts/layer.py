@@ -1,0 +1,42 @@
+"""The contracts of layers, and of the gates among them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from .._tasks.task import Task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+Handler = Callable[[Task[A]], Awaitable[R]]
+Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """What a layer has in addition if it can hold intake back."""
+
+    async def ready(self) -> None:
+        """Return when an attempt would be let through. Called before each receive; it may be cancelled.
+
+        If it raises, that is what the attempt at the next task fails with, as if the layer had raised it.
+        """
+
+
+@runtime_checkable
+class Admitting(Gate, Protocol):
+    """A gate that counts. Between ``ready`` and the attempt another worker may have come first; so the worker asks
+    again, without waiting, once it has a task, and gives the task back if the answer is no."""
+
+    def admit(self, task: Task[Any]) -> bool:
+        """Set room aside for this attempt; False if there is none after all.
+
+        If it raises, nothing was set aside, and the attempt fails with the error.
+        """
+        ...
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission. If it
+        raises, that is logged."""

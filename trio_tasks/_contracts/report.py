@@ -1,0 +1,167 @@
+"""The truth at the end of a run: what a worker, or a whole monitor, did and did not finish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from .._printing import escaped
+from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
+
+if TYPE_CHECKING:
+    from .._tasks.outcome import Outcome
+    from .._tasks.task_id import TaskId
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """An attempt that was cancelled from outside, and its task released."""
+
+    worker: str
+    """The name of the worker that had it in hand."""
+    task_id: TaskId
+    where: str
+    """The line at which it was stuck: ``path:line in function``."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """An attempt that went on after its worker was cancelled, as when the terminator had fired: it cleaned up for long,
+    or was in a thread, which cannot be cancelled."""
+
+    worker: str
+    """The name of the worker that had it in hand."""
+    task_id: TaskId
+    seconds: float
+    """For how long, in whole seconds."""
+    where: str
+    """The line at which it was then: ``path:line in function``."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """One run of one worker.
+
+    The six counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
+    to stop, and came to an end of their own; ``interrupted`` those which did not. ``overrun`` are the attempts that
+    went on for a second or more after the worker was cancelled, whichever way they ended then.
+    """
+
+    worker: str
+    succeeded: int = 0
+    retried: int = 0
+    failed: int = 0
+    killed: int = 0
+    released: int = 0
+    suspended: int = 0
+    drained: tuple[TaskId, ...] = ()
+    interrupted: tuple[Interruption, ...] = ()
+    overrun: tuple[Overrun, ...] = ()
+
+
+@final
+class Tally:
+    """The counts of a run that is still going on."""
+
+    __slots__ = (
+        "drained",
+        "failed",
+        "interrupted",
+        "killed",
+        "overruns",
+        "released",
+        "retried",
+        "succeeded",
+        "suspended",
+    )
+
+    def __init__(self) -> None:
+        self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
+        self.drained: list[TaskId] = []
+        self.interrupted: list[Interruption] = []
+        self.overruns: dict[str, Overrun] = {}
+
+    def count(self, outcome: Outcome) -> None:
+        """One more attempt has ended so."""
+        if isinstance(outcome, Succeeded):
+            self.succeeded += 1
+        elif isinstance(outcome, Retried):
+            self.retried += 1
+        elif isinstance(outcome, Failed):
+            self.failed += 1
+        elif isinstance(outcome, Killed):
+            self.killed += 1
+        elif isinstance(outcome, Released):
+            self.released += 1
+        else:
+            self.suspended += 1
+
+    def report(self, worker: str) -> WorkerReport:
+        """The counts as they stand, frozen."""
+        return WorkerReport(
+            worker,
+            self.succeeded,
+            self.retried,
+            self.failed,
+            self.killed,
+            self.released,
+            self.suspended,
+            tuple(self.drained),
+            tuple(self.interrupted),
+            tuple(self.overruns.values()),
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run of a monitor: ``workers`` in the order in which their runs ended, restarts counted as runs."""
+
+    workers: tuple[WorkerReport, ...] = ()
+    restarts: int = 0
+    errors: tuple[Exception, ...] = ()
+    """What ended workers, those that were restarted included, in order; a group only where there were several."""
+
+    @property
+    def drained(self) -> tuple[TaskId, ...]:
+        """The tasks that were in hand when their worker was told to stop, and came to an end of their own."""
+        return tuple(task_id for each in self.workers for task_id in each.drained)
+
+    @property
+    def interrupted(self) -> tuple[Interruption, ...]:
+        """The attempts that were cancelled when time was up, and where each of them was stuck."""
+        return tuple(interruption for each in self.workers for interruption in each.interrupted)
+
+    @property
+    def overrun(self) -> tuple[Overrun, ...]:
+        """The attempts that went on for a second or more after time was up, and where each of them was. Empty if the
+        terminator was not overrun."""
+        return tuple(overrun for each in self.workers for overrun in each.overrun)
+
+    def __str__(self) -> str:
+        counts = [
+            _counted(len(self.workers), "worker run"),
+            _counted(self.restarts, "restart"),
+            _counted(len(self.drained), "task drained", "tasks drained"),
+            f"{len(self.interrupted)} interrupted",
+            _counted(len(self.errors), "error"),
+        ]
+        lines = [", ".join(counts)]
+        lines += [
+            f"interrupted: {escaped(each.task_id)} of {escaped(each.worker)}, at {each.where}"
+            for each in self.interrupted
+        ]
+        lines += [
+            f"overrun: {escaped(each.task_id)} of {escaped(each.worker)} went on for {each.seconds:g} s, "
+            f"at {each.where}"
+            for each in self.overrun
+        ]
+        lines += [f"error: {error!r}" for error in self.errors]
+        return "\n".join(lines)
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,126 @@
+"""The pushing side of a backend: one verb to implement, four more that follow from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import trio
+
+from .._checks import check_callable, check_unicode
+from .._tasks.errors import DuplicateTaskError
+from .._tasks.task import Task, make_task, options_for_many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Unpack
+
+    from .._tasks.task import Parts, TaskOptions
+    from .._tasks.task_id import TaskId
+
+A = TypeVar("A")
+
+STRETCH = 512
+"""How many tasks are made, or put in, in one go before others get a turn."""
+
+
+class TaskSink(ABC, Generic[A]):
+    """Tasks can be pushed into it."""
+
+    @abstractmethod
+    async def push_task(self, task: Task[A]) -> TaskId:
+        """Put a whole task in.
+
+        Returns:
+          the task's id; or, where the task has a unique key and is to be skipped, the id of the one which has it.
+
+        Raises:
+          DuplicateTaskError: the id is known already, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: nothing more may be pushed here.
+
+        If it is cancelled, nothing was pushed; a stored backend may not be able to tell, and there the same task can
+        be pushed again, since its id makes it count once.
+        """
+
+    async def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
+        """Make a task of ``args`` and put it in; the options are those of :class:`TaskOptions`.
+
+        Raises and is cancelled as :meth:`push_task`; a wrong option is a ``TypeError`` or ``ValueError``.
+        """
+        return await self.push_task(make_task(args, options))
+
+    async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
+        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+
+        Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
+        far stay in.
+        """
+        tasks = await make_tasks(many, options)
+        return [await self.push_task(task) for task in tasks]
+
+    async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
+        """Push the args that come out of a channel, until it ends; returns how many there were.
+
+        If it is cancelled, at most the one item that was being pushed is lost to both sides; a :class:`Pipe` keeps
+        even that one.
+        """
+        options = options_for_many(options)
+        _check_channel(source)
+        pushed = 0
+        async for args in source:
+            await self.push_task(make_task(args, options))
+            pushed += 1
+        if not pushed:
+            await trio.lowlevel.checkpoint()
+        return pushed
+
+    async def push_all(self, source: trio.abc.ReceiveChannel[Task[A]]) -> int:
+        """Push the whole tasks that come out of a channel, until it ends; returns how many there were."""
+        _check_channel(source)
+        pushed = 0
+        async for task in source:
+            await self.push_task(task)
+            pushed += 1
+        if not pushed:
+            await trio.lowlevel.checkpoint()
+        return pushed
+
+
+async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
+    """A task of each of the args, with the same options; others get a turn now and then, and at the end."""
+    options = options_for_many(options)
+    if not hasattr(many, "__iter__"):
+        raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")
+    source = iter(many)
+    tasks: list[Task[A]] = []
+    while stretch := [make_task(args, options) for args in islice(source, STRETCH)]:
+        tasks += stretch
+        await trio.lowlevel.checkpoint()
+    if len(tasks) > 1 and options.get("on_conflict") == "raise":
+        raise DuplicateTaskError("several tasks cannot have one unique key, if the second is to be refused for it")
+    if not tasks:
+        await trio.lowlevel.checkpoint()
+    return tasks  # noqa: ASYNC910  the loop has ended in one
+
+
+def _check_channel(source: object) -> None:
+    check_callable(getattr(source, "receive", None), "the source's receive", "a trio.abc.ReceiveChannel has it")
+
+
+def check_task(task: Task[A]) -> Task[A]:
+    """Refuse what is not a whole task."""
+    if not isinstance(task, Task):
+        raise TypeError(f"push_task takes a Task, not {type(task).__name__}; push(args) makes one of plain args")
+    return task
+
+
+def check_storable(parts: Parts) -> None:
+    """Refuse parts that cannot be stored anywhere, with a ``ValueError``."""
+    terms = parts.terms
+    if not -(2**63) <= terms.priority < 2**63:
+        raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
+    check_unicode(parts.id, "a task's id")
+    if terms.unique is not None:
+        check_unicode(terms.unique, "a unique key")

@@ -1,0 +1,308 @@
+"""What a handler's parameters ask for, and where it comes from: decided once, from their annotations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from operator import attrgetter
+from types import MethodType, UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, final, get_args, get_origin
+
+import trio
+
+from .._contracts.context import WorkerContext
+from .._tasks.extensions import Extensions, Metadata
+from .._tasks.outcome import Status
+from .._tasks.task import Attempt, Parts, Task
+from .._tasks.task_id import TaskId
+from .annotations import Annotations, args_differ, class_of, is_marked, spelled, without_none
+
+T = TypeVar("T")
+
+
+@final
+class _FromData:
+    """Marks a parameter that is filled from what the worker was given as ``data``."""
+
+    def __repr__(self) -> str:
+        return "from data"
+
+
+Data = Annotated[T, _FromData()]
+"""``mailer: Data[Mailer]`` asks for the Mailer in the worker's ``data``; to a type checker it is a Mailer."""
+
+
+@final
+class HandlerSignatureError(TypeError):
+    """What a worker was given for a handler cannot be one. Raised when the worker is built.
+
+    The message names the handler and the parameter that is in the way, and says what would be right.
+    """
+
+
+Fill = Callable[[Task[Any]], Any]
+
+_AT_HAND: dict[object, Fill] = {
+    Attempt: attrgetter("parts.attempt"),
+    TaskId: attrgetter("parts.id"),
+    Parts: attrgetter("parts"),
+    Metadata: attrgetter("parts.metadata"),
+    Extensions: attrgetter("parts.extensions"),
+    Status: attrgetter("parts.status"),
+    Task: lambda task: task,
+    WorkerContext: WorkerContext.of,
+}
+_FILLABLE = (
+    "annotate it as Data[...], Attempt, TaskId, Parts, Metadata, Extensions, Status, Task, WorkerContext, "
+    "trio.Nursery or a class with an async classmethod from_task(cls, task), or give it a default"
+)
+
+_WANTED = (
+    "needs another from_task: `@classmethod async def from_task(cls, task) -> Self`; or, to be closed after the "
+    "attempt, `@classmethod @asynccontextmanager async def from_task(cls, task) -> AsyncIterator[Self]`"
+)
+
+
+@final
+class Plan:
+    """What a handler is called with.
+
+    Args:
+      handler: the function.
+      data: the values for parameters that are annotated ``Data[...]``.
+      args_type: the type of the args, as far as it is known.
+      extractor_for: makes the error of an extractor, which is called with the task, out of what is wrong with it.
+
+    Raises:
+      HandlerSignatureError: a parameter cannot be filled in.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        data: Sequence[object],
+        args_type: Any = Any,
+        *,
+        extractor_for: Callable[[str], HandlerSignatureError] | None = None,
+    ) -> None:
+        self.handler = handler
+        self.fills: dict[str, Fill] = {}
+        self.extractors: dict[str, Fill] = {}
+        """By parameter, what gives an awaitable, or an async context manager, for a task."""
+        self.has_contexts = False
+        """True if there is an async context manager among the extractors."""
+        self.nurseries: list[str] = []
+        self._positional: list[str] = []
+        self._data = data
+        self._error = extractor_for or partial(not_a_handler, handler)
+        self._annotations = Annotations(handler)
+        first, *others = self._annotations.parameters.values() or [None]
+        if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+            raise self._error("it has no positional parameter, and the first is for the task's args")
+        self.wants_task = extractor_for is not None or self._is_whole_task(first, args_type)
+        for each in others:
+            if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                self._plan(each)
+
+    def call(self, task: Task[Any], values: dict[str, Any]) -> Any:
+        """Call the handler; the values are used up."""
+        first = task if self.wants_task else task.args
+        if self._positional:
+            return self.handler(first, *map(values.pop, self._positional), **values)
+        return self.handler(first, **values)
+
+    def fill(self, task: Task[Any]) -> dict[str, Any]:
+        """The values that are at hand, by parameter."""
+        return {name: fill(task) for name, fill in self.fills.items()}
+
+    async def fill_and_extract(self, task: Task[Any], stack: AsyncExitStack | None = None) -> dict[str, Any]:
+        """The values that are at hand, and those that a ``from_task`` has to make.
+
+        If that is cancelled or raises, the handler is not called.
+
+        Args:
+          task: what is to be attempted.
+          stack: where context managers are entered.
+        """
+        values = self.fill(task)
+        for name, extract in self.extractors.items():
+            made = extract(task)
+            if stack is not None and hasattr(made, "__aenter__"):
+                values[name] = await stack.enter_async_context(made)
+            else:
+                values[name] = await made
+        return values  # noqa: ASYNC910  the handler is awaited next
+
+    def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
+        """Raise, naming the handler and the parameter."""
+        annotation = self._annotations.parameters[name].annotation
+        said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
+        raise self._error(f"its parameter '{name}{said}' {why}") from cause
+
+    def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
+        """Whether the first parameter is a Task. That the type of the args is not known does no harm."""
+        try:
+            annotation = self._annotations.resolve(first)
+        except Exception as error:  # evaluating an annotation may raise anything
+            annotation = self._annotations.resolve_head(first)
+            if annotation == "Task":
+                why = "may or may not be the whole task: import Task outside of `if TYPE_CHECKING`, and it is"
+                self.refuse(first.name, why, error)
+        if is_marked(annotation, _FromData) or annotation in (WorkerContext, trio.Nursery):
+            self.refuse(first.name, "comes first, where the task's args belong: put a parameter for them there")
+        is_whole = class_of(annotation) is Task
+        wanted: Any = next(iter(get_args(annotation)), Any) if is_whole else annotation
+        if first.annotation is not first.empty and args_differ(wanted, args_type):
+            why = f"comes first, where the task's args belong, and they are {args_type.__qualname__} here"
+            is_data = any(isinstance(each, wanted) for each in self._data)
+            self.refuse(
+                first.name,
+                f"{why}: if it is meant to come from data, write 'Data[{wanted.__qualname__}]' "
+                "and put a parameter for the args first"
+                if is_data
+                else why,
+            )
+        return is_whole
+
+    def _plan(self, parameter: inspect.Parameter) -> None:
+        name, default = parameter.name, parameter.default
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            self._positional.append(name)
+        if name in self._annotations.bound or self._fill_in(parameter):
+            return
+        if default is parameter.empty:
+            self.refuse(name, f"cannot be filled in: {self._advice_on(parameter)}")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            self.fills[name] = lambda task: default
+
+    def _advice_on(self, parameter: inspect.Parameter) -> str:
+        """Advice in place of its annotation, which says nothing."""
+        annotation = parameter.annotation
+        if annotation is not parameter.empty:
+            kind = class_of(without_none(self._annotations.resolve(parameter))[0])
+            if isinstance(kind, type) and kind is not object:
+                held = next((each for each in self._data if kind in type(each).__mro__), None)
+                if held is not None:
+                    wanted = annotation.__name__ if annotation is kind else spelled(annotation)
+                    return f"data has a {type(held).__name__}, so write '{parameter.name}: Data[{wanted}]'"
+        return _FILLABLE
+
+    def _fill_in(self, parameter: inspect.Parameter) -> bool:
+        """Find out how to fill this parameter; False if its annotation does not say."""
+        name = parameter.name
+        if parameter.annotation is parameter.empty:
+            return False
+        try:
+            annotation, optional = without_none(self._annotations.resolve(parameter))
+        except Exception as error:  # evaluating an annotation may raise anything
+            self.refuse(name, f"cannot be read ({error}): define or import that where it is run", error)
+        if is_marked(annotation, _FromData):
+            inner, inner_optional = without_none(get_args(annotation)[0])
+            optional = (optional or inner_optional) and parameter.default is parameter.empty
+            self.fills[name] = self._from_data(name, inner, None if optional else parameter.default)
+            return True
+        kind = class_of(annotation)
+        if kind is trio.Nursery:
+            self.nurseries.append(name)
+        elif isinstance(kind, type) and kind in _AT_HAND:
+            self.fills[name] = _AT_HAND[kind]
+        elif isinstance(kind, type) and hasattr(kind, "from_task"):
+            self.extractors[name] = self._extractor(name, kind)
+        else:
+            return False
+        return True
+
+    def _extractor(self, name: str, kind: type[Any]) -> Fill:
+        extract: Callable[..., Any] = kind.from_task
+        of_class = isinstance(inspect.getattr_static(kind, "from_task"), (classmethod, staticmethod))
+        is_context = of_class and gives_context(extract)
+        if not of_class or not (is_context or comes_to(inspect.iscoroutinefunction, extract)):
+            self.refuse(name, _WANTED)
+        plan = Plan(extract, self._data, extractor_for=partial(self._refuse_extractor, name, kind))
+        for each in (*plan.extractors, *plan.nurseries):
+            plan.refuse(each, "cannot be filled in: it may ask for what is at hand, such as Data[...] or WorkerContext")
+        self.has_contexts = self.has_contexts or is_context
+        if not plan.fills:
+            return extract
+        return lambda task: plan.call(task, plan.fill(task))
+
+    def _refuse_extractor(self, name: str, kind: type[Any], why: str) -> HandlerSignatureError:
+        what = f"'{name}: {spelled(kind)}' cannot be filled in"
+        return self._error(f"its parameter {what}: of {kind.__qualname__}.from_task, {why}")
+
+    def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
+        """How to find it; ``absent`` stands in if there is none, unless it is ``inspect.Parameter.empty``."""
+        kinds = self._kinds(name, annotation)
+        same = [each for each in self._data if type(each) in kinds]
+        found = same or [each for each in self._data if isinstance(each, kinds)]
+        other = next((each for each in found if each is not found[0]), None)
+        if other is not None:
+            self.refuse(name, f"may be {found[0]!r} or {other!r}: data must hold one value of the type")
+        if not found and absent is inspect.Parameter.empty:
+            held = ", ".join(handler_name(type(each)) for each in self._data) or "nothing"
+            why = f"is not in data, which holds {held}: give the worker data=[...] with one, or it a default"
+            self.refuse(name, why)
+        usual = found[0] if found else absent
+
+        def fill(task: Task[Any]) -> Any:
+            if task.parts.has_extensions:
+                for kind in kinds:
+                    if (own := task.parts.extensions.get(kind)) is not None:
+                        return own
+            return usual
+
+        return fill
+
+    def _kinds(self, name: str, annotation: Any) -> tuple[type[Any], ...]:
+        """The classes whose instances will do."""
+        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        kinds = tuple(class_of(getattr(each, "__supertype__", each)) for each in members)
+        try:
+            isinstance(None, kinds)
+        except TypeError as error:
+            self.refuse(name, f"must name a class in Data[...], to be found by its type ({error})", error)
+        return kinds
+
+
+def handler_name(handler: object) -> str:
+    """The qualified name of a handler, for people; for one that has none, that of what it is made of."""
+    if isinstance(handler, partial):
+        return f"partial({handler_name(handler.func)})"
+    if isinstance(handler, staticmethod):
+        return handler_name(handler.__func__)
+    name = getattr(handler, "__qualname__", None)
+    if not isinstance(name, str):
+        return f"{handler_name(type(handler))} object"
+    if isinstance(handler, MethodType) and not isinstance(handler.__self__, type):
+        name = f"{type(handler.__self__).__qualname__}.{handler.__func__.__name__}"  # not that of a base class
+    code = getattr(handler, "__code__", None)
+    if name.endswith("<lambda>") and code is not None:
+        name += f" in line {code.co_firstlineno}"
+    module = getattr(handler, "__module__", None)
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+
+def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
+    """The error, naming the handler."""
+    return HandlerSignatureError(f"{handler_name(handler)} cannot be a handler: {why}")
+
+
+def gives_context(function: Callable[..., Any]) -> bool:
+    """Return True if a call gives an async context manager: it is decorated so, or annotated so."""
+    inner = inspect.unwrap(getattr(function, "__func__", function))
+    if inner is not getattr(function, "__func__", function) and inspect.isasyncgenfunction(inner):
+        return True
+    try:
+        returns = class_of(Annotations(function).resolve_return())
+    except Exception:  # evaluating an annotation may raise anything
+        return False
+    return isinstance(returns, type) and hasattr(returns, "__aenter__") and hasattr(returns, "__aexit__")
+
+
+def comes_to(test: Callable[[object], bool], handler: Any) -> bool:
+    """Whether it holds for the function that a call of the handler comes to."""
+    while isinstance(handler, (partial, staticmethod)):
+        handler = handler.func if isinstance(handler, partial) else handler.__func__
+    return test(handler) or test(type(handler).__call__)

@@ -1,0 +1,1 @@
+"""The vocabulary: tasks, outcomes, errors and retry policies; trio is not needed for it."""

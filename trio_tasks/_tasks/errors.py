@@ -1,0 +1,197 @@
+"""The errors that have a meaning here: what a handler raises to steer its task, and what a caller would catch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, final
+
+from .._checks import check_seconds
+from .._printing import escaped, quoted
+
+if TYPE_CHECKING:
+    from .task_id import TaskId
+
+
+class _Verdict(Exception):
+    """What the three steering errors share: the trouble behind them, kept as their cause."""
+
+    def __init__(self, source: BaseException | str) -> None:
+        if not isinstance(source, (BaseException, str)):
+            raise TypeError(f"{type(self).__name__}'s source must be an exception or a text, not {quoted(source)}")
+        super().__init__(source)
+        self.source = source
+        if isinstance(source, BaseException):
+            self.__cause__ = source
+
+    def __str__(self) -> str:
+        return str(self.source) or repr(self.source)
+
+
+@final
+class AbortError(_Verdict):
+    """Raise it from a handler: no more attempts. The task is settled as ``Killed``.
+
+    Args:
+      source: the trouble behind it, an exception (which becomes the cause) or a text.
+    """
+
+
+@final
+class RetryAfterError(_Verdict):
+    """Raise it from a handler: try again after ``delay`` seconds, if there are attempts left.
+
+    Args:
+      source: the trouble behind it, an exception (which becomes the cause) or a text.
+      delay: seconds, finite, 0 or more.
+    """
+
+    def __init__(self, source: BaseException | str, delay: float) -> None:
+        super().__init__(source)
+        self.delay = check_seconds(delay, "RetryAfterError's delay")
+
+    def __reduce__(self) -> tuple[type[RetryAfterError], tuple[BaseException | str, float]]:
+        return RetryAfterError, (self.source, self.delay)
+
+
+@final
+class DeferredError(_Verdict):
+    """Raise it from a handler: try again at once, if there are attempts left; other tasks that wait go first.
+
+    Args:
+      source: the trouble behind it, an exception (which becomes the cause) or a text.
+    """
+
+
+@final
+class SuspendError(Exception):
+    """Raise it from a handler: put the task back, and give it out again after ``delay`` seconds. It costs no attempt.
+
+    The outcome is ``Suspended``, also in the last attempt. In a group it counts only if all leaves are of its kind; the
+    longest delay is taken. If something else failed beside it, that is judged as if it had failed alone.
+
+    Args:
+      delay: seconds, 0 or more; ``math.inf`` suspends the task until it is rescheduled.
+      reason: a text for people. Listeners are given it with the event ``Release``.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        if not isinstance(reason, str):
+            raise TypeError(f"SuspendError's reason must be a text, not {reason!r}")
+        self.delay = delay if delay == math.inf else check_seconds(delay, "SuspendError's delay")
+        self.reason = reason
+        super().__init__(delay, reason)
+
+    def __str__(self) -> str:
+        return self.reason or f"suspended for {self.delay:g} s"
+
+
+class WorkerError(Exception):
+    """A worker was asked for something that it cannot do now, such as tracking work after it has stopped."""
+
+
+class MonitorError(Exception):
+    """A monitor was asked for something that it cannot do now, such as being run twice at once."""
+
+
+class BackendError(Exception):
+    """What a backend of ours answers when it cannot do what was asked; the others below are kinds of it."""
+
+    is_final = False
+    """Whether asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
+
+    is_refusal = False
+    """True if the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
+
+
+@final
+class DuplicateTaskError(BackendError):
+    """A task was pushed under an id, or a unique key, that another unfinished or remembered task has."""
+
+
+def not_again(task_id: str, holder: str) -> DuplicateTaskError:
+    """The error for a dead letter whose unique key another task has."""
+    return DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
+
+
+@final
+class UnknownTaskError(BackendError, LookupError):
+    """There is no task of this id, or it is no longer remembered."""
+
+    def __init__(self, task_id: TaskId | str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"no task {str(self.task_id)!r} is known here; finished ones are remembered for a while only"
+
+
+@final
+class LeaseLostError(BackendError):
+    """This attempt may not settle its task any more: somebody else has it, or it is settled already."""
+
+
+@final
+class UnsettledError(BackendError):
+    """Raised by :meth:`Backend.settle`: this outcome cannot be had, and nothing changed, so settle the error instead.
+
+    The result cannot be stored, or what was to be written together with it failed.
+
+    Args:
+      error: what the attempt failed with after all.
+      for_good: whether there is no point in another attempt, since the handler has done its work already.
+    """
+
+    def __init__(self, error: BaseException, *, for_good: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.for_good = for_good
+
+    def __str__(self) -> str:
+        return f"the outcome could not be settled: {self.error}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unsettled, (self.error, self.for_good)
+
+
+def _unsettled(error: Exception, for_good: bool) -> UnsettledError:
+    """Make a pickled one again: it takes keywords."""
+    return UnsettledError(error, for_good=for_good)
+
+
+@final
+class StoredError(Exception):
+    """An error that was stored with its task, and whose class cannot be had here any more.
+
+    Attributes:
+      kind: its class, by name: ``"shop.OutOfStock"``.
+      text: what it said.
+      traceback: where it came from, as Python prints it.
+    """
+
+    def __init__(self, kind: str, text: str, traceback: str) -> None:
+        super().__init__(kind, text, traceback)
+        self.kind = kind
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}" if self.text else self.kind
+
+    def __repr__(self) -> str:
+        return f"StoredError({self.kind!r}, {self.text!r})"
+
+
+@final
+class OrphanedError(Exception):
+    """Every attempt that the task had has been counted, and the last ones ended with the death of their worker, or with
+    the loss of its lease; so the task failed, and was not attempted once more."""
+
+
+@final
+class TaskExpiredError(Exception):
+    """The task was not started by the time that it had to be (``expires_in``), so it was killed unstarted."""
+
+
+@final
+class OverloadedError(Exception):
+    """A layer shed this attempt, because what it guards has no room for it now."""

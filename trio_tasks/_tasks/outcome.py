@@ -1,0 +1,192 @@
+"""The ends of an attempt: six values, and the one function that judges an error.
+
+A group of errors is judged by its leaves. If all of them are suspensions, the task is suspended, for the longest delay.
+Of the other leaves, abort beats retry-after beats deferred beats everything else; among several retry-afters the
+longest delay wins. The group is kept whole as the recorded error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
+
+from .._checks import check_deadline, check_error, check_seconds
+from .._concurrency.exception_groups import is_a, leaves
+from .._printing import value_shown
+from .errors import AbortError, DeferredError, RetryAfterError, SuspendError
+
+if TYPE_CHECKING:
+    from .retry import RetryPolicy
+    from .task_id import TaskId
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@final
+class Status(Enum):
+    """Where a task is in its life."""
+
+    Pending = "Pending"
+    """Waiting in the backend: ready, delayed, to be retried, or suspended."""
+    Queued = "Queued"
+    """Claimed for a slot, and not begun. This lasts until the event loop comes to the slot, and is seen in the process
+    of that worker only. Other processes see ``Running`` from the claim on: a note of the beginning would be a second
+    write for each task."""
+    Running = "Running"
+    """In an attempt."""
+    Done = "Done"
+    """Finished with a result."""
+    Failed = "Failed"
+    """Its attempts are used up. Readable until vacuumed."""
+    Killed = "Killed"
+    """Aborted for good. Readable until vacuumed."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a task of this status will not run again by itself."""
+        return self in _FINAL
+
+
+_FINAL = frozenset((Status.Done, Status.Failed, Status.Killed))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Succeeded(Generic[R_co]):
+    """The handler returned ``result``."""
+
+    result: R_co
+
+    def __repr__(self) -> str:
+        return f"Succeeded(result={value_shown(self.result)})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The attempt failed with ``error``, and the task waits ``after`` seconds in the backend for the next one."""
+
+    error: BaseException
+    after: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_error(self.error, "Retried.error")
+        check_seconds(self.after, "Retried.after")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last attempt that the task had failed with ``error``."""
+
+    error: BaseException
+
+    def __post_init__(self) -> None:
+        check_error(self.error, "Failed.error")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """The task was aborted for good, by ``error``."""
+
+    error: BaseException
+
+    def __post_init__(self) -> None:
+        check_error(self.error, "Killed.error")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The attempt was interrupted and the task given back untouched: it costs no attempt. ``reason`` is for people."""
+
+    reason: str = "interrupted"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The task is put back, at no attempt, and is ready again at ``until``, or when it is rescheduled.
+
+    ``until`` is a moment on trio's clock, as the deadline of a scope is; ``math.inf`` stands for "until rescheduled".
+    ``reason`` is for people.
+    """
+
+    until: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_deadline(self.until, "Suspended.until")
+
+
+Ending = Union[Succeeded[Any], Failed, Killed]  # noqa: UP007  evaluated at run time on 3.10
+Outcome = Union[Succeeded[Any], Retried, Failed, Killed, Released, Suspended]  # noqa: UP007  evaluated at run time on 3.10
+OUTCOMES = (Succeeded, Retried, Failed, Killed, Released, Suspended)
+ALL_OUTCOMES = "Succeeded, Retried, Failed, Killed, Released or Suspended"
+"""Their names, for errors."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskResult(Generic[R_co]):
+    """How a task ended: ``result`` if its ``status`` is ``Done``, ``error`` if it is ``Failed`` or ``Killed``."""
+
+    id: TaskId
+    status: Status
+    result: R_co | None = None
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, task_id: TaskId, outcome: Ending) -> TaskResult[Any]:
+        """The result that this outcome is."""
+        if isinstance(outcome, Succeeded):
+            return TaskResult(task_id, Status.Done, outcome.result)
+        status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
+        return TaskResult(task_id, status, error=outcome.error)
+
+    def __repr__(self) -> str:
+        result = value_shown(self.result)
+        return f"TaskResult(id={self.id!r}, status={self.status}, result={result}, error={self.error!r})"
+
+    def unwrap(self) -> R_co:
+        """The result; or else the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return cast("R_co", self.result)
+
+
+def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy, now: float) -> Outcome:
+    """What becomes of a task whose attempt number ``attempt`` raised ``error``.
+
+    Args:
+      error: whatever the handler and its layers raised, possibly a group.
+      attempt: which attempt this was, counted from 1.
+      attempts: how many this task may have; None to leave it to the policy.
+      policy: how often, and after what delay, errors without a meaning of their own are tried again.
+      now: the present, on trio's clock; a suspension counts from it.
+    """
+    parts = tuple(leaves(error))
+    suspensions = [each for each in parts if is_a(each, SuspendError)]
+    if suspensions:
+        if len(suspensions) == len(parts):
+            longest = max(suspensions, key=_delay_of)
+            return Suspended(now + longest.delay, longest.reason)
+        parts = tuple(each for each in parts if not is_a(each, SuspendError))  # the others must not go unnoticed
+    if any(is_a(each, AbortError) for each in parts):
+        return Killed(error)
+    if attempt >= (policy.attempts if attempts is None else attempts):
+        return Failed(error)
+    delays = [each.delay for each in parts if is_a(each, RetryAfterError)]
+    if delays:
+        return Retried(error, max(delays))
+    if any(is_a(each, DeferredError) for each in parts):
+        return Retried(error)
+    if not all(policy.allows(each) for each in parts):
+        return Killed(error)
+    return Retried(error, policy.delay_after(attempt))
+
+
+def _delay_of(error: SuspendError) -> float:
+    return error.delay

@@ -1,0 +1,435 @@
+"""A task: what the handler is given (args), and all the rest (parts); and its builder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast, final
+
+from .._checks import check_count, check_moment, check_name, check_seconds, check_several
+from .._clock import seconds_until, wall_after
+from .._printing import escaped, quoted, value_shown
+from .extensions import NO_METADATA, Extensions, Metadata
+from .outcome import Status
+from .task_id import TaskId
+from .task_info import NOTHING_KNOWN
+
+if TYPE_CHECKING:
+    from .outcome import Killed, Released
+
+A_co = TypeVar("A_co", covariant=True)
+A = TypeVar("A")
+
+OnConflict = Literal["skip", "replace", "raise"]
+
+
+@final
+class Attempt(int):
+    """Which run of the handler this is, counted from 1; 0 for a task that was never started. It is an ``int``."""
+
+    __slots__ = ()
+
+
+_FIRST_ATTEMPTS = tuple(map(Attempt, range(32)))
+
+
+def attempt_number(number: int) -> Attempt:
+    """``Attempt(number)``, made once for each small number."""
+    return _FIRST_ATTEMPTS[number] if 0 <= number < 32 else Attempt(number)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was asked for when the task was made; it never changes. Durations are in seconds."""
+
+    attempts: int | None = None
+    timeout: float | None = None
+    priority: int = 0
+    delay: float = 0.0
+    unique: str | None = None
+    on_conflict: OnConflict = "skip"
+    expires_in: float | None = None
+
+
+USUAL_TERMS = Terms()
+
+
+class Holder(Protocol):
+    """Whoever has a task in hand: the seat of a worker, to which a backend can say that the attempt must end."""
+
+    @property
+    def worker(self) -> str:
+        """The name of the worker."""
+        ...
+
+    def revoke(self, outcome: Killed | Released) -> bool:
+        """Cancel the attempt that is under way; ``outcome`` becomes its outcome. False if it is over already."""
+        ...
+
+    def whereabouts(self) -> str:
+        """The line at which the attempt waits just now."""
+        ...
+
+
+@final
+class Parts:
+    """All of a task but its args.
+
+    ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
+    own, and of a task that our storages gave out it has the ``history`` of earlier attempts; ``holder`` is who has the
+    task in hand; ``is_orphan`` says that the attempt before this one was lost, with its worker or its lease; ``unfit``
+    is why it is not attempted: a ``SuspendError`` if another version of the program may be able to read it, else the
+    error with which it fails. To read, not to change: use the backend's verbs.
+
+    A copy, or a pickled one, says the same of the task, and is in nobody's hands: it has no ``context`` of a backend
+    and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.
+    """
+
+    __slots__ = (
+        "_extensions",
+        "attempt",
+        "context",
+        "holder",
+        "id",
+        "is_orphan",
+        "metadata",
+        "run_at",
+        "status",
+        "terms",
+        "unfit",
+    )
+
+    def __init__(
+        self,
+        id: str | None = None,
+        *,
+        attempt: Attempt = _FIRST_ATTEMPTS[0],
+        terms: Terms = USUAL_TERMS,
+        metadata: Metadata = NO_METADATA,
+        extensions: Extensions | None = None,
+    ) -> None:
+        self.id: TaskId = TaskId.new() if id is None else id if type(id) is TaskId else TaskId(id)
+        self.attempt: Attempt = attempt
+        self.status: Status = Status.Pending
+        self.run_at: datetime | None = None
+        self.terms: Terms = terms
+        self.metadata: Metadata = metadata
+        self.context: Any = NOTHING_KNOWN
+        self.holder: Holder | None = None
+        self.is_orphan = False
+        self.unfit: BaseException | None = None
+        self._extensions: Extensions | None = extensions
+
+    @property
+    def extensions(self) -> Extensions:
+        """Typed values that travel with the task inside this process, and are never stored."""
+        if self._extensions is None:
+            self._extensions = Extensions()
+        return self._extensions
+
+    @property
+    def has_extensions(self) -> bool:
+        """Whether there are any; asking does not make the container."""
+        return bool(self._extensions)
+
+    @property
+    def attempts(self) -> int | None:
+        """How many attempts the task may have; None leaves it to the worker's retry policy."""
+        return self.terms.attempts
+
+    @property
+    def timeout(self) -> float | None:
+        """How long one attempt may take, in seconds; None for no limit."""
+        return self.terms.timeout
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first; 0 unless asked for."""
+        return self.terms.priority
+
+    @property
+    def delay(self) -> float:
+        """Seconds that it is to wait from when it is pushed; 0 if it is to be ready at once, or by ``run_at``."""
+        return self.terms.delay
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """Seconds from now until it is to be ready, if it is pushed now: by its delay, or else by ``run_at``."""
+        if self.run_at is None or self.terms.delay:
+            return self.terms.delay
+        return seconds_until(self.run_at)
+
+    @property
+    def unique(self) -> str | None:
+        """The key that no other unfinished task may have; None for no such claim."""
+        return self.terms.unique
+
+    @property
+    def on_conflict(self) -> OnConflict:
+        """What pushing does while another task has the unique key."""
+        return self.terms.on_conflict
+
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds from when it is pushed, after which it is not to be started any more; None for never."""
+        return self.terms.expires_in
+
+    def again(self, attempt: int) -> Parts:
+        """Fresh parts, after so many attempts: those of the last one stay as they were, for who still holds them."""
+        return Parts(
+            self.id,
+            attempt=attempt_number(attempt),
+            terms=self.terms,
+            metadata=self.metadata,
+            extensions=self._extensions,
+        )
+
+    def copy(self) -> Parts:
+        """The same once more, in nobody's hands: to be shown, and not to be settled."""
+        copy = self.again(self.attempt)
+        copy.status, copy.run_at, copy.context = self.status, self.run_at, self.context
+        copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
+        return copy
+
+    def __copy__(self) -> Parts:
+        extensions = self._extensions and copy(self._extensions)
+        return _parts_again(self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata, extensions)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parts:
+        return copy(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out what belongs to this process: context, holder and extensions."""
+        return _parts_again, (self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata)
+
+    def __repr__(self) -> str:
+        return f"<Parts of {escaped(self.id)}: {self.status.value}, attempt {self.attempt}>"
+
+
+def _parts_again(
+    task_id: TaskId,
+    attempt: Attempt,
+    status: Status,
+    run_at: datetime | None,
+    terms: Terms,
+    metadata: Metadata,
+    extensions: Extensions | None = None,
+) -> Parts:
+    """Make a copy, or a pickled one, again."""
+    parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
+    parts.status, parts.run_at = status, run_at
+    return parts
+
+
+@final
+class Task(Generic[A_co]):
+    """A unit of work.
+
+    Args:
+      args: what the handler is given.
+      parts: all the rest; made afresh if not given.
+    """
+
+    __slots__ = ("args", "parts")
+
+    def __init__(self, args: A_co, parts: Parts | None = None) -> None:
+        if parts is None:
+            parts = Parts()
+        elif not isinstance(parts, Parts):
+            raise TypeError(f"a task's parts must be Parts, not {quoted(parts)}; TaskBuilder(args) makes both")
+        self.args = args
+        self.parts: Parts = parts
+
+    @staticmethod
+    def builder(args: A) -> TaskBuilder[A]:
+        """A :class:`TaskBuilder` for these args."""
+        return TaskBuilder(args)
+
+    def __copy__(self) -> Task[A_co]:
+        return Task(self.args, copy(self.parts))
+
+    def __repr__(self) -> str:
+        parts = self.parts
+        return f"<Task {escaped(parts.id)} {value_shown(self.args)}: {parts.status.value}, attempt {parts.attempt}>"
+
+
+class TaskOptions(TypedDict, total=False):
+    """The keywords of ``push``: each is the method of :class:`TaskBuilder` of that name (``delay`` is ``run_after``).
+
+    ``metadata`` takes a mapping; ``data`` takes an iterable of values, one of each type.
+    """
+
+    id: str
+    attempts: int
+    timeout: float
+    priority: int
+    delay: float
+    run_at: datetime
+    metadata: Mapping[str, Any]
+    data: Iterable[object]
+    unique: str
+    on_conflict: OnConflict
+    expires_in: float
+
+
+@final
+class TaskBuilder(Generic[A]):
+    """Describe a task, then :meth:`build` it. Each method but the last returns the builder.
+
+    >>> TaskBuilder("my-task").id("task-123").attempts(3).timeout(30).run_in_minutes(10).build()
+    <Task task-123 <str>: Pending, attempt 0>
+
+    Every wrong value is refused where it is given. A builder may build several tasks: each has an id of its own,
+    unless one was set.
+    """
+
+    __slots__ = ("_args", "_data", "_id", "_metadata", "_run_at", "_terms")
+
+    def __init__(self, args: A) -> None:
+        self._args = args
+        self._id: TaskId | None = None
+        self._run_at: datetime | None = None
+        self._metadata: dict[str, Any] = {}
+        self._data: list[object] = []
+        self._terms = USUAL_TERMS
+
+    def _with(self, **terms: Any) -> TaskBuilder[A]:
+        self._terms = replace(self._terms, **terms)
+        return self
+
+    def id(self, task_id: str) -> TaskBuilder[A]:
+        """Name the task. A backend refuses an id that it knows already."""
+        self._id = TaskId(task_id)
+        return self
+
+    def attempts(self, attempts: int) -> TaskBuilder[A]:
+        """How many attempts this task may have, the first included; it goes before the worker's retry policy."""
+        return self._with(attempts=check_count(attempts, "attempts"))
+
+    def timeout(self, seconds: float) -> TaskBuilder[A]:
+        """How long one attempt may take; then it is cancelled, and counts as failed with ``trio.TooSlowError``."""
+        return self._with(timeout=check_seconds(seconds, "timeout", positive=True))
+
+    def priority(self, priority: int) -> TaskBuilder[A]:
+        """Higher goes first; 0 is usual, and less than that gives way."""
+        return self._with(priority=check_count(priority, "priority", minimum=None))
+
+    def run_in_seconds(self, seconds: float) -> TaskBuilder[A]:
+        """Not to be started before so many seconds have passed since it was pushed."""
+        self._run_at = None
+        return self._with(delay=check_seconds(seconds, "the delay"))
+
+    run_after = run_in_seconds
+
+    def run_in_minutes(self, minutes: float) -> TaskBuilder[A]:
+        """Not to be started before so many minutes have passed since it was pushed."""
+        return self.run_in_seconds(check_seconds(minutes, "minutes") * 60)
+
+    def run_in_hours(self, hours: float) -> TaskBuilder[A]:
+        """Not to be started before so many hours have passed since it was pushed."""
+        return self.run_in_seconds(check_seconds(hours, "hours") * 3600)
+
+    def run_at(self, moment: datetime) -> TaskBuilder[A]:
+        """Not to be started before this moment, which must have a time zone. One that has passed means at once."""
+        self._run_at = check_moment(moment, "run_at")
+        return self._with(delay=0.0)
+
+    def metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> TaskBuilder[A]:
+        """Notes to travel and be stored with the task."""
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(f"metadata must be a mapping from names to plain values, not {type(values).__name__}")
+        self._metadata.update(Metadata(values, **more))
+        return self
+
+    def data(self, *values: object) -> TaskBuilder[A]:
+        """Values for this process only, found by their type: ``task.parts.extensions[Tracer]``."""
+        self._data.extend(values)
+        return self
+
+    def unique(self, key: str, *, on_conflict: OnConflict = "skip") -> TaskBuilder[A]:
+        """At most one unfinished task of this key at a time.
+
+        Args:
+          key: any text.
+          on_conflict: what pushing does while another task has the key: ``"skip"`` leaves that one in place and
+              returns its id; ``"replace"`` kills that one if it still waits (one that is running goes on, and is killed
+              only where it would have to run again); ``"raise"`` raises :exc:`DuplicateTaskError`.
+        """
+        check_name(key, "unique")
+        if on_conflict not in ("skip", "replace", "raise"):
+            raise ValueError(f"on_conflict must be 'skip', 'replace' or 'raise', not {quoted(on_conflict)}")
+        return self._with(unique=key, on_conflict=on_conflict)
+
+    def expires_in(self, seconds: float) -> TaskBuilder[A]:
+        """Do not start it when so many seconds have passed since it was pushed: it is killed in that moment.
+
+        It counts whether the task is delayed or not, so it must be more than the delay. Once started, it does not
+        expire any more.
+        """
+        return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
+
+    def build(self) -> Task[A]:
+        """The task, which nobody knows of yet: push it."""
+        parts = Parts(
+            self._id,
+            terms=self._terms,
+            metadata=Metadata(self._metadata),
+            extensions=Extensions(*self._data) if self._data else None,
+        )
+        parts.run_at = wall_after(self._terms.delay) if self._terms.delay else self._run_at
+        return Task(self._args, parts)
+
+    def __copy__(self) -> TaskBuilder[A]:
+        other = TaskBuilder(self._args)
+        other._id, other._run_at, other._terms = self._id, self._run_at, self._terms
+        other._metadata, other._data = self._metadata.copy(), self._data.copy()
+        return other
+
+    def __repr__(self) -> str:
+        return f"<TaskBuilder for {value_shown(self._args)}>"
+
+
+_KEYWORDS = frozenset(TaskOptions.__annotations__)
+
+
+def make_task(args: A, options: TaskOptions) -> Task[A]:
+    """A task from the keywords of ``push``.
+
+    Raises:
+      TypeError, ValueError: an option is unknown, or its value is none; the message says what would be right.
+    """
+    if not options:
+        return Task(args)
+    unknown = options.keys() - _KEYWORDS
+    if unknown:
+        raise TypeError(f"push has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
+    if "delay" in options and "run_at" in options:
+        raise TypeError("give push a delay or a run_at, not both")
+    if "on_conflict" in options and "unique" not in options:
+        raise TypeError("on_conflict says what to do about a unique key: give push unique= as well")
+    builder = TaskBuilder(args)
+    for name, value in options.items():
+        if name == "data":
+            builder.data(*check_several(cast("Iterable[object]", value), "data", "values, such as [tracer]"))
+        elif name == "unique":
+            builder.unique(cast("str", value), on_conflict=options.get("on_conflict", "skip"))
+        elif name != "on_conflict":
+            getattr(builder, "run_after" if name == "delay" else name)(value)
+    return builder.build()
+
+
+def options_for_many(options: TaskOptions) -> TaskOptions:
+    """The same options, checked beforehand, to be used for several tasks.
+
+    Raises:
+      TypeError, ValueError: an option is wrong, or is one that only a single task can have.
+    """
+    if "id" in options:
+        raise TypeError("several tasks cannot have one id: build them one by one, and push_task them")
+    if "data" in options:
+        options = {**options, "data": check_several(options["data"], "data", "values, such as [tracer]")}
+    make_task(None, options)
+    return options

@@ -1,0 +1,89 @@
+"""The past of a task, as it is shown with a task that was looked up: its attempts, its error, its result."""
+
+# pyright: reportIncompatibleMethodOverride=false
+# (A field of a frozen dataclass is as good as a property that can only be read.)
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+from .._printing import value_shown
+
+LONGEST_HISTORY = 50
+"""Entries: a task that is retried for ever keeps the latest."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
+    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did
+    not count), and the error in a line."""
+
+    attempt: int
+    ended_at: float
+    worker: str | None
+    became: str
+    error: str
+
+
+class StoredTaskInfo(ABC):
+    """All that a storage knows of a task beside its args and parts: the ``parts.context`` of a task that was looked up.
+
+    :meth:`~trio_tasks.FetchById.fetch_by_id` and :meth:`~trio_tasks.ListTasks.list_tasks` of our storages give it. It
+    shows the task as it was at that moment.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def history(self) -> tuple[PastAttempt, ...]:
+        """The attempts that did not succeed, the oldest first; the latest fifty of them."""
+
+    @property
+    @abstractmethod
+    def error(self) -> BaseException | None:
+        """The error of the latest attempt, unless the task is done."""
+
+    @property
+    @abstractmethod
+    def result(self) -> Any:
+        """The value that its handler returned; None if it is not done."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> Any:
+        """The progress last reported of the attempt under way, or of the last one."""
+
+    @property
+    @abstractmethod
+    def worker(self) -> str | None:
+        """The name of the worker that has the task in hand, or had it last."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownTaskInfo(StoredTaskInfo):
+    """The same, kept as plain values in memory."""
+
+    history: tuple[PastAttempt, ...] = ()
+    error: BaseException | None = None
+    result: Any = None
+    progress: Any = None
+    worker: str | None = None
+
+    def with_attempt(self, entry: PastAttempt, error: BaseException) -> KnownTaskInfo:
+        """Return the same after one more attempt, which failed with this error."""
+        history = (*self.history, entry)[-LONGEST_HISTORY:]
+        return KnownTaskInfo(history, error, None, self.progress, entry.worker)
+
+    def __repr__(self) -> str:
+        shown = f"result={value_shown(self.result)}, progress={value_shown(self.progress)}"
+        return f"KnownTaskInfo(history={self.history!r}, error={self.error!r}, {shown}, worker={self.worker!r})"
+
+
+NOTHING_KNOWN = KnownTaskInfo()
+"""Of a task that was never attempted."""

@@ -1,0 +1,1 @@
+"""The worker: slots, intake, and the builder."""

@@ -1,0 +1,206 @@
+"""The part of a worker that receives: only when a seat is free, the door open, and every gate lets an attempt through.
+
+A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import trio
+
+from .._contracts.backend import NowaitBackend, StockedBackend
+from .._contracts.events import Idle
+from .._contracts.layer import Admitting, Gate
+from .._logging import catch_errors, log_and_suppress
+from .._tasks.errors import LeaseLostError
+from .._tasks.outcome import Released
+from .time_slices import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._contracts.backend import Backend
+    from .._contracts.context import WorkerContext
+    from .._tasks.task import Task
+
+
+class Waiting(Protocol):
+    """A slot as its intake sees it: the scope in which it waits; and that its attempt fails if a gate has."""
+
+    scope: trio.CancelScope
+
+    def obstruct(self, error: BaseException) -> None:
+        """Have the next attempt fail with this error."""
+
+
+@final
+class Intake:
+    """Takes tasks out of a backend, for the seats of one run.
+
+    Args:
+      context: the run.
+      backend: where tasks come from.
+      gates: the layers that can hold intake back, outermost first.
+      settle_timeout: seconds that the backend may take to have a task back that was not admitted after all.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        backend: Backend[Any],
+        gates: Sequence[Gate],
+        settle_timeout: float,
+    ) -> None:
+        self._context = context
+        self._door = context.door
+        self._backend = backend
+        self._gates = gates
+        self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
+        self._settle_timeout = settle_timeout
+        self._turnstile = trio.Lock()
+        self._unadmitted: set[Task[Any]] = set()  # those whose attempt is to fail, since a gate has
+        self._listening = 0
+        self._receive_nowait: Callable[[], Task[Any]] | None = None
+        if isinstance(backend, StockedBackend):
+            self._receive_nowait = backend.receive_nowait
+        self._turns = Turns(self._door)
+        self._takes_turns = isinstance(backend, NowaitBackend)  # else each seat waits when it settles: turn enough
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether a seat that has come to its end with a task will take another one at once."""
+        return not self._gates and self._door.is_open
+
+    async def take(self, seat: Waiting) -> Task[Any] | None:
+        """The next task, in hand of this seat; None if no more will come, or none is to be taken any more.
+
+        The door cuts the waiting short by cancelling the seat's scope. If it does so in the very step in which a task
+        is handed over, the task is returned, and the scope is a cancelled one: the seat has to see to that.
+        """
+        if self._receive_nowait is not None and not self._gates:
+            if self._takes_turns and not self._turns.may_go_on(seat):
+                await self._turns.wait(seat.scope)
+            if self._door.is_open:
+                try:
+                    task = self._receive_nowait()
+                except trio.WouldBlock:
+                    pass
+                except trio.EndOfChannel:
+                    self._turns.call_all()
+                    return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+                else:
+                    if self._takes_turns:
+                        self._turns.taken_by(seat)
+                    return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+        self._turns.call_all()
+        return await self._wait(seat)
+
+    async def _wait(self, seat: Waiting) -> Task[Any] | None:
+        scope = seat.scope
+        has_looked = not self._gates  # and found nothing: that is why it waits
+        while not self._door.closed:
+            if self._door.cancelled:
+                await self._door.wait_cancelled()
+            self._door.enter(scope)
+            try:
+                if self._door.paused:
+                    await self._door.wait_open()
+                    if not self._door.is_open:  # shut again before this one has come to it
+                        continue
+                    has_looked = False
+                return await (self._receive_through_gates(seat) if self._gates else self._receive(has_looked))
+            finally:
+                self._door.leave(scope)
+        return None  # noqa: ASYNC910  the seat ends
+
+    async def _receive(self, has_looked: bool = False) -> Task[Any] | None:
+        try:
+            if self._receive_nowait is not None and not has_looked:
+                with suppress(trio.WouldBlock):
+                    return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
+            self._say_if_idle()
+            self._listening += 1
+            try:
+                return await self._backend.receive()
+            finally:
+                self._listening -= 1
+        except trio.EndOfChannel:
+            return None  # noqa: ASYNC910  the seat ends
+
+    def _say_if_idle(self) -> None:
+        context = self._context
+        if not (context.idle or context.in_hand):
+            context.idle = True
+            copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
+
+    async def _receive_through_gates(self, seat: Waiting) -> Task[Any] | None:
+        """One seat at a time waits for the gates and for a task, so that what they promise is promised to one. If a
+        gate fails, the attempt at the next task fails with its error."""
+        if self._listening:  # the seat whose turn it is has found nothing
+            self._say_if_idle()
+        await self._turnstile.acquire()
+        try:
+            while True:
+                failure = await self._pass_gates()
+                task = await self._receive()
+                if task is None:
+                    return None
+                admitted = False
+                try:
+                    with catch_errors() as caught:
+                        admitted = failure is None and self._admit(task)
+                    failure = caught.error if failure is None else failure
+                    if failure is not None:
+                        self._unadmitted.add(task)
+                        seat.obstruct(failure)
+                        admitted = True
+                finally:
+                    if not admitted:
+                        await self._give_back(task)  # noqa: ASYNC102  it shields itself, within bounds
+                if admitted:
+                    return task
+        finally:
+            self._turnstile.release()
+
+    async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
+        """Wait for all gates; the first error that one of them has raised, if any has."""
+        failure: BaseException | None = None
+        for gate in self._gates:
+            with catch_errors() as caught:
+                await gate.ready()
+            failure = caught.error if failure is None else failure
+        return failure  # noqa: ASYNC910  the same
+
+    def _admit(self, task: Task[Any]) -> bool:
+        """Ask all gates that count; either all of them admit the task, or none."""
+        admitted: list[Admitting] = []
+        try:
+            for gate in self._admitting:
+                if not gate.admit(task):
+                    return False
+                admitted.append(gate)
+        finally:
+            if len(admitted) < len(self._admitting):
+                for gate in admitted:
+                    self._dismiss_from(gate, task)
+        return True
+
+    def _dismiss_from(self, gate: Admitting, task: Task[Any]) -> None:
+        with log_and_suppress("worker %r: layer %r failed to dismiss a task", self._context.name, gate):
+            gate.dismiss(task)
+
+    async def _give_back(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
+        self._context.idle = False
+        with suppress(LeaseLostError), trio.fail_after(self._settle_timeout, shield=True):
+            await self._backend.settle(task, Released("a gate had closed"))
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The attempt is over: what the gates set aside for it is free again."""
+        if task in self._unadmitted:
+            self._unadmitted.discard(task)
+            return
+        for gate in self._admitting:
+            self._dismiss_from(gate, task)

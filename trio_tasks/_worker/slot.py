@@ -1,0 +1,442 @@
+"""A seat: one unit of a worker's concurrency, a trio task that receives, attempts and settles, again and again.
+
+What a handler raises becomes a value here and nowhere else. All attempts of a seat run under one cancel scope, which
+is replaced only once it was cancelled: because the task was aborted, or its lease lost; or, while the seat waits for a
+task, because the door was shut. A cancellation from further out passes through it, and releases the task on its way.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import copy_context
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
+
+import trio
+
+from .._concurrency.exception_groups import find_within, is_a, leaves
+from .._concurrency.stacks import where_is, where_struck
+from .._concurrency.tracebacks import drop_locals
+from .._contracts.backend import NowaitBackend
+from .._contracts.events import Engage, Error, Release, Success
+from .._contracts.lending import SLOTS
+from .._contracts.report import Interruption
+from .._logging import catch_errors, log
+from .._printing import escaped
+from .._tasks.errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
+from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, judge
+from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from .._contracts.backend import Backend
+    from .._contracts.context import WorkerContext
+    from .._contracts.layer import Handler
+    from .._tasks.outcome import Outcome
+    from .._tasks.retry import RetryPolicy
+    from .._tasks.task import Attempt, Parts, Task, Terms
+    from .._tasks.task_id import TaskId
+
+_INTERRUPTED = Released("interrupted")
+_SUCCEEDED = Succeeded(None)
+
+
+class TaskSource(Protocol):
+    """What a seat asks of an intake."""
+
+    async def take(self, seat: Seat) -> Task[Any] | None:
+        """The next task, in hand of this seat; None if no more will come."""
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """The attempt is over."""
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether a seat that has come to its end with a task will take another one at once."""
+        ...
+
+
+class SlotLender(Protocol):
+    """A keeper of slots, which has others run while the attempts of some wait."""
+
+    def lend(self, slot: Seat, task: Task[Any]) -> None:
+        """The attempt in this slot begins to wait."""
+
+    def reclaim(self, slot: Seat, task: Task[Any]) -> None:
+        """Note that it goes on."""
+
+
+@final
+class Seat:
+    """Carries tasks from the intake to their settlement, one at a time.
+
+    Args:
+      context: the run of the worker that this is a seat of.
+      intake: where tasks come from.
+      backend: to be told how each attempt ended.
+      handler: the user's function, in all its layers.
+      policy: judges errors.
+      settle_timeout: seconds that the backend may take to settle.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_given",
+        "_handler",
+        "_intake",
+        "_is_open",
+        "_noted",
+        "_obstacle",
+        "_outcome",
+        "_pristine",
+        "_settle_nowait",
+        "_settle_timeout",
+        "_status",
+        "_task",
+        "_trio_task",
+        "_verdict",
+        "context",
+        "left_open",
+        "lender",
+        "policy",
+        "scope",
+        "waits_for",
+        "what",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        intake: TaskSource,
+        backend: Backend[Any],
+        handler: Handler[Any, Any],
+        policy: RetryPolicy,
+        settle_timeout: float,
+    ) -> None:
+        self.context = context
+        self.worker = context.name
+        self._intake = intake
+        self._backend = backend
+        self._handler = handler
+        self.policy = policy
+        self._settle_timeout = settle_timeout
+        self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
+        self._noted = () if context.attempt_log is None else context.attempt_log.noted
+        self._pristine = copy_context()
+        self._trio_task: trio.lowlevel.Task
+        self.scope: trio.CancelScope
+        self._task: Task[Any]
+        self._outcome: Outcome = _INTERRUPTED
+        self._verdict: Killed | Released | None = None
+        self._is_open = False
+        self._obstacle: BaseException | None = None
+        self._status: object = None
+        self._given: tuple[Parts, TaskId, Attempt, Terms, Any]
+        self.left_open = False
+        """True if a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
+        in its place, in a trio task of its own."""
+        self.lender: SlotLender | None = None
+        """The lender of this slot while its attempt waits for another task; None if there is none."""
+        self.waits_for: str | None = None
+        """The id of the task that its attempt waits for, while it is lent: empty if it is something else."""
+        self.what = ""
+        """A description of it, in words."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
+        """Receive, attempt, settle; and again, until there is nothing to take any more.
+
+        A ``KeyboardInterrupt`` can be raised in what :meth:`_run` returns only: in the handler, its layers, what they
+        call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
+        """
+        self._trio_task = trio.lowlevel.current_task()
+        SLOTS[self._trio_task] = self
+        try:
+            await self._sit()
+        except RuntimeError:  # trio says so when the slot's scope is left before one that is inside of it
+            if not self.left_open:
+                raise
+            forget_nurseries(self._trio_task)
+        finally:
+            del SLOTS[self._trio_task]
+
+    async def _sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
+        task: Task[Any] | None = None
+        while True:  # noqa: ASYNC913  taking is one, now and then
+            with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
+                self._status = innermost_scope(self._trio_task)
+                while True:
+                    if task is None and (task := await self._intake.take(self)) is None:
+                        return
+                    if self.scope.cancel_called:  # by now; so it is attempted in the next scope
+                        break
+                    current, task = task, None
+                    await self._attempt(current)
+                    if self.left_open:
+                        return
+                    if self._was_disturbed():
+                        await self._start_afresh()
+
+    async def _attempt(self, task: Task[Any]) -> None:
+        """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
+        attempt started is still running. What the handler raises is made an outcome by ``__exit__``."""
+        self._sit_down(task)
+        try:
+            with self:
+                self._announce(task)
+                result = await self._run(task)
+                self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
+        finally:
+            await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
+
+    def _sit_down(self, task: Task[Any]) -> None:
+        self._task = task
+        self._outcome = _INTERRUPTED
+        self._verdict = None
+        self._is_open = True
+        parts = task.parts
+        parts.holder = self
+        self._given = parts, parts.id, parts.attempt, parts.terms, parts.context
+        self.context.idle = False
+        self.context.in_hand[task] = None
+
+    def _take_back(self, task: Task[Any]) -> None:
+        """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
+        parts, task_id, attempt, terms, context = self._given
+        if (
+            task.parts is not parts
+            or parts.id is not task_id
+            or parts.attempt is not attempt
+            or parts.terms is not terms
+            or parts.context is not context
+        ):
+            task.parts = parts
+            parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
+
+    def _announce(self, task: Task[Any]) -> None:
+        if self.context.listeners:
+            self.context.emit(Engage(task))
+
+    @trio.lowlevel.disable_ki_protection
+    def _run(self, task: Task[Any]) -> Awaitable[Any]:
+        if self._obstacle is not None:
+            self._raise_obstacle()
+        parts = task.parts
+        if parts.is_orphan:
+            self._check_attempts_left(parts)
+        if parts.unfit is not None:
+            raise parts.unfit
+        if task.parts.terms.timeout is None:
+            return _interruptibly(self._handler(task))
+        return self._run_in_time(task, task.parts.terms.timeout)
+
+    def obstruct(self, error: BaseException) -> None:
+        """Have the next attempt fail with this error, before it calls the handler: a gate has failed."""
+        self._obstacle = error
+
+    def _raise_obstacle(self) -> NoReturn:
+        obstacle, self._obstacle = self._obstacle, None
+        assert obstacle is not None
+        raise obstacle
+
+    def _check_attempts_left(self, parts: Parts) -> None:
+        """What kills its workers, or stalls them, is not attempted for ever."""
+        attempts = self.policy.attempts if parts.terms.attempts is None else parts.terms.attempts
+        if parts.attempt > attempts and parts.unfit is None:
+            parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
+
+    @trio.lowlevel.disable_ki_protection
+    async def _run_in_time(self, task: Task[Any], seconds: float) -> Any:
+        with trio.move_on_after(seconds):
+            return await self._handler(task)
+        parts = task.parts
+        raise trio.TooSlowError(
+            f"attempt {parts.attempt} of task {escaped(parts.id)} took longer than its {seconds} seconds"
+        )
+
+    def __enter__(self) -> None:
+        """What is raised in this block becomes the outcome of the attempt."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
+        ends here: it strikes again at the next checkpoint, when the task has been released."""
+        self._take_back(self._task)
+        self.left_open = innermost_scope(self._trio_task) is not self._status
+        if error is None and not self.left_open:
+            return False
+        if error is not None and any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
+            self._outcome = Released("KeyboardInterrupt")
+            return False
+        if self._verdict is not None:
+            self._outcome = self._verdict
+        elif error is not None and self._was_cancelled() and find_within(error, trio.Cancelled):
+            self._outcome = Released("cancelled")
+            interruption = Interruption(self.context.name, self._task.parts.id, where_struck(error))
+            self.context.tally.interrupted.append(interruption)
+        else:
+            if error is None or self.left_open:
+                error = left_open_error(self.context, self._trio_task, error)
+            self._outcome = self._judge(error)
+        return True
+
+    def _was_cancelled(self) -> bool:
+        """True if a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
+        return self.context.door.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
+
+    def _outcome_of(self, result: Any) -> Succeeded[Any] | Failed:
+        """Refuse a coroutine. Its attempt has failed for good, since the handler has done the rest of its work."""
+        if type(result) is not CoroutineType:
+            return Succeeded(result)
+        forgotten: str = result.__qualname__
+        result.close()  # or Python would warn that it was never awaited
+        handler = getattr(self.context.recipe, "handler_name", "its handler")
+        return Failed(
+            TypeError(f"{handler} returned a coroutine of {forgotten}, which was not awaited: return what it returns")
+        )
+
+    def _judge(self, error: BaseException) -> Outcome:
+        parts = self._task.parts
+        if parts.unfit is not None and not is_a(parts.unfit, SuspendError):
+            return Failed(error)
+        now, terms = trio.current_time(), parts.terms
+        with catch_errors() as caught:
+            return judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
+        name = type(error).__name__
+        log.error("worker %r: its retry policy failed on a %s", self.context.name, name, exc_info=caught.error)
+        return Failed(error)
+
+    def revoke(self, outcome: Killed | Released) -> bool:
+        """Cancel the attempt under way; unless it succeeds all the same, this is its outcome. False if it is over
+        already, and only being settled."""
+        if not self._is_open:
+            return False
+        self._verdict = outcome
+        self.scope.cancel()
+        return True
+
+    @property
+    def will_take_more(self) -> bool:
+        """Whether it will ask for another task as soon as this one is settled."""
+        return self._intake.will_take_more
+
+    @property
+    def trio_task(self) -> trio.lowlevel.Task:
+        """The trio task that carries it, and runs the handler."""
+        return self._trio_task
+
+    # Lending
+
+    @property
+    def attempted(self) -> str | None:
+        """The id of the task whose attempt is under way."""
+        return self._given[1] if self._is_open else None
+
+    @property
+    def is_busy(self) -> bool:
+        """True if it has a task in hand, in an attempt or on the way to its settlement."""
+        return getattr(self, "_task", None) in self.context.in_hand
+
+    def retire(self) -> None:
+        """Have it end without another task; it has none in hand."""
+        scope: trio.CancelScope | None = getattr(self, "scope", None)  # it may not have begun
+        if scope is not None:
+            scope.cancel()
+
+    def lend(self, waits_for: str, what: str) -> None:
+        """The attempt waits for another task: have that run meanwhile."""
+        if self._is_open and self.lender is not None and self.waits_for is None:
+            self.waits_for, self.what = waits_for, what
+            self.lender.lend(self, self._task)
+
+    def reclaim(self) -> None:
+        """Note that it does not wait any more."""
+        if self.waits_for is not None and self.lender is not None:
+            self.waits_for = None
+            self.lender.reclaim(self, self._task)
+
+    def whereabouts(self) -> str:
+        """The line at which the attempt under way waits just now."""
+        return where_is(self._trio_task)
+
+    async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
+        """Tell the backend, shielded from cancellation, within bounds."""
+        self._is_open = False
+        if self.left_open:
+            await end_nurseries(self._trio_task)
+        try:
+            if self._settle_nowait is not None:
+                self._settle_nowait(task, self._outcome)
+            elif self._backend.settles_within_bounds:
+                await self._backend.settle(task, self._outcome)
+            else:
+                with trio.fail_after(self._settle_timeout, shield=True):
+                    await self._backend.settle(task, self._outcome)
+        except UnsettledError as unsettled:
+            self._outcome = Failed(unsettled.error) if unsettled.for_good else self._judge(unsettled.error)
+            await self._settle_instead(task)
+        except LeaseLostError:
+            self._outcome = Released("its lease was lost")
+        finally:
+            self.context.in_hand.pop(task, None)
+            task.parts.holder = None
+            self._intake.dismiss(task)
+        self._record(task)
+
+    async def _settle_instead(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
+        """Settle what stands in for an outcome that could not be had. If that is refused as well, the task is left to
+        come back when its lease is over."""
+        try:
+            with trio.fail_after(self._settle_timeout, shield=True):
+                await self._backend.settle(task, self._outcome)
+        except UnsettledError as unsettled:
+            message = "worker %r: task %s cannot be settled, and comes back when its lease is over"
+            log.error(message, self.context.name, escaped(task.parts.id), exc_info=unsettled.error)
+            self._outcome = Released("it could not be settled")
+        except LeaseLostError:
+            self._outcome = Released("its lease was lost")
+
+    def _record(self, task: Task[Any]) -> None:
+        """Count what was settled, and tell those who listen."""
+        context, outcome = self.context, self._outcome
+        context.tally.count(outcome)
+        if context.door.closed and not isinstance(outcome, Released):
+            context.tally.drained.append(task.parts.id)
+        if (self._noted or type(outcome) is not Succeeded) and context.attempt_log is not None:
+            context.attempt_log.ended(task, outcome)
+        if context.listeners:
+            self._tell(task, outcome)
+        if isinstance(outcome, (Retried, Failed, Killed)):  # it may be kept for long, and what it holds with it
+            drop_locals(outcome.error)
+
+    def _tell(self, task: Task[Any], outcome: Outcome) -> None:
+        context = self.context
+        if isinstance(outcome, Succeeded):
+            context.emit(Success(task, outcome.result))
+        elif isinstance(outcome, Released):
+            context.emit(Release(task, outcome.reason))
+        elif isinstance(outcome, Suspended):
+            context.emit(Release(task, outcome.reason, outcome.until))
+        else:
+            context.emit(Error(task, outcome.error, outcome))
+
+    def _was_disturbed(self) -> bool:
+        """Whether the attempt was interrupted, or has left context variables behind."""
+        now, before = copy_context(), self._pristine
+        return (
+            type(self._outcome) is Released
+            or len(now) != len(before)
+            or (bool(now) and any(before.get(variable, now) is not value for variable, value in now.items()))
+        )
+
+    async def _start_afresh(self) -> None:
+        """What a handler did to the context variables ends with its attempt; a new context takes effect at a
+        checkpoint, where a cancellation from further out is delivered too."""
+        trio.lowlevel.current_task().context = self._pristine.copy()
+        await trio.lowlevel.checkpoint()
+
+
+@trio.lowlevel.disable_ki_protection
+async def _interruptibly(attempt: Awaitable[Any]) -> Any:
+    return await attempt

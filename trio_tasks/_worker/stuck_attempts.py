@@ -1,0 +1,71 @@
+"""What cannot be made to end is waited for, but not in silence.
+
+A thread does not end because trio says so, nor does a handler that shields itself. Leaving it behind would break the
+promise that a settled task has nothing running; so it is named, with the line at which it is, again and again.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._contracts.attempt_log import shown
+from .._contracts.report import Overrun
+from .._tasks.task_id import TaskId
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from .._contracts.context import WorkerContext
+
+PATIENCE = 10
+"""Seconds after a cancellation before those attempts are named that are still there; and then between two times."""
+
+
+@asynccontextmanager
+async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]:
+    """If the block is cancelled and does not end soon, tell the report which attempts it waits for; if it does not end
+    for long, say so in the log."""
+    watching = trio.CancelScope(shield=True)
+
+    async def watch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with watching:
+                await _watch(context)  # noqa: ASYNC102  the scope is shielded, and cancelled below
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            yield
+        finally:
+            watching.cancel()
+            nursery.cancel_scope.cancel()
+
+
+async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no end of its own
+    began = trio.current_time()
+    for seconds in count(1):
+        await trio.sleep_until(began + seconds)
+        for task_id, where in context.whereabouts().items():
+            context.tally.overruns[task_id] = Overrun(context.name, TaskId(task_id), float(seconds), where)
+        if seconds % PATIENCE == 0:
+            name_who_stays(context)
+
+
+def name_who_stays(context: WorkerContext) -> None:
+    """Say in the log which attempts go on, and where."""
+    for task_id, where in context.whereabouts().items():
+        context.named.add(task_id)
+        if context.attempt_log is not None:
+            context.attempt_log.log.warning(
+                "worker %r was cancelled, but the attempt of %s at task %s goes on at %s",
+                context.name,
+                getattr(context.recipe, "handler_name", "its handler"),
+                shown(task_id),
+                where,
+            )

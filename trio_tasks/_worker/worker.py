@@ -1,0 +1,387 @@
+"""A worker: a nursery whose children are seats, fed by a backend."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
+
+import trio
+
+from .._backends.channel import as_backend
+from .._checks import check_callable, check_count, check_name, check_seconds, check_several, check_unicode
+from .._concurrency.background import run_and_cancelling, run_to_the_end
+from .._concurrency.exception_groups import leaves, unnested
+from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
+from .._contracts.backend import Feeder, RegisterWorker
+from .._contracts.context import WorkerContext, check_listeners
+from .._contracts.events import Engage, HeartBeat, Stop
+from .._contracts.layer import Gate
+from .._contracts.lending import LendingGate
+from .._handlers.adapter import adapt, handler_name
+from .._logging import log, log_and_suppress
+from .._printing import quoted
+from .._tasks.errors import WorkerError
+from .._tasks.retry import RetryPolicy
+from .blocked_loop import watching_the_loop
+from .intake import Intake
+from .slot import Seat, TaskSource
+from .slots import Slots
+from .stuck_attempts import naming_who_stays
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+    from typing_extensions import Unpack
+
+    from .._contracts.backend import Backend
+    from .._contracts.context import Listener
+    from .._contracts.events import Event
+    from .._contracts.layer import Handler, Layer
+    from .._contracts.report import WorkerReport
+    from .options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_LATE_BEAT = (
+    "worker %r: a heartbeat was %.1f s late, and one is due every %.1f s: the event loop was busy for %.1f s, and the "
+    "storage took %.1f s; leases may have run out"
+)
+_LAYER = "layers, each an async layer(handler, task) -> result"
+
+
+@final
+class Worker(Generic[A, R]):
+    """A recipe for running a handler on the tasks of a backend. It may be run again, and more than once at a time.
+
+    Args:
+      name: for people, and for the backend.
+      backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
+      handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
+          filled in by their annotations. A sync function runs in a thread.
+      concurrency: how many attempts may be under way at once.
+      lend: how many more may be begun while attempts wait for other tasks, in ``wait_for`` or in a push that waits for
+          room; as many as ``concurrency``, if not given. An attempt that waits so lends its slot, and its places in
+          gates; it goes on at once when its wait is over. So up to ``concurrency + lend`` handlers may run at a time.
+      layers: middleware, the outermost first; see :data:`Layer`.
+      data: what the handler may ask for as ``Data[T]``, one value of each type.
+      retry: what to do about errors that do not say it themselves.
+      on_event: called as ``on_event(context, event)``; one function, or several.
+      settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed.
+      log: the logger for failed attempts and stalls, by default ``logging.getLogger("trio_tasks")``; None for none.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong, or a parameter of the handler cannot be filled in; the message says
+          which one, and what would be right.
+    """
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: Backend[A],
+        handler: WholeTaskHandler[A, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: Backend[A],
+        handler: AsyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: Backend[A],
+        handler: SyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: WholeTaskHandler[A, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: AsyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[A],
+        handler: SyncHandler[A, P, R],
+        *,
+        layers: Iterable[Layer[A, R]] = (),
+        **options: Unpack[WorkerOptions],
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        backend: trio.abc.ReceiveChannel[Any],
+        handler: Callable[..., Any],
+        *,
+        concurrency: int = 8,
+        lend: int | None = None,
+        layers: Iterable[Layer[Any, Any]] = (),
+        data: Iterable[object] = (),
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
+        on_event: Listener | Iterable[Listener] | None = None,
+        settle_timeout: float = 10.0,
+        log: logging.Logger | None = LOGGER,
+    ) -> None:
+        self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
+        self.backend: Backend[A] = as_backend(backend)
+        self.concurrency = check_count(concurrency, "concurrency")
+        self.lend = self.concurrency if lend is None else check_count(lend, "lend", minimum=0)
+        self.layers = tuple(map(_check_layer, check_several(layers, "layers", _LAYER)))
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {quoted(retry)}")
+        self.retry = retry
+        self.listeners = check_listeners(on_event)
+        self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
+        self.log = check_logger(log)
+        self.handler_name = handler_name(handler)
+        args_type = Any if any(map(_may_change_args, self.layers)) else self.backend.args_type
+        stack: Handler[A, R] = adapt(
+            handler, data=check_several(data, "data", "values, such as [mailer]"), args_type=args_type
+        )
+        for layer in reversed(self.layers):
+            stack = partial(layer, stack)
+        self._stack = stack
+        stages: tuple[object, ...] = self.layers
+        self._gates = [layer for layer in stages if isinstance(layer, Gate)]
+        self._lending_gates = [layer for layer in stages if isinstance(layer, LendingGate)]
+        if len(set(map(id, self._gates))) < len(self._gates):
+            raise ValueError("layers must not hold the same gate twice: an attempt would wait for itself")
+
+    def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
+        """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
+        queue = getattr(self.backend, "queue", None)
+        attempt_log = None
+        if self.log is not None:
+            name = queue if isinstance(queue, str) else None
+            attempt_log = AttemptLog(self.log, self.name, name, self.handler_name, self.retry.attempts)
+        return WorkerContext(
+            self.name,
+            concurrency=self.concurrency,
+            listeners=(*self.listeners, *check_listeners(on_event)),
+            recipe=self,
+            attempt_log=attempt_log,
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(  # noqa: ASYNC128  it is handed on
+        self,
+        context: WorkerContext | None = None,
+        *,
+        task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED,
+    ) -> WorkerReport:
+        """Run until the backend ends or the worker is told to stop, and return what was done.
+
+        With ``context = await nursery.start(worker.run)``, ``context`` is this run's :class:`WorkerContext`.
+
+        Args:
+          context: one that :meth:`prepare` made, to have it beforehand.
+
+        Raises:
+          ExceptionGroup: the backend failed; the leaves are its errors. Errors of handlers never come out here.
+          WorkerError: the context was used already.
+
+        If it is cancelled, attempts under way are cancelled, their tasks are released, and they cost no attempt.
+        """
+        context = self.prepare() if context is None else context
+        if not isinstance(context, WorkerContext):
+            raise TypeError(f"run takes a WorkerContext that prepare() made, not {quoted(context)}")
+        if context.recipe is not self:
+            raise WorkerError(f"{context!r} is of another worker than {self!r}: use what its own prepare() made")
+        if context.is_running or context.is_stopped:
+            raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
+        try:
+            with unnested(), watching_the_loop(context):
+                await self._run(context, task_status)
+        except ExceptionGroup as group:
+            errors = [each for each in leaves(group) if isinstance(each, Exception)]
+            raise ExceptionGroup(f"worker {self.name!r} has ended", errors) from None
+        finally:
+            context.ended()
+            context.emit(Stop())
+        return context.report()
+
+    async def _run(  # noqa: ASYNC128  it is handed on
+        self, context: WorkerContext, task_status: trio.TaskStatus[WorkerContext]
+    ) -> None:
+        backend = self.backend
+        intake = Intake(context, backend, self._gates, self.settle_timeout)
+
+        def make_slot(source: TaskSource) -> Seat:
+            return Seat(context, source, backend, self._stack, self.retry, self.settle_timeout)
+
+        async with run_to_the_end(self._beat, context), naming_who_stays(context):  # leases outlive the last attempt
+            async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
+                context.opened(tracked)
+                async with self._registered(context), run_and_cancelling(self._feed, context):
+                    await Slots(context, intake, make_slot, self.lend, self._lending_gates).run(task_status)
+
+    @asynccontextmanager
+    async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:
+        """Have the backend know of the worker in the block. However that ends: when it has, nothing is in hand that was
+        claimed for the worker in advance."""
+        backend = self.backend
+        if not isinstance(backend, RegisterWorker):
+            yield
+            return  # noqa: ASYNC910  nobody has to be told
+        await backend.register_worker(context)
+        try:
+            yield
+        finally:
+            # In a trio task of its own: trio raises KeyboardInterrupt in the main task, which this one may be.
+            async with trio.open_nursery() as nursery:  # noqa: ASYNC112  see above
+                nursery.start_soon(self._unregister, backend, context)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _unregister(self, backend: RegisterWorker, context: WorkerContext) -> None:
+        with (
+            log_and_suppress("worker %r has ended, and its backend could not be told", self.name),
+            trio.fail_after(self.settle_timeout, shield=True),
+        ):
+            await backend.unregister_worker(context)
+
+    async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
+        """Beat at fixed times, however long each heartbeat takes, and log those that are late."""
+        interval = self.backend.heartbeat_interval
+        if interval is None:
+            return  # noqa: ASYNC910  the same
+        due = trio.current_time()
+        at_work = _AtWork(context) if not self.backend.beats_when_idle else None
+        while True:
+            if at_work is not None and not context.in_hand:
+                await at_work.wait()
+                due = trio.current_time() + interval  # the lease has just begun
+                await trio.sleep_until(due)
+                continue
+            began = trio.current_time()
+            await self.backend.beat(context)
+            context.emit(HeartBeat())
+            ended = trio.current_time()
+            if ended > due + interval:
+                log.warning(_LATE_BEAT, self.name, ended - due, interval, began - due, ended - began)
+            due += interval * max(1, math.ceil((ended - due) / interval))
+            await trio.sleep_until(due)
+
+    async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
+        while isinstance(self.backend, Feeder) and not context.door.closed:
+            with context.door.wait():
+                await context.door.wait_open()
+                await self.backend.feed()
+                return
+
+    async def run_until(
+        self,
+        async_fn: Callable[[], Awaitable[object]],
+        *,
+        task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED,
+    ) -> WorkerReport:
+        """Run, and stop gracefully when ``async_fn()`` returns. If the worker ends first, ``async_fn`` is cancelled.
+
+        If ``async_fn`` raises, the worker is cancelled, and the error comes out in a group, as out of a nursery.
+        """
+        check_callable(async_fn, "run_until's argument", "an async function without parameters")
+        reports: list[WorkerReport] = []
+
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:  # noqa: ASYNC128  it is handed on
+            reports.append(await self.run(task_status=task_status))
+            nursery.cancel_scope.cancel()
+
+        with unnested():
+            async with trio.open_nursery() as nursery:
+                context: WorkerContext = await nursery.start(work)
+                task_status.started(context)
+                await async_fn()
+                context.stop()
+        return reports[0]
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncGenerator[trio.MemoryReceiveChannel[Event], None]:
+        """Run the worker for as long as the block lasts, and give its events as a channel that ends with it.
+
+        Leaving the block early stops the worker gracefully; an error in the block cancels it. Events wait unboundedly
+        for a reader who is slow.
+        """
+        send, receive = trio.open_memory_channel[Any](math.inf)
+
+        def tell(_: WorkerContext, event: Event) -> None:
+            with suppress(trio.BrokenResourceError):  # nobody listens any more
+                send.send_nowait(event)
+
+        context = self.prepare(on_event=tell)
+
+        async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:  # noqa: ASYNC128  it is handed on
+            with send:
+                await self.run(context, task_status=task_status)
+
+        with receive, unnested():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(work)
+                yield receive
+                context.stop()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} seats on {self.backend!r}>"
+
+
+def _may_change_args(layer: object) -> bool:
+    """True if a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
+    kind = type(layer)
+    return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
+
+
+@final
+class _AtWork:
+    """Tells when the worker next begins an attempt."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._begun = trio.Event()
+        context.listeners += (self._hear,)
+
+    def _hear(self, _: WorkerContext, event: Event) -> None:
+        if isinstance(event, Engage):
+            self._begun.set()
+
+    async def wait(self) -> None:
+        """Return when an attempt has begun since this was called."""
+        self._begun = trio.Event()
+        await self._begun.wait()
+
+
+def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:
+    if isinstance(layer, type):
+        raise TypeError(f"each of layers must be {_LAYER}; {layer.__name__} is a class: give an instance of it")
+    return check_callable(layer, "each of layers", "async layer(handler, task) -> result")

@@ -1,0 +1,70 @@
+"""What becomes of an attempt, as far as that can be said at a place within the layers.
+
+Final is only what the worker says, outside of all layers. A layer further out may still make another thing of an error;
+so whoever wants to hear what the worker will say takes the place of the outermost layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .._concurrency.exception_groups import find_within, is_a, leaves
+from .._logging import catch_errors, log
+from .._printing import escaped, quoted
+from .._tasks.errors import SuspendError
+from .._tasks.outcome import Failed, judge
+from .._tasks.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .._tasks.outcome import Outcome
+    from .._tasks.task import Task
+
+FAILURES = BaseException
+"""The errors that an attempt may fail with. Who catches them asks :func:`is_failure`, and raises the others again."""
+
+_USUAL = RetryPolicy()
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an attempt that ends with this error has failed, and was not interrupted.
+
+    It is judged as the worker does: in a group with a ``KeyboardInterrupt``, or with a cancellation from further out in
+    it or behind it (clean-up that fails hides the cancellation), an error does not count.
+    """
+    if any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
+        return False
+    return trio.current_effective_deadline() != -math.inf or find_within(error, trio.Cancelled) is None
+
+
+def is_suspension(error: BaseException) -> bool:
+    """Return True if an attempt that ends with this error is suspended: it has neither succeeded nor failed."""
+    return all(is_a(each, SuspendError) for each in leaves(error))
+
+
+def check_policy(retry: object) -> RetryPolicy | None:
+    """A retry policy, or None for that of the worker."""
+    if not (retry is None or isinstance(retry, RetryPolicy)):
+        raise TypeError(f"retry must be a RetryPolicy, or None for the worker's own, not {quoted(retry)}")
+    return retry
+
+
+def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None) -> Outcome:
+    """The outcome, if the attempt ended with this error: judged by ``retry``; else by the policy of the worker that has
+    the task in hand; else, without a worker, by the usual one.
+
+    A backoff with jitter gives another delay each time that it is asked, so ``after`` may differ from the delay that
+    the worker will choose. If the policy itself fails, that is logged, and the attempt has failed for good.
+    """
+    parts = task.parts
+    policy = retry or getattr(parts.holder, "policy", None)
+    if not isinstance(policy, RetryPolicy):
+        policy = _USUAL
+    attempt = max(1, parts.attempt)  # a task that no backend gave out was not counted
+    with catch_errors() as caught:
+        return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy, now=trio.current_time())
+    name = type(error).__name__
+    log.error("task %s: its retry policy failed on a %s", escaped(parts.id), name, exc_info=caught.error)
+    return Failed(error)

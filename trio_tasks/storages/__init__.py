@@ -1,1 +1,0 @@
-"""Backends whose tasks outlive the process: one body, and a narrow port onto each engine."""

@@ -1,0 +1,61 @@
+"""Cutting a play before its k-th step, so that it can be cut before each of them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .._exploration.steps import Knife
+from .rule import RuleBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+MOST_STEPS = 1000
+
+
+def _counts(task: trio.lowlevel.Task | None) -> bool:
+    """Steps count: of all trio tasks but those that keep time for the kit."""
+    return task is not None and not task.name.endswith(".watch")
+
+
+@contextmanager
+def cut_before(step: int, cut: Callable[[], object]) -> Generator[Knife, None, None]:
+    """Call ``cut`` before the step of this number, counted from 1 when the block begins, if the block lasts so long;
+    0 calls it at once."""
+    knife = Knife(step, cut, _counts)
+    if not step:
+        knife.was_used = True
+        cut()
+    trio.lowlevel.add_instrument(knife)
+    try:
+        yield knife
+    finally:
+        trio.lowlevel.remove_instrument(knife)
+
+
+async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *args: Any) -> tuple[bool, list[Any]]:
+    """Call it, and cancel it before this step of it.
+
+    Returns:
+      whether it took that many steps; and in a list, if it returned, what it returned.
+    """
+    answers: list[Any] = []
+    scope = trio.CancelScope()
+    with cut_before(step, scope.cancel) as knife, scope:
+        answers.append(await async_fn(*args))
+    return knife.was_used, answers
+
+
+async def at_each_step(play: Callable[[int], Awaitable[bool]]) -> None:
+    """Call ``play(0)``, ``play(1)`` and so on, until it says that it was not cut any more."""
+    for step in range(MOST_STEPS):
+        try:
+            if not await play(step):
+                return
+        except RuleBroken as broken:
+            broken.what += f" (cut before step {step})"
+            raise
+    raise RuleBroken("a play that is cut at each of its steps", f"{MOST_STEPS} steps and no end", "an end")

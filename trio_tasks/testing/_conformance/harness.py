@@ -1,0 +1,284 @@
+"""Where a rule is tried: one backend, freshly opened and empty, and what a play does with it."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from ..._clock import wall_now
+from ..._contracts.backend import Cancel, ListTasks, ResumeAbandoned, Vacuum
+from ..._tasks.errors import AbortError, LeaseLostError
+from ..._tasks.outcome import Killed, Status
+from .rule import Feature, RuleBroken, expect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+    from ..._tasks.outcome import Outcome
+    from ..._tasks.task import Task
+    from ..._tasks.task_id import TaskId
+    from .opening import Opening
+
+TICK = 0.05
+"""Seconds. Whatever waits, waits in ticks: a clock that jumps when everybody waits then leaves an engine that works in
+a thread, or elsewhere, a little real time at each of them, instead of jumping to the end at once."""
+MOMENT = 0.1
+"""Seconds for which nothing must come."""
+DELAY = 0.3
+"""Seconds that a delay lasts here."""
+EARLY = 0.02
+"""Seconds by which clocks may disagree."""
+_OVER = Killed(AbortError("left over from a conformance check"))
+
+
+@final
+class Bench:
+    """One rule's own.
+
+    Args:
+      opening: opens handles.
+      nursery: outlives the bench; what keeps time runs in it.
+    """
+
+    def __init__(self, opening: Opening, nursery: trio.Nursery) -> None:
+        self._opening = opening
+        self._nursery = nursery
+        self._stack = AsyncExitStack()
+        self._in_hand: list[tuple[Any, Task[Any]]] = []
+        self._numbers: dict[str, int] = {}
+        self.backend: Any = None
+
+    # Handles
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None, None]:
+        """Have a handle on an empty store in the block."""
+        self.backend = await self._stack.enter_async_context(self._opening.handle())
+        try:
+            await self.empty()
+            yield
+            await self.put_down()
+        finally:
+            await self._stack.aclose()  # noqa: ASYNC102  closing is the backend's, and so is its shield
+
+    async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
+        """Close the handle as it is, whatever is in hand, and open another one."""
+        self._in_hand.clear()
+        await self._stack.aclose()
+        self.backend = await self._stack.enter_async_context(self._opening.handle())
+
+    @asynccontextmanager
+    async def another(self) -> AsyncGenerator[Any, None]:
+        """Another handle on the same store; the one that there is, if there can be only one."""
+        if not self._opening.is_shared:
+            yield self.backend
+            return
+        async with self._opening.handle() as backend:
+            yield backend
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lease lasts; 0 if there is none."""
+        lease = getattr(self.backend, "lease", None)
+        has_one = isinstance(lease, (int, float)) and 0 < lease < math.inf
+        return float(lease) if has_one and lease is not None else 0.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which what should have come does not come any more."""
+        return 5.0 + 3 * self.lease
+
+    def lacks(self, need: type | Feature) -> str | None:
+        """Why a rule with this need is to be skipped here; None if it is not."""
+        if isinstance(need, type):
+            return None if isinstance(self.backend, need) else f"does not claim {need.__name__}"
+        has_it = {
+            Feature.LEASE: bool(self.lease),
+            Feature.WORKABLE: self.backend.heartbeat_interval is not None,
+            Feature.CLOSE: callable(getattr(self.backend, "close", None)),
+            Feature.SHARE: callable(getattr(self.backend, "share", None)),
+            Feature.LASTING: self._opening.is_lasting,
+            Feature.INFO: self._opening.shows_info,
+        }[need]
+        return None if has_it else need.value
+
+    # Time
+
+    @contextmanager
+    def limit(
+        self, seconds: float, at_the_end: Callable[[], object] = lambda: None
+    ) -> Generator[trio.CancelScope, None, None]:
+        """Cancel the block after so many seconds, waited for in ticks."""
+
+        async def watch() -> None:  # noqa: ASYNC910  there is one tick at least
+            with watching:
+                for _ in range(math.ceil(seconds / TICK)):
+                    await trio.sleep(TICK)
+                at_the_end()
+                scope.cancel()
+
+        watching = trio.CancelScope()
+        with trio.CancelScope() as scope:  # noqa: ASYNC100  what is in the block is the caller's
+            self._nursery.start_soon(watch)
+            try:
+                yield scope
+            finally:
+                watching.cancel()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let so much time pass, on whichever clock the storage has: trio's or that on the wall."""
+        clock = Stopwatch()
+        await trio.sleep(seconds)
+        ticks = math.ceil(4 * seconds / TICK)
+        while self._opening.is_lasting and clock.on_the_wall < seconds and ticks:
+            await trio.sleep(TICK)
+            ticks -= 1
+
+    async def until(self, condition: Callable[[], bool], what: str, state: str) -> None:
+        """Wait for this to be so.
+
+        Raises:
+          RuleBroken: it is not, in time.
+        """
+        with self.limit(self.patience):
+            while not condition():  # noqa: ASYNC110  what is waited for may be anything
+                await trio.sleep(TICK)
+            await trio.lowlevel.checkpoint()
+            return
+        raise RuleBroken(what, f"it not {state} within {self.patience:g} s", f"it {state}")
+
+    # Tasks
+
+    def args(self, number: int) -> Any:
+        """The args of this number."""
+        return self._opening.args(number)
+
+    def number(self, task: Task[Any]) -> int:
+        """The number that the task was pushed as; -1 if it was not pushed here."""
+        return self.number_of(task.parts.id)
+
+    def number_of(self, task_id: str) -> int:
+        """The number that the task of this id was pushed as; -1 if it was not pushed here."""
+        return self._numbers.get(task_id, -1)
+
+    def knows(self, number: int, task_id: str) -> None:
+        """A task of this id was pushed as this number, though not by :meth:`push`."""
+        self._numbers[task_id] = number
+
+    async def push(self, number: int, **options: Any) -> TaskId:
+        """Push the args of this number."""
+        task_id: TaskId = await self.backend.push(self.args(number), **options)
+        self._numbers.setdefault(task_id, number)
+        return task_id
+
+    async def take(self, backend: Any = None) -> Task[Any]:
+        """Receive a task that should come."""
+        source = self.backend if backend is None else backend
+        with self.limit(self.patience):
+            task: Task[Any] = await source.receive()
+            self._in_hand.append((source, task))
+            return task
+        raise RuleBroken("a task that should come", f"none within {self.patience:g} s", "one")
+
+    async def take_number(self, number: int, *, attempt: int = 1) -> Task[Any]:
+        """Receive, and see that it is the task of this number, in this attempt."""
+        task = await self.take()
+        expect("the task that comes", self.number(task), number)
+        expect(f"the attempt of task {number}", int(task.parts.attempt), attempt)
+        return task
+
+    async def nothing_comes(self, seconds: float = MOMENT) -> None:  # noqa: ASYNC910  receiving is a checkpoint
+        """See that nothing can be received."""
+        task: Task[Any] | None = None
+        with self.limit(seconds), suppress(trio.EndOfChannel):
+            task = await self.backend.receive()
+        if task is not None:
+            self._in_hand.append((self.backend, task))
+            raise RuleBroken("what comes now", f"task {self.number(task)} as {task!r}", "nothing")
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Settle a task that was taken."""
+        source = next((source for source, each in self._in_hand if each is task), self.backend)
+        await source.settle(task, outcome)
+
+    # Emptying
+
+    async def empty(self) -> None:
+        """Make sure that nothing is in the store, through the backend itself.
+
+        Raises:
+          RuleBroken: it cannot be emptied.
+        """
+        left: list[Task[Any]] = []
+        with self.limit(2 * self.patience):
+            while True:
+                left = await self._unfinished()
+                taken = await self._kill_what_comes() if left or not isinstance(self.backend, ListTasks) else 0
+                if not left and not taken:
+                    break
+            if isinstance(self.backend, Vacuum):
+                await self.backend.vacuum()
+            return
+        raise RuleBroken("the store, which is to be emptied before the rule is tried", left, "nothing left in it")
+
+    async def _unfinished(self) -> list[Task[Any]]:
+        if not isinstance(self.backend, ListTasks):
+            await trio.lowlevel.checkpoint()
+            return []
+        return [
+            *await self.backend.list_tasks(Status.Pending),
+            *await self.backend.list_tasks(Status.Queued),
+            *await self.backend.list_tasks(Status.Running),
+        ]
+
+    async def _kill_what_comes(self) -> int:
+        backend = self.backend
+        if isinstance(backend, Cancel):
+            for each in await self._unfinished():
+                await backend.cancel(each.parts.id)
+        if isinstance(backend, ResumeAbandoned):
+            await backend.resume_abandoned()
+        taken = 0
+        while True:  # noqa: ASYNC913  receiving is a checkpoint
+            task: Task[Any] | None = None
+            with self.limit(MOMENT if self._opening.is_lasting else TICK), suppress(trio.EndOfChannel):
+                task = await self.backend.receive()
+            if task is None:
+                return taken  # noqa: ASYNC910  receiving is a checkpoint
+            taken += 1
+            with suppress(LeaseLostError):
+                await self.backend.settle(task, _OVER)
+
+    async def put_down(self) -> None:
+        """Settle what is in hand still, so that the next rule need not wait for leases to run out."""
+        for source, task in self._in_hand if self._opening.is_lasting else ():
+            with suppress(LeaseLostError, trio.ClosedResourceError):
+                await source.settle(task, _OVER)
+        await trio.lowlevel.checkpoint()
+
+
+@final
+class Stopwatch:
+    """Time since it was made."""
+
+    def __init__(self) -> None:
+        self._begun = trio.current_time()
+        self._begun_on_the_wall = wall_now()
+
+    @property
+    def on_the_wall(self) -> float:
+        """Seconds by the wall clock."""
+        return (wall_now() - self._begun_on_the_wall).total_seconds()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds by whichever clock has gone further: it is not known which one the storage reads."""
+        return max(trio.current_time() - self._begun, self.on_the_wall)
+
+    def expect_at_least(self, seconds: float, what: str) -> None:
+        """See that so much time has passed."""
+        if self.elapsed < seconds - EARLY:
+            raise RuleBroken(what, f"it after {self.elapsed:.3f} s", f"it after {seconds:g} s, not before")

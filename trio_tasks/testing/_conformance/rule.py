@@ -1,0 +1,138 @@
+"""A rule: one sentence about every backend, of one promise, with the play that tries it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, final
+
+from ..._concurrency.exception_groups import is_a, leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+    from typing import Any, TypeAlias
+
+    Play: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+@final
+class Feature(Enum):
+    """What a rule may need beyond a capability; the value says what is the case without it."""
+
+    LEASE = "has no lease, in seconds, as its `lease`"
+    CLOSE = "has no close()"
+    LASTING = "has a store that does not outlive a handle"
+    WORKABLE = "has no heartbeat_interval to keep its lease by"
+    SHARE = "has no share()"
+    INFO = "shows no StoredTaskInfo with a task that is looked up"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Args:
+      name: what it is called where one is chosen.
+      promise: the number of the promise that it is of.
+      sentence: what every backend must do.
+      needs: the capabilities and features without which it is skipped.
+      play: tries it; raises :class:`RuleBroken` if it does not hold.
+    """
+
+    name: str
+    promise: int
+    sentence: str
+    needs: tuple[type | Feature, ...]
+    play: Play
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@final
+class RuleBroken(AssertionError):
+    """A rule does not hold.
+
+    Attributes:
+      rule: which one; None until the kit has filled it in.
+      seen: what was seen.
+      expected: what should have been.
+    """
+
+    def __init__(self, what: str, seen: object, expected: object) -> None:
+        super().__init__(what, seen, expected)
+        self.rule: Rule | None = None
+        self.what = what
+        self.seen = seen if isinstance(seen, str) else _short(seen)
+        self.expected = expected if isinstance(expected, str) else _short(expected)
+
+    def __str__(self) -> str:
+        head = f"promise {self.rule.promise}, {self.rule.name}: {self.rule.sentence} " if self.rule else ""
+        return f"{head}But of {self.what}: seen {self.seen}; expected {self.expected}."
+
+
+def expect(what: str, seen: object, expected: object) -> None:
+    """Raise :class:`RuleBroken` unless both are equal."""
+    if seen != expected:
+        raise RuleBroken(what, _short(seen), _short(expected))
+
+
+def expect_that(what: str, holds: bool, seen: object, expected: object) -> None:
+    """Raise :class:`RuleBroken` unless it holds."""
+    if not holds:
+        raise RuleBroken(what, seen, expected)
+
+
+@contextmanager
+def refused(what: str, *kinds: type[Exception]) -> Generator[None, None, None]:
+    """The block must raise one of these; anything else breaks the rule."""
+    names = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, kinds):
+            raise RuleBroken(what, f"the error {_short(error)}", names) from error
+        return
+    raise RuleBroken(what, "no error", names)
+
+
+def as_broken(error: Exception, rule: Rule) -> RuleBroken:
+    """What a play has raised, as the failure of its rule: of a group, the first leaf that knows what it expected."""
+    known = [each for each in leaves(error) if is_a(each, RuleBroken)]
+    broken = known[0] if known else RuleBroken("the play", f"the error {_told(error)}", "none")
+    if not known:
+        several = [*leaves(error)]
+        broken.__cause__ = several[0] if len(several) == 1 else error
+    broken.rule = rule
+    return broken
+
+
+def _told(error: Exception) -> str:
+    return ", ".join(_short(each) for each in leaves(error))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:150]} … {text[-150:]}"
+
+
+_REGISTER: dict[str, list[Rule]] = {}
+
+
+def rule(promise: int, *needs: type | Feature) -> Callable[[Play], Play]:
+    """The decorated play is a rule: its name that of the function, its sentence the docstring."""
+
+    def enter(play: Play) -> Play:
+        name: str = play.__name__
+        sentence = " ".join((play.__doc__ or "").split())
+        _REGISTER.setdefault(play.__module__, []).append(Rule(name, promise, sentence, needs, play))
+        return play
+
+    return enter
+
+
+def rules_of(module: str) -> list[Rule]:
+    """The rules of a module, in the order in which they were written down."""
+    return _REGISTER[module]

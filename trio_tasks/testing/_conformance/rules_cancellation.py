@@ -1,0 +1,221 @@
+"""Cancelled before each step in turn: every task is in one place, settled or back in the backend."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..._contracts.backend import ListTasks
+from ..._tasks.errors import DuplicateTaskError, LeaseLostError, RetryAfterError
+from ..._tasks.outcome import Released, Status, Succeeded
+from ..._tasks.task import Task
+from ..._worker.worker import Worker
+from .cancelling import at_each_step, cancelled_before, cut_before
+from .rule import expect, expect_that, rule
+from .workers import AT_ONCE, Record, finish
+
+if TYPE_CHECKING:
+    from ..._tasks.outcome import Outcome
+    from .harness import Bench
+
+_SENTINEL = 10**6
+
+
+async def _until_sentinel(bench: Bench) -> list[Task[Any]]:
+    """Take and settle all that waits: up to a task that is pushed now, and so comes last."""
+    await bench.push(_SENTINEL)
+    tasks: list[Task[Any]] = []
+    while True:
+        task = await bench.take()
+        await bench.settle(task, Succeeded(None))
+        if bench.number(task) == _SENTINEL:
+            return tasks
+        tasks.append(task)
+
+
+@rule(2)
+async def a_cancelled_push_is_whole_or_nothing(bench: Bench) -> None:
+    """A push that is cancelled, at whatever step, has stored its task or not; pushed again, it is there once."""
+
+    async def play(step: int) -> bool:
+        task = Task.builder(bench.args(step)).metadata(note="whole").build()
+        was_cut, answers = await cancelled_before(step, bench.backend.push_task, task)
+        if not answers:
+            with suppress(DuplicateTaskError):
+                await bench.backend.push_task(Task(task.args, task.parts.again(0)))
+        bench.knows(step, task.parts.id)
+        came = await _until_sentinel(bench)
+        expect("what is in the store", [bench.number(each) for each in came], [step])
+        expect("its args", came[0].args, bench.args(step))
+        expect("its metadata", dict(came[0].parts.metadata), {"note": "whole"})
+        return was_cut
+
+    await at_each_step(play)
+
+
+@rule(2)
+async def a_cancelled_bulk_is_a_beginning(bench: Bench) -> None:
+    """A bulk that is cancelled, at whatever step, has stored a beginning of it, each task once."""
+    bulk = [bench.args(number) for number in range(4)]
+
+    async def play(step: int) -> bool:
+        was_cut, answers = await cancelled_before(step, bench.backend.push_bulk, bulk)
+        came = [task.args for task in await _until_sentinel(bench)]
+        expect("what is in the store", came, bulk if answers else bulk[: len(came)])
+        return was_cut
+
+    await at_each_step(play)
+
+
+@rule(2)
+async def a_cancelled_receive_takes_nothing(bench: Bench) -> None:
+    """A receive that is cancelled, at whatever step, has taken nothing; or it returns what it has taken."""
+
+    async def play(step: int) -> bool:
+        await bench.push(step)
+        was_cut, answers = await cancelled_before(step, bench.backend.receive)
+        task = answers[0] if answers else await bench.take()
+        expect("the task that comes, and its attempt", (bench.number(task), int(task.parts.attempt)), (step, 1))
+        await bench.settle(task, Succeeded(None))
+        return was_cut
+
+    await at_each_step(play)
+    expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+
+
+@rule(2)
+async def a_receive_cancelled_while_it_waits_takes_nothing(bench: Bench) -> None:
+    """A waiting receive that is cancelled, at whatever step of a push, leaves the task; or it returns it."""
+
+    async def play(step: int) -> bool:
+        taken: list[Task[Any]] = []
+        scope = trio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                taken.append(await bench.backend.receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(0.01)
+            with cut_before(step, scope.cancel) as knife:
+                await bench.push(step)
+                await trio.sleep(0.01)
+            scope.cancel()
+        task = taken[0] if taken else await bench.take()
+        expect("the task that comes, and its attempt", (bench.number(task), int(task.parts.attempt)), (step, 1))
+        await bench.settle(task, Succeeded(None))
+        return knife.was_used
+
+    await at_each_step(play)
+    expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+
+
+async def _settle_cut(bench: Bench, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
+    """Settle a task, cut before this step, and again if that did not do it; returns whether it was cut, and what
+    comes then."""
+    await bench.push(step)
+    task = await bench.take_number(step)
+    was_cut, answers = await cancelled_before(step, bench.settle, task, outcome)
+    is_settled = False
+    try:
+        await bench.settle(task, outcome)
+    except LeaseLostError:
+        is_settled = True
+    expect_that(
+        "a settle that returned",
+        is_settled or not answers,
+        "the task in hand still",
+        "it settled, so that settling once more is a LeaseLostError",
+    )
+    return was_cut, await _until_sentinel(bench)
+
+
+@rule(2)
+async def a_cancelled_settle_is_whole_or_nothing(bench: Bench) -> None:
+    """A settle that is cancelled, at whatever step, has taken effect, or has left the task in hand."""
+
+    async def succeed(step: int) -> bool:
+        was_cut, came = await _settle_cut(bench, step, Succeeded(None))
+        expect("what comes after it succeeded", [bench.number(each) for each in came], [])
+        return was_cut
+
+    async def release(step: int) -> bool:
+        was_cut, came = await _settle_cut(bench, step, Released("cut"))
+        seen = [(bench.number(each), int(each.parts.attempt)) for each in came]
+        expect("what comes after it was released, and in which attempt", seen, [(step, 1)])
+        return was_cut
+
+    await at_each_step(succeed)
+    await at_each_step(release)
+
+
+@rule(2)
+async def a_cancelled_worker_loses_nothing(bench: Bench) -> None:
+    """A worker that is cancelled, at whatever step of its run, leaves each task settled or in the store, and an
+    interruption costs no attempt."""
+
+    async def handle(task: Task[Any]) -> int:
+        await trio.lowlevel.checkpoint()
+        number = bench.number(task)
+        if number == 1 and task.parts.attempt == 1:
+            raise RetryAfterError("again", 0)
+        return number
+
+    async def play(step: int) -> bool:
+        ids = [await bench.push(number) for number in range(3)]
+        record = Record(ids)
+        worker: Worker[Any, Any] = Worker(
+            "cut", bench.backend, handle, concurrency=2, on_event=record.hear, retry=AT_ONCE
+        )
+        was_cut, _ = await cancelled_before(step, worker.run)
+        await finish(bench, ids, handle, record=record, name="successor")
+        expect("the tasks that were finished", sorted(map(bench.number_of, record.finished)), [0, 1, 2])
+        expect("the last attempt of each", [record.attempts_of(each)[-1] for each in ids], [1, 2, 1])
+        expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+        return was_cut
+
+    await at_each_step(play)
+
+
+@rule(2, ListTasks)
+async def a_worker_that_ends_is_quick_and_leaves_nothing_running(bench: Bench) -> None:
+    """After a worker was cancelled or stopped, at most one more attempt begins in each slot, though no handler waits;
+    and when it has ended, no task is running, whatever was claimed in advance."""
+    for number in range(80):
+        await bench.push(number)
+    for concurrency in (1, 8):
+        for way in ("cancelled", "stopped"):
+            await _end_while_busy(bench, concurrency, way)
+
+
+async def _end_while_busy(bench: Bench, concurrency: int, way: str) -> None:
+    """End a worker out of its 5th attempt, and see what it did from then on and what it left."""
+    begun = 0
+    scope = trio.CancelScope()
+
+    async def handle(task: Task[Any]) -> None:  # noqa: ASYNC910  that is the point of it
+        nonlocal begun
+        begun += 1
+        if begun == 5:
+            if way == "stopped":
+                context.stop()
+            else:
+                scope.cancel()
+
+    worker: Worker[Any, Any] = Worker("busy", bench.backend, handle, concurrency=concurrency)
+    context = worker.prepare()
+    with bench.limit(bench.patience), scope:
+        await worker.run(context)
+    expect_that(
+        f"a worker of {concurrency} slots that was {way} in its 5th attempt",
+        begun - 5 <= concurrency,
+        f"{begun - 5} more attempts",
+        f"{concurrency} more at most",
+    )
+    running = [bench.number(each) for each in await bench.backend.list_tasks(Status.Running)]
+    expect(f"the tasks that are running when a worker that was {way} has ended", running, [])
+    counted = [each for each in await bench.backend.list_tasks(Status.Pending) if each.parts.attempt]
+    expect(f"the tasks that wait with an attempt counted when a worker that was {way} has ended", counted, [])

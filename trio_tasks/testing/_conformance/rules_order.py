@@ -1,0 +1,190 @@
+"""When a task comes, and before which others."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..._clock import wall_now
+from ..._contracts.backend import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
+from ..._tasks.errors import DuplicateTaskError
+from ..._tasks.outcome import Failed, Killed, Retried, Status, Succeeded
+from .harness import DELAY, EARLY, Stopwatch
+from .rule import expect, expect_that, refused, rule
+
+if TYPE_CHECKING:
+    from ..._tasks.outcome import Outcome
+    from .harness import Bench
+
+
+@rule(3)
+async def first_come_first_served(bench: Bench) -> None:  # noqa: ASYNC910  the list is not empty
+    """Of tasks that are equal otherwise, who waits longest goes first."""
+    numbers = list(range(20))
+    for number in numbers:
+        await bench.push(number)
+    expect("the order in which they come", [bench.number(await bench.take()) for _ in numbers], numbers)
+
+
+@rule(3)
+async def higher_priority_goes_first(bench: Bench) -> None:
+    """The higher priority goes first, whenever it was pushed; less than 0 gives way to all others."""
+    for number, priority in enumerate((0, -5, 10, 0, 10)):
+        await bench.push(number, priority=priority)
+    expect("the order in which they come", [bench.number(await bench.take()) for _ in range(5)], [2, 4, 0, 3, 1])
+
+
+@rule(9)
+async def a_delay_is_waited_for(bench: Bench) -> None:
+    """A delayed task does not come before its delay is over; and then it comes to who waits for it."""
+    clock = Stopwatch()
+    await bench.push(1, delay=DELAY)
+    await bench.take_number(1)
+    clock.expect_at_least(DELAY, f"a task delayed by {DELAY} s")
+
+
+@rule(9)
+async def a_moment_is_waited_for(bench: Bench) -> None:
+    """A task with a run_at does not come before that moment; one whose moment has passed comes at once."""
+    clock = Stopwatch()
+    await bench.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
+    late = clock.on_the_wall  # the moment was that much nearer already when the task was in
+    await bench.push(2, run_at=wall_now() - timedelta(days=400))
+    await bench.take_number(2)
+    await bench.take_number(1)
+    clock.expect_at_least(DELAY - late, f"a task to be run {DELAY} s from now")
+
+
+@rule(9)
+async def a_delayed_task_holds_nobody_up(bench: Bench) -> None:
+    """Tasks that are ready come before those that still wait for their time; of those, the earliest goes first."""
+    for number, delay in enumerate((2 * DELAY, DELAY, 0.0)):
+        await bench.push(number, **({"delay": delay} if delay else {}), priority=-number)
+    expect("the order in which they come", [bench.number(await bench.take()) for _ in range(3)], [2, 1, 0])
+
+
+@rule(9)
+async def what_has_expired_is_not_started(bench: Bench) -> None:
+    """A task that was not started within its expires_in does not come any more, and is killed."""
+    task_id = await bench.push(1, expires_in=0.1)
+    await bench.push(2, expires_in=3600.0)
+    await bench.pass_time(0.25)
+    await bench.take_number(2)
+    if isinstance(bench.backend, WaitForCompletion):
+        expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
+
+
+@rule(9, FetchById)
+async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
+    """A task that has expired, delayed or not, is seen as killed, though nobody receives."""
+    backend = bench.backend
+    ids = [await bench.push(1, expires_in=0.1), await bench.push(2, expires_in=0.1, delay=3600.0)]
+    await bench.pass_time(0.25)
+    found = [await backend.fetch_by_id(each) for each in ids]
+    expect("the statuses", [each and each.parts.status for each in found], [Status.Killed] * 2)
+    if isinstance(backend, ListTasks):
+        expect("those that are listed as pending", await backend.list_tasks(Status.Pending), [])
+        killed = {each.parts.id for each in await backend.list_tasks(Status.Killed)}
+        expect_that("those that are listed as killed", killed >= set(ids), killed, f"{ids} among them")
+    if isinstance(backend, Metrics):
+        expect("how many are counted as waiting", (await backend.metrics()).get("waiting"), 0)
+    if isinstance(backend, Cancel):
+        expect("whether one can be cancelled", await backend.cancel(ids[0]), False)
+    if isinstance(backend, ResumeById):
+        expect("whether one can be resumed", await backend.resume_by_id(ids[1]), True)
+        await bench.take_number(2)
+
+
+@rule(9, WaitForCompletion)
+async def an_expiry_is_waited_for(bench: Bench) -> None:
+    """A wait for a task that expires, delayed or not, ends then, though nobody receives."""
+    ids = [await bench.push(1, expires_in=DELAY), await bench.push(2, expires_in=DELAY, delay=3600.0)]
+    clock = Stopwatch()
+    for number, each in enumerate(ids, start=1):
+        status: object = None
+        with bench.limit(bench.patience):
+            status = (await bench.backend.wait_for(each)).status
+        expect(f"the status of task {number}, as it is waited for", status, Status.Killed)
+    clock.expect_at_least(DELAY - EARLY, f"a task that expires after {DELAY} s")
+
+
+@rule(12, WaitForCompletion)
+async def a_replaced_task_names_its_successor(bench: Bench) -> None:
+    """The error of a task that was replaced names the one that has replaced it, whether it waited or ran."""
+    ids = [await bench.push(1, unique="key"), await bench.push(2, unique="key", on_conflict="replace")]
+    running = await bench.take_number(2)
+    ids.append(await bench.push(3, unique="key", on_conflict="replace"))
+    await bench.take_number(3)
+    await bench.settle(running, Retried(ValueError("again"), 3600.0))
+    for old, new in pairwise(ids):
+        result = await bench.backend.wait_for(old)
+        expect_that("its error", new in str(result.error), str(result.error), f"{new} in it")
+
+
+@rule(12)
+async def what_has_expired_gives_up_its_key(bench: Bench) -> None:
+    """A push under the unique key of a task that has expired gets the key, though nobody receives."""
+    task_id = await bench.push(1, unique="key", expires_in=0.1)
+    await bench.pass_time(0.25)
+    pushed = await bench.push(2, unique="key", on_conflict="raise")
+    expect_that("what push returns", pushed != task_id, pushed, "the id of the new task")
+    await bench.take_number(2)
+    await bench.nothing_comes()
+    if isinstance(bench.backend, WaitForCompletion):
+        expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
+
+
+@rule(9)
+async def what_was_started_in_time_does_not_expire(bench: Bench) -> None:
+    """A task that was started within its expires_in comes again when it is retried later than that."""
+    await bench.push(1, expires_in=DELAY)
+    await bench.settle(await bench.take_number(1), Retried(ValueError("again"), 2 * DELAY))
+    await bench.take_number(1, attempt=2)
+
+
+@rule(12)
+async def a_taken_key_is_skipped(bench: Bench) -> None:
+    """Pushing under a unique key that is taken leaves the first task in place and returns its id."""
+    task_id = await bench.push(1, unique="key")
+    expect("what push returns", await bench.backend.push(bench.args(2), unique="key"), task_id)
+    await bench.push(3, unique="other key")
+    task = await bench.take_number(1)
+    expect("what push returns while the first runs", await bench.backend.push(bench.args(2), unique="key"), task_id)
+    await bench.settle(task, Retried(ValueError("again"), DELAY))
+    expect("what push returns while it waits", await bench.backend.push(bench.args(2), unique="key"), task_id)
+    await bench.take_number(3)
+    await bench.take_number(1, attempt=2)
+    await bench.nothing_comes()
+
+
+@rule(12)
+async def a_taken_key_is_replaced(bench: Bench) -> None:
+    """With on_conflict="replace", the waiting task of the same unique key is killed, and the new one waits."""
+    old = await bench.push(1, unique="key")
+    await bench.push(2, unique="key", on_conflict="replace")
+    await bench.settle(await bench.take_number(2), Succeeded(None))
+    await bench.nothing_comes()
+    if isinstance(bench.backend, WaitForCompletion):
+        expect("the status of the replaced task", (await bench.backend.wait_for(old)).status, Status.Killed)
+
+
+@rule(12)
+async def a_taken_key_is_refused(bench: Bench) -> None:
+    """With on_conflict="raise", a second task of the same unique key is refused with DuplicateTaskError."""
+    await bench.push(1, unique="key")
+    with refused("a second task of the same unique key", DuplicateTaskError):
+        await bench.push(2, unique="key", on_conflict="raise")
+    await bench.settle(await bench.take_number(1), Succeeded(None))
+    await bench.nothing_comes()
+
+
+@rule(12)
+async def a_key_is_free_after_the_end(bench: Bench) -> None:
+    """A unique key can be had again as soon as the task that had it is finished, however it ended."""
+    outcomes: tuple[Outcome, ...] = (Succeeded(None), Failed(ValueError("failed")), Killed(ValueError("killed")))
+    for number, outcome in enumerate(outcomes):
+        await bench.push(number, unique="key", on_conflict="raise")
+        await bench.settle(await bench.take_number(number), outcome)
+    await bench.push(7, unique="key", on_conflict="raise")
+    await bench.take_number(7)

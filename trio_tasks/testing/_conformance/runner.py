@@ -1,0 +1,148 @@
+"""Trying rules: each on a handle of its own, within a time limit of its own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from ..._contracts.backend import FetchById
+from ..._tasks.outcome import Succeeded
+from ..._tasks.task_info import StoredTaskInfo
+from .harness import Bench
+from .rule import Rule, RuleBroken, as_broken
+
+if TYPE_CHECKING:
+    from .opening import Opening
+
+_TRIO = str(Path(trio.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+
+
+@final
+class Trial:
+    """Tries rules.
+
+    Args:
+      opening: opens the backend.
+      time_limit: seconds that each rule may take.
+    """
+
+    def __init__(self, opening: Opening, time_limit: float) -> None:
+        self._opening = opening
+        self._time_limit = time_limit
+
+    async def find_out(self) -> str:
+        """See whether another opening finds the same store, and whether both may be open at once; returns what the
+        backend calls itself.
+
+        Raises:
+          RuleBroken: not even that can be done.
+        """
+        rule = Rule(
+            "the_backend_can_be_opened",
+            2,
+            "What open_backend opens can be opened twice, and pushed into.",
+            (),
+            _nothing,
+        )
+        name = ""
+        opening = self._opening
+
+        async def play(bench: Bench) -> None:
+            nonlocal name
+            name = type(bench.backend).__name__
+            task_id = await bench.push(0)
+            opening.shows_info = await _shows_info(bench.backend, task_id)
+            async with AsyncExitStack() as stack:
+                try:
+                    other = await stack.enter_async_context(opening.handle())
+                except Exception:
+                    other = None  # it may say that it can only be opened once; so it is closed first
+                else:
+                    opening.is_lasting = opening.is_shared = await _has(bench, other, task_id)
+            if other is None:
+                await bench.restart()
+                opening.is_lasting = await _has(bench, bench.backend, task_id)
+
+        await self._within_bounds(rule, play)
+        return name
+
+    async def run(self, rule: Rule) -> str | None:  # noqa: ASYNC910  opening is a checkpoint
+        """Try a rule; returns why it was skipped, or None if it holds.
+
+        Raises:
+          RuleBroken: it does not.
+        """
+        reason: str | None = None
+
+        async def play(bench: Bench) -> None:  # noqa: ASYNC910  what it is called in has some
+            nonlocal reason
+            reason = next(filter(None, map(bench.lacks, rule.needs)), None)
+            if reason is None:
+                await rule.play(bench)
+
+        await self._within_bounds(rule, play)
+        return reason
+
+    async def _within_bounds(self, rule: Rule, play: Any) -> None:  # noqa: ASYNC910  so is leaving the nursery
+        places: list[str] = []
+        broken: RuleBroken | None = None
+        trio_task = trio.lowlevel.current_task()
+        scope = trio.CancelScope()
+        try:
+            async with trio.open_nursery() as nursery:
+                bench = Bench(self._opening, nursery)
+                with bench.limit(self._time_limit, lambda: places.append(_where(trio_task))) as scope:
+                    async with bench.opened():
+                        await play(bench)
+                nursery.cancel_scope.cancel()
+        except Exception as error:
+            broken = as_broken(error, rule)
+        if places and (broken is None or scope.cancelled_caught):
+            broken = RuleBroken("the play", f"it hanging after {self._time_limit:g} s {places[0]}", "an end")
+            broken.rule = rule
+        if broken is not None:
+            raise broken
+
+
+async def _nothing(bench: Bench) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _has(bench: Bench, backend: Any, task_id: str) -> bool:
+    """Whether the task can be seen through this handle."""
+    if isinstance(backend, FetchById):
+        return await backend.fetch_by_id(task_id) is not None
+    with bench.limit(0.5):
+        task = await backend.receive()
+        await backend.settle(task, Succeeded(None))
+        return bool(task.parts.id == task_id)
+    return False
+
+
+async def _shows_info(backend: Any, task_id: str) -> bool:
+    """Return True if a task that is looked up comes with its past."""
+    if not isinstance(backend, FetchById):
+        await trio.lowlevel.checkpoint()
+        return False
+    task = await backend.fetch_by_id(task_id)
+    return task is not None and isinstance(task.parts.context, StoredTaskInfo)
+
+
+def _where(trio_task: trio.lowlevel.Task) -> str:
+    """Where a play hangs: the line of the rule, and the innermost line that is not of trio."""
+    lines: list[str] = []
+    tasks = [trio_task]
+    while tasks:
+        frames = [each for each in tasks.pop(0).iter_await_frames() if not each[0].f_code.co_filename.startswith(_TRIO)]
+        for nursery in trio_task.child_nurseries if not lines else ():
+            tasks += [each for each in nursery.child_tasks if not each.name.endswith("watch")]
+        ours = [each for each in frames if each[0].f_code.co_filename.startswith(_HERE + "rules")]
+        for frame, line in dict.fromkeys([*ours[-1:], *frames[-1:]]):
+            code = frame.f_code
+            lines.append(f"at {code.co_filename}:{line} in {code.co_name}")
+    return ", ".join(dict.fromkeys(lines[-3:])) or "at an unknown place"

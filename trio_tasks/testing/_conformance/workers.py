@@ -1,0 +1,88 @@
+"""Workers on a bench: run until what they were given is finished, and what they said meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from ..._contracts.events import Engage, Error, Release, Success
+from ..._tasks.outcome import Failed, Killed, Succeeded
+from ..._tasks.retry import RetryPolicy, constant
+from ..._worker.worker import Worker
+from .rule import RuleBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from ..._contracts.context import WorkerContext
+    from ..._contracts.events import Event
+    from ..._tasks.outcome import Outcome
+    from ..._tasks.task import Task
+    from .harness import Bench
+
+AT_ONCE = RetryPolicy(attempts=3, backoff=constant(0))
+"""Three attempts, without a pause between them."""
+
+
+@final
+class Record:
+    """A listener: it notes what it hears, and stops whoever works once these tasks are finished."""
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self.wanted = set(ids)
+        self.attempts: list[tuple[str, int]] = []
+        """The id and the number of each attempt, in order."""
+        self.outcomes: list[tuple[str, Outcome]] = []
+        """The id and the outcome of each attempt, in order."""
+
+    def hear(self, context: WorkerContext, event: Event) -> None:
+        """Note it."""
+        if isinstance(event, Engage):
+            self.attempts.append((event.task.parts.id, int(event.task.parts.attempt)))
+        elif isinstance(event, Success):
+            self.outcomes.append((event.task.parts.id, Succeeded(event.result)))
+        elif isinstance(event, (Error, Release)):
+            self.outcomes.append((event.task.parts.id, event.outcome))
+        if self.wanted and not self.unfinished:
+            context.stop()
+
+    @property
+    def finished(self) -> list[str]:
+        """The ids of those that were finished, in order; twice, if one was finished twice."""
+        return [task_id for task_id, outcome in self.outcomes if isinstance(outcome, (Succeeded, Failed, Killed))]
+
+    @property
+    def unfinished(self) -> set[str]:
+        """Those of the wanted ones that are not finished."""
+        return self.wanted - set(self.finished)
+
+    def attempts_of(self, task_id: str) -> list[int]:
+        """The numbers of its attempts."""
+        return [attempt for each, attempt in self.attempts if each == task_id]
+
+
+async def finish(
+    bench: Bench, ids: Iterable[str], handler: Callable[[Task[Any]], Awaitable[Any]], **options: Any
+) -> Record:
+    """Run a worker until these tasks are finished, and return what it said.
+
+    Raises:
+      RuleBroken: they are not, in time.
+    """
+    record = options.pop("record", None) or Record()
+    record.wanted = set(ids)
+    if not record.unfinished:
+        return record  # noqa: ASYNC910  there is nothing to do
+    backend = options.pop("backend", bench.backend)
+    name = options.pop("name", "conformance")
+    options.setdefault("retry", AT_ONCE)
+    worker: Worker[Any, Any] = Worker(name, backend, handler, on_event=record.hear, **options)
+    with bench.limit(bench.patience):
+        await worker.run()
+        if not record.unfinished:
+            return record
+    left = [f"task {number}" for number in sorted(bench.number_of(each) for each in record.unfinished)]
+    raise RuleBroken(
+        "a worker that was to finish its tasks",
+        f"{', '.join(left)} not finished within {bench.patience:g} s",
+        "all of them finished",
+    )

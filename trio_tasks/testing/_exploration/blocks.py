@@ -1,0 +1,94 @@
+"""The blocks of a scenario that are open, and so can be cut."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, final
+
+import trio
+
+from .stacks import below, place_of, places_of_cancellation
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from .stacks import Line, Place
+
+
+class _Block(NamedTuple):
+    """A block that was entered and not left yet."""
+
+    part: str
+    scope: trio.CancelScope
+    trio_task: trio.lowlevel.Task
+    older: list[trio.Nursery]  # that the trio task had opened before
+
+    def trio_tasks(self) -> list[trio.lowlevel.Task]:
+        """Those that run inside of it."""
+        return list(below(self.trio_task, self.older))
+
+
+@final
+class Blocks:
+    """Those that are open now.
+
+    Args:
+      on_entry: called whenever one is entered, before what is in it begins.
+    """
+
+    def __init__(self, on_entry: Callable[[trio.lowlevel.Task], object]) -> None:
+        self.has_come = False
+        """Whether the cancellation has come."""
+        self.raised_at: list[Line] = []
+        """The lines at which it was raised, so far as that has come out of the blocks."""
+        self._open: list[_Block] = []
+        self._on_entry = on_entry
+
+    @contextmanager
+    def block(self, part: str) -> Generator[trio.CancelScope, None, None]:
+        """A block of the part of this name."""
+        me = trio.lowlevel.current_task()
+        block = _Block(part, trio.CancelScope(), me, list(me.child_nurseries))
+        self._open.append(block)
+        try:
+            self._on_entry(me)
+            with block.scope:  # noqa: ASYNC100  what is in the block is the scenario's
+                try:
+                    yield block.scope
+                except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
+                    if block.scope.cancel_called:
+                        self.raised_at += places_of_cancellation(error)
+                    raise
+        finally:
+            if block in self._open:  # not after `forget`
+                self._open.remove(block)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of which a block is open."""
+        return tuple(sorted({block.part for block in self._open}))
+
+    def cancel(self, part: str) -> None:
+        """Cancel this part."""
+        self.has_come = True
+        for block in self._open:
+            if block.part == part:
+                block.scope.cancel()
+
+    def forget(self) -> None:
+        """Keep nothing of the run alive, which broke down inside of them."""
+        self._open = []
+
+    def have(self, part: str, task: trio.lowlevel.Task) -> bool:
+        """Whether a trio task runs inside this part."""
+        return any(task in block.trio_tasks() for block in self._open if block.part == part)
+
+    def places(self, *parts: str) -> tuple[Place, ...]:
+        """Where the trio tasks inside these parts are, those that only wait for their children left out."""
+        inside = {task for block in self._open if block.part in parts for task in block.trio_tasks()}
+        leaves = [task for task in inside if not any(child in inside for child in [*below(task)][1:])]
+        return tuple(sorted((place_of(task) for task in leaves), key=str))

@@ -1,0 +1,171 @@
+"""A scenario, cut at every moment of its run."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import Counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, final, overload
+
+from ..._checks import check_callable, check_count, check_seconds, check_several
+from .results import BrokenByCut, DivergedError, Exploration
+from .run import Play, Take
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from .cut import Cut
+    from .run import Moment
+
+
+@overload
+def explore_cancellations(
+    scenario: Callable[[Cut], Awaitable[object]],
+    *,
+    invariant: Callable[[], object] | None = None,
+    seeds: Iterable[int] = (0,),
+    time_limit: float = 3600.0,
+    at: int | None = None,
+) -> Exploration: ...
+@overload
+def explore_cancellations(
+    scenario: Callable[[], Awaitable[object]],
+    *,
+    invariant: Callable[[], object] | None = None,
+    seeds: Iterable[int] = (0,),
+    time_limit: float = 3600.0,
+    at: int | None = None,
+) -> Exploration: ...
+def explore_cancellations(
+    scenario: Callable[..., Awaitable[object]],
+    *,
+    invariant: Callable[[], object] | None = None,
+    seeds: Iterable[int] = (0,),
+    time_limit: float = 3600.0,
+    at: int | None = None,
+) -> Exploration:
+    """Run a scenario once, and then once more for every moment of that run, with a cancellation at exactly that moment.
+
+    >>> async def scenario(cut: Cut) -> None:
+    ...     storage = MemoryStorage[int]()
+    ...     await storage.push(1)
+    ...     with cut:
+    ...         await Worker("w", storage, handler).run()
+    ...     assert storage.statistics().in_hand == 0
+    >>> print(explore_cancellations(scenario))
+    41 cuts at 5 lines, under 1 seeds, in 0.0 s
+
+    What is inside ``with cut:`` is what is cancelled; what follows it asserts what must hold wherever that was. Parts
+    that have names are cut each for itself; see :class:`Cut`. A scenario that takes no argument is cancelled as a
+    whole, and ``invariant`` is called afterwards, in the same run. Each run has to make its own storages, files and
+    whatever else it changes.
+
+    A run has these moments: when a part is entered; before a step of any trio task, which then goes on from where it
+    waited; and when all trio tasks wait. All those at which something of the part is open are tried, whoever it is that
+    goes on. What waits inside the part is cancelled where it waits, and who goes on inside of it at its next
+    checkpoint; a shield holds that up, as it always does. trio cannot cancel one trio task of a nursery alone: so a
+    part, such as a worker, is cancelled with all that is in it.
+
+    Args:
+      scenario: an async function; it must not end otherwise than by the cancellation, if it is not cut.
+      invariant: a function, sync or async, called after the scenario. It holds unless it raises, or returns False.
+      seeds: for each, all of it is done under the schedule that it decides; see :func:`run_seeded`.
+      time_limit: seconds of virtual time that a run may take, invariant included; one that takes longer fails, with the
+          lines at which its trio tasks are stuck.
+      at: the number of the one cut that is to be made, in place of all, such as to look at it in a debugger.
+
+    Raises:
+      BrokenByCut: the scenario failed: of all cuts at which it does, this is one that comes after the fewest moments.
+      DivergedError: it did not take the same steps twice.
+      ValueError: it never entered ``with cut:``; or there is no cut of the number ``at``.
+      RuntimeError: it is called inside a trio run: it makes its own.
+
+    The time that it takes grows with the square of the scenario's length: thousands of moments take minutes.
+    """
+    check_callable(scenario, "scenario", "it is an async function")
+    if invariant is not None:
+        check_callable(invariant, "invariant", "it is a function without arguments")
+    limit = check_seconds(time_limit, "time_limit", positive=True)
+    if at is not None:
+        check_count(at, "at")
+    tried = check_several(seeds, "seeds", "whole numbers")
+    if not tried:
+        raise ValueError("seeds must have one at least, such as 0")
+    play = Play(scenario, _takes_an_argument(scenario), invariant, limit)
+    began = time.perf_counter()
+    lines: Counter[str] = Counter()
+    failures: list[_Failure] = []
+    cuts = 0
+    for seed in tried:
+        exploring = _Exploring(play, seed)
+        cuts += exploring.explore(at)
+        lines += exploring.lines
+        failures += exploring.failures
+    if failures:
+        shortest = min(failures, key=lambda each: each.at)
+        shortest.broken.others = len(failures) - 1
+        raise shortest.broken from shortest.error
+    return Exploration(cuts, MappingProxyType(dict(lines.most_common())), tried, time.perf_counter() - began)
+
+
+def _takes_an_argument(scenario: Callable[..., Any]) -> bool:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(
+        each.kind in kinds and each.default is each.empty for each in inspect.signature(scenario).parameters.values()
+    )
+
+
+class _Failure(NamedTuple):
+    at: int
+    broken: BrokenByCut
+    error: BaseException
+
+
+@final
+class _Exploring:
+    """All cuts under one seed."""
+
+    def __init__(self, play: Play, seed: int) -> None:
+        self.lines: Counter[str] = Counter()
+        self.failures: list[_Failure] = []
+        self._play = play
+        self._seed = seed
+
+    def explore(self, only: int | None) -> int:
+        """Make every cut, or only this one; returns how many there were."""
+        script = self._rehearse()
+        cuts = [(at, part) for at, moment in enumerate(script, start=1) for part in moment.parts]
+        if not cuts:
+            raise ValueError("the scenario has nothing to cut: it never entered `with cut:`")
+        if only is not None and only > len(cuts):
+            raise ValueError(f"there is no cut {only}: under seed {self._seed} there are {len(cuts)}")
+        numbers = range(1, len(cuts) + 1) if only is None else [only]
+        for number in numbers:
+            at, part = cuts[number - 1]
+            take = Take(self._play, self._seed, script=script, at=at, part=part)
+            take.run()
+            self._judge(take, script, number, len(cuts), at, part)
+        return len(numbers)
+
+    def _rehearse(self) -> Sequence[Moment]:
+        """Run it without a cut; returns its moments."""
+        take = Take(self._play, self._seed)
+        take.run()
+        if take.error is not None:
+            raise BrokenByCut(self._seed, 0, 0) from take.error
+        return take.moments
+
+    def _judge(self, take: Take, script: Sequence[Moment], number: int, cuts: int, at: int, part: str) -> None:
+        if take.differs_at:
+            written = script[take.differs_at - 1] if take.differs_at <= len(script) else None
+            seen = take.moments[-1] if take.moments and take.differs_at == at else None
+            raise DivergedError(self._seed, take.differs_at, written, seen) from take.error
+        self.lines.update(take.lines)
+        if take.error is not None:
+            broken = BrokenByCut(self._seed, number, cuts, part)
+            if all(each.at > at for each in self.failures):
+                broken.task = take.struck[0].task if take.struck else ""
+                broken.lines = tuple(take.lines)
+                broken.steps = tuple(map(str, script[:at]))
+            self.failures.append(_Failure(at, broken, take.error))

@@ -1,0 +1,106 @@
+"""What an exploration comes to: a summary, or the shortest trace that fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from ..._concurrency.exception_groups import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .run import Moment
+
+_SHOWN = 12
+"""How many of the steps before a cut are told of."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """A scenario that stood every cut.
+
+    Attributes:
+      cuts: how many runs there were that were cut, under all seeds together.
+      lines: the lines at which the cancellation came, ``path:number in function: source``, and how often at each: lines
+          of the user's own, or what there is in their place.
+      seeds: under which it was run.
+      seconds: that it took, of real time.
+    """
+
+    cuts: int
+    lines: Mapping[str, int]
+    seeds: tuple[int, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.cuts} cuts at {len(self.lines)} lines, under {len(self.seeds)} seeds, in {self.seconds:.1f} s"
+
+
+@final
+class BrokenByCut(AssertionError):
+    """A scenario does not stand a cut; what went wrong in it is the ``__cause__``.
+
+    Attributes:
+      seed: of the schedule.
+      number: of the cut, counted from 1; 0 if it fails without any.
+      cuts: how many there are under this seed.
+      part: what was cancelled, by the name that it was given; empty for ``with cut:``.
+      task: the name of the trio task that was about to go on; of the first that waited, if all did.
+      lines: the user's own lines at which ``trio.Cancelled`` was raised, ``path:number in function: source``, the first
+          one first; a second one is often what went wrong, such as in a ``finally`` that has no shield.
+      steps: what happened before, from the beginning, and the moment of the cut.
+      others: how many other cuts fail.
+    """
+
+    def __init__(self, seed: int, number: int, cuts: int, part: str = "") -> None:
+        super().__init__(seed, number, cuts, part)
+        self.seed = seed
+        self.number = number
+        self.cuts = cuts
+        self.part = part
+        self.task = ""
+        self.lines: tuple[str, ...] = ()
+        self.steps: tuple[str, ...] = ()
+        self.others = 0
+
+    def __str__(self) -> str:
+        if not self.number:
+            return f"under seed {self.seed} the scenario fails without being cut: {self._told()}"
+        what = f"part {self.part!r}" if self.part else "what"
+        steps = [f"  {n}. {step}" for n, step in enumerate(self.steps, start=1)]
+        hidden = len(steps) - _SHOWN
+        return "\n".join(
+            [
+                f"{what} is cancelled at moment {len(steps)}, in trio task {self.task}, and then: {self._told()}",
+                "The cancellation was raised at",
+                *(f"  {line}" for line in self.lines or ["no line"]),
+                "The moments before, and the one of the cut:",
+                *([f"  … {hidden} more"] if hidden > 0 else []),
+                *steps[-_SHOWN:],
+                f"This is cut {self.number} of {self.cuts} under seed {self.seed}; {self.others} others fail. "
+                f"This one alone: explore_cancellations(…, seeds=[{self.seed}], at={self.number})",
+            ]
+        )
+
+    def _told(self) -> str:
+        cause = self.__cause__
+        if cause is None:
+            return "for an unknown reason"
+        return ", ".join(f"{type(each).__name__}: {each}" for each in leaves(cause))
+
+
+@final
+class DivergedError(RuntimeError):
+    """A scenario did not take the same steps twice under the same seed, so it cannot be cut at each of them."""
+
+    def __init__(self, seed: int, number: int, written: Moment | None, seen: Moment | None) -> None:
+        was = f"{written}" if written is not None else "over"
+        became = f"{seen}" if seen is not None else "another, or none"
+        super().__init__(
+            f"under seed {seed} moment {number} of the scenario was, in the first run,\n  {was}\nand in a later one\n"
+            f"  {became}\n"
+            "Something besides the seed decides what happens: threads or sockets, the clock on the wall, the order of "
+            "a set, os.urandom, or what an earlier run has left behind in a global or a file."
+        )

@@ -1,0 +1,299 @@
+"""A backend on which everything goes wrong that may go wrong, as often as it is told, by a seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
+
+import trio
+
+from ..._backends.channel import as_backend
+from ..._backends.mirroring import mirroring
+from ..._contracts.backend import Backend, NowaitBackend
+from ..._logging import log_and_suppress
+from ..._tasks.errors import BackendError
+from .claims import Claims
+from .deliveries import Parcel, Transit, twin_of
+from .injector import FaultyLine
+from .rates import Fault, Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ..._contracts.context import WorkerContext
+    from ..._tasks.outcome import Outcome
+    from ..._tasks.task import Parts, Task
+
+A = TypeVar("A")
+
+
+@final
+class FaultyBackend(Backend[A]):
+    """A backend that loses, repeats and delays what another one gives, and fails, all by a seed.
+
+    >>> storage = MemoryStorage[int]()
+    >>> faulty = FaultyBackend(storage, Faults.rough(), seed=1234)
+    >>> await Worker("test", faulty, double).run()
+    >>> print(*faulty.log, sep="\\n")
+
+    It does nothing that an at-least-once backend may not do, so the promises hold over it: what was dropped, and what
+    was in the hands of one who died, comes back with its lease; of two copies of a delivery one can be settled, and the
+    other one's :meth:`settle` raises :class:`LeaseLostError`. An operation that fails raises :class:`BackendError`. To
+    a worker a failing backend is the end: have a :class:`Monitor` restart it.
+
+    It has exactly the interfaces of the backend inside, so ``isinstance`` tells of it what it tells of that; all verbs
+    stall and fail as the line does. But a backend that stalls is no ``NowaitBackend``, whatever is inside. What belongs
+    to no interface (``close``, ``statistics``, ``push_nowait``) is passed on untouched; a ``clone()``, or a queue to
+    ``share()``, has no faults until it is wrapped.
+
+    A backend without leases (one whose ``heartbeat_interval`` is None) would wait for ever for what was lost. There
+    this one settles it as ``Retried``, so that it comes back after ``absence_seconds`` with its attempt counted, as it
+    would with a lease. A :class:`ScriptedBackend` gives nothing twice: what it loses stays lost.
+
+    Args:
+      backend: a backend, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
+      faults: what goes wrong, and how often.
+      seed: decides what goes wrong when, as far as the order of calls is the same: for that see :func:`run_seeded`.
+      on_fault: is called with each :class:`Fault` as it happens, such as ``print``.
+
+    Raises:
+      TypeError: an argument is wrong; the message says which one.
+    """
+
+    def __new__(
+        cls,
+        backend: trio.abc.ReceiveChannel[Any],
+        faults: Faults,
+        *,
+        seed: int = 0,
+        on_fault: Callable[[Fault], object] | None = None,
+    ) -> Self:
+        if not isinstance(faults, Faults):
+            raise TypeError(f"faults must be a Faults, such as Faults.rough(), not {faults!r}")
+        return object.__new__(mirroring(cls, as_backend(backend), without=(NowaitBackend,) if faults.stall else ()))
+
+    def __init__(
+        self,
+        backend: trio.abc.ReceiveChannel[Any],
+        faults: Faults,
+        *,
+        seed: int = 0,
+        on_fault: Callable[[Fault], object] | None = None,
+    ) -> None:
+        self.backend: Backend[A] = as_backend(backend)
+        """The one inside, without faults."""
+        self.faults = faults
+        self.seed = seed
+        self.heartbeat_interval = self.backend.heartbeat_interval
+        self.args_type = self.backend.args_type
+        self.settles_within_bounds = self.backend.settles_within_bounds and not faults.stall
+        self._transit: Transit[A] = Transit()
+        self._line = FaultyLine(faults, seed, on_fault, self._transit.wake_all)
+        self._claims: Claims[A] = Claims(self.backend, self._line)
+
+    @property
+    def log(self) -> tuple[Fault, ...]:
+        """What went wrong so far, in that order."""
+        return tuple(self._line.log)
+
+    async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """Have the backend inside do this, if the line holds. What is cancelled while it stalls has not begun."""
+        await self._line.stall(verb)
+        self._line.check(verb)
+        return await getattr(self.backend, verb)(*args, **kwargs)
+
+    # Receiving
+
+    async def receive(self) -> Task[A]:
+        """The next task, in hand from now on, if it arrives.
+
+        Raises:
+          trio.EndOfChannel: the backend inside has ended, and nothing is on its way.
+          BackendError: the line is down, or went down while this waited.
+          RuntimeError: the clock was to be moved, and is no ``MockClock``.
+
+        If it is cancelled, nothing was taken: what was on its way is for whoever receives next.
+        """
+        await self._line.stall("receive")
+        self._line.check("receive")
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            late = self._transit.take()
+            if late is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return self._hand_over(late)
+            task = await self._wait_for_task()
+            arrived = None if task is None else self._arrive(task)
+            await self._claims.let_go()
+            if arrived is not None:
+                return arrived  # noqa: ASYNC910  it has waited
+
+    async def _wait_for_task(self) -> Task[A] | None:
+        """A task that the backend gives; None if it is time to look for one that is late."""
+        task: Task[A] | None = None
+        with self._transit.waiting() as scope:
+            if self._transit.has_room:
+                try:
+                    with self._transit.claiming():
+                        task = await self.backend.receive()
+                except trio.EndOfChannel:
+                    if not self._transit.parcels:
+                        raise
+            if task is None:
+                await trio.sleep_forever()
+        if task is None and scope.cancelled_caught and self._line.is_down:
+            raise BackendError("receive failed: the line went down")
+        return task  # noqa: ASYNC910  it has waited
+
+    def receive_nowait(self) -> Task[A]:
+        """As :meth:`receive`, if a ``StockedBackend`` is inside; raises ``trio.WouldBlock`` if no task has arrived."""
+        if not (self._claims.has_leases or isinstance(self.backend, NowaitBackend)):
+            raise trio.WouldBlock  # what would be lost could not be given back from here
+        self._line.check("receive")
+        inside: Any = self.backend
+        while True:
+            late = self._transit.take()
+            if late is not None:
+                return self._hand_over(late)
+            if not self._transit.has_room_for_one_more:
+                raise trio.WouldBlock
+            try:
+                arrived = self._arrive(inside.receive_nowait())
+            except trio.EndOfChannel:
+                if self._transit.parcels:
+                    raise trio.WouldBlock from None
+                raise
+            self._claims.let_go_nowait()
+            if arrived is not None:
+                return arrived
+
+    def _arrive(self, task: Task[A]) -> Task[A] | None:
+        """Decide the fate of a delivery: the task, if it is handed over at once."""
+        line, faults, parts, transit = self._line, self.faults, task.parts, self._transit
+        self._claims.recognise(task)
+        if line.strikes(faults.drop):
+            line.note("drop", "receive", parts)
+            self._claims.lose(task)
+            return None
+        twin = None
+        if line.strikes(faults.duplicate):
+            line.note("duplicate", "receive", parts)
+            twin = twin_of(task)
+            transit.put(Parcel(twin, "duplicate", trio.current_time()))
+        self._claims.enter(task, twin)
+        late: Literal["delay", "reorder"] | None = None
+        if line.strikes(faults.delay):
+            late = "delay"
+        elif not transit.holds_back and line.strikes(faults.reorder):
+            late = "reorder"
+        if late is None:
+            return self._hand_over(task)
+        seconds = line.note(late, "receive", parts, line.spell(faults.delay_seconds))
+        parcel = Parcel(task, late, trio.current_time() + seconds)
+        transit.put(parcel)
+        if not self._claims.has_leases:
+            trio.lowlevel.spawn_system_task(self._guard, parcel)
+        return None
+
+    def _hand_over(self, task: Task[A]) -> Task[A]:
+        self._transit.let_through()
+        return task
+
+    async def _guard(self, parcel: Parcel[A]) -> None:
+        """Where there is no lease: what nobody has come for, long after it was due, is lost."""
+        with parcel.guard:
+            await trio.sleep_until(parcel.due + self.faults.absence_seconds[1])
+        if self._transit.remove(parcel):
+            self._claims.lose(parcel.task)
+            with log_and_suppress("a backend could not have back what was lost"):
+                await self._claims.let_go()
+
+    # Settling
+
+    async def settle(self, task: Task[Any], outcome: Outcome) -> None:
+        """Have the backend inside take note of how the attempt ended, if the line holds.
+
+        Raises:
+          LeaseLostError: this attempt may not settle the task any more. Nothing changed.
+          UnsettledError: this outcome cannot be had. Nothing changed.
+          BackendError: the line is down, or the settle failed, before it took effect or after it did.
+
+        If it is cancelled, the task is settled or still in hand; where there are no leases, it then comes back.
+        """
+        is_told = False
+        try:
+            await self._line.stall("settle", task.parts)
+            self._fail_before(task.parts)
+            is_told = True
+        finally:
+            if not is_told:
+                self._claims.lose(task)
+                await self._claims.let_go()  # noqa: ASYNC102  it shields itself, within bounds
+        with self._claims.settling(task) as known:
+            await self.backend.settle(known, outcome)
+        await self._line.stall("settle", task.parts)
+        self._fail_after(task.parts)
+
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        """As :meth:`settle`, if a ``NowaitBackend`` is inside, and nothing stalls."""
+        inside: Any = self.backend
+        try:
+            self._fail_before(task.parts)
+        except BackendError:
+            self._claims.lose(task)
+            self._claims.let_go_nowait()
+            raise
+        with self._claims.settling(task) as known:
+            inside.settle_nowait(known, outcome)
+        self._fail_after(task.parts)
+
+    def _fail_before(self, parts: Parts) -> None:
+        line = self._line
+        if self._claims.is_forfeited(parts):
+            line.note("refused", "settle", parts)
+            raise BackendError(f"settle failed: who received task {parts.id} has died")
+        self._line.check("settle", parts)
+        if line.strikes(self.faults.die):
+            line.note("die", "settle", parts)
+            self._claims.lose_all_but(parcel.task for parcel in self._transit.parcels)
+            raise BackendError(f"settle failed: who received task {parts.id} died just now")
+        if line.strikes(self.faults.fail_before):
+            line.note("fail_before", "settle", parts)
+            raise BackendError("settle failed, and nothing was stored")
+
+    def _fail_after(self, parts: Parts) -> None:
+        line = self._line
+        if line.strikes(self.faults.fail_after):
+            line.note("fail_after", "settle", parts)
+            raise BackendError("settle failed, though the outcome was stored")
+
+    # All else
+
+    async def beat(self, context: WorkerContext) -> None:
+        """As the backend inside, if the line holds."""
+        await self.pass_on("beat", context)
+
+    async def aclose(self) -> None:
+        """Close the backend inside. What is on its way is given to nobody any more."""
+        await self.backend.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Open the backend inside, if it is one to be opened."""
+        await self.backend.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.backend.__aexit__(kind, error, trace)  # noqa: ASYNC102  it is the backend's to shield itself
+
+    def __getattr__(self, name: str) -> Any:
+        """What is in no interface is the business of the backend inside."""
+        if name.startswith("_") or name == "backend":
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return getattr(self.backend, name)
+
+    def __repr__(self) -> str:
+        return f"<FaultyBackend of {self.backend!r}: {len(self._line.log)} faults so far>"

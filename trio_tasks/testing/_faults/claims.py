@@ -1,0 +1,119 @@
+"""What was claimed through a faulty line: in whose hands it is, what the backend inside knows it as, what is lost."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import trio
+
+from ..._tasks.errors import BackendError, LeaseLostError
+from ..._tasks.outcome import Retried
+from .deliveries import has_claim
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from ..._contracts.backend import Backend
+    from ..._tasks.task import Parts, Task
+    from .injector import FaultyLine
+
+A = TypeVar("A")
+
+_PATIENCE = 10.0
+"""Seconds that a backend may take to have back what was lost."""
+
+
+@final
+class Claims(Generic[A]):
+    """The claims that are not settled, and those that are lost.
+
+    Where the backend has leases, a lost claim is just forgotten. Where it has none, it is settled as retried, so that
+    the task comes back after a while, and its attempt counts.
+
+    Args:
+      backend: which has given them.
+      line: where it is noted.
+    """
+
+    def __init__(self, backend: Backend[A], line: FaultyLine) -> None:
+        self._backend: Any = backend
+        self._line = line
+        self.has_leases = backend.heartbeat_interval is not None
+        self._held: dict[Parts, Task[Any]] = {}  # by the parts of each copy, the task that the backend knows
+        self._forfeited: set[Parts] = set()  # in the hands of somebody who has died
+        self._adrift: list[Task[Any]] = []  # lost, and to be let go of
+        self._away: set[str] = set()  # let go of, and not seen again since
+
+    def enter(self, task: Task[A], twin: Task[A] | None = None) -> None:
+        """It was claimed, and is handed out; perhaps twice."""
+        self._held[task.parts] = task
+        if twin is not None:
+            self._held[twin.parts] = twin if has_claim(task.parts) else task
+
+    def recognise(self, task: Task[A]) -> None:
+        """It was claimed. If it was lost before, it is an orphan."""
+        if task.parts.id in self._away:
+            self._away.discard(task.parts.id)
+            task.parts.is_orphan = True
+
+    @contextmanager
+    def settling(self, task: Task[Any]) -> Generator[Task[Any], None, None]:
+        """Settle this copy in here, as what the backend knows it as."""
+        known = self._held.get(task.parts, task)
+        try:
+            yield known
+        except LeaseLostError:
+            self._held.pop(task.parts, None)  # somebody else has it, or has settled it
+            raise
+        self._held.pop(task.parts, None)
+        task.parts.status = known.parts.status
+
+    # Losing
+
+    def lose(self, task: Task[Any]) -> None:
+        """It comes back with its lease; where there is none, it is to be let go of."""
+        known = self._held.pop(task.parts, task)
+        if not self.has_leases:
+            self._adrift.append(known)
+
+    def lose_all_but(self, kept: Iterable[Task[Any]]) -> None:
+        """Who has them in hand has died."""
+        spared = {task.parts for task in kept}
+        for parts, task in [*self._held.items()]:
+            if parts not in spared:
+                self._forfeited.add(parts)
+                self.lose(task)
+
+    def is_forfeited(self, parts: Parts) -> bool:
+        """Whether who had it in hand has died. It is asked once."""
+        was_there = parts in self._forfeited
+        self._forfeited.discard(parts)
+        return was_there
+
+    async def let_go(self) -> None:  # noqa: ASYNC910  there is seldom anything to let go of
+        """Give back what is lost, where there are no leases; shielded, and within bounds."""
+        if self._adrift:
+            with trio.move_on_after(_PATIENCE, shield=True):  # noqa: ASYNC912  the same
+                while self._adrift:
+                    task, outcome = self._next_to_let_go()
+                    with suppress(LeaseLostError):
+                        await self._backend.settle(task, outcome)
+                        self._note_lost(task, outcome)
+
+    def let_go_nowait(self) -> None:
+        """The same, where one can settle without waiting."""
+        while self._adrift:
+            task, outcome = self._next_to_let_go()
+            with suppress(LeaseLostError):
+                self._backend.settle_nowait(task, outcome)
+                self._note_lost(task, outcome)
+
+    def _next_to_let_go(self) -> tuple[Task[Any], Retried]:
+        task = self._adrift.pop()
+        seconds = self._line.spell(self._line.faults.absence_seconds)
+        return task, Retried(BackendError("it was lost with its delivery, or with who received it"), seconds)
+
+    def _note_lost(self, task: Task[Any], outcome: Retried) -> None:
+        self._line.note("lost", "settle", task.parts, outcome.after)
+        self._away.add(task.parts.id)

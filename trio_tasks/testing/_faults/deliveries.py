@@ -1,0 +1,156 @@
+"""What a backend has handed out, and who receives has not been given yet: it is late, held back, or a second copy."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
+
+import trio
+
+from ..._tasks.task import Task
+from ..._tasks.task_info import StoredTaskInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ..._tasks.task import Parts
+
+A = TypeVar("A")
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Parcel(Generic[A]):
+    """A task on its way.
+
+    Attributes:
+      guard: is cancelled as soon as it is handed over.
+    """
+
+    task: Task[A]
+    kind: Literal["delay", "reorder", "duplicate"]
+    due: float
+    guard: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@final
+class Transit(Generic[A]):
+    """The tasks on their way, and those who wait for one."""
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel[A]] = []
+        self._waiting: set[trio.CancelScope] = set()
+        self._claiming = 0
+
+    @property
+    def next_due(self) -> float:
+        """When the next one is to be handed over; infinity if none is on its way."""
+        return min((parcel.due for parcel in self.parcels), default=float("inf"))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be claimed: no more are late than there are people waiting, one of whom asks."""
+        return self._late + self._claiming < len(self._waiting)
+
+    @property
+    def has_room_for_one_more(self) -> bool:
+        """The same, asked by somebody who is not waiting."""
+        return self._late + self._claiming <= len(self._waiting)
+
+    @property
+    def _late(self) -> int:
+        return sum(parcel.kind == "delay" for parcel in self.parcels)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether one is held back until the next has been handed over."""
+        return any(parcel.kind == "reorder" for parcel in self.parcels)
+
+    def put(self, parcel: Parcel[A]) -> None:
+        """Send it on its way."""
+        self.parcels.append(parcel)
+        self._set_alarms()
+
+    def take(self) -> Task[A] | None:
+        """One that is due by now, the one for the longest time first; None if none is."""
+        parcel = min(self.parcels, key=lambda each: each.due, default=None)
+        if parcel is None or parcel.due > trio.current_time():
+            return None
+        self.remove(parcel)
+        return parcel.task
+
+    def remove(self, parcel: Parcel[A]) -> bool:
+        """It is not on its way any more; False if it was not before."""
+        if parcel not in self.parcels:
+            return False
+        self.parcels.remove(parcel)
+        parcel.guard.cancel()
+        self.wake_all()  # whose alarm it was, and who had no room for another
+        return True
+
+    def let_through(self) -> None:
+        """Another one was handed over: what was held back for that is next."""
+        for parcel in self.parcels:
+            if parcel.kind == "reorder":
+                parcel.due = trio.current_time()
+        self._set_alarms()
+
+    @contextmanager
+    def waiting(self) -> Generator[trio.CancelScope, None, None]:
+        """Wait in here for a task; the block is cancelled when there is something to take."""
+        with trio.CancelScope() as scope:
+            self._waiting.add(scope)
+            self._set_alarms()
+            try:
+                yield scope
+            finally:
+                self._waiting.discard(scope)
+
+    @contextmanager
+    def claiming(self) -> Generator[None, None, None]:
+        """Ask for a task in here, which may turn out to be late."""
+        self._claiming += 1
+        try:
+            yield
+        finally:
+            self._claiming -= 1
+
+    def wake_all(self) -> None:
+        """Those who wait had better look."""
+        for scope in self._waiting:
+            scope.cancel()
+
+    def _set_alarms(self) -> None:
+        due = self.next_due
+        for scope in self._waiting:
+            scope.deadline = due
+
+
+def twin_of(task: Task[A]) -> Task[A]:
+    """The same delivery once more: the same claim, in parts of its own, so that each copy is in the hands of one."""
+    parts, twin = task.parts, task.parts.again(task.parts.attempt)
+    twin.status, twin.run_at = parts.status, parts.run_at
+    twin.is_orphan, twin.unfit = parts.is_orphan, parts.unfit
+    twin.context = _own_copy(parts.context)
+    return Task(task.args, twin)
+
+
+def has_claim(parts: Parts) -> bool:
+    """Return True if the backend has noted its claim in the task; otherwise it knows the claim by the parts."""
+    return parts.context is not None and not isinstance(parts.context, StoredTaskInfo)
+
+
+def _own_copy(context: Any) -> Any:
+    """What a backend knows of the claim. What an attempt has gathered there, to be written when it is settled, is its
+    own: with one list for both copies it would be written twice."""
+    if context is None or isinstance(context, StoredTaskInfo):
+        return context
+    from ..._backends.durable.queue import Grip  # with cbor2, which a test of the memory storage does not need
+
+    if not isinstance(context, Grip):
+        return context
+    own = copy(context)
+    own.writes = [*context.writes]
+    return own

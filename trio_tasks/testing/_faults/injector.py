@@ -1,0 +1,97 @@
+"""The line to a backend, and the dice that are thrown over it: it stalls, it goes down, and all of that is noted."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.testing import MockClock
+
+from ..._checks import check_count, check_sync
+from ..._logging import log_and_suppress
+from ..._tasks.errors import BackendError
+from .rates import Fault, Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..._tasks.task import Parts
+    from .rates import FaultKind
+
+
+@final
+class FaultyLine:
+    """Decides by a seed what goes wrong, and keeps the log of it.
+
+    Args:
+      faults: the rates.
+      seed: a whole number.
+      on_fault: told of each fault as it happens; None for nobody.
+      on_down: told when the line goes down.
+    """
+
+    def __init__(
+        self,
+        faults: Faults,
+        seed: int,
+        on_fault: Callable[[Fault], object] | None,
+        on_down: Callable[[], None],
+    ) -> None:
+        self.faults = faults
+        self.log: list[Fault] = []
+        self._dice = Random(f"faults {check_count(seed, 'seed', minimum=None)}")
+        self._on_fault = None if on_fault is None else check_sync(on_fault, "on_fault", "on_fault(fault) -> object")
+        self._on_down = on_down
+        self._down_until = -float("inf")
+
+    def strikes(self, rate: float) -> bool:
+        """Whether it goes wrong this time."""
+        return rate > 0 and self._dice.random() < rate
+
+    def spell(self, span: tuple[float, float]) -> float:
+        """For how long something goes wrong."""
+        return self._dice.uniform(*span)
+
+    def note(self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None) -> float:
+        """Write down what goes wrong; returns the seconds."""
+        task_id, attempt = (None, None) if parts is None else (parts.id, int(parts.attempt))
+        fault = Fault(trio.current_time(), kind, operation, task_id, attempt, seconds)
+        self.log.append(fault)
+        if self._on_fault is not None:
+            with log_and_suppress("on_fault failed"):
+                self._on_fault(fault)
+        return seconds or 0.0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing gets through just now."""
+        return trio.current_time() < self._down_until
+
+    def check(self, operation: str, parts: Parts | None = None) -> None:
+        """Raise BackendError if the line is down, or goes down now; or the clock jumps."""
+        faults = self.faults
+        if self.is_down:
+            self.note("refused", operation, parts)
+            raise BackendError(f"{operation} failed: the line is down")
+        if faults.jump:
+            self._may_jump(operation, parts)
+        if self.strikes(faults.disconnect):
+            seconds = self.note("disconnect", operation, parts, self.spell(faults.outage_seconds))
+            self._down_until = trio.current_time() + seconds
+            self._on_down()
+            raise BackendError(f"{operation} failed: the line went down, for {seconds:.3f} s")
+
+    def _may_jump(self, operation: str, parts: Parts | None) -> None:
+        clock = trio.lowlevel.current_clock()
+        if not isinstance(clock, MockClock):
+            raise RuntimeError(f"Faults.jump moves trio's clock, so that has to be a MockClock, not {clock!r}")
+        if self.strikes(self.faults.jump):
+            clock.jump(self.note("jump", operation, parts, self.spell(self.faults.jump_seconds)))
+
+    async def stall(  # noqa: ASYNC910  it seldom does
+        self, operation: str, parts: Parts | None = None
+    ) -> None:
+        """Take a while, or not."""
+        if self.strikes(self.faults.stall):
+            await trio.sleep(self.note("stall", operation, parts, self.spell(self.faults.stall_seconds)))

@@ -1,0 +1,110 @@
+"""A trio run in which nothing is left to chance but what a seed decides."""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+from trio.testing import MockClock
+
+from ..._checks import check_count
+from ..._clock import wall_now
+from ..._concurrency.threads import without_threads
+from ..._tasks.task_id import use_ids_from
+from .scheduler import loaded_dice
+from .virtual_time import START, use_clocks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Sequence
+
+    from typing_extensions import TypeVarTuple, Unpack
+
+    Ts = TypeVarTuple("Ts")
+
+T = TypeVar("T")
+
+_MORE_ROUNDS = (0, 0, 0, 1, 2)
+"""For how many more rounds of the scheduler a thread that is none keeps those waiting who ask something of it."""
+
+_alone = threading.Lock()
+
+
+def run_seeded(
+    async_fn: Callable[[Unpack[Ts]], Awaitable[T]],
+    *args: Unpack[Ts],
+    seed: int,
+    instruments: Sequence[trio.abc.Instrument] = (),
+    clock: trio.abc.Clock | None = None,
+) -> T:
+    """Call ``async_fn(*args)`` in a trio run of its own, which the seed decides: the same seed, the same run.
+
+    >>> run_seeded(my_program, seed=1234)
+
+    What the seed decides, wherever it is, whatever ``PYTHONHASHSEED`` says:
+
+    * the order in which trio runs those trio tasks that are ready;
+    * the time: trio's clock starts at 0 and jumps to the next deadline as soon as everybody waits; the wall clock that
+      ``run_at`` and ``parts.run_at`` go by starts with the year 2000, in UTC, and goes with it;
+    * the ids of new tasks;
+    * the module ``random``, so the jitter of a backoff, and what handlers draw from it;
+    * what the writer threads of :class:`FileStorage` and :class:`SqliteStorage` would do, if the storage is opened
+      inside: who asks does it in place, after one to three rounds of the scheduler. Two storages on one file hear of
+      one another as they do where there are no sockets: they look every ``poll_interval``, of virtual time;
+    * sync handlers, likewise: such a handler runs in place, takes no virtual time, and nothing else runs meanwhile.
+      ``trio.from_thread`` is not to be had in it.
+
+    What it does not decide: threads of your own (``trio.to_thread``), processes and sockets, which the clock jumps
+    over, since to it they look like waiting (a clock with an ``autojump_threshold`` of 0.05 gives them time, but chance
+    with it); what is drawn from ``os.urandom``, ``uuid`` or ``secrets``, or read from ``time``; the order of a ``set``.
+
+    Args:
+      async_fn: is called with the arguments that follow.
+      seed: a whole number.
+      instruments: as for ``trio.run``.
+      clock: in place of ``MockClock(autojump_threshold=0)``.
+
+    Returns:
+      what ``async_fn`` returns; what it raises comes out as it does out of ``trio.run``.
+
+    Raises:
+      TypeError: the seed is no whole number.
+      RuntimeError: it is called inside a trio run, or while another thread is in a seeded run, since what is decided is
+        decided for the whole process; or this trio keeps its dice elsewhere than those before it.
+
+    When it returns or raises, everything is again as it was: trio's order, ``random``, the clocks, the ids.
+    """
+    check_count(seed, "seed", minimum=None)
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("run_seeded makes a trio run of its own: call it outside of trio, from a plain function")
+    if not _alone.acquire(blocking=False):
+        raise RuntimeError("another seeded run is under way in this process: there can be one at a time")
+    try:
+        clock = MockClock(autojump_threshold=0) if clock is None else clock
+        with decided_by(seed, clock):
+            return trio.run(async_fn, *args, clock=clock, instruments=instruments)
+    finally:
+        _alone.release()
+
+
+@contextmanager
+def decided_by(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
+    """Everything but the run itself. Each decision has dice of its own, so that one more here changes nothing there."""
+
+    disk = random.Random(f"disk {seed}")
+
+    async def pause() -> None:
+        await trio.lowlevel.checkpoint()
+        for _ in range(disk.choice(_MORE_ROUNDS)):
+            await trio.lowlevel.checkpoint()
+
+    with ExitStack() as stack:
+        stack.enter_context(loaded_dice(f"schedule {seed}"))
+        stack.enter_context(use_clocks(clock, START.timestamp()))
+        stack.enter_context(use_ids_from(random.Random(f"ids {seed}"), lambda: int(wall_now().timestamp() * 1e9)))
+        stack.enter_context(without_threads(pause))
+        stack.callback(random.setstate, random.getstate())
+        random.seed(f"random {seed}")
+        yield

@@ -1,0 +1,187 @@
+"""A program, run by one seed after another, until one of them makes it fail."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from ..._checks import check_callable, check_count, check_seconds
+from ..._concurrency.exception_groups import leaves
+from ..._handlers.parameters import handler_name
+from .recording import Recording, as_text
+from .seeded import run_seeded
+from .simulation import Simulation
+from .spin_detector import StandingStill, no_overtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    Program = Callable[[Simulation], Awaitable[object]] | Callable[[], Awaitable[object]]
+
+_SHOWN = 25
+"""Events that a failure tells of: the last ones."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SimulationReport:
+    """What was simulated, without a failure.
+
+    Attributes:
+      seeds: how many runs there were.
+      events: how many events were recorded in them.
+      virtual_seconds: how much time passed in them, on trio's clock.
+      real_seconds: how long that took.
+    """
+
+    seeds: int
+    events: int
+    virtual_seconds: float
+    real_seconds: float = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.seeds} runs, {self.events} events, {self.virtual_seconds:.0f} s of virtual time"
+
+
+@final
+class SimulationFailed(AssertionError):
+    """A seed under which the program fails; ``__cause__`` is what it failed with.
+
+    Attributes:
+      seed: which.
+      events: what was recorded until then.
+      virtual_seconds: how much time had passed, on trio's clock.
+      is_repeatable: whether the seed, run once more at once, failed again after the same events. If not, something in
+        the program is not decided by it.
+    """
+
+    def __init__(self, message: str, *, seed: int, run: _Run, is_repeatable: bool) -> None:
+        super().__init__(message)
+        self.seed = seed
+        self.events = run.events
+        self.virtual_seconds = run.seconds
+        self.is_repeatable = is_repeatable
+
+
+def simulate(program: Program, *, seeds: int | Iterable[int] = 100, time_limit: float = 86_400.0) -> SimulationReport:
+    """Run ``program`` once for each seed, each time with another schedule, until one fails.
+
+    >>> async def program(simulation: Simulation) -> None:
+    ...     storage = MemoryStorage[int]()
+    ...     await simulation.start(Worker("a", storage, handle))
+    ...     await simulation.start(Worker("b", storage, handle))
+    ...     await storage.push_bulk(range(10))
+    ...     storage.close()
+    ...     await simulation.wait_workers_stopped()
+    ...     assert total == 45
+    >>> simulate(program, seeds=1000)
+
+    A run is one of :func:`run_seeded`, so everything said there holds, and the same seed makes the same run. It has
+    failed if the program raises, or anything in ``simulation.nursery`` does. What handlers raise is their tasks'
+    outcome: look at it in the end.
+
+    Args:
+      program: an async function of one :class:`Simulation`, or of nothing.
+      seeds: which; or how many, from 0.
+      time_limit: seconds of virtual time for one run, as one that waits for ever would not end otherwise.
+
+    Raises:
+      SimulationFailed: a seed fails. The message says which, how, when and after what, and how to run it again.
+      TypeError, ValueError: an argument is wrong, or there is no seed.
+      RuntimeError: as of :func:`run_seeded`: in an async test, for example.
+
+    What is not an ``Exception``, such as ``KeyboardInterrupt``, comes out as it is.
+    """
+    check_callable(program, "program", "async program(simulation), or async program()")
+    check_seconds(time_limit, "time_limit", positive=True)
+    chosen: Iterable[int] = range(check_count(seeds, "seeds")) if isinstance(seeds, int) else seeds
+    count, events, virtual, began = 0, 0, 0.0, time.perf_counter()
+    for seed in chosen:
+        run = _Run(program, seed, time_limit)
+        run.go()
+        if run.error is not None:
+            raise _failed(run, count + 1) from run.error
+        count, events, virtual = count + 1, events + len(run.events), virtual + run.seconds
+    if not count:
+        raise ValueError("seeds holds none: nothing was simulated")
+    return SimulationReport(count, events, virtual, time.perf_counter() - began)
+
+
+@final
+class _Run:
+    """The program under one seed; and what came of it."""
+
+    def __init__(self, program: Callable[..., Awaitable[object]], seed: int, time_limit: float) -> None:
+        self.program = program
+        self.seed = seed
+        self.time_limit = time_limit
+        self.events = Recording()
+        self.seconds = 0.0
+        self.error: Exception | None = None
+
+    def go(self) -> None:
+        standing_still = StandingStill()
+        run_seeded(self._live, standing_still, seed=self.seed, instruments=[standing_still])
+
+    async def _live(self, standing_still: StandingStill) -> None:  # noqa: ASYNC910  as the program is
+        try:
+            with ExitStack() as cleanup:
+                async with trio.open_nursery() as nursery:
+                    simulation = Simulation(self.seed, nursery, self.events, cleanup)
+                    with no_overtime(simulation, self.time_limit, standing_still):
+                        await self.program(*([simulation] if _needs_one(self.program) else []))
+                    nursery.cancel_scope.cancel()
+        except Exception as error:
+            self.error = _alone(error)
+        finally:
+            self.seconds = trio.current_time()
+
+
+def _needs_one(program: Callable[..., Any]) -> bool:
+    """Whether it cannot be called without an argument."""
+    try:
+        inspect.signature(program).bind()
+    except TypeError:
+        return True
+    return False
+
+
+def _alone(error: Exception) -> Exception:
+    """The one error that a group holds, or the group if it holds several."""
+    several = list(leaves(error))
+    return several[0] if len(several) == 1 and isinstance(several[0], Exception) else error
+
+
+def _written(value: object) -> str:
+    """How a program, or an argument that was bound to it, would be written in a call."""
+    if isinstance(value, partial):
+        keywords = (f"{name}={_written(each)}" for name, each in value.keywords.items())
+        return f"partial({', '.join([_written(value.func), *map(_written, value.args), *keywords])})"
+    return handler_name(value) if callable(value) else as_text(value)
+
+
+def _failed(run: _Run, count: int) -> SimulationFailed:
+    again = _Run(run.program, run.seed, run.time_limit)
+    again.go()
+    is_repeatable = type(again.error) is type(run.error) and list(again.events) == list(run.events)
+    shown = [f"  {each}" for each in run.events[-_SHOWN:]]
+    said = "\n  ".join(f"{type(run.error).__name__}: {run.error}".splitlines())
+    lines = [
+        f"seed {run.seed} fails (run {count}): {said}",
+        f"after {run.seconds:.3f} s of virtual time and {len(run.events)} events"
+        + (", of which these are the last:" if len(run.events) > len(shown) else ":" if shown else ""),
+        *shown,
+        f"to run it again: simulate({_written(run.program)}, seeds=[{run.seed}])",
+    ]
+    if not is_repeatable:
+        lines.append(
+            "it was run again, and went another way: something in the program is not decided by the seed (a clock, "
+            "random numbers, the order of a set, a thread, or what an earlier run has left behind)"
+        )
+    return SimulationFailed("\n".join(lines), seed=run.seed, run=run, is_repeatable=is_repeatable)

@@ -1,0 +1,72 @@
+"""How a simulation that would never end comes to an end: by a limit on virtual time, and one on standing still."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from ..._concurrency.stacks import where_is
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .simulation import Simulation
+
+_MOST_ROUNDS = 1_000_000
+"""Rounds of the scheduler in which virtual time may stand still: some seconds of real time."""
+
+
+@final
+class StandingStill(trio.abc.Instrument):
+    """Counts the rounds since virtual time last moved, and cancels the scope that it watches when they are too many."""
+
+    def __init__(self, most: int = _MOST_ROUNDS) -> None:
+        self.scope = trio.CancelScope()
+        self._most = most
+        self._rounds = 0
+        self._time = -math.inf
+
+    def before_io_wait(self, timeout: float) -> None:
+        """A round has ended."""
+        now = trio.current_time()
+        if now != self._time:
+            self._time, self._rounds = now, 0
+        self._rounds += 1
+        if self._rounds > self._most:
+            self.scope.cancel()
+
+
+@contextmanager
+def no_overtime(simulation: Simulation, limit: float, standing_still: StandingStill) -> Generator[None, None, None]:
+    """The block may take so many seconds of virtual time.
+
+    Raises:
+      trio.TooSlowError: it took longer, or time stood still; it says where the program was, and its tasks.
+    """
+    me = trio.lowlevel.current_task()
+    found: list[str] = []
+
+    async def look() -> None:
+        await trio.sleep(limit)
+        found.extend(_places(simulation, me))
+        late.cancel()
+
+    late = trio.CancelScope()
+    simulation.nursery.start_soon(look)
+    with late, standing_still.scope:
+        yield
+    if late.cancelled_caught:
+        raise trio.TooSlowError("\n".join([f"it had not ended after {limit:g} s of virtual time:", *found]))
+    if standing_still.scope.cancelled_caught:
+        raise trio.TooSlowError(
+            f"virtual time stood still at {trio.current_time():g} s, though something went on all the time: does it "
+            "try again without waiting?"
+        )
+
+
+def _places(simulation: Simulation, program: trio.lowlevel.Task) -> list[str]:
+    tasks = [f"  task {task_id} is at {place}" for task_id, place in simulation.whereabouts().items()]
+    return [f"  the program is at {where_is(program)}", *tasks]

@@ -1,0 +1,97 @@
+"""Time in a test's hand: a clock that costs none, and a way to let it pass."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from ..._checks import check_moment, check_seconds
+from ..._clock import use_machine_clock, use_wall_clock
+from ..._concurrency.threads import without_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+START = datetime(2000, 1, 1, tzinfo=timezone.utc)
+"""What the wall clock shows when virtual time begins, unless told otherwise."""
+
+
+@contextmanager
+def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generator[MockClock, None, None]:
+    """A clock for trio that costs no time, with the wall clock tied to it, for as long as the block lasts.
+
+    >>> with virtual_clock() as clock:
+    ...     trio.run(main, clock=clock)
+
+    As a fixture of pytest-trio, for every test that asks for it: decorate with ``pytest.fixture`` a function that
+    yields what this gives.
+
+    trio's clock starts at 0. ``run_at``, ``parts.run_at`` and all else that goes by the wall clock agree with it. Sync
+    handlers, and the storages that are opened inside the block, do in place what they would otherwise do in a thread,
+    since virtual time does not wait for threads: so it is good for ``SqliteStorage`` and ``FileStorage`` too.
+
+    Args:
+      start: what the wall clock shows at the beginning; an aware datetime.
+      autojump: whether time jumps to the next deadline as soon as everybody waits. If not, it stands still until
+        :func:`advance` lets some pass.
+
+    Raises:
+      TypeError, ValueError: ``start`` is no datetime, or has no time zone.
+
+    It is for one run at a time, and holds for the whole process: other threads see the same wall clock.
+    """
+    beginning = check_moment(start, "start").timestamp()
+    clock = MockClock(autojump_threshold=0 if autojump else float("inf"))
+    with use_clocks(clock, beginning), without_threads(trio.lowlevel.checkpoint):
+        yield clock
+
+
+@contextmanager
+def use_clocks(clock: trio.abc.Clock, beginning: float) -> Generator[None, None, None]:
+    """The wall clock, and the machine's own, go with this one; the wall clock shows ``beginning`` when it shows 0."""
+
+    def wall() -> float:
+        return beginning + clock.current_time()
+
+    with use_wall_clock(wall), use_machine_clock(lambda: ("virtual time", clock.current_time())):
+        yield
+
+
+async def advance(seconds: float) -> None:
+    """Let virtual time pass; whatever becomes due meanwhile happens at its time, one moment after the other.
+
+    >>> await storage.push(email, delay=3600)
+    >>> await advance(3599)  # it still waits
+    >>> await advance(1)  # now it has been sent
+
+    First, and after each step, everything settles: it goes on once every other trio task is blocked, as in
+    :func:`trio.testing.wait_all_tasks_blocked`. ``advance(0)`` does only that.
+
+    Args:
+      seconds: 0 or more.
+
+    Raises:
+      TypeError, ValueError: ``seconds`` is no such number.
+      RuntimeError: the run's clock is no :class:`trio.testing.MockClock`, such as :func:`virtual_clock` gives, or
+        one that runs by itself.
+
+    If it is cancelled, what has passed has passed.
+    """
+    check_seconds(seconds, "seconds")
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, MockClock) or clock.rate:
+        raise RuntimeError(f"time can be advanced only on a MockClock that stands still, not on {clock!r}")
+    until = trio.current_time() + seconds
+    await wait_all_tasks_blocked()
+    while True:
+        step = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        rest = max(0.0, until - trio.current_time())
+        if step > rest:
+            break
+        clock.jump(max(0.0, step))
+        await wait_all_tasks_blocked()
+    clock.jump(rest)  # nothing becomes due by that
