@@ -1,4 +1,4 @@
-"""Draw the floors of the house, with what flows through them. Prints SVG."""
+"""Draw the folders of the package, one above the other, and the flows through them. Prints SVG."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def draw() -> str:
         24,
         912,
         748,
-        title="The floors of trio_tasks",
+        title="The folders of trio_tasks",
         description=(
-            "A house of six floors under a roof. Floor 0: words. Floor 1: bookkeeping. Floor 2: contracts. "
-            "Floor 3: rooms, among them the storage, the layers and the handler. Floor 4: the worker. "
-            "Floor 5: the monitor. Imports only point down. A task is pushed into the storage, received "
-            "by a seat of the worker, attempted through the layers and the handler, and its outcome is "
-            "settled back into the storage. Cancellation goes down the house, events and errors go up."
+            "Six levels of folders under the public names. Level 0: the ground. Level 1: tasks and codecs. "
+            "Level 2: contracts. Level 3: backends, handlers and layers. Level 4: the worker. Level 5: the "
+            "monitor. Imports only point down. A task is pushed into the storage, received by a slot of the "
+            "worker, attempted through the layers and the handler, and its outcome is settled back into the "
+            "storage. Cancellation goes down, events and errors go up."
         ),
     )
     _roof(sheet)
@@ -43,13 +43,13 @@ def _floor(sheet: Drawing, number: int, y: int, height: int, title: str, words: 
 def _roof(sheet: Drawing) -> None:
     middle = LEFT + WIDTH / 2
     sheet.path(f"M{LEFT - 22} 106 L{middle} 14 L{RIGHT + 22} 106 z", "slab")
-    sheet.text(middle, 62, "the roof", "middle title")
+    sheet.text(middle, 62, "public names", "middle title")
     sheet.text(middle, 82, "trio_tasks · .abc · .layers · .testing", "middle code")
-    sheet.text(middle, 99, "what people see; no logic", "middle small soft")
+    sheet.text(middle, 99, "imports alone, no logic", "middle small soft")
 
 
 def _monitor(sheet: Drawing) -> None:
-    _floor(sheet, 5, 114, 76, "Monitor", "a root nursery of workers")
+    _floor(sheet, 5, 114, 76, "_monitor", "a root nursery of workers")
     for x, width, words in (
         (262, 90, "restarts"),
         (362, 100, "shutdown"),
@@ -60,7 +60,7 @@ def _monitor(sheet: Drawing) -> None:
 
 
 def _worker(sheet: Drawing) -> None:
-    _floor(sheet, 4, 198, 150, "Worker", "a nursery of seats; each goes round and round")
+    _floor(sheet, 4, 198, 150, "_worker", "a nursery of slots")
     for number in range(8):
         sheet.dot(296 + 15 * number, 219, 5, "fill green" if number < 3 else "card")
     sheet.chip(244, 290, 92, "settle", "wash green")
@@ -75,7 +75,7 @@ def _worker(sheet: Drawing) -> None:
 
 
 def _rooms(sheet: Drawing) -> None:
-    _floor(sheet, 3, 356, 180, "Rooms", "")
+    _floor(sheet, 3, 356, 180, "_backends, _handlers, layers", "")
     sheet.box(204, 402, 260, 54, "wash green")
     sheet.text(334, 424, "MemoryStorage", "middle code strong")
     sheet.text(334, 444, "any backend, any receive channel", "middle small soft")
@@ -97,16 +97,16 @@ def _rooms(sheet: Drawing) -> None:
         (642, 108, "storages …"),
     ):
         sheet.chip(x, 472, width, words)
-    sheet.text(LEFT + WIDTH / 2, 522, "delete any one of them, and the house stands", "middle small soft")
+    sheet.text(LEFT + WIDTH / 2, 522, "none of these folders imports another", "middle small soft")
 
 
 def _foundations(sheet: Drawing) -> None:
-    _floor(sheet, 2, 544, 58, "Contracts", "what a room must promise")
+    _floor(sheet, 2, 544, 58, "_contracts", "interfaces, context, events")
     sheet.text(LEFT + 38, 588, "Backend · TaskSink · … · events · WorkerContext · Report", "start code")
-    _floor(sheet, 1, 610, 58, "Bookkeeping", "never awaits; is told the time")
-    sheet.text(LEFT + 38, 654, "the ledger: what waits, what is in hand, what is settled", "start small")
-    _floor(sheet, 0, 676, 58, "Words", "no trio in here")
-    sheet.text(LEFT + 38, 720, "Task · Parts · TaskId · Outcome · errors · backoff", "start code")
+    _floor(sheet, 1, 610, 58, "_tasks, _codecs", "without trio")
+    sheet.text(LEFT + 38, 654, "Task · Parts · TaskId · Outcome · errors · retry · codecs", "start code")
+    _floor(sheet, 0, 676, 58, "the ground", "imports nothing of ours")
+    sheet.text(LEFT + 38, 720, "argument checks · clocks · logger · _concurrency", "start code")
 
 
 def _outside(sheet: Drawing) -> None:
