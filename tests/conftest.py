@@ -1,7 +1,18 @@
 """What all tests share; pytest-trio gives them `autojump_clock` and `nursery`."""
 
+from collections.abc import Generator
+
+import pytest
 from hypothesis import settings
+
+from tests._real_time import no_short_bounds
 
 # Under a mock clock the wall clock says nothing about an example, so no deadline.
 settings.register_profile("trio_tasks", deadline=None, print_blob=True)
 settings.load_profile("trio_tasks")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    with no_short_bounds():
+        return (yield)
