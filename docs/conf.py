@@ -53,7 +53,6 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 
 _SHOWN_AS = {
-    "LaneOptions": ("reference/storages", "the-options"),
     "MemoryOptions": ("reference/backends", "trio_tasks.MemoryStorage"),
 }
 """What has no public name, but a place where it is described: its page, and the anchor there."""

@@ -97,6 +97,7 @@ from ._worker.builder import WorkerBuilder as WorkerBuilder
 from ._worker.worker import Worker as Worker
 
 if _TYPE_CHECKING:
+    from ._backends.durable.queue import Lease as Lease, StorageOptions as StorageOptions
     from ._backends.file.storage import FileStorage as FileStorage
     from ._backends.sqlite.storage import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
     from ._backends.sqlite.sync_storage import SyncSqliteStorage as SyncSqliteStorage
@@ -120,9 +121,11 @@ _WHEN_ASKED_FOR = {
     "EncodeError": "._codecs.codec",
     "FileStorage": "._backends.file.storage",
     "JsonCodec": "._codecs.codec",
+    "Lease": "._backends.durable.queue",
     "PydanticCodec": "._codecs.codec",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",
+    "StorageOptions": "._backends.durable.queue",
     "SyncSqliteStorage": "._backends.sqlite.sync_storage",
 }
 """What brings other libraries along is imported when it is first asked for, and not before."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from trio_tasks import BackendError
 from trio_tasks._backends.durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
-from trio_tasks._backends.durable.queue import Lane, LaneOptions
+from trio_tasks._backends.durable.queue import Lane, StorageOptions
 from trio_tasks._backends.durable.storage import StoredBackend
 from trio_tasks._backends.file.engine import FileEngine
 
@@ -192,7 +192,7 @@ class Storage(StoredBackend[A]):
         *,
         queue: str = "q",
         poll_interval: float = 1.0,
-        **options: Unpack[LaneOptions],
+        **options: Unpack[StorageOptions],
     ) -> None:
         self.engine = engine or TroubledEngine()
         self._found(self.engine, Lane(queue, type, options), poll_interval)

@@ -11,11 +11,17 @@ import trio
 from trio_tasks import (
     Attempt,
     Data,
+    Lease,
     MemoryStorage,
     Monitor,
+    PastAttempt,
+    SqliteStorage,
+    StorageOptions,
+    StoredTaskInfo,
     Task,
     TaskBuilder,
     TaskId,
+    TaskResult,
     Worker,
     WorkerBuilder,
     WorkerContext,
@@ -120,3 +126,23 @@ async def accepted(channel: trio.MemoryReceiveChannel[int]) -> None:
     monitor = Monitor(shutdown_timeout=1.0)
     factory: Callable[[int], Worker[int, str]] = lambda attempt: Worker(f"w-{attempt}", storage, plain)  # noqa: E731  its type is what is tried
     monitor.register(factory).register(Worker("w", storage, plain))
+
+
+async def results(storage: SqliteStorage[int], task_id: TaskId) -> None:
+    """The type of a result is that which is named; none is any."""
+    memory = MemoryStorage[int]()
+    assert_type(await storage.wait_for(task_id, str), TaskResult[str])
+    assert_type(await storage.wait_for(task_id), TaskResult[Any])
+    assert_type((await memory.wait_for(task_id, Mailer)).unwrap(), Mailer)
+    assert_type(await memory.wait_for(task_id, type=None), TaskResult[Any])
+    options: StorageOptions = {"lease": 5.0, "keep_results": 0.0}
+    storage.share(str, queue="other", **options)
+
+
+async def contexts(task: Task[int], storage: SqliteStorage[int]) -> None:
+    """The context in an attempt, and that of a task that was looked up."""
+    if isinstance(task.parts.context, Lease):
+        assert_type(task.parts.context.history, tuple[PastAttempt, ...])
+    for found in await storage.list_tasks():
+        if isinstance(found.parts.context, StoredTaskInfo):
+            assert_type(found.parts.context.worker, str | None)

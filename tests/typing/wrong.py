@@ -6,7 +6,7 @@ A marker on a line that is no error is an error itself (``warn_unused_ignores``,
 
 from __future__ import annotations
 
-from trio_tasks import MemoryStorage, Task, Worker, WorkerBuilder
+from trio_tasks import MemoryStorage, SqliteStorage, Task, Worker, WorkerBuilder
 from trio_tasks.abc import Handler
 
 
@@ -48,3 +48,6 @@ async def refused() -> None:
     await storage.push(21, dealy=3.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no such option
     await storage.push_task(Task("21"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another task
     await storage.push_bulk(["21"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # other args
+    await of_str((await storage.wait_for("id", int)).unwrap())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an int
+    await storage.wait_for("id", 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  # no type
+    SqliteStorage("tasks.db", int, lase=5.0)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # no such option

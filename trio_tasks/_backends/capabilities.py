@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, overload
 
 import trio
 
@@ -26,7 +26,7 @@ from .._contracts.lending import Loan
 from .._contracts.sink import check_task
 from .._printing import escaped, quoted
 from .._tasks.errors import UnknownTaskError
-from .._tasks.outcome import Status, TaskResult
+from .._tasks.outcome import Status, TaskResult, typed
 
 if TYPE_CHECKING:
     from .._tasks.outcome import Ending
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Desk(Protocol[A]):
@@ -69,11 +70,21 @@ class Bookkeeping(
 
     _bookkeeper: Desk[A]
 
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """How the task ended, as soon as it has: a :class:`TaskResult`.
+    @overload
+    async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
+    @overload
+    async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
+    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
+        """Wait until the task has ended, and return its :class:`TaskResult`.
+
+        Args:
+          task_id: of the task.
+          type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
+              ``TaskResult[Receipt]``; default any value.
 
         Raises:
           UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+          TypeError: the result is not an instance of ``type``.
 
         If it is cancelled, the task goes on.
         """
@@ -84,12 +95,12 @@ class Bookkeeping(
             self._bookkeeper.expire()
             result = ledger.result_of(task_id)
             if result is not None:
-                return result
+                return typed(result, type)
             if ledger.find(task_id) is None:
                 raise UnknownTaskError(task_id)
             expiry = ledger.expires_at(task_id)
             with trio.move_on_at(math.inf if expiry is None else expiry):
-                return await completion.wait_for(task_id)
+                return typed(await completion.wait_for(task_id), type)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """A copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a

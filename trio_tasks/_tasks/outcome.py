@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, final, get_origin
 
 from .._checks import check_deadline, check_error, check_seconds
 from .._concurrency.exception_groups import is_a, leaves
-from .._printing import value_shown
+from .._printing import escaped, quoted, value_shown
 from .errors import AbortError, DeferredError, RetryAfterError, SuspendError
 
 if TYPE_CHECKING:
@@ -155,6 +155,23 @@ class TaskResult(Generic[R_co]):
         if self.error is not None:
             raise self.error
         return cast("R_co", self.result)
+
+
+def typed(result: TaskResult[Any], expected: Any) -> TaskResult[Any]:
+    """Return the result of a task, after comparing it with the type that the caller of ``wait_for`` has named.
+
+    Raises:
+      TypeError: it is not an instance of that class. The arguments of a generic type are not compared.
+    """
+    kind: Any = get_origin(expected) or expected
+    if kind is None or kind is Any:
+        return result
+    if not isinstance(kind, type):
+        raise TypeError(f"wait_for takes the class of the result, such as int, not {quoted(expected)}")
+    if result.status is Status.Done and not isinstance(result.result, kind):
+        found = type(result.result).__name__
+        raise TypeError(f"the result of task {escaped(result.id)} is of type {found}, not {kind.__name__}")
+    return result
 
 
 def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy, now: float) -> Outcome:

@@ -79,10 +79,11 @@ class Parts:
     """All of a task but its args.
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
-    own, and of a task that our storages gave out it has the ``history`` of earlier attempts; ``holder`` is who has the
-    task in hand; ``is_orphan`` says that the attempt before this one was lost, with its worker or its lease; ``unfit``
-    is why it is not attempted: a ``SuspendError`` if another version of the program may be able to read it, else the
-    error with which it fails. To read, not to change: use the backend's verbs.
+    own: a :class:`StoredTaskInfo` for a task that was looked up, a :class:`Lease` in an attempt on a stored storage;
+    both have the ``history`` of earlier attempts; ``holder`` is who has the task in hand; ``is_orphan`` says that the
+    attempt before this one was lost, with its worker or its lease; ``unfit`` is why it is not attempted: a
+    ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails. To
+    read, not to change: use the backend's verbs.
 
     A copy, or a pickled one, says the same of the task, and is in nobody's hands: it has no ``context`` of a backend
     and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .engine import Engine
-    from .queue import LaneOptions
+    from .queue import StorageOptions
 
 A = TypeVar("A")
 
@@ -61,7 +61,7 @@ class Handle(Generic[A]):
         """Seconds after which a task in hand is an orphan, unless its lease is renewed."""
         return self._lane.lease
 
-    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> Any:
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> Any:
         """Another queue over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. The options are those of the storage

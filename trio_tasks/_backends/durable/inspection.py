@@ -7,7 +7,7 @@ is carried to its end.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
@@ -32,11 +32,11 @@ from ..._contracts.lending import Loan
 from ..._contracts.sink import check_task
 from ..._printing import escaped, quoted
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
-from ..._tasks.outcome import Status
+from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
 from .encoding import decode_head, encode_error, encode_head, moment_of
 from .engine import State
-from .queue import Grip, abort
+from .queue import Lease, abort
 from .rows import ENDS, PLAIN, STATES, result_of, result_of_ending, shown
 from .settling import check_length
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .traffic import Traffic
 
 A = TypeVar("A")
+R = TypeVar("R")
 T = TypeVar("T")
 
 _ALL = 2**62
@@ -127,7 +128,7 @@ class Shelves(
         """
         check_task(task)
         grip = task.parts.context
-        if not isinstance(grip, Grip) or grip.settled:
+        if not isinstance(grip, Lease) or grip.settled:
             raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
         packed = PLAIN.encode(progress)
         check_length(len(packed), self._traffic.engine.longest, "the progress")
@@ -135,10 +136,20 @@ class Shelves(
         if not kept:
             raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
 
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait until the task has ended, wherever that is, and return how: a :class:`TaskResult`.
+    @overload
+    async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
+    @overload
+    async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
+    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
+        """Wait until the task has ended, in whatever process, and return its :class:`TaskResult`.
+
+        Args:
+          task_id: of the task.
+          type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
+              ``TaskResult[Receipt]``; default any value. The storage's ``result_type`` is what decodes it.
 
         Raises:
+          TypeError: the result is not an instance of ``type``.
           UnknownTaskError: no such task is known, or it ended and is not remembered any more. A task that ends in this
             process while somebody waits for it here is remembered for them, also with ``keep_results=0``.
 
@@ -148,7 +159,7 @@ class Shelves(
         with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
             waiters[task_id] += 1
             try:
-                return await self._wait_for(task_id, loan)
+                return typed(await self._wait_for(task_id, loan), type)
             finally:
                 waiters[task_id] -= 1
                 if not waiters[task_id]:

@@ -52,8 +52,17 @@ def abort(parts: Parts) -> bool:
 
 
 @final
-class Grip:
-    """A claim on a row: what a task that came out of a stored backend has as its ``parts.context``."""
+class Lease:
+    """The time-limited ownership of an attempt: the ``parts.context`` of a task in an attempt on a stored storage.
+
+    >>> async def handler(task: Task[Email]) -> None:
+    ...     if isinstance(task.parts.context, Lease):
+    ...         for past in task.parts.context.history:
+    ...             print(past.attempt, past.error)
+
+    Read :attr:`history`; everything else belongs to the storage. In memory there is no lease: ``parts.context`` is a
+    :class:`StoredTaskInfo` there, which has ``history``, too.
+    """
 
     __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "worker", "writes")
 
@@ -75,32 +84,45 @@ class Grip:
 
     @property
     def history(self) -> tuple[PastAttempt, ...]:
-        """The attempts before this one that did not succeed."""
+        """The attempts before this one that did not succeed, the oldest first."""
         return decode_history(self.packed_history)
 
     def __repr__(self) -> str:
         return f"<claim {self.token} on row {self.key} of queue {self.lane.queue!r}>"
 
 
-class LaneOptions(TypedDict, total=False):
-    """What a stored queue may be told, beside its name and the type of its args.
+class StorageOptions(TypedDict, total=False):
+    """The options of a queue on a stored storage, beside its name and the type of its args.
 
-    ``lease`` is in seconds; ``codec`` encodes args, ``result_type`` is what handlers return; ``keep_results`` and
-    ``keep_dead`` are for how many seconds succeeded and failed tasks are remembered (``math.inf``: until vacuumed).
-    ``unreadable_after`` is for how many seconds a task that workers cannot decode is put back, in case another version
-    of the program can; then it is a dead letter.
+    Args:
+      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
+          three times as often; default 30.
+      codec: encodes args: ``JsonCodec``, ``PydanticCodec``, an object or a function from the type to one; default
+          ``CborCodec``.
+      result_type: the type that handlers return. A result that does not fit it fails the task; default any plain value.
+      keep_results: seconds for which a succeeded task and its result are kept; default 3600, ``math.inf`` for until
+          vacuumed, 0 for not at all.
+      keep_dead: the same for failed and killed tasks; default ``math.inf``.
+      unreadable_after: seconds for which a task that this program cannot decode is put back, in case another version of
+          the program can; then it is a dead letter; default 86400, a day.
     """
 
     lease: float
+    """Seconds after which a task in an attempt is an orphan, unless its lease is renewed; default 30."""
     codec: Codec | Callable[[Any], Codec] | None
+    """Encodes args; default ``CborCodec``."""
     result_type: Any
+    """The type that handlers return; default any plain value."""
     keep_results: float
+    """Seconds for which succeeded tasks are kept, with their results; default 3600."""
     keep_dead: float
+    """Seconds for which failed and killed tasks are kept; default ``math.inf``: until vacuumed."""
     unreadable_after: float
+    """Seconds for which a task that cannot be decoded is put back, before it fails; default 86400, a day."""
 
 
 _A_DAY = 86_400.0
-_USUAL = LaneOptions(
+_USUAL = StorageOptions(
     lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf, unreadable_after=_A_DAY
 )
 
@@ -112,10 +134,10 @@ class Lane:
     Args:
       queue: its name.
       type: of its args.
-      options: see :class:`LaneOptions`.
+      options: see :class:`StorageOptions`.
     """
 
-    def __init__(self, queue: str, type: Any, options: LaneOptions) -> None:
+    def __init__(self, queue: str, type: Any, options: StorageOptions) -> None:
         given: dict[str, Any] = {**_USUAL, **options}
         if unknown := given.keys() - _USUAL.keys():
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
@@ -155,7 +177,7 @@ class Lane:
         self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
         self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
 
-    def beside(self, queue: str, type: Any, options: LaneOptions) -> Lane:
+    def beside(self, queue: str, type: Any, options: StorageOptions) -> Lane:
         """Another queue, with the same options where others are not given; the codec is that of its type."""
         same = dict(self.options)
         if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it is of the other type
@@ -260,7 +282,7 @@ class Lane:
         if caught.error is not None:
             parts.unfit = self._put_off(caught.error, row, now)
         parts.status = Status.Queued
-        parts.context = Grip(self, row, until, worker)
+        parts.context = Lease(self, row, until, worker)
         return Task(args, parts)
 
     def _put_off(self, error: BaseException, row: Claimed, now: float) -> BaseException:

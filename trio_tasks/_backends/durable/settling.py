@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Task
     from .engine import Engine
-    from .queue import Grip
+    from .queue import Lease
 
 _VERDICTS: dict[type, Verdict] = {Retried: Verdict.RETRIED, Failed: Verdict.FAILED, Killed: Verdict.KILLED}
 STATUS_AFTER = {
@@ -37,7 +37,7 @@ STATUS_AFTER = {
 }
 
 
-def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine) -> Settlement:
+def settlement_of(task: Task[Any], grip: Lease, outcome: Outcome, engine: Engine) -> Settlement:
     """The settlement of this attempt.
 
     Raises:
@@ -73,7 +73,7 @@ def settlement_of(task: Task[Any], grip: Grip, outcome: Outcome, engine: Engine)
     return Settlement(lane.queue, key, token, verdict, after, packed_error, history, keep, run_at=run_at, worker=worker)
 
 
-def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine, worker: str | None) -> bytes | None:
+def _note_unreadable(task: Task[Any], grip: Lease, engine: Engine, worker: str | None) -> bytes | None:
     """The history with a note of when the task was first found unreadable; None if there is nothing to note."""
     error = task.parts.unfit and task.parts.unfit.__cause__
     if error is None:
@@ -85,7 +85,7 @@ def _note_unreadable(task: Task[Any], grip: Grip, engine: Engine, worker: str | 
     return with_attempt(grip.packed_history, entry)
 
 
-def _who_made(task: Task[Any], grip: Grip) -> str | None:
+def _who_made(task: Task[Any], grip: Lease) -> str | None:
     """The name of the worker that made the attempt; None if the claim names it, or if no worker did."""
     if task.parts.holder is None or (grip.worker and not grip.lane.by_name):
         return None
@@ -99,7 +99,7 @@ def check_length(length: int, longest: float, name: str) -> None:
         raise EncodeError(f"{name} has {length:,} bytes when it is stored, and this store takes {longest:,.0f} at most")
 
 
-def _encoded(result: Any, grip: Grip, longest: float) -> bytes:
+def _encoded(result: Any, grip: Lease, longest: float) -> bytes:
     with catch_errors() as caught:
         encoded: bytes = grip.lane.results.encode(result)
         check_length(len(encoded), longest, "the result")

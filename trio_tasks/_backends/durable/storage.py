@@ -25,7 +25,7 @@ from .encoding import encode_head
 from .engine import Renewal
 from .handle import Handle
 from .inspection import Shelves
-from .queue import STALE, Grip, abort
+from .queue import STALE, Lease, abort
 from .requests import Refused
 from .settling import STATUS_AFTER, check_length, settlement_of
 
@@ -160,7 +160,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         parts = task.parts
         grip = parts.context
-        if not isinstance(grip, Grip) or grip.lane is not self._lane or grip.settled:
+        if not isinstance(grip, Lease) or grip.lane is not self._lane or grip.settled:
             raise LeaseLostError(f"task {escaped(parts.id)} is not in hand here in its attempt {parts.attempt}")
         settlement = settlement_of(task, grip, outcome, self._traffic.engine)
         grip.settled = True
@@ -187,7 +187,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         held = {
             task.parts.context.held: task.parts
             for task in context.in_hand
-            if isinstance(task.parts.context, Grip) and not task.parts.context.settled
+            if isinstance(task.parts.context, Lease) and not task.parts.context.settled
         }
         has_changed = any(context.is_stopped for context in self._workers())
         if not held and not has_changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
-from ..durable.queue import Lane, LaneOptions
+from ..durable.queue import Lane, StorageOptions
 from ..durable.storage import StoredBackend
 from ..durable.store_file import PRIVATE, check_mode, check_path
 from .engine import FileEngine
@@ -21,7 +21,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-class FileOptions(LaneOptions, total=False):
+class FileOptions(StorageOptions, total=False):
     """The keywords of :class:`FileStorage`."""
 
     queue: str
@@ -60,7 +60,7 @@ class FileStorage(StoredBackend[A]):
           process works on, or that one may only read. Whatever would change something raises :class:`BackendError`.
       mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
-          ``unreadable_after``; see :class:`LaneOptions`.
+          ``unreadable_after``; see :class:`StorageOptions`.
     """
 
     @overload
@@ -80,7 +80,7 @@ class FileStorage(StoredBackend[A]):
         create: bool = True,
         read_only: bool = False,
         mode: int = PRIVATE,
-        **options: Unpack[LaneOptions],
+        **options: Unpack[StorageOptions],
     ) -> None:
         place = check_path(path, "FileStorage.temporary() needs none")
         if repair and read_only:
@@ -90,20 +90,26 @@ class FileStorage(StoredBackend[A]):
 
     @overload
     @classmethod
-    def temporary(cls, type: type[B], *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    def temporary(
+        cls, type: type[B], *, queue: str = "default", **options: Unpack[StorageOptions]
+    ) -> FileStorage[B]: ...
     @overload
     @classmethod
     def temporary(
-        cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]
+        cls, type: Any = Any, *, queue: str = "default", **options: Unpack[StorageOptions]
     ) -> FileStorage[Any]: ...
     @classmethod
-    def temporary(cls, type: Any = Any, *, queue: str = "default", **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+    def temporary(
+        cls, type: Any = Any, *, queue: str = "default", **options: Unpack[StorageOptions]
+    ) -> FileStorage[Any]:
         """One whose file is removed when it is closed, for tests."""
         storage: FileStorage[Any] = object.__new__(cls)
         storage._stand_on(FileEngine.temporary(), type, queue, options)
         return storage
 
-    def _stand_on(self, engine: FileEngine | ReadOnlyFileEngine, type: Any, queue: str, options: LaneOptions) -> None:
+    def _stand_on(
+        self, engine: FileEngine | ReadOnlyFileEngine, type: Any, queue: str, options: StorageOptions
+    ) -> None:
         self._engine = engine
         poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOKS_APART
         self._found(engine, Lane(queue, type, options), poll_interval)
@@ -114,10 +120,10 @@ class FileStorage(StoredBackend[A]):
         return self._engine.recovery
 
     @overload
-    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[B]: ...
+    def share(self, type: type[B], *, queue: str, **options: Unpack[StorageOptions]) -> FileStorage[B]: ...
     @overload
-    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]: ...
-    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> FileStorage[Any]:
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> FileStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> FileStorage[Any]:
         """Another queue in the same file, over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.

@@ -11,7 +11,7 @@ from ..._checks import check_seconds, check_unicode
 from ..._concurrency.threads import call_inside
 from ..._printing import quoted
 from ..._tasks.task import Task, make_task
-from ..durable.queue import Grip, Lane, LaneOptions
+from ..durable.queue import Lane, Lease, StorageOptions
 from ..durable.storage import StoredBackend
 from ..durable.store_file import PRIVATE, check_mode, check_path, refused
 from .engine import SqliteEngine
@@ -34,7 +34,7 @@ B = TypeVar("B")
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
 
 
-class SqliteOptions(LaneOptions, total=False):
+class SqliteOptions(StorageOptions, total=False):
     """The keywords of :class:`SqliteStorage`."""
 
     queue: str
@@ -76,7 +76,7 @@ class SqliteStorage(StoredBackend[A]):
           ours, so without this a file that has any is refused.
       poll_interval: seconds between two looks at the file, for news that went astray.
       options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
-          ``unreadable_after``; see :class:`LaneOptions`.
+          ``unreadable_after``; see :class:`StorageOptions`.
     """
 
     @overload
@@ -99,7 +99,7 @@ class SqliteStorage(StoredBackend[A]):
         mode: int = PRIVATE,
         allow_triggers: bool = False,
         poll_interval: float = 1.0,
-        **options: Unpack[LaneOptions],
+        **options: Unpack[StorageOptions],
     ) -> None:
         place = check_path(path, "tasks in memory are a MemoryStorage")
         check_unicode(str(place), "the path of an SQLite file")
@@ -111,10 +111,10 @@ class SqliteStorage(StoredBackend[A]):
         self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
 
     @overload
-    def share(self, type: type[B], *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[B]: ...
+    def share(self, type: type[B], *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[B]: ...
     @overload
-    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]: ...
-    def share(self, type: Any = Any, *, queue: str, **options: Unpack[LaneOptions]) -> SqliteStorage[Any]:
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[Any]: ...
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[Any]:
         """Another queue in the same file, over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
@@ -200,7 +200,7 @@ class SqliteTransaction:
     that error. If the lease was lost, nothing is written.
     """
 
-    def __init__(self, grip: Grip) -> None:
+    def __init__(self, grip: Lease) -> None:
         self._grip = grip
 
     @classmethod
@@ -212,7 +212,7 @@ class SqliteTransaction:
         """
         await trio.lowlevel.checkpoint()
         grip = task.parts.context
-        if not isinstance(grip, Grip):
+        if not isinstance(grip, Lease):
             raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {quoted(task)}")
         return cls(grip)
 

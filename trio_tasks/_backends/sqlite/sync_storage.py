@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
 from ..._contracts.sink import STRETCH
 from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
+from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many
 from ..._tasks.task_id import TaskId, stored_id
 from ..durable.engine import Exchange, State
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .engine import SqliteEngine
 
 A = TypeVar("A")
+R = TypeVar("R")
 T = TypeVar("T")
 
 _FIRST_PAUSE = 0.005
@@ -129,14 +131,20 @@ class SyncSqliteStorage(Generic[A]):
         stored = self._find(task_id)
         return None if stored is None else shown(stored, self._lane)
 
-    def wait_for(self, task_id: str, timeout: float | None = None) -> TaskResult[Any]:
-        """Wait until the task has ended, wherever that is, and return how: a :class:`TaskResult`.
+    @overload
+    def wait_for(self, task_id: str, type: type[R], *, timeout: float | None = None) -> TaskResult[R]: ...
+    @overload
+    def wait_for(self, task_id: str, type: None = None, *, timeout: float | None = None) -> TaskResult[Any]: ...
+    def wait_for(self, task_id: str, type: Any = None, *, timeout: float | None = None) -> TaskResult[Any]:
+        """Wait until the task has ended, in whatever process, and return its :class:`TaskResult`.
 
         Args:
           task_id: of the task.
-          timeout: seconds; None for no limit.
+          type: a class that the result is an instance of, for type checkers; default any value.
+          timeout: seconds; default None, for no limit.
 
         Raises:
+          TypeError: the result is not an instance of ``type``.
           UnknownTaskError: no such task is known, or it ended and is not remembered any more.
           TimeoutError: it has not ended in time. The task goes on.
         """
@@ -147,7 +155,7 @@ class SyncSqliteStorage(Generic[A]):
             if stored is None:
                 raise UnknownTaskError(task_id)
             if stored.state >= State.DONE:
-                return result_of(stored, self._lane)
+                return typed(result_of(stored, self._lane), type)
             left = pause if end is None else end - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"task {str(task_id)!r} has not ended within {timeout} s")

@@ -147,9 +147,9 @@ def _own_copy(context: Any) -> Any:
     own: with one list for both copies it would be written twice."""
     if context is None or isinstance(context, StoredTaskInfo):
         return context
-    from ..._backends.durable.queue import Grip  # with cbor2, which a test of the memory storage does not need
+    from ..._backends.durable.queue import Lease  # with cbor2, which a test of the memory storage does not need
 
-    if not isinstance(context, Grip):
+    if not isinstance(context, Lease):
         return context
     own = copy(context)
     own.writes = [*context.writes]
