@@ -111,13 +111,24 @@ def _show_colons(app: Sphinx, what: str, name: str, obj: object, options: object
 _PARTS = [
     ("Learn", ["tutorial/index", "demo", "demo_sessions", "howto/index"]),
     ("Understand", ["explanation/index", "promises", "glossary"]),
-    ("Look up", ["reference/index", "coming_from_apalis", "compared_with"]),
+    (
+        "Look up",
+        [
+            "reference/index",
+            "compared_with",
+            "coming_from_celery",
+            "coming_from_arq",
+            "coming_from_huey",
+            "coming_from_apalis",
+        ],
+    ),
     ("Contribute", ["contributing/index"]),
 ]
 
 
-def _add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give an index page the table of contents that its own links make."""
+def _make_part_of_the_site(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Give an index page the table of contents that its own links make; and unlink what is outside of the site."""
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)+([A-Z]+\.md)\)", r"\1 (`\2`)", source[0])  # not a page of the site
     toctree = "\n```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```\n"
     if docname == "index":
         source[0] += "".join(toctree.format(caption, "\n".join(names)) for caption, names in _PARTS)
@@ -150,7 +161,7 @@ def _link_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def setup(app: Sphinx) -> None:
     _say_where_it_is_written()
-    app.connect("source-read", _add_contents)
+    app.connect("source-read", _make_part_of_the_site)
     app.connect("doctree-read", _set_drawings_inline)
     app.connect("doctree-resolved", _link_names)
     app.connect("missing-reference", _find_where_it_is_public)

@@ -23,7 +23,14 @@ SCRIPTS = [name for name in PROGRAMS if name not in TESTS]
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FENCE = re.compile(r"^(.*)\n( *)```(.*)\n((?s:.*?))^\2```$", re.MULTILINE)
-LANGUAGES = {"sh", "powershell", "ini", "text", "{eval-rst}"}  # that may be typed on a page: no program is behind them
+LANGUAGES = {
+    "sh",
+    "powershell",
+    "ini",
+    "sql",
+    "text",
+    "{eval-rst}",
+}  # that may be typed on a page: no program is behind them
 PYTHON = re.compile(r"^\s*(>>>|import \w|from [\w.]+ import|(async )?(def|with|for) .*:|class \w+.*:|await |@\w)")
 
 UNLOGGED = ROOT / "tests" / "_unlogged"
@@ -86,11 +93,6 @@ def test_every_example_stands_on_a_page() -> None:
 @pytest.mark.parametrize("page", pages(), ids=[page.relative_to(ROOT).as_posix() for page in pages()])
 def test_no_page_has_code_that_is_not_run(page: Path) -> None:
     assert not typed_by_hand(page.read_text("utf-8"))
-
-
-def test_the_readme_begins_with_hello() -> None:
-    hello = (EXAMPLES / "hello.py").read_text("utf-8")
-    assert f"```python\n{hello}```" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_these_tests_see_code_that_is_typed_by_hand() -> None:

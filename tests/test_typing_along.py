@@ -1,0 +1,175 @@
+"""The tutorial, typed along: each program is saved, each command run, and what it prints compared, page by page.
+
+Comments on the pages, which a reader does not see, say what is done with a fence:
+
+    <!-- example: tutorial/emails.py -->    save it as emails.py
+    <!-- file: pytest.ini -->              save it
+    <!-- run -->                            run each line to its end
+    <!-- start: ann, until: works -->       run it in a terminal of its own; go on when it has printed this
+    <!-- await: ann, until: sent -->        go on when it has printed this
+    <!-- stop: ann, by: SIGTERM -->         send a signal, and wait for its end
+    <!-- prints -->                         what the last command has printed
+    <!-- prints: in any order -->           the same, line by line in any order
+    <!-- prints: of ann -->                 what a terminal has printed in all
+    <!-- prints: the end of ann -->         the last lines of it
+    <!-- output: hello.out -->              what the last command has printed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.docs_fences import DOCS, EXAMPLES, ROOT
+from tests.test_examples import normal
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="it sends signals to processes"),
+]
+
+PAGES = [
+    DOCS / "tutorial" / f"{name}.md"
+    for name in re.findall(
+        r"^\d\. \[.*\]\((\w+)\.md\)", (DOCS / "tutorial" / "index.md").read_text("utf-8"), re.MULTILINE
+    )
+]
+STEP = re.compile(r"^<!-- (\w+)(?:: (.+))? -->\n(?:```\w+\n((?s:.*?))^```$)?", re.MULTILINE)
+PATIENCE = 60.0  # seconds until a program that prints nothing is given up; a guard, not a measure
+
+
+class Terminal:
+    """A program that runs beside the others, and what it has printed."""
+
+    def __init__(self, command: list[str], cwd: Path, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._printed: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                with self._news:
+                    self._printed.append(line)
+                    self._news.notify_all()
+
+    def lines(self) -> list[str]:
+        """What the program has printed, without log records."""
+        text = "".join(line for line in self._printed if not re.match(r"\[\d{4}-|.* older than ", line))
+        return normal(text)
+
+    def wait_for(self, words: str) -> None:
+        with self._news:
+            there = self._news.wait_for(lambda: any(words in line for line in self._printed), PATIENCE)
+        assert there, f"no {words!r} in {self._printed}"
+
+    def stop(self, name: str) -> None:
+        self._process.send_signal(signal.Signals[name])
+        code = self._process.wait(PATIENCE)
+        assert code == (-signal.SIGKILL if name == "SIGKILL" else 0), self._printed
+        self._reader.join(PATIENCE)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(PATIENCE)
+
+
+class Reader:
+    """Somebody who does what the pages say, in a folder."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PORT": str(port)}
+        self.terminals: dict[str, Terminal] = {}
+        self.printed: list[str] = []
+
+    def step(self, verb: str, words: str, body: str) -> None:
+        """Do what a comment says, with the fence below it."""
+        match verb:
+            case "example":
+                assert " " not in words, f"{words} is only a part of a program: nobody can type it along"
+                (self.folder / PurePosixPath(words).name).write_text(body, "utf-8")
+            case "file":
+                (self.folder / words).write_text(body, "utf-8")
+            case "run":
+                self.printed = [line for command in body.splitlines() for line in self.run(command)]
+            case "start":
+                name, _, until = words.partition(", until: ")
+                self.terminals[name] = Terminal(self.command(body.strip()), self.folder, self.environment)
+                self.terminals[name].wait_for(until)
+            case "await":
+                name, _, until = words.partition(", until: ")
+                self.terminals[name].wait_for(until)
+            case "stop":
+                name, _, by = words.partition(", by: ")
+                self.terminals[name].stop(by)
+            case "prints":
+                self.compare(words, body)
+            case "output":
+                self.compare("", body)
+            case _:
+                raise AssertionError(f"what is to be done with <!-- {verb} -->?")
+
+    def command(self, line: str) -> list[str]:
+        program, *arguments = shlex.split(line)
+        assert program == "python", f"{line!r} is no command that a reader has everywhere"
+        return [sys.executable, "-W", "error", *arguments]
+
+    def run(self, line: str) -> list[str]:
+        finished = subprocess.run(
+            self.command(line), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert finished.returncode == 0, f"{line}: {finished.stdout}{finished.stderr}"
+        return normal(finished.stdout.replace(f"{self.folder}{os.sep}", ""))
+
+    def compare(self, words: str, body: str) -> None:
+        expected, printed = normal(body), self.printed
+        if words.startswith(("of ", "the end of ")):
+            printed = self.terminals[words.rpartition(" ")[2]].lines()
+        if words.startswith("the end of "):
+            printed = printed[-len(expected) :]
+        if words == "in any order":
+            expected, printed = sorted(expected), sorted(printed)
+        assert len(expected) == len(printed), printed
+        for line, real in zip(expected, printed, strict=True):
+            assert re.fullmatch(re.escape(line).replace("…", r".+"), real), f"{real!r} is not {line!r}"
+
+    def close(self) -> None:
+        for terminal in self.terminals.values():
+            terminal.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.timeout(600)
+def test_typing_along_works_from_the_first_page_to_the_last(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, free_port())
+    try:
+        for page in PAGES:
+            for verb, words, body in STEP.findall(page.read_text("utf-8")):
+                reader.step(verb, words, body)
+    finally:
+        reader.close()
+    assert len(PAGES) == 6
+    programs = {path.name for path in (EXAMPLES / "tutorial").glob("*.py")}
+    assert programs <= {path.name for path in tmp_path.iterdir()}
