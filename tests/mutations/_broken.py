@@ -48,12 +48,12 @@ MUTATIONS = [
         """                result = await self._run(task)
                 self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
-            await self._settle(task)""",
+            if not self._settle_at_once(task):""",
         """                self._outcome = _SUCCEEDED
                 self._settle_nowait and self._settle_nowait(task, self._outcome)
                 result = await self._run(task)
         finally:
-            await self._settle(task)""",
+            if not self._settle_at_once(task):""",
     ),
     Mutation(
         "no-shield",
@@ -288,7 +288,7 @@ MUTATIONS = [
         9,
         "a retry waits by the machine's clock, not by trio's",
         "_backends/memory_queue.py",
-        "self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)",
+        "self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())",
         "self.ledger.settle(task, outcome, __import__('time').monotonic())",
     ),
     Mutation(

@@ -113,8 +113,11 @@ class Ledger(Generic[A]):
         if terms.expires_in is not None:
             self._start_by[task_id] = now + terms.expires_in
             heappush(self._expiring, (now + terms.expires_in, task_id))
+        if delay <= 0:
+            self._ready.append(task)
+            return task_id
         self._delay(task, delay, now, stamp=delay == terms.delay)
-        if parts.run_at is not None and delay > 0 and not terms.delay:
+        if parts.run_at is not None and not terms.delay:
             self._go_by_wall(task, parts.run_at, delay, now)
         return task_id
 
@@ -159,10 +162,8 @@ class Ledger(Generic[A]):
         """The next task that is ready, in hand from now on and one attempt further; None if there is none."""
         if self._start_by:
             self.expire(now)
-        while (due := self._delayed.next_due) is not None and due <= now:
-            first = self._delayed.pop_first()
-            if self._is_delayed(first) and not self._is_early(first, now):
-                self._be_ready(first)
+        if self._delayed.heap:
+            self._look_at_delayed(now)
         if self._walled:
             self._look_at_wall(now)
         while (task := self._ready.pop()) is not None:
@@ -176,6 +177,13 @@ class Ledger(Generic[A]):
             self._in_hand[parts.id] = parts
             return task
         return None
+
+    def _look_at_delayed(self, now: float) -> None:
+        """Have those be ready whose time has come."""
+        while (due := self._delayed.next_due) is not None and due <= now:
+            first = self._delayed.pop_first()
+            if self._is_delayed(first) and not self._is_early(first, now):
+                self._be_ready(first)
 
     def _is_delayed(self, task: Task[A]) -> bool:
         """Whether a task that lies among the delayed ones still is one, and not merely its shadow."""
@@ -479,7 +487,7 @@ class Ledger(Generic[A]):
     @property
     def is_timed(self) -> bool:
         """Whether :meth:`take` has to be told the time: something is delayed, or may expire."""
-        return bool(self._start_by) or self._delayed.first is not None
+        return bool(self._start_by or self._delayed.heap)
 
     @property
     def is_empty(self) -> bool:

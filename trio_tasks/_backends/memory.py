@@ -199,12 +199,7 @@ class MemoryStorage(
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False
-        encoding = self._encoding = queue.encoding
-        self._prepare: Callable[[Task[Any]], Task[Any]] = check_task if encoding is None else encoding.encode
-        self._take: Callable[[], Task[A]] = self._desk.take_nowait if encoding is None else self._take_encoded
-        self._settle: Callable[[Task[Any], Outcome], None] = (
-            self._desk.settle if encoding is None else self._settle_encoded
-        )
+        self._encoding = queue.encoding
         queue.pushing.add(self)
 
     @property
@@ -277,13 +272,16 @@ class MemoryStorage(
     @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
-        task = self._prepare(task)
+        task = check_task(task) if self._encoding is None else self._encoding.encode(task)
         if self._closed or self._desk.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         if not self._has_pushed:
             self._has_pushed = True
             self._shared.pushing.add(self)
         return self._desk.push_nowait(task)
+
+    def _prepare(self, task: Task[A]) -> Task[A]:
+        return check_task(task) if self._encoding is None else self._encoding.encode(task)
 
     def push_nowait(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
         """As :meth:`push`, or ``trio.WouldBlock`` if there is no room."""
@@ -357,10 +355,8 @@ class MemoryStorage(
             if not self._has_pushed:
                 self._shared.pushing.discard(self)
                 self._close_if_last()
-        return self._take()
-
-    def _take_encoded(self) -> Task[A]:
-        return self._decoded(self._desk.take_nowait())
+        task = self._desk.take_nowait()
+        return task if self._encoding is None else self._decoded(task)
 
     def _decoded(self, task: Task[A]) -> Task[A]:
         """The task that was just taken, as it is given out; if decoding is interrupted, it is given back."""
@@ -382,11 +378,7 @@ class MemoryStorage(
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
         """As :meth:`settle`, without a checkpoint."""
-        self._settle(task, outcome)
-
-    def _settle_encoded(self, task: Task[Any], outcome: Outcome) -> None:
-        assert self._encoding is not None
-        self._desk.settle(task, self._encoding.settled(outcome))
+        self._desk.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
 
     # Changing
 

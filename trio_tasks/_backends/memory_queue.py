@@ -16,7 +16,7 @@ from outcome import Error, Value
 from .._concurrency.virtual_time import is_virtual
 from .._contracts.lending import Loan
 from .._logging import line_of
-from .._tasks.outcome import Retried, Status, Suspended
+from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Task
 from .capabilities import Completion
 from .ledger import Ledger
@@ -129,10 +129,10 @@ class Handover(Generic[A]):
     @trio.lowlevel.enable_ki_protection
     def push_nowait(self, task: Task[A]) -> TaskId:
         """Let a task in; raises ``trio.WouldBlock`` if there is no room."""
-        if self.ledger.waiting >= self.capacity:
-            self.expire()
         if self._pushers or self.ledger.waiting >= self.capacity:
-            raise trio.WouldBlock
+            self.expire()
+            if self._pushers or self.ledger.waiting >= self.capacity:
+                raise trio.WouldBlock
         task_id = self.ledger.push(task, trio.current_time())
         if self._receivers:
             self.tend()
@@ -185,7 +185,7 @@ class Handover(Generic[A]):
         """Enter the outcome, and hand over what it made ready."""
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
-        self.ledger.settle(task, outcome, trio.current_time() if isinstance(outcome, (Retried, Suspended)) else 0.0)
+        self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
         if self._receivers:
             self.tend()
 

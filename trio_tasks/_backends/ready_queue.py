@@ -39,7 +39,11 @@ class ReadyQueue(Generic[A]):
 
     def append(self, task: Task[A]) -> None:
         """Behind all others of its priority."""
-        self._level(task.parts.terms.priority).append(task)
+        priority = task.parts.terms.priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._level(priority)
+        level.append(task)
 
     def append_front(self, task: Task[A]) -> None:
         """Before all others of its priority: it has waited its turn already."""
@@ -67,26 +71,27 @@ class ReadyQueue(Generic[A]):
 class DelayQueue(Generic[A]):
     """Earliest first; at the same time, first in, first out."""
 
-    __slots__ = ("_heap", "_tiebreak")
+    __slots__ = ("_tiebreak", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Task[A]]] = []
+        self.heap: list[tuple[float, int, Task[A]]] = []
+        """The moment, a tiebreak, and the task, as a heap: to be looked at, not to be changed."""
         self._tiebreak = count()
 
     def append(self, task: Task[A], due: float) -> None:
         """Hold the task until ``due``."""
-        heappush(self._heap, (due, next(self._tiebreak), task))
+        heappush(self.heap, (due, next(self._tiebreak), task))
 
     @property
     def next_due(self) -> float | None:
         """When the first one is due; None if there is none."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
     @property
     def first(self) -> Task[A] | None:
         """The one that is due first; None if there is none."""
-        return self._heap[0][2] if self._heap else None
+        return self.heap[0][2] if self.heap else None
 
     def pop_first(self) -> Task[A]:
         """Take out the one that is due first, whether its time has come or not."""
-        return heappop(self._heap)[2]
+        return heappop(self.heap)[2]

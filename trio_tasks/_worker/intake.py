@@ -80,12 +80,13 @@ class Intake:
         The door cuts the waiting short by cancelling the seat's scope. If it does so in the very step in which a task
         is handed over, the task is returned, and the scope is a cancelled one: the seat has to see to that.
         """
-        if self._receive_nowait is not None and not self._gates:
+        receive_nowait = self._receive_nowait
+        if receive_nowait is not None and not self._gates:
             if self._takes_turns and not self._turns.may_go_on(seat):
                 await self._turns.wait(seat.scope)
             if self._door.is_open:
                 try:
-                    task = self._receive_nowait()
+                    task = receive_nowait()
                 except trio.WouldBlock:
                     pass
                 except trio.EndOfChannel:
@@ -134,7 +135,8 @@ class Intake:
         context = self._context
         if not (context.idle or context.in_hand):
             context.idle = True
-            copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
+            if context.listeners:
+                copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
     async def _receive_through_gates(self, seat: Waiting) -> Task[Any] | None:
         """One seat at a time waits for the gates and for a task, so that what they promise is promised to one. If a

@@ -185,11 +185,13 @@ class Seat:
         self._sit_down(task)
         try:
             with self:
-                self._announce(task)
+                if self.context.listeners:
+                    self.context.emit(Engage(task))
                 result = await self._run(task)
                 self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
-            await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
+            if not self._settle_at_once(task):
+                await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
     def _sit_down(self, task: Task[Any]) -> None:
         self._task = task
@@ -205,19 +207,8 @@ class Seat:
     def _take_back(self, task: Task[Any]) -> None:
         """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
         parts, task_id, attempt, terms, context = self._given
-        if (
-            task.parts is not parts
-            or parts.id is not task_id
-            or parts.attempt is not attempt
-            or parts.terms is not terms
-            or parts.context is not context
-        ):
-            task.parts = parts
-            parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
-
-    def _announce(self, task: Task[Any]) -> None:
-        if self.context.listeners:
-            self.context.emit(Engage(task))
+        task.parts = parts
+        parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
 
     @trio.lowlevel.disable_ki_protection
     def _run(self, task: Task[Any]) -> Awaitable[Any]:
@@ -228,9 +219,10 @@ class Seat:
             self._check_attempts_left(parts)
         if parts.unfit is not None:
             raise parts.unfit
-        if task.parts.terms.timeout is None:
-            return _interruptibly(self._handler(task))
-        return self._run_in_time(task, task.parts.terms.timeout)
+        if parts.terms.timeout is not None:
+            return self._run_in_time(task, parts.terms.timeout)
+        handler = self._handler
+        return _interruptibly(handler(task))
 
     def obstruct(self, error: BaseException) -> None:
         """Have the next attempt fail with this error, before it calls the handler: a gate has failed."""
@@ -262,7 +254,16 @@ class Seat:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
         ends here: it strikes again at the next checkpoint, when the task has been released."""
-        self._take_back(self._task)
+        task = self._task
+        parts, task_id, attempt, terms, context = self._given
+        if not (
+            task.parts is parts
+            and parts.id is task_id
+            and parts.attempt is attempt
+            and parts.terms is terms
+            and parts.context is context
+        ):
+            self._take_back(task)
         self.left_open = innermost_scope(self._trio_task) is not self._status
         if error is None and not self.left_open:
             return False
@@ -360,9 +361,31 @@ class Seat:
         """The line at which the attempt under way waits just now."""
         return where_is(self._trio_task)
 
+    def _settle_at_once(self, task: Task[Any]) -> bool:
+        """Tell a backend that settles without waiting. False if nothing was settled: there is more to be done."""
+        self._is_open = False
+        settle_nowait = self._settle_nowait
+        if settle_nowait is None or self.left_open:
+            return False
+        is_over = True
+        try:
+            settle_nowait(task, self._outcome)
+        except (UnsettledError, LeaseLostError):
+            is_over = False
+        finally:
+            if is_over:
+                self._let_go(task)
+        if is_over:
+            self._record(task)
+        return is_over
+
+    def _let_go(self, task: Task[Any]) -> None:
+        self.context.in_hand.pop(task, None)
+        task.parts.holder = None
+        self._intake.dismiss(task)
+
     async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
-        self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
         try:
@@ -379,9 +402,7 @@ class Seat:
         except LeaseLostError:
             self._outcome = Released("its lease was lost")
         finally:
-            self.context.in_hand.pop(task, None)
-            task.parts.holder = None
-            self._intake.dismiss(task)
+            self._let_go(task)
         self._record(task)
 
     async def _settle_instead(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
@@ -403,11 +424,12 @@ class Seat:
         context.tally.count(outcome)
         if context.door.closed and not isinstance(outcome, Released):
             context.tally.drained.append(task.parts.id)
-        if (self._noted or type(outcome) is not Succeeded) and context.attempt_log is not None:
+        is_success = type(outcome) is Succeeded
+        if (self._noted or not is_success) and context.attempt_log is not None:
             context.attempt_log.ended(task, outcome)
         if context.listeners:
             self._tell(task, outcome)
-        if isinstance(outcome, (Retried, Failed, Killed)):  # it may be kept for long, and what it holds with it
+        if not is_success and isinstance(outcome, (Retried, Failed, Killed)):  # it may be kept for long
             drop_locals(outcome.error)
 
     def _tell(self, task: Task[Any], outcome: Outcome) -> None:
