@@ -70,7 +70,7 @@ def _find_where_it_is_public(
     name = re.sub(r"^trio_tasks\.(\w+\.)?_\w+\.", "", node["reftarget"])
     if name in _SHOWN_AS:
         return make_refnode(app.builder, node["refdoc"], *_SHOWN_AS[name], contents)
-    name = name.replace("StoredBackend.", "SqliteStorage.")  # the body, which is described where most people meet it
+    name = name.replace("DurableStorage.", "SqliteStorage.")  # the body, which is described where most people meet it
     around = (node.get("py:class"), "Backend", "TaskSink")  # what is said of these holds for all that inherit from them
     places = [f"{module}.{each}" for each in (name, *(f"{kind}.{name}" for kind in around)) for module in _PUBLIC]
     for place in places:

@@ -8,9 +8,11 @@ import pydoc
 import re
 import types
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_origin
 
 import pytest
+from trio_tasks import SqliteStorage
 
 MODULES = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")
 UNREADABLE = re.compile(r"<function [^>]*>|<[\w.]+ object[^>]*>|<factory>|<lambda>| at 0x[0-9a-f]+")
@@ -44,6 +46,44 @@ def test_help_and_signatures_can_be_read(name: str, each: Any) -> None:
     assert not unreadable
     text = DATA.sub("", pydoc.plain(pydoc.render_doc(each)))
     assert not UNREADABLE.findall(text)
+
+
+def public_name(cls: type) -> bool:
+    """Return True if users can import this class, or the one that it is a part of, by the name that it shows."""
+    home = importlib.import_module(cls.__module__)
+    there = getattr(home, cls.__qualname__, None) if cls.__module__ in MODULES else None
+    return cls in getattr(there, "__mro__", ())
+
+
+CLASSES = [(name, each) for name, each in public() if isinstance(each, type) and get_origin(each) is None]
+
+
+@pytest.mark.parametrize(("name", "each"), CLASSES, ids=[name for name, _ in CLASSES])
+def test_base_classes_have_public_names(name: str, each: type) -> None:
+    ours = [base for base in each.__mro__ if base.__module__.startswith("trio_tasks")]
+    assert [base for base in ours if not public_name(base)] == []
+
+
+@pytest.mark.parametrize(("name", "each"), CLASSES, ids=[name for name, _ in CLASSES])
+def test_errors_about_a_wrong_keyword_name_a_public_class(name: str, each: type) -> None:
+    known = {cls.__name__ for _, cls in CLASSES}
+    for part in dir(each):
+        function: Any = inspect.getattr_static(each, part)
+        function = getattr(function, "__func__", getattr(function, "fget", function))
+        if isinstance(function, types.FunctionType) and function.__module__.startswith("trio_tasks"):
+            if not part.startswith("_") or part == "__init__":
+                assert function.__qualname__.split(".")[0] in known, f"{part} says {function.__qualname__}"
+
+
+async def test_a_wrong_keyword_is_refused_in_the_name_of_the_class(tmp_path: Path) -> None:
+    async with SqliteStorage(tmp_path / "tasks.db", int) as storage:
+        wrong: dict[str, Any] = {"wrong": 1}
+        with pytest.raises(TypeError, match=r"^DurableStorage\.cancel\(\) got an unexpected keyword argument 'wrong'"):
+            await storage.cancel("id", **wrong)
+        with pytest.raises(TypeError, match=r"^SqliteStorage\.push has no option 'wrong'"):
+            await storage.push(1, **wrong)
+        with pytest.raises(TypeError, match=r"^SqliteStorage\.push has no option 'wrong'"):
+            await storage.push_bulk([1], **wrong)
 
 
 def test_what_is_unreadable_is_seen() -> None:

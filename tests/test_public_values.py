@@ -106,8 +106,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 """Those that are not made of a text alone."""
 
 SERVICES = {
-    "trio_tasks": "CustomBackend FileStorage Lease MemoryStorage Monitor Pipe SqliteStorage SqliteTransaction "
-    "SyncSqliteStorage Worker WorkerContext Backoff Interval OnSignal",
+    "trio_tasks": "CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe SqliteStorage "
+    "SqliteTransaction SyncSqliteStorage Worker WorkerContext Backoff Interval OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
     "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording ScriptedBackend "

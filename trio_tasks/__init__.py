@@ -3,6 +3,7 @@
 from types import ModuleType as _Module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
+from . import abc as _abc  # noqa: F401  it gives base classes that users meet their public names
 from ._backends.custom import CustomBackend as CustomBackend
 from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
 from ._backends.pipe import Pipe as Pipe, pipe_to as pipe_to
@@ -62,6 +63,7 @@ from ._tasks.errors import (
     LeaseLostError as LeaseLostError,
     MonitorError as MonitorError,
     OrphanedError as OrphanedError,
+    OutcomeError as OutcomeError,
     OverloadedError as OverloadedError,
     RetryAfterError as RetryAfterError,
     StoredError as StoredError,
@@ -98,6 +100,7 @@ from ._worker.worker import Worker as Worker
 
 if _TYPE_CHECKING:
     from ._backends.durable.queue import Lease as Lease, StorageOptions as StorageOptions
+    from ._backends.durable.storage import DurableStorage as DurableStorage
     from ._backends.file.storage import FileStorage as FileStorage
     from ._backends.sqlite.storage import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
     from ._backends.sqlite.sync_storage import SyncSqliteStorage as SyncSqliteStorage
@@ -118,6 +121,7 @@ _WHEN_ASKED_FOR = {
     "CborCodec": "._codecs.codec",
     "Codec": "._codecs.codec",
     "DecodeError": "._codecs.codec",
+    "DurableStorage": "._backends.durable.storage",
     "EncodeError": "._codecs.codec",
     "FileStorage": "._backends.file.storage",
     "JsonCodec": "._codecs.codec",

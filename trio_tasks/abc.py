@@ -1,5 +1,6 @@
 """The contracts: for backends, layers and listeners of one's own."""
 
+from ._backends.capabilities import LedgerCapabilities as LedgerCapabilities
 from ._backends.polling import PollStrategy as PollStrategy
 from ._contracts.backend import (
     Backend as Backend,

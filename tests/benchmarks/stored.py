@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trio_tasks import FileStorage, SqliteStorage
 
 if TYPE_CHECKING:
-    from trio_tasks._backends.durable.storage import StoredBackend
+    from trio_tasks._backends.durable.storage import DurableStorage
 
 Synchronous = Literal["NORMAL", "FULL"]
 Engine = Literal["sqlite3", "apsw", "file"]
@@ -27,7 +27,7 @@ def new_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="bench-")
 
 
-def make(directory: str, engine: Engine, synchronous: Synchronous) -> StoredBackend[Any]:
+def make(directory: str, engine: Engine, synchronous: Synchronous) -> DurableStorage[Any]:
     """One of ours, for args of any type."""
     if engine == "file":
         return FileStorage(Path(directory, "tasks.journal"), synchronous=synchronous)

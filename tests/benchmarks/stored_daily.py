@@ -16,7 +16,7 @@ from .load import no_op
 from .stored import Engine, Synchronous, make, new_directory
 
 if TYPE_CHECKING:
-    from trio_tasks._backends.durable.storage import StoredBackend
+    from trio_tasks._backends.durable.storage import DurableStorage
 
 Seconds = dict[str, float]
 
@@ -38,7 +38,7 @@ class Both:
 
 
 @asynccontextmanager
-async def opened(engine: Engine, synchronous: Synchronous) -> AsyncGenerator[StoredBackend[Any], None]:
+async def opened(engine: Engine, synchronous: Synchronous) -> AsyncGenerator[DurableStorage[Any], None]:
     with new_directory() as directory:
         async with make(directory, engine, synchronous) as storage:
             yield storage
@@ -47,7 +47,7 @@ async def opened(engine: Engine, synchronous: Synchronous) -> AsyncGenerator[Sto
 async def push(engine: Engine, synchronous: Synchronous, tasks: int, concurrency: int) -> Seconds:
     """So many producers, each of which awaits each push."""
 
-    async def produce(storage: StoredBackend[Any]) -> None:
+    async def produce(storage: DurableStorage[Any]) -> None:
         for n in range(tasks // concurrency):
             await storage.push(n)
 

@@ -19,7 +19,7 @@ from .stored import Engine, make, new_directory
 from .stored_daily import Both
 
 if TYPE_CHECKING:
-    from trio_tasks._backends.durable.storage import StoredBackend
+    from trio_tasks._backends.durable.storage import DurableStorage
 
 SEATS = 100
 IN_ONE_GO = 50_000
@@ -46,7 +46,7 @@ def bytes_in(directory: str) -> int:
     return sum(file.stat().st_size for file in Path(directory).iterdir())
 
 
-async def fill(storage: StoredBackend[Any], kind: str, stored: int) -> None:
+async def fill(storage: DurableStorage[Any], kind: str, stored: int) -> None:
     for first in range(0, stored, IN_ONE_GO):
         numbers = range(first, min(first + IN_ONE_GO, stored))
         if kind == "delayed":
@@ -58,7 +58,7 @@ async def fill(storage: StoredBackend[Any], kind: str, stored: int) -> None:
         await Worker("before", storage, no_op, concurrency=SEATS).run()
 
 
-async def drain_some(storage: StoredBackend[Any], drained: int) -> dict[str, float]:
+async def drain_some(storage: DurableStorage[Any], drained: int) -> dict[str, float]:
     """Push so many, and run the first so many that wait."""
     numbers = count(1)
 

@@ -15,7 +15,7 @@ from .fresh import answer, command
 from .stored import Engine, Synchronous, make, new_directory
 
 if TYPE_CHECKING:
-    from trio_tasks._backends.durable.storage import StoredBackend
+    from trio_tasks._backends.durable.storage import DurableStorage
 
 REST = 0.03
 """Seconds between two pushes, in which everybody goes to sleep, the thread that has the connection too."""
@@ -28,13 +28,13 @@ def percentiles(nanoseconds: list[int]) -> dict[str, float]:
     return {"p50": found[49] / 1e9, "p99": found[98] / 1e9}
 
 
-async def push_now_and_then(storage: StoredBackend[Any], samples: int) -> None:
+async def push_now_and_then(storage: DurableStorage[Any], samples: int) -> None:
     for _ in range(samples):
         await trio.sleep(REST)
         await storage.push(time.monotonic_ns())
 
 
-async def work(storage: StoredBackend[Any], samples: int, task_status: trio.TaskStatus[None]) -> list[int]:
+async def work(storage: DurableStorage[Any], samples: int, task_status: trio.TaskStatus[None]) -> list[int]:
     """A worker that notes how long ago each task was pushed, by the clock that all processes of a machine share."""
     found: list[int] = []
 

@@ -10,7 +10,7 @@ import trio
 from trio_tasks import BackendError
 from trio_tasks._backends.durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
 from trio_tasks._backends.durable.queue import Lane, StorageOptions
-from trio_tasks._backends.durable.storage import StoredBackend
+from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._backends.file.engine import FileEngine
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class TroubledEngine(Engine):
 
 
 @final
-class Storage(StoredBackend[A]):
+class Storage(DurableStorage[A]):
     """The body, on such an engine."""
 
     def __init__(

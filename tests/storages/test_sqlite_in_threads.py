@@ -389,7 +389,7 @@ def test_the_sync_storage_pushes_fetches_and_waits(path: Path) -> None:
         wrong: Any = "a"
         with pytest.raises(EncodeError, match="args must be Mail, not str"):
             storage.push(wrong)
-        with pytest.raises(TypeError, match="push has no option 'colour'"):
+        with pytest.raises(TypeError, match=r"SyncSqliteStorage\.push has no option 'colour'"):
             storage.push(Mail("f"), colour=1)  # type: ignore[call-arg]  # as users do
         task = storage.fetch_by_id(first)
         assert task is not None

@@ -51,7 +51,7 @@ class Desk(Protocol[A]):
         """Something may have become ready that somebody waits for."""
 
 
-class Bookkeeping(
+class LedgerCapabilities(
     FetchById,
     Update,
     Reschedule,
@@ -65,8 +65,10 @@ class Bookkeeping(
     Progress,
     Generic[A],
 ):
-    """The capabilities that follow from a ledger. Each decides in one step, after its one checkpoint; so a call that
-    is cancelled has changed nothing."""
+    """The base of backends that keep their tasks in memory, such as :class:`MemoryStorage`.
+
+    Each method decides in one step, after its one checkpoint; so a call that is cancelled has changed nothing.
+    """
 
     _bookkeeper: Desk[A]
 

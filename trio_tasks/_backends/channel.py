@@ -14,7 +14,7 @@ import trio
 
 from .._contracts.backend import Backend, NowaitBackend
 from .._printing import quoted
-from .capabilities import Bookkeeping
+from .capabilities import LedgerCapabilities
 from .retry_buffer import OneWay
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
     return books
 
 
-class ChannelBackend(Bookkeeping[A], Backend[A]):
+class ChannelBackend(LedgerCapabilities[A], Backend[A]):
     """A channel of plain args, of whole tasks, or of both, as a backend; :func:`as_backend` makes one.
 
     It ends once the channel has ended and nothing that was retried or released waits here. A channel that fails

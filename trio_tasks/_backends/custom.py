@@ -19,7 +19,7 @@ from .._tasks.errors import BackendError, LeaseLostError
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended
 from .._tasks.task import Parts, Task, attempt_number
 from .._tasks.task_id import TaskId
-from .capabilities import Bookkeeping
+from .capabilities import LedgerCapabilities
 from .retry_buffer import OneWay
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
 
 
 @final
-class _KeepingBackend(Bookkeeping[A], CustomBackend[A]):
+class _KeepingBackend(LedgerCapabilities[A], CustomBackend[A]):
     """One without ``settle=``: what is retried or released waits here, and failed tasks stay readable."""
 
     def __init__(self, **functions: Any) -> None:

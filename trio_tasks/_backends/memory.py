@@ -15,7 +15,7 @@ from .._contracts.sink import STRETCH, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
 from .._tasks.task import make_task
-from .capabilities import Bookkeeping
+from .capabilities import LedgerCapabilities
 from .memory_queue import Handover
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result
 
 @final
 class MemoryStorage(
-    Bookkeeping[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
+    LedgerCapabilities[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
 ):
     """Tasks in memory: ``MemoryStorage[int]()``.
 
@@ -285,7 +285,7 @@ class MemoryStorage(
 
     def push_nowait(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
         """As :meth:`push`, or ``trio.WouldBlock`` if there is no room."""
-        return self.push_task_nowait(make_task(args, options))
+        return self.push_task_nowait(make_task(args, options, self))
 
     @trio.lowlevel.enable_ki_protection
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
@@ -295,7 +295,7 @@ class MemoryStorage(
         far stay in.
         """
         ids: list[TaskId] = []
-        tasks = await make_tasks(many, options)
+        tasks = await make_tasks(many, options, self)
         if self._encoding is not None:
             for task in tasks:
                 self._encoding.encode(task)

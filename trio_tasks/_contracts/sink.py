@@ -49,7 +49,7 @@ class TaskSink(ABC, Generic[A]):
 
         Raises and is cancelled as :meth:`push_task`; a wrong option is a ``TypeError`` or ``ValueError``.
         """
-        return await self.push_task(make_task(args, options))
+        return await self.push_task(make_task(args, options, self))
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
@@ -57,7 +57,7 @@ class TaskSink(ABC, Generic[A]):
         Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
         far stay in.
         """
-        tasks = await make_tasks(many, options)
+        tasks = await make_tasks(many, options, self)
         return [await self.push_task(task) for task in tasks]
 
     async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
@@ -66,11 +66,11 @@ class TaskSink(ABC, Generic[A]):
         If it is cancelled, at most the one item that was being pushed is lost to both sides; a :class:`Pipe` keeps
         even that one.
         """
-        options = options_for_many(options)
+        options = options_for_many(options, self)
         _check_channel(source)
         pushed = 0
         async for args in source:
-            await self.push_task(make_task(args, options))
+            await self.push_task(make_task(args, options, self))
             pushed += 1
         if not pushed:
             await trio.lowlevel.checkpoint()
@@ -88,9 +88,9 @@ class TaskSink(ABC, Generic[A]):
         return pushed
 
 
-async def make_tasks(many: Iterable[A], options: TaskOptions) -> list[Task[A]]:
+async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = None) -> list[Task[A]]:
     """A task of each of the args, with the same options; others get a turn now and then, and at the end."""
-    options = options_for_many(options)
+    options = options_for_many(options, sink)
     if not hasattr(many, "__iter__"):
         raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")
     source = iter(many)

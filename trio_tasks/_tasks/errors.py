@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from .task_id import TaskId
 
 
-class _Verdict(Exception):
-    """What the three steering errors share: the trouble behind them, kept as their cause."""
+class OutcomeError(Exception):
+    """The base of `AbortError`, `RetryAfterError` and `DeferredError`, by which a handler decides its outcome.
+
+    Raise one of the three; catch this one, for example in a layer that lets all of them through. ``source`` is the
+    trouble behind it: an exception, which is also its cause, or a text.
+    """
 
     def __init__(self, source: BaseException | str) -> None:
         if not isinstance(source, (BaseException, str)):
@@ -28,7 +32,7 @@ class _Verdict(Exception):
 
 
 @final
-class AbortError(_Verdict):
+class AbortError(OutcomeError):
     """Raise it from a handler: no more attempts. The task is settled as ``Killed``.
 
     Args:
@@ -37,7 +41,7 @@ class AbortError(_Verdict):
 
 
 @final
-class RetryAfterError(_Verdict):
+class RetryAfterError(OutcomeError):
     """Raise it from a handler: try again after ``delay`` seconds, if there are attempts left.
 
     Args:
@@ -54,7 +58,7 @@ class RetryAfterError(_Verdict):
 
 
 @final
-class DeferredError(_Verdict):
+class DeferredError(OutcomeError):
     """Raise it from a handler: try again at once, if there are attempts left; other tasks that wait go first.
 
     Args:

@@ -396,8 +396,13 @@ class TaskBuilder(Generic[A]):
 _KEYWORDS = frozenset(TaskOptions.__annotations__)
 
 
-def make_task(args: A, options: TaskOptions) -> Task[A]:
-    """A task from the keywords of ``push``.
+def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
+    """Make a task from the keywords of ``push``.
+
+    Args:
+      args: of the task.
+      options: the keywords.
+      sink: the storage on which ``push`` was called: errors give the name of its class.
 
     Raises:
       TypeError, ValueError: an option is unknown, or its value is none; the message says what would be right.
@@ -406,7 +411,8 @@ def make_task(args: A, options: TaskOptions) -> Task[A]:
         return Task(args)
     unknown = options.keys() - _KEYWORDS
     if unknown:
-        raise TypeError(f"push has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
+        push = "push" if sink is None else f"{type(sink).__name__}.push"
+        raise TypeError(f"{push} has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
     if "delay" in options and "run_at" in options:
         raise TypeError("give push a delay or a run_at, not both")
     if "on_conflict" in options and "unique" not in options:
@@ -422,8 +428,8 @@ def make_task(args: A, options: TaskOptions) -> Task[A]:
     return builder.build()
 
 
-def options_for_many(options: TaskOptions) -> TaskOptions:
-    """The same options, checked beforehand, to be used for several tasks.
+def options_for_many(options: TaskOptions, sink: object = None) -> TaskOptions:
+    """Return the same options, checked beforehand, to be used for several tasks that are pushed on ``sink``.
 
     Raises:
       TypeError, ValueError: an option is wrong, or is one that only a single task can have.
@@ -432,5 +438,5 @@ def options_for_many(options: TaskOptions) -> TaskOptions:
         raise TypeError("several tasks cannot have one id: build them one by one, and push_task them")
     if "data" in options:
         options = {**options, "data": check_several(options["data"], "data", "values, such as [tracer]")}
-    make_task(None, options)
+    make_task(None, options, sink)
     return options

@@ -1,6 +1,6 @@
 """The port between a stored backend and its engine: what is asked of whatever keeps the rows.
 
-The body (:class:`StoredBackend`) has all that is the same everywhere: codecs, seats that wait, leases in hand, waiting
+The body (:class:`DurableStorage`) has all that is the same everywhere: codecs, seats that wait, leases in hand, waiting
 for results. An engine has rows, in queues, and one method that does the daily work, :meth:`Engine.exchange`. What an
 engine promises:
 

@@ -11,6 +11,7 @@ import trio
 from ..._concurrency.background import run_to_the_end
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.open_stores import note_closed, note_open
+from ..._exports import part_of
 from .exchange_loop import Pump
 from .queue import Lane
 from .traffic import Traffic
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 
+@part_of("DurableStorage")
 class Handle(Generic[A]):
     """What is opened, shared and closed."""
 

@@ -30,6 +30,7 @@ from ..._contracts.backend import (
 )
 from ..._contracts.lending import Loan
 from ..._contracts.sink import check_task
+from ..._exports import part_of
 from ..._printing import escaped, quoted
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
 from ..._tasks.outcome import Status, typed
@@ -59,6 +60,7 @@ _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock looks more often than that."""
 
 
+@part_of("DurableStorage")
 class Shelves(
     FetchById,
     Update,

@@ -15,6 +15,7 @@ from ..._concurrency.virtual_time import goes_by_the_wall
 from ..._contracts.backend import ListQueues, RegisterWorker, StockedBackend
 from ..._contracts.context import WorkerContext
 from ..._contracts.sink import STRETCH, TaskSink, check_task, make_tasks
+from ..._exports import part_of
 from ..._logging import log
 from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 
-class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues):
-    """Tasks that outlive the process; :class:`SqliteStorage` and :class:`FileStorage` are two of it."""
+@part_of("DurableStorage")
+class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues):
+    """The base of :class:`SqliteStorage` and :class:`FileStorage`: tasks that outlive the process.
+
+    To be named in annotations and ``isinstance``; open one of the two.
+    """
 
     settles_within_bounds = True
 
@@ -80,7 +85,7 @@ class StoredBackend(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regis
         Every task is made, and every option checked, before the first is put in; then up to 512 go in one transaction.
         If it is cancelled, those whose transaction was made stay in.
         """
-        tasks = await make_tasks(many, options)
+        tasks = await make_tasks(many, options, self)
         rows = [self._row_of(task) for task in tasks]
         for task in tasks:  # their ids are new
             self._lane.take_along(task.parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from ..durable.queue import Lane, StorageOptions
-from ..durable.storage import StoredBackend
+from ..durable.storage import DurableStorage
 from ..durable.store_file import PRIVATE, check_mode, check_path
 from .engine import FileEngine
 from .read_only import ReadOnlyFileEngine
@@ -39,7 +39,7 @@ _LOOKS_APART = 1.0
 
 
 @final
-class FileStorage(StoredBackend[A]):
+class FileStorage(DurableStorage[A]):
     """Tasks in a journal, for one process: ``async with FileStorage("tasks.journal", Email) as storage``.
 
     What waits is in memory, and every change of it is appended to one file: all that happens at once in one record,

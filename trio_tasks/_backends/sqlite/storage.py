@@ -12,7 +12,7 @@ from ..._concurrency.threads import call_inside
 from ..._printing import quoted
 from ..._tasks.task import Task, make_task
 from ..durable.queue import Lane, Lease, StorageOptions
-from ..durable.storage import StoredBackend
+from ..durable.storage import DurableStorage
 from ..durable.store_file import PRIVATE, check_mode, check_path, refused
 from .engine import SqliteEngine
 from .opening import Opening
@@ -49,7 +49,7 @@ class SqliteOptions(StorageOptions, total=False):
 
 
 @final
-class SqliteStorage(StoredBackend[A]):
+class SqliteStorage(DurableStorage[A]):
     """Tasks in an SQLite file: ``async with SqliteStorage("tasks.db", Email, queue="emails") as storage``.
 
     One thread has the connection; what many trio tasks ask for goes into one transaction together. Any number of
@@ -150,7 +150,7 @@ class SqliteStorage(StoredBackend[A]):
     ) -> tuple[TaskId, bool]:
         if self._engine.opening.read_only:
             raise refused(f"{self!r} was opened with read_only=True")
-        row = self._row_of(make_task(args, options))
+        row = self._row_of(make_task(args, options, self))
         return push_over(connection, self._engine.driver, self._engine.place, row, now)
 
     def wake(self) -> None:

@@ -82,7 +82,7 @@ class SyncSqliteStorage(Generic[A]):
           trio.ClosedResourceError: the storage is closed.
           BackendError: it could not be stored: somebody else holds the lock, or the disk is full.
         """
-        return self.push_task(make_task(args, options))
+        return self.push_task(make_task(args, options, self))
 
     def push_task(self, task: Task[A]) -> TaskId:
         """Put a whole task in; as :meth:`push`."""
@@ -94,8 +94,8 @@ class SyncSqliteStorage(Generic[A]):
 
         Every task is made, and every option checked, before the first is put in; up to 512 go in one transaction.
         """
-        options = options_for_many(options)
-        rows = [self._row_of(make_task(args, options)) for args in many]
+        options = options_for_many(options, self)
+        rows = [self._row_of(make_task(args, options, self)) for args in many]
         ids: list[TaskId] = []
         for start in range(0, len(rows), STRETCH):
             ids += self._insert(rows[start : start + STRETCH])
