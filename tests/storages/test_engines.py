@@ -152,6 +152,19 @@ async def test_each_row_of_a_claim_is_for_the_worker_that_the_claim_says(engine:
     assert losses == {"a": ["one"], "c": ["one"], "d": ["two"]}
 
 
+async def test_rows_that_a_claim_leaves_out_stay_in_their_place(engine: Engine) -> None:
+    await push(engine, *map(new, "abcd"))
+    a, b = await claim(engine, 2)
+    assert await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RELEASED)) == [True, True]
+    answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 1, 30.0, "w", left_out={a.key, b.key})]))
+    assert ids(answer.claimed[0]) == ["c"]
+    assert answer.live == [-1]
+    answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 3, 30.0, "w", left_out={b.key})]))
+    assert ids(answer.claimed[0]) == ["a", "d"]
+    assert answer.live == [4]
+    assert ids(await claim(engine, 3)) == ["b"]
+
+
 async def test_several_queues_are_claimed_in_one_exchange_each_with_its_own_answer(engine: Engine) -> None:
     await push(engine, new("a"), new("b"), new("c", queue=FOREIGN), new("d", queue=FOREIGN, delay=HOUR))
     claims = [Claim(QUEUE, 1, 30.0, "w"), Claim(FOREIGN, 5, 30.0, "w"), Claim("empty", 1, 30.0, "w")]

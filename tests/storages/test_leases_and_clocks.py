@@ -24,6 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import (
     Event,
     FileStorage,
+    LeaseLostError,
     Outcome,
     Release,
     SqliteStorage,
@@ -115,16 +116,18 @@ class Stuck:
 
     worker = "w"
     will_take_more = False
+    was_told = False
 
     def revoke(self, outcome: Outcome) -> bool:
+        self.was_told = True
         return True
 
     def whereabouts(self) -> str:
         return "nowhere"
 
 
-def test_who_waits_for_a_lost_attempt_to_end_does_not_spin(tmp_path: Path) -> None:
-    """The task is claimed again where its lost attempt still runs: it stays at hand, and the exchange loop waits."""
+def test_a_task_whose_lost_attempt_still_runs_here_is_left_out_and_others_go_on(tmp_path: Path) -> None:
+    """It is begun here when that attempt has ended; until then it is there for others, and nothing spins."""
     clock = MockClock()
 
     async def main() -> None:
@@ -132,10 +135,6 @@ def test_who_waits_for_a_lost_attempt_to_end_does_not_spin(tmp_path: Path) -> No
             await a.push(1)
             task = await a.receive()
             task.parts.holder = Stuck()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(a.receive)  # it finds nothing, and learns when the lease ends
-                await wait_all_tasks_blocked()
-                nursery.cancel_scope.cancel()
             clock.jump(12.0)
             assert await b.resume_abandoned() == 1
             await b.receive()
@@ -143,16 +142,49 @@ def test_who_waits_for_a_lost_attempt_to_end_does_not_spin(tmp_path: Path) -> No
             context = WorkerContext("w")
             context.in_hand = {task: None}
             await a.beat(context)
+            received: list[int] = []
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(a.receive)
+
+                async def receive() -> None:
+                    while len(received) < 2:
+                        received.append((await a.receive()).args)
+
+                nursery.start_soon(receive)
+                await wait_all_tasks_blocked()
+                assert [each.parts.status for each in await b.list_tasks()] == [Status.Pending]
+                await b.push(2)
+                await wait_all_tasks_blocked()
+                assert received == [2]
+                rounds = a._lane.stirs
                 for _ in range(200):
                     await trio.lowlevel.checkpoint()
-                rounds = a._lane.rounds
-                assert a._lane.stock
-                for _ in range(200):
-                    await trio.lowlevel.checkpoint()
-                assert a._lane.rounds <= rounds + 1
-                nursery.cancel_scope.cancel()
+                assert a._lane.stirs <= rounds + 1
+                assert not a._lane.stock
+                with pytest.raises(LeaseLostError):
+                    await a.settle(task, Succeeded(None))
+                await wait_all_tasks_blocked()
+                assert received == [2, 1]
+
+    run_seeded(main, seed=1, clock=clock)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_resume_abandoned_has_renewed_is_renewed_here_too(is_lost: bool, tmp_path: Path) -> None:
+    clock = MockClock()
+
+    async def main() -> None:
+        async with open_one("sqlite", tmp_path, lease=10.0) as a, open_one("sqlite", tmp_path, lease=10.0) as b:
+            await a.push(1)
+            task = await a.receive()
+            task.parts.holder = stuck = Stuck()
+            clock.jump(12.0)
+            if is_lost:
+                assert await b.resume_abandoned() == 1
+                await b.receive()
+            assert await a.resume_abandoned() == 0
+            assert stuck.was_told is is_lost
+            assert a._traffic.late() == []
+            assert is_lost or task.parts.context.until > a._traffic.engine.now() + 9.0
 
     run_seeded(main, seed=1, clock=clock)
 
@@ -273,6 +305,29 @@ def test_a_disk_that_is_slow_lets_the_work_be_done(kind: str, tmp_path: Path, mo
     with virtual_clock() as clock:
         trio.run(main, clock=clock)
     assert (watched.begun, sorted(watched.done)) == (Counter(range(3)), [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exchange_that_takes_longer_than_a_lease_lets_the_work_be_done(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it claims has lost its lease when it comes; so the next claim is made for longer."""
+    slow_down(kind, monkeypatch, 150.0)
+    watched = Watched(nap=140.0)
+
+    async def main() -> None:
+        watched.may_end.set()
+        async with open_one(kind, tmp_path, lease=60.0) as storage, trio.open_nursery() as nursery:
+            await nursery.start(Worker("w", storage, watched.handle, concurrency=8, on_event=watched.hear).run)
+            for n in range(3):
+                await storage.push(n)
+            storage.close()
+            nursery.cancel_scope.deadline = trio.current_time() + HOUR
+
+    with caplog.at_level(logging.WARNING, "trio_tasks"), virtual_clock() as clock:
+        trio.run(main, clock=clock)
+    assert (watched.begun, sorted(watched.done)) == (Counter(range(3)), [0, 1, 2])
+    assert "longer than the lease" in caplog.text
 
 
 def slow_down(kind: str, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..._tasks.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict
@@ -141,6 +141,8 @@ class Claim(NamedTuple):
     """The name of the worker that takes them."""
     workers: Sequence[str] | None = None
     """For each row, in order, the worker that takes it; None if that is the same for all."""
+    left_out: Collection[Any] = ()
+    """Keys of rows that are passed over, though they are ready: an attempt that has lost its lease still runs here."""
 
     def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
         """The workers, each with those of the claimed keys that it takes."""

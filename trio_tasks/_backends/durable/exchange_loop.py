@@ -116,7 +116,9 @@ class Pump:
             late = traffic.late()  # or the claims would take what runs here
             batch.before_claims = BeforeClaims(late, self._engine.now(), self._stood_still)
             self._stood_still = False
-        for part in await traffic.in_turn(exchange_in_parts, engine.exchange, batch, engine.now):
+        parts = await traffic.in_turn(exchange_in_parts, engine.exchange, batch, engine.now)
+        traffic.took = engine.now() - parts[0].began_at
+        for part in parts:
             if not isinstance(part.result, BackendError):
                 self._hand_out(part, part.result)
             elif part.is_refused:

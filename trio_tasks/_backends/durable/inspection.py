@@ -269,7 +269,8 @@ class Shelves(
         that were made hold.
         """
         for lane, late in self._traffic.late_by_lane():  # what runs here is not abandoned
-            await self._traffic.ask(self._traffic.engine.renew, [parts.context.held for parts in late], lane.lease)
+            held, until = {parts.context.held: parts for parts in late}, self._traffic.engine.now() + lane.lease
+            lane.note_renewal(held, await self._traffic.ask(self._traffic.engine.renew, [*held], lane.lease), until)
         number = await self._in_parts(self._traffic.engine.resume_abandoned)
         self._traffic.look()
         return number

@@ -24,13 +24,13 @@ from .encoding import decode_head, decode_history, ends_in_loss, moment_of, unre
 from .engine import Held, NewRow, Settlement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
 
     from ..._codecs.codec import Codec
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
-    from .engine import Claim, Claimed
+    from .engine import Claim, Claimed, Renewal
 
 _MOST_EXTENSIONS = 10_000
 """Of how many tasks the extensions are kept, in case that they are attempted in this process."""
@@ -241,6 +241,9 @@ class Lane:
         back, if the answer came so late that their lease is over."""
         worker, workers = claim.worker, claim.workers
         names = [*reversed(workers[: len(rows)])] if workers is not None else None
+        if rows and now >= until:
+            message = "claims from queue %r took %.1f s, which is longer than the lease: give it a longer one than %g s"
+            log.warning(message, self.queue, now - until + claim.lease, self.lease)
         if rows:
             self._renew_from = min(self._renew_from, until - self.lease / 2)
             self.stocked_at, self.rounds = trio.current_time(), 0
@@ -346,10 +349,26 @@ class Lane:
         self.stock.clear()
         return given_back
 
-    def let_go(self, parts: Parts) -> None:
-        """It is not in hand any more, or will not be."""
+    def let_go(self, parts: Parts) -> bool:
+        """It is not in hand any more, or will not be. Returns True if its task may be begun here anew, as it could not
+        be before: it had lost its lease, and has ended by now."""
         if self.hand.get(parts.id) is parts:
             del self.hand[parts.id]
+        if self._ending and self._ending.get(parts.id) is parts:
+            self._note_end_of(parts.id)
+            return True
+        return False
+
+    def note_renewal(self, held: dict[Held, Parts], renewal: Renewal, until: float) -> None:
+        """The leases of these run out then; but the attempts that have lost theirs, or are to be aborted, are ended."""
+        for claim in renewal.lost:
+            if (parts := held.pop(claim, None)) is not None:
+                self.lose(parts)
+        for claim in renewal.aborted:
+            if claim in held:
+                abort(held[claim])
+        for parts in held.values():
+            parts.context.until = until
 
     def prune(self, now: float) -> None:
         """Forget claims that no worker has, and that were not settled in time."""
@@ -386,8 +405,18 @@ class Lane:
         parts = self._ending.get(task_id)
         if parts is not None and parts.holder is None:
             parts = None
-            del self._ending[task_id]
+            self._note_end_of(task_id)
         return parts is not None
+
+    def _note_end_of(self, task_id: str) -> None:
+        del self._ending[task_id]
+        self.stir()  # it is not left out of the next claim
+
+    def left_out(self) -> Collection[Any]:
+        """The keys of rows that are not to be claimed here: attempts that have lost their lease still run."""
+        if not self._ending:
+            return ()
+        return {parts.context.key for task_id, parts in [*self._ending.items()] if self._still_runs(task_id)}
 
     # Pushing
 

@@ -26,7 +26,7 @@ from .encoding import encode_head
 from .engine import Renewal
 from .handle import Handle
 from .inspection import Shelves
-from .queue import STALE, Lease, abort
+from .queue import STALE, Lease
 from .requests import Refused
 from .settling import STATUS_AFTER, check_length, settlement_of
 
@@ -208,14 +208,7 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
                 raise
             log.warning("leases could not be renewed, which is tried again: %s", error)
             return  # noqa: ASYNC910  it has waited
-        for claim in renewal.lost:
-            if (parts := held.pop(claim, None)) is not None:
-                self._lane.lose(parts)
-        for claim in renewal.aborted:
-            if claim in held:
-                abort(held[claim])
-        for parts in held.values():
-            parts.context.until = until
+        self._lane.note_renewal(held, renewal, until)
 
     async def register_worker(self, context: WorkerContext) -> None:
         """A worker starts to receive here."""

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_DELAY = 10
+"""Leases that a claim may be made longer, where exchanges take long. With the next heartbeat it is an ordinary one."""
+
 
 @final
 class Traffic:
@@ -49,6 +52,7 @@ class Traffic:
         """Set when the pump has something to do."""
         self.has_news = False
         """Whether somebody else may have asked for an attempt to be aborted."""
+        self.took = 0.0  # seconds, the latest exchange
         self.is_open = False
         self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened,
         self.pid: int | None = None  # in this process
@@ -184,10 +188,14 @@ class Traffic:
         claims: list[Claim] = []
         lanes: list[Lane] = []
         for lane in self.lanes.values():
+            left_out = lane.left_out()
             workers = lane.workers_waiting(self._workers_returning(lane)) if lane.by_name else None
             wanted = lane.wanted(returning.get(lane, 0)) if workers is None else len(workers)
             if wanted and lane.is_worth_asking(now):
-                claims.append(Claim(lane.queue, wanted, lane.lease, lane.claimant, workers))
+                lease = lane.lease
+                if self.took > lease / 2:  # or it would be over when the rows come, again and again
+                    lease += min(2 * self.took, _LONGEST_DELAY * lease)
+                claims.append(Claim(lane.queue, wanted, lease, lane.claimant, workers, left_out))
                 lanes.append(lane)
         return claims, lanes
 
@@ -254,7 +262,8 @@ class Traffic:
 
     def _end(self, settle: Settle, result: Value[Any] | Error) -> None:
         if settle.trio_task is not None and settle.parts is not None:
-            settle.lane.let_go(settle.parts)
+            if settle.lane.let_go(settle.parts):
+                self.needed.set()
             self._answer(settle.trio_task, result)
 
     def _answer(self, trio_task: trio.lowlevel.Task, result: Value[Any] | Error) -> None:

@@ -120,8 +120,12 @@ def _claim(books: Books, claim: Claim, now: float) -> list[Claimed]:
     change, running, token = books.change, shelf.running, books.next_token
     claimed: list[Claimed] = []
     keys: dict[str, list[int]] = {worker: []}
+    left_out: list[Row] = []
     while len(claimed) < claim.limit and (row := shelf.pop_ready()) is not None:
         key = row.key
+        if claim.left_out and key in claim.left_out:
+            left_out.append(row)
+            continue
         if workers is not None:
             worker = workers[len(claimed)]
         if row.expires is not None:
@@ -135,6 +139,8 @@ def _claim(books: Books, claim: Claim, now: float) -> list[Claimed]:
         running[key] = row
         claimed.append(Claimed(key, token, row.id, row.attempt, row.payload, row.head, row.history, row.run_at))
         token += 1
+    for row in left_out:
+        shelf.enlist(row)
     if claimed:
         books.next_token = token
         for name, taken in keys.items():

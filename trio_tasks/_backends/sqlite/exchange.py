@@ -366,9 +366,10 @@ class Books:
 
     def _ready(self, claim: Claim, queue: int, now: float, answer: Answer) -> list[Row]:
         """The rows to claim, in order."""
-        rows = self._connection.execute(READY, (queue, claim.limit + len(self._refused)))
-        if self._refused:
-            rows = [row for row in rows if row[0] not in self._refused][: claim.limit]
+        left_out = {*self._refused, *claim.left_out} if claim.left_out else self._refused
+        rows = self._connection.execute(READY, (queue, claim.limit + len(left_out)))
+        if left_out:
+            rows = [row for row in rows if row[0] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
         for row in expired:  # there was more due than one exchange sees to
             self._kill(row, expired_error(), claim.queue, queue, now, answer)
