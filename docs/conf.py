@@ -37,7 +37,7 @@ myst_heading_anchors = 4  # named as a code host does it
 # types that only this project's own modules name.
 nitpick_ignore_regex = [
     ("py:.*", r"(trio|trio_util|collections|datetime|logging|signal|time|typing|outcome)\..*"),
-    ("py:class", r"(trio_tasks\.(\w+\.)?_\w+\.)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
+    ("py:class", r"(trio_tasks\.([a-z_]+\.)+)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
     ("py:class", r"Conformance|Writer"),
 ]
 
@@ -67,7 +67,7 @@ def _find_where_it_is_public(
     if node.get("refdomain") != "py":
         return None
     objects: dict[str, Any] = env.get_domain("py").objects  # type: ignore[attr-defined]  # the Python domain has them
-    name = re.sub(r"^trio_tasks\.(\w+\.)?_\w+\.", "", node["reftarget"])
+    name = re.sub(r"^trio_tasks\.(?=(\w+\.)?_)([a-z_]+\.)+", "", node["reftarget"])
     if name in _SHOWN_AS:
         return make_refnode(app.builder, node["refdoc"], *_SHOWN_AS[name], contents)
     name = name.replace("DurableStorage.", "SqliteStorage.")  # the body, which is described where most people meet it
@@ -84,7 +84,10 @@ def _say_where_it_is_written() -> None:
     """Public classes say that they live where they are public. Autodoc has to know where they are written, or it finds
     no docstrings of attributes. Overloads are for type checkers: to people, one signature says more."""
     package = HERE.parent / "trio_tasks"
-    for path in sorted(package.rglob("_[a-z]*.py")):
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).parts
+        if path.name.startswith("__") or not any(part.startswith("_") for part in parts):
+            continue
         name = ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
         module = importlib.import_module(name)
         analyzer = ModuleAnalyzer.for_module(name)
