@@ -1,8 +1,9 @@
-"""Closing a storage, and opening one, where a step of it raises: the others are made, and the run goes on."""
+"""Closing a storage, and opening one, where a step inside its engine raises: the others are made, and the run goes on.
+
+What is the same with every engine, when one of its methods raises, is in the conformance kit."""
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
-from trio_tasks._backends.durable.engine import Engine, State
 from trio_tasks._backends.durable.io_thread import WriterThread
 from trio_tasks._backends.file import journal as _journal, lock as _file_lock
 from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_desk, wakeup as _bells
 from trio_tasks._concurrency.exception_groups import leaves
-from trio_tasks._logging import catch_errors
+from trio_tasks.testing import check_backend
+from trio_tasks.testing._conformance.rule import Feature
+from trio_tasks.testing._conformance.rules import RULES
 
-from tests.storages._engine import Storage, TroubledEngine
+from tests.storages._engine import Storage
 
 
 class RudeError(BaseException):
@@ -133,87 +135,14 @@ def test_an_opening_that_raises_leaves_nothing_behind(
     trio.run(main)
 
 
-# A scripted engine
-
-VERBS = sorted(
-    name
-    for name, _ in inspect.getmembers(Engine, inspect.iscoroutinefunction)
-    if name not in ("open", "aclose", "listen")
-)
+# An engine that raises
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-@pytest.mark.parametrize("verb", VERBS)
-async def test_an_engine_that_raises_harms_only_who_asked(
-    verb: str, error: BaseException, autojump_clock: MockClock
-) -> None:
-    """Whichever of its methods it is. Afterwards all goes on."""
-    async with Storage[int]() as storage:
-        await storage.push(1)
-        [waiting] = await storage.list_tasks()
-        engine = storage.engine
-        calls: dict[str, Callable[[], Any]] = {
-            "exchange": lambda: storage.push(2),
-            "renew": lambda: storage._traffic.ask(engine.renew, [], 1.0),
-            "report": lambda: storage._traffic.ask(engine.report, None, b""),
-            "find": lambda: storage.fetch_by_id(waiting.parts.id),
-            "list": lambda: storage.list_tasks(),
-            "cancel": lambda: storage.cancel("no such task"),
-            "abort": lambda: storage.abort("no such task"),
-            "reschedule": lambda: storage.reschedule("no such task", 1),
-            "update": lambda: storage.update(waiting),
-            "resume": lambda: storage.resume_by_id("no such task"),
-            "resume_abandoned": lambda: storage.resume_abandoned(),
-            "forget": lambda: storage.vacuum(),
-            "counts": lambda: storage.metrics(),
-            "queues": lambda: storage.list_queues(),
-            "register": lambda: storage._traffic.ask(engine.register, "q", []),
-            "workers": lambda: storage.list_workers(),
-        }
-        assert await raised_by(engine, verb, error, calls[verb]), "nothing was raised"
-        with trio.fail_after(60):
-            task = await storage.receive()
-            assert task.parts.id == waiting.parts.id
-            await storage.settle(task, Succeeded(None))
-        assert await storage.rows(State.DONE) == [task.parts.id]
-
-
-async def raised_by(engine: TroubledEngine, verb: str, error: BaseException, call: Callable[[], Any]) -> bool:
-    """Call it while the engine's method raises, once; whether that came out."""
-
-    async def fail(*_: object) -> None:
-        delattr(engine, verb)
-        raise error
-
-    setattr(engine, verb, fail)
-    with trio.fail_after(60):
-        with catch_errors() as caught:
-            await call()
-    return caught.error is not None and all(
-        each is error or isinstance(each, BackendError) for each in leaves(caught.error)
-    )
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-async def test_a_settlement_outlives_an_engine_that_raises_once(
-    error: BaseException, autojump_clock: MockClock
-) -> None:
-    """Of whichever kind the error is: nothing that asks for an exchange hangs, or is lost."""
-    async with Storage[int]() as storage:
-        await storage.push_bulk([1, 2])
-        task, other = await storage.receive(), await storage.receive()
-        engine = storage.engine
-
-        async def fail(*_: object) -> None:
-            del engine.exchange
-            raise error
-
-        engine.exchange = fail  # type: ignore[method-assign, assignment]  # as above
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(storage.settle, task, Succeeded(None))
-                nursery.start_soon(storage.settle, other, Succeeded(None))
-        assert set(await storage.rows(State.DONE)) == {task.parts.id, other.parts.id}
+async def test_the_body_of_a_storage_bears_an_engine_that_raises(autojump_clock: MockClock) -> None:
+    """By the rules of the conformance kit, which every engine is tried by: each of its methods, and its closing."""
+    rules = [rule.name for rule in RULES.values() if Feature.ENGINE in rule.needs]
+    report = await check_backend(Storage, only=rules)
+    assert len(report.passed) == len(rules) == 3
 
 
 @pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)

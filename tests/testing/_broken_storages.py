@@ -28,15 +28,19 @@ from trio_tasks import (
     UnknownTaskError,
     WorkerContext,
 )
+from trio_tasks._backends.durable.queue import Lane
+from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._contracts.sink import make_tasks
+from trio_tasks._logging import catch_errors
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import NowaitBackend
 
-from tests.testing._leased_storage import LeasedStorage, Row
+from tests.storages._engine import TroubledEngine
+from tests.testing._leased_storage import LeasedStorage, Row, Store
 
-C = TypeVar("C", bound=type[LeasedStorage])
+C = TypeVar("C", bound=Callable[[Store], Any])
 
-BROKEN: dict[str, tuple[type[LeasedStorage], frozenset[str]]] = {}
+BROKEN: dict[str, tuple[Callable[[Store], Any], frozenset[str]]] = {}
 """For each rule, the storage that breaks it, and the other rules that see the fault as well."""
 
 
@@ -910,3 +914,41 @@ class DiscardsAnything(LeasedStorage):
     async def discard(self, task_id: str) -> bool:
         await trio.lowlevel.checkpoint()
         return self.store.rows.pop(task_id, None) is not None
+
+
+# On an engine
+
+
+class OnEngine(DurableStorage[Any]):
+    """The body of a stored backend, on an engine in memory."""
+
+    def __init__(self, _: Store) -> None:
+        self._found(TroubledEngine(), Lane("q", Any, {"lease": 1.0}), 1.0)
+
+
+@breaks("an_engine_that_raises_harms_only_who_asked")
+class MakesUpNumbers(OnEngine):
+    async def metrics(self) -> dict[str, int]:
+        with catch_errors():
+            return await super().metrics()
+        return {}
+
+
+@breaks("a_settlement_outlives_an_engine_that_raises")
+class GivesUpAtOnce(OnEngine):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        bear = self._pump._bear
+
+        async def give_up(error: Any, *args: Any) -> None:
+            error.is_final = True
+            await bear(error, *args)
+
+        self._pump._bear = give_up  # type: ignore[method-assign, assignment]  # it is the fault
+
+
+@breaks("a_closing_that_raises_ends_all_the_same")
+class StaysOpenIfItCannotSettle(OnEngine):
+    async def aclose(self) -> None:
+        await self._traffic._exchange_for_the_last_time()
+        await super().aclose()

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import CustomBackend, MemoryStorage, Pipe, Task, TaskId, TaskSink
 from trio_tasks.testing import BackendConformance, check_backend, use_wall_clock
-from trio_tasks.testing._conformance.rule import RuleBroken
+from trio_tasks.testing._conformance.rule import Feature, RuleBroken
 from trio_tasks.testing._conformance.rules import RULES
 
 from tests.testing._broken_storages import BROKEN
@@ -25,6 +25,10 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 ROOT = Path(__file__).parents[2]
+
+
+ON_AN_ENGINE = {rule.name for rule in RULES.values() if Feature.ENGINE in rule.needs}
+"""The rules that only storages of ours are tried by."""
 
 
 async def broken_rules(open_backend: Callable[[], Any], **options: Any) -> dict[str, RuleBroken]:
@@ -57,7 +61,7 @@ async def test_memory_passes_all_that_it_claims(autojump_clock: MockClock) -> No
 async def test_a_storage_with_leases_passes_everything(autojump_clock: MockClock) -> None:
     store = Store()
     report = await check_backend(lambda: LeasedStorage(store))
-    assert set(report.skipped) == {"settling_without_waiting_is_settling"}
+    assert set(report.skipped) == {"settling_without_waiting_is_settling", *ON_AN_ENGINE}
 
 
 class Piped(Pipe[Any], TaskSink[Any]):
@@ -190,7 +194,7 @@ async def test_a_store_that_is_opened_once_at_a_time_is_closed_first(autojump_cl
     store = Store()
     report = await check_backend(lambda: Exclusive(store))
     assert "a_restart_loses_nothing" in report.passed
-    assert set(report.skipped) == {"settling_without_waiting_is_settling"}
+    assert set(report.skipped) == {"settling_without_waiting_is_settling", *ON_AN_ENGINE}
 
 
 def in_a_block(storage: Any) -> Any:

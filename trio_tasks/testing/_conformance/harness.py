@@ -15,7 +15,7 @@ from ..._tasks.outcome import Killed, Status
 from .rule import Feature, RuleBroken, expect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Task
@@ -64,11 +64,19 @@ class Bench:
         finally:
             await self._stack.aclose()  # noqa: ASYNC102  closing is the backend's, and so is its shield
 
-    async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
-        """Close the handle as it is, whatever is in hand, and open another one."""
+    async def close(self) -> None:  # noqa: ASYNC910  closing is a checkpoint
+        """Close the handle as it is, whatever is in hand."""
         self._in_hand.clear()
         await self._stack.aclose()
+
+    async def open(self) -> None:  # noqa: ASYNC910  opening is a checkpoint
+        """Open another handle in the place of one that was closed."""
         self.backend = await self._stack.enter_async_context(self._opening.handle())
+
+    async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
+        """Close the handle as it is, whatever is in hand, and open another one."""
+        await self.close()
+        await self.open()
 
     @asynccontextmanager
     async def another(self) -> AsyncGenerator[Any, None]:
@@ -101,9 +109,14 @@ class Bench:
             Feature.CLOSE: callable(getattr(self.backend, "close", None)),
             Feature.SHARE: callable(getattr(self.backend, "share", None)),
             Feature.LASTING: self._opening.is_lasting,
+            Feature.ENGINE: _stands_on_an_engine(self.backend),
             Feature.INFO: self._opening.shows_info,
         }[need]
         return None if has_it else need.value
+
+    def start_beside(self, async_fn: Callable[[], Awaitable[None]]) -> None:
+        """Run this in a trio task that the handle does not outlive, but for :meth:`close`."""
+        self._nursery.start_soon(async_fn)
 
     # Time
 
@@ -258,6 +271,14 @@ class Bench:
             with suppress(LeaseLostError, trio.ClosedResourceError):
                 await source.settle(task, _OVER)
         await trio.lowlevel.checkpoint()
+
+
+def _stands_on_an_engine(backend: object) -> bool:
+    if not hasattr(backend, "_traffic"):
+        return False  # and what a stored backend needs, which a test of others does not, is not imported
+    from ..._backends.durable.storage import DurableStorage
+
+    return isinstance(backend, DurableStorage)
 
 
 @final

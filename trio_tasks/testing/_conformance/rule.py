@@ -25,6 +25,7 @@ class Feature(Enum):
     LASTING = "has a store that does not outlive a handle"
     WORKABLE = "has no heartbeat_interval to keep its lease by"
     SHARE = "has no share()"
+    ENGINE = "does not stand on an engine"
     INFO = "shows no StoredTaskInfo with a task that is looked up"
 
 

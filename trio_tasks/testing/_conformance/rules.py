@@ -6,6 +6,7 @@ from . import (
     rules_cancellation as _rules_cancellation,
     rules_changing as _rules_changing,
     rules_closing as _rules_ending,
+    rules_engine as _rules_engine,
     rules_leases as _rules_leases,
     rules_order as _rules_order,
     rules_outcomes as _rules_outcomes,
@@ -25,6 +26,7 @@ _TOPICS = (
     _rules_workers,
     _rules_looking,
     _rules_changing,
+    _rules_engine,
 )
 
 RULES: dict[str, Rule] = {rule.name: rule for topic in _TOPICS for rule in rules_of(topic.__name__)}

@@ -1,0 +1,174 @@
+"""A storage on an engine of ours, one of whose methods raises."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..._concurrency.exception_groups import is_a, leaves
+from ..._logging import catch_errors
+from ..._tasks.errors import BackendError
+from ..._tasks.outcome import Succeeded
+from .harness import TICK
+from .rule import Feature, expect, expect_that, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from ..._tasks.task import Task
+    from .harness import Bench
+
+_UNKNOWN = "no-such-task"
+
+
+class _RudeError(BaseException):
+    """An error that is no Exception."""
+
+
+def _errors() -> list[BaseException]:
+    return [BackendError("refused"), OSError(5, "an I/O error"), SystemExit(3), GeneratorExit(), _RudeError("refused")]
+
+
+def _verbs() -> list[str]:
+    """The methods of an engine that are called while it is open."""
+    from ..._backends.durable.engine import Engine  # with what stored backends need, which a test of others does not
+
+    found = inspect.getmembers(Engine, inspect.iscoroutinefunction)
+    return [name for name, _ in found if name not in ("open", "aclose", "listen")]
+
+
+def _calls(bench: Bench, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """What makes the storage call each method of its engine."""
+    storage = bench.backend
+    engine, ask = storage._traffic.engine, storage._traffic.ask
+    return {
+        "exchange": lambda: bench.push(2),
+        "renew": lambda: ask(engine.renew, [], 1.0),
+        "report": lambda: ask(engine.report, None, b""),
+        "find": lambda: storage.fetch_by_id(waiting.parts.id),
+        "list": storage.list_tasks,
+        "cancel": lambda: storage.cancel(_UNKNOWN),
+        "abort": lambda: storage.abort(_UNKNOWN),
+        "reschedule": lambda: storage.reschedule(_UNKNOWN, 1),
+        "update": lambda: storage.update(waiting),
+        "resume": lambda: storage.resume_by_id(_UNKNOWN),
+        "resume_abandoned": storage.resume_abandoned,
+        "forget": storage.vacuum,
+        "counts": storage.metrics,
+        "queues": storage.list_queues,
+        "register": lambda: ask(engine.register, storage.queue, []),
+        "workers": storage.list_workers,
+    }
+
+
+@contextmanager
+def _replaced(engine: Any, verb: str, method: Callable[..., Any]) -> Generator[None, None, None]:
+    setattr(engine, verb, method)
+    try:
+        yield
+    finally:
+        if verb in vars(engine):
+            delattr(engine, verb)
+
+
+@contextmanager
+def _raising(bench: Bench, verb: str, error: BaseException, *, once: bool = True) -> Generator[None, None, None]:
+    """Have this method of the engine raise in the block: the first time, or each time that it is called."""
+    engine = bench.backend._traffic.engine
+
+    async def fail(*_: object) -> None:
+        if once:
+            delattr(engine, verb)
+        raise error
+
+    with _replaced(engine, verb, fail):
+        yield
+
+
+def _expect_told(what: str, error: BaseException, caught: BaseException | None) -> None:
+    """See that an error came out, and that it is the one that was raised, or what a storage makes of it."""
+    is_told = caught is not None and all(each is error or is_a(each, BackendError) for each in leaves(caught))
+    expect_that(what, is_told, repr(caught) if caught is not None else "no error", f"{error!r} or a BackendError")
+
+
+@rule(6, Feature.ENGINE)
+async def an_engine_that_raises_harms_only_who_asked(bench: Bench) -> None:
+    """Whichever method of its engine raises, whoever asked for it has the error, and all else goes on."""
+    await bench.push(1)
+    [waiting] = await bench.backend.list_tasks()
+    calls = _calls(bench, waiting)
+    for verb in _verbs():
+        for error in _errors():
+            with bench.limit(bench.patience), _raising(bench, verb, error), catch_errors() as caught:
+                await calls[verb]()
+            _expect_told(f"what needs {verb}() of an engine that raises {error!r}", error, caught.error)
+    await bench.settle(await bench.take_number(1), Succeeded(None))
+    await bench.nothing_comes()
+
+
+@rule(2, Feature.ENGINE)
+async def a_settlement_outlives_an_engine_that_raises(bench: Bench) -> None:
+    """What is settled while its engine raises, whatever it raises, is settled once the engine is well again."""
+    before = (await bench.backend.metrics())["succeeded"]
+    for number, error in enumerate(_errors(), 1):
+        await bench.push(number)
+        task = await bench.take_number(number)
+        with bench.limit(bench.patience), _raising(bench, "exchange", error), catch_errors() as caught:
+            await bench.settle(task, Succeeded(None))
+        expect(f"settling while the engine raises {error!r}", caught.error, None)
+        succeeded = (await bench.backend.metrics())["succeeded"] - before
+        expect(f"the tasks that have succeeded after {error!r}", succeeded, number)
+
+
+@rule(2, Feature.ENGINE)
+async def a_closing_that_raises_ends_all_the_same(bench: Bench) -> None:
+    """Whatever its engine raises while a storage is closed, the engine is closed, no trio task of the storage is left,
+    and the program can go on."""
+    me = trio.lowlevel.current_task()
+    await bench.close()
+    alone = len(me.child_nurseries)
+    for error in _errors():
+        for verb in ("aclose", "exchange"):
+            await bench.open()
+            await bench.push(1)
+            await _close_while_raising(bench, verb, error)
+            what = f"the nurseries left open by a storage that was closed while {verb}() of its engine raised {error!r}"
+            expect(what, len(me.child_nurseries) - alone, 0)
+    await bench.open()
+
+
+async def _close_while_raising(bench: Bench, verb: str, error: BaseException) -> None:
+    """Close the storage with a settlement under way, and see that this ends, and that the engine is closed."""
+    backend, task, is_settled = bench.backend, await bench.take(), trio.Event()
+    aclose, closed = backend._traffic.engine.aclose, 0
+
+    async def close() -> None:
+        nonlocal closed
+        closed += 1
+        await aclose()
+        if verb == "aclose":
+            raise error
+
+    async def settle() -> None:
+        with catch_errors():  # it may be too late for that
+            await backend.settle(task, Succeeded(None))
+        is_settled.set()
+
+    with _replaced(backend._traffic.engine, "aclose", close):
+        with _raising(bench, verb, error, once=False) if verb == "exchange" else nullcontext():
+            bench.start_beside(settle)
+            await trio.sleep(TICK)
+            with catch_errors() as caught:
+                await bench.close()
+    with bench.limit(bench.patience):
+        await is_settled.wait()
+    if not is_settled.is_set():
+        backend._traffic.break_off(BackendError("it was closed"))  # settling cannot be cancelled
+    what = f"closing a storage while {verb}() of its engine raises {error!r}"
+    expect(f"{what}: whether a settlement that was under way has ended", is_settled.is_set(), True)
+    expect(f"{what}: how often its engine was closed", closed, 1)
+    if verb == "aclose" or caught.error is not None:
+        _expect_told(what, error, caught.error)
