@@ -296,6 +296,8 @@ def test_escaped_leaves_what_prints() -> None:
     assert escaped("task-123 é 用户") == "task-123 é 用户"
     assert escaped("a\nb\\n\x1b\ud800") == "a\\nb\\\\n\\x1b\\ud800"
     assert len(escaped("x" * 5000)) == 1025
+    assert escaped("no C:\\x é", is_text=True) == "no C:\\x é"
+    assert escaped("no\nC:\\x\ud800", is_text=True) == "no\\nC:\\\\x\\ud800"
 
 
 IDS = {"id", "task_id", "holder", "successor"}

@@ -21,11 +21,17 @@ SHOW_ARGS = "TRIO_TASKS_SHOW_ARGS"
 """The environment variable that shows values, for development, if it is ``1``."""
 
 
-def escaped(name: object) -> str:
-    """A name, id or key on one line: what does not print is escaped, as in a string literal, and so is a backslash."""
+def escaped(name: object, *, is_text: bool = False) -> str:
+    """A name, id or key on one line: what does not print is escaped, as in a string literal, and so is a backslash.
+
+    Args:
+      name: it.
+      is_text: whether it is what an error says, or a reason. Then a backslash is left as it is where all prints, as in
+          the path of a file.
+    """
     text = str(name)
-    if not text.isprintable() or "\\" in text:
-        text = repr(text)[1:-1]
+    if not text.isprintable() or ("\\" in text and not is_text):
+        text = str.__repr__(text)[1:-1]
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from .._concurrency.exception_groups import attribute_of, leaves, within
 from .._logging import SafeLogger, catch_errors, log_and_suppress
+from .._printing import escaped
 from .._tasks.outcome import Failed, Killed, Released, Retried, Suspended
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class AttemptLog:
         else:
             self.flush(task)
             if isinstance(outcome, Suspended):
-                self._say(logging.INFO, task, f"suspended: {shown(outcome.reason)}", None, outcome)
+                self._say(logging.INFO, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
             elif outcome == _LEASE_LOST:
                 self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
 
@@ -150,7 +151,7 @@ class AttemptLog:
             self._worker,
             "" if self.queue is None else f", queue {self.queue!r}",
             self._task_name,
-            shown(parts.id),
+            escaped(parts.id),
             parts.attempt,
             attempts,
             text,
@@ -171,7 +172,7 @@ def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseExcepti
     log.log(
         level,
         "task %s failed in attempt %s, after %.3f s",
-        shown(task.parts.id),
+        escaped(task.parts.id),
         task.parts.attempt,
         seconds,
         exc_info=_exc_info(error),
@@ -185,7 +186,7 @@ def told_briefly(error: BaseException) -> str:
         told = "; ".join(map(told_briefly, inner[:3])) + ("; …" if len(inner) > 3 else "")
         return f"{type(error).__name__} of {len(inner)}: {told}"
     text = _text_of(error).partition("\n")[0]
-    return shown(text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…")
+    return escaped(text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…", is_text=True)
 
 
 def _text_of(error: BaseException) -> str:
@@ -228,8 +229,3 @@ def _can_be_written(error: BaseException) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def shown(text: str) -> str:
-    """A text in one line, with what cannot be printed escaped."""
-    return text if text.isprintable() else str.__repr__(text)[1:-1]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._contracts.attempt_log import shown
 from .._contracts.report import Overrun
+from .._printing import escaped
 from .._tasks.task_id import TaskId
 
 if TYPE_CHECKING:
@@ -66,6 +66,6 @@ def name_who_stays(context: WorkerContext) -> None:
                 "worker %r was cancelled, but the attempt of %s at task %s goes on at %s",
                 context.name,
                 getattr(context.recipe, "handler_name", "its handler"),
-                shown(task_id),
+                escaped(task_id),
                 where,
             )
