@@ -16,22 +16,16 @@ import trio
 from trio_tasks._concurrency.exception_groups import find_within, leaves
 from trio_tasks._logging import SafeLogger, catch_errors, log, log_and_suppress, passes_through
 
+from tests._rude_errors import RudeError, group
+
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 
 
-class RudeError(BaseException):
-    pass
-
-
 class RudeInterrupt(KeyboardInterrupt):
     pass
-
-
-def group(*errors: BaseException) -> BaseException:
-    return BaseExceptionGroup("group", errors)
 
 
 CONTAINED = [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import (
-    FileStorage,
     MemoryStorage,
     Release,
     RetryPolicy,
-    SqliteStorage,
     Status,
     Task,
     Worker,
@@ -25,31 +22,10 @@ from trio_tasks import (
 )
 from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, LoadShed
 
+from tests._storages import STORAGES
 from tests.promises._stage import Record
 
 PARENT, CHILD = 1000, 1
-
-
-@asynccontextmanager
-async def memory(path: Path) -> AsyncGenerator[Any, None]:
-    yield MemoryStorage[int]()
-
-
-@asynccontextmanager
-async def file(path: Path) -> AsyncGenerator[Any, None]:
-    async with FileStorage(path, int, synchronous="NORMAL") as storage:
-        yield storage
-
-
-@asynccontextmanager
-async def sqlite(path: Path) -> AsyncGenerator[Any, None]:
-    async with SqliteStorage(path, int, synchronous="NORMAL") as storage:
-        yield storage
-
-
-STORAGES: dict[str, Callable[[Path], AbstractAsyncContextManager[Any]]] = {
-    each.__name__: each for each in (memory, file, sqlite)
-}
 
 
 class Family:

@@ -29,25 +29,9 @@ from trio_tasks import (
     Succeeded,
     Task,
     Worker,
+    layers,
     poll,
     race,
-)
-from trio_tasks.layers import (
-    Acknowledge,
-    CircuitBreaker,
-    ConcurrencyLimit,
-    EventListener,
-    Filter,
-    LoadShed,
-    Log,
-    LongRunning,
-    MapArgs,
-    MapError,
-    MapResult,
-    RateLimit,
-    Retry,
-    Timeout,
-    Trace,
 )
 from trio_tasks.testing import Cut, TestWorker, explore_cancellations, run_once, run_until_idle
 
@@ -345,21 +329,21 @@ def listen(*_: object) -> None:
 
 
 LAYERS: dict[str, Callable[[], Any]] = {
-    "Acknowledge": lambda: Acknowledge(acknowledge),
-    "CircuitBreaker": lambda: CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
-    "ConcurrencyLimit": lambda: ConcurrencyLimit(1),
-    "EventListener": lambda: EventListener(listen),
-    "Filter": lambda: Filter(lambda task: True),
-    "LoadShed": lambda: LoadShed(ConcurrencyLimit(2)),
-    "Log": Log,
-    "LongRunning": lambda: LongRunning(5),
-    "MapArgs": lambda: MapArgs(lambda args: args),
-    "MapError": lambda: MapError(lambda error: error),
-    "MapResult": lambda: MapResult(lambda result: result),
-    "RateLimit": lambda: RateLimit(1, per=2.0),
-    "Retry": lambda: Retry(1),
-    "Timeout": lambda: Timeout(30),
-    "Trace": Trace,
+    "Acknowledge": lambda: layers.Acknowledge(acknowledge),
+    "CircuitBreaker": lambda: layers.CircuitBreaker(failure_threshold=1, recovery_timeout=2.0),
+    "ConcurrencyLimit": lambda: layers.ConcurrencyLimit(1),
+    "EventListener": lambda: layers.EventListener(listen),
+    "Filter": lambda: layers.Filter(lambda task: True),
+    "LoadShed": lambda: layers.LoadShed(layers.ConcurrencyLimit(2)),
+    "Log": layers.Log,
+    "LongRunning": lambda: layers.LongRunning(5),
+    "MapArgs": lambda: layers.MapArgs(lambda args: args),
+    "MapError": lambda: layers.MapError(lambda error: error),
+    "MapResult": lambda: layers.MapResult(lambda result: result),
+    "RateLimit": lambda: layers.RateLimit(1, per=2.0),
+    "Retry": lambda: layers.Retry(1),
+    "Timeout": lambda: layers.Timeout(30),
+    "Trace": layers.Trace,
 }
 
 

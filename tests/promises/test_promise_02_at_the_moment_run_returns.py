@@ -7,17 +7,16 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from trio_tasks import FileStorage, MemoryStorage, RetryPolicy, SqliteStorage, Status, Worker
+from trio_tasks import MemoryStorage, RetryPolicy, Status, Worker
 from trio_tasks._concurrency.exception_groups import leaves
 
 from tests._scale import scaled
+from tests._storages import STORAGES, sqlite
 from tests.promises._ended_process import KINDS, WAYS
 
 ROOT = Path(__file__).parents[2]
@@ -115,28 +114,6 @@ def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: s
     books = storage.statistics()
     assert (books.in_hand, books.receivers_waiting) == (0, 0)
     assert books.pushed == 6 == books.waiting + books.succeeded + books.failed
-
-
-@asynccontextmanager
-async def memory(path: Path) -> AsyncGenerator[Any, None]:
-    yield MemoryStorage[int]()
-
-
-@asynccontextmanager
-async def file(path: Path) -> AsyncGenerator[Any, None]:
-    async with FileStorage(path, int, synchronous="NORMAL") as storage:
-        yield storage
-
-
-@asynccontextmanager
-async def sqlite(path: Path) -> AsyncGenerator[Any, None]:
-    async with SqliteStorage(path, int, synchronous="NORMAL") as storage:
-        yield storage
-
-
-STORAGES: dict[str, Callable[[Path], AbstractAsyncContextManager[Any]]] = {
-    each.__name__: each for each in (memory, file, sqlite)
-}
 
 
 @pytest.mark.nightly

@@ -65,6 +65,7 @@ from trio_tasks.layers import (
     Trace,
 )
 
+from tests._rude_errors import RudeError, group
 from tests._scale import scaled
 
 if sys.version_info < (3, 11):
@@ -75,10 +76,6 @@ ARGS = [1, BAD, 3, 4]
 
 
 # Errors
-
-
-class RudeError(BaseException):
-    pass
 
 
 class RudeExit(SystemExit):
@@ -121,10 +118,6 @@ class WithoutArgs(Exception):
     @property
     def args(self) -> NoReturn:  # type: ignore[override]  # that it is wrong is the point
         raise RudeError("no args")
-
-
-def group(*errors: BaseException) -> BaseException:
-    return BaseExceptionGroup("group", errors)
 
 
 def deep_group() -> BaseException:

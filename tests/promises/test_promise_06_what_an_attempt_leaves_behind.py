@@ -23,8 +23,8 @@ from trio_tasks import (
 )
 from trio_tasks._tasks.task import Attempt, Parts, Terms
 
+from tests._storages import STORAGES
 from tests.promises._stage import Record
-from tests.promises.test_promise_02_at_the_moment_run_returns import STORAGES
 
 KEPT: list[AsyncGenerator[int, None]] = []
 """Generators that are not collected before the run ends, which then closes them."""

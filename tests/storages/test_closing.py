@@ -21,12 +21,8 @@ from trio_tasks.testing import check_backend
 from trio_tasks.testing._conformance.rule import Feature
 from trio_tasks.testing._conformance.rules import RULES
 
+from tests._rude_errors import RudeError
 from tests.storages._engine import Storage
-
-
-class RudeError(BaseException):
-    pass
-
 
 ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), RudeError(), GeneratorExit()]
 
