@@ -140,6 +140,34 @@ async def test_no_more_attempts_are_begun_than_are_lent(autojump_clock: MockCloc
         nursery.cancel_scope.cancel()
 
 
+async def test_an_extra_slot_that_is_busy_takes_no_other_task_when_the_wait_is_over(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    gate = trio.Event()
+    begun: list[int] = []
+
+    async def handler(n: int) -> None:
+        begun.append(n)
+        if n:
+            await trio.sleep(5)
+        else:
+            await storage.wait_for("soon")
+            await gate.wait()
+
+    await storage.push(99, id="soon", delay=10**6)
+    await storage.push_bulk(range(4))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker("w", storage, handler, concurrency=1).run)
+        await trio.sleep(1)
+        assert begun == [0, 1]
+        await storage.cancel("soon")
+        await trio.sleep(20)  # the task in the extra slot has ended
+        assert begun == [0, 1]
+        gate.set()
+        await trio.sleep(1)
+        assert begun == [0, 1, 2]
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_extra_slot_that_has_nothing_to_do_ends_when_the_wait_is_over(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     for n in range(3):
@@ -291,10 +319,11 @@ async def test_a_limit_by_key_lends_its_permit(autojump_clock: MockClock) -> Non
 # Stalls
 
 
+@pytest.mark.parametrize(("one", "other"), [("c", "d"), ("b", "a")])
 async def test_a_stall_is_named_with_the_tasks_that_wait_for_one_another(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    one: str, other: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two queues, each of whose workers waits for a task of the other one."""
+    """Two queues, each of whose workers waits for a task of the other one: for one that waits there, or that runs."""
     caplog.set_level(logging.WARNING)
     here, there = MemoryStorage[str](), MemoryStorage[str]()
 
@@ -307,8 +336,8 @@ async def test_a_stall_is_named_with_the_tasks_that_wait_for_one_another(
         return handler
 
     async with trio.open_nursery() as nursery:
-        await here.push("c", id="a")
-        await there.push("d", id="b")
+        await here.push(one, id="a")
+        await there.push(other, id="b")
         await there.push("", id="c")
         await here.push("", id="d")
         nursery.start_soon(Worker("here", here, waiting_in(there), concurrency=1, lend=0).run)
@@ -316,8 +345,8 @@ async def test_a_stall_is_named_with_the_tasks_that_wait_for_one_another(
         await trio.sleep(8)
         said = [each.getMessage() for each in caplog.records]
         assert len(said) == 2
-        assert any("worker 'here' stalls" in each and "task a waits for task c" in each for each in said)
-        assert any("worker 'there' stalls" in each and "task b waits for task d" in each for each in said)
+        assert any("worker 'here' stalls" in each and f"task a waits for task {one}" in each for each in said)
+        assert any("worker 'there' stalls" in each and f"task b waits for task {other}" in each for each in said)
         nursery.cancel_scope.cancel()
 
 

@@ -24,8 +24,12 @@ MOST_SEEDS = 50
 _SECONDS = 300.0
 """For one proof of one mutation."""
 
-_BY_TESTS = {
+BY_TESTS = {
     "cuts": ["tests/cuts"],
+    "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
+    "lending": ["tests/test_lending.py"],
+    "refused rows": ["tests/storages/test_refused_rows.py"],
+    "run_at": ["tests/storages/test_run_at.py"],
     "model memory": ["tests/model", "-k", "memory"],
     "model sqlite": ["tests/model", "-k", "sqlite"],
     **{f"promise {n}": ["tests/promises", "-k", f"promise_{n:02}"] for n in range(1, 14)},
@@ -62,7 +66,7 @@ def try_out(mutation: Mutation) -> Found:
     began_at = time.perf_counter()
     with _broken_copy(mutation) as copy:
         for proof in (*mutation.proofs, f"promise {mutation.promise}"):
-            seed, said = _by_tests(copy, proof) if proof in _BY_TESTS else _by_seeds(copy, proof)
+            seed, said = _by_tests(copy, proof) if proof in BY_TESTS else _by_seeds(copy, proof)
             if said:
                 return Found(proof, seed, time.perf_counter() - began_at, said)
     return Found(None, None, time.perf_counter() - began_at, "")
@@ -116,7 +120,7 @@ def _by_seeds(copy: Path, kind: str) -> tuple[int | None, str]:
 
 
 def _by_tests(copy: Path, proof: str) -> tuple[None, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *_BY_TESTS[proof]]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *BY_TESTS[proof]]
     done = subprocess.run(command, cwd=copy, env=_environment(copy), text=True, capture_output=True, timeout=600)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     if not failed and done.returncode:

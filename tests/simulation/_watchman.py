@@ -73,6 +73,7 @@ class Watchman(trio.abc.Instrument):
             boss.look()
         for context in life.workers:
             self._look_at_worker(context)
+            self._look_at_slots(context)
             if self._books.has_leases and not self._beats_fail:
                 for task in context.in_hand:
                     self._look_at_lease(context, task)
@@ -103,6 +104,15 @@ class Watchman(trio.abc.Instrument):
             self._idle_since.pop(context, None)
         elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._patience:
             self._tell(context, f"{context!r} was told to stop, has nothing in hand, and does not end")
+
+    def _look_at_slots(self, context: WorkerContext) -> None:
+        """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
+        holders: set[Any] = {task.parts.holder for task in context.in_hand}
+        lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)
+        if context.lent != lent and not context.is_shutting_down:
+            self._tell(("lent", context), f"{context.name} lends {context.lent} slots, and {lent} attempts wait")
+        if len(context.in_hand) > 2 * context.concurrency:
+            self._tell(("slots", context), f"{context.name} has {len(context.in_hand)} tasks in hand")
 
     def _look_at_lease(self, context: WorkerContext, task: Task[Any]) -> None:
         """For as long as a task is in hand its lease is renewed; and who has lost it knows it with the next beat."""
