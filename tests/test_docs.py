@@ -88,6 +88,15 @@ def test_a_page_links_to_the_program_that_it_shows(page: Path) -> None:
     assert not {name for name in shown if not {DOCS / "examples" / name, ROOT / name} & links}
 
 
+def test_files_named_for_contributors_exist() -> None:
+    pages = [DOCS / "contributing" / "inside.md", DOCS / "contributing" / "pages.md"]
+    named = {
+        path for page in pages for path in re.findall(r"`((?:trio_tasks|tests|docs)/[\w/.]+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 25
+    assert not {path for path in named if not (ROOT / path).exists() and not path.endswith("NAME.out")}
+
+
 def test_there_is_no_other_markup() -> None:
     assert not list(DOCS.rglob("*.rst"))
     assert len(PAGES) > 50
