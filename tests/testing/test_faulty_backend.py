@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -47,6 +48,7 @@ INTERFACES = [
     each
     for each in vars(abc).values()
     if issubclass(type(each), type)  # `list[int]` is no class on 3.10
+    and inspect.isabstract(each)  # a base with all of its methods is no interface
     and not getattr(each, "_is_protocol", False)  # a layer is what has its verbs, a backend what says so
 ]
 
