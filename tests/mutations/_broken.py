@@ -48,12 +48,12 @@ MUTATIONS = [
         """                result = await self._run(task)
                 self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
-            if not self._settle_at_once(task):""",
+""",
         """                self._outcome = _SUCCEEDED
                 self._settle_nowait and self._settle_nowait(task, self._outcome)
                 result = await self._run(task)
         finally:
-            if not self._settle_at_once(task):""",
+""",
     ),
     Mutation(
         "no-shield",

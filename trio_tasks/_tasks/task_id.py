@@ -45,7 +45,9 @@ class TaskId(str):
 
 def stored_id(text: str) -> TaskId:
     """An id that was read from a store, of any length: whoever pushed it was told what is too long."""
-    return str.__new__(TaskId, check_text(text, "a task's id"))
+    if type(text) is TaskId:
+        return text
+    return str.__new__(TaskId, text if text and type(text) is str else check_text(text, "a task's id"))
 
 
 class _Sequence:

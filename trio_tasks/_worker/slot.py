@@ -28,7 +28,7 @@ from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded, Suspe
 from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from .._contracts.backend import Backend
     from .._contracts.context import WorkerContext
@@ -190,7 +190,7 @@ class Seat:
                 result = await self._run(task)
                 self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
-            if not self._settle_at_once(task):
+            if self._settle_nowait is None or not self._settle_at_once(task, self._settle_nowait):
                 await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
     def _sit_down(self, task: Task[Any]) -> None:
@@ -361,11 +361,10 @@ class Seat:
         """The line at which the attempt under way waits just now."""
         return where_is(self._trio_task)
 
-    def _settle_at_once(self, task: Task[Any]) -> bool:
+    def _settle_at_once(self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]) -> bool:
         """Tell a backend that settles without waiting. False if nothing was settled: there is more to be done."""
         self._is_open = False
-        settle_nowait = self._settle_nowait
-        if settle_nowait is None or self.left_open:
+        if self.left_open:
             return False
         is_over = True
         try:
@@ -386,6 +385,7 @@ class Seat:
 
     async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
+        self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
         try:

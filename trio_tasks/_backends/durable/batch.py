@@ -91,22 +91,17 @@ class Batch:
         )
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A batch that was asked of the engine.
-
-    Args:
-      batch: the requests.
-      began_at: when, on the engine's clock.
-      result: the answer, or what the engine raised in its place.
-      is_refused: whether the store is well, and the error concerns the one request in the batch.
-    """
+class Part(NamedTuple):
+    """A batch that was asked of the engine."""
 
     batch: Batch
+    """The requests."""
     began_at: float
+    """On the engine's clock."""
     result: Answer | BackendError
+    """The answer, or what the engine raised in its place."""
     is_refused: bool = False
+    """True if the store is well, and the error concerns the one request in the batch."""
 
 
 class UnforeseenError(BackendError):

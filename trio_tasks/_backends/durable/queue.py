@@ -75,7 +75,7 @@ class Lease:
         self.worker = worker  # that the store names
         self.settled = False
         self.on_its_way = False  # to a receiver, who has not run since
-        self.writes: list[Callable[[Any], object]] = []
+        self.writes: tuple[Callable[[Any], object], ...] = ()
 
     @property
     def held(self) -> Held:
@@ -463,10 +463,15 @@ class Lane:
 
     # Ending
 
+    @property
+    def may_have_ended(self) -> bool:
+        """True if it is closed, and nothing was at hand when it was last looked at."""
+        return not (self.handles or self.live < 0 or self.stock)
+
     def has_ended(self, now: float) -> bool:
         """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
         received outside of a worker, and not settled, does not count for as long as its lease lasts."""
-        if self.handles or self.live < 0 or self.stock:
+        if not self.may_have_ended:
             return False
         self.prune(now)
         return self.live <= len(self.hand) and not any(

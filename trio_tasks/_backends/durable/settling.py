@@ -44,7 +44,7 @@ def settlement_of(task: Task[Any], grip: Lease, outcome: Outcome, engine: Engine
       UnsettledError: the result cannot be encoded.
     """
     lane = grip.lane
-    worker = _who_made(task, grip)
+    worker = _who_made(task, grip) if grip.lane.by_name or not grip.worker else None
     if isinstance(outcome, Succeeded):
         write = _all_of(grip.writes) if grip.writes else None
         result = None if outcome.result is None else _encoded(outcome.result, grip, engine.longest)
@@ -87,7 +87,7 @@ def _note_unreadable(task: Task[Any], grip: Lease, engine: Engine, worker: str |
 
 def _who_made(task: Task[Any], grip: Lease) -> str | None:
     """The name of the worker that made the attempt; None if the claim names it, or if no worker did."""
-    if task.parts.holder is None or (grip.worker and not grip.lane.by_name):
+    if task.parts.holder is None:
         return None
     name: str = task.parts.holder.worker
     return name if name != grip.worker else None
@@ -108,7 +108,7 @@ def _encoded(result: Any, grip: Lease, longest: float) -> bytes:
     raise UnsettledError(caught.error, for_good=True) from caught.error
 
 
-def _all_of(writes: list[Callable[[Any], object]]) -> Callable[[Any], object]:
+def _all_of(writes: tuple[Callable[[Any], object], ...]) -> Callable[[Any], object]:
     def write(writer: Any) -> None:
         for each in writes:
             each(writer)

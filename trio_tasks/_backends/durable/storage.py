@@ -138,14 +138,13 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance, and also if it is not
         known whether the queue has ended: somebody else may have pushed since that was last seen."""
         self._traffic.check_open()
-        now = self._traffic.engine.now()
-        task = self._lane.take(now)
-        if task is not None:
+        lane = self._lane
+        if lane.stock and (task := lane.take(self._traffic.engine.now())) is not None:
             return task
-        if self._lane.has_ended(now):
+        if lane.may_have_ended and lane.has_ended(self._traffic.engine.now()):
             if trio.current_time() < self._lane.looked_at + STALE:
                 raise trio.EndOfChannel
-            self._lane.stir()
+            lane.stir()
         raise trio.WouldBlock
 
     # Settling

@@ -178,8 +178,8 @@ class Traffic:
         returning: dict[Lane, int] = {}
         stirred = {push.lane: None for push in self.pushes}
         for settle in self.settles:
-            lane = settle.lane
-            if settle.will_take_more:
+            lane, holder = settle.lane, settle.holder
+            if holder is not None and getattr(holder, "will_take_more", False):
                 returning[lane] = returning.get(lane, 0) + 1
             if settle.settlement.verdict in COMES_BACK or not lane.handles:
                 stirred[lane] = None
@@ -222,10 +222,17 @@ class Traffic:
 
     def tell(self, answer: Answer, pushes: Sequence[Push], settles: Sequence[Settle]) -> None:
         """Those who pushed and settled have their answers."""
+        unanswered = self._unanswered
         for settle, settled in zip(settles, answer.settled, strict=True):
-            if settled is True and settle.parts is not None and settle.parts.id in settle.lane.waiters:
-                settle.lane.endings[settle.parts.id] = settle.settlement
-            self._end(settle, Value(settled))
+            lane, settlement, _, parts, trio_task = settle
+            if parts is None or trio_task is None:
+                continue
+            if settled is True and lane.waiters and parts.id in lane.waiters:
+                lane.endings[parts.id] = settlement
+            lane.let_go(parts)
+            if trio_task in unanswered:
+                del unanswered[trio_task]
+                trio.lowlevel.reschedule(trio_task, Value(settled))
         position = 0
         for push in pushes:
             answers = answer.pushed[position : position + len(push.rows)]

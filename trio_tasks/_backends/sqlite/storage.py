@@ -218,7 +218,7 @@ class SqliteTransaction:
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
         """Have this statement run with the settlement."""
-        self._grip.writes.append(lambda writer: writer.execute(sql, parameters))
+        self._grip.writes += (lambda writer: writer.execute(sql, parameters),)
 
     def call(self, write: Callable[[Writer], object]) -> None:
         """Have ``write(writer)`` called with the settlement, in the thread that has the connection.
@@ -226,4 +226,4 @@ class SqliteTransaction:
         ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
         transactions, nor take long: everybody else's tasks wait.
         """
-        self._grip.writes.append(write)
+        self._grip.writes += (write,)

@@ -152,5 +152,5 @@ def _own_copy(context: Any) -> Any:
     if not isinstance(context, Lease):
         return context
     own = copy(context)
-    own.writes = [*context.writes]
+    own.writes = context.writes
     return own
