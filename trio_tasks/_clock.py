@@ -31,6 +31,11 @@ def wall_now() -> datetime:
     return datetime.fromtimestamp(_source(), timezone.utc)
 
 
+def wall_seconds() -> float:
+    """The present by the wall clock, in seconds since the epoch."""
+    return _source()
+
+
 def machine_now() -> tuple[str, float]:
     """The machine's own clock: a name of the time since it was started (empty where there is none), and a number of
     seconds by a clock that nobody can set, that counts the time asleep, and that all processes with this name share."""

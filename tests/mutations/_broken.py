@@ -460,8 +460,8 @@ MUTATIONS = [
         13,
         "an attempt that is followed by another one leaves no record in the log",
         "_contracts/attempt_log.py",
-        "        if isinstance(outcome, (Retried, Failed, Killed)):\n            if not self._is_noted",
-        "        if isinstance(outcome, (Failed, Killed)):\n            if not self._is_noted",
+        "        if isinstance(outcome, (Retried, Failed, Killed)):\n            seconds, level",
+        "        if isinstance(outcome, (Failed, Killed)):\n            seconds, level",
         (),
     ),
     Mutation(

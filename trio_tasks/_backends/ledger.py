@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now
+from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
@@ -345,7 +345,7 @@ class Ledger(Generic[A]):
         """Add the attempt that has failed so to the history of its task."""
         became, error = type(outcome).__name__.lower(), outcome.error
         worker = None if parts.holder is None else parts.holder.worker
-        entry = PastAttempt(int(parts.attempt), wall_now().timestamp(), worker, became, self._line_of(error))
+        entry = PastAttempt(int(parts.attempt), wall_seconds(), worker, became, self._line_of(error))
         self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
 
     # Interventions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,17 @@ def drop_locals(error: BaseException) -> None:
 
 
 def _bare(traceback: TracebackType | None) -> TracebackType | None:
-    places: list[tuple[CodeType, int, object]] = []
+    places: list[tuple[CodeType, int, str | None]] = []
     while traceback is not None:
         frame = traceback.tb_frame
-        places.append((frame.f_code, traceback.tb_lineno, frame.f_globals.get("__name__")))
+        module = frame.f_globals.get("__name__")
+        places.append((frame.f_code, traceback.tb_lineno, module if type(module) is str else None))
         traceback = traceback.tb_next
     bare: TracebackType | None = None
     for code, line, module in reversed(places):
         # Without an instruction there are no column marks, which would be those of another code.
-        bare = TracebackType(bare, _frame_like(code, module), -1, line or code.co_firstlineno)
+        frame = _frame_like(code.co_filename, code.co_name, code.co_firstlineno, module)
+        bare = TracebackType(bare, frame, -1, line or code.co_firstlineno)
     return bare
 
 
@@ -54,10 +57,9 @@ def _never_run() -> Generator[None, None, None]:
     yield
 
 
-def _frame_like(code: CodeType, module: object) -> FrameType:
-    """A frame of the same name and file that never ran. A generator's frame has no caller, and so keeps no others."""
-    named = _never_run.__code__.replace(
-        co_filename=code.co_filename, co_name=code.co_name, co_firstlineno=code.co_firstlineno
-    )
+@lru_cache(maxsize=1024)  # a handler that fails often fails at the same lines
+def _frame_like(file: str, name: str, first_line: int, module: str | None) -> FrameType:
+    """A frame of this name and file that never ran. A generator's frame has no caller, and so keeps no others."""
+    named = _never_run.__code__.replace(co_filename=file, co_name=name, co_firstlineno=first_line)
     frame: FrameType = FunctionType(named, {"__name__": module})().gi_frame
     return frame

@@ -87,9 +87,11 @@ class AttemptLog:
 
     def _ended(self, task: Task[Any], outcome: Outcome) -> None:
         if isinstance(outcome, (Retried, Failed, Killed)):
-            if not self._is_noted(task, outcome.error):
-                self.flush(task)
-            _, seconds, level = self.noted.pop(task.parts, (None, None, logging.NOTSET))
+            seconds, level = None, logging.NOTSET
+            if self.noted:
+                if not self._is_noted(task, outcome.error):
+                    self.flush(task)
+                _, seconds, level = self.noted.pop(task.parts, (None, None, logging.NOTSET))
             self._failed(task, outcome, seconds, level)
         else:
             self.flush(task)
