@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
-from trio_tasks import SqliteStorage
+from trio_tasks import (
+    DurableStorage,
+    FileStorage,
+    MemoryStorage,
+    Monitor,
+    SqliteStorage,
+    TaskOptions,
+    TaskSink,
+    Worker,
+)
 
 MODULES = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")
 UNREADABLE = re.compile(r"<function [^>]*>|<[\w.]+ object[^>]*>|<factory>|<lambda>| at 0x[0-9a-f]+")
@@ -91,3 +100,34 @@ def test_what_is_unreadable_is_seen() -> None:
 
     [(_, text), _] = signatures("x", with_default)
     assert len(UNREADABLE.findall(text)) >= 2
+
+
+def entries(text: str) -> dict[str, str]:
+    """What the section Args of a docstring says of each argument."""
+    _, _, section = inspect.cleandoc(text).partition("\nArgs:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    return dict(re.findall(r"^  ([\w, ]+): ((?s:.*?))(?=^  \w|\Z)", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize("each", [TaskSink, DurableStorage, MemoryStorage, SqliteStorage, FileStorage])
+def test_push_describes_each_of_its_keywords(each: Any) -> None:
+    text = inspect.getdoc(each.push) or ""
+    assert entries(text).keys() == {"args", *TaskOptions.__optional_keys__}
+    assert not [name for name, said in entries(text).items() if name != "args" and "Default: " not in said]
+    assert ">>>" in text
+
+
+DESCRIBED: list[Any] = [Worker, Monitor, MemoryStorage, SqliteStorage, FileStorage]
+QUEUE_OPTIONS = {"lease", "codec", "result_type", "keep_results", "keep_dead", "unreadable_after"}
+
+
+@pytest.mark.parametrize("each", DESCRIBED)
+def test_the_most_used_classes_have_an_example_and_their_defaults_in_words(each: Any) -> None:
+    assert re.search(r"^>>> ", inspect.getdoc(each) or "", re.MULTILINE), "no example"
+    found = entries(inspect.getdoc(each) or "")
+    parameters = dict(inspect.signature(each).parameters)
+    takes_more = parameters.pop("options", None) is not None
+    assert found.keys() == {*parameters, *(QUEUE_OPTIONS if takes_more else ())}
+    with_default = {name for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
+    silent = [name for name in found if name in with_default | QUEUE_OPTIONS and "efault" not in found[name]]
+    assert not silent

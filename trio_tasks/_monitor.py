@@ -36,18 +36,26 @@ def _never(context: WorkerContext, error: Exception, attempt: int) -> bool:
 class Monitor:
     """Runs workers together, restarts those that fail if the policy says so, and stops them all gracefully.
 
+    >>> monitor = Monitor(
+    ...     shutdown_timeout=10, should_restart=lambda context, error, attempt: attempt < 5
+    ... )
+    >>> monitor.register(Worker("emails", storage, send_email))
+    >>> report = await monitor.run_with_signal()  # SIGINT or SIGTERM shuts down gracefully
+
     Args:
       shutdown_timeout: seconds that attempts in hand may go on after :meth:`shutdown`; then they are cancelled, and
-          their tasks released. None waits for them without limit.
-      terminator: an async function in place of ``shutdown_timeout``: time is up when it returns.
+          their tasks released. Default: None, which waits for them without limit.
+      terminator: an async function in place of ``shutdown_timeout``: time is up when it returns. Default: none.
       on_event: called with the events of every worker, as ``on_event(context, event)``; one function, or several.
+          Default: none.
       should_restart: given the context of a run that has failed, its error (a group only if there were several),
-          and the number of that run (from 1), whether to run the worker again. By default never.
-      restart_backoff: from the number of the run that failed to the seconds to wait before the next.
-      max_restarts: of one worker within ``restart_period``; one more is not granted. None sets no limit.
-      restart_period: seconds.
+          and the number of that run (from 1), whether to run the worker again. Default: never.
+      restart_backoff: from the number of the run that failed to the seconds to wait before the next. Default: delays
+          that double from 0.1 to 30 seconds, of which up to a half is taken off at random.
+      max_restarts: of one worker within ``restart_period``; one more is not granted. Default: None, no limit.
+      restart_period: seconds. Default: 60.
       signals: such as ``(SIGINT, SIGTERM)``: for as long as it runs, the first one shuts down gracefully, and the
-          second one cancels. See :meth:`run_with_signal`.
+          second one cancels. See :meth:`run_with_signal`. Default: none.
 
     A monitor is a recipe too: it may be run again, though not twice at once.
     """

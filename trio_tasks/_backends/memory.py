@@ -127,7 +127,11 @@ def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result
 class MemoryStorage(
     LedgerCapabilities[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
 ):
-    """Tasks in memory: ``MemoryStorage[int]()``.
+    """Tasks in memory, for one process.
+
+    >>> storage = MemoryStorage[Email]()
+    >>> worker = Worker("emails", storage, send_email)
+    >>> await storage.push(Email(to="a@example.com"), delay=60)
 
     Delays, priorities, unique keys, expiry, results, dead letters: all that a task can ask for. It ends, for those
     who receive, once it is closed *and* empty; a task that is delayed or will be retried keeps it open, and so does
@@ -139,14 +143,15 @@ class MemoryStorage(
     and each attempt is given a value of its own.
 
     Args:
-      max_buffer_size: how many tasks may wait before :meth:`push` does; ``math.inf`` by default. What is retried or
-          released always finds room.
-      type: of the args; what does not fit it is refused when it is pushed.
-      queue: the name of the queue. For further queues, see :meth:`share`.
-      codec: for the args: a :class:`Codec`, or what makes one of the type, such as :class:`JsonCodec`.
-      result_type: what handlers return.
-      keep_results: of how many succeeded tasks the results are remembered, for :meth:`wait_for`; the oldest go first.
-          Failed and killed tasks are remembered until :meth:`vacuum`.
+      max_buffer_size: how many tasks may wait; with so many, :meth:`push` waits for room. What is retried or released
+          always finds room. Default: ``math.inf``, no limit.
+      type: of the args; what does not fit it is refused when it is pushed. Default: any object, by reference.
+      queue: the name of the queue. For further queues, see :meth:`share`. Default: ``"default"``.
+      codec: encodes the args: a :class:`Codec`, or what makes one of the type, such as :class:`JsonCodec`. Default:
+          none; with a ``type``, :class:`CborCodec`.
+      result_type: the type that handlers return, which is encoded too. Default: any object, by reference.
+      keep_results: number of succeeded tasks that are kept with their results, for :meth:`wait_for`; the oldest go
+          first. Failed and killed tasks are kept until :meth:`vacuum`. Default: 10 000.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.
@@ -284,7 +289,11 @@ class MemoryStorage(
         return check_task(task) if self._encoding is None else self._encoding.encode(task)
 
     def push_nowait(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """As :meth:`push`, or ``trio.WouldBlock`` if there is no room."""
+        """Make a task and put it in without waiting; the keywords are those of :meth:`push`.
+
+        Raises:
+          trio.WouldBlock: there is no room.
+        """
         return self.push_task_nowait(make_task(args, options, self))
 
     @trio.lowlevel.enable_ki_protection

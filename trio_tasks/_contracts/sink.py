@@ -45,17 +45,43 @@ class TaskSink(ABC, Generic[A]):
         """
 
     async def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Make a task of ``args`` and put it in; the options are those of :class:`TaskOptions`.
+        """Make a task of ``args`` and put it in; return its id.
 
-        Raises and is cancelled as :meth:`push_task`; a wrong option is a ``TypeError`` or ``ValueError``.
+        >>> task_id = await storage.push(Email(to="b@example.com"), delay=600, attempts=3)
+
+        Args:
+          args: the value that the handler is given.
+          id: text; the name of the task, new to the storage. Default: made, ordered by time.
+          attempts: int, 1 or more; how many attempts the task may have, the first included. Default: what the worker's
+              retry policy says (5).
+          timeout: seconds, more than 0; an attempt that takes longer is cancelled, and has failed with
+              ``trio.TooSlowError``. Default: no limit.
+          priority: int; tasks with a higher one are received first. Default: 0.
+          delay: seconds from now until the task is ready. Default: 0. Not together with ``run_at``.
+          run_at: datetime with a time zone, from which on the task is ready. Default: at once.
+          metadata: mapping from names to plain values, stored with the task: ``task.parts.metadata``. Default: empty.
+          data: iterable of values for attempts in this process, one of each type: ``task.parts.extensions[Tracer]``.
+              They are not stored. Default: none.
+          unique: text; at most one unfinished task has this key. Default: no key.
+          on_conflict: for a ``unique`` key that is taken. ``"skip"`` pushes nothing, and returns the id of the task
+              that has it; ``"replace"`` kills that task if it still waits; ``"raise"`` raises. Default: ``"skip"``.
+          expires_in: seconds, more than 0 and more than the delay; a task that has not begun by then is killed with
+              ``TaskExpiredError``. Default: never.
+
+        Raises:
+          TypeError, ValueError: a keyword is unknown, or its value is wrong, or the args cannot be stored.
+          DuplicateTaskError: the id is known already, or the unique key is taken and ``on_conflict`` is ``"raise"``.
+          trio.ClosedResourceError: nothing more may be pushed here.
+
+        If it is cancelled: see :meth:`push_task`.
         """
         return await self.push_task(make_task(args, options, self))
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
-        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+        """Make a task of each of ``many`` args, with the same keywords, and put them in, in this order.
 
-        Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
-        far stay in.
+        The keywords are those of :meth:`push`, without ``id``. Every task is made, and every option checked, before the
+        first is put in. If it is cancelled, those put in so far stay in.
         """
         tasks = await make_tasks(many, options, self)
         return [await self.push_task(task) for task in tasks]

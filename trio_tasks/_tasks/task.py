@@ -258,22 +258,33 @@ class Task(Generic[A_co]):
 
 
 class TaskOptions(TypedDict, total=False):
-    """The keywords of ``push``: each is the method of :class:`TaskBuilder` of that name (``delay`` is ``run_after``).
+    """The keywords of ``push``, which describes each: types, units and defaults.
 
-    ``metadata`` takes a mapping; ``data`` takes an iterable of values, one of each type.
+    Each is the method of :class:`TaskBuilder` of that name (``delay`` is ``run_after``).
     """
 
     id: str
+    """The name of the task. Default: made, ordered by time."""
     attempts: int
+    """How many attempts the task may have. Default: what the worker's retry policy says."""
     timeout: float
+    """Seconds that an attempt may take. Default: no limit."""
     priority: int
+    """Tasks with a higher one are received first. Default: 0."""
     delay: float
+    """Seconds from now until the task is ready. Default: 0."""
     run_at: datetime
+    """The moment, with a time zone, from which on the task is ready. Default: at once."""
     metadata: Mapping[str, Any]
+    """Plain values, stored with the task. Default: empty."""
     data: Iterable[object]
+    """Values for attempts in this process, one of each type; not stored. Default: none."""
     unique: str
+    """A key that at most one unfinished task has. Default: no key."""
     on_conflict: OnConflict
+    """For a key that is taken: ``"skip"`` (the default), ``"replace"`` or ``"raise"``."""
     expires_in: float
+    """Seconds after which a task that has not begun is killed. Default: never."""
 
 
 @final

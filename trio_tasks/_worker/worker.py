@@ -61,21 +61,30 @@ _LAYER = "layers, each an async layer(handler, task) -> result"
 class Worker(Generic[A, R]):
     """A recipe for running a handler on the tasks of a backend. It may be run again, and more than once at a time.
 
+    >>> worker = Worker(
+    ...     "emails", storage, send_email, concurrency=8, layers=[Timeout(30)], data=[mailer]
+    ... )
+    >>> async with trio.open_nursery() as nursery:
+    ...     context = await nursery.start(worker.run)
+    ...     await storage.push(Email(to="a@example.com"))
+    ...     context.stop()  # gracefully: attempts under way are finished
+
     Args:
       name: for people, and for the backend.
       backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
       handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
           filled in by their annotations. A sync function runs in a thread.
-      concurrency: how many attempts may be under way at once.
+      concurrency: how many attempts may be under way at once. Default: 8.
       lend: how many more may be begun while attempts wait for other tasks, in ``wait_for`` or in a push that waits for
-          room; as many as ``concurrency``, if not given. An attempt that waits so lends its slot, and its places in
+          room. Default: as many as ``concurrency``. An attempt that waits so lends its slot, and its places in
           gates; it goes on at once when its wait is over. So up to ``concurrency + lend`` handlers may run at a time.
-      layers: middleware, the outermost first; see :data:`Layer`.
-      data: what the handler may ask for as ``Data[T]``, one value of each type.
-      retry: what to do about errors that do not say it themselves.
-      on_event: called as ``on_event(context, event)``; one function, or several.
-      settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed.
-      log: the logger for failed attempts and stalls, by default ``logging.getLogger("trio_tasks")``; None for none.
+      layers: middleware, the outermost first; see :data:`Layer`. Default: none.
+      data: values that the handler may ask for as ``Data[T]``, one of each type. Default: none.
+      retry: the policy for errors other than ``AbortError``, ``RetryAfterError``, ``DeferredError`` and
+          ``SuspendError``. Default: 5 attempts, with delays that double from 1 second to an hour.
+      on_event: called as ``on_event(context, event)``; one function, or several. Default: none.
+      settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed. Default: 10.
+      log: the logger for failed attempts and stalls; None for none. Default: ``logging.getLogger("trio_tasks")``.
 
     Raises:
       TypeError, ValueError: an argument is wrong, or a parameter of the handler cannot be filled in; the message says

@@ -40,7 +40,12 @@ _LOOKS_APART = 1.0
 
 @final
 class FileStorage(DurableStorage[A]):
-    """Tasks in a journal, for one process: ``async with FileStorage("tasks.journal", Email) as storage``.
+    """Tasks in a journal file, for one process.
+
+    >>> async with FileStorage("tasks.journal", Email) as storage:
+    ...     await storage.push(Email(to="a@example.com"), delay=60)
+    ...     storage.close()  # nothing more is pushed: the worker ends when all is done
+    ...     await Worker("emails", storage, send_email).run()
 
     What waits is in memory, and every change of it is appended to one file: all that happens at once in one record,
     with one ``fsync``. When it is opened, the file is read; what was in hand when the last process died waits again,
@@ -49,18 +54,28 @@ class FileStorage(DurableStorage[A]):
     Args:
       path: of the file.
       type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
-          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
-      queue: the name of the queue in the file.
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default: any
+          plain value.
+      queue: the name of the queue in the file. Default: ``"default"``.
       synchronous: when a change counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
-          ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
+          ``"NORMAL"``: when the operating system has it, so it survives the death of the process. Default:
+          ``"FULL"``.
       repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
-          original is kept beside it. A torn end, which a crash may leave, needs no repair.
+          original is kept beside it. A torn end, which a crash may leave, needs no repair. Default: False.
       create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+          Default: True.
       read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that another
           process works on, or that one may only read. Whatever would change something raises :class:`BackendError`.
+          Default: False.
       mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
-      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
-          ``unreadable_after``; see :class:`StorageOptions`.
+          Default: 0o600, for its owner alone.
+      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
+          three times as often. Default: 30.
+      codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
+      result_type: the type that handlers return. Default: any plain value.
+      keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
+      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
+      unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
     """
 
     @overload

@@ -50,33 +50,48 @@ class SqliteOptions(StorageOptions, total=False):
 
 @final
 class SqliteStorage(DurableStorage[A]):
-    """Tasks in an SQLite file: ``async with SqliteStorage("tasks.db", Email, queue="emails") as storage``.
+    """Tasks in an SQLite file, for any number of processes of one machine.
 
-    One thread has the connection; what many trio tasks ask for goes into one transaction together. Any number of
-    processes may use the file, and wake one another.
+    >>> async with SqliteStorage("tasks.db", Email, queue="emails") as storage:
+    ...     await storage.push(Email(to="a@example.com"), delay=60)
+    ...     storage.close()  # nothing more is pushed: the worker ends when all is done
+    ...     await Worker("emails", storage, send_email).run()
+
+    It is open within the block. One thread has the connection; what many trio tasks ask for goes into one transaction
+    together. Any number of processes may use the file, and wake one another.
 
     Args:
       path: of the file, on a disk of this machine.
       type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
-          it is put back for another version of the program, and fails after ``unreadable_after`` seconds.
-      queue: the name of the queue in the file.
+          it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default: any
+          plain value.
+      queue: the name of the queue in the file. Default: ``"default"``.
       synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
           ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
-          undo the latest. ``"OFF"``: the same, and a power cut may damage the file.
-      driver: ``"sqlite3"``, the standard library's, which is the default; or ``"apsw"``, which has a newer SQLite
-          of its own. All connections that a process has to a file must be by the same one, your own included: two
-          SQLites in one process do not see each other's locks, and damage a file. Two storages are refused that would
-          do so; a connection of your own is refused by :meth:`push_in`, and not seen otherwise.
-      join_existing: whether the tables may be put into a database that has others, and none of ours yet.
+          undo the latest. ``"OFF"``: the same, and a power cut may damage the file. Default: ``"FULL"``.
+      driver: ``"sqlite3"``, the standard library's, which is the default (None); or ``"apsw"``, which has a newer
+          SQLite of its own. All connections that a process has to a file must be by the same one, your own included:
+          two SQLites in one process do not see each other's locks, and damage a file. Two storages are refused that
+          would do so; a connection of your own is refused by :meth:`push_in`, and not seen otherwise.
+      join_existing: whether the tables may be put into a database that has others, and none of ours yet. Default:
+          False, so that a wrong path is noticed.
       create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
+          Default: True.
       read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others
-          work on, or that one may only read. Whatever would change something raises :class:`BackendError`.
-      mode: of the file, if it is made; SQLite gives the same to the files beside it.
+          work on, or that one may only read. Whatever would change something raises :class:`BackendError`. Default:
+          False.
+      mode: of the file, if it is made; SQLite gives the same to the files beside it. Default: 0o600, for its owner
+          alone.
       allow_triggers: whether triggers and views of others may be on the tables. A trigger runs with each statement of
-          ours, so without this a file that has any is refused.
-      poll_interval: seconds between two looks at the file, for news that went astray.
-      options: ``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
-          ``unreadable_after``; see :class:`StorageOptions`.
+          ours, so without this a file that has any is refused. Default: False.
+      poll_interval: seconds between two looks at the file, for news that went astray. Default: 1.
+      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
+          three times as often. Default: 30.
+      codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
+      result_type: the type that handlers return. Default: any plain value.
+      keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
+      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
+      unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
     """
 
     @overload

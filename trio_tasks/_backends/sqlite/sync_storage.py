@@ -72,7 +72,9 @@ class SyncSqliteStorage(Generic[A]):
     # Pushing
 
     def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Make a task of ``args`` and put it in; the options are those of :meth:`SqliteStorage.push`.
+        """Make a task of ``args`` and put it in; the keywords are those of :meth:`SqliteStorage.push`.
+
+        >>> task_id = storage.push(Email(to="b@example.com"), delay=600, attempts=3)
 
         When it returns, the task is stored, and workers in all processes have been told.
 
