@@ -74,7 +74,7 @@ class FileStorage(DurableStorage[A]):
       codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
       result_type: the type that handlers return. Default: any plain value.
       keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
-      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
+      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until ``vacuum()``.
       unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
     """
 
