@@ -3,7 +3,7 @@
 from types import ModuleType as _Module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
-from . import abc as _abc  # noqa: F401  it gives base classes that users meet their public names
+from . import abc as _abc
 from ._backends.custom import CustomBackend as CustomBackend
 from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
 from ._backends.pipe import Pipe as Pipe, pipe_to as pipe_to
@@ -115,6 +115,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+del _abc  # imported since it gives the base classes that users meet their public names
 _rename(__name__, globals())
 
 _WHEN_ASKED_FOR = {
