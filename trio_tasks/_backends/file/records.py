@@ -153,10 +153,10 @@ def _load_rows(books: Books, rows: list[Any]) -> list[Row]:
         key, number, id, payload, head, priority, unique = rows[start : start + 7]
         row = books.rows.get(key)
         if row is None:
-            row = Row(key, books.numbered[number], id, payload, head, priority, unique)
-        row.payload, row.head = payload, head
+            row = books.rows[key] = Row(key, books.numbered[number], id, payload, head, priority, unique)
+        else:
+            row.payload, row.head = payload, head
         row.condition = *rows[start + 7 : start + _ROW], None, False
-        books.rows[key] = row
         found.append(row)
     return found
 
