@@ -50,19 +50,19 @@ class Generator:
     """One random type, and a function that makes values of it.
 
     Args:
-      dice: the random numbers.
+      rng: the random numbers.
       slips: the share of values that are made for another type, or by another class.
     """
 
-    def __init__(self, dice: random.Random, slips: float = 0.04) -> None:
-        self.dice = dice
+    def __init__(self, rng: random.Random, slips: float = 0.04) -> None:
+        self.rng = rng
         self.slips = slips
 
     def some(self, depth: int = 3) -> tuple[Any, Values]:
         """A type, with what makes its values."""
-        if depth <= 0 or self.dice.random() < 0.3:
-            return self._slipping(*self.dice.choice(self._leaves()))
-        return self._slipping(*self.dice.choice(self._makers())(depth - 1))
+        if depth <= 0 or self.rng.random() < 0.3:
+            return self._slipping(*self.rng.choice(self._leaves()))
+        return self._slipping(*self.rng.choice(self._makers())(depth - 1))
 
     def _slipping(self, kind: Any, make: Values) -> tuple[Any, Values]:
         if kind is Any:  # anything fits, and comes back plain
@@ -70,44 +70,44 @@ class Generator:
         leaves = self._leaves()
 
         def slip() -> Any:
-            if self.dice.random() >= self.slips:
+            if self.rng.random() >= self.slips:
                 return make()
             value = make()
             nearly = {str: Name, int: Number, list: Row, dict: OrderedDict, set: frozenset, tuple: list}
-            if type(value) in nearly and self.dice.random() < 0.6:
+            if type(value) in nearly and self.rng.random() < 0.6:
                 return nearly[type(value)](value)
-            return self.dice.choice([str(value), float(2**60 + 1), 2**60 + 1, self.dice.choice(leaves)[1]()])
+            return self.rng.choice([str(value), float(2**60 + 1), 2**60 + 1, self.rng.choice(leaves)[1]()])
 
         return kind, slip
 
     def _leaves(self) -> list[tuple[Any, Values]]:
-        dice = self.dice
-        offsets = [0, 60, -90, 90.5, 17 / 60] if dice.random() < 0.2 else [0, 60, -90]
+        rng = self.rng
+        offsets = [0, 60, -90, 90.5, 17 / 60] if rng.random() < 0.2 else [0, 60, -90]
 
         def zone() -> timezone:
-            return timezone(timedelta(minutes=dice.choice(offsets)))
+            return timezone(timedelta(minutes=rng.choice(offsets)))
 
         return [
             (None, lambda: None),
-            (bool, lambda: dice.random() < 0.5),
-            (int, lambda: dice.choice([0, -1, dice.randrange(-(2**70), 2**70)])),
-            (float, lambda: dice.choice([0.0, -0.5, 1, 2**60 + 1, dice.gauss(0, 1e9), float("inf")])),
-            (str, lambda: "".join(dice.choices("ab1 é\n", k=dice.randrange(4)))),
-            (bytes, lambda: dice.randbytes(dice.randrange(4))),
-            (bytearray, lambda: bytearray(dice.randbytes(2))),
-            (date, lambda: date.fromordinal(dice.randrange(1, 3_000_000))),
-            (time, lambda: time(dice.randrange(24), 1, 2, dice.randrange(10**6), dice.choice([None, zone()]))),
-            (datetime, lambda: datetime(dice.randrange(2, 9998), 3, 4, 5, 6, 7, dice.randrange(10**6), zone())),
-            (timedelta, lambda: timedelta(dice.randrange(-999, 999), dice.randrange(86400), dice.randrange(10**6))),
-            (UUID, lambda: UUID(int=dice.getrandbits(128))),
-            (Decimal, lambda: Decimal(dice.choice(["0", "-1.50", "1E+5", "Infinity", "NaN", "0.10"]))),
-            (Path, lambda: Path(dice.choice(["/tmp/a", ".", "a/b"]))),
-            (PurePosixPath, lambda: PurePosixPath(dice.choice(["/tmp/a", "é"]))),
-            (Colour, lambda: dice.choice([*Colour])),
-            (Mixed, lambda: dice.choice([*Mixed, "red"])),
-            (Level, lambda: dice.choice([*Level])),
-            (Literal["a", 1], lambda: dice.choice(["a", 1])),
-            (Any, lambda: dice.choice([None, 1, "x", [1, {"a": [True, 0.5]}], {}])),
+            (bool, lambda: rng.random() < 0.5),
+            (int, lambda: rng.choice([0, -1, rng.randrange(-(2**70), 2**70)])),
+            (float, lambda: rng.choice([0.0, -0.5, 1, 2**60 + 1, rng.gauss(0, 1e9), float("inf")])),
+            (str, lambda: "".join(rng.choices("ab1 é\n", k=rng.randrange(4)))),
+            (bytes, lambda: rng.randbytes(rng.randrange(4))),
+            (bytearray, lambda: bytearray(rng.randbytes(2))),
+            (date, lambda: date.fromordinal(rng.randrange(1, 3_000_000))),
+            (time, lambda: time(rng.randrange(24), 1, 2, rng.randrange(10**6), rng.choice([None, zone()]))),
+            (datetime, lambda: datetime(rng.randrange(2, 9998), 3, 4, 5, 6, 7, rng.randrange(10**6), zone())),
+            (timedelta, lambda: timedelta(rng.randrange(-999, 999), rng.randrange(86400), rng.randrange(10**6))),
+            (UUID, lambda: UUID(int=rng.getrandbits(128))),
+            (Decimal, lambda: Decimal(rng.choice(["0", "-1.50", "1E+5", "Infinity", "NaN", "0.10"]))),
+            (Path, lambda: Path(rng.choice(["/tmp/a", ".", "a/b"]))),
+            (PurePosixPath, lambda: PurePosixPath(rng.choice(["/tmp/a", "é"]))),
+            (Colour, lambda: rng.choice([*Colour])),
+            (Mixed, lambda: rng.choice([*Mixed, "red"])),
+            (Level, lambda: rng.choice([*Level])),
+            (Literal["a", 1], lambda: rng.choice(["a", 1])),
+            (Any, lambda: rng.choice([None, 1, "x", [1, {"a": [True, 0.5]}], {}])),
         ]  # fmt: skip
 
     def _makers(self) -> list[Any]:
@@ -117,15 +117,15 @@ class Generator:
         ]  # fmt: skip
 
     def _several(self) -> range:
-        return range(self.dice.randrange(4))
+        return range(self.rng.randrange(4))
 
     def _list(self, depth: int) -> tuple[Any, Values]:
         kind, make = self.some(depth)
         return list[kind], lambda: [make() for _ in self._several()]  # type: ignore[valid-type]  # made at run time
 
     def _set(self, depth: int) -> tuple[Any, Values]:
-        kind, make = self.dice.choice(self._leaves())
-        outer: Any = self.dice.choice([set, frozenset])
+        kind, make = self.rng.choice(self._leaves())
+        outer: Any = self.rng.choice([set, frozenset])
 
         def made() -> Any:
             members = [make() for _ in self._several()]
@@ -135,15 +135,15 @@ class Generator:
 
     def _tuple(self, depth: int) -> tuple[Any, Values]:
         (one, make_one), (other, make_other) = self.some(depth), self.some(depth)
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             return tuple[one, ...], lambda: tuple(make_one() for _ in self._several())  # type: ignore[valid-type]  # made at run time
         return tuple[one, other], lambda: (make_one(), make_other())  # type: ignore[valid-type]  # made at run time
 
     def _dict(self, depth: int) -> tuple[Any, Values]:
-        key, make_key = self.dice.choice(self._leaves()[:-1])  # not Any, as which keys come back as text
+        key, make_key = self.rng.choice(self._leaves()[:-1])  # not Any, as which keys come back as text
         kind, make = self.some(depth)
-        if self.dice.random() < 0.2:
-            key, make_key = Union[int, str], lambda: self.dice.choice([1, "1", "a"])  # noqa: UP007  as users of 3.9 wrote it
+        if self.rng.random() < 0.2:
+            key, make_key = Union[int, str], lambda: self.rng.choice([1, "1", "a"])  # noqa: UP007  as users of 3.9 wrote it
 
         def made() -> Any:
             keys = [make_key() for _ in self._several()]
@@ -155,22 +155,22 @@ class Generator:
         kind, make = self.some(depth)
         if kind is Any:
             return kind, make
-        return Optional[kind], lambda: None if self.dice.random() < 0.3 else make()  # noqa: UP045  as users of 3.9 wrote it
+        return Optional[kind], lambda: None if self.rng.random() < 0.3 else make()  # noqa: UP045  as users of 3.9 wrote it
 
     def _union(self, depth: int) -> tuple[Any, Values]:
         (one, make_one), (other, make_other) = self.some(depth), self.some(depth)
         if Any in (one, other):  # the union is Any, too
             return Any, lambda: None
-        return Union[one, other], lambda: self.dice.choice([make_one, make_other])()  # noqa: UP007  made at run time
+        return Union[one, other], lambda: self.rng.choice([make_one, make_other])()  # noqa: UP007  made at run time
 
     def _fields(self, depth: int) -> tuple[list[tuple[str, Any]], Values]:
-        made = [(f"f{n}", *self.some(depth)) for n in range(self.dice.randrange(1, 4))]
+        made = [(f"f{n}", *self.some(depth)) for n in range(self.rng.randrange(1, 4))]
         return [(name, kind) for name, kind, _ in made], lambda: {name: make() for name, _, make in made}
 
     def _dataclass(self, depth: int) -> tuple[Any, Values]:
         fields, make = self._fields(depth)
         namespace: dict[str, Any] = {}
-        if self.dice.random() < 0.1:
+        if self.rng.random() < 0.1:
 
             def count_up(self: Any) -> None:
                 self.count = getattr(self, "count", 0) + 1
@@ -179,16 +179,16 @@ class Generator:
         extra: list[Any] = [("count", int, field(default=0))] if namespace else []
         kind = make_dataclass("Made", [*fields, *extra], namespace=namespace)
         lesser = make_dataclass("Lesser", [("more", int, field(default=1))], bases=(kind,))
-        return kind, lambda: (lesser if self.dice.random() < self.slips else kind)(**make())
+        return kind, lambda: (lesser if self.rng.random() < self.slips else kind)(**make())
 
     def _struct(self, depth: int) -> tuple[Any, Values]:
         fields, make = self._fields(depth)
         kind: Any = msgspec.defstruct(
             "Made",
             fields,
-            tag=self.dice.choice([True, None]),
-            array_like=self.dice.random() < 0.3,
-            rename=self.dice.choice([None, "camel"]),
+            tag=self.rng.choice([True, None]),
+            array_like=self.rng.random() < 0.3,
+            rename=self.rng.choice([None, "camel"]),
         )
         return kind, lambda: kind(**make())
 
@@ -200,13 +200,13 @@ class Generator:
     def _named_tuple(self, depth: int) -> tuple[Any, Values]:
         fields, make = self._fields(depth)
         kind: Any = NamedTuple("Made", fields)  # type: ignore[misc]  # made at run time
-        return kind, lambda: kind(**make()) if self.dice.random() >= self.slips else tuple(make().values())
+        return kind, lambda: kind(**make()) if self.rng.random() >= self.slips else tuple(make().values())
 
     def _typed_dict(self, depth: int) -> tuple[Any, Values]:
         fields, make = self._fields(depth)
-        maker: Any = self.dice.choice([TypedDict, typing_extensions.TypedDict])
-        kind = maker("Made", dict(fields), total=self.dice.random() < 0.7)
-        return kind, lambda: {**make(), **({"more": 1} if self.dice.random() < self.slips else {})}
+        maker: Any = self.rng.choice([TypedDict, typing_extensions.TypedDict])
+        kind = maker("Made", dict(fields), total=self.rng.random() < 0.7)
+        return kind, lambda: {**make(), **({"more": 1} if self.rng.random() < self.slips else {})}
 
 
 _BUILTIN = (

@@ -514,7 +514,7 @@ async def test_a_worker_runs_on_a_channel(wrap: Wrap, autojump_clock: MockClock)
 
 
 @both_kinds
-async def test_a_retried_task_holds_no_seat(wrap: Wrap, autojump_clock: MockClock) -> None:
+async def test_a_retried_task_holds_no_slot(wrap: Wrap, autojump_clock: MockClock) -> None:
     send, receive = trio.open_memory_channel[int](math.inf)
     ran: list[tuple[float, int]] = []
     start = trio.current_time()

@@ -61,26 +61,26 @@ async def test_its_life(autojump_clock: MockClock) -> None:
         )
 
     assert state() == (False, False, False, False, False)
-    assert repr(context) == "<WorkerContext 'w' not started, 0/3 seats taken>"
+    assert repr(context) == "<WorkerContext 'w' not started, 0/3 slots taken>"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run, context)
         await trio.sleep(1)
         assert state() == (True, False, False, False, True)
-        assert repr(context) == "<WorkerContext 'w' running, 2/3 seats taken>"
+        assert repr(context) == "<WorkerContext 'w' running, 2/3 slots taken>"
         assert context.task_count == 2
         context.pause()
         assert state() == (True, True, False, False, False)
-        assert repr(context) == "<WorkerContext 'w' paused, 2/3 seats taken>"
+        assert repr(context) == "<WorkerContext 'w' paused, 2/3 slots taken>"
         context.resume()
         assert state() == (True, False, False, False, True)
         await storage.push(5)
         await trio.sleep(1)
-        assert not context.is_ready  # all seats are taken
+        assert not context.is_ready  # all slots are taken
         context.stop()
         assert state() == (True, False, True, False, False)
-        assert repr(context) == "<WorkerContext 'w' shutting down, 3/3 seats taken>"
+        assert repr(context) == "<WorkerContext 'w' shutting down, 3/3 slots taken>"
     assert state() == (False, False, True, True, False)
-    assert repr(context) == "<WorkerContext 'w' stopped, 0/3 seats taken>"
+    assert repr(context) == "<WorkerContext 'w' stopped, 0/3 slots taken>"
     assert context.task_count == 0
 
 
@@ -95,7 +95,7 @@ async def test_statistics_are_frozen_and_whole(autojump_clock: MockClock, nurser
         state="running",
         concurrency=2,
         tasks_in_hand=1,
-        seats_waiting=1,
+        slots_waiting=1,
         tracked=0,
         succeeded=2,
         retried=0,

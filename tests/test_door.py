@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_tasks._contracts.context import Door
+from trio_tasks._contracts.context import IntakeState
 
 
-async def wait_inside(door: Door, log: list[str], name: str = "") -> None:
-    """Wait as a seat does, and tell how it ended."""
+async def wait_inside(door: IntakeState, log: list[str], name: str = "") -> None:
+    """Wait as a slot does, and tell how it ended."""
     try:
         with trio.CancelScope() as scope:
-            door.enter(scope)
+            door.add_waiter(scope)
             try:
                 await trio.sleep_forever()
             finally:
-                door.leave(scope)
+                door.remove_waiter(scope)
         log.append(f"sent away {name}".strip())
     except trio.Cancelled:
         log.append(f"cancelled {name}".strip())
@@ -23,7 +23,7 @@ async def wait_inside(door: Door, log: list[str], name: str = "") -> None:
 
 
 async def test_it_starts_open() -> None:
-    door = Door()
+    door = IntakeState()
     assert door.is_open
     assert not door.closed
     assert not door.paused
@@ -32,7 +32,7 @@ async def test_it_starts_open() -> None:
 
 
 async def test_closing_sends_away_who_waits_and_is_for_good(nursery: trio.Nursery) -> None:
-    door, log = Door(), list[str]()
+    door, log = IntakeState(), list[str]()
     nursery.start_soon(wait_inside, door, log)
     nursery.start_soon(wait_inside, door, log)
     await wait_all_tasks_blocked()
@@ -47,7 +47,7 @@ async def test_closing_sends_away_who_waits_and_is_for_good(nursery: trio.Nurser
 
 
 async def test_pausing_sends_away_and_resuming_opens_again(nursery: trio.Nursery) -> None:
-    door, log = Door(), list[str]()
+    door, log = IntakeState(), list[str]()
     nursery.start_soon(wait_inside, door, log)
     await wait_all_tasks_blocked()
     door.pause()
@@ -71,7 +71,7 @@ async def test_pausing_sends_away_and_resuming_opens_again(nursery: trio.Nursery
 
 
 async def test_resuming_what_was_not_paused_does_nothing() -> None:
-    door = Door()
+    door = IntakeState()
     door.resume()
     assert door.is_open
     await door.wait_open()
@@ -79,15 +79,15 @@ async def test_resuming_what_was_not_paused_does_nothing() -> None:
 
 async def test_a_door_that_was_closed_before_is_no_reason_not_to_wait() -> None:
     """Who waits looks first; the door has no memory for those who come late."""
-    door = Door()
+    door = IntakeState()
     door.close()
-    with door.wait():
+    with door.interruptible():
         await trio.lowlevel.checkpoint()
     assert door.waiting == 0
 
 
 async def test_a_cancellation_from_outside_passes_through() -> None:
-    door, log = Door(), list[str]()
+    door, log = IntakeState(), list[str]()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait_inside, door, log)
         await wait_all_tasks_blocked()
@@ -98,7 +98,7 @@ async def test_a_cancellation_from_outside_passes_through() -> None:
 
 async def test_of_a_close_and_a_cancellation_at_once_the_cancellation_is_not_lost() -> None:
     for close_first in (True, False):
-        door, log = Door(), list[str]()
+        door, log = IntakeState(), list[str]()
         passed = False
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -116,9 +116,9 @@ async def test_of_a_close_and_a_cancellation_at_once_the_cancellation_is_not_los
 
 
 async def test_an_error_inside_passes_through_and_leaves_nobody_waiting() -> None:
-    door = Door()
+    door = IntakeState()
     try:
-        with door.wait():
+        with door.interruptible():
             raise KeyError("inside")
     except KeyError:
         pass
@@ -127,12 +127,12 @@ async def test_an_error_inside_passes_through_and_leaves_nobody_waiting() -> Non
 
 
 async def test_who_has_what_it_waited_for_keeps_it_though_the_door_closes() -> None:
-    door = Door()
+    door = IntakeState()
     send, receive = trio.open_memory_channel[int](0)
     got: list[int] = []
 
     async def receive_inside() -> None:
-        with door.wait():
+        with door.interruptible():
             got.append(await receive.receive())
 
     async with trio.open_nursery() as nursery:
@@ -144,7 +144,7 @@ async def test_who_has_what_it_waited_for_keeps_it_though_the_door_closes() -> N
 
 
 async def test_waiting_inside_is_not_limited_in_time(autojump_clock: MockClock) -> None:
-    door, log = Door(), list[str]()
+    door, log = IntakeState(), list[str]()
     with trio.move_on_after(1000):
         await wait_inside(door, log)
     assert log == ["cancelled"]

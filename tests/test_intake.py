@@ -1,4 +1,4 @@
-"""Receiving: never more than there are seats, never past a gate or a closed door, and never at others' expense."""
+"""Receiving: never more than there are slots, never past a gate or a closed door, and never at others' expense."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class Counting(Gate):
         self._left = trio.Event()
 
 
-# Seats
+# Slots
 
 
-@pytest.mark.parametrize("seats", [1, 3])
-async def test_no_more_tasks_are_in_hand_than_there_are_seats(
-    seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_no_more_tasks_are_in_hand_than_there_are_slots(
+    slots: int, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(10))
@@ -105,38 +105,38 @@ async def test_no_more_tasks_are_in_hand_than_there_are_seats(
     async def handler(n: int) -> None:
         await trio.sleep(1)
 
-    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=seats).run)
+    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots).run)
     await trio.sleep(0.5)
-    assert storage.statistics().in_hand == len(context.in_hand) == context.task_count == seats
+    assert storage.statistics().in_hand == len(context.in_hand) == context.task_count == slots
     assert not context.is_ready
     storage.close()
     await context.wait_stopped()
     assert context.report().succeeded == 10
 
 
-@pytest.mark.parametrize("seats", [2, 8, 100])
-async def test_every_seat_is_taken_while_there_is_something_to_do(
-    seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+@pytest.mark.parametrize("slots", [2, 8, 100])
+async def test_every_slot_is_taken_while_there_is_something_to_do(
+    slots: int, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[float]()
-    for n in range(5 * seats):
+    for n in range(5 * slots):
         storage.push_nowait(0 if n % 5 else 10)
 
     async def handler(seconds: float) -> None:
         if seconds:
             await trio.sleep(seconds)
 
-    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=seats).run)
+    context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots).run)
     await trio.sleep(5)
-    assert len(context.in_hand) == seats
+    assert len(context.in_hand) == slots
     nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_no_seat_stays_idle_while_a_task_waits(seed: int, autojump_clock: MockClock) -> None:
-    """Greedy scheduling ends within the total over the seats, and the longest; pauses come on top."""
+async def test_no_slot_stays_idle_while_a_task_waits(seed: int, autojump_clock: MockClock) -> None:
+    """Greedy scheduling ends within the total over the slots, and the longest; pauses come on top."""
     chance = random.Random(seed)
-    seats = chance.choice([1, 2, 3, 10])
+    slots = chance.choice([1, 2, 3, 10])
     storage = MemoryStorage[float]()
     durations = [chance.choice([-1, -1, 0, 1, 2, 5]) for _ in range(chance.randint(1, 150))]
     for each in durations:
@@ -151,7 +151,7 @@ async def test_no_seat_stays_idle_while_a_task_waits(seed: int, autojump_clock: 
         if seconds >= 0:
             await trio.sleep(seconds)
 
-    worker = Worker("w", storage, handler, concurrency=seats)
+    worker = Worker("w", storage, handler, concurrency=slots)
     context = worker.prepare()
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -166,15 +166,15 @@ async def test_no_seat_stays_idle_while_a_task_waits(seed: int, autojump_clock: 
     assert context.report().succeeded == len(durations)
     work = [max(each, 0.0) for each in durations]
     last_look = 4 * 3.5  # until the last pause, there may be nothing to do
-    assert trio.current_time() - start <= max(sum(work) / seats + max(work) + paused, last_look)
+    assert trio.current_time() - start <= max(sum(work) / slots + max(work) + paused, last_look)
 
 
 # Taking turns
 
 
-@pytest.mark.parametrize("seats", [1, 8, 300])
-async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(seats: int) -> None:
-    """Whatever the number of seats, others wait for one slice and not for as many as there are seats."""
+@pytest.mark.parametrize("slots", [1, 8, 300])
+async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(slots: int) -> None:
+    """Whatever the number of slots, others wait for one slice and not for as many as there are slots."""
     storage = MemoryStorage[int]()
     for n in range(100_000):
         storage.push_nowait(n)
@@ -191,7 +191,7 @@ async def test_a_backlog_of_no_ops_leaves_a_turn_to_others(seats: int) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take_turns)
-        await Worker("w", storage, no_op, concurrency=seats).run()
+        await Worker("w", storage, no_op, concurrency=slots).run()
         nursery.cancel_scope.cancel()
     assert max(handled_in_a_turn) < 2000
 
@@ -338,10 +338,10 @@ def names(events: list[Event]) -> list[str]:
     return [type(each).__name__ for each in events if isinstance(each, (Start, Idle, Stop))]
 
 
-@pytest.mark.parametrize("seats", [1, 4])
+@pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("gated", [False, True], ids=["open", "gated"])
 async def test_idle_is_said_once_and_only_when_there_is_nothing_to_do(
-    gated: bool, seats: int, autojump_clock: MockClock, nursery: trio.Nursery
+    gated: bool, slots: int, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(10))
@@ -350,7 +350,7 @@ async def test_idle_is_said_once_and_only_when_there_is_nothing_to_do(
         "w",
         storage,
         no_op,
-        concurrency=seats,
+        concurrency=slots,
         layers=[Gate()] if gated else [],
         on_event=lambda _, event: events.append(event),
     )
@@ -373,7 +373,7 @@ async def test_nothing_is_received_while_a_gate_is_closed(autojump_clock: MockCl
     await nursery.start(Worker("w", storage, no_op, layers=[Gate(), gate]).run)
     await trio.sleep(10)
     assert storage.statistics().waiting == 1
-    assert gate.asked == 1  # one seat at a time asks
+    assert gate.asked == 1  # one slot at a time asks
     gate.open()
     await trio.sleep(1)
     assert storage.statistics().succeeded == 1
@@ -509,13 +509,13 @@ async def test_a_gate_that_always_fails_lets_the_worker_end() -> None:
     assert (report.succeeded, report.failed) == (0, 20)
 
 
-@pytest.mark.parametrize("seats", [1, 5])
-async def test_gated_seats_end_with_the_backend(seats: int, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("slots", [1, 5])
+async def test_gated_slots_end_with_the_backend(slots: int, autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(7))
     await storage.push(8, delay=5)
     storage.close()
-    report = await Worker("w", storage, no_op, layers=[Gate()], concurrency=seats).run()
+    report = await Worker("w", storage, no_op, layers=[Gate()], concurrency=slots).run()
     assert report.succeeded == 8
 
 

@@ -183,9 +183,9 @@ async def test_an_extra_slot_that_has_nothing_to_do_ends_when_the_wait_is_over(a
         context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=1).run)
         await storage.push(1)
         await trio.sleep(5)
-        assert context.statistics().seats_waiting == 1
+        assert context.statistics().slots_waiting == 1
         await trio.sleep(20)
-        assert context.statistics().seats_waiting == 1
+        assert context.statistics().slots_waiting == 1
         assert context.report().succeeded == 4
         context.stop()
 

@@ -78,8 +78,8 @@ class Box(dict[str, T]):
 
 
 @final
-class Seat:
-    """Has a task in hand, as the seat of a worker has."""
+class Slot:
+    """Has a task in hand, as the slot of a worker has."""
 
     worker = "w"
 
@@ -96,7 +96,7 @@ class Seat:
 def in_hand(task: Task[Any]) -> WorkerContext:
     """Have the task be in the hands of a worker, whose context is returned."""
     context = WorkerContext("worker")
-    task.parts.holder = Seat(context)
+    task.parts.holder = Slot(context)
     return context
 
 

@@ -208,8 +208,8 @@ def test_generated_values_of_generated_types_come_back_or_are_refused(make: Call
     """Each type with five values, of which some do not quite fit."""
     made = accepted = refused = 0
     for seed in range(scaled(10_000)):
-        dice = random.Random(seed)
-        kind, make_value = Generator(dice).some()
+        rng = random.Random(seed)
+        kind, make_value = Generator(rng).some()
         try:
             codec = make(kind)
         except TypeError:  # a union of two classes, for example

@@ -7,7 +7,7 @@ import threading
 import trio
 from trio.testing import wait_all_tasks_blocked
 from trio_tasks import MemoryStorage, Worker, WorkerContext
-from trio_tasks._concurrency.stacks import where_is, where_struck
+from trio_tasks._concurrency.stacks import cancelled_line, current_line
 
 from tests._progress import until
 
@@ -19,8 +19,8 @@ async def test_a_task_that_waits_is_at_its_own_line(nursery: trio.Nursery) -> No
     nursery.start_soon(wait)
     await wait_all_tasks_blocked()
     (task,) = nursery.child_tasks
-    assert where_is(task).endswith("in wait: await trio.sleep_forever()  # here it waits")
-    assert f"{__file__}:" in where_is(task)
+    assert current_line(task).endswith("in wait: await trio.sleep_forever()  # here it waits")
+    assert f"{__file__}:" in current_line(task)
     nursery.cancel_scope.cancel()
 
 
@@ -36,8 +36,8 @@ async def test_a_task_that_waits_for_a_child_is_where_that_is(nursery: trio.Nurs
     nursery.start_soon(parent)
     await wait_all_tasks_blocked()
     (task,) = nursery.child_tasks
-    assert " in parent: " in where_is(task)
-    assert where_is(task).endswith("# the child waits")
+    assert " in parent: " in current_line(task)
+    assert current_line(task).endswith("# the child waits")
     nursery.cancel_scope.cancel()
 
 
@@ -59,4 +59,4 @@ async def test_a_thread_is_named_as_one() -> None:
 
 
 async def test_an_error_without_a_line_of_its_own() -> None:
-    assert where_struck(ValueError("never raised")) == "an unknown place"
+    assert cancelled_line(ValueError("never raised")) == "an unknown place"

@@ -310,7 +310,7 @@ async def test_stopped_at_any_moment_of_its_start_it_ends(steps: int, autojump_c
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_seats_stay_while_a_retry_is_pending_on_a_closed_storage(
+async def test_slots_stay_while_a_retry_is_pending_on_a_closed_storage(
     concurrency: int, autojump_clock: MockClock
 ) -> None:
     storage = MemoryStorage[int]()
@@ -346,7 +346,7 @@ async def test_another_worker_takes_over_what_a_cancelled_one_releases_to_a_clos
     assert storage.statistics().succeeded == 1
 
 
-# Beside the seats
+# Beside the slots
 
 
 class Beating(Backend[float]):
@@ -428,7 +428,7 @@ async def test_a_feeder_runs_while_the_intake_is_open(autojump_clock: MockClock,
     context: WorkerContext = await nursery.start(Worker("w", backend, sleep, concurrency=2).run)
     await trio.sleep(1)
     assert backend.log == ["begins"]
-    assert context.statistics().seats_waiting == 2
+    assert context.statistics().slots_waiting == 2
     context.pause()
     await trio.sleep(1)
     assert backend.log == ["begins", "ends"]
@@ -668,7 +668,7 @@ def test_a_wrong_argument_is_refused(given: dict[str, Any], kind: type[Exception
 
 def test_its_repr_is_for_people() -> None:
     worker = Worker("emails", MemoryStorage[int](), no_op, concurrency=3)
-    assert repr(worker) == f"<Worker 'emails': {__name__}.no_op, 3 seats on {worker.backend!r}>"
+    assert repr(worker) == f"<Worker 'emails': {__name__}.no_op, 3 slots on {worker.backend!r}>"
 
 
 async def test_any_channel_will_do_and_any_outcome_is_settled_there() -> None:

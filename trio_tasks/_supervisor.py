@@ -14,9 +14,9 @@ import trio
 from ._checks import check_seconds
 from ._concurrency.background import run_and_cancelling
 from ._concurrency.exception_groups import leaves, unnested
-from ._concurrency.threads import call_inside
+from ._concurrency.threads import call_in_trio_thread
 from ._contracts.report import Report
-from ._worker.stuck_attempts import name_who_stays
+from ._worker.stuck_attempts import log_where_stuck
 from ._worker.worker import Worker
 
 if sys.version_info < (3, 11):
@@ -105,7 +105,7 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """Stop all intake, and set the deadline; from this thread or any other."""
-        call_inside(self._token, self._shut_down)
+        call_in_trio_thread(self._token, self._shut_down)
 
     def _shut_down(self) -> None:
         if self.shutting_down.is_set():
@@ -129,7 +129,7 @@ class Supervisor:
         stuck = [context for context in self.contexts if context.in_threads()]
         had_named = [context for context in stuck if context.in_threads() <= context.named]
         for context in stuck:
-            name_who_stays(context)
+            log_where_stuck(context)
         return bool(stuck) and stuck == had_named
 
     async def _terminate(self) -> None:

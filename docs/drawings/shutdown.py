@@ -18,7 +18,7 @@ def draw() -> str:
         560,
         title="The timeline of a graceful shutdown",
         description=(
-            "Time runs to the right. When the shutdown begins, (a) intake stops at once; the idle seat "
+            "Time runs to the right. When the shutdown begins, (a) intake stops at once; the idle slot "
             "leaves. (b) Attempts in hand go on, and so do the heartbeats that keep their leases: two "
             "attempts succeed. (c) The terminator fires: the one attempt that is left is cancelled, cleans "
             "up within a bounded shield, and its task is released back to the storage, where somebody else "
@@ -80,16 +80,16 @@ def _lanes(sheet: Drawing) -> None:
     _bar(sheet, y, BEGIN, STOP, f"wash {AMBER}")
     sheet.text(BEGIN + 10, y + 4.5, "taking tasks", "start small")
 
-    y = _name(sheet, 1, "seat 1", "short work")
+    y = _name(sheet, 1, "slot 1", "short work")
     _attempt(sheet, y, BEGIN + 8, BEGIN + 78, "task 1")
     _attempt(sheet, y, BEGIN + 88, STOP + 84, "task 4")
     _mark(sheet, STOP + 84, y, GREEN, "Succeeded")
 
-    y = _name(sheet, 2, "seat 2", "longer work")
+    y = _name(sheet, 2, "slot 2", "longer work")
     _attempt(sheet, y, BEGIN + 30, FIRE - 96, "task 2")
     _mark(sheet, FIRE - 96, y, GREEN, "Succeeded")
 
-    y = _name(sheet, 3, "seat 3", "stuck")
+    y = _name(sheet, 3, "slot 3", "stuck")
     _attempt(sheet, y, BEGIN + 52, FIRE, "task 3")
     _attempt(sheet, y, FIRE, DONE - 30, "cleans up", RED)
     sheet.text(FIRE + 6, y + 29, "in a bounded shield", "start small soft")
@@ -97,7 +97,7 @@ def _lanes(sheet: Drawing) -> None:
     sheet.text(DONE + 12, y - 8, "Released", f"start small hue {AMBER} strong")
     sheet.text(DONE + 12, y + 18, "costs no attempt", "start small soft")
 
-    y = _name(sheet, 4, "seat 4", "idle")
+    y = _name(sheet, 4, "slot 4", "idle")
     _bar(sheet, y, BEGIN, STOP, "card")
     sheet.text(BEGIN + 10, y + 4.5, "waiting", "start small soft")
     sheet.text(STOP + 12, y - 8, "leaves: it holds no task", "start small soft")

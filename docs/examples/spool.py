@@ -49,7 +49,7 @@ class Spool(TaskSink[str], Backend[str], ResumeAbandoned, Metrics):
     # What a backend must do
 
     async def receive(self) -> Task[str]:
-        async with self._turn:  # every seat calls this; one of them looks
+        async with self._turn:  # every slot calls this; one of them looks
             while True:
                 task = await trio.to_thread.run_sync(self._claim)
                 if task is not None:

@@ -14,7 +14,7 @@ BACKLOGS = {1_000: 50, 10_000: 8, 100_000: 2, 1_000_000: 1}  # and how often eac
 
 
 def show() -> None:
-    print("CPU for each task in µs, by how many wait at the beginning; 100 seats, no-op handler")
+    print("CPU for each task in µs, by how many wait at the beginning; 100 slots, no-op handler")
     first = None
     for backlog, rounds in BACKLOGS.items():
         (cpu,) = in_turns({"ours": partial(trio.run, ours, Load(backlog, 100))}, rounds=rounds).values()

@@ -27,19 +27,19 @@ class Turns(trio.abc.Instrument):
 
 def show() -> None:
     print(f"{SECONDS:g} s of idling, which end by one timer")
-    print(f"  {'seats':>6}{'µs of CPU a second':>20}{'run-loop turns':>16}{'steps of trio tasks':>21}")
-    for seats in SEATS:
-        cpu, turns, steps = trio.run(_idle, seats)
-        print(f"  {seats or 'none':>6}{cpu / SECONDS * MICRO:20.0f}{turns:16}{steps:21}", flush=True)
+    print(f"  {'slots':>6}{'µs of CPU a second':>20}{'run-loop turns':>16}{'steps of trio tasks':>21}")
+    for slots in SEATS:
+        cpu, turns, steps = trio.run(_idle, slots)
+        print(f"  {slots or 'none':>6}{cpu / SECONDS * MICRO:20.0f}{turns:16}{steps:21}", flush=True)
 
 
-async def _idle(seats: int) -> tuple[float, int, int]:
+async def _idle(slots: int) -> tuple[float, int, int]:
     async def handle(n: int) -> None:
         raise AssertionError("nothing was pushed")
 
     async with trio.open_nursery() as nursery:
-        if seats:
-            await nursery.start(Worker("idler", MemoryStorage[int](), handle, concurrency=seats).run)
+        if slots:
+            await nursery.start(Worker("idler", MemoryStorage[int](), handle, concurrency=slots).run)
         await wait_all_tasks_blocked()
         counter = Turns()
         trio.lowlevel.add_instrument(counter)

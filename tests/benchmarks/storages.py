@@ -126,11 +126,11 @@ def _show_latency() -> None:
 
 
 def _show_idle() -> None:
-    seats, seconds = 100, size(10, 1)
+    slots, seconds = 100, size(10, 1)
     print(
-        f"\n  {f'idle for {seconds} s, {seats} seats':44}{'CPU s/min':>10}{'turns/min':>11}{'threads':>9}{'files':>7}"
+        f"\n  {f'idle for {seconds} s, {slots} slots':44}{'CPU s/min':>10}{'turns/min':>11}{'threads':>9}{'files':>7}"
     )
-    idle = partial(measure_afresh, seats=seats, seconds=seconds)
+    idle = partial(measure_afresh, slots=slots, seconds=seconds)
     rows = {
         "a trio program with a timer": idle("stored_idle", engine=None),
         **{title: idle("stored_idle", engine=engine) for engine, title in ENGINES.items()},

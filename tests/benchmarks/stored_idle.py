@@ -24,14 +24,14 @@ def open_files() -> int:
     return len(list(descriptors.iterdir())) if descriptors.is_dir() else -1
 
 
-async def idle(engine: Engine | None, seats: int, seconds: float) -> dict[str, Any]:
+async def idle(engine: Engine | None, slots: int, seconds: float) -> dict[str, Any]:
     """Without an engine: the program alone, with one timer."""
     with new_directory() as directory:
         if engine is None:
             return await look_on(seconds)
         async with make(directory, engine, "FULL") as storage, trio.open_nursery() as nursery:
-            await nursery.start(Worker("idler", storage, no_op, concurrency=seats).run)
-            for n in range(seats):
+            await nursery.start(Worker("idler", storage, no_op, concurrency=slots).run)
+            for n in range(slots):
                 await storage.push(n)
             found = await look_on(seconds)
             nursery.cancel_scope.cancel()
@@ -49,8 +49,8 @@ async def look_on(seconds: float) -> dict[str, Any]:
     return {**found, "threads": threading.active_count(), "files": open_files()}
 
 
-def measure(engine: Engine | None, seats: int, seconds: float) -> dict[str, Any]:
-    return trio.run(idle, engine, seats, seconds)
+def measure(engine: Engine | None, slots: int, seconds: float) -> dict[str, Any]:
+    return trio.run(idle, engine, slots, seconds)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ async def push_many(storage: SqliteStorage[Any], pen: Pen, first: int, end: int)
 
 async def push(orders: Orders) -> None:
     ledger = Ledger.read(orders.ledger)
-    dice = random.Random(f"{orders.seed} {orders.name}")
+    rng = random.Random(f"{orders.seed} {orders.name}")
     pen = Pen(orders.ledger)
     pen.write("")  # ends a line that was torn
     n = ledger.end
@@ -49,15 +49,15 @@ async def push(orders: Orders) -> None:
                 nursery.start_soon(push_one, storage, pen, unsure, 0.0)
         async with trio.open_nursery() as nursery:
             while True:
-                many = dice.randrange(2, 40) if dice.random() < 0.1 else 1
+                many = rng.randrange(2, 40) if rng.random() < 0.1 else 1
                 pen.write(f"try {n} {n + many}")
                 if many > 1:
                     nursery.start_soon(push_many, storage, pen, n, n + many)
                 else:
-                    delay = dice.random() if dice.random() < 0.1 else 0.0
+                    delay = rng.random() if rng.random() < 0.1 else 0.0
                     nursery.start_soon(push_one, storage, pen, n, delay)
                 n += many
-                await trio.sleep(dice.expovariate(orders.rate / many))
+                await trio.sleep(rng.expovariate(orders.rate / many))
 
 
 async def main(orders: Orders) -> None:

@@ -75,14 +75,14 @@ async def work(orders: Orders, storage: SqliteStorage[Any]) -> None:
     retry = RetryPolicy(attempts=4, backoff=constant(0.1))
     monitor = Monitor(shutdown_timeout=0.5, should_restart=lambda *_: True)
     for queue, each in (("main", storage), ("aside", storage.share(queue=QUEUES[1]))):
-        shelf = Worker(f"{orders.name} {queue}", each, handler, concurrency=32, retry=retry)
-        monitor.register(shelf)
+        queue_rows = Worker(f"{orders.name} {queue}", each, handler, concurrency=32, retry=retry)
+        monitor.register(queue_rows)
     await monitor.run_with_signal(signal.SIGTERM)
 
 
 async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
-    """Everything that one can do with a storage from outside, by the dice."""
-    dice = random.Random(f"{orders.seed} {orders.name}")
+    """Everything that one can do with a storage from outside, by the rng."""
+    rng = random.Random(f"{orders.seed} {orders.name}")
     aside = storage.share(queue=QUEUES[1])
 
     async def wait_for_one() -> None:
@@ -108,9 +108,9 @@ async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
     deeds: list[Callable[[], Awaitable[object]]] = [
         lambda: storage.push({"kind": "plain", "filling": "x" * 200}),
         lambda: storage.push_bulk([{"kind": "plain"}] * 50),
-        lambda: aside.push_bulk([{"kind": "plain"}] * 20, priority=dice.randrange(3)),
-        lambda: storage.push({"kind": "plain"}, delay=dice.random() * 5),
-        lambda: storage.push({"kind": "plain"}, unique=f"key {dice.randrange(5)}", on_conflict="replace"),
+        lambda: aside.push_bulk([{"kind": "plain"}] * 20, priority=rng.randrange(3)),
+        lambda: storage.push({"kind": "plain"}, delay=rng.random() * 5),
+        lambda: storage.push({"kind": "plain"}, unique=f"key {rng.randrange(5)}", on_conflict="replace"),
         lambda: storage.push({"kind": "failing"}),
         lambda: storage.push({"kind": "dead"}, attempts=2),
         lambda: storage.push({"kind": "plain"}, expires_in=1.0),
@@ -122,8 +122,8 @@ async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
     ]
     async with trio.open_nursery() as nursery:
         while True:
-            nursery.start_soon(dice.choice(deeds))
-            await trio.sleep(dice.expovariate(orders.rate))
+            nursery.start_soon(rng.choice(deeds))
+            await trio.sleep(rng.expovariate(orders.rate))
 
 
 async def main(orders: Orders) -> None:

@@ -1,4 +1,4 @@
-"""One trial: processes that push and work on one file, killed and stopped by the dice; then the audit."""
+"""One trial: processes that push and work on one file, killed and stopped by the rng; then the audit."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Trial:
         self.killed_at: dict[str, float] = {}
         self.figures: Counter[str] = Counter()
         self._progress = Progress(plan.patience)
-        self._dice = random.Random(plan.seed)
+        self._rng = random.Random(plan.seed)
         self._workers = [
             Child("tests.crash._worker_process", plan.orders(directory, f"w{n}", with_monitor=n % 2 == 1))
             for n in range(plan.processes)
@@ -105,17 +105,17 @@ class Trial:
 
     def _strike(self) -> None:
         """Kill one of them after a while; perhaps stop another one before."""
-        dice, plan = self._dice, self.plan
-        time.sleep(min(dice.expovariate(1 / plan.apart), 4 * plan.apart))
-        if dice.random() < _STANDS_STILL:
-            dice.choice(self._workers).stop(1.5 * plan.lease)
+        rng, plan = self._rng, self.plan
+        time.sleep(min(rng.expovariate(1 / plan.apart), 4 * plan.apart))
+        if rng.random() < _STANDS_STILL:
+            rng.choice(self._workers).stop(1.5 * plan.lease)
             self.figures["stops"] += 1
-        child = self._pusher if dice.random() < _PUSHER_DIES else dice.choice(self._workers)
-        if dice.random() >= _DIES_YOUNG:
+        child = self._pusher if rng.random() < _PUSHER_DIES else rng.choice(self._workers)
+        if rng.random() >= _DIES_YOUNG:
             self._wait_until(lambda: child.has_begun, f"{child.name} has not begun to do anything")
         self.killed_at[child.name] = child.kill()
         self.figures["kills of the pusher" if child is self._pusher else "kills of workers"] += 1
-        time.sleep(dice.random() * 0.2 * plan.apart)
+        time.sleep(rng.random() * 0.2 * plan.apart)
         child.start()
         for each in [*self._workers, self._pusher]:
             each.check()

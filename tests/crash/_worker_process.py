@@ -26,8 +26,8 @@ from tests.crash._orders import Orders, Pen
 
 def nap_of(n: int, orders: Orders) -> float:
     """How long the handler takes for ``n``: mostly a moment, sometimes longer than the lease."""
-    dice = random.Random(n)
-    return 1.5 * orders.lease if dice.random() < 0.003 else min(dice.expovariate(1 / orders.nap), 10 * orders.nap)
+    rng = random.Random(n)
+    return 1.5 * orders.lease if rng.random() < 0.003 else min(rng.expovariate(1 / orders.nap), 10 * orders.nap)
 
 
 def fails_at_first(n: int) -> bool:

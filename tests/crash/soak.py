@@ -73,7 +73,7 @@ class Soak:
     def __init__(self, directory: Path, seconds: float, seed: int) -> None:
         self.directory = directory
         self.seconds = seconds
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         orders = [self._orders(f"w{n}", math.inf, seed) for n in range(_WORKERS)]
         orders += [self._orders(f"p{n}", 15.0, seed) for n in range(_PUSHERS)]
         self._children = [Child("tests.crash._soak_process", each) for each in orders]
@@ -104,8 +104,8 @@ class Soak:
                 child.end()
 
     def _restart(self) -> None:
-        child = self._dice.choice([child for child in self._children if child not in self._steady])
-        if self._dice.random() < 0.5:
+        child = self._rng.choice([child for child in self._children if child not in self._steady])
+        if self._rng.random() < 0.5:
             child.kill()
             self.restarts["killed"] += 1
         else:

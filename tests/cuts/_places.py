@@ -239,18 +239,18 @@ async def pipe() -> AsyncGenerator[Place, None]:
 
 @asynccontextmanager
 async def custom() -> AsyncGenerator[Place, None]:
-    shelf = Shelf(keeps_time=True)
-    backend = CustomBackend[str](receive=shelf.receive, push=shelf.push, settle=shelf.settle)
-    yield Place(backend, storage=shelf)
+    queue_rows = Shelf(keeps_time=True)
+    backend = CustomBackend[str](receive=queue_rows.receive, push=queue_rows.push, settle=queue_rows.settle)
+    yield Place(backend, storage=queue_rows)
 
 
 @asynccontextmanager
 async def keeping() -> AsyncGenerator[Place, None]:
-    shelf = Shelf(keeps_time=False)
-    backend = CustomBackend[str](receive=shelf.receive, push=shelf.push)
+    queue_rows = Shelf(keeps_time=False)
+    backend = CustomBackend[str](receive=queue_rows.receive, push=queue_rows.push)
 
     def source() -> dict[str, Any]:
-        return {args: row for args, row in shelf.snapshot().items() if row[0] == "Pending"}
+        return {args: row for args, row in queue_rows.snapshot().items() if row[0] == "Pending"}
 
     yield Place(backend, source=source)
 

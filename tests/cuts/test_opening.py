@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio_tasks import FileStorage, MemoryStorage, Pipe, SqliteStorage, Status, Succeeded
 from trio_tasks.testing import Cut, explore_cancellations
-from trio_tasks.testing._exploration.steps import Knife
+from trio_tasks.testing._exploration.steps import StepCounter
 
 from tests.cuts._places import MOMENT, PLACES
 
@@ -163,8 +163,8 @@ def test_with_real_threads_none_is_left(open_storage: Callable[[Path], Any], tmp
             with trio.fail_after(60):
                 await contents(open_storage, path)
 
-        knife = Knife(step, scope.cancel, lambda task: task is not None)
-        trio.run(main, tmp_path / str(step), scope, instruments=[knife])
+        step_counter = StepCounter(step, scope.cancel, lambda task: task is not None)
+        trio.run(main, tmp_path / str(step), scope, instruments=[step_counter])
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("Trio thread"):  # trio keeps its own for a while
             thread.join(5)

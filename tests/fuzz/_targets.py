@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from tests.fuzz._bells import fuzz_bell
 from tests.fuzz._codecs import fuzz_cbor, fuzz_json, fuzz_record
 from tests.fuzz._journals import fuzz_entries, fuzz_journal
 from tests.fuzz._locks import fuzz_lock
 from tests.fuzz._sqlite_files import fuzz_file
 from tests.fuzz._tables import fuzz_rows, fuzz_tables
+from tests.fuzz._wakeup import fuzz_wakeup_socket
 
 TARGETS: dict[str, Callable[[Random], None]] = {
     "cbor": fuzz_cbor,
@@ -21,6 +21,6 @@ TARGETS: dict[str, Callable[[Random], None]] = {
     "rows": fuzz_rows,
     "tables": fuzz_tables,
     "file": fuzz_file,
-    "bell": fuzz_bell,
+    "bell": fuzz_wakeup_socket,
     "lock": fuzz_lock,
 }

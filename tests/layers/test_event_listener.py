@@ -29,7 +29,7 @@ from trio_tasks.layers import EventListener, MapArgs, Retry
 
 
 class Hand:
-    """Has tasks in hand, as the seat of a worker does."""
+    """Has tasks in hand, as the slot of a worker does."""
 
     worker = "w"
 

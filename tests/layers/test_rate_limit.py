@@ -369,7 +369,7 @@ async def test_by_key_through_a_worker_the_others_go_on(autojump_clock: trio.tes
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_promise_4_by_key_what_has_to_wait_holds_no_seat(store: str, tmp_path: Path) -> None:
+async def test_promise_4_by_key_what_has_to_wait_holds_no_slot(store: str, tmp_path: Path) -> None:
     """It waits in the backend, at no attempt; and all that wait begin as soon as the rate allows."""
     starts, numbers, limit = Starts(), list[int](), RateLimit(2, per=0.5, key=by_args)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 import trio.testing
-from trio_tasks.layers._capacity_queue import OPEN, UNKNOWN, Turnstile
+from trio_tasks.layers._capacity_queue import OPEN, UNKNOWN, CapacityQueue
 
 
 class Sluice:
@@ -14,7 +14,7 @@ class Sluice:
         self.room = room
         self.opens_at = UNKNOWN
         self.looks = 0
-        self.line = Turnstile(self.look)
+        self.line = CapacityQueue(self.look)
         self.passed: list[str] = []
 
     def look(self) -> float:
@@ -34,7 +34,7 @@ class Sluice:
 
     def make_room(self, room: int) -> None:
         self.room += room
-        self.line.look_again()
+        self.line.wake_first()
 
 
 async def test_who_finds_it_open_passes_and_checkpoints() -> None:
@@ -94,10 +94,10 @@ async def test_the_moment_may_move(nursery: trio.Nursery, autojump_clock: trio.t
     nursery.start_soon(wait)
     await trio.sleep(1)
     sluice.opens_at = 50
-    sluice.line.look_again()
+    sluice.line.wake_first()
     await trio.sleep(1)
     sluice.opens_at = 70
-    sluice.line.look_again()
+    sluice.line.wake_first()
     await trio.sleep(200)
     assert passed_at == [70]
 

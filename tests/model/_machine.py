@@ -41,7 +41,7 @@ from ._stores import WORKERS, Store
 
 @dataclass(eq=False)
 class Held:
-    """A task in the hands of a worker, and what it was told of it. It is the holder, as a worker's seat would be."""
+    """A task in the hands of a worker, and what it was told of it. It is the holder, as a worker's slot would be."""
 
     number: int  # of the worker
     storage: Any

@@ -29,10 +29,10 @@ def open_storage(kind: str, path: str) -> Any:
     return FileStorage(path, int, synchronous="NORMAL", lease=60.0)
 
 
-def make_worker(storage: Any, dice: random.Random) -> Worker[int, None]:
+def make_worker(storage: Any, rng: random.Random) -> Worker[int, None]:
     async def handler(n: int) -> None:  # noqa: ASYNC910  one that does not always wait is the point of it
         if n % 3:
-            await trio.sleep(dice.choice([0.0, 0.001, 0.02]))
+            await trio.sleep(rng.choice([0.0, 0.001, 0.02]))
 
     return Worker("ended", storage, handler, concurrency=SLOTS)
 
@@ -91,11 +91,11 @@ WAYS: dict[str, Way] = {each.__name__: each for each in (cancel, stop, shut_down
 
 @trio.lowlevel.enable_ki_protection  # so that nothing comes between the end of the run and that of the process
 async def end_and_die(kind: str, way: Way, path: str, seed: int) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     async with open_storage(kind, path) as storage:
         await storage.push_bulk(range(TASKS))
         try:
-            await way(make_worker(storage, dice), dice.uniform(0.002, 0.04))
+            await way(make_worker(storage, rng), rng.uniform(0.002, 0.04))
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -22,7 +22,7 @@ class Trial:
     """One program: a worker, and a pusher beside it."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.storage = MemoryStorage[int]()
         self.was_interrupted = False
 
@@ -39,11 +39,11 @@ class Trial:
                 await trio.sleep(0.0005)
 
     async def main(self) -> None:
-        worker = Worker("w", self.storage, self.handler, concurrency=self.dice.choice([1, 4]))
+        worker = Worker("w", self.storage, self.handler, concurrency=self.rng.choice([1, 4]))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.push)
             await nursery.start(worker.run)
-            signal.setitimer(signal.ITIMER_REAL, self.dice.uniform(0.0001, 0.01))
+            signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(0.0001, 0.01))
 
     def run(self) -> None:
         """Run it, and interrupt it after some milliseconds, in the middle of whatever it does."""

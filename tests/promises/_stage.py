@@ -56,7 +56,7 @@ class Record:
 
 
 async def perform(handler: Callable[..., Any], *args: Any, seconds: float = A_MONTH, **options: Any) -> Record:
-    """Run a worker of one seat on these args until all of them are finished; raises what the worker raises."""
+    """Run a worker of one slot on these args until all of them are finished; raises what the worker raises."""
     storage = MemoryStorage[Any]()
     await storage.push_bulk(args or (0,))
     storage.close()

@@ -123,12 +123,12 @@ async def test_promise_02_a_cancellation_is_heard_by_each_slot_before_its_second
     tmp_path: Path, kind: str, slots: int
 ) -> None:
     """Its handler does not wait, and the queue does not end; the cancellation comes out of an attempt, or beside it."""
-    dice = random.Random(slots)
+    rng = random.Random(slots)
     async with STORAGES[kind](tmp_path / "tasks") as storage:
         pushed = 0
         for number in range(scaled(100)):
             pushed += len(await storage.push_bulk([number] * (6 * slots)))
-            last, begun, late = dice.randrange(1, 5 * slots), 0, 0
+            last, begun, late = rng.randrange(1, 5 * slots), 0, 0
             scope = trio.CancelScope()
 
             async def handler(n: int) -> None:  # noqa: ASYNC910  that is the point of it

@@ -26,8 +26,8 @@ from trio_tasks import (
 from trio_tasks.abc import Handler
 
 from tests._books import ALL
-from tests.promises._knife import DO, ENDS, Scenario
 from tests.promises._stage import Open, Record, perform_on, run_for
+from tests.promises._step_counter import DO, ENDS, Scenario
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -1,4 +1,4 @@
-"""A worker receives only when it has a free seat and every layer says that it is ready."""
+"""A worker receives only when it has a free slot and every layer says that it is ready."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gate:
         await self.opened.wait()
 
 
-class Seats(Gate):
+class Slots(Gate):
     """A gate that counts: it lets in so many at once, and says so too late."""
 
     def __init__(self, room: int) -> None:
@@ -58,7 +58,7 @@ class Seats(Gate):
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, None])
-async def test_promise_04_readiness_is_backpressure_a_seat_is_free(
+async def test_promise_04_readiness_is_backpressure_a_slot_is_free(
     autojump_clock: MockClock, nursery: trio.Nursery, concurrency: int | None
 ) -> None:
     """It takes as many as it can begin at once; by default that is bounded too."""
@@ -148,7 +148,7 @@ async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused
 
 async def test_promise_04_readiness_is_backpressure_who_is_not_admitted_goes_back(autojump_clock: MockClock) -> None:
     """Of a gate that several share, another may have taken the last place: the task goes back, and loses nothing."""
-    storage, gate, records = MemoryStorage[int](), Seats(2), [Record(), Record()]
+    storage, gate, records = MemoryStorage[int](), Slots(2), [Record(), Record()]
     running: list[int] = []
 
     async def handler(args: int) -> None:

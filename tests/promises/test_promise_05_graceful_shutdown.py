@@ -58,7 +58,7 @@ async def stop_later(seconds: float, monitor: Monitor) -> None:
 # (a) intake stops at once
 
 
-async def test_promise_05_graceful_shutdown_has_a_timeline_a_seats_that_wait_leave_at_once(
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_slots_that_wait_leave_at_once(
     autojump_clock: MockClock,
 ) -> None:
     storage, record, begun = MemoryStorage[float](), Record(), trio.current_time()
@@ -82,7 +82,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_the_backlog_stays(a
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_promise_05_graceful_shutdown_has_a_timeline_a_a_seat_that_was_just_woken_takes_nothing(
+async def test_promise_05_graceful_shutdown_has_a_timeline_a_a_slot_that_was_just_woken_takes_nothing(
     autojump_clock: MockClock, concurrency: int
 ) -> None:
     """What waited in the backend when the worker was told to stop stays there."""

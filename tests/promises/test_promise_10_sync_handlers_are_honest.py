@@ -1,4 +1,4 @@
-"""A plain ``def`` runs in a thread, holds its seat until the thread has ended, and can be cancelled cooperatively.
+"""A plain ``def`` runs in a thread, holds its slot until the thread has ended, and can be cancelled cooperatively.
 
 Real threads in real time: each waits for an event that the test sets.
 """
@@ -83,7 +83,7 @@ async def test_promise_10_sync_handlers_are_honest_in_a_thread_beside_trio() -> 
     assert here not in threads
 
 
-async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_seats() -> None:
+async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_slots() -> None:
     threads, storage = Threads(), MemoryStorage[int]()
     await storage.push_bulk(range(10))
     storage.close()
@@ -98,8 +98,8 @@ async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_seats() ->
 
 
 @pytest.mark.parametrize("by", ["the task", "a layer"])
-async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_seat(by: str) -> None:
-    """The thread goes on, so the seat is taken, and nothing is reported before it has ended. What it returns then is
+async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_slot(by: str) -> None:
+    """The thread goes on, so the slot is taken, and nothing is reported before it has ended. What it returns then is
     its result: the work was done."""
     threads, storage, record = Threads(), MemoryStorage[int](), Record()
     options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
@@ -218,7 +218,7 @@ async def test_promise_10_sync_handlers_are_honest_a_context_may_be_used_from_th
 
 
 async def test_promise_10_sync_handlers_are_honest_two_runs_have_each_their_threads() -> None:
-    """A worker may be run more than once at a time: each run has as many threads as seats."""
+    """A worker may be run more than once at a time: each run has as many threads as slots."""
     threads, storage = Threads(), MemoryStorage[int]()
     await storage.push_bulk(range(4))
     storage.close()

@@ -83,7 +83,7 @@ class Behaviour:
     async def handle(self, task: Task[int], nursery: trio.Nursery) -> int:
         self._begin(task)
         if not self.is_calm:
-            random = self._dice(task)
+            random = self._rng(task)
             try:
                 await self._behave(task, random, nursery)
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
@@ -99,7 +99,7 @@ class Behaviour:
         """The same for those who are no async functions: what they do takes time, and knows of no cancellation."""
         self._begin(task)
         if not self.is_calm:
-            random, children, parts = self._dice(task), self._books.children, task.parts
+            random, children, parts = self._rng(task), self._books.children, task.parts
             children[parts] += 1
             self._threads.last(random.choice((0, random.random() * 8)), lambda: children.subtract([parts]))
             if random.random() < 0.3:
@@ -113,7 +113,7 @@ class Behaviour:
         if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in books.lost:
             books.fault(f"{parts.id} runs in attempt {parts.attempt} of {parts.terms.attempts}")
 
-    def _dice(self, task: Task[int]) -> Random:
+    def _rng(self, task: Task[int]) -> Random:
         self._runs += 1
         return Random(f"{self._seed} {task.args} {task.parts.attempt} {self._runs}")
 

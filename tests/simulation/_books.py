@@ -278,7 +278,7 @@ class Books:
     @property
     def most_running(self) -> int:
         """So many tasks may be running, to their storage, at a moment when everybody waits: those which somebody has in
-        hand, or has lost; and one for each seat that went away just now, and was counted on."""
+        hand, or has lost; and one for each slot that went away just now, and was counted on."""
         while self._loosened and self._loosened[0] < trio.current_time() - _A_WHILE:
             self._loosened.popleft()
         return sum(claim.settled is None for claim in self.latest.values()) + len(self._loosened)

@@ -17,7 +17,7 @@ from trio_tasks.testing import Faults, FaultyBackend
 from tests.simulation._behaviour import Behaviour, Moody
 from tests.simulation._books import Books
 from tests.simulation._boss import Boss
-from tests.simulation._life import Life, dice
+from tests.simulation._life import Life, rng
 from tests.simulation._watched import Barrier, Watched
 
 if sys.version_info < (3, 11):
@@ -60,7 +60,7 @@ class Hiring:
         if not self._books.has_leases and random.random() < 0.2 and not life.is_closed:
             storage = storage.clone()
             storage.close()  # one to receive from
-        seed = dice(self._seed, "line", self.lines).randrange(10**9)
+        seed = rng(self._seed, "line", self.lines).randrange(10**9)
         watched = Watched(storage, self._books)
         line = FaultyBackend[int](watched, self._faults, seed=seed, on_fault=self._books.went_wrong)
         return Watched(line, Barrier(self._books))
@@ -68,7 +68,7 @@ class Hiring:
     def hire(self, life: Life, nursery: trio.Nursery) -> None:
         """One more."""
         self._employed += 1
-        random = dice(self._seed, "worker", self._employed)
+        random = rng(self._seed, "worker", self._employed)
         nursery.start_soon(self._employ, life, random, f"worker {self._employed}")
 
     def calm_worker(self, storage: Any) -> Worker[Any, int]:
@@ -78,7 +78,7 @@ class Hiring:
 
     def _worker(self, life: Life, random: Random, *, name: str) -> Worker[Any, int]:
         backend: Backend[int] = self.line(life, random)
-        more = dice(self._seed, "more of a worker", self.lines)
+        more = rng(self._seed, "more of a worker", self.lines)
         in_threads = more.random() < 0.15
         handler: Callable[..., Any] = self._behaviour.handle_in_thread if in_threads else self._behaviour.handle
         layers: list[Any] = [self._struck_unseen] if in_threads else []
@@ -117,7 +117,7 @@ class Hiring:
                 raise rest from None
 
     async def _employ_several(self, life: Life, random: Random, name: str) -> None:
-        boss = Boss(self._books, self._faults, random, dice(self._seed, "more of a monitor", name))
+        boss = Boss(self._books, self._faults, random, rng(self._seed, "more of a monitor", name))
         life.bosses.append(boss)
         for number in range(random.randint(1, 2)):
             boss.employ(partial(self._worker, life, random), f"{name}.{number}")

@@ -45,6 +45,6 @@ class Life:
         self.is_closed = True
 
 
-def dice(seed: int, *whose: object) -> Random:
+def rng(seed: int, *whose: object) -> Random:
     """Those of somebody in the program of this seed."""
     return Random(f"{seed} {whose}")

@@ -26,7 +26,7 @@ from tests.simulation._behaviour import Behaviour
 from tests.simulation._books import Books
 from tests.simulation._claim import Claim
 from tests.simulation._hiring import Hiring
-from tests.simulation._life import Life, dice
+from tests.simulation._life import Life, rng
 from tests.simulation._meddling import Meddling
 from tests.simulation._pushing import Pushing
 from tests.simulation._stores import Kind, Stores
@@ -60,7 +60,7 @@ class Program:
     def __init__(self, kind: Kind, seed: int) -> None:
         self.kind = kind
         self.seed = seed
-        self.random = dice(seed, "plan")
+        self.random = rng(seed, "plan")
         self.faults = draw_faults(self.random)
         self.stores = Stores(kind, self.random)
         self.books = Books(has_leases=kind != "memory", may_oversleep=self.faults.jump > 0)
@@ -115,11 +115,11 @@ class Program:
             async with trio.open_nursery() as nursery:
                 for number in range(random.randint(1, 4)):
                     line = lines.line(life, random) if random.random() < 0.5 else random.choice(life.storages)
-                    nursery.start_soon(self._pushing.push, line, dice(self.seed, "pusher", number, lines.lines))
+                    nursery.start_soon(self._pushing.push, line, rng(self.seed, "pusher", number, lines.lines))
                 for _ in range(random.randint(1, 3)):
                     self._hiring.hire(life, nursery)
-                nursery.start_soon(self._meddling.meddle, life, nursery, dice(self.seed, "meddler", lines.lines))
-                nursery.start_soon(self._meddling.try_doors, life, dice(self.seed, "doors", lines.lines))
+                nursery.start_soon(self._meddling.meddle, life, nursery, rng(self.seed, "meddler", lines.lines))
+                nursery.start_soon(self._meddling.try_doors, life, rng(self.seed, "doors", lines.lines))
                 await trio.sleep(random.random() * 30)
                 if random.random() < 0.3:
                     self._wind_down(life)

@@ -64,8 +64,8 @@ class Stores:
         if self._directory is None:
             return self._memory.statistics().in_hand
         if self.kind == "file":
-            books = storages[0]._traffic.engine._open_scribe().books
-            return sum(len(shelf.running) for shelf in books.shelves.values())
+            books = storages[0]._traffic.engine._open_transaction_log().books
+            return sum(len(queue_rows.running) for queue_rows in books.queue_rows.values())
         if self._reader is None:
             self._reader = sqlite3.connect(Path(self._directory.name) / "tasks.db", isolation_level=None)
         [(running,)] = self._reader.execute("SELECT count(*) FROM trio_tasks_task WHERE state = 2").fetchall()

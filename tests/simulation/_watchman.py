@@ -66,26 +66,26 @@ class Watchman(trio.abc.Instrument):
             self._books.fault(f"the watchman has failed: {error!r}")
 
     def _look(self, life: Life) -> None:
-        self._look_at_seats(life)
+        self._look_at_slots(life)
         if self._stores.is_memory:
             self._look_at_memory(life.storages[0])
         for boss in life.bosses:
             boss.look()
         for context in life.workers:
             self._look_at_worker(context)
-            self._look_at_slots(context)
+            self._look_at_lent_slots(context)
             if self._books.has_leases and not self._beats_fail:
                 for task in context.in_hand:
                     self._look_at_lease(context, task)
 
-    def _look_at_seats(self, life: Life) -> None:
-        """No more is claimed than somebody has a seat for. (What arrives after its lease, when the clock has jumped, is
+    def _look_at_slots(self, life: Life) -> None:
+        """No more is claimed than somebody has a slot for. (What arrives after its lease, when the clock has jumped, is
         given to nobody, and back to nobody.)"""
         if self._jumps:
             return
         running, most = self._stores.count_running(life.storages), self._books.most_running
         if running > most:
-            self._tell("seats", f"{running} tasks are claimed, and there are seats for {most}")
+            self._tell("slots", f"{running} tasks are claimed, and there are slots for {most}")
 
     def _look_at_memory(self, storage: Any) -> None:
         """Whoever can be served has been."""
@@ -105,7 +105,7 @@ class Watchman(trio.abc.Instrument):
         elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._patience:
             self._tell(context, f"{context!r} was told to stop, has nothing in hand, and does not end")
 
-    def _look_at_slots(self, context: WorkerContext) -> None:
+    def _look_at_lent_slots(self, context: WorkerContext) -> None:
         """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
         holders: set[Any] = {task.parts.holder for task in context.in_hand}
         lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)

@@ -25,7 +25,7 @@ if sys.version_info < (3, 11):
 ROOT = Path(__file__).parents[2]
 LEASE = 1.0
 NEVER = 3600.0
-"""Seconds between two looks at the file: so long that only the bell can have woken anybody."""
+"""Seconds between two looks at the file: so long that only the wakeup_socket can have woken anybody."""
 NOBODY = 65534
 INTERRUPTED = 7
 
@@ -90,7 +90,7 @@ async def be_busy(path: Path) -> None:
 
 
 async def work_without_a_net(path: Path) -> None:
-    """The same; only the bell can wake it."""
+    """The same; only the wakeup_socket can wake it."""
     async with open_storage(path, lease=NEVER, poll_interval=NEVER) as storage:
 
         async def handler(task: Task[float]) -> str:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 from trio_tasks import BackendError
-from trio_tasks._backends.durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
-from trio_tasks._backends.durable.queue import Lane, StorageOptions
+from trio_tasks._backends.durable.engine import (
+    ClaimKey,
+    Engine,
+    Exchange,
+    ExchangeResult,
+    Part,
+    Renewal,
+    State,
+    StoredRow,
+)
+from trio_tasks._backends.durable.queue import QueueState, StorageOptions
 from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._backends.file.engine import FileEngine
 
@@ -103,9 +112,9 @@ class TroubledEngine(Engine):
         self.store.tell_others(self)
         return result
 
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         self.exchanges.append(exchange)
-        answer: Answer = await self._call("exchange", exchange)
+        answer: ExchangeResult = await self._call("exchange", exchange)
         if self.gate is not None:
             with trio.CancelScope(shield=True):
                 await self.gate.wait()
@@ -115,26 +124,26 @@ class TroubledEngine(Engine):
             raise self.late_trouble
         return answer
 
-    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         renewal: Renewal = await self._call("renew", held, lease)
         return renewal
 
-    async def report(self, held: Held, progress: bytes) -> bool:
+    async def report(self, held: ClaimKey, progress: bytes) -> bool:
         return bool(await self._call("report", held, progress))
 
-    async def find(self, queue: str, task_id: str) -> Stored | None:
-        stored: Stored | None = await self._call("find", queue, task_id)
+    async def find(self, queue: str, task_id: str) -> StoredRow | None:
+        stored: StoredRow | None = await self._call("find", queue, task_id)
         return stored
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
-        rows: Sequence[Stored] = await self._call("list", queue, states, limit)
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
+        rows: Sequence[StoredRow] = await self._call("list", queue, states, limit)
         return rows
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         return bool(await self._telling("cancel", queue, task_id, error))
 
-    async def abort(self, queue: str, task_id: str) -> Held | None:
-        held: Held | None = await self._telling("abort", queue, task_id)
+    async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
+        held: ClaimKey | None = await self._telling("abort", queue, task_id)
         return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
@@ -195,7 +204,7 @@ class Storage(DurableStorage[A]):
         **options: Unpack[StorageOptions],
     ) -> None:
         self.engine = engine or TroubledEngine()
-        self._found(self.engine, Lane(queue, type, options), poll_interval)
+        self._found(self.engine, QueueState(queue, type, options), poll_interval)
 
     async def rows(self, *states: State) -> list[str]:
         """The ids of the rows in these states, straight from the store."""

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from trio_tasks._backends.durable.engine import (
-    Answer,
-    Claim,
-    Claimed,
+    ClaimedRow,
+    ClaimRequest,
     Engine,
     Exchange,
+    ExchangeResult,
     NewRow,
     Settlement,
+    SettlementKind,
     State,
-    Verdict,
 )
 
 QUEUE = "q"
@@ -27,7 +27,7 @@ def new(id: str, payload: bytes = b"args", **fields: Any) -> NewRow:
     return usual._replace(**fields)
 
 
-def settled(row: Claimed, verdict: Verdict = Verdict.SUCCEEDED, **fields: Any) -> Settlement:
+def settled(row: ClaimedRow, verdict: SettlementKind = SettlementKind.SUCCEEDED, **fields: Any) -> Settlement:
     """How the attempt at a row ended; what is not given is usual."""
     usual = Settlement(QUEUE, row.key, row.token, verdict, 0.0, None, None, math.inf)
     return usual._replace(**fields)
@@ -43,14 +43,14 @@ async def settle(engine: Engine, *settlements: Settlement) -> list[bool | BaseEx
     return (await engine.exchange(Exchange(settled=settlements))).settled
 
 
-async def claim(engine: Engine, limit: int = 1, lease: float = 30.0, queue: str = QUEUE) -> list[Claimed]:
+async def claim(engine: Engine, limit: int = 1, lease: float = 30.0, queue: str = QUEUE) -> list[ClaimedRow]:
     """Claim, and nothing else."""
     return (await claim_all(engine, limit, lease, queue)).claimed[0]
 
 
-async def claim_all(engine: Engine, limit: int = 1000, lease: float = 30.0, queue: str = QUEUE) -> Answer:
+async def claim_all(engine: Engine, limit: int = 1000, lease: float = 30.0, queue: str = QUEUE) -> ExchangeResult:
     """Claim, with the whole answer."""
-    return await engine.exchange(Exchange(claims=[Claim(queue, limit, lease, "w")]))
+    return await engine.exchange(Exchange(claims=[ClaimRequest(queue, limit, lease, "w")]))
 
 
 def ids(rows: Iterable[Any]) -> list[str]:

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
 from trio_tasks._backends.durable.io_thread import WriterThread
 from trio_tasks._backends.file import journal as _journal, lock as _file_lock
-from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_desk, wakeup as _bells
+from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_session, wakeup as _wakeup_sockets
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.testing import check_backend
 from trio_tasks.testing._conformance.rule import Feature
@@ -29,8 +29,8 @@ ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), 
 STEPS: dict[str, list[tuple[type, str]]] = {
     "sqlite": [
         (_sqlite_driver.StandardConnection, "close"),
-        (_sqlite_desk.Desk, "_check_out"),
-        (_bells.Bell, "close"),
+        (_sqlite_session.Session, "_check_out"),
+        (_wakeup_sockets.WakeupSocket, "close"),
         (WriterThread, "end"),
     ],
     "file": [
@@ -99,9 +99,9 @@ def test_each_step_of_closing_is_made_whatever_another_raises(
 @pytest.mark.parametrize(
     ("kind", "owner", "method"),
     [
-        ("sqlite", _bells.Bell, "open"),
-        ("sqlite", _sqlite_desk.Desk, "open"),
-        ("sqlite", _sqlite_desk.Desk, "_check_in"),
+        ("sqlite", _wakeup_sockets.WakeupSocket, "open"),
+        ("sqlite", _sqlite_session.Session, "open"),
+        ("sqlite", _sqlite_session.Session, "_check_in"),
         ("file", _file_lock.FileLock, "__init__"),
     ],
 )
@@ -163,7 +163,7 @@ async def test_whatever_ends_the_loop_of_exchanges_is_told_to_all_who_wait(
             await storage.push_bulk([1, 2])
             task = await storage.receive()
             storage.engine.latency = 1.0
-            storage._lane.let_in = fail  # type: ignore[method-assign, assignment]  # as broken as it can be
+            storage._queue.deliver = fail  # type: ignore[method-assign, assignment]  # as broken as it can be
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tell, "receive", storage.receive)
                 await trio.sleep(0.5)

@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
-from trio_tasks._backends.durable.encoding import decode_error, decode_history, encode_head
-from trio_tasks._backends.durable.engine import Claim, Engine, Exchange, Held, Part, State, Stored, Verdict
+from trio_tasks._backends.durable.encoding import decode_error, decode_history, encode_options
+from trio_tasks._backends.durable.engine import (
+    ClaimKey,
+    ClaimRequest,
+    Engine,
+    Exchange,
+    Part,
+    SettlementKind,
+    State,
+    StoredRow,
+)
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.sqlite.driver import connect
 from trio_tasks._backends.sqlite.engine import SqliteEngine
@@ -25,7 +34,9 @@ from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, pu
 
 HOUR = 3600.0
 
-ATTEMPTS_AFTER = {verdict: int(verdict not in (Verdict.RELEASED, Verdict.SUSPENDED)) for verdict in Verdict}
+ATTEMPTS_AFTER = {
+    verdict: int(verdict not in (SettlementKind.RELEASED, SettlementKind.SUSPENDED)) for verdict in SettlementKind
+}
 """How many attempts count when the first one has ended so. An interruption or a suspension does not, whatever becomes
 of the row."""
 
@@ -70,7 +81,7 @@ async def engine(kind: str, tmp_path: Path, mock_clock: MockClock) -> AsyncItera
         yield engine
 
 
-async def found(engine: Engine, task_id: str, queue: str = QUEUE) -> Stored:
+async def found(engine: Engine, task_id: str, queue: str = QUEUE) -> StoredRow:
     stored = await engine.find(queue, task_id)
     assert stored is not None
     return stored
@@ -111,9 +122,9 @@ async def test_an_exchange_settles_then_pushes_then_enters_what_is_due_and_then_
     await push(engine, new("first", unique="key"), new("later", delay=1.0, priority=9))
     [first] = await claim(engine)
     mock_clock.jump(2)
-    done = settled(first, Verdict.SUCCEEDED)
+    done = settled(first, SettlementKind.SUCCEEDED)
     answer = await engine.exchange(
-        Exchange([done], [new("second", unique="key", on_conflict="raise")], [Claim(QUEUE, 3, 30.0, "w")])
+        Exchange([done], [new("second", unique="key", on_conflict="raise")], [ClaimRequest(QUEUE, 3, 30.0, "w")])
     )
     assert answer.settled == [True]
     assert answer.pushed == ["second"]  # the key was free by then
@@ -129,18 +140,18 @@ async def test_an_empty_exchange_does_nothing(engine: Engine) -> None:
 async def test_what_was_pushed_is_claimed_as_it_was(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, new("a", b"\x00payload", head=b"\xffhead", priority=-3))
     [row] = await claim(engine)
-    assert (row.id, row.payload, row.head, row.attempt, row.history) == ("a", b"\x00payload", b"\xffhead", 1, None)
+    assert (row.id, row.payload, row.options, row.attempt, row.history) == ("a", b"\x00payload", b"\xffhead", 1, None)
     stored = await found(engine, "a")
     assert stored.state is State.RUNNING
     assert stored.due == pytest.approx(engine.now() + 30.0)
-    assert (stored.attempt, stored.payload, stored.head, stored.worker) == (1, b"\x00payload", b"\xffhead", "w")
+    assert (stored.attempt, stored.payload, stored.options, stored.worker) == (1, b"\x00payload", b"\xffhead", "w")
     assert (stored.result, stored.history, stored.progress) == (None, None, None)
 
 
 async def test_each_row_of_a_claim_is_for_the_worker_that_the_claim_says(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, *map(new, "abcd"), new("e", expires_in=1.0, priority=9))
     mock_clock.jump(2)  # a row that has expired takes nobody's place
-    two = Claim(QUEUE, 6, 10.0, "one", ["one", "two", "one", "two", "three", "one"])
+    two = ClaimRequest(QUEUE, 6, 10.0, "one", ["one", "two", "one", "two", "three", "one"])
     answer = await engine.exchange(Exchange(claims=[two]))
     assert ids(answer.claimed[0]) == [*"abcd"]
     assert [(await found(engine, each)).worker for each in "abcd"] == ["one", "two", "one", "two"]
@@ -155,11 +166,14 @@ async def test_each_row_of_a_claim_is_for_the_worker_that_the_claim_says(engine:
 async def test_rows_that_a_claim_leaves_out_stay_in_their_place(engine: Engine) -> None:
     await push(engine, *map(new, "abcd"))
     a, b = await claim(engine, 2)
-    assert await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RELEASED)) == [True, True]
-    answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 1, 30.0, "w", left_out={a.key, b.key})]))
+    assert await settle(engine, settled(a, SettlementKind.RELEASED), settled(b, SettlementKind.RELEASED)) == [
+        True,
+        True,
+    ]
+    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 1, 30.0, "w", left_out={a.key, b.key})]))
     assert ids(answer.claimed[0]) == ["c"]
     assert answer.live == [-1]
-    answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 3, 30.0, "w", left_out={b.key})]))
+    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 3, 30.0, "w", left_out={b.key})]))
     assert ids(answer.claimed[0]) == ["a", "d"]
     assert answer.live == [4]
     assert ids(await claim(engine, 3)) == ["b"]
@@ -167,7 +181,11 @@ async def test_rows_that_a_claim_leaves_out_stay_in_their_place(engine: Engine) 
 
 async def test_several_queues_are_claimed_in_one_exchange_each_with_its_own_answer(engine: Engine) -> None:
     await push(engine, new("a"), new("b"), new("c", queue=FOREIGN), new("d", queue=FOREIGN, delay=HOUR))
-    claims = [Claim(QUEUE, 1, 30.0, "w"), Claim(FOREIGN, 5, 30.0, "w"), Claim("empty", 1, 30.0, "w")]
+    claims = [
+        ClaimRequest(QUEUE, 1, 30.0, "w"),
+        ClaimRequest(FOREIGN, 5, 30.0, "w"),
+        ClaimRequest("empty", 1, 30.0, "w"),
+    ]
     answer = await engine.exchange(Exchange(claims=claims))
     assert [ids(rows) for rows in answer.claimed] == [["a"], ["c"], []]
     assert answer.live == [-1, 2, 0]
@@ -185,7 +203,7 @@ async def test_no_two_claims_have_the_same_token(engine: Engine) -> None:
         for row in rows:
             assert (row.key, row.token) not in tokens
             tokens.add((row.key, row.token))
-        assert await settle(engine, *[settled(row, Verdict.RELEASED) for row in rows]) == [True] * 3
+        assert await settle(engine, *[settled(row, SettlementKind.RELEASED) for row in rows]) == [True] * 3
 
 
 # The line
@@ -212,7 +230,7 @@ async def test_a_released_row_is_in_front_and_a_retried_one_behind(engine: Engin
     a, b, _ = await claim(engine, 3)
     mock_clock.jump(1)
     await push(engine, new("e"))
-    await settle(engine, settled(a, Verdict.RETRIED), settled(b, Verdict.RELEASED))
+    await settle(engine, settled(a, SettlementKind.RETRIED), settled(b, SettlementKind.RELEASED))
     mock_clock.jump(1)
     await push(engine, new("f"))
     assert await line(engine) == ["b", "d", "e", "a", "f"]
@@ -222,7 +240,7 @@ async def test_who_is_retried_at_once_is_behind_whoever_was_pushed_in_the_same_i
     await push(engine, new("a"))
     [a] = await claim(engine)
     await push(engine, *map(new, "bcd"))
-    await settle(engine, settled(a, Verdict.RETRIED))
+    await settle(engine, settled(a, SettlementKind.RETRIED))
     assert await line(engine) == ["b", "c", "d", "a"]
 
 
@@ -253,7 +271,7 @@ async def test_next_due_is_the_earliest_delay_lease_or_expiry(engine: Engine, mo
     await push(engine, new("delayed", delay=50.0), new("unstarted", priority=-1, expires_in=40.0), new("claimed"))
     await claim(engine, 1, lease=30.0)
     for expected, elapsed in [(30.0, 31), (50.0, 20)]:
-        answer = await engine.exchange(Exchange(claims=[Claim(QUEUE, 0, 30.0, "w")]))
+        answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 0, 30.0, "w")]))
         if answer.next_due != [None]:  # a claim of nothing need not be short
             assert answer.next_due == [pytest.approx(now + expected)]
         mock_clock.jump(elapsed)
@@ -269,20 +287,20 @@ async def test_next_due_is_the_earliest_delay_lease_or_expiry(engine: Engine, mo
 @pytest.mark.parametrize(
     ("verdict", "state", "counter"),
     [
-        (Verdict.SUCCEEDED, State.DONE, "succeeded"),
-        (Verdict.FAILED, State.FAILED, "failed"),
-        (Verdict.KILLED, State.KILLED, "killed"),
+        (SettlementKind.SUCCEEDED, State.DONE, "succeeded"),
+        (SettlementKind.FAILED, State.FAILED, "failed"),
+        (SettlementKind.KILLED, State.KILLED, "killed"),
     ],
 )
 async def test_a_finished_row_keeps_its_result_and_history(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State, counter: str
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind, state: State, counter: str
 ) -> None:
-    history = None if verdict is Verdict.SUCCEEDED else b"\x80"
+    history = None if verdict is SettlementKind.SUCCEEDED else b"\x80"
     await push(engine, new("a", head=b"h"), new("b"))
     a, b = await claim(engine, 2)
     assert await settle(engine, settled(a, verdict, result=b"r", history=history), settled(b, verdict)) == [True, True]
     stored = await found(engine, "a")
-    assert (stored.state, stored.attempt, stored.payload, stored.head) == (state, 1, b"args", b"h")
+    assert (stored.state, stored.attempt, stored.payload, stored.options) == (state, 1, b"args", b"h")
     assert (stored.result, stored.history, stored.due, stored.worker) == (b"r", history, None, "w")
     assert (await found(engine, "b")).result is None
     await check_counts(engine, **{"pushed": 2, counter: 2})
@@ -299,7 +317,7 @@ async def test_the_history_of_a_success_is_replaced_too(engine: Engine) -> None:
 async def test_a_retried_row_waits_for_its_time_one_attempt_further(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, new("a"))
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.RETRIED, after=10.0, result=b"error", history=b"\x81\x01"))
+    await settle(engine, settled(a, SettlementKind.RETRIED, after=10.0, result=b"error", history=b"\x81\x01"))
     stored = await found(engine, "a")
     assert (stored.state, stored.attempt, stored.result, stored.history) == (State.DELAYED, 1, b"error", b"\x81\x01")
     assert stored.due == pytest.approx(engine.now() + 10.0)
@@ -312,7 +330,7 @@ async def test_a_retried_row_waits_for_its_time_one_attempt_further(engine: Engi
     mock_clock.jump(1.5)
     [again] = await claim(engine)
     assert (again.attempt, again.history) == (2, b"\x81\x01")
-    await settle(engine, settled(again, Verdict.RETRIED, history=None))
+    await settle(engine, settled(again, SettlementKind.RETRIED, history=None))
     [again] = await claim(engine)
     assert (again.attempt, again.history) == (3, b"\x81\x01")  # None has left it
     await check_counts(engine, pushed=1, retried=2, running=1)
@@ -321,7 +339,7 @@ async def test_a_retried_row_waits_for_its_time_one_attempt_further(engine: Engi
 async def test_a_release_costs_no_attempt_and_leaves_no_trace(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, new("a"))
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.RELEASED))
+    await settle(engine, settled(a, SettlementKind.RELEASED))
     stored = await found(engine, "a")
     assert (stored.state, stored.attempt, stored.result, stored.history, stored.due) == (
         State.WAITING,
@@ -341,7 +359,7 @@ async def test_a_suspended_row_waits_for_its_time_and_its_attempt_does_not_count
     for number in range(1, 4):
         [a] = await claim(engine)
         assert a.attempt == 1
-        await settle(engine, settled(a, Verdict.SUSPENDED, after=10.0))
+        await settle(engine, settled(a, SettlementKind.SUSPENDED, after=10.0))
         stored = await found(engine, "a")
         assert (stored.state, stored.attempt, stored.result, stored.history) == (State.DELAYED, 0, None, None)
         assert stored.due == pytest.approx(engine.now() + 10.0)
@@ -356,13 +374,13 @@ async def test_a_suspended_row_waits_for_its_time_and_its_attempt_does_not_count
 async def test_a_suspension_leaves_the_error_and_the_history_as_they_were(engine: Engine) -> None:
     await push(engine, new("a"))
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.RETRIED, result=b"error", history=b"\x81\x01"))
+    await settle(engine, settled(a, SettlementKind.RETRIED, result=b"error", history=b"\x81\x01"))
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.SUSPENDED))
+    await settle(engine, settled(a, SettlementKind.SUSPENDED))
     stored = await found(engine, "a")
     assert (stored.state, stored.attempt, stored.result, stored.history) == (State.WAITING, 1, b"error", b"\x81\x01")
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.SUSPENDED, after=5.0, history=b"\x81\x02"))
+    await settle(engine, settled(a, SettlementKind.SUSPENDED, after=5.0, history=b"\x81\x02"))
     assert (await found(engine, "a")).history == b"\x81\x02"
 
 
@@ -370,7 +388,7 @@ async def test_a_suspension_without_end_is_ended_by_rescheduling(kind: str, tmp_
     async with opened(kind, tmp_path) as engine:
         await push(engine, new("a"))
         [a] = await claim(engine)
-        await settle(engine, settled(a, Verdict.SUSPENDED, after=math.inf))
+        await settle(engine, settled(a, SettlementKind.SUSPENDED, after=math.inf))
         assert (await found(engine, "a")).due == math.inf
         answer = await claim_all(engine)
         assert answer.claimed == [[]]
@@ -386,7 +404,13 @@ async def test_a_suspension_without_end_is_ended_by_rescheduling(kind: str, tmp_
 async def test_a_settlement_may_name_one_of_several_that_claimed(engine: Engine) -> None:
     await push(engine, *map(new, "abcdef"))
     a, b, c, d, e, f = await claim(engine, 6)
-    verdicts = [Verdict.SUCCEEDED, Verdict.SUCCEEDED, Verdict.SUCCEEDED, Verdict.FAILED, Verdict.RETRIED]
+    verdicts = [
+        SettlementKind.SUCCEEDED,
+        SettlementKind.SUCCEEDED,
+        SettlementKind.SUCCEEDED,
+        SettlementKind.FAILED,
+        SettlementKind.RETRIED,
+    ]
     await settle(
         engine,
         *(settled(row, each, worker="one") for row, each in zip((a, b, c, d, e), verdicts, strict=True)),
@@ -398,9 +422,9 @@ async def test_a_settlement_may_name_one_of_several_that_claimed(engine: Engine)
 # Keeping
 
 
-@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED])
+@pytest.mark.parametrize("verdict", [SettlementKind.SUCCEEDED, SettlementKind.FAILED, SettlementKind.KILLED])
 async def test_keep_says_for_how_long_a_finished_row_is_remembered(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind
 ) -> None:
     await push(engine, *map(new, "abc"))
     a, b, c = await claim(engine, 3)
@@ -441,40 +465,44 @@ async def test_a_settlement_counts_only_under_the_token_of_the_last_claim(
     await push(engine, new("a"))
     [first] = await claim(engine, lease=10.0)
     before = await contents(engine)
-    for verdict in Verdict:
+    for verdict in SettlementKind:
         assert await settle(engine, settled(first._replace(token=first.token + 1), verdict)) == [False]
     assert await contents(engine) == before
     mock_clock.jump(11)
     [second] = await claim(engine, lease=10.0)
     assert second.attempt == 2
     before = await contents(engine)
-    for verdict in Verdict:
+    for verdict in SettlementKind:
         assert await settle(engine, settled(first, verdict, result=b"stale", keep=0.0)) == [False]
     assert await contents(engine) == before
     assert await settle(engine, settled(second)) == [True]
     before = await contents(engine)
-    for verdict in Verdict:
+    for verdict in SettlementKind:
         assert await settle(engine, settled(second, verdict)) == [False]
     assert await contents(engine) == before
 
 
-@pytest.mark.parametrize("second", list(Verdict))
-@pytest.mark.parametrize("first", list(Verdict))
+@pytest.mark.parametrize("second", list(SettlementKind))
+@pytest.mark.parametrize("first", list(SettlementKind))
 async def test_of_two_settlements_in_one_exchange_the_first_counts(
-    engine: Engine, first: Verdict, second: Verdict
+    engine: Engine, first: SettlementKind, second: SettlementKind
 ) -> None:
     await push(engine, *map(new, "abcd"))
     a, b, c, d = await claim(engine, 4)
     both = [settled(a, first, result=b"1"), settled(a, second, result=b"2")]
     assert await settle(engine, settled(b), *both, settled(c), settled(d)) == [True, True, False, True, True]
-    expected = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED, Verdict.KILLED: State.KILLED}
+    expected = {
+        SettlementKind.SUCCEEDED: State.DONE,
+        SettlementKind.FAILED: State.FAILED,
+        SettlementKind.KILLED: State.KILLED,
+    }
     assert await states(engine, *"abcd") == [expected.get(first, State.WAITING), *[State.DONE] * 3]
 
 
 async def test_a_released_row_cannot_be_settled_under_its_old_token(engine: Engine) -> None:
     await push(engine, new("a"))
     [first] = await claim(engine)
-    await settle(engine, settled(first, Verdict.RELEASED))
+    await settle(engine, settled(first, SettlementKind.RELEASED))
     assert await settle(engine, settled(first)) == [False]
     [second] = await claim(engine)
     assert await settle(engine, settled(first)) == [False]
@@ -486,7 +514,7 @@ async def test_lost_leases_do_not_harm_the_others_of_an_exchange(engine: Engine,
     rows = await claim(engine, 20)
     stale = [row._replace(token=row.token + 1) if number % 3 == 0 else row for number, row in enumerate(rows)]
     answer = await engine.exchange(
-        Exchange([settled(row, result=b"r") for row in stale], [new("more")], [Claim(QUEUE, 9, 30.0, "w")])
+        Exchange([settled(row, result=b"r") for row in stale], [new("more")], [ClaimRequest(QUEUE, 9, 30.0, "w")])
     )
     assert answer.settled == [number % 3 != 0 for number in range(20)]
     assert answer.pushed == ["more"]
@@ -543,18 +571,18 @@ async def test_a_waiting_row_is_replaced_under_its_key(engine: Engine, delay: fl
 
 async def test_a_key_is_free_once_its_row_is_finished_and_held_through_retries(engine: Engine) -> None:
     await push(engine, new("a", unique="key"))
-    for verdict in (Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED):
+    for verdict in (SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED):
         [a] = await claim(engine)
         assert await push(engine, new("b", unique="key")) == ["a"]
         await settle(engine, settled(a, verdict))
         assert await push(engine, new("b", unique="key")) == ["a"]
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.FAILED))
+    await settle(engine, settled(a, SettlementKind.FAILED))
     assert await push(engine, new("b", unique="key", on_conflict="raise")) == ["b"]
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED])
-async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine, verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", [SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED])
+async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine, verdict: SettlementKind) -> None:
     await push(engine, new("a", unique="key"))
     [a] = await claim(engine)
     answer = await engine.exchange(Exchange(pushed=[new("b", unique="key", on_conflict="replace")]))
@@ -571,11 +599,11 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
     await check_counts(engine, pushed=2, killed=1, waiting=1)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED, None])
+@pytest.mark.parametrize("verdict", [SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED, None])
 async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_is_done(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict | None
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind | None
 ) -> None:
-    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    await push(engine, new("a", head=encode_options(Terms(unique="key"), {}), unique="key"))
     [a] = await claim(engine, lease=10.0)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     [b] = await claim(engine, lease=HOUR)
@@ -591,15 +619,15 @@ async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_i
     assert await engine.resume(QUEUE, "a")  # its key is free again
     assert await push(engine, new("c", unique="key")) == ["a"]
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.RETRIED))
+    await settle(engine, settled(a, SettlementKind.RETRIED))
     assert await states(engine, "a") == [State.WAITING]  # it is a new life
 
 
-@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.KILLED])
+@pytest.mark.parametrize("verdict", [SettlementKind.FAILED, SettlementKind.KILLED])
 async def test_a_dead_row_that_was_replaced_is_resumed_only_when_its_key_is_free(
-    engine: Engine, verdict: Verdict
+    engine: Engine, verdict: SettlementKind
 ) -> None:
-    await push(engine, new("a", head=encode_head(Terms(unique="key"), {}), unique="key"))
+    await push(engine, new("a", head=encode_options(Terms(unique="key"), {}), unique="key"))
     [a] = await claim(engine)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     await settle(engine, settled(a, verdict, result=b"e"))
@@ -618,7 +646,7 @@ async def test_whoever_is_aborted_and_replaced_was_aborted(engine: Engine) -> No
     await push(engine, new("c", unique="first", on_conflict="replace"))
     await push(engine, new("d", unique="second", on_conflict="replace"))
     await engine.abort(QUEUE, "b")
-    await settle(engine, settled(a, Verdict.RETRIED), settled(b, Verdict.RETRIED))
+    await settle(engine, settled(a, SettlementKind.RETRIED), settled(b, SettlementKind.RETRIED))
     for task_id in "ab":
         assert "aborted" in str(decode_error((await found(engine, task_id)).result))
 
@@ -629,7 +657,7 @@ async def test_a_running_row_that_was_replaced_may_still_succeed(engine: Engine)
     await push(engine, *[new(id, unique="key", on_conflict="replace") for id in ("b", "c")])
     await push(engine, new("y", unique="other", on_conflict="replace"))
     assert await states(engine, *"abc") == [State.RUNNING, State.KILLED, State.WAITING]
-    assert await settle(engine, settled(a, result=b"r"), settled(x, Verdict.FAILED, result=b"e")) == [True, True]
+    assert await settle(engine, settled(a, result=b"r"), settled(x, SettlementKind.FAILED, result=b"e")) == [True, True]
     assert await states(engine, *"ax") == [State.DONE, State.FAILED]
     await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=1, waiting=2)
 
@@ -648,8 +676,8 @@ async def test_a_successor_may_have_any_id(engine: Engine) -> None:
     await push(engine, new("a", unique="key"))
     [a] = await claim(engine)
     await push(engine, new("abort", unique="key", on_conflict="replace"))
-    assert not (await engine.renew([Held(a.key, a.token)], 30.0)).aborted  # nobody wants that
-    await settle(engine, settled(a, Verdict.RELEASED))
+    assert not (await engine.renew([ClaimKey(a.key, a.token)], 30.0)).aborted  # nobody wants that
+    await settle(engine, settled(a, SettlementKind.RELEASED))
     assert "replaced" in str(decode_error((await found(engine, "a")).result))
 
 
@@ -721,7 +749,7 @@ async def test_what_is_kept_no_longer_is_not_there(kind: str, tmp_path: Path, mo
     async with opened(kind, tmp_path) as engine:
         await push(engine, *map(new, "abcd"))
         a, b, c, d = await claim(engine, 4)
-        verdicts = Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED
+        verdicts = SettlementKind.SUCCEEDED, SettlementKind.FAILED, SettlementKind.KILLED
         await settle(engine, *(settled(row, each, keep=10.0) for row, each in zip((a, b, c), verdicts, strict=True)))
         mock_clock.jump(9)
         assert await states(engine, *"abc") == [State.DONE, State.FAILED, State.KILLED]
@@ -747,8 +775,8 @@ async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_c
 async def test_who_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, *[new(id, expires_in=10.0) for id in "abcd"])
     a, b, c, _ = await claim(engine, 4, lease=5.0)
-    await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RETRIED, after=1.0))
-    await settle(engine, settled(c, Verdict.SUSPENDED, after=1.0))
+    await settle(engine, settled(a, SettlementKind.RELEASED), settled(b, SettlementKind.RETRIED, after=1.0))
+    await settle(engine, settled(c, SettlementKind.SUSPENDED, after=1.0))
     mock_clock.jump(HOUR)
     assert sorted(await line(engine)) == ["a", "b", "c", "d"]
 
@@ -793,16 +821,18 @@ async def test_renewed_leases_hold(engine: Engine, mock_clock: MockClock) -> Non
     await push(engine, *map(new, "ab"))
     a, b = await claim(engine, 2, lease=10.0)
     mock_clock.jump(8)
-    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
+    renewal = await engine.renew([ClaimKey(a.key, a.token)], 10.0)
     assert (renewal.lost, renewal.aborted) == ([], [])
     mock_clock.jump(8)
     [again] = await claim(engine, 2, lease=10.0)
     assert again.id == "b"
-    renewal = await engine.renew([Held(a.key, a.token), Held(b.key, b.token), Held(again.key, again.token)], 10.0)
-    assert renewal.lost == [Held(b.key, b.token)]
+    renewal = await engine.renew(
+        [ClaimKey(a.key, a.token), ClaimKey(b.key, b.token), ClaimKey(again.key, again.token)], 10.0
+    )
+    assert renewal.lost == [ClaimKey(b.key, b.token)]
     assert await settle(engine, settled(a), settled(b), settled(again)) == [True, False, True]
-    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
-    assert renewal.lost == [Held(a.key, a.token)]  # settled by now
+    renewal = await engine.renew([ClaimKey(a.key, a.token)], 10.0)
+    assert renewal.lost == [ClaimKey(a.key, a.token)]  # settled by now
     assert (await found(engine, "a")).state is State.DONE
 
 
@@ -812,7 +842,7 @@ async def test_a_lease_that_has_run_out_may_be_renewed_until_somebody_took_it_ba
     await push(engine, new("a"))
     [a] = await claim(engine, lease=10.0)
     mock_clock.jump(11)
-    renewal = await engine.renew([Held(a.key, a.token)], 10.0)
+    renewal = await engine.renew([ClaimKey(a.key, a.token)], 10.0)
     if renewal.lost:
         assert await settle(engine, settled(a)) == [False]
     else:
@@ -854,7 +884,7 @@ async def test_all_abandoned_rows_are_resumed_a_part_at_a_time(engine: Engine, m
 
 async def test_all_finished_rows_are_forgotten_a_part_at_a_time(engine: Engine) -> None:
     await push(engine, *[new(f"{number:04}") for number in range(2500)])
-    await settle(engine, *[settled(row, Verdict.KILLED) for row in await claim(engine, 2400)])
+    await settle(engine, *[settled(row, SettlementKind.KILLED) for row in await claim(engine, 2400)])
     parts = await parts_of(lambda: engine.forget(QUEUE, None))
     assert sum(parts) == 2400
     assert max(parts) <= 2000
@@ -867,20 +897,20 @@ async def test_all_finished_rows_are_forgotten_a_part_at_a_time(engine: Engine) 
 @pytest.mark.parametrize(
     ("verdict", "state"),
     [
-        (Verdict.SUCCEEDED, State.DONE),
-        (Verdict.FAILED, State.FAILED),
-        (Verdict.KILLED, State.KILLED),
-        (Verdict.RETRIED, State.KILLED),
-        (Verdict.RELEASED, State.KILLED),
-        (Verdict.SUSPENDED, State.KILLED),
+        (SettlementKind.SUCCEEDED, State.DONE),
+        (SettlementKind.FAILED, State.FAILED),
+        (SettlementKind.KILLED, State.KILLED),
+        (SettlementKind.RETRIED, State.KILLED),
+        (SettlementKind.RELEASED, State.KILLED),
+        (SettlementKind.SUSPENDED, State.KILLED),
     ],
 )
 async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
-    engine: Engine, verdict: Verdict, state: State
+    engine: Engine, verdict: SettlementKind, state: State
 ) -> None:
     await push(engine, *map(new, "ab"))
     a, b = await claim(engine, 2)
-    held = [Held(a.key, a.token), Held(b.key, b.token)]
+    held = [ClaimKey(a.key, a.token), ClaimKey(b.key, b.token)]
     assert await engine.abort(QUEUE, "a") == held[0]
     assert await engine.abort(QUEUE, "a") == held[0]  # again does no harm
     assert (await engine.renew(held, 30.0)).aborted == [held[0]]
@@ -890,7 +920,7 @@ async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
     stored = await found(engine, "a")
     assert stored.state is state
     assert stored.attempt == ATTEMPTS_AFTER[verdict]
-    if verdict in (Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED):
+    if verdict in (SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED):
         assert "aborted" in str(decode_error(stored.result))
 
 
@@ -921,7 +951,7 @@ async def test_a_running_row_that_was_replaced_can_be_aborted(engine: Engine) ->
     [a] = await claim(engine)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     assert await engine.abort(QUEUE, "a")
-    assert (await engine.renew([Held(a.key, a.token)], 30.0)).aborted == [Held(a.key, a.token)]
+    assert (await engine.renew([ClaimKey(a.key, a.token)], 30.0)).aborted == [ClaimKey(a.key, a.token)]
 
 
 async def test_two_claims_on_one_row_are_told_apart(engine: Engine, mock_clock: MockClock) -> None:
@@ -931,7 +961,7 @@ async def test_two_claims_on_one_row_are_told_apart(engine: Engine, mock_clock: 
     mock_clock.jump(11)
     [current] = await claim(engine, lease=10.0)
     assert (old.key, current.attempt) == (current.key, 2)
-    lost, kept = [Held(each.key, each.token) for each in (old, current)]
+    lost, kept = [ClaimKey(each.key, each.token) for each in (old, current)]
     for held in ([lost, kept], [kept, lost]):
         mock_clock.jump(6)
         assert (await engine.renew(held, 10.0)).lost == [lost]
@@ -997,16 +1027,16 @@ async def test_what_a_waiting_row_holds_is_replaced(engine: Engine) -> None:
         assert not await engine.update(QUEUE, task_id, b"new", None)
     assert (await found(engine, "running")).payload == b"args"
     [a] = await claim(engine)
-    assert (a.payload, a.head) == (b"new", None)
-    assert ((await found(engine, "b")).payload, (await found(engine, "b")).head) == (b"new", b"head")
+    assert (a.payload, a.options) == (b"new", None)
+    assert ((await found(engine, "b")).payload, (await found(engine, "b")).options) == (b"new", b"head")
 
 
 # Dead letters
 
 
-@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.KILLED])
+@pytest.mark.parametrize("verdict", [SettlementKind.FAILED, SettlementKind.KILLED])
 async def test_a_dead_row_is_resumed_with_all_its_attempts(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind
 ) -> None:
     await push(engine, new("a", expires_in=100.0), new("b"))
     [a] = await claim(engine)
@@ -1023,7 +1053,7 @@ async def test_a_dead_row_is_resumed_with_all_its_attempts(
     b, again = await claim(engine, 9)
     assert (b.id, again.id, again.attempt, again.history) == ("b", "a", 1, history)
     assert (await engine.renew([], 0.0)).aborted == []
-    assert await settle(engine, settled(again, Verdict.RETRIED), settled(b)) == [True, True]
+    assert await settle(engine, settled(again, SettlementKind.RETRIED), settled(b)) == [True, True]
     assert not await engine.resume(QUEUE, "b")  # it is done
     counts = await engine.counts(QUEUE)
     assert (counts["waiting"], counts["running"]) == (1, 0)
@@ -1032,7 +1062,7 @@ async def test_a_dead_row_is_resumed_with_all_its_attempts(
 async def test_a_dead_row_whose_key_is_taken_cannot_be_resumed(engine: Engine) -> None:
     await push(engine, new("a", unique="key"))
     [a] = await claim(engine)
-    await settle(engine, settled(a, Verdict.FAILED))
+    await settle(engine, settled(a, SettlementKind.FAILED))
     await push(engine, new("b", unique="key"))
     before = await contents(engine)
     with pytest.raises(DuplicateTaskError):
@@ -1048,7 +1078,7 @@ async def test_finished_rows_are_forgotten_by_id_or_all(engine: Engine) -> None:
     await push(engine, *map(new, "abcde"), new("x", queue=FOREIGN))
     rows = await claim(engine, 4)
     [x] = await claim(engine, queue=FOREIGN)
-    verdicts = [Verdict.SUCCEEDED, Verdict.FAILED, Verdict.KILLED]
+    verdicts = [SettlementKind.SUCCEEDED, SettlementKind.FAILED, SettlementKind.KILLED]
     await settle(engine, *[settled(row, verdict) for row, verdict in zip(rows, verdicts, strict=False)])
     await settle(engine, settled(x, queue=FOREIGN))
     for task_id in ("d", "e", "nobody"):
@@ -1081,25 +1111,29 @@ async def test_rows_are_listed_by_state_each_in_its_order(engine: Engine, mock_c
     assert len(await engine.list(QUEUE, list(State), 100)) == 6
 
 
-FINAL = [(Verdict.SUCCEEDED, State.DONE), (Verdict.FAILED, State.FAILED), (Verdict.KILLED, State.KILLED)]
+FINAL = [
+    (SettlementKind.SUCCEEDED, State.DONE),
+    (SettlementKind.FAILED, State.FAILED),
+    (SettlementKind.KILLED, State.KILLED),
+]
 
 
 @pytest.mark.parametrize(("verdict", "state"), FINAL)
 async def test_what_is_kept_for_good_is_listed_as_it_was_finished(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind, state: State
 ) -> None:
     await check_order_of_finished(engine, mock_clock, verdict, state, math.inf)
 
 
 @pytest.mark.parametrize(("verdict", "state"), FINAL)
 async def test_what_is_kept_for_a_while_is_listed_as_it_was_finished(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind, state: State
 ) -> None:
     await check_order_of_finished(engine, mock_clock, verdict, state, HOUR)
 
 
 async def check_order_of_finished(
-    engine: Engine, mock_clock: MockClock, verdict: Verdict, state: State, keep: float
+    engine: Engine, mock_clock: MockClock, verdict: SettlementKind, state: State, keep: float
 ) -> None:
     await push(engine, *map(new, "abc"))
     rows = {row.id: row for row in await claim(engine, 3)}
@@ -1148,18 +1182,18 @@ async def test_who_works_on_a_queue_is_known_until_told_otherwise(engine: Engine
 async def test_progress_is_kept_of_a_running_row_under_its_token(engine: Engine) -> None:
     await push(engine, new("a"))
     [a] = await claim(engine)
-    assert await engine.report(Held(a.key, a.token), b"1")
-    assert await engine.report(Held(a.key, a.token), b"2")
-    assert not await engine.report(Held(a.key, a.token + 1), b"3")
+    assert await engine.report(ClaimKey(a.key, a.token), b"1")
+    assert await engine.report(ClaimKey(a.key, a.token), b"2")
+    assert not await engine.report(ClaimKey(a.key, a.token + 1), b"3")
     assert (await found(engine, "a")).progress == b"2"
     await settle(engine, settled(a))
-    assert not await engine.report(Held(a.key, a.token), b"4")
+    assert not await engine.report(ClaimKey(a.key, a.token), b"4")
     assert (await found(engine, "a")).progress == b"2"
 
 
 async def test_counts_are_exact_after_a_long_mixture(engine: Engine, mock_clock: MockClock) -> None:
     pushed = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended"), 0)
-    verdicts = list(Verdict)
+    verdicts = list(SettlementKind)
     for turn in range(30):
         rows = [
             new(f"{turn}-{each}", delay=5.0 * (each % 2), expires_in=8.0 if each == 3 else None) for each in range(4)
@@ -1210,7 +1244,7 @@ async def test_all_is_there_when_it_is_opened_again(kind: str, tmp_path: Path, m
     async with opened(kind, tmp_path) as engine:
         await push(engine, new("running"), *map(new, "abc"), new("later", delay=HOUR), new("x", queue=FOREIGN))
         _, a, b = await claim(engine, 3)
-        await settle(engine, settled(a, result=b"r"), settled(b, Verdict.FAILED, result=b"e", history=b"\x80"))
+        await settle(engine, settled(a, result=b"r"), settled(b, SettlementKind.FAILED, result=b"e", history=b"\x80"))
         before = await contents(engine, QUEUE, FOREIGN)
     async with opened(kind, tmp_path) as engine:
         after = await contents(engine, QUEUE, FOREIGN)
@@ -1331,8 +1365,8 @@ WRITES = [
 async def check_harmless(engine: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]) -> None:
     await push(engine, *map(new, "abcd"))
     a, b, c, d = await claim(engine, 4)
-    settlements = [settled(a), settled(b, write=note(7)), settled(c, write=write), settled(d, Verdict.RELEASED)]
-    answer = await engine.exchange(Exchange(settlements, [new("e")], [Claim(QUEUE, 1, 30.0, "w")]))
+    settlements = [settled(a), settled(b, write=note(7)), settled(c, write=write), settled(d, SettlementKind.RELEASED)]
+    answer = await engine.exchange(Exchange(settlements, [new("e")], [ClaimRequest(QUEUE, 1, 30.0, "w")]))
     first, second, third, fourth = answer.settled
     assert (first, second, fourth) == (True, True, True)
     assert isinstance(third, BaseException)

@@ -22,7 +22,7 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._backends.durable.encoding import decode_error, decode_history
-from trio_tasks._backends.durable.engine import Claim, Claimed, Exchange, Held, State, Verdict
+from trio_tasks._backends.durable.engine import ClaimedRow, ClaimKey, ClaimRequest, Exchange, SettlementKind, State
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.frames import FRAME_SIZE, HEADER_SIZE, frame, header
@@ -85,8 +85,8 @@ async def test_what_was_pushed_and_settled_outlives_a_crash(path: Path, synchron
     async with opened(path, synchronous=synchronous) as engine:
         assert await push(engine, new("a", b"1"), new("b", b"2", head=b"h"), new("c", delay=HOUR)) == ["a", "b", "c"]
         [a, b] = await claim(engine, 2)
-        assert (a.payload, b.head, b.attempt) == (b"1", b"h", 1)
-        failed = settled(b, Verdict.FAILED, result=b"e", history=b"\x80", keep=HOUR)
+        assert (a.payload, b.options, b.attempt) == (b"1", b"h", 1)
+        failed = settled(b, SettlementKind.FAILED, result=b"e", history=b"\x80", keep=HOUR)
         assert await settle(engine, settled(a, result=b"r", keep=math.inf), failed) == [True, True]
         before = await contents(engine)
         copy = crashed(path)
@@ -104,7 +104,7 @@ async def test_who_ran_when_the_process_died_waits_again_in_front(path: Path) ->
         await push(engine, *map(new, "abc"))
         await claim(engine, 2)
         copy = crashed(path)
-    rows: list[Claimed] = []
+    rows: list[ClaimedRow] = []
     for _ in range(2):
         async with opened(copy) as engine:
             await push(engine, new("d"))
@@ -121,7 +121,7 @@ async def test_who_ran_when_the_process_died_waits_again_in_front(path: Path) ->
 async def test_each_row_tells_the_worker_that_ran_it_when_the_process_died(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, *map(new, "abcd"))
-        await engine.exchange(Exchange(claims=[Claim(QUEUE, 3, 30.0, "one", ["one", "two", "one"])]))
+        await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 3, 30.0, "one", ["one", "two", "one"])]))
         copy = crashed(path)
     async with opened(copy) as engine:
         rows = await claim(engine, 9)
@@ -147,11 +147,13 @@ async def test_counts_queues_and_progress_outlive_a_restart(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, new("a"), new("b"), new("x", queue="other"))
         [a, b] = await claim(engine, 2)
-        await settle(engine, settled(a, Verdict.RELEASED), settled(b, Verdict.RETRIED, after=HOUR, result=b"e"))
-        await settle(engine, settled((await claim(engine))[0], Verdict.SUSPENDED))
+        await settle(
+            engine, settled(a, SettlementKind.RELEASED), settled(b, SettlementKind.RETRIED, after=HOUR, result=b"e")
+        )
+        await settle(engine, settled((await claim(engine))[0], SettlementKind.SUSPENDED))
         [a] = await claim(engine)
-        assert await engine.report(Held(a.key, a.token), b"half")
-        assert not await engine.report(Held(a.key, a.token - 1), b"all")
+        assert await engine.report(ClaimKey(a.key, a.token), b"half")
+        assert not await engine.report(ClaimKey(a.key, a.token - 1), b"all")
         copy = crashed(path)
     async with opened(copy) as engine:
         counts = {"pushed": 2, "succeeded": 0, "retried": 1, "failed": 0, "killed": 0, "released": 1, "suspended": 1}
@@ -166,7 +168,7 @@ def _do_something(rng: random.Random, held: list[Any], names: list[str]) -> tupl
     settlements = []
     for row in rng.sample(held, min(len(held), rng.randrange(4))):
         held.remove(row)
-        verdict = rng.choice(list(Verdict))
+        verdict = rng.choice(list(SettlementKind))
         history = rng.choice([None, b"\x80"])
         times = {"after": rng.choice([0.0, 5.0]), "keep": rng.choice([0.0, 9.0, math.inf])}
         settlements.append(settled(row, verdict, result=b"r", history=history, **times))
@@ -183,7 +185,7 @@ def _do_something(rng: random.Random, held: list[Any], names: list[str]) -> tupl
         )
         for _ in range(rng.randrange(5))
     ]
-    claims = [Claim(queue, rng.randrange(1, 5), 7.0, "w") for queue in ("q", "p") if rng.random() < 0.7]
+    claims = [ClaimRequest(queue, rng.randrange(1, 5), 7.0, "w") for queue in ("q", "p") if rng.random() < 0.7]
     exchange = Exchange(settlements, pushed, claims)
     return rng.choice(["exchange"] * 12 + ["cancel", "abort", "reschedule", "update", "resume", "forget", "wait"]), (
         exchange,
@@ -227,7 +229,7 @@ async def test_books_read_again_are_the_books_that_were(path: Path, autojump_clo
                         async with opened(crashed(copy.path or path, "again")) as again:
                             seen = await contents(copy, "q", "p")
                             assert await contents(again, "q", "p") == seen
-                            await engine.exchange(Exchange(claims=[Claim("q", 0, 1.0, "w")]))
+                            await engine.exchange(Exchange(claims=[ClaimRequest("q", 0, 1.0, "w")]))
                             _compare(await contents(engine, "q", "p"), seen)
                             assert await _order(copy) == await _order(again)
 
@@ -256,7 +258,7 @@ def _compare(seen: dict[str, Any], again: dict[str, Any]) -> None:
 
 async def _fails(engine: FileEngine, path: Path, act: Callable[[], Any]) -> None:
     """Nothing changes if it cannot be written."""
-    await engine.exchange(Exchange(claims=[Claim("q", 0, 1.0, "w")]))  # what is due is entered
+    await engine.exchange(Exchange(claims=[ClaimRequest("q", 0, 1.0, "w")]))  # what is due is entered
     before = await contents(engine, "q", "p")
     length = size(path)
     with no_file_longer_than(length):
@@ -317,7 +319,7 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
         await push(engine, new("a"), new("b"))
         [a, b] = await claim(engine, 2, lease=10)
         await trio.sleep(8)
-        assert (await engine.renew([Held(b.key, b.token)], 10)).lost == []
+        assert (await engine.renew([ClaimKey(b.key, b.token)], 10)).lost == []
         await trio.sleep(4)
         answer = await claim_all(engine, 2, lease=9)
         [again] = answer.claimed[0]
@@ -325,7 +327,7 @@ async def test_a_lease_that_is_not_renewed_runs_out(path: Path, autojump_clock: 
         assert (again.id, again.attempt, again.key) == ("a", 2, a.key)
         assert decode_history(again.history)[0].became == "lost"
         assert await settle(engine, settled(a), settled(b)) == [False, True]
-        assert (await engine.renew([Held(a.key, a.token)], 10)).lost == [Held(a.key, a.token)]
+        assert (await engine.renew([ClaimKey(a.key, a.token)], 10)).lost == [ClaimKey(a.key, a.token)]
         await trio.sleep(11)
         assert await engine.resume_abandoned(QUEUE) == (1, False)
         assert await engine.resume_abandoned(QUEUE) == (0, False)
@@ -341,9 +343,9 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         [a, b] = await claim(engine, 2)
         assert await engine.abort(QUEUE, "a")
         assert news
-        assert (await engine.renew([], 0.0)).aborted == [Held(a.key, a.token)]
+        assert (await engine.renew([], 0.0)).aborted == [ClaimKey(a.key, a.token)]
         copy = crashed(path)
-        await settle(engine, settled(a, Verdict.RETRIED), settled(b))
+        await settle(engine, settled(a, SettlementKind.RETRIED), settled(b))
         found = await engine.find(QUEUE, "a")
         assert found is not None and found.state is State.KILLED
         nursery.cancel_scope.cancel()
@@ -373,7 +375,7 @@ async def test_a_replacement_that_could_not_be_written_has_never_been(path: Path
         with no_file_longer_than(size(path)), pytest.raises(BackendError):
             await push(engine, new("b", unique="key", on_conflict="replace"))
         assert await push(engine, new("c", unique="key")) == ["a"]
-        await settle(engine, settled(a, Verdict.RETRIED))
+        await settle(engine, settled(a, SettlementKind.RETRIED))
         assert ids(await claim(engine)) == ["a"]
 
 
@@ -383,11 +385,11 @@ async def test_a_journal_of_an_older_version_is_read(path: Path, aborted: bool) 
     async with opened(path) as engine:
         await push(engine, new("a", unique="key"))
         await claim(engine)
-        assert engine._scribe is not None
-        [row] = engine._scribe.books.rows.values()
+        assert engine._transaction_log is not None
+        [row] = engine._transaction_log.books.rows.values()
         await push(engine, new("b", unique="key", on_conflict="replace"))
-        row.wish = aborted
-        await engine.report(Held(row.key, row.token), b"half")
+        row.requested_end = aborted
+        await engine.report(ClaimKey(row.key, row.token), b"half")
     async with opened(path) as engine:
         assert ids(await claim(engine)) == ["b"]
         found = await engine.find(QUEUE, "a")
@@ -513,11 +515,11 @@ async def test_on_a_full_disk_the_pusher_is_told_and_work_goes_on_later(path: Pa
         with no_file_longer_than(2_000_000):
             for _ in range(3):
                 with pytest.raises(BackendError, match="too large") as caught:
-                    await engine.exchange(Exchange([settled(a)], [large], [Claim(QUEUE, 5, 1.0, "w")]))
+                    await engine.exchange(Exchange([settled(a)], [large], [ClaimRequest(QUEUE, 5, 1.0, "w")]))
                 assert not caught.value.is_final
                 assert await contents(engine) == before
         assert await push(engine, new("d", unique="u")) == ["b"]
-        answer = await engine.exchange(Exchange([settled(a)], [large], [Claim(QUEUE, 5, 1.0, "w")]))
+        answer = await engine.exchange(Exchange([settled(a)], [large], [ClaimRequest(QUEUE, 5, 1.0, "w")]))
         assert (answer.settled, answer.pushed, ids(answer.claimed[0])) == ([True], ["c"], ["c"])
         copy = crashed(path)
     async with opened(copy) as engine:
@@ -528,8 +530,8 @@ async def test_on_a_full_disk_the_pusher_is_told_and_work_goes_on_later(path: Pa
 async def test_a_journal_that_cannot_be_synced_is_broken_for_good(path: Path) -> None:
     async with opened(path, synchronous="FULL") as engine:
         await push(engine, new("a"))
-        assert engine._scribe is not None
-        journal = engine._scribe._journal
+        assert engine._transaction_log is not None
+        journal = engine._transaction_log._journal
         null = os.open(os.devnull, os.O_RDWR)  # can be written, and not synced
         own = os.dup(journal._fd)
         os.dup2(null, journal._fd)
@@ -592,7 +594,7 @@ async def test_a_flipped_bit_is_an_error_or_a_recovery(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, new("a", unique="u"))
         [a] = await claim(engine)
-        await settle(engine, settled(a, Verdict.RETRIED, after=5.0))
+        await settle(engine, settled(a, SettlementKind.RETRIED, after=5.0))
     whole = read(path)
     for bit in range(0, len(whole) * 8, 11):
         flipped = bytearray(whole)
@@ -694,8 +696,8 @@ async def test_a_journal_of_dead_weight_is_replaced_while_work_goes_on(path: Pat
                     old, stay = ids(await claim(copy, 100 - number // 4 - 1)), ids(await claim(copy, 1000))
                     assert old == [f"old {each}" for each in range(number // 4 + 1, 100)]
                     assert stay == [f"stays {each}" for each in range(0, number + 1, 4)]
-            assert engine._scribe is not None
-            longest = max(longest, engine._scribe._journal.end)
+            assert engine._transaction_log is not None
+            longest = max(longest, engine._transaction_log._journal.end)
         assert longest < 150_000
         before = await contents(engine)
     assert sorted(each.name for each in path.parent.iterdir() if each.is_file()) == [path.name, f"{path.name}.lock"]
@@ -707,7 +709,7 @@ async def test_a_journal_of_dead_weight_is_replaced_while_work_goes_on(path: Pat
 async def test_a_crash_in_the_middle_of_a_compaction_harms_nothing(path: Path) -> None:
     stages: set[int] = set()
     async with opened(path, compact_above=5_000) as engine:
-        assert engine._scribe is not None
+        assert engine._transaction_log is not None
         await push(engine, *[new(f"old {number}", b"x" * 2000, priority=-1) for number in range(300)])
         for number in range(1500):
             await push(engine, new(f"{number}", b"x" * 2000))

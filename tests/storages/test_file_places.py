@@ -68,13 +68,13 @@ async def waiting(path: Path) -> list[str]:
 
 async def compact(engine: FileEngine) -> None:
     """Push and settle until the journal has been replaced by a shorter one."""
-    assert engine._scribe is not None
-    before = engine._scribe._journal
+    assert engine._transaction_log is not None
+    before = engine._transaction_log._journal
     for number in range(1000):
         await push(engine, new(f"{number}", b"x" * 500))
         [row] = await claim(engine)
         await settle(engine, settled(row, keep=0.0))
-        if engine._scribe._journal is not before:
+        if engine._transaction_log._journal is not before:
             return
     raise AssertionError("it was never replaced")
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError, FileStorage, Status, Worker
-from trio_tasks._backends.durable.engine import Exchange, State, Verdict
+from trio_tasks._backends.durable.engine import Exchange, SettlementKind, State
 from trio_tasks._backends.file import read_only as _file_read_only
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.frames import FRAME_SIZE
@@ -354,7 +354,7 @@ async def do_something(engine: FileEngine, rng: random.Random, name: str, names:
         held += await claim(engine, rng.randrange(1, 4), lease=rng.choice([5.0, 1e6]))
     elif kind == 1 and held:
         row = held.pop(rng.randrange(len(held)))
-        verdict, keep = rng.choice(list(Verdict)), rng.choice([0.0, 20.0, 1e6])
+        verdict, keep = rng.choice(list(SettlementKind)), rng.choice([0.0, 20.0, 1e6])
         await settle(engine, settled(row, verdict, keep=keep, result=b"r", after=rng.choice([0.0, 20.0])))
     elif kind == 2:
         await engine.update(QUEUE, other, b"updated", None)
@@ -404,8 +404,10 @@ async def test_whatever_happens_is_seen_as_its_writer_sees_it(
     assert looker._journal is not None
     books = looker._journal.books
     assert not any(row.is_kept_no_longer(books.time) for row in books.rows.values()), "memory is not held for these"
-    assert set(books.rows.values()) == {row for shelf in books.shelves.values() for row in shelf.ids.values()}
+    assert set(books.rows.values()) == {
+        row for queue_rows in books.queue_rows.values() for row in queue_rows.ids.values()
+    }
     finished = {key for key, row in books.rows.items() if row.state > State.RUNNING}
-    assert finished == {key for shelf in books.shelves.values() for key in shelf.finished}
+    assert finished == {key for queue_rows in books.queue_rows.values() for key in queue_rows.finished}
     for each in (looker, late, engine):
         await each.aclose()

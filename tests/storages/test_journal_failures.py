@@ -36,8 +36,8 @@ async def grow(engine: FileEngine, turns: int = 200) -> int:
 
 
 def _journal_of(engine: FileEngine) -> _journal.JournalFile:
-    assert engine._scribe is not None
-    return engine._scribe._journal
+    assert engine._transaction_log is not None
+    return engine._transaction_log._journal
 
 
 def _descriptors() -> set[str]:

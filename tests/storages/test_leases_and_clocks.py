@@ -155,11 +155,11 @@ def test_a_task_whose_lost_attempt_still_runs_here_is_left_out_and_others_go_on(
                 await b.push(2)
                 await wait_all_tasks_blocked()
                 assert received == [2]
-                rounds = a._lane.stirs
+                rounds = a._queue.changes
                 for _ in range(200):
                     await trio.lowlevel.checkpoint()
-                assert a._lane.stirs <= rounds + 1
-                assert not a._lane.stock
+                assert a._queue.changes <= rounds + 1
+                assert not a._queue.prefetched
                 with pytest.raises(LeaseLostError):
                     await a.settle(task, Succeeded(None))
                 await wait_all_tasks_blocked()
@@ -358,13 +358,13 @@ def test_a_heartbeat_is_one_transaction(tmp_path: Path) -> None:
             await trio.sleep(1.0)
             assert watched.begun
             engine: Any = storage._traffic.engine
-            do = engine._desk._do
+            do = engine._session._do
 
             def note(fn: Any) -> Any:
                 calls.append(fn.__qualname__)
                 return do(fn)
 
-            engine._desk._do = note
+            engine._session._do = note
             await trio.sleep(45.0)
             assert sum("renew" in call for call in calls) == 4
             assert not [call for call in calls if "renew" not in call and "exchange" not in call]
@@ -484,7 +484,7 @@ def test_after_a_sleep_the_living_may_renew_before_anything_is_taken(tmp_path: P
                     await nursery.start(another.run)
                     late = await storage.push(100, delay=0.9 * HOUR)
                     asleep[0] = HOUR
-                    other._traffic.hear()  # it is the first to wake up
+                    other._traffic.on_wakeup()  # it is the first to wake up
                     await until(lambda: others.done == [100])
                     await trio.sleep(1.0)
                     watched.may_end.set()

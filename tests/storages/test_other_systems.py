@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.journal import open_journal
-from trio_tasks._backends.sqlite import wakeup as _bells
+from trio_tasks._backends.sqlite import wakeup as _wakeup_sockets
 from trio_tasks._backends.sqlite.driver import Driver, is_installed
 from trio_tasks._backends.sqlite.opening import Opening
-from trio_tasks._backends.sqlite.session import Desk
-from trio_tasks._backends.sqlite.wakeup import Bell
+from trio_tasks._backends.sqlite.session import Session
+from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -71,18 +71,18 @@ def test_a_disk_that_fails_to_sync_fully_has_failed(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(("synchronous", "expected"), [("FULL", 1), ("NORMAL", 0), ("OFF", 0)])
 def test_full_means_the_disk_itself(tmp_path: Path, driver: Driver, synchronous: str, expected: int) -> None:
-    desk = Desk(str(tmp_path / "tasks.db"), driver, Opening(synchronous), Bell())
-    now, _ = desk.open()
-    connection = vars(desk)["_connection"]
+    session = Session(str(tmp_path / "tasks.db"), driver, Opening(synchronous), WakeupSocket())
+    now, _ = session.open()
+    connection = vars(session)["_connection"]
     for name in ("fullfsync", "checkpoint_fullfsync"):
         assert connection.execute(f"PRAGMA {name}") == [(expected,)]
-    desk.close(now)
+    session.close(now)
 
 
 def test_a_reset_connection_is_not_the_end_of_what_is_heard() -> None:
     """Windows tells a socket, when it reads, that somebody was not there whom it sent something to."""
-    bell = Bell()
-    heard: list[Any] = [ConnectionResetError(), b"garbage", ConnectionResetError(), bell.key]
+    wakeup_socket = WakeupSocket()
+    heard: list[Any] = [ConnectionResetError(), b"garbage", ConnectionResetError(), wakeup_socket.key]
 
     class Socket:
         def recv(self, size: int) -> bytes:
@@ -91,17 +91,17 @@ def test_a_reset_connection_is_not_the_end_of_what_is_heard() -> None:
                 raise found
             return bytes(found)
 
-    vars(bell)["_socket"] = Socket()
-    assert bell._heard()
+    vars(wakeup_socket)["_socket"] = Socket()
+    assert wakeup_socket._heard()
     assert not heard
 
 
 async def test_a_wake_up_port_is_bound_exclusively_where_it_could_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(_bells, "_EXCLUSIVELY", socket.SO_BROADCAST)  # an option that can be seen here
-    bell = Bell()
-    bell.open()
-    opened = vars(bell)["_socket"]
+    monkeypatch.setattr(_wakeup_sockets, "_EXCLUSIVELY", socket.SO_BROADCAST)  # an option that can be seen here
+    wakeup_socket = WakeupSocket()
+    wakeup_socket.open()
+    opened = vars(wakeup_socket)["_socket"]
     assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 1
-    bell.close()
+    wakeup_socket.close()

@@ -197,8 +197,9 @@ async def test_retries_in_a_worker_wait_in_the_store(autojump_clock: MockClock) 
     assert Retried(ValueError()).after == 0.0
 
 
-async def test_whatever_ends_the_pump_is_told_to_all_who_wait(autojump_clock: MockClock) -> None:
-    """It is not foreseen that the pump fails. Then a settlement, which cannot be cancelled, must not wait for ever."""
+async def test_whatever_ends_the_exchange_loop_is_told_to_all_who_wait(autojump_clock: MockClock) -> None:
+    """The exchange loop is not expected to fail. If it does, a settlement, which cannot be cancelled, must not wait for
+    ever."""
     engine = TroubledEngine()
     told: list[str] = []
 
@@ -214,7 +215,7 @@ async def test_whatever_ends_the_pump_is_told_to_all_who_wait(autojump_clock: Mo
             await storage.push(1)
             task = await storage.receive()
             engine.latency = 1.0
-            storage._lane.let_in = None  # type: ignore[method-assign,assignment]  # as broken as it can be
+            storage._queue.deliver = None  # type: ignore[method-assign,assignment]  # as broken as it can be
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tell, storage.receive)
                 await trio.sleep(0.5)

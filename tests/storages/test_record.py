@@ -22,10 +22,10 @@ from trio_tasks import (
 )
 from trio_tasks._backends.durable.encoding import (
     decode_error,
-    decode_head,
     decode_history,
+    decode_options,
     encode_error,
-    encode_head,
+    encode_options,
     ends_in_loss,
     expired_error,
     replaced_error,
@@ -56,27 +56,27 @@ def unread(garbage: bytes) -> object:
 
 
 def read(head: bytes | None) -> tuple[Terms, dict[str, object]]:
-    terms, metadata = decode_head(head)
+    terms, metadata = decode_options(head)
     return terms, dict(metadata)
 
 
 def test_usual_terms_take_no_room() -> None:
-    assert encode_head(USUAL_TERMS, {}) is None
+    assert encode_options(USUAL_TERMS, {}) is None
     assert read(None) == (USUAL_TERMS, {})
 
 
 def test_terms_and_metadata_come_back() -> None:
     terms = Terms(3, 1.5, -7, 60.0, "key", "replace", 30.0)
     metadata = {"tenant": "acme", "deep": [1, {"x": None}], "blob": b"\x00"}
-    assert read(encode_head(terms, metadata)) == (terms, metadata)
-    assert read(encode_head(USUAL_TERMS, {"a": 1})) == (USUAL_TERMS, {"a": 1})
-    assert read(encode_head(terms, {})) == (terms, {})
+    assert read(encode_options(terms, metadata)) == (terms, metadata)
+    assert read(encode_options(USUAL_TERMS, {"a": 1})) == (USUAL_TERMS, {"a": 1})
+    assert read(encode_options(terms, {})) == (terms, {})
 
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"", b"\x80", b"\x01", b"\x81\x01", b"\xa0", b"\x8a" + b"\x01" * 10])
 def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
     with pytest.raises(BackendError):
-        decode_head(garbage)
+        decode_options(garbage)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
     ],
 )
 def test_terms_that_nobody_could_have_asked_for_are_not_read(terms: Terms) -> None:
-    head = encode_head(terms, {})
+    head = encode_options(terms, {})
     with pytest.raises(BackendError, match="the head of a task cannot be read: "):
-        decode_head(head)
+        decode_options(head)
 
 
 # Errors
@@ -355,7 +355,7 @@ def test_an_error_whose_name_is_no_text_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("stored", ["text", 5, 0.5])
-@pytest.mark.parametrize("read", [decode_head, decode_error, decode_history])
+@pytest.mark.parametrize("read", [decode_options, decode_error, decode_history])
 def test_what_is_no_bytes_cannot_be_read(read: Any, stored: Any) -> None:
     """As a column of SQLite may have it, whatever its type is said to be."""
     with pytest.raises(BackendError, match="cannot be read"):

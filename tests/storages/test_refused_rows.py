@@ -29,7 +29,7 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks._backends.durable.engine import Answer, Exchange, State
+from trio_tasks._backends.durable.engine import Exchange, ExchangeResult, State
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.sqlite import driver as _sqlite_driver
 
@@ -59,10 +59,10 @@ class Picky:
         self.queues: set[str] = set()
         self.refused = 0
 
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         if (
             any(row.id in self.guilty for row in exchange.pushed)
-            or any(each.key in self.keys and each.verdict.name == "SUCCEEDED" for each in exchange.settled)
+            or any(each.key in self.keys and each.kind.name == "SUCCEEDED" for each in exchange.settled)
             or any(claim.queue in self.queues for claim in exchange.claims)
         ):
             self.refused += 1
@@ -85,14 +85,14 @@ async def test_of_what_travels_together_only_the_guilty_fail(name: str, autojump
         await travel(random.Random(seed), REFUSALS[name])
 
 
-async def travel(dice: random.Random, error: Callable[[], BaseException]) -> None:
+async def travel(rng: random.Random, error: Callable[[], BaseException]) -> None:
     """Push and settle many at once, some of which the engine refuses."""
     told: dict[str, str] = {}
     async with Storage[int]() as storage:
-        picky = Picky(storage.engine, {f"new-{n}" for n in range(10) if dice.random() < 0.3}, error)
-        await storage.push_bulk(range(dice.randrange(1, 12)))
+        picky = Picky(storage.engine, {f"new-{n}" for n in range(10) if rng.random() < 0.3}, error)
+        await storage.push_bulk(range(rng.randrange(1, 12)))
         in_hand = [await storage.receive() for _ in range(len(await storage.list_tasks()))]
-        picky.keys = {task.parts.context.key for task in in_hand if dice.random() < 0.3}
+        picky.keys = {task.parts.context.key for task in in_hand if rng.random() < 0.3}
         storage.engine.exchange = picky.exchange  # type: ignore[method-assign]  # it asks that for the rest
 
         async def note(name: str, async_fn: Callable[..., Any], *args: Any) -> None:
@@ -165,7 +165,7 @@ async def test_an_outcome_that_is_refused_in_every_form_costs_a_lease_and_not_th
         ids = await storage.push_bulk([0, 1, 2, 3])
         real, guilty = storage.engine.exchange, {1}
 
-        async def exchange(exchange: Exchange) -> Answer:
+        async def exchange(exchange: Exchange) -> ExchangeResult:
             if any(each.key in keys and guilty for each in exchange.settled):
                 raise refusal()
             return await real(exchange)

@@ -16,8 +16,8 @@ from trio_tasks import BackendError, SqliteStorage, SqliteTransaction, Status, W
 from trio_tasks._backends.sqlite import driver as _sqlite_driver
 from trio_tasks._backends.sqlite.driver import Driver, is_installed
 from trio_tasks._backends.sqlite.opening import Opening
-from trio_tasks._backends.sqlite.session import Desk
-from trio_tasks._backends.sqlite.wakeup import KEY_SIZE, Bell
+from trio_tasks._backends.sqlite.session import Session
+from trio_tasks._backends.sqlite.wakeup import KEY_SIZE, WakeupSocket
 
 DRIVERS = [
     "sqlite3",
@@ -118,10 +118,10 @@ async def test_a_write_without_an_end_fails_its_own_attempt(tmp_path: Path, driv
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_the_schema_of_a_file_is_not_trusted(tmp_path: Path, driver: Driver) -> None:
-    desk = Desk(str(tmp_path / "tasks.db"), driver, Opening("OFF"), Bell())
-    now, _ = desk.open()
-    assert vars(desk)["_connection"].execute("PRAGMA trusted_schema") == [(0,)]
-    desk.close(now)
+    session = Session(str(tmp_path / "tasks.db"), driver, Opening("OFF"), WakeupSocket())
+    now, _ = session.open()
+    assert vars(session)["_connection"].execute("PRAGMA trusted_schema") == [(0,)]
+    session.close(now)
 
 
 # The wake-up socket
@@ -149,50 +149,50 @@ def received(server: socket.socket) -> list[bytes]:
 
 def test_only_keys_are_sent_and_to_so_many_at_most(tmp_path: Path, victim: socket.socket) -> None:
     path = tmp_path / "tasks.db"
-    bell = Bell()
-    opened = [trio.run(_open, bell)]
-    desk = Desk(str(path), "sqlite3", Opening("OFF"), bell)
-    now, _ = desk.open()
+    wakeup_socket = WakeupSocket()
+    opened = [trio.run(_open, wakeup_socket)]
+    session = Session(str(path), "sqlite3", Opening("OFF"), wakeup_socket)
+    now, _ = session.open()
     port = str(victim.getsockname()[1])
     keys: list[Any] = [b"", b"DROP ALL", bytes(KEY_SIZE - 1), bytes(KEY_SIZE + 1), bytes(60_000), "t" * KEY_SIZE, 5]
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         rows = [(100 + number, port, key, 9e12) for number, key in enumerate(keys)]
         connection.executemany("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", rows)
-        desk.ring(now)
+        session.wake_others(now)
         assert received(victim) == []
         rows = [(1000 + number, port, b"k" * KEY_SIZE, 9e12) for number in range(3000)]
         connection.executemany("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", rows)
-        desk.ring(now)
+        session.wake_others(now)
     found = received(victim)
     assert 0 < len(found) <= 500
     assert set(found) == {b"k" * KEY_SIZE}
-    desk.close(now)
-    bell.close()
+    session.close(now)
+    wakeup_socket.close()
     assert opened
 
 
-async def _open(bell: Bell) -> bool:
-    bell.open()
+async def _open(wakeup_socket: WakeupSocket) -> bool:
+    wakeup_socket.open()
     await trio.lowlevel.checkpoint()
-    return bell.address is not None
+    return wakeup_socket.address is not None
 
 
 async def test_garbage_at_the_socket_does_not_keep_the_process_busy() -> None:
-    bell, rung = Bell(), trio.Event()
-    bell.open()
+    wakeup_socket, rung = WakeupSocket(), trio.Event()
+    wakeup_socket.open()
     looked = 0
-    hear = bell._heard
+    hear = wakeup_socket._heard
 
     def count() -> bool:
         nonlocal looked
         looked += 1
         return hear()
 
-    vars(bell)["_heard"] = count
-    address = ("127.0.0.1", int(bell.address or 0))
+    vars(wakeup_socket)["_heard"] = count
+    address = ("127.0.0.1", int(wakeup_socket.address or 0))
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bell.listen, rung.set)
+            nursery.start_soon(wakeup_socket.listen, rung.set)
             began = trio.current_time()
             for _ in range(2000):
                 sender.sendto(b"garbage", address)
@@ -202,6 +202,6 @@ async def test_garbage_at_the_socket_does_not_keep_the_process_busy() -> None:
             assert not rung.is_set()
             with trio.fail_after(60):
                 while not rung.is_set():
-                    sender.sendto(bell.key, address)
+                    sender.sendto(wakeup_socket.key, address)
                     await trio.sleep(0.01)
-            bell.close()
+            wakeup_socket.close()

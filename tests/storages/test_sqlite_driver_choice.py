@@ -13,7 +13,7 @@ import trio
 from trio_tasks import BackendError, SqliteStorage
 from trio_tasks._backends.sqlite import driver as _sqlite_driver, engine as _sqlite_engine
 from trio_tasks._backends.sqlite.driver import has_reset_race, is_installed
-from trio_tasks._backends.sqlite.wakeup import Bell, is_answered
+from trio_tasks._backends.sqlite.wakeup import WakeupSocket, is_answered
 
 from tests.storages import _child as programs
 from tests.storages._child import child
@@ -89,13 +89,13 @@ def test_the_versions_that_have_the_fault(
 
 
 async def test_who_is_answered_at_an_address(tmp_path: Path) -> None:
-    bell = Bell()
-    bell.open()
-    address, key = bell.address, bell.key
+    wakeup_socket = WakeupSocket()
+    wakeup_socket.open()
+    address, key = wakeup_socket.address, wakeup_socket.key
     assert address is not None
     assert is_answered(address, key) is False, "that is this process"
     assert is_answered(None, key) is None
-    bell.close()
+    wakeup_socket.close()
     assert is_answered(address, key) is False, "nobody is there"
     for nonsense in ("", "x", "-1", "70000", 2.5, b"9"):
         odd: Any = nonsense

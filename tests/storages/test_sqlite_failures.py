@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, SqliteStorage, Status, Task, Worker, _clock
-from trio_tasks._backends.sqlite import session as _sqlite_desk
+from trio_tasks._backends.sqlite import session as _sqlite_session
 from trio_tasks.testing import use_wall_clock, virtual_clock
 
 from tests._progress import until
@@ -156,11 +156,11 @@ def copy_with_part_of_the_log(path: Path, copy: Path, part: float) -> None:
     Path(f"{copy}-wal").write_bytes(log[: int(len(log) * part)])
 
 
-def damaged(template: Path, dice: random.Random) -> bytes:
+def damaged(template: Path, rng: random.Random) -> bytes:
     """The content of the file, with a flipped bit or several."""
     content = bytearray(template.read_bytes())
-    for _ in range(dice.choice([1, 1, 1, 20])):
-        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    for _ in range(rng.choice([1, 1, 1, 20])):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return bytes(content)
 
 
@@ -183,9 +183,9 @@ async def test_a_log_that_was_cut_off_gives_back_whole_transactions(tmp_path: Pa
 @pytest.mark.parametrize("seed", range(150))
 async def test_a_flipped_bit_is_an_error_or_does_no_harm(tmp_path: Path, seed: int, template: Path) -> None:
     """SQLite finds out about its own structures, and we about what cannot be in ours."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     path = tmp_path / "tasks.db"
-    path.write_bytes(damaged(template, dice))
+    path.write_bytes(damaged(template, rng))
     try:
         found = await use(path)
     except BackendError:
@@ -324,7 +324,7 @@ async def test_a_lock_for_a_while_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_who_only_looks_does_not_wait_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 150.0)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 150.0)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         task_id = await storage.push(5)
@@ -339,7 +339,7 @@ async def test_who_only_looks_does_not_wait_for_a_lock(tmp_path: Path, monkeypat
 
 
 async def test_a_lock_for_too_long_is_told_to_who_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.2)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         with lock(path):
@@ -350,7 +350,7 @@ async def test_a_lock_for_too_long_is_told_to_who_pushes(tmp_path: Path, monkeyp
 
 
 async def test_a_lock_at_opening_for_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.2)
     path = tmp_path / "tasks.db"
     await fill(path)
     with lock(path), pytest.raises(BackendError, match="locked"):
@@ -360,7 +360,7 @@ async def test_a_lock_at_opening_for_too_long_is_an_error(tmp_path: Path, monkey
 
 async def test_a_short_outage_does_not_end_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settlement is tried again, and it goes on; so do its heartbeats."""
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.05)
     path = tmp_path / "tasks.db"
 
     async def handler(seconds: float) -> str:

@@ -26,7 +26,7 @@ from trio_tasks import (
     UnknownTaskError,
     Worker,
 )
-from trio_tasks._backends.sqlite import session as _sqlite_desk
+from trio_tasks._backends.sqlite import session as _sqlite_session
 
 FAR = 30.0  # seconds between two looks at the file: who is not woken is late
 
@@ -445,7 +445,7 @@ def test_many_threads_share_a_sync_storage(path: Path) -> None:
 
 def test_a_lock_of_somebody_else_is_told_by_the_sync_storage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with SqliteStorage.open_sync(path, int) as storage:
-        monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.05)
+        monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.05)
         with locked(path):
             with pytest.raises(BackendError, match="is locked by another connection"):
                 storage.push(1)

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import trio
 from trio_tasks import BackendError, Killed, SqliteStorage, Succeeded
-from trio_tasks._backends.durable import exchange_loop as _pump
-from trio_tasks._backends.sqlite import exchange as _sqlite_books, operations as _sqlite_verbs, session as _sqlite_desk
+from trio_tasks._backends.durable import exchange_loop as _exchange_loop
+from trio_tasks._backends.sqlite import (
+    exchange as _sqlite_books,
+    operations as _sqlite_verbs,
+    session as _sqlite_session,
+)
 
 DEAD = 600
 
@@ -72,8 +76,8 @@ async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
 ) -> None:
     """However many transactions of ours it keeps waiting, one behind the other."""
     patience = 1.5
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", patience)
-    monkeypatch.setattr(_pump, "_PATIENCE", patience)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", patience)
+    monkeypatch.setattr(_exchange_loop, "_PATIENCE", patience)
     path = tmp_path / "tasks.db"
     took: dict[str, float] = {}
 
@@ -108,8 +112,8 @@ async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
 async def test_who_comes_after_an_outage_waits_as_long_as_anybody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sqlite_desk, "_LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(_sqlite_desk, "_ONE_OUTAGE", 0.1)
+    monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(_sqlite_session, "_ONE_OUTAGE", 0.1)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -130,7 +134,7 @@ async def test_a_log_that_has_grown_is_short_again_when_its_reader_has_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 100_000
-    monkeypatch.setattr(_sqlite_desk, "_LOG_LIMIT", limit)
+    monkeypatch.setattr(_sqlite_session, "_LOG_LIMIT", limit)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[bytes](path, bytes, synchronous="OFF") as storage:
         await storage.push(b"first")

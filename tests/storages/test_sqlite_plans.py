@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio_tasks._backends.durable.engine import Claim, Exchange, NewRow, Settlement, Verdict
+from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
 from trio_tasks._backends.sqlite import exchange as books, operations as verbs, rows
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
-from trio_tasks._backends.sqlite.session import Desk
-from trio_tasks._backends.sqlite.wakeup import Bell
+from trio_tasks._backends.sqlite.session import Session
+from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 
 DRIVERS = [
     "sqlite3",
@@ -53,15 +53,15 @@ def driver(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def desk(driver: Any, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(str(tmp_path / "tasks.db"), driver, Opening("OFF"), Bell())
-    desk.open()
-    yield desk
-    desk.close(0.0)
+def session(driver: Any, tmp_path: Path) -> Iterator[Session]:
+    session = Session(str(tmp_path / "tasks.db"), driver, Opening("OFF"), WakeupSocket())
+    session.open()
+    yield session
+    session.close(0.0)
 
 
 @pytest.mark.parametrize("name", DAILY)
-def test_each_statement_goes_along_its_index(desk: Desk, driver: Any, tmp_path: Path, name: str) -> None:
+def test_each_statement_goes_along_its_index(session: Session, driver: Any, tmp_path: Path, name: str) -> None:
     sql, parameters, indexes = DAILY[name]
     connection: Connection = connect(driver, str(tmp_path / "tasks.db"))
     plan = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
@@ -77,17 +77,17 @@ def test_an_exchange_takes_as_many_steps_among_many_rows_as_among_few(tmp_path: 
 
 
 def steps_of_an_exchange(path: Path, waiting: int) -> int:
-    desk = Desk(str(path), "sqlite3", Opening("OFF"), Bell())
-    now, _ = desk.open()
+    session = Session(str(path), "sqlite3", Opening("OFF"), WakeupSocket())
+    now, _ = session.open()
     for start in range(0, waiting, 5_000):
         rows = [
             NewRow("q", f"{number:08}", b"", None, number % 3, 60.0 * (number % 2), None, "skip", None)
             for number in range(start, min(start + 5_000, waiting))
         ]
-        desk.exchange(Exchange(pushed=rows), now)
-    claim = Claim("q", 10, 30.0, "w")
-    [claimed] = desk.exchange(Exchange(claims=[claim]), now).claimed
-    settled = [Settlement("q", row.key, row.token, Verdict.SUCCEEDED, 0.0, None, None, 60.0) for row in claimed]
+        session.exchange(Exchange(pushed=rows), now)
+    claim = ClaimRequest("q", 10, 30.0, "w")
+    [claimed] = session.exchange(Exchange(claims=[claim]), now).claimed
+    settled = [Settlement("q", row.key, row.token, SettlementKind.SUCCEEDED, 0.0, None, None, 60.0) for row in claimed]
     steps = 0
 
     def count() -> int:
@@ -95,11 +95,11 @@ def steps_of_an_exchange(path: Path, waiting: int) -> int:
         steps += 1
         return 0
 
-    connection: sqlite3.Connection = vars(vars(desk)["_connection"])["_connection"]
+    connection: sqlite3.Connection = vars(vars(session)["_connection"])["_connection"]
     connection.set_progress_handler(count, 1)
-    answer = desk.exchange(Exchange(settled, (), [claim]), now)
+    answer = session.exchange(Exchange(settled, (), [claim]), now)
     connection.set_progress_handler(None, 0)
     assert len(answer.claimed[0]) == 10
     assert answer.settled == [True] * 10
-    desk.close(now)
+    session.close(now)
     return steps

@@ -252,14 +252,14 @@ async def test_a_keyboard_interrupt_releases(tmp_path: Path) -> None:
 
 
 async def test_a_keyboard_interrupt_at_any_moment_gets_through(tmp_path: Path) -> None:
-    """Wherever it strikes, the process ends by it, with everything in its place. What was handed to a seat that had not
+    """Wherever it strikes, the process ends by it, with everything in its place. What was handed to a slot that had not
     begun with it when it struck is running still, as after any other death, and comes back with its lease."""
-    dice = random.Random(0)
+    rng = random.Random(0)
     for n in range(8):
         path = tmp_path / f"{n}.db"
         async with child(programs.be_busy, path) as worker:
             assert await worker.hear() == "busy"
-            await trio.sleep(dice.random() * 0.2)
+            await trio.sleep(rng.random() * 0.2)
             worker.process.send_signal(signal.SIGINT)
             await worker.hear_all()
             assert worker.process.returncode == INTERRUPTED

@@ -465,8 +465,8 @@ async def test_who_waits_here_is_given_the_result_that_the_store_does_not_keep(
             assert (str(each.error) == "no") == (how == "failed")
         with pytest.raises(UnknownTaskError):
             await storage.wait_for(task_id)
-        assert not storage._lane.endings
-        assert not storage._lane.waiters
+        assert not storage._queue.endings
+        assert not storage._queue.waiters
 
 
 async def test_each_attempt_names_the_one_worker_that_made_it(autojump_clock: MockClock) -> None:
@@ -648,7 +648,7 @@ async def test_a_worker_that_lost_its_lease_ends_the_attempt_and_cannot_settle(a
 
 
 class Hand:
-    """Who holds a task, as a worker's seat would."""
+    """Who holds a task, as a worker's slot would."""
 
     worker = "w"
 

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from trio_tasks import Failed, Released, Retried, RetryAfterError, Status, Succeeded, Task, Worker, WorkerContext
 from trio_tasks._backends.durable.engine import State
 from trio_tasks.layers import ConcurrencyLimit, RateLimit
-from trio_tasks.testing._exploration.steps import Knife
+from trio_tasks.testing._exploration.steps import StepCounter
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -27,15 +27,15 @@ class Cut:
     def __init__(self, step: int) -> None:
         self.scope = trio.CancelScope()
         self.is_on = False
-        self.knife = Knife(step, self.scope.cancel, lambda task: self.is_on and task is not None)
+        self.step_counter = StepCounter(step, self.scope.cancel, lambda task: self.is_on and task is not None)
 
 
 def steps_of(play: Callable[[Cut], Awaitable[None]]) -> int:
     """Run it again and again, cut before each of its steps; the number of the first that it did not take."""
     for step in count(1):
         cut = Cut(step)
-        run_apart(f"{play.__name__} cut before step {step}", partial(play, cut), cut.knife)
-        if not cut.knife.was_used:
+        run_apart(f"{play.__name__} cut before step {step}", partial(play, cut), cut.step_counter)
+        if not cut.step_counter.was_used:
             return step
     raise AssertionError("there is no end")
 
@@ -43,7 +43,7 @@ def steps_of(play: Callable[[Cut], Awaitable[None]]) -> int:
 # Pushing
 
 
-async def push_under_the_knife(cut: Cut) -> None:
+async def push_under_the_step_counter(cut: Cut) -> None:
     engine = TroubledEngine()
     engine.latency = 0.5
     async with Storage[str](engine) as storage:
@@ -66,7 +66,7 @@ async def push_under_the_knife(cut: Cut) -> None:
 
 
 def test_a_push_that_was_cancelled_has_stored_nothing_wherever_it_was_cut() -> None:
-    assert steps_of(push_under_the_knife) > 10
+    assert steps_of(push_under_the_step_counter) > 10
 
 
 async def test_a_push_is_cancelled_while_it_waits_and_not_once_it_is_under_way(autojump_clock: MockClock) -> None:
@@ -102,7 +102,7 @@ async def test_all_that_lines_up_goes_into_one_exchange(autojump_clock: MockCloc
 # Receiving
 
 
-async def receive_under_the_knife(cut: Cut) -> None:
+async def receive_under_the_step_counter(cut: Cut) -> None:
     engine = TroubledEngine()
     engine.latency = 0.1
     async with Storage[str](engine) as storage:
@@ -122,7 +122,7 @@ async def receive_under_the_knife(cut: Cut) -> None:
 
 
 def test_a_receive_that_was_cancelled_has_taken_nothing_wherever_it_was_cut() -> None:
-    assert steps_of(receive_under_the_knife) > 3
+    assert steps_of(receive_under_the_step_counter) > 3
 
 
 async def test_rows_at_hand_that_nobody_comes_for_are_given_back(autojump_clock: MockClock) -> None:
@@ -180,12 +180,12 @@ async def most_running(storage: Storage[Any], seconds: int) -> int:
 
 @pytest.mark.parametrize("latency", [0.0, 0.03])
 @pytest.mark.parametrize(
-    ("layers", "seats"),
+    ("layers", "slots"),
     [([], 5), ([ConcurrencyLimit(2)], 3), ([RateLimit(10, per=1.0)], 6)],
     ids=["none", "limit", "rate"],
 )
-async def test_no_more_is_claimed_than_there_are_free_seats(
-    autojump_clock: MockClock, latency: float, layers: list[Any], seats: int
+async def test_no_more_is_claimed_than_there_are_free_slots(
+    autojump_clock: MockClock, latency: float, layers: list[Any], slots: int
 ) -> None:
     engine = TroubledEngine()
     async with Storage[int](engine) as storage:
@@ -198,13 +198,13 @@ async def test_no_more_is_claimed_than_there_are_free_seats(
         worker = Worker("w", storage, handler, concurrency=5, layers=layers)
         async with trio.open_nursery() as nursery:
             context: WorkerContext = await nursery.start(worker.run)
-            assert 0 < await most_running(storage, 2) <= seats
+            assert 0 < await most_running(storage, 2) <= slots
             context.stop()
         await trio.sleep(0.5)
         assert await storage.rows(State.RUNNING) == []
 
 
-async def test_who_is_slow_has_no_more_than_its_seats(autojump_clock: MockClock) -> None:
+async def test_who_is_slow_has_no_more_than_its_slots(autojump_clock: MockClock) -> None:
     async with Storage[int]() as storage:
         await storage.push_bulk(range(50))
         async with trio.open_nursery() as nursery:

@@ -28,7 +28,7 @@ from trio_tasks import (
     UnknownTaskError,
     WorkerContext,
 )
-from trio_tasks._backends.durable.queue import Lane
+from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._contracts.sink import make_tasks
 from trio_tasks._logging import catch_errors
@@ -189,7 +189,7 @@ class KnowsNoMoments(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_delayed_task_holds_nobody_up", "what_waits_is_listed_in_order", "a_task_that_waits_holds_no_seat")
+@breaks("a_delayed_task_holds_nobody_up", "what_waits_is_listed_in_order", "a_task_that_waits_holds_no_slot")
 class WaitsForTheMostImportant(LeasedStorage):
     def ready(self) -> list[Row]:
         waiting = self.rows_of(Status.Pending)
@@ -698,7 +698,7 @@ class GivesOneTwice(LeasedStorage):
         return task
 
 
-@breaks("a_task_that_waits_holds_no_seat")
+@breaks("a_task_that_waits_holds_no_slot")
 class LetsTheWorkerWait(LeasedStorage):
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         if isinstance(outcome, Retried) and task.parts.holder is not None:
@@ -923,7 +923,7 @@ class OnEngine(DurableStorage[Any]):
     """The body of a stored backend, on an engine in memory."""
 
     def __init__(self, _: Store) -> None:
-        self._found(TroubledEngine(), Lane("q", Any, {"lease": 1.0}), 1.0)
+        self._found(TroubledEngine(), QueueState("q", Any, {"lease": 1.0}), 1.0)
 
 
 @breaks("an_engine_that_raises_harms_only_who_asked")
@@ -938,13 +938,13 @@ class MakesUpNumbers(OnEngine):
 class GivesUpAtOnce(OnEngine):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        bear = self._pump._bear
+        bear = self._exchange_loop._handle_failure
 
         async def give_up(error: Any, *args: Any) -> None:
             error.is_final = True
             await bear(error, *args)
 
-        self._pump._bear = give_up  # type: ignore[method-assign, assignment]  # it is the fault
+        self._exchange_loop._handle_failure = give_up  # type: ignore[method-assign, assignment]  # it is the fault
 
 
 @breaks("a_closing_that_raises_ends_all_the_same")

@@ -145,7 +145,7 @@ async def test_wrong_arguments_are_refused() -> None:
         await run_once(double, 1, attempt=0)
     with pytest.raises(TypeError, match="attempt must be a whole number"):
         await run_once(double, 1, attempt="first")  # type: ignore[call-overload]  # it is wrong on purpose
-    with pytest.raises(TypeError, match="a TestWorker has one seat"):
+    with pytest.raises(TypeError, match="a TestWorker has one slot"):
         await run_once(double, 1, concurrency=4)
     with pytest.raises(TypeError, match="a handler must be a function"):
         await run_once("double", 1)  # type: ignore[call-overload]  # it is wrong on purpose

@@ -34,10 +34,10 @@ async def nap(seconds: float) -> None:
     await trio.sleep(seconds)
 
 
-@pytest.mark.parametrize("seats", [1, 8])
-async def test_it_does_all_that_is_ready_and_leaves_the_storage_open(seats: int) -> None:
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_it_does_all_that_is_ready_and_leaves_the_storage_open(slots: int) -> None:
     storage = MemoryStorage[int]()
-    worker = Worker("test", storage, double, concurrency=seats)
+    worker = Worker("test", storage, double, concurrency=slots)
     for count in (5, 100):
         await storage.push_bulk(range(count))
         report = await run_until_idle(worker)
@@ -60,13 +60,13 @@ async def test_a_closed_storage_ends_it() -> None:
     assert (await run_until_idle(worker)).succeeded == 0
 
 
-@pytest.mark.parametrize("seats", [1, 3])
-async def test_attempts_that_wait_are_waited_for(seats: int, autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_attempts_that_wait_are_waited_for(slots: int, autojump_clock: trio.testing.MockClock) -> None:
     storage = MemoryStorage[float]()
     await storage.push_bulk([5, 1, 3])
-    report = await run_until_idle(Worker("test", storage, nap, concurrency=seats))
+    report = await run_until_idle(Worker("test", storage, nap, concurrency=slots))
     assert report.succeeded == 3
-    assert trio.current_time() == (9 if seats == 1 else 5)
+    assert trio.current_time() == (9 if slots == 1 else 5)
 
 
 async def test_what_a_task_pushes_is_done_too(autojump_clock: trio.testing.MockClock) -> None:
@@ -209,11 +209,11 @@ async def test_a_cushion_is_for_backends_that_work_in_threads() -> None:
     assert report.succeeded == 7
 
 
-@pytest.mark.parametrize("seats", [1, 4])
-async def test_gates_are_waited_for(seats: int, autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("slots", [1, 4])
+async def test_gates_are_waited_for(slots: int, autojump_clock: trio.testing.MockClock) -> None:
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(6))
-    worker = Worker("test", storage, double, concurrency=seats, layers=[RateLimit(2, per=10), ConcurrencyLimit(1)])
+    worker = Worker("test", storage, double, concurrency=slots, layers=[RateLimit(2, per=10), ConcurrencyLimit(1)])
     assert (await run_until_idle(worker)).succeeded == 6
     assert 20 <= trio.current_time() <= 30  # the gate is asked before the backend is
 

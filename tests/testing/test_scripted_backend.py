@@ -50,7 +50,7 @@ async def test_it_gives_what_the_script_says_and_ends() -> None:
     assert (task.parts.attempt, task.parts.status) == (1, Status.Done)
 
 
-async def test_every_seat_has_its_line() -> None:
+async def test_every_slot_has_its_line() -> None:
     backend = ScriptedBackend(range(100))
     await Worker("test", backend, double, concurrency=8).run()
     assert sorted(task.args for task, _ in backend.settled) == [*range(100)]

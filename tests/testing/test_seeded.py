@@ -22,7 +22,7 @@ from trio_tasks import Error, MemoryStorage, Release, SqliteStorage, Succeeded, 
 from trio_tasks._concurrency import threads as _threads
 from trio_tasks._tasks import task_id as _task_id
 from trio_tasks.testing import run_once, run_seeded
-from trio_tasks.testing._simulation import scheduler as _dice
+from trio_tasks.testing._simulation import scheduler as _rng
 
 from tests.testing._seeded_program import KINDS, history
 
@@ -259,11 +259,11 @@ def test_a_seed_is_a_whole_number(seed: Any) -> None:
         ({"_ALLOW_DETERMINISTIC_SCHEDULING": False}, "_r"),
     ],
 )
-def test_a_trio_that_has_moved_its_dice_is_named(
+def test_a_trio_that_has_moved_its_rng_is_named(
     monkeypatch: pytest.MonkeyPatch, without: dict[str, object], named: str
 ) -> None:
     moved = SimpleNamespace(**without)
-    monkeypatch.setitem(sys.modules, _dice._MODULE, moved)
+    monkeypatch.setitem(sys.modules, _rng._MODULE, moved)
     with pytest.raises(RuntimeError, match=f"trio {trio.__version__} has no .*{named}"):
         run_seeded(trio.sleep, 0, seed=1)
     assert vars(moved) == without
@@ -271,9 +271,9 @@ def test_a_trio_that_has_moved_its_dice_is_named(
 
 def test_a_trio_without_its_module_or_without_the_age_of_its_tasks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(_dice, "_MODULE", "trio._core._elsewhere")
+        patch.setattr(_rng, "_MODULE", "trio._core._elsewhere")
         with pytest.raises(RuntimeError, match=r"has no trio\._core\._elsewhere"):
             run_seeded(trio.sleep, 0, seed=1)
-    monkeypatch.setattr(_dice, "_AGE", "_age")
+    monkeypatch.setattr(_rng, "_AGE", "_age")
     with pytest.raises(RuntimeError, match=r"has no trio\.lowlevel\.Task\._age"):
         run_seeded(trio.sleep, 0, seed=1)

@@ -154,7 +154,7 @@ def test_how_many_or_which() -> None:
     assert seen == [0, 1, 2, 9, 16, -1]
 
 
-def test_the_seed_throws_the_dice_of_the_program() -> None:
+def test_the_seed_throws_the_rng_of_the_program() -> None:
     thrown: list[float] = []
 
     async def program(simulation: Simulation) -> None:
@@ -216,7 +216,7 @@ def test_a_program_that_waits_for_ever_is_told_where() -> None:
 
 
 def test_a_program_that_turns_without_time_passing_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_overtime.StandingStill.__init__, "__defaults__", (1000,))
+    monkeypatch.setattr(_overtime.SpinDetector.__init__, "__defaults__", (1000,))
 
     async def program() -> None:
         await trio.sleep(3)

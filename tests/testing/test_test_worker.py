@@ -297,7 +297,7 @@ async def test_a_listener_that_fails_harms_nobody() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     storage = MemoryStorage[int]()
-    with pytest.raises(TypeError, match="a TestWorker has one seat"):
+    with pytest.raises(TypeError, match="a TestWorker has one slot"):
         TestWorker(storage, double, concurrency=2)
     with pytest.raises(TypeError, match="a handler must be a function"):
         TestWorker(storage, 5)  # type: ignore[call-overload]  # it is the wrong type on purpose

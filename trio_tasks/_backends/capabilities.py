@@ -38,16 +38,16 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Desk(Protocol[A]):
+class LedgerHolder(Protocol[A]):
     """A ledger, and who waits on it."""
 
     ledger: Ledger[A]
-    completion: Completion
+    completion: ResultWaiters
 
     def expire(self) -> None:
         """Kill the tasks that were not started in time."""
 
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         """Something may have become ready that somebody waits for."""
 
 
@@ -70,7 +70,7 @@ class LedgerCapabilities(
     Each method decides in one step, after its one checkpoint; so a call that is cancelled has changed nothing.
     """
 
-    _bookkeeper: Desk[A]
+    _ledger_holder: LedgerHolder[A]
 
     @overload
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
@@ -92,9 +92,9 @@ class LedgerCapabilities(
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        ledger, completion = self._bookkeeper.ledger, self._bookkeeper.completion
+        ledger, completion = self._ledger_holder.ledger, self._ledger_holder.completion
         while True:
-            self._bookkeeper.expire()
+            self._ledger_holder.expire()
             result = ledger.result_of(task_id)
             if result is not None:
                 return typed(result, type)
@@ -109,20 +109,20 @@ class LedgerCapabilities(
         :class:`StoredTaskInfo`, with its history, its error, its result and its progress."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        task = self._bookkeeper.ledger.find(task_id)
+        self._ledger_holder.expire()
+        task = self._ledger_holder.ledger.find(task_id)
         return None if task is None else self._shown(task)
 
     def _shown(self, task: Task[A]) -> Task[A]:
-        return self._bookkeeper.ledger.shown(task)
+        return self._ledger_holder.ledger.shown(task)
 
     @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
         check_task(task)
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        return self._bookkeeper.ledger.update(task)
+        self._ledger_holder.expire()
+        return self._ledger_holder.ledger.update(task)
 
     @trio.lowlevel.enable_ki_protection
     async def reschedule(self, task_id: str, delay: float) -> bool:
@@ -130,9 +130,9 @@ class LedgerCapabilities(
         check_seconds(delay, "delay")
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        moved = self._bookkeeper.ledger.reschedule(task_id, delay, trio.current_time())
-        self._bookkeeper.tend()
+        self._ledger_holder.expire()
+        moved = self._ledger_holder.ledger.reschedule(task_id, delay, trio.current_time())
+        self._ledger_holder.match_waiters()
         return moved
 
     @trio.lowlevel.enable_ki_protection
@@ -140,9 +140,9 @@ class LedgerCapabilities(
         """Kill the waiting task of this id; False if none of that id waits."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        cancelled = self._bookkeeper.ledger.cancel(task_id, "cancelled while it waited")
-        self._bookkeeper.tend()
+        self._ledger_holder.expire()
+        cancelled = self._ledger_holder.ledger.cancel(task_id, "cancelled while it waited")
+        self._ledger_holder.match_waiters()
         return cancelled
 
     @trio.lowlevel.enable_ki_protection
@@ -154,17 +154,17 @@ class LedgerCapabilities(
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        return self._bookkeeper.ledger.abort(task_id, "aborted while it ran")
+        self._ledger_holder.expire()
+        return self._ledger_holder.ledger.abort(task_id, "aborted while it ran")
 
     @trio.lowlevel.enable_ki_protection
     async def resume_by_id(self, task_id: str) -> bool:
         """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        resumed = self._bookkeeper.ledger.resume(task_id)
-        self._bookkeeper.tend()
+        self._ledger_holder.expire()
+        resumed = self._ledger_holder.ledger.resume(task_id)
+        self._ledger_holder.match_waiters()
         return resumed
 
     @trio.lowlevel.enable_ki_protection
@@ -172,15 +172,15 @@ class LedgerCapabilities(
         """Forget the finished task of this id, such as a dead letter; False if there is none."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        return self._bookkeeper.ledger.discard(task_id)
+        self._ledger_holder.expire()
+        return self._ledger_holder.ledger.discard(task_id)
 
     @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
         """Forget all finished tasks, dead letters included; returns how many there were."""
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        return self._bookkeeper.ledger.vacuum()
+        self._ledger_holder.expire()
+        return self._ledger_holder.ledger.vacuum()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
         """Copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
@@ -189,8 +189,8 @@ class LedgerCapabilities(
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        tasks = self._bookkeeper.ledger.tasks()
+        self._ledger_holder.expire()
+        tasks = self._ledger_holder.ledger.tasks()
         found = islice((each for each in tasks if status is None or each.parts.status is status), limit)
         return [self._shown(each) for each in found]
 
@@ -203,7 +203,7 @@ class LedgerCapabilities(
         """
         check_task(task)
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.ledger.report(task, progress)
+        self._ledger_holder.ledger.report(task, progress)
 
     async def progress_of(self, task_id: str) -> Any:
         """The progress that was last reported for the task; None if nothing was.
@@ -213,8 +213,8 @@ class LedgerCapabilities(
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        ledger = self._bookkeeper.ledger
+        self._ledger_holder.expire()
+        ledger = self._ledger_holder.ledger
         if ledger.find(task_id) is None:
             raise UnknownTaskError(task_id)
         return ledger.progress_of(task_id)
@@ -222,13 +222,13 @@ class LedgerCapabilities(
     async def metrics(self) -> dict[str, int]:
         """What went through it, by outcome, and what waits and runs now."""
         await trio.lowlevel.checkpoint()
-        self._bookkeeper.expire()
-        ledger = self._bookkeeper.ledger
+        self._ledger_holder.expire()
+        ledger = self._ledger_holder.ledger
         return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.in_hand}
 
 
 @final
-class Completion:
+class ResultWaiters:
     """Those who wait for tasks to be finished; :meth:`announce` is what a ledger calls."""
 
     __slots__ = ("_awaited",)

@@ -1,7 +1,7 @@
 """Any ``trio.abc.ReceiveChannel`` as a backend.
 
 A channel gives and takes nothing back, so what comes back is kept here, in this process: a retried task waits out its
-delay without holding a seat, a released one goes first, a failed one stays readable.
+delay without holding a slot, a released one goes first, a failed one stays readable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 from .._contracts.backend import Backend, NowaitBackend
 from .._printing import quoted
 from .capabilities import LedgerCapabilities
-from .retry_buffer import OneWay
+from .retry_buffer import RetryBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 
-_BOOKS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], OneWay[Any]] = WeakKeyDictionary()
+_BOOKS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], RetryBuffer[Any]] = WeakKeyDictionary()
 
 
-def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
+def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
     """The books of a channel. There is one set of them, for as long as there is the channel: so what one worker had to
     give back waits for the next one over the same channel, whoever made that."""
     try:
@@ -38,9 +38,9 @@ def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> OneWay[Any]:
             # Or the books would keep the channel alive, and it them. Whoever asks has the channel.
             reference = cast("Callable[[], Any]", weakref.ref(channel))
             nowait = (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None
-            books = _BOOKS[channel] = OneWay(lambda: reference().receive(), nowait)
+            books = _BOOKS[channel] = RetryBuffer(lambda: reference().receive(), nowait)
     except TypeError:  # one that cannot be referred to weakly, or not be hashed
-        return OneWay(channel.receive, getattr(channel, "receive_nowait", None))
+        return RetryBuffer(channel.receive, getattr(channel, "receive_nowait", None))
     return books
 
 
@@ -60,7 +60,7 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
         if not isinstance(channel, trio.abc.ReceiveChannel):
             raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {quoted(channel)}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
-        self._bookkeeper = self._books = _books_of(channel)
+        self._ledger_holder = self._books = _books_of(channel)
 
     async def receive(self) -> Task[A]:
         """The next task, in hand from now on; what is due here goes before what the channel gives.

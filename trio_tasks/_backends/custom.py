@@ -20,7 +20,7 @@ from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, St
 from .._tasks.task import Parts, Task, attempt_number
 from .._tasks.task_id import TaskId
 from .capabilities import LedgerCapabilities
-from .retry_buffer import OneWay
+from .retry_buffer import RetryBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -227,7 +227,7 @@ class _KeepingBackend(LedgerCapabilities[A], CustomBackend[A]):
 
     def __init__(self, **functions: Any) -> None:
         super().__init__(**functions)
-        self._bookkeeper = self._books = OneWay[A](self._fetch)
+        self._ledger_holder = self._books = RetryBuffer[A](self._fetch)
 
     async def receive(self) -> Task[A]:
         return await self._books.take()

@@ -11,12 +11,12 @@ import trio
 from .._checks import check_count, check_text
 from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
 from .._contracts.context import WorkerContext
-from .._contracts.sink import STRETCH, TaskSink, check_task, make_tasks
+from .._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
 from .._tasks.task import make_task
 from .capabilities import LedgerCapabilities
-from .memory_queue import Handover
+from .memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -86,7 +86,7 @@ class _Queue:
         self.type = type
         self.options = options
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
-        self.desk: Handover[Any] = Handover(capacity, keep_results)
+        self.desk: MemoryQueue[Any] = MemoryQueue(capacity, keep_results)
         self.pushing: set[object] = set()  # the handles through which something may still be pushed
         self.workers: list[WorkerContext] = []
         self.store = store
@@ -200,7 +200,7 @@ class MemoryStorage(
     def _join(self, queue: _Queue, *, is_clone: bool) -> None:
         self._shared = queue
         self.args_type = Any if queue.type is None else queue.type
-        self._bookkeeper = self._desk = cast("Handover[A]", queue.desk)
+        self._ledger_holder = self._desk = cast("MemoryQueue[A]", queue.desk)
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False
@@ -313,7 +313,7 @@ class MemoryStorage(
                 ids.append(self.push_task_nowait(task))
             except trio.WouldBlock:
                 ids.append(await self._desk.push_when_room(self._prepare(task), self))
-            if not number % STRETCH:
+            if not number % BATCH_SIZE:
                 await trio.lowlevel.checkpoint()
         return ids
 
@@ -323,7 +323,7 @@ class MemoryStorage(
         if self._closed:
             return
         self._closed = True
-        self._desk.send_away(self)
+        self._desk.cancel_pushes(self)
         self._shared.pushing.discard(self)
         self._close_if_last()
 
@@ -335,7 +335,7 @@ class MemoryStorage(
     def _close_if_last(self) -> None:
         if not self._shared.pushing and not self._desk.closed:
             self._desk.closed = True
-            self._desk.tend()
+            self._desk.match_waiters()
 
     # Receiving and settling
 

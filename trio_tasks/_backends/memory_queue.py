@@ -18,7 +18,7 @@ from .._contracts.lending import Loan
 from .._logging import line_of
 from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Task
-from .capabilities import Completion
+from .capabilities import ResultWaiters
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ A = TypeVar("A")
 
 
 @final
-class Handover(Generic[A]):
+class MemoryQueue(Generic[A]):
     """A ledger, and those who wait on it.
 
     Args:
@@ -38,7 +38,7 @@ class Handover(Generic[A]):
     """
 
     def __init__(self, capacity: float, keep_results: int) -> None:
-        self.completion = Completion()
+        self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of, is_virtual=is_virtual
         )
@@ -72,7 +72,7 @@ class Handover(Generic[A]):
 
     def _take(self) -> Task[A] | None:
         task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
-        while self._pushers and self._let_in() and task is None:  # what had expired has made room
+        while self._pushers and self._push_waiting() and task is None:  # what had expired has made room
             task = self.ledger.take(trio.current_time())
         return task
 
@@ -94,7 +94,8 @@ class Handover(Generic[A]):
             except trio.WouldBlock:
                 continue
             finally:
-                self.tend()  # there may be more, or it was the last of a closed queue; or somebody else has to look
+                # There may be more tasks, or it was the last one of a closed queue, or another receiver has to look.
+                self.match_waiters()
             return task
 
     def _must_keep_time(self) -> bool:
@@ -109,7 +110,7 @@ class Handover(Generic[A]):
                 return await self._wait_for_task()
             finally:
                 self._timer = None
-                self.tend()  # somebody else has to keep time from now on
+                self.match_waiters()  # somebody else has to keep time from now on
         return None
 
     async def _wait_for_task(self) -> Task[A] | None:
@@ -135,7 +136,7 @@ class Handover(Generic[A]):
                 raise trio.WouldBlock
         task_id = self.ledger.push(task, trio.current_time())
         if self._receivers:
-            self.tend()
+            self.match_waiters()
         return task_id
 
     @trio.lowlevel.enable_ki_protection
@@ -153,7 +154,7 @@ class Handover(Generic[A]):
             task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
         return task_id
 
-    def _let_in(self) -> bool:
+    def _push_waiting(self) -> bool:
         """There may be room: put in the tasks of those who wait for it, first come, first served.
 
         Returns:
@@ -171,7 +172,7 @@ class Handover(Generic[A]):
         return was_room
 
     @trio.lowlevel.enable_ki_protection
-    def send_away(self, handle: object) -> None:
+    def cancel_pushes(self, handle: object) -> None:
         """Those who wait for room through this handle have come too late."""
         for entry in [entry for entry in self._pushers if entry[2] is handle]:
             self._pushers.remove(entry)
@@ -187,34 +188,34 @@ class Handover(Generic[A]):
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
         if self._receivers:
-            self.tend()
+            self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection
     def expire(self) -> None:
         """Kill what was not started in time; that may make room."""
         if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
-            self.tend()
+            self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         """Bring together what waits and who waits, after any change."""
         if self._pushers:
-            self._let_in()
+            self._push_waiting()
         while self._receivers:
             task = self._take()
             if task is not None:
                 task.parts.status = Status.Queued  # until the receiver goes on
-                self._wake_first(Value(task))
+                self._wake_first_receiver(Value(task))
             elif self._has_ended():
-                self._wake_first(Error(trio.EndOfChannel()))
+                self._wake_first_receiver(Error(trio.EndOfChannel()))
             else:
                 break
         due = self.ledger.next_due
         if self._timer is not None:
             self._timer.deadline = float("inf") if due is None else due
         elif due is not None and self._receivers:
-            self._wake_first(Value(None))  # to keep time
+            self._wake_first_receiver(Value(None))  # to keep time
 
-    def _wake_first(self, result: Value[Any] | Error) -> None:
+    def _wake_first_receiver(self, result: Value[Any] | Error) -> None:
         receiver, _ = self._receivers.popitem(last=False)
         trio.lowlevel.reschedule(receiver, result)

@@ -17,7 +17,7 @@ from .._logging import line_of, log
 from .._tasks.errors import DuplicateTaskError
 from .._tasks.outcome import Released, Retried, Suspended
 from .._tasks.task import Task
-from .capabilities import Completion
+from .capabilities import ResultWaiters
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ A = TypeVar("A")
 
 
 @final
-class OneWay(Generic[A]):
+class RetryBuffer(Generic[A]):
     """A source, and the books of what it gave.
 
     Args:
@@ -43,7 +43,7 @@ class OneWay(Generic[A]):
         receive: Callable[[], Awaitable[Task[A] | A]],
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
-        self.completion = Completion()
+        self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce, keep_results=0, line_of=line_of, is_virtual=is_virtual
         )
@@ -75,7 +75,7 @@ class OneWay(Generic[A]):
             if self._ended or self._receive_nowait is None:
                 raise trio.WouldBlock
             try:
-                self._let_in(self._receive_nowait())
+                self._accept(self._receive_nowait())
             except trio.EndOfChannel:
                 self._ended = True
         return task
@@ -94,11 +94,11 @@ class OneWay(Generic[A]):
             try:
                 if self._ended:
                     await trio.sleep_forever()
-                self._let_in(await self._receive())
+                self._accept(await self._receive())
             except trio.EndOfChannel:
                 self._ended = True
 
-    def _let_in(self, item: Task[A] | A) -> None:
+    def _accept(self, item: Task[A] | A) -> None:
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
         try:
             self.ledger.push(task, trio.current_time())
@@ -116,16 +116,16 @@ class OneWay(Generic[A]):
         self.ledger.settle(task, outcome, now)
         if isinstance(outcome, (Retried, Suspended)):
             due = now + outcome.after if isinstance(outcome, Retried) else outcome.until
-            self._keep_time() if due > now else self.tend()
+            self._keep_time() if due > now else self.match_waiters()
         elif isinstance(outcome, Released):
-            self.tend()
+            self.match_waiters()
 
     def expire(self) -> None:
         """Kill what was not started in time."""
         if self.ledger.is_timed:
             self.ledger.expire(trio.current_time())
 
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         """Have the one who asks the source look here first: something may have become ready."""
         self._asking.cancel()
 

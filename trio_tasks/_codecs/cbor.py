@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_count, check_text
 from .errors import DecodeError, Unfit, cause_of, refuse
-from .plain_values import DEEPEST, LOOKED_AT, is_plain, look_over
-from .schema import Shape
+from .plain_values import DEEPEST, LOOKED_AT, check_plain_value, is_plain
+from .schema import TypeSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class CborCodec:
 
         self._max_depth = check_depth(max_depth)
         self._name = check_text(name, "name")
-        self._shape = Shape(type, "CborCodec", _NATIVES)
+        self._shape = TypeSchema(type, "CborCodec", _NATIVES)
         self._direct = self._shape.direct
         self._dumps: Callable[[Any], bytes] = cbor2.dumps
         self._loads: Callable[..., Any] = cbor2.loads
@@ -78,7 +78,7 @@ class CborCodec:
             shape = self._shape
             plain = shape.to_plain(value)
             if plain.__class__ in LOOKED_AT:
-                look_over(plain, self._max_depth, LOOKED_AT)
+                check_plain_value(plain, self._max_depth, LOOKED_AT)
             payload = self._dumps(plain)  # first, since decoding may change what is in the plain form
             if shape.is_any:
                 shape.check_plain(value, plain)
@@ -127,7 +127,7 @@ class CborCodec:
     def _attempt(self, part: Any) -> None:
         plain = self._shape.to_plain(part)
         if plain.__class__ in LOOKED_AT:
-            look_over(plain, self._max_depth, LOOKED_AT)
+            check_plain_value(plain, self._max_depth, LOOKED_AT)
         self._shape.check_plain(part, plain)
         self._dumps(plain)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, final
 from .._checks import check_text
 from .cbor import check_depth, codec_again
 from .errors import Unfit, cause_of, refuse
-from .plain_values import LOOKED_AT_FOR_JSON, has_naive_datetime, look_over
-from .schema import Shape, made_again
+from .plain_values import LOOKED_AT_FOR_JSON, check_plain_value, has_naive_datetime
+from .schema import TypeSchema, made_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class JsonCodec:
     def __init__(self, type: Any = Any, *, max_depth: int = 64, name: str = "args") -> None:
         self._max_depth = check_depth(max_depth)
         self._name = check_text(name, "name")
-        self._shape = Shape(type, "JsonCodec", (datetime,))
+        self._shape = TypeSchema(type, "JsonCodec", (datetime,))
         self._direct = self._shape.direct - {float, bytes}
         self._dumps, self._loads = _json_for(self._shape)
 
@@ -99,7 +99,7 @@ class JsonCodec:
     def _plain_of(self, part: Any) -> Any:
         plain = self._shape.to_plain(part)
         if plain.__class__ in LOOKED_AT_FOR_JSON:
-            look_over(plain, self._max_depth, LOOKED_AT_FOR_JSON)
+            check_plain_value(plain, self._max_depth, LOOKED_AT_FOR_JSON)
         return plain
 
     def __eq__(self, other: object) -> bool:
@@ -116,7 +116,7 @@ class JsonCodec:
         return f"JsonCodec({self._shape.label}{depth})"
 
 
-def _json_for(shape: Shape) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+def _json_for(shape: TypeSchema) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     if shape.msgspec is not None:
         decoder = shape.msgspec.json.Decoder(shape.type, dec_hook=made_again)
         return shape.msgspec.json.Encoder().encode, decoder.decode

@@ -68,7 +68,7 @@ def has_naive_datetime(value: Any) -> bool:
     return False
 
 
-def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
+def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> None:
     """See that a plain value, of a class in ``looked_at``, can be written.
 
     Raises:
@@ -92,10 +92,10 @@ def look_over(value: Any, levels: int, looked_at: frozenset[type]) -> None:
             raise RecursionError("too many levels")  # as Python has it, if there are very many
         for each in value.values() if kind is dict else value:
             if each.__class__ in looked_at:
-                look_over(each, levels - 1, looked_at)
+                check_plain_value(each, levels - 1, looked_at)
 
 
-def look_over_untyped(value: Any) -> None:
+def check_untyped_value(value: Any) -> None:
     """See that a value is made of plain ones alone, where nothing is installed that would make it so.
 
     Raises:
@@ -113,4 +113,4 @@ def look_over_untyped(value: Any) -> None:
     if kind is dict and any(key.__class__ is not str for key in value):
         raise Unfit("has a key that is no text: install trio_tasks[sqlite] or trio_tasks[file], and give the type")
     for each in value.values() if kind is dict else value:
-        look_over_untyped(each)
+        check_untyped_value(each)

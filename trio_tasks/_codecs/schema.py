@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, final, get_origin
 
 from .errors import DecodeError, Unfit, told
-from .plain_values import LEAVES, look_over_untyped
+from .plain_values import LEAVES, check_untyped_value
 from .round_trip import check_keys, compile_check
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _PYDANTIC_ADVICE = "; give codec=PydanticCodec for a type of pydantic's"
 
 
 @final
-class Shape:
+class TypeSchema:
     """A type, prepared once.
 
     Args:
@@ -208,7 +208,7 @@ def _as_given(value: Any, back: Any) -> None:
 
 
 def _as_it_is(value: Any) -> Any:
-    look_over_untyped(value)
+    check_untyped_value(value)
     return value
 
 

@@ -21,7 +21,7 @@ _MACHINERY = tuple(
 )
 
 
-def where_struck(error: BaseException) -> str:
+def cancelled_line(error: BaseException) -> str:
     """The line at which the cancellation struck that is in this error: ``path:line in function: source``.
 
     That of a child goes before that of the nursery which gathered its error, if it is in the user's own code.
@@ -38,7 +38,7 @@ def _frames_of(error: BaseException) -> Iterator[tuple[FrameType, int]]:
         trace = trace.tb_next
 
 
-def where_is(task: trio.lowlevel.Task) -> str:
+def current_line(task: trio.lowlevel.Task) -> str:
     """The line at which a trio task waits just now; if it waits for its children, that of the first of them."""
     frames = list(task.iter_await_frames())
     place = _innermost(frames)
@@ -47,7 +47,7 @@ def where_is(task: trio.lowlevel.Task) -> str:
     for nursery in reversed(task.child_nurseries):
         for child in nursery.child_tasks:
             if any(not frame.f_code.co_filename.startswith(_MACHINERY) for frame, _ in child.iter_await_frames()):
-                return f"{place}, for its child at {where_is(child)}"
+                return f"{place}, for its child at {current_line(child)}"
     return place
 
 

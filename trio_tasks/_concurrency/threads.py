@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Pause = Callable[[], Awaitable[object]]
 
 
-def is_inside(token: trio.lowlevel.TrioToken | None) -> bool:
+def is_in_trio_thread(token: trio.lowlevel.TrioToken | None) -> bool:
     """Whether this is the thread of the run that has this token; of a run that has not begun, everybody is inside."""
     try:
         return token is None or trio.lowlevel.current_trio_token() is token
@@ -24,11 +24,11 @@ def is_inside(token: trio.lowlevel.TrioToken | None) -> bool:
         return False
 
 
-def call_inside(
+def call_in_trio_thread(
     token: trio.lowlevel.TrioToken | None, sync_fn: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]
 ) -> None:
     """Call it now if this is inside the run, or else have it called there soon; nothing happens if the run is over."""
-    if token is None or is_inside(token):
+    if token is None or is_in_trio_thread(token):
         sync_fn(*args)
     else:
         with suppress(trio.RunFinishedError):  # there is nothing left to be told

@@ -96,13 +96,13 @@ class AttemptLog:
         else:
             self.flush(task)
             if isinstance(outcome, Suspended):
-                self._say(logging.INFO, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
+                self._write(logging.INFO, task, f"suspended: {escaped(outcome.reason, is_text=True)}", None, outcome)
             elif outcome == _LEASE_LOST:
                 self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
 
     def warn(self, task: Task[Any], text: str) -> None:
         """Log what is wrong with an attempt under way."""
-        self._say(logging.WARNING, task, text)
+        self._write(logging.WARNING, task, text)
 
     def _is_noted(self, task: Task[Any], error: BaseException) -> bool:
         """Return True if this is the error that was noted for the task, or was made of it."""
@@ -126,9 +126,9 @@ class AttemptLog:
         error = None if isinstance(outcome, Retried) else outcome.error
         if error is not None and (trace := _traceback_in_text(error)) is not None:
             text, error = f"{text}\n{trace}", None
-        self._say(level, task, text, error, outcome)
+        self._write(level, task, text, error, outcome)
 
-    def _say(
+    def _write(
         self,
         level: int,
         task: Task[Any],

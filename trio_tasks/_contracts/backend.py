@@ -25,7 +25,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
 
     Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` gives the next task, in hand from then on,
     with ``parts.attempt`` counting this attempt; it raises ``trio.EndOfChannel`` when no more will come, and, if it
-    is cancelled, has taken nothing. A worker calls it from as many trio tasks at once as it has seats.
+    is cancelled, has taken nothing. A worker calls it from as many trio tasks at once as it has slots.
     """
 
     args_type: Any = Any
@@ -90,7 +90,7 @@ class Feeder(ABC):
 
     @abstractmethod
     async def feed(self) -> None:
-        """Runs beside the seats; it is cancelled when intake stops, and may return earlier. If it raises, the worker
+        """Runs beside the slots; it is cancelled when intake stops, and may return earlier. If it raises, the worker
         ends."""
 
 

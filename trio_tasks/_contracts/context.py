@@ -11,7 +11,7 @@ import trio
 
 from .._checks import check_callable, check_count, check_name, check_sync, check_unicode
 from .._concurrency.stacks import is_in_thread
-from .._concurrency.threads import call_inside, is_inside
+from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
 from .._printing import escaped
 from .._tasks.errors import WorkerError
@@ -37,7 +37,7 @@ class WorkerStatistics:
     state: str
     concurrency: int
     tasks_in_hand: int
-    seats_waiting: int
+    slots_waiting: int
     tracked: int
     succeeded: int
     retried: int
@@ -67,7 +67,7 @@ class WorkerContext:
         self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
-        self.door = Door()
+        self.intake_state = IntakeState()
         self.in_hand: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
         self.idle = False
         self.lent = 0  # how many attempts in hand wait for other tasks
@@ -104,12 +104,12 @@ class WorkerContext:
     @property
     def is_paused(self) -> bool:
         """Whether intake is paused."""
-        return self.door.paused
+        return self.intake_state.paused
 
     @property
     def is_shutting_down(self) -> bool:
         """Whether it was told to stop."""
-        return self.door.closed
+        return self.intake_state.closed
 
     @property
     def is_stopped(self) -> bool:
@@ -118,8 +118,8 @@ class WorkerContext:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it would take a task now: it runs, its intake is open, and a seat is free."""
-        return self.is_running and self.door.is_open and len(self.in_hand) - self.lent < self.concurrency
+        """Whether it would take a task now: it runs, its intake is open, and a slot is free."""
+        return self.is_running and self.intake_state.is_open and len(self.in_hand) - self.lent < self.concurrency
 
     @property
     def task_count(self) -> int:
@@ -135,7 +135,7 @@ class WorkerContext:
             state=self._state(),
             concurrency=self.concurrency,
             tasks_in_hand=len(self.in_hand),
-            seats_waiting=self.door.waiting,
+            slots_waiting=self.intake_state.waiting,
             tracked=self.task_count - len(self.in_hand),
             succeeded=report.succeeded,
             retried=report.retried,
@@ -153,18 +153,18 @@ class WorkerContext:
 
     def stop(self) -> None:
         """Take no more tasks; those in hand are carried to their end, and then the worker returns."""
-        call_inside(self._token, self.door.close)
+        call_in_trio_thread(self._token, self.intake_state.close)
 
     def pause(self) -> None:
         """Take no more tasks until :meth:`resume`; those in hand go on."""
-        call_inside(self._token, self.door.pause)
+        call_in_trio_thread(self._token, self.intake_state.pause)
 
     def resume(self) -> None:
         """Take tasks again."""
-        call_inside(self._token, self.door.resume)
+        call_in_trio_thread(self._token, self.intake_state.resume)
 
     def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``async_fn(*args)`` beside the seats. It may outlive the attempt that started it, but not the worker:
+        """Run ``async_fn(*args)`` beside the slots. It may outlive the attempt that started it, but not the worker:
         a stopping worker waits for it. If it is cancelled with the worker, it is gone; if it raises, that is logged.
 
         Raises:
@@ -173,10 +173,10 @@ class WorkerContext:
         check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
         if self._tracked is None:
             raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
-        if is_inside(self._token):
+        if is_in_trio_thread(self._token):
             self._start_tracking(async_fn, args)
         elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
-            call_inside(self._token, self._run_contained, self._start_tracking, async_fn, args)
+            call_in_trio_thread(self._token, self._run_contained, self._start_tracking, async_fn, args)
         else:
             trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
 
@@ -204,7 +204,7 @@ class WorkerContext:
         if type(event) not in EVENTS:
             raise TypeError(f"emit takes an event, such as Custom(value), not {type(event).__name__}")
         if self.listeners:
-            call_inside(self._token, self._tell, event)
+            call_in_trio_thread(self._token, self._tell, event)
 
     @trio.lowlevel.disable_ki_protection
     def _tell(self, event: Event) -> None:
@@ -215,7 +215,7 @@ class WorkerContext:
     async def wait_shutting_down(self) -> None:
         """Return once the worker was told to stop: for a handler that can come to an early end. In the thread of a sync
         handler, ask :attr:`is_shutting_down` now and then."""
-        await self.door.was_closed.wait()
+        await self.intake_state.was_closed.wait()
 
     async def wait_stopped(self) -> None:
         """Return once the worker has ended."""
@@ -239,7 +239,7 @@ class WorkerContext:
     def ended(self) -> None:
         """The run is over."""
         self._tracked = None
-        self.door.close()
+        self.intake_state.close()
         self._stopped.set()
 
     def _state(self) -> str:
@@ -250,7 +250,7 @@ class WorkerContext:
         return "paused" if self.is_paused else "running"
 
     def __repr__(self) -> str:
-        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} seats taken>"
+        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} slots taken>"
 
 
 def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
@@ -264,7 +264,7 @@ def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Lis
 
 
 @final
-class Door:
+class IntakeState:
     """Open, shut for a while (paused), or closed for good. It starts open.
 
     Attributes:
@@ -284,24 +284,24 @@ class Door:
         self.cancelled = False
         self.on_close: Callable[[], object] | None = None
         self.waiting = 0
-        """How many seats wait for a task, or for the door to be opened again."""
+        """How many slots wait for a task, or for the door to be opened again."""
         self.was_closed = trio.Event()
         self._opened = trio.Event()
         self._opened.set()
         self._scopes: set[trio.CancelScope] = set()
 
-    def enter(self, scope: trio.CancelScope) -> None:
-        """A seat begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
+    def add_waiter(self, scope: trio.CancelScope) -> None:
+        """A slot begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
         self._scopes.add(scope)
         self.waiting += 1
 
-    def leave(self, scope: trio.CancelScope) -> None:
+    def remove_waiter(self, scope: trio.CancelScope) -> None:
         """Note that it does not wait any more."""
         self._scopes.discard(scope)
         self.waiting -= 1
 
     @contextmanager
-    def wait(self) -> Generator[None, None, None]:
+    def interruptible(self) -> Generator[None, None, None]:
         """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -319,7 +319,7 @@ class Door:
         self.closed = True
         self.is_open = False
         self.was_closed.set()
-        self._send_away()
+        self._cancel_waiters()
         if self.on_close is not None:
             self.on_close()
 
@@ -339,7 +339,7 @@ class Door:
             self.paused = True
             self.is_open = False
             self._opened = trio.Event()
-            self._send_away()
+            self._cancel_waiters()
 
     def resume(self) -> None:
         """Let tasks in again."""
@@ -347,7 +347,7 @@ class Door:
         self.is_open = not (self.closed or self.cancelled)
         self._opened.set()
 
-    def _send_away(self) -> None:
+    def _cancel_waiters(self) -> None:
         for scope in self._scopes:
             scope.cancel()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-STRETCH = 512
+BATCH_SIZE = 512
 """How many tasks are made, or put in, in one go before others get a turn."""
 
 
@@ -121,7 +121,7 @@ async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = Non
         raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")
     source = iter(many)
     tasks: list[Task[A]] = []
-    while stretch := [make_task(args, options) for args in islice(source, STRETCH)]:
+    while stretch := [make_task(args, options) for args in islice(source, BATCH_SIZE)]:
         tasks += stretch
         await trio.lowlevel.checkpoint()
     if len(tasks) > 1 and options.get("on_conflict") == "raise":

@@ -120,7 +120,7 @@ def _prepared(plan: Plan) -> Prepared:
 
 
 def _in_thread(plan: Plan) -> Prepared:
-    """A sync handler. A seat has one thread at a time, so there are never more of them than seats.
+    """A sync handler. A slot has one thread at a time, so there are never more of them than slots.
 
     If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
     """

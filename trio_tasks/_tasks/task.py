@@ -58,7 +58,7 @@ USUAL_TERMS = Terms()
 
 
 class Holder(Protocol):
-    """Whoever has a task in hand: the seat of a worker, to which a backend can say that the attempt must end."""
+    """Whoever has a task in hand: the slot of a worker, to which a backend can say that the attempt must end."""
 
     @property
     def worker(self) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .._concurrency.stacks import running_line, runs_in
-from .._concurrency.threads import call_inside, pause_instead
+from .._concurrency.threads import call_in_trio_thread, pause_instead
 from .._logging import log_and_suppress
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Loop:
             self._name(waited)
         if self._answered and any(context.in_hand for context in self.contexts):
             self._asked_at, self._answered, self._patience = now, False, PATIENCE
-            call_inside(self._token, self._answer)
+            call_in_trio_thread(self._token, self._answer)
 
     def _answer(self) -> None:
         self._answered = True

@@ -62,9 +62,9 @@ class WorkerBuilder(Generic[A]):
         self._layers.extend(layers)
         return self
 
-    def concurrency(self, seats: int) -> WorkerBuilder[A]:
+    def concurrency(self, slots: int) -> WorkerBuilder[A]:
         """How many attempts may be under way at once."""
-        self._options["concurrency"] = seats
+        self._options["concurrency"] = slots
         return self
 
     def lend(self, slots: int) -> WorkerBuilder[A]:

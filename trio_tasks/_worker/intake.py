@@ -1,4 +1,4 @@
-"""The part of a worker that receives: only when a seat is free, the door open, and every gate lets an attempt through.
+"""The part of a worker that receives: only when a slot is free, the door open, and every gate lets an attempt through.
 
 A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
 """
@@ -17,7 +17,7 @@ from .._contracts.layer import Admitting, Gate
 from .._logging import catch_errors, log_and_suppress
 from .._tasks.errors import LeaseLostError
 from .._tasks.outcome import Released
-from .time_slices import Turns
+from .time_slices import TimeSlices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from .._tasks.task import Task
 
 
-class Waiting(Protocol):
+class WaitingSlot(Protocol):
     """A slot as its intake sees it: the scope in which it waits; and that its attempt fails if a gate has."""
 
     scope: trio.CancelScope
 
-    def obstruct(self, error: BaseException) -> None:
+    def fail_next(self, error: BaseException) -> None:
         """Have the next attempt fail with this error."""
 
 
 @final
 class Intake:
-    """Takes tasks out of a backend, for the seats of one run.
+    """Takes tasks out of a backend, for the slots of one run.
 
     Args:
       context: the run.
@@ -55,95 +55,95 @@ class Intake:
         settle_timeout: float,
     ) -> None:
         self._context = context
-        self._door = context.door
+        self._state = context.intake_state
         self._backend = backend
         self._gates = gates
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
-        self._turnstile = trio.Lock()
+        self._gate_lock = trio.Lock()
         self._unadmitted: set[Task[Any]] = set()  # those whose attempt is to fail, since a gate has
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, StockedBackend):
             self._receive_nowait = backend.receive_nowait
-        self._turns = Turns(self._door)
-        self._takes_turns = isinstance(backend, NowaitBackend)  # else each seat waits when it settles: turn enough
+        self._slices = TimeSlices(self._state)
+        self._uses_slices = isinstance(backend, NowaitBackend)  # else each slot waits when it settles: turn enough
 
     @property
     def will_take_more(self) -> bool:
-        """Whether a seat that has come to its end with a task will take another one at once."""
-        return not self._gates and self._door.is_open
+        """Whether a slot that has come to its end with a task will take another one at once."""
+        return not self._gates and self._state.is_open
 
-    async def take(self, seat: Waiting) -> Task[Any] | None:
-        """The next task, in hand of this seat; None if no more will come, or none is to be taken any more.
+    async def take(self, slot: WaitingSlot) -> Task[Any] | None:
+        """The next task, in hand of this slot; None if no more will come, or none is to be taken any more.
 
-        The door cuts the waiting short by cancelling the seat's scope. If it does so in the very step in which a task
-        is handed over, the task is returned, and the scope is a cancelled one: the seat has to see to that.
+        The door cuts the waiting short by cancelling the slot's scope. If it does so in the very step in which a task
+        is handed over, the task is returned, and the scope is a cancelled one: the slot has to see to that.
         """
         receive_nowait = self._receive_nowait
         if receive_nowait is not None and not self._gates:
-            if self._takes_turns and not self._turns.may_go_on(seat):
-                await self._turns.wait(seat.scope)
-            if self._door.is_open:
+            if self._uses_slices and not self._slices.may_take(slot):
+                await self._slices.wait(slot.scope)
+            if self._state.is_open:
                 try:
                     task = receive_nowait()
                 except trio.WouldBlock:
                     pass
                 except trio.EndOfChannel:
-                    self._turns.call_all()
-                    return None  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
+                    self._slices.wake_all()
+                    return None  # noqa: ASYNC910  a slot checkpoints when its slice is over, and in the backend
                 else:
-                    if self._takes_turns:
-                        self._turns.taken_by(seat)
-                    return task  # noqa: ASYNC910  a seat checkpoints when its slice is over, and in the backend
-        self._turns.call_all()
-        return await self._wait(seat)
+                    if self._uses_slices:
+                        self._slices.note_taken(slot)
+                    return task  # noqa: ASYNC910  a slot checkpoints when its slice is over, and in the backend
+        self._slices.wake_all()
+        return await self._wait(slot)
 
-    async def _wait(self, seat: Waiting) -> Task[Any] | None:
-        scope = seat.scope
+    async def _wait(self, slot: WaitingSlot) -> Task[Any] | None:
+        scope = slot.scope
         has_looked = not self._gates  # and found nothing: that is why it waits
-        while not self._door.closed:
-            if self._door.cancelled:
-                await self._door.wait_cancelled()
-            self._door.enter(scope)
+        while not self._state.closed:
+            if self._state.cancelled:
+                await self._state.wait_cancelled()
+            self._state.add_waiter(scope)
             try:
-                if self._door.paused:
-                    await self._door.wait_open()
-                    if not self._door.is_open:  # shut again before this one has come to it
+                if self._state.paused:
+                    await self._state.wait_open()
+                    if not self._state.is_open:  # shut again before this one has come to it
                         continue
                     has_looked = False
-                return await (self._receive_through_gates(seat) if self._gates else self._receive(has_looked))
+                return await (self._receive_through_gates(slot) if self._gates else self._receive(has_looked))
             finally:
-                self._door.leave(scope)
-        return None  # noqa: ASYNC910  the seat ends
+                self._state.remove_waiter(scope)
+        return None  # noqa: ASYNC910  the slot ends
 
     async def _receive(self, has_looked: bool = False) -> Task[Any] | None:
         try:
             if self._receive_nowait is not None and not has_looked:
                 with suppress(trio.WouldBlock):
                     return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
-            self._say_if_idle()
+            self._emit_if_idle()
             self._listening += 1
             try:
                 return await self._backend.receive()
             finally:
                 self._listening -= 1
         except trio.EndOfChannel:
-            return None  # noqa: ASYNC910  the seat ends
+            return None  # noqa: ASYNC910  the slot ends
 
-    def _say_if_idle(self) -> None:
+    def _emit_if_idle(self) -> None:
         context = self._context
         if not (context.idle or context.in_hand):
             context.idle = True
             if context.listeners:
                 copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
-    async def _receive_through_gates(self, seat: Waiting) -> Task[Any] | None:
-        """One seat at a time waits for the gates and for a task, so that what they promise is promised to one. If a
+    async def _receive_through_gates(self, slot: WaitingSlot) -> Task[Any] | None:
+        """One slot at a time waits for the gates and for a task, so that what they promise is promised to one. If a
         gate fails, the attempt at the next task fails with its error."""
-        if self._listening:  # the seat whose turn it is has found nothing
-            self._say_if_idle()
-        await self._turnstile.acquire()
+        if self._listening:  # the slot whose turn it is has found nothing
+            self._emit_if_idle()
+        await self._gate_lock.acquire()
         try:
             while True:
                 failure = await self._pass_gates()
@@ -157,7 +157,7 @@ class Intake:
                     failure = caught.error if failure is None else failure
                     if failure is not None:
                         self._unadmitted.add(task)
-                        seat.obstruct(failure)
+                        slot.fail_next(failure)
                         admitted = True
                 finally:
                     if not admitted:
@@ -165,7 +165,7 @@ class Intake:
                 if admitted:
                     return task
         finally:
-            self._turnstile.release()
+            self._gate_lock.release()
 
     async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
         """Wait for all gates; the first error that one of them has raised, if any has."""

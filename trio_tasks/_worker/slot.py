@@ -1,7 +1,7 @@
-"""A seat: one unit of a worker's concurrency, a trio task that receives, attempts and settles, again and again.
+"""A slot: one unit of a worker's concurrency, a trio task that receives, attempts and settles, again and again.
 
-What a handler raises becomes a value here and nowhere else. All attempts of a seat run under one cancel scope, which
-is replaced only once it was cancelled: because the task was aborted, or its lease lost; or, while the seat waits for a
+What a handler raises becomes a value here and nowhere else. All attempts of a slot run under one cancel scope, which
+is replaced only once it was cancelled: because the task was aborted, or its lease lost; or, while the slot waits for a
 task, because the door was shut. A cancellation from further out passes through it, and releases the task on its way.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 import trio
 
 from .._concurrency.exception_groups import find_within, is_a, leaves
-from .._concurrency.stacks import where_is, where_struck
+from .._concurrency.stacks import cancelled_line, current_line
 from .._concurrency.tracebacks import drop_locals
 from .._contracts.backend import NowaitBackend
 from .._contracts.events import Engage, Error, Release, Success
@@ -43,36 +43,36 @@ _SUCCEEDED = Succeeded(None)
 
 
 class TaskSource(Protocol):
-    """What a seat asks of an intake."""
+    """What a slot asks of an intake."""
 
-    async def take(self, seat: Seat) -> Task[Any] | None:
-        """The next task, in hand of this seat; None if no more will come."""
+    async def take(self, slot: Slot) -> Task[Any] | None:
+        """The next task, in hand of this slot; None if no more will come."""
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over."""
 
     @property
     def will_take_more(self) -> bool:
-        """Whether a seat that has come to its end with a task will take another one at once."""
+        """Whether a slot that has come to its end with a task will take another one at once."""
         ...
 
 
 class SlotLender(Protocol):
     """A keeper of slots, which has others run while the attempts of some wait."""
 
-    def lend(self, slot: Seat, task: Task[Any]) -> None:
+    def lend(self, slot: Slot, task: Task[Any]) -> None:
         """The attempt in this slot begins to wait."""
 
-    def reclaim(self, slot: Seat, task: Task[Any]) -> None:
+    def reclaim(self, slot: Slot, task: Task[Any]) -> None:
         """Note that it goes on."""
 
 
 @final
-class Seat:
+class Slot:
     """Carries tasks from the intake to their settlement, one at a time.
 
     Args:
-      context: the run of the worker that this is a seat of.
+      context: the run of the worker that this is a slot of.
       intake: where tasks come from.
       backend: to be told how each attempt ended.
       handler: the user's function, in all its layers.
@@ -82,20 +82,20 @@ class Seat:
 
     __slots__ = (
         "_backend",
-        "_given",
+        "_failure",
+        "_forced_outcome",
         "_handler",
         "_intake",
         "_is_open",
         "_noted",
-        "_obstacle",
+        "_original_parts",
         "_outcome",
+        "_outer_scope",
         "_pristine",
         "_settle_nowait",
         "_settle_timeout",
-        "_status",
         "_task",
         "_trio_task",
-        "_verdict",
         "context",
         "left_open",
         "lender",
@@ -129,11 +129,11 @@ class Seat:
         self.scope: trio.CancelScope
         self._task: Task[Any]
         self._outcome: Outcome = _INTERRUPTED
-        self._verdict: Killed | Released | None = None
+        self._forced_outcome: Killed | Released | None = None
         self._is_open = False
-        self._obstacle: BaseException | None = None
-        self._status: object = None
-        self._given: tuple[Parts, TaskId, Attempt, Terms, Any]
+        self._failure: BaseException | None = None
+        self._outer_scope: object = None
+        self._original_parts: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
         """True if a handler has left a cancel scope or a nursery open: then this slot has ended, and needs another one
         in its place, in a trio task of its own."""
@@ -145,7 +145,7 @@ class Seat:
         """A description of it, in words."""
 
     @trio.lowlevel.enable_ki_protection
-    async def sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
+    async def run(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
         """Receive, attempt, settle; and again, until there is nothing to take any more.
 
         A ``KeyboardInterrupt`` can be raised in what :meth:`_run` returns only: in the handler, its layers, what they
@@ -154,7 +154,7 @@ class Seat:
         self._trio_task = trio.lowlevel.current_task()
         SLOTS[self._trio_task] = self
         try:
-            await self._sit()
+            await self._take_and_attempt()
         except RuntimeError:  # trio says so when the slot's scope is left before one that is inside of it
             if not self.left_open:
                 raise
@@ -162,11 +162,11 @@ class Seat:
         finally:
             del SLOTS[self._trio_task]
 
-    async def _sit(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
+    async def _take_and_attempt(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
         task: Task[Any] | None = None
         while True:  # noqa: ASYNC913  taking is one, now and then
             with trio.CancelScope() as self.scope:  # noqa: ASYNC912  it is there to be cancelled
-                self._status = innermost_scope(self._trio_task)
+                self._outer_scope = innermost_scope(self._trio_task)
                 while True:
                     if task is None and (task := await self._intake.take(self)) is None:
                         return
@@ -176,13 +176,13 @@ class Seat:
                     await self._attempt(current)
                     if self.left_open:
                         return
-                    if self._was_disturbed():
-                        await self._start_afresh()
+                    if self._needs_new_context():
+                        await self._reset_context()
 
     async def _attempt(self, task: Task[Any]) -> None:
         """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
         attempt started is still running. What the handler raises is made an outcome by ``__exit__``."""
-        self._sit_down(task)
+        self._begin(task)
         try:
             with self:
                 if self.context.listeners:
@@ -193,27 +193,27 @@ class Seat:
             if self._settle_nowait is None or not self._settle_at_once(task, self._settle_nowait):
                 await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
 
-    def _sit_down(self, task: Task[Any]) -> None:
+    def _begin(self, task: Task[Any]) -> None:
         self._task = task
         self._outcome = _INTERRUPTED
-        self._verdict = None
+        self._forced_outcome = None
         self._is_open = True
         parts = task.parts
         parts.holder = self
-        self._given = parts, parts.id, parts.attempt, parts.terms, parts.context
+        self._original_parts = parts, parts.id, parts.attempt, parts.terms, parts.context
         self.context.idle = False
         self.context.in_hand[task] = None
 
-    def _take_back(self, task: Task[Any]) -> None:
+    def _restore_parts(self, task: Task[Any]) -> None:
         """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
-        parts, task_id, attempt, terms, context = self._given
+        parts, task_id, attempt, terms, context = self._original_parts
         task.parts = parts
         parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
 
     @trio.lowlevel.disable_ki_protection
     def _run(self, task: Task[Any]) -> Awaitable[Any]:
-        if self._obstacle is not None:
-            self._raise_obstacle()
+        if self._failure is not None:
+            self._raise_failure()
         parts = task.parts
         if parts.is_orphan:
             self._check_attempts_left(parts)
@@ -224,12 +224,12 @@ class Seat:
         handler = self._handler
         return _interruptibly(handler(task))
 
-    def obstruct(self, error: BaseException) -> None:
+    def fail_next(self, error: BaseException) -> None:
         """Have the next attempt fail with this error, before it calls the handler: a gate has failed."""
-        self._obstacle = error
+        self._failure = error
 
-    def _raise_obstacle(self) -> NoReturn:
-        obstacle, self._obstacle = self._obstacle, None
+    def _raise_failure(self) -> NoReturn:
+        obstacle, self._failure = self._failure, None
         assert obstacle is not None
         raise obstacle
 
@@ -255,7 +255,7 @@ class Seat:
         """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
         ends here: it strikes again at the next checkpoint, when the task has been released."""
         task = self._task
-        parts, task_id, attempt, terms, context = self._given
+        parts, task_id, attempt, terms, context = self._original_parts
         if not (
             task.parts is parts
             and parts.id is task_id
@@ -263,18 +263,18 @@ class Seat:
             and parts.terms is terms
             and parts.context is context
         ):
-            self._take_back(task)
-        self.left_open = innermost_scope(self._trio_task) is not self._status
+            self._restore_parts(task)
+        self.left_open = innermost_scope(self._trio_task) is not self._outer_scope
         if error is None and not self.left_open:
             return False
         if error is not None and any(is_a(each, KeyboardInterrupt) for each in leaves(error)):
             self._outcome = Released("KeyboardInterrupt")
             return False
-        if self._verdict is not None:
-            self._outcome = self._verdict
+        if self._forced_outcome is not None:
+            self._outcome = self._forced_outcome
         elif error is not None and self._was_cancelled() and find_within(error, trio.Cancelled):
             self._outcome = Released("cancelled")
-            interruption = Interruption(self.context.name, self._task.parts.id, where_struck(error))
+            interruption = Interruption(self.context.name, self._task.parts.id, cancelled_line(error))
             self.context.tally.interrupted.append(interruption)
         else:
             if error is None or self.left_open:
@@ -284,7 +284,7 @@ class Seat:
 
     def _was_cancelled(self) -> bool:
         """True if a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
-        return self.context.door.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
+        return self.context.intake_state.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
 
     def _outcome_of(self, result: Any) -> Succeeded[Any] | Failed:
         """Refuse a coroutine. Its attempt has failed for good, since the handler has done the rest of its work."""
@@ -313,7 +313,7 @@ class Seat:
         already, and only being settled."""
         if not self._is_open:
             return False
-        self._verdict = outcome
+        self._forced_outcome = outcome
         self.scope.cancel()
         return True
 
@@ -332,7 +332,7 @@ class Seat:
     @property
     def attempted(self) -> str | None:
         """The id of the task whose attempt is under way."""
-        return self._given[1] if self._is_open else None
+        return self._original_parts[1] if self._is_open else None
 
     @property
     def is_busy(self) -> bool:
@@ -359,7 +359,7 @@ class Seat:
 
     def whereabouts(self) -> str:
         """The line at which the attempt under way waits just now."""
-        return where_is(self._trio_task)
+        return current_line(self._trio_task)
 
     def _settle_at_once(self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]) -> bool:
         """Tell a backend that settles without waiting. False if nothing was settled: there is more to be done."""
@@ -383,7 +383,7 @@ class Seat:
         task.parts.holder = None
         self._intake.dismiss(task)
 
-    async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a seat checkpoints when its slice is over
+    async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a slot checkpoints when its slice is over
         """Tell the backend, shielded from cancellation, within bounds."""
         self._is_open = False
         if self.left_open:
@@ -398,14 +398,14 @@ class Seat:
                     await self._backend.settle(task, self._outcome)
         except UnsettledError as unsettled:
             self._outcome = Failed(unsettled.error) if unsettled.for_good else self._judge(unsettled.error)
-            await self._settle_instead(task)
+            await self._settle_otherwise(task)
         except LeaseLostError:
             self._outcome = Released("its lease was lost")
         finally:
             self._let_go(task)
         self._record(task)
 
-    async def _settle_instead(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
+    async def _settle_otherwise(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
         """Settle what stands in for an outcome that could not be had. If that is refused as well, the task is left to
         come back when its lease is over."""
         try:
@@ -422,7 +422,7 @@ class Seat:
         """Count what was settled, and tell those who listen."""
         context, outcome = self.context, self._outcome
         context.tally.count(outcome)
-        if context.door.closed and not isinstance(outcome, Released):
+        if context.intake_state.closed and not isinstance(outcome, Released):
             context.tally.drained.append(task.parts.id)
         is_success = type(outcome) is Succeeded
         if (self._noted or not is_success) and context.attempt_log is not None:
@@ -443,7 +443,7 @@ class Seat:
         else:
             context.emit(Error(task, outcome.error, outcome))
 
-    def _was_disturbed(self) -> bool:
+    def _needs_new_context(self) -> bool:
         """Whether the attempt was interrupted, or has left context variables behind."""
         now, before = copy_context(), self._pristine
         return (
@@ -452,7 +452,7 @@ class Seat:
             or (bool(now) and any(before.get(variable, now) is not value for variable, value in now.items()))
         )
 
-    async def _start_afresh(self) -> None:
+    async def _reset_context(self) -> None:
         """What a handler did to the context variables ends with its attempt; a new context takes effect at a
         checkpoint, where a cancellation from further out is delivered too."""
         trio.lowlevel.current_task().context = self._pristine.copy()

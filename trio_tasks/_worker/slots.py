@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._contracts.context import WorkerContext
     from .._contracts.lending import LendingGate
     from .._tasks.task import Task
-    from .slot import Seat, TaskSource
+    from .slot import Slot, TaskSource
 
 _PATIENCE = 5.0
 """Seconds for which all slots wait for other tasks before that is said in the log; and then between two times."""
@@ -46,7 +46,7 @@ class Slots:
         self,
         context: WorkerContext,
         intake: TaskSource,
-        make_slot: Callable[[TaskSource], Seat],
+        make_slot: Callable[[TaskSource], Slot],
         lend: int,
         gates: Sequence[LendingGate],
     ) -> None:
@@ -58,14 +58,14 @@ class Slots:
         self._nursery: trio.Nursery
         self._running = 0
         self._watcher: trio.lowlevel.Task | None = None
-        self._lenders: dict[Seat, Task[Any]] = {}
-        self._extras: dict[Seat, None] = {}  # a set that keeps its order, so that a seed decides all
+        self._lenders: dict[Slot, Task[Any]] = {}
+        self._extras: dict[Slot, None] = {}  # a set that keeps its order, so that a seed decides all
         self._stall_scope: trio.CancelScope | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, task_status: trio.TaskStatus[WorkerContext]) -> None:
         """Run them; return when all have ended."""
-        self._context.door.on_close = self._release_lenders
+        self._context.intake_state.on_close = self._release_lenders
         async with trio.open_nursery() as self._nursery:
             self._context.emit(Start())
             for _ in range(self._context.concurrency):
@@ -79,10 +79,10 @@ class Slots:
         self._nursery.start_soon(self._run_slot, self._make_slot(self._intake), self._start)
 
     @trio.lowlevel.enable_ki_protection
-    async def _run_slot(self, slot: Seat, replace: Callable[[], object]) -> None:
+    async def _run_slot(self, slot: Slot, replace: Callable[[], object]) -> None:
         slot.lender = self
         try:
-            await slot.sit()
+            await slot.run()
             if slot.left_open:
                 replace()
         finally:
@@ -102,7 +102,7 @@ class Slots:
 
         def note(_: object) -> trio.lowlevel.Abort:
             self._watcher = None
-            self._context.door.cancel()
+            self._context.intake_state.cancel()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(note)
@@ -114,10 +114,10 @@ class Slots:
         """True if there are more extra slots than slots that are lent."""
         return len(self._extras) > len(self._lenders)
 
-    def lend(self, slot: Seat, task: Task[Any]) -> None:
+    def lend(self, slot: Slot, task: Task[Any]) -> None:
         """Have another slot run in place of this one, if there may be one more; end the attempt, if nobody will take
         the task that it waits for."""
-        if self._context.door.closed:
+        if self._context.intake_state.closed:
             slot.revoke(_STOPPED)
             return
         self._lenders[slot] = task
@@ -128,7 +128,7 @@ class Slots:
             self._start_extra()
         self._look_for_stall()
 
-    def reclaim(self, slot: Seat, task: Task[Any]) -> None:
+    def reclaim(self, slot: Slot, task: Task[Any]) -> None:
         """The attempt goes on. An extra slot that has no task in hand ends; if all have one, the first that has not."""
         if self._lenders.pop(slot, None) is None:
             return
@@ -150,7 +150,7 @@ class Slots:
         self._running += 1
         self._nursery.start_soon(self._run_slot, slot, lambda: None)
 
-    def has_retired(self, slot: Seat) -> bool:
+    def has_retired(self, slot: Slot) -> bool:
         """Return True if this extra slot takes no more: it was told to end, or there is one too many."""
         if slot in self._extras and self.has_surplus:
             del self._extras[slot]
@@ -202,11 +202,11 @@ class ExtraSource:
         self._slots = slots
         self._intake = intake
 
-    async def take(self, seat: Seat) -> Task[Any] | None:
+    async def take(self, slot: Slot) -> Task[Any] | None:
         """The next task; None if no more will come, or this slot is not needed any more."""
-        if self._slots.has_retired(seat):
+        if self._slots.has_retired(slot):
             return None  # noqa: ASYNC910  the slot ends
-        return await self._intake.take(seat)
+        return await self._intake.take(slot)
 
     def dismiss(self, task: Task[Any]) -> None:
         """The attempt is over."""

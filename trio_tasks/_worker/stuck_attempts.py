@@ -26,7 +26,7 @@ PATIENCE = 10
 
 
 @asynccontextmanager
-async def naming_who_stays(context: WorkerContext) -> AsyncGenerator[None, None]:
+async def log_stuck_attempts(context: WorkerContext) -> AsyncGenerator[None, None]:
     """If the block is cancelled and does not end soon, tell the report which attempts it waits for; if it does not end
     for long, say so in the log."""
     watching = trio.CancelScope(shield=True)
@@ -54,10 +54,10 @@ async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no e
         for task_id, where in context.whereabouts().items():
             context.tally.overruns[task_id] = Overrun(context.name, TaskId(task_id), float(seconds), where)
         if seconds % PATIENCE == 0:
-            name_who_stays(context)
+            log_where_stuck(context)
 
 
-def name_who_stays(context: WorkerContext) -> None:
+def log_where_stuck(context: WorkerContext) -> None:
     """Say in the log which attempts go on, and where."""
     for task_id, where in context.whereabouts().items():
         context.named.add(task_id)

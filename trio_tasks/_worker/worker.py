@@ -1,4 +1,4 @@
-"""A worker: a nursery whose children are seats, fed by a backend."""
+"""A worker: a nursery whose children are slots, fed by a backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from .._backends.channel import as_backend
 from .._checks import check_callable, check_count, check_name, check_seconds, check_several, check_unicode
-from .._concurrency.background import run_and_cancelling, run_to_the_end
+from .._concurrency.background import run_and_cancelling, run_shielded
 from .._concurrency.exception_groups import leaves, unnested
 from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
 from .._contracts.backend import Feeder, RegisterWorker
@@ -27,9 +27,9 @@ from .._tasks.errors import WorkerError
 from .._tasks.retry import RetryPolicy
 from .blocked_loop import watching_the_loop
 from .intake import Intake
-from .slot import Seat, TaskSource
+from .slot import Slot, TaskSource
 from .slots import Slots
-from .stuck_attempts import naming_who_stays
+from .stuck_attempts import log_stuck_attempts
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -250,10 +250,10 @@ class Worker(Generic[A, R]):
         backend = self.backend
         intake = Intake(context, backend, self._gates, self.settle_timeout)
 
-        def make_slot(source: TaskSource) -> Seat:
-            return Seat(context, source, backend, self._stack, self.retry, self.settle_timeout)
+        def make_slot(source: TaskSource) -> Slot:
+            return Slot(context, source, backend, self._stack, self.retry, self.settle_timeout)
 
-        async with run_to_the_end(self._beat, context), naming_who_stays(context):  # leases outlive the last attempt
+        async with run_shielded(self._beat, context), log_stuck_attempts(context):  # leases outlive the last attempt
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
                 async with self._registered(context), run_and_cancelling(self._feed, context):
@@ -306,9 +306,9 @@ class Worker(Generic[A, R]):
             await trio.sleep_until(due)
 
     async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
-        while isinstance(self.backend, Feeder) and not context.door.closed:
-            with context.door.wait():
-                await context.door.wait_open()
+        while isinstance(self.backend, Feeder) and not context.intake_state.closed:
+            with context.intake_state.interruptible():
+                await context.intake_state.wait_open()
                 await self.backend.feed()
                 return
 
@@ -363,7 +363,7 @@ class Worker(Generic[A, R]):
                 context.stop()
 
     def __repr__(self) -> str:
-        return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} seats on {self.backend!r}>"
+        return f"<Worker {self.name!r}: {self.handler_name}, {self.concurrency} slots on {self.backend!r}>"
 
 
 def _may_change_args(layer: object) -> bool:

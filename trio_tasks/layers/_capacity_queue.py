@@ -24,7 +24,7 @@ UNKNOWN = float("inf")
 
 
 @final
-class Turnstile:
+class CapacityQueue:
     """A line of trio tasks.
 
     Args:
@@ -51,6 +51,6 @@ class Turnstile:
                 with trio.move_on_at(moment):
                     await self._first.park()
 
-    def look_again(self) -> None:
+    def wake_first(self) -> None:
         """Things have changed: there may be room now, or it will come at another moment."""
         self._first.unpark_all()

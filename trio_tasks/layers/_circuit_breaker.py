@@ -24,7 +24,7 @@ import trio
 from .._checks import check_count, check_fraction, check_plain, check_seconds
 from .._concurrency.exception_groups import leaves
 from .._tasks.retry import always
-from ._capacity_queue import OPEN, UNKNOWN, Turnstile
+from ._capacity_queue import OPEN, UNKNOWN, CapacityQueue
 from ._judgement import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class CircuitBreaker:
 
     While it is open, and while all trials are under way, a worker receives nothing: the tasks stay in the backend.
     Each call counts, also when an outer layer calls again within one attempt, as :class:`Retry` does; if the breaker
-    has opened in between, that call waits inside, and holds the seat.
+    has opened in between, that call waits inside, and holds the slot.
 
     An attempt that is cancelled, or suspended, counts neither as a success nor as a failure. If it was a trial, another
     one gets its place.
@@ -142,7 +142,7 @@ class CircuitBreaker:
         self._now: _Closed | _Open | _HalfOpen = _Closed()
         self._admitted: dict[Parts, list[_Closed | _HalfOpen]] = {}  # what their calls will report to
         self._trials_of: dict[Parts, list[_HalfOpen]] = {}  # calls under way that are trials
-        self._line = Turnstile(self._opens_at)
+        self._line = CapacityQueue(self._opens_at)
 
     @property
     def state(self) -> CircuitState:
@@ -195,7 +195,7 @@ class CircuitBreaker:
             raise
         finally:
             ended(state)
-            self._line.look_again()
+            self._line.wake_first()
 
     def _withdraw(self, state: _Closed | _HalfOpen) -> None:
         if isinstance(state, _HalfOpen):
@@ -238,7 +238,7 @@ class CircuitBreaker:
         state = self._pick_up(task)
         if state is not None:
             self._withdraw(state)
-            self._line.look_again()
+            self._line.wake_first()
 
     def _pick_up(self, task: Task[Any]) -> _Closed | _HalfOpen | None:
         states = self._admitted.get(task.parts)
@@ -253,7 +253,7 @@ class CircuitBreaker:
         """Let another trial have the place of this one while it waits for another task."""
         for state in self._trials_of.get(task.parts, ()):
             state.under_way -= 1
-            self._line.look_again()
+            self._line.wake_first()
 
     def reclaim(self, task: Task[Any]) -> None:
         """Have the place again, at once."""

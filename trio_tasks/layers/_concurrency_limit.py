@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 
 from .._checks import check_count, check_plain
-from ._capacity_queue import OPEN, UNKNOWN, Turnstile
+from ._capacity_queue import OPEN, UNKNOWN, CapacityQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class _Permits:
         self.limit = limit
         self.taken = 0
         self.callers = 0
-        self.line = Turnstile(self._opens_at)
+        self.line = CapacityQueue(self._opens_at)
 
     def _opens_at(self) -> float:
         return OPEN if self.taken < self.limit else UNKNOWN
@@ -70,7 +70,7 @@ class _Permits:
 
     def give_back(self) -> None:
         self.taken -= 1
-        self.line.look_again()
+        self.line.wake_first()
 
 
 @final
@@ -99,7 +99,7 @@ class ConcurrencyLimit:
     are served in the order in which they came. An idle worker holds no permit.
 
     With a key, nobody knows whether there is a permit before the task is there. So intake is not held back: the
-    attempt waits inside, and holds its seat. Give the worker more seats than one key may use.
+    attempt waits inside, and holds its slot. Give the worker more slots than one key may use.
 
     An attempt that waits for another task, in ``wait_for`` or in a push that waits for room, lends its permit
     meanwhile. It goes on at once when its wait is over, so for a while there may be more than ``n``.

@@ -17,7 +17,7 @@ import trio
 
 from .._checks import check_count, check_plain, check_seconds
 from .._tasks.errors import SuspendError
-from ._capacity_queue import OPEN, UNKNOWN, Turnstile
+from ._capacity_queue import OPEN, UNKNOWN, CapacityQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class _Tokens:
     def __init__(self, limit: int, per: float) -> None:
         self.set_aside = 0
         self.callers = 0
-        self.line = Turnstile(self._opens_at)
+        self.line = CapacityQueue(self._opens_at)
         self._limit = limit
         self._per = per
         self._cooling: deque[float] = deque()  # when each of them will be free
@@ -113,7 +113,7 @@ class _Tokens:
     def use(self) -> None:
         """Begin an attempt, on a token that is free."""
         self._cooling.append(trio.current_time() + self._per)
-        self.line.look_again()  # the first in line may not have known of a moment to wait for
+        self.line.wake_first()  # the first in line may not have known of a moment to wait for
 
 
 @final
@@ -132,10 +132,10 @@ class RateLimit:
     Without a key, a worker receives only while a token is free: all other tasks stay in the backend. Those who wait are
     served in the order in which they came, and sleep until the very moment at which the next token is free. An idle
     worker sets no token aside. Each call counts, also when an outer layer calls again within one attempt, as
-    :class:`Retry` does; then the further calls wait inside, and hold the seat.
+    :class:`Retry` does; then the further calls wait inside, and hold the slot.
 
     With a key, nobody knows whether there is a token before the task is there. So intake is not held back. A worker's
-    task whose key has none is suspended until there is one: it waits in the backend, holds no seat, and it costs no
+    task whose key has none is suspended until there is one: it waits in the backend, holds no slot, and it costs no
     attempt. Only a further call within an attempt waits inside, and a call without a worker. A key is forgotten when
     ``per`` seconds have passed since its last attempt began; the memory is that of the keys used in that time.
 
@@ -185,7 +185,7 @@ class RateLimit:
         self._fresh.discard(task.parts)
         tokens = self._pick_up(task)
         if tokens is not None:
-            tokens.line.look_again()
+            tokens.line.wake_first()
 
     def _pick_up(self, task: Task[Any]) -> _Tokens | None:
         """Take the token that was set aside for this task, and return where it was."""

@@ -28,7 +28,7 @@ _SHORT = exponential(0.1, maximum=10.0, jitter=0.5)
 class Retry:
     """Call what is inside of this layer again if it raises, within the same attempt.
 
-    For troubles that pass in a moment. The delays hold the seat, and are lost if the process is: what takes longer is
+    For troubles that pass in a moment. The delays hold the slot, and are lost if the process is: what takes longer is
     the business of the worker's :class:`~trio_tasks.RetryPolicy`, whose tasks wait in the backend and survive.
 
     Args:

@@ -58,7 +58,7 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
         raise TypeError(f"run_until_idle runs a Worker, not {worker!r}")
     if delayed and not (isinstance(worker.backend, ListTasks) and isinstance(worker.backend, WaitForCompletion)):
         raise TypeError(f"delayed=True needs a backend that can list its tasks, and {worker.backend!r} cannot")
-    lull = _Lull(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
+    lull = _IdleDetector(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
     context = worker.prepare(on_event=[lull.listen])
     failure: ExceptionGroup[Exception]
     async with run_and_cancelling(lull.stop_when_idle, context):
@@ -70,7 +70,7 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
 
 
 @final
-class _Lull:
+class _IdleDetector:
     """Notices that there is nothing to do any more.
 
     Args:

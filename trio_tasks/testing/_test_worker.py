@@ -37,7 +37,7 @@ class TestWorker(Generic[A, R]):
     >>> await worker.execute_next()
     (TaskId('a'), Succeeded(result=<int>))
 
-    Inside is a :class:`trio_tasks.Worker` of one seat, so layers, gates, injected parameters, events, heartbeats and
+    Inside is a :class:`trio_tasks.Worker` of one slot, so layers, gates, injected parameters, events, heartbeats and
     settling are the real ones. It needs no nursery and no closing, and leaves nothing running between two calls.
 
     Args:
@@ -115,7 +115,7 @@ class TestWorker(Generic[A, R]):
         **options: Unpack[WorkerOptions],
     ) -> None:
         if "concurrency" in options:
-            raise TypeError("a TestWorker has one seat, and takes no concurrency: execute_next() runs one task")
+            raise TypeError("a TestWorker has one slot, and takes no concurrency: execute_next() runs one task")
         make: Any = Worker  # all of this was checked by type where it was given
         self._worker: Worker[A, R] = make("test", backend, handler, layers=layers, **{**options, "concurrency": 1})
 

@@ -1,7 +1,7 @@
 """SQLite and nothing else: what settling so many rows and claiming so many more costs, in one transaction each time.
 
 There is no library here, no thread, no lease, no result, no count, one narrow table, and one index: whoever exchanges
-as many tasks at a time as there are free seats cannot be faster than this.
+as many tasks at a time as there are free slots cannot be faster than this.
 """
 
 from __future__ import annotations

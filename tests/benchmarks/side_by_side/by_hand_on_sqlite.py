@@ -1,7 +1,7 @@
 """The floor under every drain: SQLite alone, in a thread of its own, and trio tasks that wait until they are settled.
 
-What a library cannot do without is here, and nothing else: seats that ask for a row, call the handler, and come back
-when the row is settled; an exchange that settles the last rows and claims as many as there are free seats, in one
+What a library cannot do without is here, and nothing else: slots that ask for a row, call the handler, and come back
+when the row is settled; an exchange that settles the last rows and claims as many as there are free slots, in one
 transaction; and a thread for it, so that no disk holds up the event loop. There is no lease, no result, no count, no
 codec, no error, no cancellation. The target cannot be met where this does not meet it.
 """
@@ -24,12 +24,12 @@ Call = tuple[Any, trio.lowlevel.Task, trio.lowlevel.TrioToken]
 
 
 class Drain:
-    """Seats, who line up, and a pump that makes one exchange for all of them."""
+    """Slots, who line up, and a exchange_loop that makes one exchange for all of them."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._settled: list[int] = []
-        self._seats: list[trio.lowlevel.Task] = []
+        self._slots: list[trio.lowlevel.Task] = []
         self._needed = trio.Event()
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self.done = 0
@@ -39,11 +39,11 @@ class Drain:
             exchange, trio_task, token = call
             token.run_sync_soon(trio.lowlevel.reschedule, trio_task, capture(exchange))
 
-    async def run(self, seats: int) -> None:
+    async def run(self, slots: int) -> None:
         thread = threading.Thread(target=self.work_in_thread)
         thread.start()
         async with trio.open_nursery() as nursery:
-            for _ in range(seats):
+            for _ in range(slots):
                 nursery.start_soon(self._sit)
             while rows := await self._exchange():
                 self._hand_out(rows)
@@ -54,7 +54,7 @@ class Drain:
     async def _sit(self) -> None:
         me = trio.lowlevel.current_task()
         while True:
-            self._seats.append(me)
+            self._slots.append(me)
             self._needed.set()
             seq, n = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
             await no_op(n)
@@ -65,16 +65,16 @@ class Drain:
         await self._needed.wait()
         self._needed = trio.Event()
         settled, self._settled = self._settled, []
-        limit = len(self._seats)
+        limit = len(self._slots)
         me, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         self._calls.put((lambda: self._rows.exchange(settled, limit), me, token))
         rows: list[Row] = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         return rows
 
     def _hand_out(self, rows: list[Row]) -> None:
-        seats, self._seats = self._seats[: len(rows)], self._seats[len(rows) :]
-        for seat, row in zip(seats, rows, strict=True):
-            trio.lowlevel.reschedule(seat, Value(row))
+        slots, self._slots = self._slots[: len(rows)], self._slots[len(rows) :]
+        for slot, row in zip(slots, rows, strict=True):
+            trio.lowlevel.reschedule(slot, Value(row))
 
 
 def measure(kind: str, synchronous: str, tasks: int, concurrency: int) -> Seconds:

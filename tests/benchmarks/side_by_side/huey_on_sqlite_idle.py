@@ -13,11 +13,11 @@ from ..stored_idle import SETTLING_DOWN, open_files
 from .huey_on_sqlite import EAGER, make
 
 
-def measure(eager: bool, seats: int, seconds: float) -> dict[str, Any]:
+def measure(eager: bool, slots: int, seconds: float) -> dict[str, Any]:
     """With the options under which it is as quick as it can be, or with its own."""
     with new_directory() as directory:
         options = EAGER if eager else {"periodic": False}
-        consumer = make(directory, "FULL").create_consumer(workers=seats, **options)
+        consumer = make(directory, "FULL").create_consumer(workers=slots, **options)
         consumer.start()
         time.sleep(SETTLING_DOWN)
         with CpuTime() as cpu:

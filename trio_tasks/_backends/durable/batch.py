@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ..._tasks.task import Parts
-    from .engine import Answer, Claim
-    from .queue import Lane
-    from .requests import Push, Settle
+    from .engine import ClaimRequest, ExchangeResult
+    from .queue import QueueState
+    from .requests import PushRequest, SettleRequest
 
 
 class BeforeClaims(NamedTuple):
     """The steps of an exchange that come before its claims, if it has any."""
 
-    late: Sequence[tuple[Lane, Parts]]
+    late: Sequence[tuple[QueueState, Parts]]
     """Attempts under way whose leases are to be renewed,"""
     as_of: float
     """as was found out at this time, by the engine's clock."""
@@ -42,13 +42,13 @@ class Batch:
     Args:
       settles: settlements.
       pushes: rows to be let in.
-      claims: claims, each with its lane, and with how often that had been stirred when it was made.
+      claims: claims, each with its queue, and with how often that had been stirred when it was made.
       before_claims: what is done before the claims.
     """
 
-    settles: Sequence[Settle] = ()
-    pushes: Sequence[Push] = ()
-    claims: Sequence[tuple[Claim, Lane, int]] = ()
+    settles: Sequence[SettleRequest] = ()
+    pushes: Sequence[PushRequest] = ()
+    claims: Sequence[tuple[ClaimRequest, QueueState, int]] = ()
     before_claims: BeforeClaims | None = None
 
     @property
@@ -61,14 +61,14 @@ class Batch:
         rows = [row for push in self.pushes for row in push.rows]
         exchange = Exchange([each.settlement for each in self.settles], rows, [claim for claim, _, _ in self.claims])
         if self.before_claims is not None and self.claims:
-            exchange.renewed = [(parts.context.held, lane.lease) for lane, parts in self.renewals]
+            exchange.renewed = [(parts.context.held, queue.lease) for queue, parts in self.renewals]
             exchange.as_of = self.before_claims.as_of
             exchange.after_standstill = self.before_claims.after_standstill
         return exchange
 
     @property
-    def renewals(self) -> Sequence[tuple[Lane, Parts]]:
-        """The attempts whose leases its exchange renews, each with its lane."""
+    def renewals(self) -> Sequence[tuple[QueueState, Parts]]:
+        """The attempts whose leases its exchange renews, each with its queue."""
         return self.before_claims.late if self.before_claims is not None and self.claims else ()
 
     def halves(self) -> tuple[Batch, Batch]:
@@ -98,7 +98,7 @@ class Part(NamedTuple):
     """The requests."""
     began_at: float
     """On the engine's clock."""
-    result: Answer | BackendError
+    result: ExchangeResult | BackendError
     """The answer, or what the engine raised in its place."""
     is_refused: bool = False
     """True if the store is well, and the error concerns the one request in the batch."""
@@ -111,7 +111,7 @@ class UnforeseenError(BackendError):
 
 
 async def exchange_in_parts(
-    exchange: Callable[[Exchange], Awaitable[Answer]], batch: Batch, now: Callable[[], float]
+    exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[Part]:
     """Have the engine do what is asked: in one exchange, or in several where it refuses one.
 

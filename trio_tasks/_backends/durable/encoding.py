@@ -69,7 +69,7 @@ _METADATA = CborCodec(name="metadata")
 # Heads
 
 
-def encode_head(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
+def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
     """Terms and metadata as bytes; None if both are the usual ones. A ``run_at`` in another time zone than UTC is kept
     here as it was given.
 
@@ -111,7 +111,7 @@ def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
     return moment
 
 
-def decode_head(head: bytes | None) -> tuple[Terms, Metadata]:
+def decode_options(head: bytes | None) -> tuple[Terms, Metadata]:
     """What :func:`encode_head` was given."""
     if head is None:
         return USUAL_TERMS, NO_METADATA

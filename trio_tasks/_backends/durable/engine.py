@@ -1,6 +1,6 @@
 """The port between a stored backend and its engine: what is asked of whatever keeps the rows.
 
-The body (:class:`DurableStorage`) has all that is the same everywhere: codecs, seats that wait, leases in hand, waiting
+The body (:class:`DurableStorage`) has all that is the same everywhere: codecs, slots that wait, leases in hand, waiting
 for results. An engine has rows, in queues, and one method that does the daily work, :meth:`Engine.exchange`. What an
 engine promises:
 
@@ -65,7 +65,7 @@ class State(IntEnum):
     KILLED = 5
 
 
-class Verdict(IntEnum):
+class SettlementKind(IntEnum):
     """What a settlement does to a row."""
 
     SUCCEEDED = 0
@@ -76,9 +76,9 @@ class Verdict(IntEnum):
     SUSPENDED = 5
 
 
-COMES_BACK = frozenset((Verdict.RETRIED, Verdict.RELEASED, Verdict.SUSPENDED))
+COMES_BACK = frozenset((SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED))
 """The verdicts after which a row waits again."""
-NOT_COUNTED = frozenset((Verdict.RELEASED, Verdict.SUSPENDED))
+NOT_COUNTED = frozenset((SettlementKind.RELEASED, SettlementKind.SUSPENDED))
 """Verdicts that take back the attempt that the claim has counted."""
 
 
@@ -88,7 +88,7 @@ class NewRow(NamedTuple):
     queue: str
     id: str
     payload: bytes
-    head: bytes | None
+    options: bytes | None
     """Terms and metadata, encoded by the body: the engine keeps them and gives them back."""
     priority: int
     delay: float
@@ -112,7 +112,7 @@ class Settlement(NamedTuple):
     queue: str
     key: Any
     token: int
-    verdict: Verdict
+    kind: SettlementKind
     after: float
     """RETRIED and SUSPENDED: seconds until it is ready again; ``math.inf``: not before it is rescheduled."""
     result: bytes | None
@@ -130,7 +130,7 @@ class Settlement(NamedTuple):
     """The worker that made the attempt, where the claim was made for several; None: the one that claimed."""
 
 
-class Claim(NamedTuple):
+class ClaimRequest(NamedTuple):
     """Take up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
 
     queue: str
@@ -154,7 +154,7 @@ class Claim(NamedTuple):
         return by_worker.items()
 
 
-class Claimed(NamedTuple):
+class ClaimedRow(NamedTuple):
     """A row that was claimed."""
 
     key: Any
@@ -164,19 +164,19 @@ class Claimed(NamedTuple):
     attempt: int
     """Counted with this claim."""
     payload: bytes
-    head: bytes | None
+    options: bytes | None
     history: bytes | None
     run_at: int | None = None
 
 
-class Stored(NamedTuple):
+class StoredRow(NamedTuple):
     """A row as one looks at it."""
 
     id: str
     state: State
     attempt: int
     payload: bytes
-    head: bytes | None
+    options: bytes | None
     due: float | None
     """On the engine's clock: DELAYED: when it is ready. RUNNING: when the lease runs out. Finished: when it is
     forgotten; None if never."""
@@ -191,7 +191,7 @@ class Stored(NamedTuple):
     """As in :class:`NewRow`, or as it was settled or rescheduled."""
 
 
-class Held(NamedTuple):
+class ClaimKey(NamedTuple):
     """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
     the one that counts."""
 
@@ -205,8 +205,8 @@ class Exchange:
 
     settled: Sequence[Settlement] = ()
     pushed: Sequence[NewRow] = ()
-    claims: Sequence[Claim] = ()
-    renewed: Sequence[tuple[Held, float]] = ()
+    claims: Sequence[ClaimRequest] = ()
+    renewed: Sequence[tuple[ClaimKey, float]] = ()
     """Claims whose lease is to run out so many seconds from now: those of attempts under way here, whose heartbeat is
     late. A lease that has run out is renewed too, if nobody has taken the row."""
     as_of: float = math.inf
@@ -218,14 +218,14 @@ class Exchange:
 
 
 @dataclass(slots=True)
-class Answer:
+class ExchangeResult:
     """What came of an exchange."""
 
     settled: list[bool | BaseException] = field(default_factory=list[bool | BaseException])
     """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
     pushed: list[str | DuplicateTaskError] = field(default_factory=list["str | DuplicateTaskError"])
     """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the refusal."""
-    claimed: list[list[Claimed]] = field(default_factory=list[list[Claimed]])
+    claimed: list[list[ClaimedRow]] = field(default_factory=list[list[ClaimedRow]])
     """For each claim: the rows, in order. Fewer than the limit means that no more were ready."""
     next_due: list[float | None] = field(default_factory=list[float | None])
     """For each claim that came up short: when, on the engine's clock, something in that queue falls due; else None."""
@@ -241,9 +241,9 @@ class Answer:
 class Renewal:
     """What came of renewing."""
 
-    lost: list[Held] = field(default_factory=list[Held])
+    lost: list[ClaimKey] = field(default_factory=list[ClaimKey])
     """Those whose lease was lost: they are not RUNNING under that token any more."""
-    aborted: list[Held] = field(default_factory=list[Held])
+    aborted: list[ClaimKey] = field(default_factory=list[ClaimKey])
     """Those that somebody wants aborted: of all claims that count, at least those that were made through this engine,
     whether they were to be renewed or not."""
 
@@ -283,23 +283,23 @@ class Engine(ABC):
         """The time by the store's clock, in seconds since the epoch; it never goes back."""
 
     @abstractmethod
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """The daily work, in one transaction."""
 
     @abstractmethod
-    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Have these leases run out ``lease`` seconds from now. With none held, it only looks."""
 
     @abstractmethod
-    async def report(self, held: Held, progress: bytes) -> bool:
+    async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Keep this as the progress of a RUNNING row; False if the lease is lost."""
 
     @abstractmethod
-    async def find(self, queue: str, task_id: str) -> Stored | None:
+    async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
 
     @abstractmethod
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """At most ``limit`` rows in these states, those of the first state first: as they would be claimed,
         fall due (are ready, or expire before that), or were finished."""
 
@@ -308,7 +308,7 @@ class Engine(ABC):
         """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
 
     @abstractmethod
-    async def abort(self, queue: str, task_id: str) -> Held | None:
+    async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon. If it
         would come back from this attempt, it is killed instead. Returns the claim under which it runs, if it does."""
 

@@ -11,14 +11,14 @@ from ..._logging import log, log_and_suppress, passes_through
 from ..._tasks.errors import BackendError
 from .batch import Batch, BeforeClaims, Part, UnforeseenError, as_backend_error, exchange_in_parts
 from .queue import STALE, abort
-from .traffic import again
+from .traffic import copy_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .engine import Answer, Claim
-    from .queue import Lane
-    from .requests import Push, Settle
+    from .engine import ClaimRequest, ExchangeResult
+    from .queue import QueueState
+    from .requests import PushRequest, SettleRequest
     from .traffic import Traffic
 
 _PATIENCE = 10.0
@@ -31,7 +31,7 @@ _LOOKS_APART = 0.02
 
 
 @final
-class Pump:
+class ExchangeLoop:
     """The one trio task that makes exchanges with an engine.
 
     Args:
@@ -63,85 +63,85 @@ class Pump:
                 await trio.lowlevel.checkpoint()  # who was told just now, and asks again, is in the next exchange
             else:
                 await self._wait_until_needed()
-            traffic.needed = trio.Event()
-            traffic.give_back(only_stale=True)
-            claims, lanes = traffic.claims()
+            traffic.wake_up = trio.Event()
+            traffic.release_prefetched(only_stale=True)
+            claims, queues = traffic.claims()
             if traffic.pushes or traffic.settles or claims:
-                await self._exchange(claims, lanes)
-            traffic.end_lanes()
-            if traffic.has_news and trio.current_time() >= self._next_look:
+                await self._exchange(claims, queues)
+            traffic.end_queues()
+            if traffic.may_have_aborts and trio.current_time() >= self._next_look:
                 await self._look_for_aborts()
 
     async def _wait_until_needed(self) -> None:
         next_time = self._next_time()
         with trio.move_on_at(next_time):  # noqa: ASYNC912  the deadline may have passed
-            await self._traffic.needed.wait()
-        shortest = min((lane.lease for lane in self._traffic.lanes.values()), default=math.inf)
+            await self._traffic.wake_up.wait()
+        shortest = min((queue.lease for queue in self._traffic.queues.values()), default=math.inf)
         if trio.current_time() > next_time + shortest / 3:
             self._stood_still = True
         if trio.current_time() >= self._next_poll:
             self._next_poll = math.inf
-            for lane in self._traffic.lanes.values():
-                lane.prune(self._engine.now())
-            self._traffic.hear()
+            for queue in self._traffic.queues.values():
+                queue.prune(self._engine.now())
+            self._traffic.on_wakeup()
 
     def _next_time(self) -> float:
         """When there is something to do, though nobody says so."""
         now, engine_now = trio.current_time(), self._engine.now()
-        lanes = self._traffic.lanes.values()
-        if any(lane.receivers or lane.awaited or lane.hand for lane in lanes):
+        queues = self._traffic.queues.values()
+        if any(queue.receivers or queue.awaited or queue.leased for queue in queues):
             interval = self._poll_interval if self._engine.news_may_be_lost else math.inf
             self._next_poll = min(self._next_poll, now + interval)
         else:
             self._next_poll = math.inf
-        next_time = min(self._next_poll, self._next_look) if self._traffic.has_news else self._next_poll
-        for lane in lanes:
-            if lane.stock:
+        next_time = min(self._next_poll, self._next_look) if self._traffic.may_have_aborts else self._next_poll
+        for queue in queues:
+            if queue.prefetched:
                 next_time = min(next_time, now + STALE)
-            if not lane.is_waited_for:  # then no claim is made, and what is due changes nothing
+            if not queue.is_waited_for:  # then no claim is made, and what is due changes nothing
                 continue
-            if lane.next_due is not None:
-                next_time = min(next_time, now + max(0.0, lane.next_due - engine_now))
-            if lane.refused_since is not None:
-                next_time = min(next_time, now + max(0.0, lane.ask_again_at - engine_now))
+            if queue.next_due is not None:
+                next_time = min(next_time, now + max(0.0, queue.next_due - engine_now))
+            if queue.refused_since is not None:
+                next_time = min(next_time, now + max(0.0, queue.ask_again_at - engine_now))
         return next_time
 
-    async def _exchange(self, claims: list[Claim], lanes: list[Lane]) -> None:
+    async def _exchange(self, claims: list[ClaimRequest], queues: list[QueueState]) -> None:
         """Make one exchange, or several if the engine refuses a part of it, and tell everybody what came of it."""
         traffic = self._traffic
         settles, pushes = traffic.take_requests()
-        asked = [(claim, lane, lane.stirs) for claim, lane in zip(claims, lanes, strict=True)]
+        asked = [(claim, queue, queue.changes) for claim, queue in zip(claims, queues, strict=True)]
         batch, engine, began = Batch(settles, pushes, asked), self._engine, trio.current_time()
         if claims:
             late = traffic.late()  # or the claims would take what runs here
             batch.before_claims = BeforeClaims(late, self._engine.now(), self._stood_still)
             self._stood_still = False
-        parts = await traffic.in_turn(exchange_in_parts, engine.exchange, batch, engine.now)
+        parts = await traffic.with_engine(exchange_in_parts, engine.exchange, batch, engine.now)
         traffic.took = engine.now() - parts[0].began_at
         for part in parts:
             if not isinstance(part.result, BackendError):
-                self._hand_out(part, part.result)
+                self._deliver(part, part.result)
             elif part.is_refused:
                 self._refuse(part.batch, part.result)
             else:
-                await self._bear(part.result, part.batch.pushes, part.batch.settles, began)
+                await self._handle_failure(part.result, part.batch.pushes, part.batch.settles, began)
 
-    def _hand_out(self, part: Part, answer: Answer) -> None:
+    def _deliver(self, part: Part, answer: ExchangeResult) -> None:
         """Tell everybody what came of an exchange, and hand out what it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
-        self._traffic.tell(answer, batch.pushes, batch.settles)
-        for (lane, parts), is_kept in zip(batch.renewals, answer.renewed, strict=True):
+        self._traffic.answer(answer, batch.pushes, batch.settles)
+        for (queue, parts), is_kept in zip(batch.renewals, answer.renewed, strict=True):
             if is_kept:
-                parts.context.until = part.began_at + lane.lease
+                parts.context.until = part.began_at + queue.lease
             else:
-                lane.lose(parts)
-        for number, (claim, lane, stirs) in enumerate(batch.claims):
+                queue.lose_lease(parts)
+        for number, (claim, queue, stirs) in enumerate(batch.claims):
             claimed = answer.claimed[number]
-            lane.refused_since = None
+            queue.refused_since = None
             if len(claimed) < claim.limit:
-                lane.ran_dry(stirs, answer.next_due[number], answer.live[number])
-            lane.let_in(claimed, claim, part.began_at + claim.lease, self._engine.now())
+                queue.mark_drained(stirs, answer.next_due[number], answer.live[number])
+            queue.deliver(claimed, claim, part.began_at + claim.lease, self._engine.now())
 
     def _refuse(self, batch: Batch, error: BackendError) -> None:
         """The store is well, and does not do this one thing. A queue whose claim is refused is asked again for a while;
@@ -149,18 +149,18 @@ class Pump:
         _log_if_unforeseen(error)
         self._traffic.refuse(error, batch.pushes, batch.settles)
         now = trio.current_time()
-        for claim, lane, _ in batch.claims:
-            if lane.refused_since is None:
-                lane.refused_since = now
+        for claim, queue, _ in batch.claims:
+            if queue.refused_since is None:
+                queue.refused_since = now
                 log.warning("a storage cannot claim from queue %r: %s", claim.queue, error)
-            if error.is_final or now >= lane.refused_since + _PATIENCE:
-                lane.refused_since = None
-                lane.send_away(again(error))
+            if error.is_final or now >= queue.refused_since + _PATIENCE:
+                queue.refused_since = None
+                queue.fail_receivers(copy_error(error))
             else:
-                lane.ask_again_at = self._engine.now() + _LONGEST_PAUSE
+                queue.ask_again_at = self._engine.now() + _LONGEST_PAUSE
 
-    async def _bear(  # noqa: ASYNC910  who pushes again cuts the pause short
-        self, error: BackendError, pushes: Sequence[Push], settles: Sequence[Settle], began: float
+    async def _handle_failure(  # noqa: ASYNC910  who pushes again cuts the pause short
+        self, error: BackendError, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest], began: float
     ) -> None:
         """The engine has failed: whoever pushed is told; settling is tried again, for a while since the first exchange
         that failed was begun."""
@@ -172,26 +172,28 @@ class Pump:
         is_over = error.is_final or now >= self._failing_since + _PATIENCE
         traffic.fail(error, pushes, settles if is_over else ())
         if is_over:
-            for lane in traffic.lanes.values():
-                lane.send_away(again(error))
+            for queue in traffic.queues.values():
+                queue.fail_receivers(copy_error(error))
         else:
             traffic.settles += settles
         with trio.move_on_after(self._pause):  # noqa: ASYNC912  the same
             while not traffic.pushes:  # who comes now may have better luck, or is told at once
-                await traffic.needed.wait()
-                traffic.needed = trio.Event()
+                await traffic.wake_up.wait()
+                traffic.wake_up = trio.Event()
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        traffic.needed.set()
+        traffic.wake_up.set()
 
-    async def _look_for_aborts(self) -> None:  # noqa: ASYNC910  the pump has its checkpoints elsewhere
+    async def _look_for_aborts(self) -> None:  # noqa: ASYNC910  the exchange_loop has its checkpoints elsewhere
         """End the attempts that somebody wants aborted."""
-        self._traffic.has_news = False
+        self._traffic.may_have_aborts = False
         self._next_look = trio.current_time() + _LOOKS_APART
-        hands = {parts.context.held: parts for lane in self._traffic.lanes.values() for parts in lane.hand.values()}
+        hands = {
+            parts.context.held: parts for queue in self._traffic.queues.values() for parts in queue.leased.values()
+        }
         if not hands:
             return  # noqa: ASYNC910  the same
         with log_and_suppress("a storage could not look for what is to be aborted"):
-            renewal = await self._traffic.in_turn(self._engine.renew, (), 0.0)
+            renewal = await self._traffic.with_engine(self._engine.renew, (), 0.0)
             for held in renewal.aborted:
                 if held in hands:
                     abort(hands[held])
@@ -224,4 +226,4 @@ class _EndOfLoop:
         else:
             ours = as_backend_error(error)
             _log_if_unforeseen(ours)
-        self._traffic.break_off(ours)
+        self._traffic.fail_all(ours)

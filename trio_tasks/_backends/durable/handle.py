@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
-from ..._concurrency.background import run_to_the_end
+from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.open_stores import note_closed, note_open
 from ..._exports import part_of
-from .exchange_loop import Pump
-from .queue import Lane
+from .exchange_loop import ExchangeLoop
+from .queue import QueueState
 from .traffic import Traffic
 
 if TYPE_CHECKING:
@@ -28,25 +28,25 @@ A = TypeVar("A")
 
 
 @part_of("DurableStorage")
-class Handle(Generic[A]):
+class StorageHandle(Generic[A]):
     """What is opened, shared and closed."""
 
     heartbeat_interval: float | None
     args_type: Any
 
-    def _found(self, engine: Engine, lane: Lane, poll_interval: float) -> None:
+    def _found(self, engine: Engine, queue: QueueState, poll_interval: float) -> None:
         """Stand on this engine."""
         self._traffic = Traffic(engine)
-        self._pump = Pump(self._traffic, poll_interval)
+        self._exchange_loop = ExchangeLoop(self._traffic, poll_interval)
         self._stack: AsyncExitStack | None = AsyncExitStack()
-        self._join(lane)
+        self._join(queue)
 
-    def _join(self, lane: Lane) -> None:
-        lane = self._lane = self._traffic.lanes.setdefault(lane.queue, lane)
-        lane.handles += 1
+    def _join(self, queue: QueueState) -> None:
+        queue = self._queue = self._traffic.queues.setdefault(queue.name, queue)
+        queue.handles += 1
         self._closed = False
-        self.heartbeat_interval = lane.lease / 3
-        self.args_type = lane.type
+        self.heartbeat_interval = queue.lease / 3
+        self.args_type = queue.type
 
     @property
     def beats_when_idle(self) -> bool:
@@ -56,12 +56,12 @@ class Handle(Generic[A]):
     @property
     def queue(self) -> str:
         """The name of the queue."""
-        return self._lane.queue
+        return self._queue.name
 
     @property
     def lease(self) -> float:
         """Seconds after which a task in hand is an orphan, unless its lease is renewed."""
-        return self._lane.lease
+        return self._queue.lease
 
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> Any:
         """Another queue over the same connection.
@@ -73,14 +73,16 @@ class Handle(Generic[A]):
         Raises:
           ValueError: the queue is open here already, for another type.
         """
-        lane = self._lane.beside(queue, type, options)
-        known = self._traffic.lanes.get(queue)
-        if known is not None and repr(known.codec) != repr(lane.codec):
-            raise ValueError(f"queue {queue!r} is open here already, with {known.codec!r} rather than {lane.codec!r}")
+        sibling = self._queue.sibling(queue, type, options)
+        known = self._traffic.queues.get(queue)
+        if known is not None and repr(known.codec) != repr(sibling.codec):
+            raise ValueError(
+                f"queue {queue!r} is open here already, with {known.codec!r} rather than {sibling.codec!r}"
+            )
         other = object.__new__(self.__class__)
         other._traffic = self._traffic
         other._stack = None
-        other._join(lane)
+        other._join(sibling)
         return other
 
     # Opening and closing
@@ -99,8 +101,8 @@ class Handle(Generic[A]):
         self._traffic.is_open = True
         self._traffic.token = trio.lowlevel.current_trio_token()
         self._traffic.pid = os.getpid()
-        await self._stack.enter_async_context(run_to_the_end(self._pump.run))
-        await self._stack.enter_async_context(run_to_the_end(engine.listen, self._traffic.hear))
+        await self._stack.enter_async_context(run_shielded(self._exchange_loop.run))
+        await self._stack.enter_async_context(run_shielded(engine.listen, self._traffic.on_wakeup))
         note_open(self._traffic)
         return self
 
@@ -128,8 +130,8 @@ class Handle(Generic[A]):
         if self._closed:
             return
         self._closed = True
-        self._lane.handles -= 1
-        self._traffic.look()
+        self._queue.handles -= 1
+        self._traffic.check_queues()
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:

@@ -35,7 +35,7 @@ from ..._printing import escaped, quoted
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
-from .encoding import decode_head, encode_error, encode_head, moment_of
+from .encoding import decode_options, encode_error, encode_options, moment_of
 from .engine import State
 from .queue import Lease, abort
 from .rows import ENDS, PLAIN, STATES, result_of, result_of_ending, shown
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ..._tasks.outcome import TaskResult
-    from .engine import Held, Part, Stored
-    from .queue import Lane
+    from .engine import ClaimKey, Part, StoredRow
+    from .queue import QueueState
     from .traffic import Traffic
 
 A = TypeVar("A")
@@ -61,7 +61,7 @@ _PARTS_APART = 0.01
 
 
 @part_of("DurableStorage")
-class Shelves(
+class StorageOperations(
     FetchById,
     Update,
     Reschedule,
@@ -79,21 +79,21 @@ class Shelves(
 ):
     """The capabilities of a stored queue."""
 
-    _lane: Lane
+    _queue: QueueState
     _traffic: Traffic
 
     async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
         """Have the engine do this to the task."""
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
-        return await self._traffic.ask(getattr(self._traffic.engine, verb), self._lane.queue, task_id, *args)
+        return await self._traffic.ask(getattr(self._traffic.engine, verb), self._queue.name, task_id, *args)
 
     # Looking
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
         result and its progress."""
-        stored: Stored | None = await self._do("find", task_id)
-        return None if stored is None else shown(stored, self._lane)
+        stored: StoredRow | None = await self._do("find", task_id)
+        return None if stored is None else shown(stored, self._queue)
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
         """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
@@ -103,12 +103,12 @@ class Shelves(
         states: Sequence[State] = list(State) if status is None else STATES[status]
         engine = self._traffic.engine
         if status not in (Status.Queued, Status.Running):
-            found: Sequence[Stored] = await self._traffic.ask(engine.list, self._lane.queue, states, limit)
-            return [shown(stored, self._lane) for stored in found]
+            found: Sequence[StoredRow] = await self._traffic.ask(engine.list, self._queue.name, states, limit)
+            return [shown(stored, self._queue) for stored in found]
         # The store does not tell those apart that were claimed here and not begun.
-        most = limit + len(self._lane.unbegun()) if status is Status.Running else _ALL
-        found = await self._traffic.ask(engine.list, self._lane.queue, states, most)
-        tasks = [shown(stored, self._lane) for stored in found]
+        most = limit + len(self._queue.unbegun()) if status is Status.Running else _ALL
+        found = await self._traffic.ask(engine.list, self._queue.name, states, most)
+        tasks = [shown(stored, self._queue) for stored in found]
         return [task for task in tasks if task.parts.status is status][:limit]
 
     async def progress_of(self, task_id: str) -> Any:
@@ -117,7 +117,7 @@ class Shelves(
         Raises:
           UnknownTaskError: no such task is known.
         """
-        stored: Stored | None = await self._do("find", task_id)
+        stored: StoredRow | None = await self._do("find", task_id)
         if stored is None:
             raise UnknownTaskError(task_id)
         return None if stored.progress is None else PLAIN.decode(stored.progress)
@@ -129,12 +129,12 @@ class Shelves(
           LeaseLostError: the task is not in hand any more. Nothing changed.
         """
         check_task(task)
-        grip = task.parts.context
-        if not isinstance(grip, Lease) or grip.settled:
+        lease = task.parts.context
+        if not isinstance(lease, Lease) or lease.settled:
             raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
         packed = PLAIN.encode(progress)
         check_length(len(packed), self._traffic.engine.longest, "the progress")
-        kept: bool = await self._traffic.ask(self._traffic.engine.report, grip.held, packed)
+        kept: bool = await self._traffic.ask(self._traffic.engine.report, lease.claim_key, packed)
         if not kept:
             raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
 
@@ -157,7 +157,7 @@ class Shelves(
 
         If it is cancelled, the task goes on.
         """
-        waiters = self._lane.waiters
+        waiters = self._queue.waiters
         with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
             waiters[task_id] += 1
             try:
@@ -166,24 +166,24 @@ class Shelves(
                 waiters[task_id] -= 1
                 if not waiters[task_id]:
                     del waiters[task_id]
-                    self._lane.endings.pop(task_id, None)
+                    self._queue.endings.pop(task_id, None)
 
     async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
-        awaited = self._lane.awaited
+        awaited = self._queue.awaited
         while True:
             event = awaited.setdefault(task_id, trio.Event())
             try:
-                stored: Stored | None = await self._do("find", task_id)
+                stored: StoredRow | None = await self._do("find", task_id)
                 if stored is None:
-                    ending = self._lane.endings.get(task_id)
-                    if ending is None or ending.verdict not in ENDS:
+                    ending = self._queue.endings.get(task_id)
+                    if ending is None or ending.kind not in ENDS:
                         raise UnknownTaskError(task_id)
-                    return result_of_ending(task_id, ending, self._lane)
+                    return result_of_ending(task_id, ending, self._queue)
                 if stored.state >= State.DONE:
-                    return result_of(stored, self._lane)
+                    return result_of(stored, self._queue)
                 if not event.is_set():
                     event = awaited.setdefault(task_id, event)
-                    self._traffic.needed.set()  # somebody has to look now and then
+                    self._traffic.wake_up.set()  # somebody has to look now and then
                     loan.begin()
                     with trio.move_on_after(self._seconds_until(stored.expires)):
                         await event.wait()
@@ -197,7 +197,7 @@ class Shelves(
 
     async def list_workers(self) -> list[str]:
         """The names of the workers that run on this queue, in any process."""
-        return list(await self._traffic.ask(self._traffic.engine.workers, self._lane.queue))
+        return list(await self._traffic.ask(self._traffic.engine.workers, self._queue.name))
 
     async def list_queues(self) -> list[str]:
         """The names of all queues of the store."""
@@ -205,7 +205,7 @@ class Shelves(
 
     async def metrics(self) -> dict[str, int]:
         """What went through the queue since it was made, by outcome, and what waits and runs now."""
-        counts: dict[str, int] = await self._traffic.ask(self._traffic.engine.counts, self._lane.queue)
+        counts: dict[str, int] = await self._traffic.ask(self._traffic.engine.counts, self._queue.name)
         return counts
 
     # Changing
@@ -213,12 +213,12 @@ class Shelves(
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
         check_task(task)
-        payload = self._lane.codec.encode(task.args)
-        stored: Stored | None = await self._do("find", task.parts.id)
+        payload = self._queue.codec.encode(task.args)
+        stored: StoredRow | None = await self._do("find", task.parts.id)
         if stored is None:
             return False
-        run_at = moment_of(stored.run_at, stored.head)
-        head = encode_head(decode_head(stored.head)[0], task.parts.metadata, run_at)
+        run_at = moment_of(stored.run_at, stored.options)
+        head = encode_options(decode_options(stored.options)[0], task.parts.metadata, run_at)
         check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
         changed: bool = await self._do("update", task.parts.id, payload, head)
         return changed
@@ -227,7 +227,7 @@ class Shelves(
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
         run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
         moved: bool = await self._do("reschedule", task_id, delay, run_at)
-        self._traffic.look()
+        self._traffic.check_queues()
         return moved
 
     async def cancel(self, task_id: str) -> bool:
@@ -235,8 +235,8 @@ class Shelves(
         error = encode_error(AbortError("cancelled while it waited"))
         cancelled: bool = await self._do("cancel", task_id, error)
         if cancelled:
-            self._lane.finish(task_id)
-            self._traffic.look()
+            self._queue.finish(task_id)
+            self._traffic.check_queues()
         return cancelled
 
     async def abort(self, task_id: str) -> bool:
@@ -246,8 +246,8 @@ class Shelves(
         worker hears of it within moments, or at the latest with its next heartbeat. If the attempt succeeds all the
         same, it has; but in no way does the task come back from it, even if its worker dies.
         """
-        held: Held | None = await self._do("abort", task_id)
-        parts = self._lane.hand.get(task_id)
+        held: ClaimKey | None = await self._do("abort", task_id)
+        parts = self._queue.leased.get(task_id)
         if parts is not None and parts.context.held == held:
             abort(parts)
         return held is not None
@@ -259,7 +259,7 @@ class Shelves(
           DuplicateTaskError: its unique key is taken by now.
         """
         resumed: bool = await self._do("resume", task_id)
-        self._traffic.look()
+        self._traffic.check_queues()
         return resumed
 
     async def resume_abandoned(self) -> int:
@@ -268,11 +268,11 @@ class Shelves(
         With many of them this takes several transactions, and others have theirs in between. If it is cancelled, those
         that were made hold.
         """
-        for lane, late in self._traffic.late_by_lane():  # what runs here is not abandoned
-            held, until = {parts.context.held: parts for parts in late}, self._traffic.engine.now() + lane.lease
-            lane.note_renewal(held, await self._traffic.ask(self._traffic.engine.renew, [*held], lane.lease), until)
+        for queue, late in self._traffic.late_by_queue():  # what runs here is not abandoned
+            held, until = {parts.context.held: parts for parts in late}, self._traffic.engine.now() + queue.lease
+            queue.note_renewal(held, await self._traffic.ask(self._traffic.engine.renew, [*held], queue.lease), until)
         number = await self._in_parts(self._traffic.engine.resume_abandoned)
-        self._traffic.look()
+        self._traffic.check_queues()
         return number
 
     async def discard(self, task_id: str) -> bool:
@@ -290,9 +290,9 @@ class Shelves(
 
     async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
         """Repeat a step until there is no more to do; the number of all rows that it was about."""
-        number, is_more = await self._traffic.ask(step, self._lane.queue, *args)
+        number, is_more = await self._traffic.ask(step, self._queue.name, *args)
         while is_more:
             await trio.sleep(_PARTS_APART)
-            part: Part = await self._traffic.ask(step, self._lane.queue, *args)
+            part: Part = await self._traffic.ask(step, self._queue.name, *args)
             number, is_more = number + part.number, part.is_more
         return number

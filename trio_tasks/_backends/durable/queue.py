@@ -20,8 +20,8 @@ from ..._tasks.errors import AbortError, BackendError, SuspendError
 from ..._tasks.outcome import Killed, Released, Status
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
-from .encoding import decode_head, decode_history, ends_in_loss, moment_of, unreadable_since
-from .engine import Held, NewRow, Settlement, Verdict
+from .encoding import decode_history, decode_options, ends_in_loss, moment_of, unreadable_since
+from .engine import ClaimKey, NewRow, Settlement, SettlementKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..._codecs.codec import Codec
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
-    from .engine import Claim, Claimed, Renewal
+    from .engine import ClaimedRow, ClaimRequest, Renewal
 
 _MOST_EXTENSIONS = 10_000
 """Of how many tasks the extensions are kept, in case that they are attempted in this process."""
@@ -64,23 +64,23 @@ class Lease:
     :class:`StoredTaskInfo` there, which has ``history``, too.
     """
 
-    __slots__ = ("key", "lane", "on_its_way", "packed_history", "settled", "token", "until", "worker", "writes")
+    __slots__ = ("in_delivery", "key", "packed_history", "queue", "settled", "token", "until", "worker", "writes")
 
-    def __init__(self, lane: Lane, row: Claimed, until: float, worker: str) -> None:
-        self.lane = lane
+    def __init__(self, queue: QueueState, row: ClaimedRow, until: float, worker: str) -> None:
+        self.queue = queue
         self.key = row.key
         self.token = row.token
         self.packed_history = row.history
         self.until = until  # on the engine's clock; may have been renewed by now
         self.worker = worker  # that the store names
         self.settled = False
-        self.on_its_way = False  # to a receiver, who has not run since
+        self.in_delivery = False  # to a receiver, who has not run since
         self.writes: tuple[Callable[[Any], object], ...] = ()
 
     @property
-    def held(self) -> Held:
+    def claim_key(self) -> ClaimKey:
         """The claim, as the engine knows it."""
-        return Held(self.key, self.token)
+        return ClaimKey(self.key, self.token)
 
     @property
     def history(self) -> tuple[PastAttempt, ...]:
@@ -88,7 +88,7 @@ class Lease:
         return decode_history(self.packed_history)
 
     def __repr__(self) -> str:
-        return f"<claim {self.token} on row {self.key} of queue {self.lane.queue!r}>"
+        return f"<claim {self.token} on row {self.key} of queue {self.queue.name!r}>"
 
 
 class StorageOptions(TypedDict, total=False):
@@ -128,7 +128,7 @@ _USUAL = StorageOptions(
 
 
 @final
-class Lane:
+class QueueState:
     """A queue.
 
     Args:
@@ -142,7 +142,7 @@ class Lane:
         if unknown := given.keys() - _USUAL.keys():
             raise TypeError(f"a storage has no option {unknown.pop()!r}: it has {', '.join(_USUAL)}")
         self.options = given
-        self.queue = check_unicode(check_name(queue, "queue"), "a queue's name")
+        self.name = check_unicode(check_name(queue, "queue"), "a queue's name")
         self.type = type
         self.codec = as_codec(given["codec"], type)
         made: Any = (
@@ -154,11 +154,11 @@ class Lane:
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
-        self.stock: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
-        self.stocked_at = 0.0  # the last of them at this time,
+        self.prefetched: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
+        self.prefetched_at = 0.0  # the last of them at this time,
         self.rounds = 0  # and looked at so often since
-        self.hand: dict[str, Parts] = {}  # claimed, and given to somebody
-        self._ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
+        self.leased: dict[str, Parts] = {}  # claimed, and given to somebody
+        self._still_ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
         self._renew_from = math.inf  # when the first of those in hand has half of its lease left
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
@@ -169,42 +169,42 @@ class Lane:
         self.waiters: Counter[str] = Counter()  # how many wait for each of them
         self.endings: dict[str, Settlement] = {}  # of those, what is not kept in the store
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
-        self.stirs = 0  # how often something may have become ready
-        self.is_dry = False  # the last claim has found fewer than it asked for,
+        self.changes = 0  # how often something may have become ready
+        self.is_drained = False  # the last claim has found fewer than it asked for,
         self.next_due: float | None = None  # and until then nothing becomes ready by itself,
         self.live = -1  # and so many rows were not finished
         self.looked_at = -math.inf  # when that was
         self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
         self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
 
-    def beside(self, queue: str, type: Any, options: StorageOptions) -> Lane:
+    def sibling(self, queue: str, type: Any, options: StorageOptions) -> QueueState:
         """Another queue, with the same options where others are not given; the codec is that of its type."""
         same = dict(self.options)
         if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it is of the other type
             same["codec"] = same["codec"].for_type
         every: Any = {**same, **options}
-        return Lane(queue, type, every)
+        return QueueState(queue, type, every)
 
     # Claiming
 
     def wanted(self, returning: int) -> int:
-        """How many rows to claim, when so many seats that are being told will come back for another one."""
-        return max(0, len(self.receivers) + returning - len(self.stock))
+        """How many rows to claim, when so many slots that are being told will come back for another one."""
+        return max(0, len(self.receivers) + returning - len(self.prefetched))
 
     def is_worth_asking(self, now: float) -> bool:
         """Whether the queue may have rows that are ready."""
         if self.refused_since is not None and now < self.ask_again_at:
             return False
-        return not self.is_dry or (self.next_due is not None and self.next_due <= now)
+        return not self.is_drained or (self.next_due is not None and self.next_due <= now)
 
-    def stir(self) -> None:
+    def mark_changed(self) -> None:
         """Something may have become ready, or have ended: look, the next time."""
-        self.stirs += 1
-        self.is_dry = False
+        self.changes += 1
+        self.is_drained = False
         self.live = -1
 
     @property
-    def claimant(self) -> str:
+    def worker_list(self) -> str:
         """The name of the one worker that runs on it here; empty if there is none."""
         return next(iter(self.worker_names.values()), "")
 
@@ -212,7 +212,7 @@ class Lane:
         """Note the workers that run on it here."""
         before, self.worker_names = set(self.worker_names.values()), workers
         now = set(workers.values())
-        self.by_name = self.by_name or len(now) > 1 or (bool(self.stock) and now != before)
+        self.by_name = self.by_name or len(now) > 1 or (bool(self.prefetched) and now != before)
 
     @property
     def is_waited_for(self) -> bool:
@@ -222,31 +222,34 @@ class Lane:
     def workers_waiting(self, returning: Iterable[str]) -> list[str]:
         """The workers for which rows are to be claimed, one name for each row: of those that wait for one, in order,
         and then of those that will come back. A row that is at hand is for one of its own worker."""
-        at_hand = Counter(task.parts.context.worker for task in self.stock)
+        wanted = [*map(_worker_of, self.receivers), *returning]
+        if not self.prefetched:
+            return wanted
+        at_hand = Counter(task.parts.context.worker for task in self.prefetched)
         waiting: list[str] = []
-        for name in (*map(_worker_of, self.receivers), *returning):
+        for name in wanted:
             if at_hand[name] > 0:
                 at_hand[name] -= 1
             else:
                 waiting.append(name)
         return waiting
 
-    def ran_dry(self, stirs: int, next_due: float | None, live: int) -> None:
+    def mark_drained(self, stirs: int, next_due: float | None, live: int) -> None:
         """A claim, made when it had been stirred so often, has come up short."""
-        if self.stirs == stirs:
-            self.is_dry, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
+        if self.changes == stirs:
+            self.is_drained, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
-    def let_in(self, rows: list[Claimed], claim: Claim, until: float, now: float) -> None:
+    def deliver(self, rows: list[ClaimedRow], claim: ClaimRequest, until: float, now: float) -> None:
         """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
         back, if the answer came so late that their lease is over."""
         worker, workers = claim.worker, claim.workers
         names = [*reversed(workers[: len(rows)])] if workers is not None else None
         if rows and now >= until:
             message = "claims from queue %r took %.1f s, which is longer than the lease: give it a longer one than %g s"
-            log.warning(message, self.queue, now - until + claim.lease, self.lease)
+            log.warning(message, self.name, now - until + claim.lease, self.lease)
         if rows:
             self._renew_from = min(self._renew_from, until - self.lease / 2)
-            self.stocked_at, self.rounds = trio.current_time(), 0
+            self.prefetched_at, self.rounds = trio.current_time(), 0
         rows.reverse()
         while rows:  # each is let go at once: a hundred more objects at a time would wake the garbage collector
             row = rows.pop()
@@ -254,14 +257,14 @@ class Lane:
                 worker = names.pop()
             task = self._task_of(row, until, now, worker)
             receiver = None
-            if self.receivers and now < until and not (self._ending and self._still_runs(row.id)):
+            if self.receivers and now < until and not (self._still_ending and self._still_runs(row.id)):
                 receiver = self._pop_receiver(worker) if self.by_name else self.receivers.popitem(last=False)[0]
             if receiver is not None:
-                self.hand[row.id] = task.parts
+                self.leased[row.id] = task.parts
                 task.parts.context.on_its_way = True
                 trio.lowlevel.reschedule(receiver, Value(task))
             else:
-                self.stock.append(task)
+                self.prefetched.append(task)
 
     def _pop_receiver(self, worker: str) -> trio.lowlevel.Task | None:
         """Take out the first who waits in a slot of this worker; None if nobody does."""
@@ -270,15 +273,15 @@ class Lane:
             del self.receivers[receiver]
         return receiver
 
-    def _task_of(self, row: Claimed, until: float, now: float, worker: str) -> Task[Any]:
+    def _task_of(self, row: ClaimedRow, until: float, now: float, worker: str) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
         args: Any = row.payload
         with catch_errors() as caught:
-            if row.head is not None:
-                parts.terms, parts.metadata = decode_head(row.head)
+            if row.options is not None:
+                parts.terms, parts.metadata = decode_options(row.options)
             if row.run_at is not None:
-                parts.run_at = moment_of(row.run_at, row.head)
+                parts.run_at = moment_of(row.run_at, row.options)
             if row.history is not None:
                 parts.is_orphan = ends_in_loss(row.history)
             args = self.codec.decode(row.payload)
@@ -288,7 +291,7 @@ class Lane:
         parts.context = Lease(self, row, until, worker)
         return Task(args, parts)
 
-    def _put_off(self, error: BaseException, row: Claimed, now: float) -> BaseException:
+    def _put_off(self, error: BaseException, row: ClaimedRow, now: float) -> BaseException:
         """Suspend a task that this process cannot read, since a newer one may; once it is old enough, it fails."""
         try:
             since = unreadable_since(row.history)
@@ -299,7 +302,7 @@ class Lane:
             return error
         if since is None:
             message = "task %s of queue %r cannot be read here, and is put back for a version that can: %s"
-            log.warning(message, escaped(row.id), self.queue, line_of(error))
+            log.warning(message, escaped(row.id), self.name, line_of(error))
         delay = min(_PUT_OFF + age, _PUT_OFF_AT_MOST, self.unreadable_after - age)  # it doubles each time
         suspension = SuspendError(delay, f"it cannot be read here: {line_of(error)}")
         suspension.__cause__ = error
@@ -308,62 +311,66 @@ class Lane:
     def take(self, now: float) -> Task[Any] | None:
         """The next task at hand. What has lain there for longer than its lease, in a process that was stopped, is not
         begun, but stays, to be given back: it may be somebody else's by now."""
-        if not self.stock or now >= self.stock[0].parts.context.until:
+        if not self.prefetched or now >= self.prefetched[0].parts.context.until:
             return None
-        if self.by_name or self._ending:
+        if self.by_name or self._still_ending:
             worker = _worker_of(trio.lowlevel.current_task())
-            task = next((each for each in self.stock if self._may_take(each, worker)), None)
-            if task is None:
-                return None
-            self.stock.remove(task)
+            if self._may_take(self.prefetched[0], worker):  # as it is nearly always: slots come back in this order
+                task = self.prefetched.popleft()
+            else:
+                found = next((each for each in self.prefetched if self._may_take(each, worker)), None)
+                if found is None:
+                    return None
+                self.prefetched.remove(found)
+                task = found
         else:
-            task = self.stock.popleft()
+            task = self.prefetched.popleft()
         task.parts.status = Status.Running
-        self.hand[task.parts.id] = task.parts
+        self.leased[task.parts.id] = task.parts
         return task
 
     def _may_take(self, task: Task[Any], worker: str) -> bool:
         if self.by_name and task.parts.context.worker != worker:
             return False
-        return not (self._ending and self._still_runs(task.parts.id))
+        return not (self._still_ending and self._still_runs(task.parts.id))
 
     def is_stale(self, now: float) -> bool:
         """True if nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
         in each round."""
         self.rounds += 1
-        if self.stock and self.stock[0].parts.context.until <= now:
+        if self.prefetched and self.prefetched[0].parts.context.until <= now:
             return True
-        return self.rounds > _ROUNDS and trio.current_time() >= self.stocked_at + STALE
+        return self.rounds > _ROUNDS and trio.current_time() >= self.prefetched_at + STALE
 
     def unbegun(self) -> set[str]:
         """The ids of those that are claimed, and that nobody has begun."""
-        on_their_way = {task_id for task_id, parts in self.hand.items() if parts.status is Status.Queued}
-        return on_their_way | {str(task.parts.id) for task in self.stock}
+        on_their_way = {task_id for task_id, parts in self.leased.items() if parts.status is Status.Queued}
+        return on_their_way | {str(task.parts.id) for task in self.prefetched}
 
-    def give_back(self) -> list[Settlement]:
+    def release_prefetched(self) -> list[Settlement]:
         """What releases all that is at hand."""
         given_back = [
-            Settlement(self.queue, grip.key, grip.token, Verdict.RELEASED, 0.0, None, None, math.inf)
-            for grip in (task.parts.context for task in self.stock)
+            Settlement(self.name, lease.key, lease.token, SettlementKind.RELEASED, 0.0, None, None, math.inf)
+            for lease in (task.parts.context for task in self.prefetched)
         ]
-        self.stock.clear()
+        self.prefetched.clear()
         return given_back
 
-    def let_go(self, parts: Parts) -> bool:
+    def forget_lease(self, parts: Parts) -> bool:
         """It is not in hand any more, or will not be. Returns True if its task may be begun here anew, as it could not
         be before: it had lost its lease, and has ended by now."""
-        if self.hand.get(parts.id) is parts:
-            del self.hand[parts.id]
-        if self._ending and self._ending.get(parts.id) is parts:
+        if self.leased.get(parts.id) is parts:
+            del self.leased[parts.id]
+        if self._still_ending and self._still_ending.get(parts.id) is parts:
             self._note_end_of(parts.id)
             return True
         return False
 
-    def note_renewal(self, held: dict[Held, Parts], renewal: Renewal, until: float) -> None:
+    def note_renewal(self, held: dict[ClaimKey, Parts], renewal: Renewal, until: float) -> None:
         """The leases of these run out then; but the attempts that have lost theirs, or are to be aborted, are ended."""
         for claim in renewal.lost:
             if (parts := held.pop(claim, None)) is not None:
-                self.lose(parts)
+                self.lose_lease(parts)
         for claim in renewal.aborted:
             if claim in held:
                 abort(held[claim])
@@ -372,9 +379,9 @@ class Lane:
 
     def prune(self, now: float) -> None:
         """Forget claims that no worker has, and that were not settled in time."""
-        over = [parts for parts in self.hand.values() if parts.context.until <= now and not _is_at_work(parts)]
+        over = [parts for parts in self.leased.values() if parts.context.until <= now and not _is_at_work(parts)]
         for parts in over:
-            del self.hand[parts.id]
+            del self.leased[parts.id]
 
     def late(self, now: float) -> list[Parts]:
         """The attempts under way of whose lease less than a half is left: a heartbeat, which renews it three times as
@@ -384,7 +391,7 @@ class Lane:
         half = self.lease / 2
         late: list[Parts] = []
         first = now + self.lease
-        for parts in self.hand.values():
+        for parts in self.leased.values():
             until = parts.context.until
             if until > now + half:
                 first = min(first, until)
@@ -394,29 +401,29 @@ class Lane:
             self._renew_from = first - half
         return late
 
-    def lose(self, parts: Parts) -> None:
+    def lose_lease(self, parts: Parts) -> None:
         """The lease of an attempt under way was lost: end it. Until it has ended, the task is not begun here anew."""
-        self.let_go(parts)
+        self.forget_lease(parts)
         if parts.holder is not None and parts.holder.revoke(Released("its lease was lost")):
-            self._ending[parts.id] = parts
+            self._still_ending[parts.id] = parts
 
     def _still_runs(self, task_id: str) -> bool:
         """Return True if an attempt at this task that has lost its lease has not ended yet."""
-        parts = self._ending.get(task_id)
+        parts = self._still_ending.get(task_id)
         if parts is not None and parts.holder is None:
             parts = None
             self._note_end_of(task_id)
         return parts is not None
 
     def _note_end_of(self, task_id: str) -> None:
-        del self._ending[task_id]
-        self.stir()  # it is not left out of the next claim
+        del self._still_ending[task_id]
+        self.mark_changed()  # it is not left out of the next claim
 
     def left_out(self) -> Collection[Any]:
         """The keys of rows that are not to be claimed here: attempts that have lost their lease still run."""
-        if not self._ending:
+        if not self._still_ending:
             return ()
-        return {parts.context.key for task_id, parts in [*self._ending.items()] if self._still_runs(task_id)}
+        return {parts.context.key for task_id, parts in [*self._still_ending.items()] if self._still_runs(task_id)}
 
     # Pushing
 
@@ -439,7 +446,7 @@ class Lane:
         terms = parts.terms
         check_storable(parts)
         return NewRow(
-            self.queue,
+            self.name,
             parts.id,
             payload,
             head,
@@ -452,7 +459,7 @@ class Lane:
             by_wall_clock,
         )
 
-    def take_along(self, parts: Parts) -> bool:
+    def keep_extensions(self, parts: Parts) -> bool:
         """Keep the extensions of a task that is about to be pushed; whether there was anything to keep."""
         if not parts.has_extensions or parts.id in self.extensions:
             return False
@@ -466,7 +473,7 @@ class Lane:
     @property
     def may_have_ended(self) -> bool:
         """True if it is closed, and nothing was at hand when it was last looked at."""
-        return not (self.handles or self.live < 0 or self.stock)
+        return not (self.handles or self.live < 0 or self.prefetched)
 
     def has_ended(self, now: float) -> bool:
         """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
@@ -474,8 +481,8 @@ class Lane:
         if not self.may_have_ended:
             return False
         self.prune(now)
-        return self.live <= len(self.hand) and not any(
-            parts.holder or parts.context.on_its_way for parts in self.hand.values()
+        return self.live <= len(self.leased) and not any(
+            parts.holder or parts.context.on_its_way for parts in self.leased.values()
         )
 
     def finish(self, task_id: str) -> None:
@@ -485,7 +492,7 @@ class Lane:
         if self.awaited and (event := self.awaited.pop(task_id, None)) is not None:
             event.set()
 
-    def send_away(self, error: BaseException) -> None:
+    def fail_receivers(self, error: BaseException) -> None:
         """Have this raised in all who wait for a task."""
         while self.receivers:
             receiver, _ = self.receivers.popitem(last=False)
@@ -493,7 +500,8 @@ class Lane:
 
     def __repr__(self) -> str:
         return (
-            f"<queue {self.queue!r}: {len(self.receivers)} wait, {len(self.stock)} at hand, {len(self.hand)} in hand>"
+            f"<queue {self.name!r}: {len(self.receivers)} slots wait, "
+            f"{len(self.prefetched)} tasks prefetched, {len(self.leased)} leased>"
         )
 
 

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from ..._tasks.errors import BackendError
     from ..._tasks.task import Parts
     from .engine import NewRow, Settlement
-    from .queue import Lane
+    from .queue import QueueState
 
 
 @final
-class Push:
+class PushRequest:
     """Somebody who waits for rows to be let in."""
 
-    __slots__ = ("is_under_way", "lane", "rows", "trio_task")
+    __slots__ = ("is_under_way", "queue", "rows", "trio_task")
 
-    def __init__(self, lane: Lane, rows: list[NewRow]) -> None:
-        self.lane = lane
+    def __init__(self, queue: QueueState, rows: list[NewRow]) -> None:
+        self.queue = queue
         self.rows = rows
         self.trio_task = trio.lowlevel.current_task()
         self.is_under_way = False
@@ -32,14 +32,14 @@ class Refused(NamedTuple):
     error: BackendError
 
 
-class Settle(NamedTuple):
+class SettleRequest(NamedTuple):
     """Somebody who waits for a settlement; nobody does for those that only give back what was at hand.
 
     ``holder`` is the slot that waits, if it is one. It is asked whether it will take another task only when the claims
     of the exchange are made: by then it may have been cancelled, or its worker stopped.
     """
 
-    lane: Lane
+    queue: QueueState
     settlement: Settlement
     holder: Any = None
     parts: Parts | None = None

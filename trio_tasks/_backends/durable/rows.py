@@ -12,13 +12,13 @@ from ..._tasks.outcome import Status, TaskResult
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
 from ..._tasks.task_info import StoredTaskInfo
-from .encoding import decode_error, decode_head, decode_history, moment_of
-from .engine import State, Stored, Verdict
+from .encoding import decode_error, decode_history, decode_options, moment_of
+from .engine import SettlementKind, State, StoredRow
 
 if TYPE_CHECKING:
     from ..._tasks.task_info import PastAttempt
     from .engine import Settlement
-    from .queue import Lane
+    from .queue import QueueState
 
 _STATUS = {
     State.WAITING: Status.Pending,
@@ -28,7 +28,7 @@ _STATUS = {
     State.FAILED: Status.Failed,
     State.KILLED: Status.Killed,
 }
-ENDS = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED, Verdict.KILLED: State.KILLED}
+ENDS = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED, SettlementKind.KILLED: State.KILLED}
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
 STATES[Status.Queued] = STATES[Status.Running]
 PLAIN = CborCodec()
@@ -39,11 +39,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 class Filed(StoredTaskInfo):
     """What a task that was looked up has as its ``parts.context``."""
 
-    __slots__ = ("_lane", "_stored")
+    __slots__ = ("_queue", "_stored")
 
-    def __init__(self, stored: Stored, lane: Lane) -> None:
+    def __init__(self, stored: StoredRow, queue: QueueState) -> None:
         self._stored = stored
-        self._lane = lane
+        self._queue = queue
 
     @property
     def history(self) -> tuple[PastAttempt, ...]:
@@ -61,7 +61,7 @@ class Filed(StoredTaskInfo):
         """The value that its handler returned; None if it is not done."""
         if self._stored.state is not State.DONE or self._stored.result is None:
             return None
-        return self._lane.results.decode(self._stored.result)
+        return self._queue.results.decode(self._stored.result)
 
     @property
     def progress(self) -> Any:
@@ -77,31 +77,31 @@ class Filed(StoredTaskInfo):
         return f"<kept of task {escaped(self._stored.id)}: {self._stored.state.name}>"
 
 
-def shown(stored: Stored, lane: Lane) -> Task[Any]:
+def shown(stored: StoredRow, queue: QueueState) -> Task[Any]:
     """The task that is stored here. If its payload does not decode any more, its args are the payload."""
     parts = Parts(stored_id(stored.id), attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
-    if stored.state is State.RUNNING and stored.id in lane.unbegun():
+    if stored.state is State.RUNNING and stored.id in queue.unbegun():
         parts.status = Status.Queued
-    parts.context = Filed(stored, lane)
+    parts.context = Filed(stored, queue)
     args: Any = stored.payload
     with catch_errors() as caught:
-        parts.run_at = moment_of(stored.run_at, stored.head)
-        parts.terms, parts.metadata = decode_head(stored.head)
-        args = lane.codec.decode(stored.payload)
+        parts.run_at = moment_of(stored.run_at, stored.options)
+        parts.terms, parts.metadata = decode_options(stored.options)
+        args = queue.codec.decode(stored.payload)
     parts.unfit = caught.error
     return Task(args, parts)
 
 
-def result_of(stored: Stored, lane: Lane) -> TaskResult[Any]:
+def result_of(stored: StoredRow, queue: QueueState) -> TaskResult[Any]:
     """How the finished task ended."""
     task_id = stored_id(stored.id)
     if stored.state is State.DONE:
-        return TaskResult(task_id, Status.Done, Filed(stored, lane).result)
+        return TaskResult(task_id, Status.Done, Filed(stored, queue).result)
     return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))
 
 
-def result_of_ending(task_id: str, ending: Settlement, lane: Lane) -> TaskResult[Any]:
+def result_of_ending(task_id: str, ending: Settlement, queue: QueueState) -> TaskResult[Any]:
     """The result of a task of which the store keeps nothing."""
-    stored = Stored(task_id, ENDS[ending.verdict], 0, b"", None, None, ending.result, None, None, None)
-    return result_of(stored, lane)
+    stored = StoredRow(task_id, ENDS[ending.kind], 0, b"", None, None, ending.result, None, None, None)
+    return result_of(stored, queue)

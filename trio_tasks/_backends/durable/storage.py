@@ -14,7 +14,7 @@ from ..._clock import wall_after
 from ..._concurrency.virtual_time import goes_by_the_wall
 from ..._contracts.backend import ListQueues, RegisterWorker, StockedBackend
 from ..._contracts.context import WorkerContext
-from ..._contracts.sink import STRETCH, TaskSink, check_task, make_tasks
+from ..._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
 from ..._exports import part_of
 from ..._logging import log
 from ..._printing import escaped, quoted
@@ -22,10 +22,10 @@ from ..._tasks.errors import BackendError, DuplicateTaskError, LeaseLostError, U
 from ..._tasks.outcome import Status
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
-from .encoding import encode_head
+from .encoding import encode_options
 from .engine import Renewal
-from .handle import Handle
-from .inspection import Shelves
+from .handle import StorageHandle
+from .inspection import StorageOperations
 from .queue import STALE, Lease
 from .requests import Refused
 from .settling import STATUS_AFTER, check_length, settlement_of
@@ -43,7 +43,9 @@ A = TypeVar("A")
 
 
 @part_of("DurableStorage")
-class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues):
+class DurableStorage(
+    StorageHandle[A], StorageOperations[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues
+):
     """The base of :class:`SqliteStorage` and :class:`FileStorage`: tasks that outlive the process.
 
     To be named in annotations and ``isinstance``; open one of the two.
@@ -68,13 +70,13 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         When it returns, the task is stored, as safely as the storage was told to. If it is cancelled, nothing was.
         """
         row = self._row_of(task)
-        took_along = self._lane.take_along(task.parts)
+        took_along = self._queue.keep_extensions(task.parts)
         answer: str | DuplicateTaskError | None = None
         try:
-            [answer] = await self._traffic.push(self._lane, [row])
+            [answer] = await self._traffic.push(self._queue, [row])
         finally:
             if took_along and answer != row.id:
-                self._lane.extensions.pop(row.id, None)
+                self._queue.extensions.pop(row.id, None)
         if isinstance(answer, DuplicateTaskError):
             raise answer
         return stored_id(str(answer))
@@ -88,10 +90,10 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         tasks = await make_tasks(many, options, self)
         rows = [self._row_of(task) for task in tasks]
         for task in tasks:  # their ids are new
-            self._lane.take_along(task.parts)
+            self._queue.keep_extensions(task.parts)
         ids: list[TaskId] = []
-        for start in range(0, len(rows), STRETCH):
-            for answer in await self._traffic.push(self._lane, rows[start : start + STRETCH]):
+        for start in range(0, len(rows), BATCH_SIZE):
+            for answer in await self._traffic.push(self._queue, rows[start : start + BATCH_SIZE]):
                 if isinstance(answer, DuplicateTaskError):
                     raise answer
                 ids.append(stored_id(answer))
@@ -105,10 +107,10 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         terms = parts.terms
         delay = parts.seconds_to_wait
         run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
-        payload, head = self._lane.codec.encode(task.args), encode_head(terms, parts.metadata, run_at)
+        payload, head = self._queue.codec.encode(task.args), encode_options(terms, parts.metadata, run_at)
         check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
         by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
-        row = self._lane.row_of(task, payload, head, delay, run_at, by_wall_clock=by_wall_clock)
+        row = self._queue.row_of(task, payload, head, delay, run_at, by_wall_clock=by_wall_clock)
         parts.run_at = run_at
         return row
 
@@ -127,7 +129,7 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            received: Task[A] = await self._traffic.receive(self._lane)
+            received: Task[A] = await self._traffic.receive(self._queue)
             received.parts.context.on_its_way = False
             received.parts.status = Status.Running
             return received  # noqa: ASYNC910  it has waited
@@ -138,13 +140,13 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance, and also if it is not
         known whether the queue has ended: somebody else may have pushed since that was last seen."""
         self._traffic.check_open()
-        lane = self._lane
-        if lane.stock and (task := lane.take(self._traffic.engine.now())) is not None:
+        queue = self._queue
+        if queue.prefetched and (task := queue.take(self._traffic.engine.now())) is not None:
             return task
-        if lane.may_have_ended and lane.has_ended(self._traffic.engine.now()):
-            if trio.current_time() < self._lane.looked_at + STALE:
+        if queue.may_have_ended and queue.has_ended(self._traffic.engine.now()):
+            if trio.current_time() < self._queue.looked_at + STALE:
                 raise trio.EndOfChannel
-            lane.stir()
+            queue.mark_changed()
         raise trio.WouldBlock
 
     # Settling
@@ -163,16 +165,16 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         parts = task.parts
-        grip = parts.context
-        if not isinstance(grip, Lease) or grip.lane is not self._lane or grip.settled:
+        lease = parts.context
+        if not isinstance(lease, Lease) or lease.queue is not self._queue or lease.settled:
             raise LeaseLostError(f"task {escaped(parts.id)} is not in hand here in its attempt {parts.attempt}")
-        settlement = settlement_of(task, grip, outcome, self._traffic.engine)
-        grip.settled = True
-        self._traffic.settle(self._lane, settlement, parts)
+        settlement = settlement_of(task, lease, outcome, self._traffic.engine)
+        lease.settled = True
+        self._traffic.settle(self._queue, settlement, parts)
         answer: Any = await trio.lowlevel.wait_task_rescheduled(_stay)
         if answer is not True and answer is not False:  # an error of user code, which is not asked for its class
-            grip.settled = False
-            self._lane.hand[parts.id] = parts
+            lease.settled = False
+            self._queue.leased[parts.id] = parts
             if type(answer) is Refused:
                 raise UnsettledError(answer.error, for_good=True)
             raise UnsettledError(answer, for_good=False)
@@ -180,16 +182,16 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
             raise LeaseLostError(
                 f"task {escaped(parts.id)} had its attempt {parts.attempt} taken away: its lease ran out"
             )
-        parts.status = STATUS_AFTER[settlement.verdict]
+        parts.status = STATUS_AFTER[settlement.kind]
         if parts.status is not Status.Pending:
-            self._lane.finish(parts.id)
+            self._queue.finish(parts.id)
 
     # Keeping
 
     async def beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  something is held, or has changed
         """Renew the leases of what this worker has in hand; end the attempts that lost theirs, or are to be aborted."""
         held = {
-            task.parts.context.held: task.parts
+            task.parts.context.claim_key: task.parts
             for task in context.in_hand
             if isinstance(task.parts.context, Lease) and not task.parts.context.settled
         }
@@ -207,13 +209,13 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
                 raise
             log.warning("leases could not be renewed, which is tried again: %s", error)
             return  # noqa: ASYNC910  it has waited
-        self._lane.note_renewal(held, renewal, until)
+        self._queue.note_renewal(held, renewal, until)
 
     async def register_worker(self, context: WorkerContext) -> None:
         """A worker starts to receive here."""
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
-        self._lane.set_workers({**self._lane.worker_names, context: context.name})
+        self._queue.set_workers({**self._queue.worker_names, context: context.name})
         await self._say_who_works()
 
     async def unregister_worker(self, context: WorkerContext) -> None:
@@ -223,24 +225,24 @@ class DurableStorage(Handle[A], Shelves[A], TaskSink[A], StockedBackend[A], Regi
         Raises:
           BackendError: that could not be stored; they come back when their lease runs out.
         """
-        self._lane.set_workers({each: name for each, name in self._lane.worker_names.items() if each is not context})
+        self._queue.set_workers({each: name for each, name in self._queue.worker_names.items() if each is not context})
         if self._traffic.failure is not None or self._traffic.closed:
             await trio.lowlevel.checkpoint()
             return
-        await self._traffic.give_back_now(self._lane)
+        await self._traffic.release_prefetched_now(self._queue)
         await self._say_who_works()
 
     async def _say_who_works(self) -> None:
-        lane = self._lane
-        lane.set_workers({each: each.name for each in self._workers() if not each.is_stopped})
+        queue = self._queue
+        queue.set_workers({each: each.name for each in self._workers() if not each.is_stopped})
         await self._traffic.ask(self._register)
 
     def _workers(self) -> list[WorkerContext]:
-        return [context for context in self._lane.worker_names if isinstance(context, WorkerContext)]
+        return [context for context in self._queue.worker_names if isinstance(context, WorkerContext)]
 
     async def _register(self) -> None:
         """In its turn, so that the latest word is the last one."""
-        await self._traffic.engine.register(self._lane.queue, list(self._lane.worker_names.values()))
+        await self._traffic.engine.register(self._queue.name, list(self._queue.worker_names.values()))
 
 
 def _stay(_: object) -> trio.lowlevel.Abort:

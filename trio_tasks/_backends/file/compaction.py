@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .journal import JournalFile
     from .rows import Row
-    from .state import Books
+    from .state import JournalState
 
 _PACE = 4
 """Bytes to carry over for each byte that was appended."""
@@ -45,7 +45,7 @@ class Compaction:
       ahead: as of :class:`JournalFile`.
     """
 
-    def __init__(self, path: Path, books: Books, *, ahead: bool) -> None:
+    def __init__(self, path: Path, books: JournalState, *, ahead: bool) -> None:
         self._path = path
         self._books = books
         self._rows = iter(list(books.rows.values()))  # those that come later are in the records that follow

@@ -16,13 +16,13 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._printing import quoted
 from ..durable.clock import Offset, StoreClock
-from ..durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
+from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
 from ..durable.store_file import PRIVATE
 from . import operations as verbs
 from .exchange import do_exchange
 from .frames import LARGEST_PAYLOAD
 from .recovery import open_books
-from .transactions import Scribe, for_good, start_thread
+from .transactions import TransactionLog, permanent_error, start_thread
 
 if TYPE_CHECKING:
     import builtins
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .journal import Recovery
     from .lock import FileLock
     from .recovery import Opened
-    from .state import Books
+    from .state import JournalState
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class FileEngine(Engine):
         self._mode = mode
         self._compact_above = compact_above
         self._lock: FileLock | None = None
-        self._scribe: Scribe | None = None
+        self._transaction_log: TransactionLog | None = None
         self._clock: StoreClock
         self._is_virtual = False
         self._listeners: list[Callable[[], None]] = []
@@ -103,8 +103,8 @@ class FileEngine(Engine):
     async def open(self) -> None:
         """Open the journal, or make it; see :meth:`Engine.open`. It cannot be cancelled once begun."""
         await trio.lowlevel.checkpoint()
-        if self._scribe is not None:
-            raise for_good(f"the journal {str(self.path)!r} is open already")
+        if self._transaction_log is not None:
+            raise permanent_error(f"the journal {str(self.path)!r} is open already")
         if self._is_temporary:
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
@@ -136,20 +136,22 @@ class FileEngine(Engine):
                     thread.end()
         assert opened is not None
         self.path, self._lock, self.recovery = path, opened.lock, opened.recovery
-        self._scribe = Scribe(path, opened, thread, syncs=self._syncs, compact_above=self._compact_above)
+        self._transaction_log = TransactionLog(
+            path, opened, thread, syncs=self._syncs, compact_above=self._compact_above
+        )
         if self.recovery is not None:
             log.warning("%s", self.recovery)
 
     async def aclose(self) -> None:
         """Close the journal, and have it on the disk; see :meth:`Engine.aclose`."""
-        scribe, self._scribe = self._scribe, None
+        transaction_log, self._transaction_log = self._transaction_log, None
         lock, self._lock = self._lock, None
         async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
             closing.callback(self._remove_directory)
             if lock is not None:
                 closing.callback(lock.release)
-            if scribe is not None:
-                closing.push_async_callback(scribe.aclose, sync=not self._is_temporary)
+            if transaction_log is not None:
+                closing.push_async_callback(transaction_log.aclose, sync=not self._is_temporary)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _remove_directory(self) -> None:
@@ -161,57 +163,57 @@ class FileEngine(Engine):
         """The time by the journal's clock: the wall clock's when it was opened, or the journal's, if that was ahead."""
         return self._clock.now()
 
-    def _open_scribe(self) -> Scribe:
-        if self._scribe is None or self._lock is None:
-            raise for_good(f"the journal {str(self.path)!r} is not open")
+    def _open_transaction_log(self) -> TransactionLog:
+        if self._transaction_log is None or self._lock is None:
+            raise permanent_error(f"the journal {str(self.path)!r} is not open")
         if not self._lock.is_held:
-            raise for_good(f"the journal {str(self.path)!r} is open in the parent of this process, and not here")
-        return self._scribe
+            raise permanent_error(f"the journal {str(self.path)!r} is open in the parent of this process, and not here")
+        return self._transaction_log
 
     # The port
 
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """The daily work, in one transaction; it cannot be cancelled."""
         durable = bool(exchange.settled or exchange.pushed)
-        do = self._open_scribe().transact
+        do = self._open_transaction_log().transact
         if exchange.claims:
             self._clock.tick()
         answer = await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
-        if exchange.claims and self._open_scribe().books.has_walled and not self._is_virtual:
+        if exchange.claims and self._open_transaction_log().books.has_walled and not self._is_virtual:
             soon = self.now() + _WALL_LOOKS_APART
             for number, due in enumerate(answer.next_due):
                 if answer.live[number] >= 0:  # it came up short, so that somebody waits
                     answer.next_due[number] = soon if due is None else min(due, soon)
         return answer
 
-    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Renew leases, which live in memory only, and look for what is to be aborted."""
-        books = self._open_scribe().books
+        books = self._open_transaction_log().books
         renewal = verbs.look(books, held, self.now() + lease)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return renewal
 
-    async def report(self, held: Held, progress: bytes) -> bool:
+    async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Keep the progress of a row; a power cut may forget it."""
         return await self._do(lambda books, _: verbs.report(books, held, progress), durable=False)
 
-    async def find(self, queue: str, task_id: str) -> Stored | None:
+    async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
         await trio.lowlevel.checkpoint()
-        books = self._open_scribe().books
+        books = self._open_transaction_log().books
         return verbs.find(books, queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
         await trio.lowlevel.checkpoint()
-        books = self._open_scribe().books
+        books = self._open_transaction_log().books
         return verbs.list_rows(books, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
         return await self._do(lambda books, now: verbs.cancel(books, queue, task_id, error, now))
 
-    async def abort(self, queue: str, task_id: str) -> Held | None:
+    async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
         again."""
         held = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
@@ -242,24 +244,24 @@ class FileEngine(Engine):
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
         await trio.lowlevel.checkpoint()
-        books = self._open_scribe().books
+        books = self._open_transaction_log().books
         return verbs.counts(books, queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""
         await trio.lowlevel.checkpoint()
-        books = self._open_scribe().books
+        books = self._open_transaction_log().books
         return verbs.names(books)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Say who runs on a queue; nobody else can."""
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self._open_scribe().books.shelf(queue).workers = [*workers]
+        self._open_transaction_log().books.rows_of(queue).workers = [*workers]
 
     async def workers(self, queue: str) -> builtins.list[str]:
         """Who runs on a queue."""
         await trio.lowlevel.checkpoint()
-        return [*self._open_scribe().books.shelf(queue).workers]
+        return [*self._open_transaction_log().books.rows_of(queue).workers]
 
     async def listen(self, on_news: Callable[[], None]) -> None:
         """Say when somebody wants something aborted; nobody else can change anything."""
@@ -269,8 +271,8 @@ class FileEngine(Engine):
         finally:
             self._listeners.remove(on_news)
 
-    async def _do(self, change: Callable[[Books, float], T], *, durable: bool = True) -> T:
-        result = await self._open_scribe().transact(change, self.now(), durable=durable)
+    async def _do(self, change: Callable[[JournalState, float], T], *, durable: bool = True) -> T:
+        result = await self._open_transaction_log().transact(change, self.now(), durable=durable)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
 

@@ -67,7 +67,7 @@ def header(salt: bytes, *, in_the_making: bool = False) -> bytes:
     return fields + _CRC.pack(crc32(fields))
 
 
-def is_in_the_making(beginning: bytes) -> bool:
+def is_unfinished(beginning: bytes) -> bool:
     """Return True if a file that begins with these bytes was to become a journal, and has not."""
     if len(beginning) < HEADER_SIZE:
         return False

@@ -30,7 +30,7 @@ from .frames import (
     Damage,
     frame,
     header,
-    is_in_the_making,
+    is_unfinished,
     new_salt,
     read_salt,
     scan,
@@ -300,7 +300,7 @@ def open_journal(
       BackendError: it is not a journal of ours, or damaged beyond what may be recovered, or open under another name.
       OSError: it could not be read or written.
     """
-    remove_what_came_to_nothing(path)
+    remove_unfinished(path)
     found = regular_file(path, _WHAT)
     if found is None or not found.st_size:
         return _made(path, ahead=ahead, mode=mode), None
@@ -353,14 +353,14 @@ def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
     Raises:
       OSError: none can be made.
     """
-    remove_what_came_to_nothing(path)
+    remove_unfinished(path)
     for name in _names_in_the_making(path):
         with suppress(FileExistsError):
             return name, JournalFile.create(name, ahead=ahead)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(beside(path, "new")))
 
 
-def remove_what_came_to_nothing(path: Path) -> None:
+def remove_unfinished(path: Path) -> None:
     """Remove journals in the making that were left when a process died. Nothing else of such a name is ours."""
     for name in _names_in_the_making(path):
         try:
@@ -370,7 +370,7 @@ def remove_what_came_to_nothing(path: Path) -> None:
         except (OSError, BackendError):
             continue
         try:
-            is_ours = is_in_the_making(os.read(fd, HEADER_SIZE))
+            is_ours = is_unfinished(os.read(fd, HEADER_SIZE))
         finally:
             os.close(fd)
         if is_ours:

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
-from ..durable.engine import Held, Part, Renewal, State, Stored
+from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
 from .rows import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, Row
 from .state import weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .state import Books
+    from .state import JournalState
 
 
-def _row(books: Books, queue: str, task_id: str) -> Row | None:
-    shelf = books.shelves.get(queue)
-    return shelf.ids.get(task_id) if shelf is not None else None
+def _row(books: JournalState, queue: str, task_id: str) -> Row | None:
+    queue_rows = books.queue_rows.get(queue)
+    return queue_rows.ids.get(task_id) if queue_rows is not None else None
 
 
-def _waiting(books: Books, queue: str, task_id: str, now: float) -> Row | None:
+def _waiting(books: JournalState, queue: str, task_id: str, now: float) -> Row | None:
     row = books.known(queue, task_id, now)
     return row if row is not None and row.state <= DELAYED else None
 
 
-def _held(books: Books, held: Held) -> Row | None:
+def _held(books: JournalState, held: ClaimKey) -> Row | None:
     row = books.rows.get(held.key)
     return row if row is not None and row.state == RUNNING and row.token == held.token else None
 
@@ -37,37 +37,37 @@ def _held(books: Books, held: Held) -> Row | None:
 # What leaves no record
 
 
-def renew(books: Books, held: Sequence[Held], until: float) -> list[Held]:
+def renew(books: JournalState, held: Sequence[ClaimKey], until: float) -> list[ClaimKey]:
     """Have these leases run out then; those that were lost."""
-    lost: list[Held] = []
+    lost: list[ClaimKey] = []
     for each in held:
         row = _held(books, each)
         if row is None:
             lost.append(each)
         else:
             row.due = until
-            row.shelf.no_lease_ends_before = min(row.shelf.no_lease_ends_before, until)
+            row.queue_rows.no_lease_ends_before = min(row.queue_rows.no_lease_ends_before, until)
             books.look_at(until)
     return lost
 
 
-def find(books: Books, queue: str, task_id: str, now: float) -> Stored | None:
+def find(books: JournalState, queue: str, task_id: str, now: float) -> StoredRow | None:
     """The row of this id."""
     row = _row(books, queue, task_id)
     return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
 
-def list_rows(books: Books, queue: str, states: Sequence[State], limit: int, now: float) -> list[Stored]:
+def list_rows(books: JournalState, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
     """At most so many rows in these states."""
-    found: list[Stored] = []
-    shelf = books.shelves.get(queue)
-    if shelf is None:
+    found: list[StoredRow] = []
+    queue_rows = books.queue_rows.get(queue)
+    if queue_rows is None:
         return found
-    expired = [row for row in shelf.ids.values() if row.has_expired(now)] if shelf.next_due <= now else []
+    expired = [row for row in queue_rows.ids.values() if row.has_expired(now)] if queue_rows.next_due <= now else []
     for state in states:
-        rows: Iterable[Row] = shelf.running.values() if state == RUNNING else shelf.ids.values()
+        rows: Iterable[Row] = queue_rows.running.values() if state == RUNNING else queue_rows.ids.values()
         if state > RUNNING:
-            rows = shelf.finished.values()
+            rows = queue_rows.finished.values()
         there = (row for row in rows if row.state == state and not _is_over(row, now))
         first = nsmallest(limit - len(found), there, key=_place)
         if state == KILLED:
@@ -91,9 +91,9 @@ def _place(row: Row) -> tuple[float, ...]:
     return row.since, row.key
 
 
-def _stored(row: Row, now: float) -> Stored:
+def _stored(row: Row, now: float) -> StoredRow:
     has_expired = row.has_expired(now)
-    return Stored(
+    return StoredRow(
         row.id,
         State.KILLED if has_expired else State(row.state),
         row.attempt,
@@ -109,28 +109,28 @@ def _stored(row: Row, now: float) -> Stored:
     )
 
 
-def counts(books: Books, queue: str, now: float) -> dict[str, int]:
+def counts(books: JournalState, queue: str, now: float) -> dict[str, int]:
     """What there was, and is, on a queue."""
-    shelf = books.shelves.get(queue)
-    numbers, running = (shelf.counts, len(shelf.running)) if shelf is not None else ([0] * COUNTS, 0)
+    queue_rows = books.queue_rows.get(queue)
+    numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
     names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
     found = {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
-    if shelf is not None and shelf.next_due <= now:
-        expired = sum(row.has_expired(now) for row in shelf.ids.values())
+    if queue_rows is not None and queue_rows.next_due <= now:
+        expired = sum(row.has_expired(now) for row in queue_rows.ids.values())
         found["waiting"] -= expired
         found["killed"] += expired
     return found
 
 
-def names(books: Books) -> list[str]:
+def names(books: JournalState) -> list[str]:
     """The queues that there ever were a task in."""
-    return [shelf.name for shelf in books.shelves.values() if shelf.counts[PUSHED]]
+    return [queue_rows.name for queue_rows in books.queue_rows.values() if queue_rows.counts[PUSHED]]
 
 
 # What does
 
 
-def report(books: Books, held: Held, progress: bytes) -> bool:
+def report(books: JournalState, held: ClaimKey, progress: bytes) -> bool:
     """Keep the progress of a row that runs."""
     row = _held(books, held)
     if row is not None:
@@ -139,7 +139,7 @@ def report(books: Books, held: Held, progress: bytes) -> bool:
     return row is not None
 
 
-def cancel(books: Books, queue: str, task_id: str, error: bytes, now: float) -> bool:
+def cancel(books: JournalState, queue: str, task_id: str, error: bytes, now: float) -> bool:
     """Kill the row if it waits."""
     row = _waiting(books, queue, task_id, now)
     if row is not None:
@@ -147,28 +147,28 @@ def cancel(books: Books, queue: str, task_id: str, error: bytes, now: float) -> 
     return row is not None
 
 
-def abort(books: Books, queue: str, task_id: str) -> Held | None:
+def abort(books: JournalState, queue: str, task_id: str) -> ClaimKey | None:
     """Note that the row, if it runs, is to be aborted."""
     row = _row(books, queue, task_id)
     if row is None or row.state != RUNNING:
         return None
     books.touch(row)
-    row.wish = True
-    return Held(row.key, row.token)
+    row.requested_end = True
+    return ClaimKey(row.key, row.token)
 
 
-def aborted(books: Books) -> list[Held]:
+def aborted(books: JournalState) -> list[ClaimKey]:
     """Those rows that run, and are to be aborted."""
-    running = (row for shelf in books.shelves.values() for row in shelf.running.values())
-    return [Held(row.key, row.token) for row in running if row.wish is True]
+    running = (row for queue_rows in books.queue_rows.values() for row in queue_rows.running.values())
+    return [ClaimKey(row.key, row.token) for row in running if row.requested_end is True]
 
 
-def look(books: Books, held: Sequence[Held], until: float) -> Renewal:
+def look(books: JournalState, held: Sequence[ClaimKey], until: float) -> Renewal:
     """Renew these leases, and look for what is to be aborted."""
     return Renewal(renew(books, held, until), aborted(books))
 
 
-def reschedule(books: Books, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
+def reschedule(books: JournalState, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
     """Have the row be ready in so many seconds, if it waits."""
     row = _waiting(books, queue, task_id, now)
     if row is not None and (delay > 0 or row.state == DELAYED):  # what is ready stays where it stands
@@ -178,7 +178,7 @@ def reschedule(books: Books, queue: str, task_id: str, delay: float, run_at: int
     return row is not None
 
 
-def update(books: Books, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
+def update(books: JournalState, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
     """Replace what the row holds, if it waits."""
     row = _waiting(books, queue, task_id, now)
     if row is not None:
@@ -189,7 +189,7 @@ def update(books: Books, queue: str, task_id: str, payload: bytes, head: bytes |
     return row is not None
 
 
-def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
+def resume(books: JournalState, queue: str, task_id: str, now: float) -> bool:
     """Have the row wait again, if it is dead.
 
     Raises:
@@ -199,39 +199,39 @@ def resume(books: Books, queue: str, task_id: str, now: float) -> bool:
     if row is None or row.state not in (FAILED, KILLED):
         return False
     if row.unique is not None:
-        books.holder(row.shelf, row.unique, now)
+        books.holder(row.queue_rows, row.unique, now)
     if row.unique is not None and (holder := books.hold(row)) is not None:
         raise not_again(task_id, holder.id)
     books.touch(row)
-    row.shelf.finished.pop(row.key)
-    row.attempt, row.expires, row.wish = 0, None, False
-    books.count(row.shelf, LIVE)
+    row.queue_rows.finished.pop(row.key)
+    row.attempt, row.expires, row.requested_end = 0, None, False
+    books.count(row.queue_rows, LIVE)
     books.wait(row, 0.0, now)
     return True
 
 
-def resume_abandoned(books: Books, queue: str, now: float, limit: int) -> Part:
+def resume_abandoned(books: JournalState, queue: str, now: float, limit: int) -> Part:
     """Have up to so many rows that run, and whose lease has run out, wait again."""
-    shelf = books.shelves.get(queue)
-    lapsed = shelf.lapsed(now) if shelf is not None else []
+    queue_rows = books.queue_rows.get(queue)
+    lapsed = queue_rows.lapsed(now) if queue_rows is not None else []
     for row in lapsed[:limit]:
         books.lose(row, now)
-    if shelf is not None and len(lapsed) > limit:
-        shelf.no_lease_ends_before = now  # the others are still to be found
+    if queue_rows is not None and len(lapsed) > limit:
+        queue_rows.no_lease_ends_before = now  # the others are still to be found
     return Part(min(len(lapsed), limit), is_more=len(lapsed) > limit)
 
 
-def forget(books: Books, queue: str, task_id: str | None, limit: int, now: float) -> Part:
+def forget(books: JournalState, queue: str, task_id: str | None, limit: int, now: float) -> Part:
     """Forget the finished row of this id, or up to so many finished ones."""
-    shelf = books.shelves.get(queue)
-    if shelf is None:
+    queue_rows = books.queue_rows.get(queue)
+    if queue_rows is None:
         return Part(0, is_more=False)
     if task_id is None:
         books.enter_due(now, -math.inf)  # but no lease that has run out: what it was for may be at work here
-    rows = list(islice(shelf.finished.values(), limit))
+    rows = list(islice(queue_rows.finished.values(), limit))
     if task_id is not None:
         row = books.known(queue, task_id, now)
-        rows = [row] if row is not None and row.key in shelf.finished else []
+        rows = [row] if row is not None and row.key in queue_rows.finished else []
     for row in rows:
         books.touch(row)
         books.forget(row)

@@ -19,16 +19,16 @@ from . import operations as verbs
 from .frames import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
 from .journal import damaged
 from .records import check, load_record
-from .rows import DELAYED, GONE, RUNNING, Line
-from .state import Books
-from .transactions import for_good, start_thread
+from .rows import DELAYED, GONE, RUNNING, TimeIndex
+from .state import JournalState
+from .transactions import permanent_error, start_thread
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Sequence
     from typing import BinaryIO
 
-    from ..durable.engine import Answer, Exchange, Held, Part, Renewal, State, Stored
+    from ..durable.engine import ClaimKey, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
     from .rows import Row
 
 _WHAT = "the journal"
@@ -52,8 +52,8 @@ class FollowedJournal:
     def _start_anew(self, salt: bytes) -> None:
         self._salt = salt  # another one, if the journal was replaced by a shorter one
         self._end, self._number = HEADER_SIZE, 1
-        self._retained = Line()
-        self.books = Books()
+        self._retained = TimeIndex()
+        self.books = JournalState()
 
     @property
     def has_much_to_read(self) -> bool:
@@ -128,23 +128,23 @@ class FollowedJournal:
     def _place(self, row: Row) -> None:
         """Put a row where one looks for it. Nothing is claimed from these books, so it stands in no line of those that
         wait."""
-        shelf = row.shelf
-        shelf.running.pop(row.key, None)
-        shelf.finished.pop(row.key, None)
+        queue_rows = row.queue_rows
+        queue_rows.running.pop(row.key, None)
+        queue_rows.finished.pop(row.key, None)
         if row.state == GONE:
-            if shelf.ids.get(row.id) is row:
-                del shelf.ids[row.id]
+            if queue_rows.ids.get(row.id) is row:
+                del queue_rows.ids[row.id]
             return
-        shelf.ids[row.id] = row
+        queue_rows.ids[row.id] = row
         if row.state == RUNNING:
             row.due = math.inf  # its lease is known to the writer alone
-            shelf.running[row.key] = row
+            queue_rows.running[row.key] = row
         elif row.state > RUNNING:
-            shelf.finished[row.key] = row
+            queue_rows.finished[row.key] = row
             if row.due is not None:
                 self._retained.add(row.due, row)
         elif row.expires is not None:
-            shelf.expiring.add(row.expires, row)
+            queue_rows.expiring.add(row.expires, row)
 
     def _tidy(self, time: float) -> None:
         """Drop what is kept no longer; the writer does so without a record.
@@ -159,9 +159,9 @@ class FollowedJournal:
                 del self.books.rows[row.key]
                 row.state = GONE
                 self._place(row)
-        for shelf in self.books.shelves.values():
-            while (first := shelf.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
-                shelf.expiring.pop()
+        for queue_rows in self.books.queue_rows.values():
+            while (first := queue_rows.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
+                queue_rows.expiring.pop()
 
 
 def _is_to_expire(row: Row, moment: float) -> bool:
@@ -208,12 +208,12 @@ class ReadOnlyFileEngine(Engine):
         """The time by the wall clock as it was when this was opened, or the journal's, if that was ahead."""
         return self._clock.now()
 
-    async def _look(self) -> Books:
+    async def _look(self) -> JournalState:
         """The rows as the journal has them now."""
         await trio.lowlevel.checkpoint()
         journal = self._journal
         if journal is None:
-            raise for_good(f"{_WHAT} {str(self.path)!r} is not open")
+            raise permanent_error(f"{_WHAT} {str(self.path)!r} is not open")
         if journal.has_much_to_read:
             thread = start_thread()
             try:
@@ -229,11 +229,11 @@ class ReadOnlyFileEngine(Engine):
 
     # What looks
 
-    async def find(self, queue: str, task_id: str) -> Stored | None:
+    async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
         return verbs.find(await self._look(), queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
         return verbs.list_rows(await self._look(), queue, states, limit, self.now())
 
@@ -255,15 +255,15 @@ class ReadOnlyFileEngine(Engine):
     def _refusal(self) -> BackendError:
         return refused(f"{_WHAT} {str(self.path)!r} was opened with read_only=True, and is not changed through it")
 
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """Refused."""
         raise self._refusal()
 
-    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Refused."""
         raise self._refusal()
 
-    async def report(self, held: Held, progress: bytes) -> bool:
+    async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Refused."""
         raise self._refusal()
 
@@ -271,7 +271,7 @@ class ReadOnlyFileEngine(Engine):
         """Refused."""
         raise self._refusal()
 
-    async def abort(self, queue: str, task_id: str) -> Held | None:
+    async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Refused."""
         raise self._refusal()
 

@@ -34,15 +34,15 @@ from .state import weight_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .rows import Shelf
-    from .state import Books
+    from .rows import QueueRows
+    from .state import JournalState
 
 _QUEUE = 2 + COUNTS - 1
 _ROW = 18
 _CHANGED = 12
 
 
-def encode_change(books: Books, now: float) -> bytes | None:
+def encode_change(books: JournalState, now: float) -> bytes | None:
     """The record of the transaction under way; None if it has changed nothing."""
     change = books.change
     if change.is_empty:
@@ -61,16 +61,16 @@ def encode_change(books: Books, now: float) -> bytes | None:
     return _encode(books, now, change.counts, new, changed, gone, change.claims, told)
 
 
-def encode_snapshot(books: Books, rows: Iterable[Row]) -> bytes:
+def encode_snapshot(books: JournalState, rows: Iterable[Row]) -> bytes:
     """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(books, books.time, books.shelves.values(), present, [], [], [], present)
+    return _encode(books, books.time, books.queue_rows.values(), present, [], [], [], present)
 
 
 def _encode(
-    books: Books,
+    books: JournalState,
     now: float,
-    shelves: Iterable[Shelf],
+    all_rows: Iterable[QueueRows],
     new: list[Row],
     changed: list[Any],
     gone: list[int],
@@ -79,15 +79,15 @@ def _encode(
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
-    for shelf in shelves:
-        queues += (shelf.number, shelf.name)
-        queues += shelf.counts[:SUSPENDED]
-        queues.append(shelf.counts[LIVE])
-        if shelf.counts[SUSPENDED]:
-            suspended += (shelf.number, shelf.counts[SUSPENDED])
+    for queue_rows in all_rows:
+        queues += (queue_rows.number, queue_rows.name)
+        queues += queue_rows.counts[:SUSPENDED]
+        queues.append(queue_rows.counts[LIVE])
+        if queue_rows.counts[SUSPENDED]:
+            suspended += (queue_rows.number, queue_rows.counts[SUSPENDED])
     rows: list[Any] = []
     for row in new:
-        rows += (row.key, row.shelf.number, row.id, row.payload, row.head, row.priority, row.unique)
+        rows += (row.key, row.queue_rows.number, row.id, row.payload, row.head, row.priority, row.unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
     for row in told:
@@ -104,7 +104,7 @@ def _encode(
         raise refusal(f"what is to be stored cannot be written down: {error}") from error
 
 
-def load_record(books: Books, payload: bytes) -> list[Row]:
+def load_record(books: JournalState, payload: bytes) -> list[Row]:
     """Enter a record that was read, and return the rows that it is about; those that it forgets are ``GONE``. No row is
     put in its place: that is for :func:`start`, when the last record is loaded.
 
@@ -137,17 +137,17 @@ def load_record(books: Books, payload: bytes) -> list[Row]:
     return found
 
 
-def _load_queues(books: Books, queues: list[Any], suspended: Sequence[int] = ()) -> None:
+def _load_queues(books: JournalState, queues: list[Any], suspended: Sequence[int] = ()) -> None:
     for start in range(0, len(queues), _QUEUE):
         number, name, *counts, live = queues[start : start + _QUEUE]
-        shelf = books.shelf(name)
-        books.numbered[number] = shelf
-        shelf.number, shelf.counts = number, [*counts, 0, live]
+        queue_rows = books.rows_of(name)
+        books.numbered[number] = queue_rows
+        queue_rows.number, queue_rows.counts = number, [*counts, 0, live]
     for start in range(0, len(suspended), 2):
         books.numbered[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
 
 
-def _load_rows(books: Books, rows: list[Any]) -> list[Row]:
+def _load_rows(books: JournalState, rows: list[Any]) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, head, priority, unique = rows[start : start + 7]
@@ -161,7 +161,7 @@ def _load_rows(books: Books, rows: list[Any]) -> list[Row]:
     return found
 
 
-def _load_claim(books: Books, worker: str, keys: list[int]) -> list[Row]:
+def _load_claim(books: JournalState, worker: str, keys: list[int]) -> list[Row]:
     found = [row for key in keys if (row := books.rows.get(key)) is not None]
     for row in found:
         row.state, row.worker, row.due = RUNNING, worker, None
@@ -169,7 +169,7 @@ def _load_claim(books: Books, worker: str, keys: list[int]) -> list[Row]:
     return found
 
 
-def check(books: Books, rows: Mapping[int, Row]) -> None:
+def check(books: JournalState, rows: Mapping[int, Row]) -> None:
     """Refuse what cannot be. All was intact, so it was written on purpose; perhaps not by us. What is compared and
     counted later, without a second look, is looked at here, once.
 
@@ -182,10 +182,12 @@ def check(books: Books, rows: Mapping[int, Row]) -> None:
     """
     if not -LATEST <= books.time <= LATEST:
         raise BackendError(f"the journal cannot be understood: its clock is at {books.time!r}")
-    for shelf in books.shelves.values():
-        counts = shelf.counts
-        if tuple(map(type, (shelf.name, *counts))) != (str, *[int] * COUNTS):
-            raise BackendError(f"the journal cannot be understood: it has a queue {shelf.name!r} with counts {counts}")
+    for queue_rows in books.queue_rows.values():
+        counts = queue_rows.counts
+        if tuple(map(type, (queue_rows.name, *counts))) != (str, *[int] * COUNTS):
+            raise BackendError(
+                f"the journal cannot be understood: it has a queue {queue_rows.name!r} with counts {counts}"
+            )
     for row in rows.values():
         if not _is_sound(row):
             raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
@@ -201,7 +203,7 @@ def _is_sound(row: Any) -> bool:
         and type(row.id) is str
         and row.id != ""
         and type(row.payload) is bytes
-        and type(row.wish) in (bool, str)
+        and type(row.requested_end) in (bool, str)
         and WAITING <= row.state < GONE
         and row.attempt >= 0
         and (_is_moment(row.since) or (row.since == math.inf and row.state == DELAYED))
@@ -223,7 +225,7 @@ def _is_moment(value: object) -> bool:
     return isinstance(value, (float, int)) and -math.inf < value < math.inf
 
 
-def start(books: Books, now: float) -> None:
+def start(books: JournalState, now: float) -> None:
     """All records are loaded: have every row in its place, and those that ran wait again, as a transaction.
 
     Nobody holds them any more: the process that did is dead, or it would still have the lock.
@@ -238,16 +240,16 @@ def start(books: Books, now: float) -> None:
         if row.state > RUNNING and row.due is not None and row.due <= now:
             del books.rows[key]
             continue
-        row.shelf.ids[row.id] = row
+        row.queue_rows.ids[row.id] = row
         books.weight += weight_of(row)
         if row.state == RUNNING:
             ran.append(row)
         else:
             books.enlist(row)
             if row.unique is not None and row.state < RUNNING:
-                row.shelf.holders[row.unique] = row
-    for shelf in books.shelves.values():
-        shelf.counts[-1] = len(shelf.ids) - len(shelf.finished)
+                row.queue_rows.holders[row.unique] = row
+    for queue_rows in books.queue_rows.values():
+        queue_rows.counts[-1] = len(queue_rows.ids) - len(queue_rows.finished)
     books.rows = {key: books.rows[key] for key in sorted(books.rows)}
     for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
         books.lose(row, now)

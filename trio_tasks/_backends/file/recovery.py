@@ -12,7 +12,7 @@ from .compaction import Compaction
 from .journal import JournalFile, Recovery, beside, open_journal
 from .lock import FileLock
 from .records import encode_change, load_record, start
-from .state import Books
+from .state import JournalState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ class Opened(NamedTuple):
 
     lock: FileLock
     journal: JournalFile
-    books: Books
+    books: JournalState
     recovery: Recovery | None
 
 
@@ -57,7 +57,7 @@ def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
 
 
 def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool, mode: int) -> Opened:
-    books = Books()
+    books = JournalState()
     journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs, mode=mode)
     is_done = False
     try:
@@ -76,12 +76,12 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
     finally:
         if not is_done:
             journal.close()
-    books.keep()
+    books.commit()
     books.finished.clear()  # nobody has waited for that
     return Opened(lock, journal, books, recovery)
 
 
-def _rewritten(path: Path, books: Books, damaged: JournalFile, *, ahead: bool) -> JournalFile:
+def _rewritten(path: Path, books: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
     """A journal of nothing but these books, in the place of one in which records are missing."""
     compaction = Compaction(path, books, ahead=ahead)
     is_done = False

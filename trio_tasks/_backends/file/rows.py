@@ -24,14 +24,15 @@ GONE = 6
 """Of rows that are forgotten."""
 
 PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
-"""What a shelf counts."""
+"""What a queue_rows counts."""
 COUNTS = 8
 
 
 @final
 class Row:
     """A task, as the books have it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
-    ``wish`` is why it is not to come back from its attempt: True if it is to be aborted, or by whom it was replaced."""
+    ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
+    of the task that replaced it."""
 
     __slots__ = (
         "attempt",
@@ -45,22 +46,29 @@ class Row:
         "payload",
         "priority",
         "progress",
+        "queue_rows",
+        "requested_end",
         "result",
         "run_at",
-        "shelf",
         "since",
         "state",
         "token",
         "unique",
-        "wish",
         "worker",
     )
 
     def __init__(
-        self, key: int, shelf: Shelf, id: str, payload: bytes, head: bytes | None, priority: int, unique: str | None
+        self,
+        key: int,
+        queue_rows: QueueRows,
+        id: str,
+        payload: bytes,
+        head: bytes | None,
+        priority: int,
+        unique: str | None,
     ) -> None:
         self.key = key
-        self.shelf = shelf
+        self.queue_rows = queue_rows
         self.id = id
         self.payload = payload
         self.head = head
@@ -76,7 +84,7 @@ class Row:
         self.history: bytes | None = None
         self.worker: str | None = None
         self.progress: bytes | None = None
-        self.wish: bool | str = False
+        self.requested_end: bool | str = False
         self.run_at: int | None = None
         self.by_wall = False
 
@@ -94,7 +102,7 @@ class Row:
             self.history,
             self.worker,
             self.progress,
-            self.wish,
+            self.requested_end,
             self.run_at,
             self.by_wall,
         )
@@ -112,7 +120,7 @@ class Row:
             self.history,
             self.worker,
             self.progress,
-            self.wish,
+            self.requested_end,
             self.run_at,
             self.by_wall,
         ) = fields
@@ -133,7 +141,7 @@ Entry = tuple[float, int, Row]
 
 
 @final
-class Line:
+class TimeIndex:
     """Rows by a moment, the earliest first; rows of the same moment by their keys.
 
     Those that come in order, as nearly all do, lie in a deque, and only the others in a heap.
@@ -168,7 +176,7 @@ class Line:
 
 
 @final
-class Shelf:
+class QueueRows:
     """A queue: its rows, wherever they are in their lives."""
 
     def __init__(self, number: int, name: str) -> None:
@@ -178,13 +186,13 @@ class Shelf:
         self.holders: dict[str, Row] = {}  # of unique keys
         self.running: dict[int, Row] = {}
         self.finished: dict[int, Row] = {}
-        self.delayed = Line()
-        self.expiring = Line()
-        self.walled = Line()  # delayed ones, by the wall clock
+        self.delayed = TimeIndex()
+        self.expiring = TimeIndex()
+        self.walled = TimeIndex()  # delayed ones, by the wall clock
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[str] = []
-        self._ready: dict[int, Line] = {}
+        self._ready: dict[int, TimeIndex] = {}
         self._priorities: list[int] = []  # of the lines that hold something, in ascending order
 
     def enlist(self, row: Row) -> None:
@@ -193,7 +201,7 @@ class Shelf:
         if state == WAITING:
             line = self._ready.get(row.priority)
             if line is None:
-                line = self._ready[row.priority] = Line()
+                line = self._ready[row.priority] = TimeIndex()
                 insort(self._priorities, row.priority)
             line.add(row.since, row)
         elif state == DELAYED:

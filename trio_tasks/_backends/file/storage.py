@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
-from ..durable.queue import Lane, StorageOptions
+from ..durable.queue import QueueState, StorageOptions
 from ..durable.storage import DurableStorage
 from ..durable.store_file import PRIVATE, check_mode, check_path
 from .engine import FileEngine
@@ -127,7 +127,7 @@ class FileStorage(DurableStorage[A]):
     ) -> None:
         self._engine = engine
         poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOKS_APART
-        self._found(engine, Lane(queue, type, options), poll_interval)
+        self._found(engine, QueueState(queue, type, options), poll_interval)
 
     @property
     def recovery(self) -> Recovery | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .journal import JournalFile
     from .recovery import Opened
-    from .state import Books
+    from .state import JournalState
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def start_thread() -> WriterThread:
     return WriterThread("journal", lambda: None, threading.TIMEOUT_MAX)
 
 
-def for_good(message: str) -> BackendError:
+def permanent_error(message: str) -> BackendError:
     """An error that asking again does not help against."""
     error = BackendError(message)
     error.is_final = True
@@ -49,7 +49,7 @@ def for_good(message: str) -> BackendError:
 
 
 @final
-class Scribe:
+class TransactionLog:
     """Books, and the journal that they are written down in.
 
     Args:
@@ -97,7 +97,7 @@ class Scribe:
         return await self._thread.call(fn, *args)
 
     @trio.lowlevel.enable_ki_protection
-    async def transact(self, change: Callable[[Books, float], T], now: float, *, durable: bool) -> T:
+    async def transact(self, change: Callable[[JournalState, float], T], now: float, *, durable: bool) -> T:
         """Change the books, and write that down; if it cannot be written, the books have not been changed.
 
         It cannot be cancelled, and is a checkpoint only if it has to wait for the disk.
@@ -107,7 +107,7 @@ class Scribe:
         """
         journal, books = self._journal, self.books
         if journal.is_broken or not journal.is_open:
-            raise for_good(f"the journal {str(self._path)!r} has failed, and has to be opened anew")
+            raise permanent_error(f"the journal {str(self._path)!r} has failed, and has to be opened anew")
         payload, is_written = None, False
         try:
             books.time = now
@@ -118,8 +118,8 @@ class Scribe:
             is_written = True
         finally:
             if not is_written:
-                books.undo()
-        books.keep()
+                books.roll_back()
+        books.commit()
         if payload is not None and (self._compaction is not None or journal.end > self._worth_from):
             await self._compact(journal, payload)
         return result  # noqa: ASYNC910  who exchanges has a checkpoint of its own
@@ -134,7 +134,7 @@ class Scribe:
                 journal.append(payload)
                 journal.check_place(self._path)
         except OSError as error:
-            say = for_good if journal.is_broken else BackendError
+            say = permanent_error if journal.is_broken else BackendError
             raise say(f"the journal {str(self._path)!r} could not be written: {error.strerror or error}") from error
 
     async def _compact(  # noqa: ASYNC910  it seldom has to wait

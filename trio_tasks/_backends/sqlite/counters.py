@@ -15,7 +15,7 @@ _NONE = -1
 
 
 @final
-class Queues:
+class QueueCounters:
     """The table of the queues, as one connection sees it.
 
     What is counted in a transaction is stored by :meth:`enter_counts`, in one go, before its end.

@@ -412,7 +412,7 @@ def is_refusal(error: Exception) -> bool:
     return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS
 
 
-def explained(error: Exception, path: str) -> BackendError:
+def translate_error(error: Exception, path: str) -> BackendError:
     """What happened to this file, in our words."""
     code = _CORRUPT if isinstance(error, UnicodeDecodeError) else code_of(error)
     kind: type[BackendError] = RowRefusedError if code in _REFUSALS else BackendError

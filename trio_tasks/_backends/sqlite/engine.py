@@ -14,12 +14,12 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..durable.clock import Offset, StoreClock
-from ..durable.engine import Answer, Engine, Exchange, Held, Part, Renewal, State, Stored
+from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
 from ..durable.io_thread import WriterThread
 from . import operations as verbs
 from .driver import choose, version
-from .session import Desk
-from .wakeup import Bell
+from .session import Session
+from .wakeup import WakeupSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,8 +63,8 @@ class SqliteEngine(Engine):
         self.place = path.absolute()  # wherever the process goes
         self.driver: Driver = choose(driver)
         self.opening = opening
-        self.bell = Bell()
-        self._desk: Desk
+        self.wakeup_socket = WakeupSocket()
+        self._session: Session
         self._clock: StoreClock
         self._thread: WriterThread | None = None
         self._pid = os.getpid()
@@ -72,17 +72,17 @@ class SqliteEngine(Engine):
     async def open(self) -> None:
         """Open the file; see :meth:`Engine.open`."""
         async with AsyncExitStack() as undoing:
-            undoing.callback(self.bell.close)
+            undoing.callback(self.wakeup_socket.close)
             if not self.opening.read_only:
-                self.bell.open()
+                self.wakeup_socket.open()
             self.news_may_be_lost = self.opening.read_only or not is_virtual()  # which no other process shares
             trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
             self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
-            self._desk = Desk(str(self.place), self.driver, self.opening, self.bell, self._clock)
-            self._thread = WriterThread(f"sqlite {self.path.name}", self._desk.rest, _IDLE_AFTER)
+            self._session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, self._clock)
+            self._thread = WriterThread(f"sqlite {self.path.name}", self._session.on_idle, _IDLE_AFTER)
             undoing.callback(self._thread.end)
-            _, is_in_danger = await self._thread.call(self._desk.open)
-            self.longest = self._desk.longest
+            _, is_in_danger = await self._thread.call(self._session.open)
+            self.longest = self._session.longest
             undoing.pop_all()
         if is_in_danger and self.driver not in _WARNED:
             _WARNED.add(self.driver)
@@ -95,8 +95,8 @@ class SqliteEngine(Engine):
         async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
             if thread is not None:
                 closing.callback(thread.end)
-                closing.push_async_callback(thread.call, self._desk.close, self.now())
-            closing.callback(self.bell.close)
+                closing.push_async_callback(thread.call, self._session.close, self.now())
+            closing.callback(self.wakeup_socket.close)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def now(self) -> float:
@@ -110,31 +110,31 @@ class SqliteEngine(Engine):
             raise BackendError(f"{str(self.path)!r} was opened by process {self._pid}, and cannot be used after a fork")
         return await self._thread.call(fn, *args)
 
-    async def exchange(self, exchange: Exchange) -> Answer:
+    async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """The daily work."""
-        return await self._call(self._desk.exchange, exchange, self.now())
+        return await self._call(self._session.exchange, exchange, self.now())
 
-    async def renew(self, held: Sequence[Held], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Renew leases, and look for what is to be aborted."""
-        return await self._call(self._desk.renew, held, self.now(), lease)
+        return await self._call(self._session.renew, held, self.now(), lease)
 
-    async def report(self, held: Held, progress: bytes) -> bool:
+    async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Keep the progress of a row."""
-        return await self._call(self._desk.do, verbs.report, held, progress)
+        return await self._call(self._session.write, verbs.report, held, progress)
 
-    async def find(self, queue: str, task_id: str) -> Stored | None:
+    async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
-        return await self._call(self._desk.look, verbs.find, queue, task_id, self.now())
+        return await self._call(self._session.read, verbs.find, queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[Stored]:
+    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
-        return await self._call(self._desk.look, verbs.list_rows, queue, states, limit, self.now())
+        return await self._call(self._session.read, verbs.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
         return await self._ringing(verbs.cancel, queue, task_id, error, self.now())
 
-    async def abort(self, queue: str, task_id: str) -> Held | None:
+    async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Have the attempt at a row ended."""
         return await self._ringing(verbs.abort, queue, task_id)
 
@@ -144,7 +144,7 @@ class SqliteEngine(Engine):
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""
-        return await self._call(self._desk.do, verbs.update, queue, task_id, payload, head, self.now())
+        return await self._call(self._session.write, verbs.update, queue, task_id, payload, head, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Have a dead row wait again."""
@@ -152,60 +152,60 @@ class SqliteEngine(Engine):
 
     async def resume_abandoned(self, queue: str) -> Part:
         """Have orphans wait again."""
-        part: Part = await self._call(self._desk.do, verbs.resume_abandoned, queue, self.now())
+        part: Part = await self._call(self._session.write, verbs.resume_abandoned, queue, self.now())
         if part.number:
-            await self._call(self._desk.ring, self.now())
+            await self._call(self._session.wake_others, self.now())
         return part
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
-        return await self._call(self._desk.do, verbs.forget, queue, task_id, self.now())
+        return await self._call(self._session.write, verbs.forget, queue, task_id, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return await self._call(self._desk.look, verbs.counts, queue, self.now())
+        return await self._call(self._session.read, verbs.counts, queue, self.now())
 
     async def queues(self) -> Sequence[str]:
         """The names of the queues."""
-        return await self._call(self._desk.look, verbs.names)
+        return await self._call(self._session.read, verbs.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Say who runs here."""
-        await self._call(self._desk.register, queue, workers)
+        await self._call(self._session.register, queue, workers)
 
     async def workers(self, queue: str) -> Sequence[str]:
         """Who runs anywhere."""
-        return await self._call(self._desk.look, verbs.workers, queue, self.now())
+        return await self._call(self._session.read, verbs.workers, queue, self.now())
 
-    def open_here(self) -> tuple[Desk, StoreClock]:
+    def open_here(self) -> tuple[Session, StoreClock]:
         """Open the file in this thread, and for it, without trio; and the clock of the file."""
         if not self.opening.read_only:
-            self.bell.open()
-            self.bell.address = None  # nobody listens at it
+            self.wakeup_socket.open()
+            self.wakeup_socket.address = None  # nobody listens at it
         clock = StoreClock(lambda: machine_now()[1], Offset())
-        desk = Desk(str(self.place), self.driver, self.opening, self.bell, clock)
+        session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, clock)
         try:
-            desk.open()
+            session.open()
         except Exception:
-            self.bell.close()
+            self.wakeup_socket.close()
             raise
-        return desk, clock
+        return session, clock
 
     def ring_soon(self) -> None:
         """Have all others look; nobody waits for it."""
         thread = self._thread  # this may be another thread than trio's, where the engine is closed
         if thread is not None:
-            thread.do_soon(self._desk.ring, self.now())
+            thread.do_soon(self._session.wake_others, self.now())
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Hear the bell."""
-        await self.bell.listen(on_news)
+        """Hear the wakeup_socket."""
+        await self.wakeup_socket.listen(on_news)
 
     async def _ringing(self, verb: Callable[..., T], *args: Any) -> T:
         """Do it, and tell the others."""
-        result: T = await self._call(self._desk.do, verb, *args)
+        result: T = await self._call(self._session.write, verb, *args)
         if result:
-            await self._call(self._desk.ring, self.now())
+            await self._call(self._session.wake_others, self.now())
         return result
 
     def __repr__(self) -> str:

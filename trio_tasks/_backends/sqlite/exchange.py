@@ -16,15 +16,15 @@ from ..._clock import wall_now
 from ..._logging import catch_errors, log
 from ..._tasks.errors import DuplicateTaskError
 from ..durable.encoding import expired_error, overflow_error, replaced_error
-from ..durable.engine import COMES_BACK, NOT_COUNTED, Answer, Settlement, State, Verdict
+from ..durable.engine import COMES_BACK, NOT_COUNTED, ExchangeResult, Settlement, SettlementKind, State
 from .driver import RowRefusedError, Writer, is_refusal
 from .rows import DROP, HELD, Due, Rows, claimed, unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..durable.engine import Claim, Exchange, NewRow
-    from .counters import Queues
+    from ..durable.engine import ClaimRequest, Exchange, NewRow
+    from .counters import QueueCounters
     from .driver import Connection, Row
 
 _MOST_DUE = 500
@@ -60,12 +60,12 @@ UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL, worker =
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall FROM trio_tasks_task
 WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
 """
 _DUE = DUE.format("")
 WALL_DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, wish, token, due, wall FROM trio_tasks_task
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall FROM trio_tasks_task
 WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
 """
 """The rows that are due by the wall clock, which may have been set forward."""
@@ -86,12 +86,12 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 
 
 @final
-class Unexpected(Exception):
+class FastPathFailed(Exception):
     """Something is not as it usually is: do it again, carefully."""
 
 
 @final
-class Books:
+class ExchangeSql:
     """The rows behind one connection.
 
     Args:
@@ -100,7 +100,7 @@ class Books:
       session: the number of this connection; the tokens of its claims begin with it.
     """
 
-    def __init__(self, connection: Connection, queues: Queues, session: int) -> None:
+    def __init__(self, connection: Connection, queues: QueueCounters, session: int) -> None:
         self._connection = connection
         self._queues = queues
         self.rows = Rows(connection, queues)
@@ -115,13 +115,13 @@ class Books:
         self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
         self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
 
-    def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+    def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult:
         """Do what is asked for, in order.
 
         Raises:
           Unexpected: and has to be called again, in a new transaction, carefully.
         """
-        answer = Answer()
+        answer = ExchangeResult()
         if exchange.settled:
             answer.settled = self._settle(exchange.settled, now, answer, careful)
         if exchange.pushed:
@@ -136,14 +136,14 @@ class Books:
         self._failed_writes.clear()
         return answer
 
-    def let_in(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
+    def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
         """New rows alone."""
-        return self._push(rows, now, Answer(), careful=True)
+        return self._push(rows, now, ExchangeResult(), careful=True)
 
     # Settling
 
     def _settle(
-        self, settled: Sequence[Settlement], now: float, answer: Answer, careful: bool
+        self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, careful: bool
     ) -> list[bool | BaseException]:
         answers: list[bool | BaseException] = [True] * len(settled)
         kept: list[tuple[Any, ...]] = []
@@ -151,7 +151,7 @@ class Books:
         succeeded: Counter[str] = Counter()
         turn = self.rows.turn(None, now)
         for number, each in enumerate(settled):
-            if each.verdict is Verdict.SUCCEEDED and each.write is None and each.history is None and not careful:
+            if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not careful:
                 succeeded[each.queue] += 1
                 if each.keep:
                     due = None if each.keep == math.inf else now + each.keep
@@ -161,9 +161,9 @@ class Books:
             else:
                 answers[number] = self._settle_one(each, now, answer)
         if kept and self._succeed(kept) != len(kept):
-            raise Unexpected
+            raise FastPathFailed
         if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
-            raise Unexpected
+            raise FastPathFailed
         for queue, number in succeeded.items():
             self._queues.count(self._queues.number(queue), live=-number, running=-number, succeeded=number)
         return answers
@@ -176,21 +176,21 @@ class Books:
             return self._connection.changed(_SUCCEED_ALL, (due, turn, worker, dumps([row[4] for row in rows]), token))
         return self._connection.executemany(SUCCEED, rows)
 
-    def _settle_one(self, each: Settlement, now: float, answer: Answer) -> bool | BaseException:
+    def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
         held = self.rows.held(each.key, each.token)
         if held is None:
             return False
-        task_id, wish = held
-        if each.verdict in COMES_BACK and wish is None:
+        task_id, requested_end = held
+        if each.kind in COMES_BACK and requested_end is None:
             self.rows.put_back(each, now)
             return True
         if each.write is not None and (error := self._write(each)) is not None:
             return error
-        if wish is not None and each.verdict in COMES_BACK:
-            if each.verdict in NOT_COUNTED:
+        if requested_end is not None and each.kind in COMES_BACK:
+            if each.kind in NOT_COUNTED:
                 self.rows.take_off_attempt(each.key)
             answer.finished.append((each.queue, task_id))
-            each = each._replace(verdict=Verdict.KILLED, result=unwanted(wish), keep=math.inf)
+            each = each._replace(kind=SettlementKind.KILLED, result=unwanted(requested_end), keep=math.inf)
         self.rows.finish(each, now)
         return True
 
@@ -209,7 +209,7 @@ class Books:
         failure = caught.error
         if not self._connection.in_transaction:
             self._failed_writes[held] = failure or RuntimeError("it has ended the transaction")
-            raise Unexpected
+            raise FastPathFailed
         if failure is not None:
             self._connection.execute("ROLLBACK TO trio_tasks_write")
         self._connection.execute("RELEASE trio_tasks_write")
@@ -218,17 +218,17 @@ class Books:
     # Pushing
 
     def _push(
-        self, rows: Sequence[NewRow], now: float, answer: Answer, careful: bool
+        self, rows: Sequence[NewRow], now: float, answer: ExchangeResult, careful: bool
     ) -> list[str | DuplicateTaskError]:
         if careful or any(row.unique is not None for row in rows):
             return [self._push_one(row, now, answer) for row in rows]
         if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
-            raise Unexpected
+            raise FastPathFailed
         for queue, number in Counter(row.queue for row in rows).items():
             self._queues.count(self._queues.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 
-    def _push_one(self, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError:
+    def _push_one(self, row: NewRow, now: float, answer: ExchangeResult) -> str | DuplicateTaskError:
         queue = self._queues.number(row.queue)
         known = self._connection.execute(_KNOWN, (queue, row.id))
         if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
@@ -244,7 +244,9 @@ class Books:
         self._queues.count(queue, live=1, pushed=1)
         return row.id
 
-    def _claim_key(self, queue: int, row: NewRow, now: float, answer: Answer) -> str | DuplicateTaskError | None:
+    def _claim_key(
+        self, queue: int, row: NewRow, now: float, answer: ExchangeResult
+    ) -> str | DuplicateTaskError | None:
         """Take the unique key for this row; or the id of the one which keeps it."""
         found = self._connection.execute(_HOLDER, (queue, row.unique))
         if not found:
@@ -273,12 +275,12 @@ class Books:
         turn = self.rows.turn(ready_at, now)
         queue = self._queues.number(row.queue)
         wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
-        first = queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.head
+        first = queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.options
         return *first, row.run_at, wall
 
     # Claiming
 
-    def _claim(self, claim: Claim, now: float, answer: Answer, as_of: float, careful: bool) -> None:
+    def _claim(self, claim: ClaimRequest, now: float, answer: ExchangeResult, as_of: float, careful: bool) -> None:
         queue = self._queues.known(claim.queue)
         self._lease = claim.lease
         self._forget_refused(now)
@@ -307,7 +309,7 @@ class Books:
             answer.next_due.append(None)
             answer.live.append(-1)
 
-    def _take(self, rows: list[Row], claim: Claim, now: float) -> None:
+    def _take(self, rows: list[Row], claim: ClaimRequest, now: float) -> None:
         """Claim all of these.
 
         Raises:
@@ -320,11 +322,13 @@ class Books:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            raise Unexpected from error
+            raise FastPathFailed from error
         if taken < len(rows):
-            raise Unexpected
+            raise FastPathFailed
 
-    def _take_one(self, row: Row, worker: str, claim: Claim, queue: int, now: float, answer: Answer) -> bool:
+    def _take_one(
+        self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
+    ) -> bool:
         """Claim this one for this worker; False if the database does not allow that."""
         if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
@@ -333,20 +337,20 @@ class Books:
             if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, dumps([row[0]]))) < 1:
                 raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
         except Exception as error:
-            self._leave_alone(row[0], error, now)
+            self._skip_refused(row[0], error, now)
             return False
         return True
 
-    def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: Answer) -> None:
+    def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: ExchangeResult) -> None:
         """Finish a row that is not to be claimed, if the database allows that."""
         try:
             self.rows.kill(queue, row[0], error, now)
         except Exception as refused:
-            self._leave_alone(row[0], refused, now)
+            self._skip_refused(row[0], refused, now)
         else:
             answer.finished.append((name, row[1]))
 
-    def _leave_alone(self, seq: int, error: Exception, now: float) -> None:
+    def _skip_refused(self, seq: int, error: Exception, now: float) -> None:
         """The database does not allow that this row is changed: go on without it, and try again later.
 
         Raises:
@@ -358,13 +362,13 @@ class Books:
         log.error("row %s of a queue cannot be changed, and is left alone for %s s: %s", seq, _REFUSED_FOR, error)
         self._refused[seq] = now + _REFUSED_FOR
         if not self._connection.in_transaction:
-            raise Unexpected from error
+            raise FastPathFailed from error
 
     def _forget_refused(self, now: float) -> None:
         if self._refused:
             self._refused = {seq: until for seq, until in self._refused.items() if until > now}
 
-    def _ready(self, claim: Claim, queue: int, now: float, answer: Answer) -> list[Row]:
+    def _ready(self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
         """The rows to claim, in order."""
         left_out = {*self._refused, *claim.left_out} if claim.left_out else self._refused
         rows = self._connection.execute(READY, (queue, claim.limit + len(left_out)))
@@ -402,7 +406,9 @@ class Books:
     def _spares(self, now: float) -> bool:
         return now < self.spares_since + self._lease
 
-    def enter_due(self, name: str, queue: int, now: float, answer: Answer, as_of: float = math.inf) -> tuple[int, bool]:
+    def enter_due(
+        self, name: str, queue: int, now: float, answer: ExchangeResult, as_of: float = math.inf
+    ) -> tuple[int, bool]:
         """Enter what is due: delayed rows are ready, those not started in time expire, orphans come back, those of this
         session only if their lease had run out by ``as_of``.
 
@@ -438,7 +444,7 @@ class Books:
                     answer.finished.append((name, row.id))
                 orphans += row.state == State.RUNNING
             except Exception as error:
-                self._leave_alone(row.seq, error, now)
+                self._skip_refused(row.seq, error, now)
         return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
@@ -446,7 +452,7 @@ class Books:
         error = None
         if row.state == State.RUNNING:
             self.rows.take_back(queue, row, now)
-            error = None if row.wish is None else unwanted(row.wish)
+            error = None if row.requested_end is None else unwanted(row.requested_end)
         elif row.start_by is not None and row.start_by <= now:
             error = expired_error()
         else:
@@ -466,7 +472,7 @@ class Books:
                     raise
                 log.error("finished tasks cannot be forgotten, which is tried again in %s s: %s", _REFUSED_FOR, error)
                 if not self._connection.in_transaction:
-                    raise Unexpected from error
+                    raise FastPathFailed from error
             else:
                 self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._tasks.errors import not_again
-from ..durable.encoding import decode_head, expired_error
-from ..durable.engine import Answer, Held, Part, State, Stored
+from ..durable.encoding import decode_options, expired_error
+from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow
 from .counters import text
 from .exchange import SWEEP
 from .rows import OVERDUE
@@ -14,9 +14,9 @@ from .rows import OVERDUE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .counters import Queues
+    from .counters import QueueCounters
     from .driver import Connection
-    from .exchange import Books
+    from .exchange import ExchangeSql
 
 _ALL = 2**63 - 1
 """Rows, more than any file has."""
@@ -45,7 +45,9 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 _COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 
-def find(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str, now: float) -> Stored | None:
+def find(
+    connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, task_id: str, now: float
+) -> StoredRow | None:
     """The row of this id."""
     sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
     rows = connection.execute(sql, (queues.known(queue), task_id))
@@ -53,11 +55,17 @@ def find(connection: Connection, _: Books, queues: Queues, queue: str, task_id: 
 
 
 def list_rows(
-    connection: Connection, _: Books, queues: Queues, queue: str, states: Sequence[State], limit: int, now: float
-) -> list[Stored]:
+    connection: Connection,
+    _: ExchangeSql,
+    queues: QueueCounters,
+    queue: str,
+    states: Sequence[State],
+    limit: int,
+    now: float,
+) -> list[StoredRow]:
     """At most so many rows in these states."""
     number = queues.known(queue)
-    found: list[Stored] = []
+    found: list[StoredRow] = []
 
     def add(where: str, *parameters: Any) -> None:
         sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
@@ -71,10 +79,10 @@ def list_rows(
     return found
 
 
-def _stored(row: Any, now: float) -> Stored | None:
+def _stored(row: Any, now: float) -> StoredRow | None:
     """A row as it is now, whether that was entered or not; None if it is kept no longer."""
     *fields, start_by, turn, run_at = row
-    stored = Stored._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
+    stored = StoredRow._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
     if stored.state > State.RUNNING:
         return None if stored.due is not None and stored.due <= now else stored
     if stored.state is State.RUNNING or start_by is None:
@@ -86,7 +94,7 @@ def _stored(row: Any, now: float) -> Stored | None:
     return stored
 
 
-def _expire(connection: Connection, books: Books, number: int, task_id: str, now: float) -> None:
+def _expire(connection: Connection, books: ExchangeSql, number: int, task_id: str, now: float) -> None:
     """Enter that this row has expired, if it has."""
     sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
     for (seq,) in connection.execute(sql, (number, task_id, now)):
@@ -100,7 +108,13 @@ def _row_that_waits(connection: Connection, number: int, task_id: str) -> int | 
 
 
 def cancel(
-    connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, error: bytes, now: float
+    connection: Connection,
+    books: ExchangeSql,
+    queues: QueueCounters,
+    queue: str,
+    task_id: str,
+    error: bytes,
+    now: float,
 ) -> bool:
     """Kill the row if it waits."""
     number = queues.known(queue)
@@ -111,21 +125,21 @@ def cancel(
     return seq is not None
 
 
-def abort(connection: Connection, _: Books, queues: Queues, queue: str, task_id: str) -> Held | None:
+def abort(connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, task_id: str) -> ClaimKey | None:
     """Say that who runs the row is to stop."""
     sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
     rows = connection.execute(sql, (queues.known(queue), task_id))
     if not rows:
         return None
-    held = Held._make(rows[0])
-    connection.execute("UPDATE trio_tasks_task SET wish = 'abort' WHERE seq = ?", (held.key,))
+    held = ClaimKey._make(rows[0])
+    connection.execute("UPDATE trio_tasks_task SET requested_end = 'abort' WHERE seq = ?", (held.key,))
     return held
 
 
 def reschedule(
     connection: Connection,
-    books: Books,
-    queues: Queues,
+    books: ExchangeSql,
+    queues: QueueCounters,
     queue: str,
     task_id: str,
     delay: float,
@@ -155,8 +169,8 @@ def reschedule(
 
 def update(
     connection: Connection,
-    books: Books,
-    queues: Queues,
+    books: ExchangeSql,
+    queues: QueueCounters,
     queue: str,
     task_id: str,
     payload: bytes,
@@ -172,7 +186,9 @@ def update(
     return seq is not None
 
 
-def resume(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str, now: float) -> bool:
+def resume(
+    connection: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, task_id: str, now: float
+) -> bool:
     """Have the dead row wait again.
 
     Raises:
@@ -188,7 +204,7 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
         return False
     [(seq, unique, head)] = rows
     if unique is None:  # perhaps because it was replaced while it ran
-        unique = decode_head(head)[0].unique
+        unique = decode_options(head)[0].unique
     sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
     for (other,) in connection.execute(sql, (number, unique)):
         _expire(connection, books, number, other, now)
@@ -196,20 +212,22 @@ def resume(connection: Connection, books: Books, queues: Queues, queue: str, tas
     if holder:
         raise not_again(task_id, holder[0][0])
     connection.execute(
-        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, wish = NULL, "
-        "uniq = ? WHERE seq = ?",
+        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, "
+        "requested_end = NULL, uniq = ? WHERE seq = ?",
         (books.rows.turn(None, now), unique, seq),
     )
     queues.count(number, live=1)
     return True
 
 
-def resume_abandoned(_: Connection, books: Books, queues: Queues, queue: str, now: float) -> Part:
+def resume_abandoned(_: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, now: float) -> Part:
     """Have orphans wait again, as far as one exchange sees to them."""
-    return Part(*books.enter_due(queue, queues.known(queue), now, Answer()))
+    return Part(*books.enter_due(queue, queues.known(queue), now, ExchangeResult()))
 
 
-def forget(connection: Connection, books: Books, queues: Queues, queue: str, task_id: str | None, now: float) -> Part:
+def forget(
+    connection: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, task_id: str | None, now: float
+) -> Part:
     """Forget one finished row, or some hundreds."""
     number = queues.known(queue)
     if task_id is not None:
@@ -224,7 +242,7 @@ def forget(connection: Connection, books: Books, queues: Queues, queue: str, tas
     return Part(forgotten, is_more=forgotten == _FORGOTTEN)
 
 
-def counts(connection: Connection, _: Books, queues: Queues, queue: str, now: float) -> dict[str, int]:
+def counts(connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, now: float) -> dict[str, int]:
     """All counts of the queue."""
     number = queues.known(queue)
     found = queues.counts(number)
@@ -232,19 +250,21 @@ def counts(connection: Connection, _: Books, queues: Queues, queue: str, now: fl
     return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
 
 
-def names(_: Connection, __: Books, queues: Queues) -> list[str]:
+def names(_: Connection, __: ExchangeSql, queues: QueueCounters) -> list[str]:
     """All queues."""
     return queues.names()
 
 
-def register(connection: Connection, _: Books, __: Queues, session: int, queue: str, workers: Sequence[str]) -> None:
+def register(
+    connection: Connection, _: ExchangeSql, __: QueueCounters, session: int, queue: str, workers: Sequence[str]
+) -> None:
     """These are the workers of this session on the queue."""
     connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
     rows = [(session, queue, name) for name in workers]
     connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
 
 
-def workers(connection: Connection, _: Books, __: Queues, queue: str, now: float) -> list[str]:
+def workers(connection: Connection, _: ExchangeSql, __: QueueCounters, queue: str, now: float) -> list[str]:
     """Who runs on the queue, in sessions that are alive."""
     sql = (
         "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
@@ -253,7 +273,7 @@ def workers(connection: Connection, _: Books, __: Queues, queue: str, now: float
     return [text(name) for (name,) in connection.execute(sql, (queue, now))]
 
 
-def report(connection: Connection, _: Books, __: Queues, held: Held, progress: bytes) -> bool:
+def report(connection: Connection, _: ExchangeSql, __: QueueCounters, held: ClaimKey, progress: bytes) -> bool:
     """Keep the progress of a row in hand."""
     sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
     return connection.changed(sql, (progress, held.key, held.token)) > 0

@@ -6,14 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
-from ..durable.engine import Claimed, State, Verdict
+from ..durable.engine import ClaimedRow, SettlementKind, State
 from .driver import RowRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..durable.engine import Settlement
-    from .counters import Queues
+    from .counters import QueueCounters
     from .driver import Connection, Row
 
 _LAST_TURN = 2**63 - 1
@@ -30,7 +30,7 @@ DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
 UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
-worker = coalesce(?, worker), wish = NULL, start_by = NULL, wall = NULL
+worker = coalesce(?, worker), requested_end = NULL, start_by = NULL, wall = NULL
 {HELD}
 """
 
@@ -50,7 +50,7 @@ class Due(NamedTuple):
     start_by: float | None
     history: bytes | None
     worker: str | None
-    wish: str | None
+    requested_end: str | None
     token: int
     due: float
     wall: float | None
@@ -65,7 +65,7 @@ class Rows:
       queues: their numbers and counts.
     """
 
-    def __init__(self, connection: Connection, queues: Queues) -> None:
+    def __init__(self, connection: Connection, queues: QueueCounters) -> None:
         self._connection = connection
         self._queues = queues
         self._last_turn = 0
@@ -78,8 +78,8 @@ class Rows:
         return self._last_turn
 
     def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
-        """Id and wish of a row that is running under this token."""
-        rows = self._connection.execute(f"SELECT id, wish FROM trio_tasks_task {HELD}", (key, token))
+        """Id and requested_end of a row that is running under this token."""
+        rows = self._connection.execute(f"SELECT id, requested_end FROM trio_tasks_task {HELD}", (key, token))
         return (rows[0][0], rows[0][1]) if rows else None
 
     def renew(self, claims: list[tuple[Any, int, float]]) -> list[bool]:
@@ -93,21 +93,21 @@ class Rows:
         """Put it back as retried, released or suspended: it waits again."""
         held = each.key, each.token
         queue = self._queues.number(each.queue)
-        if each.verdict is Verdict.RELEASED:
+        if each.kind is SettlementKind.RELEASED:
             self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, *held))
             self._queues.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             turn = self.turn(due, now)
-            counted = each.verdict is Verdict.RETRIED
+            counted = each.kind is SettlementKind.RETRIED
             fields = state, due, turn, not counted, each.result, each.history, each.run_at, each.worker
             self._change(_RETURN, (*fields, *held))
             self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
         """It was running, and is not any more."""
-        state = {Verdict.SUCCEEDED: State.DONE, Verdict.FAILED: State.FAILED}.get(each.verdict, State.KILLED)
+        state = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED}.get(each.kind, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
             fields = state, due, self.turn(None, now), each.result, each.history, each.worker
@@ -138,7 +138,8 @@ class Rows:
     def take_back(self, queue: int, row: Due, now: float) -> None:
         """An orphan waits again; its attempt stays counted."""
         self._change(
-            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, wish = NULL, history = ? WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, requested_end = NULL, history = ? "
+            "WHERE seq = ?",
             (with_loss(row.history, row.attempt, now, row.worker), row.seq),
         )
         self._queues.count(queue, running=-1)
@@ -165,12 +166,12 @@ class Rows:
     def take_over_key(self, seq: int, successor: str) -> None:
         """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
         self._connection.execute(
-            "UPDATE trio_tasks_task SET uniq = NULL, wish = coalesce(wish, ?) WHERE seq = ?",
+            "UPDATE trio_tasks_task SET uniq = NULL, requested_end = coalesce(requested_end, ?) WHERE seq = ?",
             (_REPLACED + successor, seq),
         )
 
 
-def claimed(row: Row, token: int) -> Claimed:
+def claimed(row: Row, token: int) -> ClaimedRow:
     """A row that was claimed, as it was before.
 
     Raises:
@@ -179,11 +180,11 @@ def claimed(row: Row, token: int) -> Claimed:
     seq, task_id, attempt, payload, head, history, _, run_at = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
-    return Claimed(seq, token, task_id, attempt + 1, payload, head, history, run_at)
+    return ClaimedRow(seq, token, task_id, attempt + 1, payload, head, history, run_at)
 
 
-def unwanted(wish: str) -> bytes:
+def unwanted(requested_end: str) -> bytes:
     """Why a row that was running is not to come back: it was to be aborted, or another one has its unique key."""
-    if wish == ABORT:
+    if requested_end == ABORT:
         return aborted_error()
-    return replaced_error(wish.removeprefix(_REPLACED))
+    return replaced_error(requested_end.removeprefix(_REPLACED))

@@ -31,7 +31,7 @@ _TASKS = """
         token INTEGER NOT NULL DEFAULT 0,      -- of the last claim
         attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
         uniq TEXT,
-        wish TEXT,                             -- what somebody wants of who runs it
+        requested_end TEXT,                             -- what somebody wants of who runs it
         worker TEXT,
         payload BLOB NOT NULL,
         head BLOB CHECK (head IS NULL OR typeof(head) = 'blob'),
@@ -45,7 +45,7 @@ _INDEXES = [
     "CREATE INDEX trio_tasks_ready ON trio_tasks_task (queue, priority DESC, turn) WHERE state = 0",
     "CREATE INDEX trio_tasks_timed ON trio_tasks_task (queue, due) WHERE due IS NOT NULL AND state < 3",
     "CREATE UNIQUE INDEX trio_tasks_unique ON trio_tasks_task (queue, uniq) WHERE uniq IS NOT NULL AND state < 3",
-    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE wish IS NOT NULL AND state = 2",
+    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE requested_end IS NOT NULL AND state = 2",
 ]
 
 _VERSION_1 = [

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from ..._clock import machine_now
 from ..._tasks.errors import BackendError
 from ..durable.clock import Offset, StoreClock
-from ..durable.engine import COMES_BACK, Answer, Exchange, Held, Renewal
+from ..durable.engine import COMES_BACK, ClaimKey, Exchange, ExchangeResult, Renewal
 from ..durable.store_file import refused
 from .clock import SESSION, SqliteClock, keep, note
-from .counters import Queues
+from .counters import QueueCounters
 from .driver import (
     Connection,
     DamagedError,
     RowRefusedError,
     connect,
-    explained,
     has_reset_race,
     is_busy,
     is_of_the_driver,
+    translate_error,
 )
-from .exchange import Books, Unexpected
+from .exchange import ExchangeSql, FastPathFailed
 from .opening import Use, View, find_file, log_size, places_of
 from .operations import register
 from .schema import check_current, check_foreign, check_whole, next_session, prepare
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .driver import Driver, Row
     from .opening import Opening
-    from .wakeup import Bell
+    from .wakeup import WakeupSocket
 
 T = TypeVar("T")
 
@@ -71,24 +71,24 @@ _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 
 @final
-class Desk:
+class Session:
     """An SQLite file, open.
 
     Args:
       path: of the file.
       driver: which one.
       opening: how it is opened.
-      bell: where others can ring us, and we them.
+      wakeup_socket: where others can ring us, and we them.
       clock: of this process; if it is not given, the machine's.
     """
 
     def __init__(
-        self, path: str, driver: Driver, opening: Opening, bell: Bell, clock: StoreClock | None = None
+        self, path: str, driver: Driver, opening: Opening, wakeup_socket: WakeupSocket, clock: StoreClock | None = None
     ) -> None:
         self._path = path
         self._driver: Driver = driver
         self._opening = opening
-        self._bell = bell
+        self._wakeup_socket = wakeup_socket
         self._file: Path
         self._view: View
         self._use: Use
@@ -97,12 +97,12 @@ class Desk:
         self._file_clock = SqliteClock(self._clock, path)
         self._workers: dict[str, list[str]] = {}  # by the name of their queue
         self._connection: Connection
-        self._queues: Queues
-        self._books: Books
+        self._queues: QueueCounters
+        self._books: ExchangeSql
         self._session = 0
-        self._hello_at = 0.0
-        self._owes_news = False
-        self._news_at = 0.0
+        self._renew_at = 0.0
+        self._owes_wakeup = False
+        self._next_wakeup = 0.0
         self._locked_since: float | None = None
         self._locked_until = 0.0
         self.longest = 0  # bytes of a value, with room for what is added to its row later
@@ -124,18 +124,18 @@ class Desk:
             self._connection = connect(self._driver, str(self._file), query)
         except Exception as error:
             self._use.close()
-            raise self._explained(error) from error
+            raise self._translate_error(error) from error
         with ExitStack() as undoing:
             undoing.callback(self._use.close)
             undoing.callback(self._connection.close)
             try:
                 found = set_up()
             except Exception as error:
-                raise self._explained(error) from error
+                raise self._translate_error(error) from error
             undoing.pop_all()
         return found
 
-    def _beware(self) -> None:
+    def _harden(self) -> None:
         """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
@@ -148,16 +148,16 @@ class Desk:
     def _look_in(self) -> float:
         """Make nothing, and change nothing."""
         connection = self._connection
-        self._beware()
+        self._harden()
         check_current(connection, self._path)
-        self._queues = Queues(connection)
-        self._books = Books(connection, self._queues, 0)
+        self._queues = QueueCounters(connection)
+        self._books = ExchangeSql(connection, self._queues, 0)
         self._file_clock.open(connection, read_only=True)
         return self._clock.now()
 
     def _set_up(self) -> tuple[float, bool]:
         connection = self._connection
-        self._beware()
+        self._harden()
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trio_tasks_meta'"):
             with connection.patient(_LONGEST_MIGRATION):
                 self._in_transaction(lambda: prepare(connection, self._path, join_existing=self._opening.join_existing))
@@ -174,12 +174,12 @@ class Desk:
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
-        self._queues = Queues(connection)
-        now, others = self._in_transaction(self._check_in)
+        self._queues = QueueCounters(connection)
+        now, others = self._in_transaction(self._register)
         self._places = places_of(self._file)
         return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
 
-    def _check_in(self) -> tuple[float, list[Row]]:
+    def _register(self) -> tuple[float, list[Row]]:
         connection = self._connection
         with connection.patient(_LONGEST_MIGRATION):
             prepare(connection, self._path, join_existing=self._opening.join_existing)
@@ -188,10 +188,10 @@ class Desk:
         was_asleep = self._file_clock.open(connection)
         now = self._clock.now()
         self._session = next_session(connection, self._path)
-        self._books = Books(connection, self._queues, self._session)
+        self._books = ExchangeSql(connection, self._queues, self._session)
         if was_asleep:
             self._books.spare(now)
-        self._say_hello(now)
+        self._renew_session(now)
         return now, connection.execute(_OTHERS, (self._session, now, KEY_SIZE, _MOST_ASKED))
 
     def _in_transaction(self, fn: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
@@ -234,11 +234,11 @@ class Desk:
         if hasattr(self, "_queues"):
             self._queues.roll_back()
 
-    def _explained(self, error: Exception) -> Exception:
+    def _translate_error(self, error: Exception) -> Exception:
         """The error as one of ours, where it comes of the file: from the driver, or since what stands there is nothing
         that we would have written, so that it cannot be compared, counted or converted."""
         if is_of_the_driver(error):
-            return explained(error, self._path)
+            return translate_error(error, self._path)
         if isinstance(error, OverflowError):
             return RowRefusedError(f"the SQLite file {self._path!r} takes no number that is so large ({error})")
         if isinstance(error, (TypeError, ValueError)):
@@ -257,7 +257,7 @@ class Desk:
         try:
             result = self._in_transaction(fn)
         except Exception as error:
-            ours = self._explained(error)
+            ours = self._translate_error(error)
             if ours is error:
                 raise
             raise ours from error
@@ -274,36 +274,36 @@ class Desk:
 
     # The daily work
 
-    def exchange(self, exchange: Exchange, now: float) -> Answer:
+    def exchange(self, exchange: Exchange, now: float) -> ExchangeResult:
         """One exchange."""
         answer = self._exchanged(exchange, now, careful=False)
         while answer is None:  # each time one more write is known to end the transaction
             answer = self._exchanged(exchange, now, careful=True)
-        stirs = exchange.pushed or any(each.verdict in COMES_BACK for each in exchange.settled)
-        self._tell_others(now, at_once=bool(stirs), finished=bool(exchange.settled))
+        stirs = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
+        self._wake_after_exchange(now, at_once=bool(stirs), finished=bool(exchange.settled))
         return answer
 
-    def _exchanged(self, exchange: Exchange, now: float, *, careful: bool) -> Answer | None:
+    def _exchanged(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult | None:
         try:
             return self._do(lambda: self._exchange(exchange, now, careful=careful))
-        except Unexpected:
+        except FastPathFailed:
             return None
 
-    def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> Answer:
+    def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult:
         now = self._now(now)
         return self._books.exchange(exchange, now, careful=careful)
 
-    def _tell_others(self, now: float, *, at_once: bool, finished: bool) -> None:
+    def _wake_after_exchange(self, now: float, *, at_once: bool, finished: bool) -> None:
         """Ring, after the transaction."""
-        if finished and not at_once and now < self._news_at:
-            self._owes_news = True
+        if finished and not at_once and now < self._next_wakeup:
+            self._owes_wakeup = True
         elif at_once or finished:
-            self.ring(now)
+            self.wake_others(now)
 
-    def ring(self, now: float) -> None:
+    def wake_others(self, now: float) -> None:
         """Have all others look."""
-        self._owes_news = False
-        self._news_at = now + _NEWS_APART
+        self._owes_wakeup = False
+        self._next_wakeup = now + _NEWS_APART
         if self._opening.read_only:
             return
         try:
@@ -315,12 +315,12 @@ class Desk:
             if not is_of_the_driver(error):
                 raise
             return  # what was done is done; they look now and then
-        self._bell.ring([(address, key) for address, key in others])
+        self._wakeup_socket.send([(address, key) for address, key in others])
 
-    def rest(self) -> None:
+    def on_idle(self) -> None:
         """Nothing was asked for a moment: ring, if that is still owed, and see to the log."""
-        if self._owes_news:
-            self.ring(self._news_at)
+        if self._owes_wakeup:
+            self.wake_others(self._next_wakeup)
         if self._places:  # it is open, and not only to look
             self._shorten_log()
 
@@ -341,20 +341,20 @@ class Desk:
         heartbeat, which comes again in ``beats`` seconds, the session is renewed."""
         jump = self._clock.tick()
         now = max(now, self._clock.now())
-        if beats is not None or now >= self._hello_at:
+        if beats is not None or now >= self._renew_at:
             jump += self._file_clock.follow(self._connection, self._session)
             now = max(now, self._clock.now())
             if jump:
                 self._books.spare(now)
-            self._say_hello(now, beats)
+            self._renew_session(now, beats)
         elif jump:
             self._books.spare(now)
         return now
 
-    def _say_hello(self, now: float, beats: float | None = None) -> None:
+    def _renew_session(self, now: float, beats: float | None = None) -> None:
         """We are still here; who has not said so for long is not."""
         interval = self._file_clock.hello_interval
-        self._hello_at = now + interval
+        self._renew_at = now + interval
         if now > self._books.spares_since + SESSION:  # or the others may be about to wake up
             self._connection.execute(
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
@@ -364,7 +364,7 @@ class Desk:
             )
         is_new = self._connection.changed(
             "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (self._session, self._bell.address, self._bell.key, now + self._file_clock.session),
+            (self._session, self._wakeup_socket.address, self._wakeup_socket.key, now + self._file_clock.session),
         )
         if is_new:  # at first, or because somebody took it for gone
             for queue, workers in self._workers.items():
@@ -377,7 +377,7 @@ class Desk:
             try:
                 if not self._opening.read_only:
                     with suppress(BackendError):  # others find out by themselves
-                        self._do(lambda: self._check_out(now))
+                        self._do(lambda: self._unregister(now))
             finally:
                 self._close_connection()
 
@@ -385,40 +385,41 @@ class Desk:
         try:
             self._connection.close()
         except Exception as error:
-            raise self._explained(error) from error
+            raise self._translate_error(error) from error
 
-    def _check_out(self, now: float) -> None:
+    def _unregister(self, now: float) -> None:
         self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
         keep(self._connection, latest=max(now, self._clock.now()))
 
-    def renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+    def renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
         """See :meth:`Engine.renew`."""
         return self._do(lambda: self._renew(held, now, lease))
 
-    def _renew(self, held: Sequence[Held], now: float, lease: float) -> Renewal:
+    def _renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
         now = self._now(now, lease / 2 if held else None)
         kept = self._books.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
         wished = self._connection.execute(
-            "SELECT seq, token FROM trio_tasks_task WHERE token BETWEEN ? AND ? AND wish = 'abort' AND state = 2",
+            "SELECT seq, token FROM trio_tasks_task "
+            "WHERE token BETWEEN ? AND ? AND requested_end = 'abort' AND state = 2",
             (first, first + 2**32),
         )
-        return Renewal(lost, list(map(Held._make, wished)))
+        return Renewal(lost, list(map(ClaimKey._make, wished)))
 
     def register(self, queue: str, workers: Sequence[str]) -> None:
         """See :meth:`Engine.register`."""
         self._workers[queue] = [*workers]
-        self.do(register, self._session, queue, workers)
+        self.write(register, self._session, queue, workers)
 
-    def do(self, verb: Callable[..., T], *args: Any) -> T:
+    def write(self, verb: Callable[..., T], *args: Any) -> T:
         """Any other transaction: ``verb(connection, books, queues, *args)``."""
         while True:  # each time one more row is known that cannot be changed
-            with suppress(Unexpected):
+            with suppress(FastPathFailed):
                 return self._do(lambda: self._apply(verb, args))
 
-    def look(self, verb: Callable[..., T], *args: Any) -> T:
+    def read(self, verb: Callable[..., T], *args: Any) -> T:
         """The same for what only reads: it does not wait for somebody else's lock."""
 
         def read() -> T:
@@ -430,7 +431,7 @@ class Desk:
         try:
             return self._in_transaction(read, "BEGIN")
         except Exception as error:
-            ours = self._explained(error)
+            ours = self._translate_error(error)
             if ours is error:
                 raise
             if self._opening.read_only:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 import trio
 
 from ..._checks import check_seconds, check_unicode
-from ..._concurrency.threads import call_inside
+from ..._concurrency.threads import call_in_trio_thread
 from ..._printing import quoted
 from ..._tasks.task import Task, make_task
-from ..durable.queue import Lane, Lease, StorageOptions
+from ..durable.queue import Lease, QueueState, StorageOptions
 from ..durable.storage import DurableStorage
 from ..durable.store_file import PRIVATE, check_mode, check_path, refused
 from .engine import SqliteEngine
@@ -123,7 +123,9 @@ class SqliteStorage(DurableStorage[A]):
         opening = Opening(synchronous, join_existing, create, read_only, check_mode(mode), allow_triggers)
         engine = SqliteEngine(place, driver, opening)
         self._engine = engine
-        self._found(engine, Lane(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True))
+        self._found(
+            engine, QueueState(queue, type, options), check_seconds(poll_interval, "poll_interval", positive=True)
+        )
 
     @overload
     def share(self, type: type[B], *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[B]: ...
@@ -174,7 +176,7 @@ class SqliteStorage(DurableStorage[A]):
         It may be called in any thread. On a storage that is closed it does nothing.
         """
         self._traffic.check_process()
-        call_inside(self._traffic.token, self._traffic.hear)
+        call_in_trio_thread(self._traffic.token, self._traffic.on_wakeup)
         self._engine.ring_soon()
 
     @overload
@@ -202,7 +204,7 @@ class SqliteStorage(DurableStorage[A]):
         from .sync_storage import SyncSqliteStorage
 
         storage: SqliteStorage[Any] = cls(path, type, **options)
-        return SyncSqliteStorage(storage._engine, storage._lane, storage._row_of, storage._push_over)
+        return SyncSqliteStorage(storage._engine, storage._queue, storage._row_of, storage._push_over)
 
 
 @final
@@ -215,8 +217,8 @@ class SqliteTransaction:
     that error. If the lease was lost, nothing is written.
     """
 
-    def __init__(self, grip: Lease) -> None:
-        self._grip = grip
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
 
     @classmethod
     async def from_task(cls, task: Task[Any]) -> Self:
@@ -226,14 +228,18 @@ class SqliteTransaction:
           TypeError: the task does not come from a :class:`SqliteStorage`.
         """
         await trio.lowlevel.checkpoint()
-        grip = task.parts.context
-        if not isinstance(grip, Lease):
+        lease = task.parts.context
+        if not isinstance(lease, Lease):
             raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {quoted(task)}")
-        return cls(grip)
+        return cls(lease)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
         """Have this statement run with the settlement."""
-        self._grip.writes += (lambda writer: writer.execute(sql, parameters),)
+
+        def write(writer: Writer) -> object:
+            return writer.execute(sql, parameters)
+
+        self._lease.writes += (write,)
 
     def call(self, write: Callable[[Writer], object]) -> None:
         """Have ``write(writer)`` called with the settlement, in the thread that has the connection.
@@ -241,4 +247,4 @@ class SqliteTransaction:
         ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
         transactions, nor take long: everybody else's tasks wait.
         """
-        self._grip.writes += (write,)
+        self._lease.writes += (write,)

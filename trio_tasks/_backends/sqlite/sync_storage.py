@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
-from ..._contracts.sink import STRETCH
+from ..._contracts.sink import BATCH_SIZE
 from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
 from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ..._tasks.outcome import TaskResult
     from ..._tasks.task import Task, TaskOptions
-    from ..durable.engine import NewRow, Stored
-    from ..durable.queue import Lane
+    from ..durable.engine import NewRow, StoredRow
+    from ..durable.queue import QueueState
     from .engine import SqliteEngine
 
 A = TypeVar("A")
@@ -51,23 +51,23 @@ class SyncSqliteStorage(Generic[A]):
     def __init__(
         self,
         engine: SqliteEngine,
-        lane: Lane,
+        queue: QueueState,
         row_of: Callable[[Task[A]], NewRow],
         push_over: Callable[[object, A, TaskOptions, Callable[[], float]], tuple[TaskId, bool]],
     ) -> None:
         self._engine = engine
-        self._lane = lane
+        self._queue = queue
         self._row_of = row_of
         self._push_over = push_over
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._is_closed = False
-        self._desk, self._clock = self._engine.open_here()
+        self._session, self._clock = self._engine.open_here()
 
     @property
     def queue(self) -> str:
         """The name of the queue."""
-        return self._lane.queue
+        return self._queue.name
 
     # Pushing
 
@@ -99,8 +99,8 @@ class SyncSqliteStorage(Generic[A]):
         options = options_for_many(options, self)
         rows = [self._row_of(make_task(args, options, self)) for args in many]
         ids: list[TaskId] = []
-        for start in range(0, len(rows), STRETCH):
-            ids += self._insert(rows[start : start + STRETCH])
+        for start in range(0, len(rows), BATCH_SIZE):
+            ids += self._insert(rows[start : start + BATCH_SIZE])
         return ids
 
     def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
@@ -115,11 +115,11 @@ class SyncSqliteStorage(Generic[A]):
     def wake(self) -> None:
         """Tell all workers to look for new tasks now. Call it after committing a transaction that used
         :meth:`push_in`."""
-        self._do(self._desk.ring, self._now())
+        self._do(self._session.wake_others, self._now())
 
     def _insert(self, rows: Sequence[NewRow]) -> list[TaskId]:
         ids: list[TaskId] = []
-        for answer in self._do(self._desk.exchange, Exchange([], rows, []), self._now()).pushed:
+        for answer in self._do(self._session.exchange, Exchange([], rows, []), self._now()).pushed:
             if isinstance(answer, DuplicateTaskError):
                 raise answer
             ids.append(stored_id(answer))
@@ -131,7 +131,7 @@ class SyncSqliteStorage(Generic[A]):
         """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
         result and its progress."""
         stored = self._find(task_id)
-        return None if stored is None else shown(stored, self._lane)
+        return None if stored is None else shown(stored, self._queue)
 
     @overload
     def wait_for(self, task_id: str, type: type[R], *, timeout: float | None = None) -> TaskResult[R]: ...
@@ -157,16 +157,16 @@ class SyncSqliteStorage(Generic[A]):
             if stored is None:
                 raise UnknownTaskError(task_id)
             if stored.state >= State.DONE:
-                return typed(result_of(stored, self._lane), type)
+                return typed(result_of(stored, self._queue), type)
             left = pause if end is None else end - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"task {str(task_id)!r} has not ended within {timeout} s")
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
-    def _find(self, task_id: str) -> Stored | None:
+    def _find(self, task_id: str) -> StoredRow | None:
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
-        found: Stored | None = self._do(self._desk.look, verbs.find, self.queue, task_id, self._now())
+        found: StoredRow | None = self._do(self._session.read, verbs.find, self.queue, task_id, self._now())
         return found
 
     # Closing
@@ -177,8 +177,8 @@ class SyncSqliteStorage(Generic[A]):
             if self._is_closed or os.getpid() != self._pid:
                 return
             self._is_closed = True
-            self._engine.bell.close()
-            self._desk.close(self._now())
+            self._engine.wakeup_socket.close()
+            self._session.close(self._now())
 
     def __enter__(self) -> Self:
         """Return it as it is: it is open already."""

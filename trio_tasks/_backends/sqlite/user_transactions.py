@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.task_id import TaskId, stored_id
-from .counters import Queues
+from .counters import QueueCounters
 from .driver import is_raw, of_the_user
-from .exchange import Books
+from .exchange import ExchangeSql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -47,8 +47,8 @@ def push_over(
     users = of_the_user(unwrapped(connection), driver)
     _check_file(users, path)
     with _transaction(users) as is_committed_at_once:
-        queues = Queues(users)
-        [answer] = Books(users, queues, 0).let_in([row], now())
+        queues = QueueCounters(users)
+        [answer] = ExchangeSql(users, queues, 0).insert([row], now())
         queues.enter_counts()
         if isinstance(answer, DuplicateTaskError):
             raise answer

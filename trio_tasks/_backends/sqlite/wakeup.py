@@ -1,7 +1,7 @@
-"""How processes that share a file wake one another: a datagram on the loopback interface, which says "look".
+"""Datagrams on the loopback interface by which processes that share a file wake one another.
 
-Each has a socket, whose port stands in the shared store with a key; a datagram without the key is not heard. A bell
-that is not heard (another network namespace, a full buffer) is made up for by looking now and then.
+Each process has a socket. Its port stands in the shared store with a key; a datagram without the key is dropped. A
+datagram that gets lost (another network namespace, a full buffer) is made up for by polling now and then.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def is_answered(address: str | None, key: bytes) -> bool | None:
     return True
 
 
-_ROOM: trio.lowlevel.RunVar[dict[str, Bell]] = trio.lowlevel.RunVar("trio_tasks bells")
+_VIRTUAL_SOCKETS: trio.lowlevel.RunVar[dict[str, WakeupSocket]] = trio.lowlevel.RunVar("trio_tasks wakeup_sockets")
 
 
-def _room() -> dict[str, Bell]:
+def _virtual_sockets() -> dict[str, WakeupSocket]:
     try:
-        return _ROOM.get()
+        return _VIRTUAL_SOCKETS.get()
     except LookupError:
-        room: dict[str, Bell] = {}
-        _ROOM.set(room)
+        room: dict[str, WakeupSocket] = {}
+        _VIRTUAL_SOCKETS.set(room)
         return room
 
 
 @final
-class Bell:
+class WakeupSocket:
     """A socket to be rung at, and to ring others from.
 
     Attributes:
@@ -80,7 +80,7 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._room: dict[str, Bell] | None = None  # of all bells of a run in virtual time
+        self._room: dict[str, WakeupSocket] | None = None  # of all wakeup_sockets of a run in virtual time
         self._rung = trio.Event()
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
@@ -90,7 +90,7 @@ class Bell:
     def open(self) -> None:
         """From now on it can be rung."""
         if pause_instead() is not None:  # when a datagram arrives is up to chance, too
-            self._room = _room()
+            self._room = _virtual_sockets()
             self.address = f"here {len(self._room)}"
             self._room[self.address] = self
             return
@@ -106,7 +106,7 @@ class Bell:
         except OSError:  # a sandbox without a network: looking now and then has to do
             self.close()
 
-    def ring(self, others: Iterable[tuple[str, bytes]]) -> None:
+    def send(self, others: Iterable[tuple[str, bytes]]) -> None:
         """Tell these: address and key of each. From any thread."""
         for address, key in others:
             if self._room is not None and address in self._room:
@@ -117,7 +117,7 @@ class Bell:
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
-    async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a bell that is closed is not heard
+    async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
         """Call this for each ring, until cancelled."""
         while self._room is not None:
             await self._rung.wait()
@@ -131,7 +131,7 @@ class Bell:
             try:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
-                return  # noqa: ASYNC910  a bell that is closed is not heard
+                return  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
             if self._heard():
                 on_ring()
                 pause = _APART

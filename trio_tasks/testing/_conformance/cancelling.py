@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._exploration.steps import Knife
+from .._exploration.steps import StepCounter
 from .rule import RuleBroken
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ def _counts(task: trio.lowlevel.Task | None) -> bool:
 
 
 @contextmanager
-def cut_before(step: int, cut: Callable[[], object]) -> Generator[Knife, None, None]:
+def cut_before(step: int, cut: Callable[[], object]) -> Generator[StepCounter, None, None]:
     """Call ``cut`` before the step of this number, counted from 1 when the block begins, if the block lasts so long;
     0 calls it at once."""
-    knife = Knife(step, cut, _counts)
+    step_counter = StepCounter(step, cut, _counts)
     if not step:
-        knife.was_used = True
+        step_counter.was_used = True
         cut()
-    trio.lowlevel.add_instrument(knife)
+    trio.lowlevel.add_instrument(step_counter)
     try:
-        yield knife
+        yield step_counter
     finally:
-        trio.lowlevel.remove_instrument(knife)
+        trio.lowlevel.remove_instrument(step_counter)
 
 
 async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *args: Any) -> tuple[bool, list[Any]]:
@@ -44,9 +44,9 @@ async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *
     """
     answers: list[Any] = []
     scope = trio.CancelScope()
-    with cut_before(step, scope.cancel) as knife, scope:
+    with cut_before(step, scope.cancel) as step_counter, scope:
         answers.append(await async_fn(*args))
-    return knife.was_used, answers
+    return step_counter.was_used, answers
 
 
 async def at_each_step(play: Callable[[int], Awaitable[bool]]) -> None:

@@ -11,7 +11,7 @@ from unittest import SkipTest
 import trio
 
 from ..._checks import check_seconds, check_several
-from .opening import Opening
+from .opening import OpenedBackend
 from .rule import Rule, RuleBroken
 from .rules import RULES
 from .runner import Trial
@@ -79,7 +79,7 @@ async def check_backend(
     If it is cancelled, the handle is closed.
     """
     chosen = _chosen(only, skip)
-    trial = Trial(Opening(open_backend, args), check_seconds(time_limit, "time_limit", positive=True))
+    trial = Trial(OpenedBackend(open_backend, args), check_seconds(time_limit, "time_limit", positive=True))
     broken: list[RuleBroken] = []
     passed: list[str] = []
     skipped = dict.fromkeys((name for name in RULES if name not in chosen), _LEFT_OUT)
@@ -135,7 +135,7 @@ class BackendConformance:
 
     def _try(self, rule: Rule, open_backend: Callable[[], Any]) -> None:
         async def main() -> str | None:
-            trial = Trial(Opening(open_backend, self.args), self.time_limit)
+            trial = Trial(OpenedBackend(open_backend, self.args), self.time_limit)
             await trial.find_out()
             return await trial.run(rule)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Task
     from ..._tasks.task_id import TaskId
-    from .opening import Opening
+    from .opening import OpenedBackend
 
 TICK = 0.05
 """Seconds. Whatever waits, waits in ticks: a clock that jumps when everybody waits then leaves an engine that works in
@@ -35,15 +35,15 @@ _OVER = Killed(AbortError("left over from a conformance check"))
 
 
 @final
-class Bench:
+class Harness:
     """One rule's own.
 
     Args:
       opening: opens handles.
-      nursery: outlives the bench; what keeps time runs in it.
+      nursery: outlives the harness; what keeps time runs in it.
     """
 
-    def __init__(self, opening: Opening, nursery: trio.Nursery) -> None:
+    def __init__(self, opening: OpenedBackend, nursery: trio.Nursery) -> None:
         self._opening = opening
         self._nursery = nursery
         self._stack = AsyncExitStack()
@@ -60,7 +60,7 @@ class Bench:
         try:
             await self.empty()
             yield
-            await self.put_down()
+            await self.release_all()
         finally:
             await self._stack.aclose()  # noqa: ASYNC102  closing is the backend's, and so is its shield
 
@@ -265,7 +265,7 @@ class Bench:
             with suppress(LeaseLostError):
                 await self.backend.settle(task, _OVER)
 
-    async def put_down(self) -> None:
+    async def release_all(self) -> None:
         """Settle what is in hand still, so that the next rule need not wait for leases to run out."""
         for source, task in self._in_hand if self._opening.is_lasting else ():
             with suppress(LeaseLostError, trio.ClosedResourceError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @final
-class Opening:
+class OpenedBackend:
     """Opens handles, one by one.
 
     Args:

@@ -18,37 +18,37 @@ from .workers import AT_ONCE, Record, finish
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
-    from .harness import Bench
+    from .harness import Harness
 
 _SENTINEL = 10**6
 
 
-async def _until_sentinel(bench: Bench) -> list[Task[Any]]:
+async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
     """Take and settle all that waits: up to a task that is pushed now, and so comes last."""
-    await bench.push(_SENTINEL)
+    await harness.push(_SENTINEL)
     tasks: list[Task[Any]] = []
     while True:
-        task = await bench.take()
-        await bench.settle(task, Succeeded(None))
-        if bench.number(task) == _SENTINEL:
+        task = await harness.take()
+        await harness.settle(task, Succeeded(None))
+        if harness.number(task) == _SENTINEL:
             return tasks
         tasks.append(task)
 
 
 @rule(2)
-async def a_cancelled_push_is_whole_or_nothing(bench: Bench) -> None:
+async def a_cancelled_push_is_whole_or_nothing(harness: Harness) -> None:
     """A push that is cancelled, at whatever step, has stored its task or not; pushed again, it is there once."""
 
     async def play(step: int) -> bool:
-        task = Task.builder(bench.args(step)).metadata(note="whole").build()
-        was_cut, answers = await cancelled_before(step, bench.backend.push_task, task)
+        task = Task.builder(harness.args(step)).metadata(note="whole").build()
+        was_cut, answers = await cancelled_before(step, harness.backend.push_task, task)
         if not answers:
             with suppress(DuplicateTaskError):
-                await bench.backend.push_task(Task(task.args, task.parts.again(0)))
-        bench.knows(step, task.parts.id)
-        came = await _until_sentinel(bench)
-        expect("what is in the store", [bench.number(each) for each in came], [step])
-        expect("its args", came[0].args, bench.args(step))
+                await harness.backend.push_task(Task(task.args, task.parts.again(0)))
+        harness.knows(step, task.parts.id)
+        came = await _until_sentinel(harness)
+        expect("what is in the store", [harness.number(each) for each in came], [step])
+        expect("its args", came[0].args, harness.args(step))
         expect("its metadata", dict(came[0].parts.metadata), {"note": "whole"})
         return was_cut
 
@@ -56,13 +56,13 @@ async def a_cancelled_push_is_whole_or_nothing(bench: Bench) -> None:
 
 
 @rule(2)
-async def a_cancelled_bulk_is_a_beginning(bench: Bench) -> None:
+async def a_cancelled_bulk_is_a_beginning(harness: Harness) -> None:
     """A bulk that is cancelled, at whatever step, has stored a beginning of it, each task once."""
-    bulk = [bench.args(number) for number in range(4)]
+    bulk = [harness.args(number) for number in range(4)]
 
     async def play(step: int) -> bool:
-        was_cut, answers = await cancelled_before(step, bench.backend.push_bulk, bulk)
-        came = [task.args for task in await _until_sentinel(bench)]
+        was_cut, answers = await cancelled_before(step, harness.backend.push_bulk, bulk)
+        came = [task.args for task in await _until_sentinel(harness)]
         expect("what is in the store", came, bulk if answers else bulk[: len(came)])
         return was_cut
 
@@ -70,23 +70,23 @@ async def a_cancelled_bulk_is_a_beginning(bench: Bench) -> None:
 
 
 @rule(2)
-async def a_cancelled_receive_takes_nothing(bench: Bench) -> None:
+async def a_cancelled_receive_takes_nothing(harness: Harness) -> None:
     """A receive that is cancelled, at whatever step, has taken nothing; or it returns what it has taken."""
 
     async def play(step: int) -> bool:
-        await bench.push(step)
-        was_cut, answers = await cancelled_before(step, bench.backend.receive)
-        task = answers[0] if answers else await bench.take()
-        expect("the task that comes, and its attempt", (bench.number(task), int(task.parts.attempt)), (step, 1))
-        await bench.settle(task, Succeeded(None))
+        await harness.push(step)
+        was_cut, answers = await cancelled_before(step, harness.backend.receive)
+        task = answers[0] if answers else await harness.take()
+        expect("the task that comes, and its attempt", (harness.number(task), int(task.parts.attempt)), (step, 1))
+        await harness.settle(task, Succeeded(None))
         return was_cut
 
     await at_each_step(play)
-    expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+    expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
 
 
 @rule(2)
-async def a_receive_cancelled_while_it_waits_takes_nothing(bench: Bench) -> None:
+async def a_receive_cancelled_while_it_waits_takes_nothing(harness: Harness) -> None:
     """A waiting receive that is cancelled, at whatever step of a push, leaves the task; or it returns it."""
 
     async def play(step: int) -> bool:
@@ -95,33 +95,33 @@ async def a_receive_cancelled_while_it_waits_takes_nothing(bench: Bench) -> None
 
         async def wait() -> None:
             with scope:
-                taken.append(await bench.backend.receive())
+                taken.append(await harness.backend.receive())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.sleep(0.01)
-            with cut_before(step, scope.cancel) as knife:
-                await bench.push(step)
+            with cut_before(step, scope.cancel) as step_counter:
+                await harness.push(step)
                 await trio.sleep(0.01)
             scope.cancel()
-        task = taken[0] if taken else await bench.take()
-        expect("the task that comes, and its attempt", (bench.number(task), int(task.parts.attempt)), (step, 1))
-        await bench.settle(task, Succeeded(None))
-        return knife.was_used
+        task = taken[0] if taken else await harness.take()
+        expect("the task that comes, and its attempt", (harness.number(task), int(task.parts.attempt)), (step, 1))
+        await harness.settle(task, Succeeded(None))
+        return step_counter.was_used
 
     await at_each_step(play)
-    expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+    expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
 
 
-async def _settle_cut(bench: Bench, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
+async def _settle_cut(harness: Harness, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
     """Settle a task, cut before this step, and again if that did not do it; returns whether it was cut, and what
     comes then."""
-    await bench.push(step)
-    task = await bench.take_number(step)
-    was_cut, answers = await cancelled_before(step, bench.settle, task, outcome)
+    await harness.push(step)
+    task = await harness.take_number(step)
+    was_cut, answers = await cancelled_before(step, harness.settle, task, outcome)
     is_settled = False
     try:
-        await bench.settle(task, outcome)
+        await harness.settle(task, outcome)
     except LeaseLostError:
         is_settled = True
     expect_that(
@@ -130,21 +130,21 @@ async def _settle_cut(bench: Bench, step: int, outcome: Outcome) -> tuple[bool, 
         "the task in hand still",
         "it settled, so that settling once more is a LeaseLostError",
     )
-    return was_cut, await _until_sentinel(bench)
+    return was_cut, await _until_sentinel(harness)
 
 
 @rule(2)
-async def a_cancelled_settle_is_whole_or_nothing(bench: Bench) -> None:
+async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
     """A settle that is cancelled, at whatever step, has taken effect, or has left the task in hand."""
 
     async def succeed(step: int) -> bool:
-        was_cut, came = await _settle_cut(bench, step, Succeeded(None))
-        expect("what comes after it succeeded", [bench.number(each) for each in came], [])
+        was_cut, came = await _settle_cut(harness, step, Succeeded(None))
+        expect("what comes after it succeeded", [harness.number(each) for each in came], [])
         return was_cut
 
     async def release(step: int) -> bool:
-        was_cut, came = await _settle_cut(bench, step, Released("cut"))
-        seen = [(bench.number(each), int(each.parts.attempt)) for each in came]
+        was_cut, came = await _settle_cut(harness, step, Released("cut"))
+        seen = [(harness.number(each), int(each.parts.attempt)) for each in came]
         expect("what comes after it was released, and in which attempt", seen, [(step, 1)])
         return was_cut
 
@@ -153,45 +153,45 @@ async def a_cancelled_settle_is_whole_or_nothing(bench: Bench) -> None:
 
 
 @rule(2)
-async def a_cancelled_worker_loses_nothing(bench: Bench) -> None:
+async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
     """A worker that is cancelled, at whatever step of its run, leaves each task settled or in the store, and an
     interruption costs no attempt."""
 
     async def handle(task: Task[Any]) -> int:
         await trio.lowlevel.checkpoint()
-        number = bench.number(task)
+        number = harness.number(task)
         if number == 1 and task.parts.attempt == 1:
             raise RetryAfterError("again", 0)
         return number
 
     async def play(step: int) -> bool:
-        ids = [await bench.push(number) for number in range(3)]
+        ids = [await harness.push(number) for number in range(3)]
         record = Record(ids)
         worker: Worker[Any, Any] = Worker(
-            "cut", bench.backend, handle, concurrency=2, on_event=record.hear, retry=AT_ONCE
+            "cut", harness.backend, handle, concurrency=2, on_event=record.hear, retry=AT_ONCE
         )
         was_cut, _ = await cancelled_before(step, worker.run)
-        await finish(bench, ids, handle, record=record, name="successor")
-        expect("the tasks that were finished", sorted(map(bench.number_of, record.finished)), [0, 1, 2])
+        await finish(harness, ids, handle, record=record, name="successor")
+        expect("the tasks that were finished", sorted(map(harness.number_of, record.finished)), [0, 1, 2])
         expect("the last attempt of each", [record.attempts_of(each)[-1] for each in ids], [1, 2, 1])
-        expect("what is left", [bench.number(each) for each in await _until_sentinel(bench)], [])
+        expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
         return was_cut
 
     await at_each_step(play)
 
 
 @rule(2, ListTasks)
-async def a_worker_that_ends_is_quick_and_leaves_nothing_running(bench: Bench) -> None:
+async def a_worker_that_ends_is_quick_and_leaves_nothing_running(harness: Harness) -> None:
     """After a worker was cancelled or stopped, at most one more attempt begins in each slot, though no handler waits;
     and when it has ended, no task is running, whatever was claimed in advance."""
     for number in range(80):
-        await bench.push(number)
+        await harness.push(number)
     for concurrency in (1, 8):
         for way in ("cancelled", "stopped"):
-            await _end_while_busy(bench, concurrency, way)
+            await _end_while_busy(harness, concurrency, way)
 
 
-async def _end_while_busy(bench: Bench, concurrency: int, way: str) -> None:
+async def _end_while_busy(harness: Harness, concurrency: int, way: str) -> None:
     """End a worker out of its 5th attempt, and see what it did from then on and what it left."""
     begun = 0
     scope = trio.CancelScope()
@@ -205,9 +205,9 @@ async def _end_while_busy(bench: Bench, concurrency: int, way: str) -> None:
             else:
                 scope.cancel()
 
-    worker: Worker[Any, Any] = Worker("busy", bench.backend, handle, concurrency=concurrency)
+    worker: Worker[Any, Any] = Worker("busy", harness.backend, handle, concurrency=concurrency)
     context = worker.prepare()
-    with bench.limit(bench.patience), scope:
+    with harness.limit(harness.patience), scope:
         await worker.run(context)
     expect_that(
         f"a worker of {concurrency} slots that was {way} in its 5th attempt",
@@ -215,7 +215,7 @@ async def _end_while_busy(bench: Bench, concurrency: int, way: str) -> None:
         f"{begun - 5} more attempts",
         f"{concurrency} more at most",
     )
-    running = [bench.number(each) for each in await bench.backend.list_tasks(Status.Running)]
+    running = [harness.number(each) for each in await harness.backend.list_tasks(Status.Running)]
     expect(f"the tasks that are running when a worker that was {way} has ended", running, [])
-    counted = [each for each in await bench.backend.list_tasks(Status.Pending) if each.parts.attempt]
+    counted = [each for each in await harness.backend.list_tasks(Status.Pending) if each.parts.attempt]
     expect(f"the tasks that wait with an attempt counted when a worker that was {way} has ended", counted, [])

@@ -16,137 +16,139 @@ from .rule import Feature, RuleBroken, expect, refused, rule
 from .workers import AT_ONCE, Record, finish
 
 if TYPE_CHECKING:
-    from .harness import Bench
+    from .harness import Harness
 
 
-async def _end_comes(bench: Bench) -> None:
-    with bench.limit(bench.patience):
+async def _end_comes(harness: Harness) -> None:
+    with harness.limit(harness.patience):
         with refused("receiving where no more will come", trio.EndOfChannel):
-            await bench.backend.receive()
+            await harness.backend.receive()
         return
     raise RuleBroken("receiving where no more will come", "it waiting", "trio.EndOfChannel")
 
 
 @rule(12, Feature.CLOSE)
-async def a_push_after_close_is_refused(bench: Bench) -> None:
+async def a_push_after_close_is_refused(harness: Harness) -> None:
     """After close(), a push is a trio.ClosedResourceError, and nothing is stored."""
-    bench.backend.close()
+    harness.backend.close()
     with refused("a push after close()", trio.ClosedResourceError):
-        await bench.push(1)
+        await harness.push(1)
     with refused("a bulk after close()", trio.ClosedResourceError):
-        await bench.backend.push_bulk([bench.args(1)])
-    bench.backend.close()
-    await _end_comes(bench)
+        await harness.backend.push_bulk([harness.args(1)])
+    harness.backend.close()
+    await _end_comes(harness)
 
 
 @rule(2, Feature.CLOSE)
-async def what_waits_is_given_before_the_end(bench: Bench) -> None:
+async def what_waits_is_given_before_the_end(harness: Harness) -> None:
     """A closed backend gives what waits in it, delayed tasks too, and only then trio.EndOfChannel."""
-    await bench.push(1, delay=DELAY)
-    await bench.push(2)
-    bench.backend.close()
+    await harness.push(1, delay=DELAY)
+    await harness.push(2)
+    harness.backend.close()
     for number in (2, 1):
-        await bench.settle(await bench.take_number(number), Succeeded(None))
-    await _end_comes(bench)
-    await _end_comes(bench)
+        await harness.settle(await harness.take_number(number), Succeeded(None))
+    await _end_comes(harness)
+    await _end_comes(harness)
 
 
 @rule(2, Feature.CLOSE)
-async def what_is_retried_is_given_before_the_end(bench: Bench) -> None:
+async def what_is_retried_is_given_before_the_end(harness: Harness) -> None:
     """A closed backend gives what was retried, once its time has come, and only then trio.EndOfChannel."""
-    await bench.push(1)
-    task = await bench.take_number(1)
-    bench.backend.close()
-    await bench.settle(task, Retried(ValueError("again"), DELAY))
-    await bench.settle(await bench.take_number(1, attempt=2), Succeeded(None))
-    await _end_comes(bench)
+    await harness.push(1)
+    task = await harness.take_number(1)
+    harness.backend.close()
+    await harness.settle(task, Retried(ValueError("again"), DELAY))
+    await harness.settle(await harness.take_number(1, attempt=2), Succeeded(None))
+    await _end_comes(harness)
 
 
 @rule(2, Feature.CLOSE)
-async def who_waits_is_told_of_the_end(bench: Bench) -> None:
+async def who_waits_is_told_of_the_end(harness: Harness) -> None:
     """Whoever waits for a task gets trio.EndOfChannel when an empty backend is closed."""
     async with trio.open_nursery() as nursery:
         for _ in range(2):
-            nursery.start_soon(_end_comes, bench)
-        await bench.pass_time(0.1)
-        bench.backend.close()
+            nursery.start_soon(_end_comes, harness)
+        await harness.pass_time(0.1)
+        harness.backend.close()
 
 
 @rule(2, Feature.CLOSE)
-async def a_worker_ends_when_all_is_done(bench: Bench) -> None:
+async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
     """A worker on a closed backend ends when everything is done, and not while an attempt may have to be repeated."""
-    ids = [await bench.push(number) for number in range(3)]
-    bench.backend.close()
+    ids = [await harness.push(number) for number in range(3)]
+    harness.backend.close()
     record = Record()
 
     async def handle(task: Task[Any]) -> None:
-        await bench.pass_time(0.1)
-        if task.parts.attempt == 1 and bench.number(task) == 2:
+        await harness.pass_time(0.1)
+        if task.parts.attempt == 1 and harness.number(task) == 2:
             raise RetryAfterError("again", DELAY)
 
-    worker: Worker[Any, Any] = Worker("closing", bench.backend, handle, on_event=record.hear, retry=AT_ONCE)
-    with bench.limit(2 * bench.patience) as scope:
+    worker: Worker[Any, Any] = Worker("closing", harness.backend, handle, on_event=record.hear, retry=AT_ONCE)
+    with harness.limit(2 * harness.patience) as scope:
         await worker.run()
     if scope.cancelled_caught:
         raise RuleBroken("a worker on a closed and empty backend", "it waiting for more", "it ending")
-    expect("the tasks that it finished", sorted(map(bench.number_of, record.finished)), [0, 1, 2])
+    expect("the tasks that it finished", sorted(map(harness.number_of, record.finished)), [0, 1, 2])
     expect("the attempts of the one that was repeated", record.attempts_of(ids[2]), [1, 2])
 
 
 @rule(8, Feature.LASTING)
-async def a_restart_loses_nothing(bench: Bench) -> None:
+async def a_restart_loses_nothing(harness: Harness) -> None:
     """After a handle was closed in the middle of everything, another one finds each task in its place."""
-    done = await bench.push(0)
-    await bench.settle(await bench.take_number(0), Succeeded(None))
+    done = await harness.push(0)
+    await harness.settle(await harness.take_number(0), Succeeded(None))
     clock = Stopwatch()
-    await bench.push(1, metadata={"note": "kept"})
-    await bench.take_number(1)
+    await harness.push(1, metadata={"note": "kept"})
+    await harness.take_number(1)
     for number in (2, 3):
-        await bench.push(number, metadata={"note": "kept"})
-    await bench.push(4, delay=DELAY)
-    await bench.restart()
+        await harness.push(number, metadata={"note": "kept"})
+    await harness.push(4, delay=DELAY)
+    await harness.restart()
     seen: dict[int, int] = {}
-    for _ in range(4 if bench.lease else 3):
-        task = await bench.take()
-        number = bench.number(task)
+    for _ in range(4 if harness.lease else 3):
+        task = await harness.take()
+        number = harness.number(task)
         expect("the tasks that came, and this one", number in seen, False)
         seen[number] = int(task.parts.attempt)
-        expect(f"the args of task {number}", task.args, bench.args(number))
+        expect(f"the args of task {number}", task.args, harness.args(number))
         if number == 4:
             clock.expect_at_least(DELAY, f"a task delayed by {DELAY} s")
         else:
             expect(f"the metadata of task {number}", dict(task.parts.metadata), {"note": "kept"})
-        await bench.settle(task, Succeeded(None))
-    await bench.nothing_comes()
+        await harness.settle(task, Succeeded(None))
+    await harness.nothing_comes()
     expect("the attempts in which what waited came", {each: seen.get(each) for each in (2, 3, 4)}, {2: 1, 3: 1, 4: 1})
-    expect("the attempt in which what was in hand came", seen.get(1), 2 if bench.lease else seen.get(1))
-    if isinstance(bench.backend, WaitForCompletion):
-        expect("the status of what was finished", (await bench.backend.wait_for(done)).status, Status.Done)
+    expect("the attempt in which what was in hand came", seen.get(1), 2 if harness.lease else seen.get(1))
+    if isinstance(harness.backend, WaitForCompletion):
+        expect("the status of what was finished", (await harness.backend.wait_for(done)).status, Status.Done)
 
 
 @rule(8, Feature.LASTING)
-async def a_worker_that_is_closed_is_followed(bench: Bench) -> None:
+async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
     """What a worker was cut in the middle of is finished by the next one, after a restart, each task once."""
-    ids = [await bench.push(number) for number in range(6)]
+    ids = [await harness.push(number) for number in range(6)]
     record = Record()
 
     async def cut(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
-        if bench.number(task) >= 2:
+        if harness.number(task) >= 2:
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("cut", bench.backend, cut, concurrency=2, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("cut", harness.backend, cut, concurrency=2, on_event=record.hear)
         nursery.start_soon(worker.run)
-        await bench.until(lambda: len(record.attempts) == 4, "a worker of two seats", "in its third and fourth attempt")
+        await harness.until(
+            lambda: len(record.attempts) == 4, "a worker of two slots", "in its third and fourth attempt"
+        )
         nursery.cancel_scope.cancel()
-    expect("the tasks that it finished", sorted(map(bench.number_of, record.finished)), [0, 1])
-    await bench.restart()
+    expect("the tasks that it finished", sorted(map(harness.number_of, record.finished)), [0, 1])
+    await harness.restart()
 
     async def handle(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
 
-    after = await finish(bench, ids[2:], handle)
-    expect("the tasks that the next one finished", sorted(map(bench.number_of, after.finished)), [2, 3, 4, 5])
+    after = await finish(harness, ids[2:], handle)
+    expect("the tasks that the next one finished", sorted(map(harness.number_of, after.finished)), [2, 3, 4, 5])
     expect("the attempts of what was interrupted", [after.attempts_of(each) for each in ids[2:]], [[1]] * 4)
-    await bench.nothing_comes()
+    await harness.nothing_comes()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from ..._tasks.task import Task
-    from .harness import Bench
+    from .harness import Harness
 
 _UNKNOWN = "no-such-task"
 
@@ -40,12 +40,12 @@ def _verbs() -> list[str]:
     return [name for name, _ in found if name not in ("open", "aclose", "listen")]
 
 
-def _calls(bench: Bench, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
+def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
     """What makes the storage call each method of its engine."""
-    storage = bench.backend
+    storage = harness.backend
     engine, ask = storage._traffic.engine, storage._traffic.ask
     return {
-        "exchange": lambda: bench.push(2),
+        "exchange": lambda: harness.push(2),
         "renew": lambda: ask(engine.renew, [], 1.0),
         "report": lambda: ask(engine.report, None, b""),
         "find": lambda: storage.fetch_by_id(waiting.parts.id),
@@ -75,9 +75,9 @@ def _replaced(engine: Any, verb: str, method: Callable[..., Any]) -> Generator[N
 
 
 @contextmanager
-def _raising(bench: Bench, verb: str, error: BaseException, *, once: bool = True) -> Generator[None, None, None]:
+def _raising(harness: Harness, verb: str, error: BaseException, *, once: bool = True) -> Generator[None, None, None]:
     """Have this method of the engine raise in the block: the first time, or each time that it is called."""
-    engine = bench.backend._traffic.engine
+    engine = harness.backend._traffic.engine
 
     async def fail(*_: object) -> None:
         if once:
@@ -95,54 +95,54 @@ def _expect_told(what: str, error: BaseException, caught: BaseException | None) 
 
 
 @rule(6, Feature.ENGINE)
-async def an_engine_that_raises_harms_only_who_asked(bench: Bench) -> None:
+async def an_engine_that_raises_harms_only_who_asked(harness: Harness) -> None:
     """Whichever method of its engine raises, whoever asked for it has the error, and all else goes on."""
-    await bench.push(1)
-    [waiting] = await bench.backend.list_tasks()
-    calls = _calls(bench, waiting)
+    await harness.push(1)
+    [waiting] = await harness.backend.list_tasks()
+    calls = _calls(harness, waiting)
     for verb in _verbs():
         for error in _errors():
-            with bench.limit(bench.patience), _raising(bench, verb, error), catch_errors() as caught:
+            with harness.limit(harness.patience), _raising(harness, verb, error), catch_errors() as caught:
                 await calls[verb]()
             _expect_told(f"what needs {verb}() of an engine that raises {error!r}", error, caught.error)
-    await bench.settle(await bench.take_number(1), Succeeded(None))
-    await bench.nothing_comes()
+    await harness.settle(await harness.take_number(1), Succeeded(None))
+    await harness.nothing_comes()
 
 
 @rule(2, Feature.ENGINE)
-async def a_settlement_outlives_an_engine_that_raises(bench: Bench) -> None:
+async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
     """What is settled while its engine raises, whatever it raises, is settled once the engine is well again."""
-    before = (await bench.backend.metrics())["succeeded"]
+    before = (await harness.backend.metrics())["succeeded"]
     for number, error in enumerate(_errors(), 1):
-        await bench.push(number)
-        task = await bench.take_number(number)
-        with bench.limit(bench.patience), _raising(bench, "exchange", error), catch_errors() as caught:
-            await bench.settle(task, Succeeded(None))
+        await harness.push(number)
+        task = await harness.take_number(number)
+        with harness.limit(harness.patience), _raising(harness, "exchange", error), catch_errors() as caught:
+            await harness.settle(task, Succeeded(None))
         expect(f"settling while the engine raises {error!r}", caught.error, None)
-        succeeded = (await bench.backend.metrics())["succeeded"] - before
+        succeeded = (await harness.backend.metrics())["succeeded"] - before
         expect(f"the tasks that have succeeded after {error!r}", succeeded, number)
 
 
 @rule(2, Feature.ENGINE)
-async def a_closing_that_raises_ends_all_the_same(bench: Bench) -> None:
+async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
     """Whatever its engine raises while a storage is closed, the engine is closed, no trio task of the storage is left,
     and the program can go on."""
     me = trio.lowlevel.current_task()
-    await bench.close()
+    await harness.close()
     alone = len(me.child_nurseries)
     for error in _errors():
         for verb in ("aclose", "exchange"):
-            await bench.open()
-            await bench.push(1)
-            await _close_while_raising(bench, verb, error)
+            await harness.open()
+            await harness.push(1)
+            await _close_while_raising(harness, verb, error)
             what = f"the nurseries left open by a storage that was closed while {verb}() of its engine raised {error!r}"
             expect(what, len(me.child_nurseries) - alone, 0)
-    await bench.open()
+    await harness.open()
 
 
-async def _close_while_raising(bench: Bench, verb: str, error: BaseException) -> None:
+async def _close_while_raising(harness: Harness, verb: str, error: BaseException) -> None:
     """Close the storage with a settlement under way, and see that this ends, and that the engine is closed."""
-    backend, task, is_settled = bench.backend, await bench.take(), trio.Event()
+    backend, task, is_settled = harness.backend, await harness.take(), trio.Event()
     aclose, closed = backend._traffic.engine.aclose, 0
 
     async def close() -> None:
@@ -158,12 +158,12 @@ async def _close_while_raising(bench: Bench, verb: str, error: BaseException) ->
         is_settled.set()
 
     with _replaced(backend._traffic.engine, "aclose", close):
-        with _raising(bench, verb, error, once=False) if verb == "exchange" else nullcontext():
-            bench.start_beside(settle)
+        with _raising(harness, verb, error, once=False) if verb == "exchange" else nullcontext():
+            harness.start_beside(settle)
             await trio.sleep(TICK)
             with catch_errors() as caught:
-                await bench.close()
-    with bench.limit(bench.patience):
+                await harness.close()
+    with harness.limit(harness.patience):
         await is_settled.wait()
     if not is_settled.is_set():
         backend._traffic.break_off(BackendError("it was closed"))  # settling cannot be cancelled

@@ -18,65 +18,65 @@ from .workers import Record
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._tasks.outcome import Outcome
-    from .harness import Bench
+    from .harness import Harness
 
 
 @rule(8, Feature.LEASE)
-async def an_orphan_comes_back(bench: Bench) -> None:
+async def an_orphan_comes_back(harness: Harness) -> None:
     """A task whose lease ran out comes back by itself, not before, as its next attempt: a crash counts."""
     clock = Stopwatch()
-    await bench.push(1)
-    task = await bench.take_number(1)
-    orphan = await bench.take_number(1, attempt=2)
-    clock.expect_at_least(0.9 * bench.lease, f"an orphan under a lease of {bench.lease:g} s")
+    await harness.push(1)
+    task = await harness.take_number(1)
+    orphan = await harness.take_number(1, attempt=2)
+    clock.expect_at_least(0.9 * harness.lease, f"an orphan under a lease of {harness.lease:g} s")
     expect("the id of the orphan", orphan.parts.id, task.parts.id)
 
 
 @rule(8, Feature.LEASE)
-async def settling_is_fenced(bench: Bench) -> None:
+async def settling_is_fenced(harness: Harness) -> None:
     """Who lost its lease cannot settle, whatever the outcome: a LeaseLostError, and the new holder keeps the task."""
-    await bench.push(1)
-    stale = await bench.take_number(1)
-    task = await bench.take_number(1, attempt=2)
+    await harness.push(1)
+    stale = await harness.take_number(1)
+    task = await harness.take_number(1, attempt=2)
     for outcome in (Released(), Retried(ValueError("late")), Killed(ValueError("late")), Failed(ValueError("late"))):
         with refused(f"{type(outcome).__name__} without the lease", LeaseLostError):
-            await bench.settle(stale, outcome)
+            await harness.settle(stale, outcome)
     with refused("Succeeded without the lease", LeaseLostError):
-        await bench.settle(stale, Succeeded("late"))
-    if isinstance(bench.backend, FetchById):
-        found = await bench.backend.fetch_by_id(task.parts.id)
+        await harness.settle(stale, Succeeded("late"))
+    if isinstance(harness.backend, FetchById):
+        found = await harness.backend.fetch_by_id(task.parts.id)
         expect("the status of the task", found and found.parts.status, Status.Running)
-    await bench.settle(task, Succeeded("in time"))
+    await harness.settle(task, Succeeded("in time"))
 
 
 @rule(8, Feature.LEASE)
-async def a_heartbeat_is_in_time(bench: Bench) -> None:
+async def a_heartbeat_is_in_time(harness: Harness) -> None:
     """A backend with a lease has a heartbeat_interval, shorter than that lease."""
-    interval = bench.backend.heartbeat_interval
-    holds = isinstance(interval, (int, float)) and 0 < interval < bench.lease
-    expect_that("heartbeat_interval", holds, interval, f"seconds, less than the lease of {bench.lease:g} s")
+    interval = harness.backend.heartbeat_interval
+    holds = isinstance(interval, (int, float)) and 0 < interval < harness.lease
+    expect_that("heartbeat_interval", holds, interval, f"seconds, less than the lease of {harness.lease:g} s")
     await trio.lowlevel.checkpoint()
 
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
-async def a_heartbeat_keeps_the_lease(bench: Bench) -> None:
+async def a_heartbeat_keeps_the_lease(harness: Harness) -> None:
     """As long as a worker beats, nobody else gets what it has in hand, however long that takes."""
-    task_id = await bench.push(1)
+    task_id = await harness.push(1)
     record, is_over = Record([task_id]), trio.Event()
 
     async def last(task: Task[Any]) -> None:
         await is_over.wait()
 
-    async with bench.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("beating", bench.backend, last, concurrency=1, on_event=record.hear)
+    async with harness.another() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("beating", harness.backend, last, concurrency=1, on_event=record.hear)
         nursery.start_soon(worker.run)
-        await bench.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         intruder: list[Task[Any]] = []
-        with bench.limit(2.5 * bench.lease):
+        with harness.limit(2.5 * harness.lease):
             intruder.append(await other.receive())
         expect("what another receiver got meanwhile", len(intruder), 0)
         is_over.set()
-        await bench.until(lambda: not record.unfinished, "the attempt of a worker", "ended")
+        await harness.until(lambda: not record.unfinished, "the attempt of a worker", "ended")
         nursery.cancel_scope.cancel()
     expect("the outcomes", record.outcomes, [(task_id, Succeeded(None))])
     expect("the attempts", record.attempts_of(task_id), [1])
@@ -106,29 +106,31 @@ class _Muted(Backend[Any]):
 
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
-async def who_lost_its_lease_is_told(bench: Bench) -> None:
+async def who_lost_its_lease_is_told(harness: Harness) -> None:
     """A worker that lost a lease learns of it when it beats next: the attempt is cancelled, and settles nothing. Where
     whoever receives renews the leases of its own process, as where there is only one, none is lost."""
-    task_id = await bench.push(1)
-    record, muted, is_over = Record(), _Muted(bench.backend), trio.Event()
+    task_id = await harness.push(1)
+    record, muted, is_over = Record(), _Muted(harness.backend), trio.Event()
 
     async def last(task: Task[Any]) -> None:
         await is_over.wait()
 
-    async with bench.another() as other, trio.open_nursery() as nursery:
+    async with harness.another() as other, trio.open_nursery() as nursery:
         worker: Worker[Any, Any] = Worker("muted", muted, last, concurrency=1, on_event=record.hear)
         context: WorkerContext = await nursery.start(worker.run)
-        await bench.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         context.pause()  # it is not to take the orphan itself
         orphans: list[Task[Any]] = []
-        with bench.limit(2.5 * bench.lease):
+        with harness.limit(2.5 * harness.lease):
             orphans.append(await other.receive())
         muted.is_muted = False
         for orphan in orphans:
             expect("the orphan, and its attempt", (orphan.parts.id, int(orphan.parts.attempt)), (task_id, 2))
         if not orphans:
             is_over.set()
-        await bench.until(lambda: bool(record.outcomes), "the attempt that lost its lease", "cancelled by a heartbeat")
+        await harness.until(
+            lambda: bool(record.outcomes), "the attempt that lost its lease", "cancelled by a heartbeat"
+        )
         for orphan in orphans:
             await other.settle(orphan, Succeeded(None))
         nursery.cancel_scope.cancel()
@@ -137,15 +139,15 @@ async def who_lost_its_lease_is_told(bench: Bench) -> None:
 
 
 @rule(8, Feature.LEASE, ResumeAbandoned)
-async def orphans_can_be_resumed_at_once(bench: Bench) -> None:
+async def orphans_can_be_resumed_at_once(harness: Harness) -> None:
     """resume_abandoned lets orphans wait again, and leaves alone what is under a lease."""
-    await bench.push(1)
-    task = await bench.take_number(1)
-    expect("how many were resumed while the lease lasts", await bench.backend.resume_abandoned(), 0)
-    await bench.nothing_comes()
-    await bench.settle(task, Released())
-    await bench.take_number(1)
-    await bench.pass_time(1.3 * bench.lease)
-    resumed = await bench.backend.resume_abandoned()
+    await harness.push(1)
+    task = await harness.take_number(1)
+    expect("how many were resumed while the lease lasts", await harness.backend.resume_abandoned(), 0)
+    await harness.nothing_comes()
+    await harness.settle(task, Released())
+    await harness.take_number(1)
+    await harness.pass_time(1.3 * harness.lease)
+    resumed = await harness.backend.resume_abandoned()
     expect_that("how many were resumed", resumed in (0, 1), resumed, "1, or 0 if it waits again already")
-    await bench.take_number(1, attempt=2)
+    await harness.take_number(1, attempt=2)

@@ -15,72 +15,72 @@ from .rule import expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
-    from .harness import Bench
+    from .harness import Harness
 
 
 @rule(3)
-async def first_come_first_served(bench: Bench) -> None:  # noqa: ASYNC910  the list is not empty
+async def first_come_first_served(harness: Harness) -> None:  # noqa: ASYNC910  the list is not empty
     """Of tasks that are equal otherwise, who waits longest goes first."""
     numbers = list(range(20))
     for number in numbers:
-        await bench.push(number)
-    expect("the order in which they come", [bench.number(await bench.take()) for _ in numbers], numbers)
+        await harness.push(number)
+    expect("the order in which they come", [harness.number(await harness.take()) for _ in numbers], numbers)
 
 
 @rule(3)
-async def higher_priority_goes_first(bench: Bench) -> None:
+async def higher_priority_goes_first(harness: Harness) -> None:
     """The higher priority goes first, whenever it was pushed; less than 0 gives way to all others."""
     for number, priority in enumerate((0, -5, 10, 0, 10)):
-        await bench.push(number, priority=priority)
-    expect("the order in which they come", [bench.number(await bench.take()) for _ in range(5)], [2, 4, 0, 3, 1])
+        await harness.push(number, priority=priority)
+    expect("the order in which they come", [harness.number(await harness.take()) for _ in range(5)], [2, 4, 0, 3, 1])
 
 
 @rule(9)
-async def a_delay_is_waited_for(bench: Bench) -> None:
+async def a_delay_is_waited_for(harness: Harness) -> None:
     """A delayed task does not come before its delay is over; and then it comes to who waits for it."""
     clock = Stopwatch()
-    await bench.push(1, delay=DELAY)
-    await bench.take_number(1)
+    await harness.push(1, delay=DELAY)
+    await harness.take_number(1)
     clock.expect_at_least(DELAY, f"a task delayed by {DELAY} s")
 
 
 @rule(9)
-async def a_moment_is_waited_for(bench: Bench) -> None:
+async def a_moment_is_waited_for(harness: Harness) -> None:
     """A task with a run_at does not come before that moment; one whose moment has passed comes at once."""
     clock = Stopwatch()
-    await bench.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
+    await harness.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
     late = clock.on_the_wall  # the moment was that much nearer already when the task was in
-    await bench.push(2, run_at=wall_now() - timedelta(days=400))
-    await bench.take_number(2)
-    await bench.take_number(1)
+    await harness.push(2, run_at=wall_now() - timedelta(days=400))
+    await harness.take_number(2)
+    await harness.take_number(1)
     clock.expect_at_least(DELAY - late, f"a task to be run {DELAY} s from now")
 
 
 @rule(9)
-async def a_delayed_task_holds_nobody_up(bench: Bench) -> None:
+async def a_delayed_task_holds_nobody_up(harness: Harness) -> None:
     """Tasks that are ready come before those that still wait for their time; of those, the earliest goes first."""
     for number, delay in enumerate((2 * DELAY, DELAY, 0.0)):
-        await bench.push(number, **({"delay": delay} if delay else {}), priority=-number)
-    expect("the order in which they come", [bench.number(await bench.take()) for _ in range(3)], [2, 1, 0])
+        await harness.push(number, **({"delay": delay} if delay else {}), priority=-number)
+    expect("the order in which they come", [harness.number(await harness.take()) for _ in range(3)], [2, 1, 0])
 
 
 @rule(9)
-async def what_has_expired_is_not_started(bench: Bench) -> None:
+async def what_has_expired_is_not_started(harness: Harness) -> None:
     """A task that was not started within its expires_in does not come any more, and is killed."""
-    task_id = await bench.push(1, expires_in=0.1)
-    await bench.push(2, expires_in=3600.0)
-    await bench.pass_time(0.25)
-    await bench.take_number(2)
-    if isinstance(bench.backend, WaitForCompletion):
-        expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
+    task_id = await harness.push(1, expires_in=0.1)
+    await harness.push(2, expires_in=3600.0)
+    await harness.pass_time(0.25)
+    await harness.take_number(2)
+    if isinstance(harness.backend, WaitForCompletion):
+        expect("the status of the expired task", (await harness.backend.wait_for(task_id)).status, Status.Killed)
 
 
 @rule(9, FetchById)
-async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
+async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
     """A task that has expired, delayed or not, is seen as killed, though nobody receives."""
-    backend = bench.backend
-    ids = [await bench.push(1, expires_in=0.1), await bench.push(2, expires_in=0.1, delay=3600.0)]
-    await bench.pass_time(0.25)
+    backend = harness.backend
+    ids = [await harness.push(1, expires_in=0.1), await harness.push(2, expires_in=0.1, delay=3600.0)]
+    await harness.pass_time(0.25)
     found = [await backend.fetch_by_id(each) for each in ids]
     expect("the statuses", [each and each.parts.status for each in found], [Status.Killed] * 2)
     if isinstance(backend, ListTasks):
@@ -93,98 +93,98 @@ async def what_has_expired_is_seen_as_killed(bench: Bench) -> None:
         expect("whether one can be cancelled", await backend.cancel(ids[0]), False)
     if isinstance(backend, ResumeById):
         expect("whether one can be resumed", await backend.resume_by_id(ids[1]), True)
-        await bench.take_number(2)
+        await harness.take_number(2)
 
 
 @rule(9, WaitForCompletion)
-async def an_expiry_is_waited_for(bench: Bench) -> None:
+async def an_expiry_is_waited_for(harness: Harness) -> None:
     """A wait for a task that expires, delayed or not, ends then, though nobody receives."""
-    ids = [await bench.push(1, expires_in=DELAY), await bench.push(2, expires_in=DELAY, delay=3600.0)]
+    ids = [await harness.push(1, expires_in=DELAY), await harness.push(2, expires_in=DELAY, delay=3600.0)]
     clock = Stopwatch()
     for number, each in enumerate(ids, start=1):
         status: object = None
-        with bench.limit(bench.patience):
-            status = (await bench.backend.wait_for(each)).status
+        with harness.limit(harness.patience):
+            status = (await harness.backend.wait_for(each)).status
         expect(f"the status of task {number}, as it is waited for", status, Status.Killed)
     clock.expect_at_least(DELAY - EARLY, f"a task that expires after {DELAY} s")
 
 
 @rule(12, WaitForCompletion)
-async def a_replaced_task_names_its_successor(bench: Bench) -> None:
+async def a_replaced_task_names_its_successor(harness: Harness) -> None:
     """The error of a task that was replaced names the one that has replaced it, whether it waited or ran."""
-    ids = [await bench.push(1, unique="key"), await bench.push(2, unique="key", on_conflict="replace")]
-    running = await bench.take_number(2)
-    ids.append(await bench.push(3, unique="key", on_conflict="replace"))
-    await bench.take_number(3)
-    await bench.settle(running, Retried(ValueError("again"), 3600.0))
+    ids = [await harness.push(1, unique="key"), await harness.push(2, unique="key", on_conflict="replace")]
+    running = await harness.take_number(2)
+    ids.append(await harness.push(3, unique="key", on_conflict="replace"))
+    await harness.take_number(3)
+    await harness.settle(running, Retried(ValueError("again"), 3600.0))
     for old, new in pairwise(ids):
-        result = await bench.backend.wait_for(old)
+        result = await harness.backend.wait_for(old)
         expect_that("its error", new in str(result.error), str(result.error), f"{new} in it")
 
 
 @rule(12)
-async def what_has_expired_gives_up_its_key(bench: Bench) -> None:
+async def what_has_expired_gives_up_its_key(harness: Harness) -> None:
     """A push under the unique key of a task that has expired gets the key, though nobody receives."""
-    task_id = await bench.push(1, unique="key", expires_in=0.1)
-    await bench.pass_time(0.25)
-    pushed = await bench.push(2, unique="key", on_conflict="raise")
+    task_id = await harness.push(1, unique="key", expires_in=0.1)
+    await harness.pass_time(0.25)
+    pushed = await harness.push(2, unique="key", on_conflict="raise")
     expect_that("what push returns", pushed != task_id, pushed, "the id of the new task")
-    await bench.take_number(2)
-    await bench.nothing_comes()
-    if isinstance(bench.backend, WaitForCompletion):
-        expect("the status of the expired task", (await bench.backend.wait_for(task_id)).status, Status.Killed)
+    await harness.take_number(2)
+    await harness.nothing_comes()
+    if isinstance(harness.backend, WaitForCompletion):
+        expect("the status of the expired task", (await harness.backend.wait_for(task_id)).status, Status.Killed)
 
 
 @rule(9)
-async def what_was_started_in_time_does_not_expire(bench: Bench) -> None:
+async def what_was_started_in_time_does_not_expire(harness: Harness) -> None:
     """A task that was started within its expires_in comes again when it is retried later than that."""
-    await bench.push(1, expires_in=DELAY)
-    await bench.settle(await bench.take_number(1), Retried(ValueError("again"), 2 * DELAY))
-    await bench.take_number(1, attempt=2)
+    await harness.push(1, expires_in=DELAY)
+    await harness.settle(await harness.take_number(1), Retried(ValueError("again"), 2 * DELAY))
+    await harness.take_number(1, attempt=2)
 
 
 @rule(12)
-async def a_taken_key_is_skipped(bench: Bench) -> None:
+async def a_taken_key_is_skipped(harness: Harness) -> None:
     """Pushing under a unique key that is taken leaves the first task in place and returns its id."""
-    task_id = await bench.push(1, unique="key")
-    expect("what push returns", await bench.backend.push(bench.args(2), unique="key"), task_id)
-    await bench.push(3, unique="other key")
-    task = await bench.take_number(1)
-    expect("what push returns while the first runs", await bench.backend.push(bench.args(2), unique="key"), task_id)
-    await bench.settle(task, Retried(ValueError("again"), DELAY))
-    expect("what push returns while it waits", await bench.backend.push(bench.args(2), unique="key"), task_id)
-    await bench.take_number(3)
-    await bench.take_number(1, attempt=2)
-    await bench.nothing_comes()
+    task_id = await harness.push(1, unique="key")
+    expect("what push returns", await harness.backend.push(harness.args(2), unique="key"), task_id)
+    await harness.push(3, unique="other key")
+    task = await harness.take_number(1)
+    expect("what push returns while the first runs", await harness.backend.push(harness.args(2), unique="key"), task_id)
+    await harness.settle(task, Retried(ValueError("again"), DELAY))
+    expect("what push returns while it waits", await harness.backend.push(harness.args(2), unique="key"), task_id)
+    await harness.take_number(3)
+    await harness.take_number(1, attempt=2)
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def a_taken_key_is_replaced(bench: Bench) -> None:
+async def a_taken_key_is_replaced(harness: Harness) -> None:
     """With on_conflict="replace", the waiting task of the same unique key is killed, and the new one waits."""
-    old = await bench.push(1, unique="key")
-    await bench.push(2, unique="key", on_conflict="replace")
-    await bench.settle(await bench.take_number(2), Succeeded(None))
-    await bench.nothing_comes()
-    if isinstance(bench.backend, WaitForCompletion):
-        expect("the status of the replaced task", (await bench.backend.wait_for(old)).status, Status.Killed)
+    old = await harness.push(1, unique="key")
+    await harness.push(2, unique="key", on_conflict="replace")
+    await harness.settle(await harness.take_number(2), Succeeded(None))
+    await harness.nothing_comes()
+    if isinstance(harness.backend, WaitForCompletion):
+        expect("the status of the replaced task", (await harness.backend.wait_for(old)).status, Status.Killed)
 
 
 @rule(12)
-async def a_taken_key_is_refused(bench: Bench) -> None:
+async def a_taken_key_is_refused(harness: Harness) -> None:
     """With on_conflict="raise", a second task of the same unique key is refused with DuplicateTaskError."""
-    await bench.push(1, unique="key")
+    await harness.push(1, unique="key")
     with refused("a second task of the same unique key", DuplicateTaskError):
-        await bench.push(2, unique="key", on_conflict="raise")
-    await bench.settle(await bench.take_number(1), Succeeded(None))
-    await bench.nothing_comes()
+        await harness.push(2, unique="key", on_conflict="raise")
+    await harness.settle(await harness.take_number(1), Succeeded(None))
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def a_key_is_free_after_the_end(bench: Bench) -> None:
+async def a_key_is_free_after_the_end(harness: Harness) -> None:
     """A unique key can be had again as soon as the task that had it is finished, however it ended."""
     outcomes: tuple[Outcome, ...] = (Succeeded(None), Failed(ValueError("failed")), Killed(ValueError("killed")))
     for number, outcome in enumerate(outcomes):
-        await bench.push(number, unique="key", on_conflict="raise")
-        await bench.settle(await bench.take_number(number), outcome)
-    await bench.push(7, unique="key", on_conflict="raise")
-    await bench.take_number(7)
+        await harness.push(number, unique="key", on_conflict="raise")
+        await harness.settle(await harness.take_number(number), outcome)
+    await harness.push(7, unique="key", on_conflict="raise")
+    await harness.take_number(7)

@@ -15,7 +15,7 @@ from ..._tasks.task_id import TaskId
 from .rule import Feature, expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
-    from .harness import Bench
+    from .harness import Harness
 
 _NOTES = {
     "tenant": "Jürgen ☃ \U0001f40d \x00 end",
@@ -27,111 +27,111 @@ _NOTES = {
 
 
 @rule(2)
-async def a_task_comes_out_as_it_went_in(bench: Bench) -> None:
+async def a_task_comes_out_as_it_went_in(harness: Harness) -> None:
     """What is received has the args, the id and the terms of what was pushed, and is in its first attempt."""
     own_id = f"own {TaskId.new()} ☃"
-    task_id = await bench.push(7, id=own_id, attempts=4, timeout=90.0, priority=3)
+    task_id = await harness.push(7, id=own_id, attempts=4, timeout=90.0, priority=3)
     expect("what push returned", (type(task_id), task_id), (TaskId, own_id))
-    task = await bench.take()
+    task = await harness.take()
     parts = task.parts
-    expect("its args", task.args, bench.args(7))
+    expect("its args", task.args, harness.args(7))
     expect("its id", (type(parts.id), parts.id), (TaskId, own_id))
     expect("its attempt", int(parts.attempt), 1)
     expect("its status", parts.status, Status.Running)
     expect("attempts, timeout and priority", (parts.attempts, parts.timeout, parts.priority), (4, 90.0, 3))
-    await bench.settle(task, Succeeded(None))
+    await harness.settle(task, Succeeded(None))
 
 
 @rule(2)
-async def ids_are_given_where_none_is(bench: Bench) -> None:
+async def ids_are_given_where_none_is(harness: Harness) -> None:
     """Tasks without an id get one each, no two alike, even of equal args, and push returns it."""
-    ids = [await bench.push(1) for _ in range(3)]
+    ids = [await harness.push(1) for _ in range(3)]
     expect("how many ids there are for three tasks", len(set(ids)), 3)
-    expect("the ids that come", [(await bench.take()).parts.id for _ in ids], ids)
+    expect("the ids that come", [(await harness.take()).parts.id for _ in ids], ids)
 
 
 @rule(2)
-async def metadata_is_kept(bench: Bench) -> None:
+async def metadata_is_kept(harness: Harness) -> None:
     """Metadata comes out as it went in: texts of any kind, numbers, lists and mappings in it."""
-    await bench.push(0, metadata=_NOTES)
-    expect("the metadata", dict((await bench.take()).parts.metadata), _NOTES)
+    await harness.push(0, metadata=_NOTES)
+    expect("the metadata", dict((await harness.take()).parts.metadata), _NOTES)
 
 
 @rule(2)
-async def large_tasks_are_kept(bench: Bench) -> None:
+async def large_tasks_are_kept(harness: Harness) -> None:
     """A task of a megabyte comes out whole."""
     note = "trio ☃ " * 120_000
-    await bench.push(0, metadata={"note": note})
-    kept = (await bench.take()).parts.metadata["note"]
+    await harness.push(0, metadata={"note": note})
+    kept = (await harness.take()).parts.metadata["note"]
     expect("the length of a note of a megabyte", len(kept), len(note))
     expect_that("a note of a megabyte", kept == note, "another text", "the same text")
 
 
 @rule(2)
-async def args_of_all_sizes_are_kept(bench: Bench) -> None:  # noqa: ASYNC910  the list is not empty
+async def args_of_all_sizes_are_kept(harness: Harness) -> None:  # noqa: ASYNC910  the list is not empty
     """Args come out equal to what went in."""
     numbers = [0, 1, 255, 256, 65_536, 2**31, 2**53 + 1]
     for number in numbers:
-        await bench.push(number)
+        await harness.push(number)
     for number in numbers:
-        expect("args", (await bench.take()).args, bench.args(number))
+        expect("args", (await harness.take()).args, harness.args(number))
 
 
 @rule(2)
-async def a_bulk_goes_in_as_a_whole(bench: Bench) -> None:
+async def a_bulk_goes_in_as_a_whole(harness: Harness) -> None:
     """A bulk goes in with its options and in its order, and push_bulk returns the ids; an empty one is nothing."""
-    ids = await bench.backend.push_bulk([bench.args(number) for number in range(5)], metadata={"bulk": 1})
+    ids = await harness.backend.push_bulk([harness.args(number) for number in range(5)], metadata={"bulk": 1})
     expect("how many ids push_bulk returns for five tasks", len(ids), 5)
-    tasks = [await bench.take() for _ in ids]
-    expect("the args that come", [task.args for task in tasks], [bench.args(number) for number in range(5)])
+    tasks = [await harness.take() for _ in ids]
+    expect("the args that come", [task.args for task in tasks], [harness.args(number) for number in range(5)])
     expect("the ids that come", [task.parts.id for task in tasks], ids)
     expect("their metadata", [dict(task.parts.metadata) for task in tasks], [{"bulk": 1}] * 5)
-    expect("the ids of an empty bulk", await bench.backend.push_bulk([]), [])
+    expect("the ids of an empty bulk", await harness.backend.push_bulk([]), [])
 
 
 @rule(2)
-async def a_receiver_that_waits_is_served(bench: Bench) -> None:
+async def a_receiver_that_waits_is_served(harness: Harness) -> None:
     """Who waits for a task gets the one that is pushed then."""
     taken: list[Task[Any]] = []
 
     async def wait() -> None:
-        taken.append(await bench.take())
+        taken.append(await harness.take())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
-        await bench.pass_time(0.1)
+        await harness.pass_time(0.1)
         expect("what came before anything was pushed", len(taken), 0)
-        task_id = await bench.push(1)
+        task_id = await harness.push(1)
     expect("the id of what came", taken[0].parts.id, task_id)
 
 
 @rule(12)
-async def a_known_id_is_refused(bench: Bench) -> None:
+async def a_known_id_is_refused(harness: Harness) -> None:
     """A second task under the id of an unfinished one is refused with DuplicateTaskError, and the first stays."""
-    task_id = await bench.push(1)
+    task_id = await harness.push(1)
     with refused("a second task of the same id", DuplicateTaskError):
-        await bench.backend.push(bench.args(2), id=task_id)
-    task = await bench.take_number(1)
-    expect("the args of the first", task.args, bench.args(1))
+        await harness.backend.push(harness.args(2), id=task_id)
+    task = await harness.take_number(1)
+    expect("the args of the first", task.args, harness.args(1))
     with refused("a second task of the same id, while the first one runs", DuplicateTaskError):
-        await bench.backend.push(bench.args(2), id=task_id)
-    await bench.settle(task, Succeeded(None))
-    await bench.nothing_comes()
+        await harness.backend.push(harness.args(2), id=task_id)
+    await harness.settle(task, Succeeded(None))
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def pushing_again_counts_once(bench: Bench) -> None:
+async def pushing_again_counts_once(harness: Harness) -> None:
     """Pushing the very same task twice, as one does when a push was cut, leaves it in the store once."""
-    task = Task.builder(bench.args(1)).build()
-    bench.knows(1, await bench.backend.push_task(task))
+    task = Task.builder(harness.args(1)).build()
+    harness.knows(1, await harness.backend.push_task(task))
     with refused("the same task once more", DuplicateTaskError):
-        await bench.backend.push_task(task)
-    await bench.settle(await bench.take_number(1), Succeeded(None))
-    await bench.nothing_comes()
+        await harness.backend.push_task(task)
+    await harness.settle(await harness.take_number(1), Succeeded(None))
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def wrong_options_are_refused(bench: Bench) -> None:
+async def wrong_options_are_refused(harness: Harness) -> None:
     """A delay that is not a number, an option of the wrong type or one that nobody knows: refused, nothing stored."""
     for options in (
         {"delay": math.nan},
@@ -145,43 +145,43 @@ async def wrong_options_are_refused(bench: Bench) -> None:
         {"on_conflict": "skip"},
     ):
         with refused(f"push with {options}", TypeError, ValueError):
-            await bench.push(0, **options)
-    await bench.nothing_comes()
+            await harness.push(0, **options)
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def what_is_no_task_is_refused(bench: Bench) -> None:
+async def what_is_no_task_is_refused(harness: Harness) -> None:
     """Into push_task go tasks: anything else is a TypeError, and nothing is stored."""
-    for thing in (bench.args(1), None, object()):
+    for thing in (harness.args(1), None, object()):
         with refused(f"push_task({thing!r})", TypeError):
-            await bench.backend.push_task(thing)
-    await bench.nothing_comes()
+            await harness.backend.push_task(thing)
+    await harness.nothing_comes()
 
 
 @rule(12)
-async def a_bulk_is_checked_before_it_is_stored(bench: Bench) -> None:
+async def a_bulk_is_checked_before_it_is_stored(harness: Harness) -> None:
     """A bulk with something wrong in it is refused as a whole: none of it is stored."""
 
     def stumbling() -> Iterator[Any]:
-        yield bench.args(1)
+        yield harness.args(1)
         raise LookupError("the list of what to push ends in an error")
 
     with refused("a bulk of an iterator that raises", LookupError):
-        await bench.backend.push_bulk(stumbling())
+        await harness.backend.push_bulk(stumbling())
     with refused("a bulk with a wrong option", ValueError):
-        await bench.backend.push_bulk([bench.args(1), bench.args(2)], delay=math.nan)
+        await harness.backend.push_bulk([harness.args(1), harness.args(2)], delay=math.nan)
     with refused("a bulk with one id for several tasks", TypeError):
-        await bench.backend.push_bulk([bench.args(1), bench.args(2)], id="conformance")
-    await bench.nothing_comes()
+        await harness.backend.push_bulk([harness.args(1), harness.args(2)], id="conformance")
+    await harness.nothing_comes()
 
 
 @rule(12, Feature.LASTING)
-async def what_cannot_be_encoded_is_refused(bench: Bench) -> None:
+async def what_cannot_be_encoded_is_refused(harness: Harness) -> None:
     """Args that cannot be stored are refused with TypeError or ValueError, also in a bulk, and nothing is stored."""
     with refused("push of an object that cannot be encoded", TypeError, ValueError):
-        await bench.backend.push(object())
+        await harness.backend.push(object())
     with refused("a bulk with an object that cannot be encoded", TypeError, ValueError):
-        await bench.backend.push_bulk([bench.args(1), object(), bench.args(2)])
-    await bench.nothing_comes()
-    await bench.push(3)
-    await bench.take_number(3)
+        await harness.backend.push_bulk([harness.args(1), object(), harness.args(2)])
+    await harness.nothing_comes()
+    await harness.push(3)
+    await harness.take_number(3)

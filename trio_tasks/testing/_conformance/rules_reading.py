@@ -32,56 +32,56 @@ from .workers import finish
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._contracts.events import Event
-    from .harness import Bench
+    from .harness import Harness
 
 
 @rule(2, FetchById)
-async def a_task_is_found_by_its_id(bench: Bench) -> None:
+async def a_task_is_found_by_its_id(harness: Harness) -> None:
     """fetch_by_id shows a task as it is, whether it waits, runs or is delayed; and None where there is none."""
-    task_id = await bench.push(1, metadata={"note": "kept"})
-    later = await bench.push(2, delay=3600.0)
-    expect("what is found under an unknown id", await bench.backend.fetch_by_id("unknown"), None)
-    found = await bench.backend.fetch_by_id(task_id)
+    task_id = await harness.push(1, metadata={"note": "kept"})
+    later = await harness.push(2, delay=3600.0)
+    expect("what is found under an unknown id", await harness.backend.fetch_by_id("unknown"), None)
+    found = await harness.backend.fetch_by_id(task_id)
     if found is None:
         raise RuleBroken("a task that waits", "None", "the task")
-    expect("its args and id", (found.args, found.parts.id), (bench.args(1), task_id))
+    expect("its args and id", (found.args, found.parts.id), (harness.args(1), task_id))
     expect("its metadata", dict(found.parts.metadata), {"note": "kept"})
     expect("its status and attempt", (found.parts.status, int(found.parts.attempt)), (Status.Pending, 0))
-    task = await bench.take_number(1)
-    found = await bench.backend.fetch_by_id(task_id)
+    task = await harness.take_number(1)
+    found = await harness.backend.fetch_by_id(task_id)
     status = found and (found.parts.status, int(found.parts.attempt))
     expect("the status and attempt of one that runs", status, (Status.Running, 1))
-    await bench.settle(task, Retried(ValueError("again"), 3600.0))
-    found = await bench.backend.fetch_by_id(task_id)
+    await harness.settle(task, Retried(ValueError("again"), 3600.0))
+    found = await harness.backend.fetch_by_id(task_id)
     status = found and (found.parts.status, int(found.parts.attempt))
     expect("the status and attempt of one that waits for its retry", status, (Status.Pending, 1))
-    found = await bench.backend.fetch_by_id(later)
+    found = await harness.backend.fetch_by_id(later)
     expect("the status of a delayed one", found and found.parts.status, Status.Pending)
 
 
 @rule(3, FetchById, Feature.INFO)
-async def the_past_of_a_task_is_shown(bench: Bench) -> None:
+async def the_past_of_a_task_is_shown(harness: Harness) -> None:
     """A task that is looked up has its attempts, its latest error, its result and its progress as its context."""
-    task_id = await bench.push(1)
-    await _expect_past(bench, task_id, [], None)
-    task = await bench.take()
-    if isinstance(bench.backend, Progress):
-        await bench.backend.report_progress(task, 50)
-    await bench.settle(task, Retried(ValueError("first"), 0.0))
+    task_id = await harness.push(1)
+    await _expect_past(harness, task_id, [], None)
+    task = await harness.take()
+    if isinstance(harness.backend, Progress):
+        await harness.backend.report_progress(task, 50)
+    await harness.settle(task, Retried(ValueError("first"), 0.0))
     first, second = ("retried", "ValueError: first"), ("failed", "ValueError: second")
-    await _expect_past(bench, task_id, [first], "first")
-    await bench.settle(await bench.take(), Failed(ValueError("second")))
-    await _expect_past(bench, task_id, [first, second], "second")
-    if isinstance(bench.backend, ResumeById):
-        await bench.backend.resume_by_id(task_id)
-        await bench.settle(await bench.take(), Succeeded("done"))
-        await _expect_past(bench, task_id, [first, second], None, result="done")
+    await _expect_past(harness, task_id, [first], "first")
+    await harness.settle(await harness.take(), Failed(ValueError("second")))
+    await _expect_past(harness, task_id, [first, second], "second")
+    if isinstance(harness.backend, ResumeById):
+        await harness.backend.resume_by_id(task_id)
+        await harness.settle(await harness.take(), Succeeded("done"))
+        await _expect_past(harness, task_id, [first, second], None, result="done")
 
 
 async def _expect_past(
-    bench: Bench, task_id: str, history: list[tuple[str, str]], error: str | None, result: object = None
+    harness: Harness, task_id: str, history: list[tuple[str, str]], error: str | None, result: object = None
 ) -> None:
-    found = await bench.backend.fetch_by_id(task_id)
+    found = await harness.backend.fetch_by_id(task_id)
     if found is None or not isinstance(found.parts.context, StoredTaskInfo):
         raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
     info = found.parts.context
@@ -90,20 +90,20 @@ async def _expect_past(
     expect("when they ended", moments, sorted(moments))
     expect("its latest error", None if info.error is None else str(info.error), error)
     expect("its result", info.result, result)
-    if isinstance(bench.backend, Progress) and history:
+    if isinstance(harness.backend, Progress) and history:
         expect("its progress", info.progress, 50)
 
 
 @rule(3, FetchById, Feature.INFO)
-async def the_worker_of_an_attempt_is_named(bench: Bench) -> None:
+async def the_worker_of_an_attempt_is_named(harness: Harness) -> None:
     """The context of a task that is looked up names its worker, and so does its history."""
 
     async def fail(task: Task[Any]) -> None:
         raise ValueError("of the handler")
 
-    task_id = await bench.push(1, attempts=1)
-    await finish(bench, [task_id], fail, name="the worker")
-    found = await bench.backend.fetch_by_id(task_id)
+    task_id = await harness.push(1, attempts=1)
+    await finish(harness, [task_id], fail, name="the worker")
+    found = await harness.backend.fetch_by_id(task_id)
     info = None if found is None else found.parts.context
     if not isinstance(info, StoredTaskInfo):
         raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
@@ -112,9 +112,9 @@ async def the_worker_of_an_attempt_is_named(bench: Bench) -> None:
 
 
 @rule(3, FetchById, Feature.INFO)
-async def one_worker_of_several_is_named(bench: Bench) -> None:
+async def one_worker_of_several_is_named(harness: Harness) -> None:
     """Where several workers share a backend, whoever looks up a task is told which of them has it in hand."""
-    ids = [await bench.push(number) for number in range(12)]
+    ids = [await harness.push(number) for number in range(12)]
     begun: dict[str, str] = {}
 
     def hear(context: WorkerContext, event: Event) -> None:
@@ -122,15 +122,15 @@ async def one_worker_of_several_is_named(bench: Bench) -> None:
             begun[event.task.parts.id] = context.name
 
     async def handle(task: Task[Any]) -> None:
-        if bench.number(task) >= 8:
+        if harness.number(task) >= 8:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
 
-    async with bench.another() as other, trio.open_nursery() as nursery:
+    async with harness.another() as other, trio.open_nursery() as nursery:
         for name in ("one", "two"):
-            worker: Worker[Any, Any] = Worker(name, bench.backend, handle, concurrency=2, on_event=hear)
+            worker: Worker[Any, Any] = Worker(name, harness.backend, handle, concurrency=2, on_event=hear)
             nursery.start_soon(worker.run)
-        await bench.until(lambda: len(begun) == len(ids), "the attempts of two workers", "begun")
+        await harness.until(lambda: len(begun) == len(ids), "the attempts of two workers", "begun")
         seen: dict[str, str | None] = {}
         for task_id in ids[8:]:
             found = await other.fetch_by_id(task_id)
@@ -140,39 +140,39 @@ async def one_worker_of_several_is_named(bench: Bench) -> None:
 
 
 @rule(2, WaitForCompletion)
-async def an_end_can_be_waited_for(bench: Bench) -> None:
+async def an_end_can_be_waited_for(harness: Harness) -> None:
     """wait_for returns how a task ended as soon as it has, whoever settles it, and after any number of retries."""
-    ids = [await bench.push(number) for number in range(3)]
+    ids = [await harness.push(number) for number in range(3)]
     results: dict[str, TaskResult[Any]] = {}
 
     async def wait(backend: Any, task_id: str) -> None:
         results[task_id] = await backend.wait_for(task_id)
 
     outcomes = (Succeeded(42), Failed(ValueError("no stock left")), Killed(ValueError("not wanted")))
-    async with bench.another() as other, trio.open_nursery() as nursery:
+    async with harness.another() as other, trio.open_nursery() as nursery:
         for task_id in ids:
             nursery.start_soon(wait, other, task_id)
-        await bench.settle(await bench.take_number(0), Retried(ValueError("again"), 0.1))
-        await bench.settle(await bench.take_number(1), Released())
-        await bench.pass_time(0.1)
+        await harness.settle(await harness.take_number(0), Retried(ValueError("again"), 0.1))
+        await harness.settle(await harness.take_number(1), Released())
+        await harness.pass_time(0.1)
         expect("how many ends there were before any", len(results), 0)
         for _ in ids:
-            task = await bench.take()
-            await bench.settle(task, outcomes[bench.number(task)])
-        await bench.until(lambda: len(results) == 3, "who waits for the ends of three tasks", "told")
+            task = await harness.take()
+            await harness.settle(task, outcomes[harness.number(task)])
+        await harness.until(lambda: len(results) == 3, "who waits for the ends of three tasks", "told")
     statuses = [results[each].status for each in ids]
     expect("the statuses", statuses, [Status.Done, Status.Failed, Status.Killed])
     expect("the result", results[ids[0]].result, 42)
 
 
 @rule(2, WaitForCompletion)
-async def an_end_is_remembered(bench: Bench) -> None:
+async def an_end_is_remembered(harness: Harness) -> None:
     """wait_for returns at once how a task ended that has ended, and does so again."""
-    task_id = await bench.push(1)
-    await bench.settle(await bench.take_number(1), Succeeded("done"))
+    task_id = await harness.push(1)
+    await harness.settle(await harness.take_number(1), Succeeded("done"))
     for _ in range(2):
-        with bench.limit(bench.patience) as scope:
-            result = await bench.backend.wait_for(task_id)
+        with harness.limit(harness.patience) as scope:
+            result = await harness.backend.wait_for(task_id)
             expect(
                 "its id, status and result", (result.id, result.status, result.result), (task_id, Status.Done, "done")
             )
@@ -180,130 +180,130 @@ async def an_end_is_remembered(bench: Bench) -> None:
 
 
 @rule(12, WaitForCompletion)
-async def an_unknown_end_is_not_waited_for(bench: Bench) -> None:
+async def an_unknown_end_is_not_waited_for(harness: Harness) -> None:
     """wait_for an id that is not known is an UnknownTaskError, at once."""
-    with bench.limit(bench.patience):
+    with harness.limit(harness.patience):
         with refused("wait_for an unknown id", UnknownTaskError):
-            await bench.backend.wait_for("unknown")
+            await harness.backend.wait_for("unknown")
         return
     raise RuleBroken("wait_for an unknown id", "it waiting", "UnknownTaskError")
 
 
 @rule(2, WaitForCompletion)
-async def who_waits_for_an_end_may_leave(bench: Bench) -> None:
+async def who_waits_for_an_end_may_leave(harness: Harness) -> None:
     """A wait_for that is cancelled leaves the task as it is."""
-    task_id = await bench.push(1)
-    with bench.limit(0.1) as scope:
-        await bench.backend.wait_for(task_id)
+    task_id = await harness.push(1)
+    with harness.limit(0.1) as scope:
+        await harness.backend.wait_for(task_id)
     expect("whether wait_for was cancelled", scope.cancelled_caught, True)
-    task = await bench.take_number(1)
-    with bench.limit(0.1):
-        await bench.backend.wait_for(task_id)
-    await bench.settle(task, Succeeded(None))
-    expect("its status", (await bench.backend.wait_for(task_id)).status, Status.Done)
+    task = await harness.take_number(1)
+    with harness.limit(0.1):
+        await harness.backend.wait_for(task_id)
+    await harness.settle(task, Succeeded(None))
+    expect("its status", (await harness.backend.wait_for(task_id)).status, Status.Done)
 
 
 @rule(2, ListTasks)
-async def tasks_are_listed_by_status(bench: Bench) -> None:
+async def tasks_are_listed_by_status(harness: Harness) -> None:
     """list_tasks shows the tasks of a status, or all, and never more than the limit."""
-    ids = [await bench.push(number, **({"delay": 3600.0} if number == 6 else {})) for number in range(7)]
+    ids = [await harness.push(number, **({"delay": 3600.0} if number == 6 else {})) for number in range(7)]
     for outcome in (Succeeded(None), Failed(ValueError("1")), Killed(ValueError("1")), None):
-        task = await bench.take()
+        task = await harness.take()
         if outcome is not None:
-            await bench.settle(task, outcome)
+            await harness.settle(task, outcome)
     for status, expected in (
         (Status.Pending, ids[4:]),
         (Status.Running, ids[3:4]),
         (Status.Failed, ids[1:2]),
         (Status.Killed, ids[2:3]),
     ):
-        seen = await bench.backend.list_tasks(status, limit=10_000)
-        ours = sorted(each.parts.id for each in seen if bench.number(each) >= 0)
+        seen = await harness.backend.list_tasks(status, limit=10_000)
+        ours = sorted(each.parts.id for each in seen if harness.number(each) >= 0)
         expect(f"the ids of those that are {status.name}", ours, sorted(expected))
         expect("their statuses", {each.parts.status for each in seen}, {status})
-    everything = {str(each.parts.id) for each in await bench.backend.list_tasks(limit=10_000)}
+    everything = {str(each.parts.id) for each in await harness.backend.list_tasks(limit=10_000)}
     missing = [each for each in ids[1:] if each not in everything]
     expect("which unfinished ones and dead letters are missing from all", missing, [])
     expect(
         "how many there are of 3 that wait, with limit=2",
-        len(await bench.backend.list_tasks(Status.Pending, limit=2)),
+        len(await harness.backend.list_tasks(Status.Pending, limit=2)),
         2,
     )
 
 
 @rule(2, ListTasks)
-async def what_waits_is_listed_in_order(bench: Bench) -> None:
+async def what_waits_is_listed_in_order(harness: Harness) -> None:
     """list_tasks shows those that are ready in the order in which they would come, then the delayed ones as they fall
     due."""
     options: list[dict[str, Any]] = [{}, {"delay": 7200.0}, {"priority": 5}, {"delay": 3600.0}, {}, {"priority": -5}]
     for number, each in enumerate(options):
-        await bench.push(number, **each)
-    await bench.settle(await bench.take_number(2), Released())
-    await bench.settle(await bench.take_number(2), Retried(ValueError("again"), 5400.0))
+        await harness.push(number, **each)
+    await harness.settle(await harness.take_number(2), Released())
+    await harness.settle(await harness.take_number(2), Retried(ValueError("again"), 5400.0))
     numbers = [0, 4, 5, 3, 2, 1]
     for status in (Status.Pending, None):
-        seen = [bench.number(each) for each in await bench.backend.list_tasks(status, limit=10_000)]
+        seen = [harness.number(each) for each in await harness.backend.list_tasks(status, limit=10_000)]
         expect("those that wait, as they are listed", [each for each in seen if each >= 0], numbers)
-    expect("those that come", [bench.number(await bench.take()) for _ in range(3)], numbers[:3])
+    expect("those that come", [harness.number(await harness.take()) for _ in range(3)], numbers[:3])
 
 
 @rule(11, RegisterWorker, ListWorkers)
-async def workers_are_listed(bench: Bench) -> None:
+async def workers_are_listed(harness: Harness) -> None:
     """list_workers names each worker that runs here, and none that has ended."""
 
     async def idle(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
-    async with bench.another() as other:
+    async with harness.another() as other:
         async with trio.open_nursery() as nursery:
-            for name, backend in (("one", bench.backend), ("two", other)):
+            for name, backend in (("one", harness.backend), ("two", other)):
                 worker: Worker[Any, Any] = Worker(name, backend, idle, concurrency=1)
                 await nursery.start(worker.run)
-            expect("the workers that run", sorted(await bench.backend.list_workers()), ["one", "two"])
+            expect("the workers that run", sorted(await harness.backend.list_workers()), ["one", "two"])
             nursery.cancel_scope.cancel()
-        expect("the workers when they have ended", await bench.backend.list_workers(), [])
+        expect("the workers when they have ended", await harness.backend.list_workers(), [])
 
 
 @rule(2, ListQueues)
-async def queues_are_listed(bench: Bench) -> None:
+async def queues_are_listed(harness: Harness) -> None:
     """list_queues names the queues that have tasks, this one among them."""
-    await bench.push(1)
-    queues: list[object] = await bench.backend.list_queues()
+    await harness.push(1)
+    queues: list[object] = await harness.backend.list_queues()
     are_names = bool(queues) and all(isinstance(each, str) for each in queues)
     expect_that("the queues", are_names, queues, "names, one at least")
-    own: object = getattr(bench.backend, "queue", queues[0])
+    own: object = getattr(harness.backend, "queue", queues[0])
     expect_that("the queues", own in queues, queues, f"{own!r} among them")
 
 
 @rule(2, ListQueues, Feature.SHARE, Feature.CLOSE)
-async def queues_are_apart(bench: Bench) -> None:
+async def queues_are_apart(harness: Harness) -> None:
     """A queue that share(queue=...) gives is one of its own: it has its own tasks and its own end, and is listed."""
-    other: Any = bench.backend.share(queue="another")
+    other: Any = harness.backend.share(queue="another")
     expect("the name of the other queue", other.queue, "another")
-    await bench.push(1)
-    there: str = await other.push(bench.args(2))
-    bench.knows(2, there)
-    queues = await bench.backend.list_queues()
-    expect_that("the queues", {"another", bench.backend.queue} <= {*queues}, queues, "both")
-    expect("whose task the other queue has", bench.number(task := await bench.take(other)), 2)
+    await harness.push(1)
+    there: str = await other.push(harness.args(2))
+    harness.knows(2, there)
+    queues = await harness.backend.list_queues()
+    expect_that("the queues", {"another", harness.backend.queue} <= {*queues}, queues, "both")
+    expect("whose task the other queue has", harness.number(task := await harness.take(other)), 2)
     await other.settle(task, Succeeded(None))
     other.close()
     with refused("a push into a queue that was closed", trio.ClosedResourceError):
-        await other.push(bench.args(3))
-    await bench.push(4)
+        await other.push(harness.args(3))
+    await harness.push(4)
     for number in (1, 4):
-        await bench.settle(await bench.take_number(number), Succeeded(None))
+        await harness.settle(await harness.take_number(number), Succeeded(None))
     if isinstance(other, Vacuum):
         await other.vacuum()
 
 
 @rule(11, Metrics)
-async def metrics_count(bench: Bench) -> None:
+async def metrics_count(harness: Harness) -> None:
     """metrics counts each push and each outcome once, and what waits and runs now."""
-    before = await bench.backend.metrics()
+    before = await harness.backend.metrics()
     for number in range(7):
-        await bench.push(number)
-    await bench.push(7, delay=3600.0)
+        await harness.push(number)
+    await harness.push(7, delay=3600.0)
     outcomes = (
         Released(),
         Retried(ValueError("again"), 3600.0),
@@ -314,10 +314,10 @@ async def metrics_count(bench: Bench) -> None:
         None,
     )
     for outcome in outcomes:
-        task = await bench.take()
+        task = await harness.take()
         if outcome is not None:
-            await bench.settle(task, outcome)
-    after = await bench.backend.metrics()
+            await harness.settle(task, outcome)
+    after = await harness.backend.metrics()
     counted = {name: after.get(name, 0) - before.get(name, 0) for name in ("pushed", "succeeded", "retried", "failed")}
     counted |= {name: after.get(name, 0) - before.get(name, 0) for name in ("killed", "released", "suspended")}
     expected = dict.fromkeys(counted, 1) | {"pushed": 8}
@@ -326,16 +326,16 @@ async def metrics_count(bench: Bench) -> None:
 
 
 @rule(8, Progress)
-async def progress_is_shown(bench: Bench) -> None:
+async def progress_is_shown(harness: Harness) -> None:
     """What was last reported of a task in hand can be read; who does not have it in hand cannot report."""
-    task_id = await bench.push(1)
+    task_id = await harness.push(1)
     with refused("the progress of an unknown task", UnknownTaskError):
-        await bench.backend.progress_of("unknown")
-    expect("the progress of one that waits", await bench.backend.progress_of(task_id), None)
-    task = await bench.take_number(1)
+        await harness.backend.progress_of("unknown")
+    expect("the progress of one that waits", await harness.backend.progress_of(task_id), None)
+    task = await harness.take_number(1)
     for progress in ({"done": 1, "of": 3}, {"done": 2, "of": 3}):
-        await bench.backend.report_progress(task, progress)
-        expect("the progress", await bench.backend.progress_of(task_id), progress)
-    await bench.settle(task, Retried(ValueError("again"), DELAY))
+        await harness.backend.report_progress(task, progress)
+        expect("the progress", await harness.backend.progress_of(task_id), progress)
+    await harness.settle(task, Retried(ValueError("again"), DELAY))
     with refused("a report when the task is not in hand any more", LeaseLostError):
-        await bench.backend.report_progress(task, {"done": 3, "of": 3})
+        await harness.backend.report_progress(task, {"done": 3, "of": 3})

@@ -17,33 +17,33 @@ from .rule import expect, rule
 from .workers import AT_ONCE, Record, finish
 
 if TYPE_CHECKING:
-    from .harness import Bench
+    from .harness import Harness
 
 
 @rule(3)
-async def an_error_is_retried_and_then_final(bench: Bench) -> None:
+async def an_error_is_retried_and_then_final(harness: Harness) -> None:
     """A handler that keeps failing is tried as often as it may be, the pauses in between; then the task has failed."""
-    task_id = await bench.push(1)
+    task_id = await harness.push(1)
 
     async def fail(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
         raise ValueError(f"no luck in attempt {task.parts.attempt}")
 
     clock = Stopwatch()
-    record = await finish(bench, [task_id], fail, retry=RetryPolicy(attempts=3, backoff=constant(0.1)))
+    record = await finish(harness, [task_id], fail, retry=RetryPolicy(attempts=3, backoff=constant(0.1)))
     clock.expect_at_least(0.2, "a task that was retried twice, after 0.1 s each")
     expect("the attempts", record.attempts_of(task_id), [1, 2, 3])
     expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Retried, Retried, Failed])
-    await bench.nothing_comes()
-    if isinstance(bench.backend, WaitForCompletion):
-        result = await bench.backend.wait_for(task_id)
+    await harness.nothing_comes()
+    if isinstance(harness.backend, WaitForCompletion):
+        result = await harness.backend.wait_for(task_id)
         expect("the status and the error", (result.status, str(result.error)), (Status.Failed, "no luck in attempt 3"))
 
 
 @rule(7)
-async def a_suspension_costs_no_attempt(bench: Bench) -> None:
+async def a_suspension_costs_no_attempt(harness: Harness) -> None:
     """A handler that suspends its task, be it in the last attempt, is given it again at its time, as the same one."""
-    task_id = await bench.push(1, attempts=1)
+    task_id = await harness.push(1, attempts=1)
 
     async def handle(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
@@ -51,37 +51,37 @@ async def a_suspension_costs_no_attempt(bench: Bench) -> None:
             raise SuspendError(0.1, "not yet")
 
     clock, record = Stopwatch(), Record()
-    await finish(bench, [task_id], handle, record=record)
+    await finish(harness, [task_id], handle, record=record)
     clock.expect_at_least(0.2, "a task that was suspended twice, for 0.1 s each")
     expect("the attempts", record.attempts_of(task_id), [1, 1, 1])
     expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Suspended, Suspended, Succeeded])
 
 
 @rule(3)
-async def results_and_aborts_are_settled(bench: Bench) -> None:
+async def results_and_aborts_are_settled(harness: Harness) -> None:
     """A worker's successes and its aborts arrive in the backend as such."""
-    ids = [await bench.push(number) for number in range(2)]
+    ids = [await harness.push(number) for number in range(2)]
 
     async def handle(task: Task[Any]) -> int:
         await trio.lowlevel.checkpoint()
-        if bench.number(task):
+        if harness.number(task):
             raise AbortError("not wanted")
         return 42
 
-    record = await finish(bench, ids, handle)
+    record = await finish(harness, ids, handle)
     seen = {each: type(outcome) for each, outcome in record.outcomes}
     expect("the outcomes", seen, {ids[0]: Succeeded, ids[1]: Killed})
-    await bench.nothing_comes()
-    if isinstance(bench.backend, WaitForCompletion):
-        results = [await bench.backend.wait_for(each) for each in ids]
+    await harness.nothing_comes()
+    if isinstance(harness.backend, WaitForCompletion):
+        results = [await harness.backend.wait_for(each) for each in ids]
         expect("the statuses", [each.status for each in results], [Status.Done, Status.Killed])
         expect("the result", results[0].result, 42)
 
 
 @rule(5)
-async def a_worker_that_stops_leaves_the_rest(bench: Bench) -> None:
+async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
     """A worker that is stopped finishes what it has in hand, and what it has not begun stays for others, untouched."""
-    ids = [await bench.push(number) for number in range(3)]
+    ids = [await harness.push(number) for number in range(3)]
     record = Record()
     begun, go_on = trio.Event(), trio.Event()
 
@@ -90,84 +90,84 @@ async def a_worker_that_stops_leaves_the_rest(bench: Bench) -> None:
         await go_on.wait()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("stopping", bench.backend, handle, concurrency=1, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("stopping", harness.backend, handle, concurrency=1, on_event=record.hear)
         context = await nursery.start(worker.run)
-        await bench.until(begun.is_set, "the attempt of a worker", "begun")
+        await harness.until(begun.is_set, "the attempt of a worker", "begun")
         context.stop()
         go_on.set()
     expect("what it finished", record.finished, ids[:1])
     for number in (1, 2):
-        await bench.take_number(number)
+        await harness.take_number(number)
 
 
 @rule(5)
-async def a_cancelled_worker_releases(bench: Bench) -> None:
+async def a_cancelled_worker_releases(harness: Harness) -> None:
     """A worker that is cancelled gives back what it has in hand: it comes again at once, as the same attempt."""
-    ids = [await bench.push(number) for number in range(3)]
+    ids = [await harness.push(number) for number in range(3)]
     record = Record()
 
     async def hang(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("cancelled", bench.backend, hang, concurrency=2, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("cancelled", harness.backend, hang, concurrency=2, on_event=record.hear)
         nursery.start_soon(worker.run)
-        await bench.until(lambda: len(record.attempts) == 2, "two attempts of a worker", "begun")
+        await harness.until(lambda: len(record.attempts) == 2, "two attempts of a worker", "begun")
         nursery.cancel_scope.cancel()
     expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Released, Released])
-    tasks = [await bench.take() for _ in ids]
+    tasks = [await harness.take() for _ in ids]
     expect("what comes then", sorted(task.parts.id for task in tasks), sorted(ids))
     expect("their attempts", [int(task.parts.attempt) for task in tasks], [1, 1, 1])
 
 
 @rule(4)
-async def no_worker_sits_on_tasks(bench: Bench) -> None:
-    """A worker holds no more tasks than it has seats: what it cannot begin, another one gets at once."""
+async def no_worker_sits_on_tasks(harness: Harness) -> None:
+    """A worker holds no more tasks than it has slots: what it cannot begin, another one gets at once."""
     for number in range(4):
-        await bench.push(number)
+        await harness.push(number)
     record = Record()
 
     async def hang(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
-    async with bench.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("full", bench.backend, hang, concurrency=1, on_event=record.hear)
+    async with harness.another() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("full", harness.backend, hang, concurrency=1, on_event=record.hear)
         nursery.start_soon(worker.run)
-        await bench.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         for number in (1, 2, 3):
-            task = await bench.take(other)
-            expect("the task for the other one", bench.number(task), number)
+            task = await harness.take(other)
+            expect("the task for the other one", harness.number(task), number)
             expect("its attempt", int(task.parts.attempt), 1)
-            await bench.settle(task, Succeeded(None))
+            await harness.settle(task, Succeeded(None))
         nursery.cancel_scope.cancel()
     expect("how many tasks the full worker has begun", len(record.attempts), 1)
-    await bench.take_number(0)
+    await harness.take_number(0)
 
 
 @rule(2)
-async def a_task_goes_to_one_receiver(bench: Bench) -> None:
+async def a_task_goes_to_one_receiver(harness: Harness) -> None:
     """Of several who wait for one task, or look at the same time, one gets it."""
     taken: list[Task[Any]] = []
 
     async def receive(backend: Any) -> None:
         taken.append(await backend.receive())
 
-    async with bench.another() as other:
+    async with harness.another() as other:
         for number in range(6):
             async with trio.open_nursery() as nursery:
                 if number % 2:
-                    await bench.push(number)
-                for backend in (bench.backend, other) * 2:
+                    await harness.push(number)
+                for backend in (harness.backend, other) * 2:
                     nursery.start_soon(receive, backend)
                 if not number % 2:
                     await trio.sleep(0.01)
-                    await bench.push(number)
-                await bench.until(lambda: bool(taken), "a task for one of four receivers", "received")
-                await bench.pass_time(0.05)
+                    await harness.push(number)
+                await harness.until(lambda: bool(taken), "a task for one of four receivers", "received")
+                await harness.pass_time(0.05)
                 nursery.cancel_scope.cancel()
-            seen = [(bench.number(task), int(task.parts.attempt)) for task in taken]
+            seen = [(harness.number(task), int(task.parts.attempt)) for task in taken]
             expect("what four receivers got of one task, and in which attempt", seen, [(number, 1)])
-            await _settle_by_either(bench.backend, other, taken.pop())
+            await _settle_by_either(harness.backend, other, taken.pop())
 
 
 async def _settle_by_either(one: Any, other: Any, task: Task[Any]) -> None:
@@ -181,41 +181,43 @@ async def _settle_by_either(one: Any, other: Any, task: Task[Any]) -> None:
 
 
 @rule(2)
-async def two_workers_share_the_work(bench: Bench) -> None:
+async def two_workers_share_the_work(harness: Harness) -> None:
     """Many tasks through two workers: each is attempted once and settled once, none is left."""
-    ids = await bench.backend.push_bulk([bench.args(number) for number in range(60)])
+    ids = await harness.backend.push_bulk([harness.args(number) for number in range(60)])
     record = Record(ids)
     by_worker: dict[str, int] = {}
 
     async def handle(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
 
-    async with bench.another() as other:
+    async with harness.another() as other:
         async with trio.open_nursery() as nursery:
-            for name, backend in (("one", bench.backend), ("two", other)):
+            for name, backend in (("one", harness.backend), ("two", other)):
                 by_worker[name] = 0
                 worker: Worker[Any, Any] = Worker(
                     name, backend, handle, concurrency=3, on_event=record.hear, retry=AT_ONCE
                 )
                 nursery.start_soon(worker.run)
-            await bench.until(lambda: not record.unfinished, "the work of two workers", "done")
-            await bench.pass_time(0.05)
+            await harness.until(lambda: not record.unfinished, "the work of two workers", "done")
+            await harness.pass_time(0.05)
             nursery.cancel_scope.cancel()
     wrong = {number: record.attempts_of(each) for number, each in enumerate(ids) if record.attempts_of(each) != [1]}
     expect("the tasks that had other attempts than their first", wrong, {})
     expect("how many tasks were finished, each once", len(record.finished), len(ids))
-    await bench.nothing_comes()
+    await harness.nothing_comes()
 
 
 @rule(7)
-async def a_task_that_waits_holds_no_seat(bench: Bench) -> None:
+async def a_task_that_waits_holds_no_slot(harness: Harness) -> None:
     """While a task waits to be retried, its worker does others."""
-    ids = [await bench.push(number, priority=-number) for number in range(3)]
+    ids = [await harness.push(number, priority=-number) for number in range(3)]
 
     async def handle(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
-        if bench.number(task) == 0 and task.parts.attempt == 1:
+        if harness.number(task) == 0 and task.parts.attempt == 1:
             raise ValueError("again")
 
-    record = await finish(bench, ids, handle, concurrency=1, retry=RetryPolicy(attempts=2, backoff=constant(3 * DELAY)))
-    expect("the order in which they were finished", [bench.number_of(each) for each in record.finished], [1, 2, 0])
+    record = await finish(
+        harness, ids, handle, concurrency=1, retry=RetryPolicy(attempts=2, backoff=constant(3 * DELAY))
+    )
+    expect("the order in which they were finished", [harness.number_of(each) for each in record.finished], [1, 2, 0])

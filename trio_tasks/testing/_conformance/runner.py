@@ -12,11 +12,11 @@ import trio
 from ..._contracts.backend import FetchById
 from ..._tasks.outcome import Succeeded
 from ..._tasks.task_info import StoredTaskInfo
-from .harness import Bench
+from .harness import Harness
 from .rule import Rule, RuleBroken, as_broken
 
 if TYPE_CHECKING:
-    from .opening import Opening
+    from .opening import OpenedBackend
 
 _TRIO = str(Path(trio.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
@@ -31,7 +31,7 @@ class Trial:
       time_limit: seconds that each rule may take.
     """
 
-    def __init__(self, opening: Opening, time_limit: float) -> None:
+    def __init__(self, opening: OpenedBackend, time_limit: float) -> None:
         self._opening = opening
         self._time_limit = time_limit
 
@@ -52,21 +52,21 @@ class Trial:
         name = ""
         opening = self._opening
 
-        async def play(bench: Bench) -> None:
+        async def play(harness: Harness) -> None:
             nonlocal name
-            name = type(bench.backend).__name__
-            task_id = await bench.push(0)
-            opening.shows_info = await _shows_info(bench.backend, task_id)
+            name = type(harness.backend).__name__
+            task_id = await harness.push(0)
+            opening.shows_info = await _shows_info(harness.backend, task_id)
             async with AsyncExitStack() as stack:
                 try:
                     other = await stack.enter_async_context(opening.handle())
                 except Exception:
                     other = None  # it may say that it can only be opened once; so it is closed first
                 else:
-                    opening.is_lasting = opening.is_shared = await _has(bench, other, task_id)
+                    opening.is_lasting = opening.is_shared = await _has(harness, other, task_id)
             if other is None:
-                await bench.restart()
-                opening.is_lasting = await _has(bench, bench.backend, task_id)
+                await harness.restart()
+                opening.is_lasting = await _has(harness, harness.backend, task_id)
 
         await self._within_bounds(rule, play)
         return name
@@ -79,11 +79,11 @@ class Trial:
         """
         reason: str | None = None
 
-        async def play(bench: Bench) -> None:  # noqa: ASYNC910  what it is called in has some
+        async def play(harness: Harness) -> None:  # noqa: ASYNC910  what it is called in has some
             nonlocal reason
-            reason = next(filter(None, map(bench.lacks, rule.needs)), None)
+            reason = next(filter(None, map(harness.lacks, rule.needs)), None)
             if reason is None:
-                await rule.play(bench)
+                await rule.play(harness)
 
         await self._within_bounds(rule, play)
         return reason
@@ -95,10 +95,10 @@ class Trial:
         scope = trio.CancelScope()
         try:
             async with trio.open_nursery() as nursery:
-                bench = Bench(self._opening, nursery)
-                with bench.limit(self._time_limit, lambda: places.append(_where(trio_task))) as scope:
-                    async with bench.opened():
-                        await play(bench)
+                harness = Harness(self._opening, nursery)
+                with harness.limit(self._time_limit, lambda: places.append(_where(trio_task))) as scope:
+                    async with harness.opened():
+                        await play(harness)
                 nursery.cancel_scope.cancel()
         except Exception as error:
             broken = as_broken(error, rule)
@@ -109,15 +109,15 @@ class Trial:
             raise broken
 
 
-async def _nothing(bench: Bench) -> None:
+async def _nothing(harness: Harness) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def _has(bench: Bench, backend: Any, task_id: str) -> bool:
+async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
     """Whether the task can be seen through this handle."""
     if isinstance(backend, FetchById):
         return await backend.fetch_by_id(task_id) is not None
-    with bench.limit(0.5):
+    with harness.limit(0.5):
         task = await backend.receive()
         await backend.settle(task, Succeeded(None))
         return bool(task.parts.id == task_id)

@@ -1,4 +1,4 @@
-"""Workers on a bench: run until what they were given is finished, and what they said meanwhile."""
+"""Workers on a harness: run until what they were given is finished, and what they said meanwhile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..._contracts.events import Event
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Task
-    from .harness import Bench
+    from .harness import Harness
 
 AT_ONCE = RetryPolicy(attempts=3, backoff=constant(0))
 """Three attempts, without a pause between them."""
@@ -61,7 +61,7 @@ class Record:
 
 
 async def finish(
-    bench: Bench, ids: Iterable[str], handler: Callable[[Task[Any]], Awaitable[Any]], **options: Any
+    harness: Harness, ids: Iterable[str], handler: Callable[[Task[Any]], Awaitable[Any]], **options: Any
 ) -> Record:
     """Run a worker until these tasks are finished, and return what it said.
 
@@ -72,17 +72,17 @@ async def finish(
     record.wanted = set(ids)
     if not record.unfinished:
         return record  # noqa: ASYNC910  there is nothing to do
-    backend = options.pop("backend", bench.backend)
+    backend = options.pop("backend", harness.backend)
     name = options.pop("name", "conformance")
     options.setdefault("retry", AT_ONCE)
     worker: Worker[Any, Any] = Worker(name, backend, handler, on_event=record.hear, **options)
-    with bench.limit(bench.patience):
+    with harness.limit(harness.patience):
         await worker.run()
         if not record.unfinished:
             return record
-    left = [f"task {number}" for number in sorted(bench.number_of(each) for each in record.unfinished)]
+    left = [f"task {number}" for number in sorted(harness.number_of(each) for each in record.unfinished)]
     raise RuleBroken(
         "a worker that was to finish its tasks",
-        f"{', '.join(left)} not finished within {bench.patience:g} s",
+        f"{', '.join(left)} not finished within {harness.patience:g} s",
         "all of them finished",
     )

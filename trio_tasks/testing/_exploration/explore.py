@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final, overload
 
 from ..._checks import check_callable, check_count, check_seconds, check_several
 from .results import BrokenByCut, DivergedError, Exploration
-from .run import Play, Take
+from .run import Scenario, ScenarioRun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from .cut import Cut
-    from .run import Moment
+    from .run import CutPoint
 
 
 @overload
@@ -92,7 +92,7 @@ def explore_cancellations(
     tried = check_several(seeds, "seeds", "whole numbers")
     if not tried:
         raise ValueError("seeds must have one at least, such as 0")
-    play = Play(scenario, _takes_an_argument(scenario), invariant, limit)
+    play = Scenario(scenario, _takes_an_argument(scenario), invariant, limit)
     began = time.perf_counter()
     lines: Counter[str] = Counter()
     failures: list[_Failure] = []
@@ -126,7 +126,7 @@ class _Failure(NamedTuple):
 class _Exploring:
     """All cuts under one seed."""
 
-    def __init__(self, play: Play, seed: int) -> None:
+    def __init__(self, play: Scenario, seed: int) -> None:
         self.lines: Counter[str] = Counter()
         self.failures: list[_Failure] = []
         self._play = play
@@ -143,20 +143,20 @@ class _Exploring:
         numbers = range(1, len(cuts) + 1) if only is None else [only]
         for number in numbers:
             at, part = cuts[number - 1]
-            take = Take(self._play, self._seed, script=script, at=at, part=part)
+            take = ScenarioRun(self._play, self._seed, script=script, at=at, part=part)
             take.run()
             self._judge(take, script, number, len(cuts), at, part)
         return len(numbers)
 
-    def _rehearse(self) -> Sequence[Moment]:
+    def _rehearse(self) -> Sequence[CutPoint]:
         """Run it without a cut; returns its moments."""
-        take = Take(self._play, self._seed)
+        take = ScenarioRun(self._play, self._seed)
         take.run()
         if take.error is not None:
             raise BrokenByCut(self._seed, 0, 0) from take.error
         return take.moments
 
-    def _judge(self, take: Take, script: Sequence[Moment], number: int, cuts: int, at: int, part: str) -> None:
+    def _judge(self, take: ScenarioRun, script: Sequence[CutPoint], number: int, cuts: int, at: int, part: str) -> None:
         if take.differs_at:
             written = script[take.differs_at - 1] if take.differs_at <= len(script) else None
             seen = take.moments[-1] if take.moments and take.differs_at == at else None

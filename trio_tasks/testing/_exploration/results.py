@@ -10,7 +10,7 @@ from ..._concurrency.exception_groups import leaves
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .run import Moment
+    from .run import CutPoint
 
 _SHOWN = 12
 """How many of the steps before a cut are told of."""
@@ -95,7 +95,7 @@ class BrokenByCut(AssertionError):
 class DivergedError(RuntimeError):
     """A scenario did not take the same steps twice under the same seed, so it cannot be cut at each of them."""
 
-    def __init__(self, seed: int, number: int, written: Moment | None, seen: Moment | None) -> None:
+    def __init__(self, seed: int, number: int, written: CutPoint | None, seen: CutPoint | None) -> None:
         was = f"{written}" if written is not None else "over"
         became = f"{seen}" if seen is not None else "another, or none"
         super().__init__(

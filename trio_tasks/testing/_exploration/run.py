@@ -15,7 +15,7 @@ from .._simulation.seeded import run_seeded
 from .blocks import Blocks
 from .cut import Cut
 from .stacks import Place, place_here, place_of
-from .steps import Knife
+from .steps import StepCounter
 from .watchdog import Abandoned, Limit
 
 if sys.version_info < (3, 11):
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Play(NamedTuple):
+class Scenario(NamedTuple):
     """What is run."""
 
     scenario: Callable[..., Any]
@@ -34,7 +34,7 @@ class Play(NamedTuple):
     time_limit: float
 
 
-class Moment(NamedTuple):
+class CutPoint(NamedTuple):
     """When a run can be cut: when the trio task of this name enters a part or goes on; or when all wait, if there is no
     name."""
 
@@ -50,7 +50,7 @@ class Moment(NamedTuple):
 
 
 @final
-class Take:
+class ScenarioRun:
     """One run of a scenario.
 
     Args:
@@ -62,9 +62,9 @@ class Take:
     """
 
     def __init__(
-        self, play: Play, seed: int, *, script: Sequence[Moment] | None = None, at: int = 0, part: str = ""
+        self, play: Scenario, seed: int, *, script: Sequence[CutPoint] | None = None, at: int = 0, part: str = ""
     ) -> None:
-        self.moments: list[Moment] = []
+        self.moments: list[CutPoint] = []
         self.struck: Sequence[Place] = ()
         """Where the trio tasks were that the cancellation came for: the one that was about to take a step; or those
         inside the part, if that one was not, or all waited."""
@@ -79,7 +79,7 @@ class Take:
         self._blocks = Blocks(self._enter)
         self._is_entering = False
         self._limit = Limit(play.time_limit)
-        self._knife = Knife(at, self._strike, self._count)
+        self._step_counter = StepCounter(at, self._strike, self._count)
         self._has_begun = False
         self._failed_at_once: Exception | None = None
         self._passed = 0
@@ -89,7 +89,7 @@ class Take:
     def run(self) -> None:
         """Run it, in a trio and a time of its own. What comes out of it is kept as its error."""
         try:
-            run_seeded(self._main, seed=self._seed, instruments=[self._knife, self._limit])
+            run_seeded(self._main, seed=self._seed, instruments=[self._step_counter, self._limit])
         except (Exception, trio.Cancelled, Abandoned, BaseExceptionGroup) as error:  # noqa: ASYNC103  its run is over
             if not self._has_begun or any(isinstance(each, (KeyboardInterrupt, SystemExit)) for each in leaves(error)):
                 raise
@@ -141,15 +141,15 @@ class Take:
     def _enter(self, task: trio.lowlevel.Task) -> None:
         """A trio task has entered a block: to be cancelled at the first checkpoint in it, this is the moment."""
         self._is_entering = True
-        self._knife.pass_by(task)
+        self._step_counter.pass_by(task)
         self._is_entering = False
 
-    def _moment(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> Moment:
+    def _moment(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> CutPoint:
         if task is None:
-            return Moment("", "", self._blocks.places(*parts), parts)
+            return CutPoint("", "", self._blocks.places(*parts), parts)
         if self._is_entering:
-            return Moment(task.name, "comes to", (place_here(task),), parts)
-        return Moment(task.name, "goes on from", (place_of(task),), parts)
+            return CutPoint(task.name, "comes to", (place_here(task),), parts)
+        return CutPoint(task.name, "goes on from", (place_of(task),), parts)
 
     def _is_as_written(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> bool:
         """Whether this is the moment that the script has: by name; and line by line, if it is the one to be cut at."""

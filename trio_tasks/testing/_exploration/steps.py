@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @final
-class Knife(trio.abc.Instrument):
+class StepCounter(trio.abc.Instrument):
     """Counts the moments of a run, and does something at one of them.
 
     A moment is either before a step of a trio task, which is ready then and will go on from where it waited; or when

@@ -12,8 +12,8 @@ from ..._contracts.backend import Backend, NowaitBackend
 from ..._logging import log_and_suppress
 from ..._tasks.errors import BackendError
 from .claims import Claims
-from .deliveries import Parcel, Transit, twin_of
-from .injector import FaultyLine
+from .deliveries import Deliveries, Delivery, twin_of
+from .injector import FaultInjector
 from .rates import Fault, Faults
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class FaultyBackend(Backend[A]):
         self.heartbeat_interval = self.backend.heartbeat_interval
         self.args_type = self.backend.args_type
         self.settles_within_bounds = self.backend.settles_within_bounds and not faults.stall
-        self._transit: Transit[A] = Transit()
-        self._line = FaultyLine(faults, seed, on_fault, self._transit.wake_all)
+        self._transit: Deliveries[A] = Deliveries()
+        self._line = FaultInjector(faults, seed, on_fault, self._transit.wake_all)
         self._claims: Claims[A] = Claims(self.backend, self._line)
 
     @property
@@ -181,7 +181,7 @@ class FaultyBackend(Backend[A]):
         if line.strikes(faults.duplicate):
             line.note("duplicate", "receive", parts)
             twin = twin_of(task)
-            transit.put(Parcel(twin, "duplicate", trio.current_time()))
+            transit.put(Delivery(twin, "duplicate", trio.current_time()))
         self._claims.enter(task, twin)
         late: Literal["delay", "reorder"] | None = None
         if line.strikes(faults.delay):
@@ -191,7 +191,7 @@ class FaultyBackend(Backend[A]):
         if late is None:
             return self._hand_over(task)
         seconds = line.note(late, "receive", parts, line.spell(faults.delay_seconds))
-        parcel = Parcel(task, late, trio.current_time() + seconds)
+        parcel = Delivery(task, late, trio.current_time() + seconds)
         transit.put(parcel)
         if not self._claims.has_leases:
             trio.lowlevel.spawn_system_task(self._guard, parcel)
@@ -201,7 +201,7 @@ class FaultyBackend(Backend[A]):
         self._transit.let_through()
         return task
 
-    async def _guard(self, parcel: Parcel[A]) -> None:
+    async def _guard(self, parcel: Delivery[A]) -> None:
         """Where there is no lease: what nobody has come for, long after it was due, is lost."""
         with parcel.guard:
             await trio.sleep_until(parcel.due + self.faults.absence_seconds[1])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.backend import Backend
     from ..._tasks.task import Parts, Task
-    from .injector import FaultyLine
+    from .injector import FaultInjector
 
 A = TypeVar("A")
 
@@ -36,7 +36,7 @@ class Claims(Generic[A]):
       line: where it is noted.
     """
 
-    def __init__(self, backend: Backend[A], line: FaultyLine) -> None:
+    def __init__(self, backend: Backend[A], line: FaultInjector) -> None:
         self._backend: Any = backend
         self._line = line
         self.has_leases = backend.heartbeat_interval is not None

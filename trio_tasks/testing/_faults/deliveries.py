@@ -22,7 +22,7 @@ A = TypeVar("A")
 
 @final
 @dataclass(eq=False, slots=True)
-class Parcel(Generic[A]):
+class Delivery(Generic[A]):
     """A task on its way.
 
     Attributes:
@@ -36,11 +36,11 @@ class Parcel(Generic[A]):
 
 
 @final
-class Transit(Generic[A]):
+class Deliveries(Generic[A]):
     """The tasks on their way, and those who wait for one."""
 
     def __init__(self) -> None:
-        self.parcels: list[Parcel[A]] = []
+        self.parcels: list[Delivery[A]] = []
         self._waiting: set[trio.CancelScope] = set()
         self._claiming = 0
 
@@ -68,7 +68,7 @@ class Transit(Generic[A]):
         """Whether one is held back until the next has been handed over."""
         return any(parcel.kind == "reorder" for parcel in self.parcels)
 
-    def put(self, parcel: Parcel[A]) -> None:
+    def put(self, parcel: Delivery[A]) -> None:
         """Send it on its way."""
         self.parcels.append(parcel)
         self._set_alarms()
@@ -81,7 +81,7 @@ class Transit(Generic[A]):
         self.remove(parcel)
         return parcel.task
 
-    def remove(self, parcel: Parcel[A]) -> bool:
+    def remove(self, parcel: Delivery[A]) -> bool:
         """It is not on its way any more; False if it was not before."""
         if parcel not in self.parcels:
             return False

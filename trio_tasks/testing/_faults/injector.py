@@ -1,4 +1,4 @@
-"""The line to a backend, and the dice that are thrown over it: it stalls, it goes down, and all of that is noted."""
+"""The line to a backend, and the rng that are thrown over it: it stalls, it goes down, and all of that is noted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @final
-class FaultyLine:
+class FaultInjector:
     """Decides by a seed what goes wrong, and keeps the log of it.
 
     Args:
@@ -40,18 +40,18 @@ class FaultyLine:
     ) -> None:
         self.faults = faults
         self.log: list[Fault] = []
-        self._dice = Random(f"faults {check_count(seed, 'seed', minimum=None)}")
+        self._rng = Random(f"faults {check_count(seed, 'seed', minimum=None)}")
         self._on_fault = None if on_fault is None else check_sync(on_fault, "on_fault", "on_fault(fault) -> object")
         self._on_down = on_down
         self._down_until = -float("inf")
 
     def strikes(self, rate: float) -> bool:
         """Whether it goes wrong this time."""
-        return rate > 0 and self._dice.random() < rate
+        return rate > 0 and self._rng.random() < rate
 
     def spell(self, span: tuple[float, float]) -> float:
         """For how long something goes wrong."""
-        return self._dice.uniform(*span)
+        return self._rng.uniform(*span)
 
     def note(self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None) -> float:
         """Write down what goes wrong; returns the seconds."""

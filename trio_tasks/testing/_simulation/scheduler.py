@@ -1,4 +1,4 @@
-"""The dice that trio's scheduler throws, in our hand: the one place that knows private names of trio.
+"""The rng that trio's scheduler throws, in our hand: the one place that knows private names of trio.
 
 trio has a hook for Hypothesis: told to, it puts the trio tasks that are ready in the order in which they were made, and
 shuffles them with a random number generator of its own. We do what the hook does, without Hypothesis, and undo it.
@@ -23,23 +23,23 @@ _AGE = "_counter"
 
 
 @contextmanager
-def loaded_dice(seed: str) -> Generator[None, None, None]:
+def seeded_scheduling(seed: str) -> Generator[None, None, None]:
     """Inside the block, the order in which trio runs what is ready is a function of the seed, in all runs that begin
-    there. Afterwards trio's dice are as they were.
+    there. Afterwards trio's rng are as they were.
 
     Raises:
-      RuntimeError: this trio keeps its dice elsewhere.
+      RuntimeError: this trio keeps its rng elsewhere.
     """
     run = _scheduler()
-    dice: random.Random = getattr(run, _GENERATOR)
-    was_loaded, state = getattr(run, _FLAG), dice.getstate()
+    rng: random.Random = getattr(run, _GENERATOR)
+    was_loaded, state = getattr(run, _FLAG), rng.getstate()
     setattr(run, _FLAG, True)
-    dice.seed(seed)
+    rng.seed(seed)
     try:
         yield
     finally:
         setattr(run, _FLAG, was_loaded)
-        dice.setstate(state)
+        rng.setstate(state)
 
 
 def _scheduler() -> Any:

@@ -14,7 +14,7 @@ from ..._checks import check_count
 from ..._clock import wall_now
 from ..._concurrency.threads import without_threads
 from ..._tasks.task_id import use_ids_from
-from .scheduler import loaded_dice
+from .scheduler import seeded_scheduling
 from .virtual_time import START, use_clocks
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run_seeded(
     Raises:
       TypeError: the seed is no whole number.
       RuntimeError: it is called inside a trio run, or while another thread is in a seeded run, since what is decided is
-        decided for the whole process; or this trio keeps its dice elsewhere than those before it.
+        decided for the whole process; or this trio keeps its rng elsewhere than those before it.
 
     When it returns or raises, everything is again as it was: trio's order, ``random``, the clocks, the ids.
     """
@@ -91,7 +91,7 @@ def run_seeded(
 
 @contextmanager
 def decided_by(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
-    """Everything but the run itself. Each decision has dice of its own, so that one more here changes nothing there."""
+    """Everything but the run itself. Each decision has rng of its own, so that one more here changes nothing there."""
 
     disk = random.Random(f"disk {seed}")
 
@@ -101,7 +101,7 @@ def decided_by(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
             await trio.lowlevel.checkpoint()
 
     with ExitStack() as stack:
-        stack.enter_context(loaded_dice(f"schedule {seed}"))
+        stack.enter_context(seeded_scheduling(f"schedule {seed}"))
         stack.enter_context(use_clocks(clock, START.timestamp()))
         stack.enter_context(use_ids_from(random.Random(f"ids {seed}"), lambda: int(wall_now().timestamp() * 1e9)))
         stack.enter_context(without_threads(pause))

@@ -17,7 +17,7 @@ from ..._handlers.parameters import handler_name
 from .recording import Recording, as_text
 from .seeded import run_seeded
 from .simulation import Simulation
-from .spin_detector import StandingStill, no_overtime
+from .spin_detector import SpinDetector, no_overtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -126,10 +126,10 @@ class _Run:
         self.error: Exception | None = None
 
     def go(self) -> None:
-        standing_still = StandingStill()
+        standing_still = SpinDetector()
         run_seeded(self._live, standing_still, seed=self.seed, instruments=[standing_still])
 
-    async def _live(self, standing_still: StandingStill) -> None:  # noqa: ASYNC910  as the program is
+    async def _live(self, standing_still: SpinDetector) -> None:  # noqa: ASYNC910  as the program is
         try:
             with ExitStack() as cleanup:
                 async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""What a simulated program is given: its dice, its events, and a place for its workers."""
+"""What a simulated program is given: its rng, its events, and a place for its workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Simulation:
 
     Attributes:
       seed: which decides this run.
-      random: dice of the program's own, thrown by that seed: for what is pushed and when, for faults.
+      random: rng of the program's own, thrown by that seed: for what is pushed and when, for faults.
       events: a :class:`Recording` of what is told by the workers that :meth:`start` started; it may listen to others,
         and to monitors, too.
       nursery: for what runs beside the program; what is in it is cancelled when the program returns.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from ..._concurrency.stacks import where_is
+from ..._concurrency.stacks import current_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,7 +20,7 @@ _MOST_ROUNDS = 1_000_000
 
 
 @final
-class StandingStill(trio.abc.Instrument):
+class SpinDetector(trio.abc.Instrument):
     """Counts the rounds since virtual time last moved, and cancels the scope that it watches when they are too many."""
 
     def __init__(self, most: int = _MOST_ROUNDS) -> None:
@@ -40,7 +40,7 @@ class StandingStill(trio.abc.Instrument):
 
 
 @contextmanager
-def no_overtime(simulation: Simulation, limit: float, standing_still: StandingStill) -> Generator[None, None, None]:
+def no_overtime(simulation: Simulation, limit: float, standing_still: SpinDetector) -> Generator[None, None, None]:
     """The block may take so many seconds of virtual time.
 
     Raises:
@@ -69,4 +69,4 @@ def no_overtime(simulation: Simulation, limit: float, standing_still: StandingSt
 
 def _places(simulation: Simulation, program: trio.lowlevel.Task) -> list[str]:
     tasks = [f"  task {task_id} is at {place}" for task_id, place in simulation.whereabouts().items()]
-    return [f"  the program is at {where_is(program)}", *tasks]
+    return [f"  the program is at {current_line(program)}", *tasks]

@@ -1,6 +1,6 @@
 """A program that is cut at its k-th step: before each k, in a run of its own, until there are no more steps.
 
-The scenario has a bounded storage and its pusher, a monitor with two seats on it, and tasks that succeed, fail and are
+The scenario has a bounded storage and its pusher, a monitor with two slots on it, and tasks that succeed, fail and are
 tried again, wait, have children, shield their clean-up and hide a cancellation behind an error. When the cut has had
 its effect, a successor finishes what is left, and the books say whether anything was lost, or done twice.
 """
@@ -25,7 +25,7 @@ from trio_tasks import (
 )
 from trio_tasks._backends.channel import as_backend
 from trio_tasks._concurrency.exception_groups import leaves
-from trio_tasks.testing._exploration.steps import Knife
+from trio_tasks.testing._exploration.steps import StepCounter
 
 from tests._books import Books, run_apart
 
@@ -77,18 +77,20 @@ class Scenario:
         self._over = over
         self._sends = over in ("pipe", "channel")
         self._step = step
-        self._knife = Knife(step, getattr(self, f"_cut_{what}"), lambda task: self._is_on and task is not None)
+        self._step_counter = StepCounter(
+            step, getattr(self, f"_cut_{what}"), lambda task: self._is_on and task is not None
+        )
         self._is_on = False
         self._calm = False
 
     def run(self) -> None:
         """Run it, in a trio and a time of its own."""
-        run_apart(f"the program cut before step {self._step}", self._main, self._knife)
+        run_apart(f"the program cut before step {self._step}", self._main, self._step_counter)
 
     @property
     def was_cut(self) -> bool:
         """Whether it has taken that many steps."""
-        return self._knife.was_used
+        return self._step_counter.was_used
 
     async def _main(self) -> None:
         self.storage = MemoryStorage[str](2)

@@ -17,8 +17,8 @@ from typing import Any
 import trio
 from trio_tasks._backends.sqlite.driver import connect, is_of_the_driver
 from trio_tasks._backends.sqlite.opening import Opening
-from trio_tasks._backends.sqlite.session import Desk
-from trio_tasks._backends.sqlite.wakeup import Bell
+from trio_tasks._backends.sqlite.session import Session
+from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 
 from tests.fuzz._spoil import spoiled
 
@@ -54,13 +54,13 @@ _ADDRESSES: list[Any] = [
 _KEYS: list[Any] = [None, "", "text", "é", 0, 2**62, 0.5, math.inf, b"", b"x", bytes(16), bytes(70_000)]
 
 
-def fuzz_bell(random: Random) -> None:
+def fuzz_wakeup_socket(random: Random) -> None:
     """What arrives at a bell, or what it is told to ring at."""
     trio.run(_hear if random.random() < 0.5 else _ring, random)
 
 
 async def _hear(random: Random) -> None:
-    bell = Bell()
+    bell = WakeupSocket()
     bell.open()
     rings = 0
     rung = trio.Event()
@@ -110,13 +110,13 @@ def _datagrams(key: bytes, random: Random) -> Iterator[bytes]:
 
 async def _ring(random: Random) -> None:
     """By a desk, which reads the sessions of the file, one of which is that of a bell that listens."""
-    listener, bell = Bell(), Bell()
+    listener, bell = WakeupSocket(), WakeupSocket()
     listener.open()
     bell.open()
     rung = trio.Event()
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = str(Path(directory, "tasks.db"))
-        desk = Desk(path, "sqlite3", Opening("OFF"), bell)
+        desk = Session(path, "sqlite3", Opening("OFF"), bell)
         now, _ = desk.open()
         with closing(connect("sqlite3", path)) as connection:
             for number in range(100, 100 + random.choice((1, 3, 10))):
@@ -126,7 +126,7 @@ async def _ring(random: Random) -> None:
             connection.execute("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", row)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listener.listen, rung.set)
-                desk.ring(now)
+                desk.wake_others(now)
                 with trio.fail_after(_PATIENCE):
                     await rung.wait()
                 nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""A seat: whatever a handler does, its task is settled once, and the worker goes on."""
+"""A slot: whatever a handler does, its task is settled once, and the worker goes on."""
 
 from __future__ import annotations
 
@@ -469,7 +469,7 @@ def test_a_neighbour_whose_name_begins_as_ours_is_not_machinery() -> None:
 # Aborting one attempt
 
 
-async def test_an_aborted_attempt_is_killed_and_its_seat_goes_on(autojump_clock: MockClock) -> None:
+async def test_an_aborted_attempt_is_killed_and_its_slot_goes_on(autojump_clock: MockClock) -> None:
     storage, listener = MemoryStorage[float](), Listener()
     first = await storage.push(1000)
     await storage.push_bulk([1, 2])
