@@ -105,7 +105,7 @@ MUTATIONS = [
         2,
         "run() returns while a task that was claimed in advance is still running in the store",
         "_backends/durable/storage.py",
-        "        await self._traffic.release_prefetched_now(self._lane)\n",
+        "        await self._traffic.release_prefetched_now(self._queue)\n",
         "",
         ("cuts",),
     ),

@@ -238,7 +238,7 @@ class Scenario:
         self.monitor.cancel_scope.deadline = trio.current_time()
 
     def _cut_abort(self) -> None:
-        desk = getattr(self._backend, "_desk", self.storage._desk)  # `abort` itself is async
+        desk = getattr(self._backend, "_memory_queue", self.storage._memory_queue)  # `abort` itself is async
         for context in self.monitor.workers:
             for task in context.in_hand:
                 if desk.ledger.abort(task.parts.id, "aborted"):

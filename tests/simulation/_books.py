@@ -207,7 +207,7 @@ class Books:
         if not self.has_leases:
             self.fault(f"{task_id} is claimed while somebody has it in hand")
         elif not last.is_void:
-            lane = claim.parts.context.lane
+            lane = claim.parts.context.queue
             began_at = claim.until - lane.lease
             if began_at < last.lease_until - _CLOSE:
                 self.fault(f"{task_id} is claimed at {began_at:f}, under a lease until {last.lease_until:f}")

@@ -29,7 +29,7 @@ ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), 
 STEPS: dict[str, list[tuple[type, str]]] = {
     "sqlite": [
         (_sqlite_driver.StandardConnection, "close"),
-        (_sqlite_session.Session, "_check_out"),
+        (_sqlite_session.Session, "_unregister"),
         (_wakeup_sockets.WakeupSocket, "close"),
         (WriterThread, "end"),
     ],
@@ -101,7 +101,7 @@ def test_each_step_of_closing_is_made_whatever_another_raises(
     [
         ("sqlite", _wakeup_sockets.WakeupSocket, "open"),
         ("sqlite", _sqlite_session.Session, "open"),
-        ("sqlite", _sqlite_session.Session, "_check_in"),
+        ("sqlite", _sqlite_session.Session, "_register"),
         ("file", _file_lock.FileLock, "__init__"),
     ],
 )

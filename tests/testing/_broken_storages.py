@@ -204,11 +204,11 @@ class WaitsForTheMostImportant(LeasedStorage):
     "what_has_expired_gives_up_its_key",
 )
 class KnowsNoExpiry(LeasedStorage):
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         for row in self.rows_of(Status.Pending):
             if not row.attempt:
                 row.start_by = None
-        super().tend()
+        super().match_waiters()
 
 
 @breaks("what_has_expired_is_seen_as_killed")
@@ -231,11 +231,11 @@ class ToldOfExpiriesByWhoReceives(LeasedStorage):
 @breaks("what_has_expired_gives_up_its_key")
 class KeepsTheKeysOfTheExpired(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
-        tend, self.tend = self.tend, lambda: None  # type: ignore[method-assign]  # for this once
+        match_waiters, self.match_waiters = self.match_waiters, lambda: None  # type: ignore[method-assign]  # for this once
         try:
             return super().enter(task)
         finally:
-            self.tend = tend  # type: ignore[method-assign]  # as it was
+            self.match_waiters = match_waiters  # type: ignore[method-assign]  # as it was
 
 
 @breaks("what_was_started_in_time_does_not_expire")
@@ -427,11 +427,11 @@ class HasNoFence(LeasedStorage):
                 return
         await super().settle(task, outcome)
 
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         for row in self.rows_of(Status.Running):
             if row.until <= trio.current_time():
                 row.mark = "orphan"
-        super().tend()
+        super().match_waiters()
 
 
 @breaks("a_heartbeat_is_in_time", "a_heartbeat_keeps_the_lease", "who_lost_its_lease_is_told")
@@ -676,14 +676,14 @@ class TakesOneMore(LeasedStorage):
 class LooksBeforeItTakes(LeasedStorage):
     async def receive(self) -> Task[Any]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.tend()
+        self.match_waiters()
         while not self.ready():
             if self.has_ended():
                 raise trio.EndOfChannel
             changed = self.store.changed
             with trio.move_on_at(self.next_time()):
                 await changed.wait()
-            self.tend()
+            self.match_waiters()
         row = min(self.ready(), key=self.order)
         await trio.lowlevel.checkpoint()
         return self.hand_out(row)

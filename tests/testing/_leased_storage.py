@@ -157,7 +157,7 @@ class LeasedStorage(
             raise trio.ClosedResourceError("closed")
         parts, terms, now = task.parts, task.parts.terms, trio.current_time()
         payload, metadata = self.encode(task.args), json.dumps(dict(parts.metadata))
-        self.tend()
+        self.match_waiters()
         if parts.id in self.store.rows:
             return self.known(task)
         if terms.unique is not None and (other := self.holder_of(terms.unique)) is not None:
@@ -216,7 +216,7 @@ class LeasedStorage(
         return self.take()
 
     def take(self) -> Task[Any]:
-        self.tend()
+        self.match_waiters()
         if ready := self.ready():
             return self.hand_out(min(ready, key=self.order))
         if self.has_ended():
@@ -239,7 +239,7 @@ class LeasedStorage(
         times = [row.due for row in self.rows_of(Status.Pending)] + [row.until for row in self.rows_of(Status.Running)]
         return min((time for time in times if time > trio.current_time()), default=float("inf"))
 
-    def tend(self) -> None:
+    def match_waiters(self) -> None:
         """Enter what is due by now."""
         now = trio.current_time()
         for row in self.rows_of(Status.Running):
@@ -282,7 +282,7 @@ class LeasedStorage(
 
     def held(self, task: Task[Any]) -> Row:
         """The row of a task that is in hand; raises LeaseLostError if it is not."""
-        self.tend()
+        self.match_waiters()
         row = self.store.rows.get(task.parts.id)
         if row is None or row.status is not Status.Running or row.token != task.parts.context:
             raise LeaseLostError("not in hand")
@@ -340,7 +340,7 @@ class LeasedStorage(
 
     async def find(self, task_id: str) -> Row | None:
         await trio.lowlevel.checkpoint()
-        self.tend()
+        self.match_waiters()
         return self.store.rows.get(task_id)
 
     async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
@@ -359,7 +359,7 @@ class LeasedStorage(
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
         await trio.lowlevel.checkpoint()
-        self.tend()
+        self.match_waiters()
         rows = [row for row in self.store.rows.values() if status is None or row.status is status]
         return [self.shown(row) for row in sorted(rows, key=self.listed)][:limit]
 
@@ -441,7 +441,7 @@ class LeasedStorage(
     async def resume_abandoned(self) -> int:
         await trio.lowlevel.checkpoint()
         before = len(self.rows_of(Status.Running))
-        self.tend()
+        self.match_waiters()
         self.store.stir()
         return before - len(self.rows_of(Status.Running))
 

@@ -86,7 +86,7 @@ class _Queue:
         self.type = type
         self.options = options
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
-        self.desk: MemoryQueue[Any] = MemoryQueue(capacity, keep_results)
+        self.memory_queue: MemoryQueue[Any] = MemoryQueue(capacity, keep_results)
         self.pushing: set[object] = set()  # the handles through which something may still be pushed
         self.workers: list[WorkerContext] = []
         self.store = store
@@ -200,7 +200,7 @@ class MemoryStorage(
     def _join(self, queue: _Queue, *, is_clone: bool) -> None:
         self._shared = queue
         self.args_type = Any if queue.type is None else queue.type
-        self._ledger_holder = self._desk = cast("MemoryQueue[A]", queue.desk)
+        self._ledger_holder = self._memory_queue = cast("MemoryQueue[A]", queue.memory_queue)
         self._is_new_clone = is_clone  # which may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False
@@ -232,7 +232,7 @@ class MemoryStorage(
         known = self._shared.store.get(check_text(queue, "queue"))
         if known is not None:
             known.check_same(type, options)
-            known.desk.closed = False
+            known.memory_queue.closed = False
         other: MemoryStorage[Any] = object.__new__(cast("Any", MemoryStorage))
         other._join(known or self._shared.beside(queue, type, options), is_clone=known is not None)
         return other
@@ -270,7 +270,7 @@ class MemoryStorage(
         try:
             task_id = self.push_task_nowait(task)
         except trio.WouldBlock:
-            return await self._desk.push_when_room(self._prepare(task), self)
+            return await self._memory_queue.push_when_room(self._prepare(task), self)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task_id
 
@@ -278,12 +278,12 @@ class MemoryStorage(
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
         task = check_task(task) if self._encoding is None else self._encoding.encode(task)
-        if self._closed or self._desk.closed:
+        if self._closed or self._memory_queue.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         if not self._has_pushed:
             self._has_pushed = True
             self._shared.pushing.add(self)
-        return self._desk.push_nowait(task)
+        return self._memory_queue.push_nowait(task)
 
     def _prepare(self, task: Task[A]) -> Task[A]:
         return check_task(task) if self._encoding is None else self._encoding.encode(task)
@@ -312,7 +312,7 @@ class MemoryStorage(
             try:
                 ids.append(self.push_task_nowait(task))
             except trio.WouldBlock:
-                ids.append(await self._desk.push_when_room(self._prepare(task), self))
+                ids.append(await self._memory_queue.push_when_room(self._prepare(task), self))
             if not number % BATCH_SIZE:
                 await trio.lowlevel.checkpoint()
         return ids
@@ -323,7 +323,7 @@ class MemoryStorage(
         if self._closed:
             return
         self._closed = True
-        self._desk.cancel_pushes(self)
+        self._memory_queue.cancel_pushes(self)
         self._shared.pushing.discard(self)
         self._close_if_last()
 
@@ -333,9 +333,9 @@ class MemoryStorage(
         await trio.lowlevel.checkpoint()
 
     def _close_if_last(self) -> None:
-        if not self._shared.pushing and not self._desk.closed:
-            self._desk.closed = True
-            self._desk.match_waiters()
+        if not self._shared.pushing and not self._memory_queue.closed:
+            self._memory_queue.closed = True
+            self._memory_queue.match_waiters()
 
     # Receiving and settling
 
@@ -352,7 +352,7 @@ class MemoryStorage(
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            return self._decoded(await self._desk.wait_and_take())
+            return self._decoded(await self._memory_queue.wait_and_take())
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
 
@@ -364,7 +364,7 @@ class MemoryStorage(
             if not self._has_pushed:
                 self._shared.pushing.discard(self)
                 self._close_if_last()
-        task = self._desk.take_nowait()
+        task = self._memory_queue.take_nowait()
         return task if self._encoding is None else self._decoded(task)
 
     def _decoded(self, task: Task[A]) -> Task[A]:
@@ -378,7 +378,7 @@ class MemoryStorage(
             return decoded
         finally:
             if not is_decoded:
-                self._desk.settle(task, Released("interrupted"))
+                self._memory_queue.settle(task, Released("interrupted"))
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended; it takes effect even if it is cancelled."""
@@ -387,7 +387,7 @@ class MemoryStorage(
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
         """As :meth:`settle`, without a checkpoint."""
-        self._desk.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
+        self._memory_queue.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
 
     # Changing
 
@@ -434,7 +434,7 @@ class MemoryStorage(
         """The names of all queues of the storage that there ever was a task in."""
         await trio.lowlevel.checkpoint()
         queues = self._shared.store.values()
-        return sorted(each.name for each in queues if each.desk.ledger.counts["pushed"])
+        return sorted(each.name for each in queues if each.memory_queue.ledger.counts["pushed"])
 
     def _shown(self, task: Task[A]) -> Task[A]:
         shown = super()._shown(task)
@@ -442,21 +442,21 @@ class MemoryStorage(
 
     def statistics(self) -> MemoryStorageStatistics:
         """How things stand, frozen."""
-        ledger = self._desk.ledger
+        ledger = self._memory_queue.ledger
         return MemoryStorageStatistics(
             waiting=ledger.waiting,
             in_hand=ledger.in_hand,
             dead=ledger.dead,
             results_kept=ledger.remembered,
-            receivers_waiting=self._desk.receivers_waiting,
-            pushers_waiting=self._desk.pushers_waiting,
-            max_buffer_size=self._desk.capacity,
+            receivers_waiting=self._memory_queue.receivers_waiting,
+            pushers_waiting=self._memory_queue.pushers_waiting,
+            max_buffer_size=self._memory_queue.capacity,
             open_handles=len(self._shared.pushing),
             **ledger.counts,
         )
 
     def __repr__(self) -> str:
-        ledger = self._desk.ledger
-        state = "closed" if self._desk.closed else "open"
+        ledger = self._memory_queue.ledger
+        state = "closed" if self._memory_queue.closed else "open"
         name = "" if self.queue == "default" else f"{self.queue!r} "
         return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead>"

@@ -61,7 +61,7 @@ class Batch:
         rows = [row for push in self.pushes for row in push.rows]
         exchange = Exchange([each.settlement for each in self.settles], rows, [claim for claim, _, _ in self.claims])
         if self.before_claims is not None and self.claims:
-            exchange.renewed = [(parts.context.held, queue.lease) for queue, parts in self.renewals]
+            exchange.renewed = [(parts.context.claim_key, queue.lease) for queue, parts in self.renewals]
             exchange.as_of = self.before_claims.as_of
             exchange.after_standstill = self.before_claims.after_standstill
         return exchange

@@ -188,7 +188,7 @@ class ExchangeLoop:
         self._traffic.may_have_aborts = False
         self._next_look = trio.current_time() + _LOOKS_APART
         hands = {
-            parts.context.held: parts for queue in self._traffic.queues.values() for parts in queue.leased.values()
+            parts.context.claim_key: parts for queue in self._traffic.queues.values() for parts in queue.leased.values()
         }
         if not hands:
             return  # noqa: ASYNC910  the same

@@ -248,7 +248,7 @@ class StorageOperations(
         """
         held: ClaimKey | None = await self._do("abort", task_id)
         parts = self._queue.leased.get(task_id)
-        if parts is not None and parts.context.held == held:
+        if parts is not None and parts.context.claim_key == held:
             abort(parts)
         return held is not None
 
@@ -269,7 +269,7 @@ class StorageOperations(
         that were made hold.
         """
         for queue, late in self._traffic.late_by_queue():  # what runs here is not abandoned
-            held, until = {parts.context.held: parts for parts in late}, self._traffic.engine.now() + queue.lease
+            held, until = {parts.context.claim_key: parts for parts in late}, self._traffic.engine.now() + queue.lease
             queue.note_renewal(held, await self._traffic.ask(self._traffic.engine.renew, [*held], queue.lease), until)
         number = await self._in_parts(self._traffic.engine.resume_abandoned)
         self._traffic.check_queues()

@@ -261,7 +261,7 @@ class QueueState:
                 receiver = self._pop_receiver(worker) if self.by_name else self.receivers.popitem(last=False)[0]
             if receiver is not None:
                 self.leased[row.id] = task.parts
-                task.parts.context.on_its_way = True
+                task.parts.context.in_delivery = True
                 trio.lowlevel.reschedule(receiver, Value(task))
             else:
                 self.prefetched.append(task)
@@ -482,7 +482,7 @@ class QueueState:
             return False
         self.prune(now)
         return self.live <= len(self.leased) and not any(
-            parts.holder or parts.context.on_its_way for parts in self.leased.values()
+            parts.holder or parts.context.in_delivery for parts in self.leased.values()
         )
 
     def finish(self, task_id: str) -> None:
@@ -513,7 +513,7 @@ def _worker_of(trio_task: trio.lowlevel.Task) -> str:
 
 def _is_at_work(parts: Parts) -> bool:
     """Return True if a worker has it, or is about to."""
-    return parts.holder is not None or bool(parts.context.on_its_way)
+    return parts.holder is not None or bool(parts.context.in_delivery)
 
 
 def _check_keep(value: float, name: str) -> float:

@@ -130,7 +130,7 @@ class DurableStorage(
             task = self.receive_nowait()
         except trio.WouldBlock:
             received: Task[A] = await self._traffic.receive(self._queue)
-            received.parts.context.on_its_way = False
+            received.parts.context.in_delivery = False
             received.parts.status = Status.Running
             return received  # noqa: ASYNC910  it has waited
         await trio.lowlevel.cancel_shielded_checkpoint()
