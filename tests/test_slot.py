@@ -40,6 +40,7 @@ from trio_tasks import (
     WorkerReport,
     constant,
 )
+from trio_tasks.abc import NowaitBackend
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -603,6 +604,27 @@ class Scripted(Backend[int]):
 async def handle(n: int) -> int:
     await trio.lowlevel.checkpoint()
     return n
+
+
+class AtOnce(Scripted, NowaitBackend[int]):
+    """The same, and settles without waiting: it is told that each lease was lost, and counts how often it is asked."""
+
+    asked = 0
+
+    def receive_nowait(self) -> Task[int]:
+        if not self.tasks:
+            raise trio.EndOfChannel
+        return self.tasks.pop()
+
+    def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
+        self.asked += 1
+        raise LeaseLostError("somebody else has it")
+
+
+async def test_a_settlement_that_is_refused_at_once_is_not_asked_for_again() -> None:
+    backend = AtOnce(trio.lowlevel.checkpoint)
+    report = await Worker("w", backend, handle).run()
+    assert (backend.asked, report.released) == (1, 1)
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), trio.EndOfChannel("not that end")], ids=["error", "end of channel"])

@@ -75,7 +75,7 @@ class _Queue:
       store: the queues of the storage by name, this one among them from now on.
     """
 
-    __slots__ = ("desk", "encoding", "name", "options", "pushing", "store", "type", "workers")
+    __slots__ = ("encoding", "memory_queue", "name", "options", "pushing", "store", "type", "workers")
 
     def __init__(self, name: str, type: Any, options: dict[str, Any], store: dict[str, _Queue]) -> None:
         capacity, keep_results = options["max_buffer_size"], options["keep_results"]

@@ -92,6 +92,7 @@ class Slot:
         "_outcome",
         "_outer_scope",
         "_pristine",
+        "_refusal",
         "_settle_nowait",
         "_settle_timeout",
         "_task",
@@ -132,6 +133,7 @@ class Slot:
         self._forced_outcome: Killed | Released | None = None
         self._is_open = False
         self._failure: BaseException | None = None
+        self._refusal: Exception | None = None
         self._outer_scope: object = None
         self._original_parts: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
@@ -362,15 +364,16 @@ class Slot:
         return current_line(self._trio_task)
 
     def _settle_at_once(self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]) -> bool:
-        """Tell a backend that settles without waiting. False if nothing was settled: there is more to be done."""
+        """Tell a backend that settles without waiting. False if more is to be done: it refused, or a scope is open."""
         self._is_open = False
         if self.left_open:
             return False
         is_over = True
         try:
             settle_nowait(task, self._outcome)
-        except (UnsettledError, LeaseLostError):
+        except (UnsettledError, LeaseLostError) as refusal:
             is_over = False
+            self._refusal = refusal
         finally:
             if is_over:
                 self._let_go(task)
@@ -389,7 +392,9 @@ class Slot:
         if self.left_open:
             await end_nurseries(self._trio_task)
         try:
-            if self._settle_nowait is not None:
+            if self._refusal is not None:
+                self._raise_refusal()
+            elif self._settle_nowait is not None:
                 self._settle_nowait(task, self._outcome)
             elif self._backend.settles_within_bounds:
                 await self._backend.settle(task, self._outcome)
@@ -404,6 +409,11 @@ class Slot:
         finally:
             self._let_go(task)
         self._record(task)
+
+    def _raise_refusal(self) -> NoReturn:
+        refusal, self._refusal = self._refusal, None
+        assert refusal is not None
+        raise refusal
 
     async def _settle_otherwise(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
         """Settle what stands in for an outcome that could not be had. If that is refused as well, the task is left to
