@@ -25,6 +25,7 @@ DEMO = ROOT / "docs" / "examples" / "hash_tree.py"
 MEGABYTE = 1 << 20
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum here"),
     pytest.mark.skipif(os.name != "posix", reason="there are no signals and no terminals here"),
 ]

@@ -12,6 +12,8 @@ import pytest
 
 from tests.docs_fences import blocks, pages
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"

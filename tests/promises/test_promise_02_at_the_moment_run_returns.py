@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.nightly
+@pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_promise_02_a_process_that_is_killed_when_run_has_returned_has_burnt_no_attempt(
@@ -35,6 +36,7 @@ def test_promise_02_a_process_that_is_killed_when_run_has_returned_has_burnt_no_
 
 
 @pytest.mark.nightly
+@pytest.mark.once
 def test_promise_02_ctrl_c_loses_no_task_in_memory() -> None:
     trials = scaled(1000)
     command = [sys.executable, "-m", "tests.promises._interrupted_process", str(trials)]
@@ -117,6 +119,7 @@ def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: s
 
 
 @pytest.mark.nightly
+@pytest.mark.once
 @pytest.mark.parametrize("slots", [8, 100])
 @pytest.mark.parametrize("kind", STORAGES)
 async def test_promise_02_a_cancellation_is_heard_by_each_slot_before_its_second_attempt(

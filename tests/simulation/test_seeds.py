@@ -13,15 +13,16 @@ from dataclasses import fields
 import pytest
 from trio_tasks.testing import Faults
 
+from tests._scale import seeds
 from tests._silence import silence
 from tests.simulation._found import FOUND
 from tests.simulation._program import Program
 from tests.simulation._stores import KINDS, Kind
 
-pytestmark = pytest.mark.searching
+pytestmark = [pytest.mark.searching, pytest.mark.nightly]
 
 _SHARE = 20  # seeds in one test
-_USUAL: dict[Kind, range] = {"memory": range(300), "file": range(60), "sqlite": range(40)}
+_USUAL: dict[Kind, range] = {"memory": seeds(3000), "file": seeds(600), "sqlite": seeds(400)}
 _FIRST, _, _LAST = os.environ.get("TRIO_TASKS_SEEDS", "").partition("-")
 _SEEDS = dict.fromkeys(KINDS, range(int(_FIRST), int(_LAST or _FIRST) + 1)) if _FIRST else _USUAL
 

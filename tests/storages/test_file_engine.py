@@ -33,6 +33,8 @@ from tests._progress import until
 from tests.storages._rows import QUEUE, claim, claim_all, contents, ids, new, push, settle, settled
 from tests.storages.test_journal import no_file_longer_than
 
+pytestmark = pytest.mark.once
+
 HOUR = 3600.0
 
 

@@ -33,6 +33,8 @@ from tests.storages._places import (
 )
 from tests.storages._rows import QUEUE, claim, ids, new, push, settle, settled
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -23,7 +23,7 @@ from trio_tasks._backends.file.journal import beside
 from trio_tasks._backends.file.read_only import FollowedJournal, ReadOnlyFileEngine
 from trio_tasks._concurrency.exception_groups import leaves
 
-from tests._scale import scaled
+from tests._scale import scaled, seeds
 from tests.storages._child import Child
 from tests.storages._places import (
     NO_FILES,
@@ -40,6 +40,8 @@ from tests.storages._places import (
     write,
 )
 from tests.storages._rows import QUEUE, claim, new, push, settle, settled
+
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -380,7 +382,8 @@ async def do_something(engine: FileEngine, rng: random.Random, name: str, names:
         await push(engine, row)
 
 
-@pytest.mark.parametrize("seed", range(scaled(100)))
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", seeds(100))
 async def test_whatever_happens_is_seen_as_its_writer_sees_it(
     seed: int, tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -44,6 +44,8 @@ from trio_tasks.testing import run_seeded, virtual_clock
 
 from tests._progress import until
 
+pytestmark = pytest.mark.once
+
 HOUR = 3600.0
 KINDS = ["sqlite", "file"]
 Kind = Literal["sqlite", "file"]

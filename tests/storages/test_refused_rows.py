@@ -36,8 +36,10 @@ from trio_tasks._backends.sqlite import driver as _sqlite_driver
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-from tests._scale import scaled
+from tests._scale import seeds
 from tests.storages._engine import Storage, TroubledEngine
+
+pytestmark = pytest.mark.once
 
 # Splitting, on an engine in memory
 
@@ -81,7 +83,7 @@ REFUSALS: dict[str, Callable[[], BaseException]] = {
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_of_what_travels_together_only_the_guilty_fail(name: str, autojump_clock: MockClock) -> None:
-    for seed in range(scaled(400)):
+    for seed in seeds(400):
         await travel(random.Random(seed), REFUSALS[name])
 
 

@@ -19,6 +19,8 @@ from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
 from trio_tasks._backends.sqlite.wakeup import KEY_SIZE, WakeupSocket
 
+pytestmark = pytest.mark.once
+
 DRIVERS = [
     "sqlite3",
     pytest.param("apsw", marks=pytest.mark.skipif(not is_installed("apsw"), reason="there is no apsw here")),

@@ -27,6 +27,8 @@ from trio_tasks.testing import use_wall_clock, virtual_clock
 
 from tests._progress import until
 
+pytestmark = pytest.mark.once
+
 HOUR = 3600.0
 TASKS = 200
 

@@ -34,6 +34,8 @@ from tests.storages._places import (
     write,
 )
 
+pytestmark = pytest.mark.once
+
 DRIVERS = [
     "sqlite3",
     pytest.param("apsw", marks=pytest.mark.skipif(not is_installed("apsw"), reason="there is no apsw here")),

@@ -16,6 +16,8 @@ from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
 from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 
+pytestmark = pytest.mark.once
+
 DRIVERS = [
     "sqlite3",
     pytest.param("apsw", marks=pytest.mark.skipif(find_spec("apsw") is None, reason="apsw is not installed")),

@@ -12,6 +12,8 @@ from trio_tasks import BackendError, SqliteStorage, Succeeded, Worker
 from trio_tasks._backends.durable.engine import State
 from trio_tasks._backends.sqlite import schema
 
+pytestmark = pytest.mark.once
+
 TASKS = 300
 TABLES = ("meta", "queue", "task", "session")
 

@@ -21,6 +21,8 @@ from trio_tasks.testing._conformance.rules import RULES
 from tests.testing._broken_storages import BROKEN
 from tests.testing._leased_storage import LeasedStorage, Store
 
+pytestmark = pytest.mark.once
+
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 

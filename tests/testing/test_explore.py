@@ -15,6 +15,8 @@ import trio
 from trio_tasks import Backend, MemoryStorage, Outcome, Released, Succeeded, Task, Worker
 from trio_tasks.testing import BrokenByCut, Cut, DivergedError, explore_cancellations
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__)
 
 

@@ -26,6 +26,8 @@ from trio_tasks.testing._simulation import scheduler as _rng
 
 from tests.testing._seeded_program import KINDS, history
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 scheduler: Any = trios_scheduler
 _note: ContextVar[str] = ContextVar("_note", default="none")
