@@ -69,7 +69,7 @@ class Terminal:
 
     def _read(self) -> bool:
         """What it shows next; False at its end."""
-        assert select.select([self.master], [], [], 50)[0], f"it has stopped after {self.seen!r}"
+        assert select.select([self.master], [], [], 100)[0], f"it has stopped after {self.seen!r}"
         try:
             shown = os.read(self.master, 65536)
         except OSError:  # so says Linux that a terminal was closed
@@ -89,7 +89,7 @@ class Terminal:
         """Read on to the end; returns the exit status."""
         while self._read():
             pass
-        return self.process.wait(50)
+        return self.process.wait(100)
 
 
 def sums_of(*paths: bytes) -> list[bytes]:
@@ -261,9 +261,9 @@ def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     sparse(tree / "endless", 256 << 30)
-    started = time.monotonic()
     with Terminal(tree, cwd=tmp_path) as terminal:
         terminal.wait_for("hashed 0 of 1 files, 1 running")
+        started = time.monotonic()
         terminal.interrupt()
         terminal.wait_for("1 running; Ctrl-C again puts them back")
         terminal.interrupt()

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 TICK = 1 / 32
 """Seconds: what is told to others has reached them after two of these."""
-_PATIENCE = 30.0
+_PATIENCE = 100.0
 """Seconds of real time, after which a step hangs."""
 
 

@@ -105,7 +105,7 @@ async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
                 nursery.start_soon(measure, "settle", storage.settle, task, Succeeded(None))
                 nursery.start_soon(measure, "vacuum", storage.vacuum)
                 nursery.start_soon(measure, "cancel", storage.cancel, "nobody")
-        assert max(took.values()) < 2 * patience, took
+        assert max(took.values()) < 3 * patience, took  # or, one behind the other, five times that
         await storage.push(4)
 
 
