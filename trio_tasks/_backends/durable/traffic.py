@@ -229,7 +229,8 @@ class Traffic:
                 continue
             if settled is True and queue.waiters and parts.id in queue.waiters:
                 queue.endings[parts.id] = settlement
-            queue.forget_lease(parts)
+            if queue.forget_lease(parts):
+                self.wake_up.set()
             if trio_task in unanswered:
                 del unanswered[trio_task]
                 trio.lowlevel.reschedule(trio_task, Value(settled))
