@@ -61,16 +61,16 @@ async def test_its_life(autojump_clock: MockClock) -> None:
         )
 
     assert state() == (False, False, False, False, False)
-    assert repr(context) == "<WorkerContext 'w' not started, 0/3 slots taken>"
+    assert repr(context) == "<WorkerContext 'w' not started, 0/3 slots busy>"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run, context)
         await trio.sleep(1)
         assert state() == (True, False, False, False, True)
-        assert repr(context) == "<WorkerContext 'w' running, 2/3 slots taken>"
+        assert repr(context) == "<WorkerContext 'w' running, 2/3 slots busy>"
         assert context.task_count == 2
         context.pause()
         assert state() == (True, True, False, False, False)
-        assert repr(context) == "<WorkerContext 'w' paused, 2/3 slots taken>"
+        assert repr(context) == "<WorkerContext 'w' paused, 2/3 slots busy>"
         context.resume()
         assert state() == (True, False, False, False, True)
         await storage.push(5)
@@ -78,9 +78,9 @@ async def test_its_life(autojump_clock: MockClock) -> None:
         assert not context.is_ready  # all slots are taken
         context.stop()
         assert state() == (True, False, True, False, False)
-        assert repr(context) == "<WorkerContext 'w' shutting down, 3/3 slots taken>"
+        assert repr(context) == "<WorkerContext 'w' shutting down, 3/3 slots busy>"
     assert state() == (False, False, True, True, False)
-    assert repr(context) == "<WorkerContext 'w' stopped, 0/3 slots taken>"
+    assert repr(context) == "<WorkerContext 'w' stopped, 0/3 slots busy>"
     assert context.task_count == 0
 
 

@@ -138,7 +138,7 @@ async def test_an_empty_exchange_does_nothing(engine: Engine) -> None:
 
 
 async def test_what_was_pushed_is_claimed_as_it_was(engine: Engine, mock_clock: MockClock) -> None:
-    await push(engine, new("a", b"\x00payload", head=b"\xffhead", priority=-3))
+    await push(engine, new("a", b"\x00payload", options=b"\xffhead", priority=-3))
     [row] = await claim(engine)
     assert (row.id, row.payload, row.options, row.attempt, row.history) == ("a", b"\x00payload", b"\xffhead", 1, None)
     stored = await found(engine, "a")
@@ -296,7 +296,7 @@ async def test_a_finished_row_keeps_its_result_and_history(
     engine: Engine, mock_clock: MockClock, verdict: SettlementKind, state: State, counter: str
 ) -> None:
     history = None if verdict is SettlementKind.SUCCEEDED else b"\x80"
-    await push(engine, new("a", head=b"h"), new("b"))
+    await push(engine, new("a", options=b"h"), new("b"))
     a, b = await claim(engine, 2)
     assert await settle(engine, settled(a, verdict, result=b"r", history=history), settled(b, verdict)) == [True, True]
     stored = await found(engine, "a")
@@ -603,7 +603,7 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
 async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_is_done(
     engine: Engine, mock_clock: MockClock, verdict: SettlementKind | None
 ) -> None:
-    await push(engine, new("a", head=encode_options(Terms(unique="key"), {}), unique="key"))
+    await push(engine, new("a", options=encode_options(Terms(unique="key"), {}), unique="key"))
     [a] = await claim(engine, lease=10.0)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     [b] = await claim(engine, lease=HOUR)
@@ -627,7 +627,7 @@ async def test_a_row_that_was_replaced_does_not_come_back_though_its_successor_i
 async def test_a_dead_row_that_was_replaced_is_resumed_only_when_its_key_is_free(
     engine: Engine, verdict: SettlementKind
 ) -> None:
-    await push(engine, new("a", head=encode_options(Terms(unique="key"), {}), unique="key"))
+    await push(engine, new("a", options=encode_options(Terms(unique="key"), {}), unique="key"))
     [a] = await claim(engine)
     await push(engine, new("b", unique="key", on_conflict="replace"))
     await settle(engine, settled(a, verdict, result=b"e"))
@@ -1019,7 +1019,7 @@ async def test_a_row_that_was_rescheduled_still_expires(engine: Engine, mock_clo
 
 
 async def test_what_a_waiting_row_holds_is_replaced(engine: Engine) -> None:
-    await push(engine, new("running"), new("a", head=b"h"), new("b", delay=HOUR))
+    await push(engine, new("running"), new("a", options=b"h"), new("b", delay=HOUR))
     await claim(engine)
     assert await engine.update(QUEUE, "a", b"new", None)
     assert await engine.update(QUEUE, "b", b"new", b"head")

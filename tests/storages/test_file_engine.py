@@ -85,7 +85,7 @@ def threads() -> int:
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
 async def test_what_was_pushed_and_settled_outlives_a_crash(path: Path, synchronous: str) -> None:
     async with opened(path, synchronous=synchronous) as engine:
-        assert await push(engine, new("a", b"1"), new("b", b"2", head=b"h"), new("c", delay=HOUR)) == ["a", "b", "c"]
+        assert await push(engine, new("a", b"1"), new("b", b"2", options=b"h"), new("c", delay=HOUR)) == ["a", "b", "c"]
         [a, b] = await claim(engine, 2)
         assert (a.payload, b.options, b.attempt) == (b"1", b"h", 1)
         failed = settled(b, SettlementKind.FAILED, result=b"e", history=b"\x80", keep=HOUR)
@@ -426,8 +426,8 @@ async def main():
     while True:
         pushed = [NewRow("q", f"{number + i}", b"x" * 50, None, 0, 0.0, None, "skip", None) for i in range(3)]
         number += 3
-        done = [Settlement("q", row.key, row.token, Verdict.SUCCEEDED, 0.0, b"r", None, float("inf")) for row in held]
-        answer = await engine.exchange(Exchange(done, pushed, [Claim("q", 2, 30.0, "w")]))
+        done = [Settlement("q", row.key, row.token, SettlementKind.SUCCEEDED, 0.0, b"r", None, float("inf")) for row in held]
+        answer = await engine.exchange(Exchange(done, pushed, [ClaimRequest("q", 2, 30.0, "w")]))
         print("pushed", *answer.pushed, flush=True)
         print("settled", *[row.id for row in held], flush=True)
         held = answer.claimed[0]

@@ -379,7 +379,7 @@ async def test_a_payload_that_does_not_decode_is_a_dead_letter_that_can_be_read(
         store = storage.engine.store
         [row] = await store.rows.list("bad", list(State), 1)
         await push(store.rows, new("bad", row.payload, queue="numbers"), new("garbage", b"\xff\x00", queue="numbers"))
-        await push(store.rows, new("headless", row.payload, queue="numbers", head=b"\x01"))
+        await push(store.rows, new("headless", row.payload, queue="numbers", options=b"\x01"))
         good = await numbers.push(3)
         numbers.close()
         done: list[int] = []

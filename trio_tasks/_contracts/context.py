@@ -250,7 +250,7 @@ class WorkerContext:
         return "paused" if self.is_paused else "running"
 
     def __repr__(self) -> str:
-        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} slots taken>"
+        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} slots busy>"
 
 
 def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
