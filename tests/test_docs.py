@@ -75,6 +75,22 @@ def test_a_page_is_plain_markdown(page: Path) -> None:
     assert not found
 
 
+def crooked_rows(text: str) -> list[str]:
+    """The rows of tables that have another number of cells than the head."""
+    crooked, cells = [], 0
+    for line in FENCE.sub("", text).splitlines():
+        count = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if count and cells and count != cells:
+            crooked.append(line)
+        cells = (cells or count) if count else 0
+    return crooked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_each_row_of_a_table_has_a_cell_for_each_column(page: Path) -> None:
+    assert not crooked_rows(page.read_text("utf-8"))
+
+
 def test_code_outputs_tables_and_drawings_are_up_to_date() -> None:
     stale = [path for path, text in docs_fences.expected() if not path.is_file() or path.read_text("utf-8") != text]
     assert not stale, "run: python -m tests.docs_fences --write"
@@ -111,6 +127,8 @@ def test_these_tests_see_what_is_wrong(tmp_path: Path) -> None:
     assert sphinx_only("```{note}\nx\n```\n\n:doc:`a` {ref}`b`\n\n.. note::\n\n(label)=\n\n[a][b]") != []
     assert sphinx_only("```python\nx: dict[str, int] = {}\n```\n\n`a[0][1]` and [a](b.md)") == []
     assert part_of("import a\n\n# About b.\n\n\n@c\ndef b(): ...\n\nd = 1\n", "b") == "# About b.\n\n\n@c\ndef b(): ..."
+    table = "| a | b |\n| --- | --- |\n| `c|d` | e |\n| `c\\|d` | e |\n\n| f |"
+    assert crooked_rows(table) == ["| `c|d` | e |"]
     block = next(docs_fences.blocks("<!-- example: hello.py -->\n```python\nold\n```\n"))
     assert block.body == "```python\nold\n```"
     assert block.fresh().startswith("```python\nimport trio\n")

@@ -1,4 +1,4 @@
-"""A remote service is down for five minutes. After three failures nobody calls it for a while."""
+"""A remote service is down for five minutes. After three failures it is not called for a while."""
 
 from __future__ import annotations
 

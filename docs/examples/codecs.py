@@ -1,4 +1,4 @@
-"""How args are stored: what comes back, what is refused at the door, and what may change in a type."""
+"""How args are stored: what comes back, what is refused, and what may change in a type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stored_and_back() -> None:
     print(JsonCodec(Order).encode(order).decode())
 
 
-def refused_at_the_door() -> None:
+def refused() -> None:
     codec = CborCodec(Order)
     noon = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
     too_dear: Any = "a lot"  # a mistake that type checkers do not see
@@ -88,6 +88,6 @@ def one_of_several() -> None:
 
 if __name__ == "__main__":
     stored_and_back()
-    refused_at_the_door()
+    refused()
     a_type_that_changes()
     one_of_several()

@@ -49,4 +49,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, clock=MockClock(autojump_threshold=0))  # so that nobody has to wait a minute
+    trio.run(main, clock=MockClock(autojump_threshold=0))  # a clock that jumps: no waiting for a minute

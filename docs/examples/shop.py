@@ -18,7 +18,7 @@ class Order:
 
 
 class Bank:
-    """A stand-in for the payment provider, who is far away. What has the same key is charged once."""
+    """A stand-in for the payment provider. Orders with the same key are charged once."""
 
     def __init__(self) -> None:
         self.charged: list[Order] = []

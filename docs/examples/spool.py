@@ -71,7 +71,7 @@ class Spool(TaskSink[str], Backend[str], ResumeAbandoned, Metrics):
                 due += seconds
             case Released():
                 attempt -= 1  # an interruption is not counted
-            case Suspended(until=moment):  # on trio's clock; `math.inf` if nobody knows it yet
+            case Suspended(until=moment):  # on trio's clock; `math.inf` if it is not known yet
                 attempt -= 1
                 due += min(moment - trio.current_time(), A_YEAR)
         await trio.to_thread.run_sync(self._move, task.parts.id, place, task.args, attempt, due)

@@ -25,7 +25,7 @@ async def first_run() -> str:
         ada = await emails.push(Email("ada@example.com", "hello"), priority=5)
         await emails.push(Email("bob@example.com", "tomorrow"), delay=86400)
         print(emails, await emails.list_queues())
-        return ada  # nobody has worked: all of it stays in the file
+        return ada  # no worker ran: all of it stays in the file
 
 
 async def second_run(ada: str) -> None:

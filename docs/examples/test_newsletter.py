@@ -20,7 +20,7 @@ class Email:
 
 
 async def subscribe(address: str, emails: TaskSink[Email]) -> None:
-    """What is tested: somebody subscribes, is welcomed at once, and asked a week later."""
+    """What is tested: a subscriber is welcomed at once, and asked a week later."""
     await emails.push(Email(address, "Welcome!"), priority=1)
     await emails.push(Email(address, "Do you like it?"), delay=7 * 86400, metadata={"campaign": "week"})
 
