@@ -426,7 +426,9 @@ async def main():
     while True:
         pushed = [NewRow("q", f"{number + i}", b"x" * 50, None, 0, 0.0, None, "skip", None) for i in range(3)]
         number += 3
-        done = [Settlement("q", row.key, row.token, SettlementKind.SUCCEEDED, 0.0, b"r", None, float("inf")) for row in held]
+        done = [
+            Settlement("q", row.key, row.token, SettlementKind.SUCCEEDED, 0.0, b"r", None, float("inf")) for row in held
+        ]
         answer = await engine.exchange(Exchange(done, pushed, [ClaimRequest("q", 2, 30.0, "w")]))
         print("pushed", *answer.pushed, flush=True)
         print("settled", *[row.id for row in held], flush=True)
