@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 class Ending(Protocol):
-    """The part of a monitor's run that signals need."""
+    """The part of a monitor's run that signals need. It is a protocol since ``_monitor`` imports this module."""
 
     def shut_down(self) -> None:
         """Stop all intake."""

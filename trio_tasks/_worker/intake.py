@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
@@ -25,15 +25,7 @@ if TYPE_CHECKING:
     from .._contracts.backend import Backend
     from .._contracts.context import WorkerContext
     from .._tasks.task import Task
-
-
-class WaitingSlot(Protocol):
-    """A slot as its intake sees it: the scope in which it waits; and that its attempt fails if a gate has."""
-
-    scope: trio.CancelScope
-
-    def fail_next(self, error: BaseException) -> None:
-        """Have the next attempt fail with this error."""
+    from .slot import Slot
 
 
 @final
@@ -74,7 +66,7 @@ class Intake:
         """Whether a slot that has come to its end with a task will take another one at once."""
         return not self._gates and self._state.is_open
 
-    async def take(self, slot: WaitingSlot) -> Task[Any] | None:
+    async def take(self, slot: Slot) -> Task[Any] | None:
         """The next task, in hand of this slot; None if no more will come, or none is to be taken any more.
 
         The door cuts the waiting short by cancelling the slot's scope. If it does so in the very step in which a task
@@ -99,7 +91,7 @@ class Intake:
         self._slices.wake_all()
         return await self._wait(slot)
 
-    async def _wait(self, slot: WaitingSlot) -> Task[Any] | None:
+    async def _wait(self, slot: Slot) -> Task[Any] | None:
         scope = slot.scope
         has_looked = not self._gates  # and found nothing: that is why it waits
         while not self._state.closed:
@@ -138,7 +130,7 @@ class Intake:
             if context.listeners:
                 copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
-    async def _receive_through_gates(self, slot: WaitingSlot) -> Task[Any] | None:
+    async def _receive_through_gates(self, slot: Slot) -> Task[Any] | None:
         """One slot at a time waits for the gates and for a task, so that what they promise is promised to one. If a
         gate fails, the attempt at the next task fails with its error."""
         if self._listening:  # the slot whose turn it is has found nothing

@@ -43,7 +43,7 @@ _SUCCEEDED = Succeeded(None)
 
 
 class TaskSource(Protocol):
-    """What a slot asks of an intake."""
+    """A source of tasks for slots: the intake, or that of an extra slot, which ends earlier."""
 
     async def take(self, slot: Slot) -> Task[Any] | None:
         """The next task, in hand of this slot; None if no more will come."""
@@ -53,12 +53,15 @@ class TaskSource(Protocol):
 
     @property
     def will_take_more(self) -> bool:
-        """Whether a slot that has come to its end with a task will take another one at once."""
+        """True if a slot that has come to its end with a task will take another one at once."""
         ...
 
 
 class SlotLender(Protocol):
-    """A keeper of slots, which has others run while the attempts of some wait."""
+    """The slots of a run, as one of them sees them: others run while its attempt waits.
+
+    ``Slots`` alone is one. It is a protocol since ``slots`` imports this module.
+    """
 
     def lend(self, slot: Slot, task: Task[Any]) -> None:
         """The attempt in this slot begins to wait."""

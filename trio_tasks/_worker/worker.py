@@ -27,7 +27,7 @@ from .._tasks.errors import WorkerError
 from .._tasks.retry import RetryPolicy
 from .blocked_loop import watching_the_loop
 from .intake import Intake
-from .slot import Slot, TaskSource
+from .slot import Slot
 from .slots import Slots
 from .stuck_attempts import log_stuck_attempts
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .._contracts.layer import Handler, Layer
     from .._contracts.report import WorkerReport
     from .options import AsyncHandler, P, SyncHandler, WholeTaskHandler, WorkerOptions
+    from .slot import TaskSource
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -90,6 +91,9 @@ class Worker(Generic[A, R]):
       TypeError, ValueError: an argument is wrong, or a parameter of the handler cannot be filled in; the message says
           which one, and what would be right.
     """
+
+    # Backends and channels have an overload each: with one for their union, mypy takes a backend, which is a channel of
+    # tasks, for a channel of args, and refuses handlers that are right.
 
     @overload
     def __init__(
