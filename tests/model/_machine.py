@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
             return
         lease = self.kind.traits.lease
         for held in self._unsettled(storage):
-            left = held.task.parts.context.until - storage._traffic.engine.now()
+            left = held.task.parts.context.until - storage._loop.engine.now()
             until = self.model.now + left
             if not self.model.holds(held.id, held.claim):
                 assert until <= held.until + CLOSE, f"{held} was lost, and renewed after that"
@@ -315,7 +315,7 @@ class Machine(RuleBasedStateMachine):
         """The store cannot be had: nobody holds the task any more, and it comes back with its lease."""
         if held.storage is None or held.is_settled:
             return
-        engine = held.storage._traffic.engine
+        engine = held.storage._loop.engine
 
         async def fail(_: object) -> None:
             await trio.lowlevel.checkpoint()

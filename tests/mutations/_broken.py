@@ -105,7 +105,7 @@ MUTATIONS = [
         2,
         "run() returns while a task that was claimed in advance is still running in the store",
         "_backends/durable/storage.py",
-        "        await self._traffic.release_prefetched_now(self._queue)\n",
+        "        await self._loop.release_prefetched_now(self._queue)\n",
         "",
         ("cuts",),
     ),
@@ -113,12 +113,12 @@ MUTATIONS = [
         "push-is-cut",
         2,
         "a push that is under way can be cancelled, and is stored all the same",
-        "_backends/durable/traffic.py",
+        "_backends/durable/exchange_loop.py",
         """            if request.is_under_way:
                 return trio.lowlevel.Abort.FAILED
-            self.pushes.remove(request)""",
+            self._pushes.remove(request)""",
         """            if not request.is_under_way:
-                self.pushes.remove(request)""",
+                self._pushes.remove(request)""",
         ("sqlite", "cuts"),
     ),
     Mutation(
@@ -226,8 +226,8 @@ MUTATIONS = [
         6,
         "one row that the store refuses fails all that travels with it",
         "_backends/durable/batch.py",
-        "        if not error.is_refusal:\n            failed",
-        "        if not error.is_refusal or current.size > 1:\n            failed",
+        "    if error.is_refusal and batch.size > 1:\n",
+        "    if False:\n",
         ("refused rows",),
     ),
     Mutation(
@@ -333,8 +333,8 @@ MUTATIONS = [
         8,
         "a claim takes the expired leases of its own process",
         "_backends/durable/exchange_loop.py",
-        "late = traffic.late()  # or",
-        "late = []  # or",
+        "for queue, late in self.late_leases()",
+        "for queue, late in ()",
         ("sqlite", "file"),
     ),
     Mutation(
@@ -410,7 +410,7 @@ MUTATIONS = [
         "a storage that is closed takes more",
         "_backends/durable/storage.py",
         "        if self._closed:\n            raise trio.ClosedResourceError",
-        "        if self._traffic.closed:\n            raise trio.ClosedResourceError",
+        "        if self._loop.closed:\n            raise trio.ClosedResourceError",
         ("sqlite", "model sqlite"),
     ),
     Mutation(

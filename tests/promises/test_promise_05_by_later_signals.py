@@ -41,7 +41,7 @@ async def handler(args):
 
 async def main():
     storage = FileStorage(sys.argv[1])
-    closing = storage._traffic.end
+    closing = storage._loop.end
 
     async def close_slowly():  # until another line is read from standard input
         say("closing")
@@ -49,7 +49,7 @@ async def main():
         await closing()
         say("closed")
 
-    storage._traffic.end = close_slowly
+    storage._loop.end = close_slowly
     async with storage, trio.open_nursery() as nursery:
         await storage.push(1)
         monitor = Monitor().register(Worker("w", storage, handler))

@@ -106,7 +106,7 @@ class Program:
     def _begin_life(self, number: int, storages: list[Any]) -> None:
         self.books.note(f"life {number} begins: {storages}, {self.faults}")
         if not self.stores.is_memory:
-            self.books.storage_now = storages[0]._traffic.engine.now
+            self.books.storage_now = storages[0]._loop.engine.now
         self._watchman.life = self._life = Life(self.books, storages)
 
     async def _live(self, life: Life) -> None:

@@ -64,7 +64,7 @@ class Stores:
         if self._directory is None:
             return self._memory.statistics().in_hand
         if self.kind == "file":
-            books = storages[0]._traffic.engine._open_transaction_log().books
+            books = storages[0]._loop.engine._open_transaction_log().books
             return sum(len(queue_rows.running) for queue_rows in books.queue_rows.values())
         if self._reader is None:
             self._reader = sqlite3.connect(Path(self._directory.name) / "tasks.db", isolation_level=None)

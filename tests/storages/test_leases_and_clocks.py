@@ -185,8 +185,8 @@ def test_what_resume_abandoned_has_renewed_is_renewed_here_too(is_lost: bool, tm
                 await b.receive()
             assert await a.resume_abandoned() == 0
             assert stuck.was_told is is_lost
-            assert a._traffic.late() == []
-            assert is_lost or task.parts.context.until > a._traffic.engine.now() + 9.0
+            assert a._loop.late_leases() == []
+            assert is_lost or task.parts.context.until > a._loop.engine.now() + 9.0
 
     run_seeded(main, seed=1, clock=clock)
 
@@ -359,7 +359,7 @@ def test_a_heartbeat_is_one_transaction(tmp_path: Path) -> None:
             await storage.push(1)
             await trio.sleep(1.0)
             assert watched.begun
-            engine: Any = storage._traffic.engine
+            engine: Any = storage._loop.engine
             do = engine._session._do
 
             def note(fn: Any) -> Any:
@@ -389,7 +389,7 @@ async def seconds_off(kind: str, directory: Path) -> float:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load_a_model)
         async with open_one(kind, directory) as late:
-            return abs(late._traffic.engine.now() - time.time())
+            return abs(late._loop.engine.now() - time.time())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -454,7 +454,7 @@ async def test_who_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: P
         with use_wall_clock(lambda: time.time() + 2 * HOUR):
             seconds[0] = 10.0  # it was started anew
             async with SqliteStorage[int](crashed, int) as again:
-                engine = again._traffic.engine
+                engine = again._loop.engine
                 assert engine.now() < time.time() + 60
                 seconds[0] += 61
                 await again.push(2)
@@ -485,7 +485,7 @@ def test_after_a_sleep_the_living_may_renew_before_anything_is_taken(tmp_path: P
                     await nursery.start(another.run)
                     late = await storage.push(100, delay=0.9 * HOUR)
                     asleep[0] = HOUR
-                    other._traffic.on_wakeup()  # it is the first to wake up
+                    other._loop.on_wakeup()  # it is the first to wake up
                     await until(lambda: others.done == [100])
                     await trio.sleep(1.0)
                     watched.may_end.set()
@@ -534,7 +534,7 @@ async def test_under_a_mock_clock_real_time_does_not_count(
 ) -> None:
     """However slow the machine is on which a test runs."""
     async with open_one(kind, tmp_path) as storage:
-        engine = storage._traffic.engine
+        engine = storage._loop.engine
         before = engine.now()
         hold_the_loop(0.2)
         await storage.push(1)

@@ -938,17 +938,17 @@ class MakesUpNumbers(OnEngine):
 class GivesUpAtOnce(OnEngine):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        bear = self._exchange_loop._handle_failure
+        bear = self._loop._handle_failure
 
         async def give_up(error: Any, *args: Any) -> None:
             error.is_final = True
             await bear(error, *args)
 
-        self._exchange_loop._handle_failure = give_up  # type: ignore[method-assign, assignment]  # it is the fault
+        self._loop._handle_failure = give_up  # type: ignore[method-assign, assignment]  # it is the fault
 
 
 @breaks("a_closing_that_raises_ends_all_the_same")
 class StaysOpenIfItCannotSettle(OnEngine):
     async def aclose(self) -> None:
-        await self._traffic._exchange_for_the_last_time()
+        await self._loop._make_last_exchange()
         await super().aclose()

@@ -24,7 +24,7 @@ Call = tuple[Any, trio.lowlevel.Task, trio.lowlevel.TrioToken]
 
 
 class Drain:
-    """Slots, who line up, and a exchange_loop that makes one exchange for all of them."""
+    """Slots that line up, and a loop that makes one exchange for all of them."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows

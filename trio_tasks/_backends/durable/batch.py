@@ -1,13 +1,15 @@
-"""Requests that go to the engine as one exchange, and are split where the engine refuses a part of them.
+"""Requests to an engine, and the batches that are one exchange each, or several where the engine refuses a part.
 
-An exchange happens whole or not at all. So one value that the store cannot take would fail all others that travel with
-it. Where the error is not the store's, the exchange is made again in halves, until the guilty request stands alone.
+An exchange happens whole or not at all. So one value that the store cannot take would fail all others in its batch.
+Where the error is not the store's, the exchange is made again in halves, until the refused request is alone in one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import trio
 
 from ..._concurrency.exception_groups import is_a
 from ..._logging import catch_errors
@@ -18,16 +20,48 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ..._tasks.task import Parts
-    from .engine import ClaimRequest, ExchangeResult
+    from .engine import ClaimRequest, ExchangeResult, NewRow, Settlement
     from .queue import QueueState
-    from .requests import PushRequest, SettleRequest
+
+
+@final
+class PushRequest:
+    """Rows to be inserted, and the trio task that waits for that: the one which makes this object."""
+
+    __slots__ = ("is_under_way", "queue", "rows", "trio_task")
+
+    def __init__(self, queue: QueueState, rows: list[NewRow]) -> None:
+        self.queue = queue
+        self.rows = rows
+        self.trio_task = trio.lowlevel.current_task()
+        self.is_under_way = False
+
+
+class SettleRequest(NamedTuple):
+    """A settlement, and the trio task that waits for it; none does for the release of a prefetched row.
+
+    ``holder`` is the slot that waits, if it is one. It is asked whether it will take another task only when the claims
+    of the exchange are made: by then it may have been cancelled, or its worker stopped.
+    """
+
+    queue: QueueState
+    settlement: Settlement
+    holder: Any = None
+    parts: Parts | None = None
+    trio_task: trio.lowlevel.Task | None = None
+
+
+class Refused(NamedTuple):
+    """The answer to a settlement that the store does not take."""
+
+    error: BackendError
 
 
 class BeforeClaims(NamedTuple):
     """The steps of an exchange that come before its claims, if it has any."""
 
     late: Sequence[tuple[QueueState, Parts]]
-    """Attempts under way whose leases are to be renewed,"""
+    """Running attempts whose leases are to be renewed,"""
     as_of: float
     """as was found out at this time, by the engine's clock."""
     after_standstill: bool
@@ -41,9 +75,9 @@ class Batch:
 
     Args:
       settles: settlements.
-      pushes: rows to be let in.
-      claims: claims, each with its queue, and with how often that had been stirred when it was made.
-      before_claims: what is done before the claims.
+      pushes: rows to be inserted.
+      claims: claims, each with its queue, and with the queue's count of changes when the claim was made.
+      before_claims: steps before the claims.
     """
 
     settles: Sequence[SettleRequest] = ()
@@ -92,14 +126,14 @@ class Batch:
 
 
 class Part(NamedTuple):
-    """A batch that was asked of the engine."""
+    """A batch for which one exchange was tried."""
 
     batch: Batch
     """The requests."""
     began_at: float
     """On the engine's clock."""
     result: ExchangeResult | BackendError
-    """The answer, or what the engine raised in its place."""
+    """The result of the exchange, or the error of the engine."""
     is_refused: bool = False
     """True if the store is well, and the error concerns the one request in the batch."""
 
@@ -113,7 +147,7 @@ class UnforeseenError(BackendError):
 async def exchange_in_parts(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[Part]:
-    """Have the engine do what is asked: in one exchange, or in several where it refuses one.
+    """Make these requests of the engine: in one exchange, or in several where it refuses one.
 
     Args:
       exchange: makes one exchange with the engine.
@@ -121,9 +155,24 @@ async def exchange_in_parts(
       now: the engine's clock.
 
     Returns:
-      all of the requests, in parts. Of those that have no answer at most one is not refused: there the store failed.
+      all of the requests, in parts. Of those without a result at most one is not refused: there the store failed.
     """
-    unasked, answered, refused = [batch], list[Part](), list[Part]()
+    began_at = now()
+    with catch_errors() as caught:  # as a rule, nothing is refused
+        return [Part(batch, began_at, await exchange(batch.exchange()))]
+    assert caught.error is not None
+    error = as_backend_error(caught.error)
+    if error.is_refusal and batch.size > 1:
+        return await _exchange_by_halves(exchange, batch, now)
+    is_refused = error.is_refusal and not isinstance(error, UnforeseenError)
+    return [Part(batch, began_at, error, is_refused)]  # noqa: ASYNC910  an engine is one
+
+
+async def _exchange_by_halves(
+    exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
+) -> list[Part]:
+    """Make requests of which the engine refuses at least one; as :func:`exchange_in_parts`."""
+    unasked, answered, refused = [*reversed(batch.halves())], list[Part](), list[Part]()
     failed: Part | None = None
     while unasked and failed is None:
         current, began_at = unasked.pop(), now()
@@ -151,12 +200,12 @@ def as_backend_error(error: BaseException) -> BackendError:
     """The error that an engine raised, or an :class:`UnforeseenError` because of it."""
     if is_a(error, BackendError):
         return error
-    ours = UnforeseenError(f"the engine failed: {_told(error)}")
+    ours = UnforeseenError(f"the engine failed: {_describe(error)}")
     ours.__cause__ = error
     return ours
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """The repr of an error, or at least its class."""
     with catch_errors():
         return repr(error)

@@ -1,104 +1,258 @@
-"""Group commit: one exchange after the other, each with all that has lined up meanwhile."""
+"""Group commit: one exchange after the other, each with all the requests that have arrived meanwhile."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
+from outcome import Error, Value
 
 from ..._logging import log, log_and_suppress, passes_through
+from ..._printing import escaped
 from ..._tasks.errors import BackendError
-from .batch import Batch, BeforeClaims, Part, UnforeseenError, as_backend_error, exchange_in_parts
+from .batch import (
+    Batch,
+    BeforeClaims,
+    PushRequest,
+    Refused,
+    SettleRequest,
+    UnforeseenError,
+    as_backend_error,
+    exchange_in_parts,
+)
+from .engine import COMES_BACK, ClaimRequest, SettlementKind
 from .queue import STALE, abort
-from .traffic import copy_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from .engine import ClaimRequest, ExchangeResult
+    from ..._tasks.errors import DuplicateTaskError
+    from ..._tasks.task import Parts
+    from .batch import Part
+    from .engine import Engine, ExchangeResult, NewRow, Settlement
     from .queue import QueueState
-    from .requests import PushRequest, SettleRequest
-    from .traffic import Traffic
+
+T = TypeVar("T")
 
 _PATIENCE = 10.0
 """Seconds for which settling is tried again, and receivers wait, while the engine fails."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 """Seconds between two tries while the engine fails."""
-_LOOKS_APART = 0.02
-"""Seconds between two looks for what others want aborted, however much news there is."""
+_ABORT_CHECK_INTERVAL = 0.02
+"""Seconds between two checks for attempts to be aborted, however often the engine reports changes."""
+_LONGEST_DELAY = 10
+"""Leases by which a claim may be extended where exchanges take long; the next heartbeat makes it an ordinary one."""
 
 
 @final
 class ExchangeLoop:
-    """The one trio task that makes exchanges with an engine.
+    """The one trio task that makes exchanges with an engine, and the requests that wait for the next exchange.
+
+    While an exchange is under way, pushes and settlements wait for the next one. The rows that an exchange claims are
+    for the receivers that wait, and for the slots that it settles for and that then come back for another task. So no
+    row is claimed without a free slot for it.
 
     Args:
-      traffic: what is asked of it.
-      poll_interval: seconds between two looks at the store for those who wait, in case that news of it went astray.
+      engine: stores the rows. It is called from one trio task at a time: by the loop, or by :meth:`ask`.
+      poll_interval: seconds between two polls of the store while somebody waits, in case that a wake-up was lost.
     """
 
-    def __init__(self, traffic: Traffic, poll_interval: float) -> None:
-        self._traffic = traffic
-        self._engine = traffic.engine
+    def __init__(self, engine: Engine, poll_interval: float) -> None:
+        self.engine = engine
+        self.queues: dict[str, QueueState] = {}
+        self.is_open = False
+        self.closed = False
+        self.failure: BackendError | None = None  # which has ended the loop
+        self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened,
+        self.pid: int | None = None  # in this process
+        self.wake_up = trio.Event()
+        """Set when the loop has something to do."""
+        self._pushes: list[PushRequest] = []
+        self._settles: list[SettleRequest] = []
+        self._unanswered: dict[trio.lowlevel.Task, None] = {}  # trio tasks that wait for a push or a settlement
+        self._engine_lock = trio.Lock()
         self._poll_interval = poll_interval
         self._next_poll = math.inf
-        self._next_look = -math.inf
+        self._may_have_aborts = False  # another process may have asked for an attempt to be aborted
+        self._next_abort_check = -math.inf
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
         self._stood_still = False  # since the last exchange with claims
+        self._took = 0.0  # seconds, the latest exchange
+
+    # Requests
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:  # noqa: ASYNC910  it ends with the traffic
-        """Make one exchange after the other, until cancelled, or the traffic has ended. Whatever ends it, all who wait
-        for an exchange are told."""
-        with _EndOfLoop(self._traffic):
+    async def push(self, queue: QueueState, rows: list[NewRow]) -> list[str | DuplicateTaskError]:
+        """Insert rows, all in one transaction. If it is cancelled before its exchange begins, nothing was pushed; once
+        the exchange is under way, it cannot be cancelled."""
+        self.check_open()
+        request = PushRequest(queue, rows)
+        self._pushes.append(request)
+        self._unanswered[request.trio_task] = None
+        self.wake_up.set()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            if request.is_under_way:
+                return trio.lowlevel.Abort.FAILED
+            self._pushes.remove(request)
+            del self._unanswered[request.trio_task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        answers: list[str | DuplicateTaskError] = await trio.lowlevel.wait_task_rescheduled(leave)
+        return answers
+
+    @trio.lowlevel.enable_ki_protection
+    def settle(self, queue: QueueState, settlement: Settlement, parts: Parts) -> None:
+        """Request this settlement. The current trio task has to wait for it: it is rescheduled with the answer (a bool,
+        or an exception) in bounded time."""
+        self.check_open()
+        me = trio.lowlevel.current_task()
+        self._settles.append(SettleRequest(queue, settlement, parts.holder, parts, me))
+        self._unanswered[me] = None
+        if not self.wake_up.is_set():
+            self.wake_up.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self, queue: QueueState) -> Any:
+        """Wait for a task of this queue; if it is cancelled, nothing was taken."""
+        self.check_open()
+        me = trio.lowlevel.current_task()
+        queue.receivers[me] = None
+        self.wake_up.set()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            del queue.receivers[me]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return await trio.lowlevel.wait_task_rescheduled(leave)
+
+    @trio.lowlevel.enable_ki_protection
+    async def ask(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call one of the engine's other methods, when it is free. If it is cancelled before that, nothing was done."""
+        self.check_open()
+        await trio.lowlevel.checkpoint()
+        await self._engine_lock.acquire()
+        results: list[T] = []
+        with trio.CancelScope(shield=True):
+            try:
+                results.append(await async_fn(*args))
+            finally:
+                self._engine_lock.release()
+        return results[0]
+
+    @trio.lowlevel.enable_ki_protection
+    async def _with_engine(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call the engine while no other trio task does."""
+        try:
+            self._engine_lock.acquire_nowait()  # a free lock costs no round of the scheduler
+        except trio.WouldBlock:
+            await self._engine_lock.acquire()
+        try:
+            return await async_fn(*args)
+        finally:
+            self._engine_lock.release()
+
+    # Checks before a request
+
+    def check_open(self) -> None:
+        """Raise ``trio.ClosedResourceError``, or the failure of the storage, if no request can be made any more."""
+        if not self.is_open or self.closed:
+            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+        if trio.lowlevel.current_trio_token() is not self.token:
+            raise RuntimeError("this storage was opened in another process, or another run: open one here")
+        if self.failure is not None:
+            raise copy_error(self.failure)
+
+    def check_usable(self) -> None:
+        """As :meth:`check_open`, for calls that need nothing of trio: in any thread and any trio run."""
+        self.check_process()
+        if not self.is_open or self.closed:
+            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+        if self.failure is not None:
+            raise copy_error(self.failure)
+
+    def check_process(self) -> None:
+        """Raise ``RuntimeError`` after a fork."""
+        if self.pid not in (None, os.getpid()):
+            raise RuntimeError(f"this storage was opened by process {self.pid}, and cannot be used after a fork")
+
+    # Changes in the store
+
+    def check_queues(self) -> None:
+        """Make the next exchange claim for all receivers, since rows may have become ready."""
+        for queue in self.queues.values():
+            queue.mark_changed()
+        self.wake_up.set()
+
+    def on_wakeup(self) -> None:
+        """Check everything that another process may have changed: results, aborts, rows that are ready."""
+        self._may_have_aborts = True
+        for queue in self.queues.values():
+            for event in queue.awaited.values():
+                event.set()
+        self.check_queues()
+
+    def late_leases(self) -> list[tuple[QueueState, list[Parts]]]:
+        """The running attempts whose heartbeat is late, by queue: their leases are to be renewed at once."""
+        now = self.engine.now()
+        return [(queue, late) for queue in self.queues.values() if (late := queue.late(now))]
+
+    # The loop
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:  # noqa: ASYNC910  it ends when the storage is closed
+        """Make one exchange after the other, until the storage is closed, or this is cancelled. Whatever ends it fails
+        all who wait for an exchange."""
+        with _EndOfLoop(self):
             await self._run()
 
     async def _run(self) -> None:  # noqa: ASYNC910  the same
-        traffic = self._traffic
-        while not traffic.closed:
-            if traffic.pushes or traffic.settles:
-                await trio.lowlevel.checkpoint()  # who was told just now, and asks again, is in the next exchange
+        while not self.closed:
+            if self._pushes or self._settles:
+                await trio.lowlevel.checkpoint()  # so that requests made after the last answers are in this exchange
             else:
                 await self._wait_until_needed()
-            traffic.wake_up = trio.Event()
-            traffic.release_prefetched(only_stale=True)
-            claims, queues = traffic.claims()
-            if traffic.pushes or traffic.settles or claims:
-                await self._exchange(claims, queues)
-            traffic.end_queues()
-            if traffic.may_have_aborts and trio.current_time() >= self._next_look:
-                await self._look_for_aborts()
+            self.wake_up = trio.Event()
+            self._release_prefetched(only_stale=True)
+            claims = self._claims()
+            if self._pushes or self._settles or claims:
+                await self._exchange(claims)
+            self._end_queues()
+            if self._may_have_aborts and trio.current_time() >= self._next_abort_check:
+                await self._check_aborts()
 
     async def _wait_until_needed(self) -> None:
         next_time = self._next_time()
         with trio.move_on_at(next_time):  # noqa: ASYNC912  the deadline may have passed
-            await self._traffic.wake_up.wait()
-        shortest = min((queue.lease for queue in self._traffic.queues.values()), default=math.inf)
+            await self.wake_up.wait()
+        shortest = min((queue.lease for queue in self.queues.values()), default=math.inf)
         if trio.current_time() > next_time + shortest / 3:
             self._stood_still = True
         if trio.current_time() >= self._next_poll:
             self._next_poll = math.inf
-            for queue in self._traffic.queues.values():
-                queue.prune(self._engine.now())
-            self._traffic.on_wakeup()
+            for queue in self.queues.values():
+                queue.prune(self.engine.now())
+            self.on_wakeup()
 
     def _next_time(self) -> float:
-        """When there is something to do, though nobody says so."""
-        now, engine_now = trio.current_time(), self._engine.now()
-        queues = self._traffic.queues.values()
+        """The time at which there is something to do without a request or a wake-up."""
+        now, engine_now = trio.current_time(), self.engine.now()
+        queues = self.queues.values()
         if any(queue.receivers or queue.awaited or queue.leased for queue in queues):
-            interval = self._poll_interval if self._engine.news_may_be_lost else math.inf
+            interval = self._poll_interval if self.engine.news_may_be_lost else math.inf
             self._next_poll = min(self._next_poll, now + interval)
         else:
             self._next_poll = math.inf
-        next_time = min(self._next_poll, self._next_look) if self._traffic.may_have_aborts else self._next_poll
+        next_time = min(self._next_poll, self._next_abort_check) if self._may_have_aborts else self._next_poll
         for queue in queues:
             if queue.prefetched:
                 next_time = min(next_time, now + STALE)
-            if not queue.is_waited_for:  # then no claim is made, and what is due changes nothing
+            if not queue.is_waited_for:  # then no claim is made, and rows that fall due change nothing
                 continue
             if queue.next_due is not None:
                 next_time = min(next_time, now + max(0.0, queue.next_due - engine_now))
@@ -106,18 +260,43 @@ class ExchangeLoop:
                 next_time = min(next_time, now + max(0.0, queue.ask_again_at - engine_now))
         return next_time
 
-    async def _exchange(self, claims: list[ClaimRequest], queues: list[QueueState]) -> None:
-        """Make one exchange, or several if the engine refuses a part of it, and tell everybody what came of it."""
-        traffic = self._traffic
-        settles, pushes = traffic.take_requests()
-        asked = [(claim, queue, queue.changes) for claim, queue in zip(claims, queues, strict=True)]
-        batch, engine, began = Batch(settles, pushes, asked), self._engine, trio.current_time()
+    def _claims(self) -> list[tuple[ClaimRequest, QueueState, int]]:
+        """The claims of the next exchange, each with its queue and the queue's count of changes."""
+        now = self.engine.now()
+        returning: dict[QueueState, list[Any]] = {}  # slots that will come back for another task
+        changed = {push.queue: None for push in self._pushes}
+        for queue, settlement, slot, _, _ in self._settles:
+            if slot is not None and getattr(slot, "will_take_more", False):
+                returning.setdefault(queue, []).append(slot)
+            if settlement.kind in COMES_BACK or not queue.handles:
+                changed[queue] = None
+        for queue in changed:
+            queue.mark_changed()
+        claims: list[tuple[ClaimRequest, QueueState, int]] = []
+        for queue in self.queues.values():
+            left_out, slots = queue.left_out(), returning.get(queue, ())
+            workers = queue.workers_waiting([slot.worker for slot in slots]) if queue.by_name else None
+            wanted = queue.wanted(len(slots)) if workers is None else len(workers)
+            if wanted and queue.is_worth_asking(now):
+                lease = queue.lease
+                if self._took > lease / 2:  # otherwise it would be over when the rows arrive, again and again
+                    lease += min(2 * self._took, _LONGEST_DELAY * lease)
+                claim = ClaimRequest(queue.name, wanted, lease, queue.worker_list, workers, left_out)
+                claims.append((claim, queue, queue.changes))
+        return claims
+
+    # One exchange
+
+    async def _exchange(self, claims: list[tuple[ClaimRequest, QueueState, int]]) -> None:
+        """Make one exchange, or several if the engine refuses a part of it, and answer all requests in it."""
+        settles, pushes = self._take_requests()
+        batch, began = Batch(settles, pushes, claims), trio.current_time()
         if claims:
-            late = traffic.late()  # or the claims would take what runs here
-            batch.before_claims = BeforeClaims(late, self._engine.now(), self._stood_still)
+            late = [(queue, parts) for queue, late in self.late_leases() for parts in late]  # or they could be claimed
+            batch.before_claims = BeforeClaims(late, self.engine.now(), self._stood_still)
             self._stood_still = False
-        parts = await traffic.with_engine(exchange_in_parts, engine.exchange, batch, engine.now)
-        traffic.took = engine.now() - parts[0].began_at
+        parts = await self._with_engine(exchange_in_parts, self.engine.exchange, batch, self.engine.now)
+        self._took = self.engine.now() - parts[0].began_at
         for part in parts:
             if not isinstance(part.result, BackendError):
                 self._deliver(part, part.result)
@@ -126,28 +305,59 @@ class ExchangeLoop:
             else:
                 await self._handle_failure(part.result, part.batch.pushes, part.batch.settles, began)
 
-    def _deliver(self, part: Part, answer: ExchangeResult) -> None:
-        """Tell everybody what came of an exchange, and hand out what it has claimed."""
+    def _take_requests(self) -> tuple[list[SettleRequest], list[PushRequest]]:
+        """Take the settlements and pushes that wait; from now on no push of these can be cancelled."""
+        settles, self._settles = self._settles, []
+        pushes, self._pushes = self._pushes, []
+        for push in pushes:
+            push.is_under_way = True
+        return settles, pushes
+
+    def _deliver(self, part: Part, result: ExchangeResult) -> None:
+        """Answer the requests of an exchange that was made, and hand out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
-        self._traffic.answer(answer, batch.pushes, batch.settles)
-        for (queue, parts), is_kept in zip(batch.renewals, answer.renewed, strict=True):
+        self._answer(result, batch.pushes, batch.settles)
+        for (queue, parts), is_kept in zip(batch.renewals, result.renewed, strict=True):
             if is_kept:
                 parts.context.until = part.began_at + queue.lease
             else:
                 queue.lose_lease(parts)
-        for number, (claim, queue, stirs) in enumerate(batch.claims):
-            claimed = answer.claimed[number]
+        for number, (claim, queue, changes) in enumerate(batch.claims):
+            claimed = result.claimed[number]
             queue.refused_since = None
             if len(claimed) < claim.limit:
-                queue.mark_drained(stirs, answer.next_due[number], answer.live[number])
-            queue.deliver(claimed, claim, part.began_at + claim.lease, self._engine.now())
+                queue.mark_drained(changes, result.next_due[number], result.live[number])
+            queue.deliver(claimed, claim, part.began_at + claim.lease, self.engine.now())
+
+    def _answer(self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]) -> None:
+        """Answer these settlements and pushes with the result of their exchange."""
+        unanswered = self._unanswered
+        for settle, settled in zip(settles, result.settled, strict=True):
+            queue, settlement, _, parts, trio_task = settle
+            if parts is None or trio_task is None:
+                continue
+            if settled is True and queue.waiters and parts.id in queue.waiters:
+                queue.endings[parts.id] = settlement
+            if queue.forget_lease(parts):
+                self.wake_up.set()
+            if trio_task in unanswered:
+                del unanswered[trio_task]
+                trio.lowlevel.reschedule(trio_task, Value(settled))
+        position = 0
+        for push in pushes:
+            answers = result.pushed[position : position + len(push.rows)]
+            position += len(push.rows)
+            self._reschedule(push.trio_task, Value(answers))
+        for name, task_id in result.finished:
+            if name in self.queues:
+                self.queues[name].finish(task_id)
 
     def _refuse(self, batch: Batch, error: BackendError) -> None:
-        """The store is well, and does not do this one thing. A queue whose claim is refused is asked again for a while;
-        the others go on."""
+        """Answer a request that the engine refuses though the store is well. A queue whose claim is refused is asked
+        again for a while; the other queues go on."""
         _log_if_unforeseen(error)
-        self._traffic.refuse(error, batch.pushes, batch.settles)
+        self._refuse_requests(error, batch.pushes, batch.settles)
         now = trio.current_time()
         for claim, queue, _ in batch.claims:
             if queue.refused_since is None:
@@ -157,73 +367,207 @@ class ExchangeLoop:
                 queue.refused_since = None
                 queue.fail_receivers(copy_error(error))
             else:
-                queue.ask_again_at = self._engine.now() + _LONGEST_PAUSE
+                queue.ask_again_at = self.engine.now() + _LONGEST_PAUSE
 
-    async def _handle_failure(  # noqa: ASYNC910  who pushes again cuts the pause short
+    def _refuse_requests(
+        self, error: BackendError, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]
+    ) -> None:
+        """Answer pushes and settlements that the store does not take.
+
+        A worker settles an error in place of a success that is refused. If an error is refused, or a release, nothing
+        else can be done: the task comes back when its lease is over.
+        """
+        for push in pushes:
+            self._reschedule(push.trio_task, Error(copy_error(error)))
+        for settle in settles:
+            if settle.settlement.kind is SettlementKind.SUCCEEDED:
+                self._answer_settlement(settle, Value(Refused(copy_error(error))))
+                continue
+            task_id = "one at hand" if settle.parts is None else settle.parts.id
+            log.error(
+                "task %s cannot be settled, and comes back when its lease is over", escaped(task_id), exc_info=error
+            )
+            self._answer_settlement(settle, Value(False))
+
+    async def _handle_failure(  # noqa: ASYNC910  a push ends the pause early
         self, error: BackendError, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest], began: float
     ) -> None:
-        """The engine has failed: whoever pushed is told; settling is tried again, for a while since the first exchange
-        that failed was begun."""
-        traffic, now = self._traffic, trio.current_time()
+        """Fail the pushes of an exchange that the store could not make. Settling is tried again, for a while since the
+        first exchange that failed was begun; then settlements and receivers fail, too."""
+        now = trio.current_time()
         _log_if_unforeseen(error)
         if self._failing_since is None:
             self._failing_since = began
             log.warning("a storage has failed: %s", error)
-        is_over = error.is_final or now >= self._failing_since + _PATIENCE
-        traffic.fail(error, pushes, settles if is_over else ())
-        if is_over:
-            for queue in traffic.queues.values():
+        for push in pushes:
+            self._reschedule(push.trio_task, Error(copy_error(error)))
+        if error.is_final or now >= self._failing_since + _PATIENCE:
+            for settle in settles:  # the lease is forgotten here; in the store it runs out, and the task comes back
+                self._answer_settlement(settle, Error(copy_error(error)))
+            for queue in self.queues.values():
                 queue.fail_receivers(copy_error(error))
         else:
-            traffic.settles += settles
+            self._settles += settles
         with trio.move_on_after(self._pause):  # noqa: ASYNC912  the same
-            while not traffic.pushes:  # who comes now may have better luck, or is told at once
-                await traffic.wake_up.wait()
-                traffic.wake_up = trio.Event()
+            while not self._pushes:  # a new push may succeed, or is failed at once
+                await self.wake_up.wait()
+                self.wake_up = trio.Event()
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        traffic.wake_up.set()
+        self.wake_up.set()
 
-    async def _look_for_aborts(self) -> None:  # noqa: ASYNC910  the exchange_loop has its checkpoints elsewhere
-        """End the attempts that somebody wants aborted."""
-        self._traffic.may_have_aborts = False
-        self._next_look = trio.current_time() + _LOOKS_APART
-        hands = {
-            parts.context.claim_key: parts for queue in self._traffic.queues.values() for parts in queue.leased.values()
-        }
-        if not hands:
+    def _answer_settlement(self, settle: SettleRequest, result: Value[Any] | Error) -> None:
+        if settle.trio_task is not None and settle.parts is not None:
+            if settle.queue.forget_lease(settle.parts):
+                self.wake_up.set()
+            self._reschedule(settle.trio_task, result)
+
+    def _reschedule(self, trio_task: trio.lowlevel.Task, result: Value[Any] | Error) -> None:
+        """Wake a trio task with this result, unless it was answered already."""
+        if trio_task in self._unanswered:
+            del self._unanswered[trio_task]
+            trio.lowlevel.reschedule(trio_task, result)
+
+    async def _check_aborts(self) -> None:  # noqa: ASYNC910  the loop has its checkpoints elsewhere
+        """End the attempts that another process wants aborted."""
+        self._may_have_aborts = False
+        self._next_abort_check = trio.current_time() + _ABORT_CHECK_INTERVAL
+        leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
+        if not leased:
             return  # noqa: ASYNC910  the same
         with log_and_suppress("a storage could not look for what is to be aborted"):
-            renewal = await self._traffic.with_engine(self._engine.renew, (), 0.0)
-            for held in renewal.aborted:
-                if held in hands:
-                    abort(hands[held])
+            renewal = await self._with_engine(self.engine.renew, (), 0.0)
+            for claim_key in renewal.aborted:
+                if claim_key in leased:
+                    abort(leased[claim_key])
 
+    # Prefetched rows
 
-def _log_if_unforeseen(error: BackendError) -> None:
-    """An engine ought to raise a BackendError and nothing else; if it has not, the log has all of it."""
-    if isinstance(error, UnforeseenError):
-        log.error("an engine failed in an unforeseen way", exc_info=error.__cause__)
+    def _release_prefetched(self, *, only_stale: bool) -> None:
+        """Request the release of prefetched rows that no slot has taken."""
+        now = self.engine.now()
+        for queue in self.queues.values():
+            if queue.prefetched and (not only_stale or queue.is_stale(now)):
+                self._settles += [SettleRequest(queue, each) for each in queue.release_prefetched()]
+
+    async def release_prefetched_now(self, queue: QueueState) -> None:
+        """Release all rows of this queue that were claimed and given to no slot, and return when that is stored.
+
+        It waits for the engine, so it comes after an exchange that has claimed for slots which are gone by now.
+        Releases that were requested and not made yet are made, too.
+        """
+        await self.ask(self._release_prefetched_now, queue)
+
+    async def _release_prefetched_now(self, queue: QueueState) -> None:  # noqa: ASYNC910  there may be no such rows
+        returned = [SettleRequest(queue, each) for each in queue.release_prefetched()]
+        returned += [each for each in self._settles if each.queue is queue and each.trio_task is None]
+        if not returned:
+            return  # noqa: ASYNC910  the same
+        self._settles = [each for each in self._settles if each.queue is not queue or each.trio_task is not None]
+        await self._settle_at_once(returned)
+        queue.mark_changed()
+        self.wake_up.set()
+
+    async def _settle_at_once(self, settles: list[SettleRequest]) -> None:  # noqa: ASYNC910  there may be none
+        """Make these settlements; the caller has the engine. If the store fails, those not made wait for the loop."""
+        if not settles:
+            return  # noqa: ASYNC910  the same
+        for part in await exchange_in_parts(self.engine.exchange, Batch(settles), self.engine.now):
+            if not isinstance(part.result, BackendError):
+                self._answer(part.result, (), part.batch.settles)
+            elif part.is_refused:
+                self._refuse_requests(part.result, (), part.batch.settles)
+            else:
+                self._settles += part.batch.settles
+                self.wake_up.set()
+                raise part.result
+
+    # The end
+
+    def _end_queues(self) -> None:
+        """Raise ``trio.EndOfChannel`` in the receivers of queues that have ended."""
+        now = self.engine.now()
+        for queue in self.queues.values():
+            if queue.receivers and queue.has_ended(now):
+                queue.fail_receivers(trio.EndOfChannel())
+
+    @trio.lowlevel.enable_ki_protection
+    async def end(self) -> None:
+        """Make the settlements that wait, release prefetched rows, and close the engine."""
+        for queue in self.queues.values():
+            queue.receivers, waiting = OrderedDict(), queue.receivers
+            for receiver in waiting:
+                trio.lowlevel.reschedule(receiver, Error(_closed()))
+        self._release_prefetched(only_stale=False)
+        self.closed = True
+        self._pushes, late = [], self._pushes
+        for push in late:
+            self._reschedule(push.trio_task, Error(_closed()))
+        try:
+            with log_and_suppress("a storage could not give back what it had at hand"):
+                await self._with_engine(self._make_last_exchange)
+        finally:
+            self._fail_waiters(_closed)
+            await self.engine.aclose()  # noqa: ASYNC102  the caller shields it, and an engine is bounded by itself
+
+    async def _make_last_exchange(self) -> None:  # noqa: ASYNC910  there may be nothing to settle
+        self._release_prefetched(only_stale=False)  # rows that an exchange has claimed meanwhile
+        settles, _ = self._take_requests()
+        await self._settle_at_once(settles)
+
+    def fail(self, error: BackendError) -> None:
+        """Fail all who wait for an exchange, and all later requests: no exchange is made any more."""
+        self.failure = error
+        for queue in self.queues.values():
+            queue.fail_receivers(copy_error(error))
+        self._fail_waiters(lambda: copy_error(error))
+
+    def _fail_waiters(self, make_error: Callable[[], Exception]) -> None:
+        """Fail all pushes and settlements that were not answered, and wake those who wait for results."""
+        self._pushes, self._settles = [], []
+        waiting, self._unanswered = self._unanswered, {}
+        for trio_task in waiting:
+            trio.lowlevel.reschedule(trio_task, Error(make_error()))
+        for queue in self.queues.values():
+            for event in queue.awaited.values():
+                event.set()
 
 
 @final
 class _EndOfLoop:
     """Fails all who wait for an exchange when the block ends, in whatever way."""
 
-    __slots__ = ("_traffic",)
+    __slots__ = ("_loop",)
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+    def __init__(self, loop: ExchangeLoop) -> None:
+        self._loop = loop
 
     def __enter__(self) -> None:
         """Nothing happens yet."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._traffic.closed:
-            return  # who closes it does that
+        if self._loop.closed:
+            return  # `end` fails them
         if error is None or passes_through(error):
             ours = BackendError("the storage has ended: no exchange is made any more")
             ours.is_final = True
         else:
             ours = as_backend_error(error)
             _log_if_unforeseen(ours)
-        self._traffic.fail_all(ours)
+        self._loop.fail(ours)
+
+
+def copy_error(error: BackendError) -> BackendError:
+    """A copy of the error, with it as its cause, to be raised in one more trio task."""
+    copy = BackendError(str(error))
+    copy.__cause__ = error
+    return copy
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("the storage was closed, with its connection")
+
+
+def _log_if_unforeseen(error: BackendError) -> None:
+    """Log the traceback of an error that is no BackendError: an engine ought to raise nothing else."""
+    if isinstance(error, UnforeseenError):
+        log.error("an engine failed in an unforeseen way", exc_info=error.__cause__)

@@ -14,7 +14,6 @@ from ..._contracts.open_stores import note_closed, note_open
 from ..._exports import part_of
 from .exchange_loop import ExchangeLoop
 from .queue import QueueState
-from .traffic import Traffic
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,13 +35,12 @@ class StorageHandle(Generic[A]):
 
     def _found(self, engine: Engine, queue: QueueState, poll_interval: float) -> None:
         """Stand on this engine."""
-        self._traffic = Traffic(engine)
-        self._exchange_loop = ExchangeLoop(self._traffic, poll_interval)
+        self._loop = ExchangeLoop(engine, poll_interval)
         self._stack: AsyncExitStack | None = AsyncExitStack()
         self._join(queue)
 
     def _join(self, queue: QueueState) -> None:
-        queue = self._queue = self._traffic.queues.setdefault(queue.name, queue)
+        queue = self._queue = self._loop.queues.setdefault(queue.name, queue)
         queue.handles += 1
         self._closed = False
         self.heartbeat_interval = queue.lease / 3
@@ -51,7 +49,7 @@ class StorageHandle(Generic[A]):
     @property
     def beats_when_idle(self) -> bool:
         """True if heartbeats are worth their while when no task is in hand: not under a virtual clock."""
-        return self._traffic.engine.news_may_be_lost
+        return self._loop.engine.news_may_be_lost
 
     @property
     def queue(self) -> str:
@@ -74,13 +72,13 @@ class StorageHandle(Generic[A]):
           ValueError: the queue is open here already, for another type.
         """
         sibling = self._queue.sibling(queue, type, options)
-        known = self._traffic.queues.get(queue)
+        known = self._loop.queues.get(queue)
         if known is not None and repr(known.codec) != repr(sibling.codec):
             raise ValueError(
                 f"queue {queue!r} is open here already, with {known.codec!r} rather than {sibling.codec!r}"
             )
         other = object.__new__(self.__class__)
-        other._traffic = self._traffic
+        other._loop = self._loop
         other._stack = None
         other._join(sibling)
         return other
@@ -93,17 +91,17 @@ class StorageHandle(Generic[A]):
         if self._stack is None:
             await trio.lowlevel.checkpoint()
             return self
-        if self._traffic.is_open or self._traffic.closed:
+        if self._loop.is_open or self._loop.closed:
             raise RuntimeError(f"{self!r} has been opened already; make a new one to open it again")
-        engine = self._traffic.engine
+        engine = self._loop.engine
         with trio.CancelScope(shield=True):
             await engine.open()
-        self._traffic.is_open = True
-        self._traffic.token = trio.lowlevel.current_trio_token()
-        self._traffic.pid = os.getpid()
-        await self._stack.enter_async_context(run_shielded(self._exchange_loop.run))
-        await self._stack.enter_async_context(run_shielded(engine.listen, self._traffic.on_wakeup))
-        note_open(self._traffic)
+        self._loop.is_open = True
+        self._loop.token = trio.lowlevel.current_trio_token()
+        self._loop.pid = os.getpid()
+        await self._stack.enter_async_context(run_shielded(self._loop.run))
+        await self._stack.enter_async_context(run_shielded(engine.listen, self._loop.on_wakeup))
+        note_open(self._loop)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -131,7 +129,7 @@ class StorageHandle(Generic[A]):
             return
         self._closed = True
         self._queue.handles -= 1
-        self._traffic.check_queues()
+        self._loop.check_queues()
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
@@ -141,14 +139,14 @@ class StorageHandle(Generic[A]):
         even if it is cancelled.
         """
         self.close()
-        if self._stack is not None and self._traffic.is_open and not self._traffic.closed:
+        if self._stack is not None and self._loop.is_open and not self._loop.closed:
             with trio.CancelScope(shield=True):
                 try:
-                    await self._traffic.end()
+                    await self._loop.end()
                 finally:
-                    note_closed(self._traffic)
+                    note_closed(self._loop)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def __repr__(self) -> str:
-        state = "closed" if self._traffic.closed else "open" if self._traffic.is_open else "not opened yet"
-        return f"<{type(self).__name__} {self._traffic.engine!r}, queue {self.queue!r}, {state}>"
+        state = "closed" if self._loop.closed else "open" if self._loop.is_open else "not opened yet"
+        return f"<{type(self).__name__} {self._loop.engine!r}, queue {self.queue!r}, {state}>"

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from ..._tasks.outcome import TaskResult
     from .engine import ClaimKey, Part, StoredRow
+    from .exchange_loop import ExchangeLoop
     from .queue import QueueState
-    from .traffic import Traffic
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -80,12 +80,12 @@ class StorageOperations(
     """The capabilities of a stored queue."""
 
     _queue: QueueState
-    _traffic: Traffic
+    _loop: ExchangeLoop
 
     async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
         """Have the engine do this to the task."""
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
-        return await self._traffic.ask(getattr(self._traffic.engine, verb), self._queue.name, task_id, *args)
+        return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
 
     # Looking
 
@@ -101,13 +101,13 @@ class StorageOperations(
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
         states: Sequence[State] = list(State) if status is None else STATES[status]
-        engine = self._traffic.engine
+        engine = self._loop.engine
         if status not in (Status.Queued, Status.Running):
-            found: Sequence[StoredRow] = await self._traffic.ask(engine.list, self._queue.name, states, limit)
+            found: Sequence[StoredRow] = await self._loop.ask(engine.list, self._queue.name, states, limit)
             return [shown(stored, self._queue) for stored in found]
         # The store does not tell those apart that were claimed here and not begun.
         most = limit + len(self._queue.unbegun()) if status is Status.Running else _ALL
-        found = await self._traffic.ask(engine.list, self._queue.name, states, most)
+        found = await self._loop.ask(engine.list, self._queue.name, states, most)
         tasks = [shown(stored, self._queue) for stored in found]
         return [task for task in tasks if task.parts.status is status][:limit]
 
@@ -133,8 +133,8 @@ class StorageOperations(
         if not isinstance(lease, Lease) or lease.settled:
             raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
         packed = PLAIN.encode(progress)
-        check_length(len(packed), self._traffic.engine.longest, "the progress")
-        kept: bool = await self._traffic.ask(self._traffic.engine.report, lease.claim_key, packed)
+        check_length(len(packed), self._loop.engine.longest, "the progress")
+        kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
         if not kept:
             raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
 
@@ -183,7 +183,7 @@ class StorageOperations(
                     return result_of(stored, self._queue)
                 if not event.is_set():
                     event = awaited.setdefault(task_id, event)
-                    self._traffic.wake_up.set()  # somebody has to look now and then
+                    self._loop.wake_up.set()  # somebody has to look now and then
                     loan.begin()
                     with trio.move_on_after(self._seconds_until(stored.expires)):
                         await event.wait()
@@ -193,19 +193,19 @@ class StorageOperations(
 
     def _seconds_until(self, moment: float | None) -> float:
         """The seconds until a moment on the engine's clock: never none, since it may have come by trio's only."""
-        return math.inf if moment is None else max(0.001, moment - self._traffic.engine.now())
+        return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
 
     async def list_workers(self) -> list[str]:
         """The names of the workers that run on this queue, in any process."""
-        return list(await self._traffic.ask(self._traffic.engine.workers, self._queue.name))
+        return list(await self._loop.ask(self._loop.engine.workers, self._queue.name))
 
     async def list_queues(self) -> list[str]:
         """The names of all queues of the store."""
-        return list(await self._traffic.ask(self._traffic.engine.queues))
+        return list(await self._loop.ask(self._loop.engine.queues))
 
     async def metrics(self) -> dict[str, int]:
         """What went through the queue since it was made, by outcome, and what waits and runs now."""
-        counts: dict[str, int] = await self._traffic.ask(self._traffic.engine.counts, self._queue.name)
+        counts: dict[str, int] = await self._loop.ask(self._loop.engine.counts, self._queue.name)
         return counts
 
     # Changing
@@ -219,7 +219,7 @@ class StorageOperations(
             return False
         run_at = moment_of(stored.run_at, stored.options)
         head = encode_options(decode_options(stored.options)[0], task.parts.metadata, run_at)
-        check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
+        check_length(len(payload) + len(head or b""), self._loop.engine.longest, "the task")
         changed: bool = await self._do("update", task.parts.id, payload, head)
         return changed
 
@@ -227,7 +227,7 @@ class StorageOperations(
         """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
         run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
         moved: bool = await self._do("reschedule", task_id, delay, run_at)
-        self._traffic.check_queues()
+        self._loop.check_queues()
         return moved
 
     async def cancel(self, task_id: str) -> bool:
@@ -236,7 +236,7 @@ class StorageOperations(
         cancelled: bool = await self._do("cancel", task_id, error)
         if cancelled:
             self._queue.finish(task_id)
-            self._traffic.check_queues()
+            self._loop.check_queues()
         return cancelled
 
     async def abort(self, task_id: str) -> bool:
@@ -259,7 +259,7 @@ class StorageOperations(
           DuplicateTaskError: its unique key is taken by now.
         """
         resumed: bool = await self._do("resume", task_id)
-        self._traffic.check_queues()
+        self._loop.check_queues()
         return resumed
 
     async def resume_abandoned(self) -> int:
@@ -268,11 +268,11 @@ class StorageOperations(
         With many of them this takes several transactions, and others have theirs in between. If it is cancelled, those
         that were made hold.
         """
-        for queue, late in self._traffic.late_by_queue():  # what runs here is not abandoned
-            held, until = {parts.context.claim_key: parts for parts in late}, self._traffic.engine.now() + queue.lease
-            queue.note_renewal(held, await self._traffic.ask(self._traffic.engine.renew, [*held], queue.lease), until)
-        number = await self._in_parts(self._traffic.engine.resume_abandoned)
-        self._traffic.check_queues()
+        for queue, late in self._loop.late_leases():  # what runs here is not abandoned
+            held, until = {parts.context.claim_key: parts for parts in late}, self._loop.engine.now() + queue.lease
+            queue.note_renewal(held, await self._loop.ask(self._loop.engine.renew, [*held], queue.lease), until)
+        number = await self._in_parts(self._loop.engine.resume_abandoned)
+        self._loop.check_queues()
         return number
 
     async def discard(self, task_id: str) -> bool:
@@ -286,13 +286,13 @@ class StorageOperations(
         With many of them this takes several transactions, and others have theirs in between. If it is cancelled, those
         that were made hold.
         """
-        return await self._in_parts(self._traffic.engine.forget, None)
+        return await self._in_parts(self._loop.engine.forget, None)
 
     async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
         """Repeat a step until there is no more to do; the number of all rows that it was about."""
-        number, is_more = await self._traffic.ask(step, self._queue.name, *args)
+        number, is_more = await self._loop.ask(step, self._queue.name, *args)
         while is_more:
             await trio.sleep(_PARTS_APART)
-            part: Part = await self._traffic.ask(step, self._queue.name, *args)
+            part: Part = await self._loop.ask(step, self._queue.name, *args)
             number, is_more = number + part.number, part.is_more
         return number

@@ -1,4 +1,4 @@
-"""The body of every stored backend: a codec, what is in hand, and the traffic with an engine.
+"""The body of every stored backend: a codec, what is in hand, and exchanges with an engine.
 
 A storage of ours is this class with an engine in it, so all of them keep the same promises; what an engine has to do
 for that is written at :mod:`trio_tasks._backends.durable.engine`.
@@ -22,12 +22,12 @@ from ..._tasks.errors import BackendError, DuplicateTaskError, LeaseLostError, U
 from ..._tasks.outcome import Status
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
+from .batch import Refused
 from .encoding import encode_options
 from .engine import Renewal
 from .handle import StorageHandle
 from .inspection import StorageOperations
 from .queue import STALE, Lease
-from .requests import Refused
 from .settling import STATUS_AFTER, check_length, settlement_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class DurableStorage(
         took_along = self._queue.keep_extensions(task.parts)
         answer: str | DuplicateTaskError | None = None
         try:
-            [answer] = await self._traffic.push(self._queue, [row])
+            [answer] = await self._loop.push(self._queue, [row])
         finally:
             if took_along and answer != row.id:
                 self._queue.extensions.pop(row.id, None)
@@ -93,7 +93,7 @@ class DurableStorage(
             self._queue.keep_extensions(task.parts)
         ids: list[TaskId] = []
         for start in range(0, len(rows), BATCH_SIZE):
-            for answer in await self._traffic.push(self._queue, rows[start : start + BATCH_SIZE]):
+            for answer in await self._loop.push(self._queue, rows[start : start + BATCH_SIZE]):
                 if isinstance(answer, DuplicateTaskError):
                     raise answer
                 ids.append(stored_id(answer))
@@ -108,7 +108,7 @@ class DurableStorage(
         delay = parts.seconds_to_wait
         run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
         payload, head = self._queue.codec.encode(task.args), encode_options(terms, parts.metadata, run_at)
-        check_length(len(payload) + len(head or b""), self._traffic.engine.longest, "the task")
+        check_length(len(payload) + len(head or b""), self._loop.engine.longest, "the task")
         by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
         row = self._queue.row_of(task, payload, head, delay, run_at, by_wall_clock=by_wall_clock)
         parts.run_at = run_at
@@ -129,7 +129,7 @@ class DurableStorage(
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            received: Task[A] = await self._traffic.receive(self._queue)
+            received: Task[A] = await self._loop.receive(self._queue)
             received.parts.context.in_delivery = False
             received.parts.status = Status.Running
             return received  # noqa: ASYNC910  it has waited
@@ -139,11 +139,11 @@ class DurableStorage(
     def receive_nowait(self) -> Task[A]:
         """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance, and also if it is not
         known whether the queue has ended: somebody else may have pushed since that was last seen."""
-        self._traffic.check_open()
+        self._loop.check_open()
         queue = self._queue
-        if queue.prefetched and (task := queue.take(self._traffic.engine.now())) is not None:
+        if queue.prefetched and (task := queue.take(self._loop.engine.now())) is not None:
             return task
-        if queue.may_have_ended and queue.has_ended(self._traffic.engine.now()):
+        if queue.may_have_ended and queue.has_ended(self._loop.engine.now()):
             if trio.current_time() < self._queue.looked_at + STALE:
                 raise trio.EndOfChannel
             queue.mark_changed()
@@ -168,9 +168,9 @@ class DurableStorage(
         lease = parts.context
         if not isinstance(lease, Lease) or lease.queue is not self._queue or lease.settled:
             raise LeaseLostError(f"task {escaped(parts.id)} is not in hand here in its attempt {parts.attempt}")
-        settlement = settlement_of(task, lease, outcome, self._traffic.engine)
+        settlement = settlement_of(task, lease, outcome, self._loop.engine)
         lease.settled = True
-        self._traffic.settle(self._queue, settlement, parts)
+        self._loop.settle(self._queue, settlement, parts)
         answer: Any = await trio.lowlevel.wait_task_rescheduled(_stay)
         if answer is not True and answer is not False:  # an error of user code, which is not asked for its class
             lease.settled = False
@@ -199,9 +199,9 @@ class DurableStorage(
         if not held and not has_changed:
             await trio.lowlevel.checkpoint()  # there is nothing to renew, and the same run as before
             return
-        until = self._traffic.engine.now() + self.lease
+        until = self._loop.engine.now() + self.lease
         try:
-            renewal = await self._traffic.ask(self._traffic.engine.renew, [*held], self.lease) if held else Renewal()
+            renewal = await self._loop.ask(self._loop.engine.renew, [*held], self.lease) if held else Renewal()
             if has_changed:
                 await self._say_who_works()
         except BackendError as error:
@@ -226,23 +226,23 @@ class DurableStorage(
           BackendError: that could not be stored; they come back when their lease runs out.
         """
         self._queue.set_workers({each: name for each, name in self._queue.worker_names.items() if each is not context})
-        if self._traffic.failure is not None or self._traffic.closed:
+        if self._loop.failure is not None or self._loop.closed:
             await trio.lowlevel.checkpoint()
             return
-        await self._traffic.release_prefetched_now(self._queue)
+        await self._loop.release_prefetched_now(self._queue)
         await self._say_who_works()
 
     async def _say_who_works(self) -> None:
         queue = self._queue
         queue.set_workers({each: each.name for each in self._workers() if not each.is_stopped})
-        await self._traffic.ask(self._register)
+        await self._loop.ask(self._register)
 
     def _workers(self) -> list[WorkerContext]:
         return [context for context in self._queue.worker_names if isinstance(context, WorkerContext)]
 
     async def _register(self) -> None:
         """In its turn, so that the latest word is the last one."""
-        await self._traffic.engine.register(self._queue.name, list(self._queue.worker_names.values()))
+        await self._loop.engine.register(self._queue.name, list(self._queue.worker_names.values()))
 
 
 def _stay(_: object) -> trio.lowlevel.Abort:

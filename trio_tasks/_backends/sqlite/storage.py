@@ -156,7 +156,7 @@ class SqliteStorage(DurableStorage[A]):
         It may be called in any thread, with trio or without. It is done when it returns, but for the commit, which is
         yours. Call :meth:`wake` after that, so that workers look at once rather than within ``poll_interval``.
         """
-        self._traffic.check_usable()
+        self._loop.check_usable()
         task_id, is_committed = self._push_over(connection, args, options, self._engine.now)
         if is_committed:
             self.wake()
@@ -175,8 +175,8 @@ class SqliteStorage(DurableStorage[A]):
 
         It may be called in any thread. On a storage that is closed it does nothing.
         """
-        self._traffic.check_process()
-        call_in_trio_thread(self._traffic.token, self._traffic.on_wakeup)
+        self._loop.check_process()
+        call_in_trio_thread(self._loop.token, self._loop.on_wakeup)
         self._engine.ring_soon()
 
     @overload

@@ -274,7 +274,7 @@ class Harness:
 
 
 def _stands_on_an_engine(backend: object) -> bool:
-    if not hasattr(backend, "_traffic"):
+    if not hasattr(backend, "_loop"):
         return False  # and what a stored backend needs, which a test of others does not, is not imported
     from ..._backends.durable.storage import DurableStorage
 

@@ -43,7 +43,7 @@ def _verbs() -> list[str]:
 def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
     """What makes the storage call each method of its engine."""
     storage = harness.backend
-    engine, ask = storage._traffic.engine, storage._traffic.ask
+    engine, ask = storage._loop.engine, storage._loop.ask
     return {
         "exchange": lambda: harness.push(2),
         "renew": lambda: ask(engine.renew, [], 1.0),
@@ -77,7 +77,7 @@ def _replaced(engine: Any, verb: str, method: Callable[..., Any]) -> Generator[N
 @contextmanager
 def _raising(harness: Harness, verb: str, error: BaseException, *, once: bool = True) -> Generator[None, None, None]:
     """Have this method of the engine raise in the block: the first time, or each time that it is called."""
-    engine = harness.backend._traffic.engine
+    engine = harness.backend._loop.engine
 
     async def fail(*_: object) -> None:
         if once:
@@ -143,7 +143,7 @@ async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
 async def _close_while_raising(harness: Harness, verb: str, error: BaseException) -> None:
     """Close the storage with a settlement under way, and see that this ends, and that the engine is closed."""
     backend, task, is_settled = harness.backend, await harness.take(), trio.Event()
-    aclose, closed = backend._traffic.engine.aclose, 0
+    aclose, closed = backend._loop.engine.aclose, 0
 
     async def close() -> None:
         nonlocal closed
@@ -157,7 +157,7 @@ async def _close_while_raising(harness: Harness, verb: str, error: BaseException
             await backend.settle(task, Succeeded(None))
         is_settled.set()
 
-    with _replaced(backend._traffic.engine, "aclose", close):
+    with _replaced(backend._loop.engine, "aclose", close):
         with _raising(harness, verb, error, once=False) if verb == "exchange" else nullcontext():
             harness.start_beside(settle)
             await trio.sleep(TICK)
@@ -166,7 +166,7 @@ async def _close_while_raising(harness: Harness, verb: str, error: BaseException
     with harness.limit(harness.patience):
         await is_settled.wait()
     if not is_settled.is_set():
-        backend._traffic.break_off(BackendError("it was closed"))  # settling cannot be cancelled
+        backend._loop.fail(BackendError("it was closed"))  # settling cannot be cancelled
     what = f"closing a storage while {verb}() of its engine raises {error!r}"
     expect(f"{what}: whether a settlement that was under way has ended", is_settled.is_set(), True)
     expect(f"{what}: how often its engine was closed", closed, 1)

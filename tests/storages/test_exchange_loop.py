@@ -197,7 +197,7 @@ async def test_retries_in_a_worker_wait_in_the_store(autojump_clock: MockClock) 
     assert Retried(ValueError()).after == 0.0
 
 
-async def test_whatever_ends_the_exchange_loop_is_told_to_all_who_wait(autojump_clock: MockClock) -> None:
+async def test_whatever_ends_the_loop_fails_all_who_wait(autojump_clock: MockClock) -> None:
     """The exchange loop is not expected to fail. If it does, a settlement, which cannot be cancelled, must not wait for
     ever."""
     engine = TroubledEngine()
