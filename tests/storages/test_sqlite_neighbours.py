@@ -13,8 +13,8 @@ import trio
 from trio_tasks import BackendError, Killed, SqliteStorage, Succeeded
 from trio_tasks._backends.durable import exchange_loop as _exchange_loop
 from trio_tasks._backends.sqlite import (
-    exchange as _sqlite_books,
-    operations as _sqlite_verbs,
+    exchange as _sqlite_exchange,
+    operations as _sqlite_operations,
     session as _sqlite_session,
 )
 
@@ -43,8 +43,8 @@ def abandon(path: Path, number: int) -> None:
 @pytest.mark.parametrize("work", ["vacuum", "resume_abandoned"])
 async def test_long_work_lets_others_go_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
     """Those of the same process, and another one's, which has to find the lock free."""
-    monkeypatch.setattr(_sqlite_verbs, "_FORGOTTEN", 20)
-    monkeypatch.setattr(_sqlite_books, "_MOST_DUE", 20)
+    monkeypatch.setattr(_sqlite_operations, "_FORGOTTEN", 20)
+    monkeypatch.setattr(_sqlite_exchange, "_MOST_DUE", 20)
     path = tmp_path / "tasks.db"
     async with (
         SqliteStorage[int](path, int, synchronous="OFF") as storage,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange as books, operations as verbs, rows
+from trio_tasks._backends.sqlite import exchange, operations, rows
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -25,18 +25,18 @@ DRIVERS = [
 
 BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
-    "ready": (books.READY, (1, 10), {"trio_tasks_ready"}),
-    "claim": (books.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
-    "due": (books.DUE.format(""), (1, 0.0, 10), {"trio_tasks_timed"}),
-    "due, sparing others": (books.DUE.format(books.SPARING), (1, 0.0, 1, 2, 10), {"trio_tasks_timed"}),
-    "next due": (books.NEXT_DUE, (1,), {"trio_tasks_timed"}),
-    "next due, sparing others": (books.NEXT_DUE_SPARING, (1, 0.0), {"trio_tasks_timed"}),
+    "ready": (exchange.READY, (1, 10), {"trio_tasks_ready"}),
+    "claim": (exchange.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
+    "due": (exchange.DUE.format(""), (1, 0.0, 10), {"trio_tasks_timed"}),
+    "due, sparing others": (exchange.DUE.format(exchange.SPARING), (1, 0.0, 1, 2, 10), {"trio_tasks_timed"}),
+    "next due": (exchange.NEXT_DUE, (1,), {"trio_tasks_timed"}),
+    "next due, sparing others": (exchange.NEXT_DUE_SPARING, (1, 0.0), {"trio_tasks_timed"}),
     "expired": (rows.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
-    "due by the wall clock": (books.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
-    "next by the wall clock": (books.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
-    "sweep": (books.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
-    "succeed": (books.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
-    "forget": (verbs.FORGET, (1, 10), {"trio_tasks_finished"}),
+    "due by the wall clock": (exchange.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
+    "next by the wall clock": (exchange.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
+    "sweep": (exchange.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
+    "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
+    "forget": (operations.FORGET, (1, 10), {"trio_tasks_finished"}),
     "drop": (rows.DROP, (1, 1), {BY_KEY}),
     **{
         state.name: (
@@ -44,7 +44,7 @@ DAILY = {
             (1, 0.0, 10),
             {"trio_tasks_ready" if state == 0 else "trio_tasks_timed" if state < 3 else "trio_tasks_finished"},
         )
-        for state, where in verbs.LISTED.items()
+        for state, where in operations.LISTED.items()
     },
 }
 

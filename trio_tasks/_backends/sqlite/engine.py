@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, final
 
 import trio
 
@@ -16,8 +16,8 @@ from ..._tasks.errors import BackendError
 from ..durable.clock import Offset, StoreClock
 from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
 from ..durable.io_thread import WriterThread
-from . import operations as verbs
 from .driver import choose, version
+from .operations import Operations
 from .session import Session
 from .wakeup import WakeupSocket
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .opening import Opening
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _WARNED: set[str] = set()
 """The drivers whose SQLite somebody was warned about in this process."""
@@ -120,54 +121,54 @@ class SqliteEngine(Engine):
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Keep the progress of a row."""
-        return await self._call(self._session.write, verbs.report, held, progress)
+        return await self._write(Operations.report, held, progress)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
-        return await self._call(self._session.read, verbs.find, queue, task_id, self.now())
+        return await self._read(Operations.find, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
-        return await self._call(self._session.read, verbs.list_rows, queue, states, limit, self.now())
+        return await self._read(Operations.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
-        return await self._ringing(verbs.cancel, queue, task_id, error, self.now())
+        return await self._write_and_wake(Operations.cancel, queue, task_id, error, self.now())
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Have the attempt at a row ended."""
-        return await self._ringing(verbs.abort, queue, task_id)
+        return await self._write_and_wake(Operations.abort, queue, task_id)
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Move a row that waits in time."""
-        return await self._ringing(verbs.reschedule, queue, task_id, delay, run_at, self.now())
+        return await self._write_and_wake(Operations.reschedule, queue, task_id, delay, run_at, self.now())
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""
-        return await self._call(self._session.write, verbs.update, queue, task_id, payload, head, self.now())
+        return await self._write(Operations.update, queue, task_id, payload, head, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Have a dead row wait again."""
-        return await self._ringing(verbs.resume, queue, task_id, self.now())
+        return await self._write_and_wake(Operations.resume, queue, task_id, self.now())
 
     async def resume_abandoned(self, queue: str) -> Part:
         """Have orphans wait again."""
-        part: Part = await self._call(self._session.write, verbs.resume_abandoned, queue, self.now())
+        part = await self._write(Operations.resume_abandoned, queue, self.now())
         if part.number:
             await self._call(self._session.wake_others, self.now())
         return part
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
-        return await self._call(self._session.write, verbs.forget, queue, task_id, self.now())
+        return await self._write(Operations.forget, queue, task_id, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return await self._call(self._session.read, verbs.counts, queue, self.now())
+        return await self._read(Operations.counts, queue, self.now())
 
     async def queues(self) -> Sequence[str]:
         """The names of the queues."""
-        return await self._call(self._session.read, verbs.names)
+        return await self._read(Operations.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Say who runs here."""
@@ -175,7 +176,7 @@ class SqliteEngine(Engine):
 
     async def workers(self, queue: str) -> Sequence[str]:
         """Who runs anywhere."""
-        return await self._call(self._session.read, verbs.workers, queue, self.now())
+        return await self._read(Operations.workers, queue, self.now())
 
     def open_here(self) -> tuple[Session, StoreClock]:
         """Open the file in this thread, and for it, without trio; and the clock of the file."""
@@ -191,7 +192,7 @@ class SqliteEngine(Engine):
             raise
         return session, clock
 
-    def ring_soon(self) -> None:
+    def wake_soon(self) -> None:
         """Have all others look; nobody waits for it."""
         thread = self._thread  # this may be another thread than trio's, where the engine is closed
         if thread is not None:
@@ -201,9 +202,17 @@ class SqliteEngine(Engine):
         """Hear the wakeup_socket."""
         await self.wakeup_socket.listen(on_news)
 
-    async def _ringing(self, verb: Callable[..., T], *args: Any) -> T:
-        """Do it, and tell the others."""
-        result: T = await self._call(self._session.write, verb, *args)
+    async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._call(lambda: self._session.read(operation, *args, **kwargs))
+
+    async def _write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._call(lambda: self._session.write(operation, *args, **kwargs))
+
+    async def _write_and_wake(
+        self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Carry out an operation and, if it changed something, wake the other sessions."""
+        result = await self._write(operation, *args, **kwargs)
         if result:
             await self._call(self._session.wake_others, self.now())
         return result

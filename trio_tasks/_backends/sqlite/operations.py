@@ -1,8 +1,8 @@
-"""What else can be done with an SQLite file's rows: each a function of its books, inside one transaction."""
+"""Operations on the rows of an SQLite file beside exchanges: look, cancel, reschedule, resume, forget."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
@@ -45,38 +45,185 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 _COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 
-def find(
-    connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, task_id: str, now: float
-) -> StoredRow | None:
-    """The row of this id."""
-    sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
-    rows = connection.execute(sql, (queues.known(queue), task_id))
-    return _stored(rows[0], now) if rows else None
+@final
+class Operations:
+    """All that is done to rows beside exchanges; each method runs in a transaction that the caller has begun.
 
+    Args:
+      connection: to the file.
+      sql: makes the exchanges of this connection.
+      counters: numbers and counts of the queues.
+    """
 
-def list_rows(
-    connection: Connection,
-    _: ExchangeSql,
-    queues: QueueCounters,
-    queue: str,
-    states: Sequence[State],
-    limit: int,
-    now: float,
-) -> list[StoredRow]:
-    """At most so many rows in these states."""
-    number = queues.known(queue)
-    found: list[StoredRow] = []
+    def __init__(self, connection: Connection, sql: ExchangeSql, counters: QueueCounters) -> None:
+        self._connection = connection
+        self._sql = sql
+        self._rows = sql.rows
+        self._counters = counters
 
-    def add(where: str, *parameters: Any) -> None:
-        sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
-        rows = connection.execute(sql, (*parameters, min(limit - len(found), _ALL)))
-        found.extend(stored for row in rows if (stored := _stored(row, now)) is not None)
+    def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
+        """The row of this id."""
+        sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
+        rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
+        return _stored(rows[0], now) if rows else None
 
-    for state in states:
-        add(LISTED[state], number, now)
-        if state is State.KILLED and len(found) < limit:
-            add(f"{OVERDUE} ORDER BY due", number, now, now)
-    return found
+    def list_rows(self, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
+        """At most so many rows in these states."""
+        number = self._counters.known(queue)
+        found: list[StoredRow] = []
+
+        def add(where: str, *parameters: Any) -> None:
+            sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
+            rows = self._connection.execute(sql, (*parameters, min(limit - len(found), _ALL)))
+            found.extend(stored for row in rows if (stored := _stored(row, now)) is not None)
+
+        for state in states:
+            add(LISTED[state], number, now)
+            if state is State.KILLED and len(found) < limit:
+                add(f"{OVERDUE} ORDER BY due", number, now, now)
+        return found
+
+    def counts(self, queue: str, now: float) -> dict[str, int]:
+        """All counts of the queue."""
+        number = self._counters.known(queue)
+        found = self._counters.counts(number)
+        [(expired,)] = self._connection.execute(_COUNT_EXPIRED, (number, now, now))
+        return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
+
+    def names(self) -> list[str]:
+        """The names of all queues."""
+        return self._counters.names()
+
+    def workers(self, queue: str, now: float) -> list[str]:
+        """Who runs on the queue, in sessions that are alive."""
+        sql = (
+            "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
+            "WHERE queue = ? AND expires > ? ORDER BY name"
+        )
+        return [text(name) for (name,) in self._connection.execute(sql, (queue, now))]
+
+    def report(self, held: ClaimKey, progress: bytes) -> bool:
+        """Keep the progress of a row in hand."""
+        sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
+        return self._connection.changed(sql, (progress, held.key, held.token)) > 0
+
+    def cancel(self, queue: str, task_id: str, error: bytes, now: float) -> bool:
+        """Kill the row if it waits."""
+        number = self._counters.known(queue)
+        self._expire(number, task_id, now)
+        seq = self._row_that_waits(number, task_id)
+        if seq is not None:
+            self._rows.kill(number, seq, error, now)
+        return seq is not None
+
+    def abort(self, queue: str, task_id: str) -> ClaimKey | None:
+        """Say that who runs the row is to stop."""
+        sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
+        rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
+        if not rows:
+            return None
+        held = ClaimKey._make(rows[0])
+        self._connection.execute("UPDATE trio_tasks_task SET requested_end = 'abort' WHERE seq = ?", (held.key,))
+        return held
+
+    def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
+        """Have the row be ready then, if it waits."""
+        number = self._counters.known(queue)
+        self._expire(number, task_id, now)
+        seq = self._row_that_waits(number, task_id)
+        if seq is None:
+            return False
+        if delay > 0:
+            self._connection.execute(
+                "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), turn = ?, run_at = ?, "
+                "wall = NULL WHERE seq = ?",
+                (now + delay, now + delay, self._rows.turn(now + delay, now), run_at, seq),
+            )
+        else:  # what is ready stays where it stands
+            self._connection.execute(
+                "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL "
+                "WHERE seq = ? AND state = 1",
+                (self._rows.turn(None, now), seq),
+            )
+        return True
+
+    def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
+        """Replace what the row holds, if it waits."""
+        number = self._counters.known(queue)
+        self._expire(number, task_id, now)
+        seq = self._row_that_waits(number, task_id)
+        if seq is not None:
+            self._connection.execute(
+                "UPDATE trio_tasks_task SET payload = ?, head = ? WHERE seq = ?", (payload, head, seq)
+            )
+        return seq is not None
+
+    def resume(self, queue: str, task_id: str, now: float) -> bool:
+        """Have the dead row wait again.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken.
+        """
+        number = self._counters.known(queue)
+        self._expire(number, task_id, now)
+        rows = self._connection.execute(
+            f"SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
+            (number, task_id, now),
+        )
+        if not rows:
+            return False
+        [(seq, unique, head)] = rows
+        if unique is None:  # perhaps because it was replaced while it ran
+            unique = decode_options(head)[0].unique
+        sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
+        for (other,) in self._connection.execute(sql, (number, unique)):
+            self._expire(number, other, now)
+        holder = self._connection.execute(sql, (number, unique))
+        if holder:
+            raise not_again(task_id, holder[0][0])
+        self._connection.execute(
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, "
+            "requested_end = NULL, uniq = ? WHERE seq = ?",
+            (self._rows.turn(None, now), unique, seq),
+        )
+        self._counters.count(number, live=1)
+        return True
+
+    def resume_abandoned(self, queue: str, now: float) -> Part:
+        """Have orphans wait again, as far as one exchange sees to them."""
+        return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
+
+    def forget(self, queue: str, task_id: str | None, now: float) -> Part:
+        """Forget one finished row, or some hundreds."""
+        number = self._counters.known(queue)
+        if task_id is not None:
+            self._expire(number, task_id, now)
+            sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
+            return Part(self._connection.changed(sql, (number, task_id, now)), is_more=False)
+        if len(self._rows.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+            return Part(0, is_more=True)
+        swept = self._connection.changed(SWEEP, (number, now, _FORGOTTEN))  # their time was up: they are not counted
+        if swept == _FORGOTTEN:
+            return Part(0, is_more=True)
+        forgotten = self._connection.changed(FORGET, (number, _FORGOTTEN))
+        return Part(forgotten, is_more=forgotten == _FORGOTTEN)
+
+    def register(self, session: int, queue: str, workers: Sequence[str]) -> None:
+        """These are the workers of this session on the queue."""
+        self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
+        rows = [(session, queue, name) for name in workers]
+        self._connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
+
+    def _expire(self, number: int, task_id: str, now: float) -> None:
+        """Enter that this row has expired, if it has."""
+        sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
+        for (seq,) in self._connection.execute(sql, (number, task_id, now)):
+            self._rows.kill(number, seq, expired_error(), now)
+
+    def _row_that_waits(self, number: int, task_id: str) -> int | None:
+        sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
+        rows = self._connection.execute(sql, (number, task_id))
+        return rows[0][0] if rows else None
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:
@@ -92,188 +239,3 @@ def _stored(row: Any, now: float) -> StoredRow | None:
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
         return stored._replace(due=turn / 1e6)
     return stored
-
-
-def _expire(connection: Connection, books: ExchangeSql, number: int, task_id: str, now: float) -> None:
-    """Enter that this row has expired, if it has."""
-    sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
-    for (seq,) in connection.execute(sql, (number, task_id, now)):
-        books.rows.kill(number, seq, expired_error(), now)
-
-
-def _row_that_waits(connection: Connection, number: int, task_id: str) -> int | None:
-    sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
-    rows = connection.execute(sql, (number, task_id))
-    return rows[0][0] if rows else None
-
-
-def cancel(
-    connection: Connection,
-    books: ExchangeSql,
-    queues: QueueCounters,
-    queue: str,
-    task_id: str,
-    error: bytes,
-    now: float,
-) -> bool:
-    """Kill the row if it waits."""
-    number = queues.known(queue)
-    _expire(connection, books, number, task_id, now)
-    seq = _row_that_waits(connection, number, task_id)
-    if seq is not None:
-        books.rows.kill(number, seq, error, now)
-    return seq is not None
-
-
-def abort(connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, task_id: str) -> ClaimKey | None:
-    """Say that who runs the row is to stop."""
-    sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
-    rows = connection.execute(sql, (queues.known(queue), task_id))
-    if not rows:
-        return None
-    held = ClaimKey._make(rows[0])
-    connection.execute("UPDATE trio_tasks_task SET requested_end = 'abort' WHERE seq = ?", (held.key,))
-    return held
-
-
-def reschedule(
-    connection: Connection,
-    books: ExchangeSql,
-    queues: QueueCounters,
-    queue: str,
-    task_id: str,
-    delay: float,
-    run_at: int | None,
-    now: float,
-) -> bool:
-    """Have the row be ready then, if it waits."""
-    number = queues.known(queue)
-    _expire(connection, books, number, task_id, now)
-    seq = _row_that_waits(connection, number, task_id)
-    if seq is None:
-        return False
-    if delay > 0:
-        connection.execute(
-            "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), turn = ?, run_at = ?, "
-            "wall = NULL WHERE seq = ?",
-            (now + delay, now + delay, books.rows.turn(now + delay, now), run_at, seq),
-        )
-    else:  # what is ready stays where it stands
-        connection.execute(
-            "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL "
-            "WHERE seq = ? AND state = 1",
-            (books.rows.turn(None, now), seq),
-        )
-    return True
-
-
-def update(
-    connection: Connection,
-    books: ExchangeSql,
-    queues: QueueCounters,
-    queue: str,
-    task_id: str,
-    payload: bytes,
-    head: bytes | None,
-    now: float,
-) -> bool:
-    """Replace what the row holds, if it waits."""
-    number = queues.known(queue)
-    _expire(connection, books, number, task_id, now)
-    seq = _row_that_waits(connection, number, task_id)
-    if seq is not None:
-        connection.execute("UPDATE trio_tasks_task SET payload = ?, head = ? WHERE seq = ?", (payload, head, seq))
-    return seq is not None
-
-
-def resume(
-    connection: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, task_id: str, now: float
-) -> bool:
-    """Have the dead row wait again.
-
-    Raises:
-      DuplicateTaskError: its unique key is taken.
-    """
-    number = queues.known(queue)
-    _expire(connection, books, number, task_id, now)
-    rows = connection.execute(
-        f"SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
-        (number, task_id, now),
-    )
-    if not rows:
-        return False
-    [(seq, unique, head)] = rows
-    if unique is None:  # perhaps because it was replaced while it ran
-        unique = decode_options(head)[0].unique
-    sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
-    for (other,) in connection.execute(sql, (number, unique)):
-        _expire(connection, books, number, other, now)
-    holder = connection.execute(sql, (number, unique))
-    if holder:
-        raise not_again(task_id, holder[0][0])
-    connection.execute(
-        "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, "
-        "requested_end = NULL, uniq = ? WHERE seq = ?",
-        (books.rows.turn(None, now), unique, seq),
-    )
-    queues.count(number, live=1)
-    return True
-
-
-def resume_abandoned(_: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, now: float) -> Part:
-    """Have orphans wait again, as far as one exchange sees to them."""
-    return Part(*books.enter_due(queue, queues.known(queue), now, ExchangeResult()))
-
-
-def forget(
-    connection: Connection, books: ExchangeSql, queues: QueueCounters, queue: str, task_id: str | None, now: float
-) -> Part:
-    """Forget one finished row, or some hundreds."""
-    number = queues.known(queue)
-    if task_id is not None:
-        _expire(connection, books, number, task_id, now)
-        sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
-        return Part(connection.changed(sql, (number, task_id, now)), is_more=False)
-    if len(books.rows.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
-        return Part(0, is_more=True)
-    if connection.changed(SWEEP, (number, now, _FORGOTTEN)) == _FORGOTTEN:  # their time was up: they are not counted
-        return Part(0, is_more=True)
-    forgotten = connection.changed(FORGET, (number, _FORGOTTEN))
-    return Part(forgotten, is_more=forgotten == _FORGOTTEN)
-
-
-def counts(connection: Connection, _: ExchangeSql, queues: QueueCounters, queue: str, now: float) -> dict[str, int]:
-    """All counts of the queue."""
-    number = queues.known(queue)
-    found = queues.counts(number)
-    [(expired,)] = connection.execute(_COUNT_EXPIRED, (number, now, now))
-    return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
-
-
-def names(_: Connection, __: ExchangeSql, queues: QueueCounters) -> list[str]:
-    """All queues."""
-    return queues.names()
-
-
-def register(
-    connection: Connection, _: ExchangeSql, __: QueueCounters, session: int, queue: str, workers: Sequence[str]
-) -> None:
-    """These are the workers of this session on the queue."""
-    connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
-    rows = [(session, queue, name) for name in workers]
-    connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
-
-
-def workers(connection: Connection, _: ExchangeSql, __: QueueCounters, queue: str, now: float) -> list[str]:
-    """Who runs on the queue, in sessions that are alive."""
-    sql = (
-        "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
-        "WHERE queue = ? AND expires > ? ORDER BY name"
-    )
-    return [text(name) for (name,) in connection.execute(sql, (queue, now))]
-
-
-def report(connection: Connection, _: ExchangeSql, __: QueueCounters, held: ClaimKey, progress: bytes) -> bool:
-    """Keep the progress of a row in hand."""
-    sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
-    return connection.changed(sql, (progress, held.key, held.token)) > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, final
 
 from ..._clock import machine_now
 from ..._tasks.errors import BackendError
@@ -26,7 +26,7 @@ from .driver import (
 )
 from .exchange import ExchangeSql, FastPathFailed
 from .opening import Use, View, find_file, log_size, places_of
-from .operations import register
+from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, next_session, prepare
 from .wakeup import KEY_SIZE, is_answered
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .wakeup import WakeupSocket
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _LOCK_PATIENCE = 10.0
 """Seconds for which others may hold the lock, however many of our transactions they keep waiting."""
@@ -97,8 +98,9 @@ class Session:
         self._file_clock = SqliteClock(self._clock, path)
         self._workers: dict[str, list[str]] = {}  # by the name of their queue
         self._connection: Connection
-        self._queues: QueueCounters
-        self._books: ExchangeSql
+        self._counters: QueueCounters
+        self._sql: ExchangeSql
+        self._operations: Operations
         self._session = 0
         self._renew_at = 0.0
         self._owes_wakeup = False
@@ -150,8 +152,8 @@ class Session:
         connection = self._connection
         self._harden()
         check_current(connection, self._path)
-        self._queues = QueueCounters(connection)
-        self._books = ExchangeSql(connection, self._queues, 0)
+        self._counters = QueueCounters(connection)
+        self._use_tables(0)
         self._file_clock.open(connection, read_only=True)
         return self._clock.now()
 
@@ -174,10 +176,15 @@ class Session:
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         connection.execute("PRAGMA cache_size = -32768")
         connection.execute("PRAGMA busy_timeout = 0")
-        self._queues = QueueCounters(connection)
+        self._counters = QueueCounters(connection)
         now, others = self._in_transaction(self._register)
         self._places = places_of(self._file)
         return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
+
+    def _use_tables(self, session: int) -> None:
+        """Prepare what works with the tables, for the session of this number."""
+        self._sql = ExchangeSql(self._connection, self._counters, session)
+        self._operations = Operations(self._connection, self._sql, self._counters)
 
     def _register(self) -> tuple[float, list[Row]]:
         connection = self._connection
@@ -188,9 +195,9 @@ class Session:
         was_asleep = self._file_clock.open(connection)
         now = self._clock.now()
         self._session = next_session(connection, self._path)
-        self._books = ExchangeSql(connection, self._queues, self._session)
+        self._use_tables(self._session)
         if was_asleep:
-            self._books.spare(now)
+            self._sql.spare(now)
         self._renew_session(now)
         return now, connection.execute(_OTHERS, (self._session, now, KEY_SIZE, _MOST_ASKED))
 
@@ -231,8 +238,8 @@ class Session:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        if hasattr(self, "_queues"):
-            self._queues.roll_back()
+        if hasattr(self, "_counters"):
+            self._counters.roll_back()
 
     def _translate_error(self, error: Exception) -> Exception:
         """The error as one of ours, where it comes of the file: from the driver, or since what stands there is nothing
@@ -291,7 +298,7 @@ class Session:
 
     def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult:
         now = self._now(now)
-        return self._books.exchange(exchange, now, careful=careful)
+        return self._sql.exchange(exchange, now, careful=careful)
 
     def _wake_after_exchange(self, now: float, *, at_once: bool, finished: bool) -> None:
         """Ring, after the transaction."""
@@ -345,17 +352,17 @@ class Session:
             jump += self._file_clock.follow(self._connection, self._session)
             now = max(now, self._clock.now())
             if jump:
-                self._books.spare(now)
+                self._sql.spare(now)
             self._renew_session(now, beats)
         elif jump:
-            self._books.spare(now)
+            self._sql.spare(now)
         return now
 
     def _renew_session(self, now: float, beats: float | None = None) -> None:
         """We are still here; who has not said so for long is not."""
         interval = self._file_clock.hello_interval
         self._renew_at = now + interval
-        if now > self._books.spares_since + SESSION:  # or the others may be about to wake up
+        if now > self._sql.spares_since + SESSION:  # or the others may be about to wake up
             self._connection.execute(
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
             )
@@ -368,7 +375,7 @@ class Session:
         )
         if is_new:  # at first, or because somebody took it for gone
             for queue, workers in self._workers.items():
-                register(self._connection, self._books, self._queues, self._session, queue, workers)
+                self._operations.register(self._session, queue, workers)
         note(self._connection, self._session, now, interval if beats is None else beats, self._file_clock.session)
 
     def close(self, now: float) -> None:
@@ -398,7 +405,7 @@ class Session:
 
     def _renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
         now = self._now(now, lease / 2 if held else None)
-        kept = self._books.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
+        kept = self._sql.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
         wished = self._connection.execute(
@@ -411,19 +418,25 @@ class Session:
     def register(self, queue: str, workers: Sequence[str]) -> None:
         """See :meth:`Engine.register`."""
         self._workers[queue] = [*workers]
-        self.write(register, self._session, queue, workers)
+        self.write(Operations.register, self._session, queue, workers)
 
-    def write(self, verb: Callable[..., T], *args: Any) -> T:
-        """Any other transaction: ``verb(connection, books, queues, *args)``."""
+    def write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out a method of :class:`Operations` in a transaction of its own."""
+
+        def write() -> T:
+            result = operation(self._operations, *args, **kwargs)
+            self._counters.enter_counts()
+            return result
+
         while True:  # each time one more row is known that cannot be changed
             with suppress(FastPathFailed):
-                return self._do(lambda: self._apply(verb, args))
+                return self._do(write)
 
-    def read(self, verb: Callable[..., T], *args: Any) -> T:
-        """The same for what only reads: it does not wait for somebody else's lock."""
+    def read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out a method of :class:`Operations` that only reads; it does not wait for the locks of others."""
 
         def read() -> T:
-            return verb(self._connection, self._books, self._queues, *args)
+            return operation(self._operations, *args, **kwargs)
 
         if self._opening.read_only and self._view.is_outdated:
             self._connection.close()
@@ -436,11 +449,4 @@ class Session:
                 raise
             if self._opening.read_only:
                 raise ours from error
-        return self._do(
-            read
-        )  # where reading has to wait as well, as after a crash, it waits here; or fails in our words
-
-    def _apply(self, verb: Callable[..., T], args: tuple[Any, ...]) -> T:
-        result = verb(self._connection, self._books, self._queues, *args)
-        self._queues.enter_counts()
-        return result
+        return self._do(read)  # after a crash reading needs the lock as well: wait for it, or raise our own error

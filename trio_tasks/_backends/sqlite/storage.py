@@ -177,7 +177,7 @@ class SqliteStorage(DurableStorage[A]):
         """
         self._loop.check_process()
         call_in_trio_thread(self._loop.token, self._loop.on_wakeup)
-        self._engine.ring_soon()
+        self._engine.wake_soon()
 
     @overload
     @classmethod

@@ -17,7 +17,7 @@ from ..._tasks.task import make_task, options_for_many
 from ..._tasks.task_id import TaskId, stored_id
 from ..durable.engine import Exchange, State
 from ..durable.rows import result_of, shown
-from . import operations as verbs
+from .operations import Operations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -166,8 +166,7 @@ class SyncSqliteStorage(Generic[A]):
 
     def _find(self, task_id: str) -> StoredRow | None:
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
-        found: StoredRow | None = self._do(self._session.read, verbs.find, self.queue, task_id, self._now())
-        return found
+        return self._do(lambda: self._session.read(Operations.find, self.queue, task_id, self._now()))
 
     # Closing
 
