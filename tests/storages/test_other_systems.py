@@ -92,7 +92,7 @@ def test_a_reset_connection_is_not_the_end_of_what_is_heard() -> None:
             return bytes(found)
 
     vars(wakeup_socket)["_socket"] = Socket()
-    assert wakeup_socket._heard()
+    assert wakeup_socket._received()
     assert not heard
 
 

@@ -183,14 +183,14 @@ async def test_garbage_at_the_socket_does_not_keep_the_process_busy() -> None:
     wakeup_socket, rung = WakeupSocket(), trio.Event()
     wakeup_socket.open()
     looked = 0
-    hear = wakeup_socket._heard
+    hear = wakeup_socket._received
 
     def count() -> bool:
         nonlocal looked
         looked += 1
         return hear()
 
-    vars(wakeup_socket)["_heard"] = count
+    vars(wakeup_socket)["_received"] = count
     address = ("127.0.0.1", int(wakeup_socket.address or 0))
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         async with trio.open_nursery() as nursery:

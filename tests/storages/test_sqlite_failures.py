@@ -219,7 +219,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("history", b"\x01"),
         ("priority", "high"),
         ("due", "tomorrow"),
-        ("turn", None),
+        ("order_key", None),
         ("id", b"\xff"),
         ("id", 17),
         ("id", ""),

@@ -49,6 +49,26 @@ async def make_old(path: Path, version: int = 1) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_the_tables_of_an_older_version_are_made_as_they_were(tmp_path: Path, version: int) -> None:
+    """A released version has written files with these names, so no later change may alter what makes them."""
+    await make_old(tmp_path / "tasks.db", version)
+    with closing(connect(tmp_path / "tasks.db")) as connection:
+        columns = {
+            table: " ".join(row[1] for row in connection.execute(f"PRAGMA table_info(trio_tasks_{table})"))
+            for table in TABLES
+        }
+        indexes = {row[1] for row in connection.execute("PRAGMA index_list(trio_tasks_task)")}
+    assert columns == {
+        "meta": "name value",
+        "queue": "num name live running pushed succeeded retried failed killed released",
+        "task": "seq queue id state priority turn due start_by token attempt uniq wish worker payload head result "
+        "history progress",
+        "session": "num address key expires",
+    }
+    assert indexes == {f"trio_tasks_{name}" for name in ("by_id", "ready", "timed", "unique", "wished", "finished")}
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
 async def test_an_older_version_is_migrated_with_all_that_is_in_it(tmp_path: Path, version: int) -> None:
     path = tmp_path / "tasks.db"
     old = await make_old(path, version)

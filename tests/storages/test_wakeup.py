@@ -74,4 +74,4 @@ async def test_who_sends_without_end_does_not_hold_up_everybody() -> None:
     wakeup_socket = WakeupSocket()
     flood: Any = Flood()
     wakeup_socket._socket = flood
-    assert not wakeup_socket._heard()
+    assert not wakeup_socket._received()

@@ -70,7 +70,7 @@ class SqliteClock:
         return SESSION if not self._clock.is_virtual else LATEST / 4
 
     @property
-    def hello_interval(self) -> float:
+    def note_interval(self) -> float:
         """Seconds between two notes, if no task runs."""
         return SESSION / 3 if self._doubted is None else IN_DOUBT
 

@@ -1,8 +1,8 @@
-"""The books of a stored queue, in SQL: what one exchange does, inside a transaction that somebody else began.
+"""The SQL of an exchange, inside a transaction that the caller has begun.
 
 Everything common goes by ``executemany``, whose count of changed rows tells whether all went as expected. Where it does
-not (a lease was lost, an id is known), :class:`Unexpected` is raised, the transaction is rolled back, and the same
-exchange is done again row by row, carefully.
+not (a lease was lost, an id is known), :class:`FastPathFailed` is raised, the transaction is rolled back, and the same
+exchange is done again row by row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..._tasks.errors import DuplicateTaskError
 from ..durable.encoding import expired_error, overflow_error, replaced_error
 from ..durable.engine import COMES_BACK, NOT_COUNTED, ExchangeResult, Settlement, SettlementKind, State
 from .driver import RowRefusedError, Writer, is_refusal
-from .rows import DROP, HELD, Due, Rows, claimed, unwanted
+from .task_table import DROP, HELD, Due, TaskTable, claimed, unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,12 +41,12 @@ _WALL_MOVED = 0.01
 """Seconds by which the wall clock has to have been set for it to be noticed."""
 
 _INSERT = """
-INSERT INTO trio_tasks_task (queue, id, state, priority, turn, due, start_by, uniq, payload, head, run_at, wall)
+INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, head, run_at, wall)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 READY = """
 SELECT seq, id, attempt, payload, head, history, start_by, run_at FROM trio_tasks_task
-WHERE queue = ? AND state = 0 ORDER BY priority DESC, turn LIMIT ?
+WHERE queue = ? AND state = 0 ORDER BY priority DESC, order_key LIMIT ?
 """
 CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
@@ -54,9 +54,11 @@ WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
 _HOLDER = "SELECT seq, id, state, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
-SUCCEED = f"UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = ?, worker = coalesce(?, worker) {HELD}"
+SUCCEED = (
+    f"UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = ?, worker = coalesce(?, worker) {HELD}"
+)
 _SUCCEED_ALL = """
-UPDATE trio_tasks_task SET state = 3, due = ?, turn = ?, result = NULL, worker = coalesce(?, worker)
+UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL, worker = coalesce(?, worker)
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
@@ -87,7 +89,7 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 
 @final
 class FastPathFailed(Exception):
-    """Something is not as it usually is: do it again, carefully."""
+    """A batch did not change as many rows as it has: the exchange is to be done again, row by row."""
 
 
 @final
@@ -96,14 +98,14 @@ class ExchangeSql:
 
     Args:
       connection: whose transactions are somebody else's business.
-      queues: their numbers and counts.
+      counters: numbers and counts of the queues.
       session: the number of this connection; the tokens of its claims begin with it.
     """
 
-    def __init__(self, connection: Connection, queues: QueueCounters, session: int) -> None:
+    def __init__(self, connection: Connection, counters: QueueCounters, session: int) -> None:
         self._connection = connection
-        self._queues = queues
-        self.rows = Rows(connection, queues)
+        self._counters = counters
+        self.table = TaskTable(connection, counters)
         self._first_token = self._token = session << 32
         self.spares_since = -1e300
         """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
@@ -115,47 +117,47 @@ class ExchangeSql:
         self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
         self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
 
-    def exchange(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult:
+    def exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult:
         """Do what is asked for, in order.
 
         Raises:
-          Unexpected: and has to be called again, in a new transaction, carefully.
+          FastPathFailed: it has to be called again with ``row_by_row``, in a new transaction.
         """
         answer = ExchangeResult()
         if exchange.settled:
-            answer.settled = self._settle(exchange.settled, now, answer, careful)
+            answer.settled = self._settle(exchange.settled, now, answer, row_by_row)
         if exchange.pushed:
-            answer.pushed = self._push(exchange.pushed, now, answer, careful)
+            answer.pushed = self._push(exchange.pushed, now, answer, row_by_row)
         if exchange.renewed:
-            answer.renewed = self.rows.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
+            answer.renewed = self.table.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
         if exchange.after_standstill:
             self.spare(now)
         for claim in exchange.claims:
-            self._claim(claim, now, answer, exchange.as_of, careful)
-        self._queues.enter_counts()
+            self._claim(claim, now, answer, exchange.as_of, row_by_row)
+        self._counters.enter_counts()
         self._failed_writes.clear()
         return answer
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
         """New rows alone."""
-        return self._push(rows, now, ExchangeResult(), careful=True)
+        return self._push(rows, now, ExchangeResult(), row_by_row=True)
 
     # Settling
 
     def _settle(
-        self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, careful: bool
+        self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, row_by_row: bool
     ) -> list[bool | BaseException]:
         answers: list[bool | BaseException] = [True] * len(settled)
         kept: list[tuple[Any, ...]] = []
         dropped: list[tuple[Any, int]] = []
         succeeded: Counter[str] = Counter()
-        turn = self.rows.turn(None, now)
+        order_key = self.table.order_key(None, now)
         for number, each in enumerate(settled):
-            if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not careful:
+            if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not row_by_row:
                 succeeded[each.queue] += 1
                 if each.keep:
                     due = None if each.keep == math.inf else now + each.keep
-                    kept.append((due, turn, each.result, each.worker, each.key, each.token))
+                    kept.append((due, order_key, each.result, each.worker, each.key, each.token))
                 else:
                     dropped.append((each.key, each.token))
             else:
@@ -165,40 +167,42 @@ class ExchangeSql:
         if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
             raise FastPathFailed
         for queue, number in succeeded.items():
-            self._queues.count(self._queues.number(queue), live=-number, running=-number, succeeded=number)
+            self._counters.count(self._counters.number(queue), live=-number, running=-number, succeeded=number)
         return answers
 
     def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
         """Those of one claim that have no result are done in one statement; how many were there."""
-        due, turn, _, worker, _, token = rows[0]
+        due, order_key, _, worker, _, token = rows[0]
         alike = (due, None, worker, token)
         if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
-            return self._connection.changed(_SUCCEED_ALL, (due, turn, worker, dumps([row[4] for row in rows]), token))
+            return self._connection.changed(
+                _SUCCEED_ALL, (due, order_key, worker, dumps([row[4] for row in rows]), token)
+            )
         return self._connection.executemany(SUCCEED, rows)
 
     def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
-        held = self.rows.held(each.key, each.token)
+        held = self.table.held(each.key, each.token)
         if held is None:
             return False
         task_id, requested_end = held
         if each.kind in COMES_BACK and requested_end is None:
-            self.rows.put_back(each, now)
+            self.table.put_back(each, now)
             return True
         if each.write is not None and (error := self._write(each)) is not None:
             return error
         if requested_end is not None and each.kind in COMES_BACK:
             if each.kind in NOT_COUNTED:
-                self.rows.take_off_attempt(each.key)
+                self.table.take_off_attempt(each.key)
             answer.finished.append((each.queue, task_id))
             each = each._replace(kind=SettlementKind.KILLED, result=unwanted(requested_end), keep=math.inf)
-        self.rows.finish(each, now)
+        self.table.finish(each, now)
         return True
 
     def _write(self, each: Settlement) -> BaseException | None:
         """Do what is to be committed together with a settlement; if it fails, nothing of it is left.
 
         Raises:
-          Unexpected: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
+          FastPathFailed: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
         """
         held = each.key, each.token
         if each.write is None or held in self._failed_writes:
@@ -218,18 +222,18 @@ class ExchangeSql:
     # Pushing
 
     def _push(
-        self, rows: Sequence[NewRow], now: float, answer: ExchangeResult, careful: bool
+        self, rows: Sequence[NewRow], now: float, answer: ExchangeResult, row_by_row: bool
     ) -> list[str | DuplicateTaskError]:
-        if careful or any(row.unique is not None for row in rows):
+        if row_by_row or any(row.unique is not None for row in rows):
             return [self._push_one(row, now, answer) for row in rows]
         if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
             raise FastPathFailed
         for queue, number in Counter(row.queue for row in rows).items():
-            self._queues.count(self._queues.number(queue), live=number, pushed=number)
+            self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 
     def _push_one(self, row: NewRow, now: float, answer: ExchangeResult) -> str | DuplicateTaskError:
-        queue = self._queues.number(row.queue)
+        queue = self._counters.number(row.queue)
         known = self._connection.execute(_KNOWN, (queue, row.id))
         if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
             self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (known[0][0],))  # kept no longer
@@ -241,7 +245,7 @@ class ExchangeSql:
                 return other
         if self._connection.changed(_INSERT, self._values(row, now)) < 1:
             raise RowRefusedError("a row was not let in, though nothing was wrong: a trigger may have had it ignored")
-        self._queues.count(queue, live=1, pushed=1)
+        self._counters.count(queue, live=1, pushed=1)
         return row.id
 
     def _claim_key(
@@ -253,7 +257,7 @@ class ExchangeSql:
             return None
         [(seq, other, state, start_by)] = found
         if state < State.RUNNING and start_by is not None and start_by <= now:
-            self.rows.kill(queue, seq, expired_error(), now)
+            self.table.kill(queue, seq, expired_error(), now)
             answer.finished.append((row.queue, other))
             return None
         if row.on_conflict == "skip":
@@ -261,9 +265,9 @@ class ExchangeSql:
         if row.on_conflict == "raise":
             return DuplicateTaskError(f"the unique key {row.unique!r} is taken by the unfinished task {str(other)!r}")
         if state == State.RUNNING:
-            self.rows.take_over_key(seq, row.id)
+            self.table.take_over_key(seq, row.id)
         else:
-            self.rows.kill(queue, seq, replaced_error(row.id), now)
+            self.table.kill(queue, seq, replaced_error(row.id), now)
             answer.finished.append((row.queue, other))
         return None
 
@@ -272,22 +276,22 @@ class ExchangeSql:
         state = State.DELAYED if row.delay > 0 else State.WAITING
         ready_at = now + row.delay if row.delay > 0 else None
         due = min((each for each in (ready_at, start_by) if each is not None), default=None)
-        turn = self.rows.turn(ready_at, now)
-        queue = self._queues.number(row.queue)
+        order_key = self.table.order_key(ready_at, now)
+        queue = self._counters.number(row.queue)
         wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
-        first = queue, row.id, state.value, row.priority, turn, due, start_by, row.unique, row.payload, row.options
+        first = queue, row.id, state.value, row.priority, order_key, due, start_by, row.unique, row.payload, row.options
         return *first, row.run_at, wall
 
     # Claiming
 
-    def _claim(self, claim: ClaimRequest, now: float, answer: ExchangeResult, as_of: float, careful: bool) -> None:
-        queue = self._queues.known(claim.queue)
+    def _claim(self, claim: ClaimRequest, now: float, answer: ExchangeResult, as_of: float, row_by_row: bool) -> None:
+        queue = self._counters.known(claim.queue)
         self._lease = claim.lease
         self._forget_refused(now)
         self.enter_due(claim.queue, queue, now, answer, as_of)
         rows = self._ready(claim, queue, now, answer)
         self._token += 1
-        if rows and careful:
+        if rows and row_by_row:
             taken: list[Row] = []
             for row in rows:
                 worker = claim.worker if claim.workers is None else claim.workers[len(taken)]
@@ -297,13 +301,13 @@ class ExchangeSql:
         elif rows:
             self._take(rows, claim, now)
         if rows:
-            self._queues.count(queue, running=len(rows))
+            self._counters.count(queue, running=len(rows))
         token = self._token
         answer.claimed.append([claimed(row, token) for row in rows])
         if len(rows) < claim.limit:
-            self._queues.enter_counts()
+            self._counters.enter_counts()
             answer.next_due.append(self._next_due(queue, now))
-            answer.live.append(self._queues.live(queue))
+            answer.live.append(self._counters.live(queue))
             self._sweep(queue, now)
         else:
             answer.next_due.append(None)
@@ -313,7 +317,7 @@ class ExchangeSql:
         """Claim all of these.
 
         Raises:
-          Unexpected: the database does not allow that for one of them at least.
+          FastPathFailed: the database does not allow that for one of them at least.
         """
         until, taken = now + claim.lease, 0
         try:
@@ -344,7 +348,7 @@ class ExchangeSql:
     def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: ExchangeResult) -> None:
         """Finish a row that is not to be claimed, if the database allows that."""
         try:
-            self.rows.kill(queue, row[0], error, now)
+            self.table.kill(queue, row[0], error, now)
         except Exception as refused:
             self._skip_refused(row[0], refused, now)
         else:
@@ -355,7 +359,7 @@ class ExchangeSql:
 
         Raises:
           Exception: it is another error; then this one is raised.
-          Unexpected: the refusal has ended the transaction.
+          FastPathFailed: the refusal has ended the transaction.
         """
         if not is_refusal(error):
             raise error
@@ -438,7 +442,7 @@ class ExchangeSql:
                 continue
             try:
                 if _waits_for_the_wall(row, now, wall):
-                    self.rows.put_off(row, now + (row.wall or wall) - wall)
+                    self.table.put_off(row, now + (row.wall or wall) - wall)
                     continue
                 if self._enter(row, queue, now):
                     answer.finished.append((name, row.id))
@@ -451,14 +455,14 @@ class ExchangeSql:
         """Do to a row what is due; whether it is finished by that."""
         error = None
         if row.state == State.RUNNING:
-            self.rows.take_back(queue, row, now)
+            self.table.take_back(queue, row, now)
             error = None if row.requested_end is None else unwanted(row.requested_end)
         elif row.start_by is not None and row.start_by <= now:
             error = expired_error()
         else:
-            self.rows.make_ready(row.seq)
+            self.table.make_ready(row.seq)
         if error is not None:
-            self.rows.kill(queue, row.seq, error, now)
+            self.table.kill(queue, row.seq, error, now)
         return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:

@@ -9,7 +9,7 @@ from ..durable.encoding import decode_options, expired_error
 from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow
 from .counters import text
 from .exchange import SWEEP
-from .rows import OVERDUE
+from .task_table import OVERDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,17 +23,17 @@ _ALL = 2**63 - 1
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
-_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, turn, run_at"
+_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, order_key, run_at"
 
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 _KEPT = "(due IS NULL OR due > ?)"
 LISTED = {
-    State.WAITING: f"queue = ? AND state = 0 AND {_UNEXPIRED} ORDER BY priority DESC, turn",
+    State.WAITING: f"queue = ? AND state = 0 AND {_UNEXPIRED} ORDER BY priority DESC, order_key",
     State.DELAYED: f"queue = ? AND state = 1 AND due IS NOT NULL AND state < 3 AND {_UNEXPIRED} ORDER BY due",
     State.RUNNING: "queue = ? AND state = 2 AND due IS NOT NULL AND state < 3 AND ? NOTNULL ORDER BY due",
-    State.DONE: f"queue = ? AND state = 3 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
-    State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
-    State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, turn",
+    State.DONE: f"queue = ? AND state = 3 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
+    State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
+    State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
 }
 """The list of each state, at a time: along the index that holds it. Each repeats the condition of that index, so that
 SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
@@ -58,7 +58,7 @@ class Operations:
     def __init__(self, connection: Connection, sql: ExchangeSql, counters: QueueCounters) -> None:
         self._connection = connection
         self._sql = sql
-        self._rows = sql.rows
+        self._table = sql.table
         self._counters = counters
 
     def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
@@ -113,7 +113,7 @@ class Operations:
         self._expire(number, task_id, now)
         seq = self._row_that_waits(number, task_id)
         if seq is not None:
-            self._rows.kill(number, seq, error, now)
+            self._table.kill(number, seq, error, now)
         return seq is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
@@ -135,15 +135,15 @@ class Operations:
             return False
         if delay > 0:
             self._connection.execute(
-                "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), turn = ?, run_at = ?, "
+                "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), order_key = ?, run_at = ?, "
                 "wall = NULL WHERE seq = ?",
-                (now + delay, now + delay, self._rows.turn(now + delay, now), run_at, seq),
+                (now + delay, now + delay, self._table.order_key(now + delay, now), run_at, seq),
             )
         else:  # what is ready stays where it stands
             self._connection.execute(
-                "UPDATE trio_tasks_task SET state = 0, due = start_by, turn = ?, run_at = NULL, wall = NULL "
+                "UPDATE trio_tasks_task SET state = 0, due = start_by, order_key = ?, run_at = NULL, wall = NULL "
                 "WHERE seq = ? AND state = 1",
-                (self._rows.turn(None, now), seq),
+                (self._table.order_key(None, now), seq),
             )
         return True
 
@@ -182,9 +182,9 @@ class Operations:
         if holder:
             raise not_again(task_id, holder[0][0])
         self._connection.execute(
-            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, turn = ?, "
+            "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
             "requested_end = NULL, uniq = ? WHERE seq = ?",
-            (self._rows.turn(None, now), unique, seq),
+            (self._table.order_key(None, now), unique, seq),
         )
         self._counters.count(number, live=1)
         return True
@@ -200,7 +200,7 @@ class Operations:
             self._expire(number, task_id, now)
             sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
             return Part(self._connection.changed(sql, (number, task_id, now)), is_more=False)
-        if len(self._rows.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+        if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
         swept = self._connection.changed(SWEEP, (number, now, _FORGOTTEN))  # their time was up: they are not counted
         if swept == _FORGOTTEN:
@@ -218,7 +218,7 @@ class Operations:
         """Enter that this row has expired, if it has."""
         sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
         for (seq,) in self._connection.execute(sql, (number, task_id, now)):
-            self._rows.kill(number, seq, expired_error(), now)
+            self._table.kill(number, seq, expired_error(), now)
 
     def _row_that_waits(self, number: int, task_id: str) -> int | None:
         sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
@@ -228,7 +228,7 @@ class Operations:
 
 def _stored(row: Any, now: float) -> StoredRow | None:
     """A row as it is now, whether that was entered or not; None if it is kept no longer."""
-    *fields, start_by, turn, run_at = row
+    *fields, start_by, order_key, run_at = row
     stored = StoredRow._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
     if stored.state > State.RUNNING:
         return None if stored.due is not None and stored.due <= now else stored
@@ -237,5 +237,5 @@ def _stored(row: Any, now: float) -> StoredRow | None:
     if start_by <= now:
         return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None)
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
-        return stored._replace(due=turn / 1e6)
+        return stored._replace(due=order_key / 1e6)
     return stored

@@ -31,7 +31,7 @@ _TASKS = """
         token INTEGER NOT NULL DEFAULT 0,      -- of the last claim
         attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
         uniq TEXT,
-        requested_end TEXT,                             -- what somebody wants of who runs it
+        wish TEXT,                             -- what somebody wants of who runs it
         worker TEXT,
         payload BLOB NOT NULL,
         head BLOB CHECK (head IS NULL OR typeof(head) = 'blob'),
@@ -45,7 +45,7 @@ _INDEXES = [
     "CREATE INDEX trio_tasks_ready ON trio_tasks_task (queue, priority DESC, turn) WHERE state = 0",
     "CREATE INDEX trio_tasks_timed ON trio_tasks_task (queue, due) WHERE due IS NOT NULL AND state < 3",
     "CREATE UNIQUE INDEX trio_tasks_unique ON trio_tasks_task (queue, uniq) WHERE uniq IS NOT NULL AND state < 3",
-    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE requested_end IS NOT NULL AND state = 2",
+    "CREATE INDEX trio_tasks_wished ON trio_tasks_task (token) WHERE wish IS NOT NULL AND state = 2",
 ]
 
 _VERSION_1 = [
@@ -103,6 +103,10 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
 ]
 
 _VERSION_3 = [
+    "ALTER TABLE trio_tasks_task RENAME COLUMN turn TO order_key",
+    "ALTER TABLE trio_tasks_task RENAME COLUMN wish TO requested_end",
+    "DROP INDEX trio_tasks_wished",
+    "CREATE INDEX trio_tasks_requested ON trio_tasks_task (token) WHERE requested_end IS NOT NULL AND state = 2",
     "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
     "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
@@ -117,7 +121,7 @@ _VERSION_3 = [
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}
-"""By the version from which each leads to the next."""
+"""By the version from which each leads to the next. What made files of a released version stays as it is."""
 
 _FOREIGN = """
 SELECT type, name FROM sqlite_master WHERE (type = 'trigger' AND lower(tbl_name) GLOB 'trio_tasks_*')

@@ -49,22 +49,22 @@ _ONE_OUTAGE = 2.0
 """Seconds without a try after which a lock that is held is not taken for the same one."""
 _LONGEST_MIGRATION = 3600.0
 """Seconds that a statement may take which brings an older file up to date."""
-_MOST_RUNG = 500
+_MOST_WOKEN = 500
 """Sessions that are rung: a file that names more was not made by us."""
 _MOST_ASKED = 10
 """Sessions that are asked whether they are alive."""
 _LOG_LIMIT = 16 * 2**20
 """Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
-_NEWS_APART = 0.02
+_WAKEUPS_APART = 0.02
 """Seconds between two rings that only say that something is finished."""
 
 _ADDED = 2 * 2**20
 """Bytes that errors and the history of a row may have."""
-_RING = """
+_SESSIONS_TO_WAKE = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
 AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
 """
-_OTHERS = """
+_OTHER_SESSIONS = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND typeof(key) = 'blob' AND length(key) = ?
 ORDER BY num DESC LIMIT ?
 """
@@ -199,7 +199,7 @@ class Session:
         if was_asleep:
             self._sql.spare(now)
         self._renew_session(now)
-        return now, connection.execute(_OTHERS, (self._session, now, KEY_SIZE, _MOST_ASKED))
+        return now, connection.execute(_OTHER_SESSIONS, (self._session, now, KEY_SIZE, _MOST_ASKED))
 
     def _in_transaction(self, fn: Callable[[], T], begin: str = "BEGIN IMMEDIATE") -> T:
         self._begin(begin)
@@ -283,22 +283,22 @@ class Session:
 
     def exchange(self, exchange: Exchange, now: float) -> ExchangeResult:
         """One exchange."""
-        answer = self._exchanged(exchange, now, careful=False)
+        answer = self._try_exchange(exchange, now, row_by_row=False)
         while answer is None:  # each time one more write is known to end the transaction
-            answer = self._exchanged(exchange, now, careful=True)
-        stirs = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
-        self._wake_after_exchange(now, at_once=bool(stirs), finished=bool(exchange.settled))
+            answer = self._try_exchange(exchange, now, row_by_row=True)
+        comes_back = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
+        self._wake_after_exchange(now, at_once=bool(comes_back), finished=bool(exchange.settled))
         return answer
 
-    def _exchanged(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult | None:
+    def _try_exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult | None:
         try:
-            return self._do(lambda: self._exchange(exchange, now, careful=careful))
+            return self._do(lambda: self._exchange(exchange, now, row_by_row=row_by_row))
         except FastPathFailed:
             return None
 
-    def _exchange(self, exchange: Exchange, now: float, *, careful: bool) -> ExchangeResult:
+    def _exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult:
         now = self._now(now)
-        return self._sql.exchange(exchange, now, careful=careful)
+        return self._sql.exchange(exchange, now, row_by_row=row_by_row)
 
     def _wake_after_exchange(self, now: float, *, at_once: bool, finished: bool) -> None:
         """Ring, after the transaction."""
@@ -310,13 +310,13 @@ class Session:
     def wake_others(self, now: float) -> None:
         """Have all others look."""
         self._owes_wakeup = False
-        self._next_wakeup = now + _NEWS_APART
+        self._next_wakeup = now + _WAKEUPS_APART
         if self._opening.read_only:
             return
         try:
             others = self._connection.execute(
-                _RING,
-                (self._session, now, KEY_SIZE, _MOST_RUNG),
+                _SESSIONS_TO_WAKE,
+                (self._session, now, KEY_SIZE, _MOST_WOKEN),
             )
         except Exception as error:
             if not is_of_the_driver(error):
@@ -360,7 +360,7 @@ class Session:
 
     def _renew_session(self, now: float, beats: float | None = None) -> None:
         """We are still here; who has not said so for long is not."""
-        interval = self._file_clock.hello_interval
+        interval = self._file_clock.note_interval
         self._renew_at = now + interval
         if now > self._sql.spares_since + SESSION:  # or the others may be about to wake up
             self._connection.execute(
@@ -405,15 +405,15 @@ class Session:
 
     def _renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
         now = self._now(now, lease / 2 if held else None)
-        kept = self._sql.rows.renew([(each.key, each.token, now + lease) for each in held]) if held else []
+        kept = self._sql.table.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
-        wished = self._connection.execute(
+        to_abort = self._connection.execute(
             "SELECT seq, token FROM trio_tasks_task "
             "WHERE token BETWEEN ? AND ? AND requested_end = 'abort' AND state = 2",
             (first, first + 2**32),
         )
-        return Renewal(lost, list(map(ClaimKey._make, wished)))
+        return Renewal(lost, list(map(ClaimKey._make, to_abort)))
 
     def register(self, queue: str, workers: Sequence[str]) -> None:
         """See :meth:`Engine.register`."""

@@ -47,9 +47,9 @@ def push_over(
     users = of_the_user(unwrapped(connection), driver)
     _check_file(users, path)
     with _transaction(users) as is_committed_at_once:
-        queues = QueueCounters(users)
-        [answer] = ExchangeSql(users, queues, 0).insert([row], now())
-        queues.enter_counts()
+        counters = QueueCounters(users)
+        [answer] = ExchangeSql(users, counters, 0).insert([row], now())
+        counters.enter_counts()
         if isinstance(answer, DuplicateTaskError):
             raise answer
     return stored_id(answer), is_committed_at_once

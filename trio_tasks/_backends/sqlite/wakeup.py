@@ -65,9 +65,9 @@ def _virtual_sockets() -> dict[str, WakeupSocket]:
     try:
         return _VIRTUAL_SOCKETS.get()
     except LookupError:
-        room: dict[str, WakeupSocket] = {}
-        _VIRTUAL_SOCKETS.set(room)
-        return room
+        sockets: dict[str, WakeupSocket] = {}
+        _VIRTUAL_SOCKETS.set(sockets)
+        return sockets
 
 
 @final
@@ -80,8 +80,8 @@ class WakeupSocket:
     """
 
     def __init__(self) -> None:
-        self._room: dict[str, WakeupSocket] | None = None  # of all wakeup_sockets of a run in virtual time
-        self._rung = trio.Event()
+        self._virtual: dict[str, WakeupSocket] | None = None  # all sockets of a run in virtual time, by address
+        self._woken = trio.Event()
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
         self._own: str | None = None  # the same, though it may not be told to others
@@ -90,9 +90,9 @@ class WakeupSocket:
     def open(self) -> None:
         """From now on it can be rung."""
         if pause_instead() is not None:  # when a datagram arrives is up to chance, too
-            self._room = _virtual_sockets()
-            self.address = f"here {len(self._room)}"
-            self._room[self.address] = self
+            self._virtual = _virtual_sockets()
+            self.address = f"here {len(self._virtual)}"
+            self._virtual[self.address] = self
             return
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -109,20 +109,20 @@ class WakeupSocket:
     def send(self, others: Iterable[tuple[str, bytes]]) -> None:
         """Tell these: address and key of each. From any thread."""
         for address, key in others:
-            if self._room is not None and address in self._room:
-                self._room[address]._rung.set()
+            if self._virtual is not None and address in self._virtual:
+                self._virtual[address]._woken.set()
             try:
                 if self._socket is not None and len(key) == KEY_SIZE:
                     self._socket.sendto(key, (_LOOPBACK, int(address)))
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
-    async def listen(self, on_ring: Callable[[], None]) -> None:  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
+    async def listen(self, on_wakeup: Callable[[], None]) -> None:  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
         """Call this for each ring, until cancelled."""
-        while self._room is not None:
-            await self._rung.wait()
-            self._rung = trio.Event()
-            on_ring()
+        while self._virtual is not None:
+            await self._woken.wait()
+            self._woken = trio.Event()
+            on_wakeup()
             await trio.sleep(_APART)
         if self._socket is None:
             await trio.sleep_forever()
@@ -132,28 +132,28 @@ class WakeupSocket:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
                 return  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
-            if self._heard():
-                on_ring()
+            if self._received():
+                on_wakeup()
                 pause = _APART
             else:
                 pause = min(2 * pause, _LONGEST_PAUSE)  # whoever sends it is not to keep us busy
             await trio.sleep(pause)
 
-    def _heard(self) -> bool:
-        heard = False
+    def _received(self) -> bool:
+        is_received = False
         for _ in range(_AT_ONCE):
             if self._socket is None:
                 break
             try:
-                heard = self._socket.recv(64) == self.key or heard
+                is_received = self._socket.recv(64) == self.key or is_received
             except ConnectionResetError:  # Windows says here that somebody whom we rang is not there any more
                 continue
             except OSError:  # that was all
                 break
-        return heard
+        return is_received
 
     def close(self) -> None:
-        """Nobody is heard any more."""
+        """Close the socket: no wake-up arrives any more."""
         if self._socket is not None:
             if trio.lowlevel.in_trio_run():
                 trio.lowlevel.notify_closing(self._socket)

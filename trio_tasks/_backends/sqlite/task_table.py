@@ -1,4 +1,4 @@
-"""One row after the other: what is done to a row of an SQLite file when something out of the ordinary happens to it."""
+"""Changes of single rows of the table of tasks in an SQLite file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from .counters import QueueCounters
     from .driver import Connection, Row
 
-_LAST_TURN = 2**63 - 1
+_LAST_ORDER_KEY = 2**63 - 1
 ABORT = "abort"
 _REPLACED = "replaced by "
-"""What is wished of who runs a row; the second with an id behind it."""
+"""Values of ``requested_end``: the attempt is to be aborted; or the row has a successor, whose id follows."""
 _COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
 
 HELD = "WHERE seq = ? AND token = ? AND state = 2"
 _RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
-_FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, turn = ?, result = ?, history = coalesce(?, history),
+_FINISH = f"""UPDATE trio_tasks_task SET state = ?, due = ?, order_key = ?, result = ?, history = coalesce(?, history),
 worker = coalesce(?, worker) {HELD}"""
 DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
-UPDATE trio_tasks_task SET state = ?, due = ?, turn = coalesce(?, turn), attempt = attempt - ?,
+UPDATE trio_tasks_task SET state = ?, due = ?, order_key = coalesce(?, order_key), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
 worker = coalesce(?, worker), requested_end = NULL, start_by = NULL, wall = NULL
 {HELD}
@@ -57,25 +57,26 @@ class Due(NamedTuple):
 
 
 @final
-class Rows:
+class TaskTable:
     """The table of tasks, as one connection sees it.
 
     Args:
       connection: whose transactions are somebody else's business.
-      queues: their numbers and counts.
+      counters: numbers and counts of the queues.
     """
 
-    def __init__(self, connection: Connection, queues: QueueCounters) -> None:
+    def __init__(self, connection: Connection, counters: QueueCounters) -> None:
         self._connection = connection
-        self._queues = queues
-        self._last_turn = 0
+        self._counters = counters
+        self._last_order_key = 0
 
-    def turn(self, due: float | None, now: float) -> int:
-        """A place in the line: from when it is due, or behind all that have come to this process so far."""
+    def order_key(self, due: float | None, now: float) -> int:
+        """The key by which waiting rows are ordered, in microseconds: the time at which the row is due; without one,
+        a key above all that this session has given so far."""
         if due is not None:
-            return int(min(due * 1e6, _LAST_TURN))
-        self._last_turn = max(self._last_turn + 1, int(now * 1e6))
-        return self._last_turn
+            return int(min(due * 1e6, _LAST_ORDER_KEY))
+        self._last_order_key = max(self._last_order_key + 1, int(now * 1e6))
+        return self._last_order_key
 
     def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
         """Id and requested_end of a row that is running under this token."""
@@ -92,29 +93,29 @@ class Rows:
     def put_back(self, each: Settlement, now: float) -> None:
         """Put it back as retried, released or suspended: it waits again."""
         held = each.key, each.token
-        queue = self._queues.number(each.queue)
+        queue = self._counters.number(each.queue)
         if each.kind is SettlementKind.RELEASED:
             self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, *held))
-            self._queues.count(queue, running=-1, released=1)
+            self._counters.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
-            turn = self.turn(due, now)
+            order_key = self.order_key(due, now)
             counted = each.kind is SettlementKind.RETRIED
-            fields = state, due, turn, not counted, each.result, each.history, each.run_at, each.worker
+            fields = state, due, order_key, not counted, each.result, each.history, each.run_at, each.worker
             self._change(_RETURN, (*fields, *held))
-            self._queues.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
+            self._counters.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
         """It was running, and is not any more."""
         state = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED}.get(each.kind, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
-            fields = state, due, self.turn(None, now), each.result, each.history, each.worker
+            fields = state, due, self.order_key(None, now), each.result, each.history, each.worker
             self._change(_FINISH, (*fields, each.key, each.token))
         else:
             self._change(DROP, (each.key, each.token))
-        self._queues.count(self._queues.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
+        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
 
     def take_off_attempt(self, seq: Any) -> None:
         """The attempt at a running row was interrupted, and so does not count, though the row will not come back."""
@@ -123,10 +124,10 @@ class Rows:
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
         """Finish a row that waits."""
         self._change(
-            "UPDATE trio_tasks_task SET state = 5, due = NULL, turn = ?, result = ? WHERE seq = ?",
-            (self.turn(None, now), error, seq),
+            "UPDATE trio_tasks_task SET state = 5, due = NULL, order_key = ?, result = ? WHERE seq = ?",
+            (self.order_key(None, now), error, seq),
         )
-        self._queues.count(queue, live=-1, killed=1)
+        self._counters.count(queue, live=-1, killed=1)
 
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
         """Finish rows that were not claimed in time; their ids."""
@@ -142,7 +143,7 @@ class Rows:
             "WHERE seq = ?",
             (with_loss(row.history, row.attempt, now, row.worker), row.seq),
         )
-        self._queues.count(queue, running=-1)
+        self._counters.count(queue, running=-1)
 
     def make_ready(self, seq: int) -> None:
         """Its time has come."""
@@ -151,8 +152,8 @@ class Rows:
     def put_off(self, row: Due, due: float) -> None:
         """Its time has not come yet: look again then."""
         look_at = due if row.start_by is None else min(due, row.start_by)
-        sql = "UPDATE trio_tasks_task SET due = ?, turn = ? WHERE seq = ?"
-        self._change(sql, (look_at, self.turn(due, due), row.seq))
+        sql = "UPDATE trio_tasks_task SET due = ?, order_key = ? WHERE seq = ?"
+        self._change(sql, (look_at, self.order_key(due, due), row.seq))
 
     def _change(self, sql: str, parameters: Sequence[Any]) -> None:
         """Change one row.
