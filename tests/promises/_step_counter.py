@@ -90,7 +90,7 @@ class Scenario:
     @property
     def was_cut(self) -> bool:
         """Whether it has taken that many steps."""
-        return self._step_counter.was_used
+        return self._step_counter.was_reached
 
     async def _main(self) -> None:
         self.storage = MemoryStorage[str](2)

@@ -35,7 +35,7 @@ def steps_of(play: Callable[[Cut], Awaitable[None]]) -> int:
     for step in count(1):
         cut = Cut(step)
         run_apart(f"{play.__name__} cut before step {step}", partial(play, cut), cut.step_counter)
-        if not cut.step_counter.was_used:
+        if not cut.step_counter.was_reached:
             return step
     raise AssertionError("there is no end")
 

@@ -189,7 +189,7 @@ class KnowsNoMoments(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_delayed_task_holds_nobody_up", "what_waits_is_listed_in_order", "a_task_that_waits_holds_no_slot")
+@breaks("a_delayed_task_lets_ready_ones_pass", "what_waits_is_listed_in_order", "a_task_that_waits_holds_no_slot")
 class WaitsForTheMostImportant(LeasedStorage):
     def ready(self) -> list[Row]:
         waiting = self.rows_of(Status.Pending)
@@ -434,7 +434,7 @@ class HasNoFence(LeasedStorage):
         super().match_waiters()
 
 
-@breaks("a_heartbeat_is_in_time", "a_heartbeat_keeps_the_lease", "who_lost_its_lease_is_told")
+@breaks("a_heartbeat_is_in_time", "a_heartbeat_keeps_the_lease", "a_lost_lease_ends_the_attempt")
 class BeatsTooRarely(LeasedStorage):
     heartbeat_interval = 2 * LeasedStorage.lease
 
@@ -445,7 +445,7 @@ class RenewsNothing(LeasedStorage):
         pass
 
 
-@breaks("who_lost_its_lease_is_told")
+@breaks("a_lost_lease_ends_the_attempt")
 class TellsNobody(LeasedStorage):
     def lost(self, task: Task[Any]) -> None:
         pass
@@ -492,7 +492,7 @@ class EndsBeforeTheRetried(EndsEarly):
         return row.status is Status.Pending and row.attempt > 0
 
 
-@breaks("who_waits_is_told_of_the_end")
+@breaks("a_waiting_receiver_is_told_of_the_end")
 class ClosesQuietly(LeasedStorage):
     def close(self) -> None:
         self.closed = True
@@ -513,7 +513,7 @@ class ForgetsTheDelayed(LeasedStorage):
         await super().aclose()
 
 
-@breaks("a_worker_that_is_closed_is_followed", "no_worker_sits_on_tasks")
+@breaks("a_worker_that_is_closed_is_followed", "a_worker_claims_only_what_it_begins")
 class ForgetsTheReleased(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)
@@ -648,7 +648,7 @@ class CountsTheReleasesOfSeveral(LeasedStorage):
             row.attempt += 1
 
 
-@breaks("no_worker_sits_on_tasks")
+@breaks("a_worker_claims_only_what_it_begins")
 class TakesOneMore(LeasedStorage):
     def hand_out(self, row: Row) -> Task[Any]:
         task = super().hand_out(row)
@@ -749,7 +749,7 @@ class WaitsForTheUnknown(LeasedStorage):
         raise unknown
 
 
-@breaks("who_waits_for_an_end_may_leave")
+@breaks("a_wait_for_an_end_can_be_cancelled")
 class KillsWithItsWaiter(LeasedStorage):
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         is_over = False
@@ -926,7 +926,7 @@ class OnEngine(DurableStorage[Any]):
         self._found(TroubledEngine(), QueueState("q", Any, {"lease": 1.0}), 1.0)
 
 
-@breaks("an_engine_that_raises_harms_only_who_asked")
+@breaks("an_engine_error_reaches_only_its_caller")
 class MakesUpNumbers(OnEngine):
     async def metrics(self) -> dict[str, int]:
         with catch_errors():

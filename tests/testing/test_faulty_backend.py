@@ -160,7 +160,7 @@ async def test_without_faults_leases_are_as_sound_as_before(autojump_clock: Mock
         # It has no engine.
         "a_closing_that_raises_ends_all_the_same",
         "a_settlement_outlives_an_engine_that_raises",
-        "an_engine_that_raises_harms_only_who_asked",
+        "an_engine_error_reaches_only_its_caller",
     }
 
 

@@ -78,25 +78,25 @@ class _IdleDetector:
       backend: whose delayed tasks are waited for; None to leave them.
     """
 
-    __slots__ = ("_backend", "_cushion", "_delayed", "_said_idle")
+    __slots__ = ("_backend", "_cushion", "_delayed", "_is_idle")
 
     def __init__(self, cushion: float, backend: Any) -> None:
         self._cushion = cushion
         self._delayed = backend is not None
         self._backend = backend
-        self._said_idle = trio.Event()
+        self._is_idle = trio.Event()
 
     def listen(self, context: WorkerContext, event: Event) -> None:
         if isinstance(event, Idle):
-            self._said_idle.set()
+            self._is_idle.set()
 
     async def stop_when_idle(self, context: WorkerContext) -> None:
         """Return, having stopped the worker, when it is idle. It may be cancelled anywhere: it holds nothing."""
         while True:
-            await self._said_idle.wait()
+            await self._is_idle.wait()
             await trio.testing.wait_all_tasks_blocked(self._cushion)
             if not context.idle:  # it was given something meanwhile, and will say so when that is done
-                self._said_idle = trio.Event()
+                self._is_idle = trio.Event()
             elif self._delayed and (waiting := await self._backend.list_tasks(Status.Pending, limit=1)):
                 with suppress(UnknownTaskError):  # it has ended already, and is not remembered
                     await self._backend.wait_for(waiting[0].parts.id)

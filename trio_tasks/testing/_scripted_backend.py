@@ -65,7 +65,7 @@ class ScriptedBackend(Backend[A]):
         self.settled: list[tuple[Task[A], Outcome]] = []
         """Every task that was settled, with its outcome, in the order in which that happened."""
         self._script: deque[A | Task[A] | Exception | Pause] = deque(map(_checked, script))
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
         self._pause_ends: float | None = None
         self._last: dict[str, Parts] = {}
         self._in_hand: set[Parts] = set()
@@ -78,7 +78,7 @@ class ScriptedBackend(Backend[A]):
 
         If it is cancelled, nothing was taken; a pause that has begun goes on meanwhile.
         """
-        async with self._turn:
+        async with self._lock:
             while self._script and isinstance(pause := self._script[0], Pause):
                 await trio.sleep_until(self._end_of(pause))
                 self._pause_ends = None
@@ -88,14 +88,14 @@ class ScriptedBackend(Backend[A]):
             line = self._script.popleft()
             if isinstance(line, Exception):
                 raise line
-            return self._hand_over(line if is_task(line) else Task(cast("A", line)))
+            return self._begin_attempt(line if is_task(line) else Task(cast("A", line)))
 
     def _end_of(self, pause: Pause) -> float:
         if self._pause_ends is None:
             self._pause_ends = trio.current_time() + pause.seconds
         return self._pause_ends
 
-    def _hand_over(self, task: Task[A]) -> Task[A]:
+    def _begin_attempt(self, task: Task[A]) -> Task[A]:
         last = self._last.get(task.parts.id)
         if last is not None:
             task = Task(task.args, last.again(last.attempt))

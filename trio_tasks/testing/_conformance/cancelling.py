@@ -1,4 +1,4 @@
-"""Cutting a play before its k-th step, so that it can be cut before each of them."""
+"""Cutting a check before its k-th step, so that it can be cut before each of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cut_before(step: int, cut: Callable[[], object]) -> Generator[StepCounter, N
     0 calls it at once."""
     step_counter = StepCounter(step, cut, _counts)
     if not step:
-        step_counter.was_used = True
+        step_counter.was_reached = True
         cut()
     trio.lowlevel.add_instrument(step_counter)
     try:
@@ -46,16 +46,16 @@ async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *
     scope = trio.CancelScope()
     with cut_before(step, scope.cancel) as step_counter, scope:
         answers.append(await async_fn(*args))
-    return step_counter.was_used, answers
+    return step_counter.was_reached, answers
 
 
-async def at_each_step(play: Callable[[int], Awaitable[bool]]) -> None:
-    """Call ``play(0)``, ``play(1)`` and so on, until it says that it was not cut any more."""
+async def at_each_step(attempt: Callable[[int], Awaitable[bool]]) -> None:
+    """Call ``attempt(0)``, ``attempt(1)`` and so on, until it says that it was not cut any more."""
     for step in range(MOST_STEPS):
         try:
-            if not await play(step):
+            if not await attempt(step):
                 return
         except RuleBroken as broken:
             broken.what += f" (cut before step {step})"
             raise
-    raise RuleBroken("a play that is cut at each of its steps", f"{MOST_STEPS} steps and no end", "an end")
+    raise RuleBroken("a check that is cut at each of its steps", f"{MOST_STEPS} steps and no end", "an end")

@@ -11,10 +11,10 @@ from unittest import SkipTest
 import trio
 
 from ..._checks import check_seconds, check_several
-from .opening import OpenedBackend
+from .opening import BackendOpener
 from .rule import Rule, RuleBroken
 from .rules import RULES
-from .runner import Trial
+from .runner import RuleRunner
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -79,13 +79,13 @@ async def check_backend(
     If it is cancelled, the handle is closed.
     """
     chosen = _chosen(only, skip)
-    trial = Trial(OpenedBackend(open_backend, args), check_seconds(time_limit, "time_limit", positive=True))
+    trial = RuleRunner(BackendOpener(open_backend, args), check_seconds(time_limit, "time_limit", positive=True))
     broken: list[RuleBroken] = []
     passed: list[str] = []
     skipped = dict.fromkeys((name for name in RULES if name not in chosen), _LEFT_OUT)
     name = "the backend"
     try:
-        name = await trial.find_out()
+        name = await trial.probe()
     except RuleBroken as error:
         raise ExceptionGroup("the backend cannot be checked", [error]) from None
     for each in chosen:
@@ -135,8 +135,8 @@ class BackendConformance:
 
     def _try(self, rule: Rule, open_backend: Callable[[], Any]) -> None:
         async def main() -> str | None:
-            trial = Trial(OpenedBackend(open_backend, self.args), self.time_limit)
-            await trial.find_out()
+            trial = RuleRunner(BackendOpener(open_backend, self.args), self.time_limit)
+            await trial.probe()
             return await trial.run(rule)
 
         reason = trio.run(main, clock=self.clock())

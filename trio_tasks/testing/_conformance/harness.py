@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Task
     from ..._tasks.task_id import TaskId
-    from .opening import OpenedBackend
+    from .opening import BackendOpener
 
 TICK = 0.05
 """Seconds. Whatever waits, waits in ticks: a clock that jumps when everybody waits then leaves an engine that works in
 a thread, or elsewhere, a little real time at each of them, instead of jumping to the end at once."""
-MOMENT = 0.1
+QUIET_SECONDS = 0.1
 """Seconds for which nothing must come."""
 DELAY = 0.3
 """Seconds that a delay lasts here."""
 EARLY = 0.02
 """Seconds by which clocks may disagree."""
-_OVER = Killed(AbortError("left over from a conformance check"))
+_LEFTOVER = Killed(AbortError("left over from a conformance check"))
 
 
 @final
@@ -43,11 +43,11 @@ class Harness:
       nursery: outlives the harness; what keeps time runs in it.
     """
 
-    def __init__(self, opening: OpenedBackend, nursery: trio.Nursery) -> None:
-        self._opening = opening
+    def __init__(self, opener: BackendOpener, nursery: trio.Nursery) -> None:
+        self._opener = opener
         self._nursery = nursery
         self._stack = AsyncExitStack()
-        self._in_hand: list[tuple[Any, Task[Any]]] = []
+        self._received: list[tuple[Any, Task[Any]]] = []
         self._numbers: dict[str, int] = {}
         self.backend: Any = None
 
@@ -56,7 +56,7 @@ class Harness:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
         """Have a handle on an empty store in the block."""
-        self.backend = await self._stack.enter_async_context(self._opening.handle())
+        self.backend = await self._stack.enter_async_context(self._opener.handle())
         try:
             await self.empty()
             yield
@@ -66,12 +66,12 @@ class Harness:
 
     async def close(self) -> None:  # noqa: ASYNC910  closing is a checkpoint
         """Close the handle as it is, whatever is in hand."""
-        self._in_hand.clear()
+        self._received.clear()
         await self._stack.aclose()
 
     async def open(self) -> None:  # noqa: ASYNC910  opening is a checkpoint
         """Open another handle in the place of one that was closed."""
-        self.backend = await self._stack.enter_async_context(self._opening.handle())
+        self.backend = await self._stack.enter_async_context(self._opener.handle())
 
     async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
         """Close the handle as it is, whatever is in hand, and open another one."""
@@ -79,12 +79,12 @@ class Harness:
         await self.open()
 
     @asynccontextmanager
-    async def another(self) -> AsyncGenerator[Any, None]:
+    async def second_handle(self) -> AsyncGenerator[Any, None]:
         """Another handle on the same store; the one that there is, if there can be only one."""
-        if not self._opening.is_shared:
+        if not self._opener.is_shared:
             yield self.backend
             return
-        async with self._opening.handle() as backend:
+        async with self._opener.handle() as backend:
             yield backend
 
     @property
@@ -95,11 +95,11 @@ class Harness:
         return float(lease) if has_one and lease is not None else 0.0
 
     @property
-    def patience(self) -> float:
+    def max_wait(self) -> float:
         """Seconds after which what should have come does not come any more."""
         return 5.0 + 3 * self.lease
 
-    def lacks(self, need: type | Feature) -> str | None:
+    def missing(self, need: type | Feature) -> str | None:
         """Why a rule with this need is to be skipped here; None if it is not."""
         if isinstance(need, type):
             return None if isinstance(self.backend, need) else f"does not claim {need.__name__}"
@@ -108,9 +108,9 @@ class Harness:
             Feature.WORKABLE: self.backend.heartbeat_interval is not None,
             Feature.CLOSE: callable(getattr(self.backend, "close", None)),
             Feature.SHARE: callable(getattr(self.backend, "share", None)),
-            Feature.LASTING: self._opening.is_lasting,
+            Feature.LASTING: self._opener.is_lasting,
             Feature.ENGINE: _stands_on_an_engine(self.backend),
-            Feature.INFO: self._opening.shows_info,
+            Feature.INFO: self._opener.shows_info,
         }[need]
         return None if has_it else need.value
 
@@ -146,28 +146,28 @@ class Harness:
         clock = Stopwatch()
         await trio.sleep(seconds)
         ticks = math.ceil(4 * seconds / TICK)
-        while self._opening.is_lasting and clock.on_the_wall < seconds and ticks:
+        while self._opener.is_lasting and clock.on_the_wall < seconds and ticks:
             await trio.sleep(TICK)
             ticks -= 1
 
-    async def until(self, condition: Callable[[], bool], what: str, state: str) -> None:
+    async def wait_until(self, condition: Callable[[], bool], what: str, state: str) -> None:
         """Wait for this to be so.
 
         Raises:
           RuleBroken: it is not, in time.
         """
-        with self.limit(self.patience):
+        with self.limit(self.max_wait):
             while not condition():  # noqa: ASYNC110  what is waited for may be anything
                 await trio.sleep(TICK)
             await trio.lowlevel.checkpoint()
             return
-        raise RuleBroken(what, f"it not {state} within {self.patience:g} s", f"it {state}")
+        raise RuleBroken(what, f"it not {state} within {self.max_wait:g} s", f"it {state}")
 
     # Tasks
 
     def args(self, number: int) -> Any:
         """The args of this number."""
-        return self._opening.args(number)
+        return self._opener.args(number)
 
     def number(self, task: Task[Any]) -> int:
         """The number that the task was pushed as; -1 if it was not pushed here."""
@@ -177,7 +177,7 @@ class Harness:
         """The number that the task of this id was pushed as; -1 if it was not pushed here."""
         return self._numbers.get(task_id, -1)
 
-    def knows(self, number: int, task_id: str) -> None:
+    def note_pushed(self, number: int, task_id: str) -> None:
         """A task of this id was pushed as this number, though not by :meth:`push`."""
         self._numbers[task_id] = number
 
@@ -187,34 +187,34 @@ class Harness:
         self._numbers.setdefault(task_id, number)
         return task_id
 
-    async def take(self, backend: Any = None) -> Task[Any]:
+    async def receive(self, backend: Any = None) -> Task[Any]:
         """Receive a task that should come."""
         source = self.backend if backend is None else backend
-        with self.limit(self.patience):
+        with self.limit(self.max_wait):
             task: Task[Any] = await source.receive()
-            self._in_hand.append((source, task))
+            self._received.append((source, task))
             return task
-        raise RuleBroken("a task that should come", f"none within {self.patience:g} s", "one")
+        raise RuleBroken("a task that should come", f"none within {self.max_wait:g} s", "one")
 
-    async def take_number(self, number: int, *, attempt: int = 1) -> Task[Any]:
+    async def receive_number(self, number: int, *, attempt: int = 1) -> Task[Any]:
         """Receive, and see that it is the task of this number, in this attempt."""
-        task = await self.take()
+        task = await self.receive()
         expect("the task that comes", self.number(task), number)
         expect(f"the attempt of task {number}", int(task.parts.attempt), attempt)
         return task
 
-    async def nothing_comes(self, seconds: float = MOMENT) -> None:  # noqa: ASYNC910  receiving is a checkpoint
+    async def expect_nothing(self, seconds: float = QUIET_SECONDS) -> None:  # noqa: ASYNC910  receiving is a checkpoint
         """See that nothing can be received."""
         task: Task[Any] | None = None
         with self.limit(seconds), suppress(trio.EndOfChannel):
             task = await self.backend.receive()
         if task is not None:
-            self._in_hand.append((self.backend, task))
+            self._received.append((self.backend, task))
             raise RuleBroken("what comes now", f"task {self.number(task)} as {task!r}", "nothing")
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Settle a task that was taken."""
-        source = next((source for source, each in self._in_hand if each is task), self.backend)
+        source = next((source for source, each in self._received if each is task), self.backend)
         await source.settle(task, outcome)
 
     # Emptying
@@ -226,7 +226,7 @@ class Harness:
           RuleBroken: it cannot be emptied.
         """
         left: list[Task[Any]] = []
-        with self.limit(2 * self.patience):
+        with self.limit(2 * self.max_wait):
             while True:
                 left = await self._unfinished()
                 taken = await self._kill_what_comes() if left or not isinstance(self.backend, ListTasks) else 0
@@ -257,19 +257,19 @@ class Harness:
         taken = 0
         while True:  # noqa: ASYNC913  receiving is a checkpoint
             task: Task[Any] | None = None
-            with self.limit(MOMENT if self._opening.is_lasting else TICK), suppress(trio.EndOfChannel):
+            with self.limit(QUIET_SECONDS if self._opener.is_lasting else TICK), suppress(trio.EndOfChannel):
                 task = await self.backend.receive()
             if task is None:
                 return taken  # noqa: ASYNC910  receiving is a checkpoint
             taken += 1
             with suppress(LeaseLostError):
-                await self.backend.settle(task, _OVER)
+                await self.backend.settle(task, _LEFTOVER)
 
     async def release_all(self) -> None:
         """Settle what is in hand still, so that the next rule need not wait for leases to run out."""
-        for source, task in self._in_hand if self._opening.is_lasting else ():
+        for source, task in self._received if self._opener.is_lasting else ():
             with suppress(LeaseLostError, trio.ClosedResourceError):
-                await source.settle(task, _OVER)
+                await source.settle(task, _LEFTOVER)
         await trio.lowlevel.checkpoint()
 
 

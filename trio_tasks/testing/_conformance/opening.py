@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @final
-class OpenedBackend:
+class BackendOpener:
     """Opens handles, one by one.
 
     Args:

@@ -1,4 +1,4 @@
-"""A rule: one sentence about every backend, of one promise, with the play that tries it."""
+"""A rule: one sentence about every backend, of one promise, with the function that checks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from typing import Any, TypeAlias
 
-    Play: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+    RuleCheck: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 @final
@@ -39,14 +39,14 @@ class Rule:
       promise: the number of the promise that it is of.
       sentence: what every backend must do.
       needs: the capabilities and features without which it is skipped.
-      play: tries it; raises :class:`RuleBroken` if it does not hold.
+      check: tries it; raises :class:`RuleBroken` if it does not hold.
     """
 
     name: str
     promise: int
     sentence: str
     needs: tuple[type | Feature, ...]
-    play: Play
+    check: RuleCheck
 
     def __str__(self) -> str:
         return self.name
@@ -99,10 +99,10 @@ def refused(what: str, *kinds: type[Exception]) -> Generator[None, None, None]:
     raise RuleBroken(what, "no error", names)
 
 
-def as_broken(error: Exception, rule: Rule) -> RuleBroken:
-    """What a play has raised, as the failure of its rule: of a group, the first leaf that knows what it expected."""
+def as_rule_broken(error: Exception, rule: Rule) -> RuleBroken:
+    """What a check has raised, as the failure of its rule: of a group, the first leaf that knows what it expected."""
     known = [each for each in leaves(error) if is_a(each, RuleBroken)]
-    broken = known[0] if known else RuleBroken("the play", f"the error {_told(error)}", "none")
+    broken = known[0] if known else RuleBroken("the rule's check", f"the error {_told(error)}", "none")
     if not known:
         several = [*leaves(error)]
         broken.__cause__ = several[0] if len(several) == 1 else error
@@ -122,16 +122,16 @@ def _short(value: object) -> str:
 _REGISTER: dict[str, list[Rule]] = {}
 
 
-def rule(promise: int, *needs: type | Feature) -> Callable[[Play], Play]:
-    """The decorated play is a rule: its name that of the function, its sentence the docstring."""
+def rule(promise: int, *needs: type | Feature) -> Callable[[RuleCheck], RuleCheck]:
+    """The decorated check is a rule: its name that of the function, its sentence the docstring."""
 
-    def enter(play: Play) -> Play:
-        name: str = play.__name__
-        sentence = " ".join((play.__doc__ or "").split())
-        _REGISTER.setdefault(play.__module__, []).append(Rule(name, promise, sentence, needs, play))
-        return play
+    def register(check: RuleCheck) -> RuleCheck:
+        name: str = check.__name__
+        sentence = " ".join((check.__doc__ or "").split())
+        _REGISTER.setdefault(check.__module__, []).append(Rule(name, promise, sentence, needs, check))
+        return check
 
-    return enter
+    return register
 
 
 def rules_of(module: str) -> list[Rule]:

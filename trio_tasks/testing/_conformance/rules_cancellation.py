@@ -14,7 +14,7 @@ from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .cancelling import at_each_step, cancelled_before, cut_before
 from .rule import expect, expect_that, rule
-from .workers import AT_ONCE, Record, finish
+from .workers import AT_ONCE, AttemptRecord, finish
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
@@ -28,7 +28,7 @@ async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
     await harness.push(_SENTINEL)
     tasks: list[Task[Any]] = []
     while True:
-        task = await harness.take()
+        task = await harness.receive()
         await harness.settle(task, Succeeded(None))
         if harness.number(task) == _SENTINEL:
             return tasks
@@ -39,20 +39,20 @@ async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
 async def a_cancelled_push_is_whole_or_nothing(harness: Harness) -> None:
     """A push that is cancelled, at whatever step, has stored its task or not; pushed again, it is there once."""
 
-    async def play(step: int) -> bool:
+    async def cut_at(step: int) -> bool:
         task = Task.builder(harness.args(step)).metadata(note="whole").build()
         was_cut, answers = await cancelled_before(step, harness.backend.push_task, task)
         if not answers:
             with suppress(DuplicateTaskError):
                 await harness.backend.push_task(Task(task.args, task.parts.again(0)))
-        harness.knows(step, task.parts.id)
+        harness.note_pushed(step, task.parts.id)
         came = await _until_sentinel(harness)
         expect("what is in the store", [harness.number(each) for each in came], [step])
         expect("its args", came[0].args, harness.args(step))
         expect("its metadata", dict(came[0].parts.metadata), {"note": "whole"})
         return was_cut
 
-    await at_each_step(play)
+    await at_each_step(cut_at)
 
 
 @rule(2)
@@ -60,28 +60,28 @@ async def a_cancelled_bulk_is_a_beginning(harness: Harness) -> None:
     """A bulk that is cancelled, at whatever step, has stored a beginning of it, each task once."""
     bulk = [harness.args(number) for number in range(4)]
 
-    async def play(step: int) -> bool:
+    async def cut_at(step: int) -> bool:
         was_cut, answers = await cancelled_before(step, harness.backend.push_bulk, bulk)
         came = [task.args for task in await _until_sentinel(harness)]
         expect("what is in the store", came, bulk if answers else bulk[: len(came)])
         return was_cut
 
-    await at_each_step(play)
+    await at_each_step(cut_at)
 
 
 @rule(2)
 async def a_cancelled_receive_takes_nothing(harness: Harness) -> None:
     """A receive that is cancelled, at whatever step, has taken nothing; or it returns what it has taken."""
 
-    async def play(step: int) -> bool:
+    async def cut_at(step: int) -> bool:
         await harness.push(step)
         was_cut, answers = await cancelled_before(step, harness.backend.receive)
-        task = answers[0] if answers else await harness.take()
+        task = answers[0] if answers else await harness.receive()
         expect("the task that comes, and its attempt", (harness.number(task), int(task.parts.attempt)), (step, 1))
         await harness.settle(task, Succeeded(None))
         return was_cut
 
-    await at_each_step(play)
+    await at_each_step(cut_at)
     expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
 
 
@@ -89,7 +89,7 @@ async def a_cancelled_receive_takes_nothing(harness: Harness) -> None:
 async def a_receive_cancelled_while_it_waits_takes_nothing(harness: Harness) -> None:
     """A waiting receive that is cancelled, at whatever step of a push, leaves the task; or it returns it."""
 
-    async def play(step: int) -> bool:
+    async def cut_at(step: int) -> bool:
         taken: list[Task[Any]] = []
         scope = trio.CancelScope()
 
@@ -104,20 +104,20 @@ async def a_receive_cancelled_while_it_waits_takes_nothing(harness: Harness) -> 
                 await harness.push(step)
                 await trio.sleep(0.01)
             scope.cancel()
-        task = taken[0] if taken else await harness.take()
+        task = taken[0] if taken else await harness.receive()
         expect("the task that comes, and its attempt", (harness.number(task), int(task.parts.attempt)), (step, 1))
         await harness.settle(task, Succeeded(None))
-        return step_counter.was_used
+        return step_counter.was_reached
 
-    await at_each_step(play)
+    await at_each_step(cut_at)
     expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
 
 
-async def _settle_cut(harness: Harness, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
+async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
     """Settle a task, cut before this step, and again if that did not do it; returns whether it was cut, and what
     comes then."""
     await harness.push(step)
-    task = await harness.take_number(step)
+    task = await harness.receive_number(step)
     was_cut, answers = await cancelled_before(step, harness.settle, task, outcome)
     is_settled = False
     try:
@@ -138,12 +138,12 @@ async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
     """A settle that is cancelled, at whatever step, has taken effect, or has left the task in hand."""
 
     async def succeed(step: int) -> bool:
-        was_cut, came = await _settle_cut(harness, step, Succeeded(None))
+        was_cut, came = await _settle_cut_before(harness, step, Succeeded(None))
         expect("what comes after it succeeded", [harness.number(each) for each in came], [])
         return was_cut
 
     async def release(step: int) -> bool:
-        was_cut, came = await _settle_cut(harness, step, Released("cut"))
+        was_cut, came = await _settle_cut_before(harness, step, Released("cut"))
         seen = [(harness.number(each), int(each.parts.attempt)) for each in came]
         expect("what comes after it was released, and in which attempt", seen, [(step, 1)])
         return was_cut
@@ -164,11 +164,11 @@ async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
             raise RetryAfterError("again", 0)
         return number
 
-    async def play(step: int) -> bool:
+    async def cut_at(step: int) -> bool:
         ids = [await harness.push(number) for number in range(3)]
-        record = Record(ids)
+        record = AttemptRecord(ids)
         worker: Worker[Any, Any] = Worker(
-            "cut", harness.backend, handle, concurrency=2, on_event=record.hear, retry=AT_ONCE
+            "cut", harness.backend, handle, concurrency=2, on_event=record.listen, retry=AT_ONCE
         )
         was_cut, _ = await cancelled_before(step, worker.run)
         await finish(harness, ids, handle, record=record, name="successor")
@@ -177,7 +177,7 @@ async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
         expect("what is left", [harness.number(each) for each in await _until_sentinel(harness)], [])
         return was_cut
 
-    await at_each_step(play)
+    await at_each_step(cut_at)
 
 
 @rule(2, ListTasks)
@@ -207,7 +207,7 @@ async def _end_while_busy(harness: Harness, concurrency: int, way: str) -> None:
 
     worker: Worker[Any, Any] = Worker("busy", harness.backend, handle, concurrency=concurrency)
     context = worker.prepare()
-    with harness.limit(harness.patience), scope:
+    with harness.limit(harness.max_wait), scope:
         await worker.run(context)
     expect_that(
         f"a worker of {concurrency} slots that was {way} in its 5th attempt",

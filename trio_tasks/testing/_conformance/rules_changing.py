@@ -23,7 +23,7 @@ from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import DELAY, Stopwatch
 from .rule import expect, refused, rule
-from .workers import Record
+from .workers import AttemptRecord
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
@@ -41,7 +41,7 @@ async def a_waiting_task_can_be_updated(harness: Harness) -> None:
 
     expect("update of an unknown task", await harness.backend.update(version(9, "unknown")), False)
     expect("update of a task that waits", await harness.backend.update(version(7, task_id)), True)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("its args", task.args, harness.args(7))
     expect("its metadata", dict(task.parts.metadata), {"note": "new"})
     expect("update of a task that runs", await harness.backend.update(version(8, task_id)), False)
@@ -56,14 +56,14 @@ async def a_waiting_task_can_be_rescheduled(harness: Harness) -> None:
     expect("reschedule of an unknown task", await harness.backend.reschedule("unknown", 0.0), False)
     clock = Stopwatch()
     expect("reschedule of a task that is ready", await harness.backend.reschedule(early, DELAY), True)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     expect("reschedule of a delayed task", await harness.backend.reschedule(late, 0.0), True)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("reschedule of a task that runs", await harness.backend.reschedule(late, 0.0), False)
     await harness.settle(task, Succeeded(None))
-    await harness.take_number(2)
+    await harness.receive_number(2)
     clock.expect_at_least(DELAY, f"a task rescheduled to in {DELAY} s")
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(3, Reschedule)
@@ -73,8 +73,8 @@ async def a_ready_task_keeps_its_place(harness: Harness) -> None:
     await harness.push(2)
     await harness.push(3, delay=3600.0)
     expect("reschedule to now of a task that is ready", await harness.backend.reschedule(first, 0.0), True)
-    await harness.take_number(1)
-    await harness.take_number(2)
+    await harness.receive_number(1)
+    await harness.receive_number(2)
 
 
 @rule(3, Cancel)
@@ -85,10 +85,10 @@ async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
         expect("cancel of a task that waits", await harness.backend.cancel(task_id), True)
         expect("cancel once more", await harness.backend.cancel(task_id), False)
     expect("cancel of an unknown task", await harness.backend.cancel("unknown"), False)
-    task = await harness.take_number(3)
+    task = await harness.receive_number(3)
     expect("cancel of a task that runs", await harness.backend.cancel(ids[2]), False)
     await harness.settle(task, Succeeded(None))
-    await harness.nothing_comes(DELAY)
+    await harness.expect_nothing(DELAY)
     if isinstance(harness.backend, WaitForCompletion):
         statuses = [(await harness.backend.wait_for(each)).status for each in ids]
         expect("their statuses", statuses, [Status.Killed, Status.Killed, Status.Done])
@@ -98,25 +98,25 @@ async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
 async def a_running_task_can_be_aborted(harness: Harness) -> None:
     """abort, from whichever handle, cancels the attempt under way, and the task is killed; else it is False."""
     ids = [await harness.push(number) for number in range(2)]
-    record = Record()
+    record = AttemptRecord()
 
     async def hang(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
-    async with harness.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("aborted", harness.backend, hang, concurrency=1, on_event=record.hear)
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("aborted", harness.backend, hang, concurrency=1, on_event=record.listen)
         context = await nursery.start(worker.run)
-        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         context.pause()
         expect("abort of a task that waits", await other.abort(ids[1]), False)
         expect("abort of an unknown task", await other.abort("unknown"), False)
         expect("abort of a task that runs", await other.abort(ids[0]), True)
-        await harness.until(lambda: bool(record.outcomes), "the aborted attempt", "ended")
+        await harness.wait_until(lambda: bool(record.outcomes), "the aborted attempt", "ended")
         expect("how it ended", [type(outcome) for _, outcome in record.outcomes], [Killed])
         expect("abort once more", await other.abort(ids[0]), False)
         nursery.cancel_scope.cancel()
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.expect_nothing()
 
 
 @rule(7, ResumeById)
@@ -127,29 +127,29 @@ async def a_dead_letter_can_be_resumed(harness: Harness) -> None:
     expect("resume of an unknown task", await harness.backend.resume_by_id("unknown"), False)
     outcomes: tuple[Outcome, ...] = (Failed(ValueError("1")), Killed(ValueError("1")), Succeeded(None))
     for number, outcome in enumerate(outcomes):
-        await harness.settle(await harness.take_number(number), outcome)
+        await harness.settle(await harness.receive_number(number), outcome)
     expect("resume of a task that is done", await harness.backend.resume_by_id(ids[2]), False)
     for number in (0, 1):
         expect("resume of a dead letter", await harness.backend.resume_by_id(ids[number]), True)
         expect("resume once more", await harness.backend.resume_by_id(ids[number]), False)
-        task = await harness.take_number(number)
+        task = await harness.receive_number(number)
         expect("its args", task.args, harness.args(number))
         await harness.settle(task, Succeeded(None))
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(12, ResumeById)
 async def a_dead_letter_keeps_off_a_taken_key(harness: Harness) -> None:
     """resume_by_id is a DuplicateTaskError if the task's unique key is taken by now, and changes nothing."""
     task_id = await harness.push(1, unique="key")
-    await harness.settle(await harness.take_number(1), Failed(ValueError("1")))
+    await harness.settle(await harness.receive_number(1), Failed(ValueError("1")))
     await harness.push(2, unique="key")
     with refused("resume of a task whose unique key is taken", DuplicateTaskError):
         await harness.backend.resume_by_id(task_id)
-    await harness.settle(await harness.take_number(2), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(2), Succeeded(None))
+    await harness.expect_nothing()
     expect("resume when the key is free again", await harness.backend.resume_by_id(task_id), True)
-    await harness.take_number(1)
+    await harness.receive_number(1)
 
 
 @rule(8, ResumeAbandoned)
@@ -157,10 +157,10 @@ async def what_is_in_hand_is_not_abandoned(harness: Harness) -> None:
     """resume_abandoned leaves alone what somebody has in hand, and what waits; it says how many it let wait again."""
     await harness.push(1)
     await harness.push(2)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("how many tasks were abandoned", await harness.backend.resume_abandoned(), 0)
     await harness.settle(task, Succeeded(None))
-    await harness.settle(await harness.take_number(2), Succeeded(None))
+    await harness.settle(await harness.receive_number(2), Succeeded(None))
 
 
 @rule(2, Vacuum)
@@ -168,15 +168,15 @@ async def finished_tasks_can_be_forgotten(harness: Harness) -> None:
     """vacuum forgets the finished tasks, says how many there were, and leaves all others alone."""
     ids = [await harness.push(number) for number in range(5)]
     for outcome in (Succeeded(1), Failed(ValueError("1")), Killed(ValueError("1"))):
-        await harness.settle(await harness.take(), outcome)
-    running = await harness.take_number(3)
+        await harness.settle(await harness.receive(), outcome)
+    running = await harness.receive_number(3)
     expect("how many were forgotten", await harness.backend.vacuum(), 3)
     expect("how many there are to be forgotten then", await harness.backend.vacuum(), 0)
     if isinstance(harness.backend, FetchById):
         found = [await harness.backend.fetch_by_id(each) is not None for each in ids]
         expect("which are known then", found, [False, False, False, True, True])
     await harness.settle(running, Succeeded(None))
-    await harness.take_number(4)
+    await harness.receive_number(4)
 
 
 @rule(2, Discard)
@@ -186,10 +186,10 @@ async def one_finished_task_can_be_forgotten(harness: Harness) -> None:
     expect("discard of a task that waits", await harness.backend.discard(ids[0]), False)
     expect("discard of an unknown task", await harness.backend.discard("unknown"), False)
     for number in (0, 1):
-        await harness.settle(await harness.take_number(number), Failed(ValueError("1")))
+        await harness.settle(await harness.receive_number(number), Failed(ValueError("1")))
     expect("discard of a dead letter", await harness.backend.discard(ids[0]), True)
     expect("discard once more", await harness.backend.discard(ids[0]), False)
     if isinstance(harness.backend, FetchById):
         found = [await harness.backend.fetch_by_id(each) is not None for each in ids]
         expect("which are known then", found, [False, True, True])
-    await harness.take_number(2)
+    await harness.receive_number(2)

@@ -13,14 +13,14 @@ from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import DELAY, Stopwatch
 from .rule import Feature, RuleBroken, expect, refused, rule
-from .workers import AT_ONCE, Record, finish
+from .workers import AT_ONCE, AttemptRecord, finish
 
 if TYPE_CHECKING:
     from .harness import Harness
 
 
 async def _end_comes(harness: Harness) -> None:
-    with harness.limit(harness.patience):
+    with harness.limit(harness.max_wait):
         with refused("receiving where no more will come", trio.EndOfChannel):
             await harness.backend.receive()
         return
@@ -46,7 +46,7 @@ async def what_waits_is_given_before_the_end(harness: Harness) -> None:
     await harness.push(2)
     harness.backend.close()
     for number in (2, 1):
-        await harness.settle(await harness.take_number(number), Succeeded(None))
+        await harness.settle(await harness.receive_number(number), Succeeded(None))
     await _end_comes(harness)
     await _end_comes(harness)
 
@@ -55,15 +55,15 @@ async def what_waits_is_given_before_the_end(harness: Harness) -> None:
 async def what_is_retried_is_given_before_the_end(harness: Harness) -> None:
     """A closed backend gives what was retried, once its time has come, and only then trio.EndOfChannel."""
     await harness.push(1)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     harness.backend.close()
     await harness.settle(task, Retried(ValueError("again"), DELAY))
-    await harness.settle(await harness.take_number(1, attempt=2), Succeeded(None))
+    await harness.settle(await harness.receive_number(1, attempt=2), Succeeded(None))
     await _end_comes(harness)
 
 
 @rule(2, Feature.CLOSE)
-async def who_waits_is_told_of_the_end(harness: Harness) -> None:
+async def a_waiting_receiver_is_told_of_the_end(harness: Harness) -> None:
     """Whoever waits for a task gets trio.EndOfChannel when an empty backend is closed."""
     async with trio.open_nursery() as nursery:
         for _ in range(2):
@@ -77,15 +77,15 @@ async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
     """A worker on a closed backend ends when everything is done, and not while an attempt may have to be repeated."""
     ids = [await harness.push(number) for number in range(3)]
     harness.backend.close()
-    record = Record()
+    record = AttemptRecord()
 
     async def handle(task: Task[Any]) -> None:
         await harness.pass_time(0.1)
         if task.parts.attempt == 1 and harness.number(task) == 2:
             raise RetryAfterError("again", DELAY)
 
-    worker: Worker[Any, Any] = Worker("closing", harness.backend, handle, on_event=record.hear, retry=AT_ONCE)
-    with harness.limit(2 * harness.patience) as scope:
+    worker: Worker[Any, Any] = Worker("closing", harness.backend, handle, on_event=record.listen, retry=AT_ONCE)
+    with harness.limit(2 * harness.max_wait) as scope:
         await worker.run()
     if scope.cancelled_caught:
         raise RuleBroken("a worker on a closed and empty backend", "it waiting for more", "it ending")
@@ -97,17 +97,17 @@ async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
 async def a_restart_loses_nothing(harness: Harness) -> None:
     """After a handle was closed in the middle of everything, another one finds each task in its place."""
     done = await harness.push(0)
-    await harness.settle(await harness.take_number(0), Succeeded(None))
+    await harness.settle(await harness.receive_number(0), Succeeded(None))
     clock = Stopwatch()
     await harness.push(1, metadata={"note": "kept"})
-    await harness.take_number(1)
+    await harness.receive_number(1)
     for number in (2, 3):
         await harness.push(number, metadata={"note": "kept"})
     await harness.push(4, delay=DELAY)
     await harness.restart()
     seen: dict[int, int] = {}
     for _ in range(4 if harness.lease else 3):
-        task = await harness.take()
+        task = await harness.receive()
         number = harness.number(task)
         expect("the tasks that came, and this one", number in seen, False)
         seen[number] = int(task.parts.attempt)
@@ -117,7 +117,7 @@ async def a_restart_loses_nothing(harness: Harness) -> None:
         else:
             expect(f"the metadata of task {number}", dict(task.parts.metadata), {"note": "kept"})
         await harness.settle(task, Succeeded(None))
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     expect("the attempts in which what waited came", {each: seen.get(each) for each in (2, 3, 4)}, {2: 1, 3: 1, 4: 1})
     expect("the attempt in which what was in hand came", seen.get(1), 2 if harness.lease else seen.get(1))
     if isinstance(harness.backend, WaitForCompletion):
@@ -128,7 +128,7 @@ async def a_restart_loses_nothing(harness: Harness) -> None:
 async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
     """What a worker was cut in the middle of is finished by the next one, after a restart, each task once."""
     ids = [await harness.push(number) for number in range(6)]
-    record = Record()
+    record = AttemptRecord()
 
     async def cut(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
@@ -136,9 +136,9 @@ async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("cut", harness.backend, cut, concurrency=2, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("cut", harness.backend, cut, concurrency=2, on_event=record.listen)
         nursery.start_soon(worker.run)
-        await harness.until(
+        await harness.wait_until(
             lambda: len(record.attempts) == 4, "a worker of two slots", "in its third and fourth attempt"
         )
         nursery.cancel_scope.cancel()
@@ -151,4 +151,4 @@ async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
     after = await finish(harness, ids[2:], handle)
     expect("the tasks that the next one finished", sorted(map(harness.number_of, after.finished)), [2, 3, 4, 5])
     expect("the attempts of what was interrupted", [after.attempts_of(each) for each in ids[2:]], [[1]] * 4)
-    await harness.nothing_comes()
+    await harness.expect_nothing()

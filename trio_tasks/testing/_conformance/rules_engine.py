@@ -95,18 +95,18 @@ def _expect_told(what: str, error: BaseException, caught: BaseException | None) 
 
 
 @rule(6, Feature.ENGINE)
-async def an_engine_that_raises_harms_only_who_asked(harness: Harness) -> None:
+async def an_engine_error_reaches_only_its_caller(harness: Harness) -> None:
     """Whichever method of its engine raises, whoever asked for it has the error, and all else goes on."""
     await harness.push(1)
     [waiting] = await harness.backend.list_tasks()
     calls = _calls(harness, waiting)
     for verb in _verbs():
         for error in _errors():
-            with harness.limit(harness.patience), _raising(harness, verb, error), catch_errors() as caught:
+            with harness.limit(harness.max_wait), _raising(harness, verb, error), catch_errors() as caught:
                 await calls[verb]()
             _expect_told(f"what needs {verb}() of an engine that raises {error!r}", error, caught.error)
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.expect_nothing()
 
 
 @rule(2, Feature.ENGINE)
@@ -115,8 +115,8 @@ async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
     before = (await harness.backend.metrics())["succeeded"]
     for number, error in enumerate(_errors(), 1):
         await harness.push(number)
-        task = await harness.take_number(number)
-        with harness.limit(harness.patience), _raising(harness, "exchange", error), catch_errors() as caught:
+        task = await harness.receive_number(number)
+        with harness.limit(harness.max_wait), _raising(harness, "exchange", error), catch_errors() as caught:
             await harness.settle(task, Succeeded(None))
         expect(f"settling while the engine raises {error!r}", caught.error, None)
         succeeded = (await harness.backend.metrics())["succeeded"] - before
@@ -142,7 +142,7 @@ async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
 
 async def _close_while_raising(harness: Harness, verb: str, error: BaseException) -> None:
     """Close the storage with a settlement under way, and see that this ends, and that the engine is closed."""
-    backend, task, is_settled = harness.backend, await harness.take(), trio.Event()
+    backend, task, is_settled = harness.backend, await harness.receive(), trio.Event()
     aclose, closed = backend._loop.engine.aclose, 0
 
     async def close() -> None:
@@ -163,7 +163,7 @@ async def _close_while_raising(harness: Harness, verb: str, error: BaseException
             await trio.sleep(TICK)
             with catch_errors() as caught:
                 await harness.close()
-    with harness.limit(harness.patience):
+    with harness.limit(harness.max_wait):
         await is_settled.wait()
     if not is_settled.is_set():
         backend._loop.fail(BackendError("it was closed"))  # settling cannot be cancelled

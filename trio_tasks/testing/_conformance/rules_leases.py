@@ -13,7 +13,7 @@ from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import Stopwatch
 from .rule import Feature, expect, expect_that, refused, rule
-from .workers import Record
+from .workers import AttemptRecord
 
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
@@ -26,8 +26,8 @@ async def an_orphan_comes_back(harness: Harness) -> None:
     """A task whose lease ran out comes back by itself, not before, as its next attempt: a crash counts."""
     clock = Stopwatch()
     await harness.push(1)
-    task = await harness.take_number(1)
-    orphan = await harness.take_number(1, attempt=2)
+    task = await harness.receive_number(1)
+    orphan = await harness.receive_number(1, attempt=2)
     clock.expect_at_least(0.9 * harness.lease, f"an orphan under a lease of {harness.lease:g} s")
     expect("the id of the orphan", orphan.parts.id, task.parts.id)
 
@@ -36,8 +36,8 @@ async def an_orphan_comes_back(harness: Harness) -> None:
 async def settling_is_fenced(harness: Harness) -> None:
     """Who lost its lease cannot settle, whatever the outcome: a LeaseLostError, and the new holder keeps the task."""
     await harness.push(1)
-    stale = await harness.take_number(1)
-    task = await harness.take_number(1, attempt=2)
+    stale = await harness.receive_number(1)
+    task = await harness.receive_number(1, attempt=2)
     for outcome in (Released(), Retried(ValueError("late")), Killed(ValueError("late")), Failed(ValueError("late"))):
         with refused(f"{type(outcome).__name__} without the lease", LeaseLostError):
             await harness.settle(stale, outcome)
@@ -62,21 +62,21 @@ async def a_heartbeat_is_in_time(harness: Harness) -> None:
 async def a_heartbeat_keeps_the_lease(harness: Harness) -> None:
     """As long as a worker beats, nobody else gets what it has in hand, however long that takes."""
     task_id = await harness.push(1)
-    record, is_over = Record([task_id]), trio.Event()
+    record, is_over = AttemptRecord([task_id]), trio.Event()
 
     async def last(task: Task[Any]) -> None:
         await is_over.wait()
 
-    async with harness.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("beating", harness.backend, last, concurrency=1, on_event=record.hear)
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("beating", harness.backend, last, concurrency=1, on_event=record.listen)
         nursery.start_soon(worker.run)
-        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         intruder: list[Task[Any]] = []
         with harness.limit(2.5 * harness.lease):
             intruder.append(await other.receive())
         expect("what another receiver got meanwhile", len(intruder), 0)
         is_over.set()
-        await harness.until(lambda: not record.unfinished, "the attempt of a worker", "ended")
+        await harness.wait_until(lambda: not record.unfinished, "the attempt of a worker", "ended")
         nursery.cancel_scope.cancel()
     expect("the outcomes", record.outcomes, [(task_id, Succeeded(None))])
     expect("the attempts", record.attempts_of(task_id), [1])
@@ -106,19 +106,19 @@ class _Muted(Backend[Any]):
 
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
-async def who_lost_its_lease_is_told(harness: Harness) -> None:
+async def a_lost_lease_ends_the_attempt(harness: Harness) -> None:
     """A worker that lost a lease learns of it when it beats next: the attempt is cancelled, and settles nothing. Where
     whoever receives renews the leases of its own process, as where there is only one, none is lost."""
     task_id = await harness.push(1)
-    record, muted, is_over = Record(), _Muted(harness.backend), trio.Event()
+    record, muted, is_over = AttemptRecord(), _Muted(harness.backend), trio.Event()
 
     async def last(task: Task[Any]) -> None:
         await is_over.wait()
 
-    async with harness.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("muted", muted, last, concurrency=1, on_event=record.hear)
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("muted", muted, last, concurrency=1, on_event=record.listen)
         context: WorkerContext = await nursery.start(worker.run)
-        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         context.pause()  # it is not to take the orphan itself
         orphans: list[Task[Any]] = []
         with harness.limit(2.5 * harness.lease):
@@ -128,7 +128,7 @@ async def who_lost_its_lease_is_told(harness: Harness) -> None:
             expect("the orphan, and its attempt", (orphan.parts.id, int(orphan.parts.attempt)), (task_id, 2))
         if not orphans:
             is_over.set()
-        await harness.until(
+        await harness.wait_until(
             lambda: bool(record.outcomes), "the attempt that lost its lease", "cancelled by a heartbeat"
         )
         for orphan in orphans:
@@ -142,12 +142,12 @@ async def who_lost_its_lease_is_told(harness: Harness) -> None:
 async def orphans_can_be_resumed_at_once(harness: Harness) -> None:
     """resume_abandoned lets orphans wait again, and leaves alone what is under a lease."""
     await harness.push(1)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("how many were resumed while the lease lasts", await harness.backend.resume_abandoned(), 0)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     await harness.settle(task, Released())
-    await harness.take_number(1)
+    await harness.receive_number(1)
     await harness.pass_time(1.3 * harness.lease)
     resumed = await harness.backend.resume_abandoned()
     expect_that("how many were resumed", resumed in (0, 1), resumed, "1, or 0 if it waits again already")
-    await harness.take_number(1, attempt=2)
+    await harness.receive_number(1, attempt=2)

@@ -24,7 +24,7 @@ async def first_come_first_served(harness: Harness) -> None:  # noqa: ASYNC910  
     numbers = list(range(20))
     for number in numbers:
         await harness.push(number)
-    expect("the order in which they come", [harness.number(await harness.take()) for _ in numbers], numbers)
+    expect("the order in which they come", [harness.number(await harness.receive()) for _ in numbers], numbers)
 
 
 @rule(3)
@@ -32,7 +32,7 @@ async def higher_priority_goes_first(harness: Harness) -> None:
     """The higher priority goes first, whenever it was pushed; less than 0 gives way to all others."""
     for number, priority in enumerate((0, -5, 10, 0, 10)):
         await harness.push(number, priority=priority)
-    expect("the order in which they come", [harness.number(await harness.take()) for _ in range(5)], [2, 4, 0, 3, 1])
+    expect("the order in which they come", [harness.number(await harness.receive()) for _ in range(5)], [2, 4, 0, 3, 1])
 
 
 @rule(9)
@@ -40,7 +40,7 @@ async def a_delay_is_waited_for(harness: Harness) -> None:
     """A delayed task does not come before its delay is over; and then it comes to who waits for it."""
     clock = Stopwatch()
     await harness.push(1, delay=DELAY)
-    await harness.take_number(1)
+    await harness.receive_number(1)
     clock.expect_at_least(DELAY, f"a task delayed by {DELAY} s")
 
 
@@ -51,17 +51,17 @@ async def a_moment_is_waited_for(harness: Harness) -> None:
     await harness.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
     late = clock.on_the_wall  # the moment was that much nearer already when the task was in
     await harness.push(2, run_at=wall_now() - timedelta(days=400))
-    await harness.take_number(2)
-    await harness.take_number(1)
+    await harness.receive_number(2)
+    await harness.receive_number(1)
     clock.expect_at_least(DELAY - late, f"a task to be run {DELAY} s from now")
 
 
 @rule(9)
-async def a_delayed_task_holds_nobody_up(harness: Harness) -> None:
+async def a_delayed_task_lets_ready_ones_pass(harness: Harness) -> None:
     """Tasks that are ready come before those that still wait for their time; of those, the earliest goes first."""
     for number, delay in enumerate((2 * DELAY, DELAY, 0.0)):
         await harness.push(number, **({"delay": delay} if delay else {}), priority=-number)
-    expect("the order in which they come", [harness.number(await harness.take()) for _ in range(3)], [2, 1, 0])
+    expect("the order in which they come", [harness.number(await harness.receive()) for _ in range(3)], [2, 1, 0])
 
 
 @rule(9)
@@ -70,7 +70,7 @@ async def what_has_expired_is_not_started(harness: Harness) -> None:
     task_id = await harness.push(1, expires_in=0.1)
     await harness.push(2, expires_in=3600.0)
     await harness.pass_time(0.25)
-    await harness.take_number(2)
+    await harness.receive_number(2)
     if isinstance(harness.backend, WaitForCompletion):
         expect("the status of the expired task", (await harness.backend.wait_for(task_id)).status, Status.Killed)
 
@@ -93,7 +93,7 @@ async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
         expect("whether one can be cancelled", await backend.cancel(ids[0]), False)
     if isinstance(backend, ResumeById):
         expect("whether one can be resumed", await backend.resume_by_id(ids[1]), True)
-        await harness.take_number(2)
+        await harness.receive_number(2)
 
 
 @rule(9, WaitForCompletion)
@@ -103,7 +103,7 @@ async def an_expiry_is_waited_for(harness: Harness) -> None:
     clock = Stopwatch()
     for number, each in enumerate(ids, start=1):
         status: object = None
-        with harness.limit(harness.patience):
+        with harness.limit(harness.max_wait):
             status = (await harness.backend.wait_for(each)).status
         expect(f"the status of task {number}, as it is waited for", status, Status.Killed)
     clock.expect_at_least(DELAY - EARLY, f"a task that expires after {DELAY} s")
@@ -113,9 +113,9 @@ async def an_expiry_is_waited_for(harness: Harness) -> None:
 async def a_replaced_task_names_its_successor(harness: Harness) -> None:
     """The error of a task that was replaced names the one that has replaced it, whether it waited or ran."""
     ids = [await harness.push(1, unique="key"), await harness.push(2, unique="key", on_conflict="replace")]
-    running = await harness.take_number(2)
+    running = await harness.receive_number(2)
     ids.append(await harness.push(3, unique="key", on_conflict="replace"))
-    await harness.take_number(3)
+    await harness.receive_number(3)
     await harness.settle(running, Retried(ValueError("again"), 3600.0))
     for old, new in pairwise(ids):
         result = await harness.backend.wait_for(old)
@@ -129,8 +129,8 @@ async def what_has_expired_gives_up_its_key(harness: Harness) -> None:
     await harness.pass_time(0.25)
     pushed = await harness.push(2, unique="key", on_conflict="raise")
     expect_that("what push returns", pushed != task_id, pushed, "the id of the new task")
-    await harness.take_number(2)
-    await harness.nothing_comes()
+    await harness.receive_number(2)
+    await harness.expect_nothing()
     if isinstance(harness.backend, WaitForCompletion):
         expect("the status of the expired task", (await harness.backend.wait_for(task_id)).status, Status.Killed)
 
@@ -139,8 +139,8 @@ async def what_has_expired_gives_up_its_key(harness: Harness) -> None:
 async def what_was_started_in_time_does_not_expire(harness: Harness) -> None:
     """A task that was started within its expires_in comes again when it is retried later than that."""
     await harness.push(1, expires_in=DELAY)
-    await harness.settle(await harness.take_number(1), Retried(ValueError("again"), 2 * DELAY))
-    await harness.take_number(1, attempt=2)
+    await harness.settle(await harness.receive_number(1), Retried(ValueError("again"), 2 * DELAY))
+    await harness.receive_number(1, attempt=2)
 
 
 @rule(12)
@@ -149,13 +149,13 @@ async def a_taken_key_is_skipped(harness: Harness) -> None:
     task_id = await harness.push(1, unique="key")
     expect("what push returns", await harness.backend.push(harness.args(2), unique="key"), task_id)
     await harness.push(3, unique="other key")
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("what push returns while the first runs", await harness.backend.push(harness.args(2), unique="key"), task_id)
     await harness.settle(task, Retried(ValueError("again"), DELAY))
     expect("what push returns while it waits", await harness.backend.push(harness.args(2), unique="key"), task_id)
-    await harness.take_number(3)
-    await harness.take_number(1, attempt=2)
-    await harness.nothing_comes()
+    await harness.receive_number(3)
+    await harness.receive_number(1, attempt=2)
+    await harness.expect_nothing()
 
 
 @rule(12)
@@ -163,8 +163,8 @@ async def a_taken_key_is_replaced(harness: Harness) -> None:
     """With on_conflict="replace", the waiting task of the same unique key is killed, and the new one waits."""
     old = await harness.push(1, unique="key")
     await harness.push(2, unique="key", on_conflict="replace")
-    await harness.settle(await harness.take_number(2), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(2), Succeeded(None))
+    await harness.expect_nothing()
     if isinstance(harness.backend, WaitForCompletion):
         expect("the status of the replaced task", (await harness.backend.wait_for(old)).status, Status.Killed)
 
@@ -175,8 +175,8 @@ async def a_taken_key_is_refused(harness: Harness) -> None:
     await harness.push(1, unique="key")
     with refused("a second task of the same unique key", DuplicateTaskError):
         await harness.push(2, unique="key", on_conflict="raise")
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.expect_nothing()
 
 
 @rule(12)
@@ -185,6 +185,6 @@ async def a_key_is_free_after_the_end(harness: Harness) -> None:
     outcomes: tuple[Outcome, ...] = (Succeeded(None), Failed(ValueError("failed")), Killed(ValueError("killed")))
     for number, outcome in enumerate(outcomes):
         await harness.push(number, unique="key", on_conflict="raise")
-        await harness.settle(await harness.take_number(number), outcome)
+        await harness.settle(await harness.receive_number(number), outcome)
     await harness.push(7, unique="key", on_conflict="raise")
-    await harness.take_number(7)
+    await harness.receive_number(7)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 async def _is_final(harness: Harness, outcome: Outcome, status: Status) -> Any:
     """See that this outcome ends a task for good; returns its result, where that can be had."""
     task_id = await harness.push(1)
-    await harness.settle(await harness.take_number(1), outcome)
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), outcome)
+    await harness.expect_nothing()
     if isinstance(harness.backend, FetchById):
         found = await harness.backend.fetch_by_id(task_id)
         expect("the status of the task as it is found then", found and found.parts.status, status)
@@ -61,10 +61,10 @@ async def killed_is_final(harness: Harness) -> None:
 async def retried_waits_and_comes_back(harness: Harness) -> None:
     """A retried task comes back once its delay is over, not before, as its next attempt and otherwise as it was."""
     task_id = await harness.push(1, metadata={"note": "kept"})
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     clock = Stopwatch()
     await harness.settle(task, Retried(ValueError("again"), DELAY))
-    again = await harness.take_number(1, attempt=2)
+    again = await harness.receive_number(1, attempt=2)
     clock.expect_at_least(DELAY, f"a task retried after {DELAY} s")
     expect("its args", again.args, harness.args(1))
     expect("its id and metadata", (again.parts.id, dict(again.parts.metadata)), (task_id, {"note": "kept"}))
@@ -76,23 +76,23 @@ async def released_comes_back_untouched(harness: Harness) -> None:
     task_id = await harness.push(1, metadata={"note": "kept"})
     await harness.push(2)
     for _ in range(2):
-        task = await harness.take_number(1)
+        task = await harness.receive_number(1)
         expect("its args, id", (task.args, task.parts.id), (harness.args(1), task_id))
         expect("its metadata", dict(task.parts.metadata), {"note": "kept"})
         await harness.settle(task, Released("given back"))
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.take_number(2)
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.receive_number(2)
 
 
 @rule(3)
 async def suspended_waits_and_comes_back(harness: Harness) -> None:
     """A suspended task comes back at its time, not before, as the same attempt and otherwise as it was."""
     task_id = await harness.push(1, metadata={"note": "kept"})
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     for _ in range(2):
         clock = Stopwatch()
         await harness.settle(task, Suspended(trio.current_time() + DELAY, "not yet"))
-        task = await harness.take_number(1)
+        task = await harness.receive_number(1)
         clock.expect_at_least(DELAY, f"a task suspended for {DELAY} s")
         expect("its args", task.args, harness.args(1))
         expect("its id and metadata", (task.parts.id, dict(task.parts.metadata)), (task_id, {"note": "kept"}))
@@ -104,16 +104,16 @@ async def a_suspension_may_have_no_end(harness: Harness) -> None:
     """A task that is suspended until math.inf waits, with its unique key, until it is rescheduled."""
     backend: Any = harness.backend
     task_id = await harness.push(1, unique="key")
-    await harness.settle(await harness.take_number(1), Suspended(math.inf))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Suspended(math.inf))
+    await harness.expect_nothing()
     if isinstance(harness.backend, FetchById):
         found = await harness.backend.fetch_by_id(task_id)
         seen = found and (found.parts.status, int(found.parts.attempt))
         expect("its status and the attempts that count", seen, (Status.Pending, 0))
     expect("what push under its key returns", await backend.push(harness.args(2), unique="key"), task_id)
     expect("whether it was rescheduled", await backend.reschedule(task_id, 0), True)
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.expect_nothing()
 
 
 @rule(7)
@@ -121,10 +121,10 @@ async def attempts_are_counted_once(harness: Harness) -> None:
     """Each retry counts one attempt; a release or a suspension in between counts none."""
     await harness.push(1)
     for attempt in (1, 2, 3):
-        await harness.settle(await harness.take_number(1, attempt=attempt), Released("interrupted"))
-        await harness.settle(await harness.take_number(1, attempt=attempt), Suspended(trio.current_time()))
-        await harness.settle(await harness.take_number(1, attempt=attempt), Retried(ValueError("again")))
-    await harness.take_number(1, attempt=4)
+        await harness.settle(await harness.receive_number(1, attempt=attempt), Released("interrupted"))
+        await harness.settle(await harness.receive_number(1, attempt=attempt), Suspended(trio.current_time()))
+        await harness.settle(await harness.receive_number(1, attempt=attempt), Retried(ValueError("again")))
+    await harness.receive_number(1, attempt=4)
 
 
 @rule(8)
@@ -133,7 +133,7 @@ async def a_task_is_settled_once(harness: Harness) -> None:
     endings: tuple[Ending, ...] = (Succeeded(1), Failed(ValueError("1")), Killed(ValueError("1")))
     for number, first in enumerate(endings):
         task_id = await harness.push(number)
-        task = await harness.take_number(number)
+        task = await harness.receive_number(number)
         await harness.settle(task, first)
         for second in (Released(), Suspended(0.0), Retried(ValueError("2")), Killed(ValueError("2")), Succeeded(2)):
             with refused(f"{type(second).__name__} after {type(first).__name__}", LeaseLostError):
@@ -142,20 +142,20 @@ async def a_task_is_settled_once(harness: Harness) -> None:
             found = await harness.backend.fetch_by_id(task_id)
             status = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}[type(first)]
             expect("its status then", found and found.parts.status, status)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(8)
 async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
     """Once a task is in its next attempt, who had it before cannot settle it, and who has it can."""
     await harness.push(1)
-    stale = await harness.take_number(1)
+    stale = await harness.receive_number(1)
     await harness.settle(stale, Retried(ValueError("again")))
-    task = await harness.take_number(1, attempt=2)
+    task = await harness.receive_number(1, attempt=2)
     for outcome in (Succeeded(1), Released(), Suspended(0.0), Retried(ValueError("again")), Failed(ValueError("late"))):
         with refused(f"{type(outcome).__name__} from the attempt before", LeaseLostError):
             await harness.settle(stale, outcome)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     await harness.settle(task, Succeeded(None))
 
 
@@ -163,11 +163,11 @@ async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
 async def what_is_no_outcome_is_refused(harness: Harness) -> None:
     """Settling with anything but an outcome is a TypeError, and the task stays in hand."""
     await harness.push(1)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     for thing in ("done", None, Succeeded):
         with refused(f"settle(task, {thing!r})", TypeError):
             await harness.settle(task, cast("Outcome", thing))
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     await harness.settle(task, Succeeded(None))
 
 
@@ -183,22 +183,22 @@ async def taking_without_waiting_is_taking(harness: Harness) -> None:
         try:
             task = harness.backend.receive_nowait()
         except trio.WouldBlock:
-            task = await harness.take()
+            task = await harness.receive()
         expect("its attempt", int(task.parts.attempt), 1)
         seen.append(harness.number(task))
         await harness.settle(task, Succeeded(None))
     expect("what came", seen, [1, 2])
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(4, NowaitBackend)
 async def settling_without_waiting_is_settling(harness: Harness) -> None:
     """settle_nowait does what settle does, at once."""
     await harness.push(1)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     harness.backend.settle_nowait(task, Retried(ValueError("again")))
-    task = await harness.take_number(1, attempt=2)
+    task = await harness.receive_number(1, attempt=2)
     harness.backend.settle_nowait(task, Succeeded(None))
     with refused("settle_nowait once more", LeaseLostError):
         harness.backend.settle_nowait(task, Succeeded(None))
-    await harness.nothing_comes()
+    await harness.expect_nothing()

@@ -32,7 +32,7 @@ async def a_task_comes_out_as_it_went_in(harness: Harness) -> None:
     own_id = f"own {TaskId.new()} ☃"
     task_id = await harness.push(7, id=own_id, attempts=4, timeout=90.0, priority=3)
     expect("what push returned", (type(task_id), task_id), (TaskId, own_id))
-    task = await harness.take()
+    task = await harness.receive()
     parts = task.parts
     expect("its args", task.args, harness.args(7))
     expect("its id", (type(parts.id), parts.id), (TaskId, own_id))
@@ -47,14 +47,14 @@ async def ids_are_given_where_none_is(harness: Harness) -> None:
     """Tasks without an id get one each, no two alike, even of equal args, and push returns it."""
     ids = [await harness.push(1) for _ in range(3)]
     expect("how many ids there are for three tasks", len(set(ids)), 3)
-    expect("the ids that come", [(await harness.take()).parts.id for _ in ids], ids)
+    expect("the ids that come", [(await harness.receive()).parts.id for _ in ids], ids)
 
 
 @rule(2)
 async def metadata_is_kept(harness: Harness) -> None:
     """Metadata comes out as it went in: texts of any kind, numbers, lists and mappings in it."""
     await harness.push(0, metadata=_NOTES)
-    expect("the metadata", dict((await harness.take()).parts.metadata), _NOTES)
+    expect("the metadata", dict((await harness.receive()).parts.metadata), _NOTES)
 
 
 @rule(2)
@@ -62,7 +62,7 @@ async def large_tasks_are_kept(harness: Harness) -> None:
     """A task of a megabyte comes out whole."""
     note = "trio ☃ " * 120_000
     await harness.push(0, metadata={"note": note})
-    kept = (await harness.take()).parts.metadata["note"]
+    kept = (await harness.receive()).parts.metadata["note"]
     expect("the length of a note of a megabyte", len(kept), len(note))
     expect_that("a note of a megabyte", kept == note, "another text", "the same text")
 
@@ -74,7 +74,7 @@ async def args_of_all_sizes_are_kept(harness: Harness) -> None:  # noqa: ASYNC91
     for number in numbers:
         await harness.push(number)
     for number in numbers:
-        expect("args", (await harness.take()).args, harness.args(number))
+        expect("args", (await harness.receive()).args, harness.args(number))
 
 
 @rule(2)
@@ -82,7 +82,7 @@ async def a_bulk_goes_in_as_a_whole(harness: Harness) -> None:
     """A bulk goes in with its options and in its order, and push_bulk returns the ids; an empty one is nothing."""
     ids = await harness.backend.push_bulk([harness.args(number) for number in range(5)], metadata={"bulk": 1})
     expect("how many ids push_bulk returns for five tasks", len(ids), 5)
-    tasks = [await harness.take() for _ in ids]
+    tasks = [await harness.receive() for _ in ids]
     expect("the args that come", [task.args for task in tasks], [harness.args(number) for number in range(5)])
     expect("the ids that come", [task.parts.id for task in tasks], ids)
     expect("their metadata", [dict(task.parts.metadata) for task in tasks], [{"bulk": 1}] * 5)
@@ -95,7 +95,7 @@ async def a_receiver_that_waits_is_served(harness: Harness) -> None:
     taken: list[Task[Any]] = []
 
     async def wait() -> None:
-        taken.append(await harness.take())
+        taken.append(await harness.receive())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
@@ -111,23 +111,23 @@ async def a_known_id_is_refused(harness: Harness) -> None:
     task_id = await harness.push(1)
     with refused("a second task of the same id", DuplicateTaskError):
         await harness.backend.push(harness.args(2), id=task_id)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     expect("the args of the first", task.args, harness.args(1))
     with refused("a second task of the same id, while the first one runs", DuplicateTaskError):
         await harness.backend.push(harness.args(2), id=task_id)
     await harness.settle(task, Succeeded(None))
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(12)
 async def pushing_again_counts_once(harness: Harness) -> None:
     """Pushing the very same task twice, as one does when a push was cut, leaves it in the store once."""
     task = Task.builder(harness.args(1)).build()
-    harness.knows(1, await harness.backend.push_task(task))
+    harness.note_pushed(1, await harness.backend.push_task(task))
     with refused("the same task once more", DuplicateTaskError):
         await harness.backend.push_task(task)
-    await harness.settle(await harness.take_number(1), Succeeded(None))
-    await harness.nothing_comes()
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    await harness.expect_nothing()
 
 
 @rule(12)
@@ -146,7 +146,7 @@ async def wrong_options_are_refused(harness: Harness) -> None:
     ):
         with refused(f"push with {options}", TypeError, ValueError):
             await harness.push(0, **options)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(12)
@@ -155,7 +155,7 @@ async def what_is_no_task_is_refused(harness: Harness) -> None:
     for thing in (harness.args(1), None, object()):
         with refused(f"push_task({thing!r})", TypeError):
             await harness.backend.push_task(thing)
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(12)
@@ -172,7 +172,7 @@ async def a_bulk_is_checked_before_it_is_stored(harness: Harness) -> None:
         await harness.backend.push_bulk([harness.args(1), harness.args(2)], delay=math.nan)
     with refused("a bulk with one id for several tasks", TypeError):
         await harness.backend.push_bulk([harness.args(1), harness.args(2)], id="conformance")
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(12, Feature.LASTING)
@@ -182,6 +182,6 @@ async def what_cannot_be_encoded_is_refused(harness: Harness) -> None:
         await harness.backend.push(object())
     with refused("a bulk with an object that cannot be encoded", TypeError, ValueError):
         await harness.backend.push_bulk([harness.args(1), object(), harness.args(2)])
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     await harness.push(3)
-    await harness.take_number(3)
+    await harness.receive_number(3)

@@ -47,7 +47,7 @@ async def a_task_is_found_by_its_id(harness: Harness) -> None:
     expect("its args and id", (found.args, found.parts.id), (harness.args(1), task_id))
     expect("its metadata", dict(found.parts.metadata), {"note": "kept"})
     expect("its status and attempt", (found.parts.status, int(found.parts.attempt)), (Status.Pending, 0))
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     found = await harness.backend.fetch_by_id(task_id)
     status = found and (found.parts.status, int(found.parts.attempt))
     expect("the status and attempt of one that runs", status, (Status.Running, 1))
@@ -64,17 +64,17 @@ async def the_past_of_a_task_is_shown(harness: Harness) -> None:
     """A task that is looked up has its attempts, its latest error, its result and its progress as its context."""
     task_id = await harness.push(1)
     await _expect_past(harness, task_id, [], None)
-    task = await harness.take()
+    task = await harness.receive()
     if isinstance(harness.backend, Progress):
         await harness.backend.report_progress(task, 50)
     await harness.settle(task, Retried(ValueError("first"), 0.0))
     first, second = ("retried", "ValueError: first"), ("failed", "ValueError: second")
     await _expect_past(harness, task_id, [first], "first")
-    await harness.settle(await harness.take(), Failed(ValueError("second")))
+    await harness.settle(await harness.receive(), Failed(ValueError("second")))
     await _expect_past(harness, task_id, [first, second], "second")
     if isinstance(harness.backend, ResumeById):
         await harness.backend.resume_by_id(task_id)
-        await harness.settle(await harness.take(), Succeeded("done"))
+        await harness.settle(await harness.receive(), Succeeded("done"))
         await _expect_past(harness, task_id, [first, second], None, result="done")
 
 
@@ -126,11 +126,11 @@ async def one_worker_of_several_is_named(harness: Harness) -> None:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
 
-    async with harness.another() as other, trio.open_nursery() as nursery:
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
         for name in ("one", "two"):
             worker: Worker[Any, Any] = Worker(name, harness.backend, handle, concurrency=2, on_event=hear)
             nursery.start_soon(worker.run)
-        await harness.until(lambda: len(begun) == len(ids), "the attempts of two workers", "begun")
+        await harness.wait_until(lambda: len(begun) == len(ids), "the attempts of two workers", "begun")
         seen: dict[str, str | None] = {}
         for task_id in ids[8:]:
             found = await other.fetch_by_id(task_id)
@@ -149,17 +149,17 @@ async def an_end_can_be_waited_for(harness: Harness) -> None:
         results[task_id] = await backend.wait_for(task_id)
 
     outcomes = (Succeeded(42), Failed(ValueError("no stock left")), Killed(ValueError("not wanted")))
-    async with harness.another() as other, trio.open_nursery() as nursery:
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
         for task_id in ids:
             nursery.start_soon(wait, other, task_id)
-        await harness.settle(await harness.take_number(0), Retried(ValueError("again"), 0.1))
-        await harness.settle(await harness.take_number(1), Released())
+        await harness.settle(await harness.receive_number(0), Retried(ValueError("again"), 0.1))
+        await harness.settle(await harness.receive_number(1), Released())
         await harness.pass_time(0.1)
         expect("how many ends there were before any", len(results), 0)
         for _ in ids:
-            task = await harness.take()
+            task = await harness.receive()
             await harness.settle(task, outcomes[harness.number(task)])
-        await harness.until(lambda: len(results) == 3, "who waits for the ends of three tasks", "told")
+        await harness.wait_until(lambda: len(results) == 3, "who waits for the ends of three tasks", "told")
     statuses = [results[each].status for each in ids]
     expect("the statuses", statuses, [Status.Done, Status.Failed, Status.Killed])
     expect("the result", results[ids[0]].result, 42)
@@ -169,9 +169,9 @@ async def an_end_can_be_waited_for(harness: Harness) -> None:
 async def an_end_is_remembered(harness: Harness) -> None:
     """wait_for returns at once how a task ended that has ended, and does so again."""
     task_id = await harness.push(1)
-    await harness.settle(await harness.take_number(1), Succeeded("done"))
+    await harness.settle(await harness.receive_number(1), Succeeded("done"))
     for _ in range(2):
-        with harness.limit(harness.patience) as scope:
+        with harness.limit(harness.max_wait) as scope:
             result = await harness.backend.wait_for(task_id)
             expect(
                 "its id, status and result", (result.id, result.status, result.result), (task_id, Status.Done, "done")
@@ -182,7 +182,7 @@ async def an_end_is_remembered(harness: Harness) -> None:
 @rule(12, WaitForCompletion)
 async def an_unknown_end_is_not_waited_for(harness: Harness) -> None:
     """wait_for an id that is not known is an UnknownTaskError, at once."""
-    with harness.limit(harness.patience):
+    with harness.limit(harness.max_wait):
         with refused("wait_for an unknown id", UnknownTaskError):
             await harness.backend.wait_for("unknown")
         return
@@ -190,13 +190,13 @@ async def an_unknown_end_is_not_waited_for(harness: Harness) -> None:
 
 
 @rule(2, WaitForCompletion)
-async def who_waits_for_an_end_may_leave(harness: Harness) -> None:
+async def a_wait_for_an_end_can_be_cancelled(harness: Harness) -> None:
     """A wait_for that is cancelled leaves the task as it is."""
     task_id = await harness.push(1)
     with harness.limit(0.1) as scope:
         await harness.backend.wait_for(task_id)
     expect("whether wait_for was cancelled", scope.cancelled_caught, True)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     with harness.limit(0.1):
         await harness.backend.wait_for(task_id)
     await harness.settle(task, Succeeded(None))
@@ -208,7 +208,7 @@ async def tasks_are_listed_by_status(harness: Harness) -> None:
     """list_tasks shows the tasks of a status, or all, and never more than the limit."""
     ids = [await harness.push(number, **({"delay": 3600.0} if number == 6 else {})) for number in range(7)]
     for outcome in (Succeeded(None), Failed(ValueError("1")), Killed(ValueError("1")), None):
-        task = await harness.take()
+        task = await harness.receive()
         if outcome is not None:
             await harness.settle(task, outcome)
     for status, expected in (
@@ -238,13 +238,13 @@ async def what_waits_is_listed_in_order(harness: Harness) -> None:
     options: list[dict[str, Any]] = [{}, {"delay": 7200.0}, {"priority": 5}, {"delay": 3600.0}, {}, {"priority": -5}]
     for number, each in enumerate(options):
         await harness.push(number, **each)
-    await harness.settle(await harness.take_number(2), Released())
-    await harness.settle(await harness.take_number(2), Retried(ValueError("again"), 5400.0))
+    await harness.settle(await harness.receive_number(2), Released())
+    await harness.settle(await harness.receive_number(2), Retried(ValueError("again"), 5400.0))
     numbers = [0, 4, 5, 3, 2, 1]
     for status in (Status.Pending, None):
         seen = [harness.number(each) for each in await harness.backend.list_tasks(status, limit=10_000)]
         expect("those that wait, as they are listed", [each for each in seen if each >= 0], numbers)
-    expect("those that come", [harness.number(await harness.take()) for _ in range(3)], numbers[:3])
+    expect("those that come", [harness.number(await harness.receive()) for _ in range(3)], numbers[:3])
 
 
 @rule(11, RegisterWorker, ListWorkers)
@@ -254,7 +254,7 @@ async def workers_are_listed(harness: Harness) -> None:
     async def idle(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
-    async with harness.another() as other:
+    async with harness.second_handle() as other:
         async with trio.open_nursery() as nursery:
             for name, backend in (("one", harness.backend), ("two", other)):
                 worker: Worker[Any, Any] = Worker(name, backend, idle, concurrency=1)
@@ -282,17 +282,17 @@ async def queues_are_apart(harness: Harness) -> None:
     expect("the name of the other queue", other.queue, "another")
     await harness.push(1)
     there: str = await other.push(harness.args(2))
-    harness.knows(2, there)
+    harness.note_pushed(2, there)
     queues = await harness.backend.list_queues()
     expect_that("the queues", {"another", harness.backend.queue} <= {*queues}, queues, "both")
-    expect("whose task the other queue has", harness.number(task := await harness.take(other)), 2)
+    expect("whose task the other queue has", harness.number(task := await harness.receive(other)), 2)
     await other.settle(task, Succeeded(None))
     other.close()
     with refused("a push into a queue that was closed", trio.ClosedResourceError):
         await other.push(harness.args(3))
     await harness.push(4)
     for number in (1, 4):
-        await harness.settle(await harness.take_number(number), Succeeded(None))
+        await harness.settle(await harness.receive_number(number), Succeeded(None))
     if isinstance(other, Vacuum):
         await other.vacuum()
 
@@ -314,7 +314,7 @@ async def metrics_count(harness: Harness) -> None:
         None,
     )
     for outcome in outcomes:
-        task = await harness.take()
+        task = await harness.receive()
         if outcome is not None:
             await harness.settle(task, outcome)
     after = await harness.backend.metrics()
@@ -332,7 +332,7 @@ async def progress_is_shown(harness: Harness) -> None:
     with refused("the progress of an unknown task", UnknownTaskError):
         await harness.backend.progress_of("unknown")
     expect("the progress of one that waits", await harness.backend.progress_of(task_id), None)
-    task = await harness.take_number(1)
+    task = await harness.receive_number(1)
     for progress in ({"done": 1, "of": 3}, {"done": 2, "of": 3}):
         await harness.backend.report_progress(task, progress)
         expect("the progress", await harness.backend.progress_of(task_id), progress)

@@ -14,7 +14,7 @@ from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import DELAY, Stopwatch
 from .rule import expect, rule
-from .workers import AT_ONCE, Record, finish
+from .workers import AT_ONCE, AttemptRecord, finish
 
 if TYPE_CHECKING:
     from .harness import Harness
@@ -34,7 +34,7 @@ async def an_error_is_retried_and_then_final(harness: Harness) -> None:
     clock.expect_at_least(0.2, "a task that was retried twice, after 0.1 s each")
     expect("the attempts", record.attempts_of(task_id), [1, 2, 3])
     expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Retried, Retried, Failed])
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     if isinstance(harness.backend, WaitForCompletion):
         result = await harness.backend.wait_for(task_id)
         expect("the status and the error", (result.status, str(result.error)), (Status.Failed, "no luck in attempt 3"))
@@ -50,7 +50,7 @@ async def a_suspension_costs_no_attempt(harness: Harness) -> None:
         if len(record.attempts) < 3:
             raise SuspendError(0.1, "not yet")
 
-    clock, record = Stopwatch(), Record()
+    clock, record = Stopwatch(), AttemptRecord()
     await finish(harness, [task_id], handle, record=record)
     clock.expect_at_least(0.2, "a task that was suspended twice, for 0.1 s each")
     expect("the attempts", record.attempts_of(task_id), [1, 1, 1])
@@ -71,7 +71,7 @@ async def results_and_aborts_are_settled(harness: Harness) -> None:
     record = await finish(harness, ids, handle)
     seen = {each: type(outcome) for each, outcome in record.outcomes}
     expect("the outcomes", seen, {ids[0]: Succeeded, ids[1]: Killed})
-    await harness.nothing_comes()
+    await harness.expect_nothing()
     if isinstance(harness.backend, WaitForCompletion):
         results = [await harness.backend.wait_for(each) for each in ids]
         expect("the statuses", [each.status for each in results], [Status.Done, Status.Killed])
@@ -82,7 +82,7 @@ async def results_and_aborts_are_settled(harness: Harness) -> None:
 async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
     """A worker that is stopped finishes what it has in hand, and what it has not begun stays for others, untouched."""
     ids = [await harness.push(number) for number in range(3)]
-    record = Record()
+    record = AttemptRecord()
     begun, go_on = trio.Event(), trio.Event()
 
     async def handle(task: Task[Any]) -> None:
@@ -90,58 +90,58 @@ async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
         await go_on.wait()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("stopping", harness.backend, handle, concurrency=1, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("stopping", harness.backend, handle, concurrency=1, on_event=record.listen)
         context = await nursery.start(worker.run)
-        await harness.until(begun.is_set, "the attempt of a worker", "begun")
+        await harness.wait_until(begun.is_set, "the attempt of a worker", "begun")
         context.stop()
         go_on.set()
     expect("what it finished", record.finished, ids[:1])
     for number in (1, 2):
-        await harness.take_number(number)
+        await harness.receive_number(number)
 
 
 @rule(5)
 async def a_cancelled_worker_releases(harness: Harness) -> None:
     """A worker that is cancelled gives back what it has in hand: it comes again at once, as the same attempt."""
     ids = [await harness.push(number) for number in range(3)]
-    record = Record()
+    record = AttemptRecord()
 
     async def hang(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("cancelled", harness.backend, hang, concurrency=2, on_event=record.hear)
+        worker: Worker[Any, Any] = Worker("cancelled", harness.backend, hang, concurrency=2, on_event=record.listen)
         nursery.start_soon(worker.run)
-        await harness.until(lambda: len(record.attempts) == 2, "two attempts of a worker", "begun")
+        await harness.wait_until(lambda: len(record.attempts) == 2, "two attempts of a worker", "begun")
         nursery.cancel_scope.cancel()
     expect("the outcomes", [type(outcome) for _, outcome in record.outcomes], [Released, Released])
-    tasks = [await harness.take() for _ in ids]
+    tasks = [await harness.receive() for _ in ids]
     expect("what comes then", sorted(task.parts.id for task in tasks), sorted(ids))
     expect("their attempts", [int(task.parts.attempt) for task in tasks], [1, 1, 1])
 
 
 @rule(4)
-async def no_worker_sits_on_tasks(harness: Harness) -> None:
+async def a_worker_claims_only_what_it_begins(harness: Harness) -> None:
     """A worker holds no more tasks than it has slots: what it cannot begin, another one gets at once."""
     for number in range(4):
         await harness.push(number)
-    record = Record()
+    record = AttemptRecord()
 
     async def hang(task: Task[Any]) -> None:
         await trio.sleep_forever()
 
-    async with harness.another() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("full", harness.backend, hang, concurrency=1, on_event=record.hear)
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("full", harness.backend, hang, concurrency=1, on_event=record.listen)
         nursery.start_soon(worker.run)
-        await harness.until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
         for number in (1, 2, 3):
-            task = await harness.take(other)
+            task = await harness.receive(other)
             expect("the task for the other one", harness.number(task), number)
             expect("its attempt", int(task.parts.attempt), 1)
             await harness.settle(task, Succeeded(None))
         nursery.cancel_scope.cancel()
     expect("how many tasks the full worker has begun", len(record.attempts), 1)
-    await harness.take_number(0)
+    await harness.receive_number(0)
 
 
 @rule(2)
@@ -152,7 +152,7 @@ async def a_task_goes_to_one_receiver(harness: Harness) -> None:
     async def receive(backend: Any) -> None:
         taken.append(await backend.receive())
 
-    async with harness.another() as other:
+    async with harness.second_handle() as other:
         for number in range(6):
             async with trio.open_nursery() as nursery:
                 if number % 2:
@@ -162,7 +162,7 @@ async def a_task_goes_to_one_receiver(harness: Harness) -> None:
                 if not number % 2:
                     await trio.sleep(0.01)
                     await harness.push(number)
-                await harness.until(lambda: bool(taken), "a task for one of four receivers", "received")
+                await harness.wait_until(lambda: bool(taken), "a task for one of four receivers", "received")
                 await harness.pass_time(0.05)
                 nursery.cancel_scope.cancel()
             seen = [(harness.number(task), int(task.parts.attempt)) for task in taken]
@@ -184,27 +184,27 @@ async def _settle_by_either(one: Any, other: Any, task: Task[Any]) -> None:
 async def two_workers_share_the_work(harness: Harness) -> None:
     """Many tasks through two workers: each is attempted once and settled once, none is left."""
     ids = await harness.backend.push_bulk([harness.args(number) for number in range(60)])
-    record = Record(ids)
+    record = AttemptRecord(ids)
     by_worker: dict[str, int] = {}
 
     async def handle(task: Task[Any]) -> None:
         await trio.lowlevel.checkpoint()
 
-    async with harness.another() as other:
+    async with harness.second_handle() as other:
         async with trio.open_nursery() as nursery:
             for name, backend in (("one", harness.backend), ("two", other)):
                 by_worker[name] = 0
                 worker: Worker[Any, Any] = Worker(
-                    name, backend, handle, concurrency=3, on_event=record.hear, retry=AT_ONCE
+                    name, backend, handle, concurrency=3, on_event=record.listen, retry=AT_ONCE
                 )
                 nursery.start_soon(worker.run)
-            await harness.until(lambda: not record.unfinished, "the work of two workers", "done")
+            await harness.wait_until(lambda: not record.unfinished, "the work of two workers", "done")
             await harness.pass_time(0.05)
             nursery.cancel_scope.cancel()
     wrong = {number: record.attempts_of(each) for number, each in enumerate(ids) if record.attempts_of(each) != [1]}
     expect("the tasks that had other attempts than their first", wrong, {})
     expect("how many tasks were finished, each once", len(record.finished), len(ids))
-    await harness.nothing_comes()
+    await harness.expect_nothing()
 
 
 @rule(7)

@@ -13,29 +13,29 @@ from ..._contracts.backend import FetchById
 from ..._tasks.outcome import Succeeded
 from ..._tasks.task_info import StoredTaskInfo
 from .harness import Harness
-from .rule import Rule, RuleBroken, as_broken
+from .rule import Rule, RuleBroken, as_rule_broken
 
 if TYPE_CHECKING:
-    from .opening import OpenedBackend
+    from .opening import BackendOpener
 
 _TRIO = str(Path(trio.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 
 
 @final
-class Trial:
+class RuleRunner:
     """Tries rules.
 
     Args:
-      opening: opens the backend.
+      opener: opens the backend.
       time_limit: seconds that each rule may take.
     """
 
-    def __init__(self, opening: OpenedBackend, time_limit: float) -> None:
-        self._opening = opening
+    def __init__(self, opener: BackendOpener, time_limit: float) -> None:
+        self._opener = opener
         self._time_limit = time_limit
 
-    async def find_out(self) -> str:
+    async def probe(self) -> str:
         """See whether another opening finds the same store, and whether both may be open at once; returns what the
         backend calls itself.
 
@@ -50,25 +50,25 @@ class Trial:
             _nothing,
         )
         name = ""
-        opening = self._opening
+        opener = self._opener
 
-        async def play(harness: Harness) -> None:
+        async def check(harness: Harness) -> None:
             nonlocal name
             name = type(harness.backend).__name__
             task_id = await harness.push(0)
-            opening.shows_info = await _shows_info(harness.backend, task_id)
+            opener.shows_info = await _shows_info(harness.backend, task_id)
             async with AsyncExitStack() as stack:
                 try:
-                    other = await stack.enter_async_context(opening.handle())
+                    other = await stack.enter_async_context(opener.handle())
                 except Exception:
                     other = None  # it may say that it can only be opened once; so it is closed first
                 else:
-                    opening.is_lasting = opening.is_shared = await _has(harness, other, task_id)
+                    opener.is_lasting = opener.is_shared = await _has(harness, other, task_id)
             if other is None:
                 await harness.restart()
-                opening.is_lasting = await _has(harness, harness.backend, task_id)
+                opener.is_lasting = await _has(harness, harness.backend, task_id)
 
-        await self._within_bounds(rule, play)
+        await self._run_limited(rule, check)
         return name
 
     async def run(self, rule: Rule) -> str | None:  # noqa: ASYNC910  opening is a checkpoint
@@ -79,31 +79,31 @@ class Trial:
         """
         reason: str | None = None
 
-        async def play(harness: Harness) -> None:  # noqa: ASYNC910  what it is called in has some
+        async def check(harness: Harness) -> None:  # noqa: ASYNC910  what it is called in has some
             nonlocal reason
-            reason = next(filter(None, map(harness.lacks, rule.needs)), None)
+            reason = next(filter(None, map(harness.missing, rule.needs)), None)
             if reason is None:
-                await rule.play(harness)
+                await rule.check(harness)
 
-        await self._within_bounds(rule, play)
+        await self._run_limited(rule, check)
         return reason
 
-    async def _within_bounds(self, rule: Rule, play: Any) -> None:  # noqa: ASYNC910  so is leaving the nursery
+    async def _run_limited(self, rule: Rule, check: Any) -> None:  # noqa: ASYNC910  so is leaving the nursery
         places: list[str] = []
         broken: RuleBroken | None = None
         trio_task = trio.lowlevel.current_task()
         scope = trio.CancelScope()
         try:
             async with trio.open_nursery() as nursery:
-                harness = Harness(self._opening, nursery)
+                harness = Harness(self._opener, nursery)
                 with harness.limit(self._time_limit, lambda: places.append(_where(trio_task))) as scope:
                     async with harness.opened():
-                        await play(harness)
+                        await check(harness)
                 nursery.cancel_scope.cancel()
         except Exception as error:
-            broken = as_broken(error, rule)
+            broken = as_rule_broken(error, rule)
         if places and (broken is None or scope.cancelled_caught):
-            broken = RuleBroken("the play", f"it hanging after {self._time_limit:g} s {places[0]}", "an end")
+            broken = RuleBroken("the rule's check", f"it hanging after {self._time_limit:g} s {places[0]}", "an end")
             broken.rule = rule
         if broken is not None:
             raise broken

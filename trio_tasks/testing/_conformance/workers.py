@@ -24,7 +24,7 @@ AT_ONCE = RetryPolicy(attempts=3, backoff=constant(0))
 
 
 @final
-class Record:
+class AttemptRecord:
     """A listener: it notes what it hears, and stops whoever works once these tasks are finished."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Record:
         self.outcomes: list[tuple[str, Outcome]] = []
         """The id and the outcome of each attempt, in order."""
 
-    def hear(self, context: WorkerContext, event: Event) -> None:
+    def listen(self, context: WorkerContext, event: Event) -> None:
         """Note it."""
         if isinstance(event, Engage):
             self.attempts.append((event.task.parts.id, int(event.task.parts.attempt)))
@@ -62,27 +62,27 @@ class Record:
 
 async def finish(
     harness: Harness, ids: Iterable[str], handler: Callable[[Task[Any]], Awaitable[Any]], **options: Any
-) -> Record:
+) -> AttemptRecord:
     """Run a worker until these tasks are finished, and return what it said.
 
     Raises:
       RuleBroken: they are not, in time.
     """
-    record = options.pop("record", None) or Record()
+    record = options.pop("record", None) or AttemptRecord()
     record.wanted = set(ids)
     if not record.unfinished:
         return record  # noqa: ASYNC910  there is nothing to do
     backend = options.pop("backend", harness.backend)
     name = options.pop("name", "conformance")
     options.setdefault("retry", AT_ONCE)
-    worker: Worker[Any, Any] = Worker(name, backend, handler, on_event=record.hear, **options)
-    with harness.limit(harness.patience):
+    worker: Worker[Any, Any] = Worker(name, backend, handler, on_event=record.listen, **options)
+    with harness.limit(harness.max_wait):
         await worker.run()
         if not record.unfinished:
             return record
     left = [f"task {number}" for number in sorted(harness.number_of(each) for each in record.unfinished)]
     raise RuleBroken(
         "a worker that was to finish its tasks",
-        f"{', '.join(left)} not finished within {harness.patience:g} s",
+        f"{', '.join(left)} not finished within {harness.max_wait:g} s",
         "all of them finished",
     )

@@ -83,7 +83,7 @@ class Blocks:
         """Keep nothing of the run alive, which broke down inside of them."""
         self._open = []
 
-    def have(self, part: str, task: trio.lowlevel.Task) -> bool:
+    def contain(self, part: str, task: trio.lowlevel.Task) -> bool:
         """Whether a trio task runs inside this part."""
         return any(task in block.trio_tasks() for block in self._open if block.part == part)
 

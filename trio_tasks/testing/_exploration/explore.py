@@ -92,13 +92,13 @@ def explore_cancellations(
     tried = check_several(seeds, "seeds", "whole numbers")
     if not tried:
         raise ValueError("seeds must have one at least, such as 0")
-    play = Scenario(scenario, _takes_an_argument(scenario), invariant, limit)
+    tried_scenario = Scenario(scenario, _takes_an_argument(scenario), invariant, limit)
     began = time.perf_counter()
     lines: Counter[str] = Counter()
     failures: list[_Failure] = []
     cuts = 0
     for seed in tried:
-        exploring = _Exploring(play, seed)
+        exploring = _SeedExploration(tried_scenario, seed)
         cuts += exploring.explore(at)
         lines += exploring.lines
         failures += exploring.failures
@@ -123,19 +123,19 @@ class _Failure(NamedTuple):
 
 
 @final
-class _Exploring:
+class _SeedExploration:
     """All cuts under one seed."""
 
-    def __init__(self, play: Scenario, seed: int) -> None:
+    def __init__(self, scenario: Scenario, seed: int) -> None:
         self.lines: Counter[str] = Counter()
         self.failures: list[_Failure] = []
-        self._play = play
+        self._scenario = scenario
         self._seed = seed
 
     def explore(self, only: int | None) -> int:
         """Make every cut, or only this one; returns how many there were."""
-        script = self._rehearse()
-        cuts = [(at, part) for at, moment in enumerate(script, start=1) for part in moment.parts]
+        first_run = self._run_uncut()
+        cuts = [(at, part) for at, cut_point in enumerate(first_run, start=1) for part in cut_point.parts]
         if not cuts:
             raise ValueError("the scenario has nothing to cut: it never entered `with cut:`")
         if only is not None and only > len(cuts):
@@ -143,29 +143,31 @@ class _Exploring:
         numbers = range(1, len(cuts) + 1) if only is None else [only]
         for number in numbers:
             at, part = cuts[number - 1]
-            take = ScenarioRun(self._play, self._seed, script=script, at=at, part=part)
-            take.run()
-            self._judge(take, script, number, len(cuts), at, part)
+            run = ScenarioRun(self._scenario, self._seed, first_run=first_run, at=at, part=part)
+            run.run()
+            self._check_run(run, first_run, number, len(cuts), at, part)
         return len(numbers)
 
-    def _rehearse(self) -> Sequence[CutPoint]:
+    def _run_uncut(self) -> Sequence[CutPoint]:
         """Run it without a cut; returns its moments."""
-        take = ScenarioRun(self._play, self._seed)
-        take.run()
-        if take.error is not None:
-            raise BrokenByCut(self._seed, 0, 0) from take.error
-        return take.moments
+        run = ScenarioRun(self._scenario, self._seed)
+        run.run()
+        if run.error is not None:
+            raise BrokenByCut(self._seed, 0, 0) from run.error
+        return run.cut_points
 
-    def _judge(self, take: ScenarioRun, script: Sequence[CutPoint], number: int, cuts: int, at: int, part: str) -> None:
-        if take.differs_at:
-            written = script[take.differs_at - 1] if take.differs_at <= len(script) else None
-            seen = take.moments[-1] if take.moments and take.differs_at == at else None
-            raise DivergedError(self._seed, take.differs_at, written, seen) from take.error
-        self.lines.update(take.lines)
-        if take.error is not None:
+    def _check_run(
+        self, run: ScenarioRun, first_run: Sequence[CutPoint], number: int, cuts: int, at: int, part: str
+    ) -> None:
+        if run.differs_at:
+            expected = first_run[run.differs_at - 1] if run.differs_at <= len(first_run) else None
+            seen = run.cut_points[-1] if run.cut_points and run.differs_at == at else None
+            raise DivergedError(self._seed, run.differs_at, expected, seen) from run.error
+        self.lines.update(run.lines)
+        if run.error is not None:
             broken = BrokenByCut(self._seed, number, cuts, part)
             if all(each.at > at for each in self.failures):
-                broken.task = take.struck[0].task if take.struck else ""
-                broken.lines = tuple(take.lines)
-                broken.steps = tuple(map(str, script[:at]))
-            self.failures.append(_Failure(at, broken, take.error))
+                broken.task = run.cancelled_at[0].task if run.cancelled_at else ""
+                broken.lines = tuple(run.lines)
+                broken.steps = tuple(map(str, first_run[:at]))
+            self.failures.append(_Failure(at, broken, run.error))

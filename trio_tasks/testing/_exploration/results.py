@@ -67,13 +67,13 @@ class BrokenByCut(AssertionError):
 
     def __str__(self) -> str:
         if not self.number:
-            return f"under seed {self.seed} the scenario fails without being cut: {self._told()}"
+            return f"under seed {self.seed} the scenario fails without being cut: {self._cause_text()}"
         what = f"part {self.part!r}" if self.part else "what"
         steps = [f"  {n}. {step}" for n, step in enumerate(self.steps, start=1)]
         hidden = len(steps) - _SHOWN
         return "\n".join(
             [
-                f"{what} is cancelled at moment {len(steps)}, in trio task {self.task}, and then: {self._told()}",
+                f"{what} is cancelled at moment {len(steps)}, in trio task {self.task}, and then: {self._cause_text()}",
                 "The cancellation was raised at",
                 *(f"  {line}" for line in self.lines or ["no line"]),
                 "The moments before, and the one of the cut:",
@@ -84,7 +84,7 @@ class BrokenByCut(AssertionError):
             ]
         )
 
-    def _told(self) -> str:
+    def _cause_text(self) -> str:
         cause = self.__cause__
         if cause is None:
             return "for an unknown reason"
@@ -95,8 +95,8 @@ class BrokenByCut(AssertionError):
 class DivergedError(RuntimeError):
     """A scenario did not take the same steps twice under the same seed, so it cannot be cut at each of them."""
 
-    def __init__(self, seed: int, number: int, written: CutPoint | None, seen: CutPoint | None) -> None:
-        was = f"{written}" if written is not None else "over"
+    def __init__(self, seed: int, number: int, expected: CutPoint | None, seen: CutPoint | None) -> None:
+        was = f"{expected}" if expected is not None else "over"
         became = f"{seen}" if seen is not None else "another, or none"
         super().__init__(
             f"under seed {seed} moment {number} of the scenario was, in the first run,\n  {was}\nand in a later one\n"

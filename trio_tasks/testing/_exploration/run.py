@@ -16,7 +16,7 @@ from .blocks import Blocks
 from .cut import Cut
 from .stacks import Place, place_here, place_of
 from .steps import StepCounter
-from .watchdog import Abandoned, Limit
+from .watchdog import Abandoned, Watchdog
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Scenario(NamedTuple):
     """What is run."""
 
-    scenario: Callable[..., Any]
+    async_fn: Callable[..., Any]
     takes_cut: bool
     invariant: Callable[[], Any] | None
     time_limit: float
@@ -54,69 +54,69 @@ class ScenarioRun:
     """One run of a scenario.
 
     Args:
-      play: what is run.
+      scenario: what is run.
       seed: of the schedule.
-      script: the moments of the run that was not cut; None if this is it.
+      first_run: the cut points of the run that was not cut; None if this is it.
       at: the number of the moment at which this one is cut; 0 for none.
       part: what is cut then.
     """
 
     def __init__(
-        self, play: Scenario, seed: int, *, script: Sequence[CutPoint] | None = None, at: int = 0, part: str = ""
+        self, scenario: Scenario, seed: int, *, first_run: Sequence[CutPoint] | None = None, at: int = 0, part: str = ""
     ) -> None:
-        self.moments: list[CutPoint] = []
-        self.struck: Sequence[Place] = ()
+        self.cut_points: list[CutPoint] = []
+        self.cancelled_at: Sequence[Place] = ()
         """Where the trio tasks were that the cancellation came for: the one that was about to take a step; or those
         inside the part, if that one was not, or all waited."""
         self.differs_at = 0
-        """The number of the first moment that was another one than in the script; 0 if there is none."""
+        """The number of the first moment that was another one than in the first run; 0 if there is none."""
         self.error: BaseException | None = None
-        self._play = play
+        self._scenario = scenario
         self._seed = seed
-        self._script = script
+        self._first_run = first_run
         self._at = at
         self._part = part
-        self._blocks = Blocks(self._enter)
+        self._blocks = Blocks(self._note_entry)
         self._is_entering = False
-        self._limit = Limit(play.time_limit)
-        self._step_counter = StepCounter(at, self._strike, self._count)
+        self._watchdog = Watchdog(scenario.time_limit)
+        self._step_counter = StepCounter(at, self._cancel_part, self._count)
         self._has_begun = False
-        self._failed_at_once: Exception | None = None
-        self._passed = 0
+        self._abort_error: Exception | None = None
+        self._counted = 0
         self._waited_at: list[str] = []
         self._next: trio.lowlevel.Task | None = None
 
     def run(self) -> None:
         """Run it, in a trio and a time of its own. What comes out of it is kept as its error."""
         try:
-            run_seeded(self._main, seed=self._seed, instruments=[self._step_counter, self._limit])
+            run_seeded(self._main, seed=self._seed, instruments=[self._step_counter, self._watchdog])
         except (Exception, trio.Cancelled, Abandoned, BaseExceptionGroup) as error:  # noqa: ASYNC103  its run is over
             if not self._has_begun or any(isinstance(each, (KeyboardInterrupt, SystemExit)) for each in leaves(error)):
                 raise
             self.error = error
-        if self._limit.stuck is not None:
-            endless = trio.TooSlowError(self._limit.describe())
+        if self._watchdog.stuck is not None:
+            endless = trio.TooSlowError(self._watchdog.describe())
             endless.__context__, endless.__suppress_context__ = self.error, True
             self.error = endless
-        if self._failed_at_once is not None:
-            self.error, self._failed_at_once = self._failed_at_once, None
+        if self._abort_error is not None:
+            self.error, self._abort_error = self._abort_error, None
         if self.error is not None and is_a(self.error, trio.TrioInternalError):
-            self._clear_away_the_ruins(_in_words(self.error))
-        if self._script is not None and not self._blocks.has_come and not self.differs_at:
-            self.differs_at = self._passed + 1
+            self._discard_broken_run(_without_traceback(self.error))
+        if self._first_run is not None and not self._blocks.has_come and not self.differs_at:
+            self.differs_at = self._counted + 1
 
     async def _main(self) -> None:
-        play, cut = self._play, Cut(self._blocks)
+        scenario, cut = self._scenario, Cut(self._blocks)
         self._has_begun = True
-        trio.lowlevel.current_task().name = getattr(play.scenario, "__qualname__", repr(play.scenario))
-        with self._limit.around():
-            if play.takes_cut:
-                await play.scenario(cut)
+        trio.lowlevel.current_task().name = getattr(scenario.async_fn, "__qualname__", repr(scenario.async_fn))
+        with self._watchdog.around():
+            if scenario.takes_cut:
+                await scenario.async_fn(cut)
             else:
                 with cut:
-                    await play.scenario()
-            if play.invariant is not None:
-                answer = play.invariant()
+                    await scenario.async_fn()
+            if scenario.invariant is not None:
+                answer = scenario.invariant()
                 if inspect.isawaitable(answer):
                     answer = await answer
                 if answer is False:
@@ -129,57 +129,57 @@ class ScenarioRun:
             return False
         if task is not None and task.name.startswith("<"):
             return False  # trio's own
-        self._passed += 1
+        self._counted += 1
         self._next = task
-        if self._script is None:
-            self.moments.append(self._moment(task, parts))
-        elif not self._is_as_written(task, parts):
-            self.differs_at = self._passed
+        if self._first_run is None:
+            self.cut_points.append(self._cut_point(task, parts))
+        elif not self._matches_first_run(task, parts):
+            self.differs_at = self._counted
             return False
         return True
 
-    def _enter(self, task: trio.lowlevel.Task) -> None:
+    def _note_entry(self, task: trio.lowlevel.Task) -> None:
         """A trio task has entered a block: to be cancelled at the first checkpoint in it, this is the moment."""
         self._is_entering = True
-        self._step_counter.pass_by(task)
+        self._step_counter.count_step(task)
         self._is_entering = False
 
-    def _moment(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> CutPoint:
+    def _cut_point(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> CutPoint:
         if task is None:
             return CutPoint("", "", self._blocks.places(*parts), parts)
         if self._is_entering:
             return CutPoint(task.name, "comes to", (place_here(task),), parts)
         return CutPoint(task.name, "goes on from", (place_of(task),), parts)
 
-    def _is_as_written(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> bool:
-        """Whether this is the moment that the script has: by name; and line by line, if it is the one to be cut at."""
-        assert self._script is not None
-        if self._passed > len(self._script):
+    def _matches_first_run(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> bool:
+        """Whether this is the cut point of the first run: by name; and line by line, if it is the one to be cut at."""
+        assert self._first_run is not None
+        if self._counted > len(self._first_run):
             return False
-        written = self._script[self._passed - 1]
-        if self._passed == self._at:
-            self.moments.append(self._moment(task, parts))
-            return written == self.moments[-1]
-        return (written.task, written.parts) == (task.name if task is not None else "", parts)
+        expected = self._first_run[self._counted - 1]
+        if self._counted == self._at:
+            self.cut_points.append(self._cut_point(task, parts))
+            return expected == self.cut_points[-1]
+        return (expected.task, expected.parts) == (task.name if task is not None else "", parts)
 
-    def _strike(self) -> None:
-        goes_on = self._next is not None and self._blocks.have(self._part, self._next)
+    def _cancel_part(self) -> None:
+        goes_on = self._next is not None and self._blocks.contain(self._part, self._next)
         waiting = () if goes_on else self._blocks.places(self._part)
-        self.struck = waiting or self.moments[-1].places
+        self.cancelled_at = waiting or self.cut_points[-1].places
         self._waited_at = [place.line for place in waiting]
         try:
             self._blocks.cancel(self._part)
         except Exception as error:  # an abort function has failed, and trio's loop is no place to say so
-            self._failed_at_once = error
+            self._abort_error = error
 
-    def _clear_away_the_ruins(self, error: BaseException) -> None:
+    def _discard_broken_run(self, error: BaseException) -> None:
         """A run that broke down leaves trio tasks behind that cannot end. They are thrown away here, where nobody has
         to hear of each, rather than in the middle of whatever comes next; of the error, its words are kept."""
-        hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
+        hook, sys.unraisablehook = sys.unraisablehook, _ignore
         try:
             self.error = error
             self._next = None
-            self._limit.forget()
+            self._watchdog.forget()
             self._blocks.forget()
             for _ in range(5):  # what is thrown away cleans up, and leaves something behind once more
                 gc.collect()
@@ -193,10 +193,10 @@ class ScenarioRun:
         return list(dict.fromkeys([*map(str, self._blocks.raised_at), *self._waited_at]))
 
 
-def _in_words(error: trio.TrioInternalError) -> trio.TrioInternalError:
+def _without_traceback(error: trio.TrioInternalError) -> trio.TrioInternalError:
     """The same without its traceback, which would keep alive what is left of the run."""
     return trio.TrioInternalError("the scenario has broken trio:\n" + "".join(traceback.format_exception(error)))
 
 
-def _say_nothing(_: object) -> None:
+def _ignore(_: object) -> None:
     pass

@@ -27,8 +27,8 @@ class StepCounter(trio.abc.Instrument):
     """
 
     def __init__(self, at: int, cut: Callable[[], object], counts: Callable[[trio.lowlevel.Task | None], bool]) -> None:
-        self.moments = 0
-        self.was_used = False
+        self.count = 0
+        self.was_reached = False
         self._at = at
         self._cut = cut
         self._counts = counts
@@ -37,18 +37,18 @@ class StepCounter(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Called by trio."""
         self._all_wait = False
-        self.pass_by(task)
+        self.count_step(task)
 
     def before_io_wait(self, timeout: float) -> None:
         """Called by trio, between two rounds of steps."""
         if not self._all_wait and not trio.lowlevel.current_statistics().tasks_runnable:
             self._all_wait = True
-            self.pass_by(None)
+            self.count_step(None)
 
-    def pass_by(self, task: trio.lowlevel.Task | None) -> None:
+    def count_step(self, task: trio.lowlevel.Task | None) -> None:
         """A moment has come: for the instrument, each that trio tells of; for others, one of their own."""
         if self._counts(task):
-            self.moments += 1
-            if self.moments == self._at:
-                self.was_used = True
+            self.count += 1
+            if self.count == self._at:
+                self.was_reached = True
                 self._cut()

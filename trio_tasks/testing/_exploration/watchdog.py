@@ -25,7 +25,7 @@ class Abandoned(BaseException):
 
 
 @final
-class Limit(trio.abc.Instrument):
+class Watchdog(trio.abc.Instrument):
     """Cancels a block when its time is up, having looked where each trio task is; and if that does not end it, throws
     an error into whatever still waits.
 

@@ -12,7 +12,7 @@ from ..._contracts.backend import Backend, NowaitBackend
 from ..._logging import log_and_suppress
 from ..._tasks.errors import BackendError
 from .claims import Claims
-from .deliveries import Deliveries, Delivery, twin_of
+from .deliveries import Deliveries, Delivery, duplicate_of
 from .injector import FaultInjector
 from .rates import Fault, Faults
 
@@ -89,19 +89,19 @@ class FaultyBackend(Backend[A]):
         self.heartbeat_interval = self.backend.heartbeat_interval
         self.args_type = self.backend.args_type
         self.settles_within_bounds = self.backend.settles_within_bounds and not faults.stall
-        self._transit: Deliveries[A] = Deliveries()
-        self._line = FaultInjector(faults, seed, on_fault, self._transit.wake_all)
-        self._claims: Claims[A] = Claims(self.backend, self._line)
+        self._deliveries: Deliveries[A] = Deliveries()
+        self._injector = FaultInjector(faults, seed, on_fault, self._deliveries.wake_all)
+        self._claims: Claims[A] = Claims(self.backend, self._injector)
 
     @property
     def log(self) -> tuple[Fault, ...]:
         """What went wrong so far, in that order."""
-        return tuple(self._line.log)
+        return tuple(self._injector.log)
 
     async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         """Have the backend inside do this, if the line holds. What is cancelled while it stalls has not begun."""
-        await self._line.stall(verb)
-        self._line.check(verb)
+        await self._injector.stall(verb)
+        self._injector.check(verb)
         return await getattr(self.backend, verb)(*args, **kwargs)
 
     # Receiving
@@ -116,34 +116,34 @@ class FaultyBackend(Backend[A]):
 
         If it is cancelled, nothing was taken: what was on its way is for whoever receives next.
         """
-        await self._line.stall("receive")
-        self._line.check("receive")
+        await self._injector.stall("receive")
+        self._injector.check("receive")
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
-            late = self._transit.take()
+            late = self._deliveries.pop_due()
             if late is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return self._hand_over(late)
+                return self._deliver(late)
             task = await self._wait_for_task()
             arrived = None if task is None else self._arrive(task)
-            await self._claims.let_go()
+            await self._claims.give_back_lost()
             if arrived is not None:
                 return arrived  # noqa: ASYNC910  it has waited
 
     async def _wait_for_task(self) -> Task[A] | None:
         """A task that the backend gives; None if it is time to look for one that is late."""
         task: Task[A] | None = None
-        with self._transit.waiting() as scope:
-            if self._transit.has_room:
+        with self._deliveries.waiting() as scope:
+            if self._deliveries.has_room:
                 try:
-                    with self._transit.claiming():
+                    with self._deliveries.claiming():
                         task = await self.backend.receive()
                 except trio.EndOfChannel:
-                    if not self._transit.parcels:
+                    if not self._deliveries.pending:
                         raise
             if task is None:
                 await trio.sleep_forever()
-        if task is None and scope.cancelled_caught and self._line.is_down:
+        if task is None and scope.cancelled_caught and self._injector.is_down:
             raise BackendError("receive failed: the line went down")
         return task  # noqa: ASYNC910  it has waited
 
@@ -151,64 +151,64 @@ class FaultyBackend(Backend[A]):
         """As :meth:`receive`, if a ``StockedBackend`` is inside; raises ``trio.WouldBlock`` if no task has arrived."""
         if not (self._claims.has_leases or isinstance(self.backend, NowaitBackend)):
             raise trio.WouldBlock  # what would be lost could not be given back from here
-        self._line.check("receive")
+        self._injector.check("receive")
         inside: Any = self.backend
         while True:
-            late = self._transit.take()
+            late = self._deliveries.pop_due()
             if late is not None:
-                return self._hand_over(late)
-            if not self._transit.has_room_for_one_more:
+                return self._deliver(late)
+            if not self._deliveries.has_room_for_one_more:
                 raise trio.WouldBlock
             try:
                 arrived = self._arrive(inside.receive_nowait())
             except trio.EndOfChannel:
-                if self._transit.parcels:
+                if self._deliveries.pending:
                     raise trio.WouldBlock from None
                 raise
-            self._claims.let_go_nowait()
+            self._claims.give_back_lost_nowait()
             if arrived is not None:
                 return arrived
 
     def _arrive(self, task: Task[A]) -> Task[A] | None:
         """Decide the fate of a delivery: the task, if it is handed over at once."""
-        line, faults, parts, transit = self._line, self.faults, task.parts, self._transit
-        self._claims.recognise(task)
-        if line.strikes(faults.drop):
-            line.note("drop", "receive", parts)
+        injector, faults, parts, deliveries = self._injector, self.faults, task.parts, self._deliveries
+        self._claims.mark_orphan(task)
+        if injector.occurs(faults.drop):
+            injector.record("drop", "receive", parts)
             self._claims.lose(task)
             return None
-        twin = None
-        if line.strikes(faults.duplicate):
-            line.note("duplicate", "receive", parts)
-            twin = twin_of(task)
-            transit.put(Delivery(twin, "duplicate", trio.current_time()))
-        self._claims.enter(task, twin)
+        duplicate = None
+        if injector.occurs(faults.duplicate):
+            injector.record("duplicate", "receive", parts)
+            duplicate = duplicate_of(task)
+            deliveries.add(Delivery(duplicate, "duplicate", trio.current_time()))
+        self._claims.add(task, duplicate)
         late: Literal["delay", "reorder"] | None = None
-        if line.strikes(faults.delay):
+        if injector.occurs(faults.delay):
             late = "delay"
-        elif not transit.holds_back and line.strikes(faults.reorder):
+        elif not deliveries.holds_back and injector.occurs(faults.reorder):
             late = "reorder"
         if late is None:
-            return self._hand_over(task)
-        seconds = line.note(late, "receive", parts, line.spell(faults.delay_seconds))
-        parcel = Delivery(task, late, trio.current_time() + seconds)
-        transit.put(parcel)
+            return self._deliver(task)
+        seconds = injector.record(late, "receive", parts, injector.draw_seconds(faults.delay_seconds))
+        delivery = Delivery(task, late, trio.current_time() + seconds)
+        deliveries.add(delivery)
         if not self._claims.has_leases:
-            trio.lowlevel.spawn_system_task(self._guard, parcel)
+            trio.lowlevel.spawn_system_task(self._drop_unclaimed, delivery)
         return None
 
-    def _hand_over(self, task: Task[A]) -> Task[A]:
-        self._transit.let_through()
+    def _deliver(self, task: Task[A]) -> Task[A]:
+        self._deliveries.release_held_back()
         return task
 
-    async def _guard(self, parcel: Delivery[A]) -> None:
+    async def _drop_unclaimed(self, delivery: Delivery[A]) -> None:
         """Where there is no lease: what nobody has come for, long after it was due, is lost."""
-        with parcel.guard:
-            await trio.sleep_until(parcel.due + self.faults.absence_seconds[1])
-        if self._transit.remove(parcel):
-            self._claims.lose(parcel.task)
+        with delivery.timer:
+            await trio.sleep_until(delivery.due + self.faults.absence_seconds[1])
+        if self._deliveries.remove(delivery):
+            self._claims.lose(delivery.task)
             with log_and_suppress("a backend could not have back what was lost"):
-                await self._claims.let_go()
+                await self._claims.give_back_lost()
 
     # Settling
 
@@ -224,16 +224,16 @@ class FaultyBackend(Backend[A]):
         """
         is_told = False
         try:
-            await self._line.stall("settle", task.parts)
+            await self._injector.stall("settle", task.parts)
             self._fail_before(task.parts)
             is_told = True
         finally:
             if not is_told:
                 self._claims.lose(task)
-                await self._claims.let_go()  # noqa: ASYNC102  it shields itself, within bounds
+                await self._claims.give_back_lost()  # noqa: ASYNC102  it shields itself, within bounds
         with self._claims.settling(task) as known:
             await self.backend.settle(known, outcome)
-        await self._line.stall("settle", task.parts)
+        await self._injector.stall("settle", task.parts)
         self._fail_after(task.parts)
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
@@ -243,30 +243,30 @@ class FaultyBackend(Backend[A]):
             self._fail_before(task.parts)
         except BackendError:
             self._claims.lose(task)
-            self._claims.let_go_nowait()
+            self._claims.give_back_lost_nowait()
             raise
         with self._claims.settling(task) as known:
             inside.settle_nowait(known, outcome)
         self._fail_after(task.parts)
 
     def _fail_before(self, parts: Parts) -> None:
-        line = self._line
+        injector = self._injector
         if self._claims.is_forfeited(parts):
-            line.note("refused", "settle", parts)
+            injector.record("refused", "settle", parts)
             raise BackendError(f"settle failed: who received task {parts.id} has died")
-        self._line.check("settle", parts)
-        if line.strikes(self.faults.die):
-            line.note("die", "settle", parts)
-            self._claims.lose_all_but(parcel.task for parcel in self._transit.parcels)
+        self._injector.check("settle", parts)
+        if injector.occurs(self.faults.die):
+            injector.record("die", "settle", parts)
+            self._claims.lose_all_but(delivery.task for delivery in self._deliveries.pending)
             raise BackendError(f"settle failed: who received task {parts.id} died just now")
-        if line.strikes(self.faults.fail_before):
-            line.note("fail_before", "settle", parts)
+        if injector.occurs(self.faults.fail_before):
+            injector.record("fail_before", "settle", parts)
             raise BackendError("settle failed, and nothing was stored")
 
     def _fail_after(self, parts: Parts) -> None:
-        line = self._line
-        if line.strikes(self.faults.fail_after):
-            line.note("fail_after", "settle", parts)
+        injector = self._injector
+        if injector.occurs(self.faults.fail_after):
+            injector.record("fail_after", "settle", parts)
             raise BackendError("settle failed, though the outcome was stored")
 
     # All else
@@ -296,4 +296,4 @@ class FaultyBackend(Backend[A]):
         return getattr(self.backend, name)
 
     def __repr__(self) -> str:
-        return f"<FaultyBackend of {self.backend!r}: {len(self._line.log)} faults so far>"
+        return f"<FaultyBackend of {self.backend!r}: {len(self._injector.log)} faults so far>"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-_PATIENCE = 10.0
+_GIVE_BACK_SECONDS = 10.0
 """Seconds that a backend may take to have back what was lost."""
 
 
@@ -33,28 +33,28 @@ class Claims(Generic[A]):
 
     Args:
       backend: which has given them.
-      line: where it is noted.
+      injector: records each loss.
     """
 
-    def __init__(self, backend: Backend[A], line: FaultInjector) -> None:
+    def __init__(self, backend: Backend[A], injector: FaultInjector) -> None:
         self._backend: Any = backend
-        self._line = line
+        self._injector = injector
         self.has_leases = backend.heartbeat_interval is not None
         self._held: dict[Parts, Task[Any]] = {}  # by the parts of each copy, the task that the backend knows
         self._forfeited: set[Parts] = set()  # in the hands of somebody who has died
-        self._adrift: list[Task[Any]] = []  # lost, and to be let go of
-        self._away: set[str] = set()  # let go of, and not seen again since
+        self._lost: list[Task[Any]] = []  # lost, and to be let go of
+        self._given_back: set[str] = set()  # let go of, and not seen again since
 
-    def enter(self, task: Task[A], twin: Task[A] | None = None) -> None:
+    def add(self, task: Task[A], duplicate: Task[A] | None = None) -> None:
         """It was claimed, and is handed out; perhaps twice."""
         self._held[task.parts] = task
-        if twin is not None:
-            self._held[twin.parts] = twin if has_claim(task.parts) else task
+        if duplicate is not None:
+            self._held[duplicate.parts] = duplicate if has_claim(task.parts) else task
 
-    def recognise(self, task: Task[A]) -> None:
+    def mark_orphan(self, task: Task[A]) -> None:
         """It was claimed. If it was lost before, it is an orphan."""
-        if task.parts.id in self._away:
-            self._away.discard(task.parts.id)
+        if task.parts.id in self._given_back:
+            self._given_back.discard(task.parts.id)
             task.parts.is_orphan = True
 
     @contextmanager
@@ -75,7 +75,7 @@ class Claims(Generic[A]):
         """It comes back with its lease; where there is none, it is to be let go of."""
         known = self._held.pop(task.parts, task)
         if not self.has_leases:
-            self._adrift.append(known)
+            self._lost.append(known)
 
     def lose_all_but(self, kept: Iterable[Task[Any]]) -> None:
         """Who has them in hand has died."""
@@ -91,29 +91,29 @@ class Claims(Generic[A]):
         self._forfeited.discard(parts)
         return was_there
 
-    async def let_go(self) -> None:  # noqa: ASYNC910  there is seldom anything to let go of
+    async def give_back_lost(self) -> None:  # noqa: ASYNC910  there is seldom anything to let go of
         """Give back what is lost, where there are no leases; shielded, and within bounds."""
-        if self._adrift:
-            with trio.move_on_after(_PATIENCE, shield=True):  # noqa: ASYNC912  the same
-                while self._adrift:
-                    task, outcome = self._next_to_let_go()
+        if self._lost:
+            with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):  # noqa: ASYNC912  the same
+                while self._lost:
+                    task, outcome = self._next_lost()
                     with suppress(LeaseLostError):
                         await self._backend.settle(task, outcome)
                         self._note_lost(task, outcome)
 
-    def let_go_nowait(self) -> None:
+    def give_back_lost_nowait(self) -> None:
         """The same, where one can settle without waiting."""
-        while self._adrift:
-            task, outcome = self._next_to_let_go()
+        while self._lost:
+            task, outcome = self._next_lost()
             with suppress(LeaseLostError):
                 self._backend.settle_nowait(task, outcome)
                 self._note_lost(task, outcome)
 
-    def _next_to_let_go(self) -> tuple[Task[Any], Retried]:
-        task = self._adrift.pop()
-        seconds = self._line.spell(self._line.faults.absence_seconds)
+    def _next_lost(self) -> tuple[Task[Any], Retried]:
+        task = self._lost.pop()
+        seconds = self._injector.draw_seconds(self._injector.faults.absence_seconds)
         return task, Retried(BackendError("it was lost with its delivery, or with who received it"), seconds)
 
     def _note_lost(self, task: Task[Any], outcome: Retried) -> None:
-        self._line.note("lost", "settle", task.parts, outcome.after)
-        self._away.add(task.parts.id)
+        self._injector.record("lost", "settle", task.parts, outcome.after)
+        self._given_back.add(task.parts.id)

@@ -32,7 +32,7 @@ class Delivery(Generic[A]):
     task: Task[A]
     kind: Literal["delay", "reorder", "duplicate"]
     due: float
-    guard: trio.CancelScope = field(default_factory=trio.CancelScope)
+    timer: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 @final
@@ -40,14 +40,14 @@ class Deliveries(Generic[A]):
     """The tasks on their way, and those who wait for one."""
 
     def __init__(self) -> None:
-        self.parcels: list[Delivery[A]] = []
+        self.pending: list[Delivery[A]] = []
         self._waiting: set[trio.CancelScope] = set()
         self._claiming = 0
 
     @property
     def next_due(self) -> float:
         """When the next one is to be handed over; infinity if none is on its way."""
-        return min((parcel.due for parcel in self.parcels), default=float("inf"))
+        return min((delivery.due for delivery in self.pending), default=float("inf"))
 
     @property
     def has_room(self) -> bool:
@@ -61,48 +61,48 @@ class Deliveries(Generic[A]):
 
     @property
     def _late(self) -> int:
-        return sum(parcel.kind == "delay" for parcel in self.parcels)
+        return sum(delivery.kind == "delay" for delivery in self.pending)
 
     @property
     def holds_back(self) -> bool:
         """Whether one is held back until the next has been handed over."""
-        return any(parcel.kind == "reorder" for parcel in self.parcels)
+        return any(delivery.kind == "reorder" for delivery in self.pending)
 
-    def put(self, parcel: Delivery[A]) -> None:
+    def add(self, delivery: Delivery[A]) -> None:
         """Send it on its way."""
-        self.parcels.append(parcel)
-        self._set_alarms()
+        self.pending.append(delivery)
+        self._set_deadlines()
 
-    def take(self) -> Task[A] | None:
+    def pop_due(self) -> Task[A] | None:
         """One that is due by now, the one for the longest time first; None if none is."""
-        parcel = min(self.parcels, key=lambda each: each.due, default=None)
-        if parcel is None or parcel.due > trio.current_time():
+        delivery = min(self.pending, key=lambda each: each.due, default=None)
+        if delivery is None or delivery.due > trio.current_time():
             return None
-        self.remove(parcel)
-        return parcel.task
+        self.remove(delivery)
+        return delivery.task
 
-    def remove(self, parcel: Delivery[A]) -> bool:
+    def remove(self, delivery: Delivery[A]) -> bool:
         """It is not on its way any more; False if it was not before."""
-        if parcel not in self.parcels:
+        if delivery not in self.pending:
             return False
-        self.parcels.remove(parcel)
-        parcel.guard.cancel()
+        self.pending.remove(delivery)
+        delivery.timer.cancel()
         self.wake_all()  # whose alarm it was, and who had no room for another
         return True
 
-    def let_through(self) -> None:
+    def release_held_back(self) -> None:
         """Another one was handed over: what was held back for that is next."""
-        for parcel in self.parcels:
-            if parcel.kind == "reorder":
-                parcel.due = trio.current_time()
-        self._set_alarms()
+        for delivery in self.pending:
+            if delivery.kind == "reorder":
+                delivery.due = trio.current_time()
+        self._set_deadlines()
 
     @contextmanager
     def waiting(self) -> Generator[trio.CancelScope, None, None]:
         """Wait in here for a task; the block is cancelled when there is something to take."""
         with trio.CancelScope() as scope:
             self._waiting.add(scope)
-            self._set_alarms()
+            self._set_deadlines()
             try:
                 yield scope
             finally:
@@ -122,19 +122,19 @@ class Deliveries(Generic[A]):
         for scope in self._waiting:
             scope.cancel()
 
-    def _set_alarms(self) -> None:
+    def _set_deadlines(self) -> None:
         due = self.next_due
         for scope in self._waiting:
             scope.deadline = due
 
 
-def twin_of(task: Task[A]) -> Task[A]:
+def duplicate_of(task: Task[A]) -> Task[A]:
     """The same delivery once more: the same claim, in parts of its own, so that each copy is in the hands of one."""
-    parts, twin = task.parts, task.parts.again(task.parts.attempt)
-    twin.status, twin.run_at = parts.status, parts.run_at
-    twin.is_orphan, twin.unfit = parts.is_orphan, parts.unfit
-    twin.context = _own_copy(parts.context)
-    return Task(task.args, twin)
+    parts, duplicate = task.parts, task.parts.again(task.parts.attempt)
+    duplicate.status, duplicate.run_at = parts.status, parts.run_at
+    duplicate.is_orphan, duplicate.unfit = parts.is_orphan, parts.unfit
+    duplicate.context = _own_copy(parts.context)
+    return Task(task.args, duplicate)
 
 
 def has_claim(parts: Parts) -> bool:

@@ -45,15 +45,17 @@ class FaultInjector:
         self._on_down = on_down
         self._down_until = -float("inf")
 
-    def strikes(self, rate: float) -> bool:
+    def occurs(self, rate: float) -> bool:
         """Whether it goes wrong this time."""
         return rate > 0 and self._rng.random() < rate
 
-    def spell(self, span: tuple[float, float]) -> float:
+    def draw_seconds(self, span: tuple[float, float]) -> float:
         """For how long something goes wrong."""
         return self._rng.uniform(*span)
 
-    def note(self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None) -> float:
+    def record(
+        self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None
+    ) -> float:
         """Write down what goes wrong; returns the seconds."""
         task_id, attempt = (None, None) if parts is None else (parts.id, int(parts.attempt))
         fault = Fault(trio.current_time(), kind, operation, task_id, attempt, seconds)
@@ -72,12 +74,12 @@ class FaultInjector:
         """Raise BackendError if the line is down, or goes down now; or the clock jumps."""
         faults = self.faults
         if self.is_down:
-            self.note("refused", operation, parts)
+            self.record("refused", operation, parts)
             raise BackendError(f"{operation} failed: the line is down")
         if faults.jump:
             self._may_jump(operation, parts)
-        if self.strikes(faults.disconnect):
-            seconds = self.note("disconnect", operation, parts, self.spell(faults.outage_seconds))
+        if self.occurs(faults.disconnect):
+            seconds = self.record("disconnect", operation, parts, self.draw_seconds(faults.outage_seconds))
             self._down_until = trio.current_time() + seconds
             self._on_down()
             raise BackendError(f"{operation} failed: the line went down, for {seconds:.3f} s")
@@ -86,12 +88,12 @@ class FaultInjector:
         clock = trio.lowlevel.current_clock()
         if not isinstance(clock, MockClock):
             raise RuntimeError(f"Faults.jump moves trio's clock, so that has to be a MockClock, not {clock!r}")
-        if self.strikes(self.faults.jump):
-            clock.jump(self.note("jump", operation, parts, self.spell(self.faults.jump_seconds)))
+        if self.occurs(self.faults.jump):
+            clock.jump(self.record("jump", operation, parts, self.draw_seconds(self.faults.jump_seconds)))
 
     async def stall(  # noqa: ASYNC910  it seldom does
         self, operation: str, parts: Parts | None = None
     ) -> None:
         """Take a while, or not."""
-        if self.strikes(self.faults.stall):
-            await trio.sleep(self.note("stall", operation, parts, self.spell(self.faults.stall_seconds)))
+        if self.occurs(self.faults.stall):
+            await trio.sleep(self.record("stall", operation, parts, self.draw_seconds(self.faults.stall_seconds)))

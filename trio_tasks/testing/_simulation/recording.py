@@ -69,7 +69,7 @@ class Recording(Sequence[Recorded]):
 
     def __call__(self, context: WorkerContext, event: Event) -> None:
         """Keep this event."""
-        self._all.append(_recorded(context.name, event))
+        self._all.append(_recorded_event(context.name, event))
 
     def note(self, remark: object) -> None:
         """Keep a remark of your own among the events, as a ``Custom``, a text as it is; inside a trio run."""
@@ -100,15 +100,15 @@ class Recording(Sequence[Recorded]):
         return f"<Recording of {len(self._all)} events>"
 
 
-def _recorded(worker: str, event: Event) -> Recorded:
+def _recorded_event(worker: str, event: Event) -> Recorded:
     task = getattr(event, "task", None)
     about: dict[str, Any] = {}
     if task is not None:
         about = {"task_id": str(task.parts.id), "attempt": int(task.parts.attempt), "args": as_text(task.args)}
-    return Recorded(trio.current_time(), worker, type(event), **about, text=_said(event), event=event)
+    return Recorded(trio.current_time(), worker, type(event), **about, text=_text_of(event), event=event)
 
 
-def _said(event: Event) -> str:
+def _text_of(event: Event) -> str:
     if isinstance(event, Success):
         return as_text(event.result)
     if isinstance(event, Error):

@@ -46,17 +46,17 @@ def _scheduler() -> Any:
     try:
         run = importlib.import_module(_MODULE)
     except ImportError as error:
-        raise _moved(_MODULE) from error
+        raise _unsupported_trio(_MODULE) from error
     if not isinstance(getattr(run, _FLAG, None), bool):
-        raise _moved(f"{_MODULE}.{_FLAG}")
+        raise _unsupported_trio(f"{_MODULE}.{_FLAG}")
     if not isinstance(getattr(run, _GENERATOR, None), random.Random):
-        raise _moved(f"{_MODULE}.{_GENERATOR}")
+        raise _unsupported_trio(f"{_MODULE}.{_GENERATOR}")
     if not hasattr(trio.lowlevel.Task, _AGE):
-        raise _moved(f"trio.lowlevel.Task.{_AGE}")
+        raise _unsupported_trio(f"trio.lowlevel.Task.{_AGE}")
     return run
 
 
-def _moved(name: str) -> RuntimeError:
+def _unsupported_trio(name: str) -> RuntimeError:
     return RuntimeError(
         f"the order of trio's schedule cannot be decided by a seed: trio {trio.__version__} has no {name}, or another "
         "kind of it. trio_tasks.testing relies on it; please report this to trio_tasks"

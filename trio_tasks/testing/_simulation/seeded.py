@@ -29,7 +29,7 @@ T = TypeVar("T")
 _MORE_ROUNDS = (0, 0, 0, 1, 2)
 """For how many more rounds of the scheduler a thread that is none keeps those waiting who ask something of it."""
 
-_alone = threading.Lock()
+_run_lock = threading.Lock()
 
 
 def run_seeded(
@@ -79,18 +79,18 @@ def run_seeded(
     check_count(seed, "seed", minimum=None)
     if trio.lowlevel.in_trio_run():
         raise RuntimeError("run_seeded makes a trio run of its own: call it outside of trio, from a plain function")
-    if not _alone.acquire(blocking=False):
+    if not _run_lock.acquire(blocking=False):
         raise RuntimeError("another seeded run is under way in this process: there can be one at a time")
     try:
         clock = MockClock(autojump_threshold=0) if clock is None else clock
-        with decided_by(seed, clock):
+        with seeded_process(seed, clock):
             return trio.run(async_fn, *args, clock=clock, instruments=instruments)
     finally:
-        _alone.release()
+        _run_lock.release()
 
 
 @contextmanager
-def decided_by(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
+def seeded_process(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
     """Everything but the run itself. Each decision has rng of its own, so that one more here changes nothing there."""
 
     disk = random.Random(f"disk {seed}")

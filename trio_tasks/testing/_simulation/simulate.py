@@ -17,7 +17,7 @@ from ..._handlers.parameters import handler_name
 from .recording import Recording, as_text
 from .seeded import run_seeded
 from .simulation import Simulation
-from .spin_detector import SpinDetector, no_overtime
+from .spin_detector import SpinDetector, limit_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -104,7 +104,7 @@ def simulate(program: Program, *, seeds: int | Iterable[int] = 100, time_limit: 
     count, events, virtual, began = 0, 0, 0.0, time.perf_counter()
     for seed in chosen:
         run = _Run(program, seed, time_limit)
-        run.go()
+        run.run()
         if run.error is not None:
             raise _failed(run, count + 1) from run.error
         count, events, virtual = count + 1, events + len(run.events), virtual + run.seconds
@@ -125,20 +125,20 @@ class _Run:
         self.seconds = 0.0
         self.error: Exception | None = None
 
-    def go(self) -> None:
-        standing_still = SpinDetector()
-        run_seeded(self._live, standing_still, seed=self.seed, instruments=[standing_still])
+    def run(self) -> None:
+        spin_detector = SpinDetector()
+        run_seeded(self._main, spin_detector, seed=self.seed, instruments=[spin_detector])
 
-    async def _live(self, standing_still: SpinDetector) -> None:  # noqa: ASYNC910  as the program is
+    async def _main(self, spin_detector: SpinDetector) -> None:  # noqa: ASYNC910  as the program is
         try:
             with ExitStack() as cleanup:
                 async with trio.open_nursery() as nursery:
                     simulation = Simulation(self.seed, nursery, self.events, cleanup)
-                    with no_overtime(simulation, self.time_limit, standing_still):
+                    with limit_virtual_time(simulation, self.time_limit, spin_detector):
                         await self.program(*([simulation] if _needs_one(self.program) else []))
                     nursery.cancel_scope.cancel()
         except Exception as error:
-            self.error = _alone(error)
+            self.error = _only_error(error)
         finally:
             self.seconds = trio.current_time()
 
@@ -152,7 +152,7 @@ def _needs_one(program: Callable[..., Any]) -> bool:
     return False
 
 
-def _alone(error: Exception) -> Exception:
+def _only_error(error: Exception) -> Exception:
     """The one error that a group holds, or the group if it holds several."""
     several = list(leaves(error))
     return several[0] if len(several) == 1 and isinstance(several[0], Exception) else error
@@ -168,7 +168,7 @@ def _written(value: object) -> str:
 
 def _failed(run: _Run, count: int) -> SimulationFailed:
     again = _Run(run.program, run.seed, run.time_limit)
-    again.go()
+    again.run()
     is_repeatable = type(again.error) is type(run.error) and list(again.events) == list(run.events)
     shown = [f"  {each}" for each in run.events[-_SHOWN:]]
     said = "\n  ".join(f"{type(run.error).__name__}: {run.error}".splitlines())

@@ -40,7 +40,9 @@ class SpinDetector(trio.abc.Instrument):
 
 
 @contextmanager
-def no_overtime(simulation: Simulation, limit: float, standing_still: SpinDetector) -> Generator[None, None, None]:
+def limit_virtual_time(
+    simulation: Simulation, limit: float, spin_detector: SpinDetector
+) -> Generator[None, None, None]:
     """The block may take so many seconds of virtual time.
 
     Raises:
@@ -56,11 +58,11 @@ def no_overtime(simulation: Simulation, limit: float, standing_still: SpinDetect
 
     late = trio.CancelScope()
     simulation.nursery.start_soon(look)
-    with late, standing_still.scope:
+    with late, spin_detector.scope:
         yield
     if late.cancelled_caught:
         raise trio.TooSlowError("\n".join([f"it had not ended after {limit:g} s of virtual time:", *found]))
-    if standing_still.scope.cancelled_caught:
+    if spin_detector.scope.cancelled_caught:
         raise trio.TooSlowError(
             f"virtual time stood still at {trio.current_time():g} s, though something went on all the time: does it "
             "try again without waiting?"
