@@ -23,7 +23,9 @@ PACKAGE = ROOT / "trio_tasks"
 
 LONGEST_FILE = 900
 NEEDS_A_REASON = 600  # lines from which a file is either split or listed here, with the reason
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "trio_tasks/_backends/durable/storage.py": "one class, with all capabilities of a stored queue",
+}
 LONGEST_FUNCTION = 50  # its docstring not counted
 SETTLEMENT = ("trio_tasks/_worker/slot.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
 NO_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
@@ -263,11 +263,11 @@ class ExchangeLoop:
     def _claims(self) -> list[tuple[ClaimRequest, QueueState, int]]:
         """The claims of the next exchange, each with its queue and the queue's count of changes."""
         now = self.engine.now()
-        returning: dict[QueueState, list[Any]] = {}  # slots that will come back for another task
+        returning: defaultdict[QueueState, list[Any]] = defaultdict(list)  # slots that will take another task
         changed = {push.queue: None for push in self._pushes}
         for queue, settlement, slot, _, _ in self._settles:
             if slot is not None and getattr(slot, "will_take_more", False):
-                returning.setdefault(queue, []).append(slot)
+                returning[queue].append(slot)
             if settlement.kind in COMES_BACK or not queue.handles:
                 changed[queue] = None
         for queue in changed:

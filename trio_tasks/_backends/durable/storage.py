@@ -1,65 +1,245 @@
-"""The body of every stored backend: a codec, what is in hand, and exchanges with an engine.
+"""The body of every stored backend: a queue, its codec and its leases, and exchanges with an engine.
 
-A storage of ours is this class with an engine in it, so all of them keep the same promises; what an engine has to do
-for that is written at :mod:`trio_tasks._backends.durable.engine`.
+A storage of ours is this class with an engine in it, so all of them keep the same promises; the contract of an engine
+is :mod:`trio_tasks._backends.durable.engine`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import math
+import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
-from ..._clock import wall_after
+from ..._checks import check_count, check_seconds, check_text, check_unicode
+from ..._clock import microseconds_of, wall_after
+from ..._concurrency.background import run_shielded
+from ..._concurrency.exception_groups import is_a
 from ..._concurrency.virtual_time import goes_by_the_wall
-from ..._contracts.backend import ListQueues, RegisterWorker, StockedBackend
+from ..._contracts.backend import (
+    Cancel,
+    Discard,
+    FetchById,
+    ListQueues,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    RegisterWorker,
+    Reschedule,
+    ResumeAbandoned,
+    ResumeById,
+    StockedBackend,
+    Update,
+    Vacuum,
+    WaitForCompletion,
+)
 from ..._contracts.context import WorkerContext
+from ..._contracts.lending import Loan
+from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
-from ..._exports import part_of
 from ..._logging import log
 from ..._printing import escaped, quoted
-from ..._tasks.errors import BackendError, DuplicateTaskError, LeaseLostError, UnsettledError
-from ..._tasks.outcome import Status
+from ..._tasks.errors import (
+    AbortError,
+    BackendError,
+    DuplicateTaskError,
+    LeaseLostError,
+    UnknownTaskError,
+    UnsettledError,
+)
+from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
 from .batch import Refused
-from .encoding import encode_options
-from .engine import Renewal
-from .handle import StorageHandle
-from .inspection import StorageOperations
-from .queue import STALE, Lease
+from .encoding import decode_options, encode_error, encode_options, moment_of
+from .engine import Renewal, State
+from .exchange_loop import ExchangeLoop
+from .queue import STALE, Lease, QueueState, abort
+from .rows import ENDS, PLAIN, STATES, result_of, result_of_ending, shown
 from .settling import STATUS_AFTER, check_length, settlement_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from types import TracebackType
 
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
-    from ..._tasks.outcome import Outcome
+    from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import NewRow
+    from .engine import ClaimKey, Engine, NewRow, Part, StoredRow
+    from .queue import StorageOptions
 
 A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_ALL = 2**62
+"""Rows, more than there are."""
+
+_PARTS_APART = 0.01
+"""Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 
 
-@part_of("DurableStorage")
 class DurableStorage(
-    StorageHandle[A], StorageOperations[A], TaskSink[A], StockedBackend[A], RegisterWorker, ListQueues
+    TaskSink[A],
+    StockedBackend[A],
+    RegisterWorker,
+    ListQueues,
+    FetchById,
+    Update,
+    Reschedule,
+    Cancel,
+    Discard,
+    Vacuum,
+    ResumeById,
+    ResumeAbandoned,
+    WaitForCompletion,
+    ListTasks,
+    ListWorkers,
+    Metrics,
+    Progress,
+    Generic[A],
 ):
-    """The base of :class:`SqliteStorage` and :class:`FileStorage`: tasks that outlive the process.
+    """The base of :class:`SqliteStorage` and :class:`FileStorage`: a queue of tasks that outlive the process.
 
-    To be named in annotations and ``isinstance``; open one of the two.
+    Use it in annotations and with ``isinstance``; to open a storage, make one of these two.
+
+    Each call beside pushing, receiving and settling is one operation of the engine. Cancelled while it waits for the
+    engine, it has changed nothing; once the operation is under way, it is carried to its end.
     """
 
+    heartbeat_interval: float | None
+    args_type: Any
     settles_within_bounds = True
+
+    # Opening and closing
+
+    def _found(self, engine: Engine, queue: QueueState, poll_interval: float) -> None:
+        """Initialize the one storage of an engine."""
+        self._loop = ExchangeLoop(engine, poll_interval)
+        self._stack: AsyncExitStack | None = AsyncExitStack()
+        self._join(queue)
+
+    def _join(self, queue: QueueState) -> None:
+        queue = self._queue = self._loop.queues.setdefault(queue.name, queue)
+        queue.handles += 1
+        self._closed = False
+        self.heartbeat_interval = queue.lease / 3
+        self.args_type = queue.type
+
+    @property
+    def beats_when_idle(self) -> bool:
+        """True if heartbeats are of use while no task is leased: not under a virtual clock."""
+        return self._loop.engine.news_may_be_lost
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._queue.name
+
+    @property
+    def lease(self) -> float:
+        """Seconds after which a running task is an orphan, unless its lease is renewed."""
+        return self._queue.lease
+
+    def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> Any:
+        """Open another queue over the same connection.
+
+        It is open for as long as this storage is, and is closed on its own. The options are those of the storage
+        (``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
+        ``unreadable_after``), and the same as here if not given.
+
+        Raises:
+          ValueError: the queue is open here already, for another type.
+        """
+        sibling = self._queue.sibling(queue, type, options)
+        known = self._loop.queues.get(queue)
+        if known is not None and repr(known.codec) != repr(sibling.codec):
+            raise ValueError(
+                f"queue {queue!r} is open here already, with {known.codec!r} rather than {sibling.codec!r}"
+            )
+        other = object.__new__(self.__class__)
+        other._loop = self._loop
+        other._stack = None
+        other._join(sibling)
+        return other
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        """Open the store; raises :class:`BackendError` if it cannot be opened. A shared queue is open already."""
+        if self._stack is None:
+            await trio.lowlevel.checkpoint()
+            return self
+        if self._loop.is_open or self._loop.closed:
+            raise RuntimeError(f"{self!r} has been opened already; make a new one to open it again")
+        engine = self._loop.engine
+        with trio.CancelScope(shield=True):
+            await engine.open()
+        self._loop.is_open = True
+        self._loop.token = trio.lowlevel.current_trio_token()
+        self._loop.pid = os.getpid()
+        await self._stack.enter_async_context(run_shielded(self._loop.run))
+        await self._stack.enter_async_context(run_shielded(engine.listen, self._loop.on_wakeup))
+        note_open(self._loop)
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await self.aclose()  # noqa: ASYNC102  an engine is bounded by itself
+        finally:
+            await self._end_tasks(error)  # noqa: ASYNC102  it waits for two trio tasks that were told to end
+
+    async def _end_tasks(  # noqa: ASYNC910  a shared queue has none
+        self, error: BaseException | None
+    ) -> None:
+        """End the background trio tasks: the exchange loop, and the one that listens for wake-ups."""
+        if self._stack is not None:
+            # What the block raised is not the nursery's to wrap, unless it was the nursery that cancelled the block.
+            ours = error if error is not None and is_a(error, trio.Cancelled) else None
+            await self._stack.__aexit__(type(ours) if ours else None, ours, ours.__traceback__ if ours else None)
+
+    def close(self) -> None:
+        """Refuse further pushes through this handle. Workers on its queue end once that is empty."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.handles -= 1
+        self._loop.check_queues()
+
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """Close the handle as :meth:`close` does, and the connection, unless this is a shared queue.
+
+        It does not wait for tasks that a worker has: end the workers first. Waiting tasks stay stored. It does its work
+        even if it is cancelled.
+        """
+        self.close()
+        if self._stack is not None and self._loop.is_open and not self._loop.closed:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._loop.end()
+                finally:
+                    note_closed(self._loop)
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._loop.closed else "open" if self._loop.is_open else "not opened yet"
+        return f"<{type(self).__name__} {self._loop.engine!r}, queue {self.queue!r}, {state}>"
 
     # Pushing
 
     async def push_task(self, task: Task[A]) -> TaskId:
-        """Put a whole task in.
+        """Push a whole task.
 
         Returns:
-          its id; or, where it has a unique key and is to be skipped, the id of the one which has the key.
+          its id; or the id of the task that has its unique key, if there is one and ``on_conflict`` is ``"skip"``.
 
         Raises:
           TypeError, ValueError: its args cannot be encoded. Nothing was stored.
@@ -67,25 +247,26 @@ class DurableStorage(
           trio.ClosedResourceError: this handle is closed.
           BackendError: it could not be stored, as when the disk is full.
 
-        When it returns, the task is stored, as safely as the storage was told to. If it is cancelled, nothing was.
+        When it returns, the task is stored, as durably as the options of the storage ask. If it is cancelled, nothing
+        was stored.
         """
         row = self._row_of(task)
-        took_along = self._queue.keep_extensions(task.parts)
+        keeps_extensions = self._queue.keep_extensions(task.parts)
         answer: str | DuplicateTaskError | None = None
         try:
             [answer] = await self._loop.push(self._queue, [row])
         finally:
-            if took_along and answer != row.id:
+            if keeps_extensions and answer != row.id:
                 self._queue.extensions.pop(row.id, None)
         if isinstance(answer, DuplicateTaskError):
             raise answer
         return stored_id(str(answer))
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
-        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+        """Make a task of each of ``many`` args, with the same options, and push them in this order.
 
-        Every task is made, and every option checked, before the first is put in; then up to 512 go in one transaction.
-        If it is cancelled, those whose transaction was made stay in.
+        Every task is made, and every option checked, before the first is pushed; then up to 512 go in one transaction.
+        If it is cancelled, those whose transaction was made stay stored.
         """
         tasks = await make_tasks(many, options, self)
         rows = [self._row_of(task) for task in tasks]
@@ -117,11 +298,11 @@ class DurableStorage(
     # Receiving
 
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on, under a lease; waits for one.
+        """The next task, leased from now on; waits for one.
 
         Raises:
           trio.EndOfChannel: the queue is closed here, and empty.
-          BackendError: the store cannot be had any more.
+          BackendError: the store has failed.
 
         If it is cancelled, nothing was taken.
         """
@@ -137,8 +318,8 @@ class DurableStorage(
         return task
 
     def receive_nowait(self) -> Task[A]:
-        """As :meth:`receive`; raises ``trio.WouldBlock`` if no task has been claimed in advance, and also if it is not
-        known whether the queue has ended: somebody else may have pushed since that was last seen."""
+        """The next prefetched task, as :meth:`receive`; raises ``trio.WouldBlock`` if there is none, and also if it is
+        not known that the queue has ended: another process may have pushed since the last poll."""
         self._loop.check_open()
         queue = self._queue
         if queue.prefetched and (task := queue.take(self._loop.engine.now())) is not None:
@@ -153,11 +334,11 @@ class DurableStorage(
 
     @trio.lowlevel.enable_ki_protection
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended; when it returns, that is stored.
+        """Store the outcome of an attempt.
 
         Raises:
-          LeaseLostError: the task is not in hand under this claim any more. Nothing changed.
-          UnsettledError: the result cannot be stored, or what was to be written with it failed. Nothing changed.
+          LeaseLostError: the task is not leased under this claim any more. Nothing changed.
+          UnsettledError: the result cannot be stored, or a write in the same transaction failed. Nothing changed.
           BackendError: it could not be stored, though it was tried for some seconds.
 
         It cannot be cancelled, and ends in bounded time.
@@ -186,10 +367,10 @@ class DurableStorage(
         if parts.status is not Status.Pending:
             self._queue.finish(parts.id)
 
-    # Keeping
+    # Leases and workers
 
-    async def beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  something is held, or has changed
-        """Renew the leases of what this worker has in hand; end the attempts that lost theirs, or are to be aborted."""
+    async def beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  it waits where a task is held, or a worker changed
+        """Renew the leases of the tasks that this worker has; end attempts that lost theirs, or are to be aborted."""
         held = {
             task.parts.context.claim_key: task.parts
             for task in context.in_hand
@@ -203,7 +384,7 @@ class DurableStorage(
         try:
             renewal = await self._loop.ask(self._loop.engine.renew, [*held], self.lease) if held else Renewal()
             if has_changed:
-                await self._say_who_works()
+                await self._register_workers()
         except BackendError as error:
             if error.is_final or any(parts.context.until < until - self.lease for parts in held.values()):
                 raise
@@ -212,15 +393,16 @@ class DurableStorage(
         self._queue.note_renewal(held, renewal, until)
 
     async def register_worker(self, context: WorkerContext) -> None:
-        """A worker starts to receive here."""
+        """Note a worker that starts to receive here."""
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         self._queue.set_workers({**self._queue.worker_names, context: context.name})
-        await self._say_who_works()
+        await self._register_workers()
 
     async def unregister_worker(self, context: WorkerContext) -> None:
-        """A worker has ended: when this returns, the tasks that were claimed for it and not begun are back in the
-        store, at no cost. Another worker on the queue claims again what it needs.
+        """Note that a worker has ended, and release the tasks that were claimed for it and not begun.
+
+        When it returns, that is stored; it costs no attempt. Another worker on the queue claims again what it needs.
 
         Raises:
           BackendError: that could not be stored; they come back when their lease runs out.
@@ -230,19 +412,234 @@ class DurableStorage(
             await trio.lowlevel.checkpoint()
             return
         await self._loop.release_prefetched_now(self._queue)
-        await self._say_who_works()
+        await self._register_workers()
 
-    async def _say_who_works(self) -> None:
+    async def _register_workers(self) -> None:
         queue = self._queue
         queue.set_workers({each: each.name for each in self._workers() if not each.is_stopped})
-        await self._loop.ask(self._register)
+        await self._loop.ask(self._register_now)
 
     def _workers(self) -> list[WorkerContext]:
         return [context for context in self._queue.worker_names if isinstance(context, WorkerContext)]
 
-    async def _register(self) -> None:
-        """In its turn, so that the latest word is the last one."""
+    async def _register_now(self) -> None:
+        # It reads the names when the engine is free, so that the latest registration is the last one stored.
         await self._loop.engine.register(self._queue.name, list(self._queue.worker_names.values()))
+
+    # Looking up
+
+    async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
+        """Call this method of the engine for the task."""
+        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
+
+    async def fetch_by_id(self, task_id: str) -> Task[A] | None:
+        """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
+        result and its progress."""
+        stored: StoredRow | None = await self._do("find", task_id)
+        return None if stored is None else shown(stored, self._queue)
+
+    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
+        """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
+        check_count(limit, "limit")
+        if status is not None and not isinstance(status, Status):
+            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
+        states: Sequence[State] = list(State) if status is None else STATES[status]
+        engine = self._loop.engine
+        if status not in (Status.Queued, Status.Running):
+            found: Sequence[StoredRow] = await self._loop.ask(engine.list, self._queue.name, states, limit)
+            return [shown(stored, self._queue) for stored in found]
+        # In the store, a row that is claimed here and not begun is RUNNING like any other.
+        most = limit + len(self._queue.unbegun()) if status is Status.Running else _ALL
+        found = await self._loop.ask(engine.list, self._queue.name, states, most)
+        tasks = [shown(stored, self._queue) for stored in found]
+        return [task for task in tasks if task.parts.status is status][:limit]
+
+    async def progress_of(self, task_id: str) -> Any:
+        """The progress that was last reported for the task; None if nothing was.
+
+        Raises:
+          UnknownTaskError: no such task is known.
+        """
+        stored: StoredRow | None = await self._do("find", task_id)
+        if stored is None:
+            raise UnknownTaskError(task_id)
+        return None if stored.progress is None else PLAIN.decode(stored.progress)
+
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Store the progress of a running task: plain data, which replaces what was reported before.
+
+        Raises:
+          LeaseLostError: the task is not leased any more. Nothing changed.
+        """
+        check_task(task)
+        lease = task.parts.context
+        if not isinstance(lease, Lease) or lease.settled:
+            raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
+        packed = PLAIN.encode(progress)
+        check_length(len(packed), self._loop.engine.longest, "the progress")
+        is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
+        if not is_kept:
+            raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
+
+    @overload
+    async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
+    @overload
+    async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
+    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
+        """Wait until the task has ended, in any process, and return its :class:`TaskResult`.
+
+        Args:
+          task_id: of the task.
+          type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
+              ``TaskResult[Receipt]``; default any value. The storage's ``result_type`` is what decodes it.
+
+        Raises:
+          TypeError: the result is not an instance of ``type``.
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more. A task that ends in this
+            process during the call is remembered for it, also with ``keep_results=0``.
+
+        If it is cancelled, the task goes on.
+        """
+        waiters = self._queue.waiters
+        with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
+            waiters[task_id] += 1
+            try:
+                return typed(await self._wait_for(task_id, loan), type)
+            finally:
+                waiters[task_id] -= 1
+                if not waiters[task_id]:
+                    del waiters[task_id]
+                    self._queue.endings.pop(task_id, None)
+
+    async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
+        awaited = self._queue.awaited
+        while True:
+            event = awaited.setdefault(task_id, trio.Event())
+            try:
+                stored: StoredRow | None = await self._do("find", task_id)
+                if stored is None:
+                    ending = self._queue.endings.get(task_id)
+                    if ending is None or ending.kind not in ENDS:
+                        raise UnknownTaskError(task_id)
+                    return result_of_ending(task_id, ending, self._queue)
+                if stored.state >= State.DONE:
+                    return result_of(stored, self._queue)
+                if not event.is_set():
+                    event = awaited.setdefault(task_id, event)
+                    self._loop.wake_up.set()  # the loop polls while a result is awaited
+                    loan.begin()
+                    with trio.move_on_after(self._seconds_until(stored.expires)):
+                        await event.wait()
+            finally:
+                if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
+                    del awaited[task_id]
+
+    def _seconds_until(self, moment: float | None) -> float:
+        """The seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of it."""
+        return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
+
+    async def list_workers(self) -> list[str]:
+        """The names of the workers that run on this queue, in any process."""
+        return list(await self._loop.ask(self._loop.engine.workers, self._queue.name))
+
+    async def list_queues(self) -> list[str]:
+        """The names of all queues of the store."""
+        return list(await self._loop.ask(self._loop.engine.queues))
+
+    async def metrics(self) -> dict[str, int]:
+        """The tasks that went through the queue since it was made, by outcome, and those that wait and run now."""
+        counts: dict[str, int] = await self._loop.ask(self._loop.engine.counts, self._queue.name)
+        return counts
+
+    # Changing
+
+    async def update(self, task: Task[A]) -> bool:
+        """Replace args and metadata of the waiting task of this id by those given; False if none of that id waits."""
+        check_task(task)
+        payload = self._queue.codec.encode(task.args)
+        stored: StoredRow | None = await self._do("find", task.parts.id)
+        if stored is None:
+            return False
+        run_at = moment_of(stored.run_at, stored.options)
+        head = encode_options(decode_options(stored.options)[0], task.parts.metadata, run_at)
+        check_length(len(payload) + len(head or b""), self._loop.engine.longest, "the task")
+        changed: bool = await self._do("update", task.parts.id, payload, head)
+        return changed
+
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        """Make the waiting task ready in ``delay`` seconds; False if none of that id waits."""
+        run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
+        moved: bool = await self._do("reschedule", task_id, delay, run_at)
+        self._loop.check_queues()
+        return moved
+
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if none of that id waits."""
+        error = encode_error(AbortError("cancelled while it waited"))
+        cancelled: bool = await self._do("cancel", task_id, error)
+        if cancelled:
+            self._queue.finish(task_id)
+            self._loop.check_queues()
+        return cancelled
+
+    async def abort(self, task_id: str) -> bool:
+        """Cancel the attempt under way, in whatever process, which is then settled as killed; False if there is none.
+
+        It returns once that is stored, and the attempt is cancelled, if it is in this process. The worker of another
+        process cancels it within moments, or at the latest with its next heartbeat. If the attempt succeeds all the
+        same, the task is done; but it is not attempted again after this, even if its worker dies.
+        """
+        claim_key: ClaimKey | None = await self._do("abort", task_id)
+        parts = self._queue.leased.get(task_id)
+        if parts is not None and parts.context.claim_key == claim_key:
+            abort(parts)
+        return claim_key is not None
+
+    async def resume_by_id(self, task_id: str) -> bool:
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is none.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now.
+        """
+        resumed: bool = await self._do("resume", task_id)
+        self._loop.check_queues()
+        return resumed
+
+    async def resume_abandoned(self) -> int:
+        """Make orphans wait again, as claims do that find them; returns how many there were.
+
+        Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
+        transactions that were made stay.
+        """
+        for queue, late in self._loop.late_leases():  # tasks that run here are not abandoned
+            held, until = {parts.context.claim_key: parts for parts in late}, self._loop.engine.now() + queue.lease
+            queue.note_renewal(held, await self._loop.ask(self._loop.engine.renew, [*held], queue.lease), until)
+        number = await self._in_parts(self._loop.engine.resume_abandoned)
+        self._loop.check_queues()
+        return number
+
+    async def discard(self, task_id: str) -> bool:
+        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        part: Part = await self._do("forget", task_id)
+        return part.number > 0
+
+    async def vacuum(self) -> int:
+        """Forget all finished tasks, dead letters included; returns how many there were.
+
+        Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
+        transactions that were made stay.
+        """
+        return await self._in_parts(self._loop.engine.forget, None)
+
+    async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
+        """Repeat a step until there is no more to do; the number of all rows in it."""
+        number, is_more = await self._loop.ask(step, self._queue.name, *args)
+        while is_more:
+            await trio.sleep(_PARTS_APART)
+            part: Part = await self._loop.ask(step, self._queue.name, *args)
+            number, is_more = number + part.number, part.is_more
+        return number
 
 
 def _stay(_: object) -> trio.lowlevel.Abort:
