@@ -388,7 +388,7 @@ async def test_a_journal_of_an_older_version_is_read(path: Path, aborted: bool) 
         await push(engine, new("a", unique="key"))
         await claim(engine)
         assert engine._transaction_log is not None
-        [row] = engine._transaction_log.books.rows.values()
+        [row] = engine._transaction_log.state.rows.values()
         await push(engine, new("b", unique="key", on_conflict="replace"))
         row.requested_end = aborted
         await engine.report(ClaimKey(row.key, row.token), b"half")

@@ -405,12 +405,10 @@ async def test_whatever_happens_is_seen_as_its_writer_sees_it(
     await late.open()
     assert await seen(looker, names) == await seen(late, names) == await seen(engine, names)
     assert looker._journal is not None
-    books = looker._journal.books
-    assert not any(row.is_kept_no_longer(books.time) for row in books.rows.values()), "memory is not held for these"
-    assert set(books.rows.values()) == {
-        row for queue_rows in books.queue_rows.values() for row in queue_rows.ids.values()
-    }
-    finished = {key for key, row in books.rows.items() if row.state > State.RUNNING}
-    assert finished == {key for queue_rows in books.queue_rows.values() for key in queue_rows.finished}
+    state = looker._journal.state
+    assert not any(row.is_kept_no_longer(state.time) for row in state.rows.values()), "memory is not held for these"
+    assert set(state.rows.values()) == {row for queue in state.queues.values() for row in queue.ids.values()}
+    finished = {key for key, row in state.rows.items() if row.state > State.RUNNING}
+    assert finished == {key for queue in state.queues.values() for key in queue.finished}
     for each in (looker, late, engine):
         await each.aclose()

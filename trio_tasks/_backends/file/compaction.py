@@ -2,9 +2,9 @@
 
 It is written a little at a time: each exchange that appends a record carries a few rows over as well, a few times as
 many bytes as it has written itself, and its record is appended to both. So the event loop is never held up by a million
-rows, no thread has to read books that change under its hands, and the work ends before the journal has grown much.
+rows, no thread has to read state that changes meanwhile, and the work ends before the journal has grown much.
 A row that is carried over is as it is at that moment, and what happens to it later comes behind it: since records say
-how rows are, and not what was done to them, reading both from the start gives the books that there are.
+how rows are, and not what was done to them, reading both from the start gives the present state.
 
 Until the new file is whole, synced and renamed, the old one is the journal; a crash at any instant leaves one of
 them, with all that was promised.
@@ -41,14 +41,14 @@ class Compaction:
 
     Args:
       path: of the journal.
-      books: what it tells.
+      state: the rows and queues that the journal holds.
       ahead: as of :class:`JournalFile`.
     """
 
-    def __init__(self, path: Path, books: JournalState, *, ahead: bool) -> None:
+    def __init__(self, path: Path, state: JournalState, *, ahead: bool) -> None:
         self._path = path
-        self._books = books
-        self._rows = iter(list(books.rows.values()))  # those that come later are in the records that follow
+        self._state = state
+        self._rows = iter(list(state.rows.values()))  # those that come later are in the records that follow
         self._own_path, self.journal = make_new(path, ahead=ahead)
         self._synced = 0
         self.is_whole = False
@@ -70,7 +70,7 @@ class Compaction:
                 weight += weight_of(row)
                 if weight >= _STEP:
                     break
-            self.journal.append(encode_snapshot(self._books, rows))
+            self.journal.append(encode_snapshot(self._state, rows))
             self.is_whole = not rows
 
     @property

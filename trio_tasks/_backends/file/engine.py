@@ -18,10 +18,10 @@ from ..._printing import quoted
 from ..durable.clock import Offset, StoreClock
 from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
 from ..durable.store_file import PRIVATE
-from . import operations as verbs
+from . import operations
 from .exchange import do_exchange
 from .frames import LARGEST_PAYLOAD
-from .recovery import open_books
+from .recovery import open_state
 from .transactions import TransactionLog, permanent_error, start_thread
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class FileEngine(Engine):
         self.news_may_be_lost = not self._is_virtual
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
         read = partial(
-            open_books,
+            open_state,
             path,
             self._clock,
             repair=self._repair,
@@ -178,8 +178,8 @@ class FileEngine(Engine):
         do = self._open_transaction_log().transact
         if exchange.claims:
             self._clock.tick()
-        answer = await do(lambda books, now: do_exchange(books, exchange, now), self.now(), durable=durable)
-        if exchange.claims and self._open_transaction_log().books.has_walled and not self._is_virtual:
+        answer = await do(lambda state, now: do_exchange(state, exchange, now), self.now(), durable=durable)
+        if exchange.claims and self._open_transaction_log().state.has_walled and not self._is_virtual:
             soon = self.now() + _WALL_LOOKS_APART
             for number, due in enumerate(answer.next_due):
                 if answer.live[number] >= 0:  # it came up short, so that somebody waits
@@ -188,80 +188,80 @@ class FileEngine(Engine):
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Renew leases, which live in memory only, and look for what is to be aborted."""
-        books = self._open_transaction_log().books
-        renewal = verbs.look(books, held, self.now() + lease)
+        state = self._open_transaction_log().state
+        renewal = operations.look(state, held, self.now() + lease)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return renewal
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Keep the progress of a row; a power cut may forget it."""
-        return await self._do(lambda books, _: verbs.report(books, held, progress), durable=False)
+        return await self._do(lambda state, _: operations.report(state, held, progress), durable=False)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
         await trio.lowlevel.checkpoint()
-        books = self._open_transaction_log().books
-        return verbs.find(books, queue, task_id, self.now())
+        state = self._open_transaction_log().state
+        return operations.find(state, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
         await trio.lowlevel.checkpoint()
-        books = self._open_transaction_log().books
-        return verbs.list_rows(books, queue, states, limit, self.now())
+        state = self._open_transaction_log().state
+        return operations.list_rows(state, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
-        return await self._do(lambda books, now: verbs.cancel(books, queue, task_id, error, now))
+        return await self._do(lambda state, now: operations.cancel(state, queue, task_id, error, now))
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
         again."""
-        held = await self._do(lambda books, _: verbs.abort(books, queue, task_id))
+        held = await self._do(lambda state, _: operations.abort(state, queue, task_id))
         for on_news in self._listeners if held is not None else ():
             on_news()
         return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Move a row that waits in time."""
-        return await self._do(lambda books, now: verbs.reschedule(books, queue, task_id, delay, run_at, now))
+        return await self._do(lambda state, now: operations.reschedule(state, queue, task_id, delay, run_at, now))
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace what a row holds that waits."""
-        return await self._do(lambda books, now: verbs.update(books, queue, task_id, payload, head, now))
+        return await self._do(lambda state, now: operations.update(state, queue, task_id, payload, head, now))
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Have a dead row wait again."""
-        return await self._do(lambda books, now: verbs.resume(books, queue, task_id, now))
+        return await self._do(lambda state, now: operations.resume(state, queue, task_id, now))
 
     async def resume_abandoned(self, queue: str) -> Part:
         """Have orphans wait again."""
-        return await self._do(lambda books, now: verbs.resume_abandoned(books, queue, now, _AT_ONCE))
+        return await self._do(lambda state, now: operations.resume_abandoned(state, queue, now, _AT_ONCE))
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
-        return await self._do(lambda books, now: verbs.forget(books, queue, task_id, _AT_ONCE, now))
+        return await self._do(lambda state, now: operations.forget(state, queue, task_id, _AT_ONCE, now))
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
         await trio.lowlevel.checkpoint()
-        books = self._open_transaction_log().books
-        return verbs.counts(books, queue, self.now())
+        state = self._open_transaction_log().state
+        return operations.counts(state, queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""
         await trio.lowlevel.checkpoint()
-        books = self._open_transaction_log().books
-        return verbs.names(books)
+        state = self._open_transaction_log().state
+        return operations.names(state)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Say who runs on a queue; nobody else can."""
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self._open_transaction_log().books.rows_of(queue).workers = [*workers]
+        self._open_transaction_log().state.queue(queue).workers = [*workers]
 
     async def workers(self, queue: str) -> builtins.list[str]:
         """Who runs on a queue."""
         await trio.lowlevel.checkpoint()
-        return [*self._open_transaction_log().books.rows_of(queue).workers]
+        return [*self._open_transaction_log().state.queue(queue).workers]
 
     async def listen(self, on_news: Callable[[], None]) -> None:
         """Say when somebody wants something aborted; nobody else can change anything."""

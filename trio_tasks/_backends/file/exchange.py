@@ -1,4 +1,4 @@
-"""An exchange, entered into the books: settle, push, enter what is due, claim."""
+"""An exchange, carried out on the state of a journal: settle, push, enter what is due, claim."""
 
 from __future__ import annotations
 
@@ -36,36 +36,36 @@ _ENDS = {
 }
 
 
-def do_exchange(books: JournalState, exchange: Exchange, now: float) -> ExchangeResult:
-    """Change the books; the caller keeps or undoes the change."""
+def do_exchange(state: JournalState, exchange: Exchange, now: float) -> ExchangeResult:
+    """Carry out the exchange; the caller commits it or rolls it back."""
     answer = ExchangeResult()
     if exchange.settled:
-        answer.settled = [_settle(books, settlement, now) for settlement in exchange.settled]
+        answer.settled = [_settle(state, settlement, now) for settlement in exchange.settled]
     if exchange.pushed:
-        answer.pushed = [_push(books, new, now) for new in exchange.pushed]
+        answer.pushed = [_push(state, new, now) for new in exchange.pushed]
     if exchange.renewed:
-        answer.renewed = [not renew(books, [held], now + lease) for held, lease in exchange.renewed]
+        answer.renewed = [not renew(state, [held], now + lease) for held, lease in exchange.renewed]
     if exchange.claims:
-        books.enter_due(now, exchange.as_of)
+        state.enter_due(now, exchange.as_of)
         for claim in exchange.claims:
-            claimed = _claim(books, claim, now)
-            queue_rows = books.rows_of(claim.queue)
+            claimed = _claim(state, claim, now)
+            queue = state.queue(claim.queue)
             is_short = len(claimed) < claim.limit
             answer.claimed.append(claimed)
-            answer.next_due.append(due if is_short and (due := queue_rows.next_due) < math.inf else None)
-            answer.live.append(queue_rows.counts[LIVE] if is_short else -1)
-    answer.finished = books.finished
-    books.finished = []
+            answer.next_due.append(due if is_short and (due := queue.next_due) < math.inf else None)
+            answer.live.append(queue.counts[LIVE] if is_short else -1)
+    answer.finished = state.finished
+    state.finished = []
     return answer
 
 
-def _settle(books: JournalState, settlement: Settlement, now: float) -> bool | BaseException:
-    row = books.rows.get(settlement.key)
+def _settle(state: JournalState, settlement: Settlement, now: float) -> bool | BaseException:
+    row = state.rows.get(settlement.key)
     if row is None or row.state != RUNNING or row.token != settlement.token:
         return False
     if settlement.write is not None:
         return BackendError("a journal file has no transaction in which something else could be written")
-    books.touch(row)
+    state.touch(row)
     if settlement.worker is not None:
         row.worker = settlement.worker
     if settlement.history is not None:
@@ -74,55 +74,55 @@ def _settle(books: JournalState, settlement: Settlement, now: float) -> bool | B
         row.run_at, row.by_wall = settlement.run_at, False
     end = _ENDS.get(settlement.kind)
     if end is not None:
-        books.finish(row, *end, settlement.result, settlement.keep, now)
+        state.finish(row, *end, settlement.result, settlement.keep, now)
     elif settlement.kind == SettlementKind.RETRIED:
         row.result = settlement.result
-        if books.come_back(row, now, settlement.after):
-            books.count(row.queue_rows, RETRIED)
+        if state.come_back(row, now, settlement.after):
+            state.count(row.queue, RETRIED)
     elif settlement.kind == SettlementKind.SUSPENDED:
         row.attempt -= 1
-        if books.come_back(row, now, settlement.after):
-            books.count(row.queue_rows, SUSPENDED)
+        if state.come_back(row, now, settlement.after):
+            state.count(row.queue, SUSPENDED)
     else:
         row.attempt -= 1
-        if books.come_back(row, now, None):
-            books.count(row.queue_rows, RELEASED)
+        if state.come_back(row, now, None):
+            state.count(row.queue, RELEASED)
     return True
 
 
-def _push(books: JournalState, new: NewRow, now: float) -> str | DuplicateTaskError:
-    queue_rows = books.rows_of(new.queue)
-    known = books.known(new.queue, new.id, now)
+def _push(state: JournalState, new: NewRow, now: float) -> str | DuplicateTaskError:
+    queue = state.queue(new.queue)
+    known = state.known(new.queue, new.id, now)
     if known is not None:
         return DuplicateTaskError(f"a task of the id {new.id!r} has been pushed already; ids must be new")
-    row = Row(books.next_key, queue_rows, new.id, new.payload, new.options, new.priority, new.unique)
-    if new.unique is not None and (holder := books.holder(queue_rows, new.unique, now)) is not None:
+    row = Row(state.next_key, queue, new.id, new.payload, new.options, new.priority, new.unique)
+    if new.unique is not None and (holder := state.holder(queue, new.unique, now)) is not None:
         if new.on_conflict == "skip":
             return holder.id
         if new.on_conflict == "raise":
             return DuplicateTaskError(f"the unique key {new.unique!r} is taken by the unfinished task {holder.id!r}")
         if holder.state <= DELAYED:
-            books.kill(holder, replaced_error(new.id))
+            state.kill(holder, replaced_error(new.id))
         else:
-            books.replace(holder, new.id)
-    books.insert(row)
+            state.replace(holder, new.id)
+    state.insert(row)
     if new.unique is not None:
-        books.hold(row)
+        state.hold(row)
     if new.expires_in is not None:
         row.expires = now + new.expires_in
     row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
-    books.wait(row, new.delay, now)
+    state.wait(row, new.delay, now)
     return row.id
 
 
-def _claim(books: JournalState, claim: ClaimRequest, now: float) -> list[ClaimedRow]:
-    queue_rows, until, worker, workers = books.rows_of(claim.queue), now + claim.lease, claim.worker, claim.workers
-    change, running, token = books.change, queue_rows.running, books.next_token
+def _claim(state: JournalState, claim: ClaimRequest, now: float) -> list[ClaimedRow]:
+    queue, until, worker, workers = state.queue(claim.queue), now + claim.lease, claim.worker, claim.workers
+    transaction, running, token = state.transaction, queue.running, state.next_token
     claimed: list[ClaimedRow] = []
     taken: list[int] = []
     keys = {worker: taken}
     passed_over, left_out = claim.left_out, list[Row]()
-    while len(claimed) < claim.limit and (row := queue_rows.pop_ready()) is not None:
+    while len(claimed) < claim.limit and (row := queue.pop_ready()) is not None:
         key = row.key
         if passed_over and key in passed_over:
             left_out.append(row)
@@ -131,10 +131,10 @@ def _claim(books: JournalState, claim: ClaimRequest, now: float) -> list[Claimed
             worker = workers[len(claimed)]
             taken = keys.setdefault(worker, [])
         if row.expires is not None:
-            books.touch(row)
+            state.touch(row)
             row.expires = None  # it was started in time
-        if row not in change.rows:
-            change.claimed.append((row, row.worker))
+        if row not in transaction.rows:
+            transaction.claimed.append((row, row.worker))
             taken.append(key)
         row.state, row.due, row.token, row.worker = RUNNING, until, token, worker
         row.attempt += 1
@@ -142,12 +142,12 @@ def _claim(books: JournalState, claim: ClaimRequest, now: float) -> list[Claimed
         claimed.append(ClaimedRow(key, token, row.id, row.attempt, row.payload, row.head, row.history, row.run_at))
         token += 1
     for row in left_out:
-        queue_rows.enlist(row)
+        queue.place(row)
     if claimed:
-        books.next_token = token
+        state.next_token = token
         for name, taken in keys.items():
             if taken:
-                change.claims += (name, taken)
-        queue_rows.no_lease_ends_before = min(queue_rows.no_lease_ends_before, until)
-        books.look_at(until)
+                transaction.claims += (name, taken)
+        queue.no_lease_ends_before = min(queue.no_lease_ends_before, until)
+        state.look_at(until)
     return claimed

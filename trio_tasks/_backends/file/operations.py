@@ -1,4 +1,4 @@
-"""What else can be done with the rows of a journal: each a change of the books, to be kept or undone by the caller."""
+"""All operations on the rows of a journal besides the exchange; the caller commits each one or rolls it back."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ if TYPE_CHECKING:
     from .state import JournalState
 
 
-def _row(books: JournalState, queue: str, task_id: str) -> Row | None:
-    queue_rows = books.queue_rows.get(queue)
+def _row(state: JournalState, queue: str, task_id: str) -> Row | None:
+    queue_rows = state.queues.get(queue)
     return queue_rows.ids.get(task_id) if queue_rows is not None else None
 
 
-def _waiting(books: JournalState, queue: str, task_id: str, now: float) -> Row | None:
-    row = books.known(queue, task_id, now)
+def _waiting(state: JournalState, queue: str, task_id: str, now: float) -> Row | None:
+    row = state.known(queue, task_id, now)
     return row if row is not None and row.state <= DELAYED else None
 
 
-def _held(books: JournalState, held: ClaimKey) -> Row | None:
-    row = books.rows.get(held.key)
+def _held(state: JournalState, held: ClaimKey) -> Row | None:
+    row = state.rows.get(held.key)
     return row if row is not None and row.state == RUNNING and row.token == held.token else None
 
 
-# What leaves no record
+# Operations that append no record
 
 
-def renew(books: JournalState, held: Sequence[ClaimKey], until: float) -> list[ClaimKey]:
+def renew(state: JournalState, held: Sequence[ClaimKey], until: float) -> list[ClaimKey]:
     """Have these leases run out then; those that were lost."""
     lost: list[ClaimKey] = []
     for each in held:
-        row = _held(books, each)
+        row = _held(state, each)
         if row is None:
             lost.append(each)
         else:
             row.due = until
-            row.queue_rows.no_lease_ends_before = min(row.queue_rows.no_lease_ends_before, until)
-            books.look_at(until)
+            row.queue.no_lease_ends_before = min(row.queue.no_lease_ends_before, until)
+            state.look_at(until)
     return lost
 
 
-def find(books: JournalState, queue: str, task_id: str, now: float) -> StoredRow | None:
+def find(state: JournalState, queue: str, task_id: str, now: float) -> StoredRow | None:
     """The row of this id."""
-    row = _row(books, queue, task_id)
+    row = _row(state, queue, task_id)
     return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
 
-def list_rows(books: JournalState, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
+def list_rows(state: JournalState, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
     """At most so many rows in these states."""
     found: list[StoredRow] = []
-    queue_rows = books.queue_rows.get(queue)
+    queue_rows = state.queues.get(queue)
     if queue_rows is None:
         return found
     expired = [row for row in queue_rows.ids.values() if row.has_expired(now)] if queue_rows.next_due <= now else []
-    for state in states:
-        rows: Iterable[Row] = queue_rows.running.values() if state == RUNNING else queue_rows.ids.values()
-        if state > RUNNING:
+    for wanted in states:
+        rows: Iterable[Row] = queue_rows.running.values() if wanted == RUNNING else queue_rows.ids.values()
+        if wanted > RUNNING:
             rows = queue_rows.finished.values()
-        there = (row for row in rows if row.state == state and not _is_over(row, now))
-        first = nsmallest(limit - len(found), there, key=_place)
-        if state == KILLED:
+        there = (row for row in rows if row.state == wanted and not _is_over(row, now))
+        first = nsmallest(limit - len(found), there, key=_order_key)
+        if wanted == KILLED:
             first += expired[: limit - len(found) - len(first)]
         found += [_stored(row, now) for row in first]
     return found
@@ -81,7 +81,7 @@ def _is_over(row: Row, now: float) -> bool:
     return row.has_expired(now) or row.is_kept_no_longer(now)
 
 
-def _place(row: Row) -> tuple[float, ...]:
+def _order_key(row: Row) -> tuple[float, ...]:
     """Orders rows of one state: as they would be claimed, fall due, or were finished."""
     if row.state == WAITING:
         return -row.priority, row.since, row.key
@@ -109,9 +109,9 @@ def _stored(row: Row, now: float) -> StoredRow:
     )
 
 
-def counts(books: JournalState, queue: str, now: float) -> dict[str, int]:
+def counts(state: JournalState, queue: str, now: float) -> dict[str, int]:
     """What there was, and is, on a queue."""
-    queue_rows = books.queue_rows.get(queue)
+    queue_rows = state.queues.get(queue)
     numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
     names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
     found = {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
@@ -122,117 +122,117 @@ def counts(books: JournalState, queue: str, now: float) -> dict[str, int]:
     return found
 
 
-def names(books: JournalState) -> list[str]:
+def names(state: JournalState) -> list[str]:
     """The queues that there ever were a task in."""
-    return [queue_rows.name for queue_rows in books.queue_rows.values() if queue_rows.counts[PUSHED]]
+    return [queue_rows.name for queue_rows in state.queues.values() if queue_rows.counts[PUSHED]]
 
 
-# What does
+# Operations that append a record
 
 
-def report(books: JournalState, held: ClaimKey, progress: bytes) -> bool:
+def report(state: JournalState, held: ClaimKey, progress: bytes) -> bool:
     """Keep the progress of a row that runs."""
-    row = _held(books, held)
+    row = _held(state, held)
     if row is not None:
-        books.touch(row)
+        state.touch(row)
         row.progress = progress
     return row is not None
 
 
-def cancel(books: JournalState, queue: str, task_id: str, error: bytes, now: float) -> bool:
+def cancel(state: JournalState, queue: str, task_id: str, error: bytes, now: float) -> bool:
     """Kill the row if it waits."""
-    row = _waiting(books, queue, task_id, now)
+    row = _waiting(state, queue, task_id, now)
     if row is not None:
-        books.kill(row, error)
+        state.kill(row, error)
     return row is not None
 
 
-def abort(books: JournalState, queue: str, task_id: str) -> ClaimKey | None:
+def abort(state: JournalState, queue: str, task_id: str) -> ClaimKey | None:
     """Note that the row, if it runs, is to be aborted."""
-    row = _row(books, queue, task_id)
+    row = _row(state, queue, task_id)
     if row is None or row.state != RUNNING:
         return None
-    books.touch(row)
+    state.touch(row)
     row.requested_end = True
     return ClaimKey(row.key, row.token)
 
 
-def aborted(books: JournalState) -> list[ClaimKey]:
+def aborted(state: JournalState) -> list[ClaimKey]:
     """Those rows that run, and are to be aborted."""
-    running = (row for queue_rows in books.queue_rows.values() for row in queue_rows.running.values())
+    running = (row for queue_rows in state.queues.values() for row in queue_rows.running.values())
     return [ClaimKey(row.key, row.token) for row in running if row.requested_end is True]
 
 
-def look(books: JournalState, held: Sequence[ClaimKey], until: float) -> Renewal:
+def look(state: JournalState, held: Sequence[ClaimKey], until: float) -> Renewal:
     """Renew these leases, and look for what is to be aborted."""
-    return Renewal(renew(books, held, until), aborted(books))
+    return Renewal(renew(state, held, until), aborted(state))
 
 
-def reschedule(books: JournalState, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
+def reschedule(state: JournalState, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
     """Have the row be ready in so many seconds, if it waits."""
-    row = _waiting(books, queue, task_id, now)
+    row = _waiting(state, queue, task_id, now)
     if row is not None and (delay > 0 or row.state == DELAYED):  # what is ready stays where it stands
-        books.touch(row)
+        state.touch(row)
         row.run_at, row.by_wall = run_at if delay > 0 else None, False
-        books.wait(row, delay, now)
+        state.wait(row, delay, now)
     return row is not None
 
 
-def update(books: JournalState, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
+def update(state: JournalState, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
     """Replace what the row holds, if it waits."""
-    row = _waiting(books, queue, task_id, now)
+    row = _waiting(state, queue, task_id, now)
     if row is not None:
-        books.touch_in_full(row)
-        books.weight -= weight_of(row)
+        state.touch_in_full(row)
+        state.weight -= weight_of(row)
         row.payload, row.head = payload, head
-        books.weight += weight_of(row)
+        state.weight += weight_of(row)
     return row is not None
 
 
-def resume(books: JournalState, queue: str, task_id: str, now: float) -> bool:
+def resume(state: JournalState, queue: str, task_id: str, now: float) -> bool:
     """Have the row wait again, if it is dead.
 
     Raises:
       DuplicateTaskError: its unique key is taken.
     """
-    row = books.known(queue, task_id, now)
+    row = state.known(queue, task_id, now)
     if row is None or row.state not in (FAILED, KILLED):
         return False
     if row.unique is not None:
-        books.holder(row.queue_rows, row.unique, now)
-    if row.unique is not None and (holder := books.hold(row)) is not None:
+        state.holder(row.queue, row.unique, now)
+    if row.unique is not None and (holder := state.hold(row)) is not None:
         raise not_again(task_id, holder.id)
-    books.touch(row)
-    row.queue_rows.finished.pop(row.key)
+    state.touch(row)
+    row.queue.finished.pop(row.key)
     row.attempt, row.expires, row.requested_end = 0, None, False
-    books.count(row.queue_rows, LIVE)
-    books.wait(row, 0.0, now)
+    state.count(row.queue, LIVE)
+    state.wait(row, 0.0, now)
     return True
 
 
-def resume_abandoned(books: JournalState, queue: str, now: float, limit: int) -> Part:
+def resume_abandoned(state: JournalState, queue: str, now: float, limit: int) -> Part:
     """Have up to so many rows that run, and whose lease has run out, wait again."""
-    queue_rows = books.queue_rows.get(queue)
+    queue_rows = state.queues.get(queue)
     lapsed = queue_rows.lapsed(now) if queue_rows is not None else []
     for row in lapsed[:limit]:
-        books.lose(row, now)
+        state.lose(row, now)
     if queue_rows is not None and len(lapsed) > limit:
         queue_rows.no_lease_ends_before = now  # the others are still to be found
     return Part(min(len(lapsed), limit), is_more=len(lapsed) > limit)
 
 
-def forget(books: JournalState, queue: str, task_id: str | None, limit: int, now: float) -> Part:
+def forget(state: JournalState, queue: str, task_id: str | None, limit: int, now: float) -> Part:
     """Forget the finished row of this id, or up to so many finished ones."""
-    queue_rows = books.queue_rows.get(queue)
+    queue_rows = state.queues.get(queue)
     if queue_rows is None:
         return Part(0, is_more=False)
     if task_id is None:
-        books.enter_due(now, -math.inf)  # but no lease that has run out: what it was for may be at work here
+        state.enter_due(now, -math.inf)  # but no lease that has run out: what it was for may be at work here
     rows = list(islice(queue_rows.finished.values(), limit))
     if task_id is not None:
-        row = books.known(queue, task_id, now)
+        row = state.known(queue, task_id, now)
         rows = [row] if row is not None and row.key in queue_rows.finished else []
     for row in rows:
-        books.touch(row)
-        books.forget(row)
+        state.touch(row)
+        state.forget(row)
     return Part(len(rows), is_more=len(rows) == limit)

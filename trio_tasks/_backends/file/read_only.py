@@ -15,7 +15,7 @@ from ..._tasks.errors import BackendError
 from ..durable.clock import Offset, StoreClock
 from ..durable.engine import Engine
 from ..durable.store_file import open_regular, refused, regular_file
-from . import operations as verbs
+from . import operations
 from .frames import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
 from .journal import damaged
 from .records import check, load_record
@@ -53,7 +53,7 @@ class FollowedJournal:
         self._salt = salt  # another one, if the journal was replaced by a shorter one
         self._end, self._number = HEADER_SIZE, 1
         self._retained = TimeIndex()
-        self.books = JournalState()
+        self.state = JournalState()
 
     @property
     def has_much_to_read(self) -> bool:
@@ -82,7 +82,7 @@ class FollowedJournal:
                 stuck_at = self._salt, damage.at
         except OSError as error:
             raise BackendError(f"{_WHAT} {str(self._path)!r} cannot be read: {error.strerror or error}") from error
-        self._tidy(self.books.time)
+        self._tidy(self.state.time)
 
     def _read_to_damage(self) -> Damage | None:
         """Read on to the end, or to what cannot be read though an intact record follows it."""
@@ -108,8 +108,8 @@ class FollowedJournal:
     def _check_there(self) -> None:
         found = regular_file(self._path, _WHAT)
         if found is None or not found.st_size:
-            state = "is empty" if found is not None else "is not there"
-            raise refused(f"{_WHAT} {str(self._path)!r} {state}, and is not to be made")
+            condition = "is empty" if found is not None else "is not there"
+            raise refused(f"{_WHAT} {str(self._path)!r} {condition}, and is not to be made")
 
     def _load(self, file: BinaryIO) -> Damage | None:
         damage: Damage | None = None
@@ -118,33 +118,32 @@ class FollowedJournal:
             if isinstance(found, Damage):
                 damage = found
                 break
-            rows.update((row.key, row) for row in load_record(self.books, found.payload))
+            rows.update((row.key, row) for row in load_record(self.state, found.payload))
             self._end, self._number = found.end, found.number + 1
-        check(self.books, {key: row for key, row in rows.items() if row.state != GONE})
+        check(self.state, {key: row for key, row in rows.items() if row.state != GONE})
         for row in rows.values():
             self._place(row)
         return None if damage is None or damage.is_tail else damage
 
     def _place(self, row: Row) -> None:
-        """Put a row where one looks for it. Nothing is claimed from these books, so it stands in no line of those that
-        wait."""
-        queue_rows = row.queue_rows
-        queue_rows.running.pop(row.key, None)
-        queue_rows.finished.pop(row.key, None)
+        """Put a row into the indexes that are read here. Nothing is claimed, so rows that wait need no index."""
+        queue = row.queue
+        queue.running.pop(row.key, None)
+        queue.finished.pop(row.key, None)
         if row.state == GONE:
-            if queue_rows.ids.get(row.id) is row:
-                del queue_rows.ids[row.id]
+            if queue.ids.get(row.id) is row:
+                del queue.ids[row.id]
             return
-        queue_rows.ids[row.id] = row
+        queue.ids[row.id] = row
         if row.state == RUNNING:
             row.due = math.inf  # its lease is known to the writer alone
-            queue_rows.running[row.key] = row
+            queue.running[row.key] = row
         elif row.state > RUNNING:
-            queue_rows.finished[row.key] = row
+            queue.finished[row.key] = row
             if row.due is not None:
                 self._retained.add(row.due, row)
         elif row.expires is not None:
-            queue_rows.expiring.add(row.expires, row)
+            queue.expiring.add(row.expires, row)
 
     def _tidy(self, time: float) -> None:
         """Drop what is kept no longer; the writer does so without a record.
@@ -156,12 +155,12 @@ class FollowedJournal:
             self._retained.pop()
             row = first[2]
             if RUNNING < row.state < GONE and row.due == first[0]:
-                del self.books.rows[row.key]
+                del self.state.rows[row.key]
                 row.state = GONE
                 self._place(row)
-        for queue_rows in self.books.queue_rows.values():
-            while (first := queue_rows.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
-                queue_rows.expiring.pop()
+        for queue in self.state.queues.values():
+            while (first := queue.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
+                queue.expiring.pop()
 
 
 def _is_to_expire(row: Row, moment: float) -> bool:
@@ -223,27 +222,27 @@ class ReadOnlyFileEngine(Engine):
         else:
             journal.read_on()
         self._clock.tick()
-        if journal.books.time > self._clock.now():
-            self._clock.start(journal.books.time, self._clock.read())
-        return journal.books
+        if journal.state.time > self._clock.now():
+            self._clock.start(journal.state.time, self._clock.read())
+        return journal.state
 
     # What looks
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
-        return verbs.find(await self._look(), queue, task_id, self.now())
+        return operations.find(await self._look(), queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
-        return verbs.list_rows(await self._look(), queue, states, limit, self.now())
+        return operations.list_rows(await self._look(), queue, states, limit, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return verbs.counts(await self._look(), queue, self.now())
+        return operations.counts(await self._look(), queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""
-        return verbs.names(await self._look())
+        return operations.names(await self._look())
 
     async def workers(self, queue: str) -> builtins.list[str]:
         """No names: a journal does not tell who works."""

@@ -1,4 +1,4 @@
-"""What a record of a journal says, and how books are made of records again.
+"""The records of a journal: encoding them, and loading the state from them.
 
 A record is one list in CBOR: the time, the next key and token, and then what has changed, each kind in a flat list of
 fields, since that is written twice as fast as lists in lists::
@@ -42,35 +42,35 @@ _ROW = 18
 _CHANGED = 12
 
 
-def encode_change(books: JournalState, now: float) -> bytes | None:
+def encode_change(state: JournalState, now: float) -> bytes | None:
     """The record of the transaction under way; None if it has changed nothing."""
-    change = books.change
-    if change.is_empty:
+    transaction = state.transaction
+    if transaction.is_empty:
         return None
     new: list[Row] = []
     changed: list[Any] = []
-    gone = [row.key for row in change.gone]
-    for row, before in change.rows.items():
-        if before is None or row in change.in_full:
+    gone = [row.key for row in transaction.gone]
+    for row, before in transaction.rows.items():
+        if before is None or row in transaction.in_full:
             if row.state != GONE:
                 new.append(row)
         elif row.state != GONE:
             changed.append(row.key)
             changed += row.condition[:-MOMENTS]
-    told = [row for row in change.rows if row.run_at is not None and row.state != GONE]
-    return _encode(books, now, change.counts, new, changed, gone, change.claims, told)
+    told = [row for row in transaction.rows if row.run_at is not None and row.state != GONE]
+    return _encode(state, now, transaction.counts, new, changed, gone, transaction.claims, told)
 
 
-def encode_snapshot(books: JournalState, rows: Iterable[Row]) -> bytes:
+def encode_snapshot(state: JournalState, rows: Iterable[Row]) -> bytes:
     """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(books, books.time, books.queue_rows.values(), present, [], [], [], present)
+    return _encode(state, state.time, state.queues.values(), present, [], [], [], present)
 
 
 def _encode(
-    books: JournalState,
+    state: JournalState,
     now: float,
-    all_rows: Iterable[QueueRows],
+    all_queues: Iterable[QueueRows],
     new: list[Row],
     changed: list[Any],
     gone: list[int],
@@ -79,22 +79,22 @@ def _encode(
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
-    for queue_rows in all_rows:
-        queues += (queue_rows.number, queue_rows.name)
-        queues += queue_rows.counts[:SUSPENDED]
-        queues.append(queue_rows.counts[LIVE])
-        if queue_rows.counts[SUSPENDED]:
-            suspended += (queue_rows.number, queue_rows.counts[SUSPENDED])
+    for queue in all_queues:
+        queues += (queue.number, queue.name)
+        queues += queue.counts[:SUSPENDED]
+        queues.append(queue.counts[LIVE])
+        if queue.counts[SUSPENDED]:
+            suspended += (queue.number, queue.counts[SUSPENDED])
     rows: list[Any] = []
     for row in new:
-        rows += (row.key, row.queue_rows.number, row.id, row.payload, row.head, row.priority, row.unique)
+        rows += (row.key, row.queue.number, row.id, row.payload, row.head, row.priority, row.unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
     for row in told:
         if row.run_at is not None:
             moments += (row.key, row.run_at, row.by_wall)
     try:
-        fields = [now, books.next_key, books.next_token, queues, rows, changed, gone, claims]
+        fields = [now, state.next_key, state.next_token, queues, rows, changed, gone, claims]
         if moments:
             fields += (suspended, moments)
         elif suspended:
@@ -104,9 +104,9 @@ def _encode(
         raise refusal(f"what is to be stored cannot be written down: {error}") from error
 
 
-def load_record(books: JournalState, payload: bytes) -> list[Row]:
+def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """Enter a record that was read, and return the rows that it is about; those that it forgets are ``GONE``. No row is
-    put in its place: that is for :func:`start`, when the last record is loaded.
+    put in its place: that is for :func:`finish_loading`, when the last record is loaded.
 
     Raises:
       BackendError: it is intact, and yet does not say what a record says.
@@ -114,46 +114,46 @@ def load_record(books: JournalState, payload: bytes) -> list[Row]:
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
         suspended, moments = more[0] if more else (), more[1] if len(more) > 1 else ()
-        books.time = max(books.time, now)
-        books.next_key = max(books.next_key, next_key)
-        books.next_token = max(books.next_token, next_token)
-        _load_queues(books, queues, suspended)
-        found = _load_rows(books, rows)
+        state.time = max(state.time, now)
+        state.next_key = max(state.next_key, next_key)
+        state.next_token = max(state.next_token, next_token)
+        _load_queues(state, queues, suspended)
+        found = _load_rows(state, rows)
         for start in range(0, len(changed), _CHANGED):
-            if (row := books.rows.get(changed[start])) is not None:
+            if (row := state.rows.get(changed[start])) is not None:
                 row.condition = *changed[start + 1 : start + _CHANGED], None, False
                 found.append(row)
         for start in range(0, len(moments), 3):
-            if (row := books.rows.get(moments[start])) is not None:
+            if (row := state.rows.get(moments[start])) is not None:
                 row.run_at, row.by_wall = moments[start + 1], moments[start + 2]
         for key in gone:
-            if (row := books.rows.pop(key, None)) is not None:
+            if (row := state.rows.pop(key, None)) is not None:
                 row.state = GONE
                 found.append(row)
         for start in range(0, len(claims), 2):
-            found += _load_claim(books, *claims[start : start + 2])
+            found += _load_claim(state, *claims[start : start + 2])
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
 
 
-def _load_queues(books: JournalState, queues: list[Any], suspended: Sequence[int] = ()) -> None:
+def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int] = ()) -> None:
     for start in range(0, len(queues), _QUEUE):
         number, name, *counts, live = queues[start : start + _QUEUE]
-        queue_rows = books.rows_of(name)
-        books.numbered[number] = queue_rows
-        queue_rows.number, queue_rows.counts = number, [*counts, 0, live]
+        queue = state.queue(name)
+        state.queues_by_number[number] = queue
+        queue.number, queue.counts = number, [*counts, 0, live]
     for start in range(0, len(suspended), 2):
-        books.numbered[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
+        state.queues_by_number[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
 
 
-def _load_rows(books: JournalState, rows: list[Any]) -> list[Row]:
+def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, head, priority, unique = rows[start : start + 7]
-        row = books.rows.get(key)
+        row = state.rows.get(key)
         if row is None:
-            row = books.rows[key] = Row(key, books.numbered[number], id, payload, head, priority, unique)
+            row = state.rows[key] = Row(key, state.queues_by_number[number], id, payload, head, priority, unique)
         else:
             row.payload, row.head = payload, head
         row.condition = *rows[start + 7 : start + _ROW], None, False
@@ -161,38 +161,36 @@ def _load_rows(books: JournalState, rows: list[Any]) -> list[Row]:
     return found
 
 
-def _load_claim(books: JournalState, worker: str, keys: list[int]) -> list[Row]:
-    found = [row for key in keys if (row := books.rows.get(key)) is not None]
+def _load_claim(state: JournalState, worker: str, keys: list[int]) -> list[Row]:
+    found = [row for key in keys if (row := state.rows.get(key)) is not None]
     for row in found:
         row.state, row.worker, row.due = RUNNING, worker, None
         row.attempt += 1
     return found
 
 
-def check(books: JournalState, rows: Mapping[int, Row]) -> None:
+def check(state: JournalState, rows: Mapping[int, Row]) -> None:
     """Refuse what cannot be. All was intact, so it was written on purpose; perhaps not by us. What is compared and
     counted later, without a second look, is looked at here, once.
 
     Args:
-      books: made of records.
+      state: loaded from records.
       rows: those that are to be looked at.
 
     Raises:
       BackendError: the records say what cannot be.
     """
-    if not -LATEST <= books.time <= LATEST:
-        raise BackendError(f"the journal cannot be understood: its clock is at {books.time!r}")
-    for queue_rows in books.queue_rows.values():
-        counts = queue_rows.counts
-        if tuple(map(type, (queue_rows.name, *counts))) != (str, *[int] * COUNTS):
-            raise BackendError(
-                f"the journal cannot be understood: it has a queue {queue_rows.name!r} with counts {counts}"
-            )
+    if not -LATEST <= state.time <= LATEST:
+        raise BackendError(f"the journal cannot be understood: its clock is at {state.time!r}")
+    for queue in state.queues.values():
+        counts = queue.counts
+        if tuple(map(type, (queue.name, *counts))) != (str, *[int] * COUNTS):
+            raise BackendError(f"the journal cannot be understood: it has a queue {queue.name!r} with counts {counts}")
     for row in rows.values():
         if not _is_sound(row):
             raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
-    numbers = books.next_key, books.next_token
-    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= books.next_key:
+    numbers = state.next_key, state.next_token
+    if not all(type(each) is int for each in numbers) or max(rows, default=0) >= state.next_key:
         raise BackendError(f"the journal cannot be understood: the next row and claim are numbered {numbers}")
 
 
@@ -225,7 +223,7 @@ def _is_moment(value: object) -> bool:
     return isinstance(value, (float, int)) and -math.inf < value < math.inf
 
 
-def start(books: JournalState, now: float) -> None:
+def finish_loading(state: JournalState, now: float) -> None:
     """All records are loaded: have every row in its place, and those that ran wait again, as a transaction.
 
     Nobody holds them any more: the process that did is dead, or it would still have the lock.
@@ -233,24 +231,24 @@ def start(books: JournalState, now: float) -> None:
     Raises:
       BackendError: the records say what cannot be.
     """
-    check(books, books.rows)
+    check(state, state.rows)
     ran: list[Row] = []
-    for key in sorted(books.rows):
-        row = books.rows[key]
+    for key in sorted(state.rows):
+        row = state.rows[key]
         if row.state > RUNNING and row.due is not None and row.due <= now:
-            del books.rows[key]
+            del state.rows[key]
             continue
-        row.queue_rows.ids[row.id] = row
-        books.weight += weight_of(row)
+        row.queue.ids[row.id] = row
+        state.weight += weight_of(row)
         if row.state == RUNNING:
             ran.append(row)
         else:
-            books.enlist(row)
+            state.place(row)
             if row.unique is not None and row.state < RUNNING:
-                row.queue_rows.holders[row.unique] = row
-    for queue_rows in books.queue_rows.values():
-        queue_rows.counts[-1] = len(queue_rows.ids) - len(queue_rows.finished)
-    books.rows = {key: books.rows[key] for key in sorted(books.rows)}
+                row.queue.holders[row.unique] = row
+    for queue in state.queues.values():
+        queue.counts[-1] = len(queue.ids) - len(queue.finished)
+    state.rows = {key: state.rows[key] for key in sorted(state.rows)}
     for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
-        books.lose(row, now)
-    books.enter_due(now)
+        state.lose(row, now)
+    state.enter_due(now)

@@ -1,4 +1,4 @@
-"""How a journal is opened: locked, read, and its rows put in order. All of it is sync, so a thread may do it."""
+"""Opening a journal: it is locked and read, and its rows put in order. All of it is sync, so a thread may do it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..durable.store_file import refused, regular_file
 from .compaction import Compaction
 from .journal import JournalFile, Recovery, beside, open_journal
 from .lock import FileLock
-from .records import encode_change, load_record, start
+from .records import encode_change, finish_loading, load_record
 from .state import JournalState
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ class Opened(NamedTuple):
 
     lock: FileLock
     journal: JournalFile
-    books: JournalState
+    state: JournalState
     recovery: Recovery | None
 
 
-def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
+def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
     """Open the journal at this path, or make it, and set the clock: it shows what the wall clock does, or the time of
     the latest change, if that is ahead.
 
@@ -39,8 +39,8 @@ def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
     """
     found = regular_file(path, "the journal")
     if not create and (found is None or not found.st_size):
-        state = "is empty" if found is not None else "is not there"
-        raise refused(f"the journal {str(path)!r} {state}, and is not to be made")
+        condition = "is empty" if found is not None else "is not there"
+        raise refused(f"the journal {str(path)!r} {condition}, and is not to be made")
     if not path.parent.is_dir():
         raise BackendError(f"the journal {str(path)!r} cannot be opened: there is no directory {str(path.parent)!r}")
     lock = FileLock(beside(path, "lock"), path, found, mode)
@@ -57,17 +57,17 @@ def open_books(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
 
 
 def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs: bool, mode: int) -> Opened:
-    books = JournalState()
-    journal, recovery = open_journal(path, partial(load_record, books), repair=repair, ahead=syncs, mode=mode)
+    state = JournalState()
+    journal, recovery = open_journal(path, partial(load_record, state), repair=repair, ahead=syncs, mode=mode)
     is_done = False
     try:
         reading = clock.read()
-        books.time = now = max(wall_now().timestamp(), books.time)
+        state.time = now = max(wall_now().timestamp(), state.time)
         clock.start(now, reading)
-        start(books, now)
-        payload = encode_change(books, now)
+        finish_loading(state, now)
+        payload = encode_change(state, now)
         if recovery is not None and not recovery.is_torn_tail:
-            journal = _rewritten(path, books, journal, ahead=syncs)
+            journal = _rewritten(path, state, journal, ahead=syncs)
         elif payload is not None:
             journal.append(payload)
             if syncs:
@@ -76,14 +76,14 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
     finally:
         if not is_done:
             journal.close()
-    books.commit()
-    books.finished.clear()  # nobody has waited for that
-    return Opened(lock, journal, books, recovery)
+    state.commit()
+    state.finished.clear()  # no waiter exists yet
+    return Opened(lock, journal, state, recovery)
 
 
-def _rewritten(path: Path, books: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
-    """A journal of nothing but these books, in the place of one in which records are missing."""
-    compaction = Compaction(path, books, ahead=ahead)
+def _rewritten(path: Path, state: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
+    """A journal of the present rows alone, in the place of one in which records are missing."""
+    compaction = Compaction(path, state, ahead=ahead)
     is_done = False
     try:
         compaction.carry_over(float("inf"))

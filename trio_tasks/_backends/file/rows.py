@@ -1,8 +1,8 @@
 """Rows that live in memory, and the orders in which they wait.
 
-A row lies in a line under a moment. It is never looked for there: when it goes elsewhere, what lies in the line is only
-its shadow, and whoever comes upon that sees that row and moment do not agree any more. So every operation costs
-the same with a thousand rows as with a million.
+A row lies in an index under a moment. It is never searched there: when it moves elsewhere, the old entry stays, and is
+skipped when it is popped, since its moment is not the row's any more. So every operation costs the same with a thousand
+rows as with a million.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ GONE = 6
 """Of rows that are forgotten."""
 
 PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
-"""What a queue_rows counts."""
+"""Indexes of the counts of a queue."""
 COUNTS = 8
 
 
 @final
 class Row:
-    """A task, as the books have it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
+    """A task, as the journal has it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
     ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
     of the task that replaced it."""
 
@@ -46,7 +46,7 @@ class Row:
         "payload",
         "priority",
         "progress",
-        "queue_rows",
+        "queue",
         "requested_end",
         "result",
         "run_at",
@@ -60,7 +60,7 @@ class Row:
     def __init__(
         self,
         key: int,
-        queue_rows: QueueRows,
+        queue: QueueRows,
         id: str,
         payload: bytes,
         head: bytes | None,
@@ -68,7 +68,7 @@ class Row:
         unique: str | None,
     ) -> None:
         self.key = key
-        self.queue_rows = queue_rows
+        self.queue = queue
         self.id = id
         self.payload = payload
         self.head = head
@@ -193,17 +193,17 @@ class QueueRows:
         self.no_lease_ends_before = math.inf
         self.workers: list[str] = []
         self._ready: dict[int, TimeIndex] = {}
-        self._priorities: list[int] = []  # of the lines that hold something, in ascending order
+        self._priorities: list[int] = []  # of the levels that hold something, in ascending order
 
-    def enlist(self, row: Row) -> None:
-        """Put a row where its state wants it to be."""
+    def place(self, row: Row) -> None:
+        """Put a row into the index of its state."""
         state = row.state
         if state == WAITING:
-            line = self._ready.get(row.priority)
-            if line is None:
-                line = self._ready[row.priority] = TimeIndex()
+            level = self._ready.get(row.priority)
+            if level is None:
+                level = self._ready[row.priority] = TimeIndex()
                 insort(self._priorities, row.priority)
-            line.add(row.since, row)
+            level.add(row.since, row)
         elif state == DELAYED:
             assert row.due is not None
             self.delayed.add(row.due, row)
@@ -217,8 +217,8 @@ class QueueRows:
     def pop_ready(self) -> Row | None:
         """Take out the next row that waits; None if none does."""
         while self._priorities:
-            line = self._ready[self._priorities[-1]]
-            while (entry := line.pop()) is not None:
+            level = self._ready[self._priorities[-1]]
+            while (entry := level.pop()) is not None:
                 row = entry[2]
                 if row.state == WAITING and row.since == entry[0]:
                     return row
@@ -282,8 +282,8 @@ class QueueRows:
     def next_due(self) -> float:
         """When something falls due by itself, or a little before that; infinite if nothing does."""
         moment = self.no_lease_ends_before if self.running else math.inf
-        for line in (self.delayed, self.expiring):
-            if (first := line.first) is not None:
+        for index in (self.delayed, self.expiring):
+            if (first := index.first) is not None:
                 moment = min(moment, first[0])
         return moment
 

@@ -1,9 +1,9 @@
-"""Who writes down every change of the books before it holds, and keeps the journal short.
+"""The transaction log: each change of the state is in the journal before it is committed, and the journal stays short.
 
-A change is one record; if it cannot be written, the books are as they were. Under ``"FULL"`` the record is synced, in a
-thread, unless it only says who has claimed what: a power cut that makes the journal forget that an attempt
-was begun costs nobody anything. Under ``"NORMAL"`` there is nothing to wait for, since the operating system takes a few
-kilobytes at once.
+A transaction is one record; if that cannot be written, the transaction is rolled back. Under ``"FULL"`` the record is
+synced, in a thread, unless it holds claims alone: if a power cut makes the journal forget that an attempt was begun,
+nothing is lost. Under ``"NORMAL"`` there is nothing to wait for, since the operating system takes a few kilobytes at
+once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start_thread() -> WriterThread:
 
 
 def permanent_error(message: str) -> BackendError:
-    """An error that asking again does not help against."""
+    """A BackendError that retrying cannot cure."""
     error = BackendError(message)
     error.is_final = True
     return error
@@ -50,11 +50,11 @@ def permanent_error(message: str) -> BackendError:
 
 @final
 class TransactionLog:
-    """Books, and the journal that they are written down in.
+    """The state of a journal, and the file that every change of it is written to first.
 
     Args:
       path: of the journal.
-      opened: it, and the books.
+      opened: the journal, and its state.
       thread: to sync in, if there is one already.
       syncs: whether what is durable is synced.
       compact_above: bytes up to which the journal is left as it is.
@@ -64,7 +64,7 @@ class TransactionLog:
         self, path: Path, opened: Opened, thread: WriterThread | None, *, syncs: bool, compact_above: int
     ) -> None:
         self._path = path
-        self.books = opened.books
+        self.state = opened.state
         self._journal = opened.journal
         self._thread = thread
         self._syncs = syncs
@@ -98,28 +98,28 @@ class TransactionLog:
 
     @trio.lowlevel.enable_ki_protection
     async def transact(self, change: Callable[[JournalState, float], T], now: float, *, durable: bool) -> T:
-        """Change the books, and write that down; if it cannot be written, the books have not been changed.
+        """Change the state, and append a record of that; if it cannot be written, the change is rolled back.
 
         It cannot be cancelled, and is a checkpoint only if it has to wait for the disk.
 
         Raises:
           BackendError: it could not be written.
         """
-        journal, books = self._journal, self.books
+        journal, state = self._journal, self.state
         if journal.is_broken or not journal.is_open:
             raise permanent_error(f"the journal {str(self._path)!r} has failed, and has to be opened anew")
         payload, is_written = None, False
         try:
-            books.time = now
-            result = change(books, now)
-            payload = encode_change(books, now)
+            state.time = now
+            result = change(state, now)
+            payload = encode_change(state, now)
             if payload is not None:
                 await self._write(journal, payload, durable=durable)
             is_written = True
         finally:
             if not is_written:
-                books.roll_back()
-        books.commit()
+                state.roll_back()
+        state.commit()
         if payload is not None and (self._compaction is not None or journal.end > self._worth_from):
             await self._compact(journal, payload)
         return result  # noqa: ASYNC910  who exchanges has a checkpoint of its own
@@ -143,8 +143,8 @@ class TransactionLog:
         """Go on with the shorter journal, or begin one if that is worth it."""
         try:
             if self._compaction is None:
-                if journal.end > _DEAD_WEIGHT * self.books.weight:
-                    self._compaction = Compaction(self._path, self.books, ahead=self._syncs)
+                if journal.end > _DEAD_WEIGHT * self.state.weight:
+                    self._compaction = Compaction(self._path, self.state, ahead=self._syncs)
                 return  # noqa: ASYNC910  it has only been begun
             self._compaction.follow(payload)
             if self._compaction.is_whole:
