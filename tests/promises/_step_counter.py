@@ -238,10 +238,10 @@ class Scenario:
         self.monitor.cancel_scope.deadline = trio.current_time()
 
     def _cut_abort(self) -> None:
-        desk = getattr(self._backend, "_memory_queue", self.storage._memory_queue)  # `abort` itself is async
+        queue = getattr(self._backend, "_queue", self.storage._queue)  # `abort` itself is async
         for context in self.monitor.workers:
             for task in context.in_hand:
-                if desk.ledger.abort(task.parts.id, "aborted"):
+                if queue.ledger.abort(task.parts.id, "aborted"):
                     self.books.aborted.add(task.parts.id)
 
     def _cut_revoke(self) -> None:

@@ -92,7 +92,7 @@ class Watchman(trio.abc.Instrument):
         there = storage.statistics()
         if there.pushers_waiting and there.waiting < there.max_buffer_size:
             self._tell("room", f"there is room, and somebody waits for room: {there}")
-        due = storage._memory_queue.ledger.next_due
+        due = storage._queue.ledger.next_due
         if there.receivers_waiting and due is not None and due < trio.current_time():
             self._tell("due", f"a task was due at {due:g}, and somebody waits for one: {there}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
-from .._checks import check_count, check_text
+from .._checks import check_text
 from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
 from .._contracts.context import WorkerContext
 from .._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .._tasks.outcome import Outcome
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
-    from .encoding import Encoding
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -62,65 +61,6 @@ class MemoryOptions(TypedDict, total=False):
     codec: Codec | Callable[[Any], Codec] | None
     result_type: Any
     keep_results: int
-
-
-@final
-class _Queue:
-    """The part that all handles of one queue have in common.
-
-    Args:
-      name: of the queue.
-      type: of the args; None for whatever is pushed.
-      options: all of them.
-      store: the queues of the storage by name, this one among them from now on.
-    """
-
-    __slots__ = ("encoding", "memory_queue", "name", "options", "pushing", "store", "type", "workers")
-
-    def __init__(self, name: str, type: Any, options: dict[str, Any], store: dict[str, _Queue]) -> None:
-        capacity, keep_results = options["max_buffer_size"], options["keep_results"]
-        if capacity != math.inf:
-            check_count(capacity, "max_buffer_size (unless it is math.inf)")
-        check_count(keep_results, "keep_results", minimum=0)
-        self.name = check_text(name, "queue")
-        self.type = type
-        self.options = options
-        self.encoding = _encoding_of(type, options["codec"], options["result_type"])
-        self.memory_queue: MemoryQueue[Any] = MemoryQueue(capacity, keep_results)
-        self.pushing: set[object] = set()  # the handles through which something may still be pushed
-        self.workers: list[WorkerContext] = []
-        self.store = store
-        store[name] = self
-
-    def beside(self, name: str, type: Any, options: MemoryOptions) -> _Queue:
-        """Make another queue, with the same options where others are not given; the codec is that of its type."""
-        same: Any = dict(self.options)
-        for_type = getattr(same["codec"], "for_type", None)
-        if for_type is not None and not isinstance(same["codec"], _Class):
-            same["codec"] = for_type  # it is of the other type
-        if type is None and self.encoding is not None:
-            type = Any
-        return _Queue(name, type, {**same, **options}, self.store)
-
-    def check_same(self, type: Any, options: MemoryOptions) -> None:
-        """Refuse another type, or other options, than this queue has."""
-        given: Any = {**options} if type is None else {"type": type, **options}
-        known: Any = {"type": self.type, **self.options}
-        for option, value in given.items():
-            if value != known[option]:
-                raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
-
-
-_Class = type
-
-
-def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> Encoding | None:
-    """The codecs, if any of these was asked for."""
-    if type is None and codec is None and result_type is None:
-        return None
-    from .encoding import Encoding  # with cbor2 and msgspec, which nothing else in memory needs
-
-    return Encoding(Any if type is None else type, codec, Any if result_type is None else result_type)
 
 
 @final
@@ -195,22 +135,21 @@ class MemoryStorage(
             "result_type": result_type,
             "keep_results": keep_results,
         }
-        self._join(_Queue(queue, type, options, {}), is_clone=False)
+        self._join(MemoryQueue(queue, type, options, {}), is_clone=False)
 
-    def _join(self, queue: _Queue, *, is_clone: bool) -> None:
-        self._shared = queue
+    def _join(self, queue: MemoryQueue[A], *, is_clone: bool) -> None:
+        self._ledger_holder = self._queue = queue
         self.args_type = Any if queue.type is None else queue.type
-        self._ledger_holder = self._memory_queue = cast("MemoryQueue[A]", queue.memory_queue)
-        self._is_new_clone = is_clone  # which may turn out to be for receiving only
+        self._is_new_clone = is_clone  # it may turn out to be for receiving only
         self._has_pushed = not is_clone
         self._closed = False
         self._encoding = queue.encoding
-        queue.pushing.add(self)
+        queue.pushing_handles.add(self)
 
     @property
     def queue(self) -> str:
         """The name of the queue."""
-        return self._shared.name
+        return self._queue.name
 
     @overload
     def share(self, type: type[B], *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[B]: ...
@@ -229,12 +168,12 @@ class MemoryStorage(
         possible = MemoryOptions.__annotations__
         if unknown := options.keys() - possible.keys():
             raise TypeError(f"MemoryStorage.share has no option {unknown.pop()!r}: it has {', '.join(possible)}")
-        known = self._shared.store.get(check_text(queue, "queue"))
+        known = self._queue.siblings.get(check_text(queue, "queue"))
         if known is not None:
             known.check_same(type, options)
-            known.memory_queue.closed = False
+            known.closed = False
         other: MemoryStorage[Any] = object.__new__(cast("Any", MemoryStorage))
-        other._join(known or self._shared.beside(queue, type, options), is_clone=known is not None)
+        other._join(known or self._queue.make_sibling(queue, type, options), is_clone=known is not None)
         return other
 
     def clone(self) -> MemoryStorage[A]:
@@ -249,7 +188,7 @@ class MemoryStorage(
         if self._closed:
             raise trio.ClosedResourceError("a closed storage cannot be cloned")
         clone: MemoryStorage[A] = object.__new__(type(self))
-        clone._join(self._shared, is_clone=True)
+        clone._join(self._queue, is_clone=True)
         return clone
 
     __copy__ = clone
@@ -270,7 +209,7 @@ class MemoryStorage(
         try:
             task_id = self.push_task_nowait(task)
         except trio.WouldBlock:
-            return await self._memory_queue.push_when_room(self._prepare(task), self)
+            return await self._queue.push_when_room(self._prepare(task), self)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task_id
 
@@ -278,12 +217,12 @@ class MemoryStorage(
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
         task = check_task(task) if self._encoding is None else self._encoding.encode(task)
-        if self._closed or self._memory_queue.closed:
+        if self._closed or self._queue.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         if not self._has_pushed:
             self._has_pushed = True
-            self._shared.pushing.add(self)
-        return self._memory_queue.push_nowait(task)
+            self._queue.pushing_handles.add(self)
+        return self._queue.push_nowait(task)
 
     def _prepare(self, task: Task[A]) -> Task[A]:
         return check_task(task) if self._encoding is None else self._encoding.encode(task)
@@ -312,7 +251,7 @@ class MemoryStorage(
             try:
                 ids.append(self.push_task_nowait(task))
             except trio.WouldBlock:
-                ids.append(await self._memory_queue.push_when_room(self._prepare(task), self))
+                ids.append(await self._queue.push_when_room(self._prepare(task), self))
             if not number % BATCH_SIZE:
                 await trio.lowlevel.checkpoint()
         return ids
@@ -323,19 +262,13 @@ class MemoryStorage(
         if self._closed:
             return
         self._closed = True
-        self._memory_queue.cancel_pushes(self)
-        self._shared.pushing.discard(self)
-        self._close_if_last()
+        self._queue.cancel_pushes(self)
+        self._queue.remove_handle(self)
 
     async def aclose(self) -> None:
         """As :meth:`close`; then a checkpoint. What waits stays, and can still be received."""
         self.close()
         await trio.lowlevel.checkpoint()
-
-    def _close_if_last(self) -> None:
-        if not self._shared.pushing and not self._memory_queue.closed:
-            self._memory_queue.closed = True
-            self._memory_queue.match_waiters()
 
     # Receiving and settling
 
@@ -352,7 +285,7 @@ class MemoryStorage(
         try:
             task = self.receive_nowait()
         except trio.WouldBlock:
-            return self._decoded(await self._memory_queue.wait_and_take())
+            return self._decoded(await self._queue.wait_and_take())
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task
 
@@ -362,9 +295,8 @@ class MemoryStorage(
         if self._is_new_clone:
             self._is_new_clone = False
             if not self._has_pushed:
-                self._shared.pushing.discard(self)
-                self._close_if_last()
-        task = self._memory_queue.take_nowait()
+                self._queue.remove_handle(self)
+        task = self._queue.take_nowait()
         return task if self._encoding is None else self._decoded(task)
 
     def _decoded(self, task: Task[A]) -> Task[A]:
@@ -378,7 +310,7 @@ class MemoryStorage(
             return decoded
         finally:
             if not is_decoded:
-                self._memory_queue.settle(task, Released("interrupted"))
+                self._queue.settle(task, Released("interrupted"))
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Take note of how the attempt ended; it takes effect even if it is cancelled."""
@@ -387,7 +319,7 @@ class MemoryStorage(
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
         """As :meth:`settle`, without a checkpoint."""
-        self._memory_queue.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
+        self._queue.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
 
     # Changing
 
@@ -417,24 +349,24 @@ class MemoryStorage(
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
-        self._shared.workers = [each for each in self._shared.workers if not each.is_stopped]
-        self._shared.workers.append(context)
+        self._queue.workers = [each for each in self._queue.workers if not each.is_stopped]
+        self._queue.workers.append(context)
 
     async def unregister_worker(self, context: WorkerContext) -> None:
         """A worker has ended; nothing is claimed in advance here."""
-        self._shared.workers = [each for each in self._shared.workers if each is not context]
+        self._queue.workers = [each for each in self._queue.workers if each is not context]
         await trio.lowlevel.checkpoint()
 
     async def list_workers(self) -> list[str]:
         """The names of the workers that run on it."""
         await trio.lowlevel.checkpoint()
-        return [each.name for each in self._shared.workers if not each.is_stopped]
+        return [each.name for each in self._queue.workers if not each.is_stopped]
 
     async def list_queues(self) -> list[str]:
         """The names of all queues of the storage that there ever was a task in."""
         await trio.lowlevel.checkpoint()
-        queues = self._shared.store.values()
-        return sorted(each.name for each in queues if each.memory_queue.ledger.counts["pushed"])
+        queues = self._queue.siblings.values()
+        return sorted(each.name for each in queues if each.ledger.counts["pushed"])
 
     def _shown(self, task: Task[A]) -> Task[A]:
         shown = super()._shown(task)
@@ -442,21 +374,21 @@ class MemoryStorage(
 
     def statistics(self) -> MemoryStorageStatistics:
         """How things stand, frozen."""
-        ledger = self._memory_queue.ledger
+        ledger = self._queue.ledger
         return MemoryStorageStatistics(
             waiting=ledger.waiting,
             in_hand=ledger.in_hand,
             dead=ledger.dead,
             results_kept=ledger.remembered,
-            receivers_waiting=self._memory_queue.receivers_waiting,
-            pushers_waiting=self._memory_queue.pushers_waiting,
-            max_buffer_size=self._memory_queue.capacity,
-            open_handles=len(self._shared.pushing),
+            receivers_waiting=self._queue.receivers_waiting,
+            pushers_waiting=self._queue.pushers_waiting,
+            max_buffer_size=self._queue.capacity,
+            open_handles=len(self._queue.pushing_handles),
             **ledger.counts,
         )
 
     def __repr__(self) -> str:
-        ledger = self._memory_queue.ledger
-        state = "closed" if self._memory_queue.closed else "open"
+        ledger = self._queue.ledger
+        state = "closed" if self._queue.closed else "open"
         name = "" if self.queue == "default" else f"{self.queue!r} "
         return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead>"

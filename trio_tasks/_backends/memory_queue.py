@@ -1,18 +1,20 @@
-"""Who waits for a task, and who waits for room: the trio side of a queue whose books a :class:`Ledger` keeps.
+"""A queue in memory: its tasks in a :class:`Ledger`, and the trio tasks that wait for a task or for room.
 
-As in trio's own memory channels a task is handed to a waiting receiver in the very step in which it becomes ready, so
-there is no moment in which it is nobody's. Of the receivers that wait, one keeps time: its scope has the deadline of
-the next delayed task. All others just wait, and nothing polls.
+As in trio's own memory channels, a task is given to a waiting receiver in the same step in which it becomes ready, so
+it always has an owner. Of the receivers that wait, one keeps time: its scope has the deadline of the next delayed task.
+All others just wait, and nothing polls.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import trio
 from outcome import Error, Value
 
+from .._checks import check_count, check_text
 from .._concurrency.virtual_time import is_virtual
 from .._contracts.lending import Loan
 from .._logging import line_of
@@ -22,31 +24,75 @@ from .capabilities import ResultWaiters
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .._codecs.codec import Codec
+    from .._contracts.context import WorkerContext
     from .._tasks.outcome import Outcome
     from .._tasks.task_id import TaskId
+    from .encoding import Encoding
 
 A = TypeVar("A")
 
 
 @final
 class MemoryQueue(Generic[A]):
-    """A ledger, and those who wait on it.
+    """A queue of a :class:`MemoryStorage`, shared by all handles to it.
 
     Args:
-      capacity: how many tasks may wait before pushing has to.
-      keep_results: see :class:`Ledger`.
+      name: of the queue.
+      type: of the args; None for any object.
+      options: all options of the storage.
+      siblings: the queues of the storage by name. This one is added.
     """
 
-    def __init__(self, capacity: float, keep_results: int) -> None:
+    def __init__(self, name: str, type: Any, options: dict[str, Any], siblings: dict[str, MemoryQueue[Any]]) -> None:
+        capacity, keep_results = options["max_buffer_size"], options["keep_results"]
+        if capacity != math.inf:
+            check_count(capacity, "max_buffer_size (unless it is math.inf)")
+        check_count(keep_results, "keep_results", minimum=0)
+        self.name = check_text(name, "queue")
+        self.type = type
+        self.options = options
+        self.encoding = _encoding_of(type, options["codec"], options["result_type"])
+        self.pushing_handles: set[object] = set()  # something may still be pushed through these
+        self.workers: list[WorkerContext] = []
+        self.siblings = siblings
+        siblings[name] = self
         self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of, is_virtual=is_virtual
         )
-        self.capacity = capacity
+        self.capacity: float = capacity
         self.closed = False
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
+
+    def make_sibling(self, name: str, type: Any, options: Mapping[str, Any]) -> MemoryQueue[Any]:
+        """Make another queue of the storage. Options that are not given are the same; the codec is for its type."""
+        same = dict(self.options)
+        for_type = getattr(same["codec"], "for_type", None)
+        if for_type is not None and not isinstance(same["codec"], _Class):
+            same["codec"] = for_type  # the codec of this queue is for another type
+        if type is None and self.encoding is not None:
+            type = Any
+        return MemoryQueue(name, type, {**same, **options}, self.siblings)
+
+    def check_same(self, type: Any, options: Mapping[str, Any]) -> None:
+        """Refuse a type or an option that differs from this queue's."""
+        given = {**options} if type is None else {"type": type, **options}
+        known = {"type": self.type, **self.options}
+        for option, value in given.items():
+            if value != known[option]:
+                raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
+
+    def remove_handle(self, handle: object) -> None:
+        """Nothing more is pushed through this handle; close the queue if it was the last one."""
+        self.pushing_handles.discard(handle)
+        if not self.pushing_handles and not self.closed:
+            self.closed = True
+            self.match_waiters()
 
     @property
     def receivers_waiting(self) -> int:
@@ -219,3 +265,15 @@ class MemoryQueue(Generic[A]):
     def _wake_first_receiver(self, result: Value[Any] | Error) -> None:
         receiver, _ = self._receivers.popitem(last=False)
         trio.lowlevel.reschedule(receiver, result)
+
+
+_Class = type
+
+
+def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> Encoding | None:
+    """The codecs of a queue; None if its values are kept by reference."""
+    if type is None and codec is None and result_type is None:
+        return None
+    from .encoding import Encoding  # it imports cbor2 and msgspec, which nothing else in memory needs
+
+    return Encoding(Any if type is None else type, codec, Any if result_type is None else result_type)

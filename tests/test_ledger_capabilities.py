@@ -427,7 +427,7 @@ async def test_attempts_of_workers_are_in_the_history(autojump_clock: MockClock)
 
 async def test_the_past_is_forgotten_with_its_task() -> None:
     storage = MemoryStorage[int](keep_results=2)
-    infos: dict[str, Any] = storage._memory_queue.ledger._infos
+    infos: dict[str, Any] = storage._queue.ledger._infos
     for outcome in (Failed(ERROR), Killed(ERROR)):
         await storage.discard(await finished(storage, outcome))
     await finished(storage, Failed(ERROR))
