@@ -97,10 +97,10 @@ class Holder:
 def test_what_is_pushed_is_taken_in_order_and_once() -> None:
     book = Book()
     assert [book.push(id, args=id.upper()) for id in "abc"] == ["a", "b", "c"]
-    assert (book.ledger.waiting, book.ledger.in_hand) == (3, 0)
+    assert (book.ledger.waiting, book.ledger.running) == (3, 0)
     task = book.take_one()
     assert (task.args, task.parts.id, task.parts.attempt, task.parts.status) == ("A", "a", 1, Status.Running)
-    assert (book.ledger.waiting, book.ledger.in_hand) == (2, 1)
+    assert (book.ledger.waiting, book.ledger.running) == (2, 1)
     assert book.take_ids() == ["b", "c"]
     assert book.take() is None
 
@@ -204,10 +204,10 @@ def test_an_id_that_is_known_is_refused_and_nothing_changes(place: str) -> None:
         task = book.take_one()
         if place != "in hand":
             book.settle(task, Succeeded(1) if place == "done" else Failed(ERROR))
-    before = (book.ledger.waiting, book.ledger.in_hand, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+    before = (book.ledger.waiting, book.ledger.running, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
     with pytest.raises(DuplicateTaskError, match="a task of the id 'a' has been pushed already; ids must be new"):
         book.push("a", args=2, unique="key")
-    after = (book.ledger.waiting, book.ledger.in_hand, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+    after = (book.ledger.waiting, book.ledger.running, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
     assert before == after
     assert book.push("b", unique="key") == "b", "the refused one has not taken the key"
 
@@ -425,7 +425,7 @@ def test_success_is_remembered() -> None:
     assert task.parts.status is Status.Done
     assert book.ledger.result_of("a") == TaskResult(TaskId("a"), Status.Done, 5)
     assert book.ledger.find("a") is task
-    assert (book.ledger.waiting, book.ledger.in_hand, book.ledger.remembered) == (0, 0, 1)
+    assert (book.ledger.waiting, book.ledger.running, book.ledger.remembered) == (0, 0, 1)
     assert book.finished == [("a", Succeeded(5))]
 
 
@@ -488,7 +488,7 @@ def test_a_suspended_task_waits_for_its_moment_and_its_attempt_does_not_count() 
         task = book.take_one()
         assert (task.parts.id, task.parts.attempt) == ("a", 1)
         book.settle(task, Suspended(book.now + 5, "not yet"))
-        assert (book.status_of("a"), book.ledger.waiting, book.ledger.in_hand) == (Status.Pending, 1, 0)
+        assert (book.status_of("a"), book.ledger.waiting, book.ledger.running) == (Status.Pending, 1, 0)
         assert book.ledger.counts == {**dict.fromkeys(book.ledger.counts, 0), "pushed": 1, "suspended": number}
         assert book.ledger.next_due == book.now + 5
         assert book.take() is None
@@ -535,7 +535,7 @@ def test_settling_is_fenced(outcome: Outcome) -> None:
     assert book.take_ids() == ["other", "a"]
     with pytest.raises(LeaseLostError):
         book.settle(first, outcome)
-    assert book.ledger.in_hand == 2
+    assert book.ledger.running == 2
 
 
 def test_one_that_waits_cannot_be_settled() -> None:
@@ -556,7 +556,7 @@ def test_what_is_no_outcome_is_refused_and_nothing_changes(outcome: Any) -> None
         TypeError, match="an outcome is Succeeded, Retried, Failed, Killed, Released or Suspended, not "
     ):
         book.settle(task, outcome)
-    assert (book.ledger.in_hand, book.status_of("a")) == (1, Status.Running)
+    assert (book.ledger.running, book.status_of("a")) == (1, Status.Running)
 
 
 def test_results_are_remembered_up_to_a_number_the_oldest_go_first() -> None:
@@ -628,7 +628,7 @@ def test_an_attempt_is_aborted_by_who_holds_it() -> None:
     (told,) = holder.told
     assert isinstance(told, Killed)
     assert str(told.error) == "enough"
-    assert book.ledger.in_hand == 1, "it is in hand until it is settled"
+    assert book.ledger.running == 1, "it is in hand until it is settled"
     assert not book.ledger.abort("unknown", "never")
 
 
@@ -749,7 +749,7 @@ def test_a_task_that_comes_back_after_it_was_cancelled_and_forgotten_is_taken_on
         book.ledger.vacuum()
     book.ledger.push(task, 0)
     assert book.take_ids() == [task.parts.id]
-    assert book.ledger.in_hand == 1
+    assert book.ledger.running == 1
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR)], ids=lambda each: type(each).__name__)
@@ -1057,7 +1057,7 @@ class LedgerAndModel:
     def the_numbers_are_right(self) -> None:
         ledger = self.ledger
         assert ledger.waiting == len(self.at("ready", "delayed"))
-        assert ledger.in_hand == len(self.hands) == len(self.at("in hand"))
+        assert ledger.running == len(self.hands) == len(self.at("in hand"))
         assert ledger.dead == len(self.at("failed", "killed"))
         assert ledger.remembered == len(self.at("done"))
         assert ledger.counts == self.tally
@@ -1066,7 +1066,7 @@ class LedgerAndModel:
     def nothing_is_lost_and_nothing_settled_twice(self) -> None:
         counts, ledger = self.ledger.counts, self.ledger
         ended = counts["succeeded"] + counts["failed"] + counts["killed"]
-        assert counts["pushed"] + self.resumed == ended + ledger.waiting + ledger.in_hand
+        assert counts["pushed"] + self.resumed == ended + ledger.waiting + ledger.running
         assert ended - self.resumed == ledger.dead + ledger.remembered + self.forgotten
 
     def the_next_one_due_is_told(self) -> None:

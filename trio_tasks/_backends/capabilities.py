@@ -1,4 +1,4 @@
-"""What a backend can do because it keeps its books in a ledger: find, change, take back, wait for and list tasks."""
+"""The capabilities of backends that keep their tasks in a ledger: find, change, take back, wait for and list tasks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 class LedgerHolder(Protocol[A]):
-    """A ledger, and who waits on it."""
+    """A ledger, and the trio tasks that wait on it."""
 
     ledger: Ledger[A]
     completion: ResultWaiters
@@ -48,7 +48,7 @@ class LedgerHolder(Protocol[A]):
         """Kill the tasks that were not started in time."""
 
     def match_waiters(self) -> None:
-        """Something may have become ready that somebody waits for."""
+        """Serve those that wait, after a change that may have made a task ready."""
 
 
 class LedgerCapabilities(
@@ -126,7 +126,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits."""
+        """Make the waiting task ready in ``delay`` seconds; False if none of that id waits."""
         check_seconds(delay, "delay")
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
@@ -196,10 +196,10 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Keep this as the progress of a task in hand; it replaces what was reported before.
+        """Record the progress of a running task, in place of what was reported before.
 
         Raises:
-          LeaseLostError: the task is not in hand any more. Nothing changed.
+          LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
         check_task(task)
         await trio.lowlevel.checkpoint()
@@ -220,16 +220,16 @@ class LedgerCapabilities(
         return ledger.progress_of(task_id)
 
     async def metrics(self) -> dict[str, int]:
-        """What went through it, by outcome, and what waits and runs now."""
+        """Counts of all tasks so far by outcome, and of those that wait and run now."""
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         ledger = self._ledger_holder.ledger
-        return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.in_hand}
+        return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.running}
 
 
 @final
 class ResultWaiters:
-    """Those who wait for tasks to be finished; :meth:`announce` is what a ledger calls."""
+    """The trio tasks that wait for results; a ledger calls :meth:`announce`."""
 
     __slots__ = ("_awaited",)
 
@@ -237,14 +237,14 @@ class ResultWaiters:
         self._awaited: dict[str, _Awaited] = {}
 
     def announce(self, task_id: TaskId, outcome: Ending) -> None:
-        """This task is finished."""
+        """Wake those that wait for this task, which is finished."""
         awaited = self._awaited.pop(task_id, None)
         if awaited is not None:
             awaited.result = TaskResult.of(task_id, outcome)
             awaited.finished.set()
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """How a task ends that is not finished yet. If it is cancelled, nothing else is."""
+        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on."""
         awaited = self._awaited.setdefault(task_id, _Awaited())
         with Loan(task_id, f"task {escaped(task_id)}") as loan:
             loan.begin()
@@ -255,7 +255,7 @@ class ResultWaiters:
 
 @final
 class _Awaited:
-    """A task that somebody waits for."""
+    """A task whose result is waited for."""
 
     __slots__ = ("finished", "result")
 

@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 
-_BOOKS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], RetryBuffer[Any]] = WeakKeyDictionary()
+_BUFFERS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], RetryBuffer[Any]] = WeakKeyDictionary()
 
 
-def _books_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
-    """The books of a channel. There is one set of them, for as long as there is the channel: so what one worker had to
-    give back waits for the next one over the same channel, whoever made that."""
+def _buffer_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
+    """The retry buffer of a channel. It lives as long as the channel, so a task that one worker gave back waits for the
+    next worker over the same channel, in another backend too."""
     try:
-        books = _BOOKS.get(channel)
-        if books is None:
-            # Or the books would keep the channel alive, and it them. Whoever asks has the channel.
+        buffer = _BUFFERS.get(channel)
+        if buffer is None:
+            # A strong reference would keep the channel alive for ever. Each caller holds the channel.
             reference = cast("Callable[[], Any]", weakref.ref(channel))
             nowait = (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None
-            books = _BOOKS[channel] = RetryBuffer(lambda: reference().receive(), nowait)
-    except TypeError:  # one that cannot be referred to weakly, or not be hashed
+            buffer = _BUFFERS[channel] = RetryBuffer(lambda: reference().receive(), nowait)
+    except TypeError:  # a channel without weak references or without a hash
         return RetryBuffer(channel.receive, getattr(channel, "receive_nowait", None))
-    return books
+    return buffer
 
 
 class ChannelBackend(LedgerCapabilities[A], Backend[A]):
     """A channel of plain args, of whole tasks, or of both, as a backend; :func:`as_backend` makes one.
 
     It ends once the channel has ended and nothing that was retried or released waits here. A channel that fails
-    fails whoever receives. A task whose id is known already is left out, with a warning in the log, since its id
+    fails its receivers. A task whose id is known already is left out, with a warning in the log, since its id
     makes it count once.
 
     Args:
@@ -60,34 +60,34 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
         if not isinstance(channel, trio.abc.ReceiveChannel):
             raise TypeError(f"ChannelBackend takes a trio.abc.ReceiveChannel, not {quoted(channel)}")
         self._channel: trio.abc.ReceiveChannel[Any] = channel
-        self._ledger_holder = self._books = _books_of(channel)
+        self._ledger_holder = self._buffer = _buffer_of(channel)
 
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on; what is due here goes before what the channel gives.
+        """Wait for the next task, and claim it; a task that is due here goes before those of the channel.
 
         Raises:
           trio.EndOfChannel: the channel has ended, and nothing waits here.
 
         If it is cancelled, nothing was taken.
         """
-        return await self._books.take()
+        return await self._buffer.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended; it takes effect even if it is cancelled.
+        """Record the outcome of the attempt; it takes effect even if it is cancelled.
 
         Raises:
-          LeaseLostError: the task is not in hand in this attempt. Nothing changed.
+          LeaseLostError: the task is not running in this attempt. Nothing changed.
         """
-        self._books.settle(task, outcome)
+        self._buffer.settle(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
-        """Close the channel. What is kept here can still be read."""
+        """Close the channel. Tasks that are kept here can still be read."""
         await self._channel.aclose()
 
     def __repr__(self) -> str:
-        ledger = self._books.ledger
-        counts = f"{ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead"
+        ledger = self._buffer.ledger
+        counts = f"{ledger.waiting} waiting, {ledger.running} in hand, {ledger.dead} dead"
         return f"<{type(self).__name__} over {self._channel!r}: {counts}>"
 
 
@@ -95,12 +95,12 @@ class NowaitChannelBackend(ChannelBackend[A], NowaitBackend[A]):
     """The same over a channel that has ``receive_nowait``, such as a memory channel."""
 
     def receive_nowait(self) -> Task[A]:
-        """As :meth:`receive`, or ``trio.WouldBlock`` if there is no task now."""
-        return self._books.take_nowait()
+        """Claim the next task, or raise ``trio.WouldBlock`` if there is none now; else as :meth:`receive`."""
+        return self._buffer.take_nowait()
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """As :meth:`settle`, without a checkpoint."""
-        self._books.settle(task, outcome)
+        """Record the outcome, as :meth:`settle` does, without a checkpoint."""
+        self._buffer.settle(task, outcome)
 
 
 @overload
@@ -110,10 +110,10 @@ def as_backend(source: trio.abc.ReceiveChannel[Task[A]]) -> Backend[A]: ...
 @overload
 def as_backend(source: trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
 def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
-    """A backend as it stands, or any other channel made one.
+    """Return a backend as it is, and make one of any other channel.
 
     Raises:
-      TypeError: it is neither.
+      TypeError: the source is neither.
     """
     if isinstance(source, Backend):
         return source  # pyright: ignore[reportUnknownVariableType]  # a backend of whatever it is
@@ -128,7 +128,7 @@ def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
 
 
 def _hint(source: Any) -> str:
-    """What was probably meant."""
+    """The end of an error text: a suggestion, if the mistake is a known one."""
     if callable(getattr(source, "__aiter__", None)):
         is_class = isinstance(source, type)
         return f": make one, {source.__name__}(...)" if is_class else ": carry it into a storage, Pipe(source, storage)"

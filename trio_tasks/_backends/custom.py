@@ -1,7 +1,7 @@
-"""A backend put together from functions, for a system that is there already.
+"""A backend made of functions, for an existing system.
 
-With ``settle=`` that system keeps the tasks, and is told how each attempt ended. Without it nobody takes anything
-back, so what is retried or released waits here, as it does over a channel.
+With ``settle=`` that system keeps the tasks, and is told the outcome of each attempt. Without it that system takes
+nothing back, so a retried or released task waits here, as it does over a channel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STATUS_AFTER = {
 
 
 class CustomBackend(TaskSink[A], Backend[A]):
-    """A backend out of functions.
+    """A backend made of functions.
 
     >>> CustomBackend(receive=fetch_row, push=insert_row, settle=update_row)
 
@@ -60,12 +60,12 @@ class CustomBackend(TaskSink[A], Backend[A]):
       heartbeat_interval: seconds between two calls of ``beat``.
       close: ``() -> object``: have ``receive`` raise ``trio.EndOfChannel`` once there is nothing left.
 
-    If ``receive`` gives a task that is in hand already, the older attempt has lost its lease: it is cancelled, and it
+    If ``receive`` gives a task that is running already, the older attempt has lost its lease: it is cancelled, and it
     cannot settle.
     """
 
     def __new__(cls, *args: Any, **functions: Any) -> CustomBackend[A]:
-        """One that keeps what comes back, if there is no function to tell."""
+        """Make a backend; without ``settle``, one that keeps the tasks that come back."""
         keeps = cls is CustomBackend and functions.get("settle") is None
         return object.__new__(cast("type[CustomBackend[A]]", _KeepingBackend if keeps else cls))
 
@@ -121,8 +121,8 @@ class CustomBackend(TaskSink[A], Backend[A]):
         self._beat = beat
         self._close = close
         self._closed = False
-        self._turn = trio.Lock()
-        self._in_hand: dict[str, Parts] = {}
+        self._receiving = trio.Lock()
+        self._running: dict[str, Parts] = {}
 
     # Pushing
 
@@ -144,7 +144,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         return answer if isinstance(answer, TaskId) else task.parts.id
 
     def close(self) -> None:
-        """Nothing more is pushed here; and ``close`` is told, so that ``receive`` may end.
+        """Refuse further pushes, and call ``close``, so that ``receive`` may end.
 
         Raises:
           BackendError: this backend was made without ``close=``, so there is no way to tell ``receive``.
@@ -160,18 +160,18 @@ class CustomBackend(TaskSink[A], Backend[A]):
     # Receiving and settling
 
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on. What ``receive`` raises comes through as it is.
+        """Wait for the next task, and claim it. What ``receive`` raises comes through as it is.
 
         If it is cancelled, nothing was taken, if the same is true of ``receive``.
         """
-        async with self._turn:
+        async with self._receiving:
             item = await self._fetch()
             task: Task[A] = _copy(cast("Task[A]", item)) if isinstance(item, Task) else Task(item)
             parts = task.parts
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
-            older = self._in_hand.get(parts.id)
-            self._in_hand[parts.id] = parts
+            older = self._running.get(parts.id)
+            self._running[parts.id] = parts
             if older is not None and older.holder is not None:
                 older.holder.revoke(Released("its lease was lost: the backend gave the task out again"))
             return task
@@ -180,33 +180,33 @@ class CustomBackend(TaskSink[A], Backend[A]):
         return await _call("receive", self._receive)
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Have ``settle`` take note of how the attempt ended. What it raises comes through as it is.
+        """Record the outcome of the attempt, by ``settle``. What it raises comes through as it is.
 
         Raises:
-          LeaseLostError: the task is not in hand in this attempt.
+          LeaseLostError: the task is not running in this attempt.
 
-        If it is cancelled or fails, the task is still in hand as far as this backend is concerned.
+        If it is cancelled or fails, the task is still running as far as this backend is concerned.
         """
         assert self._settle is not None
         if type(outcome) not in _STATUS_AFTER:
             raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
         parts = task.parts
-        if self._in_hand.get(parts.id) is not parts:
+        if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
                 f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
             )
-        del self._in_hand[parts.id]  # at once: to be run again, it may come back before the function returns
-        in_hand = True
+        del self._running[parts.id]  # before the call: a task to be run again may come back before it returns
+        is_running = True
         try:
             await _call("settle", self._settle, _as_stored(task, outcome), outcome)
             parts.status = _STATUS_AFTER[type(outcome)]
-            in_hand = False
+            is_running = False
         except LeaseLostError:
-            in_hand = False
+            is_running = False
             raise
         finally:
-            if in_hand:
-                self._in_hand.setdefault(parts.id, parts)
+            if is_running:
+                self._running.setdefault(parts.id, parts)
 
     async def beat(self, context: WorkerContext) -> None:
         """Renew the leases, by ``beat``."""
@@ -223,17 +223,17 @@ class CustomBackend(TaskSink[A], Backend[A]):
 
 @final
 class _KeepingBackend(LedgerCapabilities[A], CustomBackend[A]):
-    """One without ``settle=``: what is retried or released waits here, and failed tasks stay readable."""
+    """A backend without ``settle=``: a retried or released task waits here, and failed tasks stay readable."""
 
     def __init__(self, **functions: Any) -> None:
         super().__init__(**functions)
-        self._ledger_holder = self._books = RetryBuffer[A](self._fetch)
+        self._ledger_holder = self._buffer = RetryBuffer[A](self._fetch)
 
     async def receive(self) -> Task[A]:
-        return await self._books.take()
+        return await self._buffer.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        self._books.settle(task, outcome)
+        self._buffer.settle(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
@@ -247,7 +247,7 @@ async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _copy(task: Task[A]) -> Task[A]:
-    """The same task again, in parts of its own: what is given twice is not in hand twice."""
+    """A copy of the task with parts of its own, since a task that is given twice has two attempts."""
     parts = task.parts.again(task.parts.attempt)
     parts.context = task.parts.context
     parts.run_at = task.parts.run_at
@@ -255,7 +255,7 @@ def _copy(task: Task[A]) -> Task[A]:
 
 
 def _as_stored(task: Task[A], outcome: Outcome) -> Task[A]:
-    """The task as it is to be stored, now that its attempt ended so."""
+    """The task as it is to be stored after this outcome."""
     stored = _copy(task)
     parts = stored.parts
     parts.status = _STATUS_AFTER[type(outcome)]

@@ -1,8 +1,8 @@
-"""The books of a queue that lives in memory: which tasks wait, which are in hand, how the finished ones ended.
+"""The state of a queue in memory: the tasks that wait, those that run, and the outcomes of the finished ones.
 
-Pure bookkeeping. Nothing here awaits, and the time is told (``now``, on whatever monotonic clock the caller reads), so
-each decision is taken whole: a task is in exactly one place before and after every call. Only a task with a ``run_at``
-is held against the wall clock too, each time that one is to be taken, since that clock may be set.
+Nothing here awaits, and the caller passes the time in (``now``, on any monotonic clock), so each decision is atomic: a
+task is in exactly one place before and after every call. A task with a ``run_at`` is compared with the wall clock too,
+each time that one is to be taken, since that clock may be set.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ WALL_LOOKS_APART = 1.0
 
 @final
 class Ledger(Generic[A]):
-    """What a queue knows.
+    """The tasks of a queue, and their states.
 
     Args:
-      on_finish: told of each task that has reached a final status, in the very moment.
-      keep_results: of how many succeeded tasks the results are remembered; the oldest are forgotten first.
-          Failed and killed ones are remembered until :meth:`vacuum`.
+      on_finish: called with each task that reaches a final status, at once.
+      keep_results: number of succeeded tasks that are kept with their results; the oldest are forgotten first.
+          Failed and killed ones are kept until :meth:`vacuum`.
       line_of: an error in a line, for the history.
       is_virtual: whether ``now`` is on a clock that a test moves. A ``run_at`` is then a delay, unless the wall clock
           was replaced, too.
@@ -62,19 +62,19 @@ class Ledger(Generic[A]):
         self._keep_results = keep_results
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
-        self._moments: dict[str, int] = {}  # of those of them that go by the wall clock, in its microseconds
-        self._walled: list[tuple[int, int, Task[A]]] = []  # a heap of the same, and of some that do not wait any more
+        self._moments: dict[str, int] = {}  # of delayed tasks that go by the wall clock, in its microseconds
+        self._walled: list[tuple[int, int, Task[A]]] = []  # a heap of the same, with stale entries
         self._wall_look = math.inf  # when that clock is to be looked at again
         self._tiebreak = count()
-        self._live: dict[str, Task[A]] = {}  # all that are not finished, wherever they are
-        self._in_hand: dict[str, Parts] = {}
-        self._not_before: dict[str, float] = {}  # of those that are delayed
-        self._successors: dict[str, TaskId] = {}  # of those in hand that were replaced
+        self._live: dict[str, Task[A]] = {}  # all that are not finished: ready, delayed or running
+        self._running: dict[str, Parts] = {}
+        self._not_before: dict[str, float] = {}  # of delayed tasks
+        self._successors: dict[str, TaskId] = {}  # of running tasks that were replaced
         self._unique: dict[str, TaskId] = {}
-        self._start_by: dict[str, float] = {}  # of those that were never started
-        self._expiring: list[tuple[float, str]] = []  # a heap of the same, and of some that were started since
-        self._aborted: dict[str, str] = {}  # in hand, and not to come back, for this reason
-        self._infos: dict[str, KnownTaskInfo] = {}  # of those that failed once, or reported progress
+        self._start_by: dict[str, float] = {}  # of tasks that were never started
+        self._expiring: list[tuple[float, str]] = []  # a heap of the same, with stale entries
+        self._aborted: dict[str, str] = {}  # reasons; these run, and are killed when they end
+        self._infos: dict[str, KnownTaskInfo] = {}  # of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
         self.counts = {
@@ -90,12 +90,13 @@ class Ledger(Generic[A]):
     # Coming in
 
     def push(self, task: Task[A], now: float) -> TaskId:
-        """Let a task in; returns its id, or that of the one which has its unique key already.
+        """Add a task; returns its id, or the id of the task that holds its unique key.
 
         Raises:
-          DuplicateTaskError: the id is known, or the unique key is taken and was to be fought over. Nothing changed.
+          DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``. Nothing
+            changed.
         """
-        if task.parts.status is not Status.Pending:  # pushed before, and finished: this is another life
+        if task.parts.status is not Status.Pending:  # it was pushed before, and is finished: start afresh
             task = Task(task.args, task.parts.again(attempt=0))
         if self._start_by:
             self.expire(now)
@@ -122,14 +123,14 @@ class Ledger(Generic[A]):
         return task_id
 
     def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
-        """Hold the task against the wall clock, unless time is virtual, and the wall clock does not go with it."""
+        """Compare the task with the wall clock from now on, unless time is virtual and the wall clock is not."""
         if is_wall_clock_replaced() or not self._is_virtual():
             moment = self._moments[task.parts.id] = microseconds_of(run_at)
             heappush(self._walled, (moment, next(self._tiebreak), task))
             self._wall_look = min(self._wall_look, self._next_look(now, rest))
 
     def _claim(self, task: Task[A]) -> TaskId | None:
-        """Take the unique key for this task; or the id of the one which keeps it."""
+        """Take the unique key for this task, and return None; or the id of the task that keeps it."""
         key = task.parts.terms.unique
         assert key is not None
         holder = self._unique.get(key)
@@ -144,7 +145,7 @@ class Ledger(Generic[A]):
         return None
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
-        """Have it be ready so many seconds from now."""
+        """Make the task ready so many seconds from now."""
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
             self._moments.pop(task.parts.id, None)
@@ -159,7 +160,7 @@ class Ledger(Generic[A]):
     # Going out
 
     def take(self, now: float) -> Task[A] | None:
-        """The next task that is ready, in hand from now on and one attempt further; None if there is none."""
+        """Begin an attempt at the next task that is ready; None if there is none."""
         if self._start_by:
             self.expire(now)
         if self._delayed.heap:
@@ -169,28 +170,28 @@ class Ledger(Generic[A]):
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
-                continue  # cancelled, replaced or rescheduled since: what lies here is only its shadow
+                continue  # a stale entry: the task was cancelled, replaced or rescheduled since
             if self._start_by:
-                self._start_by.pop(parts.id, None)  # it was started in time; whether it is interrupted or not
+                self._start_by.pop(parts.id, None)  # it was started in time, even if it is interrupted
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
-            self._in_hand[parts.id] = parts
+            self._running[parts.id] = parts
             return task
         return None
 
     def _look_at_delayed(self, now: float) -> None:
-        """Have those be ready whose time has come."""
+        """Make delayed tasks ready whose time has come."""
         while (due := self._delayed.next_due) is not None and due <= now:
             first = self._delayed.pop_first()
             if self._is_delayed(first) and not self._is_early(first, now):
                 self._be_ready(first)
 
     def _is_delayed(self, task: Task[A]) -> bool:
-        """Whether a task that lies among the delayed ones still is one, and not merely its shadow."""
+        """True if an entry of the delayed tasks is not stale."""
         return self._live.get(task.parts.id) is task and task.parts.id in self._not_before
 
     def _is_early(self, task: Task[A], now: float) -> bool:
-        """Whether its moment by the wall clock has not come, as that was set back; it waits for longer from now on."""
+        """True if the wall clock was set back, so that the task is not due by it yet; it is then delayed further."""
         moment = self._moments.get(task.parts.id)
         if moment is None or (rest := moment - microseconds_of(wall_now())) <= 0:
             return False
@@ -199,7 +200,7 @@ class Ledger(Generic[A]):
         return True
 
     def _look_at_wall(self, now: float) -> None:
-        """Have those be ready whose moment has come by the wall clock, which may have been set forward."""
+        """Make tasks ready that are due by the wall clock, which may have been set forward."""
         wall = microseconds_of(wall_now())
         while self._walled:
             moment, _, first = self._walled[0]
@@ -212,8 +213,8 @@ class Ledger(Generic[A]):
         self._wall_look = math.inf
 
     def _next_look(self, now: float, rest: float) -> float:
-        """When to look at the wall clock again, by which it is so long until the next moment; nobody else sets a
-        virtual one, so that it need not be watched."""
+        """Time of the next look at the wall clock, ``rest`` seconds before a task is due by it. A virtual one is set
+        by the test alone, so it need not be watched."""
         return _later(now, rest if self._is_virtual() else min(rest, WALL_LOOKS_APART))
 
     def _be_ready(self, task: Task[A]) -> None:
@@ -222,7 +223,7 @@ class Ledger(Generic[A]):
         self._ready.append(task)
 
     def expire(self, now: float) -> bool:
-        """Kill the tasks whose time to be started is over: it is, from that very moment on. True if there were any."""
+        """Kill tasks that were not started in time, including those that expire right now. True if there were any."""
         is_any = False
         while self._first_expiry is not None and self._first_expiry <= now:
             _, task_id = heappop(self._expiring)
@@ -232,12 +233,12 @@ class Ledger(Generic[A]):
         return is_any
 
     def expires_at(self, task_id: str) -> float | None:
-        """When the task of this id expires; None if it does not, or not any more."""
+        """The time at which the task of this id expires; None if it does not, or not any more."""
         return self._start_by.get(task_id)
 
     @property
     def _first_expiry(self) -> float | None:
-        """When the next task expires; None if none does."""
+        """The time at which the next task expires; None if none does."""
         heap, start_by = self._expiring, self._start_by
         if len(heap) > 64 + 2 * len(start_by):  # most were started in time
             heap[:] = [(moment, task_id) for task_id, moment in start_by.items()]
@@ -248,9 +249,9 @@ class Ledger(Generic[A]):
 
     @property
     def next_due(self) -> float | None:
-        """When something happens by itself: the next delayed task is due, or a task expires; None if nothing will."""
+        """The time at which the next delayed task is due or a task expires; None if there is neither."""
         while (first := self._delayed.first) is not None and not self._is_delayed(first):
-            self._delayed.pop_first()  # a shadow, for which nobody needs to wake up
+            self._delayed.pop_first()  # a stale entry
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
         if due is not None and self._walled:
             due = min(due, self._wall_look)
@@ -259,13 +260,13 @@ class Ledger(Generic[A]):
     # Coming back
 
     def settle(self, task: Task[A], outcome: Outcome, now: float) -> None:
-        """Enter how the attempt ended.
+        """Record the outcome of the attempt.
 
         Raises:
-          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+          LeaseLostError: the task is not running under these parts. Nothing changed.
         """
         parts = task.parts
-        if self._in_hand.get(parts.id) is not parts:
+        if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
                 f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
             )
@@ -274,7 +275,7 @@ class Ledger(Generic[A]):
             return
         if not isinstance(outcome, (Retried, Released, Suspended)):
             raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
-        del self._in_hand[parts.id]
+        del self._running[parts.id]
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
@@ -283,7 +284,7 @@ class Ledger(Generic[A]):
             self._note_failure(parts, outcome)
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         if parts.id in self._aborted:
-            self.cancel(parts.id, self._aborted[parts.id])  # whatever its holder has made of it
+            self.cancel(parts.id, self._aborted[parts.id])  # whatever the outcome of its attempt
         elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
             self.cancel(
                 parts.id, f"replaced by task {escaped(self._successors[parts.id])}"
@@ -301,7 +302,7 @@ class Ledger(Generic[A]):
     def _finish(self, task: Task[A], outcome: Ending) -> None:
         parts = task.parts
         task_id = parts.id
-        in_hand = self._in_hand.pop(task_id, None)
+        attempt = self._running.pop(task_id, None)
         del self._live[task_id]
         if self._start_by:
             self._start_by.pop(task_id, None)
@@ -322,7 +323,7 @@ class Ledger(Generic[A]):
             parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
             self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
             self._dead[task_id] = task, outcome
-            if in_hand is not None:
+            if attempt is not None:
                 self._note_failure(parts, outcome)
             else:
                 self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
@@ -342,7 +343,7 @@ class Ledger(Generic[A]):
         self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
 
     def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
-        """Add the attempt that has failed so to the history of its task."""
+        """Add the attempt that failed to the history of its task."""
         became, error = type(outcome).__name__.lower(), outcome.error
         worker = None if parts.holder is None else parts.holder.worker
         entry = PastAttempt(int(parts.attempt), wall_seconds(), worker, became, self._line_of(error))
@@ -358,8 +359,8 @@ class Ledger(Generic[A]):
         return task is not None
 
     def abort(self, task_id: str, reason: str) -> bool:
-        """Have the attempt under way cancelled by who holds it, to be killed; False if nobody holds it."""
-        parts = self._in_hand.get(task_id)
+        """Have the worker cancel the attempt under way, which is then killed; False if no worker holds it."""
+        parts = self._running.get(task_id)
         if parts is None or parts.holder is None:
             return False
         is_told = parts.holder.revoke(Killed(AbortError(reason)))
@@ -368,9 +369,9 @@ class Ledger(Generic[A]):
         return is_told
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
-        """Have a task that waits be ready in ``delay`` seconds; False if it does not wait."""
+        """Make a waiting task ready in ``delay`` seconds; False if it does not wait."""
         task = self._waiting(task_id)
-        if task is not None and (delay > 0 or task_id in self._not_before):  # what is ready stays where it stands
+        if task is not None and (delay > 0 or task_id in self._not_before):  # a ready task keeps its place
             moved = self._live[task.parts.id] = Task(task.args, task.parts)
             moved.parts.run_at = None
             self._delay(moved, delay, now)
@@ -403,13 +404,13 @@ class Ledger(Generic[A]):
         return True
 
     def report(self, task: Task[A], progress: Any) -> None:
-        """Keep this as the progress of a task in hand.
+        """Record the progress of a running task.
 
         Raises:
-          LeaseLostError: the task is not in hand under these parts. Nothing changed.
+          LeaseLostError: the task is not running under these parts. Nothing changed.
         """
         parts = task.parts
-        if self._in_hand.get(parts.id) is not parts:
+        if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
                 f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to report"
             )
@@ -435,7 +436,7 @@ class Ledger(Generic[A]):
 
     def _waiting(self, task_id: str) -> Task[A] | None:
         task = self._live.get(task_id)
-        return None if task_id in self._in_hand else task
+        return None if task_id in self._running else task
 
     def find(self, task_id: str) -> Task[A] | None:
         """The task of this id, unfinished or remembered."""
@@ -459,57 +460,58 @@ class Ledger(Generic[A]):
         return self._infos.get(task_id, NOTHING_KNOWN).progress
 
     def result_of(self, task_id: str) -> TaskResult[Any] | None:
-        """How the task of this id ended, if it did and is remembered."""
+        """The result of the task of this id, if it has ended and is remembered."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished and TaskResult.of(finished[0].parts.id, finished[1])
 
     def tasks(self) -> Iterator[Task[A]]:
-        """All unfinished and all remembered ones: as they would be taken, fall due, were taken, or were finished."""
-        live, in_hand, due = self._live, self._in_hand, self._not_before
-        yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in in_hand)
+        """All tasks that are unfinished or remembered: in the order in which they would be taken, fall due, were taken,
+        or were finished."""
+        live, running, due = self._live, self._running, self._not_before
+        yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in running)
         delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
         yield from (live[task_id] for _, _, task_id in delayed)
-        yield from (live[task_id] for task_id in in_hand)
+        yield from (live[task_id] for task_id in running)
         yield from (task for task, _, _ in self._done.values())
         for kind in (Failed, Killed):
             yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
 
     def _falls_due(self, task_id: str) -> float:
-        """When a delayed task is ready, or expires before that."""
+        """The time at which a delayed task is ready, or expires before that."""
         due = self._not_before[task_id]
         return min(due, self._start_by.get(task_id, due))
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait, ready or delayed."""
-        return len(self._live) - len(self._in_hand)
+        """Number of tasks that wait, ready or delayed."""
+        return len(self._live) - len(self._running)
 
     @property
     def is_timed(self) -> bool:
-        """Whether :meth:`take` has to be told the time: something is delayed, or may expire."""
+        """True if :meth:`take` needs the time, since a task is delayed or may expire."""
         return bool(self._start_by or self._delayed.heap)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits, and nothing is in an attempt from which it could come back."""
-        return not self.waiting and not any(parts.holder for parts in self._in_hand.values())
+        """True if no task waits, and none is in an attempt from which it could come back."""
+        return not self.waiting and not any(parts.holder for parts in self._running.values())
 
     @property
-    def in_hand(self) -> int:
-        """How many tasks are in an attempt."""
-        return len(self._in_hand)
+    def running(self) -> int:
+        """Number of tasks in an attempt."""
+        return len(self._running)
 
     @property
     def dead(self) -> int:
-        """How many dead letters there are."""
+        """Number of dead letters."""
         return len(self._dead)
 
     @property
     def remembered(self) -> int:
-        """Of how many succeeded tasks the results are kept."""
+        """Number of succeeded tasks that are kept with their results."""
         return len(self._done)
 
 
 def _later(now: float, seconds: float) -> float:
-    """So many seconds from now, and later than now, however few they are."""
+    """The time ``seconds`` from now; later than now even if they are too few for a float."""
     return max(now + seconds, math.nextafter(now, math.inf))

@@ -1,4 +1,4 @@
-"""A storage in memory: for this process, as fast as trio allows, and held to every promise but survival."""
+"""A storage in memory, for one process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ B = TypeVar("B")
 @final
 @dataclass(frozen=True, slots=True)
 class MemoryStorageStatistics:
-    """A memory storage at one moment. The seven counts at the end run from its beginning."""
+    """A snapshot of a memory storage. The seven counts at the end start with the storage."""
 
     waiting: int
     in_hand: int
@@ -73,10 +73,10 @@ class MemoryStorage(
     >>> worker = Worker("emails", storage, send_email)
     >>> await storage.push(Email(to="a@example.com"), delay=60)
 
-    Delays, priorities, unique keys, expiry, results, dead letters: all that a task can ask for. It ends, for those
-    who receive, once it is closed *and* empty; a task that is delayed or will be retried keeps it open, and so does
-    one that is in an attempt, since it may come back. (A handler that itself receives from its own worker's storage
-    until the end therefore waits for itself.)
+    It has delays, priorities, unique keys, expiry, results and dead letters. It ends, for its receivers, once it is
+    closed *and* empty; a task that is delayed or will be retried keeps it open, and so does one in an attempt, since it
+    may come back. (A handler that itself receives from its own worker's storage until the end therefore waits for
+    itself.)
 
     Args and results are any objects, and are handed over by reference. With ``type=``, ``codec=`` or ``result_type=``
     they are encoded and decoded as a storage that lasts does it: what that storage would refuse is refused here too,
@@ -156,7 +156,7 @@ class MemoryStorage(
     @overload
     def share(self, type: Any = None, *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[Any]: ...
     def share(self, type: Any = None, *, queue: str, **options: Unpack[MemoryOptions]) -> MemoryStorage[Any]:
-        """Another queue beside this one, or another handle to it if there is one of this name.
+        """Make another queue beside this one, or another handle to the queue of this name.
 
         It is closed on its own. The options are those of the storage (``max_buffer_size``, ``codec``, ``result_type``,
         ``keep_results``), and the same as here if not given. Without a type, a queue beside one with a type takes
@@ -177,7 +177,7 @@ class MemoryStorage(
         return other
 
     def clone(self) -> MemoryStorage[A]:
-        """Another handle to the same storage, to be closed on its own, as with trio's memory channels.
+        """Make another handle to the same storage, to be closed on its own, as with trio's memory channels.
 
         The storage is closed when every handle is, so each of several producers can close its own. A clone that has
         only ever been received from, such as one given to a worker, does not keep the storage open.
@@ -197,7 +197,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     async def push_task(self, task: Task[A]) -> TaskId:
-        """Put a whole task in; wait for room where the buffer is bounded.
+        """Push a whole task; wait for room where the buffer is bounded.
 
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
@@ -215,7 +215,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
-        """As :meth:`push_task`, or ``trio.WouldBlock`` if there is no room."""
+        """Push a whole task, or raise ``trio.WouldBlock`` if there is no room; else as :meth:`push_task`."""
         task = check_task(task) if self._encoding is None else self._encoding.encode(task)
         if self._closed or self._queue.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
@@ -228,7 +228,7 @@ class MemoryStorage(
         return check_task(task) if self._encoding is None else self._encoding.encode(task)
 
     def push_nowait(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Make a task and put it in without waiting; the keywords are those of :meth:`push`.
+        """Make a task and push it without waiting; the keywords are those of :meth:`push`.
 
         Raises:
           trio.WouldBlock: there is no room.
@@ -237,10 +237,10 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
-        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+        """Make a task of each of ``many`` args, with the same options, and push them in this order.
 
-        Every task is made, and every option checked, before the first is put in. If it is cancelled, those put in so
-        far stay in.
+        Every task is made, and every option checked, before the first is pushed. If it is cancelled, those that were
+        pushed so far stay.
         """
         ids: list[TaskId] = []
         tasks = await make_tasks(many, options, self)
@@ -258,7 +258,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Nothing more is pushed here. Once every handle is closed, who receives gets the rest, and then the end."""
+        """Refuse further pushes here. Once every handle is closed, receivers get the rest, and then the end."""
         if self._closed:
             return
         self._closed = True
@@ -266,7 +266,7 @@ class MemoryStorage(
         self._queue.remove_handle(self)
 
     async def aclose(self) -> None:
-        """As :meth:`close`; then a checkpoint. What waits stays, and can still be received."""
+        """Close, as :meth:`close` does, and make a checkpoint. Waiting tasks can still be received."""
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -274,7 +274,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on; waits for one.
+        """Wait for the next task, and claim it.
 
         Raises:
           trio.EndOfChannel: the storage is closed and empty.
@@ -291,7 +291,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     def receive_nowait(self) -> Task[A]:
-        """As :meth:`receive`, or ``trio.WouldBlock`` if no task is ready."""
+        """Claim the next task, or raise ``trio.WouldBlock`` if none is ready; else as :meth:`receive`."""
         if self._is_new_clone:
             self._is_new_clone = False
             if not self._has_pushed:
@@ -300,7 +300,7 @@ class MemoryStorage(
         return task if self._encoding is None else self._decoded(task)
 
     def _decoded(self, task: Task[A]) -> Task[A]:
-        """The task that was just taken, as it is given out; if decoding is interrupted, it is given back."""
+        """Decode a task that was just claimed; if decoding is interrupted, the task is released."""
         if self._encoding is None:
             return task
         is_decoded = False
@@ -313,12 +313,12 @@ class MemoryStorage(
                 self._queue.settle(task, Released("interrupted"))
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended; it takes effect even if it is cancelled."""
+        """Record the outcome of the attempt; it takes effect even if it is cancelled."""
         self.settle_nowait(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """As :meth:`settle`, without a checkpoint."""
+        """Record the outcome, as :meth:`settle` does, without a checkpoint."""
         self._queue.settle(task, outcome if self._encoding is None else self._encoding.settled(outcome))
 
     # Changing
@@ -328,24 +328,24 @@ class MemoryStorage(
         return await super().update(self._prepare(task))
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Keep this as the progress of a task in hand; it replaces what was reported before.
+        """Record the progress of a running task, in place of what was reported before.
 
         Raises:
-          LeaseLostError: the task is not in hand any more. Nothing changed.
+          LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
         if self._encoding is not None:
             progress = self._encoding.progress(progress)
         await super().report_progress(task, progress)
 
     async def resume_abandoned(self) -> int:
-        """Return 0: nothing is ever abandoned here, since there are no leases, and no process that could die alone."""
+        """Return 0: no task is ever abandoned, since there are no leases, and only one process."""
         await trio.lowlevel.checkpoint()
         return 0
 
     # Looking
 
     async def register_worker(self, context: WorkerContext) -> None:
-        """A worker starts to receive here."""
+        """Add a worker that starts to receive here."""
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
@@ -353,7 +353,7 @@ class MemoryStorage(
         self._queue.workers.append(context)
 
     async def unregister_worker(self, context: WorkerContext) -> None:
-        """A worker has ended; nothing is claimed in advance here."""
+        """Remove a worker that has ended; no task was claimed in advance."""
         self._queue.workers = [each for each in self._queue.workers if each is not context]
         await trio.lowlevel.checkpoint()
 
@@ -363,7 +363,7 @@ class MemoryStorage(
         return [each.name for each in self._queue.workers if not each.is_stopped]
 
     async def list_queues(self) -> list[str]:
-        """The names of all queues of the storage that there ever was a task in."""
+        """The names of all queues of the storage that a task was ever pushed to."""
         await trio.lowlevel.checkpoint()
         queues = self._queue.siblings.values()
         return sorted(each.name for each in queues if each.ledger.counts["pushed"])
@@ -373,11 +373,11 @@ class MemoryStorage(
         return shown if self._encoding is None else self._encoding.decode(shown)
 
     def statistics(self) -> MemoryStorageStatistics:
-        """How things stand, frozen."""
+        """A snapshot of the queue, frozen."""
         ledger = self._queue.ledger
         return MemoryStorageStatistics(
             waiting=ledger.waiting,
-            in_hand=ledger.in_hand,
+            in_hand=ledger.running,
             dead=ledger.dead,
             results_kept=ledger.remembered,
             receivers_waiting=self._queue.receivers_waiting,
@@ -391,4 +391,4 @@ class MemoryStorage(
         ledger = self._queue.ledger
         state = "closed" if self._queue.closed else "open"
         name = "" if self.queue == "default" else f"{self.queue!r} "
-        return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.in_hand} in hand, {ledger.dead} dead>"
+        return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.running} in hand, {ledger.dead} dead>"

@@ -88,7 +88,7 @@ class MemoryQueue(Generic[A]):
                 raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
 
     def remove_handle(self, handle: object) -> None:
-        """Nothing more is pushed through this handle; close the queue if it was the last one."""
+        """Expect no more pushes through this handle, and close the queue if it was the last one."""
         self.pushing_handles.discard(handle)
         if not self.pushing_handles and not self.closed:
             self.closed = True
@@ -96,19 +96,19 @@ class MemoryQueue(Generic[A]):
 
     @property
     def receivers_waiting(self) -> int:
-        """How many trio tasks wait to receive."""
+        """Number of trio tasks that wait to receive."""
         return len(self._receivers)
 
     @property
     def pushers_waiting(self) -> int:
-        """How many trio tasks wait for room."""
+        """Number of trio tasks that wait for room."""
         return len(self._pushers)
 
     # Taking
 
     @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
-        """The next ready task, in hand; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
+        """Claim the next ready task; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
         task = self._take()
         if task is not None:
             return task
@@ -118,7 +118,7 @@ class MemoryQueue(Generic[A]):
 
     def _take(self) -> Task[A] | None:
         task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
-        while self._pushers and self._push_waiting() and task is None:  # what had expired has made room
+        while self._pushers and self._push_waiting() and task is None:  # expired tasks made room
             task = self.ledger.take(trio.current_time())
         return task
 
@@ -127,14 +127,14 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     async def wait_and_take(self) -> Task[A]:
-        """The next task, once there is one; there is none just now. If it is cancelled, nothing was taken."""
+        """Wait for a task when none is ready, and claim it. If it is cancelled, nothing was taken."""
         while True:
             handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
             if handed is not None:
                 handed.parts.status = Status.Running
                 return handed
             try:
-                # Who was woken to look may have been sent away meanwhile.
+                # This receiver was woken to look, and may have been cancelled meanwhile.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 task = self.take_nowait()
             except trio.WouldBlock:
@@ -156,11 +156,11 @@ class MemoryQueue(Generic[A]):
                 return await self._wait_for_task()
             finally:
                 self._timer = None
-                self.match_waiters()  # somebody else has to keep time from now on
+                self.match_waiters()  # another receiver has to keep time from now on
         return None
 
     async def _wait_for_task(self) -> Task[A] | None:
-        """Wait until a task is handed over; None means: look for yourself."""
+        """Wait until a task is handed over; None if the caller has to look for one."""
         me = trio.lowlevel.current_task()
         self._receivers[me] = None
 
@@ -175,7 +175,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def push_nowait(self, task: Task[A]) -> TaskId:
-        """Let a task in; raises ``trio.WouldBlock`` if there is no room."""
+        """Push a task; raises ``trio.WouldBlock`` if there is no room."""
         if self._pushers or self.ledger.waiting >= self.capacity:
             self.expire()
             if self._pushers or self.ledger.waiting >= self.capacity:
@@ -187,7 +187,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     async def push_when_room(self, task: Task[A], handle: object) -> TaskId:
-        """Wait for room, then let the task in. If it is cancelled, the task is not in."""
+        """Wait for room, then push the task. If it is cancelled, nothing was pushed."""
         entry = (trio.lowlevel.current_task(), task, handle)
         self._pushers.append(entry)
 
@@ -201,11 +201,7 @@ class MemoryQueue(Generic[A]):
         return task_id
 
     def _push_waiting(self) -> bool:
-        """There may be room: put in the tasks of those who wait for it, first come, first served.
-
-        Returns:
-          whether there was room for any.
-        """
+        """Push the tasks that wait for room, in the order in which they came; True if there was room for any."""
         was_room = self.ledger.waiting < self.capacity
         while self._pushers and self.ledger.waiting < self.capacity:
             pusher, task, _ = self._pushers.popleft()
@@ -219,7 +215,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def cancel_pushes(self, handle: object) -> None:
-        """Those who wait for room through this handle have come too late."""
+        """Fail all pushes that wait for room through this handle."""
         for entry in [entry for entry in self._pushers if entry[2] is handle]:
             self._pushers.remove(entry)
             error = trio.ClosedResourceError("the storage was closed while this push waited for room")
@@ -229,7 +225,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Enter the outcome, and hand over what it made ready."""
+        """Record the outcome, and serve those that wait."""
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
@@ -238,13 +234,13 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def expire(self) -> None:
-        """Kill what was not started in time; that may make room."""
+        """Kill tasks that were not started in time; that may make room."""
         if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
             self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection
     def match_waiters(self) -> None:
-        """Bring together what waits and who waits, after any change."""
+        """Serve those that wait for room or for a task, after any change."""
         if self._pushers:
             self._push_waiting()
         while self._receivers:

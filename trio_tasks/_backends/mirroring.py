@@ -1,4 +1,4 @@
-"""Wrappers that have the capabilities of the backend inside, so that ``isinstance`` says the same of both.
+"""Wrappers that have the capabilities of the backend inside, so that ``isinstance`` gives the same answer for both.
 
 The list of capabilities is derived from the contracts, so a new interface there is known here without being named.
 """

@@ -1,7 +1,7 @@
-"""A pipe: from where args come up, into a storage that keeps them, for the workers that run on it.
+"""A pipe from a source of args into a storage, for the workers that run on that storage.
 
-What was taken from the source and is not in the storage yet is kept here, as a task. It goes in first next time, and
-its id makes it count once, even if nobody can tell whether it had arrived.
+A task that was taken from the source and is not in the storage yet is kept here. It is pushed first next time, and its
+id makes it count once, even if it is not known whether it had arrived.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 _REFUSALS = (DuplicateTaskError, TypeError, ValueError)
-_STRETCH = 64  # items carried in one go before others get a turn
+_BATCH_SIZE = 64  # items carried between two checkpoints
 
 
 class _Storage(Protocol[A]):
-    """What a pipe carries into, for type checkers: a :class:`Backend` that is a :class:`TaskSink` too."""
+    """The storage of a pipe, for type checkers: a :class:`Backend` that is a :class:`TaskSink` too."""
 
     @property
     def heartbeat_interval(self) -> float | None: ...
@@ -57,8 +57,8 @@ class Pipe(Backend[A], Feeder):
     another takes over when it stops.
 
     Nothing is lost between the two, whenever it is cancelled, if the source is a channel. An async generator is
-    ended by a cancellation that finds it waiting, as one by ``stop`` or ``pause`` may, and what it had in hand is lost
-    inside it: have ``trio.as_safe_channel`` make a channel of it.
+    ended by a cancellation that finds it waiting, as one by ``stop`` or ``pause`` may, and the item that it was
+    working on is lost: make a channel of it with ``trio.as_safe_channel``.
 
     Args:
       source: a ``trio.abc.ReceiveChannel``, or any other async iterable, of args or of whole tasks.
@@ -67,11 +67,11 @@ class Pipe(Backend[A], Feeder):
           turned off if others push there too.
 
     A task that the storage refuses (``TypeError``, ``ValueError``, :class:`DuplicateTaskError`) is left out, with an
-    error in the log, since nobody else is there to be told.
+    error in the log, since it has no caller to raise it in.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
-        """One that can do what its storage can."""
+        """Make a pipe that has the capabilities of its storage."""
         storage = kwargs.get("storage", args[1] if len(args) > 1 else None)
         return object.__new__(mirroring(cls, storage, _hand_on, without=(TaskSink,)))
 
@@ -97,10 +97,10 @@ class Pipe(Backend[A], Feeder):
         self._storage: Any = storage
         self._receive_nowait: Callable[[], Task[A] | A] | None = getattr(source, "receive_nowait", None)
         self._push_nowait: Callable[[Task[A]], object] | None = getattr(storage, "push_task_nowait", None)
-        self._turn = trio.Lock()
+        self._carrying = trio.Lock()
         self._in_transit: Task[A] | None = None
-        self._tried = False  # whether what is in transit was pushed before
-        self._cut = False  # whether the last wait for the source came to no good end
+        self._tried = False  # whether the task in transit was pushed before
+        self._was_interrupted = False  # whether the last wait for the source was cancelled, or failed
         self._ended = False
         self.heartbeat_interval = storage.heartbeat_interval
         self.settles_within_bounds = storage.settles_within_bounds
@@ -112,8 +112,8 @@ class Pipe(Backend[A], Feeder):
     async def feed(self) -> None:
         """Carry until the source ends, then close the storage.
 
-        If it is cancelled, what it had taken from the source is carried first next time. What the source raises comes
-        through as it is, and so does what the storage raises, unless it refuses the task.
+        If it is cancelled, a task that it had taken from the source is carried first next time. Errors of the source
+        come through as they are, and so do errors of the storage, unless it refuses the task.
 
         Raises:
           BackendError: the source is an async generator that was ended by an earlier cancellation, or by an error.
@@ -126,7 +126,7 @@ class Pipe(Backend[A], Feeder):
             nursery.start_soon(self._carry)
 
     async def _carry(self) -> None:
-        async with self._turn:
+        async with self._carrying:
             while not self._ended:
                 if self._in_transit is None:
                     self._in_transit = await self._next()
@@ -140,33 +140,33 @@ class Pipe(Backend[A], Feeder):
                     return
 
     def _carry_nowait(self) -> None:
-        """Carry what needs no waiting, where both ends can do without; whatever else there is, is met by waiting."""
+        """Carry what needs no waiting, if both ends have ``nowait`` methods; every error is met again by waiting."""
         if self._receive_nowait is None or self._push_nowait is None:
             return
         with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, *_REFUSALS):
-            for _ in range(_STRETCH):
+            for _ in range(_BATCH_SIZE):
                 item = self._receive_nowait()
                 self._in_transit = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
                 self._push_nowait(self._in_transit)
                 self._in_transit = None
 
     async def _next(self) -> Task[A] | None:
-        """What the source gives next, as a task; None at its end."""
-        cut, self._cut = self._cut, True
+        """Wait for the next item of the source, and return it as a task; None at its end."""
+        was_interrupted, self._was_interrupted = self._was_interrupted, True
         try:
             item = await self._items.__anext__()
         except StopAsyncIteration:
-            if cut and inspect.isasyncgen(self._items):
+            if was_interrupted and inspect.isasyncgen(self._items):
                 raise BackendError(
                     f"{self._source!r} was ended by a cancellation or an error while it was waited for, so it is not "
                     "known what else it had: carry from a channel, such as trio.as_safe_channel makes"
                 ) from None
-            return None  # noqa: ASYNC910  it is over, so nobody waits for a turn
-        self._cut = False
+            return None  # noqa: ASYNC910  it is over, so nothing waits for the lock
+        self._was_interrupted = False
         return cast("Task[A]", item) if isinstance(item, Task) else Task(item)
 
     async def _put(self, task: Task[A]) -> bool:
-        """Push what is in transit; False if nothing more can be pushed."""
+        """Push the task in transit; False if nothing more can be pushed."""
         repeated, self._tried = self._tried, True
         refused = True
         try:
@@ -174,21 +174,21 @@ class Pipe(Backend[A], Feeder):
             refused = False
         except trio.ClosedResourceError:
             log.warning("%r stops, and keeps %r: its storage was closed before its source had ended", self, task)
-            return False  # noqa: ASYNC910  it is over, so nobody waits for a turn
+            return False  # noqa: ASYNC910  it is over, so nothing waits for the lock
         except DuplicateTaskError as error:
-            if not repeated:  # otherwise it says that the task had arrived
+            if not repeated:  # otherwise the error means that the task had arrived
                 log.error("a task of %r is left out: %s", self, error)
         except (TypeError, ValueError):
             log.error("%r is left out of %r, which refuses it", task, self._storage, exc_info=True)
         self._in_transit, self._tried = None, False
-        if refused:  # a long row of those must not starve the others
+        if refused:  # many refusals in a row must not starve other trio tasks
             await trio.lowlevel.checkpoint()
         return True  # noqa: ASYNC910  either this or the push was one
 
-    # Being the storage
+    # The storage's own methods
 
     async def receive(self) -> Task[A]:
-        """The next task of the storage; see there."""
+        """Wait for the next task of the storage; see there."""
         return cast("Task[A]", await self._storage.receive())
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
@@ -215,7 +215,7 @@ def pipe_to(source: AsyncIterable[Task[A]] | AsyncIterable[A], storage: _Storage
 
 
 def _hand_on(verb: str) -> Callable[..., Any]:
-    """A method that is the storage's."""
+    """A method that calls the storage's."""
 
     def hand_on(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._storage, verb)(*args, **kwargs)

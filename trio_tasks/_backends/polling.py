@@ -1,4 +1,4 @@
-"""For backends that have to look: when to look again, after there was nothing.
+"""Poll strategies, for backends that have to look: they decide when to look again after a look that found nothing.
 
 >>> backend = CustomBackend(
 ...     receive=poll(fetch_row, race(OnSignal(rows_changed), Interval(30)))
@@ -27,17 +27,17 @@ T = TypeVar("T")
 
 
 class PollStrategy(ABC):
-    """When to look again. One object serves one :func:`poll`."""
+    """A rule for when to look again. One object serves one :func:`poll`."""
 
     @abstractmethod
     async def wait(self) -> None:
-        """There was nothing: return when it is time to look again.
+        """Return when it is time to look again, after a look that found nothing.
 
         If it is cancelled, the next thing done is a look, so a signal that it has consumed is not lost.
         """
 
     def found(self) -> None:
-        """There was something: forget how long it has been quiet. By default there is nothing to forget."""
+        """Take note that a look found something: a strategy that counts quiet looks starts afresh. Default: nothing."""
 
 
 @final
@@ -105,8 +105,8 @@ class Backoff(PollStrategy):
 class OnSignal(PollStrategy):
     """Look when told to.
 
-    A signal that comes while nobody waits is kept, and several of them count as one: what counts is that there is a
-    look after the last.
+    A signal that comes while nothing waits is kept, and several of them count as one: there is always a look after the
+    last one.
 
     Args:
       source: what tells: an async function without parameters, each return of which is a signal; or a
@@ -131,7 +131,7 @@ class OnSignal(PollStrategy):
         self._notified = trio.Event()
 
     def notify(self) -> None:
-        """Have a look taken: now, or as soon as the one under way is over. From a thread, call it with
+        """Cause a look: now, or as soon as the one under way is over. From a thread, call it with
         ``trio.from_thread.run_sync``.
 
         Raises:
@@ -228,7 +228,7 @@ def poll(fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> Ca
 
 @final
 class _Poller(Generic[T]):
-    """Looks, and waits, by turns. Between what was fetched and its return there is nothing to be cancelled at."""
+    """The loop of :func:`poll`. There is no checkpoint between fetching something and returning it."""
 
     def __init__(self, fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> None:
         self._fetch = fetch
@@ -236,11 +236,11 @@ class _Poller(Generic[T]):
         self._quiet = False
 
     async def receive(self) -> T:
-        """The next thing that is found."""
+        """Wait until a look finds something, and return that."""
         while True:
             await trio.lowlevel.checkpoint()
             if self._quiet:
-                self._quiet = False  # whatever becomes of the wait, what follows is a look
+                self._quiet = False  # even if the wait is cancelled, a look follows
                 await self._strategy.wait()
             found = await self._fetch()
             if found is not None:

@@ -1,7 +1,7 @@
 """The two orders in which tasks wait: by priority once they are ready, and by time before that.
 
-Neither is asked to remove anything from its middle. A task that was cancelled stays where it is, and whoever pops it
-sees that it does not count any more; so every operation costs the same with a thousand tasks waiting as with a million.
+Neither removes anything from its middle. A task that was cancelled stays in it as a stale entry, which the caller skips
+when it is popped; so every operation costs the same with a thousand tasks waiting as with a million.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ReadyQueue(Generic[A]):
         return level
 
     def append(self, task: Task[A]) -> None:
-        """Behind all others of its priority."""
+        """Add a task behind all others of its priority."""
         priority = task.parts.terms.priority
         level = self._levels.get(priority)
         if level is None:
@@ -46,7 +46,7 @@ class ReadyQueue(Generic[A]):
         level.append(task)
 
     def append_front(self, task: Task[A]) -> None:
-        """Before all others of its priority: it has waited its turn already."""
+        """Add a task before all others of its priority, since it has waited already."""
         self._level(task.parts.terms.priority).appendleft(task)
 
     def __iter__(self) -> Iterator[Task[A]]:
@@ -55,7 +55,7 @@ class ReadyQueue(Generic[A]):
             yield from self._levels[priority]
 
     def pop(self) -> Task[A] | None:
-        """The next one, or None."""
+        """Take out the next one; None if there is none."""
         if not self._priorities:
             return None
         priority = self._priorities[-1]
@@ -84,7 +84,7 @@ class DelayQueue(Generic[A]):
 
     @property
     def next_due(self) -> float | None:
-        """When the first one is due; None if there is none."""
+        """The time at which the first one is due; None if there is none."""
         return self.heap[0][0] if self.heap else None
 
     @property

@@ -1,8 +1,8 @@
-"""What a one-way source needs to become a backend: somebody who keeps what comes back, since it cannot be returned.
+"""A retry buffer, which makes a backend of a source that takes nothing back.
 
-A channel, or a function that fetches, gives tasks and takes none. So what is retried or released waits in a ledger
-here, and goes before the source once it is due. Of those who receive, one at a time asks the source, under the deadline
-of the next task that waits here; the others stand in line behind it.
+A channel, or a function that fetches, gives tasks and takes none. So a retried or released task waits in a ledger here,
+and goes before the source once it is due. One receiver at a time asks the source, under the deadline of the next task
+that waits here; the others wait for a lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ A = TypeVar("A")
 
 @final
 class RetryBuffer(Generic[A]):
-    """A source, and the books of what it gave.
+    """A source, and a ledger of the tasks that it gave.
 
     Args:
       receive: waits for the next task, or for plain args; raises ``trio.EndOfChannel`` after the last. If it is
@@ -50,18 +50,21 @@ class RetryBuffer(Generic[A]):
         self._receive = receive
         self._receive_nowait = receive_nowait
         self._ended = False
-        self._turn = trio.Lock()
-        self._asking = trio.CancelScope()  # around the one who asks the source, or the last one who did
+        self._receiving = trio.Lock()
+        self._asking = trio.CancelScope()  # around the call of the source, or the last one
 
     # Taking
 
     @trio.lowlevel.enable_ki_protection
     async def take(self) -> Task[A]:
-        """The next task, in hand; raises ``trio.EndOfChannel`` if the source has ended and nothing waits here.
+        """Wait for the next task, and claim it.
+
+        Raises:
+          trio.EndOfChannel: the source has ended, and nothing waits here.
 
         If it is cancelled, nothing was taken. What the source raises comes through as it is.
         """
-        async with self._turn:
+        async with self._receiving:
             while (task := self._take_kept()) is None:
                 self._check_end()
                 await self._ask()
@@ -69,7 +72,7 @@ class RetryBuffer(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
-        """As :meth:`take`, or ``trio.WouldBlock`` if there is no task now."""
+        """Claim the next task, or raise ``trio.WouldBlock`` if there is none now; else as :meth:`take`."""
         while (task := self._take_kept()) is None:
             self._check_end()
             if self._ended or self._receive_nowait is None:
@@ -87,8 +90,8 @@ class RetryBuffer(Generic[A]):
         if self._ended and not self.ledger.waiting:
             raise trio.EndOfChannel
 
-    async def _ask(self) -> None:  # noqa: ASYNC910  whoever asks has the checkpoint of the lock behind it
-        """Wait for the source, until it gave one or ended, or until what waits here is due."""
+    async def _ask(self) -> None:  # noqa: ASYNC910  the lock of the caller was a checkpoint
+        """Wait until the source gives a task or ends, or until a task that waits here is due."""
         due = self.ledger.next_due
         with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:  # noqa: ASYNC912  if the source does not wait, nor do we
             try:
@@ -102,7 +105,7 @@ class RetryBuffer(Generic[A]):
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
         try:
             self.ledger.push(task, trio.current_time())
-        except DuplicateTaskError as error:  # who sent it twice is not here to be told
+        except DuplicateTaskError as error:  # the sender cannot be told
             log.warning("a task is left out: %s", error)
         else:
             self._keep_time()
@@ -111,7 +114,7 @@ class RetryBuffer(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Enter how the attempt ended; raises :class:`LeaseLostError` if it is not in hand."""
+        """Record the outcome of the attempt; raises :class:`LeaseLostError` if it is not running."""
         now = trio.current_time()
         self.ledger.settle(task, outcome, now)
         if isinstance(outcome, (Retried, Suspended)):
@@ -121,15 +124,15 @@ class RetryBuffer(Generic[A]):
             self.match_waiters()
 
     def expire(self) -> None:
-        """Kill what was not started in time."""
+        """Kill tasks that were not started in time."""
         if self.ledger.is_timed:
             self.ledger.expire(trio.current_time())
 
     def match_waiters(self) -> None:
-        """Have the one who asks the source look here first: something may have become ready."""
+        """Interrupt the call of the source, so that the receiver takes a task that may have become ready here."""
         self._asking.cancel()
 
     def _keep_time(self) -> None:
-        """Have the one who asks the source be back when the next one that waits here is due."""
+        """Set the deadline of the call of the source to the time at which the next task here is due."""
         due = self.ledger.next_due
         self._asking.deadline = math.inf if due is None else due
