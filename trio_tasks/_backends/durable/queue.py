@@ -10,10 +10,8 @@ import trio
 from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
-from ..._clock import microseconds_of
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from ..._contracts.lending import SLOTS
-from ..._contracts.sink import check_storable
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, BackendError, SuspendError
@@ -21,11 +19,10 @@ from ..._tasks.outcome import Killed, Released, Status
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
 from .encoding import decode_history, decode_options, ends_in_loss, moment_of, unreadable_since
-from .engine import ClaimKey, NewRow, Settlement, SettlementKind
+from .engine import ClaimKey, Settlement, SettlementKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-    from datetime import datetime
 
     from ..._codecs.codec import Codec
     from ..._tasks.extensions import Extensions
@@ -426,38 +423,6 @@ class QueueState:
         return {parts.context.key for task_id, parts in [*self._still_ending.items()] if self._still_runs(task_id)}
 
     # Pushing
-
-    def row_of(
-        self,
-        task: Task[Any],
-        payload: bytes,
-        head: bytes | None,
-        delay: float,
-        run_at: datetime | None,
-        *,
-        by_wall_clock: bool = False,
-    ) -> NewRow:
-        """The row that this task becomes.
-
-        Raises:
-          ValueError: something in it cannot be stored anywhere.
-        """
-        parts = task.parts
-        terms = parts.terms
-        check_storable(parts)
-        return NewRow(
-            self.name,
-            parts.id,
-            payload,
-            head,
-            terms.priority,
-            delay,
-            terms.unique,
-            terms.on_conflict,
-            terms.expires_in,
-            None if run_at is None else microseconds_of(run_at),
-            by_wall_clock,
-        )
 
     def keep_extensions(self, parts: Parts) -> bool:
         """Keep the extensions of a task that is about to be pushed; whether there was anything to keep."""

@@ -1,24 +1,46 @@
-"""A task as it is looked up: with what is kept of its attempts."""
+"""Conversions between tasks and rows: a pushed task, an outcome to be settled, and a row that was looked up.
+
+A claimed row becomes a task in :meth:`QueueState.deliver`, since its lease belongs to the queue.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
-from ..._codecs.codec import CborCodec
-from ..._logging import catch_errors
-from ..._printing import escaped
-from ..._tasks.outcome import Status, TaskResult
+import trio
+
+from ..._clock import microseconds_of, wall_after
+from ..._codecs.codec import CborCodec, EncodeError
+from ..._concurrency.virtual_time import goes_by_the_wall
+from ..._contracts.sink import check_storable
+from ..._logging import catch_errors, line_of
+from ..._printing import escaped, quoted
+from ..._tasks.errors import BackendError, UnsettledError
+from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
-from ..._tasks.task_info import StoredTaskInfo
-from .encoding import decode_error, decode_history, decode_options, moment_of
-from .engine import SettlementKind, State, StoredRow
+from ..._tasks.task_info import PastAttempt, StoredTaskInfo
+from .encoding import (
+    UNREADABLE,
+    decode_error,
+    decode_history,
+    decode_options,
+    encode_error,
+    encode_options,
+    moment_of,
+    unreadable_since,
+    with_attempt,
+)
+from .engine import NewRow, Settlement, SettlementKind, State, StoredRow
 
 if TYPE_CHECKING:
-    from ..._tasks.task_info import PastAttempt
-    from .engine import Settlement
-    from .queue import QueueState
+    from collections.abc import Callable
+
+    from ..._tasks.outcome import Outcome
+    from .engine import Engine
+    from .queue import Lease, QueueState
 
 _STATUS = {
     State.WAITING: Status.Pending,
@@ -32,12 +54,148 @@ ENDS = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILE
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
 STATES[Status.Queued] = STATES[Status.Running]
 PLAIN = CborCodec()
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_KINDS: dict[type, SettlementKind] = {
+    Retried: SettlementKind.RETRIED,
+    Failed: SettlementKind.FAILED,
+    Killed: SettlementKind.KILLED,
+}
+STATUS_AFTER = {
+    SettlementKind.SUCCEEDED: Status.Done,
+    SettlementKind.RETRIED: Status.Pending,
+    SettlementKind.FAILED: Status.Failed,
+    SettlementKind.KILLED: Status.Killed,
+    SettlementKind.RELEASED: Status.Pending,
+    SettlementKind.SUSPENDED: Status.Pending,
+}
+
+
+# A pushed task
+
+
+def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
+    """The row to insert for this task.
+
+    Args:
+      task: the task. Its ``parts.run_at`` becomes what is stored.
+      queue: the queue to which it is pushed.
+      longest: bytes that the store takes.
+
+    Raises:
+      TypeError, ValueError: it cannot be stored.
+    """
+    parts = task.parts
+    terms = parts.terms
+    delay = parts.seconds_to_wait
+    run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
+    payload, options = queue.codec.encode(task.args), encode_options(terms, parts.metadata, run_at)
+    check_length(len(payload) + len(options or b""), longest, "the task")
+    by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
+    check_storable(parts)
+    row = NewRow(
+        queue.name,
+        parts.id,
+        payload,
+        options,
+        terms.priority,
+        delay,
+        terms.unique,
+        terms.on_conflict,
+        terms.expires_in,
+        None if run_at is None else microseconds_of(run_at),
+        by_wall_clock,
+    )
+    parts.run_at = run_at
+    return row
+
+
+def check_length(length: int, longest: float, name: str) -> None:
+    """Raise :class:`EncodeError` if something is longer than the store takes."""
+    if length > longest:
+        raise EncodeError(f"{name} has {length:,} bytes when it is stored, and this store takes {longest:,.0f} at most")
+
+
+# An outcome
+
+
+def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engine) -> Settlement:
+    """The settlement of an attempt with this outcome.
+
+    Raises:
+      UnsettledError: the result cannot be encoded.
+    """
+    queue = lease.queue
+    worker = _worker_of(task, lease) if lease.queue.by_name or not lease.worker else None
+    if isinstance(outcome, Succeeded):
+        write = _in_order(lease.writes) if lease.writes else None
+        result = None if outcome.result is None else _encoded(outcome.result, lease, engine.longest)
+        keep = queue.keep_results
+        return Settlement(
+            queue.name, lease.key, lease.token, SettlementKind.SUCCEEDED, 0.0, result, None, keep, write, None, worker
+        )
+    if isinstance(outcome, Released):
+        return Settlement(queue.name, lease.key, lease.token, SettlementKind.RELEASED, 0.0, None, None, math.inf)
+    if isinstance(outcome, Suspended):
+        after = max(0.0, outcome.until - trio.current_time())
+        history = _note_unreadable(task, lease, engine, worker)
+        run_at = microseconds_of(wall_after(after)) if after else None
+        key, token, kind = lease.key, lease.token, SettlementKind.SUSPENDED
+        return Settlement(queue.name, key, token, kind, after, None, history, math.inf, run_at=run_at, worker=worker)
+    if not isinstance(outcome, (Retried, Failed, Killed)):
+        raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
+    kind = _KINDS[type(outcome)]
+    who = worker or lease.worker
+    entry = PastAttempt(task.parts.attempt, engine.now(), who, kind.name.lower(), line_of(outcome.error))
+    after = outcome.after if isinstance(outcome, Retried) else 0.0
+    history = with_attempt(lease.packed_history, entry)
+    packed_error = encode_error(outcome.error)
+    run_at = microseconds_of(wall_after(after)) if after else None
+    key, token, keep = lease.key, lease.token, queue.keep_dead
+    return Settlement(queue.name, key, token, kind, after, packed_error, history, keep, run_at=run_at, worker=worker)
+
+
+def _note_unreadable(task: Task[Any], lease: Lease, engine: Engine, worker: str | None) -> bytes | None:
+    """The history with a note of when the task was first found unreadable; None if there is nothing to note."""
+    error = task.parts.unfit and task.parts.unfit.__cause__
+    if error is None:
+        return None
+    with suppress(BackendError):
+        if unreadable_since(lease.packed_history) is not None:
+            return None
+    entry = PastAttempt(task.parts.attempt, engine.now(), worker or lease.worker, UNREADABLE, line_of(error))
+    return with_attempt(lease.packed_history, entry)
+
+
+def _worker_of(task: Task[Any], lease: Lease) -> str | None:
+    """The name of the worker that made the attempt; None if the claim has the same name, or if no worker did."""
+    if task.parts.holder is None:
+        return None
+    name: str = task.parts.holder.worker
+    return name if name != lease.worker else None
+
+
+def _encoded(result: Any, lease: Lease, longest: float) -> bytes:
+    with catch_errors() as caught:
+        encoded: bytes = lease.queue.results.encode(result)
+        check_length(len(encoded), longest, "the result")
+        return encoded
+    assert caught.error is not None
+    raise UnsettledError(caught.error, for_good=True) from caught.error
+
+
+def _in_order(writes: tuple[Callable[[Any], object], ...]) -> Callable[[Any], object]:
+    def write(writer: Any) -> None:
+        for each in writes:
+            each(writer)
+
+    return write
+
+
+# A row that was looked up
 
 
 @final
-class Filed(StoredTaskInfo):
-    """What a task that was looked up has as its ``parts.context``."""
+class _RowInfo(StoredTaskInfo):
+    """The ``parts.context`` of a task that was looked up."""
 
     __slots__ = ("_queue", "_stored")
 
@@ -52,7 +210,7 @@ class Filed(StoredTaskInfo):
 
     @property
     def error(self) -> BaseException | None:
-        """What the latest attempt failed with, if the task failed, was killed, or waits to be retried."""
+        """The error of the latest attempt, if the task failed, was killed, or waits to be retried."""
         has_one = self._stored.state is not State.DONE and self._stored.result is not None
         return decode_error(self._stored.result) if has_one else None
 
@@ -65,25 +223,25 @@ class Filed(StoredTaskInfo):
 
     @property
     def progress(self) -> Any:
-        """The progress last reported of the attempt under way, or of the last one."""
+        """The progress last reported by the latest attempt."""
         return None if self._stored.progress is None else PLAIN.decode(self._stored.progress)
 
     @property
     def worker(self) -> str | None:
-        """The name of the worker that has it in hand, or had it last."""
+        """The name of the worker that claimed it last."""
         return self._stored.worker
 
     def __repr__(self) -> str:
         return f"<kept of task {escaped(self._stored.id)}: {self._stored.state.name}>"
 
 
-def shown(stored: StoredRow, queue: QueueState) -> Task[Any]:
-    """The task that is stored here. If its payload does not decode any more, its args are the payload."""
+def task_of(stored: StoredRow, queue: QueueState) -> Task[Any]:
+    """The task of a row that was looked up. If its payload does not decode any more, its args are the payload."""
     parts = Parts(stored_id(stored.id), attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
     if stored.state is State.RUNNING and stored.id in queue.unbegun():
         parts.status = Status.Queued
-    parts.context = Filed(stored, queue)
+    parts.context = _RowInfo(stored, queue)
     args: Any = stored.payload
     with catch_errors() as caught:
         parts.run_at = moment_of(stored.run_at, stored.options)
@@ -94,10 +252,10 @@ def shown(stored: StoredRow, queue: QueueState) -> Task[Any]:
 
 
 def result_of(stored: StoredRow, queue: QueueState) -> TaskResult[Any]:
-    """How the finished task ended."""
+    """The result of the finished task of this row."""
     task_id = stored_id(stored.id)
     if stored.state is State.DONE:
-        return TaskResult(task_id, Status.Done, Filed(stored, queue).result)
+        return TaskResult(task_id, Status.Done, _RowInfo(stored, queue).result)
     return TaskResult(task_id, _STATUS[stored.state], error=decode_error(stored.result))
 
 

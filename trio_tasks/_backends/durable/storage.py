@@ -17,7 +17,6 @@ from ..._checks import check_count, check_seconds, check_text, check_unicode
 from ..._clock import microseconds_of, wall_after
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
-from ..._concurrency.virtual_time import goes_by_the_wall
 from ..._contracts.backend import (
     Cancel,
     Discard,
@@ -58,8 +57,18 @@ from .encoding import decode_options, encode_error, encode_options, moment_of
 from .engine import Renewal, State
 from .exchange_loop import ExchangeLoop
 from .queue import STALE, Lease, QueueState, abort
-from .rows import ENDS, PLAIN, STATES, result_of, result_of_ending, shown
-from .settling import STATUS_AFTER, check_length, settlement_of
+from .rows import (
+    ENDS,
+    PLAIN,
+    STATES,
+    STATUS_AFTER,
+    check_length,
+    result_of,
+    result_of_ending,
+    row_of,
+    settlement_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -284,16 +293,7 @@ class DurableStorage(
         check_task(task)
         if self._closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
-        parts = task.parts
-        terms = parts.terms
-        delay = parts.seconds_to_wait
-        run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
-        payload, head = self._queue.codec.encode(task.args), encode_options(terms, parts.metadata, run_at)
-        check_length(len(payload) + len(head or b""), self._loop.engine.longest, "the task")
-        by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
-        row = self._queue.row_of(task, payload, head, delay, run_at, by_wall_clock=by_wall_clock)
-        parts.run_at = run_at
-        return row
+        return row_of(task, self._queue, self._loop.engine.longest)
 
     # Receiving
 
@@ -437,7 +437,7 @@ class DurableStorage(
         """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
         result and its progress."""
         stored: StoredRow | None = await self._do("find", task_id)
-        return None if stored is None else shown(stored, self._queue)
+        return None if stored is None else task_of(stored, self._queue)
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
         """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
@@ -448,11 +448,11 @@ class DurableStorage(
         engine = self._loop.engine
         if status not in (Status.Queued, Status.Running):
             found: Sequence[StoredRow] = await self._loop.ask(engine.list, self._queue.name, states, limit)
-            return [shown(stored, self._queue) for stored in found]
+            return [task_of(stored, self._queue) for stored in found]
         # In the store, a row that is claimed here and not begun is RUNNING like any other.
         most = limit + len(self._queue.unbegun()) if status is Status.Running else _ALL
         found = await self._loop.ask(engine.list, self._queue.name, states, most)
-        tasks = [shown(stored, self._queue) for stored in found]
+        tasks = [task_of(stored, self._queue) for stored in found]
         return [task for task in tasks if task.parts.status is status][:limit]
 
     async def progress_of(self, task_id: str) -> Any:

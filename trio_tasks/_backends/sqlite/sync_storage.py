@@ -16,7 +16,7 @@ from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many
 from ..._tasks.task_id import TaskId, stored_id
 from ..durable.engine import Exchange, State
-from ..durable.rows import result_of, shown
+from ..durable.rows import result_of, task_of
 from .operations import Operations
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class SyncSqliteStorage(Generic[A]):
         """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
         result and its progress."""
         stored = self._find(task_id)
-        return None if stored is None else shown(stored, self._queue)
+        return None if stored is None else task_of(stored, self._queue)
 
     @overload
     def wait_for(self, task_id: str, type: type[R], *, timeout: float | None = None) -> TaskResult[R]: ...
