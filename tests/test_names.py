@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -54,3 +56,35 @@ def test_renamed_classes_can_be_pickled_and_copied(value: object) -> None:
     assert type(again) is type(value)
     assert str(again) == str(value)
     assert str(copy.copy(value)) == str(value)
+
+
+MODULES_AFTER = """
+import sys, trio
+before = {*sys.modules}
+import trio_tasks
+print(*({*sys.modules} - before))
+"""
+
+
+def test_a_program_that_only_pushes_loads_no_worker() -> None:
+    modules = run_python(MODULES_AFTER).split()
+    assert "trio_tasks._backends.memory" in modules
+    assert not [each for each in modules if each.startswith(("trio_tasks._worker", "trio_tasks._handlers", "sqlite3"))]
+    assert not {"trio_tasks._monitor", "trio_tasks._contracts.context"} & {*modules}
+
+
+NAMES_OF_A_RUN = """
+import trio
+from trio_tasks import MemoryStorage, {first}
+from trio_tasks._contracts import events, report
+print(*(each.__module__ for each in [*events.EVENTS, report.WorkerReport, report.Report]))
+"""
+
+
+@pytest.mark.parametrize("first", ["Worker", "WorkerBuilder", "Monitor", "testing"])
+def test_what_comes_along_with_a_worker_has_its_public_name(first: str) -> None:
+    assert {*run_python(NAMES_OF_A_RUN.format(first=first)).split()} == {"trio_tasks"}
+
+
+def run_python(program: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", program], text=True)

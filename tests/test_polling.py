@@ -22,7 +22,7 @@ from trio_tasks import (
     poll,
     race,
 )
-from trio_tasks._backends.polling import PollStrategy
+from trio_tasks.abc import PollStrategy
 
 
 class Table:

@@ -4,16 +4,7 @@ from types import ModuleType as _Module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 from . import abc as _abc
-from ._backends.custom import CustomBackend as CustomBackend
 from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
-from ._backends.pipe import Pipe as Pipe, pipe_to as pipe_to
-from ._backends.polling import (
-    Backoff as Backoff,
-    Interval as Interval,
-    OnSignal as OnSignal,
-    poll as poll,
-    race as race,
-)
 from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
@@ -32,29 +23,8 @@ from ._contracts.backend import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
-from ._contracts.context import WorkerContext as WorkerContext, WorkerStatistics as WorkerStatistics
-from ._contracts.events import (
-    Custom as Custom,
-    Engage as Engage,
-    Error as Error,
-    Event as Event,
-    HeartBeat as HeartBeat,
-    Idle as Idle,
-    Release as Release,
-    Start as Start,
-    Stop as Stop,
-    Success as Success,
-)
-from ._contracts.report import (
-    Interruption as Interruption,
-    Overrun as Overrun,
-    Report as Report,
-    WorkerReport as WorkerReport,
-)
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
-from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
-from ._monitor import Monitor as Monitor
 from ._tasks.errors import (
     AbortError as AbortError,
     BackendError as BackendError,
@@ -95,13 +65,20 @@ from ._tasks.task import (
 )
 from ._tasks.task_id import TaskId as TaskId
 from ._tasks.task_info import PastAttempt as PastAttempt, StoredTaskInfo as StoredTaskInfo
-from ._worker.builder import WorkerBuilder as WorkerBuilder
-from ._worker.worker import Worker as Worker
 
 if _TYPE_CHECKING:
+    from ._backends.custom import CustomBackend as CustomBackend
     from ._backends.durable.queue import Lease as Lease, StorageOptions as StorageOptions
     from ._backends.durable.storage import DurableStorage as DurableStorage
     from ._backends.file.storage import FileStorage as FileStorage
+    from ._backends.pipe import Pipe as Pipe, pipe_to as pipe_to
+    from ._backends.polling import (
+        Backoff as Backoff,
+        Interval as Interval,
+        OnSignal as OnSignal,
+        poll as poll,
+        race as race,
+    )
     from ._backends.sqlite.storage import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
     from ._backends.sqlite.sync_storage import SyncSqliteStorage as SyncSqliteStorage
     from ._codecs.codec import (
@@ -112,6 +89,29 @@ if _TYPE_CHECKING:
         JsonCodec as JsonCodec,
         PydanticCodec as PydanticCodec,
     )
+    from ._contracts.context import WorkerContext as WorkerContext, WorkerStatistics as WorkerStatistics
+    from ._contracts.events import (
+        Custom as Custom,
+        Engage as Engage,
+        Error as Error,
+        Event as Event,
+        HeartBeat as HeartBeat,
+        Idle as Idle,
+        Release as Release,
+        Start as Start,
+        Stop as Stop,
+        Success as Success,
+    )
+    from ._contracts.report import (
+        Interruption as Interruption,
+        Overrun as Overrun,
+        Report as Report,
+        WorkerReport as WorkerReport,
+    )
+    from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
+    from ._monitor import Monitor as Monitor
+    from ._worker.builder import WorkerBuilder as WorkerBuilder
+    from ._worker.worker import Worker as Worker
 
 __version__ = "0.1.0"
 
@@ -119,21 +119,51 @@ del _abc  # imported since it gives the base classes that users meet their publi
 _rename(__name__, globals())
 
 _WHEN_ASKED_FOR = {
+    "Backoff": "._backends.polling",
     "CborCodec": "._codecs.codec",
     "Codec": "._codecs.codec",
+    "Custom": "._contracts.events",
+    "CustomBackend": "._backends.custom",
+    "Data": "._handlers.adapter",
     "DecodeError": "._codecs.codec",
     "DurableStorage": "._backends.durable.storage",
     "EncodeError": "._codecs.codec",
+    "Engage": "._contracts.events",
+    "Error": "._contracts.events",
+    "Event": "._contracts.events",
     "FileStorage": "._backends.file.storage",
+    "HandlerSignatureError": "._handlers.adapter",
+    "HeartBeat": "._contracts.events",
+    "Idle": "._contracts.events",
+    "Interruption": "._contracts.report",
+    "Interval": "._backends.polling",
     "JsonCodec": "._codecs.codec",
     "Lease": "._backends.durable.queue",
+    "Monitor": "._monitor",
+    "OnSignal": "._backends.polling",
+    "Overrun": "._contracts.report",
+    "Pipe": "._backends.pipe",
     "PydanticCodec": "._codecs.codec",
+    "Release": "._contracts.events",
+    "Report": "._contracts.report",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",
+    "Start": "._contracts.events",
+    "Stop": "._contracts.events",
     "StorageOptions": "._backends.durable.queue",
+    "Success": "._contracts.events",
     "SyncSqliteStorage": "._backends.sqlite.sync_storage",
+    "Worker": "._worker.worker",
+    "WorkerBuilder": "._worker.builder",
+    "WorkerContext": "._contracts.context",
+    "WorkerReport": "._contracts.report",
+    "WorkerStatistics": "._contracts.context",
+    "pipe_to": "._backends.pipe",
+    "poll": "._backends.polling",
+    "race": "._backends.polling",
 }
-"""What brings other libraries along is imported when it is first asked for, and not before."""
+"""Public names that are imported when they are first asked for: a program that only pushes loads no worker, and no
+library of a storage or codec that it does not use."""
 
 
 def __getattr__(name: str) -> _Any:
@@ -144,9 +174,13 @@ def __getattr__(name: str) -> _Any:
     if name not in _WHEN_ASKED_FOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
+    from sys import modules
 
-    value = globals()[name] = getattr(import_module(_WHEN_ASKED_FOR[name], __name__), name)
-    _rename(__name__, {name: value})
+    value = getattr(import_module(_WHEN_ASKED_FOR[name], __name__), name)
+    globals()[name] = value
+    # What came along with it gets its public name, too: a run of a Worker gives a WorkerReport.
+    along = {each: getattr(modules.get(__name__ + home), each, None) for each, home in _WHEN_ASKED_FOR.items()}
+    _rename(__name__, along)
     return value
 
 

@@ -1,7 +1,8 @@
 """The contracts: for backends, layers and listeners of one's own."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
+
 from ._backends.capabilities import LedgerCapabilities as LedgerCapabilities
-from ._backends.polling import PollStrategy as PollStrategy
 from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
@@ -13,6 +14,7 @@ from ._contracts.backend import (
     ListWorkers as ListWorkers,
     Metrics as Metrics,
     NowaitBackend as NowaitBackend,
+    PollStrategy as PollStrategy,
     Progress as Progress,
     RegisterWorker as RegisterWorker,
     Reschedule as Reschedule,
@@ -23,10 +25,26 @@ from ._contracts.backend import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
-from ._contracts.context import Listener as Listener
-from ._contracts.events import Event as Event
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
 
+if _TYPE_CHECKING:
+    from ._contracts.context import Listener as Listener
+    from ._contracts.events import Event as Event
+
 _rename(__name__, globals())
+
+
+def __getattr__(name: str) -> _Any:
+    """Import what belongs to a worker when it is first asked for."""
+    if name not in ("Event", "Listener"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._contracts import context
+
+    value = globals()[name] = getattr(context, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "Event", "Listener"})

@@ -10,7 +10,6 @@ import trio
 
 from .._checks import check_text
 from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
-from .._contracts.context import WorkerContext
 from .._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .._codecs.codec import Codec
+    from .._contracts.context import WorkerContext
     from .._tasks.outcome import Outcome
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
@@ -346,6 +346,8 @@ class MemoryStorage(
 
     async def register_worker(self, context: WorkerContext) -> None:
         """Add a worker that starts to receive here."""
+        from .._contracts.context import WorkerContext  # only a program with a worker has loaded it
+
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()

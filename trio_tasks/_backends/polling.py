@@ -10,13 +10,13 @@ While there is something, it is fetched without waiting. All times are on trio's
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import trio
 
 from .._checks import check_callable, check_seconds
+from .._contracts.backend import PollStrategy
 from .._printing import quoted
 from .._tasks.retry import exponential
 
@@ -24,20 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
-
-
-class PollStrategy(ABC):
-    """A rule for when to look again. One object serves one :func:`poll`."""
-
-    @abstractmethod
-    async def wait(self) -> None:
-        """Return when it is time to look again, after a look that found nothing.
-
-        If it is cancelled, the next thing done is a look, so a signal that it has consumed is not lost.
-        """
-
-    def found(self) -> None:
-        """Take note that a look found something: a strategy that counts quiet looks starts afresh. Default: nothing."""
 
 
 @final

@@ -265,3 +265,17 @@ INTERFACES: tuple[type, ...] = tuple(
     if isinstance(each, ABCMeta) and each.__module__ == __name__ and each is not Backend
 )
 """The interfaces above that a backend may implement in addition: nothing repeats this list."""
+
+
+class PollStrategy(ABC):
+    """A rule for when to look again. One object serves one :func:`poll`."""
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Return when it is time to look again, after a look that found nothing.
+
+        If it is cancelled, the next thing done is a look, so a signal that it has consumed is not lost.
+        """
+
+    def found(self) -> None:
+        """Take note that a look found something: a strategy that counts quiet looks starts afresh. Default: nothing."""

@@ -5,6 +5,7 @@ Everything here runs the worker's own code, so that what holds in a test holds i
 :func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.
 """
 
+from .. import Monitor as _Monitor
 from .._clock import use_wall_clock as use_wall_clock
 from .._exports import rename as _rename
 from ._conformance.check import BackendConformance as BackendConformance, check_backend as check_backend
@@ -28,4 +29,5 @@ from ._simulation.simulation import Simulation as Simulation
 from ._simulation.virtual_time import advance as advance, virtual_clock as virtual_clock
 from ._test_worker import TestWorker as TestWorker
 
+del _Monitor  # asked for by its public name, so that all that belongs to a run of it has its own
 _rename(__name__, globals())
