@@ -1,4 +1,4 @@
-"""CBOR, the usual form of what is stored: msgspec around cbor2, and no more of CBOR than what is written here."""
+"""CBOR, the default form of stored values: msgspec around cbor2, restricted to the parts of CBOR that it writes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _NATIVES = (bytes, bytearray, datetime)
 
-# A payload is read as the first of two items, of which the second is this: so what is left over behind it is noticed.
-# (cbor2 would not say.) Nobody can put the same at the end of a payload, since it is another one in each process.
+# A payload is read as the first of two items, of which the second is this one: so bytes that are left over behind it
+# are noticed, which cbor2 would ignore. No payload can end with it by design, since each process draws another one.
 _END = os.urandom(12)
 _PAIR = b"\x82"
 _TAIL = bytes([0x40 + len(_END)]) + _END
@@ -25,8 +25,8 @@ _TAIL = bytes([0x40 + len(_END)]) + _END
 _REFUSED_TAGS = (
     1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
 )  # fmt: skip
-"""What cbor2 knows and we do not write. Some are traps: a few bytes of shared references (25, 28, 29, 256) or of
-decimals (4, 5) become gigabytes or minutes, a regular expression (35) may run for ever. We write 0, 2 and 3."""
+"""Tags that cbor2 reads and we do not write. Some are dangerous: a few bytes of shared references (25, 28, 29, 256) or
+of decimals (4, 5) become gigabytes or minutes, a regular expression (35) may run for ever. We write 0, 2 and 3."""
 
 
 @final
@@ -53,8 +53,8 @@ class CborCodec:
 
         self._max_depth = check_depth(max_depth)
         self._name = check_text(name, "name")
-        self._shape = TypeSchema(type, "CborCodec", _NATIVES)
-        self._direct = self._shape.direct
+        self._schema = TypeSchema(type, "CborCodec", _NATIVES)
+        self._direct = self._schema.direct
         self._dumps: Callable[[Any], bytes] = cbor2.dumps
         self._loads: Callable[..., Any] = cbor2.loads
         self._rules: dict[str, Any] = {
@@ -67,7 +67,7 @@ class CborCodec:
         }
 
     def encode(self, value: Any) -> bytes:
-        """A value as bytes.
+        """Encode a value.
 
         Raises:
           EncodeError: it is not of the type, or cannot be stored.
@@ -75,13 +75,13 @@ class CborCodec:
         try:
             if value.__class__ in self._direct:
                 return self._dumps(value)
-            shape = self._shape
-            plain = shape.to_plain(value)
+            schema = self._schema
+            plain = schema.to_plain(value)
             if plain.__class__ in LOOKED_AT:
                 check_plain_value(plain, self._max_depth, LOOKED_AT)
             payload = self._dumps(plain)  # first, since decoding may change what is in the plain form
-            if shape.is_any:
-                shape.check_plain(value, plain)
+            if schema.is_any:
+                schema.check_plain(value, plain)
             else:
                 self._check(value, plain)
             return payload
@@ -89,46 +89,46 @@ class CborCodec:
             raise refuse(value, self._name, error, self._attempt, self._max_depth) from cause_of(error)
 
     def decode(self, payload: bytes) -> Any:
-        """The value that :meth:`encode` made these bytes of.
+        """Decode what :meth:`encode` made.
 
         Raises:
-          DecodeError: there is none.
+          DecodeError: it is damaged, or is no value of the type.
         """
         try:
             plain, end = self._loads(_PAIR + payload + _TAIL, **self._rules)
         except Exception as error:
-            raise self._shape.undecodable(self._name, error) from cause_of(error)
+            raise self._schema.undecodable(self._name, error) from cause_of(error)
         if end != _END:
             raise DecodeError(f"{self._name} cannot be decoded: the payload is not one whole item of CBOR")
         if plain.__class__ in self._direct:
             return plain
-        if self._shape.is_any:
+        if self._schema.is_any:
             if not is_plain(plain):
                 raise DecodeError(f"{self._name} cannot be decoded: it has a value of a kind that is never written")
             return plain
         try:
-            return self._shape.from_plain(plain)
+            return self._schema.from_plain(plain)
         except Exception as error:
-            raise self._shape.undecodable(self._name, error) from cause_of(error)
+            raise self._schema.undecodable(self._name, error) from cause_of(error)
 
     def _check(self, value: Any, plain: Any) -> None:
-        """See that the value fits the type, and that decoding returns it; else it could not be read again."""
-        self._shape.check(value)
+        """Refuse a value that does not fit the type, or that decoding would not return."""
+        self._schema.check(value)
         try:
-            back = self._shape.from_plain(plain)
+            back = self._schema.from_plain(plain)
         except Exception as error:
-            raise self._shape.misfit(error) from error
-        self._shape.check_back(value, back)
+            raise self._schema.misfit(error) from error
+        self._schema.check_back(value, back)
 
     def for_type(self, type: Any) -> CborCodec:
-        """The same for values of another type."""
+        """Make a codec with the same options for another type."""
         return CborCodec(type, max_depth=self._max_depth, name=self._name)
 
     def _attempt(self, part: Any) -> None:
-        plain = self._shape.to_plain(part)
+        plain = self._schema.to_plain(part)
         if plain.__class__ in LOOKED_AT:
             check_plain_value(plain, self._max_depth, LOOKED_AT)
-        self._shape.check_plain(part, plain)
+        self._schema.check_plain(part, plain)
         self._dumps(plain)
 
     def __eq__(self, other: object) -> bool:
@@ -138,20 +138,20 @@ class CborCodec:
         return hash(repr(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return codec_again, (CborCodec, self._shape.type, self._max_depth, self._name)
+        return codec_again, (CborCodec, self._schema.type, self._max_depth, self._name)
 
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"
-        return f"CborCodec({self._shape.label}{depth})"
+        return f"CborCodec({self._schema.label}{depth})"
 
 
 def codec_again(kind: Callable[..., Any], type: Any, max_depth: int, name: str) -> Any:
-    """Make a pickled codec again: it takes keywords."""
+    """Make a codec again when it is unpickled; its options are keywords."""
     return kind(type, max_depth=max_depth, name=name)
 
 
 def check_depth(value: int) -> int:
-    """A number of levels that can be kept to."""
+    """Check a maximal depth, and return it."""
     if check_count(value, "max_depth") > DEEPEST:
         raise ValueError(f"max_depth must be {DEEPEST} or less, since Python's own stack has an end; not {value}")
     return value

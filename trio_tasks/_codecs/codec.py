@@ -1,4 +1,4 @@
-"""How args and results become bytes, and come back."""
+"""Codecs, which turn args and results into bytes and back."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Values of one type as bytes. Both methods are called in trio's thread, and must not block."""
+    """An encoding of values of one type. Both methods are called in trio's thread, and must not block."""
 
     def encode(self, value: Any) -> bytes:
-        """A value as bytes.
+        """Encode a value.
 
         Raises:
-          EncodeError: it is not of the type, or cannot be stored. Whoever pushed it is told.
+          EncodeError: it is not of the type, or cannot be stored. The push fails with it.
         """
         ...
 
     def decode(self, payload: bytes) -> Any:
-        """The value that :meth:`encode` made these bytes of.
+        """Decode what :meth:`encode` made.
 
         Raises:
-          DecodeError: there is none. The task fails with it, and its payload stays readable.
+          DecodeError: it is damaged, or is no value of the type. The task fails; its payload stays readable.
         """
         ...
 

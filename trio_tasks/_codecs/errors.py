@@ -1,4 +1,4 @@
-"""Why a value could not be encoded, or a payload not decoded, and where inside of it the trouble is."""
+"""The errors of codecs, which name the part of a value that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SEVERAL: tuple[type, ...] = (list, tuple, set, frozenset)
+_SEQUENCES: tuple[type, ...] = (list, tuple, set, frozenset)
 _LONGEST_STEP = 40
 """Characters of a key that are shown in a path."""
 
@@ -29,10 +29,10 @@ class DecodeError(ValueError):
 
 @final
 class Unfit(ValueError):
-    """Internal: what is wrong with a value, as the second half of a sentence that begins with the value's place.
+    """Internal: a fault of a value, as the second half of a sentence that begins with the value's place.
 
     Args:
-      text: that half.
+      text: the second half.
       path: the place, from the value that was to be encoded; None if it has yet to be found.
     """
 
@@ -55,7 +55,7 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
         return EncodeError(f"{_short(name + error.path)} {error}")
     try:
         path, error = _find(value, name, error, attempt, max_depth)
-    except Exception:  # a value may fail when it is asked for its parts; then its place is all that there is to say
+    except Exception:  # a value may raise when its parts are read; then only its place is known
         path = name
     if isinstance(error, RecursionError):
         return EncodeError(f"{name} is nested more than {max_depth} levels deep")
@@ -79,7 +79,7 @@ def _find(
 ) -> tuple[str, Exception]:
     """The innermost part that cannot be encoded by itself: its place, and what is wrong with it."""
     seen = [value]
-    while len(seen) <= max_depth + 1:  # in a value that has no end, this is enough to come round
+    while len(seen) <= max_depth + 1:  # enough to find the cycle in a value that contains itself
         for step, part in parts_of(value):
             try:
                 attempt(part)
@@ -106,7 +106,7 @@ def _reason(error: Exception) -> str:
 
 
 def told(error: Exception) -> str:
-    """What an error says, even if it is somebody else's, and fails when asked."""
+    """The text of an error, even if its ``__str__`` raises."""
     try:
         if type(error).__module__.partition(".")[0] == "cbor2":  # it quotes keys behind the colon
             return f"{type(error).__name__}: {str(error).partition(':')[0]}"
@@ -116,12 +116,12 @@ def told(error: Exception) -> str:
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value is made of, each part with the step that leads to it."""
+    """The parts of a value, each with the step that leads to it."""
     kind = value.__class__
     names: Any
     if issubclass(kind, dict):
         yield from ((f"[{shown_key(key)}]", part) for key, part in value.items())
-    elif issubclass(kind, _SEVERAL):
+    elif issubclass(kind, _SEQUENCES):
         names = getattr(kind, "_fields", None)  # of a named tuple
         for index, part in enumerate(value):
             yield (f".{names[index]}" if names else f"[{index}]"), part
@@ -135,7 +135,7 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def shown_key(key: object) -> str:
-    """A key as a step of a path: a number, or a text that looks like a name. Others may be anybody's data."""
+    """A key as a step of a path: a number, or a text that looks like a name. Others may be private data."""
     text = repr(key) if key.__class__ in (str, int) else ""
     looks_harmless = len(text) <= _LONGEST_STEP and (key.__class__ is int or str(key).isidentifier())
     return text if looks_harmless else "..."

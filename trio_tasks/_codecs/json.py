@@ -1,4 +1,4 @@
-"""JSON, for what others have to read as well: msgspec's, or Python's own for plain values where that is missing."""
+"""JSON, for values that other programs read: msgspec's, or Python's own for plain values if that is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 @final
 class JsonCodec:
-    """Values of one type as JSON, as :class:`CborCodec` has them as CBOR. It is larger, and others can read it.
+    """Values of one type as JSON. It is like :class:`CborCodec`, but larger, and other programs can read it.
 
     Bytes are stored as text (base64), so they come back only if the type is given. NaN and the infinities cannot be
     stored.
@@ -40,12 +40,12 @@ class JsonCodec:
     def __init__(self, type: Any = Any, *, max_depth: int = 64, name: str = "args") -> None:
         self._max_depth = check_depth(max_depth)
         self._name = check_text(name, "name")
-        self._shape = TypeSchema(type, "JsonCodec", (datetime,))
-        self._direct = self._shape.direct - {float, bytes}
-        self._dumps, self._loads = _json_for(self._shape)
+        self._schema = TypeSchema(type, "JsonCodec", (datetime,))
+        self._direct = self._schema.direct - {float, bytes}
+        self._dumps, self._loads = _json_for(self._schema)
 
     def encode(self, value: Any) -> bytes:
-        """A value as bytes.
+        """Encode a value.
 
         Raises:
           EncodeError: it is not of the type, or cannot be stored.
@@ -53,7 +53,7 @@ class JsonCodec:
         try:
             if value.__class__ in self._direct:
                 return self._dumps(value)
-            if self._shape.is_any:
+            if self._schema.is_any:
                 return self._attempt(value)
             payload = self._dumps(self._plain_of(value))
             self._check(value, payload)
@@ -62,42 +62,42 @@ class JsonCodec:
             raise refuse(value, self._name, error, self._attempt, self._max_depth) from cause_of(error)
 
     def decode(self, payload: bytes) -> Any:
-        """The value that :meth:`encode` made these bytes of.
+        """Decode what :meth:`encode` made.
 
         Raises:
-          DecodeError: there is none.
+          DecodeError: it is damaged, or is no value of the type.
         """
         try:
             payload = bytes(payload)
             if is_deeper(payload, self._max_depth):
                 raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
             value = self._loads(payload)
-            if self._shape.has_datetimes and has_naive_datetime(self._shape.to_plain(value)):
+            if self._schema.has_datetimes and has_naive_datetime(self._schema.to_plain(value)):
                 raise Unfit("it has a datetime without a time zone, which is another moment on another machine")
             return value
         except Exception as error:
-            raise self._shape.undecodable(self._name, error, "") from cause_of(error)
+            raise self._schema.undecodable(self._name, error, "") from cause_of(error)
 
     def _check(self, value: Any, payload: bytes) -> None:
-        """See that the value fits the type, and that decoding returns it; else it could not be read again."""
-        self._shape.check(value)
+        """Refuse a value that does not fit the type, or that decoding would not return."""
+        self._schema.check(value)
         try:
             back = self._loads(payload)
         except Exception as error:
-            raise self._shape.misfit(error, "") from error
-        self._shape.check_back(value, back)
+            raise self._schema.misfit(error, "") from error
+        self._schema.check_back(value, back)
 
     def for_type(self, type: Any) -> JsonCodec:
-        """The same for values of another type."""
+        """Make a codec with the same options for another type."""
         return JsonCodec(type, max_depth=self._max_depth, name=self._name)
 
     def _attempt(self, part: Any) -> bytes:
         plain = self._plain_of(part)
-        self._shape.check_plain(part, plain)
+        self._schema.check_plain(part, plain)
         return self._dumps(plain)
 
     def _plain_of(self, part: Any) -> Any:
-        plain = self._shape.to_plain(part)
+        plain = self._schema.to_plain(part)
         if plain.__class__ in LOOKED_AT_FOR_JSON:
             check_plain_value(plain, self._max_depth, LOOKED_AT_FOR_JSON)
         return plain
@@ -109,17 +109,17 @@ class JsonCodec:
         return hash(repr(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return codec_again, (JsonCodec, self._shape.type, self._max_depth, self._name)
+        return codec_again, (JsonCodec, self._schema.type, self._max_depth, self._name)
 
     def __repr__(self) -> str:
         depth = "" if self._max_depth == 64 else f", max_depth={self._max_depth}"
-        return f"JsonCodec({self._shape.label}{depth})"
+        return f"JsonCodec({self._schema.label}{depth})"
 
 
-def _json_for(shape: TypeSchema) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
-    if shape.msgspec is not None:
-        decoder = shape.msgspec.json.Decoder(shape.type, dec_hook=made_again)
-        return shape.msgspec.json.Encoder().encode, decoder.decode
+def _json_for(schema: TypeSchema) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    if schema.msgspec is not None:
+        decoder = schema.msgspec.json.Decoder(schema.type, dec_hook=made_again)
+        return schema.msgspec.json.Encoder().encode, decoder.decode
     import json
 
     write = partial(json.dumps, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -131,9 +131,9 @@ def _refuse_constant(name: str) -> Any:
 
 
 def is_deeper(payload: bytes, levels: int) -> bool:
-    """Whether JSON has more levels than these. What is no JSON may pass.
+    """True if JSON has more than so many levels. The answer is undefined for bytes that are not JSON.
 
-    Innermost pairs of brackets are taken away, level by level, until none is left: in C, for all of them at once.
+    Innermost pairs of brackets are removed, level by level, until none is left: in C, all of one level at once.
     """
     if payload.count(b"[") + payload.count(b"{") <= levels:
         return False

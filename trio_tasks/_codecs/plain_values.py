@@ -1,5 +1,5 @@
-"""Plain values: what any encoder can write. They are looked over before one runs, since cbor2's ends the interpreter on
-a value that is nested too deeply."""
+"""Plain values, which any encoder can write. They are checked before one runs, since cbor2's ends the interpreter on a
+value that is nested too deeply."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from .errors import Unfit
 
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
-"""What has no parts, and is written as it is."""
+"""Classes without parts, whose values are written as they are."""
 
 CONTAINERS = frozenset({dict, list, tuple})
 
 LOOKED_AT = CONTAINERS | {datetime}
-"""The classes that :func:`look_over` has a question for,"""
+"""The classes that :func:`check_plain_value` checks,"""
 
 LOOKED_AT_FOR_JSON = LOOKED_AT | {float}
 """and those if floats have to be finite."""
@@ -38,7 +38,7 @@ def has_odd_offset(value: datetime | time) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether all of what a decoder gave is of a kind that is written: no simple value of CBOR, no key but text."""
+    """True if all parts of a decoded value are of classes that are written: no simple value of CBOR, only text keys."""
     parts = [value]
     while parts:
         part = parts.pop()
@@ -55,7 +55,7 @@ def is_plain(value: Any) -> bool:
 
 
 def has_naive_datetime(value: Any) -> bool:
-    """Whether a datetime without a time zone is anywhere in a plain value."""
+    """True if a plain value contains a datetime without a time zone."""
     parts = [value]
     while parts:
         part = parts.pop()
@@ -69,7 +69,7 @@ def has_naive_datetime(value: Any) -> bool:
 
 
 def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> None:
-    """See that a plain value, of a class in ``looked_at``, can be written.
+    """Refuse a plain value, of a class in ``looked_at``, that cannot be written.
 
     Raises:
       RecursionError: it has more levels than this, or no end.
@@ -96,7 +96,7 @@ def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> No
 
 
 def check_untyped_value(value: Any) -> None:
-    """See that a value is made of plain ones alone, where nothing is installed that would make it so.
+    """Refuse a value that is not made of plain ones alone, for codecs without msgspec.
 
     Raises:
       Unfit: it is not.

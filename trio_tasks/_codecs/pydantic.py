@@ -91,7 +91,7 @@ class PydanticCodec:
             raise DecodeError(self._refused(f"what is stored is no {self._label}: ", error)) from _cause_of(error)
 
     def for_type(self, type: Any) -> PydanticCodec:
-        """The same for values of another type."""
+        """Make a codec with the same options for another type."""
         return PydanticCodec(type, max_depth=self._max_depth, name=self._name)
 
     def _refused(self, prefix: str, error: Any) -> str:
@@ -122,7 +122,7 @@ def _path(steps: Iterable[Any]) -> str:
 
 
 def _cause_of(error: Any) -> BaseException | None:
-    """The error that a validator of the user's raised."""
+    """The error that the user's own validator raised; None if there is none."""
     cause = error.errors(include_url=False, include_input=False)[0].get("ctx", {}).get("error")
     return cause if isinstance(cause, BaseException) else None
 

@@ -254,12 +254,12 @@ _ADVICE: dict[type, str] = {
 
 
 def check_keys(value: Any, plain_of: Callable[[Any], Any]) -> None:
-    """See that a value of any type loses no entry of a dict, and no seconds of an offset, in its plain form.
+    """Refuse a value of any type that loses an entry of a dict, or seconds of an offset, in its plain form.
 
-    The value has no end that is itself: its plain form was made.
+    It does not contain itself, since its plain form was made.
 
     Raises:
-      Unfit: it does.
+      Unfit: it loses one.
     """
     waiting = [value]
     while waiting:
@@ -298,7 +298,7 @@ def _check_class(value: Any, back: Any) -> None:
 
 
 def _check_declared(value: Any, back: Any, label: str) -> None:
-    """See that a TypedDict has no other keys than its type."""
+    """Refuse a TypedDict with keys that its type does not declare."""
     _check_class(value, back)
     if len(value) != len(back):
         key = next((each for each in value if each not in back), "")

@@ -1,4 +1,4 @@
-"""What a codec knows of the type that it is for: which values fit, and how plain ones become it again."""
+"""The schema of a codec's type: it checks that values fit, and converts plain values back."""
 
 from __future__ import annotations
 
@@ -87,20 +87,19 @@ class TypeSchema:
             plainest = self.to_plain if codec == "CborCodec" else partial(self.to_plain, builtin_types=())
             self._same = compile_check(found, plainest)
             self.has_datetimes = "DateTime" in kinds
-            # What is not needed for a type is left away, since each of these costs a third of a microsecond.
+            # An option that a type does not need is left out, since each costs a third of a microsecond.
             needed: dict[str, Any] = {"str_keys": True} if "Dict" in kinds else {}
             needed |= {"dec_hook": made_again} if "Custom" in kinds else {}
             needed |= {"builtin_types": natives} if kinds & _NATIVE_KINDS else {}
             self._convert: Callable[..., Any] = partial(library.convert, **needed)
-            # What msgspec finds out about a type it keeps with a Struct alone; for a list of them, or a union, it would
-            # find it out again each time.
+            # msgspec caches its analysis of a type with a Struct alone; a list or a union it would analyse each time.
             self._box = library.defstruct("Box", [("value", type)], array_like=True)
 
     def from_plain(self, plain: Any) -> Any:
-        """The value that this is the plain form of.
+        """Convert a plain value back to the type.
 
         Raises:
-          Exception: there is none; ``misfit`` says why.
+          Exception: it does not fit; ``misfit`` makes an error for the user of it.
         """
         if self._box is not None:
             return self._convert((plain,), self._box).value
@@ -109,10 +108,10 @@ class TypeSchema:
         return plain
 
     def check(self, value: Any) -> None:
-        """See that a value is of the class that it should be.
+        """Refuse a value of another class than the type's.
 
         Raises:
-          Unfit: it is not.
+          Unfit: it is of another class.
         """
         wanted = self._class
         if wanted is None or value.__class__ is wanted:
@@ -121,25 +120,25 @@ class TypeSchema:
             raise Unfit(f"must be {self.label}, not {type(value).__name__}", "")
 
     def check_back(self, value: Any, back: Any) -> None:
-        """See that what decoding returns is the value that was given.
+        """Refuse a value that decoding would not return.
 
         Raises:
-          Unfit: it is not.
+          Unfit: the decoded value differs.
         """
         if value is not back:
             self._same(value, back)
 
     def check_plain(self, value: Any, plain: Any) -> None:
-        """See that a value of any type loses nothing in its plain form but its types.
+        """Refuse a value of any type that loses more than its types in its plain form.
 
         Raises:
-          Unfit: it does.
+          Unfit: it loses more.
         """
         if plain != value and self.msgspec is not None:
             check_keys(value, self.to_plain)
 
     def misfit(self, error: Exception, root: str = "[0]") -> Unfit:
-        """What is wrong with a value, out of the error that it caused; ``root`` is what msgspec calls the value."""
+        """Make an :class:`Unfit` of the error that a value caused; ``root`` is msgspec's name for the value."""
         if isinstance(error, Unfit):
             return error
         found = _WHERE.match(str(error)) if self._is_misfit(error) else None
@@ -157,9 +156,9 @@ class TypeSchema:
         return Unfit(f"must be {wanted if path else self.label}, not {given}", path)
 
     def undecodable(self, name: str, error: Exception, root: str = "[0]") -> DecodeError:
-        """The error for a payload, out of the one that it caused."""
+        """Make a :class:`DecodeError` of the error that a payload caused."""
         if not self._is_misfit(error):
-            reason = error.__cause__ if isinstance(error.__cause__, Unfit) else error  # cbor2 puts its own around ours
+            reason = error.__cause__ if isinstance(error.__cause__, Unfit) else error  # cbor2 wraps our errors
             return DecodeError(f"{name} cannot be decoded: {reason if isinstance(reason, Unfit) else told(error)}")
         misfit = self.misfit(error, root)
         return DecodeError(f"what is stored is no {self.label}: {name}{misfit.path} {misfit}")
@@ -169,7 +168,7 @@ class TypeSchema:
 
 
 def label_of(type: Any) -> str:
-    """A type as people write it."""
+    """The name of a type, as it is written in code."""
     name = type.__name__ if isinstance(type, _Class) and not get_origin(type) else repr(type)
     return re.sub(r"[\w.]+\.(?:<locals>\.)?(\w+)", r"\1", name)
 
@@ -178,7 +177,7 @@ _Class = type
 
 
 def plain_form(value: Any) -> Any:
-    """The plain form of what msgspec does not know by itself."""
+    """The plain form of a value that msgspec does not know."""
     if isinstance(value, PurePath):
         return str(value)
     for base in _BASES:
@@ -195,7 +194,7 @@ def _stripped(value: Any) -> Any:
 
 
 def made_again(kind: type, plain: Any) -> Any:
-    """What :func:`plain_form` was given."""
+    """Convert the plain form of :func:`plain_form` back."""
     if isinstance(plain, kind):
         return plain
     if isinstance(plain, str):
@@ -226,8 +225,8 @@ def _msgspec_for(user: str, *, required: bool) -> Any:
 
 
 def _class_of(type: Any) -> tuple[Any, bool]:
-    """The class that values of a type have, None if there is no single one; and whether a subclass is too much, since
-    the fields that it adds would be lost."""
+    """The class of a type's values, None if there is no single one; and True if subclasses are refused, since the
+    fields that they add would be lost."""
     kind = get_origin(type) or type
     if hasattr(kind, "__total__") and hasattr(kind, "__required_keys__"):  # a TypedDict, of typing_extensions too
         return dict, False
@@ -240,10 +239,10 @@ def _class_of(type: Any) -> tuple[Any, bool]:
 
 
 def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
-    """See that values of this type can be stored, and told apart; returns the type as msgspec describes it, and the
-    kinds of values in it."""
+    """Refuse a type whose values cannot be stored, or not be told apart; returns the type as msgspec describes it, and
+    the kinds of values in it."""
     kinds: set[str] = set()
-    inspect = import_module("msgspec.inspect")  # it is not a part of msgspec until somebody imports it
+    inspect = import_module("msgspec.inspect")  # msgspec does not import it
     try:
         msgspec.json.Decoder(type, dec_hook=made_again)
         found: Any = inspect.type_info(type)
@@ -280,7 +279,7 @@ def _within(path: str) -> str:
 
 
 def _infos(info: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """A type and all that it is made of, as msgspec sees it, each with where it stands."""
+    """A type and all types inside it, as msgspec describes them, each with its path."""
     if id(info) in seen:
         return
     seen.add(id(info))
