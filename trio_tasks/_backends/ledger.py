@@ -359,7 +359,7 @@ class Ledger(Generic[A]):
         return task is not None
 
     def abort(self, task_id: str, reason: str) -> bool:
-        """Have the worker cancel the attempt under way, which is then killed; False if no worker holds it."""
+        """Ask the worker to cancel the attempt under way, which is then killed; False if no worker holds it."""
         parts = self._running.get(task_id)
         if parts is None or parts.holder is None:
             return False

@@ -1,4 +1,4 @@
-"""A shorter journal, written beside the one in use while that goes on, and put in its place when it is whole.
+"""Compaction: a shorter journal is written beside the one in use, and replaces it when it is whole.
 
 It is written a little at a time: each exchange that appends a record carries a few rows over as well, a few times as
 many bytes as it has written itself, and its record is appended to both. So the event loop is never held up by a million
@@ -55,7 +55,7 @@ class Compaction:
         self._is_in_place = False
 
     def follow(self, payload: bytes) -> None:
-        """A record was appended to the journal: append it here, and carry some rows over."""
+        """Append a record that was appended to the old journal, and carry some rows over."""
         self.journal.append(payload)
         self.carry_over(max(_STEP, len(payload) * _PACE))
 
@@ -75,11 +75,11 @@ class Compaction:
 
     @property
     def wants_sync(self) -> bool:
-        """Whether so much is not on the disk yet that it is time to call :meth:`sync`."""
+        """True if so many bytes are not on the disk yet that it is time to call :meth:`sync`."""
         return self.journal.end - self._synced > _UNSYNCED
 
     def sync(self) -> None:
-        """Have what was written so far on the disk."""
+        """Sync to the disk what was written so far."""
         self.journal.sync()
         self._synced = self.journal.end
 
@@ -93,7 +93,7 @@ class Compaction:
         self._is_in_place = True
 
     def give_up(self) -> None:
-        """There will be no new journal."""
+        """Close the new journal and remove it, unless it is in place already."""
         self.journal.close()
         if self._is_in_place:
             return

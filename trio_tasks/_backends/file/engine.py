@@ -1,4 +1,4 @@
-"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they can be had again."""
+"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they are read at the next start."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LONGEST_VALUE = LARGEST_PAYLOAD - 4 * 2**20
 _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
 _AT_ONCE = 2_000
-"""Rows that one transaction is about, where there may be any number of them."""
+"""Rows that one transaction changes at most, in operations on any number of them."""
 _WALL_LOOKS_APART = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a row waits for a moment by it."""
 
@@ -93,7 +93,7 @@ class FileEngine(Engine):
 
     @classmethod
     def temporary(cls) -> FileEngine:
-        """One whose journal is removed when it is closed; it has no thread, and waits for no disk."""
+        """Make an engine whose journal is removed when it is closed; it has no thread, and never syncs."""
         return cls(None, synchronous="NORMAL")
 
     longest = _LONGEST_VALUE
@@ -143,10 +143,10 @@ class FileEngine(Engine):
             log.warning("%s", self.recovery)
 
     async def aclose(self) -> None:
-        """Close the journal, and have it on the disk; see :meth:`Engine.aclose`."""
+        """Sync and close the journal; see :meth:`Engine.aclose`."""
         transaction_log, self._transaction_log = self._transaction_log, None
         lock, self._lock = self._lock, None
-        async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
+        async with AsyncExitStack() as closing:  # each step runs, even if another one raises
             closing.callback(self._remove_directory)
             if lock is not None:
                 closing.callback(lock.release)
@@ -170,10 +170,10 @@ class FileEngine(Engine):
             raise permanent_error(f"the journal {str(self.path)!r} is open in the parent of this process, and not here")
         return self._transaction_log
 
-    # The port
+    # The methods of an engine
 
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
-        """The daily work, in one transaction; it cannot be cancelled."""
+        """Settle, push and claim, in one transaction; it cannot be cancelled."""
         durable = bool(exchange.settled or exchange.pushed)
         do = self._open_transaction_log().transact
         if exchange.claims:
@@ -182,19 +182,19 @@ class FileEngine(Engine):
         if exchange.claims and self._open_transaction_log().state.has_walled and not self._is_virtual:
             soon = self.now() + _WALL_LOOKS_APART
             for number, due in enumerate(answer.next_due):
-                if answer.live[number] >= 0:  # it came up short, so that somebody waits
+                if answer.live[number] >= 0:  # fewer rows than were asked for, so the storage waits
                     answer.next_due[number] = soon if due is None else min(due, soon)
         return answer
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Renew leases, which live in memory only, and look for what is to be aborted."""
+        """Renew leases, which are in memory only, and look for rows that are to be aborted."""
         state = self._open_transaction_log().state
         renewal = operations.look(state, held, self.now() + lease)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return renewal
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Keep the progress of a row; a power cut may forget it."""
+        """Record the progress of a row; it may be lost in a power cut."""
         return await self._do(lambda state, _: operations.report(state, held, progress), durable=False)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
@@ -214,8 +214,8 @@ class FileEngine(Engine):
         return await self._do(lambda state, now: operations.cancel(state, queue, task_id, error, now))
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Have the attempt at a row ended; if the process dies before that, the row is killed as soon as it would wait
-        again."""
+        """Ask for the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
+        would wait again."""
         held = await self._do(lambda state, _: operations.abort(state, queue, task_id))
         for on_news in self._listeners if held is not None else ():
             on_news()
@@ -226,15 +226,15 @@ class FileEngine(Engine):
         return await self._do(lambda state, now: operations.reschedule(state, queue, task_id, delay, run_at, now))
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Replace what a row holds that waits."""
+        """Replace the payload of a row that waits."""
         return await self._do(lambda state, now: operations.update(state, queue, task_id, payload, head, now))
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Have a dead row wait again."""
+        """Make a dead row wait again."""
         return await self._do(lambda state, now: operations.resume(state, queue, task_id, now))
 
     async def resume_abandoned(self, queue: str) -> Part:
-        """Have orphans wait again."""
+        """Make orphans wait again."""
         return await self._do(lambda state, now: operations.resume_abandoned(state, queue, now, _AT_ONCE))
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
@@ -254,17 +254,17 @@ class FileEngine(Engine):
         return operations.names(state)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Say who runs on a queue; nobody else can."""
+        """Set the workers of a queue; there is no other process."""
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._open_transaction_log().state.queue(queue).workers = [*workers]
 
     async def workers(self, queue: str) -> builtins.list[str]:
-        """Who runs on a queue."""
+        """The names of the workers of a queue."""
         await trio.lowlevel.checkpoint()
         return [*self._open_transaction_log().state.queue(queue).workers]
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Say when somebody wants something aborted; nobody else can change anything."""
+        """Call ``on_news`` when an abort is asked for; no other process can change anything."""
         self._listeners.append(on_news)
         try:
             await trio.sleep_forever()
@@ -281,6 +281,6 @@ class FileEngine(Engine):
 
 
 def _measured(path: Path) -> tuple[Path, bool]:
-    """The path of the journal, without symbolic links; and whether it is too large to be read without a thread."""
+    """The path of the journal, without symbolic links; and True if it is too large to be read without a thread."""
     place = Path(os.path.realpath(path))
     return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

@@ -1,15 +1,15 @@
-"""How a journal is written down: a header, and then records, each in a frame that tells whether it is intact.
+"""The format of a journal: a header, and then records, each in a frame with a checksum.
 
 ::
 
     header   magic 8 · version 2 · state 2 · salt 8 · crc32 4
     frame    salt 8 · number 8 · length 4 · crc32 4 · payload
 
-All numbers are little-endian. The state is 0 in a journal, and 1 in one that is in the making: that is never in the
-place of a journal, and so can be told from a journal of somebody else that has such a name. The salt is drawn anew for
-each file. It marks where a frame may begin, so that records behind damaged bytes are found again, and a frame of
-another journal (inside a payload, say) is not taken for one of this. Records are numbered from 1 without a gap, so it
-is known how many are missing. The checksum covers the frame from its salt to the end of its payload.
+All numbers are little-endian. The state is 0 in a journal, and 1 in an unfinished one: that is never at the path of a
+journal, and so can be told from another program's file of such a name. The salt is drawn anew for each file. It marks
+where a frame may begin, so that records behind damaged bytes are found again, and a frame of another journal (inside a
+payload, say) is not taken for one of this. Records are numbered from 1 without a gap, so the number of missing ones is
+known. The checksum covers the frame from its salt to the end of its payload.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class Damage(NamedTuple):
     at: int
     content: bytes
     lost: int
-    """How many records are missing; at the tail, at least so many."""
+    """Number of records that are missing; at the tail, at least so many."""
     is_tail: bool
-    """Whether no intact record follows."""
+    """True if no intact record follows."""
 
 
 def new_salt() -> bytes:
-    """The mark of a new file; without a zero byte, since what is reserved for later reads as zeros."""
+    """The salt of a new file; without a zero byte, since reserved space reads as zeros."""
     return bytes(each or 1 for each in os.urandom(8))
 
 
 def header(salt: bytes, *, in_the_making: bool = False) -> bytes:
-    """What a journal begins with."""
+    """The header of a journal."""
     fields = _HEADER.pack(MAGIC, VERSION, _IN_THE_MAKING if in_the_making else 0, salt)
     return fields + _CRC.pack(crc32(fields))
 
@@ -116,7 +116,7 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
 
 
 def scan(file: BinaryIO, salt: bytes, position: int = HEADER_SIZE, expected: int = 1) -> Iterator[Frame | Damage]:
-    """All that stands behind the header, in order; what was reserved at the end, and never written, is left out.
+    """All records and damages behind the header, in order, without the reserved space at the end.
 
     Args:
       file: a journal.
@@ -157,7 +157,7 @@ def _frames(file: BinaryIO, salt: bytes, position: int, expected: int) -> Iterat
 
 
 def _find(data: bytes, salt: bytes, at_least: int) -> tuple[int, int] | None:
-    """Where the next intact record begins, and its number."""
+    """The position of the next intact record, and its number."""
     start = data.find(salt)
     while start >= 0:
         found = _intact(data, start, salt)

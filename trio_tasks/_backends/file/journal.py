@@ -1,11 +1,12 @@
 """The append-only file: opened and checked, appended to, synced, and replaced as a whole by a shorter one.
 
-Nothing here knows what the records say, and nothing awaits.
+Nothing here depends on the contents of the records, and nothing awaits.
 
-What stops in the middle of a record at the end of the file is what a crash leaves behind: it is cut off, kept beside
-the journal (``tasks.journal.torn-1``), and told. Damage with intact records behind it is no crash but a bad disk, or a
-bad hand: the journal is refused, unless it is to be repaired. Then every intact record counts, and the damaged file
-is kept (``tasks.journal.damaged-1``).
+1. A half-written record at the end of the file comes from a crash: it is cut off, kept beside the journal
+   (``tasks.journal.torn-1``), and reported.
+2. Damage with intact records behind it comes from a bad disk, or from another program: the journal is refused, unless
+   it is opened with ``repair``. Then every intact record counts, and the damaged file is kept
+   (``tasks.journal.damaged-1``).
 """
 
 from __future__ import annotations
@@ -51,24 +52,24 @@ if sys.platform == "darwin":
 else:
     _FULLY: int | None = None
 _NAMES_ARE_HELD = sys.platform == "win32"
-"""True if a file that is open can be neither renamed nor replaced."""
+"""True if an open file can be neither renamed nor replaced."""
 _REPLACE_PATIENCE = 1.0
 """Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
 _WHAT = "the journal"
 _MOST_IN_THE_MAKING = 10
-"""Names for a file in the making that are tried, where somebody else's stand in the way."""
+"""Names that are tried for an unfinished journal, if other programs' files have them."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was wrong with a journal when it was opened, and what was dropped.
+    """The damage of a journal that was found when it was opened, and the number of records that were dropped.
 
     Attributes:
       path: the journal.
-      at: where the damage begins, in bytes.
-      bytes_dropped: how many bytes are no intact record.
-      records_dropped: how many records are missing; at the end of the file, at least so many.
+      at: position of the damage, in bytes.
+      bytes_dropped: number of bytes that are no intact record.
+      records_dropped: number of records that are missing; at the end of the file, at least so many.
       is_torn_tail: whether all of it was at the end, where a crash leaves a record half-written.
       kept_as: the file beside it that has what was cut off, or, after a repair, the damaged journal.
     """
@@ -106,17 +107,17 @@ class JournalFile:
         self._salt = salt
         self._number = number
         self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
-        self._is_ragged = False  # something stands behind the last record that could not be cut off
+        self._is_ragged = False  # bytes behind the last record could not be cut off
         self.end = end
-        self.is_broken = False  # nothing is known any more about what is on the disk
+        self.is_broken = False  # a sync failed: the contents on the disk are not known any more
         self._identity: tuple[int, int] | None = None
 
         let_go_in_child(self)
 
     @classmethod
     def create(cls, path: Path, *, ahead: bool) -> JournalFile:
-        """A new journal without a record, which is in the making until it is put in the place of a journal; it is
-        neither synced nor for anybody else to read. There must be no file of that name."""
+        """Make a journal without a record, unfinished until it is put in the place of a journal; it is neither synced
+        nor readable for other users. There must be no file of that name."""
         salt = new_salt()
         made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)
         try:
@@ -132,7 +133,7 @@ class JournalFile:
         """Write a record behind the last one: whole, or not at all.
 
         Raises:
-          OSError: it could not be written. Nothing of it counts: what stands there is cut off, now or before the next
+          OSError: it could not be written. Nothing of it counts: its bytes are cut off, now or before the next
             record is written, or else when the journal is opened again.
         """
         if len(payload) > LARGEST_PAYLOAD:
@@ -162,7 +163,7 @@ class JournalFile:
             written += os.write(self._fd, memoryview(data)[written:])
 
     def cut(self) -> None:
-        """Cut off whatever stands behind the last record.
+        """Cut off all bytes behind the last record.
 
         Raises:
           OSError: it could not be cut; it has to be before anything is appended.
@@ -175,7 +176,7 @@ class JournalFile:
         self._is_ragged = False
 
     def sync(self) -> None:
-        """Have all of it on the disk; if that fails, the journal is broken, since nobody knows what got there."""
+        """Sync the file to the disk; if that fails, the journal is broken, since it is not known what got there."""
         try:
             _sync(self._fd)
         except OSError:
@@ -184,11 +185,11 @@ class JournalFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not closed."""
+        """True until it is closed."""
         return self._fd >= 0
 
     def close(self) -> None:
-        """Let go of the file, and of what is reserved; a second call does nothing."""
+        """Close the file, and free the reserved space; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:
@@ -199,13 +200,13 @@ class JournalFile:
                 os.close(fd)
 
     def abandon(self) -> None:
-        """A forked child has no part in the journal, and leaves it as it is."""
+        """Close the file in a forked child, without changing it."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def check_place(self, path: Path) -> None:
-        """See whether the file at this path is still this one.
+        """Check that the file at this path is still this one.
 
         Raises:
           BackendError: it was deleted, moved or replaced.
@@ -216,7 +217,7 @@ class JournalFile:
             found = os.fstat(self._fd)
             self._identity = found.st_dev, found.st_ino
         try:
-            there = os.stat(path)  # noqa: PTH116  of all that is done in an exchange, this has to be cheap
+            there = os.stat(path)  # noqa: PTH116  Path.stat is slower, and each exchange does this
             is_there = (there.st_dev, there.st_ino) == self._identity
         except OSError:
             is_there = False
@@ -252,7 +253,7 @@ class JournalFile:
             old.close()
 
     def _stop_making(self) -> None:
-        """Have the header say that it is a journal."""
+        """Write the header of a finished journal."""
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._write(header(self._salt))
         os.lseek(self._fd, self.end, os.SEEK_SET)
@@ -271,7 +272,7 @@ class JournalFile:
         self._take_up(place)
 
     def _let_go(self) -> None:
-        fd, self._fd = self._fd, -1  # closed once, whatever comes of it
+        fd, self._fd = self._fd, -1  # closed once, even if that fails
         os.close(fd)
 
     def _take_up(self, place: Path) -> None:
@@ -279,8 +280,8 @@ class JournalFile:
         os.lseek(self._fd, self.end, os.SEEK_SET)
 
     def sync_name(self, directory: Path) -> None:
-        """Have the name that the file was given on the disk. If that fails, the journal is broken: after a power cut
-        the one that it has replaced might be back."""
+        """Sync the new name of the file to the disk. If that fails, the journal is broken: after a power cut the old
+        one might be back."""
         try:
             sync_directory(directory)
         except OSError:
@@ -348,7 +349,7 @@ def _made(path: Path, *, ahead: bool, mode: int) -> JournalFile:
 
 
 def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
-    """A journal in the making, beside the one at this path; and its name, which is one that nobody has.
+    """Make an unfinished journal beside the one at this path, with a name that is free; returns both.
 
     Raises:
       OSError: none can be made.
@@ -361,7 +362,7 @@ def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove journals in the making that were left when a process died. Nothing else of such a name is ours."""
+    """Remove unfinished journals that a dead process left. Other files of such names are not ours."""
     for name in _names_in_the_making(path):
         try:
             fd = open_regular(name, _WHAT)
@@ -449,7 +450,7 @@ def _sync(fd: int) -> None:
 
 
 def _sync_fully(fd: int, command: int) -> bool:
-    """Have a file on the disk itself; False where the file system has no such command (SMB, exFAT)."""
+    """Sync a file through the drive's own cache; False where the file system has no such command (SMB, exFAT)."""
     import fcntl
 
     try:
@@ -462,7 +463,7 @@ def _sync_fully(fd: int, command: int) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory on the disk, where the file system can do that."""
+    """Sync the names in a directory to the disk, where the file system can do that."""
     if sys.platform == "win32":  # it has no such call
         return
     try:
@@ -477,7 +478,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _replace_patiently(own: Path, place: Path) -> None:
-    """Replace a file that somebody else may have open for a moment."""
+    """Replace a file that another program may have open for a moment."""
     give_up_at = time.monotonic() + _REPLACE_PATIENCE
     pause = 0.005
     while True:

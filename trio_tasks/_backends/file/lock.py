@@ -1,5 +1,5 @@
-"""One process at a time: a lock file beside the journal, and a lock on the journal itself, for whoever comes to it by
-another name, or after the lock file was removed. The system frees both when their holder dies, in whatever way."""
+"""The locks that keep a journal to one process: on a file beside it, and on the journal itself, in case it is opened by
+another name, or the lock file was removed. The system frees both when their holder dies, in whatever way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-"""The numbers of errors by which the system says that somebody else has a lock."""
+"""The numbers of errors by which the system says that another process has a lock."""
 
 
 class Held(Protocol):
@@ -34,10 +34,10 @@ _held: weakref.WeakSet[Held] = weakref.WeakSet()
 
 @final
 class FileLock:
-    """Holds the lock from when it is made until :meth:`release`.
+    """A lock on a file, from its construction until :meth:`release`.
 
-    The file stays: removing it would let two processes lock two files of one name. It says the holder's process id.
-    A child made by ``os.fork`` has no part in the lock.
+    The file stays: removing it would let two processes lock two files of one name. It contains the holder's process
+    id. A child made by ``os.fork`` does not hold the lock.
 
     Args:
       path: of the lock file.
@@ -46,7 +46,7 @@ class FileLock:
       mode: of a new lock file, if there is no journal yet.
 
     Raises:
-      BackendError: somebody has it already, or the file cannot be written.
+      BackendError: another storage has it, or the file cannot be written.
     """
 
     def __init__(self, path: Path, guarded: Path, model: os.stat_result | None = None, mode: int = PRIVATE) -> None:
@@ -77,25 +77,25 @@ class FileLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether it was not released; a forked child has released it."""
+        """True until it is released; a forked child has released it."""
         return self._fd >= 0
 
     def release(self) -> None:
-        """Let somebody else have it; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
             _held.discard(self)
 
     def abandon(self) -> None:
-        """A forked child has no part in it."""
+        """Release the lock in a forked child."""
         self.release()
 
 
 def _open(path: Path, model: os.stat_result | None, mode: int) -> int:
     with suppress(FileNotFoundError):
         return open_regular(path, "the lock")
-    with suppress(FileExistsError):  # somebody else was quicker
+    with suppress(FileExistsError):  # another process was quicker
         return make_beside(path, model, mode)
     return open_regular(path, "the lock")
 
@@ -104,7 +104,7 @@ def lock_itself(fd: int, path: Path) -> None:
     """Lock the journal by its own descriptor, where a file can be removed, or have another name, while it is open.
 
     Raises:
-      BackendError: somebody has it open, by another name perhaps.
+      BackendError: it is open already, perhaps by another name.
     """
     if sys.platform == "win32":  # an open file cannot be removed there, and a locked part of it not be read
         return
@@ -120,7 +120,7 @@ def lock_itself(fd: int, path: Path) -> None:
 
 
 def let_go_in_child(held: Held) -> None:
-    """Have this abandoned in each forked child."""
+    """Abandon this in each forked child."""
     _held.add(held)
 
 
@@ -128,7 +128,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(fd: int) -> None:
-        os.lseek(fd, 2**30, os.SEEK_SET)  # what is locked cannot be read there, so it is not where the id stands
+        os.lseek(fd, 2**30, os.SEEK_SET)  # what is locked cannot be read there, so it is not the place of the id
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         finally:
@@ -142,7 +142,7 @@ else:
 
 
 def _abandon_all() -> None:
-    """The locks are shared with a forked child, and would outlive the parent in it."""
+    """Abandon all locks in a forked child, which shares them and could outlive its parent."""
     for each in list(_held):
         each.abandon()
 

@@ -38,7 +38,7 @@ def _held(state: JournalState, held: ClaimKey) -> Row | None:
 
 
 def renew(state: JournalState, held: Sequence[ClaimKey], until: float) -> list[ClaimKey]:
-    """Have these leases run out then; those that were lost."""
+    """Set the end of these leases; returns those that were lost."""
     lost: list[ClaimKey] = []
     for each in held:
         row = _held(state, each)
@@ -77,12 +77,12 @@ def list_rows(state: JournalState, queue: str, states: Sequence[State], limit: i
 
 
 def _is_over(row: Row, now: float) -> bool:
-    """Return True if it is in this state no longer, though nobody has entered it yet."""
+    """Return True if its state has ended by now, though no transaction has entered that yet."""
     return row.has_expired(now) or row.is_kept_no_longer(now)
 
 
 def _order_key(row: Row) -> tuple[float, ...]:
-    """Orders rows of one state: as they would be claimed, fall due, or were finished."""
+    """A sort key for rows of one state: as they would be claimed, fall due, or were finished."""
     if row.state == WAITING:
         return -row.priority, row.since, row.key
     if row.state <= RUNNING:
@@ -110,7 +110,7 @@ def _stored(row: Row, now: float) -> StoredRow:
 
 
 def counts(state: JournalState, queue: str, now: float) -> dict[str, int]:
-    """What there was, and is, on a queue."""
+    """The counts of a queue."""
     queue_rows = state.queues.get(queue)
     numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
     names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
@@ -123,7 +123,7 @@ def counts(state: JournalState, queue: str, now: float) -> dict[str, int]:
 
 
 def names(state: JournalState) -> list[str]:
-    """The queues that there ever were a task in."""
+    """The names of the queues that a task was ever pushed to."""
     return [queue_rows.name for queue_rows in state.queues.values() if queue_rows.counts[PUSHED]]
 
 
@@ -158,20 +158,20 @@ def abort(state: JournalState, queue: str, task_id: str) -> ClaimKey | None:
 
 
 def aborted(state: JournalState) -> list[ClaimKey]:
-    """Those rows that run, and are to be aborted."""
+    """The keys of running rows that are to be aborted."""
     running = (row for queue_rows in state.queues.values() for row in queue_rows.running.values())
     return [ClaimKey(row.key, row.token) for row in running if row.requested_end is True]
 
 
 def look(state: JournalState, held: Sequence[ClaimKey], until: float) -> Renewal:
-    """Renew these leases, and look for what is to be aborted."""
+    """Renew these leases, and look for rows that are to be aborted."""
     return Renewal(renew(state, held, until), aborted(state))
 
 
 def reschedule(state: JournalState, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
-    """Have the row be ready in so many seconds, if it waits."""
+    """Make the row ready in so many seconds, if it waits."""
     row = _waiting(state, queue, task_id, now)
-    if row is not None and (delay > 0 or row.state == DELAYED):  # what is ready stays where it stands
+    if row is not None and (delay > 0 or row.state == DELAYED):  # a ready row keeps its place
         state.touch(row)
         row.run_at, row.by_wall = run_at if delay > 0 else None, False
         state.wait(row, delay, now)
@@ -179,7 +179,7 @@ def reschedule(state: JournalState, queue: str, task_id: str, delay: float, run_
 
 
 def update(state: JournalState, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
-    """Replace what the row holds, if it waits."""
+    """Replace the payload of the row, if it waits."""
     row = _waiting(state, queue, task_id, now)
     if row is not None:
         state.touch_in_full(row)
@@ -190,7 +190,7 @@ def update(state: JournalState, queue: str, task_id: str, payload: bytes, head: 
 
 
 def resume(state: JournalState, queue: str, task_id: str, now: float) -> bool:
-    """Have the row wait again, if it is dead.
+    """Make the row wait again, if it is dead.
 
     Raises:
       DuplicateTaskError: its unique key is taken.
@@ -211,7 +211,7 @@ def resume(state: JournalState, queue: str, task_id: str, now: float) -> bool:
 
 
 def resume_abandoned(state: JournalState, queue: str, now: float, limit: int) -> Part:
-    """Have up to so many rows that run, and whose lease has run out, wait again."""
+    """Make up to so many running rows wait again, whose lease has run out."""
     queue_rows = state.queues.get(queue)
     lapsed = queue_rows.lapsed(now) if queue_rows is not None else []
     for row in lapsed[:limit]:
@@ -227,7 +227,7 @@ def forget(state: JournalState, queue: str, task_id: str | None, limit: int, now
     if queue_rows is None:
         return Part(0, is_more=False)
     if task_id is None:
-        state.enter_due(now, -math.inf)  # but no lease that has run out: what it was for may be at work here
+        state.enter_due(now, -math.inf)  # but not leases that ran out, since their attempts may run here
     rows = list(islice(queue_rows.finished.values(), limit))
     if task_id is not None:
         row = state.known(queue, task_id, now)

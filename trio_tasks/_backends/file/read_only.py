@@ -1,4 +1,4 @@
-"""The engine of a :class:`FileStorage` that only looks at a journal, which another process may be writing."""
+"""The engine of a read-only :class:`FileStorage`, whose journal another process may be writing."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class FollowedJournal:
             queue.expiring.add(row.expires, row)
 
     def _tidy(self, time: float) -> None:
-        """Drop what is kept no longer; the writer does so without a record.
+        """Drop rows that are kept no longer; the writer does so without a record.
 
         Args:
           time: of the latest change, by the writer's clock: from then on it does not know these rows either.
@@ -169,16 +169,16 @@ def _is_to_expire(row: Row, moment: float) -> bool:
 
 @final
 class ReadOnlyFileEngine(Engine):
-    """A look at the rows of a journal, read on before each answer; whatever would change something is refused.
+    """The rows of a journal, which is read on before each answer; every change is refused.
 
-    It has no lock, and makes nothing. Who works on the queue is known to the writer alone.
+    It has no lock, and creates no file. The names of the workers are known to the writer alone.
 
     Args:
       path: of the journal.
     """
 
     recovery = None
-    """What was dropped when it was opened: nothing ever is."""
+    """None: nothing is dropped when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()  # wherever the process goes
@@ -226,7 +226,7 @@ class ReadOnlyFileEngine(Engine):
             self._clock.start(journal.state.time, self._clock.read())
         return journal.state
 
-    # What looks
+    # Methods that read
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
@@ -245,11 +245,11 @@ class ReadOnlyFileEngine(Engine):
         return operations.names(await self._look())
 
     async def workers(self, queue: str) -> builtins.list[str]:
-        """No names: a journal does not tell who works."""
+        """An empty list: workers are not in the journal."""
         await self._look()
         return []
 
-    # What does not
+    # Methods that would change something
 
     def _refusal(self) -> BackendError:
         return refused(f"{_WHAT} {str(self.path)!r} was opened with read_only=True, and is not changed through it")

@@ -15,8 +15,8 @@ fields, since that is written twice as fast as lists in lists::
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
 
-It tells what rows are like now, not what was done to them. So reading a record twice does no harm, and where one is
-missing, the later ones still say what they said. Each exchange is one record, and so is there whole or not at all.
+A record has the present state of rows, not the operations on them. So reading a record twice does no harm, and later
+records are valid even if one is missing. Each exchange is one record, so it is there as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _encode(
 
 
 def load_record(state: JournalState, payload: bytes) -> list[Row]:
-    """Enter a record that was read, and return the rows that it is about; those that it forgets are ``GONE``. No row is
-    put in its place: that is for :func:`finish_loading`, when the last record is loaded.
+    """Enter a record that was read, and return its rows; those that it forgets are ``GONE``. Rows are put into indexes
+    by :func:`finish_loading`, when the last record is loaded.
 
     Raises:
       BackendError: it is intact, and yet does not say what a record says.
@@ -170,15 +170,15 @@ def _load_claim(state: JournalState, worker: str, keys: list[int]) -> list[Row]:
 
 
 def check(state: JournalState, rows: Mapping[int, Row]) -> None:
-    """Refuse what cannot be. All was intact, so it was written on purpose; perhaps not by us. What is compared and
-    counted later, without a second look, is looked at here, once.
+    """Refuse rows and counts that are not valid. Their records are intact, but perhaps not written by us. All fields
+    that are compared and counted later, without further checks, are checked here once.
 
     Args:
       state: loaded from records.
-      rows: those that are to be looked at.
+      rows: the ones to be checked.
 
     Raises:
-      BackendError: the records say what cannot be.
+      BackendError: something is not valid.
     """
     if not -LATEST <= state.time <= LATEST:
         raise BackendError(f"the journal cannot be understood: its clock is at {state.time!r}")
@@ -195,7 +195,7 @@ def check(state: JournalState, rows: Mapping[int, Row]) -> None:
 
 
 def _is_sound(row: Any) -> bool:
-    """Plainly written, since it is done for each row of a journal: a table of types takes twice as long."""
+    """Return True if all fields of a row are valid. This runs for each row; a table of types takes twice as long."""
     return bool(
         type(row.key) is type(row.priority) is type(row.attempt) is type(row.token) is type(row.state) is int
         and type(row.id) is str
@@ -224,12 +224,12 @@ def _is_moment(value: object) -> bool:
 
 
 def finish_loading(state: JournalState, now: float) -> None:
-    """All records are loaded: have every row in its place, and those that ran wait again, as a transaction.
+    """Put every row into its index after the last record, and make running rows wait again, in a transaction.
 
-    Nobody holds them any more: the process that did is dead, or it would still have the lock.
+    Their process is dead, or it would still hold the lock.
 
     Raises:
-      BackendError: the records say what cannot be.
+      BackendError: something in the records is not valid.
     """
     check(state, state.rows)
     ran: list[Row] = []

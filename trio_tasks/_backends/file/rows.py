@@ -21,7 +21,7 @@ MOMENTS = 2
 """Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``, and whether
 it is waited for by the wall clock."""
 GONE = 6
-"""Of rows that are forgotten."""
+"""The state of rows that are forgotten."""
 
 PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
 """Indexes of the counts of a queue."""
@@ -90,7 +90,7 @@ class Row:
 
     @property
     def condition(self) -> tuple[Any, ...]:
-        """All that changes in its life."""
+        """The fields that change after the push."""
         return (
             self.state,
             self.attempt,
@@ -177,7 +177,7 @@ class TimeIndex:
 
 @final
 class QueueRows:
-    """A queue: its rows, wherever they are in their lives."""
+    """The rows of a queue, in an index for each state."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -280,7 +280,7 @@ class QueueRows:
 
     @property
     def next_due(self) -> float:
-        """When something falls due by itself, or a little before that; infinite if nothing does."""
+        """The time at which the next row falls due, or a little before that; infinite if none does."""
         moment = self.no_lease_ends_before if self.running else math.inf
         for index in (self.delayed, self.expiring):
             if (first := index.first) is not None:

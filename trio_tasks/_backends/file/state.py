@@ -79,7 +79,7 @@ class JournalState:
             self.transaction.rows[row] = row.condition
 
     def touch_in_full(self, row: Row) -> None:
-        """As :meth:`touch`, before its payload or head is changed as well."""
+        """Note how a row is, before its payload or head is changed as well; see :meth:`touch`."""
         self.touch(row)
         self.transaction.in_full.setdefault(row, (row.payload, row.head))
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
@@ -157,7 +157,7 @@ class JournalState:
             queue.holders[key] = row
 
     def hold(self, row: Row) -> Row | None:
-        """Have a row hold its unique key; or the one that holds it already."""
+        """Give a row its unique key, and return None; or the row that holds it already."""
         assert row.unique is not None
         holder = row.queue.holders.get(row.unique)
         if holder is None:
@@ -194,7 +194,7 @@ class JournalState:
             del row.queue.holders[row.unique]
 
     def replace(self, row: Row, successor: str) -> None:
-        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        """Give the unique key of a running row to its successor; the row may finish, but not run again."""
         self.touch(row)
         self.release(row)
         row.requested_end = row.requested_end or successor
@@ -202,7 +202,7 @@ class JournalState:
     # What becomes of a row
 
     def insert(self, row: Row) -> None:
-        """A new row; it is to wait next."""
+        """Add a new row; the caller makes it wait next."""
         self.next_key += 1
         self.transaction.rows[row] = None
         self.rows[row.key] = row.queue.ids[row.id] = row
@@ -210,19 +210,19 @@ class JournalState:
         self.weight += weight_of(row)
 
     def wait(self, row: Row, delay: float, now: float) -> None:
-        """Have a row be ready so many seconds from now."""
+        """Make a row ready so many seconds from now."""
         if delay > 0:
             row.state = DELAYED
             row.since = row.due = now + delay
         else:
-            # Of those that come in the same moment, each stands behind the one before.
+            # Rows that come at the same moment keep their order.
             self.last_moment = max(now, self.last_moment + _MOMENT)
             row.state, row.since, row.due = WAITING, self.last_moment, None
         self.place(row)
 
     def come_back(self, row: Row, now: float, delay: float | None) -> bool:
-        """A row that ran waits again: after ``delay`` seconds, or, if that is None, where it stood; or it ends, if it
-        was to be aborted, or was replaced. Returns whether it waits."""
+        """Make a row that ran wait again, and return True: after ``delay`` seconds; if that is None, in its old place.
+        If it was to be aborted, or was replaced, it is killed."""
         row.queue.running.pop(row.key, None)
         if row.requested_end is True:
             self.kill(row, aborted_error())
@@ -240,19 +240,19 @@ class JournalState:
         return False
 
     def lose(self, row: Row, now: float) -> None:
-        """The lease of a running row has run out, or its process has died: the attempt counts."""
+        """End the attempt at a running row whose lease ran out, or whose process died; the attempt counts."""
         self.touch(row)
         row.history = with_loss(row.history, row.attempt, now, row.worker)
         self.come_back(row, now, None)
 
     def kill(self, row: Row, error: bytes) -> None:
-        """End a live row by decree; it is remembered until it is vacuumed."""
+        """Kill a live row; it is kept until it is vacuumed."""
         self.touch(row)
         self.finish(row, KILLED, KILLS, error, math.inf, self.time)
         self.finished.append((row.queue.name, row.id))
 
     def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float, now: float) -> None:
-        """Have a live row, touched before, be in a final state, and remembered for so many seconds."""
+        """Put a live row, touched before, into a final state, and keep it for so many seconds."""
         queue = row.queue
         queue.running.pop(row.key, None)
         self.count(queue, what, -1)
@@ -266,7 +266,7 @@ class JournalState:
         self.place(row)
 
     def forget(self, row: Row) -> None:
-        """Have no such row any more, once the transaction is over; touched before."""
+        """Remove a row, touched before, when the transaction is committed."""
         row.state = GONE
         row.queue.finished.pop(row.key, None)
         self.transaction.gone.append(row)
@@ -275,7 +275,7 @@ class JournalState:
     # Time
 
     def enter_due(self, now: float, as_of: float = math.inf) -> None:
-        """Enter what has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
+        """Enter all that has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
         if self.has_walled:
             self._enter_walled()
         if now < self._nothing_due_before:
@@ -284,7 +284,7 @@ class JournalState:
             while (row := queue.pop_expired(now)) is not None:
                 self.kill(row, expired_error())
             while (row := self._pop_due(queue, now)) is not None:
-                row.state, row.due = WAITING, None  # whether the transaction holds or not, so it needs no record
+                row.state, row.due = WAITING, None  # true even if the transaction is rolled back, so it needs no record
                 queue.place(row)
             for row in queue.lapsed(min(now, as_of)):
                 self.lose(row, now)
@@ -304,7 +304,7 @@ class JournalState:
         return None
 
     def _enter_walled(self) -> None:
-        """Enter what has come due by the wall clock, which may have been set forward."""
+        """Make rows ready that are due by the wall clock, which may have been set forward."""
         wall = wall_now().timestamp()
         self.has_walled = False
         for queue in self.queues.values():
@@ -324,7 +324,7 @@ class JournalState:
                 self.weight -= weight_of(row)
 
     def look_at(self, moment: float) -> None:
-        """Something falls due at this moment."""
+        """Look for rows that are due at this moment."""
         if moment < self._nothing_due_before:
             self._nothing_due_before = moment
 

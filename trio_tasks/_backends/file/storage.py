@@ -1,4 +1,4 @@
-"""Tasks in a journal file: for one process, as fast as memory nearly, and kept all the same."""
+"""The storage in a journal file, for one process."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class FileOptions(StorageOptions, total=False):
 
 
 _POLL_INTERVAL = 60.0
-"""Seconds: nobody else writes to the file, so there is nothing to look for."""
+"""Seconds between two looks for new tasks; long, since no other process writes to the file."""
 _LOOKS_APART = 1.0
-"""Seconds between two looks at a file that another process writes, while somebody waits for a result."""
+"""Seconds between two looks at a file that another process writes, while a result is waited for."""
 
 
 @final
@@ -47,9 +47,9 @@ class FileStorage(DurableStorage[A]):
     ...     storage.close()  # nothing more is pushed: the worker ends when all is done
     ...     await Worker("emails", storage, send_email).run()
 
-    What waits is in memory, and every change of it is appended to one file: all that happens at once in one record,
-    with one ``fsync``. When it is opened, the file is read; what was in hand when the last process died waits again,
-    its attempt counted. A second process is refused.
+    All tasks are in memory, and every change is appended to one file: simultaneous changes in one record, with one
+    ``fsync``. When it is opened, the file is read; a task that was running when the last process died waits again, its
+    attempt counted. A second process is refused.
 
     Args:
       path: of the file.
@@ -117,7 +117,7 @@ class FileStorage(DurableStorage[A]):
     def temporary(
         cls, type: Any = Any, *, queue: str = "default", **options: Unpack[StorageOptions]
     ) -> FileStorage[Any]:
-        """One whose file is removed when it is closed, for tests."""
+        """Make a storage whose file is removed when it is closed, for tests."""
         storage: FileStorage[Any] = object.__new__(cls)
         storage._stand_on(FileEngine.temporary(), type, queue, options)
         return storage
@@ -131,7 +131,7 @@ class FileStorage(DurableStorage[A]):
 
     @property
     def recovery(self) -> Recovery | None:
-        """What was dropped of a damaged file when it was opened; None if it was whole."""
+        """The damage that was found when the file was opened; None if it was whole."""
         return self._engine.recovery
 
     @overload
@@ -139,7 +139,7 @@ class FileStorage(DurableStorage[A]):
     @overload
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> FileStorage[Any]: ...
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> FileStorage[Any]:
-        """Another queue in the same file, over the same connection.
+        """Make another queue in the same file, over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
         """

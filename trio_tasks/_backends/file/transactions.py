@@ -37,7 +37,7 @@ _GROWTH = 2
 
 
 def start_thread() -> WriterThread:
-    """A thread that waits for the disk, so that the event loop need not."""
+    """Start a thread for syncs, which would block the event loop."""
     return WriterThread("journal", lambda: None, threading.TIMEOUT_MAX)
 
 
@@ -72,7 +72,7 @@ class TransactionLog:
         self._compaction: Compaction | None = None
 
     async def aclose(self, *, sync: bool) -> None:
-        """Close the journal, after syncing it. Each step is made, whatever the others raise."""
+        """Close the journal, after syncing it. Each step runs, even if another one raises."""
         async with AsyncExitStack() as closing:
             closing.callback(self._end_thread)
             closing.callback(self._journal.close)
@@ -122,7 +122,7 @@ class TransactionLog:
         state.commit()
         if payload is not None and (self._compaction is not None or journal.end > self._worth_from):
             await self._compact(journal, payload)
-        return result  # noqa: ASYNC910  who exchanges has a checkpoint of its own
+        return result  # noqa: ASYNC910  the caller has a checkpoint of its own
 
     async def _write(  # noqa: ASYNC910  what needs no thread is done at once
         self, journal: JournalFile, payload: bytes, *, durable: bool
