@@ -1,4 +1,4 @@
-"""What is refused at the door: each check returns the value it was given, or says what would have been right."""
+"""Checks of arguments: each check returns the value it was given, or says what would have been right."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def is_machine_clock_replaced() -> bool:
 
 
 def seconds_until(moment: datetime) -> float:
-    """How long it is until ``moment``, in seconds; zero if it has passed."""
+    """Seconds until ``moment``; zero if it has passed."""
     return max(0.0, (moment - wall_now()).total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""Public things say where they are imported from, not where they happen to be written: ``trio_tasks.Worker``."""
+"""Public names for public things: ``trio_tasks.Worker``, not the module in which it is written."""
 
 from __future__ import annotations
 

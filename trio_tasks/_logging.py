@@ -71,7 +71,7 @@ class log_and_suppress:  # noqa: N801  it is used as contextlib.suppress is
         self._values = values
 
     def __enter__(self) -> None:
-        """Nothing happens yet."""
+        """Begin the block; nothing happens yet."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None or passes_through(error):

@@ -1,4 +1,5 @@
-"""A monitor: a root nursery of workers. Graceful shutdown is one assignment to the deadline of its cancel scope."""
+"""The monitor: a root nursery of workers, and one run of it. Graceful shutdown sets the deadline of its cancel
+scope."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def _never(context: WorkerContext, error: Exception, attempt: int) -> bool:
 
 @final
 class Monitor:
-    """Runs workers together, restarts those that fail if the policy says so, and stops them all gracefully.
+    """Run workers together, restart those that fail if the policy says so, and stop them all gracefully.
 
     >>> monitor = Monitor(
     ...     shutdown_timeout=10, should_restart=lambda context, error, attempt: attempt < 5
@@ -111,7 +112,7 @@ class Monitor:
 
     @property
     def report(self) -> Report:
-        """What the run, or the last one, has come to; also where it was cancelled or raised."""
+        """The report of the run, or of the last one; also where it was cancelled or raised."""
         return self._latest.report()
 
     @property
@@ -121,12 +122,12 @@ class Monitor:
 
     @property
     def is_running(self) -> bool:
-        """Whether it runs."""
+        """True while it runs."""
         return self._run.is_running
 
     @property
     def is_shutting_down(self) -> bool:
-        """Whether it was told to shut down."""
+        """True once it was told to shut down."""
         return self._run.shutting_down.is_set()
 
     # Who takes part
@@ -152,7 +153,7 @@ class Monitor:
         return self
 
     def on_event(self, listener: Listener | Iterable[Listener]) -> Monitor:
-        """One more listener, or several, beside those it has, from now on."""
+        """Add a listener, or several, from now on."""
         listeners = check_listeners(listener)
         if not listeners:
             raise TypeError(f"on_event must be a function on_event(context, event), or several; got {quoted(listener)}")
@@ -181,7 +182,7 @@ class Monitor:
         *signals: signal.Signals,
         task_status: trio.TaskStatus[Monitor] = trio.TASK_STATUS_IGNORED,
     ) -> Report:
-        """As :meth:`run`. The first signal shuts down gracefully; the second one is the terminator.
+        """Run as :meth:`run` does. The first signal shuts down gracefully; the second one is the terminator.
 
         After that, a further SIGTERM is kept until the storages of this run of trio are closed, and delivered then. A
         further SIGINT names in the log the threads that go on in spite of the cancellation; if the log had named them
@@ -395,7 +396,7 @@ class _Run:
         return context, None
 
     def _make(self, member: Factory, attempt: int) -> Worker[Any, Any]:
-        """What cannot be made is not restarted either: the error is the program's, not the worker's."""
+        """Make the worker. If that fails, it is not restarted: the error is the program's, not the worker's."""
         try:
             worker = member(attempt)
             if not isinstance(worker, Worker):

@@ -59,7 +59,7 @@ def check_signals(signals: Iterable[int]) -> tuple[signal.Signals, ...]:
 
 @final
 class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
-    """Inside the block, signals end a run of a monitor, and do nothing else.
+    """Have signals end a run of a monitor inside the block, and do nothing else.
 
     Args:
       signals: which; none of them is no mistake.

@@ -25,7 +25,7 @@ def run_and_cancelling(
 
 @asynccontextmanager
 async def run_shielded(async_fn: Callable[..., Awaitable[object]], *args: Any) -> AsyncGenerator[None, None]:
-    """``async with run_to_the_end(async_fn, *args)``: the same, but a cancellation from outside does not end it: only
+    """``async with run_shielded(async_fn, *args)``: the same, but a cancellation from outside does not end it: only
     leaving the block does. So it goes on for as long as something in the block shields itself and cleans up."""
     scope = trio.CancelScope(shield=True)
 

@@ -1,4 +1,4 @@
-"""Where something is stuck: the innermost line of the user's own code, not of trio's or ours."""
+"""The line at which a trio task is stuck: the innermost line of the user's own code, not of trio's or ours."""
 
 from __future__ import annotations
 

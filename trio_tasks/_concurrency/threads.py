@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_in_trio_thread(token: trio.lowlevel.TrioToken | None) -> bool:
-    """Whether this is the thread of the run that has this token; of a run that has not begun, everybody is inside."""
+    """Return True in the thread of the run that has this token, and everywhere if the run has not begun."""
     try:
         return token is None or trio.lowlevel.current_trio_token() is token
     except RuntimeError:  # no trio in this thread
@@ -39,13 +39,13 @@ _instead: Pause | None = None
 
 
 def pause_instead() -> Pause | None:
-    """What to await before doing in place what a thread would do; None if there are threads."""
+    """The function to await before doing in place what a thread would do; None if there are threads."""
     return _instead
 
 
 @contextmanager
 def without_threads(pause: Pause) -> Generator[None, None, None]:
-    """Inside the block no thread is started: who asks for something does it himself, after ``await pause()``, which
+    """Start no thread inside the block: who asks for something does it himself, after ``await pause()``, which
     stands for the time that a thread takes."""
     global _instead  # noqa: PLW0603  there is one answer for the whole process
     previous, _instead = _instead, pause

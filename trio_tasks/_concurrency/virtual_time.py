@@ -1,4 +1,4 @@
-"""Whether trio's clock in this run is a real one, so that the wall clock counts beside it."""
+"""Tests of trio's clock in this run: if it is a real one, the wall clock counts beside it."""
 
 from __future__ import annotations
 

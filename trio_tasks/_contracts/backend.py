@@ -35,7 +35,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     """Seconds between two calls of :meth:`beat`; None if there is nothing to renew."""
 
     settles_within_bounds: bool = False
-    """Whether :meth:`settle` returns or raises in bounded time by itself, and cannot be cancelled: then a worker spares
+    """True if :meth:`settle` returns or raises in bounded time by itself, and cannot be cancelled: then a worker spares
     itself the scope around each call."""
 
     @property
@@ -86,16 +86,16 @@ class NowaitBackend(StockedBackend[A], Generic[A]):
 
 
 class Feeder(ABC):
-    """Has something to do for as long as a worker's intake is open, such as carrying tasks in from elsewhere."""
+    """A backend with work to do for as long as a worker's intake is open, such as carrying tasks in from elsewhere."""
 
     @abstractmethod
     async def feed(self) -> None:
-        """Runs beside the slots; it is cancelled when intake stops, and may return earlier. If it raises, the worker
+        """Run beside the slots; it is cancelled when intake stops, and may return earlier. If it raises, the worker
         ends."""
 
 
 class FetchById(ABC):
-    """Can show a task by its id."""
+    """A backend that can show a task by its id."""
 
     @abstractmethod
     async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
@@ -103,7 +103,7 @@ class FetchById(ABC):
 
 
 class Update(ABC):
-    """Can replace what a waiting task holds."""
+    """A backend that can replace what a waiting task holds."""
 
     @abstractmethod
     async def update(self, task: Task[Any]) -> bool:
@@ -111,7 +111,7 @@ class Update(ABC):
 
 
 class Reschedule(ABC):
-    """Can move a waiting task in time."""
+    """A backend that can move a waiting task in time."""
 
     @abstractmethod
     async def reschedule(self, task_id: str, delay: float) -> bool:
@@ -122,7 +122,7 @@ class Reschedule(ABC):
 
 
 class Cancel(ABC):
-    """Can take a task back, whether it waits or runs."""
+    """A backend that can take a task back, whether it waits or runs."""
 
     @abstractmethod
     async def cancel(self, task_id: str) -> bool:
@@ -137,7 +137,7 @@ class Cancel(ABC):
 
 
 class Progress(ABC):
-    """Can keep how far a running task has come, for others to read."""
+    """A backend that can keep how far a running task has come, for others to read."""
 
     @abstractmethod
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
@@ -157,7 +157,7 @@ class Progress(ABC):
 
 
 class Discard(ABC):
-    """Can forget one finished task."""
+    """A backend that can forget one finished task."""
 
     @abstractmethod
     async def discard(self, task_id: str) -> bool:
@@ -165,7 +165,7 @@ class Discard(ABC):
 
 
 class Vacuum(ABC):
-    """Can forget finished tasks."""
+    """A backend that can forget finished tasks."""
 
     @abstractmethod
     async def vacuum(self) -> int:
@@ -173,7 +173,7 @@ class Vacuum(ABC):
 
 
 class ResumeById(ABC):
-    """Can let a dead letter have another try."""
+    """A backend that can let a dead letter have another try."""
 
     @abstractmethod
     async def resume_by_id(self, task_id: str) -> bool:
@@ -185,7 +185,7 @@ class ResumeById(ABC):
 
 
 class ResumeAbandoned(ABC):
-    """Can take orphans back at once, rather than when their leases run out."""
+    """A backend that can take orphans back at once, rather than when their leases run out."""
 
     @abstractmethod
     async def resume_abandoned(self) -> int:
@@ -193,7 +193,7 @@ class ResumeAbandoned(ABC):
 
 
 class RegisterWorker(ABC):
-    """Wants to know which workers run on it."""
+    """A backend that is told which workers run on it."""
 
     @abstractmethod
     async def register_worker(self, context: WorkerContext) -> None:
@@ -209,11 +209,11 @@ class RegisterWorker(ABC):
 
 
 class WaitForCompletion(ABC):
-    """Can wait for a task to be finished."""
+    """A backend that can wait for a task to be finished."""
 
     @abstractmethod
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """How the task ended, as soon as it has.
+        """Wait until the task has ended; return how.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -223,7 +223,7 @@ class WaitForCompletion(ABC):
 
 
 class ListTasks(ABC):
-    """Can list its tasks."""
+    """A backend that can list its tasks."""
 
     @abstractmethod
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
@@ -235,23 +235,23 @@ class ListTasks(ABC):
 
 
 class ListWorkers(ABC):
-    """Can list the workers that run on it."""
+    """A backend that can list the workers that run on it."""
 
     @abstractmethod
     async def list_workers(self) -> list[str]:
-        """Their names."""
+        """List the names of the workers."""
 
 
 class ListQueues(ABC):
-    """Has several queues, and can list them."""
+    """A backend with several queues that can list them."""
 
     @abstractmethod
     async def list_queues(self) -> list[str]:
-        """Their names."""
+        """List the names of the queues."""
 
 
 class Metrics(ABC):
-    """Counts what goes through it."""
+    """A backend that counts its tasks."""
 
     @abstractmethod
     async def metrics(self) -> dict[str, int]:

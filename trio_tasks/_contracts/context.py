@@ -98,37 +98,37 @@ class WorkerContext:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has started and not ended yet."""
+        """True if it has started and not ended yet."""
         return self._tracked is not None
 
     @property
     def is_paused(self) -> bool:
-        """Whether intake is paused."""
+        """True if intake is paused."""
         return self.intake_state.paused
 
     @property
     def is_shutting_down(self) -> bool:
-        """Whether it was told to stop."""
+        """True once it was told to stop."""
         return self.intake_state.closed
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it has ended."""
+        """True once it has ended."""
         return self._stopped.is_set()
 
     @property
     def is_ready(self) -> bool:
-        """Whether it would take a task now: it runs, its intake is open, and a slot is free."""
+        """True if it would take a task now: it runs, its intake is open, and a slot is free."""
         return self.is_running and self.intake_state.is_open and len(self.in_hand) - self.lent < self.concurrency
 
     @property
     def task_count(self) -> int:
-        """How many tasks are in hand, and pieces of work tracked."""
+        """The number of tasks in hand and pieces of work tracked."""
         tracked = self._tracked
         return len(self.in_hand) + (len(tracked.child_tasks) if tracked is not None else 0)
 
     def statistics(self) -> WorkerStatistics:
-        """How things stand, frozen."""
+        """The state and the counts of this moment, frozen."""
         report = self.report()
         return WorkerStatistics(
             name=self.name,
@@ -146,7 +146,7 @@ class WorkerContext:
         )
 
     def report(self) -> WorkerReport:
-        """What the run has done so far."""
+        """The report of the run so far."""
         return self.tally.report(self.name)
 
     # What a handler may do
@@ -196,7 +196,7 @@ class WorkerContext:
             await async_fn(*args)
 
     def emit(self, event: Event) -> None:
-        """Tell the listeners; an error of theirs is logged, and troubles nobody else.
+        """Tell the listeners; an error of theirs is logged, and harms nothing else.
 
         Raises:
           TypeError: it is none of the events; your own go into ``Custom(value)``.
@@ -265,12 +265,12 @@ def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Lis
 
 @final
 class IntakeState:
-    """Open, shut for a while (paused), or closed for good. It starts open.
+    """The state of intake: open, paused, or closed for good. It starts open.
 
     Attributes:
       is_open: whether tasks may be taken now. A plain attribute, since it is read for each task.
       closed: whether it was closed for good.
-      paused: whether it is shut until :meth:`resume`.
+      paused: whether no tasks are taken until :meth:`resume`.
       cancelled: whether a cancellation from outside has reached the worker.
       on_close: called when it is closed, if given.
     """
@@ -284,19 +284,20 @@ class IntakeState:
         self.cancelled = False
         self.on_close: Callable[[], object] | None = None
         self.waiting = 0
-        """How many slots wait for a task, or for the door to be opened again."""
+        """The number of slots that wait for a task, or for the intake to be resumed."""
         self.was_closed = trio.Event()
         self._opened = trio.Event()
         self._opened.set()
         self._scopes: set[trio.CancelScope] = set()
 
     def add_waiter(self, scope: trio.CancelScope) -> None:
-        """A slot begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it leaves."""
+        """Add a slot that begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it
+        leaves."""
         self._scopes.add(scope)
         self.waiting += 1
 
     def remove_waiter(self, scope: trio.CancelScope) -> None:
-        """Note that it does not wait any more."""
+        """Remove it: it does not wait any more."""
         self._scopes.discard(scope)
         self.waiting -= 1
 
@@ -311,11 +312,11 @@ class IntakeState:
                 self._scopes.discard(scope)
 
     async def wait_open(self) -> None:
-        """Return once the door is not paused."""
+        """Return once the intake is not paused."""
         await self._opened.wait()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Take no more tasks."""
         self.closed = True
         self.is_open = False
         self.was_closed.set()
@@ -324,8 +325,8 @@ class IntakeState:
             self.on_close()
 
     def cancel(self) -> None:
-        """Let nobody in any more, since the worker was cancelled. Slots that wait are cancelled with it, so nobody has
-        to be sent away; the others find the cancellation at :meth:`wait_cancelled`."""
+        """Take no more tasks, since the worker was cancelled. Slots that wait are cancelled with it, so none is
+        left to be cancelled here; the others find the cancellation at :meth:`wait_cancelled`."""
         self.cancelled = True
         self.is_open = False
 
@@ -334,7 +335,7 @@ class IntakeState:
         await trio.sleep_forever()
 
     def pause(self) -> None:
-        """Let nobody in until :meth:`resume`."""
+        """Take no tasks until :meth:`resume`."""
         if not self.paused:
             self.paused = True
             self.is_open = False
@@ -342,7 +343,7 @@ class IntakeState:
             self._cancel_waiters()
 
     def resume(self) -> None:
-        """Let tasks in again."""
+        """Take tasks again."""
         self.paused = False
         self.is_open = not (self.closed or self.cancelled)
         self._opened.set()

@@ -1,4 +1,4 @@
-"""What a worker tells its listeners: frozen values, each said after the fact."""
+"""The events of a worker, as its listeners hear them: frozen values, each said after the fact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Engage:
 @final
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing is in hand, and the worker waits for the backend to give something; said once each time.
+    """The worker has nothing in hand, and waits for the backend to give something; said once each time.
 
     A backend that can be asked (``receive_nowait``) has nothing to give then; of others one cannot know it.
     """
@@ -92,7 +92,7 @@ class Stop:
 @final
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """Something that a handler or layer had to say: ``context.emit(Custom(value))``."""
+    """A value that a handler or layer tells the listeners: ``context.emit(Custom(value))``."""
 
     value: Any
 

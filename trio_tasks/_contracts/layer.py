@@ -16,7 +16,7 @@ Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
 
 @runtime_checkable
 class Gate(Protocol):
-    """What a layer has in addition if it can hold intake back."""
+    """A layer that can hold intake back."""
 
     async def ready(self) -> None:
         """Return when an attempt would be let through. Called before each receive; it may be cancelled.
@@ -38,5 +38,6 @@ class Admitting(Gate, Protocol):
         ...
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The admitted attempt is over, whether it ever reached the layer or not. Called once for each admission. If it
+        """Take note that the admitted attempt is over, whether it ever reached the layer or not. Called once for each
+        admission. If it
         raises, that is logged."""

@@ -39,7 +39,7 @@ class LendingSlot(Protocol):
         ...
 
     def reclaim(self) -> None:
-        """The wait is over, and the attempt goes on at once."""
+        """Take note that the wait is over; the attempt goes on at once."""
         ...
 
 
@@ -52,7 +52,7 @@ class LendingGate(Protocol):
         ...
 
     def reclaim(self, task: Task[Any]) -> None:
-        """The attempt goes on, and has its places again, even if that makes it one too many for a while."""
+        """Give the attempt its places again: it goes on, even if that makes it one too many for a while."""
         ...
 
 
@@ -77,7 +77,7 @@ class Loan:
         self._slot: LendingSlot | None = None
 
     def begin(self) -> None:
-        """The wait begins; called again, it does nothing."""
+        """Lend the slot, since the wait begins; called again, it does nothing."""
         if self._slot is None and (slot := SLOTS.get(trio.lowlevel.current_task())) is not None:
             self._slot = slot
             slot.lend(self._waits_for, self._what)

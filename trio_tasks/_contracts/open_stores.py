@@ -9,12 +9,12 @@ _all_closed: dict[trio.lowlevel.TrioToken, trio.Event] = {}
 
 
 def note_open(store: object) -> None:
-    """This store is open now."""
+    """Take note that this store is open now."""
     _open.setdefault(trio.lowlevel.current_trio_token(), set()).add(store)
 
 
 def note_closed(store: object) -> None:
-    """This store is closed now, whatever came of it."""
+    """Take note that this store is closed, with an error or without."""
     token = trio.lowlevel.current_trio_token()
     stores = _open.get(token, set())
     stores.discard(store)

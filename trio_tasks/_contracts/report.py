@@ -1,4 +1,4 @@
-"""The truth at the end of a run: what a worker, or a whole monitor, did and did not finish."""
+"""Reports of runs: what a worker, or a whole monitor, has finished, and what it has not."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Tally:
         self.overruns: dict[str, Overrun] = {}
 
     def count(self, outcome: Outcome) -> None:
-        """One more attempt has ended so."""
+        """Count one more attempt that has ended so."""
         if isinstance(outcome, Succeeded):
             self.succeeded += 1
         elif isinstance(outcome, Retried):
@@ -123,7 +123,8 @@ class Report:
     workers: tuple[WorkerReport, ...] = ()
     restarts: int = 0
     errors: tuple[Exception, ...] = ()
-    """What ended workers, those that were restarted included, in order; a group only where there were several."""
+    """The errors that ended workers, those that were restarted included, in order; a group only where there were
+    several."""
 
     @property
     def drained(self) -> tuple[TaskId, ...]:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 BATCH_SIZE = 512
-"""How many tasks are made, or put in, in one go before others get a turn."""
+"""The number of tasks that are made, or put in, in one go before other trio tasks run."""
 
 
 class TaskSink(ABC, Generic[A]):
-    """Tasks can be pushed into it."""
+    """A backend, or a part of one, into which tasks can be pushed."""
 
     @abstractmethod
     async def push_task(self, task: Task[A]) -> TaskId:
@@ -115,7 +115,7 @@ class TaskSink(ABC, Generic[A]):
 
 
 async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = None) -> list[Task[A]]:
-    """A task of each of the args, with the same options; others get a turn now and then, and at the end."""
+    """A task of each of the args, with the same options; other trio tasks run now and then, and at the end."""
     options = options_for_many(options, sink)
     if not hasattr(many, "__iter__"):
         raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")

@@ -86,7 +86,7 @@ def _closing(plan: Plan, attempt: Prepared) -> Handler[Any, Any]:
 
 @final
 class _Raised:
-    """Remembers what is raised in the block, and lets it pass."""
+    """A block that remembers what is raised in it, and lets it pass."""
 
     __slots__ = ("error",)
 
@@ -94,7 +94,7 @@ class _Raised:
         self.error: BaseException | None = None
 
     def __enter__(self) -> None:
-        """Nothing is raised yet."""
+        """Begin the block; nothing is raised yet."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.error = error

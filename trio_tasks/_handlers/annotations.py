@@ -34,7 +34,7 @@ class Annotations:
         self._locals = _local_names(function) if isinstance(function, FunctionType) else {}
 
     def resolve(self, parameter: inspect.Parameter) -> Any:
-        """What its annotation means. Raises whatever evaluating it raises, such as ``NameError``."""
+        """The meaning of its annotation. Raises whatever evaluating it raises, such as ``NameError``."""
         return self._resolve(parameter.annotation)
 
     def resolve_return(self) -> Any:
@@ -42,7 +42,7 @@ class Annotations:
         return self._resolve(self._returns["return"])
 
     def resolve_head(self, parameter: inspect.Parameter) -> Any:
-        """What stands before the brackets in its annotation; the bare name if that is not known either."""
+        """The part of its annotation before the brackets; the bare name if that is not known either."""
         annotation = parameter.annotation
         if isinstance(annotation, ForwardRef):
             annotation = annotation.__forward_arg__
@@ -77,13 +77,13 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def is_marked(annotation: Any, marker: type) -> bool:
-    """Whether it is ``Annotated`` with such a marker."""
+    """Return True if it is ``Annotated`` with such a marker."""
     marks = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
     return any(isinstance(each, marker) for each in marks)
 
 
 def class_of(annotation: Any) -> Any:
-    """What it comes to without its brackets and other annotations; mostly a class."""
+    """The annotation without its brackets and other annotations; mostly a class."""
     if get_origin(annotation) is Annotated:
         annotation = annotation.__origin__
     return get_origin(annotation) or annotation
@@ -142,7 +142,7 @@ def _parameters(handler: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _inside(handler: Any) -> Any:
-    """What a partial, a method, a decorated function or a callable object calls; None for a function."""
+    """The callable that a partial, a method, a decorated function or a callable object calls; None for a function."""
     if isinstance(handler, partial):
         return handler.func
     if isinstance(handler, (MethodType, staticmethod)):

@@ -1,4 +1,4 @@
-"""What a handler's parameters ask for, and where it comes from: decided once, from their annotations."""
+"""The parameters of a handler, and the sources of their values: decided once, from their annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @final
 class _FromData:
-    """Marks a parameter that is filled from what the worker was given as ``data``."""
+    """The mark of a parameter that is filled from what the worker was given as ``data``."""
 
     def __repr__(self) -> str:
         return "from data"
@@ -36,7 +36,7 @@ Data = Annotated[T, _FromData()]
 
 @final
 class HandlerSignatureError(TypeError):
-    """What a worker was given for a handler cannot be one. Raised when the worker is built.
+    """An error: the value that a worker was given as its handler cannot be one. Raised when the worker is built.
 
     The message names the handler and the parameter that is in the way, and says what would be right.
     """
@@ -67,7 +67,7 @@ _WANTED = (
 
 @final
 class Plan:
-    """What a handler is called with.
+    """The arguments with which a handler is called.
 
     Args:
       handler: the function.
@@ -142,7 +142,7 @@ class Plan:
         raise self._error(f"its parameter '{name}{said}' {why}") from cause
 
     def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
-        """Whether the first parameter is a Task. That the type of the args is not known does no harm."""
+        """Return True if the first parameter is a Task. That the type of the args is not known does no harm."""
         try:
             annotation = self._annotations.resolve(first)
         except Exception as error:  # evaluating an annotation may raise anything
@@ -233,7 +233,8 @@ class Plan:
         return self._error(f"its parameter {what}: of {kind.__qualname__}.from_task, {why}")
 
     def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
-        """How to find it; ``absent`` stands in if there is none, unless it is ``inspect.Parameter.empty``."""
+        """The function that finds it; ``absent`` stands in if there is none, unless it is
+        ``inspect.Parameter.empty``."""
         kinds = self._kinds(name, annotation)
         same = [each for each in self._data if type(each) in kinds]
         found = same or [each for each in self._data if isinstance(each, kinds)]
@@ -302,7 +303,7 @@ def gives_context(function: Callable[..., Any]) -> bool:
 
 
 def comes_to(test: Callable[[object], bool], handler: Any) -> bool:
-    """Whether it holds for the function that a call of the handler comes to."""
+    """Return True if it holds for the function that a call of the handler comes to."""
     while isinstance(handler, (partial, staticmethod)):
         handler = handler.func if isinstance(handler, partial) else handler.__func__
     return test(handler) or test(type(handler).__call__)

@@ -98,10 +98,10 @@ class MonitorError(Exception):
 
 
 class BackendError(Exception):
-    """What a backend of ours answers when it cannot do what was asked; the others below are kinds of it."""
+    """The error of a backend of ours that cannot do what was asked; the others below are kinds of it."""
 
     is_final = False
-    """Whether asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
+    """True if asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
 
     is_refusal = False
     """True if the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
@@ -119,7 +119,7 @@ def not_again(task_id: str, holder: str) -> DuplicateTaskError:
 
 @final
 class UnknownTaskError(BackendError, LookupError):
-    """There is no task of this id, or it is no longer remembered."""
+    """An id of no task, or of one that is no longer remembered."""
 
     def __init__(self, task_id: TaskId | str) -> None:
         super().__init__(task_id)
@@ -131,7 +131,7 @@ class UnknownTaskError(BackendError, LookupError):
 
 @final
 class LeaseLostError(BackendError):
-    """This attempt may not settle its task any more: somebody else has it, or it is settled already."""
+    """A refusal: this attempt may not settle its task any more: another worker has it, or it is settled already."""
 
 
 @final

@@ -1,4 +1,5 @@
-"""What travels with a task beside its args: typed values that stay in this process, and metadata that is stored."""
+"""Values that travel with a task beside its args: typed values that stay in this process, and metadata that is
+stored."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 @final
 class Status(Enum):
-    """Where a task is in its life."""
+    """The stage of a task's life."""
 
     Pending = "Pending"
     """Waiting in the backend: ready, delayed, to be retried, or suspended."""
@@ -44,7 +44,7 @@ class Status(Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether a task of this status will not run again by itself."""
+        """True if a task of this status will not run again by itself."""
         return self in _FINAL
 
 
@@ -131,7 +131,7 @@ ALL_OUTCOMES = "Succeeded, Retried, Failed, Killed, Released or Suspended"
 @final
 @dataclass(frozen=True, slots=True)
 class TaskResult(Generic[R_co]):
-    """How a task ended: ``result`` if its ``status`` is ``Done``, ``error`` if it is ``Failed`` or ``Killed``."""
+    """The end of a task: ``result`` if its ``status`` is ``Done``, ``error`` if it is ``Failed`` or ``Killed``."""
 
     id: TaskId
     status: Status
@@ -175,7 +175,7 @@ def typed(result: TaskResult[Any], expected: Any) -> TaskResult[Any]:
 
 
 def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: RetryPolicy, now: float) -> Outcome:
-    """What becomes of a task whose attempt number ``attempt`` raised ``error``.
+    """Judge what becomes of a task whose attempt number ``attempt`` raised ``error``.
 
     Args:
       error: whatever the handler and its layers raised, possibly a group.

@@ -1,4 +1,4 @@
-"""How long to wait before trying again, and how often.
+"""Retry policies: the number of attempts, and the delays between them.
 
 A backoff is any function from the number of the attempt that failed (1, 2, 3 …) to seconds. Why delays are scattered:
 Marc Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
@@ -129,7 +129,7 @@ def always(error: BaseException) -> bool:
 @final
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a task is attempted, and how long it waits in between.
+    """The number of attempts that a task has, and the delays between them.
 
     Args:
       attempts: runs of the handler in all, the first included. A task's own ``attempts`` goes before it.
@@ -153,7 +153,7 @@ class RetryPolicy:
         return f"RetryPolicy(attempts={self.attempts}, backoff={self.backoff!r}{condition})"
 
     def allows(self, error: BaseException) -> bool:
-        """Whether this error may be tried again."""
+        """Return True if this error may be tried again."""
         return bool(self.retry_if(error))
 
     def delay_after(self, attempt: int) -> float:

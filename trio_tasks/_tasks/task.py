@@ -43,7 +43,7 @@ def attempt_number(number: int) -> Attempt:
 @final
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What was asked for when the task was made; it never changes. Durations are in seconds."""
+    """The options that the task was made with; they never change. Durations are in seconds."""
 
     attempts: int | None = None
     timeout: float | None = None
@@ -58,7 +58,7 @@ USUAL_TERMS = Terms()
 
 
 class Holder(Protocol):
-    """Whoever has a task in hand: the slot of a worker, to which a backend can say that the attempt must end."""
+    """The holder of a task in hand: the slot of a worker, to which a backend can say that the attempt must end."""
 
     @property
     def worker(self) -> str:
@@ -85,7 +85,7 @@ class Parts:
     ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails. To
     read, not to change: use the backend's verbs.
 
-    A copy, or a pickled one, says the same of the task, and is in nobody's hands: it has no ``context`` of a backend
+    A copy, or a pickled one, says the same of the task, and is in no worker's hands: it has no ``context`` of a backend
     and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.
     """
 
@@ -133,17 +133,17 @@ class Parts:
 
     @property
     def has_extensions(self) -> bool:
-        """Whether there are any; asking does not make the container."""
+        """True if there are any; asking does not make the container."""
         return bool(self._extensions)
 
     @property
     def attempts(self) -> int | None:
-        """How many attempts the task may have; None leaves it to the worker's retry policy."""
+        """The number of attempts that the task may have; None leaves it to the worker's retry policy."""
         return self.terms.attempts
 
     @property
     def timeout(self) -> float | None:
-        """How long one attempt may take, in seconds; None for no limit."""
+        """Seconds that one attempt may take; None for no limit."""
         return self.terms.timeout
 
     @property
@@ -170,7 +170,7 @@ class Parts:
 
     @property
     def on_conflict(self) -> OnConflict:
-        """What pushing does while another task has the unique key."""
+        """The rule for pushing while another task has the unique key."""
         return self.terms.on_conflict
 
     @property
@@ -189,7 +189,7 @@ class Parts:
         )
 
     def copy(self) -> Parts:
-        """The same once more, in nobody's hands: to be shown, and not to be settled."""
+        """Copy the parts, in no worker's hands: to be shown, and not to be settled."""
         copy = self.again(self.attempt)
         copy.status, copy.run_at, copy.context = self.status, self.run_at, self.context
         copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
@@ -266,7 +266,7 @@ class TaskOptions(TypedDict, total=False):
     id: str
     """The name of the task. Default: made, ordered by time."""
     attempts: int
-    """How many attempts the task may have. Default: what the worker's retry policy says."""
+    """The number of attempts that the task may have. Default: what the worker's retry policy says."""
     timeout: float
     """Seconds that an attempt may take. Default: no limit."""
     priority: int
@@ -318,11 +318,11 @@ class TaskBuilder(Generic[A]):
         return self
 
     def attempts(self, attempts: int) -> TaskBuilder[A]:
-        """How many attempts this task may have, the first included; it goes before the worker's retry policy."""
+        """Set how many attempts this task may have, the first included; it goes before the worker's retry policy."""
         return self._with(attempts=check_count(attempts, "attempts"))
 
     def timeout(self, seconds: float) -> TaskBuilder[A]:
-        """How long one attempt may take; then it is cancelled, and counts as failed with ``trio.TooSlowError``."""
+        """Set the seconds that one attempt may take; then it is cancelled, and fails with ``trio.TooSlowError``."""
         return self._with(timeout=check_seconds(seconds, "timeout", positive=True))
 
     def priority(self, priority: int) -> TaskBuilder[A]:
@@ -330,22 +330,22 @@ class TaskBuilder(Generic[A]):
         return self._with(priority=check_count(priority, "priority", minimum=None))
 
     def run_in_seconds(self, seconds: float) -> TaskBuilder[A]:
-        """Not to be started before so many seconds have passed since it was pushed."""
+        """Do not start it before so many seconds have passed since it was pushed."""
         self._run_at = None
         return self._with(delay=check_seconds(seconds, "the delay"))
 
     run_after = run_in_seconds
 
     def run_in_minutes(self, minutes: float) -> TaskBuilder[A]:
-        """Not to be started before so many minutes have passed since it was pushed."""
+        """Do not start it before so many minutes have passed since it was pushed."""
         return self.run_in_seconds(check_seconds(minutes, "minutes") * 60)
 
     def run_in_hours(self, hours: float) -> TaskBuilder[A]:
-        """Not to be started before so many hours have passed since it was pushed."""
+        """Do not start it before so many hours have passed since it was pushed."""
         return self.run_in_seconds(check_seconds(hours, "hours") * 3600)
 
     def run_at(self, moment: datetime) -> TaskBuilder[A]:
-        """Not to be started before this moment, which must have a time zone. One that has passed means at once."""
+        """Do not start it before this moment, which must have a time zone. One that has passed means at once."""
         self._run_at = check_moment(moment, "run_at")
         return self._with(delay=0.0)
 
@@ -384,7 +384,7 @@ class TaskBuilder(Generic[A]):
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
     def build(self) -> Task[A]:
-        """The task, which nobody knows of yet: push it."""
+        """Make the task; it is in no storage until it is pushed."""
         parts = Parts(
             self._id,
             terms=self._terms,

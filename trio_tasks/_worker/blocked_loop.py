@@ -36,7 +36,7 @@ PATIENCE = 1.0
 
 @contextmanager
 def watching_the_loop(context: WorkerContext) -> Generator[None, None, None]:
-    """Inside the block, name attempts of this worker that block the event loop, if the worker logs and time is real."""
+    """Name attempts of this worker that block the event loop, inside the block, if the worker logs and time is real."""
     if context.attempt_log is None or pause_instead() is not None or not _is_real(trio.lowlevel.current_clock()):
         yield
         return
@@ -139,7 +139,7 @@ class _Watch:
 
     @trio.lowlevel.enable_ki_protection
     def remove(self, loop: _Loop, context: WorkerContext) -> None:
-        """The worker has ended."""
+        """Forget the worker, which has ended."""
         with self._changed:
             loop.contexts.remove(context)
             if not loop.contexts:

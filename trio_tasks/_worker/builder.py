@@ -48,22 +48,22 @@ class WorkerBuilder(Generic[A]):
     @overload
     def backend(self, backend: trio.abc.ReceiveChannel[B]) -> WorkerBuilder[B]: ...
     def backend(self, backend: trio.abc.ReceiveChannel[Any]) -> WorkerBuilder[Any]:
-        """Where tasks come from: a backend, or any channel of args or of whole tasks."""
+        """Set where tasks come from: a backend, or any channel of args or of whole tasks."""
         self._backend = backend
         return self
 
     def data(self, *values: object) -> WorkerBuilder[A]:
-        """What the handler may ask for as ``Data[T]``."""
+        """Add values that the handler may ask for as ``Data[T]``."""
         self._data.extend(values)
         return self
 
     def layer(self, *layers: Layer[A, Any]) -> WorkerBuilder[A]:
-        """Middleware; what was given first is outermost."""
+        """Add middleware; what was given first is outermost."""
         self._layers.extend(layers)
         return self
 
     def concurrency(self, slots: int) -> WorkerBuilder[A]:
-        """How many attempts may be under way at once."""
+        """Set how many attempts may be under way at once."""
         self._options["concurrency"] = slots
         return self
 
@@ -73,17 +73,18 @@ class WorkerBuilder(Generic[A]):
         return self
 
     def retry(self, policy: RetryPolicy) -> WorkerBuilder[A]:
-        """What to do about errors that do not say it themselves."""
+        """Set the policy for errors other than ``AbortError``, ``RetryAfterError``, ``DeferredError`` and
+        ``SuspendError``."""
         self._options["retry"] = policy
         return self
 
     def on_event(self, *listeners: Listener) -> WorkerBuilder[A]:
-        """Who is told of events; given more than once, all are."""
+        """Add listeners, which are called as ``on_event(context, event)``."""
         self._listeners.extend(listeners)
         return self
 
     def settle_timeout(self, seconds: float) -> WorkerBuilder[A]:
-        """How long the backend may take to settle."""
+        """Set the seconds that the backend may take to settle."""
         self._options["settle_timeout"] = seconds
         return self
 

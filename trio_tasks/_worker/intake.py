@@ -1,4 +1,4 @@
-"""The part of a worker that receives: only when a slot is free, the door open, and every gate lets an attempt through.
+"""The part of a worker that receives: only when a slot is free, intake open, and every gate lets an attempt through.
 
 A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @final
 class Intake:
-    """Takes tasks out of a backend, for the slots of one run.
+    """The intake: it takes tasks out of a backend, for the slots of one run.
 
     Args:
       context: the run.
@@ -59,17 +59,18 @@ class Intake:
         if isinstance(backend, StockedBackend):
             self._receive_nowait = backend.receive_nowait
         self._slices = TimeSlices(self._state)
-        self._uses_slices = isinstance(backend, NowaitBackend)  # else each slot waits when it settles: turn enough
+        self._uses_slices = isinstance(backend, NowaitBackend)  # else each slot waits when it settles, and others run
 
     @property
     def will_take_more(self) -> bool:
-        """Whether a slot that has come to its end with a task will take another one at once."""
+        """True if a slot that has come to its end with a task will take another one at once."""
         return not self._gates and self._state.is_open
 
     async def take(self, slot: Slot) -> Task[Any] | None:
         """The next task, in hand of this slot; None if no more will come, or none is to be taken any more.
 
-        The door cuts the waiting short by cancelling the slot's scope. If it does so in the very step in which a task
+        A stop or a pause cuts the waiting short by cancelling the slot's scope. If that happens in the very step in
+        which a task
         is handed over, the task is returned, and the scope is a cancelled one: the slot has to see to that.
         """
         receive_nowait = self._receive_nowait
@@ -113,7 +114,7 @@ class Intake:
         try:
             if self._receive_nowait is not None and not has_looked:
                 with suppress(trio.WouldBlock):
-                    return self._receive_nowait()  # noqa: ASYNC910  its turn has begun with a checkpoint
+                    return self._receive_nowait()  # noqa: ASYNC910  its slice has begun with a checkpoint
             self._emit_if_idle()
             self._listening += 1
             try:
@@ -131,9 +132,9 @@ class Intake:
                 copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
     async def _receive_through_gates(self, slot: Slot) -> Task[Any] | None:
-        """One slot at a time waits for the gates and for a task, so that what they promise is promised to one. If a
-        gate fails, the attempt at the next task fails with its error."""
-        if self._listening:  # the slot whose turn it is has found nothing
+        """Wait for the gates, then for a task; one slot at a time, so that what they promise is promised to one. If
+        a gate fails, the attempt at the next task fails with its error."""
+        if self._listening:  # the slot that looks now has found nothing
             self._emit_if_idle()
         await self._gate_lock.acquire()
         try:
@@ -192,7 +193,7 @@ class Intake:
             await self._backend.settle(task, Released("a gate had closed"))
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The attempt is over: what the gates set aside for it is free again."""
+        """Take note that the attempt is over: what the gates set aside for it is free again."""
         if task in self._unadmitted:
             self._unadmitted.discard(task)
             return

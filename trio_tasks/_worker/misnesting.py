@@ -56,7 +56,7 @@ async def end_nurseries(trio_task: trio.lowlevel.Task) -> None:
     for nursery in nurseries:
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
-        while any(nursery.child_tasks for nursery in nurseries):  # noqa: ASYNC110  trio tells nobody when one ends
+        while any(nursery.child_tasks for nursery in nurseries):  # noqa: ASYNC110  trio has no event for the end of one
             await trio.sleep(_PAUSE)
         await trio.lowlevel.checkpoint()
 

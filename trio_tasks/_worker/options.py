@@ -1,4 +1,4 @@
-"""What a worker takes, for type checkers: the shapes of handlers, and the keywords that its overloads share."""
+"""The arguments of a worker, for type checkers: the shapes of handlers, and the keywords that its overloads share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WorkerOptions(TypedDict, total=False):
-    """What :class:`Worker` takes by keyword beside ``layers``, whose type depends on the handler's."""
+    """The keywords of :class:`Worker` beside ``layers``, whose type depends on the handler's."""
 
     concurrency: int
     lend: int

@@ -2,7 +2,8 @@
 
 What a handler raises becomes a value here and nowhere else. All attempts of a slot run under one cancel scope, which
 is replaced only once it was cancelled: because the task was aborted, or its lease lost; or, while the slot waits for a
-task, because the door was shut. A cancellation from further out passes through it, and releases the task on its way.
+task, because intake was stopped or paused. A cancellation from further out passes through it, and releases the task on
+its way.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class TaskSource(Protocol):
         """The next task, in hand of this slot; None if no more will come."""
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The attempt is over."""
+        """Take note that the attempt is over."""
 
     @property
     def will_take_more(self) -> bool:
@@ -64,7 +65,7 @@ class SlotLender(Protocol):
     """
 
     def lend(self, slot: Slot, task: Task[Any]) -> None:
-        """The attempt in this slot begins to wait."""
+        """Take note that the attempt in this slot begins to wait."""
 
     def reclaim(self, slot: Slot, task: Task[Any]) -> None:
         """Note that it goes on."""
@@ -72,7 +73,7 @@ class SlotLender(Protocol):
 
 @final
 class Slot:
-    """Carries tasks from the intake to their settlement, one at a time.
+    """One slot: it carries tasks from the intake to their settlement, one at a time.
 
     Args:
       context: the run of the worker that this is a slot of.
@@ -239,7 +240,7 @@ class Slot:
         raise obstacle
 
     def _check_attempts_left(self, parts: Parts) -> None:
-        """What kills its workers, or stalls them, is not attempted for ever."""
+        """Fail a task that has used up its attempts by killing its workers, or stalling them."""
         attempts = self.policy.attempts if parts.terms.attempts is None else parts.terms.attempts
         if parts.attempt > attempts and parts.unfit is None:
             parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
@@ -254,7 +255,7 @@ class Slot:
         )
 
     def __enter__(self) -> None:
-        """What is raised in this block becomes the outcome of the attempt."""
+        """Begin the block: an error that is raised in it becomes the outcome of the attempt."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
@@ -324,7 +325,7 @@ class Slot:
 
     @property
     def will_take_more(self) -> bool:
-        """Whether it will ask for another task as soon as this one is settled."""
+        """True if it will ask for another task as soon as this one is settled."""
         return self._intake.will_take_more
 
     @property
@@ -351,7 +352,7 @@ class Slot:
             scope.cancel()
 
     def lend(self, waits_for: str, what: str) -> None:
-        """The attempt waits for another task: have that run meanwhile."""
+        """Lend the slot while the attempt waits for another task: have that run meanwhile."""
         if self._is_open and self.lender is not None and self.waits_for is None:
             self.waits_for, self.what = waits_for, what
             self.lender.lend(self, self._task)
@@ -457,7 +458,7 @@ class Slot:
             context.emit(Error(task, outcome.error, outcome))
 
     def _needs_new_context(self) -> bool:
-        """Whether the attempt was interrupted, or has left context variables behind."""
+        """Return True if the attempt was interrupted, or has left context variables behind."""
         now, before = copy_context(), self._pristine
         return (
             type(self._outcome) is Released
@@ -466,8 +467,8 @@ class Slot:
         )
 
     async def _reset_context(self) -> None:
-        """What a handler did to the context variables ends with its attempt; a new context takes effect at a
-        checkpoint, where a cancellation from further out is delivered too."""
+        """Undo what a handler did to the context variables. A new context takes effect at a checkpoint, where a
+        cancellation from further out is delivered too."""
         trio.lowlevel.current_task().context = self._pristine.copy()
         await trio.lowlevel.checkpoint()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .._tasks.task import Task
     from .slot import Slot, TaskSource
 
-_PATIENCE = 5.0
+_STALL_INTERVAL = 5.0
 """Seconds for which all slots wait for other tasks before that is said in the log; and then between two times."""
 
 _STOPPED = Released("its worker stops, and it waited for another task")
@@ -32,7 +32,7 @@ _STOPPED = Released("its worker stops, and it waited for another task")
 
 @final
 class Slots:
-    """Runs as many slots as the run's concurrency, until each of them has ended.
+    """The slots of a run: as many as its concurrency, until each of them has ended.
 
     Args:
       context: the run.
@@ -115,8 +115,8 @@ class Slots:
         return len(self._extras) > len(self._lenders)
 
     def lend(self, slot: Slot, task: Task[Any]) -> None:
-        """Have another slot run in place of this one, if there may be one more; end the attempt, if nobody will take
-        the task that it waits for."""
+        """Have another slot run in place of this one, if there may be one more; end the attempt, if no slot will
+        take the task that it waits for."""
         if self._context.intake_state.closed:
             slot.revoke(_STOPPED)
             return
@@ -129,7 +129,8 @@ class Slots:
         self._look_for_stall()
 
     def reclaim(self, slot: Slot, task: Task[Any]) -> None:
-        """The attempt goes on. An extra slot that has no task in hand ends; if all have one, the first that has not."""
+        """Take the slot back, since its attempt goes on. An extra slot that has no task in hand ends; if all have
+        one, the first that has not."""
         if self._lenders.pop(slot, None) is None:
             return
         self._context.lent = len(self._lenders)
@@ -157,7 +158,7 @@ class Slots:
         return slot not in self._extras
 
     def _release_lenders(self) -> None:
-        """Intake has stopped, so nobody will take what the attempts wait for that lend their slots."""
+        """Release the attempts that lend their slots: intake has stopped, so no slot will take what they wait for."""
         for slot in list(self._lenders):
             slot.revoke(_STOPPED)
 
@@ -169,19 +170,19 @@ class Slots:
             self._nursery.start_soon(self._name_stall, self._stall_scope)
 
     async def _name_stall(self, scope: trio.CancelScope) -> None:
-        """As long as all slots wait for tasks that nobody attempts here, say so now and then."""
+        """Log now and then that all slots wait for tasks that no slot attempts here."""
         with scope:
             looks = 0
             while True:  # noqa: ASYNC913  it sleeps first
-                await trio.sleep(_PATIENCE / 2)
+                await trio.sleep(_STALL_INTERVAL / 2)
                 goes_on = any(is_attempted(slot.waits_for) for slot in self._lenders if slot.waits_for)
                 looks = 0 if goes_on else looks + 1
                 if not looks or looks % 2:  # at the first one, what is waited for may just have ended
                     continue
                 waits = [f"task {slot.attempted} waits for {slot.what}" for slot in self._lenders]
                 log.warning(
-                    "worker %r stalls: its %d slots, and %d more that they lent, all wait for what nobody does here: "
-                    "%s; give it more concurrency, or a larger lend",
+                    "worker %r stalls: its %d slots, and %d more that they lent, all wait for tasks that no slot "
+                    "attempts: %s; give it more concurrency, or a larger lend",
                     self._context.name,
                     self._context.concurrency,
                     len(self._extras),
@@ -209,7 +210,7 @@ class ExtraSource:
         return await self._intake.take(slot)
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The attempt is over."""
+        """Take note that the attempt is over."""
         self._intake.dismiss(task)
 
     @property

@@ -1,4 +1,4 @@
-"""What cannot be made to end is waited for, but not in silence.
+"""Records and reports of attempts that go on after a cancellation.
 
 A thread does not end because trio says so, nor does a handler that shields itself. Leaving it behind would break the
 promise that a settled task has nothing running; so it is named, with the line at which it is, again and again.

@@ -270,7 +270,7 @@ class Worker(Generic[A, R]):
         backend = self.backend
         if not isinstance(backend, RegisterWorker):
             yield
-            return  # noqa: ASYNC910  nobody has to be told
+            return  # noqa: ASYNC910  there is nothing to tell
         await backend.register_worker(context)
         try:
             yield
@@ -309,7 +309,7 @@ class Worker(Generic[A, R]):
             due += interval * max(1, math.ceil((ended - due) / interval))
             await trio.sleep_until(due)
 
-    async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  upkeep beside others, who are waited for
+    async def _feed(self, context: WorkerContext) -> None:  # noqa: ASYNC910  it runs beside the slots, which wait
         while isinstance(self.backend, Feeder) and not context.intake_state.closed:
             with context.intake_state.interruptible():
                 await context.intake_state.wait_open()
@@ -351,7 +351,7 @@ class Worker(Generic[A, R]):
         send, receive = trio.open_memory_channel[Any](math.inf)
 
         def tell(_: WorkerContext, event: Event) -> None:
-            with suppress(trio.BrokenResourceError):  # nobody listens any more
+            with suppress(trio.BrokenResourceError):  # the reader has left
                 send.send_nowait(event)
 
         context = self.prepare(on_event=tell)
@@ -378,7 +378,7 @@ def _may_change_args(layer: object) -> bool:
 
 @final
 class _AtWork:
-    """Tells when the worker next begins an attempt."""
+    """The next beginning of an attempt of the worker."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._begun = trio.Event()

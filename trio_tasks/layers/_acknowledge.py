@@ -1,4 +1,4 @@
-"""Somebody else, too, wants to know how each attempt ended, and is waited for."""
+"""A layer that tells how each attempt ended, and waits for the answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Acknowledge:
     task will be tried again. If it fails after an error, both are raised, in a group, and judged together.
 
     An attempt that is cancelled is not acknowledged: whether it timed out, was aborted, or is to be released is decided
-    further out. Nor is the acknowledgement shielded; if it is cancelled, the attempt is. Then nobody knows whether it
+    further out. Nor is the acknowledgement shielded; if it is cancelled, the attempt is. Then it is not known whether
+    it
     arrived, and the task, if it is released, will be acknowledged again: it should bear that.
     """
 

@@ -1,11 +1,11 @@
-"""The line in front of something of which there is only so much: first come, first served.
+"""The queue in front of a limited capacity: first come, first served.
 
-Only the first in line watches whether there is room; whoever leaves passes that place on. Nobody polls, and nothing
-runs in the background: the watcher sleeps until the moment that it was told, or until somebody says that things have
+Only the first in the queue watches whether there is room; one that leaves wakes the next. None polls, and nothing
+runs in the background: the watcher sleeps until the moment that it was told, or until it is told that things have
 changed.
 
 To pass is not yet to take. A caller that takes in the same breath, before its next checkpoint, cannot be overtaken.
-A worker that passes and then waits for a task takes nothing in the meantime; so it keeps nobody else from passing.
+A worker that passes and then waits for a task takes nothing in the meantime; so it keeps no other from passing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPEN = float("-inf")
-"""What ``opens_at`` says if there is room now."""
+"""The answer of ``opens_at`` if there is room now."""
 UNKNOWN = float("inf")
-"""What ``opens_at`` says if there will be room only when somebody has given something back."""
+"""The answer of ``opens_at`` if there will be room only when something has been given back."""
 
 
 @final
 class CapacityQueue:
-    """A line of trio tasks.
+    """A queue of trio tasks.
 
     Args:
       opens_at: when there will be room, on trio's clock; :data:`OPEN` or :data:`UNKNOWN` as well. It must not block.
@@ -40,7 +40,7 @@ class CapacityQueue:
 
     @property
     def waiting(self) -> int:
-        """How many stand in line, with who is just passing."""
+        """The number of trio tasks in the queue, with the one that is just passing."""
         line = self._line.statistics()
         return line.tasks_waiting + line.locked
 
@@ -52,5 +52,5 @@ class CapacityQueue:
                     await self._first.park()
 
     def wake_first(self) -> None:
-        """Things have changed: there may be room now, or it will come at another moment."""
+        """Wake the first, since things have changed: there may be room now, or it will come at another moment."""
         self._first.unpark_all()

@@ -1,4 +1,4 @@
-"""While what the handlers depend on is broken, leave it alone.
+"""A circuit breaker: while what the handlers depend on is broken, it is left alone.
 
 The breaker is always in one of three states, and each is an object of its own:
 
@@ -7,7 +7,7 @@ The breaker is always in one of three states, and each is an object of its own:
 * *half-open*: a few attempts go through, as trials. As soon as enough of them have succeeded it closes; as soon as
   too many have failed for that, it opens again.
 
-A call reports to the state object in which it began. If the breaker has moved on since, nobody listens there any more:
+A call reports to the state object in which it began. If the breaker has moved on since, the report is ignored there:
 so a slow failure from before cannot spoil a trial, nor can a trial that comes too late.
 """
 
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 @final
 class CircuitState(str, Enum):
-    """What a circuit breaker does with attempts."""
+    """The state of a circuit breaker."""
 
     Closed = "closed"
     """They go through."""
@@ -84,7 +84,8 @@ class _Open:
         self.until = trio.current_time() + seconds
 
     def is_over(self) -> bool:
-        """Whether it is time for a trial; it is when this was in an earlier ``trio.run``, whose clock was another."""
+        """True if it is time for a trial, as it is when this was in an earlier ``trio.run``, whose clock was
+        another."""
         return trio.lowlevel.current_clock() is not self.clock or self.until <= trio.current_time()
 
 
@@ -146,11 +147,11 @@ class CircuitBreaker:
 
     @property
     def state(self) -> CircuitState:
-        """What it does with attempts now; it can be compared with a plain ``"closed"``, ``"open"``, ``"half-open"``."""
+        """The state now; it can be compared with a plain ``"closed"``, ``"open"``, ``"half-open"``."""
         return self.statistics().state
 
     def statistics(self) -> CircuitBreakerStatistics:
-        """How things stand, frozen."""
+        """The state and the counts of this moment, frozen."""
         now = self._now
         over = isinstance(now, _Open) and now.is_over()
         return CircuitBreakerStatistics(
@@ -170,7 +171,7 @@ class CircuitBreaker:
         return OPEN if isinstance(now, _Closed) or now.has_place else UNKNOWN
 
     def _begin(self) -> _Closed | _HalfOpen | None:
-        """What a call that begins now will report to; None if none may."""
+        """The state that a call which begins now will report to; None if none may."""
         if isinstance(self._now, _Open):
             if not self._now.is_over():
                 return None

@@ -1,8 +1,8 @@
-"""So many attempts at once, over all workers that share the limit.
+"""A limit of attempts at once, over all workers that share it.
 
 A permit is taken for an attempt and given back when it is over. Under a worker that is from the moment at which the
 task was received to the moment at which it is settled, wherever in the stack the layer stands, so the worker receives
-no task that would have to wait. Where nobody admitted the attempt, the layer takes the permit itself.
+no task that would have to wait. Where no worker admitted the attempt, the layer takes the permit itself.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ConcurrencyLimit:
     Without a key, a worker receives only while a permit is free: all other tasks stay in the backend. Those who wait
     are served in the order in which they came. An idle worker holds no permit.
 
-    With a key, nobody knows whether there is a permit before the task is there. So intake is not held back: the
+    With a key, it is not known whether there is a permit before the task is there. So intake is not held back: the
     attempt waits inside, and holds its slot. Give the worker more slots than one key may use.
 
     An attempt that waits for another task, in ``wait_for`` or in a push that waits for room, lends its permit
@@ -209,7 +209,7 @@ class ConcurrencyLimit:
             del self._by_key[permits.key]
 
     def statistics(self) -> ConcurrencyLimitStatistics:
-        """How things stand, frozen."""
+        """The counts of this moment, frozen."""
         every = tuple(self._by_key.values())
         return ConcurrencyLimitStatistics(
             limit=self.limit,

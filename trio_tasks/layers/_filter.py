@@ -1,4 +1,4 @@
-"""Not every task is to be run."""
+"""A layer that runs only the tasks which a predicate lets pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an attempt, as far as that can be said at a place within the layers.
+"""The outcome of an attempt, as far as it can be told at a place within the layers.
 
 Final is only what the worker says, outside of all layers. A layer further out may still make another thing of an error;
 so whoever wants to hear what the worker will say takes the place of the outermost layer.
@@ -29,7 +29,7 @@ _USUAL = RetryPolicy()
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether an attempt that ends with this error has failed, and was not interrupted.
+    """Return True if an attempt that ends with this error has failed, and was not interrupted.
 
     It is judged as the worker does: in a group with a ``KeyboardInterrupt``, or with a cancellation from further out in
     it or behind it (clean-up that fails hides the cancellation), an error does not count.

@@ -1,4 +1,4 @@
-"""Better a refusal now than an answer too late."""
+"""A layer that refuses at once what would have to wait for a gate."""
 
 from __future__ import annotations
 

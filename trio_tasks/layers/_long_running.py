@@ -1,4 +1,4 @@
-"""An attempt that takes long is named, again and again for as long as it lasts; nothing is done to it."""
+"""A layer that names attempts which take long, again and again for as long as they last; nothing is done to them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LongRunning:
 
     What a handler starts to outlive its own attempt is not meant here: see ``WorkerContext.track``.
 
-    An attempt that never comes to a checkpoint lets nobody speak while it lasts. It is named afterwards.
+    An attempt that never comes to a checkpoint lets no other trio task run. It is named afterwards.
 
     What the attempt raises comes out as it is. If it is cancelled, it is named for as long as it cleans up.
     """
@@ -56,7 +56,7 @@ class LongRunning:
         self.maximum = check_seconds(maximum, "maximum", positive=True)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, with somebody beside it who looks at the clock."""
+        """Run the attempt, with a watch by the clock beside it."""
         watch = _Watch(task, self.maximum)
         ended: outcome.Value[R] | outcome.Error | None = None
         async with trio.open_nursery() as nursery:
@@ -84,7 +84,8 @@ async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] |
 
 @final
 class _Watch:
-    """Looks at the clock for one attempt. A cancellation does not end it: the attempt may take long to clean up, and is
+    """The watch over one attempt, by the clock. A cancellation does not end it: the attempt may take long to clean up,
+    and is
     the one who should say where it was struck."""
 
     __slots__ = ("_due", "_interval", "_scope", "_started", "_task", "_told")
@@ -111,11 +112,12 @@ class _Watch:
         try:
             context = WorkerContext.of(self._task)
         except WorkerError:
-            return  # without a worker there is nobody else to tell
+            return  # without a worker there are no listeners
         context.emit(Custom(StillRunning(self._task, seconds)))
 
     def end(self) -> None:
-        """The attempt has ended. If it was overdue to be named, and by far, it let nobody do so: say that now."""
+        """End the watch, since the attempt has ended. If it was overdue to be named, and by far, it let nobody do
+        so: say that now."""
         self._scope.cancel()
         now = trio.current_time()
         if now - self._due > self._interval / 10:

@@ -1,4 +1,4 @@
-"""So many attempts may begin in any stretch of so many seconds.
+"""A limit of attempts that may begin in any period of so many seconds.
 
 Think of ``n`` tokens. A token is *free*; then it is *set aside*, for a task that a worker has received; then it is
 *used*, as the attempt arrives at the layer, and from that moment on it *cools down* for ``per`` seconds, until it is
@@ -98,7 +98,7 @@ class _Tokens:
         return self._cooling[0] if self._cooling else UNKNOWN
 
     def put_off(self) -> float:
-        """While none is free: when a task that is put off now may begin. Each task is told another moment, as the rate
+        """Put a task off while none is free; return when it may begin. Each task is told another moment, as the rate
         allows, so that they do not all come back at once."""
         wanted = self._limit - len(self._promised)  # of those that are used, the last so many are in the way
         if wanted <= 0:
@@ -134,7 +134,8 @@ class RateLimit:
     worker sets no token aside. Each call counts, also when an outer layer calls again within one attempt, as
     :class:`Retry` does; then the further calls wait inside, and hold the slot.
 
-    With a key, nobody knows whether there is a token before the task is there. So intake is not held back. A worker's
+    With a key, it is not known whether there is a token before the task is there. So intake is not held back. A
+    worker's
     task whose key has none is suspended until there is one: it waits in the backend, holds no slot, and it costs no
     attempt. Only a further call within an attempt waits inside, and a call without a worker. A key is forgotten when
     ``per`` seconds have passed since its last attempt began; the memory is that of the keys used in that time.
@@ -241,7 +242,7 @@ class RateLimit:
                 self._by_key[key] = tokens
 
     def statistics(self) -> RateLimitStatistics:
-        """How things stand, frozen."""
+        """The counts of this moment, frozen."""
         self._forget_idle(len(self._by_key))
         every = (self._all,) if self._key is None else tuple(self._by_key.values())
         return RateLimitStatistics(

@@ -1,4 +1,4 @@
-"""Trying again at once, within one attempt."""
+"""Retries within one attempt."""
 
 from __future__ import annotations
 

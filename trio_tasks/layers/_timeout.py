@@ -1,4 +1,4 @@
-"""An attempt takes so long and no longer."""
+"""A deadline for each attempt."""
 
 from __future__ import annotations
 
