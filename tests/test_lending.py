@@ -23,7 +23,7 @@ from trio_tasks import (
 from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, LoadShed
 
 from tests._storages import STORAGES
-from tests.promises._stage import Record
+from tests.promises._run_worker import EventRecord
 
 PARENT, CHILD = 1000, 1
 
@@ -228,7 +228,7 @@ async def test_children_of_the_attempt_and_threads_do_not_lend(autojump_clock: M
 
 
 async def test_when_intake_stops_those_who_lend_are_released(autojump_clock: MockClock) -> None:
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
 
     async def handler(n: int) -> None:
         await storage.wait_for("never")

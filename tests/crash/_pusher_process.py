@@ -14,7 +14,7 @@ import trio
 from trio_tasks import DuplicateTaskError, SqliteStorage, TaskBuilder
 
 from tests.crash._audit import Ledger
-from tests.crash._orders import Orders, Pen
+from tests.crash._child_settings import ChildSettings, LogFile
 
 
 def id_of(n: int) -> str:
@@ -22,7 +22,7 @@ def id_of(n: int) -> str:
     return f"n{n:07}"
 
 
-async def push_one(storage: SqliteStorage[Any], pen: Pen, n: int, delay: float) -> None:
+async def push_one(storage: SqliteStorage[Any], pen: LogFile, n: int, delay: float) -> None:
     task = TaskBuilder(n).id(id_of(n)).run_in_seconds(delay).build() if delay else TaskBuilder(n).id(id_of(n)).build()
     try:
         await storage.push_task(task)
@@ -31,19 +31,19 @@ async def push_one(storage: SqliteStorage[Any], pen: Pen, n: int, delay: float) 
     pen.write(f"ack {n} {id_of(n)}")
 
 
-async def push_many(storage: SqliteStorage[Any], pen: Pen, first: int, end: int) -> None:
+async def push_many(storage: SqliteStorage[Any], pen: LogFile, first: int, end: int) -> None:
     ids = await storage.push_bulk(range(first, end))
     pen.write(f"ack {first} {' '.join(ids)}")
 
 
-async def push(orders: Orders) -> None:
-    ledger = Ledger.read(orders.ledger)
-    rng = random.Random(f"{orders.seed} {orders.name}")
-    pen = Pen(orders.ledger)
+async def push(settings: ChildSettings) -> None:
+    ledger = Ledger.read(settings.ledger)
+    rng = random.Random(f"{settings.seed} {settings.name}")
+    pen = LogFile(settings.ledger)
     pen.write("")  # ends a line that was torn
     n = ledger.end
-    async with orders.storage() as storage:
-        orders.say_up()
+    async with settings.storage() as storage:
+        settings.say_up()
         async with trio.open_nursery() as nursery:
             for unsure in ledger.unsure_singles:
                 nursery.start_soon(push_one, storage, pen, unsure, 0.0)
@@ -57,17 +57,17 @@ async def push(orders: Orders) -> None:
                     delay = rng.random() if rng.random() < 0.1 else 0.0
                     nursery.start_soon(push_one, storage, pen, n, delay)
                 n += many
-                await trio.sleep(rng.expovariate(orders.rate / many))
+                await trio.sleep(rng.expovariate(settings.rate / many))
 
 
-async def main(orders: Orders) -> None:
+async def main(settings: ChildSettings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(push, orders)
+            nursery.start_soon(push, settings)
             async for _ in signals:
                 nursery.cancel_scope.cancel()
                 return
 
 
 if __name__ == "__main__":
-    trio.run(main, Orders.given())
+    trio.run(main, ChildSettings.given())

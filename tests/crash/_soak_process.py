@@ -20,20 +20,20 @@ from typing import Any
 import trio
 from trio_tasks import Attempt, Monitor, RetryPolicy, SqliteStorage, Status, Task, TaskId, Worker, constant
 
-from tests.crash._orders import Orders, Pen
+from tests.crash._child_settings import ChildSettings, LogFile
 
 QUEUES = ("soak", "aside")
 _KEEP = 20.0
 _SAMPLED_EVERY = 1.0
 
 
-def storage_of(orders: Orders) -> SqliteStorage[Any]:
+def storage_of(settings: ChildSettings) -> SqliteStorage[Any]:
     return SqliteStorage(
-        Path(orders.directory, "tasks.db"),
+        Path(settings.directory, "tasks.db"),
         queue=QUEUES[0],
         synchronous="NORMAL",
-        driver=orders.driver,
-        lease=orders.lease,
+        driver=settings.driver,
+        lease=settings.lease,
         keep_results=_KEEP,
         keep_dead=_KEEP,
     )
@@ -45,9 +45,9 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def sample(orders: Orders) -> None:
+async def sample(settings: ChildSettings) -> None:
     """Write down what this process holds."""
-    pen = Pen(Path(orders.directory, f"{orders.name}.samples"))
+    pen = LogFile(Path(settings.directory, f"{settings.name}.samples"))
     await trio.sleep(3.0)  # what is imported late is there by then
     while True:
         gc.collect()
@@ -56,7 +56,7 @@ async def sample(orders: Orders) -> None:
         await trio.sleep(_SAMPLED_EVERY)
 
 
-async def work(orders: Orders, storage: SqliteStorage[Any]) -> None:
+async def work(settings: ChildSettings, storage: SqliteStorage[Any]) -> None:
     """Two workers, on two queues; some tasks fail, some take long, all report how far they are."""
 
     async def handler(task: Task[Any], task_id: TaskId, attempt: Attempt) -> Any:
@@ -67,7 +67,7 @@ async def work(orders: Orders, storage: SqliteStorage[Any]) -> None:
             raise ValueError("for good")
         if kind == "long":
             await storage.report_progress(task, {"part": 0.5})
-            await trio.sleep(2 * orders.lease)
+            await trio.sleep(2 * settings.lease)
         else:
             await trio.sleep(0.005)
         return task.args
@@ -75,14 +75,14 @@ async def work(orders: Orders, storage: SqliteStorage[Any]) -> None:
     retry = RetryPolicy(attempts=4, backoff=constant(0.1))
     monitor = Monitor(shutdown_timeout=0.5, should_restart=lambda *_: True)
     for queue, each in (("main", storage), ("aside", storage.share(queue=QUEUES[1]))):
-        queue_rows = Worker(f"{orders.name} {queue}", each, handler, concurrency=32, retry=retry)
+        queue_rows = Worker(f"{settings.name} {queue}", each, handler, concurrency=32, retry=retry)
         monitor.register(queue_rows)
     await monitor.run_with_signal(signal.SIGTERM)
 
 
-async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
+async def push(settings: ChildSettings, storage: SqliteStorage[Any]) -> None:
     """Everything that one can do with a storage from outside, by the rng."""
-    rng = random.Random(f"{orders.seed} {orders.name}")
+    rng = random.Random(f"{settings.seed} {settings.name}")
     aside = storage.share(queue=QUEUES[1])
 
     async def wait_for_one() -> None:
@@ -123,21 +123,21 @@ async def push(orders: Orders, storage: SqliteStorage[Any]) -> None:
     async with trio.open_nursery() as nursery:
         while True:
             nursery.start_soon(rng.choice(deeds))
-            await trio.sleep(rng.expovariate(orders.rate))
+            await trio.sleep(rng.expovariate(settings.rate))
 
 
-async def main(orders: Orders) -> None:
-    async with storage_of(orders) as storage, trio.open_nursery() as nursery:
-        nursery.start_soon(sample, orders)
-        if orders.rate == math.inf:
-            await work(orders, storage)
+async def main(settings: ChildSettings) -> None:
+    async with storage_of(settings) as storage, trio.open_nursery() as nursery:
+        nursery.start_soon(sample, settings)
+        if settings.rate == math.inf:
+            await work(settings, storage)
         else:
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                nursery.start_soon(push, orders, storage)
+                nursery.start_soon(push, settings, storage)
                 async for _ in signals:
                     break
         nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    trio.run(main, Orders.given())
+    trio.run(main, ChildSettings.given())

@@ -18,15 +18,15 @@ from trio_tasks import Task
 
 from tests._progress import Progress
 from tests.crash._audit import Audit, Ledger, Logs
-from tests.crash._crew import Child
-from tests.crash._orders import Orders
+from tests.crash._child import Child
+from tests.crash._child_settings import ChildSettings
 
 _CONCURRENCY = 4
 _LOAD = 0.7
 """How much of what the workers could do they have to do."""
-_PUSHER_DIES = 1 / 6
-_STANDS_STILL = 1 / 10
-_DIES_YOUNG = 1 / 4
+_PUSHER_KILL_RATE = 1 / 6
+_STOP_RATE = 1 / 10
+_EARLY_KILL_RATE = 1 / 4
 """How often somebody is killed who may not have come to do anything yet."""
 
 
@@ -41,17 +41,19 @@ class Plan:
     apart: float = 1.0
     lease: float = 1.0
     driver: Literal["sqlite3", "apsw"] | None = None
-    patience: float = 60.0  # for which nothing at all may happen; on a busy machine all of it takes as long as it takes
+    idle_limit: float = (
+        60.0  # for which nothing at all may happen; on a busy machine all of it takes as long as it takes
+    )
 
     @property
     def rate(self) -> float:
         """Tasks a second, so that they last for as long as the kills do."""
         return self.tasks / (self.kills * self.apart)
 
-    def orders(self, directory: Path, name: str, *, with_monitor: bool = False) -> Orders:
+    def settings(self, directory: Path, name: str, *, with_monitor: bool = False) -> ChildSettings:
         """For one child."""
         nap = _LOAD * self.processes * _CONCURRENCY / self.rate
-        return Orders(
+        return ChildSettings(
             directory=str(directory),
             name=name,
             lease=self.lease,
@@ -65,7 +67,7 @@ class Plan:
 
 
 @dataclass
-class Verdict:
+class TrialResult:
     """What has come of a trial."""
 
     faults: list[str]
@@ -80,38 +82,38 @@ class Trial:
         self.directory = directory
         self.killed_at: dict[str, float] = {}
         self.figures: Counter[str] = Counter()
-        self._progress = Progress(plan.patience)
+        self._progress = Progress(plan.idle_limit)
         self._rng = random.Random(plan.seed)
         self._workers = [
-            Child("tests.crash._worker_process", plan.orders(directory, f"w{n}", with_monitor=n % 2 == 1))
+            Child("tests.crash._worker_process", plan.settings(directory, f"w{n}", with_monitor=n % 2 == 1))
             for n in range(plan.processes)
         ]
-        self._pusher = Child("tests.crash._pusher_process", plan.orders(directory, "p"))
+        self._pusher = Child("tests.crash._pusher_process", plan.settings(directory, "p"))
 
-    def run(self) -> Verdict:
+    def run(self) -> TrialResult:
         """Do it all."""
         began = time.monotonic()
         with ExitStack() as stack:
             for child in [*self._workers, self._pusher]:
-                stack.callback(child.clear_away)
+                stack.callback(child.end_by_force)
                 child.start()
             self._wait_until_up()
             for _ in range(self.plan.kills):
-                self._strike()
-            self._let_it_come_to_rest()
-        verdict = self._judge()
+                self._kill_one()
+            self._finish()
+        verdict = self._audit()
         verdict.figures["seconds"] = round(time.monotonic() - began)
         return verdict
 
-    def _strike(self) -> None:
+    def _kill_one(self) -> None:
         """Kill one of them after a while; perhaps stop another one before."""
         rng, plan = self._rng, self.plan
         time.sleep(min(rng.expovariate(1 / plan.apart), 4 * plan.apart))
-        if rng.random() < _STANDS_STILL:
+        if rng.random() < _STOP_RATE:
             rng.choice(self._workers).stop(1.5 * plan.lease)
             self.figures["stops"] += 1
-        child = self._pusher if rng.random() < _PUSHER_DIES else rng.choice(self._workers)
-        if rng.random() >= _DIES_YOUNG:
+        child = self._pusher if rng.random() < _PUSHER_KILL_RATE else rng.choice(self._workers)
+        if rng.random() >= _EARLY_KILL_RATE:
             self._wait_until(lambda: child.has_begun, f"{child.name} has not begun to do anything")
         self.killed_at[child.name] = child.kill()
         self.figures["kills of the pusher" if child is self._pusher else "kills of workers"] += 1
@@ -129,7 +131,7 @@ class Trial:
         for child in [*self._workers, self._pusher]:
             self._wait_until(partial(getattr, child, "is_up"), f"{child.name} is not up")
 
-    def _let_it_come_to_rest(self) -> None:
+    def _finish(self) -> None:
         """Everything that is to be pushed is pushed, and everything is done; then all end, well."""
         while (acked := len(Ledger.read(self.directory / "ledger").acked)) < self.plan.tasks:
             self._wait(acked, f"{acked} were acknowledged")
@@ -147,17 +149,17 @@ class Trial:
         return [*(path.stat().st_size for path in said), *starting]
 
     def _wait(self, state: object, what: str) -> None:
-        """Wait a little; all of them are to be alive, and something is to have happened within the plan's patience."""
+        """Wait a little; all of them are to be alive, and something is to have happened within the idle limit."""
         time.sleep(0.1)
         for worker in self._workers:
             worker.check()
         self._progress.note(state, f"{what}, in the end; seed {self.plan.seed}")
 
     async def _look(self, *, at_all: bool = False) -> tuple[dict[str, int], list[Task[Any]]]:
-        async with self.plan.orders(self.directory, "audit").storage() as storage:
+        async with self.plan.settings(self.directory, "audit").storage() as storage:
             return await storage.metrics(), await storage.list_tasks(limit=2**31) if at_all else []
 
-    def _judge(self) -> Verdict:
+    def _audit(self) -> TrialResult:
         async def look() -> tuple[dict[str, int], list[Task[Any]]]:
             return await self._look(at_all=True)
 
@@ -169,7 +171,7 @@ class Trial:
         self.figures["tasks"] = len(stored)
         self.figures["acknowledged"] = len(ledger.acked)
         self.figures["pushed twice, taken once"] = len(ledger.known)
-        return Verdict(faults, self.figures)
+        return TrialResult(faults, self.figures)
 
     def _of_the_file(self) -> Iterator[str]:
         connection = sqlite3.connect(self.directory / "tasks.db")

@@ -19,8 +19,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crash._crew import Child
-from tests.crash._orders import Orders
+from tests.crash._child import Child
+from tests.crash._child_settings import ChildSettings
 
 _PUSHERS, _WORKERS = 2, 3
 _RESTARTS_APART = 10.0
@@ -74,22 +74,22 @@ class Soak:
         self.directory = directory
         self.seconds = seconds
         self._rng = random.Random(seed)
-        orders = [self._orders(f"w{n}", math.inf, seed) for n in range(_WORKERS)]
-        orders += [self._orders(f"p{n}", 15.0, seed) for n in range(_PUSHERS)]
-        self._children = [Child("tests.crash._soak_process", each) for each in orders]
+        settings = [self._settings(f"w{n}", math.inf, seed) for n in range(_WORKERS)]
+        settings += [self._settings(f"p{n}", 15.0, seed) for n in range(_PUSHERS)]
+        self._children = [Child("tests.crash._soak_process", each) for each in settings]
         self._steady = [self._children[0], self._children[-1]]
         self.restarts = {"graceful": 0, "killed": 0}
         self.outside = [Series("log (WAL), MiB", 1.0), Series("file, MiB", 2.0), Series("rows, all states", 500.0)]
 
-    def _orders(self, name: str, rate: float, seed: int) -> Orders:
-        return Orders(str(self.directory), name, lease=2.0, rate=rate, seed=seed)
+    def _settings(self, name: str, rate: float, seed: int) -> ChildSettings:
+        return ChildSettings(str(self.directory), name, lease=2.0, rate=rate, seed=seed)
 
     def run(self) -> None:
         began = time.monotonic()
         next_restart = began + _RESTARTS_APART
         with ExitStack() as stack:
             for child in self._children:
-                stack.callback(child.clear_away)
+                stack.callback(child.end_by_force)
                 child.start()
             while (now := time.monotonic()) < began + self.seconds:
                 time.sleep(1.0)
@@ -127,7 +127,7 @@ class Soak:
         return [*self.outside, *(each for child in self._steady for each in held_by(self.directory, child.name))]
 
 
-def books(path: Path) -> tuple[str, str]:
+def check_file(path: Path) -> tuple[str, str]:
     """What went through, and whether the file is whole."""
     with closing(sqlite3.connect(path)) as connection:
         cursor = connection.execute("SELECT * FROM trio_tasks_queue")
@@ -152,7 +152,7 @@ def main() -> int:
         series = soak.series()
         for each in series:
             print(each.row())
-        went_through, verdict = books(Path(name, "tasks.db"))
+        went_through, verdict = check_file(Path(name, "tasks.db"))
         print(went_through)
         print(f"integrity check: {verdict}")
     return not (all(each.is_flat for each in series) and verdict == "ok")

@@ -21,7 +21,7 @@ from trio_tasks import (
 )
 from trio_tasks.testing import Cut
 
-from tests.cuts._places import LATER, LEASE, Place
+from tests.cuts._backends import LATER, LEASE, BackendUnderTest
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ class Operation:
       check: what must be true of what is seen then.
     """
 
-    act: Callable[[Place, Cut], Awaitable[bool]]
+    act: Callable[[BackendUnderTest, Cut], Awaitable[bool]]
     check: Callable[[Seen], None] = Seen.either
 
 
-def calling(verb: str, *args: Any) -> Callable[[Place, Cut], Awaitable[bool]]:
+def calling(verb: str, *args: Any) -> Callable[[BackendUnderTest, Cut], Awaitable[bool]]:
     """Call it with these, of which functions are asked."""
 
-    async def act(place: Place, cut: Cut) -> bool:
-        arguments = [each(place) if callable(each) else each for each in args]
+    async def act(tested: BackendUnderTest, cut: Cut) -> bool:
+        arguments = [each(tested) if callable(each) else each for each in args]
         with cut:
-            await getattr(place.backend, verb)(*arguments)
+            await getattr(tested.backend, verb)(*arguments)
             return True
         return False
 
@@ -104,24 +104,24 @@ def task(args: str) -> Task[str]:
 
 
 def receiving(verb: str) -> list[Operation]:
-    async def take(place: Place) -> None:
-        received: Task[str] = await getattr(place.backend, verb)()
-        place.hand[received.parts.id] = received
+    async def take(tested: BackendUnderTest) -> None:
+        received: Task[str] = await getattr(tested.backend, verb)()
+        tested.leased[received.parts.id] = received
 
-    async def at_once(place: Place, cut: Cut) -> bool:
+    async def at_once(tested: BackendUnderTest, cut: Cut) -> bool:
         with cut:
-            await take(place)
+            await take(tested)
             return True
         return False
 
-    async def waiting(place: Place, cut: Cut) -> bool:
+    async def waiting(tested: BackendUnderTest, cut: Cut) -> bool:
         """What waits is taken already; so it waits until another one is pushed."""
-        await take(place)
+        await take(tested)
         returned = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(push_later, place)
+            nursery.start_soon(push_later, tested)
             with cut:
-                await take(place)
+                await take(tested)
                 returned = True
         return returned
 
@@ -134,18 +134,18 @@ def receiving(verb: str) -> list[Operation]:
     return [Operation(at_once), Operation(waiting, taken_or_there)]
 
 
-async def push_later(place: Place) -> None:
+async def push_later(tested: BackendUnderTest) -> None:
     await trio.sleep(1)
-    await place.push("new")
+    await tested.push("new")
 
 
 # Settling
 
 
 def settling(outcome: Callable[[], Outcome], check: Callable[[Seen], None]) -> Operation:
-    async def act(place: Place, cut: Cut) -> bool:
+    async def act(tested: BackendUnderTest, cut: Cut) -> bool:
         with cut:
-            await place.backend.settle(place.held, outcome())
+            await tested.backend.settle(tested.held, outcome())
             return True
         return False
 
@@ -171,42 +171,42 @@ async def hold(args: str) -> str:
     return args
 
 
-async def beat(place: Place, cut: Cut) -> bool:
+async def beat(tested: BackendUnderTest, cut: Cut) -> bool:
     returned = False
     async with trio.open_nursery() as nursery:
-        context = await nursery.start(Worker("w", place.backend, hold, concurrency=1).run)
+        context = await nursery.start(Worker("w", tested.backend, hold, concurrency=1).run)
         await trio.sleep(1)
         with cut:
-            await place.backend.beat(context)
+            await tested.backend.beat(context)
             returned = True
         context.stop()
     return returned
 
 
-async def register(place: Place, cut: Cut) -> bool:
-    context = Worker("w", place.backend, hold).prepare()
+async def register(tested: BackendUnderTest, cut: Cut) -> bool:
+    context = Worker("w", tested.backend, hold).prepare()
     with cut:
-        await place.backend.register_worker(context)
+        await tested.backend.register_worker(context)
         return True
     return False
 
 
-async def unregister(place: Place, cut: Cut) -> bool:
-    context = Worker("w", place.backend, hold).prepare()
-    await place.backend.register_worker(context)
+async def unregister(tested: BackendUnderTest, cut: Cut) -> bool:
+    context = Worker("w", tested.backend, hold).prepare()
+    await tested.backend.register_worker(context)
     with cut:
-        await place.backend.unregister_worker(context)
+        await tested.backend.unregister_worker(context)
         return True
     return False
 
 
-async def abort(place: Place, cut: Cut) -> bool:
+async def abort(tested: BackendUnderTest, cut: Cut) -> bool:
     returned = False
     async with trio.open_nursery() as nursery:
-        context = await nursery.start(Worker("w", place.backend, hold, concurrency=1).run)
+        context = await nursery.start(Worker("w", tested.backend, hold, concurrency=1).run)
         await trio.sleep(1)
         with cut:
-            returned = bool(await place.backend.abort("waiting"))
+            returned = bool(await tested.backend.abort("waiting"))
         context.stop()
     return returned
 
@@ -217,24 +217,24 @@ def killed_or_done(seen: Seen) -> None:
     assert {**seen.after, "waiting": None} == {**seen.uncut, "waiting": None}
 
 
-async def wait_for(place: Place, cut: Cut) -> bool:
+async def wait_for(tested: BackendUnderTest, cut: Cut) -> bool:
     async def finish() -> None:
         await trio.sleep(1)
-        await place.backend.settle(place.held, Succeeded("result"))
+        await tested.backend.settle(tested.held, Succeeded("result"))
 
     returned = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(finish)
         with cut:
-            assert (await place.backend.wait_for("held")).status is Status.Done
+            assert (await tested.backend.wait_for("held")).status is Status.Done
             returned = True
     return returned
 
 
-async def resume_abandoned(place: Place, cut: Cut) -> bool:
+async def resume_abandoned(tested: BackendUnderTest, cut: Cut) -> bool:
     await trio.sleep(2 * LEASE)
     with cut:
-        await place.backend.resume_abandoned()
+        await tested.backend.resume_abandoned()
         return True
     return False
 
@@ -248,7 +248,7 @@ def orphaned(seen: Seen) -> None:
 
 PUSHES = {
     "push": [Operation(calling("push", "new"))],
-    "push_task": [Operation(calling("push_task", lambda place: task("new")))],
+    "push_task": [Operation(calling("push_task", lambda tested: task("new")))],
     "push_bulk": [Operation(calling("push_bulk", ["new 1", "new 2", "new 3"]), Seen.beginning)],
     "push_stream": [Operation(calling("push_stream", lambda _: channel_of("new 1", "new 2")), Seen.beginning)],
     "push_all": [Operation(calling("push_all", lambda _: channel_of(task("new 1"), task("new 2"))), Seen.beginning)],
@@ -268,7 +268,7 @@ CHANGES = {
     "discard": [Operation(calling("discard", "dead"))],
     "vacuum": [Operation(calling("vacuum"))],
     "resume_by_id": [Operation(calling("resume_by_id", "dead"))],
-    "report_progress": [Operation(calling("report_progress", lambda place: place.held, 50))],
+    "report_progress": [Operation(calling("report_progress", lambda tested: tested.held, 50))],
     "resume_abandoned": [Operation(resume_abandoned, orphaned)],
 }
 OPERATIONS: dict[str, list[Operation]] = {

@@ -56,7 +56,7 @@ def public_functions() -> list[str]:
 
 
 def kinds_of_backends() -> dict[str, type[Any]]:
-    """The class of each backend that is opened in ``_places.py``."""
+    """The class of each backend that is opened in ``_backends.py``."""
     _, receive = trio.open_memory_channel[Any](0)
     return {
         "memory": trio_tasks.MemoryStorage,

@@ -14,7 +14,7 @@ from trio_tasks import FileStorage, MemoryStorage, Pipe, SqliteStorage, Status, 
 from trio_tasks.testing import Cut, explore_cancellations
 from trio_tasks.testing._exploration.steps import StepCounter
 
-from tests.cuts._places import MOMENT, PLACES
+from tests.cuts._backends import BACKENDS, GIVE_BACK_SECONDS
 
 
 def sqlite(path: Path) -> SqliteStorage[str]:
@@ -37,8 +37,8 @@ async def contents(open_storage: Callable[[Path], Any], path: Path) -> list[str]
         for _ in range(len(waiting) + 1):
             task = await storage.receive()
             await storage.settle(task, Succeeded(None))
-        books = await storage.metrics()
-        assert (books["waiting"], books["running"]) == (0, 0), books
+        metrics = await storage.metrics()
+        assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
         return sorted(found)
 
 
@@ -101,19 +101,19 @@ async def wait_until_closed(storage: Any) -> None:
         await storage.wait_for("one")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PLACES if kind not in ("file", "sqlite")])
+@pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind not in ("file", "sqlite")])
 def test_closing_a_backend_loses_nothing(kind: str) -> None:
     async def scenario(cut: Cut) -> None:
-        async with PLACES[kind]() as place:
-            await place.arrange()
-            before = await place.snapshot()
+        async with BACKENDS[kind]() as tested:
+            await tested.arrange()
+            before = await tested.snapshot()
             with cut:
-                async with place.backend as entered:
-                    assert entered is place.backend
+                async with tested.backend as entered:
+                    assert entered is tested.backend
             with cut:
-                await place.backend.aclose()
-            await trio.sleep(MOMENT)
-            assert await place.snapshot() == before
+                await tested.backend.aclose()
+            await trio.sleep(GIVE_BACK_SECONDS)
+            assert await tested.snapshot() == before
 
     explore_cancellations(scenario)
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio_tasks.testing import Cut, explore_cancellations
 
+from tests.cuts._backends import BACKENDS, GIVE_BACK_SECONDS
 from tests.cuts._operations import Operation, Seen, operations_of
-from tests.cuts._places import MOMENT, PLACES
 from tests.cuts._public import ELSEWHERE, kinds_of_backends, verbs_of
 
 pytestmark = pytest.mark.searching
@@ -26,17 +26,17 @@ CASES = [
 ]
 
 
-async def play(kind: str, operation: Operation, uncut: list[dict[str, Any]], cut: Cut) -> None:
-    async with PLACES[kind]() as place:
-        await place.arrange()
-        before = await place.snapshot()
-        returned = await operation.act(place, cut)
-        await trio.sleep(MOMENT)
-        after = await place.snapshot()
+async def explored(kind: str, operation: Operation, uncut: list[dict[str, Any]], cut: Cut) -> None:
+    async with BACKENDS[kind]() as tested:
+        await tested.arrange()
+        before = await tested.snapshot()
+        returned = await operation.act(tested, cut)
+        await trio.sleep(GIVE_BACK_SECONDS)
+        after = await tested.snapshot()
         if not cut.has_come:
             uncut[:] = [after]
         operation.check(Seen(before, after, uncut[0], returned))
-        await place.audit(before, after)
+        await tested.audit(before, after)
 
 
 @pytest.mark.parametrize(("kind", "verb", "number"), CASES)
@@ -44,7 +44,7 @@ def test_an_operation_is_cut_at_every_moment(kind: str, verb: str, number: int) 
     uncut: list[dict[str, Any]] = []
 
     async def scenario(cut: Cut) -> None:
-        await play(kind, operations_of(kind, verb)[number], uncut, cut)
+        await explored(kind, operations_of(kind, verb)[number], uncut, cut)
 
     found = explore_cancellations(scenario)
     assert found.cuts >= 2, "it has no checkpoint"

@@ -198,7 +198,7 @@ RUNNERS: dict[str, Runner] = {
 MANY = {"memory": list(RUNNERS), "slow": list(RUNNERS), "file": list(RUNNERS), "sqlite": ["run", "monitor_run"]}
 
 
-def play(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
+def explored(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
     async def scenario(cut: Cut) -> None:
         ended: Counter[tuple[str, int]] = Counter()
 
@@ -215,20 +215,20 @@ def play(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
             await storage.push_bulk(["good", "again", "bad"])
             storage.close()
             await runner(storage, handler, cut)
-            books = await storage.metrics()
-            assert books["running"] == 0, "something is in hand of nobody"
+            metrics = await storage.metrics()
+            assert metrics["running"] == 0, "something is in hand of nobody"
             await Worker("successor", storage, handler).run()
-            books = await storage.metrics()
+            metrics = await storage.metrics()
             assert ended == ENDINGS, ended
-            assert (books["waiting"], books["running"]) == (0, 0), books
-            assert (books["pushed"], books["succeeded"], books["killed"]) == (3, 2, 1), books
+            assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
+            assert (metrics["pushed"], metrics["succeeded"], metrics["killed"]) == (3, 2, 1), metrics
 
     return scenario
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in MANY.items() for name in names])
 def test_what_runs_a_worker_is_cut_at_every_moment(kind: str, name: str) -> None:
-    assert explore_cancellations(play(kind, RUNNERS[name])).cuts > 10
+    assert explore_cancellations(explored(kind, RUNNERS[name])).cuts > 10
 
 
 @pytest.mark.parametrize("kind", STORAGES)
@@ -279,11 +279,11 @@ def test_attempts_that_wait_for_others_are_cut_at_every_moment(kind: str) -> Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker_of(storage, handler).run)
                 with trio.fail_after(100):
-                    while (books := await storage.metrics())["waiting"] or books["running"]:  # noqa: ASYNC110  who ends last
+                    while (metrics := await storage.metrics())["waiting"] or metrics["running"]:  # noqa: ASYNC110  who ends last
                         await trio.sleep(1)
                 nursery.cancel_scope.cancel()
-            books = await storage.metrics()
-            assert (books["pushed"], books["succeeded"]) == (6, 6), books
+            metrics = await storage.metrics()
+            assert (metrics["pushed"], metrics["succeeded"]) == (6, 6), metrics
 
     assert explore_cancellations(scenario).cuts > 20
 
@@ -364,7 +364,7 @@ def test_a_layer_is_cut_at_every_moment_and_lets_others_through(name: str) -> No
                 report = await Worker("spare", spare, len, concurrency=1, layers=[layer]).run()
             assert report.succeeded == 2, report
 
-        await play("memory", runner)(cut)
+        await explored("memory", runner)(cut)
 
     if name == "LoadShed":
         pytest.skip("what it refuses costs an attempt: that is what it is for")

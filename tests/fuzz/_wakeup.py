@@ -23,8 +23,8 @@ from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 from tests.fuzz._spoil import spoiled
 
 _LOOPBACK = "127.0.0.1"
-_PATIENCE = 60.0
-_MOMENT = 0.003
+_TIMEOUT = 60.0
+_QUIET_SECONDS = 0.003
 """Seconds in which a bell that has heard something would have said so."""
 _ADDRESSES: list[Any] = [
     "",
@@ -55,44 +55,44 @@ _KEYS: list[Any] = [None, "", "text", "é", 0, 2**62, 0.5, math.inf, b"", b"x", 
 
 
 def fuzz_wakeup_socket(random: Random) -> None:
-    """What arrives at a bell, or what it is told to ring at."""
-    trio.run(_hear if random.random() < 0.5 else _ring, random)
+    """What arrives at a wakeup, or what it is told to ring at."""
+    trio.run(_hear if random.random() < 0.5 else _wake, random)
 
 
 async def _hear(random: Random) -> None:
-    bell = WakeupSocket()
-    bell.open()
-    rings = 0
-    rung = trio.Event()
+    wakeup = WakeupSocket()
+    wakeup.open()
+    wakeups = 0
+    woken = trio.Event()
 
-    def on_ring() -> None:
-        nonlocal rings
-        rings += 1
-        rung.set()
+    def on_wakeup() -> None:
+        nonlocal wakeups
+        wakeups += 1
+        woken.set()
 
-    assert bell.address is not None, "there is no loopback interface"
+    assert wakeup.address is not None, "there is no loopback interface"
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bell.listen, on_ring)
-            sent = [each for each in _datagrams(bell.key, random) if each != bell.key]
+            nursery.start_soon(wakeup.listen, on_wakeup)
+            sent = [each for each in _datagrams(wakeup.key, random) if each != wakeup.key]
             for each in sent:
-                sender.sendto(each, (_LOOPBACK, int(bell.address)))
-            await trio.sleep(_MOMENT)
-            assert not rings, sent
+                sender.sendto(each, (_LOOPBACK, int(wakeup.address)))
+            await trio.sleep(_QUIET_SECONDS)
+            assert not wakeups, sent
             at = random.randint(0, len(sent))
-            for each in [*sent[:at][-100:], bell.key, *sent[at:][:100]]:  # more than a socket holds would be dropped
-                sender.sendto(each, (_LOOPBACK, int(bell.address)))
-            with trio.fail_after(_PATIENCE):
-                await rung.wait()
-            rung = trio.Event()
-            with trio.fail_after(_PATIENCE):  # it is still there
-                sender.sendto(bell.key, (_LOOPBACK, int(bell.address)))
-                await rung.wait()
+            for each in [*sent[:at][-100:], wakeup.key, *sent[at:][:100]]:  # more than a socket holds would be dropped
+                sender.sendto(each, (_LOOPBACK, int(wakeup.address)))
+            with trio.fail_after(_TIMEOUT):
+                await woken.wait()
+            woken = trio.Event()
+            with trio.fail_after(_TIMEOUT):  # it is still there
+                sender.sendto(wakeup.key, (_LOOPBACK, int(wakeup.address)))
+                await woken.wait()
             if random.random() < 0.5:
-                bell.close()  # who listens is told
+                wakeup.close()  # who listens is told
             else:
                 nursery.cancel_scope.cancel()
-    bell.close()
+    wakeup.close()
 
 
 def _datagrams(key: bytes, random: Random) -> Iterator[bytes]:
@@ -108,16 +108,16 @@ def _datagrams(key: bytes, random: Random) -> Iterator[bytes]:
             yield spoiled(key, random)
 
 
-async def _ring(random: Random) -> None:
+async def _wake(random: Random) -> None:
     """By a desk, which reads the sessions of the file, one of which is that of a bell that listens."""
-    listener, bell = WakeupSocket(), WakeupSocket()
+    listener, wakeup = WakeupSocket(), WakeupSocket()
     listener.open()
-    bell.open()
-    rung = trio.Event()
+    wakeup.open()
+    woken = trio.Event()
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = str(Path(directory, "tasks.db"))
-        desk = Session(path, "sqlite3", Opening("OFF"), bell)
-        now, _ = desk.open()
+        session = Session(path, "sqlite3", Opening("OFF"), wakeup)
+        now, _ = session.open()
         with closing(connect("sqlite3", path)) as connection:
             for number in range(100, 100 + random.choice((1, 3, 10))):
                 _insert(connection, number, random)
@@ -125,13 +125,13 @@ async def _ring(random: Random) -> None:
             row = (200 if late else 50, listener.address, listener.key, now + 60)
             connection.execute("INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?)", row)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(listener.listen, rung.set)
-                desk.wake_others(now)
-                with trio.fail_after(_PATIENCE):
-                    await rung.wait()
+                nursery.start_soon(listener.listen, woken.set)
+                session.wake_others(now)
+                with trio.fail_after(_TIMEOUT):
+                    await woken.wait()
                 nursery.cancel_scope.cancel()
-        desk.close(now)
-    bell.close()
+        session.close(now)
+    wakeup.close()
     listener.close()
 
 

@@ -35,7 +35,7 @@ from trio_tasks._tasks.task import Parts
 from tests.storages._engine import FinalError
 
 from ._model import LIVE, Model, Refused, Row
-from ._standstill import TICK, Standstill
+from ._stepped_run import TICK, SteppedRun
 from ._stores import WORKERS, Store
 
 
@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="model-"))
         self.model = Model(self.kind.traits)
-        self.run = Standstill()
+        self.run = SteppedRun()
         self.store = self.run.do(self._open)
         self.held: list[Held] = []
         self.waiters: list[Waiter] = []
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
             assert not any(row.is_live and not model.is_overdue(row) for row in model.rows.values()), "it is not empty"
             return multiple()
         if got is None and any(row.id in still_run for row in ready):
-            self._let_go_of_stock(storage)
+            self._give_back_prefetched(storage)
             return multiple()
         if got is None:
             assert not ready, f"nothing came, though {ready} is ready"
@@ -259,7 +259,7 @@ class Machine(RuleBasedStateMachine):
                 assert lease - 3 * TICK <= left <= lease + CLOSE, f"{held} was renewed for {left} seconds"
                 held.until = self.model.rows[held.id].due = until
 
-    def _let_go_of_stock(self, storage: Any) -> None:
+    def _give_back_prefetched(self, storage: Any) -> None:
         """What was claimed, and cannot begin here while an attempt before it runs, is released again: some rounds
         later, at no cost."""
         for _ in range(8):
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
-            await self.run.settle_down()
+            await self.run.wait_until_blocked()
             if not got:
                 await self._tick()
             nursery.cancel_scope.cancel()
@@ -472,7 +472,7 @@ class Machine(RuleBasedStateMachine):
 
         async def begin() -> None:
             self.run.nursery.start_soon(wait)
-            await self.run.settle_down()
+            await self.run.wait_until_blocked()
 
         self.run.do(begin)
         self.waiters.append(waiter)

@@ -75,7 +75,7 @@ class Model:
         self.rows: dict[str, Row] = {}
         self.counts = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended"), 0)
         self.claims = 0
-        self.turns = 0
+        self.order = 0
 
     # Coming in
 
@@ -103,12 +103,12 @@ class Model:
         return owners[0] if owners and key is not None else None
 
     def wait(self, row: Row, delay: float) -> None:
-        self.turns += 1
+        self.order += 1
         if delay > 0:
             row.place, row.due, row.line = "delayed", self.now + delay, (self.now + delay, 0.0)
         else:
             row.place, row.due = "waiting", math.inf
-            row.line = (self.now, self.turns) if self.traits.waits_from_due else (0.0, self.turns)
+            row.line = (self.now, self.order) if self.traits.waits_from_due else (0.0, self.order)
 
     # Going out
 
@@ -170,8 +170,8 @@ class Model:
             return
         row.place = "waiting"
         if not self.traits.waits_from_due:
-            self.turns += 1
-            row.line = (0.0, -self.turns)
+            self.order += 1
+            row.line = (0.0, -self.order)
 
     def finish(self, row: Row, place: str, error: str | None = None, result: Any = None) -> None:
         row.place, row.error, row.result = place, error, result

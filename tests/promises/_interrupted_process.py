@@ -58,16 +58,16 @@ class Trial:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def faults(self) -> list[str]:
-        """What is wrong in the books afterwards."""
-        books = self.storage.statistics()
+        """Describe what is wrong in the storage's counts afterwards."""
+        statistics = self.storage.statistics()
         found = []
-        if books.in_hand:
-            found.append(f"{books.in_hand} are running, and nobody has them")
-        finished = books.succeeded + books.failed + books.killed
-        if books.pushed != books.waiting + books.in_hand + finished:
-            found.append(f"{books.pushed} were pushed, {books.waiting} wait, and {finished} are finished")
-        if books.receivers_waiting:
-            found.append(f"{books.receivers_waiting} wait still")
+        if statistics.in_hand:
+            found.append(f"{statistics.in_hand} are running, and nobody has them")
+        finished = statistics.succeeded + statistics.failed + statistics.killed
+        if statistics.pushed != statistics.waiting + statistics.in_hand + finished:
+            found.append(f"{statistics.pushed} were pushed, {statistics.waiting} wait, and {finished} are finished")
+        if statistics.receivers_waiting:
+            found.append(f"{statistics.receivers_waiting} wait still")
         return found
 
 

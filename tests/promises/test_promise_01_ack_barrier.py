@@ -26,7 +26,7 @@ from trio_tasks import (
 )
 from trio_tasks.abc import Handler
 
-from tests.promises._stage import Open, Record, perform, perform_on, run_for
+from tests.promises._run_worker import EventRecord, Open, run_for, run_handler, run_handler_on
 
 HOW = ["success", "error", "error of a child", "timeout", "abort", "cancellation"]
 
@@ -103,7 +103,7 @@ async def test_promise_01_ack_barrier_the_error_of_a_child_does_not_vanish(autoj
     async def handler(args: int, nursery: trio.Nursery) -> None:
         nursery.start_soon(child)
 
-    (outcome,) = (await perform(handler, retry=RetryPolicy(1))).outcomes
+    (outcome,) = (await run_handler(handler, retry=RetryPolicy(1))).outcomes
     assert isinstance(outcome, Failed)
     assert pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="lost")).matches(outcome.error)
 
@@ -134,7 +134,7 @@ async def test_promise_01_ack_barrier_holds_layers_too(autojump_clock: MockClock
 @pytest.mark.parametrize("which", [0, 1])
 async def test_promise_01_ack_barrier_of_one_attempt_leaves_others_alone(autojump_clock: MockClock, which: int) -> None:
     """Every attempt has a scope of its own."""
-    storage, record = MemoryStorage[str](), Record()
+    storage, record = MemoryStorage[str](), EventRecord()
 
     async def handler(args: str) -> str:
         await trio.sleep(10)
@@ -189,7 +189,7 @@ async def test_promise_01_ack_barrier_tracked_work_outlives_its_attempt_but_not_
         context.track(report)
         order.append("the handler has ended")
 
-    record = await perform(handler, on_event=[lambda context, event: order.append(type(event).__name__)])
+    record = await run_handler(handler, on_event=[lambda context, event: order.append(type(event).__name__)])
     assert record.kinds == ["Succeeded"]
     assert order[-3:] == ["Success", "the tracked work has ended", "Stop"]
 
@@ -206,6 +206,6 @@ async def test_promise_01_ack_barrier_between_two_attempts_of_a_task(autojump_cl
 
     await storage.push(0)
     storage.close()
-    record = await perform_on(storage, handler, concurrency=4, retry=RetryPolicy(3, constant(0)))
+    record = await run_handler_on(storage, handler, concurrency=4, retry=RetryPolicy(3, constant(0)))
     assert [type(each) for each in record.outcomes] == [Retried, Retried, Failed]
     assert begun_with == [0, 0, 0]

@@ -113,9 +113,9 @@ def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: s
     with pytest.raises(BaseException) as caught:
         trio.run(main)
     assert any(isinstance(each, KeyboardInterrupt) for each in leaves(caught.value))
-    books = storage.statistics()
-    assert (books.in_hand, books.receivers_waiting) == (0, 0)
-    assert books.pushed == 6 == books.waiting + books.succeeded + books.failed
+    statistics = storage.statistics()
+    assert (statistics.in_hand, statistics.receivers_waiting) == (0, 0)
+    assert statistics.pushed == 6 == statistics.waiting + statistics.succeeded + statistics.failed
 
 
 @pytest.mark.nightly
@@ -153,9 +153,9 @@ async def test_promise_02_a_cancellation_is_heard_by_each_slot_before_its_second
                 nursery.cancel_scope.cancel()
             assert late <= slots
             assert await storage.list_tasks(Status.Running) == []
-            books = await storage.metrics()
-            assert books["waiting"] + books["succeeded"] == pushed
-            assert books["released"] <= (number + 1) * 2 * slots
+            metrics = await storage.metrics()
+            assert metrics["waiting"] + metrics["succeeded"] == pushed
+            assert metrics["released"] <= (number + 1) * 2 * slots
 
 
 async def test_promise_02_an_error_of_a_sibling_ends_a_worker_that_always_has_more_to_do(tmp_path: Path) -> None:

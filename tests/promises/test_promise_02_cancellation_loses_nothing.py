@@ -25,9 +25,9 @@ from trio_tasks import (
 )
 from trio_tasks.abc import Handler
 
-from tests._books import ALL
-from tests.promises._stage import Open, Record, perform_on, run_for
-from tests.promises._step_counter import DO, ENDS, Scenario
+from tests._attempt_checker import ALL
+from tests.promises._cut_scenario import DO, ENDS, Scenario
+from tests.promises._run_worker import EventRecord, Open, run_for, run_handler_on
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -40,7 +40,7 @@ def test_promise_02_cancellation_loses_nothing(over: str, what: str) -> None:
     for step in count(1):
         scenario = Scenario(over, what, step)
         scenario.run()
-        assert not scenario.books.faults, f"cut before step {step}"
+        assert not scenario.checker.faults, f"cut before step {step}"
         if not scenario.was_cut:
             assert step > 50, "the scenario has lost its steps"
             return
@@ -56,15 +56,18 @@ async def return_it(args: object) -> object:
 
 def places(storage: MemoryStorage[Any]) -> tuple[int, int, int]:
     """How many tasks wait, are in hand, and are finished."""
-    books = storage.statistics()
-    assert books.pushed == books.waiting + books.in_hand + books.succeeded + books.failed + books.killed
-    return books.waiting, books.in_hand, books.succeeded + books.failed + books.killed
+    statistics = storage.statistics()
+    assert (
+        statistics.pushed
+        == statistics.waiting + statistics.in_hand + statistics.succeeded + statistics.failed + statistics.killed
+    )
+    return statistics.waiting, statistics.in_hand, statistics.succeeded + statistics.failed + statistics.killed
 
 
 async def test_promise_02_cancellation_loses_nothing_released_tasks_are_as_they_were(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
     await storage.push_bulk(range(5), metadata={"tenant": "acme"})
     await run_for(10, Worker("cut", storage, sleep_on, concurrency=3, on_event=record))
     assert record.kinds == ["Released"] * 3
@@ -178,7 +181,7 @@ async def test_promise_02_cancellation_loses_nothing_of_what_a_channel_gave(auto
     send.send_nowait(7)
     send.close()
     await run_for(5, Worker("cut", receive, sleep_on))
-    record = await perform_on(receive, return_it)
+    record = await run_handler_on(receive, return_it)
     assert record.kinds == ["Succeeded"]
 
 

@@ -31,7 +31,7 @@ from trio_tasks import (
     constant,
 )
 
-from tests.promises._stage import Record, perform, perform_on, run_for
+from tests.promises._run_worker import EventRecord, run_for, run_handler, run_handler_on
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -102,7 +102,7 @@ async def test_promise_03_one_outcome_algebra(
             raised.append(error)
             raise
 
-    outcome = (await perform(handler, retry=POLICY)).outcomes[0]
+    outcome = (await run_handler(handler, retry=POLICY)).outcomes[0]
     assert isinstance(outcome, (Killed, Retried))
     assert type(outcome) is kind
     assert after is None or (isinstance(outcome, Retried) and outcome.after == after)
@@ -119,8 +119,8 @@ async def test_promise_03_one_outcome_algebra_a_suspension_if_all_leaves_are(
         if len(record.attempts) < 3:
             raise nested([ERRORS[name]() for name in names])
 
-    record, begun = Record(), trio.current_time()
-    await perform(handler, retry=RetryPolicy(1), on_event=[record])
+    record, begun = EventRecord(), trio.current_time()
+    await run_handler(handler, retry=RetryPolicy(1), on_event=[record])
     longest, reason = (200, "a rest") if REST in names else (20, "a pause")
     first, second, last = record.outcomes
     assert (first, second) == (Suspended(begun + longest, reason), Suspended(begun + 2 * longest, reason))
@@ -134,14 +134,14 @@ async def test_promise_03_one_outcome_algebra_no_attempt_is_left(autojump_clock:
     async def handler(args: object) -> None:
         raise ERRORS[name]()
 
-    assert (await perform(handler, retry=POLICY)).kinds == ["Retried", "Retried", "Failed"]
+    assert (await run_handler(handler, retry=POLICY)).kinds == ["Retried", "Retried", "Failed"]
 
 
 async def test_promise_03_one_outcome_algebra_abort_goes_before_the_last_attempt(autojump_clock: MockClock) -> None:
     async def handler(args: object) -> None:
         raise AbortError("never")
 
-    assert (await perform(handler, retry=RetryPolicy(1))).kinds == ["Killed"]
+    assert (await run_handler(handler, retry=RetryPolicy(1))).kinds == ["Killed"]
 
 
 @pytest.mark.parametrize("error", [ValueError("bare"), BaseExceptionGroup("rude", [SystemExit(), ValueError("leaf")])])
@@ -157,7 +157,7 @@ async def test_promise_03_one_outcome_algebra_the_policy_is_asked_about_leaves(
     async def handler(args: object) -> None:
         raise error
 
-    record = await perform(handler, retry=RetryPolicy(3, constant(0), only_system_exit))
+    record = await run_handler(handler, retry=RetryPolicy(3, constant(0), only_system_exit))
     assert record.kinds == ["Killed"]
     assert not any(isinstance(each, BaseExceptionGroup) for each in asked)
 
@@ -170,7 +170,7 @@ async def test_promise_03_one_outcome_algebra_errors_of_layers_count_the_same(au
     async def handler(args: object) -> str:
         return "lost"
 
-    outcome = (await perform(handler, layers=[impatient], retry=POLICY)).outcomes[0]
+    outcome = (await run_handler(handler, layers=[impatient], retry=POLICY)).outcomes[0]
     assert isinstance(outcome, Retried)
     assert outcome.after == 90
 
@@ -207,7 +207,7 @@ async def test_promise_03_one_outcome_algebra_is_the_same_everywhere(autojump_cl
             raise ERRORS[args]()
         return args
 
-    record = await perform_on(open_over(over, *ERRORS, "well"), handler, retry=POLICY, concurrency=3)
+    record = await run_handler_on(open_over(over, *ERRORS, "well"), handler, retry=POLICY, concurrency=3)
     kinds = sorted(record.kinds)
     assert kinds == ["Killed"] + ["Retried"] * 8 + ["Succeeded"] * 7 + ["Suspended"] * 4
     assert times == {
@@ -226,7 +226,7 @@ async def test_promise_03_one_outcome_algebra_is_the_same_everywhere(autojump_cl
 async def test_promise_03_one_outcome_algebra_released_everywhere(autojump_clock: MockClock, over: str) -> None:
     """A release gives the task back untouched, to be run next."""
     backend = open_over(over, "first", "second")
-    record, seen = Record(), []
+    record, seen = EventRecord(), []
 
     async def handler(args: str, task: Any = None) -> str:
         seen.append(args)

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import Idle, MemoryStorage, Task, Worker, WorkerContext
 from trio_tasks.abc import Handler
 
-from tests.promises._stage import A_MONTH, Record, perform, run_for
+from tests.promises._run_worker import A_MONTH, EventRecord, run_for, run_handler
 
 
 async def sleep_on(args: object) -> None:
@@ -67,8 +67,8 @@ async def test_promise_04_readiness_is_backpressure_a_slot_is_free(
     options: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
     context: WorkerContext = await nursery.start(Worker("busy", storage, sleep_on, **options).run)
     await trio.sleep(10)
-    books = storage.statistics()
-    assert (books.in_hand, books.waiting) == (concurrency or 8, 100 - (concurrency or 8))
+    statistics = storage.statistics()
+    assert (statistics.in_hand, statistics.waiting) == (concurrency or 8, 100 - (concurrency or 8))
     assert context.task_count == context.concurrency == (concurrency or 8)
     assert not context.is_ready
     nursery.cancel_scope.cancel()
@@ -86,7 +86,7 @@ async def test_promise_04_readiness_is_backpressure_every_gate_is_open(
 ) -> None:
     """While one of the layers is not ready, the task stays in the backend, where somebody else takes it."""
     storage, gates = MemoryStorage[str](), [Gate(), Gate()]
-    record, other = Record(), Record()
+    record, other = EventRecord(), EventRecord()
     gates[1 - which].opened.set()
     await nursery.start(Worker("gated", storage, return_it, layers=gates, on_event=record).run)
     await storage.push("for another")
@@ -101,7 +101,7 @@ async def test_promise_04_readiness_is_backpressure_every_gate_is_open(
 async def test_promise_04_readiness_is_backpressure_a_gate_opens(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    storage, gate, record = MemoryStorage[str](), Gate(), Record()
+    storage, gate, record = MemoryStorage[str](), Gate(), EventRecord()
     await nursery.start(Worker("gated", storage, return_it, layers=[gate], on_event=record).run)
     await storage.push("waits")
     await trio.sleep(10)
@@ -114,7 +114,7 @@ async def test_promise_04_readiness_is_backpressure_a_gate_opens(
 async def test_promise_04_readiness_is_backpressure_a_paused_worker_takes_nothing(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    storage, record = MemoryStorage[str](), Record()
+    storage, record = MemoryStorage[str](), EventRecord()
     context: WorkerContext = await nursery.start(Worker("paused", storage, return_it, on_event=record).run)
     await wait_all_tasks_blocked()
     context.pause()
@@ -130,7 +130,7 @@ async def test_promise_04_readiness_is_backpressure_a_paused_worker_takes_nothin
 async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused_takes_no_more(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
     await storage.push_bulk([1] * 10)
     async with trio.open_nursery() as nursery:
         worker = Worker("paused", storage, trio.sleep, concurrency=2, on_event=record)
@@ -148,7 +148,7 @@ async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused
 
 async def test_promise_04_readiness_is_backpressure_who_is_not_admitted_goes_back(autojump_clock: MockClock) -> None:
     """Of a gate that several share, another may have taken the last place: the task goes back, and loses nothing."""
-    storage, gate, records = MemoryStorage[int](), Slots(2), [Record(), Record()]
+    storage, gate, records = MemoryStorage[int](), Slots(2), [EventRecord(), EventRecord()]
     running: list[int] = []
 
     async def handler(args: int) -> None:
@@ -195,7 +195,7 @@ async def test_promise_04_readiness_is_backpressure_idle_is_said_when_it_is_true
     """Not between two tasks of a backlog."""
     gate = Gate()
     gate.opened.set()
-    record = await perform(return_it, *range(10), layers=[gate] if gated else [])
+    record = await run_handler(return_it, *range(10), layers=[gate] if gated else [])
     assert len(record.outcomes) == 10
     assert len(record.of(Idle)) <= 1
 
@@ -241,9 +241,9 @@ async def test_promise_04_readiness_is_backpressure_room_that_is_made_is_given(a
         await trio.sleep(10)
         await storage.receive()
         await trio.sleep(10)
-        books = storage.statistics()
+        statistics = storage.statistics()
         nursery.cancel_scope.cancel()
-    assert (books.waiting, books.pushers_waiting) == (1, 0)
+    assert (statistics.waiting, statistics.pushers_waiting) == (1, 0)
 
 
 async def test_promise_04_readiness_is_backpressure_holds_for_a_worker_that_is_cut(autojump_clock: MockClock) -> None:

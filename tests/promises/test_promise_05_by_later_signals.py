@@ -144,12 +144,12 @@ def running(script: str, *arguments: str) -> Generator[Process, None, None]:
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as popen:
-        patience = threading.Timer(50, popen.kill)
-        patience.start()
+        killer = threading.Timer(50, popen.kill)
+        killer.start()
         try:
             yield Process(popen)
         finally:
-            patience.cancel()
+            killer.cancel()
             popen.kill()
 
 

@@ -42,8 +42,8 @@ async def main():
         nursery.start_soon(wait_for_shutdown, monitor)
         report = await monitor.run_with_signal(*map(signal.Signals, signals))
         nursery.cancel_scope.cancel()
-    books = storage.statistics()
-    print(json.dumps([len(report.drained), len(report.interrupted), books.waiting, books.in_hand]), flush=True)
+    counts = storage.statistics()
+    print(json.dumps([len(report.drained), len(report.interrupted), counts.waiting, counts.in_hand]), flush=True)
 
 trio.run(main)
 """
@@ -54,8 +54,8 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
     command = [sys.executable, "-c", SCRIPT, json.dumps(seconds), json.dumps(heeded)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        patience = threading.Timer(20, process.kill)
-        patience.start()
+        killer = threading.Timer(20, process.kill)
+        killer.start()
         try:
             for _ in range(2):
                 assert process.stdout.readline() == "in hand\n"
@@ -66,7 +66,7 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
             *_, last = [*process.stdout, "null"][:-1] or ["null"]
             return process.wait(30), json.loads(last)
         finally:
-            patience.cancel()
+            killer.cancel()
             process.kill()
 
 

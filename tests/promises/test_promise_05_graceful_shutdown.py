@@ -26,7 +26,7 @@ from trio_tasks import (
     WorkerContext,
 )
 
-from tests.promises._stage import Open, Record, released, run_for
+from tests.promises._run_worker import EventRecord, Open, released, run_for
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -61,7 +61,7 @@ async def stop_later(seconds: float, monitor: Monitor) -> None:
 async def test_promise_05_graceful_shutdown_has_a_timeline_a_slots_that_wait_leave_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record, begun = MemoryStorage[float](), Record(), trio.current_time()
+    storage, record, begun = MemoryStorage[float](), EventRecord(), trio.current_time()
     monitor = Monitor(shutdown_timeout=100, on_event=record)
     monitor.register(Worker("idle", storage, sleep_for, concurrency=5))
     await storage.push(1, delay=1000)
@@ -72,7 +72,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_slots_that_wait_lea
 
 
 async def test_promise_05_graceful_shutdown_has_a_timeline_a_the_backlog_stays(autojump_clock: MockClock) -> None:
-    storage, record = MemoryStorage[float](), Record()
+    storage, record = MemoryStorage[float](), EventRecord()
     await storage.push_bulk([5.0] * 10)
     monitor = Monitor(on_event=record)
     monitor.register(Worker("busy", storage, sleep_for, concurrency=2))
@@ -86,7 +86,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_a_slot_that_was_jus
     autojump_clock: MockClock, concurrency: int
 ) -> None:
     """What waited in the backend when the worker was told to stop stays there."""
-    storage, record = MemoryStorage[float](), Record()
+    storage, record = MemoryStorage[float](), EventRecord()
     worker = Worker("woken", storage, sleep_for, concurrency=concurrency, on_event=record)
     async with trio.open_nursery() as nursery:
         context: WorkerContext = await nursery.start(worker.run)
@@ -129,7 +129,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_b_attempts_go_on_and_
 async def test_promise_05_graceful_shutdown_has_a_timeline_b_retries_are_for_the_next_worker(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[float](), Record()
+    storage, record = MemoryStorage[float](), EventRecord()
     await storage.push(5)
 
     async def fail(args: float) -> None:
@@ -146,7 +146,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_b_retries_are_for_the
 async def test_promise_05_graceful_shutdown_has_a_timeline_b_without_a_limit_it_takes_as_long_as_it_takes(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[float](), Record()
+    storage, record = MemoryStorage[float](), EventRecord()
     await storage.push(1e6)
     monitor = Monitor(on_event=record).register(Worker("long", storage, sleep_for))
     report = await shut_down_after(1, monitor)
@@ -242,7 +242,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_c_what_is_left_is_rel
     autojump_clock: MockClock, time_is_up: Callable[..., Monitor], ends: Callable[..., Awaitable[None]]
 ) -> None:
     """A deploy does not use up an attempt, whatever the clean-up does."""
-    storage, record, begun = MemoryStorage[int](), Record(), trio.current_time()
+    storage, record, begun = MemoryStorage[int](), EventRecord(), trio.current_time()
     task_id = await storage.push(0)
     monitor = time_is_up(Monitor).on_event(record)
     monitor.register(Worker("left", storage, ends, retry=RetryPolicy(1)))
@@ -275,7 +275,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_c_leases_are_kept_dur
 async def test_promise_05_graceful_shutdown_has_a_timeline_c_a_cancel_from_outside_is_the_same(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
     await storage.push(0)
     monitor = Monitor(on_event=record).register(Worker("cut", storage, by_cleaning_up))
     with trio.move_on_after(5) as scope:
@@ -289,7 +289,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_c_a_cancel_from_outsi
 async def test_promise_05_graceful_shutdown_has_a_timeline_c_a_group_of_workers_in_a_block(
     autojump_clock: MockClock,
 ) -> None:
-    storage, record = MemoryStorage[float](), Record()
+    storage, record = MemoryStorage[float](), EventRecord()
     async with Monitor(shutdown_timeout=3, on_event=record) as monitor:
         monitor.register(Worker("in a block", storage, sleep_for))
         await storage.push_bulk([1, 100])

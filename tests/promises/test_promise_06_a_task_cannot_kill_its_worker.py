@@ -29,7 +29,7 @@ from trio_tasks import (
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.abc import Handler
 
-from tests.promises._stage import Open, Record, perform, perform_on, run_for
+from tests.promises._run_worker import EventRecord, Open, run_for, run_handler, run_handler_on
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -154,9 +154,9 @@ def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None
             raise RAISED[what]()
         return args
 
-    async def work() -> Record:
+    async def work() -> EventRecord:
         handler, layers = _handler_that(misbehave, where), _layers(misbehave, where)
-        return await perform(handler, "bad", "good", retry=RetryPolicy(2, constant(0)), layers=layers)
+        return await run_handler(handler, "bad", "good", retry=RetryPolicy(2, constant(0)), layers=layers)
 
     kinds = _kinds_after(work)
     assert kinds.count("Succeeded") == 1
@@ -169,7 +169,7 @@ def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None
     )
 
 
-def _kinds_after(work: Callable[[], Awaitable[Record]]) -> list[str]:
+def _kinds_after(work: Callable[[], Awaitable[EventRecord]]) -> list[str]:
     """The outcomes by name. What comes out of the worker must not reach pytest, which would look at it."""
     try:
         return trio.run(work).kinds
@@ -252,7 +252,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: A
         return args
 
     args = [Unspeakable(), Unspeakable(SystemExit), 1]
-    assert _kinds_after(lambda: perform(handler, *args, on_event=[listener])) == ["Succeeded"] * 3
+    assert _kinds_after(lambda: run_handler(handler, *args, on_event=[listener])) == ["Succeeded"] * 3
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: B
     async def handler(args: int) -> int:
         return args
 
-    assert _kinds_after(lambda: perform(handler, 1, 2, on_event=[fail])) == ["Succeeded", "Succeeded"]
+    assert _kinds_after(lambda: run_handler(handler, 1, 2, on_event=[fail])) == ["Succeeded", "Succeeded"]
     assert [type(each) for each in heard] == [Start, *[Engage, Success] * 2, Stop]
 
 
@@ -284,7 +284,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: 
         context.track(fail)
         await trio.lowlevel.checkpoint()
 
-    assert _kinds_after(lambda: perform(handler, 1, 2)) == ["Succeeded", "Succeeded"]
+    assert _kinds_after(lambda: run_handler(handler, 1, 2)) == ["Succeeded", "Succeeded"]
 
 
 @pytest.mark.parametrize("error", [ValueError, SpeechlessError])
@@ -298,7 +298,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_policy_that_does_not_know
             raise error
 
     policy = RetryPolicy(3, constant(0), lambda error: bool(error.code == 503))  # type: ignore[attr-defined]  # not all
-    assert _kinds_after(lambda: perform(handler, 1, 0, retry=policy))[-1] == "Succeeded"
+    assert _kinds_after(lambda: run_handler(handler, 1, 0, retry=policy))[-1] == "Succeeded"
 
 
 @pytest.mark.parametrize("delay", [float("nan"), -1, float("inf"), None])
@@ -307,7 +307,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_a_backoff_that_is_non
         if args:
             raise ValueError("no")
 
-    record = await perform(handler, 1, 0, retry=RetryPolicy(3, lambda attempt: delay))
+    record = await run_handler(handler, 1, 0, retry=RetryPolicy(3, lambda attempt: delay))
     assert record.kinds[-1] == "Succeeded"
 
 
@@ -323,9 +323,9 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_context_variable(error: t
 
     mine = Unspeakable(error)
 
-    async def work() -> Record:
+    async def work() -> EventRecord:
         variable.set(mine)
-        return await perform(handler, 1, 2, 3)
+        return await run_handler(handler, 1, 2, 3)
 
     assert _kinds_after(work) == ["Succeeded"] * 3
     assert [each is mine for each in found] == [True] * 3
@@ -348,7 +348,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_a_cancellation_from_e
         if args == 2:
             raise BaseExceptionGroup("mixed", [caught[0], ValueError("beside it")])
 
-    record = await perform(handler, 1, 2, 3, retry=ONCE)
+    record = await run_handler(handler, 1, 2, 3, retry=ONCE)
     assert record.kinds == ["Failed", "Failed", "Succeeded"]
 
 
@@ -365,7 +365,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_closing_things(autoju
             context.stop()
 
     await storage.push_bulk(range(5))
-    record = await perform_on(storage, handler)
+    record = await run_handler_on(storage, handler)
     assert record.kinds == ["Succeeded"] * 4
     assert storage.statistics().waiting == 1
 
@@ -375,7 +375,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_real_recursion() -> N
         if args:
             await handler(args)
 
-    record = await perform(handler, 1, 0, retry=ONCE)
+    record = await run_handler(handler, 1, 0, retry=ONCE)
     assert record.kinds == ["Failed", "Succeeded"]
 
 
@@ -385,7 +385,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_real_recursion() -> N
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt_passes(grouped: bool) -> None:
     """It releases, the task that it struck and those beside it."""
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
 
     async def handler(args: int) -> None:
         if args == 1:
@@ -395,7 +395,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt
 
     await storage.push_bulk([0, 0, 1])
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
-        await perform_on(storage, handler, concurrency=3, on_event=[record])
+        await run_handler_on(storage, handler, concurrency=3, on_event=[record])
     assert record.kinds == ["Released"] * 3
     for task in await storage.list_tasks():
         assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
@@ -403,7 +403,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt
 
 async def test_promise_06_a_task_cannot_kill_its_worker_but_a_cancellation_passes(autojump_clock: MockClock) -> None:
     """Also beside errors, in a group."""
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
 
     async def fail_of_it() -> None:
         try:
@@ -462,4 +462,4 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_who_hears_of_i
     async def handler(args: int) -> int:
         return args
 
-    assert _kinds_after(lambda: perform(handler, 1, 2, on_event=[fail], retry=ONCE)) == ["Succeeded"] * 2
+    assert _kinds_after(lambda: run_handler(handler, 1, 2, on_event=[fail], retry=ONCE)) == ["Succeeded"] * 2

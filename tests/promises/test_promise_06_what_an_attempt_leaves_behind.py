@@ -24,7 +24,7 @@ from trio_tasks import (
 from trio_tasks._tasks.task import Attempt, Parts, Terms
 
 from tests._storages import STORAGES
-from tests.promises._stage import Record
+from tests.promises._run_worker import EventRecord
 
 KEPT: list[AsyncGenerator[int, None]] = []
 """Generators that are not collected before the run ends, which then closes them."""
@@ -103,7 +103,7 @@ async def test_promise_06_an_attempt_that_leaves_something_open_fails_by_name(
         if isinstance(event, Error):
             alive.append(len(ALIVE))
 
-    record = Record()
+    record = EventRecord()
     async with STORAGES[kind](tmp_path / "tasks") as storage:
         ids = await storage.push_bulk(range(8))
         storage.close()

@@ -23,7 +23,7 @@ from trio_tasks import (
 )
 from trio_tasks.layers import Retry
 
-from tests.promises._stage import Record, perform, perform_on, run_for
+from tests.promises._run_worker import EventRecord, run_for, run_handler, run_handler_on
 
 A_DAY = 24 * 3600.0
 
@@ -41,7 +41,7 @@ async def test_promise_07_attempts_are_counted_once(autojump_clock: MockClock, a
         seen.append(attempt)
         raise ValueError("no")
 
-    record = await perform(handler, retry=RetryPolicy(attempts))
+    record = await run_handler(handler, retry=RetryPolicy(attempts))
     assert seen == record.attempts == [*range(1, attempts + 1)]
     assert record.kinds == ["Retried"] * (attempts - 1) + ["Failed"]
 
@@ -53,7 +53,7 @@ async def test_promise_07_attempts_are_counted_once_whatever_was_raised(
     async def handler(args: int) -> None:
         raise error
 
-    assert (await perform(handler, retry=RetryPolicy(3, constant(1)))).attempts == [1, 2, 3]
+    assert (await run_handler(handler, retry=RetryPolicy(3, constant(1)))).attempts == [1, 2, 3]
 
 
 async def test_promise_07_attempts_are_counted_once_and_the_task_s_own_number_goes_first(
@@ -63,7 +63,7 @@ async def test_promise_07_attempts_are_counted_once_and_the_task_s_own_number_go
         storage = MemoryStorage[int]()
         await (storage.push(0) if own is None else storage.push(0, attempts=own))
         storage.close()
-        record = await perform_on(storage, fail, retry=RetryPolicy(policy))
+        record = await run_handler_on(storage, fail, retry=RetryPolicy(policy))
         assert len(record.attempts) == expected
 
 
@@ -111,14 +111,14 @@ async def test_promise_07_attempts_are_counted_once_a_suspension_costs_none(auto
             raise SuspendError(60)
         raise ValueError("no")
 
-    record = await perform(handler, retry=RetryPolicy(3, constant(1)))
+    record = await run_handler(handler, retry=RetryPolicy(3, constant(1)))
     assert seen == [1, 1, 2, 2, 3, 3]
     assert record.kinds == ["Suspended", "Retried", "Suspended", "Retried", "Suspended", "Failed"]
 
 
 async def test_promise_07_attempts_are_counted_once_in_the_backend_not_in_a_worker(autojump_clock: MockClock) -> None:
     """Each attempt by another worker, and they count as those of one."""
-    storage, records = MemoryStorage[int](), [Record() for _ in range(4)]
+    storage, records = MemoryStorage[int](), [EventRecord() for _ in range(4)]
     await storage.push(0)
     for record in records:
         await run_for(A_DAY, Worker("once", storage, fail, retry=RetryPolicy(4, constant(A_DAY)), on_event=record))
@@ -140,7 +140,7 @@ async def test_promise_07_attempts_are_counted_once_whoever_waits_holds_no_slot(
 
     await storage.push_bulk(["again", "a", "b"])
     storage.close()
-    record = await perform_on(storage, handler)
+    record = await run_handler_on(storage, handler)
     assert [args for args, _ in done] == ["again", "a", "b", "again"]
     assert [time for _, time in done] == [0, 0, pytest.approx(1), pytest.approx(100)]
     assert record.kinds == ["Retried", "Succeeded", "Succeeded", "Succeeded"]
@@ -154,7 +154,7 @@ async def test_promise_07_attempts_are_counted_once_not_by_layers(autojump_clock
         seen.append(attempt)
         raise ValueError("no")
 
-    record = await perform(handler, layers=[Retry(3)], retry=RetryPolicy(2))
+    record = await run_handler(handler, layers=[Retry(3)], retry=RetryPolicy(2))
     assert seen == [1, 1, 1, 2, 2, 2]
     assert record.kinds == ["Retried", "Failed"]
 
@@ -163,7 +163,7 @@ async def test_promise_07_attempts_are_counted_once_and_an_older_task_keeps_its_
     autojump_clock: MockClock,
 ) -> None:
     """What a listener was given tells of its attempt also later, when there have been others."""
-    record = await perform(fail, retry=RetryPolicy(3, constant(1)))
+    record = await run_handler(fail, retry=RetryPolicy(3, constant(1)))
     assert record.attempts == [1, 2, 3]
     tasks = [each.task for each in record.events if hasattr(each, "task")]
     assert [task.parts.attempt for task in tasks] == [1, 1, 2, 2, 3, 3]
@@ -174,7 +174,7 @@ async def test_promise_07_attempts_are_counted_once_a_dead_letter_that_is_resume
 ) -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(0)
-    policy, record = RetryPolicy(2, constant(1)), Record()
+    policy, record = RetryPolicy(2, constant(1)), EventRecord()
     await run_for(A_DAY, Worker("failing", storage, fail, retry=policy, on_event=record))
     assert await storage.resume_by_id(task_id)
     await run_for(A_DAY, Worker("failing", storage, fail, retry=policy, on_event=record))
@@ -223,6 +223,6 @@ async def test_promise_07_attempts_are_counted_once_and_reach_success(autojump_c
             raise ValueError("no")
         return attempt
 
-    record = await perform(third_time_lucky)
+    record = await run_handler(third_time_lucky)
     assert record.kinds == ["Retried", "Retried", "Succeeded"]
     assert [each.result for each in record.of(Success)] == [3]

@@ -24,7 +24,7 @@ from trio_tasks import (
     WorkerContext,
 )
 
-from tests.promises._stage import A_MONTH, Open, Record, run_for
+from tests.promises._run_worker import A_MONTH, EventRecord, Open, run_for
 
 
 async def sleep_for(seconds: float) -> float:
@@ -52,7 +52,7 @@ async def stop_at(seconds: float, worker: Worker[Any, Any]) -> None:
 
 async def test_promise_08_leases_live_as_long_as_the_work(autojump_clock: MockClock) -> None:
     """Heartbeats outlive intake, and end when the last attempt has been settled."""
-    backend, record = Open(10.5, heartbeat_interval=1), Record()
+    backend, record = Open(10.5, heartbeat_interval=1), EventRecord()
 
     async def take_time(task: Task[Any], outcome: Outcome) -> None:
         await trio.sleep(2)
@@ -93,7 +93,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_at
     autojump_clock: MockClock,
 ) -> None:
     """The worker learns of it, cancels that attempt and no other, is not let settle, and goes on."""
-    backend, record, seen = Open(1000.0, 8.0, 4.0, heartbeat_interval=1), Record(), []
+    backend, record, seen = Open(1000.0, 8.0, 4.0, heartbeat_interval=1), EventRecord(), []
     settled: list[tuple[float, type[Outcome]]] = []
 
     def lose_the_first() -> None:
@@ -130,7 +130,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_who_comes_too_late_can
     autojump_clock: MockClock, handler: Callable[..., Any]
 ) -> None:
     """However it ended: it does not count, it harms nobody, and nobody is told that it was settled."""
-    backend, record = Open(1.0, 1.0), Record()
+    backend, record = Open(1.0, 1.0), EventRecord()
 
     async def fence(task: Task[Any], outcome: Outcome) -> None:
         raise LeaseLostError("somebody else has it")

@@ -11,7 +11,7 @@ import trio
 from trio_tasks import FileStorage, HeartBeat, RetryAfterError, SqliteStorage, Worker
 from trio_tasks.testing import virtual_clock
 
-from tests.promises._stage import A_MONTH
+from tests.promises._run_worker import A_MONTH
 
 KINDS = [SqliteStorage, FileStorage]
 QUICKLY = 10.0  # seconds of processor time

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from trio_tasks import MemoryStorage, Monitor, RetryAfterError, RetryPolicy, TaskBuilder, Worker, constant
 from trio_tasks._clock import use_wall_clock
 
-from tests.promises._stage import A_MONTH, Open, perform, perform_on, run_for
+from tests.promises._run_worker import A_MONTH, Open, run_for, run_handler, run_handler_on
 
 PACKAGE = Path(__file__).parents[2] / "trio_tasks"
 EDGES = {
@@ -74,7 +74,7 @@ async def test_promise_09_time_is_injectable_a_month_of_retries(autojump_clock: 
     async def handler(args: int) -> None:
         raise ValueError("no")
 
-    record = await perform(handler, retry=RetryPolicy(31, constant(A_DAY)), seconds=2 * A_MONTH)
+    record = await run_handler(handler, retry=RetryPolicy(31, constant(A_DAY)), seconds=2 * A_MONTH)
     assert len(record.outcomes) == 31
     assert trio.current_time() - virtual == pytest.approx(A_MONTH)
     assert time.process_time() - real < QUICKLY
@@ -92,7 +92,7 @@ async def test_promise_09_time_is_injectable_a_month_of_delays_timeouts_and_expi
         await storage.push(day, delay=day * A_DAY, timeout=10, attempts=1)
     await storage.push(0, expires_in=A_DAY, delay=2 * A_DAY)
     storage.close()
-    record = await perform_on(storage, handler)
+    record = await run_handler_on(storage, handler)
     assert times == pytest.approx(range(30))
     assert record.kinds == ["Succeeded"] * 10 + ["Failed"] * 20
     assert storage.statistics().killed == 1
@@ -141,7 +141,7 @@ async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_noth
         wall[0] -= 1e6
         storage.close()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(perform_on, storage, handler)
+            nursery.start_soon(run_handler_on, storage, handler)
             await trio.sleep(500)
             wall[0] += 1e8
     assert [args for args, _ in times] == ["delay", "delay", "moment", "delay"]
@@ -160,7 +160,7 @@ async def test_promise_09_time_is_injectable_without_a_wall_clock_of_its_own_a_m
 
     await storage.push("moment", run_at=datetime.now(timezone.utc) + timedelta(days=20))
     storage.close()
-    await perform_on(storage, handler)
+    await run_handler_on(storage, handler)
     assert times == [pytest.approx(20 * A_DAY, abs=60)]
 
 

@@ -26,7 +26,7 @@ from trio_tasks import (
 )
 from trio_tasks.layers import Timeout
 
-from tests.promises._stage import Record, perform
+from tests.promises._run_worker import EventRecord, run_handler
 
 PATIENCE = 60.0  # seconds after which a thread has been waiting for nothing
 
@@ -78,7 +78,7 @@ async def test_promise_10_sync_handlers_are_honest_in_a_thread_beside_trio() -> 
         threads.append(threading.get_ident())
         return args + attempt
 
-    record = await perform(handler, 1, 2, concurrency=2)
+    record = await run_handler(handler, 1, 2, concurrency=2)
     assert record.kinds == ["Succeeded"] * 2
     assert here not in threads
 
@@ -101,7 +101,7 @@ async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_slots() ->
 async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_slot(by: str) -> None:
     """The thread goes on, so the slot is taken, and nothing is reported before it has ended. What it returns then is
     its result: the work was done."""
-    threads, storage, record = Threads(), MemoryStorage[int](), Record()
+    threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
     await storage.push_bulk([1, 2], **options)
     storage.close()
@@ -120,7 +120,7 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_s
 
 @pytest.mark.parametrize("by", ["the task", "a layer"])
 async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_who_asks(by: str) -> None:
-    threads, storage, record = Threads(), MemoryStorage[int](), Record()
+    threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
     await storage.push(1, **options)
     storage.close()
@@ -159,7 +159,7 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_waits_for_the_
 
 
 async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_asks() -> None:
-    threads, storage, record = Threads(), MemoryStorage[int](), Record()
+    threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
     with threads.at_large(), trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -174,7 +174,7 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_as
 
 
 async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_who_asks() -> None:
-    threads, storage, record = Threads(), MemoryStorage[int](), Record()
+    threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
     storage.close()
     with threads.at_large(), trio.fail_after(PATIENCE):

@@ -25,7 +25,7 @@ from trio_tasks import (
 )
 from trio_tasks._concurrency.exception_groups import leaves
 
-from tests.promises._stage import A_MONTH, Open, Record
+from tests.promises._run_worker import A_MONTH, EventRecord, Open
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -73,7 +73,7 @@ async def run_and_fail(monitor: Monitor, *expected: str) -> Report:
 
 async def test_promise_11_the_monitor_tells_the_truth_an_error_comes_out(autojump_clock: MockClock) -> None:
     """As out of a nursery: the others are cancelled, and their tasks released."""
-    storage, record = MemoryStorage[int](), Record()
+    storage, record = MemoryStorage[int](), EventRecord()
     await storage.push(0)
     monitor = Monitor(on_event=record)
     monitor.register(Worker("well", storage, sleep_on)).register(dying())
@@ -186,7 +186,7 @@ async def test_promise_11_the_monitor_tells_the_truth_a_factory_that_fails(autoj
 async def test_promise_11_the_monitor_tells_the_truth_listeners_do_not_displace_one_another(
     autojump_clock: MockClock,
 ) -> None:
-    storage, heard = MemoryStorage[int](), [Record() for _ in range(5)]
+    storage, heard = MemoryStorage[int](), [EventRecord() for _ in range(5)]
 
     def fail(context: WorkerContext, event: Event) -> None:
         raise ValueError("a listener")

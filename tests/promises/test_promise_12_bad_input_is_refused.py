@@ -70,8 +70,12 @@ async def return_it(args: object) -> object:
 
 async def no_trace(storage: MemoryStorage[Any]) -> bool:
     """Whether nothing at all came in."""
-    books = storage.statistics()
-    return (books.pushed, books.waiting, books.pushers_waiting) == (0, 0, 0) and not await storage.list_tasks()
+    counts = storage.statistics()
+    return (counts.pushed, counts.waiting, counts.pushers_waiting) == (
+        0,
+        0,
+        0,
+    ) and not await storage.list_tasks()
 
 
 def clear(error: BaseException, name: str) -> bool:

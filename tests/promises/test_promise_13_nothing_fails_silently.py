@@ -351,8 +351,8 @@ async def test_promise_13_nothing_fails_silently_though_the_text_cannot_be_writt
 
 def block_until(caplog: pytest.LogCaptureFixture, told: str) -> None:
     """Block the thread until the log has a record with this text, as it should soon."""
-    patience = time.monotonic() + 40
-    while not any(told in record.getMessage() for record in tuple(caplog.records)) and time.monotonic() < patience:
+    deadline = time.monotonic() + 40
+    while not any(told in record.getMessage() for record in tuple(caplog.records)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -390,8 +390,8 @@ async def test_promise_13_nothing_fails_silently_what_does_not_block_is_not_name
     """A thread that is busy, an attempt that waits; though both last longer than the watch's patience."""
 
     def in_thread(n: int) -> None:
-        patience = time.monotonic() + 1.7
-        while time.monotonic() < patience:
+        deadline = time.monotonic() + 1.7
+        while time.monotonic() < deadline:
             time.sleep(0.05)
 
     storage = MemoryStorage[int]()

@@ -19,8 +19,8 @@ def tell(kind: Kind, seed: int) -> int:
     try:
         program.run()
     finally:
-        print(*program.books.history, *program.books.faults, sep="\n")
-    return len(program.books.faults)
+        print(*program.checker.history, *program.checker.faults, sep="\n")
+    return len(program.checker.faults)
 
 
 def run_many(kind: Kind, seeds: range) -> int:
@@ -34,12 +34,14 @@ def run_many(kind: Kind, seeds: range) -> int:
             program.run()
         except AssertionError as error:
             trouble = str(error)
-        books = program.books
-        seen.update({outcome.__name__: n for outcome, n in books.counts.items()})
-        seen.update(books.seen)
-        if trouble or books.faults:
+        checker = program.checker
+        seen.update({outcome.__name__: n for outcome, n in checker.counts.items()})
+        seen.update(checker.seen)
+        if trouble or checker.faults:
             failed += 1
-            print(f"python -m tests.simulation {kind} {seed}: {trouble} {'; '.join(books.faults[:3]):.600}", flush=True)
+            print(
+                f"python -m tests.simulation {kind} {seed}: {trouble} {'; '.join(checker.faults[:3]):.600}", flush=True
+            )
     seconds = time.perf_counter() - began_at
     print(f"{kind}: {len(seeds)} programs in {seconds:.0f} s, {failed} failed; {dict(seen)}", flush=True)
     return failed

@@ -1,4 +1,4 @@
-"""What is true when no worker runs any more: the storage's own books against those that were kept beside them."""
+"""Comparison of a storage's own counts with the checker's, when no worker runs any more."""
 
 from __future__ import annotations
 
@@ -21,99 +21,99 @@ from trio_tasks import (
     TaskResult,
 )
 
-from tests._books import ALL
-from tests.simulation._books import Books
+from tests._attempt_checker import ALL
+from tests.simulation._claim_checker import ClaimChecker
 
 _KINDS = (Succeeded, Retried, Failed, Killed, Released, Suspended)
 _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 
 
-async def audit(books: Books, storage: Any) -> None:
-    """No worker runs any more: is every task in one place, and does the storage say the same as these books?"""
+async def audit(checker: ClaimChecker, storage: Any) -> None:
+    """No worker runs any more: is every task in one place, and does the storage say the same as these checker?"""
     tasks: list[Task[Any]] = await storage.list_tasks(limit=ALL)
     places = Counter(str(task.parts.id) for task in tasks)
     for faulty, what in (
         ({each for each, n in places.items() if n > 1}, "in more than one place"),
-        (books.pushed - set(places), "lost"),
-        (set(places) & books.refused, "stored, though its push did not succeed"),
-        (set(places) - books.pushed, "stored, and nobody has pushed it"),
-        ({str(parts.id) for parts, n in books.children.items() if n}, "over, and has children"),
+        (checker.pushed - set(places), "lost"),
+        (set(places) & checker.refused, "stored, though its push did not succeed"),
+        (set(places) - checker.pushed, "stored, and nobody has pushed it"),
+        ({str(parts.id) for parts, n in checker.children.items() if n}, "over, and has children"),
     ):
-        books.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
+        checker.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
     waiting = [task for task in tasks if task.parts.status is Status.Pending]  # one that runs may have been replaced
     keys = Counter(task.parts.terms.unique for task in waiting)
-    books.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
+    checker.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
     for task in tasks:
-        await _audit_task(books, storage, task)
-    _audit_counts(books, await storage.metrics(), tasks)
-    _audit_pasts(books, tasks)
-    _audit_runs(books)
+        await _audit_task(checker, storage, task)
+    _audit_counts(checker, await storage.metrics(), tasks)
+    _audit_pasts(checker, tasks)
+    _audit_runs(checker)
 
 
-async def _audit_task(books: Books, storage: Any, task: Task[Any]) -> None:
+async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> None:
     task_id, status = task.parts.id, task.parts.status
-    outcome = books.final.get(task_id)
+    outcome = checker.final.get(task_id)
     if not status.is_final:
-        claim = books.latest.get(task_id)
+        claim = checker.latest.get(task_id)
         if outcome is not None:
-            books.fault(f"{task_id} is {status}, after {outcome}")
-        if status is Status.Running and not books.has_leases and (claim is None or claim.settled is not None):
-            books.fault(f"{task_id} is {status}, and nobody has it in hand")
-        ahead = task.parts.attempt - books.attempts[task_id]  # what is claimed in advance has not arrived
-        if not (ahead == 0 or (books.has_leases and ahead == 1) or (books.may_oversleep and ahead > 0)):
-            books.fault(f"{task_id} waits with {task.parts.attempt} attempts, not {books.attempts[task_id]}")
+            checker.fault(f"{task_id} is {status}, after {outcome}")
+        if status is Status.Running and not checker.has_leases and (claim is None or claim.settled is not None):
+            checker.fault(f"{task_id} is {status}, and nobody has it in hand")
+        ahead = task.parts.attempt - checker.attempts[task_id]  # what is claimed in advance has not arrived
+        if not (ahead == 0 or (checker.has_leases and ahead == 1) or (checker.may_oversleep and ahead > 0)):
+            checker.fault(f"{task_id} waits with {task.parts.attempt} attempts, not {checker.attempts[task_id]}")
         return
     result = await storage.wait_for(task_id)
     if outcome is None:
         if status is not Status.Killed or not isinstance(result.error, (AbortError, TaskExpiredError)):
-            books.fault(f"{task_id} is {status}, and nobody said so")
+            checker.fault(f"{task_id} is {status}, and nobody said so")
     elif not isinstance(outcome, (Succeeded, Failed, Killed)) or status is not _STATUS[type(outcome)]:
-        books.fault(f"{task_id} is {status}, after {outcome}")
+        checker.fault(f"{task_id} is {status}, after {outcome}")
     elif result.status is not status or not _is_of(result, outcome):
-        books.fault(f"{task_id} has {result}, after {outcome}")
+        checker.fault(f"{task_id} has {result}, after {outcome}")
 
 
-def _audit_pasts(books: Books, tasks: Iterable[Task[Any]]) -> None:
+def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
     """Each attempt that failed is in the history of its task, once."""
     became = Counter(entry.became for task in tasks for entry in task.parts.context.history)
     for kind in (Retried, Failed, Killed):
-        ours, theirs = books.counts[kind], became[kind.__name__.lower()]
+        ours, theirs = checker.counts[kind], became[kind.__name__.lower()]
         if ours != theirs:
-            books.fault(f"{theirs} attempts have {kind.__name__} in the histories, not {ours}")
+            checker.fault(f"{theirs} attempts have {kind.__name__} in the histories, not {ours}")
 
 
-def _audit_counts(books: Books, theirs: dict[str, int], tasks: Iterable[Task[Any]]) -> None:
+def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable[Task[Any]]) -> None:
     status = Counter(task.parts.status for task in tasks)
     killed = [task for task in tasks if task.parts.status is Status.Killed]
-    in_silence = books.killed_waiting + sum(task.parts.id not in books.final for task in killed)
+    in_silence = checker.killed_waiting + sum(task.parts.id not in checker.final for task in killed)
     ours = {
         "pushed": sum(status.values()),
         "waiting": status[Status.Pending],
         "running": status[Status.Running],
-        "succeeded": books.counts[Succeeded],
-        "failed": books.counts[Failed],
-        "killed": books.counts[Killed] + in_silence,
+        "succeeded": checker.counts[Succeeded],
+        "failed": checker.counts[Failed],
+        "killed": checker.counts[Killed] + in_silence,
     }
     # What was replaced or aborted while it ran is killed when it comes back, and not counted as coming back.
     came_back = theirs["retried"] + theirs["released"] + theirs["suspended"]
-    sent_back = books.counts[Retried] + books.counts[Released] + books.counts[Suspended]
-    most = math.inf if books.has_leases else sent_back  # others have released what lay at hand, too
-    if theirs["suspended"] > books.counts[Suspended]:
-        books.fault(f"the storage says {theirs}, it was told {books.counts}")
-    if theirs["retried"] > books.counts[Retried] or not sent_back - in_silence <= came_back <= most:
-        books.fault(f"the storage says {theirs}, it was told {books.counts}")
+    sent_back = checker.counts[Retried] + checker.counts[Released] + checker.counts[Suspended]
+    most = math.inf if checker.has_leases else sent_back  # others have released what lay at hand, too
+    if theirs["suspended"] > checker.counts[Suspended]:
+        checker.fault(f"the storage says {theirs}, it was told {checker.counts}")
+    if theirs["retried"] > checker.counts[Retried] or not sent_back - in_silence <= came_back <= most:
+        checker.fault(f"the storage says {theirs}, it was told {checker.counts}")
     if ours != {name: theirs[name] for name in ours}:
-        books.fault(f"the storage says {theirs}, these books {ours}")
+        checker.fault(f"the storage says {theirs}, these checker {ours}")
 
 
-def _audit_runs(books: Books) -> None:
-    for context, counts in books.runs.items():
+def _audit_runs(checker: ClaimChecker) -> None:
+    for context, counts in checker.runs.items():
         report = context.report()
         told = (report.succeeded, report.retried, report.failed, report.killed, report.released, report.suspended)
         if told != tuple(counts[kind] for kind in _KINDS):
-            books.fault(f"{context.name} reports {report}, its events were {counts}")
+            checker.fault(f"{context.name} reports {report}, its events were {counts}")
         if context.is_running or not context.is_stopped:
-            books.fault(f"{context!r} has not ended")
+            checker.fault(f"{context!r} has not ended")
 
 
 def _is_of(result: TaskResult[Any], outcome: Succeeded[Any] | Failed | Killed) -> bool:

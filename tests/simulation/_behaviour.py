@@ -12,7 +12,7 @@ import trio
 from trio_tasks import AbortError, DeferredError, RetryAfterError, SuspendError, Task, WorkerContext
 from trio_tasks._concurrency.exception_groups import leaves
 
-from tests.simulation._books import Books
+from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._threads import Threads
 
 if sys.version_info < (3, 11):
@@ -31,18 +31,18 @@ class Pusher(Protocol):
     async def push_more(self, random: Random) -> None: ...
 
 
-class Moody:
+class RandomGate:
     """A gate that keeps workers waiting, and may have closed by the time that there is a task."""
 
-    def __init__(self, books: Books, random: Random) -> None:
-        self._books = books
+    def __init__(self, checker: ClaimChecker, random: Random) -> None:
+        self._checker = checker
         self._random = random
         self._admitted: set[Task[Any]] = set()
         self._was_asked = False
 
     async def __call__(self, handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) -> Any:
         if task not in self._admitted:
-            self._books.fault(f"{task} was not admitted")
+            self._checker.fault(f"{task} was not admitted")
         return await handler(task)
 
     async def ready(self) -> None:
@@ -51,7 +51,7 @@ class Moody:
 
     def admit(self, task: Task[Any]) -> bool:
         if not self._was_asked:
-            self._books.fault(f"{task} was received without asking whether a gate is ready")
+            self._checker.fault(f"{task} was received without asking whether a gate is ready")
         self._was_asked = False
         if self._random.random() < 0.2:
             return False
@@ -66,15 +66,15 @@ class Behaviour:
     """A handler for every attempt of a program.
 
     Args:
-      books: are told what only a handler knows.
+      checker: are told what only a handler knows.
       seed: of the program.
       pusher: pushes more.
       threads: what sync handlers run in.
     """
 
-    def __init__(self, books: Books, seed: int, pusher: Pusher, threads: Threads) -> None:
+    def __init__(self, checker: ClaimChecker, seed: int, pusher: Pusher, threads: Threads) -> None:
         self.is_calm = False
-        self._books = books
+        self._checker = checker
         self._seed = seed
         self._pusher = pusher
         self._threads = threads
@@ -89,9 +89,9 @@ class Behaviour:
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
                 kinds = {type(each) for each in leaves(error)}
                 if trio.Cancelled in kinds:
-                    self._books.struck.add(task.parts)
+                    self._checker.cancelled.add(task.parts)
                 if kinds - {trio.Cancelled, SuspendError}:
-                    self._books.failed.add(task.parts)
+                    self._checker.failed.add(task.parts)
                 raise
         return task.args * 2
 
@@ -99,7 +99,7 @@ class Behaviour:
         """The same for those who are no async functions: what they do takes time, and knows of no cancellation."""
         self._begin(task)
         if not self.is_calm:
-            random, children, parts = self._rng(task), self._books.children, task.parts
+            random, children, parts = self._rng(task), self._checker.children, task.parts
             children[parts] += 1
             self._threads.last(random.choice((0, random.random() * 8)), lambda: children.subtract([parts]))
             if random.random() < 0.3:
@@ -107,11 +107,11 @@ class Behaviour:
         return task.args * 2
 
     def _begin(self, task: Task[int]) -> None:
-        books, parts = self._books, task.parts
+        checker, parts = self._checker, task.parts
         if _note.get() is not None:
-            books.fault(f"{parts.id} finds a note of {_note.get()}")
-        if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in books.lost:
-            books.fault(f"{parts.id} runs in attempt {parts.attempt} of {parts.terms.attempts}")
+            checker.fault(f"{parts.id} finds a note of {_note.get()}")
+        if parts.terms.attempts is not None and parts.attempt > parts.terms.attempts and parts.id not in checker.lost:
+            checker.fault(f"{parts.id} runs in attempt {parts.attempt} of {parts.terms.attempts}")
 
     def _rng(self, task: Task[int]) -> Random:
         self._runs += 1
@@ -156,13 +156,13 @@ class Behaviour:
 
     def _leave_to(self, nursery: trio.Nursery, task: Task[int], random: Random) -> None:
         """Have children that the handler does not wait for itself."""
-        self._books.may_be_struck.add(task.parts)  # when the handler has returned, there is nobody to see it
+        self._checker.may_be_cancelled.add(task.parts)  # when the handler has returned, there is nobody to see it
         for _ in range(random.randint(1, 3)):
             error = random.choice((None, None, ValueError("a child")))
             nursery.start_soon(self._child, task, random, random.random() * 3, error)
 
     async def _child(self, task: Task[int], random: Random, seconds: float, error: Exception | None) -> None:
-        children, parts = self._books.children, task.parts
+        children, parts = self._checker.children, task.parts
         children[parts] += 1
         try:
             await trio.sleep(seconds)
@@ -185,14 +185,14 @@ class Behaviour:
         try:
             await trio.sleep(random.random() * 10)
         except trio.Cancelled:
-            self._books.struck.add(task.parts)
+            self._checker.cancelled.add(task.parts)
             raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))  # noqa: ASYNC104  that it hides the cancellation is the point
 
     async def _swallow(self, task: Task[int], random: Random) -> None:
         try:
             await trio.sleep(random.random() * 10)
         except trio.Cancelled:  # noqa: ASYNC103, ASYNC104  what not all users know they must not do
-            self._books.struck.add(task.parts)
+            self._checker.cancelled.add(task.parts)
 
     async def _leave_a_note(self, task: Task[int], random: Random) -> None:
         _note.set(task.parts.id)
@@ -208,7 +208,7 @@ class Behaviour:
                 context.resume()
 
         if random.random() < 0.3:
-            self._books.will_stop(context)
+            self._checker.will_stop(context)
             context.stop()
         else:
             context.pause()

@@ -10,20 +10,20 @@ from typing import Any
 import trio
 from trio_tasks import BackendError, DuplicateTaskError, Task, TaskBuilder
 
-from tests._books import ALL
-from tests.simulation._books import Books
+from tests._attempt_checker import ALL
+from tests.simulation._claim_checker import ClaimChecker
 
 
 class Pushing:
     """Pushes, and enters what came of it.
 
     Args:
-      books: to enter it in.
+      checker: to enter it in.
     """
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, checker: ClaimChecker) -> None:
         self.ids: list[str] = []
-        self._books = books
+        self._checker = checker
         self._bulks = 0
 
     async def push(self, storage: Any, random: Random) -> None:
@@ -52,12 +52,12 @@ class Pushing:
             builder.unique(random.choice("ab"), on_conflict=random.choice(("skip", "replace", "raise")))
         return builder.build()
 
-    async def push_one(self, storage: Any, task: Task[int], patience: float) -> None:
-        books, task_id = self._books, task.parts.id
-        books.will_push(task)
-        books.refused.add(task_id)  # until it says otherwise
+    async def push_one(self, storage: Any, task: Task[int], seconds: float) -> None:
+        checker, task_id = self._checker, task.parts.id
+        checker.will_push(task)
+        checker.refused.add(task_id)  # until it says otherwise
         self.ids.append(task_id)
-        with trio.move_on_after(patience):
+        with trio.move_on_after(seconds):
             while True:
                 try:
                     answer = await storage.push_task(task)
@@ -68,8 +68,8 @@ class Pushing:
                     continue
                 break
             if answer == task_id:
-                books.refused.discard(task_id)
-                books.pushed.add(task_id)
+                checker.refused.discard(task_id)
+                checker.pushed.add(task_id)
 
     async def push_and_cut(self, storage: Any, random: Random) -> None:
         """A push that is cancelled in the midst of it, or has just been done by then."""
@@ -87,21 +87,21 @@ class Pushing:
 
     async def push_again(self, storage: Any, random: Random) -> None:
         """What has been pushed, and is remembered, cannot be pushed once more, whatever has become of it."""
-        known = [task_id for task_id in self.ids if task_id in self._books.pushed]
+        known = [task_id for task_id in self.ids if task_id in self._checker.pushed]
         task = TaskBuilder(0).id(random.choice(known or ["nobody"])).build()
         if task.parts.id == "nobody":
             return
         with trio.move_on_after(1), suppress(DuplicateTaskError, trio.ClosedResourceError):
             await storage.push_task(task)
-            self._books.fault(f"{task.parts.id} was pushed, and is pushed again")
+            self._checker.fault(f"{task.parts.id} was pushed, and is pushed again")
 
     async def push_too_late(self, storage: Any) -> None:
         """What is closed refuses; the audit will see whether anything is stored all the same."""
         task = Task(0)
-        self._books.refused.add(task.parts.id)
+        self._checker.refused.add(task.parts.id)
         with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
             await storage.push_task(task)
-            self._books.fault(f"{task.parts.id} was pushed to a closed storage")
+            self._checker.fault(f"{task.parts.id} was pushed to a closed storage")
 
     async def _push_bulk(self, storage: Any, random: Random) -> None:
         """Of a bulk that is cut short a beginning is stored."""
@@ -122,8 +122,8 @@ class Pushing:
                 tasks = await getattr(storage, "backend", storage).list_tasks(limit=ALL)
             stored = [task for task in tasks if task.parts.metadata.get("bulk") == name]
             if sorted(_number(task) for task in stored) != list(range(size if done else len(stored))):
-                self._books.fault(f"of a bulk of {size}, {stored} are stored")
-            self._books.pushed.update(ids, (task.parts.id for task in stored))
+                self._checker.fault(f"of a bulk of {size}, {stored} are stored")
+            self._checker.pushed.update(ids, (task.parts.id for task in stored))
             self.ids += ids
 
 

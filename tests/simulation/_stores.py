@@ -1,4 +1,4 @@
-"""The storages that programs run over, each opened as often as a program has lives."""
+"""The storages that programs run over, each opened as often as the program says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stores:
         )
         self._synchronous: Any = random.choice(("FULL", "NORMAL"))
         self._is_temporary = random.random() < 0.3
-        self.lives = 1 if kind == "memory" or (kind == "file" and self._is_temporary) else random.choice((1, 2, 3))
+        self.run_count = 1 if kind == "memory" or (kind == "file" and self._is_temporary) else random.choice((1, 2, 3))
         disk = _MEMORY_DISK if _MEMORY_DISK.is_dir() else None
         self._directory = TemporaryDirectory(prefix="trio_tasks-", dir=disk) if kind != "memory" else None
         self._reader: sqlite3.Connection | None = None
@@ -64,8 +64,8 @@ class Stores:
         if self._directory is None:
             return self._memory.statistics().in_hand
         if self.kind == "file":
-            books = storages[0]._loop.engine._open_transaction_log().books
-            return sum(len(queue_rows.running) for queue_rows in books.queue_rows.values())
+            checker = storages[0]._loop.engine._open_transaction_log().checker
+            return sum(len(queue_rows.running) for queue_rows in checker.queue_rows.values())
         if self._reader is None:
             self._reader = sqlite3.connect(Path(self._directory.name) / "tasks.db", isolation_level=None)
         [(running,)] = self._reader.execute("SELECT count(*) FROM trio_tasks_task WHERE state = 2").fetchall()

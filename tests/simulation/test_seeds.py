@@ -31,13 +31,13 @@ def run(kind: Kind, seed: int) -> Program:
     program = Program(kind, seed)
     with silence():
         program.run()
-    assert not program.books.faults, f"to see it again: python -m tests.simulation {kind} {seed}"
+    assert not program.checker.faults, f"to see it again: python -m tests.simulation {kind} {seed}"
     return program
 
 
 @pytest.mark.parametrize(("kind", "first"), [(kind, first) for kind in KINDS for first in _SEEDS[kind][::_SHARE]])
 def test_conservation(kind: Kind, first: int) -> None:
-    """At the end of a program: pushed = settled + still there, and the events agree with the storage's books."""
+    """At the end of a program: pushed = settled + still there, and the events agree with the storage's checker."""
     for seed in range(first, min(first + _SHARE, _SEEDS[kind].stop)):
         run(kind, seed)
 
@@ -51,19 +51,21 @@ def test_what_was_found_once(kind: Kind, seed: int) -> None:
 def test_the_same_seed_is_the_same_program(kind: Kind) -> None:
     for seed in range(3):
         first, second = run(kind, seed), run(kind, seed)
-        told = [[line for line in each.books.history if "life" not in line] for each in (first, second)]  # its path
+        told = [
+            [line for line in each.checker.history if "storages opened" not in line] for each in (first, second)
+        ]  # its path
         assert told[0] == told[1], seed
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_bring_about_what_they_are_there_for(kind: Kind) -> None:
-    """A book in which nothing can be wrong proves nothing."""
+    """A checker that cannot find a fault proves nothing."""
     missing = {field.name for field in fields(Faults) if not field.name.endswith("_seconds")}
     missing |= {"Succeeded", "Retried", "Failed", "Killed", "Released", "Suspended"}
     missing |= {"told that a lease was lost", "claimed again before it was settled"}
     for seed in range(100):
-        books = run(kind, seed).books
-        missing -= {*books.seen, *(outcome.__name__ for outcome in books.counts)}
+        checker = run(kind, seed).checker
+        missing -= {*checker.seen, *(outcome.__name__ for outcome in checker.counts)}
         if not missing:
             return
     raise AssertionError(f"no program has seen {missing}")

@@ -17,7 +17,7 @@ from trio_tasks.testing._exploration.steps import StepCounter
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-from tests._books import run_apart
+from tests._attempt_checker import run_apart
 from tests.storages._engine import Storage, Store, TroubledEngine, broken
 
 

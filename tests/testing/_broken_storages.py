@@ -105,11 +105,11 @@ class MixesUpIds(LeasedStorage):
 @breaks("a_receiver_that_waits_is_served", "a_task_goes_to_one_receiver")
 class WakesNobody(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
-        stir, self.store.stir = self.store.stir, lambda: None  # type: ignore[method-assign]  # for this once
+        mark_changed, self.store.mark_changed = self.store.mark_changed, lambda: None  # type: ignore[method-assign]  # for this once
         try:
             return super().enter(task)
         finally:
-            self.store.stir = stir  # type: ignore[method-assign]  # as it was
+            self.store.mark_changed = mark_changed  # type: ignore[method-assign]  # as it was
 
 
 @breaks("a_known_id_is_refused")

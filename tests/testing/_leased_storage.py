@@ -101,7 +101,7 @@ class Store:
     queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
 
-    def stir(self) -> None:
+    def mark_changed(self) -> None:
         """Have everybody look who waits."""
         self.changed.set()
         self.changed = trio.Event()
@@ -174,7 +174,7 @@ class LeasedStorage(
         place = (now + delay, next(self.store.numbers))
         self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
         self.store.counts["pushed"] += 1
-        self.store.stir()
+        self.store.mark_changed()
         return parts.id
 
     def known(self, task: Task[Any]) -> TaskId:
@@ -188,7 +188,7 @@ class LeasedStorage(
 
     def close(self) -> None:
         self.closed = True
-        self.store.stir()
+        self.store.mark_changed()
 
     def share(self, *, queue: str) -> LeasedStorage:
         return LeasedStorage(self.store.queues.setdefault(queue, Store()), queue)
@@ -305,7 +305,7 @@ class LeasedStorage(
         if not isinstance(outcome, Released):
             row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
-        self.store.stir()
+        self.store.mark_changed()
 
     def note(self, row: Row, outcome: Outcome) -> None:
         """Add the attempt to the history, if it failed."""
@@ -319,7 +319,7 @@ class LeasedStorage(
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.result, row.hand = TaskResult.of(row.parts.id, outcome), None
         row.status = row.result.status
-        self.store.stir()
+        self.store.mark_changed()
 
     async def beat(self, context: WorkerContext) -> None:
         await trio.lowlevel.checkpoint()
@@ -413,7 +413,7 @@ class LeasedStorage(
         if (row := await self.waiting(task_id)) is None:
             return False
         row.due = trio.current_time() + delay
-        self.store.stir()
+        self.store.mark_changed()
         return True
 
     async def cancel(self, task_id: str) -> bool:
@@ -435,14 +435,14 @@ class LeasedStorage(
         if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
             raise DuplicateTaskError("the unique key is taken")
         row.status, row.result, row.attempt, row.due, row.start_by = Status.Pending, None, 0, 0.0, None
-        self.store.stir()
+        self.store.mark_changed()
         return True
 
     async def resume_abandoned(self) -> int:
         await trio.lowlevel.checkpoint()
         before = len(self.rows_of(Status.Running))
         self.match_waiters()
-        self.store.stir()
+        self.store.mark_changed()
         return before - len(self.rows_of(Status.Running))
 
     async def vacuum(self) -> int:

@@ -160,8 +160,8 @@ def test_what_is_sound_stands_every_cut() -> None:
         storage.close()
         with cut:
             await Worker("w", storage, trio.sleep, concurrency=2).run()
-        books = storage.statistics()
-        assert (books.in_hand, books.waiting + books.succeeded) == (0, 3)
+        statistics = storage.statistics()
+        assert (statistics.in_hand, statistics.waiting + statistics.succeeded) == (0, 3)
 
     found = explore_cancellations(scenario, seeds=range(3))
     assert found.cuts > 60

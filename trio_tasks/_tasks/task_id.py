@@ -55,8 +55,8 @@ class _Sequence:
 
     __slots__ = ("_lock", "_millisecond", "_nanoseconds", "_random", "_tail")
 
-    def __init__(self, dice: random.Random | None = None, nanoseconds: Callable[[], int] = time.time_ns) -> None:
-        self._random = random.Random(os.urandom(32)) if dice is None else dice
+    def __init__(self, generator: random.Random | None = None, nanoseconds: Callable[[], int] = time.time_ns) -> None:
+        self._random = random.Random(os.urandom(32)) if generator is None else generator
         self._nanoseconds = nanoseconds
         self._lock = threading.Lock()
         self._millisecond = 0
@@ -83,11 +83,11 @@ _sequence = _Sequence()
 
 
 @contextmanager
-def use_ids_from(dice: random.Random, nanoseconds: Callable[[], int]) -> Generator[None, None, None]:
+def use_ids_from(generator: random.Random, nanoseconds: Callable[[], int]) -> Generator[None, None, None]:
     """Make new ids of these random numbers, and of this clock (nanoseconds since the epoch), inside the block: a run
     that is to be repeated makes the same ones again."""
     global _sequence  # noqa: PLW0603  there is one sequence for each process
-    previous, _sequence = _sequence, _Sequence(dice, nanoseconds)
+    previous, _sequence = _sequence, _Sequence(generator, nanoseconds)
     try:
         yield
     finally:

@@ -58,10 +58,10 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
         raise TypeError(f"run_until_idle runs a Worker, not {worker!r}")
     if delayed and not (isinstance(worker.backend, ListTasks) and isinstance(worker.backend, WaitForCompletion)):
         raise TypeError(f"delayed=True needs a backend that can list its tasks, and {worker.backend!r} cannot")
-    lull = _IdleDetector(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
-    context = worker.prepare(on_event=[lull.listen])
+    detector = _IdleDetector(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
+    context = worker.prepare(on_event=[detector.listen])
     failure: ExceptionGroup[Exception]
-    async with run_and_cancelling(lull.stop_when_idle, context):
+    async with run_and_cancelling(detector.stop_when_idle, context):
         try:
             return await worker.run(context)
         except ExceptionGroup as group:

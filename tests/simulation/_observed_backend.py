@@ -9,7 +9,7 @@ from trio_tasks import BackendError, LeaseLostError, Outcome, Task, UnsettledErr
 from trio_tasks._backends.mirroring import mirroring
 from trio_tasks.abc import Backend
 
-from tests.simulation._books import Books
+from tests.simulation._claim_checker import ClaimChecker
 
 
 class Observer(Protocol):
@@ -19,14 +19,14 @@ class Observer(Protocol):
     def settling(self, task: Task[Any], outcome: Outcome) -> None: ...
     def settled(self, task: Task[Any], outcome: Outcome) -> None: ...
     def unsettled(self, task: Task[Any], outcome: Outcome, error: BackendError) -> None: ...
-    def went_away(self) -> None: ...
+    def withdrew(self) -> None: ...
     def cut(self, task: Task[Any]) -> None: ...
 
 
-class Watched(Backend[Any]):
+class ObservedBackend(Backend[Any]):
     """Passes everything on to what is inside, and tells an observer."""
 
-    def __new__(cls, inside: Backend[Any], observer: Observer) -> Watched:
+    def __new__(cls, inside: Backend[Any], observer: Observer) -> ObservedBackend:
         return object.__new__(mirroring(cls, inside))
 
     def __init__(self, inside: Backend[Any], observer: Observer) -> None:
@@ -42,7 +42,7 @@ class Watched(Backend[Any]):
         try:
             task: Task[Any] = await self.inside.receive()
         except trio.Cancelled:
-            self.observer.went_away()
+            self.observer.withdrew()
             raise
         self.observer.claimed(task)
         return task
@@ -92,19 +92,19 @@ class Barrier:
     """Sees what a worker is about to settle, before anything can go wrong on its way.
 
     Args:
-      books: to be told.
+      checker: to be told.
     """
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, checker: ClaimChecker) -> None:
+        self._checker = checker
 
     def settling(self, task: Task[Any], outcome: Outcome) -> None:
-        self._books.will_settle(task)
+        self._checker.will_settle(task)
 
     def cut(self, task: Task[Any]) -> None:
-        self._books.cut(task)
+        self._checker.cut(task)
 
     def claimed(self, task: Task[Any]) -> None: ...
     def settled(self, task: Task[Any], outcome: Outcome) -> None: ...
     def unsettled(self, task: Task[Any], outcome: Outcome, error: BackendError) -> None: ...
-    def went_away(self) -> None: ...
+    def withdrew(self) -> None: ...

@@ -1,9 +1,9 @@
-"""Books that are kept beside a storage's own, of what it was seen to do and of what its workers say.
+"""An observer of a storage, and a listener to its workers, that compares the two.
 
 The law that they hold a program to is that of the second promise: what was pushed is settled, released or still
 there, each task in one place, each claim settled once, each attempt counted once. What happened is what came through to
-the storage (:class:`Watched`), whatever a faulty line has made of it on the way. A fault is written down, to be looked
-at in the end.
+the storage (:class:`ObservedBackend`), whatever a :class:`FaultyBackend` has made of it on the way. A fault is written
+down, to be looked at in the end.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from trio_tasks import (
 )
 from trio_tasks.testing import Fault
 
-from tests._books import ending
+from tests._attempt_checker import ending
 from tests.simulation._claim import Claim, key_of
-from tests.simulation._verdict import check_interruption, check_judgement
+from tests.simulation._outcome_rules import check_error_outcome, check_interruption
 
 _CLOSE = 1e-4  # seconds: a moment is a sum of floats, some of them since 1970
 _LOST = "its lease was lost"
 _A_WHILE = 0.05  # seconds: what lies at hand, and nobody comes for, is given back sooner than that
-_PATIENCE = 10.0  # seconds that a worker gives its backend to settle
+_SETTLE_SECONDS = 10.0  # seconds that a worker gives its backend to settle
 
 
-class Books:
+class ClaimChecker:
     """An observer of storages and a listener to workers; ``audit`` them in the end.
 
     Attributes:
@@ -64,8 +64,8 @@ class Books:
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
         self.children: Counter[Parts] = Counter()
-        self.struck: set[Parts] = set()  # whose attempt has seen a cancellation come from outside of it
-        self.may_be_struck: set[Parts] = set()
+        self.cancelled: set[Parts] = set()  # whose attempt has seen a cancellation come from outside of it
+        self.may_be_cancelled: set[Parts] = set()
         self.failed: set[Parts] = set()  # in whose attempt something was raised that suspends nothing
         self.to_abort: set[str] = set()  # by somebody who has not been answered yet, perhaps
         self.aborted: set[Claim | None] = set()
@@ -73,7 +73,7 @@ class Books:
         self.engaged: dict[Parts, float] = {}
         self.settling_since: dict[Parts, float] = {}  # that a worker has begun to settle
         self.heard: Counter[WorkerContext] = Counter()  # events
-        self._loosened: deque[float] = deque()  # when somebody who may have been counted on went away from a storage
+        self._withdrawals: deque[float] = deque()  # when somebody who may have been counted on went away from a storage
         self.seen: Counter[str] = Counter()  # what programs are there to bring about
         self.lost: set[str] = set()  # that came back without a lease, or were handed out twice
         self.counts: Counter[type[Any]] = Counter()  # claims, by how they were settled
@@ -94,7 +94,7 @@ class Books:
     def note(self, what: object) -> None:
         self.history.append(f"{trio.current_time():12.3f} {what}")
 
-    def went_wrong(self, fault: Fault) -> None:
+    def add_fault(self, fault: Fault) -> None:
         """A line has done something."""
         self.seen[fault.kind] += 1
         self.history.append(f"{fault} <<<")
@@ -131,7 +131,7 @@ class Books:
         self.aborted.add(self.latest.get(task_id))
 
     def will_resume(self, task_id: str) -> None:
-        """It may begin another life."""
+        """It may begin another program_run."""
         self._resuming.add(task_id)
 
     def was_resumed(self, task_id: str, *, really: bool) -> None:
@@ -186,8 +186,8 @@ class Books:
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
 
     def _lives_again(self, task_id: str, attempt: int) -> bool:
-        """Whether an attempt of this number belongs to another life: it has been there, and is not what a release
-        gives back that is still under way."""
+        """True if an attempt of this number belongs to the time after a resume: there was one before, and no release
+        that is under way gives it back."""
         last = self.latest.get(task_id)
         is_released = last is not None and any(
             isinstance(outcome, (Released, Suspended)) for _, outcome in last.under_way
@@ -207,8 +207,8 @@ class Books:
         if not self.has_leases:
             self.fault(f"{task_id} is claimed while somebody has it in hand")
         elif not last.is_void:
-            lane = claim.parts.context.queue
-            began_at = claim.until - lane.lease
+            options = claim.parts.context.queue
+            began_at = claim.until - options.lease
             if began_at < last.lease_until - _CLOSE:
                 self.fault(f"{task_id} is claimed at {began_at:f}, under a lease until {last.lease_until:f}")
         return {counted + 1}
@@ -234,7 +234,7 @@ class Books:
         if self.latest.get(task_id) is not claim and not (claim.is_overtaken or claim.is_resumed):
             self.fault(f"{task_id} is settled by somebody who had lost it")
         claim.settled = outcome
-        self.went_away()
+        self.withdrew()
         self.counts[type(outcome)] += 1
         if claim.is_resumed:
             self.killed_waiting += isinstance(outcome, (Retried, Released, Suspended))
@@ -257,31 +257,31 @@ class Books:
         if claim is None:
             return
         self._ended(claim, outcome)
-        self.went_away()
+        self.withdrew()
         if not isinstance(error, LeaseLostError):
             self.fault(f"{task} cannot be settled: {error!r}")
         elif claim.settled is None and not claim.under_way and self.latest.get(task.parts.id) is claim:
             if not (self.has_leases and (claim.is_void or self.storage_now() >= claim.lease_until - _CLOSE)):
                 self.fault(f"{task} could not be settled, and nobody has taken it away")
 
-    def went_away(self) -> None:
+    def withdrew(self) -> None:
         """Somebody does not wait for a task any more, or ought to come back from having settled one: there may be one
         on its way to him."""
-        self._loosened.append(trio.current_time())
+        self._withdrawals.append(trio.current_time())
 
     def cut(self, task: Task[Any]) -> None:
         """The settling of a task was cancelled."""
         began_at = self.settling_since.get(task.parts, trio.current_time())
-        if trio.current_time() < began_at + _PATIENCE - _CLOSE:
+        if trio.current_time() < began_at + _SETTLE_SECONDS - _CLOSE:
             self.fault(f"{task} was being settled, and that was cut short")
 
     @property
     def most_running(self) -> int:
         """So many tasks may be running, to their storage, at a moment when everybody waits: those which somebody has in
         hand, or has lost; and one for each slot that went away just now, and was counted on."""
-        while self._loosened and self._loosened[0] < trio.current_time() - _A_WHILE:
-            self._loosened.popleft()
-        return sum(claim.settled is None for claim in self.latest.values()) + len(self._loosened)
+        while self._withdrawals and self._withdrawals[0] < trio.current_time() - _A_WHILE:
+            self._withdrawals.popleft()
+        return sum(claim.settled is None for claim in self.latest.values()) + len(self._withdrawals)
 
     @staticmethod
     def _ended(claim: Claim, outcome: Outcome) -> float:
@@ -327,7 +327,7 @@ class Books:
         self.check_children(task)
         self.settling_since.pop(task.parts, None)
         if isinstance(outcome, (Retried, Failed, Killed)):
-            check_judgement(self, context, task, outcome)
+            check_error_outcome(self, context, task, outcome)
         if isinstance(outcome, Suspended) and task.parts in self.failed:
             self.fault(f"{task} is {outcome}, though something failed in it")
         if outcome == Released(_LOST):

@@ -1,6 +1,6 @@
-"""Looks at a program whenever nothing moves in it: what has to be true then, though no event tells of it.
+"""Checks of a program at the moments when nothing moves in it: what has to be true then, though no event tells of it.
 
-He is an instrument, no trio task, so the program is the same with him and without.
+They are an instrument, no trio task, so the program is the same with them and without.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import trio
 from trio_tasks import Task, Worker, WorkerContext
 from trio_tasks.testing import Faults
 
-from tests.simulation._books import Books
-from tests.simulation._life import Life
+from tests.simulation._claim_checker import ClaimChecker
+from tests.simulation._program_run import ProgramRun
 from tests.simulation._stores import Stores
 
 _CLOSE = 1e-3
@@ -22,72 +22,72 @@ _STALLS = 10.0
 """Seconds that a worker on a line that stalls may need to end when nothing is in hand any more; on others none."""
 
 
-class Watchman(trio.abc.Instrument):
+class QuiescenceChecks(trio.abc.Instrument):
     """Writes down what is wrong at moments when everybody waits.
 
     Args:
-      books: where he writes it down.
-      stores: which he counts in.
-      faults: what goes wrong anyway, and is nobody's fault.
+      checker: notes the faults.
+      stores: counts the running tasks.
+      faults: what goes wrong on purpose.
 
     Attributes:
-      everything: the scope of the program, to be cancelled when it would never end.
-      life: whom to look at; None while storages are opened and closed.
+      scope: the scope of the program, to be cancelled when it would never end.
+      program_run: what is checked; None while storages are opened and closed.
     """
 
-    def __init__(self, books: Books, stores: Stores, faults: Faults) -> None:
-        self._books = books
+    def __init__(self, checker: ClaimChecker, stores: Stores, faults: Faults) -> None:
+        self._checker = checker
         self._stores = stores
         self._jumps = faults.jump > 0
         self._beats_fail = faults.disconnect > 0
         self._latest_beat = faults.stall_seconds[1] if faults.stall else 0.0
-        self._patience = _STALLS if faults.stall else _CLOSE
+        self._stop_seconds = _STALLS if faults.stall else _CLOSE
         self._rounds = 0  # since the last quiet moment
         self._told: set[object] = set()
         self._idle_since: dict[WorkerContext, float] = {}
-        self.everything = trio.CancelScope()
-        self.life: Life | None = None
+        self.scope = trio.CancelScope()
+        self.program_run: ProgramRun | None = None
 
     def before_io_wait(self, timeout: float) -> None:
         now = trio.lowlevel.current_statistics()
         if now.tasks_runnable or now.seconds_to_next_deadline <= 0:
             self._rounds += 1
             if self._rounds == _MOST_ROUNDS:
-                self._books.fault("the program spins: time stands still, and somebody always has something to do")
-                self.everything.cancel()
+                self._checker.fault("the program spins: time stands still, and somebody always has something to do")
+                self.scope.cancel()
             return
         self._rounds = 0
-        self._books.quiet += 1
-        if self.life is None:
+        self._checker.quiet += 1
+        if self.program_run is None:
             return
         try:
-            self._look(self.life)
-        except Exception as error:  # trio would send him away, and nobody would know
-            self._books.fault(f"the watchman has failed: {error!r}")
+            self._check(self.program_run)
+        except Exception as error:  # trio would remove the instrument
+            self._checker.fault(f"the quiescence checks have failed: {error!r}")
 
-    def _look(self, life: Life) -> None:
-        self._look_at_slots(life)
+    def _check(self, program_run: ProgramRun) -> None:
+        self._check_slots(program_run)
         if self._stores.is_memory:
-            self._look_at_memory(life.storages[0])
-        for boss in life.bosses:
-            boss.look()
-        for context in life.workers:
-            self._look_at_worker(context)
-            self._look_at_lent_slots(context)
-            if self._books.has_leases and not self._beats_fail:
+            self._check_memory(program_run.storages[0])
+        for monitor_model in program_run.monitors:
+            monitor_model.check()
+        for context in program_run.workers:
+            self._check_worker(context)
+            self._check_lent_slots(context)
+            if self._checker.has_leases and not self._beats_fail:
                 for task in context.in_hand:
-                    self._look_at_lease(context, task)
+                    self._check_lease(context, task)
 
-    def _look_at_slots(self, life: Life) -> None:
+    def _check_slots(self, program_run: ProgramRun) -> None:
         """No more is claimed than somebody has a slot for. (What arrives after its lease, when the clock has jumped, is
         given to nobody, and back to nobody.)"""
         if self._jumps:
             return
-        running, most = self._stores.count_running(life.storages), self._books.most_running
+        running, most = self._stores.count_running(program_run.storages), self._checker.most_running
         if running > most:
             self._tell("slots", f"{running} tasks are claimed, and there are slots for {most}")
 
-    def _look_at_memory(self, storage: Any) -> None:
+    def _check_memory(self, storage: Any) -> None:
         """Whoever can be served has been."""
         there = storage.statistics()
         if there.pushers_waiting and there.waiting < there.max_buffer_size:
@@ -96,16 +96,16 @@ class Watchman(trio.abc.Instrument):
         if there.receivers_waiting and due is not None and due < trio.current_time():
             self._tell("due", f"a task was due at {due:g}, and somebody waits for one: {there}")
 
-    def _look_at_worker(self, context: WorkerContext) -> None:
+    def _check_worker(self, context: WorkerContext) -> None:
         """A worker that was told to stop ends when there is nothing that it waits for."""
-        if context not in self._books.stopped or not context.is_running:
+        if context not in self._checker.stopped or not context.is_running:
             return
         if context.task_count:
             self._idle_since.pop(context, None)
-        elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._patience:
+        elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._stop_seconds:
             self._tell(context, f"{context!r} was told to stop, has nothing in hand, and does not end")
 
-    def _look_at_lent_slots(self, context: WorkerContext) -> None:
+    def _check_lent_slots(self, context: WorkerContext) -> None:
         """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
         holders: set[Any] = {task.parts.holder for task in context.in_hand}
         lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)
@@ -114,11 +114,11 @@ class Watchman(trio.abc.Instrument):
         if len(context.in_hand) > 2 * context.concurrency:
             self._tell(("slots", context), f"{context.name} has {len(context.in_hand)} tasks in hand")
 
-    def _look_at_lease(self, context: WorkerContext, task: Task[Any]) -> None:
+    def _check_lease(self, context: WorkerContext, task: Task[Any]) -> None:
         """For as long as a task is in hand its lease is renewed; and who has lost it knows it with the next beat."""
-        books, parts = self._books, task.parts
-        claims = books.claims_of(task)
-        if len(claims) != 1 or parts in books.settling_since or parts.holder is None or parts not in books.engaged:
+        checker, parts = self._checker, task.parts
+        claims = checker.claims_of(task)
+        if len(claims) != 1 or parts in checker.settling_since or parts.holder is None or parts not in checker.engaged:
             return
         [claim] = claims
         now: float = trio.current_time()
@@ -128,16 +128,16 @@ class Watchman(trio.abc.Instrument):
             assert isinstance(worker, Worker)
             assert worker.backend.heartbeat_interval is not None
             interval = worker.backend.heartbeat_interval + self._latest_beat
-            since = max(claim.overtaken_at, books.engaged[parts])
+            since = max(claim.overtaken_at, checker.engaged[parts])
             if now > since + interval + _CLOSE and not holder.scope.cancel_called:
                 self._tell(claim, f"{context.name} goes on with {task}, which somebody else has")
         elif (
             not self._jumps
             and not self._latest_beat
-            and parts.id not in books.lost
+            and parts.id not in checker.lost
             and claim.parts is parts
             and claim.came_at_once
-            and parts.context.until < books.storage_now() - _CLOSE
+            and parts.context.until < checker.storage_now() - _CLOSE
         ):
             self._tell(claim, f"{context.name} has {task} in hand, and its lease is over")
 
@@ -145,4 +145,4 @@ class Watchman(trio.abc.Instrument):
         """Once is enough."""
         if whom not in self._told:
             self._told.add(whom)
-            self._books.fault(what)
+            self._checker.fault(what)

@@ -19,7 +19,7 @@ QUEUE = "crash"
 
 
 @dataclass(frozen=True)
-class Orders:
+class ChildSettings:
     """One child's; durations in seconds."""
 
     directory: str
@@ -37,7 +37,7 @@ class Orders:
         return [sys.executable, "-m", module, json.dumps(asdict(self))]
 
     @classmethod
-    def given(cls) -> Orders:
+    def given(cls) -> ChildSettings:
         """Those that this process was started with."""
         return cls(**json.loads(sys.argv[1]))
 
@@ -67,7 +67,7 @@ class Orders:
         )
 
 
-class Pen:
+class LogFile:
     """Appends whole lines to a file."""
 
     def __init__(self, path: Path) -> None:

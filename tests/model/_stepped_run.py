@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 TICK = 1 / 32
 """Seconds: what is told to others has reached them after two of these."""
-_PATIENCE = 100.0
+_STEP_TIMEOUT = 100.0
 """Seconds of real time, after which a step hangs."""
 
 
-class Standstill:
+class SteppedRun:
     """The run. Its time passes only when :meth:`pass_time` says so."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Standstill:
     def do(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         """``await async_fn(*args)``, in the run; what it raises is raised here."""
         self._steps.put((async_fn, *args))
-        result: T = self._outcomes.get(timeout=_PATIENCE).unwrap()
+        result: T = self._outcomes.get(timeout=_STEP_TIMEOUT).unwrap()
         return result
 
     def end(self) -> None:
         """Cancel what is left, and have the run over."""
         self._steps.put(None)
-        self._outcomes.get(timeout=_PATIENCE).unwrap()
-        self._thread.join(_PATIENCE)
+        self._outcomes.get(timeout=_STEP_TIMEOUT).unwrap()
+        self._thread.join(_STEP_TIMEOUT)
 
     def _run(self) -> None:
         self._outcomes.put(outcome.capture(lambda: run_seeded(self._main, seed=1, clock=self.clock)))
@@ -53,12 +53,12 @@ class Standstill:
                 self._outcomes.put(await outcome.acapture(*step))
             self.nursery.cancel_scope.cancel()
 
-    async def settle_down(self) -> None:
+    async def wait_until_blocked(self) -> None:
         """Return when everybody waits for something that only time, or the next step, can bring."""
         await wait_all_tasks_blocked()
 
     async def pass_time(self, seconds: float) -> None:
         """Have so much time pass, in one jump, and everybody see to what that means."""
-        await self.settle_down()
+        await self.wait_until_blocked()
         self.clock.jump(seconds)
-        await self.settle_down()
+        await self.wait_until_blocked()

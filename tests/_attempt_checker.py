@@ -1,4 +1,4 @@
-"""Books that are kept beside a storage's own: a listener that hears of every attempt, and knows what must not be.
+"""A listener that checks every attempt, beside the storage's own counts.
 
 The law that they hold a program to is that of the second promise: what was pushed is settled, released or still there,
 each task in one place, each attempt ended once, each number counted once. A listener's error would be logged and
@@ -51,7 +51,7 @@ def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio
         return
     except Exception as error:
         trouble = f"{name} has ended by {error!r:.300}"
-    gc.collect()  # the ruins of a trio that broke down make noise, and had better make it now
+    gc.collect()  # trio tasks of a run that broke down warn when they are collected: do it now
     raise AssertionError(trouble)
 
 
@@ -64,7 +64,7 @@ def ending(event: Event) -> Outcome | None:
     return event.outcome if isinstance(event, Release) else None
 
 
-class Books:
+class AttemptChecker:
     """Give :meth:`hear` to every worker as a listener, tell what is done from outside, and :meth:`audit` in the end."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Books:
         self.refused: set[str] = set()
         self.in_hand: dict[str, str] = {}  # by task, the worker
         self.children: Counter[str] = Counter()  # by task, those of the attempt under way
-        self.struck: set[str] = set()  # whose attempt has seen a cancellation come from outside of it
+        self.cancelled: set[str] = set()  # whose attempt has seen a cancellation come from outside of it
         self.aborted: set[str] = set()
         self.counts: Counter[type[Any]] = Counter()  # attempts, by how they ended
         self.not_admitted = 0  # given back by a gate, so without an attempt
@@ -148,7 +148,7 @@ class Books:
         if self.children.pop(task_id, 0):
             self._fault(f"{task_id} is settled while children of its attempt are running")
         self._check_kind(task, outcome)
-        self.struck.discard(task_id)
+        self.cancelled.discard(task_id)
         self.aborted.discard(task_id)
         if isinstance(outcome, Retried):
             self._attempts[task_id] += 1
@@ -165,16 +165,16 @@ class Books:
         if task_id in self.aborted:
             if not isinstance(outcome, (Killed, Succeeded)):
                 self._fault(f"{task_id} was aborted, and is settled as {outcome}")
-        elif isinstance(outcome, Released) and task_id not in self.struck:
+        elif isinstance(outcome, Released) and task_id not in self.cancelled:
             self._fault(f"{task_id} is released, but was not interrupted")
-        elif task_id in self.struck and not isinstance(outcome, (Released, Succeeded)):
+        elif task_id in self.cancelled and not isinstance(outcome, (Released, Succeeded)):
             if task.parts.terms.timeout is None:
                 self._fault(f"{task_id} was interrupted, and is settled as {outcome}")
 
     # What is true in the end
 
     async def audit(self, storage: MemoryStorage[Any]) -> None:
-        """No worker runs any more: is every task in one place, and does the storage say the same as these books?"""
+        """No worker runs any more: is every task in one place, and does the storage say the same as this checker?"""
         tasks = await storage.list_tasks(limit=ALL)
         places = Counter(str(task.parts.id) for task in tasks)
         for faulty, what in (
@@ -215,17 +215,17 @@ class Books:
         killed = [task for task in tasks if task.parts.status is Status.Killed]
         in_silence = self._killed_waiting + sum(task.parts.id not in self._final for task in killed)
         waiting = sum(not task.parts.status.is_final for task in tasks)
-        books = storage.statistics()
+        statistics = storage.statistics()
         for name, theirs, ours in (
-            ("pushed", books.pushed, len(tasks)),
-            ("waiting", books.waiting, waiting),
-            ("in hand", books.in_hand, 0),
-            ("succeeded", books.succeeded, self.counts[Succeeded]),
-            ("retried", books.retried, self.counts[Retried]),
-            ("failed", books.failed, self.counts[Failed]),
-            ("killed", books.killed, self.counts[Killed] + in_silence),
-            ("released", books.released, self.counts[Released] + self.not_admitted),
-            ("suspended", books.suspended, self.counts[Suspended]),
+            ("pushed", statistics.pushed, len(tasks)),
+            ("waiting", statistics.waiting, waiting),
+            ("in hand", statistics.in_hand, 0),
+            ("succeeded", statistics.succeeded, self.counts[Succeeded]),
+            ("retried", statistics.retried, self.counts[Retried]),
+            ("failed", statistics.failed, self.counts[Failed]),
+            ("killed", statistics.killed, self.counts[Killed] + in_silence),
+            ("released", statistics.released, self.counts[Released] + self.not_admitted),
+            ("suspended", statistics.suspended, self.counts[Suspended]),
         ):
             if theirs != ours:
                 self._fault(f"the storage says {theirs} {name}, the events {ours}")

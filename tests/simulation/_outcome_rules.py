@@ -22,13 +22,15 @@ from trio_tasks import (
 from trio_tasks._concurrency.exception_groups import leaves
 
 if TYPE_CHECKING:
-    from tests.simulation._books import Books
     from tests.simulation._claim import Claim
+    from tests.simulation._claim_checker import ClaimChecker
 
 _CLOSE = 1e-9  # seconds
 
 
-def check_judgement(books: Books, context: WorkerContext, task: Task[Any], outcome: Retried | Failed | Killed) -> None:
+def check_error_outcome(
+    checker: ClaimChecker, context: WorkerContext, task: Task[Any], outcome: Retried | Failed | Killed
+) -> None:
     """An error is judged by what is in it, however it is wrapped up: abort beats retry-after, the longest of which
     wins; that beats deferred, and that beats the policy."""
     parts, worker = task.parts, context.recipe
@@ -36,7 +38,7 @@ def check_judgement(books: Books, context: WorkerContext, task: Task[Any], outco
     policy = worker.retry
     errors = [each for each in leaves(outcome.error) if not isinstance(each, SuspendError)]
     if not errors:
-        books.fault(f"{parts.id} is {outcome}, though all that was raised has suspended it")
+        checker.fault(f"{parts.id} is {outcome}, though all that was raised has suspended it")
     attempts = policy.attempts if parts.terms.attempts is None else parts.terms.attempts
     delays = [each.delay for each in errors if isinstance(each, RetryAfterError)]
     after = 0.0
@@ -52,21 +54,23 @@ def check_judgement(books: Books, context: WorkerContext, task: Task[Any], outco
     elif not any(isinstance(each, DeferredError) for each in errors):
         after = policy.backoff(parts.attempt)  # these have no jitter
     if type(outcome) is not kind or (isinstance(outcome, Retried) and abs(outcome.after - after) > _CLOSE):
-        books.fault(f"{parts.id} in attempt {parts.attempt} of {attempts} is {outcome}, not {kind.__name__}, {after:g}")
+        checker.fault(
+            f"{parts.id} in attempt {parts.attempt} of {attempts} is {outcome}, not {kind.__name__}, {after:g}"
+        )
 
 
-def check_interruption(books: Books, task: Task[Any], claim: Claim, outcome: Outcome) -> None:
+def check_interruption(checker: ClaimChecker, task: Task[Any], claim: Claim, outcome: Outcome) -> None:
     """An attempt that was cut is released, unless it was aborted; and no other is."""
     parts = task.parts
-    if claim in books.aborted:
-        if not books.has_leases and parts.id not in books.lost and isinstance(outcome, (Retried, Failed)):
-            books.fault(f"{parts.id} was aborted, and is settled as {outcome}")
-    elif outcome == Released("cancelled") and parts not in books.struck | books.may_be_struck:
-        books.fault(f"{parts.id} is released, but was not interrupted")
+    if claim in checker.aborted:
+        if not checker.has_leases and parts.id not in checker.lost and isinstance(outcome, (Retried, Failed)):
+            checker.fault(f"{parts.id} was aborted, and is settled as {outcome}")
+    elif outcome == Released("cancelled") and parts not in checker.cancelled | checker.may_be_cancelled:
+        checker.fault(f"{parts.id} is released, but was not interrupted")
     elif (
-        parts in books.struck - books.may_be_struck
+        parts in checker.cancelled - checker.may_be_cancelled
         and not isinstance(outcome, (Released, Succeeded))
         and parts.terms.timeout is None
     ):
-        if not (isinstance(outcome, Killed) and parts.id in books.to_abort):
-            books.fault(f"{parts.id} was interrupted, and is settled as {outcome}")
+        if not (isinstance(outcome, Killed) and parts.id in checker.to_abort):
+            checker.fault(f"{parts.id} was interrupted, and is settled as {outcome}")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tests.crash._orders import Orders
+from tests.crash._child_settings import ChildSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,20 +22,20 @@ class ChildError(AssertionError):
 class Child:
     """A place in the crew, filled by one process after the other; each has a name of its own."""
 
-    def __init__(self, module: str, orders: Orders) -> None:
+    def __init__(self, module: str, settings: ChildSettings) -> None:
         self._module = module
-        self._orders = orders
+        self._settings = settings
         self._generation = 0
         self._process: subprocess.Popen[bytes]
-        self.name = orders.name
+        self.name = settings.name
 
     def start(self) -> None:
         """Start the next process."""
         self._generation += 1
-        self.name = f"{self._orders.name}.{self._generation}"
-        orders = replace(self._orders, name=self.name)
+        self.name = f"{self._settings.name}.{self._generation}"
+        settings = replace(self._settings, name=self.name)
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(orders.command(self._module), cwd=ROOT, stderr=errors)
+            self._process = subprocess.Popen(settings.command(self._module), cwd=ROOT, stderr=errors)
 
     @property
     def pid(self) -> int:
@@ -43,12 +43,12 @@ class Child:
 
     @property
     def _errors(self) -> Path:
-        return Path(self._orders.directory, f"{self.name}.err")
+        return Path(self._settings.directory, f"{self.name}.err")
 
     @property
     def is_up(self) -> bool:
         """Whether it says so."""
-        return Path(self._orders.directory, f"{self.name}.up").exists()
+        return Path(self._settings.directory, f"{self.name}.up").exists()
 
     @property
     def processor_time(self) -> float:
@@ -62,7 +62,7 @@ class Child:
     @property
     def has_begun(self) -> bool:
         """Whether it has begun to do something: a worker has written something down."""
-        log = Path(self._orders.directory, f"{self.name}.log")
+        log = Path(self._settings.directory, f"{self.name}.log")
         return self.is_up and (not log.exists() or log.stat().st_size > 0)
 
     def check(self) -> None:
@@ -94,7 +94,7 @@ class Child:
         if code := self._process.wait(120):
             raise ChildError(f"{self.name} did not end well, with {code}: {self._errors.read_text()[-4000:]}")
 
-    def clear_away(self) -> None:
+    def end_by_force(self) -> None:
         """Whatever has happened, it does not outlive the trial."""
         with suppress(AttributeError):
             self._process.kill()

@@ -1,4 +1,4 @@
-"""One life of a program, from the opening of its storages to their closing: who takes part, and what they were told."""
+"""The part of a program between one opening of its storages and their closing: its workers and monitors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import trio
 from trio_tasks import WorkerContext
 
-from tests.simulation._books import Books
-from tests.simulation._boss import Boss
+from tests.simulation._claim_checker import ClaimChecker
+from tests.simulation._monitor_model import MonitorModel
 
 
 @dataclass(eq=False)
-class Life:
-    """Who takes part in it."""
+class ProgramRun:
+    """The storages, workers and monitors of one such part."""
 
-    books: Books
+    checker: ClaimChecker
     storages: list[Any]
     contexts: list[WorkerContext] = field(default_factory=list[WorkerContext])  # of workers without a monitor
     scopes: list[trio.CancelScope] = field(default_factory=list[trio.CancelScope])
-    bosses: list[Boss] = field(default_factory=list[Boss])
+    monitors: list[MonitorModel] = field(default_factory=list[MonitorModel])
     is_closed: bool = False
     calm_since: float | None = None
 
@@ -30,12 +30,12 @@ class Life:
     def workers(self) -> Iterator[WorkerContext]:
         """All of them."""
         yield from self.contexts
-        for boss in self.bosses:
-            yield from boss.monitor.workers
+        for monitor_model in self.monitors:
+            yield from monitor_model.monitor.workers
 
     def stop(self, context: WorkerContext) -> None:
         """Tell a worker to stop."""
-        self.books.will_stop(context)
+        self.checker.will_stop(context)
         context.stop()
 
     def close(self) -> None:

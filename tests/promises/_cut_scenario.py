@@ -2,7 +2,7 @@
 
 The scenario has a bounded storage and its pusher, a monitor with two slots on it, and tasks that succeed, fail and are
 tried again, wait, have children, shield their clean-up and hide a cancellation behind an error. When the cut has had
-its effect, a successor finishes what is left, and the books say whether anything was lost, or done twice.
+its effect, a successor finishes what is left, and the checker says whether anything was lost, or done twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trio_tasks._backends.channel import as_backend
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.testing._exploration.steps import StepCounter
 
-from tests._books import Books, run_apart
+from tests._attempt_checker import AttemptChecker, run_apart
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -73,7 +73,7 @@ class Scenario:
     """
 
     def __init__(self, over: str, what: str, step: int) -> None:
-        self.books = Books()
+        self.checker = AttemptChecker()
         self._over = over
         self._sends = over in ("pipe", "channel")
         self._step = step
@@ -102,14 +102,14 @@ class Scenario:
                 nursery.start_soon(self._live)
                 await self._first_is_over.wait()
                 self._is_on, self._calm = False, True
-                successor = Worker("successor", self._backend, self._handle, on_event=self.books.hear)
+                successor = Worker("successor", self._backend, self._handle, on_event=self.checker.hear)
                 nursery.start_soon(successor.run)
                 await self._pusher_is_over.wait()
                 self._close()
             if self._over != "channel":
-                await self.books.audit(self.storage)
-        if self.books.unfinished or self.storage.statistics().waiting:
-            self.books.faults.append(f"the backend has ended, and {self.books.unfinished} are not finished")
+                await self.checker.audit(self.storage)
+        if self.checker.unfinished or self.storage.statistics().waiting:
+            self.checker.faults.append(f"the backend has ended, and {self.checker.unfinished} are not finished")
 
     def _open(self) -> Backend[str]:
         if self._over == "pipe":
@@ -126,7 +126,7 @@ class Scenario:
 
     async def _live(self) -> None:
         self.monitor = Monitor(shutdown_timeout=0.5)
-        self.monitor.register(Worker("first", self._backend, self._handle, concurrency=2, on_event=self.books.hear))
+        self.monitor.register(Worker("first", self._backend, self._handle, concurrency=2, on_event=self.checker.hear))
         self._is_on = True
         with trio.CancelScope() as self.everything:
             async with trio.open_nursery() as self.nursery:
@@ -150,12 +150,12 @@ class Scenario:
             self._pusher_is_over.set()
 
     async def _push_one(self, task: Task[str]) -> None:
-        books, task_id = self.books, task.parts.id
-        books.refused.add(task_id)  # until it is done
-        books.will_push(task)
+        checker, task_id = self.checker, task.parts.id
+        checker.refused.add(task_id)  # until it is done
+        checker.will_push(task)
         await (self._send.send(task) if self._sends else self.storage.push_task(task))
-        books.refused.discard(task_id)
-        books.pushed.add(task_id)
+        checker.refused.discard(task_id)
+        checker.pushed.add(task_id)
 
     async def _handle(self, task: Task[str]) -> str:
         if not self._calm:
@@ -163,7 +163,7 @@ class Scenario:
                 await getattr(self, f"_{task.args}")(task)
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
                 if any(isinstance(each, trio.Cancelled) for each in leaves(error)):
-                    self.books.struck.add(task.parts.id)
+                    self.checker.cancelled.add(task.parts.id)
                 raise
         return task.args
 
@@ -177,13 +177,13 @@ class Scenario:
 
     async def _family(self, task: Task[str]) -> None:
         async def child() -> None:
-            self.books.children[task.parts.id] += 1
+            self.checker.children[task.parts.id] += 1
             try:
                 await trio.sleep(0.5)
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(0.25)
-                self.books.children[task.parts.id] -= 1
+                self.checker.children[task.parts.id] -= 1
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child)
@@ -200,7 +200,7 @@ class Scenario:
         try:
             await trio.sleep(1)
         except trio.Cancelled:
-            self.books.struck.add(task.parts.id)
+            self.checker.cancelled.add(task.parts.id)
             raise ValueError("the clean-up failed") from None  # noqa: ASYNC104  that it hides the cancellation is the point
 
     # Cuts
@@ -242,7 +242,7 @@ class Scenario:
         for context in self.monitor.workers:
             for task in context.in_hand:
                 if queue.ledger.abort(task.parts.id, "aborted"):
-                    self.books.aborted.add(task.parts.id)
+                    self.checker.aborted.add(task.parts.id)
 
     def _cut_revoke(self) -> None:
         for context in self.monitor.workers:

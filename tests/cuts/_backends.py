@@ -34,19 +34,19 @@ from trio_tasks._clock import wall_now
 from trio_tasks.testing import Pause, ScriptedBackend
 
 LEASE = 60.0
-MOMENT = 2.0
+GIVE_BACK_SECONDS = 2.0
 """Seconds after which a storage has given back whatever it had at hand for nobody."""
 LATER = 100.0
 
 
-class Place:
+class BackendUnderTest:
     """A backend with what is known of it.
 
     Args:
       backend: what is tried.
       storage: where the tasks are to be looked for, if the backend has them elsewhere.
       put: puts a task in, where the backend is no sink itself.
-      source: where tasks are before they come into the books, of what gives tasks and takes none back.
+      source: where tasks are before the backend keeps them, for one that gives tasks and takes none back.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Place:
         self.storage = backend if storage is None else storage
         self.put: Callable[[Task[str]], Any] = backend.push_task if put is None else put
         self.source = source
-        self.hand: dict[str, Task[str]] = {}
+        self.leased: dict[str, Task[str]] = {}
         self.held: Task[str]
 
     async def push(self, args: str, delay: float = 0.0) -> None:
@@ -69,29 +69,29 @@ class Place:
         task = TaskBuilder(args).id(args).run_after(delay).build()
         await self.put(task)
 
-    async def take(self) -> Task[str]:
+    async def receive(self) -> Task[str]:
         """Receive."""
         task: Task[str] = await self.backend.receive()
-        self.hand[task.parts.id] = task
+        self.leased[task.parts.id] = task
         return task
 
     async def arrange(self) -> None:
         """A dead letter, a task in hand, one that waits, and one that waits for its time."""
         await self.push("dead")
-        await self.backend.settle(await self.take(), Failed(ValueError("no")))
+        await self.backend.settle(await self.receive(), Failed(ValueError("no")))
         await self.push("held")
-        self.held = await self.take()
+        self.held = await self.receive()
         if self.source is not None:
-            await self._let_in()
+            await self._prefetch()
         else:
             await self.push("waiting")
             await self.push("later", LATER)
-        await trio.sleep(MOMENT)
+        await trio.sleep(GIVE_BACK_SECONDS)
 
-    async def _let_in(self) -> None:
-        """Have those that wait in the books, too, where they can be looked for."""
+    async def _prefetch(self) -> None:
+        """Have the backend keep the waiting tasks, where they can be looked for."""
         await self.push("later", LATER)
-        with trio.move_on_after(MOMENT):
+        with trio.move_on_after(GIVE_BACK_SECONDS):
             await self.backend.receive()
         await self.push("waiting")
         await self.backend.settle(await self.backend.receive(), Released())
@@ -117,7 +117,7 @@ class Place:
         """Give back what is in hand, and do everything that there is; returns the args, in the order of settling."""
         with suppress(LeaseLostError):
             await self.backend.settle(self.held, Released())
-        for held in self.hand.values():
+        for held in self.leased.values():
             with suppress(LeaseLostError):
                 await self.backend.settle(held, Released())
         await self.push("after all")
@@ -141,16 +141,16 @@ class Place:
             lost |= _unfinished(before) - {*after}
         assert not lost, f"lost: {lost}"
         if isinstance(self.storage, Metrics):
-            books = await self.storage.metrics()
-            assert (books["waiting"], books["running"]) == (0, 0), books
-            assert books["succeeded"] + books["failed"] + books["killed"] >= books["pushed"], books
+            metrics = await self.storage.metrics()
+            assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
+            assert metrics["succeeded"] + metrics["failed"] + metrics["killed"] >= metrics["pushed"], metrics
 
 
 def _unfinished(rows: dict[str, Any]) -> set[str]:
     return {args for args, row in rows.items() if row[0] in ("Pending", "Running")}
 
 
-class Shelf:
+class DictStore:
     """A store of one's own, for what is made of functions."""
 
     def __init__(self, *, keeps_time: bool) -> None:
@@ -199,80 +199,80 @@ class Script:
 
 
 @asynccontextmanager
-async def memory() -> AsyncGenerator[Place, None]:
-    yield Place(MemoryStorage[str]())
+async def memory() -> AsyncGenerator[BackendUnderTest, None]:
+    yield BackendUnderTest(MemoryStorage[str]())
 
 
 @asynccontextmanager
-async def encoded() -> AsyncGenerator[Place, None]:
-    yield Place(MemoryStorage[str](type=str).share(str, queue="another"))
+async def encoded() -> AsyncGenerator[BackendUnderTest, None]:
+    yield BackendUnderTest(MemoryStorage[str](type=str).share(str, queue="another"))
 
 
 @asynccontextmanager
-async def file() -> AsyncGenerator[Place, None]:
+async def file() -> AsyncGenerator[BackendUnderTest, None]:
     async with FileStorage.temporary(str, lease=LEASE) as storage:
-        yield Place(storage)
+        yield BackendUnderTest(storage)
 
 
 @asynccontextmanager
-async def sqlite() -> AsyncGenerator[Place, None]:
+async def sqlite() -> AsyncGenerator[BackendUnderTest, None]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "tasks.db")
         async with SqliteStorage(path, str, lease=LEASE, synchronous="OFF", poll_interval=50) as storage:
-            yield Place(storage)
+            yield BackendUnderTest(storage)
 
 
 @asynccontextmanager
-async def shared() -> AsyncGenerator[Place, None]:
+async def shared() -> AsyncGenerator[BackendUnderTest, None]:
     async with FileStorage.temporary(str, lease=LEASE) as storage:
-        yield Place(storage.share(str, queue="another"))
+        yield BackendUnderTest(storage.share(str, queue="another"))
 
 
 @asynccontextmanager
-async def pipe() -> AsyncGenerator[Place, None]:
+async def pipe() -> AsyncGenerator[BackendUnderTest, None]:
     send, receive = trio.open_memory_channel[Any](10)
     storage = MemoryStorage[Any]()
-    place = Place(Pipe(receive, storage), storage=storage, put=storage.push_task)
+    tested = BackendUnderTest(Pipe(receive, storage), storage=storage, put=storage.push_task)
     with send:
-        yield place
+        yield tested
 
 
 @asynccontextmanager
-async def custom() -> AsyncGenerator[Place, None]:
-    queue_rows = Shelf(keeps_time=True)
-    backend = CustomBackend[str](receive=queue_rows.receive, push=queue_rows.push, settle=queue_rows.settle)
-    yield Place(backend, storage=queue_rows)
+async def custom() -> AsyncGenerator[BackendUnderTest, None]:
+    store = DictStore(keeps_time=True)
+    backend = CustomBackend[str](receive=store.receive, push=store.push, settle=store.settle)
+    yield BackendUnderTest(backend, storage=store)
 
 
 @asynccontextmanager
-async def keeping() -> AsyncGenerator[Place, None]:
-    queue_rows = Shelf(keeps_time=False)
-    backend = CustomBackend[str](receive=queue_rows.receive, push=queue_rows.push)
+async def keeping() -> AsyncGenerator[BackendUnderTest, None]:
+    store = DictStore(keeps_time=False)
+    backend = CustomBackend[str](receive=store.receive, push=store.push)
 
     def source() -> dict[str, Any]:
-        return {args: row for args, row in queue_rows.snapshot().items() if row[0] == "Pending"}
+        return {args: row for args, row in store.snapshot().items() if row[0] == "Pending"}
 
-    yield Place(backend, source=source)
+    yield BackendUnderTest(backend, source=source)
 
 
 @asynccontextmanager
-async def channel() -> AsyncGenerator[Place, None]:
+async def channel() -> AsyncGenerator[BackendUnderTest, None]:
     send, receive = trio.open_memory_channel[Any](10)
     backend: Any = as_backend(receive)
     with send, receive:
-        yield Place(backend, put=send.send, source=dict)
+        yield BackendUnderTest(backend, put=send.send, source=dict)
 
 
 @asynccontextmanager
-async def scripted() -> AsyncGenerator[Place, None]:
+async def scripted() -> AsyncGenerator[BackendUnderTest, None]:
     backend = ScriptedBackend[Any](["dead", "held", "waiting", Pause(LATER), "later", "after all"])
 
     async def put(task: Task[str]) -> None:
         await trio.lowlevel.checkpoint()
 
-    yield Place(backend, storage=Script(backend), put=put)
+    yield BackendUnderTest(backend, storage=Script(backend), put=put)
 
 
-PLACES: dict[str, Callable[[], AbstractAsyncContextManager[Place]]] = {
+BACKENDS: dict[str, Callable[[], AbstractAsyncContextManager[BackendUnderTest]]] = {
     each.__name__: each for each in (memory, encoded, file, sqlite, shared, pipe, custom, keeping, channel, scripted)
 }

@@ -19,14 +19,14 @@ from trio_tasks import (
     WorkerContext,
 )
 
-from tests._books import ending
+from tests._attempt_checker import ending
 
 T = TypeVar("T")
 
 A_MONTH = 30 * 24 * 3600.0
 
 
-class Record:
+class EventRecord:
     """A listener that keeps what it hears."""
 
     def __init__(self) -> None:
@@ -55,19 +55,19 @@ class Record:
         return [int(each.task.parts.attempt) for each in self.of(Engage)]
 
 
-async def perform(handler: Callable[..., Any], *args: Any, seconds: float = A_MONTH, **options: Any) -> Record:
+async def run_handler(handler: Callable[..., Any], *args: Any, seconds: float = A_MONTH, **options: Any) -> EventRecord:
     """Run a worker of one slot on these args until all of them are finished; raises what the worker raises."""
     storage = MemoryStorage[Any]()
     await storage.push_bulk(args or (0,))
     storage.close()
-    return await perform_on(storage, handler, seconds=seconds, **options)
+    return await run_handler_on(storage, handler, seconds=seconds, **options)
 
 
-async def perform_on(
+async def run_handler_on(
     backend: trio.abc.ReceiveChannel[Any], handler: Callable[..., Any], *, seconds: float = A_MONTH, **options: Any
-) -> Record:
+) -> EventRecord:
     """The same on a backend that ends; it fails if that takes longer than ``seconds``."""
-    record = Record()
+    record = EventRecord()
     more = options.pop("on_event", ())
     options.setdefault("concurrency", 1)
     with trio.fail_after(seconds):
@@ -129,6 +129,6 @@ class Open(Backend[Any]):
         await trio.lowlevel.checkpoint()
 
 
-def released(record: Record) -> list[str]:
+def released(record: EventRecord) -> list[str]:
     """Why tasks were released."""
     return [each.reason for each in record.of(Release)]
