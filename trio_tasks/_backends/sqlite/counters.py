@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class QueueCounters:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._numbers: dict[str, int] = {}
-        self._changes: dict[int, Counter[str]] = {}
+        self._changes: dict[int, dict[str, int]] = {}
 
     def number(self, name: str) -> int:
         """The number of a queue, which is made if it is new."""
@@ -44,16 +43,17 @@ class QueueCounters:
 
     def count(self, queue: int, **changes: int) -> None:
         """Add to the counts of a queue."""
-        counter = self._changes.get(queue)
-        if counter is None:
-            counter = self._changes[queue] = Counter()
+        counts = self._changes.get(queue)
+        if counts is None:
+            self._changes[queue] = changes
+            return
         for name, number in changes.items():
-            counter[name] += number
+            counts[name] = counts.get(name, 0) + number
 
     def enter_counts(self) -> None:
         """Store what was counted."""
-        for queue, counter in self._changes.items():
-            self._connection.execute(_COUNT, (*(counter[name] for name in _COUNTED), queue))
+        for queue, counts in self._changes.items():
+            self._connection.execute(_COUNT, [*[counts.get(name, 0) for name in _COUNTED], queue])
         self._changes.clear()
 
     def roll_back(self) -> None:

@@ -165,6 +165,7 @@ class StandardConnection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._cursor: sqlite3.Cursor | None = None  # each statement is run to its end, so one will do
         self._bound = Bound()
 
     @classmethod
@@ -180,9 +181,10 @@ class StandardConnection:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end; its rows."""
         self._bound.begin()
-        cursor = self._connection.cursor()
-        cursor.row_factory = None  # a user's connection may have another idea of rows
-        return cursor.execute(sql, parameters).fetchall()
+        if self._cursor is None:
+            self._cursor = self._connection.cursor()
+            self._cursor.row_factory = None  # a user's connection may have another idea of rows
+        return self._cursor.execute(sql, parameters).fetchall()
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each; how many rows were changed."""

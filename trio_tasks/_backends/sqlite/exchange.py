@@ -228,7 +228,10 @@ class ExchangeSql:
             return [self._push_one(row, now, answer) for row in rows]
         if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
             raise FastPathFailed
-        for queue, number in Counter(row.queue for row in rows).items():
+        pushed: dict[str, int] = {}
+        for row in rows:
+            pushed[row.queue] = pushed.get(row.queue, 0) + 1
+        for queue, number in pushed.items():
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
 

@@ -282,47 +282,52 @@ class Session:
     # The daily work
 
     def exchange(self, exchange: Exchange, now: float) -> ExchangeResult:
-        """One exchange."""
-        answer = self._try_exchange(exchange, now, row_by_row=False)
-        while answer is None:  # each time one more write is known to end the transaction
-            answer = self._try_exchange(exchange, now, row_by_row=True)
+        """Make one exchange, and wake the other sessions where there may be something to do for them."""
         comes_back = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
-        self._wake_after_exchange(now, at_once=bool(comes_back), finished=bool(exchange.settled))
-        return answer
+        wakes = bool(comes_back or (exchange.settled and now >= self._next_wakeup))
+        made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=False)
+        while made is None:  # each time one more write is known to end the transaction
+            made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=True)
+        result, others = made
+        if wakes:
+            self._send_wakeups(others, now)
+        elif exchange.settled:
+            self._owes_wakeup = True
+        return result
 
-    def _try_exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult | None:
+    def _try_exchange(
+        self, exchange: Exchange, now: float, *, wakes: bool, row_by_row: bool
+    ) -> tuple[ExchangeResult, list[Row]] | None:
         try:
-            return self._do(lambda: self._exchange(exchange, now, row_by_row=row_by_row))
+            return self._do(lambda: self._exchange(exchange, now, wakes=wakes, row_by_row=row_by_row))
         except FastPathFailed:
             return None
 
-    def _exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult:
+    def _exchange(
+        self, exchange: Exchange, now: float, *, wakes: bool, row_by_row: bool
+    ) -> tuple[ExchangeResult, list[Row]]:
         now = self._now(now)
-        return self._sql.exchange(exchange, now, row_by_row=row_by_row)
-
-    def _wake_after_exchange(self, now: float, *, at_once: bool, finished: bool) -> None:
-        """Ring, after the transaction."""
-        if finished and not at_once and now < self._next_wakeup:
-            self._owes_wakeup = True
-        elif at_once or finished:
-            self.wake_others(now)
+        result = self._sql.exchange(exchange, now, row_by_row=row_by_row)
+        # A session that is registered after this transaction sees what is in it. To ask afterwards would take the
+        # locks of one more transaction.
+        return result, self._sessions_to_wake(now) if wakes else []
 
     def wake_others(self, now: float) -> None:
-        """Have all others look."""
-        self._owes_wakeup = False
-        self._next_wakeup = now + _WAKEUPS_APART
-        if self._opening.read_only:
-            return
+        """Tell all other sessions to look for tasks."""
+        self._send_wakeups([] if self._opening.read_only else self._sessions_to_wake(now), now)
+
+    def _sessions_to_wake(self, now: float) -> list[Row]:
         try:
-            others = self._connection.execute(
-                _SESSIONS_TO_WAKE,
-                (self._session, now, KEY_SIZE, _MOST_WOKEN),
-            )
+            return self._connection.execute(_SESSIONS_TO_WAKE, (self._session, now, KEY_SIZE, _MOST_WOKEN))
         except Exception as error:
             if not is_of_the_driver(error):
                 raise
-            return  # what was done is done; they look now and then
-        self._wakeup_socket.send([(address, key) for address, key in others])
+            return []  # the others find out by polling
+
+    def _send_wakeups(self, sessions: list[Row], now: float) -> None:
+        self._owes_wakeup = False
+        self._next_wakeup = now + _WAKEUPS_APART
+        self._wakeup_socket.send([(address, key) for address, key in sessions])
 
     def on_idle(self) -> None:
         """Nothing was asked for a moment: ring, if that is still owed, and see to the log."""
