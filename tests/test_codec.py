@@ -1,4 +1,4 @@
-"""What is encoded comes back equal; what could not come back is refused at the door; any bytes are safe to decode."""
+"""Codecs: a value comes back equal, or is refused when it is encoded; any bytes are safe to decode."""
 
 from __future__ import annotations
 
@@ -533,7 +533,7 @@ def test_json_that_we_do_not_write_is_not_read(payload: bytes) -> None:
     ],
 )
 def test_a_datetime_without_a_time_zone_is_not_read(kind: Any, payload: bytes) -> None:
-    """By another hand; it could not be written again."""
+    """Bytes of another program; the codec could not write them."""
     with pytest.raises(DecodeError, match="args cannot be decoded: it has a datetime without a time zone, which is"):
         JsonCodec(kind).decode(payload)
     written = JsonCodec(kind).decode(payload.replace(b':00"', b':00Z"'))

@@ -40,8 +40,8 @@ DONE = Succeeded(None)
 ERROR = ValueError("no")
 
 
-class Desk:
-    """A system that is there already: it keeps tasks in a deque, and what became of them in a list."""
+class OtherSystem:
+    """An existing system: it keeps tasks in a deque, and their outcomes in a list."""
 
     def __init__(self, *waiting: Any) -> None:
         self.waiting: deque[Any] = deque(waiting)
@@ -91,27 +91,27 @@ class Desk:
 
 
 async def test_what_is_pushed_goes_to_the_function() -> None:
-    desk = Desk()
-    backend = desk.open()
+    system = OtherSystem()
+    backend = system.open()
     task_id = await backend.push(1, priority=3)
-    assert [(task.args, task.parts.id, task.parts.priority) for task in desk.waiting] == [(1, task_id, 3)]
+    assert [(task.args, task.parts.id, task.parts.priority) for task in system.waiting] == [(1, task_id, 3)]
     with pytest.raises(TypeError, match="push_task takes a Task, not int"):
         await backend.push_task(5)  # type: ignore[arg-type]  # it is the wrong type on purpose
 
 
 async def test_the_function_may_say_under_which_id_it_has_the_task() -> None:
-    desk = Desk()
+    system = OtherSystem()
 
     async def push(task: Task[int]) -> TaskId:
         await trio.lowlevel.checkpoint()
         return TaskId("the one that was there")
 
-    backend: CustomBackend[int] = CustomBackend(receive=desk.receive, push=push)
+    backend: CustomBackend[int] = CustomBackend(receive=system.receive, push=push)
     assert await backend.push(1) == "the one that was there"
 
 
 async def test_without_a_function_nothing_can_be_pushed() -> None:
-    backend: CustomBackend[int] = CustomBackend(receive=Desk().receive)
+    backend: CustomBackend[int] = CustomBackend(receive=OtherSystem().receive)
     assert isinstance(backend, TaskSink)
     with pytest.raises(BackendError, match="made without push="):
         await backend.push(1)
@@ -119,15 +119,17 @@ async def test_without_a_function_nothing_can_be_pushed() -> None:
 
 async def test_closing_is_told_once_and_ends_pushing() -> None:
     closed: list[None] = []
-    desk = Desk()
-    backend: CustomBackend[int] = CustomBackend(receive=desk.receive, push=desk.push, close=lambda: closed.append(None))
+    system = OtherSystem()
+    backend: CustomBackend[int] = CustomBackend(
+        receive=system.receive, push=system.push, close=lambda: closed.append(None)
+    )
     backend.close()
     backend.close()
     assert closed == [None]
     with pytest.raises(trio.ClosedResourceError, match="nothing more can be pushed here"):
         await backend.push(1)
     with pytest.raises(BackendError, match="made without close="):
-        CustomBackend(receive=desk.receive).close()
+        CustomBackend(receive=system.receive).close()
 
 
 # With settle=: another keeps the tasks
@@ -136,7 +138,7 @@ async def test_closing_is_told_once_and_ends_pushing() -> None:
 async def test_a_task_is_taken_in_hand_and_one_attempt_further() -> None:
     stored: Task[Any] = Task("whole", Parts(TaskId("mine"), attempt=Attempt(2)))
     stored.parts.context = "receipt handle"
-    backend = Desk("plain", stored).open()
+    backend = OtherSystem("plain", stored).open()
     first, second = await backend.receive(), await backend.receive()
     assert (first.args, first.parts.attempt, first.parts.status) == ("plain", 1, Status.Running)
     assert (second.args, second.parts.id, second.parts.attempt) == ("whole", "mine", 3)
@@ -159,11 +161,11 @@ async def test_a_task_is_taken_in_hand_and_one_attempt_further() -> None:
 async def test_settle_is_given_the_task_as_it_is_to_be_stored(outcome: Outcome, status: Status, attempt: int) -> None:
     stored: Task[Any] = Task("args", Parts(TaskId("mine"), attempt=Attempt(2)))
     stored.parts.context = "receipt handle"
-    desk = Desk(stored)
-    backend = desk.open()
+    system = OtherSystem(stored)
+    backend = system.open()
     task = await backend.receive()
     await backend.settle(task, outcome)
-    [(told, how)] = desk.settled
+    [(told, how)] = system.settled
     assert (told.args, told.parts.id, told.parts.context) == ("args", "mine", "receipt handle")
     assert (told.parts.status, told.parts.attempt, how) == (status, attempt, outcome)
     assert task.parts.status is status
@@ -171,7 +173,7 @@ async def test_settle_is_given_the_task_as_it_is_to_be_stored(outcome: Outcome, 
 
 
 async def test_what_is_no_outcome_is_refused() -> None:
-    for backend in (Desk("args").open(), CustomBackend(receive=Desk("args").receive)):
+    for backend in (OtherSystem("args").open(), CustomBackend(receive=OtherSystem("args").receive)):
         task = await backend.receive()
         with pytest.raises(
             TypeError, match="an outcome is Succeeded, Retried, Failed, Killed, Released or Suspended, not 5"
@@ -181,29 +183,29 @@ async def test_what_is_no_outcome_is_refused() -> None:
 
 
 async def test_only_what_is_in_hand_is_settled() -> None:
-    desk = Desk("args")
-    backend = desk.open()
+    system = OtherSystem("args")
+    backend = system.open()
     task = await backend.receive()
     await backend.settle(task, Retried(ERROR))
     with pytest.raises(LeaseLostError, match="not in hand"):
         await backend.settle(task, DONE)
     with pytest.raises(LeaseLostError, match="not in hand"):
         await backend.settle(Task("stranger"), DONE)
-    assert len(desk.settled) == 1
+    assert len(system.settled) == 1
 
 
 async def test_a_task_that_settling_brought_back_at_once_is_another_attempt() -> None:
-    desk = Desk("args")
+    system = OtherSystem("args")
     again: list[Task[Any]] = []
 
     async def slow_settle(task: Task[Any], outcome: Outcome) -> None:
-        await desk.settle(task, outcome)
+        await system.settle(task, outcome)
         await wait_all_tasks_blocked()  # the other one has received it by now
 
     async def receive() -> None:
         again.append(await backend.receive())
 
-    backend: CustomBackend[Any] = CustomBackend(receive=desk.receive, settle=slow_settle)
+    backend: CustomBackend[Any] = CustomBackend(receive=system.receive, settle=slow_settle)
     first = await backend.receive()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
@@ -214,16 +216,16 @@ async def test_a_task_that_settling_brought_back_at_once_is_another_attempt() ->
 
 @pytest.mark.parametrize("way", ["cancelled", "failed"])
 async def test_a_settlement_that_did_not_happen_can_be_repeated(way: str, autojump_clock: MockClock) -> None:
-    desk = Desk("args")
+    system = OtherSystem("args")
     broken = True
 
     async def settle(task: Task[Any], outcome: Outcome) -> None:
         if broken and way == "failed":
             raise OSError("no connection")
         await trio.sleep(10 if broken else 0)
-        await desk.settle(task, outcome)
+        await system.settle(task, outcome)
 
-    backend: CustomBackend[Any] = CustomBackend(receive=desk.receive, settle=settle)
+    backend: CustomBackend[Any] = CustomBackend(receive=system.receive, settle=settle)
     task = await backend.receive()
     if way == "cancelled":
         with trio.move_on_after(1):
@@ -234,15 +236,15 @@ async def test_a_settlement_that_did_not_happen_can_be_repeated(way: str, autoju
     assert task.parts.status is Status.Running
     broken = False
     await backend.settle(task, DONE)
-    assert [outcome for _, outcome in desk.settled] == [DONE]
+    assert [outcome for _, outcome in system.settled] == [DONE]
 
 
 async def test_a_settlement_that_failed_does_not_take_the_task_from_who_has_it_now() -> None:
-    desk = Desk("args")
+    system = OtherSystem("args")
 
     async def settle(task: Task[Any], outcome: Outcome) -> None:
-        await desk.settle(task, outcome)
-        if len(desk.settled) == 1:
+        await system.settle(task, outcome)
+        if len(system.settled) == 1:
             await wait_all_tasks_blocked()  # the other one has received it by now
             raise OSError("no answer")
 
@@ -250,7 +252,7 @@ async def test_a_settlement_that_failed_does_not_take_the_task_from_who_has_it_n
         again.append(await backend.receive())
 
     again: list[Task[Any]] = []
-    backend: CustomBackend[Any] = CustomBackend(receive=desk.receive, settle=settle)
+    backend: CustomBackend[Any] = CustomBackend(receive=system.receive, settle=settle)
     first = await backend.receive()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
@@ -270,7 +272,7 @@ async def test_a_lease_that_is_lost_elsewhere_is_lost_here() -> None:
         await trio.lowlevel.checkpoint()
         raise LeaseLostError("somebody else has it")
 
-    backend: CustomBackend[str] = CustomBackend(receive=Desk("args").receive, settle=settle)
+    backend: CustomBackend[str] = CustomBackend(receive=OtherSystem("args").receive, settle=settle)
     task = await backend.receive()
     with pytest.raises(LeaseLostError, match="somebody else"):
         await backend.settle(task, DONE)
@@ -281,7 +283,7 @@ async def test_a_lease_that_is_lost_elsewhere_is_lost_here() -> None:
 
 async def test_a_task_that_is_given_out_again_is_lost_to_its_older_attempt(autojump_clock: MockClock) -> None:
     stored: Task[Any] = Task("args", Parts(TaskId("mine")))
-    desk = Desk(stored)
+    system = OtherSystem(stored)
     ended: list[str] = []
     runs = 0
 
@@ -297,21 +299,21 @@ async def test_a_task_that_is_given_out_again_is_lost_to_its_older_attempt(autoj
 
     async def give_it_out_again() -> None:
         await trio.sleep(3)
-        await desk.push(stored)
-        desk.close()
+        await system.push(stored)
+        system.close()
 
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(give_it_out_again)
-        await Worker("w", desk.open(), handle, concurrency=2).run()
+        await Worker("w", system.open(), handle, concurrency=2).run()
     assert ended == ["run 1 at 3", "run 2 at 23"]
-    assert [outcome for _, outcome in desk.settled] == [Succeeded("run 2")]
+    assert [outcome for _, outcome in system.settled] == [Succeeded("run 2")]
 
 
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_worker_that_is_cut_short_anywhere_loses_nothing(steps: int) -> None:
-    desk = Desk(*range(5))
-    backend = desk.open()
+    system = OtherSystem(*range(5))
+    backend = system.open()
 
     async def handle(n: int) -> int:
         await trio.lowlevel.checkpoint()
@@ -323,18 +325,18 @@ async def test_a_worker_that_is_cut_short_anywhere_loses_nothing(steps: int) -> 
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    desk.close()
+    system.close()
     await worker.run()
-    assert sorted(outcome.result for _, outcome in desk.settled if isinstance(outcome, Succeeded)) == list(range(5))
-    assert all(task.parts.attempt == 1 for task, outcome in desk.settled if isinstance(outcome, Succeeded))
+    assert sorted(outcome.result for _, outcome in system.settled if isinstance(outcome, Succeeded)) == list(range(5))
+    assert all(task.parts.attempt == 1 for task, outcome in system.settled if isinstance(outcome, Succeeded))
 
 
 # Without settle=: it keeps what comes back
 
 
 async def test_what_is_retried_waits_here_where_nobody_takes_it_back(autojump_clock: MockClock) -> None:
-    desk = Desk("first", "second")
-    backend: CustomBackend[Any] = CustomBackend(receive=desk.receive, close=desk.close)
+    system = OtherSystem("first", "second")
+    backend: CustomBackend[Any] = CustomBackend(receive=system.receive, close=system.close)
     start = trio.current_time()
     await backend.settle(await backend.receive(), Retried(ERROR, 10))
     await backend.settle(await backend.receive(), Released())
@@ -351,12 +353,12 @@ async def test_what_is_retried_waits_here_where_nobody_takes_it_back(autojump_cl
 
 
 async def test_dead_letters_are_readable_where_they_are_kept() -> None:
-    desk = Desk("args")
-    keeping: CustomBackend[Any] = CustomBackend(receive=desk.receive)
+    system = OtherSystem("args")
+    keeping: CustomBackend[Any] = CustomBackend(receive=system.receive)
     await keeping.settle(task := await keeping.receive(), Failed(ERROR))
     assert isinstance(keeping, ListTasks)
     assert [each.parts.id for each in await keeping.list_tasks(Status.Failed)] == [task.parts.id]
-    assert not isinstance(desk.open(), ListTasks)
+    assert not isinstance(system.open(), ListTasks)
 
 
 # Both
@@ -365,9 +367,9 @@ async def test_dead_letters_are_readable_where_they_are_kept() -> None:
 @pytest.mark.parametrize("keeps", [False, True], ids=["with settle", "without"])
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_receive_that_is_cancelled_has_taken_nothing(keeps: bool, steps: int) -> None:
-    desk = Desk(*range(4))
+    system = OtherSystem(*range(4))
     backend: CustomBackend[int] = (
-        CustomBackend(receive=desk.receive) if keeps else CustomBackend(receive=desk.receive, settle=desk.settle)
+        CustomBackend(receive=system.receive) if keeps else CustomBackend(receive=system.receive, settle=system.settle)
     )
     received: list[int] = []
 
@@ -387,9 +389,9 @@ async def test_a_receive_that_is_cancelled_has_taken_nothing(keeps: bool, steps:
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["with settle", "without"])
 async def test_a_worker_runs_on_it(keeps: bool, autojump_clock: MockClock) -> None:
-    desk = Desk(*range(6))
+    system = OtherSystem(*range(6))
     backend: CustomBackend[int] = CustomBackend(
-        receive=desk.receive, push=desk.push, settle=None if keeps else desk.settle, close=desk.close
+        receive=system.receive, push=system.push, settle=None if keeps else system.settle, close=system.close
     )
     attempts: dict[int, int] = {}
 
@@ -418,16 +420,16 @@ async def test_leases_are_renewed_by_beat(autojump_clock: MockClock) -> None:
     async def handle(n: int) -> None:
         await trio.sleep(25)
 
-    desk = Desk(1)
-    desk.close()
+    system = OtherSystem(1)
+    system.close()
     start = trio.current_time()
-    backend: CustomBackend[int] = CustomBackend(receive=desk.receive, beat=beat, heartbeat_interval=10)
+    backend: CustomBackend[int] = CustomBackend(receive=system.receive, beat=beat, heartbeat_interval=10)
     await Worker("w", backend, handle).run()
     assert beats == [(0, "w"), (10, "w"), (20, "w")]
 
 
 async def test_it_can_be_carried_into() -> None:
-    desk = Desk()
+    system = OtherSystem()
     send, receive = trio.open_memory_channel[int](math.inf)
     handled: list[int] = []
 
@@ -437,7 +439,7 @@ async def test_it_can_be_carried_into() -> None:
     for n in range(3):
         send.send_nowait(n)
     send.close()
-    await Worker("w", Pipe(receive, desk.open()), handle, concurrency=1).run()
+    await Worker("w", Pipe(receive, system.open()), handle, concurrency=1).run()
     assert handled == [0, 1, 2]
 
 
@@ -488,4 +490,7 @@ async def test_what_it_cannot_use_is_refused_with_what_would_be_right(options: d
 
 
 async def test_it_describes_itself() -> None:
-    assert repr(Desk().open()) == "<CustomBackend receive=Desk.receive, push=Desk.push, settle=Desk.settle>"
+    assert (
+        repr(OtherSystem().open())
+        == "<CustomBackend receive=OtherSystem.receive, push=OtherSystem.push, settle=OtherSystem.settle>"
+    )

@@ -1,4 +1,4 @@
-"""The books of a queue in memory: a task is in exactly one place, before and after every call."""
+"""The ledger of a queue in memory: a task is in exactly one place, before and after every call."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ERROR = ValueError("of the handler")
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 
 
-class Book:
-    """A ledger, the time, and all that it said was finished."""
+class TimedLedger:
+    """A ledger, the time, and the tasks that it reported as finished."""
 
     def __init__(self, *, keep_results: int = 100) -> None:
         self.finished: list[tuple[str, Ending]] = []
@@ -76,7 +76,7 @@ class Book:
 
 
 class Holder:
-    """Has a task in hand, and remembers what it was told."""
+    """The holder of a running task; it records the outcomes that it is given."""
 
     worker = "w"
 
@@ -95,254 +95,266 @@ class Holder:
 
 
 def test_what_is_pushed_is_taken_in_order_and_once() -> None:
-    book = Book()
-    assert [book.push(id, args=id.upper()) for id in "abc"] == ["a", "b", "c"]
-    assert (book.ledger.waiting, book.ledger.running) == (3, 0)
-    task = book.take_one()
+    timed = TimedLedger()
+    assert [timed.push(id, args=id.upper()) for id in "abc"] == ["a", "b", "c"]
+    assert (timed.ledger.waiting, timed.ledger.running) == (3, 0)
+    task = timed.take_one()
     assert (task.args, task.parts.id, task.parts.attempt, task.parts.status) == ("A", "a", 1, Status.Running)
-    assert (book.ledger.waiting, book.ledger.running) == (2, 1)
-    assert book.take_ids() == ["b", "c"]
-    assert book.take() is None
+    assert (timed.ledger.waiting, timed.ledger.running) == (2, 1)
+    assert timed.take_ids() == ["b", "c"]
+    assert timed.take() is None
 
 
 def test_higher_priority_goes_first() -> None:
-    book = Book()
+    timed = TimedLedger()
     for id, priority in (("a", 0), ("b", 5), ("c", -5), ("d", 5)):
-        book.push(id, priority=priority)
-    assert book.take_ids() == ["b", "d", "a", "c"]
+        timed.push(id, priority=priority)
+    assert timed.take_ids() == ["b", "d", "a", "c"]
 
 
 def test_a_delayed_task_is_taken_when_it_is_due_and_not_before() -> None:
-    book = Book()
-    book.push("late", delay=10)
-    book.push("later", delay=20)
-    book.push("soon")
-    assert book.ledger.next_due == 10
-    assert book.take_ids() == ["soon"]
-    book.now = 9.999
-    assert book.take() is None
-    book.now = 10
-    assert book.take_ids() == ["late"]
-    assert book.ledger.next_due == 20
-    book.now = 1000
-    assert book.take_ids() == ["later"]
-    assert book.ledger.next_due is None
+    timed = TimedLedger()
+    timed.push("late", delay=10)
+    timed.push("later", delay=20)
+    timed.push("soon")
+    assert timed.ledger.next_due == 10
+    assert timed.take_ids() == ["soon"]
+    timed.now = 9.999
+    assert timed.take() is None
+    timed.now = 10
+    assert timed.take_ids() == ["late"]
+    assert timed.ledger.next_due == 20
+    timed.now = 1000
+    assert timed.take_ids() == ["later"]
+    assert timed.ledger.next_due is None
 
 
 def test_the_delay_counts_from_the_push() -> None:
-    book = Book()
-    book.now = 100
+    timed = TimedLedger()
+    timed.now = 100
     with use_wall_clock(NOON.timestamp):
-        book.push("a", delay=10)
-    assert book.ledger.next_due == 110
-    task = book.ledger.find("a")
+        timed.push("a", delay=10)
+    assert timed.ledger.next_due == 110
+    task = timed.ledger.find("a")
     assert task is not None
     assert task.parts.run_at == NOON + timedelta(seconds=10)
 
 
 def test_a_moment_is_held_against_the_wall_clock() -> None:
     """It is looked at once a second, since it may be set, and close to the moment at that very time."""
-    book = Book()
-    book.now = 100
-    with use_wall_clock(lambda: NOON.timestamp() + book.now - 100):
-        book.push("a", run_at=NOON + timedelta(minutes=1))
-        book.push("past", run_at=NOON - timedelta(minutes=1))
-        assert book.ledger.next_due == 101
-        assert book.take_ids() == ["past"]
-        task = book.ledger.find("a")
+    timed = TimedLedger()
+    timed.now = 100
+    with use_wall_clock(lambda: NOON.timestamp() + timed.now - 100):
+        timed.push("a", run_at=NOON + timedelta(minutes=1))
+        timed.push("past", run_at=NOON - timedelta(minutes=1))
+        assert timed.ledger.next_due == 101
+        assert timed.take_ids() == ["past"]
+        task = timed.ledger.find("a")
         assert task is not None
         assert task.parts.run_at == NOON + timedelta(minutes=1)
-        book.now = 159.5
-        assert book.take_ids() == []
-        assert book.ledger.next_due == 160
-        book.now = 160
-        assert book.take_ids() == ["a"]
-        assert book.ledger.next_due is None
+        timed.now = 159.5
+        assert timed.take_ids() == []
+        assert timed.ledger.next_due == 160
+        timed.now = 160
+        assert timed.take_ids() == ["a"]
+        assert timed.ledger.next_due is None
 
 
 def test_the_wall_clock_is_set_while_moments_are_waited_for() -> None:
     """Forward, they are due at once, in their order; back, they wait for longer. Delays do not care, and what has
     started is left alone, whatever becomes of it."""
-    book, ahead = Book(), [0.0]
-    with use_wall_clock(lambda: NOON.timestamp() + book.now + ahead[0]):
+    timed, ahead = TimedLedger(), [0.0]
+    with use_wall_clock(lambda: NOON.timestamp() + timed.now + ahead[0]):
         for id, seconds in (("late", 3600), ("b", 60), ("a", 30), ("gone", 20), ("moved", 40)):
-            book.push(id, run_at=NOON + timedelta(seconds=seconds))
-        book.push("delayed", delay=50)
-        book.ledger.cancel("gone", "no more")
-        book.ledger.reschedule("moved", 55, book.now)
-        assert book.take_ids() == []
+            timed.push(id, run_at=NOON + timedelta(seconds=seconds))
+        timed.push("delayed", delay=50)
+        timed.ledger.cancel("gone", "no more")
+        timed.ledger.reschedule("moved", 55, timed.now)
+        assert timed.take_ids() == []
         ahead[0] = 100.0
-        [a, b] = [book.take_one(), book.take_one()]
+        [a, b] = [timed.take_one(), timed.take_one()]
         assert [a.parts.id, b.parts.id] == ["a", "b"]
-        assert book.take() is None
-        book.settle(a, Retried(ERROR, 45))
-        book.settle(b, Released())
+        assert timed.take() is None
+        timed.settle(a, Retried(ERROR, 45))
+        timed.settle(b, Released())
         ahead[0] = -1000.0
-        assert book.take_ids() == ["b"]
-        book.push("c", run_at=NOON + timedelta(seconds=-990))
-        book.now = 44.0
-        assert book.take_ids() == ["c"]
-        assert book.ledger.next_due == 45.0
-        book.now = 55.0
-        assert book.take_ids() == ["a", "delayed", "moved"]
-        book.now = 3600.0
-        assert book.take_ids() == []
-        assert book.ledger.next_due == 3601.0
-        book.now = 4599.5
-        assert book.take_ids() == []
-        assert book.ledger.next_due == 4600.0
-        book.now = 4600.0
-        assert book.take_ids() == ["late"]
-        assert book.ledger.next_due is None
+        assert timed.take_ids() == ["b"]
+        timed.push("c", run_at=NOON + timedelta(seconds=-990))
+        timed.now = 44.0
+        assert timed.take_ids() == ["c"]
+        assert timed.ledger.next_due == 45.0
+        timed.now = 55.0
+        assert timed.take_ids() == ["a", "delayed", "moved"]
+        timed.now = 3600.0
+        assert timed.take_ids() == []
+        assert timed.ledger.next_due == 3601.0
+        timed.now = 4599.5
+        assert timed.take_ids() == []
+        assert timed.ledger.next_due == 4600.0
+        timed.now = 4600.0
+        assert timed.take_ids() == ["late"]
+        assert timed.ledger.next_due is None
 
 
-@pytest.mark.parametrize("place", ["waiting", "in hand", "done", "dead"])
+@pytest.mark.parametrize("place", ["waiting", "running", "done", "dead"])
 def test_an_id_that_is_known_is_refused_and_nothing_changes(place: str) -> None:
-    book = Book()
-    book.push("a", args=1)
+    timed = TimedLedger()
+    timed.push("a", args=1)
     if place != "waiting":
-        task = book.take_one()
-        if place != "in hand":
-            book.settle(task, Succeeded(1) if place == "done" else Failed(ERROR))
-    before = (book.ledger.waiting, book.ledger.running, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+        task = timed.take_one()
+        if place != "running":
+            timed.settle(task, Succeeded(1) if place == "done" else Failed(ERROR))
+    before = (
+        timed.ledger.waiting,
+        timed.ledger.running,
+        timed.ledger.dead,
+        timed.ledger.remembered,
+        timed.ledger.counts,
+    )
     with pytest.raises(DuplicateTaskError, match="a task of the id 'a' has been pushed already; ids must be new"):
-        book.push("a", args=2, unique="key")
-    after = (book.ledger.waiting, book.ledger.running, book.ledger.dead, book.ledger.remembered, book.ledger.counts)
+        timed.push("a", args=2, unique="key")
+    after = (
+        timed.ledger.waiting,
+        timed.ledger.running,
+        timed.ledger.dead,
+        timed.ledger.remembered,
+        timed.ledger.counts,
+    )
     assert before == after
-    assert book.push("b", unique="key") == "b", "the refused one has not taken the key"
+    assert timed.push("b", unique="key") == "b", "the refused one has not taken the key"
 
 
 def test_what_cannot_be_placed_in_time_is_refused_and_not_half_stored() -> None:
-    book = Book()
-    book.push("old", unique="key")
+    timed = TimedLedger()
+    timed.push("old", unique="key")
     task = make_task("args", TaskOptions(id="a", unique="key", on_conflict="replace"))
     task.parts.run_at = datetime(2026, 11, 23)  # noqa: DTZ001  that it is naive is the point
     with pytest.raises(TypeError, match="offset-naive"):
-        book.ledger.push(task, 0)
-    assert book.ledger.find("a") is None
-    assert (book.ledger.waiting, book.ledger.counts["pushed"]) == (1, 1)
-    assert book.take_ids() == ["old"]
+        timed.ledger.push(task, 0)
+    assert timed.ledger.find("a") is None
+    assert (timed.ledger.waiting, timed.ledger.counts["pushed"]) == (1, 1)
+    assert timed.take_ids() == ["old"]
 
 
 # Unique keys
 
 
 def test_skip_leaves_the_first_in_place_and_returns_its_id() -> None:
-    book = Book()
-    book.push("a", args=1, unique="key")
-    assert book.push("b", args=2, unique="key") == "a"
-    assert book.ledger.find("b") is None
-    assert book.ledger.counts["pushed"] == 1
-    assert book.take_one().args == 1
-    assert book.push("c", unique="key") == "a", "one that runs has its key still"
+    timed = TimedLedger()
+    timed.push("a", args=1, unique="key")
+    assert timed.push("b", args=2, unique="key") == "a"
+    assert timed.ledger.find("b") is None
+    assert timed.ledger.counts["pushed"] == 1
+    assert timed.take_one().args == 1
+    assert timed.push("c", unique="key") == "a", "one that runs has its key still"
 
 
 def test_raise_raises() -> None:
-    book = Book()
-    book.push("a", unique="key")
+    timed = TimedLedger()
+    timed.push("a", unique="key")
     with pytest.raises(DuplicateTaskError, match="the unique key 'key' is taken by the unfinished task 'a'"):
-        book.push("b", unique="key", on_conflict="raise")
-    assert book.take_ids() == ["a"]
+        timed.push("b", unique="key", on_conflict="raise")
+    assert timed.take_ids() == ["a"]
 
 
 def test_replace_takes_out_one_that_waits() -> None:
-    book = Book()
-    book.push("a", unique="key", delay=5)
-    assert book.push("b", unique="key", on_conflict="replace") == "b"
-    assert book.status_of("a") is Status.Killed
-    book.now = 5
-    assert book.take_ids() == ["b"]
-    result = book.ledger.result_of("a")
+    timed = TimedLedger()
+    timed.push("a", unique="key", delay=5)
+    assert timed.push("b", unique="key", on_conflict="replace") == "b"
+    assert timed.status_of("a") is Status.Killed
+    timed.now = 5
+    assert timed.take_ids() == ["b"]
+    result = timed.ledger.result_of("a")
     assert result is not None
     assert isinstance(result.error, AbortError)
     assert str(result.error) == "replaced by task b"
 
 
 def test_replace_leaves_one_that_runs_and_the_key_goes_to_the_new_one() -> None:
-    book = Book()
-    book.push("a", unique="key")
-    first = book.take_one()
-    book.push("b", unique="key", on_conflict="replace")
-    book.settle(first, Succeeded(None))
-    assert book.push("c", unique="key") == "b"
-    assert book.take_ids() == ["b"]
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    first = timed.take_one()
+    timed.push("b", unique="key", on_conflict="replace")
+    timed.settle(first, Succeeded(None))
+    assert timed.push("c", unique="key") == "b"
+    assert timed.take_ids() == ["b"]
 
 
 @pytest.mark.parametrize(
     "outcome", [Retried(ERROR), Retried(ERROR, 5), Released(), Suspended(0), Suspended(5)], ids=repr
 )
 def test_one_that_was_replaced_while_it_ran_does_not_wait_again_beside_the_new_one(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a", unique="key")
-    first = book.take_one()
-    book.push("b", unique="key", on_conflict="replace")
-    book.settle(first, outcome)
-    assert book.status_of("a") is Status.Killed
-    assert book.take_ids() == ["b"]
-    assert book.push("c", unique="key") == "b"
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    first = timed.take_one()
+    timed.push("b", unique="key", on_conflict="replace")
+    timed.settle(first, outcome)
+    assert timed.status_of("a") is Status.Killed
+    assert timed.take_ids() == ["b"]
+    assert timed.push("c", unique="key") == "b"
 
 
 @pytest.mark.parametrize("outcome", [Retried(ERROR), Released(), Suspended(5)], ids=repr)
 def test_nor_when_the_new_one_is_finished_for_it_was_replaced(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a", unique="key")
-    first = book.take_one()
-    book.push("b", unique="key", on_conflict="replace")
-    book.settle(book.take_one(), Succeeded(None))
-    book.settle(first, outcome)
-    assert book.status_of("a") is Status.Killed
-    assert book.push("c", unique="key") == "c", "the key is free"
-    assert book.take_ids() == ["c"]
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    first = timed.take_one()
+    timed.push("b", unique="key", on_conflict="replace")
+    timed.settle(timed.take_one(), Succeeded(None))
+    timed.settle(first, outcome)
+    assert timed.status_of("a") is Status.Killed
+    assert timed.push("c", unique="key") == "c", "the key is free"
+    assert timed.take_ids() == ["c"]
 
 
 def test_one_that_was_replaced_while_it_ran_names_its_successor() -> None:
-    book = Book()
-    book.push("a", unique="key")
-    first = book.take_one()
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    first = timed.take_one()
     for task_id in ("b", "c"):
-        book.push(task_id, unique="key", on_conflict="replace")
-    book.settle(first, Retried(ERROR))
-    ends = {task_id: str(outcome.error) for task_id, outcome in book.finished if isinstance(outcome, Killed)}
+        timed.push(task_id, unique="key", on_conflict="replace")
+    timed.settle(first, Retried(ERROR))
+    ends = {task_id: str(outcome.error) for task_id, outcome in timed.finished if isinstance(outcome, Killed)}
     assert ends == {"a": "replaced by task b", "b": "replaced by task c"}
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR), Killed(ERROR)], ids=lambda each: type(each).__name__)
 def test_a_key_is_free_when_its_task_is_finished(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a", unique="key")
-    book.settle(book.take_one(), outcome)
-    assert book.push("b", unique="key") == "b"
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    timed.settle(timed.take_one(), outcome)
+    assert timed.push("b", unique="key") == "b"
 
 
 @pytest.mark.parametrize(
     "outcome", [Retried(ERROR), Retried(ERROR, 5), Released(), Suspended(0), Suspended(5)], ids=repr
 )
 def test_a_key_is_not_free_before(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a", unique="key")
-    book.settle(book.take_one(), outcome)
-    assert book.push("b", unique="key") == "a"
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    timed.settle(timed.take_one(), outcome)
+    assert timed.push("b", unique="key") == "a"
 
 
 def test_a_dead_letter_that_waits_again_has_its_key_again() -> None:
-    book = Book()
-    book.push("a", unique="key")
-    book.ledger.cancel("a", "for a while")
-    assert book.ledger.resume("a")
-    assert book.push("b", unique="key") == "a"
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    timed.ledger.cancel("a", "for a while")
+    assert timed.ledger.resume("a")
+    assert timed.push("b", unique="key") == "a"
 
 
 def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
-    book = Book()
-    book.push("a", unique="key")
-    book.ledger.cancel("a", "for a while")
-    book.push("b", unique="key")
+    timed = TimedLedger()
+    timed.push("a", unique="key")
+    timed.ledger.cancel("a", "for a while")
+    timed.push("b", unique="key")
     with pytest.raises(DuplicateTaskError, match="task a cannot wait again: task b has its unique key"):
-        book.ledger.resume("a")
-    assert book.status_of("a") is Status.Killed
-    assert (book.ledger.dead, book.ledger.waiting) == (1, 1)
-    book.ledger.cancel("b", "so that the key is free")
-    assert book.ledger.resume("a")
+        timed.ledger.resume("a")
+    assert timed.status_of("a") is Status.Killed
+    assert (timed.ledger.dead, timed.ledger.waiting) == (1, 1)
+    timed.ledger.cancel("b", "so that the key is free")
+    assert timed.ledger.resume("a")
 
 
 # Expiry
@@ -350,170 +362,170 @@ def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
 
 @pytest.mark.parametrize("delay", [0.0, 3.0, 9.0])
 def test_a_task_expires_at_the_very_second_delayed_or_not(delay: float) -> None:
-    book = Book()
-    book.push("a", expires_in=5, delay=delay)
-    book.now = 4.999
-    assert not book.ledger.expire(book.now)
-    assert book.ledger.expires_at("a") == 5
-    book.now = 5
-    assert book.ledger.expire(book.now)
-    assert book.status_of("a") is Status.Killed
-    assert book.ledger.expires_at("a") is None
-    assert book.take() is None
-    assert book.ledger.next_due is None
+    timed = TimedLedger()
+    timed.push("a", expires_in=5, delay=delay)
+    timed.now = 4.999
+    assert not timed.ledger.expire(timed.now)
+    assert timed.ledger.expires_at("a") == 5
+    timed.now = 5
+    assert timed.ledger.expire(timed.now)
+    assert timed.status_of("a") is Status.Killed
+    assert timed.ledger.expires_at("a") is None
+    assert timed.take() is None
+    assert timed.ledger.next_due is None
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "replace", "raise"])
 def test_who_pushes_kills_what_has_expired_and_takes_its_key(on_conflict: str) -> None:
-    book = Book()
-    book.push("ahead")
-    book.push("a", unique="key", expires_in=5)
-    book.now = 4
-    assert book.push("b", unique="key") == "a"
-    book.now = 5
-    assert book.push("c", unique="key", on_conflict=on_conflict) == "c"
-    [(task_id, outcome)] = book.finished
+    timed = TimedLedger()
+    timed.push("ahead")
+    timed.push("a", unique="key", expires_in=5)
+    timed.now = 4
+    assert timed.push("b", unique="key") == "a"
+    timed.now = 5
+    assert timed.push("c", unique="key", on_conflict=on_conflict) == "c"
+    [(task_id, outcome)] = timed.finished
     assert task_id == "a"
     assert isinstance(outcome, Killed)
     assert isinstance(outcome.error, TaskExpiredError)
-    assert book.take_ids() == ["ahead", "c"]
+    assert timed.take_ids() == ["ahead", "c"]
 
 
 def test_what_was_started_in_time_leaves_nothing_behind() -> None:
-    book = Book()
+    timed = TimedLedger()
     for number in range(5000):
-        book.push(str(number), expires_in=1e9)
-        book.settle(book.take_one(), Succeeded(None))
-        assert book.ledger.next_due is None
-    assert len(vars(book.ledger)["_expiring"]) < 100
+        timed.push(str(number), expires_in=1e9)
+        timed.settle(timed.take_one(), Succeeded(None))
+        assert timed.ledger.next_due is None
+    assert len(vars(timed.ledger)["_expiring"]) < 100
 
 
 def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
-    book = Book()
-    book.push("a", expires_in=5)
-    book.push("b")
-    book.now = 5.001
-    assert book.take_ids() == ["b"]
-    assert book.status_of("a") is Status.Killed
-    ((task_id, outcome),) = book.finished
+    timed = TimedLedger()
+    timed.push("a", expires_in=5)
+    timed.push("b")
+    timed.now = 5.001
+    assert timed.take_ids() == ["b"]
+    assert timed.status_of("a") is Status.Killed
+    ((task_id, outcome),) = timed.finished
     assert task_id == "a"
     assert isinstance(outcome, Killed)
     assert isinstance(outcome.error, TaskExpiredError)
-    assert book.ledger.counts["killed"] == 1
+    assert timed.ledger.counts["killed"] == 1
 
 
 @pytest.mark.parametrize(
     "outcome", [Retried(ERROR, 60), Released(), Suspended(60)], ids=lambda each: type(each).__name__
 )
 def test_a_task_that_was_started_in_time_may_go_on_later(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a", expires_in=5)
-    book.now = 4.999
-    book.settle(book.take_one(), outcome)
-    book.now = 65
-    assert book.take_ids() == ["a"]
+    timed = TimedLedger()
+    timed.push("a", expires_in=5)
+    timed.now = 4.999
+    timed.settle(timed.take_one(), outcome)
+    timed.now = 65
+    assert timed.take_ids() == ["a"]
 
 
 # Coming back
 
 
 def test_success_is_remembered() -> None:
-    book = Book()
-    book.push("a")
-    task = book.take_one()
-    book.settle(task, Succeeded(5))
+    timed = TimedLedger()
+    timed.push("a")
+    task = timed.take_one()
+    timed.settle(task, Succeeded(5))
     assert task.parts.status is Status.Done
-    assert book.ledger.result_of("a") == TaskResult(TaskId("a"), Status.Done, 5)
-    assert book.ledger.find("a") is task
-    assert (book.ledger.waiting, book.ledger.running, book.ledger.remembered) == (0, 0, 1)
-    assert book.finished == [("a", Succeeded(5))]
+    assert timed.ledger.result_of("a") == TaskResult(TaskId("a"), Status.Done, 5)
+    assert timed.ledger.find("a") is task
+    assert (timed.ledger.waiting, timed.ledger.running, timed.ledger.remembered) == (0, 0, 1)
+    assert timed.finished == [("a", Succeeded(5))]
 
 
 @pytest.mark.parametrize(
     ("outcome", "status"), [(Failed(ERROR), Status.Failed), (Killed(ERROR), Status.Killed)], ids=["failed", "killed"]
 )
 def test_failure_is_a_dead_letter(outcome: Ending, status: Status) -> None:
-    book = Book()
-    book.push("a")
-    book.settle(book.take_one(), outcome)
-    assert book.status_of("a") is status
-    assert book.ledger.result_of("a") == TaskResult(TaskId("a"), status, error=ERROR)
-    assert (book.ledger.dead, book.ledger.remembered) == (1, 0)
-    assert book.finished == [("a", outcome)]
+    timed = TimedLedger()
+    timed.push("a")
+    timed.settle(timed.take_one(), outcome)
+    assert timed.status_of("a") is status
+    assert timed.ledger.result_of("a") == TaskResult(TaskId("a"), status, error=ERROR)
+    assert (timed.ledger.dead, timed.ledger.remembered) == (1, 0)
+    assert timed.finished == [("a", outcome)]
 
 
 def test_a_retried_task_waits_and_its_attempts_count() -> None:
-    book = Book()
-    book.push("a", args=1, metadata={"tenant": "acme"})
-    first = book.take_one()
+    timed = TimedLedger()
+    timed.push("a", args=1, metadata={"tenant": "acme"})
+    first = timed.take_one()
     with use_wall_clock(NOON.timestamp):
-        book.settle(first, Retried(ERROR, 10))
-    assert book.take() is None
-    waiting = book.ledger.find("a")
+        timed.settle(first, Retried(ERROR, 10))
+    assert timed.take() is None
+    waiting = timed.ledger.find("a")
     assert waiting is not None
     assert waiting.parts.run_at == NOON + timedelta(seconds=10)
-    book.now = 10
-    again = book.take_one()
+    timed.now = 10
+    again = timed.take_one()
     assert (again.args, again.parts.attempt) == (1, 2)
     assert again.parts.metadata == {"tenant": "acme"}
     assert first.parts.attempt == 1, "whoever still holds the last attempt sees what it was"
     assert first.parts.status is Status.Pending, "and that it is over"
-    assert book.finished == []
+    assert timed.finished == []
 
 
 def test_what_is_retried_at_once_goes_behind_the_others() -> None:
-    book = Book()
-    book.push("a")
-    book.push("b")
-    book.settle(book.take_one(), Retried(ERROR))
-    assert book.take_ids() == ["b", "a"]
+    timed = TimedLedger()
+    timed.push("a")
+    timed.push("b")
+    timed.settle(timed.take_one(), Retried(ERROR))
+    assert timed.take_ids() == ["b", "a"]
 
 
 def test_a_released_task_goes_to_the_front_and_its_attempt_does_not_count() -> None:
-    book = Book()
-    book.push("a")
-    book.push("b")
+    timed = TimedLedger()
+    timed.push("a")
+    timed.push("b")
     for _ in range(3):
-        task = book.take_one()
+        task = timed.take_one()
         assert (task.parts.id, task.parts.attempt) == ("a", 1)
-        book.settle(task, Released("interrupted"))
-    assert book.ledger.counts["released"] == 3
-    assert book.take_ids() == ["a", "b"]
+        timed.settle(task, Released("interrupted"))
+    assert timed.ledger.counts["released"] == 3
+    assert timed.take_ids() == ["a", "b"]
 
 
 def test_a_suspended_task_waits_for_its_moment_and_its_attempt_does_not_count() -> None:
-    book = Book()
-    book.push("a")
+    timed = TimedLedger()
+    timed.push("a")
     for number in range(1, 4):
-        task = book.take_one()
+        task = timed.take_one()
         assert (task.parts.id, task.parts.attempt) == ("a", 1)
-        book.settle(task, Suspended(book.now + 5, "not yet"))
-        assert (book.status_of("a"), book.ledger.waiting, book.ledger.running) == (Status.Pending, 1, 0)
-        assert book.ledger.counts == {**dict.fromkeys(book.ledger.counts, 0), "pushed": 1, "suspended": number}
-        assert book.ledger.next_due == book.now + 5
-        assert book.take() is None
-        book.now += 5
-    assert book.take_ids() == ["a"]
+        timed.settle(task, Suspended(timed.now + 5, "not yet"))
+        assert (timed.status_of("a"), timed.ledger.waiting, timed.ledger.running) == (Status.Pending, 1, 0)
+        assert timed.ledger.counts == {**dict.fromkeys(timed.ledger.counts, 0), "pushed": 1, "suspended": number}
+        assert timed.ledger.next_due == timed.now + 5
+        assert timed.take() is None
+        timed.now += 5
+    assert timed.take_ids() == ["a"]
 
 
 def test_a_suspended_task_waits_behind_those_that_were_ready_before() -> None:
-    book = Book()
-    book.push("a")
-    book.settle(book.take_one(), Suspended(5))
-    book.push("b")
-    book.now = 5
-    assert book.take_ids() == ["b", "a"]
+    timed = TimedLedger()
+    timed.push("a")
+    timed.settle(timed.take_one(), Suspended(5))
+    timed.push("b")
+    timed.now = 5
+    assert timed.take_ids() == ["b", "a"]
 
 
 def test_a_suspension_without_end_is_ended_by_rescheduling() -> None:
-    book = Book()
-    book.push("a", unique="key", expires_in=10)
-    book.settle(book.take_one(), Suspended(math.inf))
-    book.now = 1e9
-    assert book.take() is None
-    assert book.push("b", unique="key") == "a", "it keeps its key"
-    assert book.ledger.reschedule("a", 0, book.now)
-    task = book.take_one()
+    timed = TimedLedger()
+    timed.push("a", unique="key", expires_in=10)
+    timed.settle(timed.take_one(), Suspended(math.inf))
+    timed.now = 1e9
+    assert timed.take() is None
+    assert timed.push("b", unique="key") == "a", "it keeps its key"
+    assert timed.ledger.reschedule("a", 0, timed.now)
+    task = timed.take_one()
     assert (task.parts.id, task.parts.attempt) == ("a", 1)
 
 
@@ -523,59 +535,59 @@ def test_a_suspension_without_end_is_ended_by_rescheduling() -> None:
     ids=lambda o: type(o).__name__,
 )
 def test_settling_is_fenced(outcome: Outcome) -> None:
-    book = Book()
-    book.push("a")
-    book.push("other")
-    first = book.take_one()
-    book.settle(first, Retried(ERROR))
+    timed = TimedLedger()
+    timed.push("a")
+    timed.push("other")
+    first = timed.take_one()
+    timed.settle(first, Retried(ERROR))
     stale: list[Task[Any]] = [first, Task("never pushed")]
     for each in stale:
         with pytest.raises(LeaseLostError, match=r"is not in hand in its attempt .*: nothing to settle"):
-            book.settle(each, outcome)
-    assert book.take_ids() == ["other", "a"]
+            timed.settle(each, outcome)
+    assert timed.take_ids() == ["other", "a"]
     with pytest.raises(LeaseLostError):
-        book.settle(first, outcome)
-    assert book.ledger.running == 2
+        timed.settle(first, outcome)
+    assert timed.ledger.running == 2
 
 
 def test_one_that_waits_cannot_be_settled() -> None:
-    book = Book()
+    timed = TimedLedger()
     task = make_task("args", {})
-    book.ledger.push(task, 0)
+    timed.ledger.push(task, 0)
     with pytest.raises(LeaseLostError):
-        book.settle(task, Succeeded(1))
-    assert book.ledger.waiting == 1
+        timed.settle(task, Succeeded(1))
+    assert timed.ledger.waiting == 1
 
 
 @pytest.mark.parametrize("outcome", [None, "done", ERROR, Succeeded], ids=repr)
 def test_what_is_no_outcome_is_refused_and_nothing_changes(outcome: Any) -> None:
-    book = Book()
-    book.push("a")
-    task = book.take_one()
+    timed = TimedLedger()
+    timed.push("a")
+    task = timed.take_one()
     with pytest.raises(
         TypeError, match="an outcome is Succeeded, Retried, Failed, Killed, Released or Suspended, not "
     ):
-        book.settle(task, outcome)
-    assert (book.ledger.running, book.status_of("a")) == (1, Status.Running)
+        timed.settle(task, outcome)
+    assert (timed.ledger.running, timed.status_of("a")) == (1, Status.Running)
 
 
 def test_results_are_remembered_up_to_a_number_the_oldest_go_first() -> None:
-    book = Book(keep_results=2)
+    timed = TimedLedger(keep_results=2)
     for id in "abc":
-        book.push(id)
-        book.settle(book.take_one(), Succeeded(id))
-    assert [book.ledger.find(id) is not None for id in "abc"] == [False, True, True]
-    assert book.ledger.result_of("a") is None
-    assert book.ledger.remembered == 2
-    assert len(book.finished) == 3
+        timed.push(id)
+        timed.settle(timed.take_one(), Succeeded(id))
+    assert [timed.ledger.find(id) is not None for id in "abc"] == [False, True, True]
+    assert timed.ledger.result_of("a") is None
+    assert timed.ledger.remembered == 2
+    assert len(timed.finished) == 3
 
 
 def test_no_results_need_be_remembered() -> None:
-    book = Book(keep_results=0)
-    book.push("a")
-    book.settle(book.take_one(), Succeeded(1))
-    assert book.ledger.find("a") is None
-    assert book.finished == [("a", Succeeded(1))]
+    timed = TimedLedger(keep_results=0)
+    timed.push("a")
+    timed.settle(timed.take_one(), Succeeded(1))
+    assert timed.ledger.find("a") is None
+    assert timed.finished == [("a", Succeeded(1))]
 
 
 # Interventions
@@ -583,133 +595,133 @@ def test_no_results_need_be_remembered() -> None:
 
 @pytest.mark.parametrize("delay", [0, 5])
 def test_a_waiting_task_can_be_cancelled(delay: float) -> None:
-    book = Book()
-    book.push("a", delay=delay)
-    assert book.ledger.cancel("a", "not wanted")
-    assert not book.ledger.cancel("a", "again")
-    book.now = 10
-    assert book.take() is None
-    assert book.ledger.next_due is None
-    assert book.status_of("a") is Status.Killed
-    ((_, outcome),) = book.finished
+    timed = TimedLedger()
+    timed.push("a", delay=delay)
+    assert timed.ledger.cancel("a", "not wanted")
+    assert not timed.ledger.cancel("a", "again")
+    timed.now = 10
+    assert timed.take() is None
+    assert timed.ledger.next_due is None
+    assert timed.status_of("a") is Status.Killed
+    ((_, outcome),) = timed.finished
     assert isinstance(outcome, Killed)
     assert isinstance(outcome.error, AbortError)
     assert str(outcome.error) == "not wanted"
 
 
 def test_what_does_not_wait_cannot_be_cancelled() -> None:
-    book = Book()
-    book.push("a")
-    book.take_one()
-    assert not book.ledger.cancel("a", "too late")
-    assert not book.ledger.cancel("unknown", "never")
-    assert book.finished == []
+    timed = TimedLedger()
+    timed.push("a")
+    timed.take_one()
+    assert not timed.ledger.cancel("a", "too late")
+    assert not timed.ledger.cancel("unknown", "never")
+    assert timed.finished == []
 
 
 def test_nobody_needs_to_wake_up_for_a_cancelled_task() -> None:
-    book = Book()
+    timed = TimedLedger()
     for id, delay in (("a", 5), ("b", 10), ("c", 15)):
-        book.push(id, delay=delay)
-    book.ledger.cancel("a", "no")
-    assert book.ledger.next_due == 10
-    book.ledger.cancel("c", "no")
-    book.ledger.cancel("b", "no")
-    assert book.ledger.next_due is None
+        timed.push(id, delay=delay)
+    timed.ledger.cancel("a", "no")
+    assert timed.ledger.next_due == 10
+    timed.ledger.cancel("c", "no")
+    timed.ledger.cancel("b", "no")
+    assert timed.ledger.next_due is None
 
 
 def test_an_attempt_is_aborted_by_who_holds_it() -> None:
-    book = Book()
-    book.push("a")
-    assert not book.ledger.abort("a", "it waits")
-    task = book.take_one()
-    assert not book.ledger.abort("a", "nobody holds it")
+    timed = TimedLedger()
+    timed.push("a")
+    assert not timed.ledger.abort("a", "it waits")
+    task = timed.take_one()
+    assert not timed.ledger.abort("a", "nobody holds it")
     task.parts.holder = holder = Holder()
-    assert book.ledger.abort("a", "enough")
+    assert timed.ledger.abort("a", "enough")
     (told,) = holder.told
     assert isinstance(told, Killed)
     assert str(told.error) == "enough"
-    assert book.ledger.running == 1, "it is in hand until it is settled"
-    assert not book.ledger.abort("unknown", "never")
+    assert timed.ledger.running == 1, "it is in hand until it is settled"
+    assert not timed.ledger.abort("unknown", "never")
 
 
 @pytest.mark.parametrize(
     ("outcome", "attempts"), [(Retried(ERROR, 5), 1), (Released(), 0), (Suspended(5), 0)], ids=repr
 )
 def test_whoever_was_aborted_does_not_come_back(outcome: Outcome, attempts: int) -> None:
-    book = Book()
-    book.push("a")
-    task = book.take_one()
+    timed = TimedLedger()
+    timed.push("a")
+    task = timed.take_one()
     task.parts.holder = Holder()
-    book.ledger.abort("a", "enough")
-    book.settle(task, outcome)
-    [(_, end)] = book.finished
+    timed.ledger.abort("a", "enough")
+    timed.settle(task, outcome)
+    [(_, end)] = timed.finished
     assert isinstance(end, Killed)
     assert str(end.error) == "enough"
-    again = book.ledger.find("a")
+    again = timed.ledger.find("a")
     assert again is not None
     assert again.parts.attempt == attempts
-    assert book.ledger.resume("a")
-    book.settle(book.take_one(), outcome)
-    assert book.status_of("a") is Status.Pending, "that was in another life"
+    assert timed.ledger.resume("a")
+    timed.settle(timed.take_one(), outcome)
+    assert timed.status_of("a") is Status.Pending, "that was in another life"
 
 
 def test_a_waiting_task_can_be_rescheduled_either_way() -> None:
-    book = Book()
-    book.push("a")
-    book.push("b", delay=10)
+    timed = TimedLedger()
+    timed.push("a")
+    timed.push("b", delay=10)
     with use_wall_clock(NOON.timestamp):
-        assert book.ledger.reschedule("a", 20, 0)
-        assert book.ledger.reschedule("b", 0, 0)
-    found = book.ledger.find("a")
+        assert timed.ledger.reschedule("a", 20, 0)
+        assert timed.ledger.reschedule("b", 0, 0)
+    found = timed.ledger.find("a")
     assert found is not None
     assert found.parts.run_at == NOON + timedelta(seconds=20)
-    assert book.ledger.next_due == 20
-    (at_once,) = [task for task in book.ledger.tasks() if task.parts.id == "b"]
+    assert timed.ledger.next_due == 20
+    (at_once,) = [task for task in timed.ledger.tasks() if task.parts.id == "b"]
     assert at_once.parts.run_at in (None, NOON), "it does not say any more that it waits for a time to come"
-    assert book.take_ids() == ["b"]
-    book.now = 10
-    assert book.take() is None
-    book.now = 20
-    assert book.take_ids() == ["a"]
-    assert not book.ledger.reschedule("a", 1, 20)
-    assert not book.ledger.reschedule("unknown", 1, 20)
+    assert timed.take_ids() == ["b"]
+    timed.now = 10
+    assert timed.take() is None
+    timed.now = 20
+    assert timed.take_ids() == ["a"]
+    assert not timed.ledger.reschedule("a", 1, 20)
+    assert not timed.ledger.reschedule("unknown", 1, 20)
 
 
 def test_a_task_that_is_rescheduled_again_and_again_is_still_one() -> None:
-    book = Book()
-    book.push("a")
+    timed = TimedLedger()
+    timed.push("a")
     for delay in (5, 1, 0, 3, 0):
-        book.ledger.reschedule("a", delay, book.now)
-    assert book.ledger.waiting == 1
-    book.now = 10
-    assert book.take_ids() == ["a"]
+        timed.ledger.reschedule("a", delay, timed.now)
+    assert timed.ledger.waiting == 1
+    timed.now = 10
+    assert timed.take_ids() == ["a"]
 
 
 def test_a_waiting_task_can_be_updated() -> None:
-    book = Book()
-    book.push("a", args=1, priority=5)
+    timed = TimedLedger()
+    timed.push("a", args=1, priority=5)
     replacement = make_task(2, TaskOptions(id="a", metadata={"tenant": "acme"}, priority=-5))
-    assert book.ledger.update(replacement)
-    task = book.take_one()
+    assert timed.ledger.update(replacement)
+    task = timed.take_one()
     assert (task.args, task.parts.priority) == (2, 5)
     assert task.parts.metadata == {"tenant": "acme"}
-    assert not book.ledger.update(replacement), "it runs"
+    assert not timed.ledger.update(replacement), "it runs"
     assert task.args == 2
-    assert not book.ledger.update(Task("unknown"))
+    assert not timed.ledger.update(Task("unknown"))
 
 
 def test_a_dead_letter_waits_again_with_all_of_its_attempts() -> None:
-    book = Book()
-    book.push("a", args=1, expires_in=5, metadata={"tenant": "acme"})
-    book.settle(book.take_one(), Retried(ERROR))
-    dead = book.take_one()
-    book.settle(dead, Failed(ERROR))
-    assert book.ledger.resume("a")
-    assert not book.ledger.resume("a"), "it is no dead letter any more"
-    assert (book.ledger.dead, book.ledger.waiting) == (0, 1)
-    assert book.ledger.result_of("a") is None
-    book.now = 100
-    task = book.take_one()
+    timed = TimedLedger()
+    timed.push("a", args=1, expires_in=5, metadata={"tenant": "acme"})
+    timed.settle(timed.take_one(), Retried(ERROR))
+    dead = timed.take_one()
+    timed.settle(dead, Failed(ERROR))
+    assert timed.ledger.resume("a")
+    assert not timed.ledger.resume("a"), "it is no dead letter any more"
+    assert (timed.ledger.dead, timed.ledger.waiting) == (0, 1)
+    assert timed.ledger.result_of("a") is None
+    timed.now = 100
+    task = timed.take_one()
     assert (task.args, task.parts.attempt) == (1, 1)
     assert task.parts.metadata == {"tenant": "acme"}
     assert dead.parts.attempt == 2
@@ -717,86 +729,86 @@ def test_a_dead_letter_waits_again_with_all_of_its_attempts() -> None:
 
 
 def test_only_dead_letters_can_be_resumed() -> None:
-    book = Book()
+    timed = TimedLedger()
     for id in ("waiting", "done"):
-        book.push(id)
-    task = book.take_one()
-    book.settle(task, Released())
-    book.ledger.reschedule("waiting", 5, 0)
-    book.settle(book.take_one(), Succeeded(1))
+        timed.push(id)
+    task = timed.take_one()
+    timed.settle(task, Released())
+    timed.ledger.reschedule("waiting", 5, 0)
+    timed.settle(timed.take_one(), Succeeded(1))
     for id in ("waiting", "done", "unknown"):
-        assert not book.ledger.resume(id)
+        assert not timed.ledger.resume(id)
 
 
 def test_finished_tasks_can_be_forgotten() -> None:
-    book = Book()
+    timed = TimedLedger()
     for id in "abcd":
-        book.push(id)
+        timed.push(id)
     for outcome in (Succeeded(1), Failed(ERROR), Killed(ERROR)):
-        book.settle(book.take_one(), outcome)
-    assert book.ledger.vacuum() == 3
-    assert book.ledger.vacuum() == 0
-    assert [book.ledger.find(id) is not None for id in "abcd"] == [False, False, False, True]
-    assert book.push("a") == "a"
+        timed.settle(timed.take_one(), outcome)
+    assert timed.ledger.vacuum() == 3
+    assert timed.ledger.vacuum() == 0
+    assert [timed.ledger.find(id) is not None for id in "abcd"] == [False, False, False, True]
+    assert timed.push("a") == "a"
 
 
 def test_a_task_that_comes_back_after_it_was_cancelled_and_forgotten_is_taken_once() -> None:
-    book = Book()
+    timed = TimedLedger()
     task = make_task("args", {})
     for _ in range(2):
-        book.ledger.push(task, 0)
-        book.ledger.cancel(task.parts.id, "not yet")
-        book.ledger.vacuum()
-    book.ledger.push(task, 0)
-    assert book.take_ids() == [task.parts.id]
-    assert book.ledger.running == 1
+        timed.ledger.push(task, 0)
+        timed.ledger.cancel(task.parts.id, "not yet")
+        timed.ledger.vacuum()
+    timed.ledger.push(task, 0)
+    assert timed.take_ids() == [task.parts.id]
+    assert timed.ledger.running == 1
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(1), Failed(ERROR)], ids=lambda each: type(each).__name__)
 def test_a_task_that_is_pushed_again_after_it_was_finished_begins_anew(outcome: Outcome) -> None:
-    book = Book()
+    timed = TimedLedger()
     task = make_task("args", {})
     for _ in range(3):
-        book.ledger.push(task, 0)
-        taken = book.take_one()
+        timed.ledger.push(task, 0)
+        taken = timed.take_one()
         assert (taken.parts.attempt, taken.parts.status) == (1, Status.Running)
-        book.settle(taken, outcome)
-        book.ledger.vacuum()
+        timed.settle(taken, outcome)
+        timed.ledger.vacuum()
 
 
 def test_it_is_empty_when_nothing_waits_and_nothing_can_come_back() -> None:
-    book = Book()
-    assert book.ledger.is_empty
-    book.push("a", delay=5)
-    assert not book.ledger.is_empty
-    book.now = 5
-    task = book.take_one()
-    assert book.ledger.is_empty, "nobody holds it who would give it back"
+    timed = TimedLedger()
+    assert timed.ledger.is_empty
+    timed.push("a", delay=5)
+    assert not timed.ledger.is_empty
+    timed.now = 5
+    task = timed.take_one()
+    assert timed.ledger.is_empty, "nobody holds it who would give it back"
     task.parts.holder = Holder()
-    assert not book.ledger.is_empty
-    book.settle(task, Retried(ERROR))
-    assert not book.ledger.is_empty
-    book.settle(book.take_one(), Succeeded(1))
-    assert book.ledger.is_empty
+    assert not timed.ledger.is_empty
+    timed.settle(task, Retried(ERROR))
+    assert not timed.ledger.is_empty
+    timed.settle(timed.take_one(), Succeeded(1))
+    assert timed.ledger.is_empty
 
 
 def test_all_are_listed_once_wherever_they_are() -> None:
-    book = Book()
+    timed = TimedLedger()
     for id in ("done", "failed", "running"):
-        book.push(id)
+        timed.push(id)
     for outcome in (Succeeded(1), Failed(ERROR)):
-        book.settle(book.take_one(), outcome)
-    book.take_one()
-    book.push("delayed", delay=5)
-    book.push("waiting")
-    assert {task.parts.id: task.parts.status for task in book.ledger.tasks()} == {
+        timed.settle(timed.take_one(), outcome)
+    timed.take_one()
+    timed.push("delayed", delay=5)
+    timed.push("waiting")
+    assert {task.parts.id: task.parts.status for task in timed.ledger.tasks()} == {
         "done": Status.Done,
         "failed": Status.Failed,
         "running": Status.Running,
         "delayed": Status.Pending,
         "waiting": Status.Pending,
     }
-    assert len(list(book.ledger.tasks())) == 5
+    assert len(list(timed.ledger.tasks())) == 5
 
 
 # Any program at all, beside a model of lists that are searched through
@@ -852,10 +864,10 @@ class LedgerAndModel:
     """Both are asked the same, and have to agree. ``which`` says, in whatever way, which of several is meant."""
 
     def __init__(self) -> None:
-        self.book = Book(keep_results=3)
-        self.ledger = self.book.ledger
+        self.timed = TimedLedger(keep_results=3)
+        self.ledger = self.timed.ledger
         self.records: list[Record] = []
-        self.hands: dict[str, Task[Any]] = {}
+        self.held: dict[str, Task[Any]] = {}
         self.past: list[Task[Any]] = []
         self.finished: list[str] = []
         self.tally = dict.fromkeys(self.ledger.counts, 0)
@@ -871,7 +883,7 @@ class LedgerAndModel:
 
     def place_in_time(self, record: Record, delay: float, *, front: bool = False) -> None:
         self.ticks += 1
-        record.place, record.due = ("delayed", self.book.now + delay) if delay else ("ready", None)
+        record.place, record.due = ("delayed", self.timed.now + delay) if delay else ("ready", None)
         record.order = (-self.ticks if front else self.ticks,)
 
     def finish(self, record: Record, place: str) -> None:
@@ -885,19 +897,19 @@ class LedgerAndModel:
             self.forgotten += 1
 
     def owner_of(self, key: str | None) -> Record | None:
-        unfinished = self.at("ready", "delayed", "in hand")
+        unfinished = self.at("ready", "delayed", "running")
         owners = [each for each in unfinished if each.owns_key and each.unique == key]
         assert len(owners) <= 1, "a key has one owner at most"
         return owners[0] if owners else None
 
     def model_take(self) -> Record | None:
-        now = self.book.now
+        now = self.timed.now
         self.model_expire()
         due = [each for each in self.at("delayed") if each.due is not None and each.due <= now]
         for each in sorted(due, key=lambda each: (each.due, each.order)):
             self.place_in_time(each, 0)
         for each in sorted(self.at("ready"), key=lambda each: (-each.priority, each.order)):
-            each.place, each.start_by = "in hand", None
+            each.place, each.start_by = "running", None
             each.attempt += 1
             return each
         return None
@@ -905,13 +917,13 @@ class LedgerAndModel:
     def model_expire(self) -> None:
         waiting = [each for each in self.at("ready", "delayed") if each.start_by is not None]
         for each in sorted(waiting, key=lambda each: (each.start_by, each.id)):
-            if each.start_by is not None and each.start_by <= self.book.now:
+            if each.start_by is not None and each.start_by <= self.timed.now:
                 self.finish(each, "killed")
 
     # The program
 
     def wait(self, which: int, seconds: float) -> None:
-        self.book.now += seconds
+        self.timed.now += seconds
 
     def push(self, which: int, options: TaskOptions) -> None:
         number = self.ticks = self.ticks + 1
@@ -919,25 +931,25 @@ class LedgerAndModel:
         delay, unique, on_conflict = options["delay"], options.get("unique"), options.get("on_conflict")
         if number % 2:  # the same, by the wall clock
             del options["delay"]
-            options["run_at"] = self.book.wall() + timedelta(seconds=delay)
+            options["run_at"] = self.timed.wall() + timedelta(seconds=delay)
         task = make_task(number, options)
         self.model_expire()
         owner = self.owner_of(unique)
         if owner is not None and on_conflict == "raise":
             with pytest.raises(DuplicateTaskError):
-                self.ledger.push(task, self.book.now)
+                self.ledger.push(task, self.timed.now)
             return
-        pushed = self.ledger.push(task, self.book.now)
+        pushed = self.ledger.push(task, self.timed.now)
         if owner is not None and on_conflict == "skip":
             assert pushed == owner.id
             return
         assert pushed == str(number)
         if owner is not None:
-            if owner.place == "in hand":
+            if owner.place == "running":
                 owner.owns_key = False  # it goes on, beside the new one
             else:
                 self.finish(owner, "killed")
-        start_by = self.book.now + options["expires_in"] if "expires_in" in options else None
+        start_by = self.timed.now + options["expires_in"] if "expires_in" in options else None
         record = Record(str(number), number, options["priority"], unique, start_by, owns_key=unique is not None)
         self.records.append(record)
         self.place_in_time(record, delay)
@@ -946,29 +958,29 @@ class LedgerAndModel:
 
     def expire(self, which: int, what: None) -> None:
         self.model_expire()
-        self.ledger.expire(self.book.now)
+        self.ledger.expire(self.timed.now)
 
     def push_a_known_id(self, which: int, what: None) -> None:
         record = pick(self.records, which)
         if record is not None:
             self.model_expire()
             with pytest.raises(DuplicateTaskError):
-                self.book.push(record.id)
+                self.timed.push(record.id)
 
     def take(self, which: int, what: None) -> None:
-        task, record = self.book.take(), self.model_take()
+        task, record = self.timed.take(), self.model_take()
         assert (task is None) == (record is None)
         if task is not None and record is not None:
             assert (task.parts.id, task.args, task.parts.attempt) == (record.id, record.args, record.attempt)
-            assert record.id not in self.hands
-            self.hands[record.id] = task
+            assert record.id not in self.held
+            self.held[record.id] = task
 
     def settle(self, which: int, outcome: Outcome) -> None:
-        record = pick(self.at("in hand"), which)
+        record = pick(self.at("running"), which)
         if record is None:
             return
-        task = self.hands.pop(record.id)
-        self.book.settle(task, outcome)
+        task = self.held.pop(record.id)
+        self.timed.settle(task, outcome)
         self.past.append(task)
         record.attempt -= isinstance(outcome, (Released, Suspended))
         if not isinstance(outcome, (Retried, Released, Suspended)):
@@ -980,7 +992,7 @@ class LedgerAndModel:
             self.place_in_time(record, outcome.after)
         elif isinstance(outcome, Suspended):
             self.tally["suspended"] += 1
-            self.place_in_time(record, max(0.0, outcome.until - self.book.now))
+            self.place_in_time(record, max(0.0, outcome.until - self.timed.now))
         else:
             self.tally["released"] += 1
             self.place_in_time(record, 0, front=True)
@@ -989,7 +1001,7 @@ class LedgerAndModel:
         task = pick(self.past, which)
         if task is not None:
             with pytest.raises(LeaseLostError):
-                self.book.settle(task, outcome)
+                self.timed.settle(task, outcome)
 
     def cancel(self, which: int, what: None) -> None:
         record = pick(self.records, which)
@@ -1005,7 +1017,7 @@ class LedgerAndModel:
         if record is None:
             return
         waits = record.place in ("ready", "delayed")
-        assert self.ledger.reschedule(record.id, delay, self.book.now) is waits
+        assert self.ledger.reschedule(record.id, delay, self.timed.now) is waits
         if waits and (delay or record.place == "delayed"):  # what is ready keeps its place
             self.place_in_time(record, delay)
 
@@ -1049,7 +1061,7 @@ class LedgerAndModel:
             task = known[record.id]
             assert self.ledger.find(record.id) is task
             assert (task.args, task.parts.attempt) == (record.args, record.attempt)
-            expected = Status.Running if record.place == "in hand" else FINISHED.get(record.place, Status.Pending)
+            expected = Status.Running if record.place == "running" else FINISHED.get(record.place, Status.Pending)
             assert task.parts.status is expected
             result = self.ledger.result_of(record.id)
             assert (result and result.status) == FINISHED.get(record.place)
@@ -1057,11 +1069,11 @@ class LedgerAndModel:
     def the_numbers_are_right(self) -> None:
         ledger = self.ledger
         assert ledger.waiting == len(self.at("ready", "delayed"))
-        assert ledger.running == len(self.hands) == len(self.at("in hand"))
+        assert ledger.running == len(self.held) == len(self.at("running"))
         assert ledger.dead == len(self.at("failed", "killed"))
         assert ledger.remembered == len(self.at("done"))
         assert ledger.counts == self.tally
-        assert [id for id, _ in self.book.finished] == self.finished
+        assert [id for id, _ in self.timed.finished] == self.finished
 
     def nothing_is_lost_and_nothing_settled_twice(self) -> None:
         counts, ledger = self.ledger.counts, self.ledger
@@ -1077,8 +1089,8 @@ class LedgerAndModel:
         assert told == expected or is_look_at_wall
 
     def all_that_waits_comes_out_in_order_each_once(self) -> None:
-        self.book.now += 100
-        while (task := self.book.take()) is not None:
+        self.timed.now += 100
+        while (task := self.timed.take()) is not None:
             record = self.model_take()
             assert record is not None
             assert task.parts.id == record.id
@@ -1124,7 +1136,7 @@ def test_however_they_fight_over_keys_the_ledger_agrees_with_its_model(program: 
 
 def check(program: list[tuple[str, int, Any]]) -> None:
     both = LedgerAndModel()
-    with use_wall_clock(lambda: both.book.wall().timestamp()):
+    with use_wall_clock(lambda: both.timed.wall().timestamp()):
         for name, which, what in program:
             getattr(both, name)(which, what)
             both.each_task_is_in_one_place()

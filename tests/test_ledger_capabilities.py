@@ -162,7 +162,7 @@ async def test_who_waits_for_a_task_that_was_started_in_time_waits_for_its_end(
     assert [each.result for each in ended] == [3]
 
 
-async def test_whoever_looks_sees_what_has_expired(autojump_clock: MockClock) -> None:
+async def test_every_look_sees_what_has_expired(autojump_clock: MockClock) -> None:
     async def make() -> MemoryStorage[int]:
         storage = MemoryStorage[int]()
         await storage.push(1, id="a", expires_in=7, metadata={"n": 1})
@@ -263,7 +263,7 @@ async def test_abort_reaches_only_what_a_worker_has_in_hand(autojump_clock: Mock
     task_id = await storage.push(1)
     assert not await storage.abort(task_id)
     await storage.receive()
-    assert not await storage.abort(task_id)  # in hand, but not a worker's
+    assert not await storage.abort(task_id)  # running, but not in a worker
     assert not await storage.abort("nobody")
 
 
@@ -294,7 +294,7 @@ async def test_reschedule_moves_who_waits_either_way(autojump_clock: MockClock) 
     began = trio.current_time()
     assert (await storage.receive()).args == 2
     assert trio.current_time() - began == 10
-    assert not await storage.reschedule(delayed, 10)  # in hand
+    assert not await storage.reschedule(delayed, 10)  # running
     assert not await storage.reschedule("nobody", 10)
     assert (await storage.receive()).args == 1
     assert trio.current_time() - began == 50

@@ -1,4 +1,4 @@
-"""Tasks handed to those who wait: no wake-up is lost, somebody keeps time, and nobody is given what is another's."""
+"""The queue in memory: no wake-up is lost, one receiver keeps time, and each task is handed to one receiver."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_of_several_receivers_one_keeps_time_and_passes_it_on_when_cancell
     for scope in scopes:
         nursery.start_soon(receive_inside, scope)
         await wait_all_tasks_blocked()
-    for scope in scopes[:-1]:  # whoever it is who keeps time
+    for scope in scopes[:-1]:  # any of them may keep time
         scope.cancel()
         await wait_all_tasks_blocked()
     assert storage.statistics().receivers_waiting == 1
@@ -359,7 +359,7 @@ async def test_a_task_starts_at_the_very_instant_at_which_it_is_due(seed: int, a
 
 
 async def storage_keeper(storage: MemoryStorage[Any]) -> None:
-    """One receiver that is always there, so that there is somebody to keep time while the others come and go."""
+    """A receiver that always waits, so that one keeps time while the others come and go."""
     await trio.sleep(FOREVER)
     await storage.receive()
 
@@ -537,7 +537,7 @@ async def test_a_refused_push_is_the_pushers_affair_not_the_receivers(nursery: t
         except DuplicateTaskError as error:
             refused.append(error)
 
-    await storage.receive()  # in hand, so that there is room for the next and the key is still taken
+    await storage.receive()  # running, so that there is room for the next and the key is still taken
     await storage.push(1)
     nursery.start_soon(push_twice, Task.builder(2).unique("key", on_conflict="raise").build())
     await wait_all_tasks_blocked()

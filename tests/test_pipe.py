@@ -1,4 +1,4 @@
-"""What comes out of a source arrives in the storage, once, whenever it is interrupted."""
+"""Pipes: an item of a source arrives in the storage, once, whenever the pipe is interrupted."""
 
 from __future__ import annotations
 

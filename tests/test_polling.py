@@ -1,4 +1,4 @@
-"""When to look again: on time, ever more rarely, or when told; and never in a busy loop."""
+"""Poll strategies look again on time, ever more rarely, or when told; and never in a busy loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is accepted comes back equal, of the same type; what would not is refused when it is given."""
+"""Round trips: a value comes back equal and of the same type, or is refused when it is encoded."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def write(path: Path, data: bytes | bytearray) -> None:
 
 
 def threads() -> int:
-    """How many threads there are, by the system's own count where it has one."""
+    """Number of threads, by the system's own count where it has one."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
 
@@ -798,7 +798,7 @@ def test_a_header_has_a_fixed_length() -> None:
 
 
 async def test_a_lease_that_is_over_is_not_waited_for(autojump_clock: MockClock) -> None:
-    """Whoever waits for a task would look again, and again, from when it would have run out."""
+    """A waiting worker would look again and again from the moment at which the lease would have run out."""
     async with opened(None) as engine:
         await push(engine, new("a"), new("b", delay=5.0))
         [first] = await claim(engine, lease=8.0)
@@ -868,7 +868,7 @@ def _journal_of(record: bytes) -> bytes:
     ],
 )
 async def test_an_intact_record_that_says_what_cannot_be_is_a_clear_error(path: Path, field: str, value: Any) -> None:
-    """By another hand: a damaged one is not intact. Nothing of it is to come out later, of whoever comes upon it."""
+    """A record of another program, since a damaged one is not intact. It is refused at once, not when it is used."""
     data = _journal_of(_record(**{field: value}))
     write(path, data)
     with pytest.raises(BackendError, match="cannot be understood"):

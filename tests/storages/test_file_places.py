@@ -143,7 +143,7 @@ def link_to(target: Path, name: Path) -> None:
 
 
 async def test_no_symbolic_link_beside_it_is_followed(path: Path, tmp_path: Path) -> None:
-    """Whoever may make files there must not have others written to through them."""
+    """A user who may make files there must not have other files written to through them."""
     target = tmp_path / "precious"
     write(target, b"precious")
     await push_one(path)

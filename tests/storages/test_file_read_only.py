@@ -341,7 +341,7 @@ async def test_damage_with_intact_records_behind_it_is_told(place: Path) -> None
 
 
 async def seen(engine: FileEngine | ReadOnlyFileEngine, names: list[str]) -> Any:
-    """What the looks show; but what is ready counts as delayed, since that is never written down."""
+    """The tasks that a reader sees; a ready one counts as delayed, since no record says that it became ready."""
     rows = [row for name in names if (row := await engine.find(QUEUE, name)) is not None]
     for states in ([State.WAITING, State.DELAYED], [State.RUNNING], [State.DONE], [State.FAILED], [State.KILLED]):
         rows += sorted(await engine.list(QUEUE, states, 1000), key=lambda row: row.id)
