@@ -125,7 +125,7 @@ class Batch:
         )
 
 
-class Part(NamedTuple):
+class BatchResult(NamedTuple):
     """A batch for which one exchange was tried."""
 
     batch: Batch
@@ -146,7 +146,7 @@ class UnforeseenError(BackendError):
 
 async def exchange_in_parts(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
-) -> list[Part]:
+) -> list[BatchResult]:
     """Make these requests of the engine: in one exchange, or in several where it refuses one.
 
     Args:
@@ -159,39 +159,39 @@ async def exchange_in_parts(
     """
     began_at = now()
     with catch_errors() as caught:  # as a rule, nothing is refused
-        return [Part(batch, began_at, await exchange(batch.exchange()))]
+        return [BatchResult(batch, began_at, await exchange(batch.exchange()))]
     assert caught.error is not None
     error = as_backend_error(caught.error)
     if error.is_refusal and batch.size > 1:
         return await _exchange_by_halves(exchange, batch, now)
     is_refused = error.is_refusal and not isinstance(error, UnforeseenError)
-    return [Part(batch, began_at, error, is_refused)]  # noqa: ASYNC910  an engine is one
+    return [BatchResult(batch, began_at, error, is_refused)]  # noqa: ASYNC910  an engine is one
 
 
 async def _exchange_by_halves(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
-) -> list[Part]:
+) -> list[BatchResult]:
     """Make requests of which the engine refuses at least one; as :func:`exchange_in_parts`."""
-    unasked, answered, refused = [*reversed(batch.halves())], list[Part](), list[Part]()
-    failed: Part | None = None
+    unasked, answered, refused = [*reversed(batch.halves())], list[BatchResult](), list[BatchResult]()
+    failed: BatchResult | None = None
     while unasked and failed is None:
         current, began_at = unasked.pop(), now()
         with catch_errors() as caught:
-            answered.append(Part(current, began_at, await exchange(current.exchange())))
+            answered.append(BatchResult(current, began_at, await exchange(current.exchange())))
         if caught.error is None:
             continue
         error = as_backend_error(caught.error)
         if not error.is_refusal:
-            failed = Part(sum(reversed(unasked), current), began_at, error)
+            failed = BatchResult(sum(reversed(unasked), current), began_at, error)
         elif current.size > 1:
             unasked += reversed(current.halves())
         else:
-            refused.append(Part(current, began_at, error, is_refused=True))
+            refused.append(BatchResult(current, began_at, error, is_refused=True))
     if not answered and refused and all(isinstance(each.result, UnforeseenError) for each in refused):
         # The engine may be out of order, rather than a request: no other one succeeded.
         last = refused.pop()
         rest = sum([each.batch for each in refused], last.batch)
-        failed = Part(rest if failed is None else rest + failed.batch, last.began_at, last.result)
+        failed = BatchResult(rest if failed is None else rest + failed.batch, last.began_at, last.result)
         refused = []
     return [*answered, *refused, *([failed] if failed is not None else ())]  # noqa: ASYNC910  an engine is one
 

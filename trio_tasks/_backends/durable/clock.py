@@ -1,4 +1,4 @@
-"""The clock of a store, as one process reads it."""
+"""The clock of a store in one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 JUMP = 0.5
-"""Seconds by which the clock has to be ahead all at once to tell that the machine was asleep."""
+"""Seconds by which the machine's clock is suddenly ahead if the machine was asleep."""
 _SLACK = 0.0005
 _TRIES = 20
 
@@ -20,7 +20,7 @@ _OFFSETS: trio.lowlevel.RunVar[dict[str, Offset]] = trio.lowlevel.RunVar("trio_t
 
 
 class Reading(NamedTuple):
-    """The clocks, read at one instant."""
+    """The readings of both clocks at one instant."""
 
     machine: str
     """The name of the machine's clock."""
@@ -52,16 +52,15 @@ class Offset:
 
 @final
 class StoreClock:
-    """trio's clock plus an offset, which is read anew from the machine's clock now and then, and never goes back.
+    """trio's clock plus an offset, which follows the machine's clock and never goes back.
 
     All of it may be called from any thread. The two clocks are read at one instant, in the thread that knows the time
-    of the store: how long the event loop is busy meanwhile does not matter.
+    of the store, so it does not matter how long the event loop is busy meanwhile.
 
     Args:
       trio_time: trio's clock, as a function.
-      offset: what is to be added to it.
-      is_virtual: whether trio's clock is one that a test moves, so that the machine's has nothing to say, unless it was
-          replaced, too.
+      offset: the seconds to add to it.
+      is_virtual: True if a test moves trio's clock; then the machine's clock is not used, unless it was replaced, too.
     """
 
     __slots__ = ("_anchor", "_began", "_offset", "_trio_time", "is_virtual")
@@ -75,11 +74,11 @@ class StoreClock:
         self._anchor = float("-inf")
 
     def now(self) -> float:
-        """The present, in seconds since the epoch."""
+        """The time of the store, in seconds since the epoch."""
         return self._trio_time() + self._offset.seconds
 
     def read(self) -> Reading:
-        """Read both clocks at one instant, which another thread may come between: then again."""
+        """Read both clocks at one instant; again if another thread ran in between."""
         if self._began is not None:
             now = self._trio_time()
             return self._began._replace(seconds=self._began.seconds + now - self._began.trio, trio=now)
@@ -96,7 +95,7 @@ class StoreClock:
         return reading
 
     def start(self, now: float, reading: Reading) -> None:
-        """Note that it was this late at this reading, or later, where another storage of the run knows so."""
+        """Set the time of the store at this reading, unless another storage of the run has set a later one."""
         self._anchor = now - reading.seconds
         self._offset.seconds = max(self._offset.seconds, now - reading.trio)
 
@@ -104,7 +103,7 @@ class StoreClock:
         """Follow the machine's clock.
 
         Returns:
-          the seconds by which it has jumped ahead, as it does when the machine wakes up; 0 if it runs as ever.
+          the seconds by which it has jumped ahead, as it does when the machine wakes up; else 0.
         """
         reading = self.read()
         ahead = self._anchor + reading.seconds - (reading.trio + self._offset.seconds)

@@ -1,7 +1,7 @@
-"""What is kept of a task beside its payload: its head (terms and metadata), its errors, its history.
+"""The encoding of all that is stored of a task beside its payload: options (terms and metadata), errors, history.
 
-All of it is CBOR, written by this module alone. What is read back was written by us, or by another version of us: what
-cannot be read says so, in a :class:`BackendError`.
+All of it is CBOR, written by this module alone, in this or another version of the library. Data that cannot be read
+raises a :class:`BackendError`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HEAD = 8
-"""Fields of a head that are always there."""
+"""Fields of encoded options that are always there."""
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST_TRACEBACK = 16_000
-"""Characters: the end of a traceback is what tells most."""
+"""Characters: the end of a longer traceback is stored."""
 _NO_TEXT = "an error that does not let itself be looked at"
 
 _DEEPEST = 5
@@ -61,12 +61,12 @@ def _exceptions_in(*namespaces: Mapping[str, Any]) -> dict[str, type[Exception]]
 
 _OURS = _exceptions_in(vars(errors), {"DecodeError": DecodeError, "EncodeError": EncodeError})
 _MADE_AGAIN = {"builtins": _exceptions_in(vars(builtins)), "trio": _exceptions_in(vars(trio)), "trio_tasks": _OURS}
-"""Which errors are made again when they are read, by the first part of their module's name."""
+"""The errors that are made again when they are read, by the first part of their module's name."""
 
 _METADATA = CborCodec(name="metadata")
 
 
-# Heads
+# Options
 
 
 def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
@@ -96,7 +96,7 @@ def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
     """The ``run_at`` of a row, in the time zone in which it was given.
 
     Raises:
-      BackendError: nobody could have given it.
+      BackendError: it is no valid time.
     """
     if run_at is None:
         return None
@@ -112,7 +112,7 @@ def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
 
 
 def decode_options(head: bytes | None) -> tuple[Terms, Metadata]:
-    """What :func:`encode_head` was given."""
+    """The terms and metadata that :func:`encode_options` was given."""
     if head is None:
         return USUAL_TERMS, NO_METADATA
     try:
@@ -125,7 +125,7 @@ def decode_options(head: bytes | None) -> tuple[Terms, Metadata]:
 
 
 def _check_terms(terms: Terms) -> None:
-    """See that what was read could have been asked for: a worker goes by it."""
+    """Raise the errors of a builder for terms that no builder accepts: a worker relies on them."""
     if terms.attempts is not None:
         check_count(terms.attempts, "attempts")
     for name in ("timeout", "expires_in"):
@@ -141,8 +141,8 @@ def _check_terms(terms: Terms) -> None:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error that cannot
-    be looked at is stored by its class alone."""
+    """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error whose text
+    or attributes raise is stored by its class alone."""
     with catch_errors() as caught:
         trace = error.traceback if is_a(error, StoredError) else _traceback_of(error)
         return _dump({**_fields_of_error(error, 0), "traceback": trace[-_LONGEST_TRACEBACK:]})
@@ -151,11 +151,11 @@ def encode_error(error: BaseException) -> bytes:
 
 
 def _name_of(error: BaseException) -> str:
-    return str(type.__dict__["__qualname__"].__get__(type(error)))  # not that which its metaclass may show instead
+    return str(type.__dict__["__qualname__"].__get__(type(error)))  # a metaclass may show another name
 
 
 def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
-    """The fields that are stored of an error, but for its traceback; ``depth`` is how many errors it is inside of."""
+    """The stored fields of an error, but for its traceback; ``depth`` is the number of errors around it."""
     if is_a(error, StoredError):  # it was read, and is stored again
         module, _, name = error.kind.rpartition(".")
         return {"module": module or "builtins", "name": name, "text": error.text, "args": None}
@@ -180,7 +180,7 @@ def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, lis
 
 
 def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """The arguments of an error, and the attributes that it was given, if they are few, and plain."""
+    """The arguments of an error, and the attributes that it was given, if they are few and plain."""
     reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
     _, arguments, *more = reduced
     packed = [_packed(each, depth) for each in arguments]
@@ -204,10 +204,10 @@ def _kind_of(value: object) -> type[object]:
 
 
 def _packed(value: Any, depth: int) -> Any:
-    """An argument of an error, as it is stored.
+    """The stored form of an argument of an error.
 
     Raises:
-      TypeError: it is none that could be made again.
+      TypeError: it is of a type that cannot be made again.
     """
     kind = _kind_of(value)
     if kind in _PLAIN or kind is bytes:
@@ -230,29 +230,29 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def decode_error(stored: bytes | None) -> BaseException:
-    """The error that was stored.
+    """The error that :func:`encode_error` was given.
 
-    One of Python's own, of trio's, or of ours is made again; behind it, as the last of its causes, stands a
-    :class:`StoredError` that has the traceback. Any other is a :class:`StoredError`.
+    An error of Python, of trio or of this library is made again; the last of its causes is a :class:`StoredError` that
+    has the traceback. Any other error is a :class:`StoredError`.
     """
     if stored is None:
         return StoredError("unknown", "its error was not kept", "")
     fields = _read(stored, "an error")
     try:
         again = _made_of(fields)
-        witness = _witness_of(fields, _text(fields["traceback"]))
+        stored_error = _stored_error_of(fields, _text(fields["traceback"]))
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise BackendError(f"an error cannot be read: {error!r}") from error
     if type(again) is StoredError:
-        return witness
+        return stored_error
     last: BaseException = again
     while last.__cause__ is not None:
         last = last.__cause__
-    last.__cause__ = witness
+    last.__cause__ = stored_error
     return again
 
 
-def _witness_of(fields: Mapping[str, Any], traceback: str) -> StoredError:
+def _stored_error_of(fields: Mapping[str, Any], traceback: str) -> StoredError:
     kind = f"{fields['module']}.{check_text(fields['name'], 'the name of an error')}"
     return StoredError(kind.removeprefix("builtins."), _text(fields["text"]), traceback)
 
@@ -264,17 +264,17 @@ def _text(value: object) -> str:
 
 
 def _made_of(fields: Mapping[str, Any]) -> Exception:
-    """The error of these fields, made again; or a witness without a traceback, if it cannot be."""
-    witness = _witness_of(fields, "")
+    """The error of these fields, made again; or a :class:`StoredError` without a traceback, if it cannot be."""
+    stored_error = _stored_error_of(fields, "")
     module, name, arguments = fields["module"], fields["name"], fields["args"]
     if arguments is None:
-        return witness
+        return stored_error
     if (members := fields.get("members")) is not None:
         [message] = arguments
         return ExceptionGroup(_text(message), [_made_of(each) for each in members])
     kind = _MADE_AGAIN.get(module.partition(".")[0], {}).get(name)
     if kind is None:
-        return witness
+        return stored_error
     unpacked = [_unpacked(each) for each in arguments]
     state: dict[str, Any] = fields.get("state") or {}
     with catch_errors():  # it may take other arguments now
@@ -283,7 +283,7 @@ def _made_of(fields: Mapping[str, Any]) -> Exception:
             if _is_attribute(attribute):
                 setattr(again, attribute, value)
         return again
-    return witness
+    return stored_error
 
 
 def _unpacked(value: Any) -> Any:
@@ -296,7 +296,7 @@ def _unpacked(value: Any) -> Any:
 
 
 def expired_error() -> bytes:
-    """That a task was not started in time."""
+    """The stored error of a task that was not started in time."""
     return encode_error(TaskExpiredError("not started within its expires_in"))
 
 
@@ -306,12 +306,12 @@ def overflow_error() -> bytes:
 
 
 def aborted_error() -> bytes:
-    """That somebody wanted it aborted."""
+    """The stored error of a task that was aborted while it ran."""
     return encode_error(AbortError("aborted while it ran"))
 
 
 def replaced_error(successor: str) -> bytes:
-    """That another task has taken its place."""
+    """The stored error of a task that another one has replaced."""
     return encode_error(AbortError(f"replaced by task {escaped(successor)}"))
 
 
@@ -319,11 +319,11 @@ def replaced_error(successor: str) -> bytes:
 
 
 LOST = "lost"
-"""What became of an attempt whose worker died, or lost its lease."""
+"""The end of an attempt whose worker died, or lost its lease."""
 
 
 def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
-    """The history with this attempt more; the oldest are forgotten beyond fifty, and so is what cannot be read."""
+    """The history with this attempt added. Beyond fifty the oldest are dropped; a history that cannot be read, too."""
     try:
         entries = list(map(_fields_of, decode_history(history)))
     except BackendError:
@@ -337,7 +337,7 @@ def _fields_of(past: PastAttempt) -> list[Any]:
 
 
 def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
-    """The history with one attempt more, whose worker died, or lost its lease."""
+    """The history with an attempt added whose worker died, or lost its lease."""
     return with_attempt(history, PastAttempt(attempt, at, worker, LOST, "its worker died, or lost its lease"))
 
 
@@ -346,7 +346,7 @@ UNREADABLE = "unreadable"
 
 
 def unreadable_since(history: bytes | None) -> float | None:
-    """When a worker first found the task unreadable, since it last was a dead letter; None if no worker did."""
+    """The time at which a worker first found the task unreadable since it last was a dead letter; None if none did."""
     found: float | None = None
     for entry in decode_history(history):
         if entry.became in ("failed", "killed"):
@@ -357,7 +357,7 @@ def unreadable_since(history: bytes | None) -> float | None:
 
 
 def _moment(value: Any) -> float:
-    """A time that was read, and is one."""
+    """Check a time that was read."""
     if type(value) not in (int, float) or not -LATEST <= value <= LATEST:
         raise BackendError(f"the time of an attempt cannot be read: {value!r:.50}")
     return float(value)

@@ -1,21 +1,21 @@
-"""The port between a stored backend and its engine: what is asked of whatever keeps the rows.
+"""The interface between a stored backend and its engine, and the contract of an engine.
 
-The body (:class:`DurableStorage`) has all that is the same everywhere: codecs, slots that wait, leases in hand, waiting
-for results. An engine has rows, in queues, and one method that does the daily work, :meth:`Engine.exchange`. What an
-engine promises:
+:class:`DurableStorage` has all that is the same everywhere: codecs, receivers, leases, waiting for results. An engine
+has rows, in queues, and one method for nearly all of its work, :meth:`Engine.exchange`. The contract:
 
 * **One transaction.** An exchange happens whole or not at all. If it raises, nothing has changed, or (where the
-  connection broke at the wrong moment) everything has; asking again with the same ids and tokens does no harm.
+  connection broke at the wrong moment) everything has; repeating it with the same ids and tokens does no harm.
 * **One owner.** A row is claimed by one exchange at most until it is settled or its lease has run out. Each claim has a
   token that no other claim of that row ever has, and a settlement counts only under the token of the last claim.
-* **Its own time.** The engine has one clock for all who share the store, which never goes back
+* **Its own time.** The engine has one clock for all processes that share the store, which never goes back
   (:meth:`Engine.now`); setting the wall clock does not move it, and time that the machine was asleep counts.
-  After that, who shares the store may renew leases before any is taken for lost. What falls due by it (delays,
-  leases, expiries, retention) is entered by any exchange with claims, whoever makes it. Expiries and retention count
-  from their very moment on, entered or not, delayed or not: whoever looks sees a row that has expired as KILLED, and
-  one that is kept no longer not at all; what has expired does not hold its unique key any more.
-* **Order.** Of the rows that wait, the higher priority goes first, then who waits longest: a delayed or suspended one
-  waits from when it is due, a retried one from when it was settled, a released one or an orphan from when it first did.
+  After that, the processes that share the store may renew leases before any is taken for lost. Changes that fall due
+  by it (delays, leases, expiries, retention) are entered by any exchange with claims, in any process. Expiries and
+  retention count from their very moment on, entered or not, delayed or not: a row that has expired is seen as KILLED,
+  and one whose retention is over is not seen at all; a row that has expired does not hold its unique key any more.
+* **Order.** Of the rows that wait, the higher priority goes first, then the one that waits longest: a delayed or
+  suspended one waits from when it is due, a retried one from when it was settled, a released one or an orphan from
+  when it first did.
 * **Bounded.** Every method returns or raises in bounded time, cancelled or not. Errors are :class:`BackendError`.
 
 PostgreSQL would claim with ``FOR UPDATE SKIP LOCKED`` and ``RETURNING``, take its time from ``now()``, and be woken by
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 LATEST = 2.0**38
 """Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
-still counts beside it. Where a clock says more than that, it was not we who have set it."""
+still counts beside it. A time beyond that was not stored by this library."""
 
 
 def refusal(message: str) -> BackendError:
-    """An error that concerns what is asked, and not the store."""
+    """A BackendError about one request; the store is well."""
     error = BackendError(message)
     error.is_refusal = True
     return error
 
 
 class State(IntEnum):
-    """Where a row is in its life. All below ``DONE`` are live."""
+    """The state of a row. All below ``DONE`` are live."""
 
     WAITING = 0
     """Ready to be claimed."""
@@ -66,7 +66,7 @@ class State(IntEnum):
 
 
 class SettlementKind(IntEnum):
-    """What a settlement does to a row."""
+    """The change that a settlement makes to a row."""
 
     SUCCEEDED = 0
     RETRIED = 1
@@ -77,19 +77,19 @@ class SettlementKind(IntEnum):
 
 
 COMES_BACK = frozenset((SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED))
-"""The verdicts after which a row waits again."""
+"""The kinds of settlements after which a row waits again."""
 NOT_COUNTED = frozenset((SettlementKind.RELEASED, SettlementKind.SUSPENDED))
-"""Verdicts that take back the attempt that the claim has counted."""
+"""The kinds of settlements that take back the attempt that the claim has counted."""
 
 
 class NewRow(NamedTuple):
-    """A task to be let in."""
+    """A task to be inserted."""
 
     queue: str
     id: str
     payload: bytes
     options: bytes | None
-    """Terms and metadata, encoded by the body: the engine keeps them and gives them back."""
+    """Terms and metadata, encoded; the engine stores and returns them."""
     priority: int
     delay: float
     """Seconds from now until it is ready; 0 or less: at once."""
@@ -100,14 +100,14 @@ class NewRow(NamedTuple):
     """Seconds from now; a row that was not claimed before is killed then. A row that was claimed once does not expire
     any more."""
     run_at: int | None = None
-    """When it is to be ready, in microseconds since the epoch, by the wall clock; kept, and given back."""
+    """The time at which it is to be ready, in microseconds since the epoch, by the wall clock; stored and returned."""
     by_wall_clock: bool = False
-    """True if ``run_at`` goes before ``delay``: each look compares it with the wall clock. If that was set forward, the
-    row is ready at once; if it was set back, the row waits for longer. What is ready stays so."""
+    """True if ``run_at`` goes before ``delay``: each exchange compares it with the wall clock. If that was set forward,
+    the row is ready at once; if it was set back, the row waits for longer. A row that is ready stays so."""
 
 
 class Settlement(NamedTuple):
-    """How an attempt ended: counts only if the row is RUNNING under this token."""
+    """The end of an attempt: it counts only if the row is RUNNING under this token."""
 
     queue: str
     key: Any
@@ -118,34 +118,34 @@ class Settlement(NamedTuple):
     result: bytes | None
     """The encoded result, or error; kept for finished rows, and for retried ones as their latest error."""
     history: bytes | None
-    """What replaces the row's history; None leaves it."""
+    """The new history of the row; None leaves it."""
     keep: float
     """Seconds for which a finished row is remembered; 0 forgets it at once, ``math.inf`` keeps it until vacuumed."""
     write: Callable[[Any], object] | None = None
-    """What is to be committed together with this; it is called with the engine's writer, inside the transaction. If it
-    raises, this settlement changes nothing, and its answer is the error."""
+    """A function called with the engine's writer, inside the transaction, to write something together with this. If it
+    raises, this settlement changes nothing, and its result is the error."""
     run_at: int | None = None
-    """RETRIED and SUSPENDED: what replaces the row's; None leaves it."""
+    """RETRIED and SUSPENDED: the new ``run_at`` of the row; None leaves it."""
     worker: str | None = None
     """The worker that made the attempt, where the claim was made for several; None: the one that claimed."""
 
 
 class ClaimRequest(NamedTuple):
-    """Take up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
+    """A claim of up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
 
     queue: str
     limit: int
     lease: float
     """Seconds, from now, after which the row is an orphan, unless the lease is renewed."""
     worker: str
-    """The name of the worker that takes them."""
+    """The name of the worker that claims them."""
     workers: Sequence[str] | None = None
-    """For each row, in order, the worker that takes it; None if that is the same for all."""
+    """For each row, in order, the worker that claims it; None if that is the same for all."""
     left_out: Collection[Any] = ()
-    """Keys of rows that are passed over, though they are ready: an attempt that has lost its lease still runs here."""
+    """Keys of ready rows that are passed over: an attempt that has lost its lease still runs here."""
 
     def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
-        """The workers, each with those of the claimed keys that it takes."""
+        """The workers, each with its part of the claimed keys."""
         if self.workers is None:
             return [(self.worker, keys)]
         by_worker: dict[str, list[Any]] = {}
@@ -158,7 +158,7 @@ class ClaimedRow(NamedTuple):
     """A row that was claimed."""
 
     key: Any
-    """The engine's own name for the row."""
+    """The engine's own key of the row."""
     token: int
     id: str
     attempt: int
@@ -170,7 +170,7 @@ class ClaimedRow(NamedTuple):
 
 
 class StoredRow(NamedTuple):
-    """A row as one looks at it."""
+    """A row that was looked up."""
 
     id: str
     state: State
@@ -184,7 +184,7 @@ class StoredRow(NamedTuple):
     history: bytes | None
     progress: bytes | None
     worker: str | None
-    """Who claimed it last."""
+    """The name of the worker that claimed it last."""
     expires: float | None = None
     """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
     run_at: int | None = None
@@ -192,8 +192,8 @@ class StoredRow(NamedTuple):
 
 
 class ClaimKey(NamedTuple):
-    """A claim. A row may be in hand under two of them at once: one whose lease was lost, which has yet to be told, and
-    the one that counts."""
+    """The identity of a claim. Two attempts at a row may run at once under two of them: one that has lost its lease and
+    was not cancelled yet, and the one that counts."""
 
     key: Any
     token: int
@@ -201,36 +201,36 @@ class ClaimKey(NamedTuple):
 
 @dataclass(slots=True)
 class Exchange:
-    """One transaction's worth of daily work, done in this order: settle, push, renew, enter what is due, claim."""
+    """The requests of one transaction, done in this order: settle, push, renew, enter changes that are due, claim."""
 
     settled: Sequence[Settlement] = ()
     pushed: Sequence[NewRow] = ()
     claims: Sequence[ClaimRequest] = ()
     renewed: Sequence[tuple[ClaimKey, float]] = ()
-    """Claims whose lease is to run out so many seconds from now: those of attempts under way here, whose heartbeat is
-    late. A lease that has run out is renewed too, if nobody has taken the row."""
+    """Claims whose lease is to run out so many seconds from now: of running attempts here whose heartbeat is late. A
+    lease that has run out is renewed too, if the row was not claimed since."""
     as_of: float = math.inf
-    """When that was found out, by the engine's clock. The lease of a row that this engine has claimed counts as run out
-    only if it had by then, so that what comes between (a turn, a lock, a stopped process) takes nothing from it."""
+    """The time at which that was found out, by the engine's clock. The lease of a row that this engine has claimed
+    counts as run out only if it had by then: time spent waiting since, as for a lock, is not counted."""
     after_standstill: bool = False
-    """True if this process stood still, as the others then may have, too: the leases of others that have run out are
-    left alone for as long as a lease, so that they can be renewed."""
+    """True if this process stood still, as other processes may have, too: leases of others that have run out are left
+    alone for as long as a lease, so that they can be renewed."""
 
 
 @dataclass(slots=True)
 class ExchangeResult:
-    """What came of an exchange."""
+    """The result of an exchange."""
 
     settled: list[bool | BaseException] = field(default_factory=list[bool | BaseException])
     """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
     pushed: list[str | DuplicateTaskError] = field(default_factory=list["str | DuplicateTaskError"])
-    """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the refusal."""
+    """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the error."""
     claimed: list[list[ClaimedRow]] = field(default_factory=list[list[ClaimedRow]])
     """For each claim: the rows, in order. Fewer than the limit means that no more were ready."""
     next_due: list[float | None] = field(default_factory=list[float | None])
-    """For each claim that came up short: when, on the engine's clock, something in that queue falls due; else None."""
+    """For each claim that got fewer: the time, on the engine's clock, at which the next row falls due; else None."""
     live: list[int] = field(default_factory=list[int])
-    """For each claim that came up short: how many live rows its queue has now, wherever they are; else -1."""
+    """For each claim that got fewer: the number of live rows of its queue, in whatever state; else -1."""
     renewed: list[bool] = field(default_factory=list[bool])
     """For each claim to be renewed: False if the lease was lost."""
     finished: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -239,44 +239,44 @@ class ExchangeResult:
 
 @dataclass(slots=True)
 class Renewal:
-    """What came of renewing."""
+    """The result of renewing leases."""
 
     lost: list[ClaimKey] = field(default_factory=list[ClaimKey])
-    """Those whose lease was lost: they are not RUNNING under that token any more."""
+    """Claims whose lease was lost: the rows are not RUNNING under that token any more."""
     aborted: list[ClaimKey] = field(default_factory=list[ClaimKey])
-    """Those that somebody wants aborted: of all claims that count, at least those that were made through this engine,
-    whether they were to be renewed or not."""
+    """Claims that are to be aborted: of all claims that count, at least those made through this engine, whether they
+    were to be renewed or not."""
 
 
 class Part(NamedTuple):
-    """One step of work that may be long: each is a transaction, and others have theirs in between."""
+    """One step of work that may be long. Each step is a transaction, and other processes have theirs in between."""
 
     number: int
-    """The number of rows that it was about."""
+    """The number of rows that it changed."""
     is_more: bool
     """True if there may be more to do."""
 
 
 class Engine(ABC):
-    """Keeps rows. The body calls it from one trio task at a time, but for :meth:`listen`, which runs beside.
+    """A store of rows. It is called from one trio task at a time, but for :meth:`listen`, which runs beside.
 
-    Where it refuses something in an exchange, and the store is well, it raises a :class:`BackendError` whose
-    ``is_refusal`` is true. Then the body asks for the rest without it.
+    If it refuses a request in an exchange, and the store is well, it raises a :class:`BackendError` whose
+    ``is_refusal`` is true. Then the exchange is made again without that request.
     """
 
     longest = math.inf
     """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
 
     news_may_be_lost = True
-    """True if somebody else may change something without a word, so that one has to look now and then."""
+    """True if :meth:`listen` may miss changes by other processes, so that the store has to be polled as well."""
 
     @abstractmethod
     async def open(self) -> None:
-        """Open the store, and make or migrate it; raises :class:`BackendError` if it cannot be had, or is not ours."""
+        """Open the store; make or migrate it. Raises :class:`BackendError` if it cannot be opened, or is not ours."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Let go of it. It returns even if it is cancelled."""
+        """Close the store. It does so even if it is cancelled."""
 
     @abstractmethod
     def now(self) -> float:
@@ -284,15 +284,15 @@ class Engine(ABC):
 
     @abstractmethod
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
-        """The daily work, in one transaction."""
+        """Make an exchange, in one transaction."""
 
     @abstractmethod
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Have these leases run out ``lease`` seconds from now. With none held, it only looks."""
+        """Make these leases run out ``lease`` seconds from now. With no claims, it only checks for aborts."""
 
     @abstractmethod
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Keep this as the progress of a RUNNING row; False if the lease is lost."""
+        """Store the progress of a RUNNING row; False if the lease is lost."""
 
     @abstractmethod
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
@@ -309,20 +309,21 @@ class Engine(ABC):
 
     @abstractmethod
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Have who holds the row, if it is RUNNING, find it among :attr:`Renewal.aborted`, and be told soon. If it
-        would come back from this attempt, it is killed instead. Returns the claim under which it runs, if it does."""
+        """Mark the row, if it is RUNNING, as to be aborted, and wake its process, which finds it among
+        :attr:`Renewal.aborted`. If this attempt would put it back, it is killed instead. Returns the claim under which
+        it runs, if it does."""
 
     @abstractmethod
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
-        """Have the row, if it is WAITING or DELAYED, be ready in ``delay`` seconds; ``run_at`` is only kept."""
+        """Make the row, if it is WAITING or DELAYED, ready in ``delay`` seconds; ``run_at`` is only stored."""
 
     @abstractmethod
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Replace what the row holds, if it is WAITING or DELAYED."""
+        """Replace payload and options of the row, if it is WAITING or DELAYED."""
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Have the row, if it is FAILED or KILLED, be WAITING again, at attempt 0; its history stays.
+        """Make the row, if it is FAILED or KILLED, WAITING again, at attempt 0; its history stays.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -330,11 +331,11 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume_abandoned(self, queue: str) -> Part:
-        """Have RUNNING rows whose lease has run out be WAITING again, as many as a short transaction may."""
+        """Make RUNNING rows whose lease has run out WAITING again, as many as fit a short transaction."""
 
     @abstractmethod
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget the finished row of this id; or finished rows, as many as a short transaction may."""
+        """Forget the finished row of this id; or finished rows, as many as fit a short transaction."""
 
     @abstractmethod
     async def counts(self, queue: str) -> dict[str, int]:
@@ -343,20 +344,20 @@ class Engine(ABC):
 
     @abstractmethod
     async def queues(self) -> Sequence[str]:
-        """The names of all queues that there ever were a task in."""
+        """The names of all queues that ever had a task."""
 
     @abstractmethod
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Note the workers that run here, on this queue; called again whenever they change."""
+        """Store the names of the workers that run here, on this queue; called again whenever they change."""
 
     @abstractmethod
     async def workers(self, queue: str) -> Sequence[str]:
-        """The names of the workers that run on the queue, wherever they are."""
+        """The names of the workers that run on the queue, in any process."""
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Run until cancelled, and call ``on_news`` whenever somebody else may have changed something: pushed, put
-        back, finished, aborted. Calling it too often does no harm; a call that is lost is made up for by looking now
-        and then. By default there is nobody else."""
+        """Run until cancelled, and call ``on_news`` whenever another process may have changed something: pushed, put
+        back, finished, aborted. Calling it too often does no harm; polling makes up for a call that is lost. By
+        default there is no other process."""
         import trio
 
         await trio.sleep_forever()

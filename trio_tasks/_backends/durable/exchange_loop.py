@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import Parts
-    from .batch import Part
+    from .batch import BatchResult
     from .engine import Engine, ExchangeResult, NewRow, Settlement
     from .queue import QueueState
 
@@ -58,7 +58,7 @@ class ExchangeLoop:
 
     Args:
       engine: stores the rows. It is called from one trio task at a time: by the loop, or by :meth:`ask`.
-      poll_interval: seconds between two polls of the store while somebody waits, in case that a wake-up was lost.
+      poll_interval: seconds between two polls of the store while a receiver waits, in case that a wake-up was lost.
     """
 
     def __init__(self, engine: Engine, poll_interval: float) -> None:
@@ -207,7 +207,7 @@ class ExchangeLoop:
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  it ends when the storage is closed
         """Make one exchange after the other, until the storage is closed, or this is cancelled. Whatever ends it fails
-        all who wait for an exchange."""
+        all requests and receivers."""
         with _EndOfLoop(self):
             await self._run()
 
@@ -313,7 +313,7 @@ class ExchangeLoop:
             push.is_under_way = True
         return settles, pushes
 
-    def _deliver(self, part: Part, result: ExchangeResult) -> None:
+    def _deliver(self, part: BatchResult, result: ExchangeResult) -> None:
         """Answer the requests of an exchange that was made, and hand out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
@@ -383,7 +383,7 @@ class ExchangeLoop:
             if settle.settlement.kind is SettlementKind.SUCCEEDED:
                 self._answer_settlement(settle, Value(Refused(copy_error(error))))
                 continue
-            task_id = "one at hand" if settle.parts is None else settle.parts.id
+            task_id = "one that was prefetched" if settle.parts is None else settle.parts.id
             log.error(
                 "task %s cannot be settled, and comes back when its lease is over", escaped(task_id), exc_info=error
             )
@@ -434,7 +434,7 @@ class ExchangeLoop:
         leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
         if not leased:
             return  # noqa: ASYNC910  the same
-        with log_and_suppress("a storage could not look for what is to be aborted"):
+        with log_and_suppress("a storage could not check for attempts to be aborted"):
             renewal = await self._with_engine(self.engine.renew, (), 0.0)
             for claim_key in renewal.aborted:
                 if claim_key in leased:
@@ -503,7 +503,7 @@ class ExchangeLoop:
         for push in late:
             self._reschedule(push.trio_task, Error(_closed()))
         try:
-            with log_and_suppress("a storage could not give back what it had at hand"):
+            with log_and_suppress("a storage could not release its prefetched tasks"):
                 await self._with_engine(self._make_last_exchange)
         finally:
             self._fail_waiters(_closed)
@@ -515,7 +515,7 @@ class ExchangeLoop:
         await self._settle_at_once(settles)
 
     def fail(self, error: BackendError) -> None:
-        """Fail all who wait for an exchange, and all later requests: no exchange is made any more."""
+        """Fail all requests and receivers, and all later requests: no exchange is made any more."""
         self.failure = error
         for queue in self.queues.values():
             queue.fail_receivers(copy_error(error))
@@ -534,7 +534,7 @@ class ExchangeLoop:
 
 @final
 class _EndOfLoop:
-    """Fails all who wait for an exchange when the block ends, in whatever way."""
+    """Fails all requests and receivers when the block ends, in whatever way."""
 
     __slots__ = ("_loop",)
 

@@ -1,6 +1,7 @@
-"""One thread, and nobody else, has the connection: what is asked of it is done in order, one thing after the other.
+"""A thread that owns a connection and makes the calls on it, one after the other, in order.
 
-Threads bring chance into a program. A run that is to be repeated does without them: then who asks does it in place.
+Threads make a program nondeterministic. A run that has to be repeatable does without: the caller makes its calls in
+place, after a pause.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ T = TypeVar("T")
 
 @final
 class WriterThread:
-    """A thread that calls functions.
+    """A thread that calls functions, in the order in which they were given.
 
     Args:
-      name: of the thread.
-      on_idle: called in the thread when nothing was asked for ``idle_after`` seconds, each time that something was.
+      name: the name of the thread.
+      on_idle: called in the thread once no call has come for ``idle_after`` seconds since the last one.
     """
 
     def __init__(self, name: str, on_idle: Callable[[], None], idle_after: float) -> None:
@@ -47,7 +48,7 @@ class WriterThread:
 
     @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., T], *args: Any) -> T:
-        """``fn(*args)``, in the thread. It cannot be cancelled once asked for."""
+        """Call ``fn(*args)`` in the thread and return its result. It cannot be cancelled."""
         if self._pause is not None:
             return await self._call_in_place(self._pause, fn, *args)
         self._calls.put(_Call(fn, args, trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()))
@@ -55,16 +56,16 @@ class WriterThread:
         return result
 
     def do_soon(self, fn: Callable[..., object], *args: Any) -> None:
-        """``fn(*args)``, in the thread; nobody waits for it, and what it raises is logged."""
+        """Call ``fn(*args)`` in the thread without waiting for it; its error is logged."""
         if self._pause is None:
             self._calls.put(_Call(fn, args))
             return
         self._line.append(_Call(fn, args).make)
-        if len(self._line) == 1:  # nobody is before it
+        if len(self._line) == 1:  # no other call is before it
             self._line.popleft()()
 
     async def _call_in_place(self, pause: Pause, fn: Callable[..., T], *args: Any) -> T:
-        """Wait for as long as it would take, then do all that is lined up until one's own is done."""
+        """Pause for as long as the thread would take, then make all calls up to this one."""
         answers: list[Outcome[T]] = []
         self._line.append(lambda: answers.append(capture(fn, *args)))
         with trio.CancelScope(shield=True):
@@ -76,7 +77,7 @@ class WriterThread:
         return answers[0].unwrap()
 
     def end(self) -> None:
-        """The thread ends when it has done what was asked so far."""
+        """Make the thread end after the calls that it was given so far."""
         self._calls.put(None)
 
     def _be_idle(self) -> None:
@@ -97,7 +98,7 @@ class WriterThread:
 
 @final
 class _Call:
-    """A function that somebody waits for."""
+    """A call to make in the thread, and the trio task that waits for its result, if one does."""
 
     __slots__ = ("_args", "_fn", "_token", "_trio_task")
 
@@ -114,13 +115,13 @@ class _Call:
         self._token = token
 
     def make(self) -> None:
-        """Call it, and tell who waits."""
+        """Make the call, and wake the trio task that waits with its result."""
         if self._token is None or self._trio_task is None:
             with log_and_suppress("%r failed in a writer thread", self._fn):
                 self._fn(*self._args)
             return
         result: Outcome[Any] = capture(self._fn, *self._args)
-        with suppress(trio.RunFinishedError):  # nobody waits any more
+        with suppress(trio.RunFinishedError):  # the run has ended
             self._token.run_sync_soon(trio.lowlevel.reschedule, self._trio_task, result)
 
 

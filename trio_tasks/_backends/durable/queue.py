@@ -1,4 +1,4 @@
-"""One queue, as this process sees it: who waits for its tasks, which are at hand, which are in hand."""
+"""The state of one queue in this process: receivers that wait, prefetched tasks, leased tasks, results awaited."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
     from .engine import ClaimedRow, ClaimRequest, Renewal
 
 _MOST_EXTENSIONS = 10_000
-"""Of how many tasks the extensions are kept, in case that they are attempted in this process."""
+"""Pushed tasks whose extensions are kept, for the case that they are attempted in this process."""
 
 _PUT_OFF = 5.0
-"""Seconds for which a task that cannot be read is put back the first time; then it is twice as long each time,"""
+"""Seconds for which a task that cannot be decoded is put back the first time; it doubles each time,"""
 _PUT_OFF_AT_MOST = 300.0
 """up to this."""
 
 STALE = 0.005
-"""Seconds after which a row at hand that nobody has come for is given back,"""
+"""Seconds after which a prefetched row that no slot has taken is released,"""
 _ROUNDS = 3
-"""and so many rounds of the scheduler, since a round may take longer than that."""
+"""and rounds of the exchange loop that have to pass before, since a round may take longer than that."""
 
 
 def abort(parts: Parts) -> bool:
-    """End the attempt under way at a task in hand, to be settled as killed; False if there is none."""
+    """Cancel the running attempt at a task, which is then settled as killed; False if there is none."""
     return parts.holder is not None and parts.holder.revoke(Killed(AbortError("aborted while it ran")))
 
 
 @final
 class Lease:
-    """The time-limited ownership of an attempt: the ``parts.context`` of a task in an attempt on a stored storage.
+    """The time-limited ownership of an attempt: the ``parts.context`` of a task that was received from a stored queue.
 
     >>> async def handler(task: Task[Email]) -> None:
     ...     if isinstance(task.parts.context, Lease):
     ...         for past in task.parts.context.history:
     ...             print(past.attempt, past.error)
 
-    Read :attr:`history`; everything else belongs to the storage. In memory there is no lease: ``parts.context`` is a
-    :class:`StoredTaskInfo` there, which has ``history``, too.
+    Users read :attr:`history`; everything else belongs to the storage. A task of :class:`MemoryStorage` has no lease:
+    its ``parts.context`` is a :class:`StoredTaskInfo`, which has ``history``, too.
     """
 
     __slots__ = ("in_delivery", "key", "packed_history", "queue", "settled", "token", "until", "worker", "writes")
@@ -68,15 +68,15 @@ class Lease:
         self.key = row.key
         self.token = row.token
         self.packed_history = row.history
-        self.until = until  # on the engine's clock; may have been renewed by now
-        self.worker = worker  # that the store names
+        self.until = until  # on the engine's clock; in the store it may be later by now
+        self.worker = worker  # the name in the store
         self.settled = False
-        self.in_delivery = False  # to a receiver, who has not run since
+        self.in_delivery = False  # to a receiver that has not run since
         self.writes: tuple[Callable[[Any], object], ...] = ()
 
     @property
     def claim_key(self) -> ClaimKey:
-        """The claim, as the engine knows it."""
+        """The identity of the claim in the engine."""
         return ClaimKey(self.key, self.token)
 
     @property
@@ -89,23 +89,23 @@ class Lease:
 
 
 class StorageOptions(TypedDict, total=False):
-    """The options of a queue on a stored storage, beside its name and the type of its args.
+    """The keyword options of a queue on a stored backend, such as ``SqliteStorage(path, Email, lease=60.0)``.
 
     Args:
-      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
-          three times as often; default 30.
-      codec: encodes args: ``JsonCodec``, ``PydanticCodec``, an object or a function from the type to one; default
+      lease: seconds after which a running task is an orphan, unless its worker renews the lease, which it does every
+          third of this time; default 30.
+      codec: encodes args: ``JsonCodec``, ``PydanticCodec``, a codec object, or a function from the type to one; default
           ``CborCodec``.
-      result_type: the type that handlers return. A result that does not fit it fails the task; default any plain value.
-      keep_results: seconds for which a succeeded task and its result are kept; default 3600, ``math.inf`` for until
-          vacuumed, 0 for not at all.
-      keep_dead: the same for failed and killed tasks; default ``math.inf``.
+      result_type: the type of the handler's results; a result of another type fails the task; default any plain value.
+      keep_results: seconds for which a succeeded task and its result are kept; default 3600. ``math.inf`` keeps them
+          until vacuumed, 0 not at all.
+      keep_dead: seconds for which a failed or killed task is kept; default ``math.inf``.
       unreadable_after: seconds for which a task that this program cannot decode is put back, in case another version of
-          the program can; then it is a dead letter; default 86400, a day.
+          the program can; after that it is a dead letter; default 86400, a day.
     """
 
     lease: float
-    """Seconds after which a task in an attempt is an orphan, unless its lease is renewed; default 30."""
+    """Seconds after which a running task is an orphan, unless its lease is renewed; default 30."""
     codec: Codec | Callable[[Any], Codec] | None
     """Encodes args; default ``CborCodec``."""
     result_type: Any
@@ -126,11 +126,11 @@ _USUAL = StorageOptions(
 
 @final
 class QueueState:
-    """A queue.
+    """The settings of a queue, and its receivers, prefetched tasks and leased tasks in this process.
 
     Args:
-      queue: its name.
-      type: of its args.
+      queue: the name.
+      type: the type of the args.
       options: see :class:`StorageOptions`.
     """
 
@@ -151,33 +151,33 @@ class QueueState:
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
-        self.prefetched: deque[Task[Any]] = deque()  # claimed, and not given to anybody yet,
+        self.prefetched: deque[Task[Any]] = deque()  # claimed, and given to no slot yet,
         self.prefetched_at = 0.0  # the last of them at this time,
-        self.rounds = 0  # and looked at so often since
-        self.leased: dict[str, Parts] = {}  # claimed, and given to somebody
+        self.rounds = 0  # with so many rounds of the loop since
+        self.leased: dict[str, Parts] = {}  # claimed, and given to a receiver
         self._still_ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
-        self._renew_from = math.inf  # when the first of those in hand has half of its lease left
+        self._renew_from = math.inf  # when the first of the leased tasks has half of its lease left
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
         self.by_name = False
-        """True once workers of several names have run on it here: then each row is claimed for one of them, and goes to
-        a slot of that one only."""
-        self.awaited: dict[str, trio.Event] = {}  # tasks that somebody waits to be finished
-        self.waiters: Counter[str] = Counter()  # how many wait for each of them
-        self.endings: dict[str, Settlement] = {}  # of those, what is not kept in the store
+        """True once workers of several names have run on it here: from then on each row is claimed for one worker, and
+        given to a slot of this worker only."""
+        self.awaited: dict[str, trio.Event] = {}  # set when the task may have finished
+        self.waiters: Counter[str] = Counter()  # calls that wait for each of them
+        self.endings: dict[str, Settlement] = {}  # of those, if the store does not keep them
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
-        self.changes = 0  # how often something may have become ready
-        self.is_drained = False  # the last claim has found fewer than it asked for,
-        self.next_due: float | None = None  # and until then nothing becomes ready by itself,
-        self.live = -1  # and so many rows were not finished
-        self.looked_at = -math.inf  # when that was
+        self.changes = 0  # times that rows may have become ready
+        self.is_drained = False  # the last claim has found fewer rows than its limit,
+        self.next_due: float | None = None  # no row becomes ready by time before this,
+        self.live = -1  # so many rows were not finished,
+        self.looked_at = -math.inf  # at this time
         self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
         self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
 
     def sibling(self, queue: str, type: Any, options: StorageOptions) -> QueueState:
-        """Another queue, with the same options where others are not given; the codec is that of its type."""
+        """Another queue, with these options, and otherwise those of this queue; its codec is for its own type."""
         same = dict(self.options)
-        if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it is of the other type
+        if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it was made for this type
             same["codec"] = same["codec"].for_type
         every: Any = {**same, **options}
         return QueueState(queue, type, every)
@@ -185,17 +185,17 @@ class QueueState:
     # Claiming
 
     def wanted(self, returning: int) -> int:
-        """How many rows to claim, when so many slots that are being told will come back for another one."""
+        """The number of rows to claim, if so many slots will return for another task after this exchange."""
         return max(0, len(self.receivers) + returning - len(self.prefetched))
 
     def is_worth_asking(self, now: float) -> bool:
-        """Whether the queue may have rows that are ready."""
+        """Return True if the queue may have rows that are ready."""
         if self.refused_since is not None and now < self.ask_again_at:
             return False
         return not self.is_drained or (self.next_due is not None and self.next_due <= now)
 
     def mark_changed(self) -> None:
-        """Something may have become ready, or have ended: look, the next time."""
+        """Note that rows may have become ready, or have ended: the next claim has to be made."""
         self.changes += 1
         self.is_drained = False
         self.live = -1
@@ -213,32 +213,32 @@ class QueueState:
 
     @property
     def is_waited_for(self) -> bool:
-        """True if somebody waits for a row that is not at hand."""
+        """True if a receiver waits for a row that is not prefetched."""
         return bool(self.workers_waiting(()) if self.by_name else self.wanted(0))
 
     def workers_waiting(self, returning: Iterable[str]) -> list[str]:
-        """The workers for which rows are to be claimed, one name for each row: of those that wait for one, in order,
-        and then of those that will come back. A row that is at hand is for one of its own worker."""
+        """The workers for which rows are to be claimed, one name for each row: those of the receivers, in order, and
+        then those of slots that will return. A prefetched row serves one of its own worker."""
         wanted = [*map(_worker_of, self.receivers), *returning]
         if not self.prefetched:
             return wanted
-        at_hand = Counter(task.parts.context.worker for task in self.prefetched)
+        prefetched = Counter(task.parts.context.worker for task in self.prefetched)
         waiting: list[str] = []
         for name in wanted:
-            if at_hand[name] > 0:
-                at_hand[name] -= 1
+            if prefetched[name] > 0:
+                prefetched[name] -= 1
             else:
                 waiting.append(name)
         return waiting
 
-    def mark_drained(self, stirs: int, next_due: float | None, live: int) -> None:
-        """A claim, made when it had been stirred so often, has come up short."""
-        if self.changes == stirs:
+    def mark_drained(self, changes: int, next_due: float | None, live: int) -> None:
+        """Note that a claim found fewer rows than its limit; it was made when ``changes`` was at this count."""
+        if self.changes == changes:
             self.is_drained, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
     def deliver(self, rows: list[ClaimedRow], claim: ClaimRequest, until: float, now: float) -> None:
-        """These were claimed: give them to those who wait, and keep the rest at hand; and all of them, to be given
-        back, if the answer came so late that their lease is over."""
+        """Give claimed rows to the receivers, and keep the rest prefetched. All of them are kept, and released later,
+        if they arrived so late that their lease is over."""
         worker, workers = claim.worker, claim.workers
         names = [*reversed(workers[: len(rows)])] if workers is not None else None
         if rows and now >= until:
@@ -248,7 +248,7 @@ class QueueState:
             self._renew_from = min(self._renew_from, until - self.lease / 2)
             self.prefetched_at, self.rounds = trio.current_time(), 0
         rows.reverse()
-        while rows:  # each is let go at once: a hundred more objects at a time would wake the garbage collector
+        while rows:  # each is dropped at once: a hundred more objects alive would start the garbage collector
             row = rows.pop()
             if names is not None:
                 worker = names.pop()
@@ -264,7 +264,7 @@ class QueueState:
                 self.prefetched.append(task)
 
     def _pop_receiver(self, worker: str) -> trio.lowlevel.Task | None:
-        """Take out the first who waits in a slot of this worker; None if nobody does."""
+        """Remove and return the first receiver in a slot of this worker; None if there is none."""
         receiver = next((each for each in self.receivers if _worker_of(each) == worker), None)
         if receiver is not None:
             del self.receivers[receiver]
@@ -289,10 +289,11 @@ class QueueState:
         return Task(args, parts)
 
     def _put_off(self, error: BaseException, row: ClaimedRow, now: float) -> BaseException:
-        """Suspend a task that this process cannot read, since a newer one may; once it is old enough, it fails."""
+        """The error for a task that this process cannot decode: a suspension, since another version of the program may
+        be able to; the error itself once the task is old enough to fail."""
         try:
             since = unreadable_since(row.history)
-        except BackendError:  # the history is what cannot be read, and is replaced
+        except BackendError:  # the history cannot be read, and is replaced
             since = None
         age = 0.0 if since is None else max(0.0, now - since)
         if age >= self.unreadable_after:
@@ -306,8 +307,11 @@ class QueueState:
         return suspension
 
     def take(self, now: float) -> Task[Any] | None:
-        """The next task at hand. What has lain there for longer than its lease, in a process that was stopped, is not
-        begun, but stays, to be given back: it may be somebody else's by now."""
+        """Remove and return the next prefetched task for the current trio task; None if there is none.
+
+        A task whose lease is over, in a process that was stopped, is not begun: another process may have it by now. It
+        stays, and is released.
+        """
         if not self.prefetched or now >= self.prefetched[0].parts.context.until:
             return None
         if self.by_name or self._still_ending:
@@ -332,30 +336,30 @@ class QueueState:
         return not (self._still_ending and self._still_runs(task.parts.id))
 
     def is_stale(self, now: float) -> bool:
-        """True if nobody has come for what is at hand, though everybody had time to, or its lease is over. Asked once
-        in each round."""
+        """Return True if no slot took the prefetched tasks though all had time to, or if their lease is over. Called
+        once in each round of the loop."""
         self.rounds += 1
         if self.prefetched and self.prefetched[0].parts.context.until <= now:
             return True
         return self.rounds > _ROUNDS and trio.current_time() >= self.prefetched_at + STALE
 
     def unbegun(self) -> set[str]:
-        """The ids of those that are claimed, and that nobody has begun."""
-        on_their_way = {task_id for task_id, parts in self.leased.items() if parts.status is Status.Queued}
-        return on_their_way | {str(task.parts.id) for task in self.prefetched}
+        """The ids of tasks that are claimed and not begun."""
+        in_delivery = {task_id for task_id, parts in self.leased.items() if parts.status is Status.Queued}
+        return in_delivery | {str(task.parts.id) for task in self.prefetched}
 
     def release_prefetched(self) -> list[Settlement]:
-        """What releases all that is at hand."""
-        given_back = [
+        """Remove all prefetched tasks, and return the settlements that release them."""
+        releases = [
             Settlement(self.name, lease.key, lease.token, SettlementKind.RELEASED, 0.0, None, None, math.inf)
             for lease in (task.parts.context for task in self.prefetched)
         ]
         self.prefetched.clear()
-        return given_back
+        return releases
 
     def forget_lease(self, parts: Parts) -> bool:
-        """It is not in hand any more, or will not be. Returns True if its task may be begun here anew, as it could not
-        be before: it had lost its lease, and has ended by now."""
+        """Forget the lease of an attempt. Returns True if it had been lost, and this was the end of the attempt: only
+        now may the task be begun here anew."""
         if self.leased.get(parts.id) is parts:
             del self.leased[parts.id]
         if self._still_ending and self._still_ending.get(parts.id) is parts:
@@ -364,7 +368,7 @@ class QueueState:
         return False
 
     def note_renewal(self, held: dict[ClaimKey, Parts], renewal: Renewal, until: float) -> None:
-        """The leases of these run out then; but the attempts that have lost theirs, or are to be aborted, are ended."""
+        """Note the new end of these leases; cancel the attempts that have lost theirs, or are to be aborted."""
         for claim in renewal.lost:
             if (parts := held.pop(claim, None)) is not None:
                 self.lose_lease(parts)
@@ -375,14 +379,14 @@ class QueueState:
             parts.context.until = until
 
     def prune(self, now: float) -> None:
-        """Forget claims that no worker has, and that were not settled in time."""
+        """Forget leases outside of workers that have run out."""
         over = [parts for parts in self.leased.values() if parts.context.until <= now and not _is_at_work(parts)]
         for parts in over:
             del self.leased[parts.id]
 
     def late(self, now: float) -> list[Parts]:
-        """The attempts under way of whose lease less than a half is left: a heartbeat, which renews it three times as
-        often as need be, is late."""
+        """The running attempts with less than half of their lease left: their heartbeat, which comes every third of it,
+        is late."""
         if now < self._renew_from:
             return []
         half = self.lease / 2
@@ -394,12 +398,12 @@ class QueueState:
                 first = min(first, until)
             elif _is_at_work(parts) and not parts.context.settled:
                 late.append(parts)
-        if not late:  # or until they were renewed, which may fail
+        if not late:  # late ones stay late until they are renewed, which may fail
             self._renew_from = first - half
         return late
 
     def lose_lease(self, parts: Parts) -> None:
-        """The lease of an attempt under way was lost: end it. Until it has ended, the task is not begun here anew."""
+        """Cancel an attempt that has lost its lease. Until it has ended, the task is not begun here anew."""
         self.forget_lease(parts)
         if parts.holder is not None and parts.holder.revoke(Released("its lease was lost")):
             self._still_ending[parts.id] = parts
@@ -417,7 +421,7 @@ class QueueState:
         self.mark_changed()  # it is not left out of the next claim
 
     def left_out(self) -> Collection[Any]:
-        """The keys of rows that are not to be claimed here: attempts that have lost their lease still run."""
+        """The keys of rows that are not to be claimed here: an attempt that has lost its lease still runs."""
         if not self._still_ending:
             return ()
         return {parts.context.key for task_id, parts in [*self._still_ending.items()] if self._still_runs(task_id)}
@@ -425,7 +429,7 @@ class QueueState:
     # Pushing
 
     def keep_extensions(self, parts: Parts) -> bool:
-        """Keep the extensions of a task that is about to be pushed; whether there was anything to keep."""
+        """Keep the extensions of a task that is about to be pushed; False if it has none, or they are kept already."""
         if not parts.has_extensions or parts.id in self.extensions:
             return False
         self.extensions[parts.id] = parts.extensions
@@ -437,12 +441,14 @@ class QueueState:
 
     @property
     def may_have_ended(self) -> bool:
-        """True if it is closed, and nothing was at hand when it was last looked at."""
+        """True if the queue is closed here, no task is prefetched, and the number of its live rows is known."""
         return not (self.handles or self.live < 0 or self.prefetched)
 
     def has_ended(self, now: float) -> bool:
-        """Whether it is closed, and was empty when last looked at: nothing waits, and nothing can come back. What was
-        received outside of a worker, and not settled, does not count for as long as its lease lasts."""
+        """Return True if the queue is closed here, and was empty at the last claim: no task waits or can come back.
+
+        A task that was received outside of a worker and not settled does not keep it open while its lease lasts.
+        """
         if not self.may_have_ended:
             return False
         self.prune(now)
@@ -451,14 +457,14 @@ class QueueState:
         )
 
     def finish(self, task_id: str) -> None:
-        """The task is finished: tell those who wait for that."""
+        """Note that a task is finished, and wake those who wait for its result."""
         if self.extensions:
             self.extensions.pop(task_id, None)
         if self.awaited and (event := self.awaited.pop(task_id, None)) is not None:
             event.set()
 
     def fail_receivers(self, error: BaseException) -> None:
-        """Have this raised in all who wait for a task."""
+        """Raise this in all receivers."""
         while self.receivers:
             receiver, _ = self.receivers.popitem(last=False)
             trio.lowlevel.reschedule(receiver, Error(error))
@@ -471,13 +477,13 @@ class QueueState:
 
 
 def _worker_of(trio_task: trio.lowlevel.Task) -> str:
-    """The name of the worker in whose slot a trio task receives; empty if it is none."""
+    """The name of the worker of the slot that this trio task runs; empty if it runs none."""
     slot = SLOTS.get(trio_task)
     return "" if slot is None else slot.worker
 
 
 def _is_at_work(parts: Parts) -> bool:
-    """Return True if a worker has it, or is about to."""
+    """Return True if a worker has the task, or it is being delivered to one."""
     return parts.holder is not None or bool(parts.context.in_delivery)
 
 

@@ -143,8 +143,9 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     kind = _KINDS[type(outcome)]
-    who = worker or lease.worker
-    entry = PastAttempt(task.parts.attempt, engine.now(), who, kind.name.lower(), line_of(outcome.error))
+    entry = PastAttempt(
+        task.parts.attempt, engine.now(), worker or lease.worker, kind.name.lower(), line_of(outcome.error)
+    )
     after = outcome.after if isinstance(outcome, Retried) else 0.0
     history = with_attempt(lease.packed_history, entry)
     packed_error = encode_error(outcome.error)

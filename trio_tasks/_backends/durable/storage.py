@@ -203,7 +203,7 @@ class DurableStorage(
             with trio.CancelScope(shield=True):
                 await self.aclose()  # noqa: ASYNC102  an engine is bounded by itself
         finally:
-            await self._end_tasks(error)  # noqa: ASYNC102  it waits for two trio tasks that were told to end
+            await self._end_tasks(error)  # noqa: ASYNC102  it waits for two trio tasks that end now
 
     async def _end_tasks(  # noqa: ASYNC910  a shared queue has none
         self, error: BaseException | None

@@ -1,4 +1,4 @@
-"""The file in which a store is kept: its kind and its rights, judged before it is opened, or something made beside."""
+"""The file of a store, and files beside it: checks of type and permissions before they are opened, and creation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from ..._tasks.errors import BackendError
 
 PRIVATE = 0o600
-"""The mode of a new file, unless another one is asked for: what tasks are about is nobody else's business."""
+"""The default mode of new files: only the owner can read the tasks."""
 _THERE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""A FIFO or a device that has come there would be waited for without O_NONBLOCK; a regular file does not mind it."""
+"""Without O_NONBLOCK, opening a FIFO or a device would block; for a regular file it makes no difference."""
 _TO_READ = (_THERE & ~os.O_RDWR) | os.O_RDONLY
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
@@ -26,21 +26,21 @@ _KINDS = {
 
 
 def refused(message: str) -> BackendError:
-    """An error that asking again does not help against."""
+    """A BackendError that retrying cannot cure."""
     error = BackendError(message)
     error.is_final = True
     return error
 
 
 def check_path(path: str | os.PathLike[str], hint: str) -> Path:
-    """The path of a store, if it may be one.
+    """Check the path of a store.
 
     Args:
-      path: what was given.
-      hint: what to use where no file is wanted.
+      path: the user's argument.
+      hint: for the error: an alternative without a file.
 
     Raises:
-      TypeError, ValueError: it is none.
+      TypeError, ValueError: it cannot be the path of a file.
     """
     try:
         text: object = os.fspath(path)
@@ -54,10 +54,10 @@ def check_path(path: str | os.PathLike[str], hint: str) -> Path:
 
 
 def check_mode(mode: object) -> int:
-    """The mode of new files, if it is one.
+    """Check the mode of new files.
 
     Raises:
-      TypeError, ValueError: it is none, or one by which not even the owner could use the file.
+      TypeError, ValueError: it is no mode, or the owner could not read and write the file.
     """
     if not isinstance(mode, int) or isinstance(mode, bool):
         raise TypeError(f"mode must be an int such as 0o600, not {mode!r}")
@@ -71,10 +71,10 @@ def regular_file(path: Path, what: str) -> os.stat_result | None:
 
     Args:
       path: symbolic links are followed.
-      what: for the error: what the file is to be.
+      what: for the error: the purpose of the file.
 
     Raises:
-      BackendError: there is something else, or nobody can tell.
+      BackendError: there is something else, or it cannot be examined.
     """
     try:
         found = os.stat(path)  # noqa: PTH116  a missing file is not an error here
@@ -89,11 +89,11 @@ def regular_file(path: Path, what: str) -> os.stat_result | None:
 
 
 def make_file(path: Path, mode: int) -> int:
-    """A new, empty file of exactly this mode, whatever the umask; its descriptor. Nothing that is there is touched, and
-    no symbolic link followed.
+    """Make a new, empty file of exactly this mode, whatever the umask; returns its descriptor. An existing file is not
+    touched, and no symbolic link followed.
 
     Raises:
-      OSError: there is something of that name, or nothing can be made there.
+      OSError: the name exists, or no file can be made there.
     """
     fd = os.open(path, _NEW, mode)
     with suppress(OSError, AttributeError):  # a file system without modes
@@ -102,11 +102,11 @@ def make_file(path: Path, mode: int) -> int:
 
 
 def open_regular(path: Path, what: str, *, read_only: bool = False) -> int:
-    """A descriptor of the regular file at this path, for reading and, unless it is read-only, writing; no symbolic link
-    is followed.
+    """Open the regular file at this path, for reading and, unless ``read_only``, writing; returns its descriptor. No
+    symbolic link is followed.
 
     Raises:
-      BackendError: there is something else by now.
+      BackendError: it is no regular file any more.
       OSError: it cannot be opened.
     """
     fd = os.open(path, _TO_READ if read_only else _THERE)
@@ -117,10 +117,10 @@ def open_regular(path: Path, what: str, *, read_only: bool = False) -> int:
 
 
 def follow(fd: int, model: os.stat_result) -> None:
-    """Have a new file belong to the account that a model belongs to, and be of its mode.
+    """Give a new file the owner, the group and the mode of another file.
 
     Raises:
-      OSError: it cannot be given to that account.
+      OSError: it cannot be given to that owner.
     """
     if sys.platform == "win32":
         return
@@ -132,8 +132,8 @@ def follow(fd: int, model: os.stat_result) -> None:
 
 
 def make_beside(path: Path, model: os.stat_result | None, mode: int) -> int:
-    """A new file beside a store: as the store is, as far as this account can have it so; or of this mode, if there is
-    no store yet. Raises as :func:`make_file`."""
+    """Make a new file beside a store, with its owner and mode as far as this account can; or with this mode, if there
+    is no store yet. Raises as :func:`make_file`."""
     fd = make_file(path, mode if model is None else stat.S_IMODE(model.st_mode) | 0o600)
     if model is not None:
         with suppress(OSError):
