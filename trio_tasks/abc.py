@@ -38,6 +38,8 @@ _rename(__name__, globals())
 
 def __getattr__(name: str) -> _Any:
     """Import what belongs to a worker when it is first asked for."""
+    if name == "__all__":  # for a star, which brings these as well
+        return [each for each in __dir__() if not each.startswith("_")]
     if name not in ("Event", "Listener"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ._contracts import context
