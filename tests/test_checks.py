@@ -1,4 +1,4 @@
-"""What is refused at the door, and what is said to whoever stands there."""
+"""Checks of arguments: what is refused, and what the error says."""
 
 from __future__ import annotations
 

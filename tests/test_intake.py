@@ -1,4 +1,4 @@
-"""Receiving: never more than there are slots, never past a gate or a closed door, and never at others' expense."""
+"""Receiving: never more than there are slots, never past a gate, and never while intake is closed."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_a_cancellation_is_heeded_in_the_middle_of_a_backlog(autojump_cloc
     assert counts.waiting > 50_000
 
 
-# The door
+# Stopping and pausing
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["nowait", "plain"])
@@ -303,7 +303,7 @@ async def test_pausing_and_resuming_in_one_breath_changes_nothing(
     context.pause()
     await wait_all_tasks_blocked()
     context.resume()
-    context.pause()  # before those who wait for the door have seen that it was open
+    context.pause()  # before the slots that wait have seen that intake was open
     await storage.push(9)
     await trio.sleep(1)
     assert storage.statistics().waiting == 1

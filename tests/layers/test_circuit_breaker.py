@@ -536,7 +536,7 @@ async def test_in_a_retry_each_call_counts_and_waits_while_open(autojump_clock: 
     assert report.failed == 1
 
 
-# At the door
+# Arguments
 
 WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: CircuitBreaker(failure_threshold=0), ValueError, "failure_threshold must be 1 or more, not 0"),

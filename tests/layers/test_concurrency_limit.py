@@ -391,7 +391,7 @@ async def test_a_stopped_worker_leaves_no_permit_behind(autojump_clock: trio.tes
     assert (await storage.metrics())["waiting"] == 2
 
 
-# At the door
+# Arguments
 
 WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ConcurrencyLimit(0), ValueError, "n must be 1 or more, not 0"),

@@ -417,7 +417,7 @@ async def test_a_key_that_cannot_be_had_is_the_error_of_the_attempt(answer: Any)
     assert report.failed == 1
 
 
-# At the door
+# Arguments
 
 WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: RateLimit(0, per=1), ValueError, "n must be 1 or more, not 0"),

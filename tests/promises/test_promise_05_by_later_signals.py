@@ -63,7 +63,7 @@ trio.run(main)
 
 STUCK = """
 import trio_tasks._worker.stuck_attempts
-trio_tasks._worker.stuck_attempts.PATIENCE = 1
+trio_tasks._worker.stuck_attempts.RECORD_INTERVAL = 1
 
 def handler(args):
     say("in hand")
@@ -196,7 +196,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_that_is_stuck_and_
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_must_be_named_first() -> None:
     """The third SIGINT comes before the log has said what is stuck: it has the log say so, and the next one ends it."""
-    with running(STUCK.replace("PATIENCE = 1", "PATIENCE = 10_000")) as process:
+    with running(STUCK.replace("RECORD_INTERVAL = 1", "RECORD_INTERVAL = 10_000")) as process:
         process.until("in hand")
         process.send(INT)
         process.until("shutting down")

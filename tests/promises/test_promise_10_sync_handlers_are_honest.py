@@ -28,7 +28,7 @@ from trio_tasks.layers import Timeout
 
 from tests.promises._run_worker import EventRecord, run_handler
 
-PATIENCE = 60.0  # seconds after which a thread has been waiting for nothing
+LONGEST_WAIT = 60.0  # seconds after which a thread has been waiting for nothing
 
 
 class Threads:
@@ -41,7 +41,7 @@ class Threads:
 
     def __call__(self, args: int) -> int:
         self.begun.append(args)
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(LONGEST_WAIT)
         self.ended.append(args)
         return args
 
@@ -66,7 +66,7 @@ class Threads:
 
 async def until(what: Sized, length: int = 1) -> None:
     """Wait until the list has so many items."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(LONGEST_WAIT):
         while len(what) < length:  # noqa: ASYNC110  a thread fills it
             await trio.sleep(0.001)
 
@@ -125,7 +125,7 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_who_asks(by
     await storage.push(1, **options)
     storage.close()
     layers = [Timeout(0.01)] if by == "a layer" else []
-    with threads.at_large(), trio.fail_after(PATIENCE):
+    with threads.at_large(), trio.fail_after(LONGEST_WAIT):
         await Worker("threads", storage, threads.cooperate, layers=layers, retry=RetryPolicy(1), on_event=record).run()
     (outcome,) = record.outcomes
     assert isinstance(outcome, Failed)
@@ -161,7 +161,7 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_waits_for_the_
 async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_asks() -> None:
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
-    with threads.at_large(), trio.fail_after(PATIENCE):
+    with threads.at_large(), trio.fail_after(LONGEST_WAIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Worker("threads", storage, threads.cooperate, on_event=record).run)
             await until(threads.begun)
@@ -177,7 +177,7 @@ async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_who_asks() -
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
     storage.close()
-    with threads.at_large(), trio.fail_after(PATIENCE):
+    with threads.at_large(), trio.fail_after(LONGEST_WAIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Worker("threads", storage, threads.cooperate, on_event=record).run)
             await until(threads.begun)
@@ -190,7 +190,7 @@ async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_who_does_not
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing can stop it, so nothing pretends to."""
-    monkeypatch.setattr("trio_tasks._worker.stuck_attempts.PATIENCE", 1)
+    monkeypatch.setattr("trio_tasks._worker.stuck_attempts.RECORD_INTERVAL", 1)
     threads, storage = Threads(), MemoryStorage[int]()
     task_id = await storage.push(1)
     monitor = Monitor(shutdown_timeout=0.01).register(Worker("threads", storage, threads))
@@ -212,7 +212,7 @@ async def test_promise_10_sync_handlers_are_honest_a_context_may_be_used_from_th
         context.stop()
         return threading.current_thread().name
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(LONGEST_WAIT):
         report = await Worker("threads", storage, handler, concurrency=1).run()
     assert (report.succeeded, storage.statistics().waiting) == (1, 2)
 

@@ -387,7 +387,7 @@ async def test_promise_13_nothing_fails_silently_a_handler_that_blocks_the_loop_
 async def test_promise_13_nothing_fails_silently_what_does_not_block_is_not_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A thread that is busy, an attempt that waits; though both last longer than the watch's patience."""
+    """A thread that is busy, an attempt that waits; though both last longer than the limit of the watch."""
 
     def in_thread(n: int) -> None:
         deadline = time.monotonic() + 1.7

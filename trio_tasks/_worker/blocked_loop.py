@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.5
 """Seconds between two looks."""
-PATIENCE = 1.0
+BLOCKED_AFTER = 1.0
 """Seconds without an answer after which a loop is taken to be blocked; said again each time that they have doubled."""
 
 
@@ -62,17 +62,17 @@ class _Loop:
         self._thread = threading.get_ident()
         self._asked_at = 0.0
         self._answered = True
-        self._patience = PATIENCE
+        self._limit = BLOCKED_AFTER
         self._culprit: tuple[WorkerContext, Task[Any]] | None = None
 
     def look(self, now: float) -> None:
         """See whether the loop has turned since the last look, and ask again if it has."""
         waited = now - self._asked_at
-        if not self._answered and waited >= self._patience:
-            self._patience = 2 * waited
+        if not self._answered and waited >= self._limit:
+            self._limit = 2 * waited
             self._name(waited)
         if self._answered and any(context.in_hand for context in self.contexts):
-            self._asked_at, self._answered, self._patience = now, False, PATIENCE
+            self._asked_at, self._answered, self._limit = now, False, BLOCKED_AFTER
             call_in_trio_thread(self._token, self._answer)
 
     def _answer(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .._contracts.context import WorkerContext
 
-PATIENCE = 10
+RECORD_INTERVAL = 10
 """Seconds after a cancellation before those attempts are named that are still there; and then between two times."""
 
 
@@ -53,7 +53,7 @@ async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no e
         await trio.sleep_until(began + seconds)
         for task_id, where in context.whereabouts().items():
             context.tally.overruns[task_id] = Overrun(context.name, TaskId(task_id), float(seconds), where)
-        if seconds % PATIENCE == 0:
+        if seconds % RECORD_INTERVAL == 0:
             log_where_stuck(context)
 
 

@@ -1,4 +1,4 @@
-"""What cannot be made to end is waited for, and named again and again."""
+"""Attempts that go on after a cancellation: waited for, and named again and again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import MemoryStorage, Worker
-from trio_tasks._worker.stuck_attempts import PATIENCE
+from trio_tasks._worker.stuck_attempts import RECORD_INTERVAL
 
 
 async def stay(seconds: float) -> None:
@@ -16,7 +16,7 @@ async def stay(seconds: float) -> None:
         await trio.sleep(seconds)
 
 
-@pytest.mark.parametrize(("seconds", "times"), [(PATIENCE - 1, 0), (PATIENCE * 3.5, 3)])
+@pytest.mark.parametrize(("seconds", "times"), [(RECORD_INTERVAL - 1, 0), (RECORD_INTERVAL * 3.5, 3)])
 async def test_who_stays_is_named_as_long_as_it_stays(
     seconds: float, times: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -38,7 +38,7 @@ async def test_who_stays_is_named_as_long_as_it_stays(
 
 async def test_who_is_not_cancelled_is_not_named(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     storage = MemoryStorage[float]()
-    await storage.push(PATIENCE * 3)
+    await storage.push(RECORD_INTERVAL * 3)
     storage.close()
     with caplog.at_level(logging.WARNING, "trio_tasks"):
         assert (await Worker("slow", storage, stay).run()).succeeded == 1

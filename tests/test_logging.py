@@ -181,7 +181,7 @@ def test_a_record_names_the_line_that_logs_it(caplog: pytest.LogCaptureFixture) 
     for say in (log.debug, log.info, log.warning, log.error):
         say("here")
     log.log(logging.ERROR, "here")
-    assert {record.filename for record in caplog.records} == {"test_contained.py"}
+    assert {record.filename for record in caplog.records} == {"test_logging.py"}
     assert log.is_enabled_for(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""Where something is stuck: the innermost line of the user's own, of a task that waits and of an error."""
+"""The line at which a trio task is stuck: the innermost of the user's own, of a task that waits and of an error."""
 
 from __future__ import annotations
 
