@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -404,26 +404,160 @@ async def test_a_file_that_is_opened_while_the_loop_is_busy_has_the_right_time(k
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("wall", [-HOUR, HOUR])
+@pytest.mark.parametrize(("wall", "lease"), [(-HOUR, 2.0), (HOUR, 4.0)])
 @pytest.mark.parametrize(
     ("first", "second"),
     [(("", 0.0), ("", 0.0)), (("boot time:[1]", 0.0), ("boot time:[2]", 1e6)), (("", 0.0), ("", -1e5))],
     ids=["without a boot id", "in a time namespace", "in a sandbox"],
 )
 def test_setting_the_wall_clock_takes_nothing_from_a_living_process(
-    first: tuple[str, float], second: tuple[str, float], wall: float, tmp_path: Path
+    first: tuple[str, float], second: tuple[str, float], wall: float, lease: float, tmp_path: Path
 ) -> None:
-    """Two processes whose wall clocks differ by an hour; both beat, and have free slots. Each keeps what it has."""
+    """Two processes whose wall clocks differ by an hour; both have free slots, and go on for more than a lease. Each
+    keeps what it has."""
     path = tmp_path / "tasks"
-    with child(path, push=9, machine=first[0], ahead=first[1]) as before:
+    with child(path, push=9, lease=lease, machine=first[0], ahead=first[1]) as before:
         lines = said(before, 9)
-        time.sleep(0.5)
-        with child(path, push=3, machine=second[0], ahead=second[1], wall=wall) as after:
-            time.sleep(3.0)
+        with child(path, push=3, lease=lease, machine=second[0], ahead=second[1], wall=wall) as after:
+            assert after.stderr is not None
+            while after.stderr.readline() != "up\n":
+                assert after.poll() is None
+            since = latest_note(path)
+            while latest_note(path) < since + 1.5 * lease:
+                time.sleep(0.05)
             end(path)
             lines += [*said(before), *said(after)]
     numbers = [*range(9), *range(3)]
     assert sorted(lines) == sorted(f"{what} {n} 1" for what in ("begin", "end") for n in numbers)
+
+
+def latest_note(path: Path) -> float:
+    """How far the processes have come that have this file open, as their heartbeats tell."""
+    with closing(sqlite3.connect(path)) as connection:
+        [(latest,)] = connection.execute("SELECT max(noted) FROM trio_tasks_session")
+    assert isinstance(latest, float)
+    return latest
+
+
+@pytest.mark.parametrize("lease", [0.6, 4.0, 10.0])
+@pytest.mark.parametrize(("wall", "idle"), [(HOUR, 0.0), (-HOUR, 8.0)])
+@pytest.mark.parametrize("is_claimed_before", [True, False], ids=["claimed before", "claimed after"])
+def test_a_claim_is_kept_whose_session_has_not_beaten_since(
+    lease: float, wall: float, idle: float, is_claimed_before: bool, tmp_path: Path
+) -> None:
+    """The first process has no heartbeat between its claims and the looks of the second, whose clock is ahead, as it
+    has to guess the time."""
+    first, second = Watched(), Watched()
+    shift = [0.0, 0.0]
+
+    async def main() -> None:
+        async with (
+            SqliteStorage[int](tmp_path / "tasks.db", int, lease=lease) as storage,
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(Worker("w", storage, first.handle, concurrency=8, on_event=first.hear).run)
+            await trio.sleep(idle)
+            if is_claimed_before:
+                await storage.push_bulk(range(5))
+            as_another_process()
+            shift[:] = -1e5, wall
+            async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=lease) as other:
+                if not is_claimed_before:
+                    await storage.push_bulk(range(5))
+                await trio.sleep(lease / 10)
+                assert first.begun == Counter(range(5))
+                second.may_end.set()
+                await nursery.start(Worker("v", other, second.handle, concurrency=8).run)  # noqa: ASYNC111  cancelled before
+                await trio.sleep(25.0)
+                first.may_end.set()
+                await trio.sleep(1.0)
+                nursery.cancel_scope.cancel()
+
+    with (
+        virtual_clock() as clock,
+        use_machine_clock(lambda: ("", clock.current_time() + shift[0])),
+        use_wall_clock(lambda: 1.8e9 + clock.current_time() + shift[1]),
+        fresh_offsets() as as_another_process,
+    ):
+        trio.run(main, clock=clock)
+    assert (first.begun, second.begun) == (Counter(range(5)), Counter())
+    assert sorted(first.done) == [*range(5)]
+
+
+def test_what_nobody_renews_comes_back_though_the_clocks_differ(tmp_path: Path) -> None:
+    """A process is gone without a word: its tasks are begun anew, long before its session counts as gone."""
+    lease, shift, second = 4.0, [0.0], Watched()
+
+    async def main() -> None:
+        async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=lease) as storage:
+            await storage.push_bulk(range(5))
+            for _ in range(5):
+                await storage.receive()
+            await trio.sleep(1.0)
+            as_another_process()
+            shift[0] = -1e5
+            async with SqliteStorage[int](tmp_path / "tasks.db", int, lease=lease) as other:
+                second.may_end.set()
+                began = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(Worker("v", other, second.handle, concurrency=8, on_event=second.hear).run)
+                    while len(second.done) < 5:  # noqa: ASYNC110  it has no event
+                        await trio.sleep(0.05)
+                    nursery.cancel_scope.cancel()
+                assert trio.current_time() <= began + 10 * lease
+
+    with (
+        virtual_clock() as clock,
+        use_machine_clock(lambda: ("", clock.current_time() + shift[0])),
+        fresh_offsets() as as_another_process,
+    ):
+        trio.run(main, clock=clock)
+    assert second.begun == Counter(range(5))
+
+
+def test_a_claim_is_kept_whose_session_has_not_followed_a_jump(tmp_path: Path) -> None:
+    """Two processes have the machine's clock in common. One has followed a third whose clock was ahead."""
+    first, second = Watched(), Watched()
+
+    async def main() -> None:
+        path = tmp_path / "tasks.db"
+        async with SqliteStorage[int](path, int, lease=4.0) as storage, trio.open_nursery() as nursery:
+            await storage.push(0)
+            await nursery.start(Worker("v", storage, second.handle, concurrency=1).run)
+            as_another_process()
+            async with SqliteStorage[int](path, int, lease=4.0) as behind:
+                note: dict[str, str | float] = {
+                    "num": 999,
+                    "noted": storage._loop.engine.now() + 18.0,
+                    "wall": 0.0,
+                    "beats": 2.0,
+                }
+                note |= {"expires": 9e12, "asleep": 0.0, "machine": "", "anchor": 0.0}
+                with closing(sqlite3.connect(path)) as connection, connection:
+                    marks = ", ".join("?" * len(note))
+                    connection.execute(
+                        f"INSERT INTO trio_tasks_session ({', '.join(note)}) VALUES ({marks})", [*note.values()]
+                    )
+                await trio.sleep(10.0)
+                assert storage._loop.engine.now() > behind._loop.engine.now() + 6.0
+                await behind.push_bulk(range(1, 6))
+                await nursery.start(Worker("w", behind, first.handle, concurrency=8, on_event=first.hear).run)  # noqa: ASYNC111  cancelled before
+                await trio.sleep(0.1)
+                assert first.begun == Counter(range(1, 6))
+                await nursery.start(Worker("x", storage, second.handle, concurrency=8).run)
+                await trio.sleep(15.0)
+                first.may_end.set()
+                await trio.sleep(1.0)
+                nursery.cancel_scope.cancel()
+
+    with (
+        virtual_clock() as clock,
+        use_machine_clock(lambda: ("boot", clock.current_time())),
+        fresh_offsets() as as_another_process,
+    ):
+        trio.run(main, clock=clock)
+    assert (first.begun, second.begun) == (Counter(range(1, 6)), Counter([0]))
+    assert sorted(first.done) == [*range(1, 6)]
 
 
 @contextmanager

@@ -34,10 +34,12 @@ class Reading(NamedTuple):
 class Offset:
     """The seconds to add to trio's clock to have the store's; they only grow."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("seconds", "sessions")
 
     def __init__(self) -> None:
         self.seconds = float("-inf")
+        self.sessions: set[int] = set()
+        """The numbers of those that go by it, where several processes may have the store open."""
 
     @classmethod
     def of(cls, path: str) -> Offset:
@@ -63,7 +65,7 @@ class StoreClock:
       is_virtual: True if a test moves trio's clock; then the machine's clock is not used, unless it was replaced, too.
     """
 
-    __slots__ = ("_anchor", "_began", "_offset", "_trio_time", "is_virtual")
+    __slots__ = ("_anchor", "_began", "_offset", "_trio_time", "is_virtual", "sessions")
 
     def __init__(self, trio_time: Callable[[], float], offset: Offset, *, is_virtual: bool = False) -> None:
         self.is_virtual = is_virtual
@@ -72,6 +74,18 @@ class StoreClock:
         self._trio_time = trio_time
         self._offset = offset
         self._anchor = float("-inf")
+        self.sessions = offset.sessions
+        """Those that have this very clock."""
+
+    @property
+    def is_shared(self) -> bool:
+        """True if other processes may go by it: not where the time is one that a test moves."""
+        return self._began is None
+
+    def anchor(self) -> tuple[str, float]:
+        """The name of the machine's clock, and the seconds to add to that to have the store's."""
+        reading = self.read()
+        return reading.machine, reading.trio + self._offset.seconds - reading.seconds
 
     def now(self) -> float:
         """The time of the store, in seconds since the epoch."""

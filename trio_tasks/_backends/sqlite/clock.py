@@ -7,6 +7,10 @@ and after a restart it goes on from the latest time that the file knows of, at t
 Processes that have the machine's clock in common (:func:`machine_now` gives its name) compute the same time from the
 anchor in the file. Others, and all where that clock has no name, follow the sessions that are open: each session notes
 its time with its heartbeat. Only if no session has noted anything for a minute is the wall clock asked.
+
+A process that opens the file has to guess how far the others have come since their notes, and until they have followed
+it, their clocks are behind, by up to twenty seconds. So the end of a lease says nothing about the claim of a session
+whose clock may show another time: that is taken back only if it was watched for as long as the lease, and not renewed.
 """
 
 from __future__ import annotations
@@ -31,6 +35,12 @@ _NOTES = f"""
 SELECT num, noted, wall, beats, asleep FROM trio_tasks_session
 WHERE num != ? AND typeof(noted) = 'real' AND noted BETWEEN {-LATEST} AND {LATEST}
 """
+_ANCHORS = f"""
+SELECT num, noted, machine, anchor FROM trio_tasks_session
+WHERE typeof(noted) = 'real' AND noted BETWEEN {-LATEST} AND {LATEST}
+"""
+_IN_STEP = 0.05
+"""Seconds by which two clocks may differ that show the same time."""
 
 
 class Note(NamedTuple):
@@ -145,6 +155,35 @@ class SqliteClock:
             keep(connection, anchor=now - reading.seconds)
         return now - before if now > before + JUMP else 0.0
 
+    def note(self, connection: Connection, session: int, now: float, beats: float) -> None:
+        """Write down how late it is, for the other sessions."""
+        machine, anchor = self._clock.anchor()
+        connection.execute(
+            "UPDATE trio_tasks_session SET expires = ?, noted = ?, wall = ?, beats = ?, asleep = ?, machine = ?, "
+            "anchor = ? WHERE num = ?",
+            (now + self.session, now, wall_now().timestamp(), beats, seconds_asleep(), machine, anchor, session),
+        )
+        keep(connection, latest=now)
+
+    def out_of_step(self, connection: Connection) -> dict[int, float]:
+        """The sessions whose clocks may show another time than this one, and what they have noted.
+
+        Those whose machine was started anew since are gone, and not among them.
+        """
+        if not self._clock.is_shared:
+            return {}
+        machine, anchor = self._clock.anchor()
+        found: dict[int, float] = {}
+        for number, noted, their_machine, their_anchor in connection.execute(_ANCHORS):
+            theirs = str(their_machine or "")
+            if number in self._clock.sessions or _are_two_boots(theirs, machine):
+                continue
+            if machine and theirs == machine and isinstance(their_anchor, float):
+                if abs(their_anchor - anchor) <= _IN_STEP:
+                    continue
+            found[number] = noted
+        return found
+
     def _meta(self, connection: Connection) -> dict[str, Any]:
         meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM trio_tasks_meta"))
         for name in ("latest", "anchor"):
@@ -159,15 +198,6 @@ class SqliteClock:
     def _notes(self, connection: Connection, session: int) -> list[Note]:
         rows = connection.execute(_NOTES, (session,))
         return [Note(int(row[0]), *map(float, row[1:])) for row in rows]
-
-
-def note(connection: Connection, session: int, now: float, beats: float, session_length: float) -> None:
-    """Write down how late it is, for the other sessions."""
-    connection.execute(
-        "UPDATE trio_tasks_session SET expires = ?, noted = ?, wall = ?, beats = ?, asleep = ? WHERE num = ?",
-        (now + session_length, now, wall_now().timestamp(), beats, seconds_asleep(), session),
-    )
-    keep(connection, latest=now)
 
 
 def keep(connection: Connection, **values: str | float) -> None:

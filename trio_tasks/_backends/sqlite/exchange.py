@@ -18,10 +18,11 @@ from ..._tasks.errors import DuplicateTaskError
 from ..durable.encoding import expired_error, overflow_error, replaced_error
 from ..durable.engine import COMES_BACK, NOT_COUNTED, ExchangeResult, Settlement, SettlementKind, State
 from .driver import RowRefusedError, Writer, is_refusal
+from .orphans import OrphanWatch
 from .task_table import DROP, HELD, Due, TaskTable, claimed, unwanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..durable.engine import ClaimRequest, Exchange, NewRow
     from .counters import QueueCounters
@@ -79,7 +80,7 @@ NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
 """  # which no text is below, should somebody have written one there
 NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
-_BUT_REFUSED = "AND seq NOT IN (SELECT value FROM json_each(?))"
+_BUT_THESE = "AND seq NOT IN (SELECT value FROM json_each(?))"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
@@ -100,9 +101,16 @@ class ExchangeSql:
       connection: whose transactions are somebody else's business.
       counters: numbers and counts of the queues.
       session: the number of this connection; the tokens of its claims begin with it.
+      out_of_step: returns the sessions whose clocks may show another time, and what they have noted.
     """
 
-    def __init__(self, connection: Connection, counters: QueueCounters, session: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        counters: QueueCounters,
+        session: int,
+        out_of_step: Callable[[Connection], dict[int, float]] = lambda _: {},
+    ) -> None:
         self._connection = connection
         self._counters = counters
         self.table = TaskTable(connection, counters)
@@ -110,6 +118,7 @@ class ExchangeSql:
         self.spares_since = -1e300
         """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
         self._lease = 30.0  # of the latest claim
+        self._watch = OrphanWatch(connection, out_of_step)
         self._swept: dict[int, float] = {}
         self._walls: dict[int, tuple[float, float | None]] = {}
         """By how much the wall clock was ahead when that was last looked at, and what was due next by it then. As long
@@ -393,9 +402,13 @@ class ExchangeSql:
         if self._spares(now):
             sql, parameters = NEXT_DUE_SPARING, [queue, now]
             moments.append(self.spares_since + self._lease)
+        watched = self._watch.rows(queue)
+        if self._refused or watched:
+            sql, parameters = sql + _BUT_THESE, [*parameters, dumps([*self._refused, *watched])]
         if self._refused:
-            sql, parameters = sql + _BUT_REFUSED, [*parameters, dumps([*self._refused])]
             moments.append(min(self._refused.values()))
+        if watched:
+            moments.append(self._watch.next_end(queue))
         ahead, first = self._walls[queue]
         if first is not None:
             moments.append(first - ahead)
@@ -409,6 +422,7 @@ class ExchangeSql:
         for ever, where everybody is late all the time."""
         if now >= self.spares_since + 3 * self._lease:
             self.spares_since = now
+            self._watch.begin_anew()
 
     def _spares(self, now: float) -> bool:
         return now < self.spares_since + self._lease
@@ -424,12 +438,15 @@ class ExchangeSql:
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
-        limit = _MOST_DUE + len(self._refused)
+        limit = _MOST_DUE + len(self._refused) + len(self._watch.rows(queue))
         if self._spares(now):
             found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, limit))
         else:
             found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
+        running = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
+        self._watch.see(queue, running, now, self._lease)
+        left_alone = {*self._refused, *self._watch.rows(queue)}
         wall = wall_now().timestamp()
         ahead, first = self._walls.get(queue, (math.inf, None))
         if abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall):
@@ -439,7 +456,7 @@ class ExchangeSql:
             [(first,)] = self._connection.execute(NEXT_WALL, (queue, wall))
             self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
         for row in due:
-            if row.seq in self._refused:
+            if row.seq in left_alone:
                 continue
             if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
                 continue

@@ -118,6 +118,8 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_session ADD COLUMN wall REAL",  # the same, by the wall clock
     "ALTER TABLE trio_tasks_session ADD COLUMN beats REAL",  # seconds to its next heartbeat, if tasks run
     "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
+    "ALTER TABLE trio_tasks_session ADD COLUMN machine TEXT",  # the name of the machine's clock; empty if it has none
+    "ALTER TABLE trio_tasks_session ADD COLUMN anchor REAL",  # its time less the reading of that clock
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

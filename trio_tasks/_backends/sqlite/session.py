@@ -12,7 +12,7 @@ from ..._tasks.errors import BackendError
 from ..durable.clock import Offset, StoreClock
 from ..durable.engine import COMES_BACK, ClaimKey, Exchange, ExchangeResult, Renewal
 from ..durable.store_file import refused
-from .clock import SESSION, SqliteClock, keep, note
+from .clock import SESSION, SqliteClock, keep
 from .counters import QueueCounters
 from .driver import (
     Connection,
@@ -183,7 +183,7 @@ class Session:
 
     def _use_tables(self, session: int) -> None:
         """Prepare what works with the tables, for the session of this number."""
-        self._sql = ExchangeSql(self._connection, self._counters, session)
+        self._sql = ExchangeSql(self._connection, self._counters, session, self._file_clock.out_of_step)
         self._operations = Operations(self._connection, self._sql, self._counters)
 
     def _register(self) -> tuple[float, list[Row]]:
@@ -195,6 +195,7 @@ class Session:
         was_asleep = self._file_clock.open(connection)
         now = self._clock.now()
         self._session = next_session(connection, self._path)
+        self._clock.sessions.add(self._session)
         self._use_tables(self._session)
         if was_asleep:
             self._sql.spare(now)
@@ -381,7 +382,7 @@ class Session:
         if is_new:  # at first, or because somebody took it for gone
             for queue, workers in self._workers.items():
                 self._operations.register(self._session, queue, workers)
-        note(self._connection, self._session, now, interval if beats is None else beats, self._file_clock.session)
+        self._file_clock.note(self._connection, self._session, now, interval if beats is None else beats)
 
     def close(self, now: float) -> None:
         """Say good-bye."""
@@ -400,6 +401,7 @@ class Session:
             raise self._translate_error(error) from error
 
     def _unregister(self, now: float) -> None:
+        self._clock.sessions.discard(self._session)
         self._connection.execute("DELETE FROM trio_tasks_session WHERE num = ?", (self._session,))
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
         keep(self._connection, latest=max(now, self._clock.now()))
