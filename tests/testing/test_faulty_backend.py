@@ -402,14 +402,14 @@ async def test_a_settle_that_is_cancelled_while_it_stalls_comes_back(autojump_cl
 async def test_the_line_is_down_for_a_while(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     faulty = FaultyBackend[int](storage, Faults(disconnect=1, outage_seconds=(5, 5)))
-    with pytest.raises(BackendError, match="the line went down"):
+    with pytest.raises(BackendError, match="the connection went down"):
         await faulty.push(1)
     await trio.sleep(4.9)
     for verb in (faulty.receive, faulty.metrics, faulty.list_tasks):
-        with pytest.raises(BackendError, match="the line is down"):
+        with pytest.raises(BackendError, match="the connection is down"):
             await verb()
     await trio.sleep(0.2)
-    with pytest.raises(BackendError, match="the line went down"):
+    with pytest.raises(BackendError, match="the connection went down"):
         await faulty.receive()
     assert kinds(faulty) == ["disconnect", "refused", "refused", "refused", "disconnect"]
     assert storage.statistics().pushed == 0

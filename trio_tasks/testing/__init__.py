@@ -1,5 +1,5 @@
-"""What tests of tasks are made of: a worker that runs one task when told to, a backend that follows a script, two
-functions that run just enough, and simulations: whole programs, in virtual time, by one schedule after another.
+"""Tools for tests of tasks: a worker that runs one task when told to, a backend that follows a script, two functions
+that run a worker for as long as needed, and simulations of whole programs in virtual time, under many schedules.
 
 Everything here runs the worker's own code, so that what holds in a test holds in production. For time, take
 :func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.

@@ -71,7 +71,7 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
 
 @final
 class _IdleDetector:
-    """Notices that there is nothing to do any more.
+    """Detects that a worker has nothing to do any more.
 
     Args:
       cushion: seconds of silence.

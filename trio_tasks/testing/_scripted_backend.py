@@ -1,4 +1,4 @@
-"""A backend that follows a script: what it gives, when it pauses and where it fails is written down beforehand.
+"""A backend that follows a script of tasks, pauses and errors.
 
 It keeps the contract of a backend, in the smallest form that there is, and notes down what it was told.
 """
@@ -29,7 +29,7 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """In a script: nothing comes for so many seconds, on trio's clock, from when this line is first waited for."""
+    """A line of a script: no task comes for so many seconds of trio's clock, from the first receive that waits."""
 
     seconds: float
 
@@ -71,7 +71,7 @@ class ScriptedBackend(Backend[A]):
         self._in_hand: set[Parts] = set()
 
     async def receive(self) -> Task[A]:
-        """The next task of the script, in hand from now on; sits out pauses, and raises what is to be raised.
+        """Receive the next task of the script, in hand from now on; wait for pauses, and raise the script's errors.
 
         Raises:
           trio.EndOfChannel: the script is at its end.
@@ -129,7 +129,7 @@ class ScriptedBackend(Backend[A]):
 
 
 def is_task(value: object) -> TypeGuard[Task[Any]]:
-    """Whether it is a whole task."""
+    """Return True if the value is a whole task."""
     return isinstance(value, Task)
 
 
@@ -142,7 +142,7 @@ def _status_after(outcome: Outcome) -> Status:
 
 
 def _checked(line: T) -> T:
-    """One line of a script; or an error that says what was probably meant."""
+    """Return one line of a script, or raise an error that says what was probably meant."""
     complaint = _complaint_about(line)
     if complaint is not None:
         raise TypeError(complaint)

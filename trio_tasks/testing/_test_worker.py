@@ -1,4 +1,4 @@
-"""A worker that runs one task when it is told to, and says what became of it."""
+"""A worker that runs one task when it is told to, and returns the outcome."""
 
 from __future__ import annotations
 

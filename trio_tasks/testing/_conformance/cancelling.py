@@ -17,7 +17,7 @@ MOST_STEPS = 1000
 
 
 def _counts(task: trio.lowlevel.Task | None) -> bool:
-    """Steps count: of all trio tasks but those that keep time for the kit."""
+    """Count the steps of all trio tasks but those that keep time for the kit."""
     return task is not None and not task.name.endswith(".watch")
 
 

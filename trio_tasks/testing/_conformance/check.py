@@ -1,4 +1,4 @@
-"""The ways in: a function for a program, and a class for pytest."""
+"""The entry points of the conformance kit: a function for a program, and a class for pytest."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LEFT_OUT = "left out on request"
 @final
 @dataclass(frozen=True, slots=True)
 class Conformance:
-    """What a backend was checked for, and holds."""
+    """The result of a check: the rules that hold, and those that do not apply."""
 
     backend: str
-    """What it is called."""
+    """The name of the backend."""
     passed: tuple[str, ...]
     """The names of the rules that hold."""
     skipped: Mapping[str, str]
@@ -58,7 +58,7 @@ async def check_backend(
     >>> print(await check_backend(lambda: MyStorage("test.db", lease=1.0)))
     MyStorage passes 64 rules; 9 do not apply: ...
 
-    What is in the store is killed and forgotten: give it one to play with. Rules about a capability are tried if the
+    All tasks in the store are killed and forgotten: use a store of its own. Rules about a capability are tried if the
     backend claims it, those about leases if it has one, in seconds, as its ``lease``; so open it with a short one.
     Under an autojumping ``MockClock``, a backend that reads another clock than trio's needs a threshold of 0.05.
 

@@ -1,4 +1,4 @@
-"""Where a rule is tried: one backend, freshly opened and empty, and what a play does with it."""
+"""The harness in which a rule is checked: one backend, freshly opened and empty, and the operations of checks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .opening import BackendOpener
 
 TICK = 0.05
-"""Seconds. Whatever waits, waits in ticks: a clock that jumps when everybody waits then leaves an engine that works in
-a thread, or elsewhere, a little real time at each of them, instead of jumping to the end at once."""
+"""Seconds of each wait. All waits are made of ticks: a clock that jumps when all trio tasks wait then leaves an engine
+that works in a thread, or elsewhere, a little real time at each of them, instead of jumping to the end at once."""
 QUIET_SECONDS = 0.1
 """Seconds for which nothing must come."""
 DELAY = 0.3
@@ -36,7 +36,7 @@ _LEFTOVER = Killed(AbortError("left over from a conformance check"))
 
 @final
 class Harness:
-    """One rule's own.
+    """The backend of one rule, and the operations that its check is made of.
 
     Args:
       opening: opens handles.
@@ -80,7 +80,7 @@ class Harness:
 
     @asynccontextmanager
     async def second_handle(self) -> AsyncGenerator[Any, None]:
-        """Another handle on the same store; the one that there is, if there can be only one."""
+        """Open another handle on the same store; the first one again, if there can be only one."""
         if not self._opener.is_shared:
             yield self.backend
             return
@@ -96,11 +96,11 @@ class Harness:
 
     @property
     def max_wait(self) -> float:
-        """Seconds after which what should have come does not come any more."""
+        """Seconds to wait for a task or a state before the rule counts as broken."""
         return 5.0 + 3 * self.lease
 
     def missing(self, need: type | Feature) -> str | None:
-        """Why a rule with this need is to be skipped here; None if it is not."""
+        """Give the reason to skip a rule with this need; None if the need is met."""
         if isinstance(need, type):
             return None if isinstance(self.backend, need) else f"does not claim {need.__name__}"
         has_it = {

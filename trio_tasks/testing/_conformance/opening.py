@@ -1,4 +1,4 @@
-"""Opening a backend as a user of the kit gives it, and finding out what its store is like."""
+"""Opening of backends in the ways that a user of the kit may give, and the properties found of their store."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class BackendOpener:
         self._open_backend = check_callable(open_backend, "open_backend", "a function that opens the backend")
         self.args = check_callable(args, "args", "a function from an int to args")
         self.is_lasting = False
-        """Whether another opening finds what was pushed through an earlier one."""
+        """True if a later handle finds the tasks that were pushed through an earlier one."""
         self.is_shared = False
-        """Whether two handles may be open at the same time, on one store."""
+        """True if two handles on one store may be open at the same time."""
         self.shows_info = False
         """True if the ``parts.context`` of a task that is looked up is a :class:`StoredTaskInfo`."""
 

@@ -1,4 +1,4 @@
-"""A rule: one sentence about every backend, of one promise, with the function that checks it."""
+"""The rules: each is one sentence about every backend, of one promise, with the function that checks it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @final
 class Feature(Enum):
-    """What a rule may need beyond a capability; the value says what is the case without it."""
+    """A need of a rule other than a capability; the value describes a backend without it."""
 
     LEASE = "has no lease, in seconds, as its `lease`"
     CLOSE = "has no close()"
@@ -100,7 +100,7 @@ def refused(what: str, *kinds: type[Exception]) -> Generator[None, None, None]:
 
 
 def as_rule_broken(error: Exception, rule: Rule) -> RuleBroken:
-    """What a check has raised, as the failure of its rule: of a group, the first leaf that knows what it expected."""
+    """Turn the error of a check into a RuleBroken: of a group, take the first leaf that is one."""
     known = [each for each in leaves(error) if is_a(each, RuleBroken)]
     broken = known[0] if known else RuleBroken("the rule's check", f"the error {_told(error)}", "none")
     if not known:
@@ -123,7 +123,7 @@ _REGISTER: dict[str, list[Rule]] = {}
 
 
 def rule(promise: int, *needs: type | Feature) -> Callable[[RuleCheck], RuleCheck]:
-    """The decorated check is a rule: its name that of the function, its sentence the docstring."""
+    """Register the decorated function as a rule, named after the function, with the docstring as its sentence."""
 
     def register(check: RuleCheck) -> RuleCheck:
         name: str = check.__name__

@@ -1,4 +1,4 @@
-"""Cancelled before each step in turn: every task is in one place, settled or back in the backend."""
+"""Rules about cancellation: cancelled before any step, each operation leaves every task in one place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
 
 @rule(2)
 async def a_cancelled_push_is_whole_or_nothing(harness: Harness) -> None:
-    """A push that is cancelled, at whatever step, has stored its task or not; pushed again, it is there once."""
+    """A push that is cancelled at any step has stored its task or not; pushed again, the task is there once."""
 
     async def cut_at(step: int) -> bool:
         task = Task.builder(harness.args(step)).metadata(note="whole").build()
@@ -57,7 +57,7 @@ async def a_cancelled_push_is_whole_or_nothing(harness: Harness) -> None:
 
 @rule(2)
 async def a_cancelled_bulk_is_a_beginning(harness: Harness) -> None:
-    """A bulk that is cancelled, at whatever step, has stored a beginning of it, each task once."""
+    """A bulk push that is cancelled at any step has stored the first tasks of the bulk, each once."""
     bulk = [harness.args(number) for number in range(4)]
 
     async def cut_at(step: int) -> bool:
@@ -71,7 +71,7 @@ async def a_cancelled_bulk_is_a_beginning(harness: Harness) -> None:
 
 @rule(2)
 async def a_cancelled_receive_takes_nothing(harness: Harness) -> None:
-    """A receive that is cancelled, at whatever step, has taken nothing; or it returns what it has taken."""
+    """A receive that is cancelled at any step has taken nothing, or returns the task that it has taken."""
 
     async def cut_at(step: int) -> bool:
         await harness.push(step)
@@ -87,7 +87,7 @@ async def a_cancelled_receive_takes_nothing(harness: Harness) -> None:
 
 @rule(2)
 async def a_receive_cancelled_while_it_waits_takes_nothing(harness: Harness) -> None:
-    """A waiting receive that is cancelled, at whatever step of a push, leaves the task; or it returns it."""
+    """A waiting receive that is cancelled at any step of a push leaves the task, or returns it."""
 
     async def cut_at(step: int) -> bool:
         taken: list[Task[Any]] = []
@@ -135,7 +135,7 @@ async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> t
 
 @rule(2)
 async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
-    """A settle that is cancelled, at whatever step, has taken effect, or has left the task in hand."""
+    """A settle that is cancelled at any step has taken effect, or has left the task in hand."""
 
     async def succeed(step: int) -> bool:
         was_cut, came = await _settle_cut_before(harness, step, Succeeded(None))
@@ -154,8 +154,8 @@ async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
 
 @rule(2)
 async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
-    """A worker that is cancelled, at whatever step of its run, leaves each task settled or in the store, and an
-    interruption costs no attempt."""
+    """A worker that is cancelled at any step of its run leaves each task settled or in the store, and an interruption
+    costs no attempt."""
 
     async def handle(task: Task[Any]) -> int:
         await trio.lowlevel.checkpoint()

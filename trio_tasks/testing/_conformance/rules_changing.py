@@ -1,4 +1,4 @@
-"""Capabilities that change what is there."""
+"""Rules about the capabilities that change tasks."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
 
 @rule(3, Cancel)
 async def a_running_task_can_be_aborted(harness: Harness) -> None:
-    """abort, from whichever handle, cancels the attempt under way, and the task is killed; else it is False."""
+    """abort, from any handle, cancels the attempt under way, and the task is killed; it is False for any other task."""
     ids = [await harness.push(number) for number in range(2)]
     record = AttemptRecord()
 
@@ -154,7 +154,7 @@ async def a_dead_letter_keeps_off_a_taken_key(harness: Harness) -> None:
 
 @rule(8, ResumeAbandoned)
 async def what_is_in_hand_is_not_abandoned(harness: Harness) -> None:
-    """resume_abandoned leaves alone what somebody has in hand, and what waits; it says how many it let wait again."""
+    """resume_abandoned changes no task that is in hand or waits, and returns how many it made wait again."""
     await harness.push(1)
     await harness.push(2)
     task = await harness.receive_number(1)

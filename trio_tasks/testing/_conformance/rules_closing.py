@@ -1,4 +1,4 @@
-"""How a backend is closed, and what is left in its store."""
+"""Rules about closing a backend, and about what is left in its store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def a_push_after_close_is_refused(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def what_waits_is_given_before_the_end(harness: Harness) -> None:
-    """A closed backend gives what waits in it, delayed tasks too, and only then trio.EndOfChannel."""
+    """A closed backend gives the tasks that wait in it, delayed ones too, and only then trio.EndOfChannel."""
     await harness.push(1, delay=DELAY)
     await harness.push(2)
     harness.backend.close()
@@ -53,7 +53,7 @@ async def what_waits_is_given_before_the_end(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def what_is_retried_is_given_before_the_end(harness: Harness) -> None:
-    """A closed backend gives what was retried, once its time has come, and only then trio.EndOfChannel."""
+    """A closed backend gives a retried task, once its delay is over, and only then trio.EndOfChannel."""
     await harness.push(1)
     task = await harness.receive_number(1)
     harness.backend.close()
@@ -64,7 +64,7 @@ async def what_is_retried_is_given_before_the_end(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def a_waiting_receiver_is_told_of_the_end(harness: Harness) -> None:
-    """Whoever waits for a task gets trio.EndOfChannel when an empty backend is closed."""
+    """A receiver that waits for a task gets trio.EndOfChannel when an empty backend is closed."""
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(_end_comes, harness)
@@ -74,7 +74,7 @@ async def a_waiting_receiver_is_told_of_the_end(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
-    """A worker on a closed backend ends when everything is done, and not while an attempt may have to be repeated."""
+    """A worker on a closed backend ends when all tasks are finished, and not while one may have to be retried."""
     ids = [await harness.push(number) for number in range(3)]
     harness.backend.close()
     record = AttemptRecord()
@@ -95,7 +95,7 @@ async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
 
 @rule(8, Feature.LASTING)
 async def a_restart_loses_nothing(harness: Harness) -> None:
-    """After a handle was closed in the middle of everything, another one finds each task in its place."""
+    """After a handle was closed with tasks waiting and in hand, another one finds each task in its place."""
     done = await harness.push(0)
     await harness.settle(await harness.receive_number(0), Succeeded(None))
     clock = Stopwatch()
@@ -126,7 +126,7 @@ async def a_restart_loses_nothing(harness: Harness) -> None:
 
 @rule(8, Feature.LASTING)
 async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
-    """What a worker was cut in the middle of is finished by the next one, after a restart, each task once."""
+    """After a restart, the next worker finishes the tasks that a cancelled worker had in hand, each once."""
     ids = [await harness.push(number) for number in range(6)]
     record = AttemptRecord()
 

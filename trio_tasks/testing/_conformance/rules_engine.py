@@ -1,4 +1,4 @@
-"""A storage on an engine of ours, one of whose methods raises."""
+"""Rules about a storage of ours when a method of its engine raises."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _verbs() -> list[str]:
 
 
 def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """What makes the storage call each method of its engine."""
+    """Give, for each method of the engine, an operation of the storage that calls it."""
     storage = harness.backend
     engine, ask = storage._loop.engine, storage._loop.ask
     return {
@@ -96,7 +96,7 @@ def _expect_told(what: str, error: BaseException, caught: BaseException | None) 
 
 @rule(6, Feature.ENGINE)
 async def an_engine_error_reaches_only_its_caller(harness: Harness) -> None:
-    """Whichever method of its engine raises, whoever asked for it has the error, and all else goes on."""
+    """An error of a method of the engine reaches only the operation that called it."""
     await harness.push(1)
     [waiting] = await harness.backend.list_tasks()
     calls = _calls(harness, waiting)
@@ -111,7 +111,7 @@ async def an_engine_error_reaches_only_its_caller(harness: Harness) -> None:
 
 @rule(2, Feature.ENGINE)
 async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
-    """What is settled while its engine raises, whatever it raises, is settled once the engine is well again."""
+    """A task that is settled while the engine raises any error is settled once the engine works again."""
     before = (await harness.backend.metrics())["succeeded"]
     for number, error in enumerate(_errors(), 1):
         await harness.push(number)
@@ -125,8 +125,8 @@ async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
 
 @rule(2, Feature.ENGINE)
 async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
-    """Whatever its engine raises while a storage is closed, the engine is closed, no trio task of the storage is left,
-    and the program can go on."""
+    """A storage whose engine raises while it is closed closes the engine all the same, leaves no trio task behind, and
+    the program can go on."""
     me = trio.lowlevel.current_task()
     await harness.close()
     alone = len(me.child_nurseries)

@@ -1,4 +1,4 @@
-"""A task in hand is claimed for a while: what keeps the claim, and what becomes of it without."""
+"""Rules about leases: the heartbeats that keep them, and the tasks whose lease has run out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def an_orphan_comes_back(harness: Harness) -> None:
 
 @rule(8, Feature.LEASE)
 async def settling_is_fenced(harness: Harness) -> None:
-    """Who lost its lease cannot settle, whatever the outcome: a LeaseLostError, and the new holder keeps the task."""
+    """Settling without the lease is a LeaseLostError, for each outcome, and the new holder keeps the task."""
     await harness.push(1)
     stale = await harness.receive_number(1)
     task = await harness.receive_number(1, attempt=2)
@@ -60,7 +60,7 @@ async def a_heartbeat_is_in_time(harness: Harness) -> None:
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
 async def a_heartbeat_keeps_the_lease(harness: Harness) -> None:
-    """As long as a worker beats, nobody else gets what it has in hand, however long that takes."""
+    """No other receiver gets a task that a worker has in hand, for as long as the worker sends heartbeats."""
     task_id = await harness.push(1)
     record, is_over = AttemptRecord([task_id]), trio.Event()
 
@@ -107,8 +107,8 @@ class _Muted(Backend[Any]):
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
 async def a_lost_lease_ends_the_attempt(harness: Harness) -> None:
-    """A worker that lost a lease learns of it when it beats next: the attempt is cancelled, and settles nothing. Where
-    whoever receives renews the leases of its own process, as where there is only one, none is lost."""
+    """A worker that lost a lease learns of it at its next heartbeat: the attempt is cancelled, and settles nothing.
+    If receiving renews the leases of its own process, none is lost."""
     task_id = await harness.push(1)
     record, muted, is_over = AttemptRecord(), _Muted(harness.backend), trio.Event()
 

@@ -1,4 +1,4 @@
-"""When a task comes, and before which others."""
+"""Rules about the order and the time in which tasks come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @rule(3)
 async def first_come_first_served(harness: Harness) -> None:  # noqa: ASYNC910  the list is not empty
-    """Of tasks that are equal otherwise, who waits longest goes first."""
+    """Tasks of the same priority come in the order in which they were pushed."""
     numbers = list(range(20))
     for number in numbers:
         await harness.push(number)
@@ -29,7 +29,7 @@ async def first_come_first_served(harness: Harness) -> None:  # noqa: ASYNC910  
 
 @rule(3)
 async def higher_priority_goes_first(harness: Harness) -> None:
-    """The higher priority goes first, whenever it was pushed; less than 0 gives way to all others."""
+    """The task of the highest priority comes first, whenever it was pushed; a priority below 0 comes last."""
     for number, priority in enumerate((0, -5, 10, 0, 10)):
         await harness.push(number, priority=priority)
     expect("the order in which they come", [harness.number(await harness.receive()) for _ in range(5)], [2, 4, 0, 3, 1])
@@ -37,7 +37,7 @@ async def higher_priority_goes_first(harness: Harness) -> None:
 
 @rule(9)
 async def a_delay_is_waited_for(harness: Harness) -> None:
-    """A delayed task does not come before its delay is over; and then it comes to who waits for it."""
+    """A delayed task does not come before its delay is over; then a waiting receiver gets it."""
     clock = Stopwatch()
     await harness.push(1, delay=DELAY)
     await harness.receive_number(1)
@@ -58,7 +58,7 @@ async def a_moment_is_waited_for(harness: Harness) -> None:
 
 @rule(9)
 async def a_delayed_task_lets_ready_ones_pass(harness: Harness) -> None:
-    """Tasks that are ready come before those that still wait for their time; of those, the earliest goes first."""
+    """Ready tasks come before delayed ones; of the delayed ones, the earliest due comes first."""
     for number, delay in enumerate((2 * DELAY, DELAY, 0.0)):
         await harness.push(number, **({"delay": delay} if delay else {}), priority=-number)
     expect("the order in which they come", [harness.number(await harness.receive()) for _ in range(3)], [2, 1, 0])
@@ -77,7 +77,7 @@ async def what_has_expired_is_not_started(harness: Harness) -> None:
 
 @rule(9, FetchById)
 async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
-    """A task that has expired, delayed or not, is seen as killed, though nobody receives."""
+    """A task that has expired, delayed or not, is seen as killed, even if no receive is under way."""
     backend = harness.backend
     ids = [await harness.push(1, expires_in=0.1), await harness.push(2, expires_in=0.1, delay=3600.0)]
     await harness.pass_time(0.25)
@@ -98,7 +98,7 @@ async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
 
 @rule(9, WaitForCompletion)
 async def an_expiry_is_waited_for(harness: Harness) -> None:
-    """A wait for a task that expires, delayed or not, ends then, though nobody receives."""
+    """A wait for a task that expires, delayed or not, ends then, even if no receive is under way."""
     ids = [await harness.push(1, expires_in=DELAY), await harness.push(2, expires_in=DELAY, delay=3600.0)]
     clock = Stopwatch()
     for number, each in enumerate(ids, start=1):
@@ -124,7 +124,7 @@ async def a_replaced_task_names_its_successor(harness: Harness) -> None:
 
 @rule(12)
 async def what_has_expired_gives_up_its_key(harness: Harness) -> None:
-    """A push under the unique key of a task that has expired gets the key, though nobody receives."""
+    """A push under the unique key of a task that has expired gets the key, even if no receive is under way."""
     task_id = await harness.push(1, unique="key", expires_in=0.1)
     await harness.pass_time(0.25)
     pushed = await harness.push(2, unique="key", on_conflict="raise")

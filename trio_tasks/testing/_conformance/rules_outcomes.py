@@ -1,4 +1,4 @@
-"""The six outcomes, and that each attempt is settled once."""
+"""Rules about the six outcomes, and that each attempt is settled once."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def a_task_is_settled_once(harness: Harness) -> None:
 
 @rule(8)
 async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
-    """Once a task is in its next attempt, who had it before cannot settle it, and who has it can."""
+    """Once a task is in its next attempt, the attempt before cannot settle it, and this one can."""
     await harness.push(1)
     stale = await harness.receive_number(1)
     await harness.settle(stale, Retried(ValueError("again")))

@@ -1,4 +1,4 @@
-"""What goes in comes out, and what must not go in does not."""
+"""Rules about pushing: tasks come out as they went in, and bad input is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOTES = {
 
 @rule(2)
 async def a_task_comes_out_as_it_went_in(harness: Harness) -> None:
-    """What is received has the args, the id and the terms of what was pushed, and is in its first attempt."""
+    """A received task has the args, the id and the options that it was pushed with, and is in its first attempt."""
     own_id = f"own {TaskId.new()} ☃"
     task_id = await harness.push(7, id=own_id, attempts=4, timeout=90.0, priority=3)
     expect("what push returned", (type(task_id), task_id), (TaskId, own_id))
@@ -44,7 +44,7 @@ async def a_task_comes_out_as_it_went_in(harness: Harness) -> None:
 
 @rule(2)
 async def ids_are_given_where_none_is(harness: Harness) -> None:
-    """Tasks without an id get one each, no two alike, even of equal args, and push returns it."""
+    """Each task that is pushed without an id gets one of its own, even if the args are equal, and push returns it."""
     ids = [await harness.push(1) for _ in range(3)]
     expect("how many ids there are for three tasks", len(set(ids)), 3)
     expect("the ids that come", [(await harness.receive()).parts.id for _ in ids], ids)
@@ -79,7 +79,7 @@ async def args_of_all_sizes_are_kept(harness: Harness) -> None:  # noqa: ASYNC91
 
 @rule(2)
 async def a_bulk_goes_in_as_a_whole(harness: Harness) -> None:
-    """A bulk goes in with its options and in its order, and push_bulk returns the ids; an empty one is nothing."""
+    """A bulk keeps its options and its order, and push_bulk returns the ids; an empty bulk is no error."""
     ids = await harness.backend.push_bulk([harness.args(number) for number in range(5)], metadata={"bulk": 1})
     expect("how many ids push_bulk returns for five tasks", len(ids), 5)
     tasks = [await harness.receive() for _ in ids]
@@ -91,7 +91,7 @@ async def a_bulk_goes_in_as_a_whole(harness: Harness) -> None:
 
 @rule(2)
 async def a_receiver_that_waits_is_served(harness: Harness) -> None:
-    """Who waits for a task gets the one that is pushed then."""
+    """A receiver that waits gets the next task that is pushed."""
     taken: list[Task[Any]] = []
 
     async def wait() -> None:
@@ -121,7 +121,7 @@ async def a_known_id_is_refused(harness: Harness) -> None:
 
 @rule(12)
 async def pushing_again_counts_once(harness: Harness) -> None:
-    """Pushing the very same task twice, as one does when a push was cut, leaves it in the store once."""
+    """A task that is pushed twice, as after a push that was cancelled, is in the store once."""
     task = Task.builder(harness.args(1)).build()
     harness.note_pushed(1, await harness.backend.push_task(task))
     with refused("the same task once more", DuplicateTaskError):
@@ -132,7 +132,7 @@ async def pushing_again_counts_once(harness: Harness) -> None:
 
 @rule(12)
 async def wrong_options_are_refused(harness: Harness) -> None:
-    """A delay that is not a number, an option of the wrong type or one that nobody knows: refused, nothing stored."""
+    """A delay that is not a number, an option of the wrong type or an unknown one is refused; nothing is stored."""
     for options in (
         {"delay": math.nan},
         {"delay": -1.0},
@@ -151,7 +151,7 @@ async def wrong_options_are_refused(harness: Harness) -> None:
 
 @rule(12)
 async def what_is_no_task_is_refused(harness: Harness) -> None:
-    """Into push_task go tasks: anything else is a TypeError, and nothing is stored."""
+    """Pushing anything but a task by push_task is a TypeError, and nothing is stored."""
     for thing in (harness.args(1), None, object()):
         with refused(f"push_task({thing!r})", TypeError):
             await harness.backend.push_task(thing)

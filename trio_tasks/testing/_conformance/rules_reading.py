@@ -1,4 +1,4 @@
-"""Capabilities that show what is there, and change nothing."""
+"""Rules about the capabilities that read, and change nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @rule(2, FetchById)
 async def a_task_is_found_by_its_id(harness: Harness) -> None:
-    """fetch_by_id shows a task as it is, whether it waits, runs or is delayed; and None where there is none."""
+    """fetch_by_id shows a task that waits, runs or is delayed as it is, and gives None for an unknown id."""
     task_id = await harness.push(1, metadata={"note": "kept"})
     later = await harness.push(2, delay=3600.0)
     expect("what is found under an unknown id", await harness.backend.fetch_by_id("unknown"), None)
@@ -113,7 +113,7 @@ async def the_worker_of_an_attempt_is_named(harness: Harness) -> None:
 
 @rule(3, FetchById, Feature.INFO)
 async def one_worker_of_several_is_named(harness: Harness) -> None:
-    """Where several workers share a backend, whoever looks up a task is told which of them has it in hand."""
+    """The context of a task that is looked up names the one worker, of several on a backend, that has it in hand."""
     ids = [await harness.push(number) for number in range(12)]
     begun: dict[str, str] = {}
 
@@ -141,7 +141,7 @@ async def one_worker_of_several_is_named(harness: Harness) -> None:
 
 @rule(2, WaitForCompletion)
 async def an_end_can_be_waited_for(harness: Harness) -> None:
-    """wait_for returns how a task ended as soon as it has, whoever settles it, and after any number of retries."""
+    """wait_for returns the result of a task as soon as it has ended, on any handle, and after any number of retries."""
     ids = [await harness.push(number) for number in range(3)]
     results: dict[str, TaskResult[Any]] = {}
 
@@ -167,7 +167,7 @@ async def an_end_can_be_waited_for(harness: Harness) -> None:
 
 @rule(2, WaitForCompletion)
 async def an_end_is_remembered(harness: Harness) -> None:
-    """wait_for returns at once how a task ended that has ended, and does so again."""
+    """wait_for returns the result of a task that has ended at once, as often as it is called."""
     task_id = await harness.push(1)
     await harness.settle(await harness.receive_number(1), Succeeded("done"))
     for _ in range(2):
@@ -327,7 +327,7 @@ async def metrics_count(harness: Harness) -> None:
 
 @rule(8, Progress)
 async def progress_is_shown(harness: Harness) -> None:
-    """What was last reported of a task in hand can be read; who does not have it in hand cannot report."""
+    """The progress last reported for a task in hand can be read; a report for a task not in hand is refused."""
     task_id = await harness.push(1)
     with refused("the progress of an unknown task", UnknownTaskError):
         await harness.backend.progress_of("unknown")

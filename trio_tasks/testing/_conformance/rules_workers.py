@@ -1,4 +1,4 @@
-"""Workers on the backend: what they make of errors, how they stop, and how several share it."""
+"""Rules about workers on the backend: errors, stopping, and several workers that share it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @rule(3)
 async def an_error_is_retried_and_then_final(harness: Harness) -> None:
-    """A handler that keeps failing is tried as often as it may be, the pauses in between; then the task has failed."""
+    """A task whose handler keeps failing is retried, with its backoff, until no attempt is left; then it fails."""
     task_id = await harness.push(1)
 
     async def fail(task: Task[Any]) -> None:
@@ -42,7 +42,7 @@ async def an_error_is_retried_and_then_final(harness: Harness) -> None:
 
 @rule(7)
 async def a_suspension_costs_no_attempt(harness: Harness) -> None:
-    """A handler that suspends its task, be it in the last attempt, is given it again at its time, as the same one."""
+    """A task that its handler suspends, even in the last attempt, comes again at its time, as the same attempt."""
     task_id = await harness.push(1, attempts=1)
 
     async def handle(task: Task[Any]) -> None:
@@ -59,7 +59,7 @@ async def a_suspension_costs_no_attempt(harness: Harness) -> None:
 
 @rule(3)
 async def results_and_aborts_are_settled(harness: Harness) -> None:
-    """A worker's successes and its aborts arrive in the backend as such."""
+    """The results and the aborts of a worker's handler are settled as such."""
     ids = [await harness.push(number) for number in range(2)]
 
     async def handle(task: Task[Any]) -> int:
@@ -80,7 +80,7 @@ async def results_and_aborts_are_settled(harness: Harness) -> None:
 
 @rule(5)
 async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
-    """A worker that is stopped finishes what it has in hand, and what it has not begun stays for others, untouched."""
+    """A worker that is stopped finishes its tasks in hand; those that it has not begun stay in the store, unchanged."""
     ids = [await harness.push(number) for number in range(3)]
     record = AttemptRecord()
     begun, go_on = trio.Event(), trio.Event()
@@ -102,7 +102,7 @@ async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
 
 @rule(5)
 async def a_cancelled_worker_releases(harness: Harness) -> None:
-    """A worker that is cancelled gives back what it has in hand: it comes again at once, as the same attempt."""
+    """A worker that is cancelled releases its tasks in hand: they come again at once, as the same attempts."""
     ids = [await harness.push(number) for number in range(3)]
     record = AttemptRecord()
 
@@ -122,7 +122,7 @@ async def a_cancelled_worker_releases(harness: Harness) -> None:
 
 @rule(4)
 async def a_worker_claims_only_what_it_begins(harness: Harness) -> None:
-    """A worker holds no more tasks than it has slots: what it cannot begin, another one gets at once."""
+    """A worker holds no more tasks than it has slots: another receiver gets the rest at once."""
     for number in range(4):
         await harness.push(number)
     record = AttemptRecord()
@@ -146,7 +146,7 @@ async def a_worker_claims_only_what_it_begins(harness: Harness) -> None:
 
 @rule(2)
 async def a_task_goes_to_one_receiver(harness: Harness) -> None:
-    """Of several who wait for one task, or look at the same time, one gets it."""
+    """A task goes to one of several receivers, whether they wait for it or look at the same time."""
     taken: list[Task[Any]] = []
 
     async def receive(backend: Any) -> None:

@@ -1,4 +1,4 @@
-"""Trying rules: each on a handle of its own, within a time limit of its own."""
+"""The runner of rules: each is checked on a handle of its own, within a time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HERE = str(Path(__file__).parent) + os.sep
 
 @final
 class RuleRunner:
-    """Tries rules.
+    """Checks rules on a backend.
 
     Args:
       opener: opens the backend.
@@ -45,7 +45,7 @@ class RuleRunner:
         rule = Rule(
             "the_backend_can_be_opened",
             2,
-            "What open_backend opens can be opened twice, and pushed into.",
+            "A backend can be opened twice by open_backend, and pushed into.",
             (),
             _nothing,
         )
@@ -114,7 +114,7 @@ async def _nothing(harness: Harness) -> None:
 
 
 async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
-    """Whether the task can be seen through this handle."""
+    """Return True if the task can be seen through this handle."""
     if isinstance(backend, FetchById):
         return await backend.fetch_by_id(task_id) is not None
     with harness.limit(0.5):
@@ -134,7 +134,7 @@ async def _shows_info(backend: Any, task_id: str) -> bool:
 
 
 def _where(trio_task: trio.lowlevel.Task) -> str:
-    """Where a play hangs: the line of the rule, and the innermost line that is not of trio."""
+    """Describe where a check hangs: the line of the rule, and the innermost line that is not of trio."""
     lines: list[str] = []
     tasks = [trio_task]
     while tasks:

@@ -1,4 +1,4 @@
-"""Workers on a harness: run until what they were given is finished, and what they said meanwhile."""
+"""Workers on a harness: run until their tasks are finished, with a record of their attempts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AT_ONCE = RetryPolicy(attempts=3, backoff=constant(0))
 
 @final
 class AttemptRecord:
-    """A listener: it notes what it hears, and stops whoever works once these tasks are finished."""
+    """A listener that records attempts and outcomes, and stops the worker once the wanted tasks are finished."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self.wanted = set(ids)
@@ -35,7 +35,7 @@ class AttemptRecord:
         """The id and the outcome of each attempt, in order."""
 
     def listen(self, context: WorkerContext, event: Event) -> None:
-        """Note it."""
+        """Record the event."""
         if isinstance(event, Engage):
             self.attempts.append((event.task.parts.id, int(event.task.parts.attempt)))
         elif isinstance(event, Success):
@@ -52,7 +52,7 @@ class AttemptRecord:
 
     @property
     def unfinished(self) -> set[str]:
-        """Those of the wanted ones that are not finished."""
+        """The ids of the wanted tasks that are not finished."""
         return self.wanted - set(self.finished)
 
     def attempts_of(self, task_id: str) -> list[int]:

@@ -1,1 +1,1 @@
-"""Cutting a program at every moment of its run, one run for each."""
+"""Exploration of cancellations: a program is cut at every moment of its run, one run for each."""

@@ -28,13 +28,13 @@ class _Block(NamedTuple):
     older: list[trio.Nursery]  # that the trio task had opened before
 
     def trio_tasks(self) -> list[trio.lowlevel.Task]:
-        """Those that run inside of it."""
+        """List the trio tasks that run inside the block."""
         return list(below(self.trio_task, self.older))
 
 
 @final
 class Blocks:
-    """Those that are open now.
+    """The blocks that are open now.
 
     Args:
       on_entry: called whenever one is entered, before what is in it begins.
@@ -42,7 +42,7 @@ class Blocks:
 
     def __init__(self, on_entry: Callable[[trio.lowlevel.Task], object]) -> None:
         self.has_come = False
-        """Whether the cancellation has come."""
+        """True once the cancellation has been delivered."""
         self.raised_at: list[Line] = []
         """The lines at which it was raised, so far as that has come out of the blocks."""
         self._open: list[_Block] = []
@@ -80,15 +80,15 @@ class Blocks:
                 block.scope.cancel()
 
     def forget(self) -> None:
-        """Keep nothing of the run alive, which broke down inside of them."""
+        """Drop all references to a run that broke down inside the blocks."""
         self._open = []
 
     def contain(self, part: str, task: trio.lowlevel.Task) -> bool:
-        """Whether a trio task runs inside this part."""
+        """Return True if the trio task runs inside this part."""
         return any(task in block.trio_tasks() for block in self._open if block.part == part)
 
     def places(self, *parts: str) -> tuple[Place, ...]:
-        """Where the trio tasks inside these parts are, those that only wait for their children left out."""
+        """List the places of the trio tasks inside these parts, except those that only wait for their children."""
         inside = {task for block in self._open if block.part in parts for task in block.trio_tasks()}
         leaves = [task for task in inside if not any(child in inside for child in [*below(task)][1:])]
         return tuple(sorted((place_of(task) for task in leaves), key=str))

@@ -1,4 +1,4 @@
-"""What a scenario is given, to mark what is to be cut."""
+"""The argument of a scenario: it marks the blocks that are to be cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class Cut:
-    """What a scenario is given: what runs inside ``with cut:`` is cancelled, at another moment in each run.
+    """The argument of a scenario: the block ``with cut:`` is cancelled, at another moment in each run.
 
     >>> async def scenario(cut: Cut) -> None:
     ...     storage = MemoryStorage[int]()
@@ -35,7 +35,7 @@ class Cut:
 
     @property
     def has_come(self) -> bool:
-        """Whether the cancellation has come; never in the first run of a scenario."""
+        """True once the cancellation has been delivered; never in the first run of a scenario."""
         return self._blocks.has_come
 
     def __call__(self, part: str) -> AbstractContextManager[trio.CancelScope]:

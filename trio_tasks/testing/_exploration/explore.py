@@ -62,8 +62,8 @@ def explore_cancellations(
     whatever else it changes.
 
     A run has these moments: when a part is entered; before a step of any trio task, which then goes on from where it
-    waited; and when all trio tasks wait. All those at which something of the part is open are tried, whoever it is that
-    goes on. What waits inside the part is cancelled where it waits, and who goes on inside of it at its next
+    waited; and when all trio tasks wait. All those at which something of the part is open are tried, whichever trio
+    task goes on. What waits inside the part is cancelled where it waits, and who goes on inside of it at its next
     checkpoint; a shield holds that up, as it always does. trio cannot cancel one trio task of a nursery alone: so a
     part, such as a worker, is cancelled with all that is in it.
 

@@ -1,4 +1,4 @@
-"""What an exploration comes to: a summary, or the shortest trace that fails."""
+"""The results of an exploration: a summary, or the shortest trace that fails."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from .run import CutPoint
 
 _SHOWN = 12
-"""How many of the steps before a cut are told of."""
+"""Steps before a cut that the message lists."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """A scenario that stood every cut.
+    """The summary of an exploration in which the scenario held at every cut.
 
     Attributes:
       cuts: how many runs there were that were cut, under all seeds together.
@@ -40,7 +40,7 @@ class Exploration:
 
 @final
 class BrokenByCut(AssertionError):
-    """A scenario does not stand a cut; what went wrong in it is the ``__cause__``.
+    """A scenario fails when it is cut; its error is the ``__cause__``.
 
     Attributes:
       seed: of the schedule.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Scenario(NamedTuple):
-    """What is run."""
+    """A scenario, its invariant and its time limit."""
 
     async_fn: Callable[..., Any]
     takes_cut: bool
@@ -35,8 +35,8 @@ class Scenario(NamedTuple):
 
 
 class CutPoint(NamedTuple):
-    """When a run can be cut: when the trio task of this name enters a part or goes on; or when all wait, if there is no
-    name."""
+    """A moment at which a run can be cut: the trio task of this name enters a part or goes on; or, without a name, all
+    trio tasks wait."""
 
     task: str
     how: str
@@ -66,8 +66,8 @@ class ScenarioRun:
     ) -> None:
         self.cut_points: list[CutPoint] = []
         self.cancelled_at: Sequence[Place] = ()
-        """Where the trio tasks were that the cancellation came for: the one that was about to take a step; or those
-        inside the part, if that one was not, or all waited."""
+        """The places of the trio tasks that were cancelled: of the one about to take a step; or, if it is not inside
+        the part, or all waited, of those inside the part."""
         self.differs_at = 0
         """The number of the first moment that was another one than in the first run; 0 if there is none."""
         self.error: BaseException | None = None
@@ -87,7 +87,7 @@ class ScenarioRun:
         self._next: trio.lowlevel.Task | None = None
 
     def run(self) -> None:
-        """Run it, in a trio and a time of its own. What comes out of it is kept as its error."""
+        """Run the scenario in a trio run of its own; an error that comes out is kept as :attr:`error`."""
         try:
             run_seeded(self._main, seed=self._seed, instruments=[self._step_counter, self._watchdog])
         except (Exception, trio.Cancelled, Abandoned, BaseExceptionGroup) as error:  # noqa: ASYNC103  its run is over
@@ -123,7 +123,7 @@ class ScenarioRun:
                     raise AssertionError("the invariant returned False")
 
     def _count(self, task: trio.lowlevel.Task | None) -> bool:
-        """Take note of a moment; whether it counts."""
+        """Note a cut point; return True if it counts."""
         parts = self._blocks.parts
         if not parts or self._blocks.has_come or self.differs_at:
             return False
@@ -139,7 +139,7 @@ class ScenarioRun:
         return True
 
     def _note_entry(self, task: trio.lowlevel.Task) -> None:
-        """A trio task has entered a block: to be cancelled at the first checkpoint in it, this is the moment."""
+        """Count the entry into a block, so that its first checkpoint can be cancelled."""
         self._is_entering = True
         self._step_counter.count_step(task)
         self._is_entering = False
@@ -152,7 +152,7 @@ class ScenarioRun:
         return CutPoint(task.name, "goes on from", (place_of(task),), parts)
 
     def _matches_first_run(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> bool:
-        """Whether this is the cut point of the first run: by name; and line by line, if it is the one to be cut at."""
+        """Return True if the first run had the same cut point: by name; by its lines too, if it is to be cut at."""
         assert self._first_run is not None
         if self._counted > len(self._first_run):
             return False
@@ -173,8 +173,8 @@ class ScenarioRun:
             self._abort_error = error
 
     def _discard_broken_run(self, error: BaseException) -> None:
-        """A run that broke down leaves trio tasks behind that cannot end. They are thrown away here, where nobody has
-        to hear of each, rather than in the middle of whatever comes next; of the error, its words are kept."""
+        """Collect the trio tasks of a run that broke down, which cannot end. Each would warn when it is collected, in
+        the middle of a later run; here the warnings are suppressed. Of the error, the text is kept."""
         hook, sys.unraisablehook = sys.unraisablehook, _ignore
         try:
             self.error = error
@@ -188,13 +188,13 @@ class ScenarioRun:
 
     @property
     def lines(self) -> list[str]:
-        """The lines at which the cancellation was raised, the first one first; and those at which it came to who waited
-        and did not let it out."""
+        """The lines at which the cancellation was raised, the first one first; and those at which trio tasks waited
+        that caught it."""
         return list(dict.fromkeys([*map(str, self._blocks.raised_at), *self._waited_at]))
 
 
 def _without_traceback(error: trio.TrioInternalError) -> trio.TrioInternalError:
-    """The same without its traceback, which would keep alive what is left of the run."""
+    """Copy the error without its traceback, which would keep the trio tasks of the run alive."""
     return trio.TrioInternalError("the scenario has broken trio:\n" + "".join(traceback.format_exception(error)))
 
 

@@ -1,4 +1,4 @@
-"""Where trio tasks are, and which of them are inside a block."""
+"""The places of trio tasks, and the trio tasks inside a block."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Line(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a trio task is: its name, the innermost line outside of trio, and the innermost one of the user's own code,
-    which may be that of the trio task that started it. Either may be None."""
+    """The place of a trio task: its name, the innermost line outside of trio, and the innermost one of the user's own
+    code, which may be that of the trio task that started it. Either line may be None."""
 
     task: str
     innermost: Line | None
@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 def place_of(task: trio.lowlevel.Task) -> Place:
-    """Where a trio task is that waits, or is about to go on."""
+    """Find the place of a trio task that waits, or is about to go on."""
     innermost = own = None
     for line in _lines_of(task):
         if not line.code.co_filename.startswith(_TRIO):
@@ -74,7 +74,7 @@ def place_of(task: trio.lowlevel.Task) -> Place:
 
 
 def place_here(task: trio.lowlevel.Task) -> Place:
-    """Where a trio task is that is taking a step just now."""
+    """Find the place of the trio task that is taking a step now."""
     frame = inspect.currentframe()
     lines: list[Line] = []
     while frame is not None and not frame.f_code.co_filename.startswith(_TRIO):
@@ -109,7 +109,7 @@ def places_of_cancellation(error: BaseException) -> list[Line]:
 
 
 def _lines_of(task: trio.lowlevel.Task) -> Iterator[Line]:
-    """From the outermost to the innermost."""
+    """List the lines of a trio task from the outermost to the innermost."""
     if getattr(task.coro, "cr_frame", True) is None:
         return  # it has ended
     with contextlib.suppress(TypeError):  # trio does not know the innermost awaitable

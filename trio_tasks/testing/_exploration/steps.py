@@ -1,4 +1,4 @@
-"""The one instrument that cuts: before any step of any trio task, or when all of them wait."""
+"""The instrument that cuts: before any step of any trio task, or when all of them wait."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StepCounter(trio.abc.Instrument):
             self.count_step(None)
 
     def count_step(self, task: trio.lowlevel.Task | None) -> None:
-        """A moment has come: for the instrument, each that trio tells of; for others, one of their own."""
+        """Count a moment: the instrument calls it at each that trio reports; others may add moments of their own."""
         if self._counts(task):
             self.count += 1
             if self.count == self._at:

@@ -1,4 +1,4 @@
-"""How long a run may take, and the end of one that has none."""
+"""The time limit of a run, and the end of a run that exceeds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .stacks import Place
 
 MOST_STEPS = 200_000
-"""A run that takes more does nothing but that."""
+"""Steps after which a run counts as endless."""
 
 
 class Abandoned(BaseException):
@@ -26,8 +26,8 @@ class Abandoned(BaseException):
 
 @final
 class Watchdog(trio.abc.Instrument):
-    """Cancels a block when its time is up, having looked where each trio task is; and if that does not end it, throws
-    an error into whatever still waits.
+    """Cancels a block when its time is up, and notes where each trio task was; if that does not end it, raises an error
+    in the trio tasks that still wait.
 
     Args:
       seconds: on trio's clock.
@@ -36,7 +36,7 @@ class Watchdog(trio.abc.Instrument):
     def __init__(self, seconds: float) -> None:
         self._scope = trio.CancelScope()
         self.stuck: list[Place] | None = None
-        """Where each trio task was when the time was up; None if it was not."""
+        """The place of each trio task when the time was up; None if it was not."""
         self.reason = ""
         self._seconds = seconds
         self._steps = 0
@@ -44,7 +44,7 @@ class Watchdog(trio.abc.Instrument):
 
     @contextmanager
     def around(self) -> Generator[None, None, None]:
-        """The time of the current trio task, and of what it starts, is that of the block."""
+        """Limit the time of the current trio task, and of those that it starts, in the block."""
         self._trio_task = trio.lowlevel.current_task()
         self._scope.deadline = trio.current_time() + self._seconds
         try:
@@ -87,11 +87,11 @@ class Watchdog(trio.abc.Instrument):
         return [task for task in below(self._trio_task) if len([*below(task)]) == 1]
 
     def forget(self) -> None:
-        """Keep nothing of the run alive, which broke down inside the block."""
+        """Drop all references to a run that broke down inside the block."""
         self._trio_task = None
         self._scope = trio.CancelScope()
 
     def describe(self) -> str:
-        """What went wrong."""
+        """Describe why the run was ended, and where its trio tasks were."""
         waits = "".join(f"\n    {place.task} is at {place}" for place in self.stuck or ())
         return f"{self.reason}:{waits}"

@@ -1,4 +1,4 @@
-"""A backend on which everything goes wrong that may go wrong, as often as it is told, by a seed."""
+"""A backend that injects faults, by rates and by a seed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class FaultyBackend(Backend[A]):
     >>> print(*faulty.log, sep="\\n")
 
     It does nothing that an at-least-once backend may not do, so the promises hold over it: what was dropped, and what
-    was in the hands of one who died, comes back with its lease; of two copies of a delivery one can be settled, and the
+    a receiver that died had in hand, comes back with its lease; of two copies of a delivery one can be settled, and the
     other one's :meth:`settle` raises :class:`LeaseLostError`. An operation that fails raises :class:`BackendError`. To
     a worker a failing backend is the end: have a :class:`Monitor` restart it.
 
     It has exactly the interfaces of the backend inside, so ``isinstance`` tells of it what it tells of that; all verbs
-    stall and fail as the line does. But a backend that stalls is no ``NowaitBackend``, whatever is inside. What belongs
+    stall and fail as the rates say. But a backend that stalls is no ``NowaitBackend``, whatever is inside. What belongs
     to no interface (``close``, ``statistics``, ``push_nowait``) is passed on untouched; a ``clone()``, or a queue to
     ``share()``, has no faults until it is wrapped.
 
@@ -83,7 +83,7 @@ class FaultyBackend(Backend[A]):
         on_fault: Callable[[Fault], object] | None = None,
     ) -> None:
         self.backend: Backend[A] = as_backend(backend)
-        """The one inside, without faults."""
+        """The backend inside, without faults."""
         self.faults = faults
         self.seed = seed
         self.heartbeat_interval = self.backend.heartbeat_interval
@@ -95,11 +95,11 @@ class FaultyBackend(Backend[A]):
 
     @property
     def log(self) -> tuple[Fault, ...]:
-        """What went wrong so far, in that order."""
+        """The faults so far, in their order."""
         return tuple(self._injector.log)
 
     async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        """Have the backend inside do this, if the line holds. What is cancelled while it stalls has not begun."""
+        """Call this method of the backend inside, unless a fault is injected. Cancelled in a stall, it does nothing."""
         await self._injector.stall(verb)
         self._injector.check(verb)
         return await getattr(self.backend, verb)(*args, **kwargs)
@@ -107,14 +107,14 @@ class FaultyBackend(Backend[A]):
     # Receiving
 
     async def receive(self) -> Task[A]:
-        """The next task, in hand from now on, if it arrives.
+        """Receive the next task, in hand from now on, unless a fault is injected.
 
         Raises:
-          trio.EndOfChannel: the backend inside has ended, and nothing is on its way.
-          BackendError: the line is down, or went down while this waited.
+          trio.EndOfChannel: the backend inside has ended, and no delivery is pending.
+          BackendError: the connection is down, or went down while this waited.
           RuntimeError: the clock was to be moved, and is no ``MockClock``.
 
-        If it is cancelled, nothing was taken: what was on its way is for whoever receives next.
+        If it is cancelled, nothing was taken: pending deliveries go to the next receiver.
         """
         await self._injector.stall("receive")
         self._injector.check("receive")
@@ -131,7 +131,7 @@ class FaultyBackend(Backend[A]):
                 return arrived  # noqa: ASYNC910  it has waited
 
     async def _wait_for_task(self) -> Task[A] | None:
-        """A task that the backend gives; None if it is time to look for one that is late."""
+        """Receive a task from the backend inside; None when a late delivery is due."""
         task: Task[A] | None = None
         with self._deliveries.waiting() as scope:
             if self._deliveries.has_room:
@@ -144,11 +144,11 @@ class FaultyBackend(Backend[A]):
             if task is None:
                 await trio.sleep_forever()
         if task is None and scope.cancelled_caught and self._injector.is_down:
-            raise BackendError("receive failed: the line went down")
+            raise BackendError("receive failed: the connection went down")
         return task  # noqa: ASYNC910  it has waited
 
     def receive_nowait(self) -> Task[A]:
-        """As :meth:`receive`, if a ``StockedBackend`` is inside; raises ``trio.WouldBlock`` if no task has arrived."""
+        """Receive as :meth:`receive` does, if a ``StockedBackend`` is inside; or raise ``trio.WouldBlock``."""
         if not (self._claims.has_leases or isinstance(self.backend, NowaitBackend)):
             raise trio.WouldBlock  # what would be lost could not be given back from here
         self._injector.check("receive")
@@ -170,7 +170,7 @@ class FaultyBackend(Backend[A]):
                 return arrived
 
     def _arrive(self, task: Task[A]) -> Task[A] | None:
-        """Decide the fate of a delivery: the task, if it is handed over at once."""
+        """Draw the faults of a delivery; return the task, if it is delivered at once."""
         injector, faults, parts, deliveries = self._injector, self.faults, task.parts, self._deliveries
         self._claims.mark_orphan(task)
         if injector.occurs(faults.drop):
@@ -202,7 +202,7 @@ class FaultyBackend(Backend[A]):
         return task
 
     async def _drop_unclaimed(self, delivery: Delivery[A]) -> None:
-        """Where there is no lease: what nobody has come for, long after it was due, is lost."""
+        """Without leases: lose a late delivery that is not received long after it was due."""
         with delivery.timer:
             await trio.sleep_until(delivery.due + self.faults.absence_seconds[1])
         if self._deliveries.remove(delivery):
@@ -213,12 +213,12 @@ class FaultyBackend(Backend[A]):
     # Settling
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Have the backend inside take note of how the attempt ended, if the line holds.
+        """Settle the task in the backend inside, unless a fault is injected.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
           UnsettledError: this outcome cannot be had. Nothing changed.
-          BackendError: the line is down, or the settle failed, before it took effect or after it did.
+          BackendError: the connection is down, or the settle failed, before it took effect or after it did.
 
         If it is cancelled, the task is settled or still in hand; where there are no leases, it then comes back.
         """
@@ -237,7 +237,7 @@ class FaultyBackend(Backend[A]):
         self._fail_after(task.parts)
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """As :meth:`settle`, if a ``NowaitBackend`` is inside, and nothing stalls."""
+        """Settle as :meth:`settle` does, if a ``NowaitBackend`` is inside, and nothing stalls."""
         inside: Any = self.backend
         try:
             self._fail_before(task.parts)
@@ -253,12 +253,12 @@ class FaultyBackend(Backend[A]):
         injector = self._injector
         if self._claims.is_forfeited(parts):
             injector.record("refused", "settle", parts)
-            raise BackendError(f"settle failed: who received task {parts.id} has died")
+            raise BackendError(f"settle failed: the receiver of task {parts.id} has died")
         self._injector.check("settle", parts)
         if injector.occurs(self.faults.die):
             injector.record("die", "settle", parts)
             self._claims.lose_all_but(delivery.task for delivery in self._deliveries.pending)
-            raise BackendError(f"settle failed: who received task {parts.id} died just now")
+            raise BackendError(f"settle failed: the receiver of task {parts.id} died just now")
         if injector.occurs(self.faults.fail_before):
             injector.record("fail_before", "settle", parts)
             raise BackendError("settle failed, and nothing was stored")
@@ -272,11 +272,11 @@ class FaultyBackend(Backend[A]):
     # All else
 
     async def beat(self, context: WorkerContext) -> None:
-        """As the backend inside, if the line holds."""
+        """Send the heartbeat of the backend inside, unless a fault is injected."""
         await self.pass_on("beat", context)
 
     async def aclose(self) -> None:
-        """Close the backend inside. What is on its way is given to nobody any more."""
+        """Close the backend inside. Deliveries that are still late are dropped."""
         await self.backend.aclose()
 
     async def __aenter__(self) -> Self:
@@ -290,7 +290,7 @@ class FaultyBackend(Backend[A]):
         await self.backend.__aexit__(kind, error, trace)  # noqa: ASYNC102  it is the backend's to shield itself
 
     def __getattr__(self, name: str) -> Any:
-        """What is in no interface is the business of the backend inside."""
+        """Pass on what belongs to no interface to the backend inside."""
         if name.startswith("_") or name == "backend":
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         return getattr(self.backend, name)

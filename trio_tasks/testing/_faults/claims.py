@@ -1,4 +1,4 @@
-"""What was claimed through a faulty line: in whose hands it is, what the backend inside knows it as, what is lost."""
+"""The claims made through a faulty backend: those in hand, and those that are lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 _GIVE_BACK_SECONDS = 10.0
-"""Seconds that a backend may take to have back what was lost."""
+"""Seconds that the backend may take to settle the lost claims."""
 
 
 @final
@@ -41,30 +41,30 @@ class Claims(Generic[A]):
         self._injector = injector
         self.has_leases = backend.heartbeat_interval is not None
         self._held: dict[Parts, Task[Any]] = {}  # by the parts of each copy, the task that the backend knows
-        self._forfeited: set[Parts] = set()  # in the hands of somebody who has died
-        self._lost: list[Task[Any]] = []  # lost, and to be let go of
-        self._given_back: set[str] = set()  # let go of, and not seen again since
+        self._forfeited: set[Parts] = set()  # delivered to a receiver that has died
+        self._lost: list[Task[Any]] = []  # lost, and to be given back
+        self._given_back: set[str] = set()  # and not claimed again since
 
     def add(self, task: Task[A], duplicate: Task[A] | None = None) -> None:
-        """It was claimed, and is handed out; perhaps twice."""
+        """Add a claim that is delivered, with its duplicate if there is one."""
         self._held[task.parts] = task
         if duplicate is not None:
             self._held[duplicate.parts] = duplicate if has_claim(task.parts) else task
 
     def mark_orphan(self, task: Task[A]) -> None:
-        """It was claimed. If it was lost before, it is an orphan."""
+        """Mark the task as an orphan if an earlier claim of it was lost."""
         if task.parts.id in self._given_back:
             self._given_back.discard(task.parts.id)
             task.parts.is_orphan = True
 
     @contextmanager
     def settling(self, task: Task[Any]) -> Generator[Task[Any], None, None]:
-        """Settle this copy in here, as what the backend knows it as."""
+        """Settle a copy in the block, as the task that the backend knows."""
         known = self._held.get(task.parts, task)
         try:
             yield known
         except LeaseLostError:
-            self._held.pop(task.parts, None)  # somebody else has it, or has settled it
+            self._held.pop(task.parts, None)  # another receiver has it, or it is settled
             raise
         self._held.pop(task.parts, None)
         task.parts.status = known.parts.status
@@ -72,13 +72,13 @@ class Claims(Generic[A]):
     # Losing
 
     def lose(self, task: Task[Any]) -> None:
-        """It comes back with its lease; where there is none, it is to be let go of."""
+        """Lose a claim: it ends with its lease; without leases, it is given back later."""
         known = self._held.pop(task.parts, task)
         if not self.has_leases:
             self._lost.append(known)
 
     def lose_all_but(self, kept: Iterable[Task[Any]]) -> None:
-        """Who has them in hand has died."""
+        """Lose all claims but these, as when their receiver has died."""
         spared = {task.parts for task in kept}
         for parts, task in [*self._held.items()]:
             if parts not in spared:
@@ -86,13 +86,13 @@ class Claims(Generic[A]):
                 self.lose(task)
 
     def is_forfeited(self, parts: Parts) -> bool:
-        """Whether who had it in hand has died. It is asked once."""
+        """Return True, once, if the receiver of this task has died."""
         was_there = parts in self._forfeited
         self._forfeited.discard(parts)
         return was_there
 
-    async def give_back_lost(self) -> None:  # noqa: ASYNC910  there is seldom anything to let go of
-        """Give back what is lost, where there are no leases; shielded, and within bounds."""
+    async def give_back_lost(self) -> None:  # noqa: ASYNC910  there is seldom anything to give back
+        """Give back the lost claims, if there are no leases; shielded, within a time limit."""
         if self._lost:
             with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):  # noqa: ASYNC912  the same
                 while self._lost:
@@ -102,7 +102,7 @@ class Claims(Generic[A]):
                         self._note_lost(task, outcome)
 
     def give_back_lost_nowait(self) -> None:
-        """The same, where one can settle without waiting."""
+        """Give back the lost claims without waiting."""
         while self._lost:
             task, outcome = self._next_lost()
             with suppress(LeaseLostError):

@@ -1,4 +1,4 @@
-"""What a backend has handed out, and who receives has not been given yet: it is late, held back, or a second copy."""
+"""Deliveries that are pending: late ones, ones held back, and duplicates."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ A = TypeVar("A")
 @final
 @dataclass(eq=False, slots=True)
 class Delivery(Generic[A]):
-    """A task on its way.
+    """A task that the backend has given, and no receiver has got yet.
 
     Attributes:
-      guard: is cancelled as soon as it is handed over.
+      guard: cancelled as soon as the task is delivered.
     """
 
     task: Task[A]
@@ -37,7 +37,7 @@ class Delivery(Generic[A]):
 
 @final
 class Deliveries(Generic[A]):
-    """The tasks on their way, and those who wait for one."""
+    """The pending deliveries, and the receivers that wait for one."""
 
     def __init__(self) -> None:
         self.pending: list[Delivery[A]] = []
@@ -46,17 +46,17 @@ class Deliveries(Generic[A]):
 
     @property
     def next_due(self) -> float:
-        """When the next one is to be handed over; infinity if none is on its way."""
+        """The time at which the next one is due; infinity if none is pending."""
         return min((delivery.due for delivery in self.pending), default=float("inf"))
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be claimed: no more are late than there are people waiting, one of whom asks."""
+        """True if one more may be claimed: fewer are late than receivers wait, of which the caller is one."""
         return self._late + self._claiming < len(self._waiting)
 
     @property
     def has_room_for_one_more(self) -> bool:
-        """The same, asked by somebody who is not waiting."""
+        """True if one more may be claimed by a caller that does not wait."""
         return self._late + self._claiming <= len(self._waiting)
 
     @property
@@ -65,16 +65,16 @@ class Deliveries(Generic[A]):
 
     @property
     def holds_back(self) -> bool:
-        """Whether one is held back until the next has been handed over."""
+        """True if one is held back until the next has been delivered."""
         return any(delivery.kind == "reorder" for delivery in self.pending)
 
     def add(self, delivery: Delivery[A]) -> None:
-        """Send it on its way."""
+        """Add a pending delivery."""
         self.pending.append(delivery)
         self._set_deadlines()
 
     def pop_due(self) -> Task[A] | None:
-        """One that is due by now, the one for the longest time first; None if none is."""
+        """Remove and return the task that has been due for the longest time; None if none is due."""
         delivery = min(self.pending, key=lambda each: each.due, default=None)
         if delivery is None or delivery.due > trio.current_time():
             return None
@@ -82,7 +82,7 @@ class Deliveries(Generic[A]):
         return delivery.task
 
     def remove(self, delivery: Delivery[A]) -> bool:
-        """It is not on its way any more; False if it was not before."""
+        """Remove a pending delivery; False if it was not pending."""
         if delivery not in self.pending:
             return False
         self.pending.remove(delivery)
@@ -91,7 +91,7 @@ class Deliveries(Generic[A]):
         return True
 
     def release_held_back(self) -> None:
-        """Another one was handed over: what was held back for that is next."""
+        """Make the deliveries due that were held back until another one was delivered."""
         for delivery in self.pending:
             if delivery.kind == "reorder":
                 delivery.due = trio.current_time()
@@ -99,7 +99,7 @@ class Deliveries(Generic[A]):
 
     @contextmanager
     def waiting(self) -> Generator[trio.CancelScope, None, None]:
-        """Wait in here for a task; the block is cancelled when there is something to take."""
+        """Wait for a task in the block, which is cancelled when a delivery is due."""
         with trio.CancelScope() as scope:
             self._waiting.add(scope)
             self._set_deadlines()
@@ -110,7 +110,7 @@ class Deliveries(Generic[A]):
 
     @contextmanager
     def claiming(self) -> Generator[None, None, None]:
-        """Ask for a task in here, which may turn out to be late."""
+        """Claim a task in the block, which may turn out to be late."""
         self._claiming += 1
         try:
             yield
@@ -118,7 +118,7 @@ class Deliveries(Generic[A]):
             self._claiming -= 1
 
     def wake_all(self) -> None:
-        """Those who wait had better look."""
+        """Wake all receivers that wait."""
         for scope in self._waiting:
             scope.cancel()
 
@@ -129,7 +129,7 @@ class Deliveries(Generic[A]):
 
 
 def duplicate_of(task: Task[A]) -> Task[A]:
-    """The same delivery once more: the same claim, in parts of its own, so that each copy is in the hands of one."""
+    """Make a duplicate of a delivery: the same claim, in parts of its own."""
     parts, duplicate = task.parts, task.parts.again(task.parts.attempt)
     duplicate.status, duplicate.run_at = parts.status, parts.run_at
     duplicate.is_orphan, duplicate.unfit = parts.is_orphan, parts.unfit
@@ -143,8 +143,8 @@ def has_claim(parts: Parts) -> bool:
 
 
 def _own_copy(context: Any) -> Any:
-    """What a backend knows of the claim. What an attempt has gathered there, to be written when it is settled, is its
-    own: with one list for both copies it would be written twice."""
+    """Copy the backend's context of a claim. The writes that an attempt has gathered there are its own: one list for
+    both copies would be written twice."""
     if context is None or isinstance(context, StoredTaskInfo):
         return context
     from ..._backends.durable.queue import Lease  # with cbor2, which a test of the memory storage does not need

@@ -1,4 +1,4 @@
-"""The line to a backend, and the rng that are thrown over it: it stalls, it goes down, and all of that is noted."""
+"""The fault injector: draws faults from a seeded generator, keeps the log, and takes the connection down."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class FaultInjector:
     Args:
       faults: the rates.
       seed: a whole number.
-      on_fault: told of each fault as it happens; None for nobody.
-      on_down: told when the line goes down.
+      on_fault: called with each fault as it happens; or None.
+      on_down: called when the connection goes down.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class FaultInjector:
         self._down_until = -float("inf")
 
     def occurs(self, rate: float) -> bool:
-        """Whether it goes wrong this time."""
+        """Draw whether a fault of this rate occurs."""
         return rate > 0 and self._rng.random() < rate
 
     def draw_seconds(self, span: tuple[float, float]) -> float:
-        """For how long something goes wrong."""
+        """Draw a duration."""
         return self._rng.uniform(*span)
 
     def record(
         self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None
     ) -> float:
-        """Write down what goes wrong; returns the seconds."""
+        """Record a fault; return its seconds."""
         task_id, attempt = (None, None) if parts is None else (parts.id, int(parts.attempt))
         fault = Fault(trio.current_time(), kind, operation, task_id, attempt, seconds)
         self.log.append(fault)
@@ -67,22 +67,22 @@ class FaultInjector:
 
     @property
     def is_down(self) -> bool:
-        """Whether nothing gets through just now."""
+        """True while the connection is down."""
         return trio.current_time() < self._down_until
 
     def check(self, operation: str, parts: Parts | None = None) -> None:
-        """Raise BackendError if the line is down, or goes down now; or the clock jumps."""
+        """Raise BackendError if the connection is down, or goes down now; or make the clock jump."""
         faults = self.faults
         if self.is_down:
             self.record("refused", operation, parts)
-            raise BackendError(f"{operation} failed: the line is down")
+            raise BackendError(f"{operation} failed: the connection is down")
         if faults.jump:
             self._may_jump(operation, parts)
         if self.occurs(faults.disconnect):
             seconds = self.record("disconnect", operation, parts, self.draw_seconds(faults.outage_seconds))
             self._down_until = trio.current_time() + seconds
             self._on_down()
-            raise BackendError(f"{operation} failed: the line went down, for {seconds:.3f} s")
+            raise BackendError(f"{operation} failed: the connection went down, for {seconds:.3f} s")
 
     def _may_jump(self, operation: str, parts: Parts | None) -> None:
         clock = trio.lowlevel.current_clock()
@@ -94,6 +94,6 @@ class FaultInjector:
     async def stall(  # noqa: ASYNC910  it seldom does
         self, operation: str, parts: Parts | None = None
     ) -> None:
-        """Take a while, or not."""
+        """Sleep for a while, if the fault occurs."""
         if self.occurs(self.faults.stall):
             await trio.sleep(self.record("stall", operation, parts, self.draw_seconds(self.faults.stall_seconds)))

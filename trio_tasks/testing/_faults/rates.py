@@ -1,4 +1,4 @@
-"""How often what goes wrong, and for how long: the rates of a :class:`FaultyBackend`, and what it says that it did."""
+"""The rates and durations of the faults of a :class:`FaultyBackend`, and its records of them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FaultKind = Literal[
     "refused",
     "lost",
 ]
-"""Those that :class:`Faults` has a rate for; and two that follow from them: an operation is ``refused`` while the line
-is down, and so is a settle of somebody who has died; a claim is ``lost`` over a backend that has no leases."""
+"""The faults that :class:`Faults` has a rate for; and two that follow from them: an operation is ``refused`` while the
+connection is down, and so is a settle by a receiver that has died; a claim is ``lost`` if there are no leases."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """How often each thing goes wrong, as a probability from 0 to 1; and for how long, as ``(from, to)`` in seconds.
+    """The probability of each fault, from 0 to 1, and its duration, as ``(from, to)`` in seconds.
 
     >>> Faults(drop=0.1, stall=0.05, stall_seconds=(0, 20))
 
@@ -40,11 +40,11 @@ class Faults:
     """
 
     drop: float = 0.0
-    """Of deliveries: the claim is made, and nobody hears of it. It comes back with its lease."""
+    """Of deliveries: the claim is made, and no receiver gets it. It comes back with its lease."""
     duplicate: float = 0.0
     """Of deliveries: the same claim is handed out twice. One of the two can be settled."""
     delay: float = 0.0
-    """Of deliveries: the claim is made, and handed over ``delay_seconds`` later, to whoever receives then."""
+    """Of deliveries: the claim is made, and handed over ``delay_seconds`` later, to the receiver at that time."""
     reorder: float = 0.0
     """Of deliveries: the claim is made, and handed over after the next one (or ``delay_seconds`` later)."""
     fail_before: float = 0.0
@@ -52,13 +52,13 @@ class Faults:
     fail_after: float = 0.0
     """Of settles: it fails, though the outcome was stored."""
     die: float = 0.0
-    """Of settles: who received has died. This settle fails, and so does that of everything else which was handed out
-    before; it comes back with its lease."""
+    """Of settles: the receiver has died. This settle fails, and so does that of each other task which was delivered
+    before; they come back with their leases."""
     stall: float = 0.0
     """Of operations: it begins ``stall_seconds`` late; a settle may also end as late."""
     disconnect: float = 0.0
-    """Of operations: the line is down from now on, for ``outage_seconds``: this one fails, those who wait for a task
-    are told so, and all others fail until it is over."""
+    """Of operations: the connection is down from now on, for ``outage_seconds``: this one fails, a receive that waits
+    fails, and all others fail until it is over."""
     jump: float = 0.0
     """Of operations: trio's clock, a ``MockClock``, moves on by ``jump_seconds``, as if the machine had slept."""
     delay_seconds: tuple[float, float] = (0.1, 3.0)
@@ -78,17 +78,17 @@ class Faults:
 
     @classmethod
     def none(cls) -> Faults:
-        """Nothing goes wrong."""
+        """No faults."""
         return cls()
 
     @classmethod
     def unordered(cls) -> Faults:
-        """Nothing is lost and nothing fails, but tasks come late, out of order, and now and then twice."""
+        """Late, reordered and duplicate deliveries, without losses and failures."""
         return cls(duplicate=0.1, delay=0.2, reorder=0.2)
 
     @classmethod
     def rough(cls) -> Faults:
-        """Everything goes wrong now and then, but for the clock, since that takes a ``MockClock``."""
+        """All faults at low rates, except jumps of the clock, which need a ``MockClock``."""
         return cls(
             drop=0.03,
             duplicate=0.05,
@@ -103,7 +103,7 @@ class Faults:
 
 
 def check_range(value: object, name: str, *, positive: bool = False) -> None:
-    """A pair of seconds, the shorter one first."""
+    """Check a pair of seconds, the shorter one first."""
     pair = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
     if len(pair) != 2:
         raise TypeError(f"{name} must be a pair of seconds, such as (0.1, 3.0), not {value!r}")
@@ -115,13 +115,13 @@ def check_range(value: object, name: str, *, positive: bool = False) -> None:
 @final
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that a :class:`FaultyBackend` did."""
+    """One fault that a :class:`FaultyBackend` injected."""
 
     at: float
-    """When, on trio's clock."""
+    """Seconds on trio's clock."""
     kind: FaultKind
     operation: str
-    """What was asked of it then: ``"receive"``, ``"settle"``, ``"beat"``, ``"push_task"``."""
+    """The operation: ``"receive"``, ``"settle"``, ``"beat"``, ``"push_task"``."""
     task_id: TaskId | None = None
     attempt: int | None = None
     seconds: float | None = None

@@ -1,1 +1,1 @@
-"""Runs that a seed decides: the same seed, the same run."""
+"""Simulation: runs that a seed decides; the same seed makes the same run."""

@@ -1,4 +1,4 @@
-"""A look into a storage, for tests of what pushes."""
+"""Assertions about the tasks in a storage, for tests of code that pushes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events, as data: what was said, by whom and when, in values that can be compared from run to run."""
+"""Recordings of events: the worker, the time and the content, in values that can be compared from run to run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 400
 @final
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One event, as it was when it was said. Two of them are equal if all but the event itself is.
+    """One event, as it was when it was reported. Two are equal if all their attributes but the event itself are.
 
     Attributes:
       time: seconds on trio's clock.
@@ -52,7 +52,7 @@ class Recorded:
 
 @final
 class Recording(Sequence[Recorded]):
-    """A listener that keeps what it hears, in order.
+    """A listener that keeps all events, in order.
 
     >>> recording = Recording()
     >>> worker = Worker("emails", storage, send_email, on_event=recording)
@@ -77,7 +77,7 @@ class Recording(Sequence[Recorded]):
         self._all.append(Recorded(trio.current_time(), "", Custom, text=text, event=Custom(remark)))
 
     def of(self, *kinds: type[Event], task_id: str | None = None, worker: str | None = None) -> list[Recorded]:
-        """Those of these classes; of any, if none is given; about this task, and by this worker, if one is."""
+        """List the events of these classes, or of all; only about this task and by this worker, if they are given."""
         return [
             each
             for each in self._all
@@ -119,7 +119,7 @@ def _text_of(event: Event) -> str:
 
 
 def as_text(value: object) -> str:
-    """The ``repr`` of a value, without addresses, which differ from run to run, and not at any length."""
+    """Give the ``repr`` of a value, without addresses, which differ from run to run, and shortened."""
     try:
         text = _ADDRESS.sub("", repr(value))
     except Exception as error:

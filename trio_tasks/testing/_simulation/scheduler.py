@@ -1,4 +1,4 @@
-"""The rng that trio's scheduler throws, in our hand: the one place that knows private names of trio.
+"""Seeded scheduling of trio: the one module that uses private names of trio.
 
 trio has a hook for Hypothesis: told to, it puts the trio tasks that are ready in the order in which they were made, and
 shuffles them with a random number generator of its own. We do what the hook does, without Hypothesis, and undo it.
@@ -24,11 +24,11 @@ _AGE = "_counter"
 
 @contextmanager
 def seeded_scheduling(seed: str) -> Generator[None, None, None]:
-    """Inside the block, the order in which trio runs what is ready is a function of the seed, in all runs that begin
-    there. Afterwards trio's rng are as they were.
+    """Decide by a seed, for all runs that begin in the block, the order in which trio runs what is ready. Afterwards
+    trio's generator is as it was.
 
     Raises:
-      RuntimeError: this trio keeps its rng elsewhere.
+      RuntimeError: this trio keeps its generator elsewhere.
     """
     run = _scheduler()
     rng: random.Random = getattr(run, _GENERATOR)

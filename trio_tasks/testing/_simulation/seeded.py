@@ -1,4 +1,4 @@
-"""A trio run in which nothing is left to chance but what a seed decides."""
+"""A trio run that a seed decides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MORE_ROUNDS = (0, 0, 0, 1, 2)
-"""For how many more rounds of the scheduler a thread that is none keeps those waiting who ask something of it."""
+"""Further rounds of the scheduler that work in place of a thread may take."""
 
 _run_lock = threading.Lock()
 
@@ -46,8 +46,8 @@ def run_seeded(
     What the seed decides, wherever it is, whatever ``PYTHONHASHSEED`` says:
 
     * the order in which trio runs those trio tasks that are ready;
-    * the time: trio's clock starts at 0 and jumps to the next deadline as soon as everybody waits; the wall clock that
-      ``run_at`` and ``parts.run_at`` go by starts with the year 2000, in UTC, and goes with it;
+    * the time: trio's clock starts at 0 and jumps to the next deadline as soon as all trio tasks wait; the wall clock
+      that ``run_at`` and ``parts.run_at`` go by starts with the year 2000, in UTC, and goes with it;
     * the ids of new tasks;
     * the module ``random``, so the jitter of a backoff, and what handlers draw from it;
     * what the writer threads of :class:`FileStorage` and :class:`SqliteStorage` would do, if the storage is opened
@@ -72,7 +72,7 @@ def run_seeded(
     Raises:
       TypeError: the seed is no whole number.
       RuntimeError: it is called inside a trio run, or while another thread is in a seeded run, since what is decided is
-        decided for the whole process; or this trio keeps its rng elsewhere than those before it.
+        decided for the whole process; or this trio keeps its generator elsewhere than those before it.
 
     When it returns or raises, everything is again as it was: trio's order, ``random``, the clocks, the ids.
     """
@@ -91,7 +91,7 @@ def run_seeded(
 
 @contextmanager
 def seeded_process(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
-    """Everything but the run itself. Each decision has rng of its own, so that one more here changes nothing there."""
+    """Decide all but the run itself by the seed. Each decision has a generator of its own, so they are independent."""
 
     disk = random.Random(f"disk {seed}")
 

@@ -1,4 +1,4 @@
-"""A program, run by one seed after another, until one of them makes it fail."""
+"""Simulation of a program under one seed after another, until it fails."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     Program = Callable[[Simulation], Awaitable[object]] | Callable[[], Awaitable[object]]
 
 _SHOWN = 25
-"""Events that a failure tells of: the last ones."""
+"""Events that the message of a failure lists: the last ones."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SimulationReport:
-    """What was simulated, without a failure.
+    """The report of a simulation without a failure.
 
     Attributes:
       seeds: how many runs there were.
@@ -115,7 +115,7 @@ def simulate(program: Program, *, seeds: int | Iterable[int] = 100, time_limit: 
 
 @final
 class _Run:
-    """The program under one seed; and what came of it."""
+    """A run of the program under one seed, with its events and its error."""
 
     def __init__(self, program: Callable[..., Awaitable[object]], seed: int, time_limit: float) -> None:
         self.program = program
@@ -144,7 +144,7 @@ class _Run:
 
 
 def _needs_one(program: Callable[..., Any]) -> bool:
-    """Whether it cannot be called without an argument."""
+    """Return True if the program needs an argument."""
     try:
         inspect.signature(program).bind()
     except TypeError:
@@ -153,13 +153,13 @@ def _needs_one(program: Callable[..., Any]) -> bool:
 
 
 def _only_error(error: Exception) -> Exception:
-    """The one error that a group holds, or the group if it holds several."""
+    """Return the one error that a group holds, or the group if it holds several."""
     several = list(leaves(error))
     return several[0] if len(several) == 1 and isinstance(several[0], Exception) else error
 
 
 def _written(value: object) -> str:
-    """How a program, or an argument that was bound to it, would be written in a call."""
+    """Write a program, or an argument that was bound to it, as in a call."""
     if isinstance(value, partial):
         keywords = (f"{name}={_written(each)}" for name, each in value.keywords.items())
         return f"partial({', '.join([_written(value.func), *map(_written, value.args), *keywords])})"

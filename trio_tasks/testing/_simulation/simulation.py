@@ -1,4 +1,4 @@
-"""What a simulated program is given: its rng, its events, and a place for its workers."""
+"""The argument of a simulated program: its random numbers, its events and its workers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Simulation:
 
     Attributes:
       seed: which decides this run.
-      random: rng of the program's own, thrown by that seed: for what is pushed and when, for faults.
-      events: a :class:`Recording` of what is told by the workers that :meth:`start` started; it may listen to others,
+      random: the program's own generator, from that seed: for what is pushed and when, for faults.
+      events: a :class:`Recording` of the workers that :meth:`start` started; it may listen to others,
         and to monitors, too.
       nursery: for what runs beside the program; what is in it is cancelled when the program returns.
       directory: a ``pathlib.Path``, that of an empty directory for storages that need a file; it is removed in the end.
@@ -57,7 +57,7 @@ class Simulation:
         return context
 
     async def keep_running(self, worker: Worker[Any, Any]) -> None:
-        """The same, under a :class:`Monitor` that starts it again a second after its backend has failed, each time."""
+        """Run this worker under a :class:`Monitor` that restarts it one second after each failure of its backend."""
         monitor = Monitor(
             on_event=self.events,
             should_restart=lambda context, error, attempt: True,
@@ -83,7 +83,7 @@ class Simulation:
             await ended.wait()
 
     def faulty(self, backend: trio.abc.ReceiveChannel[Any], faults: Faults) -> FaultyBackend[Any]:
-        """This backend, with faults that the seed decides; each of them is noted among the :attr:`events`."""
+        """Wrap a backend with faults that the seed decides; each is noted among the :attr:`events`."""
         return FaultyBackend(backend, faults, seed=self._faults.getrandbits(32), on_fault=self._note)
 
     def _note(self, fault: Fault) -> None:
@@ -98,7 +98,7 @@ class Simulation:
         return self._directory
 
     def whereabouts(self) -> dict[str, str]:
-        """For each task that a worker has in hand, by its id, the line at which its attempt waits just now."""
+        """Give, by the id of each task in hand, the line at which its attempt waits now."""
         contexts = [*self._contexts, *(each for monitor in self._monitors for each in monitor.workers)]
         return {task_id: line for context in contexts for task_id, line in context.whereabouts().items()}
 

@@ -1,4 +1,4 @@
-"""How a simulation that would never end comes to an end: by a limit on virtual time, and one on standing still."""
+"""Limits of a simulation: on virtual time, and on rounds in which virtual time stands still."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SpinDetector(trio.abc.Instrument):
         self._time = -math.inf
 
     def before_io_wait(self, timeout: float) -> None:
-        """A round has ended."""
+        """Count a round of the scheduler."""
         now = trio.current_time()
         if now != self._time:
             self._time, self._rounds = now, 0
@@ -43,7 +43,7 @@ class SpinDetector(trio.abc.Instrument):
 def limit_virtual_time(
     simulation: Simulation, limit: float, spin_detector: SpinDetector
 ) -> Generator[None, None, None]:
-    """The block may take so many seconds of virtual time.
+    """Limit the virtual time of the block.
 
     Raises:
       trio.TooSlowError: it took longer, or time stood still; it says where the program was, and its tasks.

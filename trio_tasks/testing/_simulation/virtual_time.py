@@ -1,4 +1,4 @@
-"""Time in a test's hand: a clock that costs none, and a way to let it pass."""
+"""Virtual time for tests: the clocks, and a function that lets time pass."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 START = datetime(2000, 1, 1, tzinfo=timezone.utc)
-"""What the wall clock shows when virtual time begins, unless told otherwise."""
+"""The default time of the wall clock when virtual time begins."""
 
 
 @contextmanager
 def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generator[MockClock, None, None]:
-    """A clock for trio that costs no time, with the wall clock tied to it, for as long as the block lasts.
+    """Make a virtual clock for trio, with the wall clock tied to it, for the block.
 
     >>> with virtual_clock() as clock:
     ...     trio.run(main, clock=clock)
@@ -36,7 +36,7 @@ def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generato
 
     Args:
       start: what the wall clock shows at the beginning; an aware datetime.
-      autojump: whether time jumps to the next deadline as soon as everybody waits. If not, it stands still until
+      autojump: whether time jumps to the next deadline as soon as all trio tasks wait. If not, it stands still until
         :func:`advance` lets some pass.
 
     Raises:
@@ -52,7 +52,7 @@ def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generato
 
 @contextmanager
 def use_clocks(clock: trio.abc.Clock, beginning: float) -> Generator[None, None, None]:
-    """The wall clock, and the machine's own, go with this one; the wall clock shows ``beginning`` when it shows 0."""
+    """Tie the wall clock and the machine's own to this one; the wall clock shows ``beginning`` when it shows 0."""
 
     def wall() -> float:
         return beginning + clock.current_time()
