@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from .driver import Connection
 
 SESSION = 60.0
-"""Seconds after which a process that has not been heard of is taken for gone; it says hello three times as often,"""
+"""Seconds after its latest note when a session counts as dead. A session notes its time three times as often."""
 IN_DOUBT = 2.0
-"""and after so many seconds while it does not know whether the others are alive."""
+"""Seconds between two notes of a session that does not know yet whether the other sessions are alive."""
 
 _NOTES = f"""
 SELECT num, noted, wall, beats, asleep FROM trio_tasks_session
@@ -59,7 +59,7 @@ class Note(NamedTuple):
 
 @final
 class SqliteClock:
-    """Keeps the clock of one process together with those of all others that have the file open.
+    """The clock of one process, kept together with those of all others that have the file open.
 
     Its methods are called inside a transaction.
 
@@ -76,7 +76,7 @@ class SqliteClock:
 
     @property
     def session(self) -> float:
-        """Seconds for which a session that says nothing is taken for alive: in virtual time it has no reason to."""
+        """Seconds after its latest note when a session counts as dead; in virtual time none does."""
         return SESSION if not self._clock.is_virtual else LATEST / 4
 
     @property
@@ -111,7 +111,7 @@ class SqliteClock:
             # 1. No clock has a name, but the file's, taken for ours, shows a time at which one would expect to hear
             #    of the sessions: it is ours.
             # 2. The sessions have gone on since their notes, for as long as the wall clock says; but if that is
-            #    longer than they are ever silent, somebody has set it, or they are gone.
+            #    longer than they are ever silent, the wall clock was set, or they are gone.
             is_likely = meta["boot"] == reading.machine and latest <= by_anchor <= latest + SESSION
             now = by_anchor if is_likely else max(self._guesses(connection, notes))
         self._clock.start(max(now, latest), reading)
@@ -129,7 +129,7 @@ class SqliteClock:
         return guesses
 
     def follow(self, connection: Connection, session: int) -> float:
-        """Go with the other sessions, where they are ahead.
+        """Advance the clock of this process to that of the other sessions, where they are ahead.
 
         Returns:
           the seconds by which this process was behind; 0 if it was not.
@@ -144,9 +144,9 @@ class SqliteClock:
             now = max(now, meta["anchor"] + reading.seconds)
         if self._doubted is not None:
             if not notes or any(note.time != self._doubted.get(note.session) for note in notes):
-                self._doubted = None  # somebody is alive, or has closed the file meanwhile
+                self._doubted = None  # a session is alive, or has closed the file meanwhile
             elif reading.seconds > self._doubted_at + SESSION:
-                self._doubted = None  # nobody is
+                self._doubted = None  # none is
                 now = max(now, wall_now().timestamp())
                 keep(connection, boot=reading.machine, anchor=now - reading.seconds)
         if now > before:

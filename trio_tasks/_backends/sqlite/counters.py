@@ -1,4 +1,4 @@
-"""The queues of an SQLite file: their numbers, and what is counted of each."""
+"""The queues of an SQLite file: the number and the counters of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NONE = -1
 class QueueCounters:
     """The table of the queues, as one connection sees it.
 
-    What is counted in a transaction is stored by :meth:`enter_counts`, in one go, before its end.
+    Counts of a transaction are stored by :meth:`enter_counts`, in one go, before its end.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -26,7 +26,7 @@ class QueueCounters:
         self._changes: dict[int, dict[str, int]] = {}
 
     def number(self, name: str) -> int:
-        """The number of a queue, which is made if it is new."""
+        """The number of a queue; its row is made if the queue is new."""
         if name not in self._numbers:
             self._connection.execute("INSERT INTO trio_tasks_queue (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
             [(number,)] = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
@@ -51,13 +51,13 @@ class QueueCounters:
             counts[name] = counts.get(name, 0) + number
 
     def enter_counts(self) -> None:
-        """Store what was counted."""
+        """Add what was counted in this transaction to the stored counters."""
         for queue, counts in self._changes.items():
             self._connection.execute(_COUNT, [*[counts.get(name, 0) for name in _COUNTED], queue])
         self._changes.clear()
 
     def roll_back(self) -> None:
-        """The transaction was rolled back: what was made and counted in it is not there."""
+        """Forget the numbers and counts of a transaction that was rolled back."""
         self._numbers.clear()
         self._changes.clear()
 
@@ -68,12 +68,12 @@ class QueueCounters:
         return {**dict(zip(_COUNTED[2:], rest, strict=True)), "waiting": live - running, "running": running}
 
     def live(self, queue: int) -> int:
-        """How many rows of a queue are not finished."""
+        """The number of rows of a queue that are not finished."""
         rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
         return max(0, _whole(rows[0][0])) if rows else 0
 
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all queues."""
         return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
 
 
@@ -84,7 +84,11 @@ def _whole(count: object) -> int:
 
 
 def text(name: object) -> str:
-    """A name that was read, and is one."""
+    """The name, checked to be a text.
+
+    Raises:
+      TypeError: it is none.
+    """
     if not isinstance(name, str):
         raise TypeError(f"something is named {name!r}")
     return name

@@ -31,9 +31,9 @@ _SOUND = (3, 51, 3)  # before it, a WAL that several connections share may be re
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
 _ERROR, _NOMEM, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE = 1, 7, 18, 19, 20, 25
 _REFUSALS = {_ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH, _RANGE}
-"""Codes of a database that is well, and does not take what was asked of it."""
+"""Codes of a database that is intact, but refuses what was asked of it."""
 _LONGEST = 10.0
-"""Seconds after which a statement is broken off: it holds the lock, and the thread."""
+"""Seconds after which a statement is interrupted: it holds the lock, and the thread."""
 _FOR_EACH = 0.001
 """Seconds more for each time that it is repeated with other parameters."""
 _STEPS = 200_000
@@ -77,21 +77,21 @@ _KINDS = (  # and of which class they are; the last one tells least
 
 @final
 class DamagedError(BackendError):
-    """The store is damaged, or not one of ours: asking again cannot help."""
+    """An error of a store that is damaged, or not a task storage; retrying cannot cure it."""
 
     is_final = True
 
 
 @final
 class RowRefusedError(BackendError):
-    """The database is well, and does not take a row, or a change of it."""
+    """An error of a database that is intact, but refuses a row, or a change of one."""
 
     is_refusal = True
 
 
 @final
 class Bound:
-    """The time that a statement may take yet."""
+    """The time limit of statements."""
 
     __slots__ = ("_ends_at", "_longest")
 
@@ -100,16 +100,16 @@ class Bound:
         self._ends_at = 0.0
 
     def begin(self, times: int = 1) -> None:
-        """A statement begins, and is made so many times."""
+        """Start the time of a statement that is run so many times."""
         self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
 
     def is_over(self) -> bool:
-        """Return True if it has taken too long; SQLite asks now and then."""
+        """Return True if the statement has taken too long; SQLite calls this between its steps."""
         return time.monotonic() > self._ends_at
 
     @contextmanager
     def of(self, seconds: float) -> Generator[None, None, None]:
-        """In this block it is so many seconds."""
+        """Set the limit to so many seconds, within the block."""
         before, self._longest = self._longest, seconds
         try:
             yield
@@ -118,27 +118,27 @@ class Bound:
 
 
 class Connection(Protocol):
-    """What is asked of a driver."""
+    """A connection to SQLite, by one of the drivers."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement to its end; its rows."""
+        """Run one statement to its end, and return its rows."""
         ...
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
-        """Run one statement for each; how many rows were changed."""
+        """Run one statement with each of these parameters, and return the number of rows changed."""
         ...
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one statement; how many rows it has changed."""
+        """Run one statement, and return the number of rows changed."""
         ...
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """In this block each statement may take so long."""
+        """Allow each statement so many seconds, within the block."""
         ...
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
+        """True if a transaction is open."""
         ...
 
     @property
@@ -147,21 +147,21 @@ class Connection(Protocol):
         ...
 
     def without_transactions(self) -> AbstractContextManager[None]:
-        """In this block no transaction can be begun or ended by a statement of its own."""
+        """Refuse statements that begin or end a transaction, within the block."""
         ...
 
     def longest_value(self) -> int:
-        """Bytes that a value, or a row, may have at most."""
+        """The largest size of a value or a row, in bytes."""
         ...
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         ...
 
 
 @final
 class StandardConnection:
-    """By ``sqlite3``."""
+    """A connection by ``sqlite3``."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -170,7 +170,7 @@ class StandardConnection:
 
     @classmethod
     def open(cls, uri: str) -> StandardConnection:
-        """A connection that begins and commits only when told to."""
+        """Open a connection that begins and commits transactions only when told to."""
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -179,30 +179,30 @@ class StandardConnection:
         return ours
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement to its end; its rows."""
+        """Run one statement to its end, and return its rows."""
         self._bound.begin()
         if self._cursor is None:
             self._cursor = self._connection.cursor()
-            self._cursor.row_factory = None  # a user's connection may have another idea of rows
+            self._cursor.row_factory = None  # a user's connection may turn rows into something else
         return self._cursor.execute(sql, parameters).fetchall()
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
-        """Run one statement for each; how many rows were changed."""
+        """Run one statement with each of these parameters, and return the number of rows changed."""
         self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
         return self._connection.executemany(sql, parameters).rowcount
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one statement; how many rows it has changed."""
+        """Run one statement, and return the number of rows changed."""
         self._bound.begin()
         return self._connection.execute(sql, parameters).rowcount
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """In this block each statement may take so long."""
+        """Allow each statement so many seconds, within the block."""
         return self._bound.of(seconds)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
+        """True if a transaction is open."""
         return self._connection.in_transaction
 
     @property
@@ -214,29 +214,29 @@ class StandardConnection:
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
-        """In this block no transaction can be begun or ended by a statement of its own."""
+        """Refuse statements that begin or end a transaction, within the block."""
         self._connection.set_authorizer(_refuse_transactions)
         try:
             yield
         finally:
             # Before Python 3.11 there is no way to have none.
-            nobody: Any = None if sys.version_info >= (3, 11) else _refuse_nothing
-            self._connection.set_authorizer(nobody)
+            none: Any = None if sys.version_info >= (3, 11) else _refuse_nothing
+            self._connection.set_authorizer(none)
 
     def longest_value(self) -> int:
-        """Bytes that a value, or a row, may have at most."""
+        """The largest size of a value or a row, in bytes."""
         if sys.version_info >= (3, 11):
             return self._connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
         return _USUAL_LIMIT
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._connection.close()
 
 
 @final
 class ApswConnection:
-    """By ``apsw``."""
+    """A connection by ``apsw``."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -244,7 +244,7 @@ class ApswConnection:
 
     @classmethod
     def open(cls, uri: str) -> ApswConnection:
-        """A connection that begins and commits only when told to."""
+        """Open a connection that begins and commits transactions only when told to."""
         import apsw
 
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
@@ -256,15 +256,15 @@ class ApswConnection:
         return ours
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement to its end; its rows."""
+        """Run one statement to its end, and return its rows."""
         self._bound.begin()
         cursor = self._connection.cursor()
-        cursor.row_trace = None  # a user's connection may have another idea of rows
+        cursor.row_trace = None  # a user's connection may turn rows into something else
         rows: list[Row] = cursor.execute(sql, parameters).fetchall()
         return rows
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
-        """Run one statement for each; how many rows were changed."""
+        """Run one statement with each of these parameters, and return the number of rows changed."""
         self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
         before: int = self._connection.total_changes()
         self._connection.executemany(sql, parameters)
@@ -272,26 +272,26 @@ class ApswConnection:
         return changes - before
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one statement; how many rows it has changed."""
+        """Run one statement, and return the number of rows changed."""
         return self.executemany(sql, [parameters])
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """In this block each statement may take so long."""
+        """Allow each statement so many seconds, within the block."""
         return self._bound.of(seconds)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
+        """True if a transaction is open."""
         return bool(self._connection.in_transaction)
 
     @property
     def implicit_begin(self) -> str | None:
-        """None: it does not."""
+        """None: apsw does not."""
         return None
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
-        """In this block no transaction can be begun or ended by a statement of its own."""
+        """Refuse statements that begin or end a transaction, within the block."""
         self._connection.authorizer = _refuse_transactions
         try:
             yield
@@ -299,13 +299,13 @@ class ApswConnection:
             self._connection.authorizer = None
 
     def longest_value(self) -> int:
-        """Bytes that a value, or a row, may have at most."""
+        """The largest size of a value or a row, in bytes."""
         import apsw
 
         return int(self._connection.limit(apsw.SQLITE_LIMIT_LENGTH))
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._connection.close()
 
 
@@ -318,12 +318,12 @@ def _refuse_nothing(*_: object) -> int:  # pyright: ignore[reportUnusedFunction]
 
 
 def is_installed(driver: Driver) -> bool:
-    """Whether this driver can be had here, with an SQLite that is new enough."""
+    """Return True if this driver is installed, with an SQLite that is new enough."""
     return importlib.util.find_spec(driver) is not None and version(driver) >= _OLDEST
 
 
 def version(driver: Driver) -> tuple[int, ...]:
-    """Which SQLite a driver has."""
+    """The version of the SQLite of a driver."""
     if driver == "sqlite3":
         return sqlite3.sqlite_version_info
     import apsw
@@ -332,10 +332,10 @@ def version(driver: Driver) -> tuple[int, ...]:
 
 
 def choose(driver: Driver | None) -> Driver:
-    """The driver that is to be used: the one that is asked for, or else the standard library's, if it will do.
+    """The driver to use: the one that is asked for, or else the standard library's, if its SQLite is new enough.
 
     apsw has an SQLite of its own. Two of them in one process do not know of each other's locks, and damage a file that
-    both have open; so it is used only where whoever opens the file says so.
+    both have open; so it is used only where the program asks for it.
     """
     if driver is None:
         return "sqlite3" if is_installed("sqlite3") or not is_installed("apsw") else "apsw"
@@ -347,13 +347,13 @@ def choose(driver: Driver | None) -> Driver:
 
 
 def has_reset_race(driver: Driver) -> bool:
-    """Whether this SQLite may, rarely, damage a file that several connections write to."""
+    """Return True if this SQLite may, rarely, damage a file that several connections write to."""
     found = version(driver)
     return found < _SOUND and not any(since <= found < (*since[:2], 1000) for since in _SOUND_BACKPORTS)
 
 
 def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
-    """A connection to a file that is there, and an SQLite that is new enough.
+    """Open a connection to a file that exists.
 
     Args:
       driver: which one.
@@ -373,7 +373,7 @@ def is_raw(connection: object) -> bool:
 
 
 def of_the_user(connection: object, driver: Driver) -> Connection:
-    """A connection that somebody else has opened, by the driver that we use.
+    """Wrap a connection that the user has opened by the driver of the storage.
 
     Raises:
       TypeError: it is by another one, whose locks ours does not know of, or it is none.
@@ -386,7 +386,7 @@ def of_the_user(connection: object, driver: Driver) -> Connection:
 
 
 def is_of_the_driver(error: Exception) -> bool:
-    """Whether a driver of SQLite raised it."""
+    """Return True if a driver of SQLite raised the error."""
     return isinstance(error, (sqlite3.Error, UnicodeDecodeError)) or type(error).__module__.split(".")[0] == "apsw"
 
 
@@ -403,19 +403,19 @@ def code_of(error: Exception) -> int:
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether somebody else has the lock."""
+    """Return True if another connection has the lock."""
     return code_of(error) in (_BUSY, _LOCKED)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return True if the database is well, and does not take what was asked of it."""
+    """Return True if the database is intact, but refuses what was asked of it."""
     if isinstance(error, (RowRefusedError, OverflowError)):
         return True
     return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS
 
 
 def translate_error(error: Exception, path: str) -> BackendError:
-    """What happened to this file, in our words."""
+    """Translate an error of a driver into a BackendError that names the file."""
     code = _CORRUPT if isinstance(error, UnicodeDecodeError) else code_of(error)
     kind: type[BackendError] = RowRefusedError if code in _REFUSALS else BackendError
     if code in (_CORRUPT, _NOTADB):
@@ -431,9 +431,9 @@ class Writer:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement; its rows."""
+        """Run one statement, and return its rows."""
         return self._connection.execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
-        """Run one statement for each; how many rows were changed."""
+        """Run one statement with each of these parameters, and return the number of rows changed."""
         return self._connection.executemany(sql, parameters)

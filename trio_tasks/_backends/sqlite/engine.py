@@ -1,4 +1,4 @@
-"""The engine of :class:`SqliteStorage`: the port, each call handed to the thread that has the connection."""
+"""The engine of :class:`SqliteStorage`: it hands each call to the thread that has the connection."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _WARNED: set[str] = set()
-"""The drivers whose SQLite somebody was warned about in this process."""
+"""The drivers about whose SQLite this process has logged a warning."""
 _RESET_RACE = (
     "%r is open in another process as well, and SQLite %s (driver %r) has a fault: very rarely, if two connections "
     "commit and take the log over into the file at the same instant, the file is damaged. SQLite 3.51.3 does not have "
     "it, nor has driver='apsw'; see https://sqlite.org/wal.html#walresetbug"
 )
 _IDLE_AFTER = 0.02
-"""Seconds without anything to do, after which the thread rings where that is still owed."""
+"""Seconds without anything to do, after which the thread sends wake-ups that were put off."""
 
 
 def _file_of(path: Path) -> str:
-    """The same for all names of a file; that of a path that is none is refused when it is opened."""
+    """The one path of a file that has several names. A path that cannot be one is refused later, by ``open``."""
     try:
         return os.path.realpath(path)
     except ValueError:
@@ -91,7 +91,7 @@ class SqliteEngine(Engine):
             log.warning(_RESET_RACE, str(self.path), found, self.driver)
 
     async def aclose(self) -> None:
-        """Say good-bye and close the file."""
+        """Remove the session from the file, and close it."""
         thread, self._thread = self._thread, None
         async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
             if thread is not None:
@@ -112,7 +112,7 @@ class SqliteEngine(Engine):
         return await self._thread.call(fn, *args)
 
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
-        """The daily work."""
+        """Make one exchange."""
         return await self._call(self._session.exchange, exchange, self.now())
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
@@ -120,7 +120,7 @@ class SqliteEngine(Engine):
         return await self._call(self._session.renew, held, self.now(), lease)
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Keep the progress of a row."""
+        """Store the progress of a running row."""
         return await self._write(Operations.report, held, progress)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
@@ -136,23 +136,23 @@ class SqliteEngine(Engine):
         return await self._write_and_wake(Operations.cancel, queue, task_id, error, self.now())
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Have the attempt at a row ended."""
+        """Request that the attempt at a row is ended."""
         return await self._write_and_wake(Operations.abort, queue, task_id)
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
-        """Move a row that waits in time."""
+        """Set the time at which a waiting row is ready."""
         return await self._write_and_wake(Operations.reschedule, queue, task_id, delay, run_at, self.now())
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Replace what a row holds that waits."""
+        """Replace the payload and options of a waiting row."""
         return await self._write(Operations.update, queue, task_id, payload, head, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Have a dead row wait again."""
+        """Make a failed or killed row wait again."""
         return await self._write_and_wake(Operations.resume, queue, task_id, self.now())
 
     async def resume_abandoned(self, queue: str) -> Part:
-        """Have orphans wait again."""
+        """Make orphans wait again."""
         part = await self._write(Operations.resume_abandoned, queue, self.now())
         if part.number:
             await self._call(self._session.wake_others, self.now())
@@ -171,18 +171,18 @@ class SqliteEngine(Engine):
         return await self._read(Operations.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Say who runs here."""
+        """Note the workers of this session."""
         await self._call(self._session.register, queue, workers)
 
     async def workers(self, queue: str) -> Sequence[str]:
-        """Who runs anywhere."""
+        """The names of the workers of all sessions."""
         return await self._read(Operations.workers, queue, self.now())
 
     def open_here(self) -> tuple[Session, StoreClock]:
-        """Open the file in this thread, and for it, without trio; and the clock of the file."""
+        """Open the file in this thread, without trio, and return the session and the clock of the file."""
         if not self.opening.read_only:
             self.wakeup_socket.open()
-            self.wakeup_socket.address = None  # nobody listens at it
+            self.wakeup_socket.address = None  # nothing listens at it
         clock = StoreClock(lambda: machine_now()[1], Offset())
         session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, clock)
         try:
@@ -193,13 +193,13 @@ class SqliteEngine(Engine):
         return session, clock
 
     def wake_soon(self) -> None:
-        """Have all others look; nobody waits for it."""
+        """Tell all other sessions to look for tasks, without waiting for it."""
         thread = self._thread  # this may be another thread than trio's, where the engine is closed
         if thread is not None:
             thread.do_soon(self._session.wake_others, self.now())
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Hear the wakeup_socket."""
+        """Listen at the wake-up socket, until cancelled."""
         await self.wakeup_socket.listen(on_news)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

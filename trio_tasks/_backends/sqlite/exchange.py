@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from .driver import Connection, Row
 
 _MOST_DUE = 500
-"""Rows that fall due which one exchange sees to; the next one sees to more."""
+"""Due rows that one exchange enters; the next one enters more."""
 _SWEPT = 500
 """Finished rows whose time is up that are forgotten in one go."""
 _SWEEP_EVERY = 1.0
 """Seconds between two such goes."""
 _REFUSED_FOR = 60.0
-"""Seconds for which a row is left alone that the database does not let us change."""
+"""Seconds for which a row is left alone that the database does not allow to be changed."""
 _LAST_ATTEMPT = 2**63 - 1
 
 _WALL_MOVED = 0.01
@@ -75,10 +75,10 @@ WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall L
 NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
 """The moment at which a row is due next by it."""
 SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
-"""Of what is due, only that which no other session has in hand."""
+"""A condition that leaves out the rows that other sessions have claimed."""
 NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
-"""  # which no text is below, should somebody have written one there
+"""  # no text compares as below that, if one stands there
 NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
 _BUT_THESE = "AND seq NOT IN (SELECT value FROM json_each(?))"
 SWEEP = """
@@ -95,10 +95,10 @@ class FastPathFailed(Exception):
 
 @final
 class ExchangeSql:
-    """The rows behind one connection.
+    """The statements of exchanges, over one connection.
 
     Args:
-      connection: whose transactions are somebody else's business.
+      connection: to the file; the caller begins and ends its transactions.
       counters: numbers and counts of the queues.
       session: the number of this connection; the tokens of its claims begin with it.
       out_of_step: returns the sessions whose clocks may show another time, and what they have noted.
@@ -116,7 +116,7 @@ class ExchangeSql:
         self.table = TaskTable(connection, counters)
         self._first_token = self._token = session << 32
         self.spares_since = -1e300
-        """When the machine or this process woke up: for the time of a lease, what others have in hand is left alone."""
+        """The time at which the machine or this process woke up: for one lease, claims of others are left alone."""
         self._lease = 30.0  # of the latest claim
         self._watch = OrphanWatch(connection, out_of_step)
         self._swept: dict[int, float] = {}
@@ -127,7 +127,7 @@ class ExchangeSql:
         self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
 
     def exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult:
-        """Do what is asked for, in order.
+        """Settle, push, renew and claim, in this order.
 
         Raises:
           FastPathFailed: it has to be called again with ``row_by_row``, in a new transaction.
@@ -148,7 +148,7 @@ class ExchangeSql:
         return answer
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
-        """New rows alone."""
+        """Insert new rows, one by one."""
         return self._push(rows, now, ExchangeResult(), row_by_row=True)
 
     # Settling
@@ -180,7 +180,7 @@ class ExchangeSql:
         return answers
 
     def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
-        """Those of one claim that have no result are done in one statement; how many were there."""
+        """Finish rows that succeeded, those of one claim without results in one statement; return how many changed."""
         due, order_key, _, worker, _, token = rows[0]
         alike = (due, None, worker, token)
         if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
@@ -208,7 +208,7 @@ class ExchangeSql:
         return True
 
     def _write(self, each: Settlement) -> BaseException | None:
-        """Do what is to be committed together with a settlement; if it fails, nothing of it is left.
+        """Run the writes that are to be committed with a settlement, in a savepoint; return their error, or None.
 
         Raises:
           FastPathFailed: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
@@ -263,7 +263,7 @@ class ExchangeSql:
     def _claim_key(
         self, queue: int, row: NewRow, now: float, answer: ExchangeResult
     ) -> str | DuplicateTaskError | None:
-        """Take the unique key for this row; or the id of the one which keeps it."""
+        """Take the unique key for this row, and return None; or return the id of the row that keeps it."""
         found = self._connection.execute(_HOLDER, (queue, row.unique))
         if not found:
             return None
@@ -326,7 +326,7 @@ class ExchangeSql:
             answer.live.append(-1)
 
     def _take(self, rows: list[Row], claim: ClaimRequest, now: float) -> None:
-        """Claim all of these.
+        """Claim all of these rows.
 
         Raises:
           FastPathFailed: the database does not allow that for one of them at least.
@@ -345,7 +345,7 @@ class ExchangeSql:
     def _take_one(
         self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
     ) -> bool:
-        """Claim this one for this worker; False if the database does not allow that."""
+        """Claim this row for this worker; return False if the database does not allow that."""
         if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
@@ -367,10 +367,10 @@ class ExchangeSql:
             answer.finished.append((name, row[1]))
 
     def _skip_refused(self, seq: int, error: Exception, now: float) -> None:
-        """The database does not allow that this row is changed: go on without it, and try again later.
+        """Leave a row alone for a while that the database does not allow to be changed.
 
         Raises:
-          Exception: it is another error; then this one is raised.
+          Exception: the error is not a refusal; it is raised as it is.
           FastPathFailed: the refusal has ended the transaction.
         """
         if not is_refusal(error):
@@ -396,7 +396,7 @@ class ExchangeSql:
         return [row for row in rows if row not in expired] if expired else rows
 
     def _next_due(self, queue: int, now: float) -> float | None:
-        """When something in the queue falls due, or may be looked at again that was left alone."""
+        """The next time at which a row of the queue falls due, or a refused row may be tried again."""
         sql, parameters = NEXT_DUE, list[Any]([queue])
         moments: list[float] = []
         if self._spares(now):
@@ -414,12 +414,12 @@ class ExchangeSql:
             moments.append(first - ahead)
         [(due,)] = self._connection.execute(sql, parameters)
         if not moments:
-            return due  # type: ignore[no-any-return]  # what stands there is checked by who compares it
+            return due  # type: ignore[no-any-return]  # its type is checked where it is compared
         return min(moments if due is None else [due, *moments])
 
     def spare(self, now: float) -> None:
-        """Others may be about to renew leases that have run out, so leave them alone for the time of a lease; but not
-        for ever, where everybody is late all the time."""
+        """Leave the claims of other sessions alone for the time of a lease, as they may be about to renew them; but not
+        again before three leases have passed, or a machine that is always slow would never take orphans back."""
         if now >= self.spares_since + 3 * self._lease:
             self.spares_since = now
             self._watch.begin_anew()
@@ -434,7 +434,7 @@ class ExchangeSql:
         session only if their lease had run out by ``as_of``.
 
         Returns:
-          how many orphans there were, and whether there is more than one exchange sees to.
+          the number of orphans, and True if more is due than one exchange enters.
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
@@ -472,7 +472,7 @@ class ExchangeSql:
         return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
-        """Do to a row what is due; whether it is finished by that."""
+        """Make a row ready, take it back or expire it, as is due; return True if it is finished by that."""
         error = None
         if row.state == State.RUNNING:
             self.table.take_back(queue, row, now)

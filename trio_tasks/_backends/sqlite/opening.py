@@ -43,7 +43,7 @@ class Opening:
 
 
 def find_file(path: str, opening: Opening) -> Path:
-    """The file, without symbolic links, after it was made if it is to be.
+    """Find the file, without symbolic links, and make it if it is to be made.
 
     Raises:
       BackendError: it is not there, is no regular file, or may not be used in this way.
@@ -64,8 +64,8 @@ def find_file(path: str, opening: Opening) -> Path:
 
 def _make(path: str, file: Path, mode: int) -> None:
     try:
-        os.close(make_file(file, mode))  # it is new, so nobody has a lock on it, which would be gone with this
-    except FileExistsError:  # somebody else was quicker
+        os.close(make_file(file, mode))  # it is new, so no connection has a lock on it, which closing would free
+    except FileExistsError:  # another process was quicker
         regular_file(file, _WHAT)
     except OSError as error:
         raise BackendError(
@@ -116,14 +116,14 @@ class Use:
             self._all.append(self)
 
     def close(self) -> None:
-        """End it; a second call does nothing."""
+        """End the use; a second call does nothing."""
         with self._lock:
             if self in self._all:
                 self._all.remove(self)
 
 
 def places_of(file: Path) -> list[tuple[int, int] | None]:
-    """Which files there are by these names, as the system tells files apart: it, and its write-ahead log."""
+    """The identities (device and inode) of the file and of its write-ahead log; None for one that is not there."""
     if sys.platform == "win32":  # they cannot be removed there while they are open
         return []
     return [_identity(file), _identity(f"{file}-wal")]
@@ -151,10 +151,10 @@ def _is_there(file: Path, suffix: str) -> bool:
 
 @final
 class View:
-    """A file that is only looked into, and what is done so that nothing is made beside it.
+    """The way to read a file without making anything beside it.
 
-    1. There is a write-ahead log: others have the file open, or one of them has died. It is read with it. Who may not
-       write to the file must not write to the index of the log either.
+    1. There is a write-ahead log: others have the file open, or one of them has died. It is read with it. An
+       account that may not write to the file must not write to the index of the log either.
     2. There is none, and this account could make one and use it: SQLite does as usual.
     3. There is none, and this account could not, or would lock out the owner with it. Then the file is read as one that
        does not change. As soon as it does, or a log appears, it has to be opened again.
@@ -165,7 +165,7 @@ class View:
         self._seen: tuple[object, ...] | None = None
 
     def query(self) -> str:
-        """The query to give to SQLite, now."""
+        """Choose the query of the URI for SQLite."""
         self._seen = None
         is_ours = may_write(self._file)
         if _is_there(self._file, "-wal"):

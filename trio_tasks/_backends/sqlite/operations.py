@@ -47,7 +47,7 @@ _COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 @final
 class Operations:
-    """All that is done to rows beside exchanges; each method runs in a transaction that the caller has begun.
+    """The operations on rows beside exchanges; each method runs in a transaction that the caller has begun.
 
     Args:
       connection: to the file.
@@ -95,7 +95,7 @@ class Operations:
         return self._counters.names()
 
     def workers(self, queue: str, now: float) -> list[str]:
-        """Who runs on the queue, in sessions that are alive."""
+        """The workers on the queue, in sessions that are alive."""
         sql = (
             "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
             "WHERE queue = ? AND expires > ? ORDER BY name"
@@ -103,7 +103,7 @@ class Operations:
         return [text(name) for (name,) in self._connection.execute(sql, (queue, now))]
 
     def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Keep the progress of a row in hand."""
+        """Store the progress of a row that runs under this claim."""
         sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
         return self._connection.changed(sql, (progress, held.key, held.token)) > 0
 
@@ -117,7 +117,7 @@ class Operations:
         return seq is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Say that who runs the row is to stop."""
+        """Request that the worker of the row ends its attempt."""
         sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         if not rows:
@@ -127,7 +127,7 @@ class Operations:
         return held
 
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
-        """Have the row be ready then, if it waits."""
+        """Set the time at which the row is ready, if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         seq = self._row_that_waits(number, task_id)
@@ -139,7 +139,7 @@ class Operations:
                 "wall = NULL WHERE seq = ?",
                 (now + delay, now + delay, self._table.order_key(now + delay, now), run_at, seq),
             )
-        else:  # what is ready stays where it stands
+        else:  # a row that is ready already keeps its order key
             self._connection.execute(
                 "UPDATE trio_tasks_task SET state = 0, due = start_by, order_key = ?, run_at = NULL, wall = NULL "
                 "WHERE seq = ? AND state = 1",
@@ -148,7 +148,7 @@ class Operations:
         return True
 
     def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
-        """Replace what the row holds, if it waits."""
+        """Replace the payload and options of the row, if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         seq = self._row_that_waits(number, task_id)
@@ -159,7 +159,7 @@ class Operations:
         return seq is not None
 
     def resume(self, queue: str, task_id: str, now: float) -> bool:
-        """Have the dead row wait again.
+        """Make the failed or killed row wait again.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
@@ -190,7 +190,7 @@ class Operations:
         return True
 
     def resume_abandoned(self, queue: str, now: float) -> Part:
-        """Have orphans wait again, as far as one exchange sees to them."""
+        """Make orphans wait again, as many as one exchange enters."""
         return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
 
     def forget(self, queue: str, task_id: str | None, now: float) -> Part:
@@ -209,13 +209,13 @@ class Operations:
         return Part(forgotten, is_more=forgotten == _FORGOTTEN)
 
     def register(self, session: int, queue: str, workers: Sequence[str]) -> None:
-        """These are the workers of this session on the queue."""
+        """Replace the list of the workers of this session on the queue."""
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
         rows = [(session, queue, name) for name in workers]
         self._connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
 
     def _expire(self, number: int, task_id: str, now: float) -> None:
-        """Enter that this row has expired, if it has."""
+        """Kill the row if it has expired."""
         sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
         for (seq,) in self._connection.execute(sql, (number, task_id, now)):
             self._table.kill(number, seq, expired_error(), now)
@@ -227,7 +227,7 @@ class Operations:
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:
-    """A row as it is now, whether that was entered or not; None if it is kept no longer."""
+    """The row in the state that it has at this time, stored already or not; None if it is kept no longer."""
     *fields, start_by, order_key, run_at = row
     stored = StoredRow._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
     if stored.state > State.RUNNING:

@@ -1,4 +1,4 @@
-"""The tables in an SQLite file: what they are, whether they are ours, and how those of an older version are migrated.
+"""The schema of an SQLite file: its tables, their migrations, and checks of files that are opened.
 
 The tables can stand in a database of the user's own, beside others; so their names begin with ``trio_tasks_``, and the
 version stands in a table, not in the file's header.
@@ -31,7 +31,7 @@ _TASKS = """
         token INTEGER NOT NULL DEFAULT 0,      -- of the last claim
         attempt INTEGER NOT NULL DEFAULT 0 CHECK (typeof(attempt) = 'integer'),
         uniq TEXT,
-        wish TEXT,                             -- what somebody wants of who runs it
+        wish TEXT,                             -- "abort", or "replaced by" an id
         worker TEXT,
         payload BLOB NOT NULL,
         head BLOB CHECK (head IS NULL OR typeof(head) = 'blob'),
@@ -75,8 +75,8 @@ _VERSION_1 = [
     """
     CREATE TABLE trio_tasks_session (
         num INTEGER PRIMARY KEY,
-        address TEXT,                          -- where to ring: a port of the loopback interface
-        key BLOB,                              -- what to say there
+        address TEXT,                          -- of its wake-up socket: a port of the loopback interface
+        key BLOB,                              -- the content of a wake-up
         expires REAL NOT NULL
     )
     """,
@@ -136,7 +136,7 @@ _SMALL = 8 * 2**20
 
 
 def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
-    """Make the tables, or migrate them; inside the caller's transaction.
+    """Make the tables, or migrate them, inside the caller's transaction.
 
     Raises:
       BackendError: the file is not ours, newer than we are, or damaged. Nothing was changed.
@@ -158,7 +158,7 @@ def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
 
 
 def check_foreign(connection: Connection, path: str) -> None:
-    """See whether there is something of others that would run with our statements, or stands where our tables should.
+    """Check that no trigger or view of others is on our tables, which would run with our statements.
 
     Raises:
       BackendError: there is.
@@ -173,7 +173,7 @@ def check_foreign(connection: Connection, path: str) -> None:
 
 
 def check_current(connection: Connection, path: str) -> None:
-    """See whether our tables are there, as they are now; for those who only look.
+    """Check that our tables are there, in the current version; for a session that only reads.
 
     Raises:
       BackendError: they are not, or are of another version.
@@ -202,7 +202,7 @@ def _version_of(connection: Connection, path: str) -> int:
 
 
 def next_session(connection: Connection, path: str) -> int:
-    """A number that no other opening of the file has had; inside the caller's transaction.
+    """Take a new session number, inside the caller's transaction.
 
     Raises:
       BackendError: it is not known which have been given.
@@ -216,7 +216,7 @@ def next_session(connection: Connection, path: str) -> int:
 
 
 def check_whole(connection: Connection, path: str) -> None:
-    """See whether the file is all there: all of its pages and indexes, if it is small.
+    """Check the integrity of the file, with all of its pages and indexes if it is small.
 
     Raises:
       BackendError: it is not.

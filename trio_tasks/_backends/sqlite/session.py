@@ -1,4 +1,4 @@
-"""What is asked of an SQLite file, each as one transaction; all of it runs in the thread that has the connection."""
+"""A session with an SQLite file: each call is one transaction, in the thread that has the connection."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _LOCK_PATIENCE = 10.0
-"""Seconds for which others may hold the lock, however many of our transactions they keep waiting."""
+"""Seconds for which to wait for a lock that others hold, over all transactions that wait for it."""
 _LAST_TRY = 0.1
-"""Seconds that each transaction waits at least."""
+"""Seconds for which each transaction waits at least."""
 _ONE_OUTAGE = 2.0
-"""Seconds without a try after which a lock that is held is not taken for the same one."""
+"""Seconds after the latest try when a lock that is held counts as a new outage."""
 _LONGEST_MIGRATION = 3600.0
-"""Seconds that a statement may take which brings an older file up to date."""
+"""Seconds that a statement of a migration may take."""
 _MOST_WOKEN = 500
-"""Sessions that are rung: a file that names more was not made by us."""
+"""Sessions that are woken at most: a file that names more was not made by us."""
 _MOST_ASKED = 10
 """Sessions that are asked whether they are alive."""
 _LOG_LIMIT = 16 * 2**20
 """Bytes of the write-ahead log that are left on the disk when all of it is in the file."""
 _WAKEUPS_APART = 0.02
-"""Seconds between two rings that only say that something is finished."""
+"""Seconds between two wake-ups that only say that something is finished."""
 
 _ADDED = 2 * 2**20
-"""Bytes that errors and the history of a row may have."""
+"""Bytes that are left for the errors and the history of a row."""
 _SESSIONS_TO_WAKE = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
 AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
@@ -73,13 +73,13 @@ _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 @final
 class Session:
-    """An SQLite file, open.
+    """A connection to an SQLite file, registered there under a number.
 
     Args:
       path: of the file.
       driver: which one.
       opening: how it is opened.
-      wakeup_socket: where others can ring us, and we them.
+      wakeup_socket: by which sessions wake one another.
       clock: of this process; if it is not given, the machine's.
     """
 
@@ -112,8 +112,12 @@ class Session:
     # Transactions
 
     def open(self) -> tuple[float, bool]:
-        """Open the file; the present by its clock, and whether a fault of this SQLite may damage it, since other
-        processes that live have it open as well."""
+        """Open the file.
+
+        Returns:
+          the time by its clock; and True if a fault of this SQLite may damage the file, since other processes that
+          live have it open as well.
+        """
         file = self._file = find_file(self._path, self._opening)
         self._use = Use(file, self._driver)
         if self._opening.read_only:
@@ -138,7 +142,7 @@ class Session:
         return found
 
     def _harden(self) -> None:
-        """The file may have been made by anybody: nothing in it is trusted, and all of it is there."""
+        """Trust nothing in the file, which anyone may have made: check its integrity, and what would run with ours."""
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
         limit = self._connection.longest_value()
@@ -148,7 +152,7 @@ class Session:
         check_whole(self._connection, self._path)
 
     def _look_in(self) -> float:
-        """Make nothing, and change nothing."""
+        """Prepare to read, without making or changing anything."""
         connection = self._connection
         self._harden()
         check_current(connection, self._path)
@@ -170,7 +174,7 @@ class Session:
         connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
         if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
             raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
-        if self._opening.synchronous == "FULL":  # which means so much on macOS, and nothing elsewhere
+        if self._opening.synchronous == "FULL":  # on macOS a full sync takes this; elsewhere it does nothing
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
@@ -191,7 +195,7 @@ class Session:
         with connection.patient(_LONGEST_MIGRATION):
             prepare(connection, self._path, join_existing=self._opening.join_existing)
         if not self._opening.allow_triggers:
-            check_foreign(connection, self._path)  # by now nobody else can put any there
+            check_foreign(connection, self._path)  # the lock is held, so none can be added any more
         was_asleep = self._file_clock.open(connection)
         now = self._clock.now()
         self._session = next_session(connection, self._path)
@@ -215,8 +219,11 @@ class Session:
         return result
 
     def _begin(self, begin: str) -> None:
-        """Take the lock, unless it is only to be read. SQLite's own way of waiting for it sleeps for up to a tenth of a
-        second; ours is quicker. Who had to wait behind somebody who has waited in vain need not wait as long again."""
+        """Begin a transaction, and wait for the lock where it needs that.
+
+        SQLite's own way of waiting sleeps for up to a tenth of a second; this one for some milliseconds. If a
+        transaction has waited in vain, those that wait behind it for the same outage do not wait as long again.
+        """
         began_at = time.monotonic()
         if began_at - self._locked_until > _ONE_OUTAGE:
             self._locked_since = None
@@ -243,8 +250,8 @@ class Session:
             self._counters.roll_back()
 
     def _translate_error(self, error: Exception) -> Exception:
-        """The error as one of ours, where it comes of the file: from the driver, or since what stands there is nothing
-        that we would have written, so that it cannot be compared, counted or converted."""
+        """Translate an error that comes of the file: one of the driver, or one of a value there that we would not have
+        written, so that it cannot be compared, counted or converted."""
         if is_of_the_driver(error):
             return translate_error(error, self._path)
         if isinstance(error, OverflowError):
@@ -331,14 +338,14 @@ class Session:
         self._wakeup_socket.send([(address, key) for address, key in sessions])
 
     def on_idle(self) -> None:
-        """Nothing was asked for a moment: ring, if that is still owed, and see to the log."""
+        """Send wake-ups that were put off, and shorten the log; called when nothing was asked for a moment."""
         if self._owes_wakeup:
             self.wake_others(self._next_wakeup)
         if self._places:  # it is open, and not only to look
             self._shorten_log()
 
     def _shorten_log(self) -> None:
-        """A log that has grown while somebody read an old state of the file is cut, once nobody needs it any more."""
+        """Truncate a log that has grown, once no reader needs it any more."""
         if log_size(self._file) <= _LOG_LIMIT:
             return
         try:
@@ -350,8 +357,8 @@ class Session:
                 raise  # else it is tried again the next time
 
     def _now(self, now: float, beats: float | None = None) -> float:
-        """The present, inside a transaction: no earlier than ``now``. If it is time for that, or if this is a
-        heartbeat, which comes again in ``beats`` seconds, the session is renewed."""
+        """The time, inside a transaction, no earlier than ``now``. If it is time for that, or if this is a heartbeat,
+        which comes again in ``beats`` seconds, renew the session."""
         jump = self._clock.tick()
         now = max(now, self._clock.now())
         if beats is not None or now >= self._renew_at:
@@ -365,7 +372,7 @@ class Session:
         return now
 
     def _renew_session(self, now: float, beats: float | None = None) -> None:
-        """We are still here; who has not said so for long is not."""
+        """Note that this session is alive, and remove sessions that have not done so for long."""
         interval = self._file_clock.note_interval
         self._renew_at = now + interval
         if now > self._sql.spares_since + SESSION:  # or the others may be about to wake up
@@ -379,13 +386,13 @@ class Session:
             "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (self._session, self._wakeup_socket.address, self._wakeup_socket.key, now + self._file_clock.session),
         )
-        if is_new:  # at first, or because somebody took it for gone
+        if is_new:  # at first, or because another session has removed it
             for queue, workers in self._workers.items():
                 self._operations.register(self._session, queue, workers)
         self._file_clock.note(self._connection, self._session, now, interval if beats is None else beats)
 
     def close(self, now: float) -> None:
-        """Say good-bye."""
+        """Remove the session from the file, and close the connection."""
         with closing(self._use):
             try:
                 if not self._opening.read_only:

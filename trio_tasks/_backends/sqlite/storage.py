@@ -84,7 +84,7 @@ class SqliteStorage(DurableStorage[A]):
           alone.
       allow_triggers: whether triggers and views of others may be on the tables. A trigger runs with each statement of
           ours, so without this a file that has any is refused. Default: False.
-      poll_interval: seconds between two looks at the file, for news that went astray. Default: 1.
+      poll_interval: seconds between two looks at the file, for wake-ups that were lost. Default: 1.
       lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
           three times as often. Default: 30.
       codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
@@ -209,7 +209,7 @@ class SqliteStorage(DurableStorage[A]):
 
 @final
 class SqliteTransaction:
-    """What a handler asks for to have writes of its own committed together with the settlement: exactly once.
+    """Writes of a handler that are committed together with the settlement: exactly once.
 
     A handler that has a parameter of this type, and whose tasks come from a :class:`SqliteStorage`, may say what is to
     be written beside the queue. It is written if the handler returns, after its children have ended, in the transaction
@@ -222,7 +222,7 @@ class SqliteTransaction:
 
     @classmethod
     async def from_task(cls, task: Task[Any]) -> Self:
-        """That of the task's attempt; a worker calls it.
+        """Make the transaction of the task's attempt; a worker calls it.
 
         Raises:
           TypeError: the task does not come from a :class:`SqliteStorage`.
@@ -234,7 +234,7 @@ class SqliteTransaction:
         return cls(lease)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
-        """Have this statement run with the settlement."""
+        """Run this statement with the settlement."""
 
         def write(writer: Writer) -> object:
             return writer.execute(sql, parameters)
@@ -242,9 +242,9 @@ class SqliteTransaction:
         self._lease.writes += (write,)
 
     def call(self, write: Callable[[Writer], object]) -> None:
-        """Have ``write(writer)`` called with the settlement, in the thread that has the connection.
+        """Call ``write(writer)`` with the settlement, in the thread that has the connection.
 
         ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
-        transactions, nor take long: everybody else's tasks wait.
+        transactions, nor take long: all other tasks wait.
         """
         self._lease.writes += (write,)

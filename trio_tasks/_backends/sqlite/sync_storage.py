@@ -82,7 +82,7 @@ class SyncSqliteStorage(Generic[A]):
           TypeError, ValueError: the args cannot be encoded, or an option is wrong. Nothing was stored.
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
           trio.ClosedResourceError: the storage is closed.
-          BackendError: it could not be stored: somebody else holds the lock, or the disk is full.
+          BackendError: it could not be stored: another connection holds the lock, or the disk is full.
         """
         return self.push_task(make_task(args, options, self))
 
@@ -180,14 +180,14 @@ class SyncSqliteStorage(Generic[A]):
             self._session.close(self._now())
 
     def __enter__(self) -> Self:
-        """Return it as it is: it is open already."""
+        """Return the storage, which is open already."""
         self._check_open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the file."""
         self.close()
 
     def _now(self) -> float:
@@ -200,7 +200,7 @@ class SyncSqliteStorage(Generic[A]):
             raise trio.ClosedResourceError("this storage is closed")
 
     def _do(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call a method of the session, when no other thread does."""
+        """Call a function that uses the session, when no other thread does."""
         self._check_open()
         with self._lock:
             self._check_open()

@@ -36,7 +36,7 @@ worker = coalesce(?, worker), requested_end = NULL, start_by = NULL, wall = NULL
 
 
 OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
-"""Which rows have expired by a moment, given twice, though nobody has entered it."""
+"""A condition for rows that have expired by a time, given twice, and are not killed yet."""
 EXPIRED = f"SELECT seq, id FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 
 
@@ -61,7 +61,7 @@ class TaskTable:
     """The table of tasks, as one connection sees it.
 
     Args:
-      connection: whose transactions are somebody else's business.
+      connection: to the file; the caller begins and ends its transactions.
       counters: numbers and counts of the queues.
     """
 
@@ -79,19 +79,19 @@ class TaskTable:
         return self._last_order_key
 
     def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
-        """Id and requested_end of a row that is running under this token."""
+        """The id and ``requested_end`` of a row that runs under this token."""
         rows = self._connection.execute(f"SELECT id, requested_end FROM trio_tasks_task {HELD}", (key, token))
         return (rows[0][0], rows[0][1]) if rows else None
 
     def renew(self, claims: list[tuple[Any, int, float]]) -> list[bool]:
-        """Have the leases of these claims run out then; for each, False if it was lost."""
+        """Renew the leases of these claims until the times given; return False for each that was lost."""
         rows = [(due, key, token) for key, token, due in claims]
         if self._connection.executemany(_RENEW, rows) == len(rows):
             return [True] * len(rows)
         return [self._connection.changed(_RENEW, row) > 0 for row in rows]
 
     def put_back(self, each: Settlement, now: float) -> None:
-        """Put it back as retried, released or suspended: it waits again."""
+        """Put a running row back as retried, released or suspended: it waits again."""
         held = each.key, each.token
         queue = self._counters.number(each.queue)
         if each.kind is SettlementKind.RELEASED:
@@ -107,7 +107,7 @@ class TaskTable:
             self._counters.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
 
     def finish(self, each: Settlement, now: float) -> None:
-        """It was running, and is not any more."""
+        """Finish a running row, and keep or delete it."""
         state = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED}.get(each.kind, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
@@ -118,11 +118,11 @@ class TaskTable:
         self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
 
     def take_off_attempt(self, seq: Any) -> None:
-        """The attempt at a running row was interrupted, and so does not count, though the row will not come back."""
+        """Take back the attempt of a running row that was interrupted, so that it does not count."""
         self._connection.execute("UPDATE trio_tasks_task SET attempt = attempt - 1 WHERE seq = ?", (seq,))
 
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
-        """Finish a row that waits."""
+        """Kill a row that waits."""
         self._change(
             "UPDATE trio_tasks_task SET state = 5, due = NULL, order_key = ?, result = ? WHERE seq = ?",
             (self.order_key(None, now), error, seq),
@@ -130,14 +130,14 @@ class TaskTable:
         self._counters.count(queue, live=-1, killed=1)
 
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
-        """Finish rows that were not claimed in time; their ids."""
+        """Kill rows that were not claimed in time, and return their ids."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
         for seq, _ in expired:
             self.kill(queue, seq, expired_error(), now)
         return [task_id for _, task_id in expired]
 
     def take_back(self, queue: int, row: Due, now: float) -> None:
-        """An orphan waits again; its attempt stays counted."""
+        """Make an orphan wait again; its attempt stays counted."""
         self._change(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, requested_end = NULL, history = ? "
             "WHERE seq = ?",
@@ -146,11 +146,11 @@ class TaskTable:
         self._counters.count(queue, running=-1)
 
     def make_ready(self, seq: int) -> None:
-        """Its time has come."""
+        """Make a delayed row ready."""
         self._change("UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL WHERE seq = ?", (seq,))
 
     def put_off(self, row: Due, due: float) -> None:
-        """Its time has not come yet: look again then."""
+        """Put off a delayed row until this time."""
         look_at = due if row.start_by is None else min(due, row.start_by)
         sql = "UPDATE trio_tasks_task SET due = ?, order_key = ? WHERE seq = ?"
         self._change(sql, (look_at, self.order_key(due, due), row.seq))
@@ -165,7 +165,7 @@ class TaskTable:
             raise RowRefusedError("a row did not change, though nothing was wrong: a trigger may have had it ignored")
 
     def take_over_key(self, seq: int, successor: str) -> None:
-        """A running row may come to its end, but it is not to come back: its unique key is the successor's."""
+        """Give the unique key of a running row to its successor: the row may end, but does not come back."""
         self._connection.execute(
             "UPDATE trio_tasks_task SET uniq = NULL, requested_end = coalesce(requested_end, ?) WHERE seq = ?",
             (_REPLACED + successor, seq),
@@ -173,7 +173,7 @@ class TaskTable:
 
 
 def claimed(row: Row, token: int) -> ClaimedRow:
-    """A row that was claimed, as it was before.
+    """Make the claimed row of what was read before the claim.
 
     Raises:
       TypeError: it is none that we could have written.
@@ -185,7 +185,7 @@ def claimed(row: Row, token: int) -> ClaimedRow:
 
 
 def unwanted(requested_end: str) -> bytes:
-    """Why a row that was running is not to come back: it was to be aborted, or another one has its unique key."""
+    """The error of a running row that is not to come back: it was to be aborted, or another row has its unique key."""
     if requested_end == ABORT:
         return aborted_error()
     return replaced_error(requested_end.removeprefix(_REPLACED))

@@ -94,7 +94,7 @@ def _check_file(users: Connection, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _transaction(users: Connection) -> Generator[bool, None, None]:
-    """Insert in the block; True if it is committed at the block's end. What fails leaves nothing behind.
+    """Begin a transaction for the block; it yields True if it is committed at the end. A failure leaves nothing behind.
 
     1. In a transaction: in a savepoint of it.
     2. Otherwise, if the connection opens one by itself before it writes, as ``sqlite3`` does unless told otherwise:

@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 KEY_SIZE = 16
-"""Bytes of what is said; nothing of another length is sent, whatever stands in a store."""
+"""Bytes of a key; nothing of another length is sent, whatever stands in a store."""
 _EXCLUSIVELY: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
 _LOOPBACK = "127.0.0.1"
 _APART = 0.001
-"""Seconds to wait after each ring: what rings meanwhile is the same news."""
+"""Seconds to wait after each wake-up; those that arrive meanwhile count as one."""
 _LONGEST_PAUSE = 0.1
-"""Seconds to wait, at most, where nothing arrives but what is not for us."""
+"""Seconds to wait, at most, where only datagrams without the key arrive."""
 _AT_ONCE = 500
-"""Datagrams that are read in one go: others have their turn, however fast somebody sends."""
+"""Datagrams that are read in one go, so that a sender without end does not hold up the event loop."""
 
 
 _RESPONSE_TIME = 0.01
-"""Seconds within which the system says that nobody listens at a port of this machine."""
+"""Seconds within which the system says that no socket has a port of this machine."""
 _OWN: set[str] = set()
 """The addresses of this process."""
 
 
 def is_answered(address: str | None, key: bytes) -> bool | None:
-    """Return True if another process listens at this address, which is rung for that; None if it cannot be told.
+    """Return True if another process listens at this address, which is sent a wake-up; None if it cannot be told.
 
-    A session that was never closed stays in a file for a while after its process has died; but nobody has its port.
+    A session that was never closed stays in a file for a while after its process has died; but no socket has its port.
     """
     if address is None:
         return None
@@ -50,7 +50,7 @@ def is_answered(address: str | None, key: bytes) -> bool | None:
             probe.connect((_LOOPBACK, int(address)))
             probe.settimeout(_RESPONSE_TIME)
             probe.send(key)
-            probe.recv(1)  # nobody answers, but the system does if nobody is there
+            probe.recv(1)  # no process answers, but the system does if none is there
     except socket.timeout:  # noqa: UP041  before Python 3.10 it is no TimeoutError
         return True
     except (OSError, ValueError, TypeError, OverflowError):
@@ -72,11 +72,11 @@ def _virtual_sockets() -> dict[str, WakeupSocket]:
 
 @final
 class WakeupSocket:
-    """A socket to be rung at, and to ring others from.
+    """A socket that receives wake-ups, and sends them to others.
 
     Attributes:
       address: the port as text; None where there can be no socket.
-      key: what has to be said.
+      key: the content of a wake-up for this socket.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class WakeupSocket:
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
-        """From now on it can be rung."""
+        """Open the socket: from now on it receives wake-ups."""
         if pause_instead() is not None:  # when a datagram arrives is up to chance, too
             self._virtual = _virtual_sockets()
             self.address = f"here {len(self._virtual)}"
@@ -107,7 +107,7 @@ class WakeupSocket:
             self.close()
 
     def send(self, others: Iterable[tuple[str, bytes]]) -> None:
-        """Tell these: address and key of each. From any thread."""
+        """Send a wake-up to each of these addresses, with its key; in any thread."""
         for address, key in others:
             if self._virtual is not None and address in self._virtual:
                 self._virtual[address]._woken.set()
@@ -117,8 +117,8 @@ class WakeupSocket:
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
-    async def listen(self, on_wakeup: Callable[[], None]) -> None:  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
-        """Call this for each ring, until cancelled."""
+    async def listen(self, on_wakeup: Callable[[], None]) -> None:  # noqa: ASYNC910  a closed socket receives nothing
+        """Call ``on_wakeup`` for each wake-up, until cancelled."""
         while self._virtual is not None:
             await self._woken.wait()
             self._woken = trio.Event()
@@ -131,12 +131,12 @@ class WakeupSocket:
             try:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
-                return  # noqa: ASYNC910  a wakeup_socket that is closed is not heard
+                return  # noqa: ASYNC910  a closed socket receives nothing
             if self._received():
                 on_wakeup()
                 pause = _APART
             else:
-                pause = min(2 * pause, _LONGEST_PAUSE)  # whoever sends it is not to keep us busy
+                pause = min(2 * pause, _LONGEST_PAUSE)  # a sender of these is not to keep the loop busy
             await trio.sleep(pause)
 
     def _received(self) -> bool:
@@ -146,7 +146,7 @@ class WakeupSocket:
                 break
             try:
                 is_received = self._socket.recv(64) == self.key or is_received
-            except ConnectionResetError:  # Windows says here that somebody whom we rang is not there any more
+            except ConnectionResetError:  # Windows says here that a socket to which we have sent is gone
                 continue
             except OSError:  # that was all
                 break
