@@ -125,7 +125,7 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
                 signal.signal(each, signal.SIG_DFL if before is None else before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        """Called between any two steps of the main thread; so it only leaves a note."""
+        """Leave a note that a signal has come: this is called between any two steps of the main thread."""
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._heed, number)
 

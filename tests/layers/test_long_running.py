@@ -109,7 +109,7 @@ async def test_what_lets_nobody_speak_is_named_afterwards(
     task = Task(45.0)
     assert await LongRunning(10)(block, task) == "done"
     assert warnings(caplog) == [
-        f"task {task.parts.id} ran for 45 s, the last 45 s of them without giving a turn to anybody else"
+        f"task {task.parts.id} ran for 45 s, the last 45 s of them without letting another trio task run"
     ]
     caplog.clear()
     assert await LongRunning(10)(block, Task(10.5)) == "done"
@@ -135,7 +135,7 @@ async def test_after_a_pause_it_is_not_named_for_the_past(
     await LongRunning(10)(go_on_and_block, task)
     assert warnings(caplog) == [
         f"task {task.parts.id} is still running, after 10 s",
-        f"task {task.parts.id} ran for 57 s, the last 47 s of them without giving a turn to anybody else",
+        f"task {task.parts.id} ran for 57 s, the last 47 s of them without letting another trio task run",
     ]
 
 

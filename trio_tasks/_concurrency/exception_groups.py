@@ -18,7 +18,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 def is_a(error: BaseException, kind: type[E]) -> TypeIs[E]:
-    """As ``isinstance``, but an error that lies about its class, or fails when asked, is not asked."""
+    """Do what ``isinstance`` does, but an error that lies about its class, or fails when asked, is not asked."""
     return issubclass(type(error), kind)
 
 
@@ -67,7 +67,7 @@ def find_within(error: BaseException, kind: type[E]) -> E | None:
 
 @contextmanager
 def unnested() -> Generator[None, None, None]:
-    """A group that holds nothing but another group says no more than that one does."""
+    """Raise the inner group in place of a group that holds nothing else."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -82,7 +82,7 @@ class NowaitBackend(StockedBackend[A], Generic[A]):
 
     @abstractmethod
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """As :meth:`~Backend.settle`, at once."""
+        """Settle as :meth:`~Backend.settle` does, at once."""
 
 
 class Feeder(ABC):

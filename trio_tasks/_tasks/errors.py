@@ -193,7 +193,7 @@ class OrphanedError(Exception):
 
 @final
 class TaskExpiredError(Exception):
-    """The task was not started by the time that it had to be (``expires_in``), so it was killed unstarted."""
+    """The error of a task that was not started in time (``expires_in``), and so was killed unstarted."""
 
 
 @final

@@ -44,7 +44,7 @@ class TaskId(str):
 
 
 def stored_id(text: str) -> TaskId:
-    """An id that was read from a store, of any length: whoever pushed it was told what is too long."""
+    """An id that was read from a store, of any length: a push has refused what is too long."""
     if type(text) is TaskId:
         return text
     return str.__new__(TaskId, text if text and type(text) is str else check_text(text, "a task's id"))
@@ -95,7 +95,7 @@ def use_ids_from(generator: random.Random, nanoseconds: Callable[[], int]) -> Ge
 
 
 def _reseed() -> None:
-    """A forked child would go on with its parent's random numbers."""
+    """Draw new random numbers: a forked child would go on with those of its parent."""
     global _sequence  # noqa: PLW0603  there is one sequence for each process
     _sequence = _Sequence()
 

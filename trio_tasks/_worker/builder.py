@@ -1,4 +1,4 @@
-"""Describing a worker fluently."""
+"""A builder of workers, whose methods can be chained."""
 
 from __future__ import annotations
 

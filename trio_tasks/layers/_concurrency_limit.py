@@ -43,8 +43,8 @@ class ConcurrencyLimitStatistics:
 
 @final
 class _Permits:
-    """The permits of one key. Nobody may forget them while somebody has ``taken`` one, or is one of the ``callers`` who
-    may yet do so."""
+    """The permits of one key. They may not be forgotten while a task has ``taken`` one, or a
+    call is one of the ``callers`` that may yet do so."""
 
     __slots__ = ("callers", "key", "limit", "line", "taken")
 

@@ -1,7 +1,7 @@
 """The outcome of an attempt, as far as it can be told at a place within the layers.
 
 Final is only what the worker says, outside of all layers. A layer further out may still make another thing of an error;
-so whoever wants to hear what the worker will say takes the place of the outermost layer.
+so a layer that is to hear what the worker will say takes the place of the outermost one.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class _Watch:
         now = trio.current_time()
         if now - self._due > self._interval / 10:
             log.warning(
-                "task %s ran for %.3g s, the last %.3g s of them without giving a turn to anybody else",
+                "task %s ran for %.3g s, the last %.3g s of them without letting another trio task run",
                 escaped(self._task.parts.id),
                 now - self._started,
                 now - self._told,
