@@ -158,6 +158,8 @@ class Audit:
         kind = "lost to a kill" if this else "lost to a kill before they began"
         if (task_id, attempt, worker) in self.logs.others["lost"]:
             kind = "lost with the lease"
+        elif killed_at is None and not this:  # at hand in a process that stood still, which gives it back, unbegun
+            kind = "lost with the lease before it began"
         elif killed_at is None:
             yield f"attempt {attempt} of task {task_id} was taken from {worker}, which neither died nor lost its lease"
         elif following and following[0] < killed_at:
