@@ -262,18 +262,18 @@ async def test_what_is_ready_at_once_is_delivered_at_once(
 async def test_a_delayed_task_that_a_look_without_waiting_found_is_delivered_in_time(
     autojump_clock: MockClock,
 ) -> None:
-    class TwoDoors(PlainChannel[Any]):
+    class TwoSources(PlainChannel[Any]):
         """What is looked up is not what is waited for."""
 
-        behind_the_other = [Task.builder("delayed").run_in_seconds(5).build()]  # noqa: RUF012  there is but one
+        in_the_other = [Task.builder("delayed").run_in_seconds(5).build()]  # noqa: RUF012  there is but one
 
         def receive_nowait(self) -> Any:
-            if not self.behind_the_other:
+            if not self.in_the_other:
                 raise trio.WouldBlock
-            return self.behind_the_other.pop()
+            return self.in_the_other.pop()
 
     _, receive = trio.open_memory_channel[Any](math.inf)
-    backend = as_backend(TwoDoors(receive))
+    backend = as_backend(TwoSources(receive))
     assert isinstance(backend, NowaitBackend)
     start = trio.current_time()
 

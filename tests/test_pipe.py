@@ -420,7 +420,7 @@ async def test_its_tasks_can_be_waited_for() -> None:
         pipe.receive_nowait()
 
 
-async def test_a_storage_with_upkeep_of_its_own_gets_it(autojump_clock: MockClock) -> None:
+async def test_a_storage_with_periodic_work_of_its_own_gets_it(autojump_clock: MockClock) -> None:
     storage = PlainStorage()
 
     async def handle(n: int) -> None:

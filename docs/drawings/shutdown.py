@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pencil import AMBER, BLUE, GREEN, RED, Drawing
 
-NAMES = 150  # where the names of the lanes end
+NAMES = 150  # where the names of the rows end
 BEGIN, STOP, FIRE, DONE, END = 170, 330, 620, 774, 900
-TOP, LANE = 128, 52
+TOP, ROW = 128, 52
 
 
 def draw() -> str:
@@ -27,7 +27,7 @@ def draw() -> str:
     )
     _phases(sheet)
     _moments(sheet)
-    _lanes(sheet)
+    _rows(sheet)
     _report(sheet)
     return sheet.svg()
 
@@ -48,12 +48,12 @@ def _moments(sheet: Drawing) -> None:
         (FIRE, RED, "the terminator fires"),
         (DONE, GREEN, "d · run() returns"),
     ):
-        sheet.path(f"M{x} 40 L{x} {TOP + 6 * LANE + 8}", f"hue {hue} dash thick")
+        sheet.path(f"M{x} 40 L{x} {TOP + 6 * ROW + 8}", f"hue {hue} dash thick")
         sheet.text(x, 28, above, f"middle small hue {hue} strong")
 
 
-def _name(sheet: Drawing, lane: int, name: str, words: str) -> float:
-    middle = TOP + LANE * lane
+def _name(sheet: Drawing, row: int, name: str, words: str) -> float:
+    middle = TOP + ROW * row
     sheet.text(NAMES, middle, name, "end strong")
     sheet.text(NAMES, middle + 17, words, "end small soft")
     sheet.path(f"M{BEGIN} {middle} L{END} {middle}", "line dash")
@@ -75,7 +75,7 @@ def _mark(sheet: Drawing, x: float, y: float, hue: str, words: str) -> None:
     sheet.text(x + 12, y - 8, words, f"start small hue {hue} strong")
 
 
-def _lanes(sheet: Drawing) -> None:
+def _rows(sheet: Drawing) -> None:
     y = _name(sheet, 0, "intake", "receive")
     _bar(sheet, y, BEGIN, STOP, f"wash {AMBER}")
     sheet.text(BEGIN + 10, y + 4.5, "taking tasks", "start small")
@@ -107,13 +107,13 @@ def _lanes(sheet: Drawing) -> None:
     for beat in range(BEGIN + 10, DONE - 46, 40):
         sheet.path(f"M{beat} {y} l4 -12 l6 22 l4 -10", f"hue {BLUE} thick")
 
-    sheet.path(f"M{BEGIN} {TOP + 6 * LANE} L{END} {TOP + 6 * LANE}", "line")
-    sheet.path(f"M{END - 8} {TOP + 6 * LANE - 4} l8 4 l-8 4", "line")
-    sheet.text(END, TOP + 6 * LANE + 18, "time", "end small soft")
+    sheet.path(f"M{BEGIN} {TOP + 6 * ROW} L{END} {TOP + 6 * ROW}", "line")
+    sheet.path(f"M{END - 8} {TOP + 6 * ROW - 4} l8 4 l-8 4", "line")
+    sheet.text(END, TOP + 6 * ROW + 18, "time", "end small soft")
 
 
 def _report(sheet: Drawing) -> None:
-    top = TOP + 6 * LANE + 34
+    top = TOP + 6 * ROW + 34
     sheet.box(BEGIN, top, END - BEGIN, 72, "slab")
     sheet.text(BEGIN + 18, top + 28, "the report", "start title")
     sheet.text(BEGIN + 130, top + 28, "drained: task 4, task 2", "start small")

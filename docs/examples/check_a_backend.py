@@ -25,7 +25,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 
-class Shelf(TaskSink[int], Backend[int]):
+class ListBackend(TaskSink[int], Backend[int]):
     """Tasks in a list. Delays, priorities and unique keys are not done yet."""
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class Shelf(TaskSink[int], Backend[int]):
 async def main() -> None:
     rules = ["first_come_first_served", "released_comes_back_untouched", "settling_is_fenced"]
     try:
-        await check_backend(Shelf, only=rules)
+        await check_backend(ListBackend, only=rules)
     except ExceptionGroup as group:
         for broken in group.exceptions:
             print(broken)
 
-    report = await check_backend(Shelf, only=["first_come_first_served", "a_cancelled_receive_takes_nothing"])
+    report = await check_backend(ListBackend, only=["first_come_first_served", "a_cancelled_receive_takes_nothing"])
     print(*report.passed)
 
 

@@ -9,7 +9,7 @@ from trio_tasks import MemoryStorage, Worker
 from .measuring import MICRO, CpuTime
 
 SECONDS = 3.0
-SEATS = [0, 1, 100, 1000]  # none: the program itself, without a worker
+SLOTS = [0, 1, 100, 1000]  # none: the program itself, without a worker
 
 
 class Turns(trio.abc.Instrument):
@@ -28,7 +28,7 @@ class Turns(trio.abc.Instrument):
 def show() -> None:
     print(f"{SECONDS:g} s of idling, which end by one timer")
     print(f"  {'slots':>6}{'µs of CPU a second':>20}{'run-loop turns':>16}{'steps of trio tasks':>21}")
-    for slots in SEATS:
+    for slots in SLOTS:
         cpu, turns, steps = trio.run(_idle, slots)
         print(f"  {slots or 'none':>6}{cpu / SECONDS * MICRO:20.0f}{turns:16}{steps:21}", flush=True)
 

@@ -21,7 +21,7 @@ from .stored_daily import Both
 if TYPE_CHECKING:
     from trio_tasks._backends.durable.storage import DurableStorage
 
-SEATS = 100
+SLOTS = 100
 IN_ONE_GO = 50_000
 A_DAY = 86_400.0
 
@@ -55,7 +55,7 @@ async def fill(storage: DurableStorage[Any], kind: str, stored: int) -> None:
             await storage.push_bulk(numbers)
     if kind == "finished":
         storage.close()
-        await Worker("before", storage, no_op, concurrency=SEATS).run()
+        await Worker("before", storage, no_op, concurrency=SLOTS).run()
 
 
 async def drain_some(storage: DurableStorage[Any], drained: int) -> dict[str, float]:
@@ -68,7 +68,7 @@ async def drain_some(storage: DurableStorage[Any], drained: int) -> dict[str, fl
 
     await storage.push_bulk(range(drained))
     with Both() as both:
-        await Worker("w", storage, handle, concurrency=SEATS).run()
+        await Worker("w", storage, handle, concurrency=SLOTS).run()
     return both.each(next(numbers) - 1)
 
 

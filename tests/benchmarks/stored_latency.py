@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REST = 0.03
 """Seconds between two pushes, in which everybody goes to sleep, the thread that has the connection too."""
-SEATS = 10
+SLOTS = 10
 
 
 def percentiles(nanoseconds: list[int]) -> dict[str, float]:
@@ -44,7 +44,7 @@ async def work(storage: DurableStorage[Any], samples: int, task_status: trio.Tas
             context.stop()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(Worker("notes", storage, note, concurrency=SEATS).run)
+        await nursery.start(Worker("notes", storage, note, concurrency=SLOTS).run)
         task_status.started()
     return found
 

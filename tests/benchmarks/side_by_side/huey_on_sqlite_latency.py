@@ -8,7 +8,7 @@ from typing import Any
 
 from ..fresh import answer
 from ..stored import new_directory
-from ..stored_latency import REST, SEATS, hear_ready, last_words, percentiles, start_child
+from ..stored_latency import REST, SLOTS, hear_ready, last_words, percentiles, start_child
 from .huey_on_sqlite import EAGER, make
 
 
@@ -28,7 +28,7 @@ class Notes:
             self._enough.set()
 
     def start(self) -> Any:
-        consumer = self._huey.create_consumer(workers=SEATS, **EAGER)
+        consumer = self._huey.create_consumer(workers=SLOTS, **EAGER)
         consumer.start()
         return consumer
 

@@ -1,0 +1,169 @@
+"""The words of the project: one term for one thing, in names and in prose.
+
+``docs/glossary.md`` says what the terms mean. Here are the words that they have replaced, which must not come back.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+RETIRED = {
+    "boss": "monitor model",
+    "dice": "random number generator",
+    "grip": "lease",
+    "grips": "leases",
+    "handover": "memory queue",
+    "knife": "step counter",
+    "lane": "queue state, queue options",
+    "lanes": "queues",
+    "pump": "exchange loop",
+    "scribe": "transaction log",
+    "seat": "slot",
+    "seats": "slots",
+    "shelf": "rows of a queue",
+    "shelves": "rows of queues",
+    "turnstile": "capacity queue",
+    "upkeep": "what runs beside a block",
+    "watchman": "quiescence checks",
+}
+"""Words that are used nowhere, each with the term to use: neither as a part of a name nor in prose."""
+
+RETIRED_IN_NAMES = {
+    "bell": "wake-up socket",
+    "bells": "wake-up sockets",
+    "bookkeeping": "capabilities, counts",
+    "books": "state, checker, counts",
+    "crew": "processes",
+    "desk": "session, queue",
+    "door": "intake state",
+    "doors": "intake states",
+    "filed": "stored task info",
+    "hiring": "starting workers",
+    "lull": "idle detector",
+    "meddling": "controls",
+    "ruins": "what a broken run has left",
+    "stir": "mark_changed",
+    "strike": "cancel, kill",
+    "strikes": "occurs",
+    "struck": "cancelled",
+    "tend": "match_waiters",
+    "traffic": "exchange loop",
+    "wish": "requested end",
+}
+"""Words of English that are no names of things here. A test's name is a sentence, so it counts as prose."""
+
+RETIRED_NAMES = {
+    "as_ours": "wrap_error",
+    "break_off": "fail",
+    "let_in": "deliver",
+    "one_way": "retry_buffer",
+    "ran_dry": "mark_drained",
+    "say_hello": "renew_session",
+    "send_away": "cancel_waiters",
+    "standing_still": "spin_detector",
+}
+"""Names, or parts of names, of several words."""
+
+
+def _files() -> Iterator[Path]:
+    for folder in ("trio_tasks", "tests", "docs"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".md") and not {"_build", "_static"} & {*path.parts}:
+                if path.resolve() != Path(__file__).resolve():
+                    yield path
+    yield ROOT / "README.md"
+
+
+def words_of(name: str) -> list[str]:
+    """The words of an identifier, split at underscores and at capitals."""
+    return [each.lower() for each in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+def _retired_in_name(name: str) -> list[str]:
+    words = words_of(name)
+    if words[:1] == ["test"]:
+        return [each for each in words if each in RETIRED]
+    joined = f"_{'_'.join(words)}_"
+    single = [each for each in words if each in RETIRED or each in RETIRED_IN_NAMES]
+    return single + [each for each in RETIRED_NAMES if f"_{each}_" in joined]
+
+
+def _retired_in_prose(text: str) -> list[str]:
+    return [each for each in re.findall(r"[a-z]+", text.lower()) if each in RETIRED]
+
+
+def _may_have_any(text: str) -> bool:
+    """Return False if it is not worth the time to look at each token."""
+    words = words_of(text)
+    joined = f"_{'_'.join(words)}_"
+    return bool({*words} & (RETIRED.keys() | RETIRED_IN_NAMES.keys())) or any(
+        f"_{each}_" in joined for each in RETIRED_NAMES
+    )
+
+
+def found_in(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """The retired words in a file, each with the place."""
+    for word in _retired_in_name(path.stem):
+        yield word, "the name of the file"
+    if not _may_have_any(text):
+        return
+    if path.suffix == ".py":
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            in_name = _retired_in_name(token.string) if token.type == tokenize.NAME else []
+            for word in in_name or _retired_in_prose(token.string):
+                yield word, f"line {token.start[0]}: {token.line.strip():.100}"
+    else:
+        for number, line in enumerate(text.splitlines(), 1):
+            for word in _retired_in_prose(line):
+                yield word, f"line {number}: {line.strip():.100}"
+
+
+def test_retired_words_are_used_nowhere() -> None:
+    terms = {**RETIRED, **RETIRED_IN_NAMES, **RETIRED_NAMES}
+    wrong = {
+        f"{path.relative_to(ROOT)}, {place}\n    {word!r} is retired: use {terms[word]!r}"
+        for path in _files()
+        for word, place in found_in(path.relative_to(ROOT), path.read_text("utf-8"))
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        ("fine.py", "class WorkerSeat:\n    pass\n", "seat"),
+        ("fine.py", "def take(seat_number: int) -> None: ...\n", "seat"),
+        ("fine.py", "self._lane.stock()\n", "lane"),
+        ("fine.py", "class HTTPDesk: ...\n", "desk"),
+        ("fine.py", "queue.let_in_one(row)\n", "let_in"),
+        ("fine.py", '"""The pump makes exchanges."""\n', "pump"),
+        ("fine.py", "x = 1  # off the shelf\n", "shelf"),
+        ("fine.py", 'raise ValueError("no seat is free")\n', "seat"),
+        ("fine.py", "def test_every_seat_is_free() -> None: ...\n", "seat"),
+        ("fine.md", "Each seat runs one task.\n", "seat"),
+        ("_turnstile.py", "", "turnstile"),
+    ],
+)
+def test_a_retired_word_is_found(name: str, text: str, word: str) -> None:
+    assert [each for each, _ in found_in(Path(name), text)] == [word]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("fine.py", '"""It is refused at the door; the books agree; they take turns."""\n'),
+        ("fine.py", "def test_they_take_turns_at_the_door() -> None: ...\n"),
+        ("fine.py", "planet = pumpernickel = seated = 1\n"),
+        ("fine.md", "One task at a time, in turns.\n"),
+    ],
+)
+def test_english_is_allowed(name: str, text: str) -> None:
+    assert not [*found_in(Path(name), text)]
