@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-WALL_LOOKS_APART = 1.0
+WALL_CLOCK_INTERVAL = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
 
 
@@ -63,8 +63,8 @@ class Ledger(Generic[A]):
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
         self._moments: dict[str, int] = {}  # of delayed tasks that go by the wall clock, in its microseconds
-        self._walled: list[tuple[int, int, Task[A]]] = []  # a heap of the same, with stale entries
-        self._wall_look = math.inf  # when that clock is to be looked at again
+        self._by_wall_clock: list[tuple[int, int, Task[A]]] = []  # a heap of the same, with stale entries
+        self._next_wall_look = math.inf  # when that clock is to be looked at again
         self._tiebreak = count()
         self._live: dict[str, Task[A]] = {}  # all that are not finished: ready, delayed or running
         self._running: dict[str, Parts] = {}
@@ -126,8 +126,8 @@ class Ledger(Generic[A]):
         """Compare the task with the wall clock from now on, unless time is virtual and the wall clock is not."""
         if is_wall_clock_replaced() or not self._is_virtual():
             moment = self._moments[task.parts.id] = microseconds_of(run_at)
-            heappush(self._walled, (moment, next(self._tiebreak), task))
-            self._wall_look = min(self._wall_look, self._next_look(now, rest))
+            heappush(self._by_wall_clock, (moment, next(self._tiebreak), task))
+            self._next_wall_look = min(self._next_wall_look, self._next_look(now, rest))
 
     def _claim(self, task: Task[A]) -> TaskId | None:
         """Take the unique key for this task, and return None; or the id of the task that keeps it."""
@@ -164,9 +164,9 @@ class Ledger(Generic[A]):
         if self._start_by:
             self.expire(now)
         if self._delayed.heap:
-            self._look_at_delayed(now)
-        if self._walled:
-            self._look_at_wall(now)
+            self._make_delayed_ready(now)
+        if self._by_wall_clock:
+            self._make_due_by_wall_ready(now)
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
@@ -179,12 +179,12 @@ class Ledger(Generic[A]):
             return task
         return None
 
-    def _look_at_delayed(self, now: float) -> None:
+    def _make_delayed_ready(self, now: float) -> None:
         """Make delayed tasks ready whose time has come."""
         while (due := self._delayed.next_due) is not None and due <= now:
             first = self._delayed.pop_first()
             if self._is_delayed(first) and not self._is_early(first, now):
-                self._be_ready(first)
+                self._make_ready(first)
 
     def _is_delayed(self, task: Task[A]) -> bool:
         """True if an entry of the delayed tasks is not stale."""
@@ -199,25 +199,25 @@ class Ledger(Generic[A]):
         self._delayed.append(task, due)
         return True
 
-    def _look_at_wall(self, now: float) -> None:
+    def _make_due_by_wall_ready(self, now: float) -> None:
         """Make tasks ready that are due by the wall clock, which may have been set forward."""
         wall = microseconds_of(wall_now())
-        while self._walled:
-            moment, _, first = self._walled[0]
+        while self._by_wall_clock:
+            moment, _, first = self._by_wall_clock[0]
             if self._is_delayed(first):
                 if moment > wall:
-                    self._wall_look = self._next_look(now, (moment - wall) / 1e6)
+                    self._next_wall_look = self._next_look(now, (moment - wall) / 1e6)
                     return
-                self._be_ready(first)
-            heappop(self._walled)
-        self._wall_look = math.inf
+                self._make_ready(first)
+            heappop(self._by_wall_clock)
+        self._next_wall_look = math.inf
 
     def _next_look(self, now: float, rest: float) -> float:
         """Time of the next look at the wall clock, ``rest`` seconds before a task is due by it. A virtual one is set
         by the test alone, so it need not be watched."""
-        return _later(now, rest if self._is_virtual() else min(rest, WALL_LOOKS_APART))
+        return _later(now, rest if self._is_virtual() else min(rest, WALL_CLOCK_INTERVAL))
 
-    def _be_ready(self, task: Task[A]) -> None:
+    def _make_ready(self, task: Task[A]) -> None:
         del self._not_before[task.parts.id]
         self._moments.pop(task.parts.id, None)
         self._ready.append(task)
@@ -253,8 +253,8 @@ class Ledger(Generic[A]):
         while (first := self._delayed.first) is not None and not self._is_delayed(first):
             self._delayed.pop_first()  # a stale entry
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
-        if due is not None and self._walled:
-            due = min(due, self._wall_look)
+        if due is not None and self._by_wall_clock:
+            due = min(due, self._next_wall_look)
         return due if expiry is None else expiry if due is None else min(due, expiry)
 
     # Coming back

@@ -42,9 +42,9 @@ _LONGEST_VALUE = LARGEST_PAYLOAD - 4 * 2**20
 """Bytes that a value may have: its record holds more than that."""
 _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
-_AT_ONCE = 2_000
+_BATCH_SIZE = 2_000
 """Rows that one transaction changes at most, in operations on any number of them."""
-_WALL_LOOKS_APART = 1.0
+_WALL_CLOCK_INTERVAL = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a row waits for a moment by it."""
 
 
@@ -179,8 +179,8 @@ class FileEngine(Engine):
         if exchange.claims:
             self._clock.tick()
         answer = await do(lambda state, now: do_exchange(state, exchange, now), self.now(), durable=durable)
-        if exchange.claims and self._open_transaction_log().state.has_walled and not self._is_virtual:
-            soon = self.now() + _WALL_LOOKS_APART
+        if exchange.claims and self._open_transaction_log().state.has_wall_clock_rows and not self._is_virtual:
+            soon = self.now() + _WALL_CLOCK_INTERVAL
             for number, due in enumerate(answer.next_due):
                 if answer.live[number] >= 0:  # fewer rows than were asked for, so the storage waits
                     answer.next_due[number] = soon if due is None else min(due, soon)
@@ -235,11 +235,11 @@ class FileEngine(Engine):
 
     async def resume_abandoned(self, queue: str) -> Part:
         """Make orphans wait again."""
-        return await self._do(lambda state, now: operations.resume_abandoned(state, queue, now, _AT_ONCE))
+        return await self._do(lambda state, now: operations.resume_abandoned(state, queue, now, _BATCH_SIZE))
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
-        return await self._do(lambda state, now: operations.forget(state, queue, task_id, _AT_ONCE, now))
+        return await self._do(lambda state, now: operations.forget(state, queue, task_id, _BATCH_SIZE, now))
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""

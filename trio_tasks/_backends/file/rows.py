@@ -188,7 +188,7 @@ class QueueRows:
         self.finished: dict[int, Row] = {}
         self.delayed = TimeIndex()
         self.expiring = TimeIndex()
-        self.walled = TimeIndex()  # delayed ones, by the wall clock
+        self.by_wall_clock = TimeIndex()  # delayed ones, by the wall clock
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[str] = []
@@ -237,14 +237,14 @@ class QueueRows:
                 return row
         return None
 
-    def pop_walled(self, wall: float) -> Row | None:
+    def pop_due_by_wall_clock(self, wall: float) -> Row | None:
         """Take out a row that is due by the wall clock; None if there is none."""
-        while (first := self.walled.first) is not None:
+        while (first := self.by_wall_clock.first) is not None:
             row = first[2]
             counts = row.state == DELAYED and row.by_wall and row.run_at is not None and row.run_at / 1e6 == first[0]
             if counts and first[0] > wall:
                 return None
-            self.walled.pop()
+            self.by_wall_clock.pop()
             if counts:
                 return row
         return None

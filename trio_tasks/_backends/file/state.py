@@ -58,7 +58,7 @@ class JournalState:
         self.weight = 0  # what the rows would take in a snapshot, about
         self.last_moment = 0.0  # since when the last one waits that came to be ready at once
         self.finished: list[tuple[str, str]] = []  # killed since the last exchange, other than by a settlement
-        self.has_walled = False  # whether a row is waited for by the wall clock
+        self.has_wall_clock_rows = False  # whether a row is waited for by the wall clock
         self._retained = TimeIndex()
         self._nothing_due_before = math.inf
         self.transaction = Transaction(self)
@@ -137,8 +137,8 @@ class JournalState:
         row.queue.place(row)
         moment = row.due
         if row.state == DELAYED and row.by_wall and row.run_at is not None:
-            row.queue.walled.add(row.run_at / 1e6, row)
-            self.has_walled = True
+            row.queue.by_wall_clock.add(row.run_at / 1e6, row)
+            self.has_wall_clock_rows = True
         if row.state <= DELAYED and row.expires is not None:
             row.queue.expiring.add(row.expires, row)
             moment = row.expires if moment is None else min(moment, row.expires)
@@ -276,8 +276,8 @@ class JournalState:
 
     def enter_due(self, now: float, as_of: float = math.inf) -> None:
         """Enter all that has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
-        if self.has_walled:
-            self._enter_walled()
+        if self.has_wall_clock_rows:
+            self._enter_due_by_wall_clock()
         if now < self._nothing_due_before:
             return
         for queue in self.queues.values():
@@ -303,15 +303,15 @@ class JournalState:
             queue.place(row)
         return None
 
-    def _enter_walled(self) -> None:
+    def _enter_due_by_wall_clock(self) -> None:
         """Make rows ready that are due by the wall clock, which may have been set forward."""
         wall = wall_now().timestamp()
-        self.has_walled = False
+        self.has_wall_clock_rows = False
         for queue in self.queues.values():
-            while (row := queue.pop_walled(wall)) is not None:
+            while (row := queue.pop_due_by_wall_clock(wall)) is not None:
                 row.state, row.due = WAITING, None  # likewise
                 queue.place(row)
-            self.has_walled = self.has_walled or queue.walled.first is not None
+            self.has_wall_clock_rows = self.has_wall_clock_rows or queue.by_wall_clock.first is not None
 
     def _forget_retained(self, now: float) -> None:
         while (first := self._retained.first) is not None and first[0] <= now:

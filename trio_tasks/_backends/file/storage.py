@@ -34,7 +34,7 @@ class FileOptions(StorageOptions, total=False):
 
 _POLL_INTERVAL = 60.0
 """Seconds between two looks for new tasks; long, since no other process writes to the file."""
-_LOOKS_APART = 1.0
+_LOOK_INTERVAL = 1.0
 """Seconds between two looks at a file that another process writes, while a result is waited for."""
 
 
@@ -101,7 +101,7 @@ class FileStorage(DurableStorage[A]):
         if repair and read_only:
             raise ValueError("repair=True writes to the file, and read_only=True does not: choose one of them")
         engine = FileEngine(place, synchronous=synchronous, repair=repair, create=create, mode=check_mode(mode))
-        self._stand_on(ReadOnlyFileEngine(place) if read_only else engine, type, queue, options)
+        self._use_engine(ReadOnlyFileEngine(place) if read_only else engine, type, queue, options)
 
     @overload
     @classmethod
@@ -119,14 +119,14 @@ class FileStorage(DurableStorage[A]):
     ) -> FileStorage[Any]:
         """Make a storage whose file is removed when it is closed, for tests."""
         storage: FileStorage[Any] = object.__new__(cls)
-        storage._stand_on(FileEngine.temporary(), type, queue, options)
+        storage._use_engine(FileEngine.temporary(), type, queue, options)
         return storage
 
-    def _stand_on(
+    def _use_engine(
         self, engine: FileEngine | ReadOnlyFileEngine, type: Any, queue: str, options: StorageOptions
     ) -> None:
         self._engine = engine
-        poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOKS_APART
+        poll_interval = _POLL_INTERVAL if isinstance(engine, FileEngine) else _LOOK_INTERVAL
         self._found(engine, QueueState(queue, type, options), poll_interval)
 
     @property
