@@ -64,8 +64,8 @@ class Stores:
         if self._directory is None:
             return self._memory.statistics().in_hand
         if self.kind == "file":
-            checker = storages[0]._loop.engine._open_transaction_log().checker
-            return sum(len(queue_rows.running) for queue_rows in checker.queue_rows.values())
+            state = storages[0]._loop.engine._open_transaction_log().state
+            return sum(len(queue.running) for queue in state.queues.values())
         if self._reader is None:
             self._reader = sqlite3.connect(Path(self._directory.name) / "tasks.db", isolation_level=None)
         [(running,)] = self._reader.execute("SELECT count(*) FROM trio_tasks_task WHERE state = 2").fetchall()
