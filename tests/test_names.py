@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -18,6 +20,15 @@ def test_classes_and_functions_of_ours_are_renamed() -> None:
     assert Worker.__module__ == "trio_tasks"
     assert repr(MemoryStorage) == "<class 'trio_tasks.MemoryStorage'>"
     assert trio_tasks.exponential.__module__ == "trio_tasks"
+
+
+def test_what_is_loaded_on_demand_is_what_type_checkers_see() -> None:
+    """One list is for type checkers, the other one for `__getattr__`."""
+    tree = ast.parse(inspect.getsource(trio_tasks))
+    [guarded] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "_TYPE_CHECKING"]
+    imports = [node for node in guarded.body if isinstance(node, ast.ImportFrom)]
+    seen = {each.name: f".{node.module}" for node in imports for each in node.names}
+    assert seen == trio_tasks._WHEN_ASKED_FOR
 
 
 def test_tracebacks_name_errors_as_users_do() -> None:
