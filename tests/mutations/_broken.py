@@ -225,7 +225,7 @@ MUTATIONS = [
         "one-refused-row-fails-all",
         6,
         "one row that the store refuses fails all that travels with it",
-        "_backends/durable/batch.py",
+        "_backends/durable/exchange_loop.py",
         "    if error.is_refusal and batch.size > 1:\n",
         "    if False:\n",
         ("refused rows",),
