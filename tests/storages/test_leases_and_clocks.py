@@ -35,8 +35,8 @@ from trio_tasks import (
     WorkerContext,
     _clock,
 )
-from trio_tasks._backends.durable import clock as _store_clock
-from trio_tasks._backends.durable.clock import Offset, Reading, StoreClock
+from trio_tasks._backends.durable import engine as _durable_engine
+from trio_tasks._backends.durable.engine import Offset, Reading, StoreClock
 from trio_tasks._backends.file import engine as _file_engine
 from trio_tasks._backends.sqlite import engine as _sqlite_engine
 from trio_tasks._clock import use_machine_clock, use_wall_clock
@@ -563,15 +563,15 @@ def test_a_claim_is_kept_whose_session_has_not_followed_a_jump(tmp_path: Path) -
 @contextmanager
 def fresh_offsets() -> Iterator[Callable[[], None]]:
     """A function after which a storage is opened as in another process: those of one run share a clock."""
-    before = _store_clock._OFFSETS
+    before = _durable_engine._OFFSETS
 
     def as_another_process() -> None:
-        _store_clock._OFFSETS = trio.lowlevel.RunVar("other clocks")
+        _durable_engine._OFFSETS = trio.lowlevel.RunVar("other clocks")
 
     try:
         yield as_another_process
     finally:
-        _store_clock._OFFSETS = before
+        _durable_engine._OFFSETS = before
 
 
 async def test_who_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: Path) -> None:

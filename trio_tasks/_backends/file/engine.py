@@ -15,8 +15,18 @@ import trio
 from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._printing import quoted
-from ..durable.clock import Offset, StoreClock
-from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
+from ..durable.engine import (
+    ClaimKey,
+    Engine,
+    Exchange,
+    ExchangeResult,
+    Offset,
+    Part,
+    Renewal,
+    State,
+    StoreClock,
+    StoredRow,
+)
 from ..durable.store_file import PRIVATE
 from . import operations
 from .exchange import do_exchange

@@ -12,8 +12,7 @@ import trio
 from ..._clock import wall_now
 from ..._concurrency.virtual_time import is_virtual
 from ..._tasks.errors import BackendError
-from ..durable.clock import Offset, StoreClock
-from ..durable.engine import Engine
+from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import open_regular, refused, regular_file
 from . import operations
 from .frames import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan

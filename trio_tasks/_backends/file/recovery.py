@@ -17,7 +17,7 @@ from .state import JournalState
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..durable.clock import StoreClock
+    from ..durable.engine import StoreClock
 
 
 class Opened(NamedTuple):

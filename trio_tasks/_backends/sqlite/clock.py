@@ -18,12 +18,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import seconds_asleep, wall_now
-from ..durable.clock import JUMP
-from ..durable.engine import LATEST
+from ..durable.engine import JUMP, LATEST
 from .driver import DamagedError
 
 if TYPE_CHECKING:
-    from ..durable.clock import StoreClock
+    from ..durable.engine import StoreClock
     from .driver import Connection
 
 SESSION = 60.0

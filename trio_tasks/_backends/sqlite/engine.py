@@ -13,8 +13,18 @@ from ..._clock import machine_now
 from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._tasks.errors import BackendError
-from ..durable.clock import Offset, StoreClock
-from ..durable.engine import ClaimKey, Engine, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
+from ..durable.engine import (
+    ClaimKey,
+    Engine,
+    Exchange,
+    ExchangeResult,
+    Offset,
+    Part,
+    Renewal,
+    State,
+    StoreClock,
+    StoredRow,
+)
 from ..durable.io_thread import WriterThread
 from .driver import choose, version
 from .operations import Operations

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, final
 
 from ..._clock import machine_now
 from ..._tasks.errors import BackendError
-from ..durable.clock import Offset, StoreClock
-from ..durable.engine import COMES_BACK, ClaimKey, Exchange, ExchangeResult, Renewal
+from ..durable.engine import COMES_BACK, ClaimKey, Exchange, ExchangeResult, Offset, Renewal, StoreClock
 from ..durable.store_file import refused
 from .clock import SESSION, SqliteClock, keep
 from .counters import QueueCounters
