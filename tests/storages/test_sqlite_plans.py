@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, operations, task_table
+from trio_tasks._backends.sqlite import exchange, operations
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -31,13 +31,13 @@ DAILY = {
     "due, sparing others": (exchange.DUE.format(exchange.SPARING), (1, 0.0, 1, 2, 10), {"trio_tasks_timed"}),
     "next due": (exchange.NEXT_DUE, (1,), {"trio_tasks_timed"}),
     "next due, sparing others": (exchange.NEXT_DUE_SPARING, (1, 0.0), {"trio_tasks_timed"}),
-    "expired": (task_table.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
+    "expired": (exchange.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "due by the wall clock": (exchange.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
     "next by the wall clock": (exchange.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
     "sweep": (exchange.SWEEP, (1, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (operations.FORGET, (1, 10), {"trio_tasks_finished"}),
-    "drop": (task_table.DROP, (1, 1), {BY_KEY}),
+    "drop": (exchange.DROP, (1, 1), {BY_KEY}),
     **{
         state.name: (
             f"SELECT * FROM trio_tasks_task WHERE {where} LIMIT ?",

@@ -8,8 +8,7 @@ from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
 from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow
 from .counters import text
-from .exchange import SWEEP
-from .task_table import OVERDUE
+from .exchange import OVERDUE, SWEEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
