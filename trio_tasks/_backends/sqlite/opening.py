@@ -7,11 +7,9 @@ account that may only read the file would so lock out its owner; so it is refuse
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import final
 
 from ..._tasks.errors import BackendError
 from ..durable.store_file import PRIVATE, make_file, may_make_in, may_write, refused, regular_file
@@ -87,62 +85,6 @@ def _check_rights(path: str, file: Path) -> None:
             )
     if not any(_is_there(file, suffix) for suffix in _BESIDE) and not may_make_in(file.parent):
         raise BackendError(f"{_WHAT} {path!r} cannot be written to: its directory is read-only for this account")
-
-
-@final
-class Use:
-    """The use of a file by one of the drivers in this process, until it is closed.
-
-    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
-    a process has on a file when it closes it once. Connections that are not ours are not seen here.
-
-    Raises:
-      BackendError: the other driver has the file open in this process.
-    """
-
-    _lock = threading.Lock()
-    _all: ClassVar[list[Use]] = []
-
-    def __init__(self, file: Path, driver: str) -> None:
-        self._file = _identity(file)
-        self._driver = driver
-        with self._lock:
-            for other in self._all:
-                if other._file == self._file and other._driver != driver:
-                    raise refused(
-                        f"{_WHAT} {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
-                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
-                    )
-            self._all.append(self)
-
-    def close(self) -> None:
-        """End the use; a second call does nothing."""
-        with self._lock:
-            if self in self._all:
-                self._all.remove(self)
-
-
-def places_of(file: Path) -> list[tuple[int, int] | None]:
-    """The identities (device and inode) of the file and of its write-ahead log; None for one that is not there."""
-    if sys.platform == "win32":  # they cannot be removed there while they are open
-        return []
-    return [_identity(file), _identity(f"{file}-wal")]
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  it is done in each exchange, and has to be cheap
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def log_size(file: Path) -> int:
-    """The length of the write-ahead log of a file, in bytes."""
-    try:
-        return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
-    except OSError:
-        return 0
 
 
 def _is_there(file: Path, suffix: str) -> bool:

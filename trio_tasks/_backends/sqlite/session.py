@@ -1,11 +1,18 @@
-"""A session with an SQLite file: each call is one transaction, in the thread that has the connection."""
+"""A session with an SQLite file: each call is one transaction, in the thread that has the connection.
+
+While it is open, no other driver of this process may have the file open; and whenever something was committed, the file
+has to be where it was.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import sys
+import threading
 import time
 from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeVar, final
 
 from ..._clock import machine_now
 from ..._tasks.errors import BackendError
@@ -24,7 +31,7 @@ from .driver import (
     translate_error,
 )
 from .exchange import ExchangeSql, FastPathFailed
-from .opening import Use, View, find_file, log_size, places_of
+from .opening import View, find_file
 from .operations import Operations
 from .schema import check_current, check_foreign, check_whole, next_session, prepare
 from .wakeup import KEY_SIZE, is_answered
@@ -463,3 +470,62 @@ class Session:
             if self._opening.read_only:
                 raise ours from error
         return self._do(read)  # after a crash reading needs the lock as well: wait for it, or raise our own error
+
+
+# The file while it is open
+
+
+@final
+class Use:
+    """The use of a file by one of the drivers in this process, until it is closed.
+
+    Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
+    a process has on a file when it closes it once. Connections that are not ours are not seen here.
+
+    Raises:
+      BackendError: the other driver has the file open in this process.
+    """
+
+    _lock = threading.Lock()
+    _all: ClassVar[list[Use]] = []
+
+    def __init__(self, file: Path, driver: str) -> None:
+        self._file = _identity(file)
+        self._driver = driver
+        with self._lock:
+            for other in self._all:
+                if other._file == self._file and other._driver != driver:
+                    raise refused(
+                        f"the SQLite file {str(file)!r} is open in this process by {other._driver!r}, and cannot be by "
+                        f"{driver!r} as well: two SQLites in a process do not see each other's locks, and damage a file"
+                    )
+            self._all.append(self)
+
+    def close(self) -> None:
+        """End the use; a second call does nothing."""
+        with self._lock:
+            if self in self._all:
+                self._all.remove(self)
+
+
+def places_of(file: Path) -> list[tuple[int, int] | None]:
+    """The identities (device and inode) of the file and of its write-ahead log; None for one that is not there."""
+    if sys.platform == "win32":  # they cannot be removed there while they are open
+        return []
+    return [_identity(file), _identity(f"{file}-wal")]
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  it is done in each exchange, and has to be cheap
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def log_size(file: Path) -> int:
+    """The length of the write-ahead log of a file, in bytes."""
+    try:
+        return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
+    except OSError:
+        return 0
