@@ -72,7 +72,7 @@ class AttemptChecker:
         self.history: list[str] = []
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
-        self.in_hand: dict[str, str] = {}  # by task, the worker
+        self.running: dict[str, str] = {}  # by task, the worker
         self.children: Counter[str] = Counter()  # by task, those of the attempt under way
         self.cancelled: set[str] = set()  # whose attempt has seen a cancellation come from outside of it
         self.aborted: set[str] = set()
@@ -119,8 +119,8 @@ class AttemptChecker:
             self._runs[context] = Counter()
         elif isinstance(event, Engage):
             self._begin(context, event.task)
-        elif isinstance(event, Stop) and context.in_hand:
-            self._fault(f"{context!r} has stopped with {context.in_hand} in hand")
+        elif isinstance(event, Stop) and context.running_tasks:
+            self._fault(f"{context!r} has stopped with {context.running_tasks} running")
         elif outcome is not None:
             assert isinstance(event, (Success, Error, Release))
             self._runs[context][type(outcome)] += 1
@@ -128,8 +128,8 @@ class AttemptChecker:
 
     def _begin(self, context: WorkerContext, task: Task[Any]) -> None:
         task_id, attempt = task.parts.id, task.parts.attempt
-        if task_id in self.in_hand:
-            self._fault(f"{task_id} is begun by {context.name} while {self.in_hand[task_id]} has it in hand")
+        if task_id in self.running:
+            self._fault(f"{task_id} is begun by {context.name} while {self.running[task_id]} runs it")
         if task_id in self._final:
             self._fault(f"{task_id} is begun after it was {self._final[task_id]}")
         if attempt != self._attempts[task_id] + 1:
@@ -137,14 +137,14 @@ class AttemptChecker:
         if trio.current_time() < self._not_before.get(task_id, 0.0) - _CLOSE:
             self._fault(f"{task_id} is begun before {self._not_before[task_id]:g}")
         if task.parts.status is not Status.Running:
-            self._fault(f"{task_id} is in hand and {task.parts.status}")
-        self.in_hand[task_id] = context.name
+            self._fault(f"{task_id} is running and {task.parts.status}")
+        self.running[task_id] = context.name
 
     def _end(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
         task_id = task.parts.id
         self.counts[type(outcome)] += 1
-        if self.in_hand.pop(task_id, None) != context.name:
-            self._fault(f"{context.name} has settled {task_id}, which it did not have in hand")
+        if self.running.pop(task_id, None) != context.name:
+            self._fault(f"{context.name} has settled {task_id}, which it had not claimed")
         if self.children.pop(task_id, 0):
             self._fault(f"{task_id} is settled while children of its attempt are running")
         self._check_kind(task, outcome)
@@ -178,7 +178,7 @@ class AttemptChecker:
         tasks = await storage.list_tasks(limit=ALL)
         places = Counter(str(task.parts.id) for task in tasks)
         for faulty, what in (
-            (set(self.in_hand), "in the hands of a worker that is gone"),
+            (set(self.running), "claimed by a worker that has ended"),
             ({each for each, n in places.items() if n > 1}, "in more than one place"),
             (self.pushed - set(places), "lost"),
             (set(places) & self.refused, "stored, though its push did not succeed"),
@@ -219,7 +219,7 @@ class AttemptChecker:
         for name, theirs, ours in (
             ("pushed", statistics.pushed, len(tasks)),
             ("waiting", statistics.waiting, waiting),
-            ("in hand", statistics.in_hand, 0),
+            ("running", statistics.running, 0),
             ("succeeded", statistics.succeeded, self.counts[Succeeded]),
             ("retried", statistics.retried, self.counts[Retried]),
             ("failed", statistics.failed, self.counts[Failed]),

@@ -105,7 +105,7 @@ async def test_what_is_no_backend_is_refused_with_what_would_be_right() -> None:
 
 
 @both_kinds
-async def test_args_and_whole_tasks_come_out_as_tasks_in_hand(wrap: Wrap) -> None:
+async def test_args_and_whole_tasks_come_out_as_running_tasks(wrap: Wrap) -> None:
     send, backend = open_backend(wrap)
     whole = Task.builder("whole").id("mine").build()
     send.send_nowait("plain")
@@ -288,7 +288,7 @@ async def test_a_delayed_task_that_a_look_without_waiting_found_is_delivered_in_
     assert trio.current_time() == start + 5
 
 
-async def test_settling_what_is_not_in_hand_is_refused() -> None:
+async def test_settling_a_task_that_is_not_running_is_refused() -> None:
     send, backend = open_backend()
     send.send_nowait(1)
     task = await backend.receive()
@@ -424,7 +424,7 @@ async def test_it_describes_itself() -> None:
     await backend.settle(tasks[0], Released())
     await backend.settle(tasks[1], Failed(ERROR))
     assert repr(backend).startswith("<ChannelBackend over <")
-    assert repr(backend).endswith(": 1 waiting, 1 in hand, 1 dead>")
+    assert repr(backend).endswith(": 1 waiting, 1 running, 1 dead>")
 
 
 # Cancellation

@@ -94,7 +94,7 @@ async def test_statistics_are_frozen_and_whole(autojump_clock: MockClock, nurser
         name="w",
         state="running",
         concurrency=2,
-        tasks_in_hand=1,
+        tasks_running=1,
         slots_waiting=1,
         tracked=0,
         succeeded=2,
@@ -135,7 +135,7 @@ async def test_wait_stopped(autojump_clock: MockClock, nursery: trio.Nursery) ->
         await context.wait_stopped()
 
 
-async def test_it_belongs_to_the_tasks_in_hand(autojump_clock: MockClock) -> None:
+async def test_it_belongs_to_the_running_tasks(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     await storage.push(1)
     storage.close()
@@ -151,7 +151,7 @@ async def test_it_belongs_to_the_tasks_in_hand(autojump_clock: MockClock) -> Non
 
 
 @pytest.mark.parametrize("given", [5, None, "task"], ids=repr)
-def test_only_a_task_can_be_in_hand(given: Any) -> None:
+def test_only_a_task_has_a_context(given: Any) -> None:
     with pytest.raises(TypeError, match="Task"):
         WorkerContext.of(given)
 

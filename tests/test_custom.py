@@ -135,7 +135,7 @@ async def test_closing_is_told_once_and_ends_pushing() -> None:
 # With settle=: another keeps the tasks
 
 
-async def test_a_task_is_taken_in_hand_and_one_attempt_further() -> None:
+async def test_a_received_task_is_running_and_one_attempt_further() -> None:
     stored: Task[Any] = Task("whole", Parts(TaskId("mine"), attempt=Attempt(2)))
     stored.parts.context = "receipt handle"
     backend = OtherSystem("plain", stored).open()
@@ -182,14 +182,14 @@ async def test_what_is_no_outcome_is_refused() -> None:
         await backend.settle(task, DONE)
 
 
-async def test_only_what_is_in_hand_is_settled() -> None:
+async def test_only_running_tasks_are_settled() -> None:
     system = OtherSystem("args")
     backend = system.open()
     task = await backend.receive()
     await backend.settle(task, Retried(ERROR))
-    with pytest.raises(LeaseLostError, match="not in hand"):
+    with pytest.raises(LeaseLostError, match="not running"):
         await backend.settle(task, DONE)
-    with pytest.raises(LeaseLostError, match="not in hand"):
+    with pytest.raises(LeaseLostError, match="not running"):
         await backend.settle(Task("stranger"), DONE)
     assert len(system.settled) == 1
 
@@ -258,7 +258,7 @@ async def test_a_settlement_that_failed_does_not_take_the_task_from_who_has_it_n
         nursery.start_soon(receive)
         with pytest.raises(OSError, match="no answer"):
             await backend.settle(first, Retried(ERROR))
-    with pytest.raises(LeaseLostError, match="not in hand"):
+    with pytest.raises(LeaseLostError, match="not running"):
         await backend.settle(first, DONE)
     await backend.settle(again[0], DONE)
 
@@ -276,7 +276,7 @@ async def test_a_lease_that_is_lost_elsewhere_is_lost_here() -> None:
     task = await backend.receive()
     with pytest.raises(LeaseLostError, match="somebody else"):
         await backend.settle(task, DONE)
-    with pytest.raises(LeaseLostError, match="not in hand"):
+    with pytest.raises(LeaseLostError, match="not running"):
         await backend.settle(task, DONE)
     assert asked == 1
 

@@ -238,7 +238,7 @@ def test_if_sha256sum_does_not_agree_it_says_so(tmp_path: Path) -> None:
     assert "sha256sum -c does not agree" in ended.stderr
 
 
-def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_middle_finishes_running_tasks(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     for number in range(500):
@@ -257,7 +257,7 @@ def test_ctrl_c_in_the_middle_finishes_what_is_in_hand(tmp_path: Path) -> None:
     assert "Traceback" not in terminal.seen
 
 
-def test_a_second_ctrl_c_releases_what_is_in_hand(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_releases_running_tasks(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     sparse(tree / "endless", 256 << 30)
@@ -387,7 +387,7 @@ async def test_killed_at_any_point_it_goes_on_and_hashes_nothing_twice(tmp_path:
     assert kept_beside(manifest) == ["SUMS"]
 
 
-def test_kill_9_from_outside_and_it_shows_what_was_in_hand(tmp_path: Path) -> None:
+def test_kill_9_from_outside_and_it_shows_what_was_running(tmp_path: Path) -> None:
     tree, manifest, watched = tmp_path / "tree", tmp_path / "SUMS", Watched(tmp_path)
     tree.mkdir()
     paths = [tree / f"{number}" for number in range(64)]

@@ -210,7 +210,7 @@ async def test_an_interrupted_decoding_gives_the_task_back() -> None:
     await storage.push(1)
     with pytest.raises(KeyboardInterrupt):
         storage.receive_nowait()
-    assert (storage.statistics().waiting, storage.statistics().in_hand) == (1, 0)
+    assert (storage.statistics().waiting, storage.statistics().running) == (1, 0)
 
 
 async def test_a_shared_queue_has_the_options_of_its_neighbour() -> None:

@@ -96,7 +96,7 @@ class Counting(Gate):
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-async def test_no_more_tasks_are_in_hand_than_there_are_slots(
+async def test_no_more_tasks_are_running_than_there_are_slots(
     slots: int, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
@@ -107,7 +107,7 @@ async def test_no_more_tasks_are_in_hand_than_there_are_slots(
 
     context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots).run)
     await trio.sleep(0.5)
-    assert storage.statistics().in_hand == len(context.in_hand) == context.task_count == slots
+    assert storage.statistics().running == len(context.running_tasks) == context.task_count == slots
     assert not context.is_ready
     storage.close()
     await context.wait_stopped()
@@ -128,7 +128,7 @@ async def test_every_slot_is_taken_while_there_is_something_to_do(
 
     context: WorkerContext = await nursery.start(Worker("w", storage, handler, concurrency=slots).run)
     await trio.sleep(5)
-    assert len(context.in_hand) == slots
+    assert len(context.running_tasks) == slots
     nursery.cancel_scope.cancel()
 
 
@@ -404,7 +404,7 @@ async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(autoju
 
     async def handler(n: int, context: WorkerContext) -> None:
         nonlocal most
-        most = max(most, len(context.in_hand))
+        most = max(most, len(context.running_tasks))
         await trio.sleep(1)
         if n % 2:
             raise ValueError("no")
@@ -446,7 +446,7 @@ async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancel
     with trio.move_on_after(after) as cut:
         await Worker("w", Slow(storage), no_op, layers=[Counting(9, stingy=True)]).run()
     assert cut.cancelled_caught
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
     assert storage.statistics().waiting == 1
 
 
@@ -493,7 +493,7 @@ async def test_a_gate_that_fails_costs_one_attempt_and_not_the_worker(
         assert results[0].error is error
     assert counting.admitted == counting.dismissed
     assert broken.admitted == broken.dismissed
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
 
 
 async def test_a_gate_that_always_fails_lets_the_worker_end() -> None:
@@ -537,7 +537,7 @@ async def test_a_backend_that_will_not_have_a_task_back_has_failed(autojump_cloc
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), trio.ClosedResourceError("closed")], ids=lambda e: type(e).__name__)
-async def test_a_backend_that_fails_ends_the_worker_and_releases_what_is_in_hand(
+async def test_a_backend_that_fails_ends_the_worker_and_releases_running_tasks(
     error: Exception, autojump_clock: MockClock
 ) -> None:
     class Failing(Plain):

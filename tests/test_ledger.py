@@ -87,7 +87,7 @@ class Holder:
         self.told.append(outcome)
         return True
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
 
@@ -542,7 +542,7 @@ def test_settling_is_fenced(outcome: Outcome) -> None:
     timed.settle(first, Retried(ERROR))
     stale: list[Task[Any]] = [first, Task("never pushed")]
     for each in stale:
-        with pytest.raises(LeaseLostError, match=r"is not in hand in its attempt .*: nothing to settle"):
+        with pytest.raises(LeaseLostError, match=r"is not running in its attempt .*: nothing to settle"):
             timed.settle(each, outcome)
     assert timed.take_ids() == ["other", "a"]
     with pytest.raises(LeaseLostError):
@@ -640,7 +640,7 @@ def test_an_attempt_is_aborted_by_who_holds_it() -> None:
     (told,) = holder.told
     assert isinstance(told, Killed)
     assert str(told.error) == "enough"
-    assert timed.ledger.running == 1, "it is in hand until it is settled"
+    assert timed.ledger.running == 1, "it is running until it is settled"
     assert not timed.ledger.abort("unknown", "never")
 
 
@@ -826,7 +826,7 @@ class Record:
     owns_key: bool
     attempt: int = 0
     due: float | None = None
-    place: str = "ready"  # or delayed, in hand, done, failed, killed
+    place: str = "ready"  # or delayed, running, done, failed, killed
     order: tuple[float, ...] = field(default=(0.0,))
 
 

@@ -258,7 +258,7 @@ async def test_cancel_takes_back_who_waits_ready_or_delayed() -> None:
         storage.receive_nowait()
 
 
-async def test_abort_reaches_only_what_a_worker_has_in_hand(autojump_clock: MockClock) -> None:
+async def test_abort_reaches_only_what_a_worker_runs(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     assert not await storage.abort(task_id)
@@ -349,7 +349,7 @@ async def test_who_was_replaced_while_running_may_still_end_in_any_way() -> None
                 await storage.settle(await storage.receive(), Succeeded(2))
             await storage.settle(running, outcome)
             counts = storage.statistics()
-            assert counts.in_hand == 0
+            assert counts.running == 0
             assert counts.pushed == counts.succeeded + counts.failed + counts.killed + counts.waiting
 
 

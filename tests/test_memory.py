@@ -60,7 +60,7 @@ async def test_first_in_first_out_within_a_priority() -> None:
     assert await receive_all(storage) == ["b", "d", "a", "e", "c"]
 
 
-async def test_a_task_in_hand_counts_its_attempts(autojump_clock: MockClock) -> None:
+async def test_a_running_task_counts_its_attempts(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     seen: list[tuple[str, int, Status]] = []
@@ -195,7 +195,7 @@ async def test_what_is_no_outcome_is_refused(outcome: Any) -> None:
     task = await storage.receive()
     with pytest.raises(TypeError, match="Succeeded"):
         storage.settle_nowait(task, outcome)
-    assert storage.statistics().in_hand == 1
+    assert storage.statistics().running == 1
 
 
 @pytest.mark.parametrize("task", [None, 5], ids=repr)
@@ -327,7 +327,7 @@ async def test_a_closed_storage_can_still_be_asked() -> None:
     task_id = await storage.push(1)
     storage.close()
     assert await storage.fetch_by_id(task_id) is not None
-    assert repr(storage) == "<MemoryStorage closed: 1 waiting, 0 in hand, 0 dead>"
+    assert repr(storage) == "<MemoryStorage closed: 1 waiting, 0 running, 0 dead>"
 
 
 async def test_a_storage_closes_with_its_block() -> None:
@@ -361,7 +361,7 @@ async def test_statistics_are_frozen_and_whole(nursery: trio.Nursery) -> None:
     nursery.start_soon(storage.push, 5)
     await wait_all_tasks_blocked()
     found = storage.statistics()
-    assert (found.waiting, found.in_hand, found.pushers_waiting, found.receivers_waiting) == (3, 1, 1, 0)
+    assert (found.waiting, found.running, found.pushers_waiting, found.receivers_waiting) == (3, 1, 1, 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.waiting = 0  # type: ignore[misc]  # which is what must not work
     nursery.cancel_scope.cancel()
@@ -388,7 +388,7 @@ async def test_queues_have_their_own_tasks_workers_and_ends() -> None:
     mail = MemoryStorage[str](queue="mail")
     sms = mail.share(int, queue="sms", keep_results=1)
     assert (mail.queue, sms.queue) == ("mail", "sms")
-    assert repr(sms) == "<MemoryStorage 'sms' open: 0 waiting, 0 in hand, 0 dead>"
+    assert repr(sms) == "<MemoryStorage 'sms' open: 0 waiting, 0 running, 0 dead>"
     assert await mail.list_queues() == []
     await sms.push(1)
     await mail.push("a", id="same")

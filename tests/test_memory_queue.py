@@ -48,7 +48,7 @@ async def test_a_task_is_handed_over_in_the_step_in_which_it_is_pushed(nursery: 
     storage.push_nowait(1)
     with pytest.raises(trio.WouldBlock):
         storage.receive_nowait()  # it is the waiting one's already
-    assert storage.statistics().in_hand == 1
+    assert storage.statistics().running == 1
     await wait_all_tasks_blocked()
     assert [args for _, args in received] == [1]
     nursery.cancel_scope.cancel()
@@ -105,7 +105,7 @@ async def test_who_is_cancelled_after_having_been_handed_a_task_has_it(nursery: 
     with scope:
         task = await storage.receive()
     assert task is not None
-    assert storage.statistics().in_hand == 1
+    assert storage.statistics().running == 1
 
 
 # Keeping time
@@ -622,7 +622,7 @@ async def test_whatever_is_cancelled_when_nothing_is_lost_and_nobody_is_forgotte
     numbers = iter(range(FOREVER))
     pushed: set[str] = set()
     ended: dict[str, type[Outcome]] = {}
-    in_hand: set[str] = set()
+    running: set[str] = set()
 
     def outcome() -> Outcome:
         kinds: list[Callable[[], Outcome]] = [
@@ -645,12 +645,12 @@ async def test_whatever_is_cancelled_when_nothing_is_lost_and_nobody_is_forgotte
             if task is None:
                 await trio.lowlevel.checkpoint()
                 continue
-            assert task.parts.id not in in_hand, "one task, two receivers"
+            assert task.parts.id not in running, "one task, two receivers"
             assert task.parts.id not in ended, "it had ended"
-            in_hand.add(task.parts.id)
+            running.add(task.parts.id)
             await trio.sleep(chance.choice([0, 0, 1]))
             how = outcome()
-            in_hand.remove(task.parts.id)
+            running.remove(task.parts.id)
             if isinstance(how, (Succeeded, Failed, Killed)):
                 ended[task.parts.id] = type(how)
             handle.settle_nowait(task, how)
@@ -676,7 +676,7 @@ async def test_whatever_is_cancelled_when_nothing_is_lost_and_nobody_is_forgotte
             for _ in range(chance.randint(1, 4)):
                 nursery.start_soon(receive, storage)
     counts = storage.statistics()
-    assert counts.waiting == counts.in_hand == counts.receivers_waiting == counts.pushers_waiting == 0
+    assert counts.waiting == counts.running == counts.receivers_waiting == counts.pushers_waiting == 0
     assert counts.pushed == counts.succeeded + counts.failed + counts.killed
     assert counts.pushed == len(pushed)
     assert ended.keys() <= pushed

@@ -772,7 +772,7 @@ async def test_the_first_signal_is_graceful(nursery: trio.Nursery) -> None:
     await storage.push(0.05)
     monitor = Monitor().register(worker_on(storage))
     await nursery.start(monitor.run_with_signal)
-    await until(lambda: storage.statistics().in_hand > 0)
+    await until(lambda: storage.statistics().running > 0)
     os.kill(os.getpid(), signal.SIGTERM)
     await until(lambda: not monitor.is_running)
     assert len(monitor.report.drained) == 1
@@ -791,7 +791,7 @@ async def test_the_second_signal_is_now(nursery: trio.Nursery) -> None:
     await storage.push(1000)
     monitor = Monitor().register(worker_on(storage))
     await nursery.start(monitor.run_with_signal)
-    await until(lambda: storage.statistics().in_hand > 0)
+    await until(lambda: storage.statistics().running > 0)
     os.kill(os.getpid(), signal.SIGINT)
     await until(lambda: monitor.is_shutting_down)
     assert monitor.is_running

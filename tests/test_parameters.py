@@ -79,7 +79,7 @@ class Box(dict[str, T]):
 
 @final
 class Slot:
-    """Has a task in hand, as the slot of a worker has."""
+    """Runs a task, as the slot of a worker does."""
 
     worker = "w"
 
@@ -89,11 +89,11 @@ class Slot:
     def revoke(self, outcome: Killed | Released) -> bool:
         raise NotImplementedError
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
 
-def in_hand(task: Task[Any]) -> WorkerContext:
+def context_running(task: Task[Any]) -> WorkerContext:
     """Have the task be in the hands of a worker, whose context is returned."""
     context = WorkerContext("worker")
     task.parts.holder = Slot(context)
@@ -127,7 +127,7 @@ async def test_all_that_is_at_hand_is_filled_in_by_its_annotation() -> None:
     task = TaskBuilder("args").id("task-123").metadata(tenant="acme").build()
     parts = task.parts
     parts.attempt, parts.status = Attempt(7), Status.Running
-    context = in_hand(task)
+    context = context_running(task)
     given = await adapt(handler)(task)
     assert given == [
         "args", 7, "task-123", parts, parts.metadata, parts.extensions, Status.Running, task, context
@@ -141,7 +141,7 @@ async def test_a_sync_handler_is_given_the_same() -> None:
         return [args, attempt, context, mailer]
 
     task, mailer = Task("args"), Mailer()
-    context = in_hand(task)
+    context = context_running(task)
     assert await adapt(handler, data=[mailer])(task) == ["args", 0, context, mailer]
 
 
@@ -670,7 +670,7 @@ async def test_an_extractor_may_be_closed_when_the_attempt_ends(sync: bool) -> N
         return n
 
     task = Task(3)
-    in_hand(task)
+    context_running(task)
     assert await adapt(in_thread if sync else handler, data=[Mailer(), said])(task) == 3
     assert said == ["open for 3 of worker", "attempt 0", "child", "close"]
 
@@ -686,7 +686,7 @@ async def test_an_extractor_is_told_of_an_error_and_of_a_cancellation(autojump_c
     attempt = adapt(handler, data=[Mailer(), said])
     tasks = [Task(1), Task(2)]
     for task in tasks:
-        in_hand(task)
+        context_running(task)
     with pytest.raises(ValueError, match="no"):
         await attempt(tasks[0])
     with trio.move_on_after(1) as scope:
@@ -726,7 +726,7 @@ async def test_what_was_opened_is_closed_if_the_next_extractor_fails() -> None:
         raise AssertionError("it is not called")
 
     task = Task(3)
-    in_hand(task)
+    context_running(task)
     with pytest.raises(KeyError):
         await adapt(handler, data=[Mailer(), said])(task)
     assert said[-2:] == ["told of KeyError", "close"]

@@ -101,7 +101,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "StoredError": lambda: t.StoredError("shop.Gone", "sold", "Traceback"),
     "SuspendError": lambda: t.SuspendError(2.5, "closed"),
     "UnknownTaskError": lambda: t.UnknownTaskError(ID),
-    "UnsettledError": lambda: t.UnsettledError(ERROR, for_good=True),
+    "UnsettledError": lambda: t.UnsettledError(ERROR, permanent=True),
 }
 """Those that are not made of a text alone."""
 

@@ -458,13 +458,13 @@ async def test_where_is_found_in_a_thread() -> None:
 
 
 def test_a_neighbour_whose_name_begins_as_ours_is_not_machinery() -> None:
-    from trio_tasks._concurrency import stacks as _whereabouts
+    from trio_tasks._concurrency import stacks
 
     ours = __import__("trio_tasks").__file__
     assert ours is not None
     neighbour = ours.replace("trio_tasks/__init__.py", "trio_tasks_of_mine/app.py")
-    assert ours.startswith(_whereabouts._MACHINERY)
-    assert not neighbour.startswith(_whereabouts._MACHINERY)
+    assert ours.startswith(stacks._MACHINERY)
+    assert not neighbour.startswith(stacks._MACHINERY)
 
 
 # Aborting one attempt
@@ -638,7 +638,7 @@ async def test_a_backend_that_cannot_settle_ends_the_worker(error: Exception) ->
     with pytest.RaisesGroup(type(error)) as caught:
         await worker.run(context)
     assert caught.value.exceptions == (error,)
-    assert not context.in_hand
+    assert not context.running_tasks
 
 
 async def test_a_backend_that_takes_too_long_to_settle_has_failed(autojump_clock: MockClock) -> None:
@@ -729,7 +729,7 @@ async def test_a_keyboard_interrupt_in_a_listener_loses_no_task(kind: type[Event
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
         await Worker("w", storage, handle, concurrency=1, on_event=listener).run()
     counts = storage.statistics()
-    assert counts.in_hand == 0
+    assert counts.running == 0
     assert counts.waiting + counts.succeeded == 2
 
 
@@ -830,13 +830,13 @@ async def test_the_holder_is_there_for_the_attempt_and_no_longer() -> None:
         WorkerContext.of(tasks[0])
 
 
-async def test_whereabouts_name_the_line_of_each_attempt(autojump_clock: MockClock) -> None:
+async def test_current_lines_name_the_line_of_each_attempt(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     ids: list[TaskId] = [await storage.push(1), await storage.push(2)]
     async with trio.open_nursery() as nursery:
         context: WorkerContext = await nursery.start(Worker("w", storage, stuck).run)
         await trio.sleep(1)
-        found = context.whereabouts()
+        found = context.current_lines()
         nursery.cancel_scope.cancel()
     assert found.keys() == set(ids)
     assert all(line_of("the line at which it is stuck") in each for each in found.values())

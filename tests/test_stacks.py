@@ -54,7 +54,7 @@ async def test_a_thread_is_named_as_one() -> None:
     async with trio.open_nursery() as nursery:
         context: WorkerContext = await nursery.start(Worker("w", storage, handler).run)
         await until(begun.is_set)
-        assert context.whereabouts()[task_id].startswith("a line of the thread that was begun at ")
+        assert context.current_lines()[task_id].startswith("a line of the thread that was begun at ")
         go_on.set()
 
 

@@ -1,4 +1,4 @@
-"""An error that is kept keeps its traceback, and nothing that a handler had in hand."""
+"""An error that is kept keeps its traceback, and none of the handler's local variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if sys.version_info < (3, 11):
 
 
 class Large:
-    """What a handler has in hand."""
+    """A value that a handler has in a local variable."""
 
 
 kept: list[weakref.ref[Large]] = []

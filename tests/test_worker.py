@@ -141,7 +141,7 @@ async def test_a_recipe_may_be_run_twice_at_once(autojump_clock: MockClock) -> N
         assert one is not other
         await storage.push_bulk([10] * 6)
         await trio.sleep(5)
-        assert storage.statistics().in_hand == 4
+        assert storage.statistics().running == 4
         one.stop()
         await one.wait_stopped()
         assert one.report().succeeded == 2
@@ -289,7 +289,7 @@ async def test_cancelled_at_any_moment_of_its_start_it_loses_nothing(steps: int)
                 await trio.lowlevel.checkpoint()
             scope.cancel()
     counts = storage.statistics()
-    assert (counts.waiting, counts.in_hand) == (3, 0)
+    assert (counts.waiting, counts.running) == (3, 0)
 
 
 @pytest.mark.parametrize("steps", range(12))
@@ -304,7 +304,7 @@ async def test_stopped_at_any_moment_of_its_start_it_ends(steps: int, autojump_c
             await trio.lowlevel.checkpoint()
         context.stop()
     counts = storage.statistics()
-    assert counts.in_hand == 0
+    assert counts.running == 0
     assert counts.waiting + counts.succeeded == 3
     assert context.is_stopped
 
@@ -557,7 +557,7 @@ async def test_leaving_a_stream_early_stops_gracefully(autojump_clock: MockClock
             if isinstance(event, Engage):
                 break
     counts = storage.statistics()
-    assert (counts.in_hand, counts.released) == (0, 0)
+    assert (counts.running, counts.released) == (0, 0)
     assert counts.succeeded >= 1
     assert isinstance(heard[0], Start)
     assert isinstance(heard[-1], Stop)

@@ -55,7 +55,7 @@ class Monitor:
     >>> report = await monitor.run_with_signal()  # SIGINT or SIGTERM shuts down gracefully
 
     Args:
-      shutdown_timeout: seconds that attempts in hand may go on after :meth:`shutdown`; then they are cancelled, and
+      shutdown_timeout: seconds that running attempts may go on after :meth:`shutdown`; then they are cancelled, and
           their tasks released. Default: None, which waits for them without limit.
       terminator: an async function in place of ``shutdown_timeout``: time is up when it returns. Default: none.
       on_event: called with the events of every worker, as ``on_event(context, event)``; one function, or several.
@@ -231,7 +231,7 @@ class Monitor:
         return self._run
 
     def shutdown(self) -> None:
-        """Stop all intake now; attempts in hand have until the terminator fires.
+        """Stop all intake now; running attempts have until the terminator fires.
 
         From anywhere: from a handler, a listener, another trio task, or a thread. While it does not run, this is
         about the next run, which will return at once.

@@ -19,7 +19,7 @@ def draw() -> str:
         title="The timeline of a graceful shutdown",
         description=(
             "Time runs to the right. When the shutdown begins, (a) intake stops at once; the idle slot "
-            "leaves. (b) Attempts in hand go on, and so do the heartbeats that keep their leases: two "
+            "leaves. (b) Running attempts go on, and so do the heartbeats that keep their leases: two "
             "attempts succeed. (c) The terminator fires: the one attempt that is left is cancelled, cleans "
             "up within a bounded shield, and its task is released back to the storage, where somebody else "
             "may take it. (d) run() returns a report: two drained, one interrupted, and where it was stuck."
@@ -35,7 +35,7 @@ def draw() -> str:
 def _phases(sheet: Drawing) -> None:
     sheet.text((BEGIN + STOP) / 2, 66, "running", "middle soft")
     for left, right, hue, letter, words in (
-        (STOP, FIRE, BLUE, "b", "attempts in hand go on"),
+        (STOP, FIRE, BLUE, "b", "running attempts go on"),
         (FIRE, DONE, RED, "c", "cancel, release"),
     ):
         sheet.box(left + 3, 46, right - left - 6, 32, f"wash {hue}", round=6)

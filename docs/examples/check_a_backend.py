@@ -30,14 +30,14 @@ class ListBackend(TaskSink[int], Backend[int]):
 
     def __init__(self) -> None:
         self._waiting: list[Task[int]] = []
-        self._in_hand: dict[str, Task[int]] = {}
+        self._running: dict[str, Task[int]] = {}
         self._pushed = trio.Condition()
 
     async def push_task(self, task: Task[int]) -> TaskId:
         if not isinstance(task, Task):
             raise TypeError(f"push_task takes a Task, not {task!r}")
         async with self._pushed:
-            if task.parts.id in self._in_hand or any(each.parts.id == task.parts.id for each in self._waiting):
+            if task.parts.id in self._running or any(each.parts.id == task.parts.id for each in self._waiting):
                 raise DuplicateTaskError(f"the id {task.parts.id} is known already")
             self._waiting.append(task)
             self._pushed.notify()
@@ -49,13 +49,13 @@ class ListBackend(TaskSink[int], Backend[int]):
                 await self._pushed.wait()
             task = self._waiting.pop(0)
         task.parts.attempt = Attempt(task.parts.attempt + 1)
-        self._in_hand[task.parts.id] = task
+        self._running[task.parts.id] = task
         return task
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        if self._in_hand.get(task.parts.id) is not task:
-            raise LeaseLostError(f"task {task.parts.id} is not in hand")
-        del self._in_hand[task.parts.id]
+        if self._running.get(task.parts.id) is not task:
+            raise LeaseLostError(f"task {task.parts.id} is not running")
+        del self._running[task.parts.id]
         if isinstance(outcome, (Released, Retried)):
             again = task.parts.again(task.parts.attempt)  # a release must not count: forgotten
             self._waiting.append(Task(task.args, again))

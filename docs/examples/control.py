@@ -24,7 +24,7 @@ async def main() -> None:
         await trio.sleep(5)
         show(context, storage)
 
-        context.pause()  # takes no more tasks; the two in hand go on
+        context.pause()  # takes no more tasks; the two running attempts go on
         await trio.sleep(30)
         show(context, storage)
 
@@ -32,7 +32,7 @@ async def main() -> None:
         await trio.sleep(5)
         show(context, storage)
 
-        context.stop()  # for good: what is in hand is carried to its end
+        context.stop()  # for good: running attempts are carried to their end
         await context.wait_stopped()
         show(context, storage)
 

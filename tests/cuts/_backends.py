@@ -76,7 +76,7 @@ class BackendUnderTest:
         return task
 
     async def arrange(self) -> None:
-        """A dead letter, a task in hand, one that waits, and one that waits for its time."""
+        """A dead letter, a running task, one that waits, and one that waits for its time."""
         await self.push("dead")
         await self.backend.settle(await self.receive(), Failed(ValueError("no")))
         await self.push("held")
@@ -114,7 +114,7 @@ class BackendUnderTest:
         return seen
 
     async def drain(self) -> list[str]:
-        """Give back what is in hand, and do everything that there is; returns the args, in the order of settling."""
+        """Release the running tasks, and do everything that there is; returns the args, in the order of settling."""
         with suppress(LeaseLostError):
             await self.backend.settle(self.held, Released())
         for held in self.leased.values():
@@ -132,7 +132,7 @@ class BackendUnderTest:
             done.append(str(task.args))
 
     async def audit(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Everything is done once; nothing is in hand then, and everything can be accounted for."""
+        """Everything is done once; no task is running then, and everything can be accounted for."""
         done = await self.drain()
         assert not {args: n for args, n in Counter(done).items() if n > 1}, f"done twice: {done}"
         assert "after all" in done, "it is not of use any more"

@@ -216,7 +216,7 @@ def explored(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
             storage.close()
             await runner(storage, handler, cut)
             metrics = await storage.metrics()
-            assert metrics["running"] == 0, "something is in hand of nobody"
+            assert metrics["running"] == 0, "a task is running without a worker"
             await Worker("successor", storage, handler).run()
             metrics = await storage.metrics()
             assert ended == ENDINGS, ended
@@ -249,7 +249,7 @@ def test_after_a_cut_each_slot_begins_one_more_attempt_at_most(kind: str) -> Non
             with cut:
                 await worker_of(storage, handler).run()
             assert late <= 2, f"{late} attempts began in 2 slots after the cut"
-            assert (await storage.metrics())["running"] == 0, "something is in hand of nobody"
+            assert (await storage.metrics())["running"] == 0, "a task is running without a worker"
 
     assert explore_cancellations(scenario).cuts > 5
 
@@ -275,7 +275,7 @@ def test_attempts_that_wait_for_others_are_cut_at_every_moment(kind: str) -> Non
             with cut, trio.move_on_after(4.5):
                 await worker.run(context)
             assert context.lent == 0
-            assert (await storage.metrics())["running"] == 0, "something is in hand of nobody"
+            assert (await storage.metrics())["running"] == 0, "a task is running without a worker"
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker_of(storage, handler).run)
                 with trio.fail_after(100):

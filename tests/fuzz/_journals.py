@@ -34,7 +34,7 @@ _USER = 1000
 
 @cache
 def _written(seed: int) -> bytes:
-    """A journal with tasks that were done, failed, retried, are delayed, in hand or waiting."""
+    """A journal with tasks that were done, failed, retried, are delayed, running or waiting."""
 
     async def write(path: Path) -> None:
         async def handle(n: int) -> int:

@@ -27,7 +27,7 @@ _LONG = 130.0
 
 
 async def write(path: Path, then: Callable[[], object] = bool) -> None:
-    """A file with tasks that were done, retried, failed for good, are delayed, in hand, or wait; and two queues.
+    """A file with tasks that were done, retried, failed for good, are delayed, running, or wait; and two queues.
 
     ``then`` is called when it is written, and not closed yet.
     """

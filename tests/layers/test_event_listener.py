@@ -29,7 +29,7 @@ from trio_tasks.layers import EventListener, MapArgs, Retry
 
 
 class Hand:
-    """Has tasks in hand, as the slot of a worker does."""
+    """Runs tasks, as the slot of a worker does."""
 
     worker = "w"
 
@@ -45,7 +45,7 @@ class Hand:
     def revoke(self, outcome: Killed | Released) -> bool:
         raise AssertionError("nobody does that here")
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
 
@@ -85,7 +85,7 @@ async def test_it_hears_an_error_and_what_becomes_of_it() -> None:
     assert ear.heard == [Engage(task), Error(task, error, Retried(error, 3))]
 
 
-async def test_errors_are_judged_by_the_policy_of_who_has_the_task_in_hand() -> None:
+async def test_errors_are_judged_by_the_policy_of_the_worker_that_runs_the_task() -> None:
     ear, error = Ear(), SystemExit(1)
 
     async def fail(task: Task[int]) -> None:

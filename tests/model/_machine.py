@@ -64,7 +64,7 @@ class Held:
         self.told.add(type(outcome).__name__)
         return True
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
     def __repr__(self) -> str:
@@ -344,7 +344,7 @@ class Machine(RuleBasedStateMachine):
     def beat(self, worker: int) -> None:
         storage, context = self.store.handles[worker], self.store.contexts[worker]
         mine = [held for held in self._unsettled(storage) if held.number == worker]
-        context.in_hand = {held.task: None for held in mine}
+        context.running_tasks = {held.task: None for held in mine}
         self._do(storage.beat, context)
         for held in mine:
             row = self.model.rows.get(held.id)
@@ -485,13 +485,13 @@ class Machine(RuleBasedStateMachine):
         seen: list[Task[Any]] = self._do(storage.list_tasks, None, {"limit": 10_000})
         assert len({task.parts.id for task in seen}) == len(seen)
         by_id: dict[str, Task[Any]] = {task.parts.id: task for task in seen}
-        in_hand = [held for held in self.held if not held.is_settled and self.model.holds(held.id, held.claim)]
+        claimed = [held for held in self.held if not held.is_settled and self.model.holds(held.id, held.claim)]
         for task_id in [*self.model.rows]:
             task = by_id.get(task_id)
             self.model.see(task_id, task and (task.parts.status.value, task.parts.attempt))
-        for held in in_hand if self.kind.has_one_process else ():
+        for held in claimed if self.kind.has_one_process else ():
             lost = held.storage is not None and not self.model.holds(held.id, held.claim)
-            assert not lost, f"{held} was taken from the process that has it in hand"
+            assert not lost, f"{held} was taken from the process that runs it"
         assert by_id.keys() == self.model.rows.keys()
         for task in seen:
             self._agree_on(storage, task, self.model.rows[task.parts.id])

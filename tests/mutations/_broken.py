@@ -325,7 +325,7 @@ MUTATIONS = [
         "a worker that has lost a lease goes on with the attempt",
         "_backends/durable/queue.py",
         'parts.holder.revoke(Released("its lease was lost"))',
-        "parts.holder.whereabouts()",
+        "parts.holder.current_line()",
         ("sqlite", "file"),
     ),
     Mutation(

@@ -240,13 +240,13 @@ class Scenario:
     def _cut_abort(self) -> None:
         queue = getattr(self._backend, "_queue", self.storage._queue)  # `abort` itself is async
         for context in self.monitor.workers:
-            for task in context.in_hand:
+            for task in context.running_tasks:
                 if queue.ledger.abort(task.parts.id, "aborted"):
                     self.checker.aborted.add(task.parts.id)
 
     def _cut_revoke(self) -> None:
         for context in self.monitor.workers:
-            for task in context.in_hand:
+            for task in context.running_tasks:
                 assert task.parts.holder is not None
                 task.parts.holder.revoke(Released("its lease was taken away"))
 

@@ -61,10 +61,10 @@ class Trial:
         """Describe what is wrong in the storage's counts afterwards."""
         statistics = self.storage.statistics()
         found = []
-        if statistics.in_hand:
-            found.append(f"{statistics.in_hand} are running, and nobody has them")
+        if statistics.running:
+            found.append(f"{statistics.running} are running, and no worker runs them")
         finished = statistics.succeeded + statistics.failed + statistics.killed
-        if statistics.pushed != statistics.waiting + statistics.in_hand + finished:
+        if statistics.pushed != statistics.waiting + statistics.running + finished:
             found.append(f"{statistics.pushed} were pushed, {statistics.waiting} wait, and {finished} are finished")
         if statistics.receivers_waiting:
             found.append(f"{statistics.receivers_waiting} wait still")

@@ -114,7 +114,7 @@ def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: s
         trio.run(main)
     assert any(isinstance(each, KeyboardInterrupt) for each in leaves(caught.value))
     statistics = storage.statistics()
-    assert (statistics.in_hand, statistics.receivers_waiting) == (0, 0)
+    assert (statistics.running, statistics.receivers_waiting) == (0, 0)
     assert statistics.pushed == 6 == statistics.waiting + statistics.succeeded + statistics.failed
 
 

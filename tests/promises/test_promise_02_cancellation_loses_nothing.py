@@ -55,13 +55,13 @@ async def return_it(args: object) -> object:
 
 
 def places(storage: MemoryStorage[Any]) -> tuple[int, int, int]:
-    """How many tasks wait, are in hand, and are finished."""
+    """How many tasks wait, are running, and are finished."""
     statistics = storage.statistics()
     assert (
         statistics.pushed
-        == statistics.waiting + statistics.in_hand + statistics.succeeded + statistics.failed + statistics.killed
+        == statistics.waiting + statistics.running + statistics.succeeded + statistics.failed + statistics.killed
     )
-    return statistics.waiting, statistics.in_hand, statistics.succeeded + statistics.failed + statistics.killed
+    return statistics.waiting, statistics.running, statistics.succeeded + statistics.failed + statistics.killed
 
 
 async def test_promise_02_cancellation_loses_nothing_released_tasks_are_as_they_were(
@@ -218,7 +218,7 @@ async def test_promise_02_cancellation_loses_nothing_though_a_gate_fails(autojum
     await storage.push(0)
     with suppress(ExceptionGroup):
         await run_for(5, Worker("gated", storage, return_it, layers=[Failing(verb)]))
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, SystemExit])
@@ -235,7 +235,7 @@ async def test_promise_02_cancellation_loses_nothing_though_a_listener_is_interr
 
     with suppress(BaseExceptionGroup):
         await run_for(5, Worker("interrupted", storage, return_it, on_event=listen))
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
 
 
 async def test_promise_02_cancellation_loses_nothing_lease_lost_or_not_given_back_it_is_settled_once(
@@ -248,7 +248,7 @@ async def test_promise_02_cancellation_loses_nothing_lease_lost_or_not_given_bac
     await storage.settle(first, Retried(ValueError(), 0))
     second = await storage.receive()
     for outcome in (Released(), Retried(ValueError(), 0)):
-        with pytest.raises(Exception, match="not in hand in its attempt 1"):
+        with pytest.raises(Exception, match="not running in its attempt 1"):
             await storage.settle(first, outcome)
     assert places(storage) == (0, 1, 0)
     await storage.settle(second, Released())

@@ -68,7 +68,7 @@ async def test_promise_04_readiness_is_backpressure_a_slot_is_free(
     context: WorkerContext = await nursery.start(Worker("busy", storage, sleep_on, **options).run)
     await trio.sleep(10)
     statistics = storage.statistics()
-    assert (statistics.in_hand, statistics.waiting) == (concurrency or 8, 100 - (concurrency or 8))
+    assert (statistics.running, statistics.waiting) == (concurrency or 8, 100 - (concurrency or 8))
     assert context.task_count == context.concurrency == (concurrency or 8)
     assert not context.is_ready
     nursery.cancel_scope.cancel()

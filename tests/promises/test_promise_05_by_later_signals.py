@@ -36,7 +36,7 @@ async def when(condition, text):
 
 CLOSING = """
 async def handler(args):
-    say("in hand")
+    say("running")
     await trio.sleep_forever()
 
 async def main():
@@ -66,7 +66,7 @@ import trio_tasks._worker.stuck_attempts
 trio_tasks._worker.stuck_attempts.RECORD_INTERVAL = 1
 
 def handler(args):
-    say("in hand")
+    say("running")
     while True:
         time.sleep(0.01)
 
@@ -84,7 +84,7 @@ trio.run(main)
 
 CLEANING = """
 async def handler(args):
-    say("in hand")
+    say("running")
     try:
         await trio.sleep_forever()
     finally:
@@ -156,7 +156,7 @@ def running(script: str, *arguments: str) -> Generator[Process, None, None]:
 def test_promise_05_graceful_shutdown_has_a_timeline_a_late_sigterm_waits_for_the_storages(tmp_path: Path) -> None:
     """It neither ends the process while the journal is open, nor is it lost."""
     with running(CLOSING, str(tmp_path / "tasks")) as process:
-        process.until("in hand")
+        process.until("running")
         process.send(TERM)
         process.until("shutting down")
         process.send(TERM)
@@ -171,7 +171,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_late_sigterm_waits_for_th
 
 def test_promise_05_graceful_shutdown_has_a_timeline_without_a_late_one_the_program_goes_on(tmp_path: Path) -> None:
     with running(CLOSING, str(tmp_path / "tasks")) as process:
-        process.until("in hand")
+        process.until("running")
         process.send(TERM)
         process.until("shutting down")
         process.send(TERM)
@@ -183,7 +183,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_without_a_late_one_the_prog
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_that_is_stuck_and_named_can_be_left() -> None:
     with running(STUCK) as process:
-        process.until("in hand")
+        process.until("running")
         process.send(INT)
         process.until("shutting down")
         process.send(INT)
@@ -197,7 +197,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_that_is_stuck_and_
 def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_must_be_named_first() -> None:
     """The third SIGINT comes before the log has said what is stuck: it has the log say so, and the next one ends it."""
     with running(STUCK.replace("RECORD_INTERVAL = 1", "RECORD_INTERVAL = 10_000")) as process:
-        process.until("in hand")
+        process.until("running")
         process.send(INT)
         process.until("shutting down")
         process.send(INT)
@@ -213,7 +213,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_clean_up_is_not_cut_short
     """What cleans up, and is no thread that is stuck, may end; however many signals there are. (Its own thread can be
     abandoned, and still is one that goes on, so it is waited for by a line.)"""
     with running(CLEANING) as process:
-        process.until("in hand")
+        process.until("running")
         process.send(TERM)
         process.until("shutting down")
         process.send(TERM)

@@ -21,7 +21,7 @@ import json, signal, sys, trio
 from trio_tasks import MemoryStorage, Monitor, Worker
 
 async def handler(args):
-    print("in hand", flush=True)
+    print("running", flush=True)
     try:
         await trio.sleep(args)
     finally:
@@ -43,7 +43,7 @@ async def main():
         report = await monitor.run_with_signal(*map(signal.Signals, signals))
         nursery.cancel_scope.cancel()
     counts = storage.statistics()
-    print(json.dumps([len(report.drained), len(report.interrupted), counts.waiting, counts.in_hand]), flush=True)
+    print(json.dumps([len(report.drained), len(report.interrupted), counts.waiting, counts.running]), flush=True)
 
 trio.run(main)
 """
@@ -58,7 +58,7 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
         killer.start()
         try:
             for _ in range(2):
-                assert process.stdout.readline() == "in hand\n"
+                assert process.stdout.readline() == "running\n"
             for each in sent:
                 process.send_signal(each)
                 if process.stdout.readline() != "shutting down\n":
@@ -72,7 +72,7 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal(first: signal.Signals) -> None:
-    """Two in hand go on to their end; the third stays."""
+    """Two running attempts go on to their end; the third task stays."""
     assert run(0.5, first) == (0, [2, 0, 1, 0])
 
 
@@ -81,7 +81,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal(first: signal.S
 def test_promise_05_graceful_shutdown_has_a_timeline_by_a_second_signal_is_now(
     first: signal.Signals, second: signal.Signals
 ) -> None:
-    """Two in hand are released, so that three are there."""
+    """Two running tasks are released, so that three are there."""
     assert run(3600, first, second) == (0, [0, 2, 3, 0])
 
 

@@ -1,4 +1,4 @@
-"""A graceful shutdown has a timeline: (a) intake stops at once, (b) attempts in hand go on, (c) the terminator fires,
+"""A graceful shutdown has a timeline: (a) intake stops at once, (b) running attempts go on, (c) the terminator fires,
 (d) ``run()`` returns the truth."""
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_slots_that_wait_lea
     await shut_down_after(10, monitor)
     assert trio.current_time() - begun == pytest.approx(10)
     assert record.outcomes == []
-    assert (storage.statistics().waiting, storage.statistics().in_hand) == (1, 0)
+    assert (storage.statistics().waiting, storage.statistics().running) == (1, 0)
 
 
 async def test_promise_05_graceful_shutdown_has_a_timeline_a_the_backlog_stays(autojump_clock: MockClock) -> None:
@@ -112,7 +112,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_before_the_start(au
     assert storage.statistics().waiting == 1
 
 
-# (b) attempts in hand go on
+# (b) running attempts go on
 
 
 async def test_promise_05_graceful_shutdown_has_a_timeline_b_attempts_go_on_and_so_do_heartbeats(

@@ -157,7 +157,7 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: trio.TooSlowError(),
     lambda: BackendError("not yours"),
     lambda: LeaseLostError("not yours"),
-    lambda: UnsettledError(ValueError("not yours"), for_good=False),
+    lambda: UnsettledError(ValueError("not yours"), permanent=False),
     lambda: OrphanedError("not yours"),
     lambda: AbortError(SystemExit(3)),
     lambda: RetryAfterError(RudeError(), 0),

@@ -131,7 +131,7 @@ async def test_promise_06_a_cancelled_attempt_that_leaves_something_open_is_rele
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Worker("w", storage, careless).run)
         await trio.testing.wait_all_tasks_blocked()
-        assert storage.statistics().in_hand == 1
+        assert storage.statistics().running == 1
         nursery.cancel_scope.cancel()
     [task] = await storage.list_tasks()
     assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)

@@ -68,7 +68,7 @@ async def test_promise_07_attempts_are_counted_once_and_the_task_s_own_number_go
 
 
 async def test_promise_07_attempts_are_counted_once_when_they_begin(autojump_clock: MockClock) -> None:
-    """Whoever dies with the task in hand has used up an attempt: it was counted before."""
+    """A worker that dies while it runs a task has used up an attempt: it was counted before."""
     storage = MemoryStorage[int]()
     await storage.push(0)
     during: list[tuple[int, Status]] = []

@@ -168,7 +168,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_is_not_an_e
 async def test_promise_08_leases_live_as_long_as_the_work_a_beat_that_fails_ends_the_worker(
     autojump_clock: MockClock,
 ) -> None:
-    """Without its leases it could keep nothing of what it promises; what is in hand is released."""
+    """Without its leases it could keep none of its promises; running tasks are released."""
     backend = Open(1000.0, heartbeat_interval=1)
 
     def fail() -> None:

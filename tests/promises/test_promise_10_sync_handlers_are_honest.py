@@ -151,11 +151,11 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_waits_for_the_
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.02)
-                assert (over.is_set(), threads.ended, storage.statistics().in_hand) == (False, [], 1)
+                assert (over.is_set(), threads.ended, storage.statistics().running) == (False, [], 1)
                 threads.go_on.set()
                 await over.wait()
                 assert threads.ended == [1]
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
 
 
 async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_asks() -> None:

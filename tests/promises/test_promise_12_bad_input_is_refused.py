@@ -177,12 +177,12 @@ async def test_promise_12_bad_input_is_refused_what_is_no_task(verb: str, value:
 # Duplicates
 
 
-@pytest.mark.parametrize("now", ["waiting", "delayed", "in hand", "done", "dead"])
+@pytest.mark.parametrize("now", ["waiting", "delayed", "running", "done", "dead"])
 async def test_promise_12_bad_input_is_refused_a_duplicate_id(autojump_clock: MockClock, now: str) -> None:
     """Wherever the other one is."""
     storage = MemoryStorage[str]()
     await storage.push("first", id="task-1", delay=10.0 if now == "delayed" else 0.0)
-    if now == "in hand":
+    if now == "running":
         await storage.receive()
     elif now == "done":
         with trio.move_on_after(5):

@@ -147,7 +147,7 @@ async def test_promise_13_nothing_fails_silently_a_lost_lease_is_a_record(
         task_id = await storage.push("a")
 
         async def lose(what: str, context: WorkerContext) -> None:
-            [task] = context.in_hand
+            [task] = context.running_tasks
             assert task.parts.holder is not None
             context.stop()
             task.parts.holder.revoke(LOST)

@@ -58,7 +58,7 @@ async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> N
         if outcome is not None:
             checker.fault(f"{task_id} is {status}, after {outcome}")
         if status is Status.Running and not checker.has_leases and (claim is None or claim.settled is not None):
-            checker.fault(f"{task_id} is {status}, and nobody has it in hand")
+            checker.fault(f"{task_id} is {status}, and nobody runs it")
         ahead = task.parts.attempt - checker.attempts[task_id]  # what is claimed in advance has not arrived
         if not (ahead == 0 or (checker.has_leases and ahead == 1) or (checker.may_oversleep and ahead > 0)):
             checker.fault(f"{task_id} waits with {task.parts.attempt} attempts, not {checker.attempts[task_id]}")

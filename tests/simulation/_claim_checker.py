@@ -154,7 +154,7 @@ class ClaimChecker:
         self.stopped.setdefault(context, self.quiet)
 
     def closed(self) -> None:
-        """The storages were closed: leases may be over. What is in hand stays in the hands of nobody."""
+        """The storages were closed: leases may be over. Running tasks belong to no worker any more."""
         for claim in self.latest.values():
             claim.is_void = True
 
@@ -180,7 +180,7 @@ class ClaimChecker:
         if trio.current_time() < self._not_before.get(task_id, 0.0) - _CLOSE:
             self.fault(f"{task_id} is claimed before {self._not_before[task_id]:g}")
         if parts.status is not Status.Running:
-            self.fault(f"{task_id} is in hand and {parts.status}")
+            self.fault(f"{task_id} is running and {parts.status}")
         self.attempts[task_id] = attempt
         self.latest[task_id] = self._claims[key_of(parts)] = claim
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
@@ -205,7 +205,7 @@ class ClaimChecker:
             last.is_overtaken = True
             return {counted, counted + 1}
         if not self.has_leases:
-            self.fault(f"{task_id} is claimed while somebody has it in hand")
+            self.fault(f"{task_id} is claimed while somebody runs it")
         elif not last.is_void:
             options = claim.parts.context.queue
             began_at = claim.until - options.lease
@@ -277,8 +277,8 @@ class ClaimChecker:
 
     @property
     def most_running(self) -> int:
-        """So many tasks may be running, to their storage, at a moment when everybody waits: those which somebody has in
-        hand, or has lost; and one for each slot that went away just now, and was counted on."""
+        """So many tasks may be running, to their storage, at a moment when everybody waits: those that are
+        claimed, or whose claim was lost; and one for each slot that went away just now, and was counted on."""
         while self._withdrawals and self._withdrawals[0] < trio.current_time() - _A_WHILE:
             self._withdrawals.popleft()
         return sum(claim.settled is None for claim in self.latest.values()) + len(self._withdrawals)
@@ -299,8 +299,8 @@ class ClaimChecker:
             self.runs[context] = Counter()
         elif isinstance(event, Engage):
             self._begin(context, event.task)
-        elif isinstance(event, Stop) and context.in_hand:
-            self.fault(f"{context!r} has stopped with {context.in_hand} in hand")
+        elif isinstance(event, Stop) and context.running_tasks:
+            self.fault(f"{context!r} has stopped with {context.running_tasks} running")
         elif outcome is not None:
             assert isinstance(event, (Success, Error, Release))
             self.runs[context][type(outcome)] += 1

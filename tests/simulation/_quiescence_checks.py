@@ -19,7 +19,7 @@ _CLOSE = 1e-3
 _MOST_ROUNDS = 20_000
 """Rounds of the scheduler without a moment of rest, after which there will be none: no program needs a tenth of it."""
 _STALLS = 10.0
-"""Seconds that a worker on a line that stalls may need to end when nothing is in hand any more; on others none."""
+"""Seconds that a worker on a line that stalls may need to end when nothing is running any more; on others none."""
 
 
 class QuiescenceChecks(trio.abc.Instrument):
@@ -75,7 +75,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             self._check_worker(context)
             self._check_lent_slots(context)
             if self._checker.has_leases and not self._beats_fail:
-                for task in context.in_hand:
+                for task in context.running_tasks:
                     self._check_lease(context, task)
 
     def _check_slots(self, program_run: ProgramRun) -> None:
@@ -103,19 +103,19 @@ class QuiescenceChecks(trio.abc.Instrument):
         if context.task_count:
             self._idle_since.pop(context, None)
         elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._stop_seconds:
-            self._tell(context, f"{context!r} was told to stop, has nothing in hand, and does not end")
+            self._tell(context, f"{context!r} was told to stop, has no running task, and does not end")
 
     def _check_lent_slots(self, context: WorkerContext) -> None:
         """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
-        holders: set[Any] = {task.parts.holder for task in context.in_hand}
+        holders: set[Any] = {task.parts.holder for task in context.running_tasks}
         lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)
         if context.lent != lent and not context.is_shutting_down:
             self._tell(("lent", context), f"{context.name} lends {context.lent} slots, and {lent} attempts wait")
-        if len(context.in_hand) > 2 * context.concurrency:
-            self._tell(("slots", context), f"{context.name} has {len(context.in_hand)} tasks in hand")
+        if len(context.running_tasks) > 2 * context.concurrency:
+            self._tell(("slots", context), f"{context.name} has {len(context.running_tasks)} running tasks")
 
     def _check_lease(self, context: WorkerContext, task: Task[Any]) -> None:
-        """For as long as a task is in hand its lease is renewed; and who has lost it knows it with the next beat."""
+        """While a task is running its lease is renewed; a worker that has lost it knows it with the next beat."""
         checker, parts = self._checker, task.parts
         claims = checker.claims_of(task)
         if len(claims) != 1 or parts in checker.settling_since or parts.holder is None or parts not in checker.engaged:
@@ -139,7 +139,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             and claim.came_at_once
             and parts.context.until < checker.storage_now() - _CLOSE
         ):
-            self._tell(claim, f"{context.name} has {task} in hand, and its lease is over")
+            self._tell(claim, f"{context.name} runs {task}, whose lease is over")
 
     def _tell(self, whom: object, what: str) -> None:
         """Once is enough."""

@@ -62,7 +62,7 @@ class Stores:
     def count_running(self, storages: list[Any]) -> int:
         """How many tasks are claimed, as somebody else sees it who looks at the store just now."""
         if self._directory is None:
-            return self._memory.statistics().in_hand
+            return self._memory.statistics().running
         if self.kind == "file":
             state = storages[0]._loop.engine._open_transaction_log().state
             return sum(len(queue.running) for queue in state.queues.values())

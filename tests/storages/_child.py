@@ -146,7 +146,7 @@ async def unprivileged(path: Path) -> None:
 
 
 async def run_out_of_room(path: Path) -> None:
-    """A disk that is full for longer than a lease, while a worker has a task in hand."""
+    """A disk that is full for longer than a lease, while a worker runs a task."""
     lost = 0
     async with open_storage(path) as storage:
         worker = worker_that_tells(storage)
@@ -154,7 +154,7 @@ async def run_out_of_room(path: Path) -> None:
             context = await nursery.start(worker.run)
             for _ in range(20):
                 await storage.push(0.0)
-            in_hand = await storage.push(0.5)
+            running = await storage.push(0.5)
             await trio.sleep(0.1)
             log = os.stat(f"{path}-wal").st_size  # noqa: PTH116  a Path is not to be used in an async function
             resource.setrlimit(resource.RLIMIT_FSIZE, (log, resource.RLIM_INFINITY))
@@ -167,7 +167,7 @@ async def run_out_of_room(path: Path) -> None:
                 await trio.sleep(0.15)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             with trio.fail_after(60):
-                say("ended", (await storage.wait_for(in_hand)).status.value)
+                say("ended", (await storage.wait_for(running)).status.value)
                 last = await storage.push(0.0)
                 say("ended", (await storage.wait_for(last)).status.value)
             context.stop()

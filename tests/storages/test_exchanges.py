@@ -331,7 +331,7 @@ async def test_news_that_comes_while_a_claim_is_under_way_is_not_lost(autojump_c
             slow.gate.set()
 
 
-async def test_what_is_in_hand_for_long_keeps_a_closed_queue_open(autojump_clock: MockClock) -> None:
+async def test_a_task_that_runs_for_long_keeps_a_closed_queue_open(autojump_clock: MockClock) -> None:
     """Its lease is renewed all the time, and it may come back after all."""
     async with Storage[str](lease=3.0) as storage:
         ended: list[float] = []

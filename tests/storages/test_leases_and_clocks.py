@@ -95,7 +95,7 @@ def hold_the_loop(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vacuum_takes_nothing_that_is_in_hand(kind: str, tmp_path: Path) -> None:
+def test_a_vacuum_takes_no_running_task(kind: str, tmp_path: Path) -> None:
     """A lease has run out, and no heartbeat has renewed it yet: a vacuum does not enter that."""
     clock = MockClock()
 
@@ -124,7 +124,7 @@ class Stuck:
         self.was_told = True
         return True
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
 
@@ -142,7 +142,7 @@ def test_a_task_whose_lost_attempt_still_runs_here_is_left_out_and_others_go_on(
             await b.receive()
             clock.jump(12.0)
             context = WorkerContext("w")
-            context.in_hand = {task: None}
+            context.running_tasks = {task: None}
             await a.beat(context)
             received: list[int] = []
             async with trio.open_nursery() as nursery:

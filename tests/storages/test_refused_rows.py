@@ -93,8 +93,8 @@ async def travel(rng: random.Random, error: Callable[[], BaseException]) -> None
     async with Storage[int]() as storage:
         picky = Picky(storage.engine, {f"new-{n}" for n in range(10) if rng.random() < 0.3}, error)
         await storage.push_bulk(range(rng.randrange(1, 12)))
-        in_hand = [await storage.receive() for _ in range(len(await storage.list_tasks()))]
-        picky.keys = {task.parts.context.key for task in in_hand if rng.random() < 0.3}
+        running = [await storage.receive() for _ in range(len(await storage.list_tasks()))]
+        picky.keys = {task.parts.context.key for task in running if rng.random() < 0.3}
         storage.engine.exchange = picky.exchange  # type: ignore[method-assign]  # it asks that for the rest
 
         async def note(name: str, async_fn: Callable[..., Any], *args: Any) -> None:
@@ -105,13 +105,13 @@ async def travel(rng: random.Random, error: Callable[[], BaseException]) -> None
                 told[name] = type(refused).__name__
 
         async with trio.open_nursery() as nursery:
-            for task in in_hand:
+            for task in running:
                 nursery.start_soon(note, task.parts.id, storage.settle, task, Succeeded(1))
             for number in range(10):
                 new = Task.builder(number).id(f"new-{number}").build()
                 nursery.start_soon(note, f"new-{number}", storage.push_task, new)
             nursery.start_soon(note, "innocent", storage.push, 99)
-        guilty = {task.parts.id for task in in_hand if task.parts.context.key in picky.keys} | picky.guilty
+        guilty = {task.parts.id for task in running if task.parts.context.key in picky.keys} | picky.guilty
         assert {name for name, what in told.items() if what != "done"} == guilty, told
         if (
             error is refusal

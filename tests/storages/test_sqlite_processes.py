@@ -77,7 +77,7 @@ async def test_a_delayed_task_is_started_in_time_there(tmp_path: Path) -> None:
                 assert await worker.hear_of("begins")
 
 
-# They tell one another who has a task in hand
+# They tell one another which of them runs a task
 
 
 async def test_one_worker_of_several_is_named_there_and_when_it_has_died(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ async def test_a_full_disk_is_told_to_who_pushes_and_work_goes_on_when_there_is_
     assert len(refused) == 10, lines
     assert all("the disk" in line for line in refused), refused
     assert lines.count("ended Done") == 2
-    assert lines[-1] == "books 32 32 0"  # 20, and one in hand, and ten refused, and one more
+    assert lines[-1] == "books 32 32 0"  # 20, and one running, and ten refused, and one more
     assert_whole(path)
 
 

@@ -660,7 +660,7 @@ class Hand:
         self.told.append(outcome)
         return True
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         return "nowhere"
 
 
@@ -674,7 +674,7 @@ async def test_who_lost_a_lease_and_was_given_the_same_task_again_keeps_the_one_
         assert [task.parts.attempt for task in tasks] == [1, 2]
         lost, kept = map(Hand, tasks)
         context = WorkerContext("w")
-        context.in_hand = {tasks[number]: None for number in order}
+        context.running_tasks = {tasks[number]: None for number in order}
         await trio.sleep(6)
         await storage.beat(context)
         assert (lost.told, kept.told) == ([Released("its lease was lost")], [])

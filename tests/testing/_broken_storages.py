@@ -451,7 +451,7 @@ class TellsNobody(LeasedStorage):
         pass
 
 
-@breaks("orphans_can_be_resumed_at_once", "what_is_in_hand_is_not_abandoned")
+@breaks("orphans_can_be_resumed_at_once", "running_tasks_are_not_abandoned")
 class ResumesEverything(LeasedStorage):
     async def resume_abandoned(self) -> int:
         for row in self.rows_of(Status.Running):
@@ -901,8 +901,8 @@ class KeepsDeadLetters(LeasedStorage):
         return len(done)
 
 
-@breaks("what_is_in_hand_is_not_abandoned", "orphans_can_be_resumed_at_once")
-class ResumesWhatIsInHand(LeasedStorage):
+@breaks("running_tasks_are_not_abandoned", "orphans_can_be_resumed_at_once")
+class ResumesRunningTasks(LeasedStorage):
     async def resume_abandoned(self) -> int:
         for row in self.rows_of(Status.Running):
             row.until = 0.0

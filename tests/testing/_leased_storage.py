@@ -281,11 +281,11 @@ class LeasedStorage(
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def held(self, task: Task[Any]) -> Row:
-        """The row of a task that is in hand; raises LeaseLostError if it is not."""
+        """The row of a task that is running; raises LeaseLostError if it is not."""
         self.match_waiters()
         row = self.store.rows.get(task.parts.id)
         if row is None or row.status is not Status.Running or row.token != task.parts.context:
-            raise LeaseLostError("not in hand")
+            raise LeaseLostError("not running")
         return row
 
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
@@ -323,7 +323,7 @@ class LeasedStorage(
 
     async def beat(self, context: WorkerContext) -> None:
         await trio.lowlevel.checkpoint()
-        for task in list(context.in_hand):
+        for task in list(context.running_tasks):
             try:
                 self.renew(self.held(task))
             except LeaseLostError:

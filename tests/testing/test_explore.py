@@ -61,7 +61,7 @@ async def settle_without_a_shield(cut: Cut) -> None:
             outcome = Succeeded(1)
         finally:
             await backend.settle(task, outcome)  # noqa: ASYNC102  that is what is to be found
-    assert backend.storage.statistics().in_hand == 0, "it is still in hand"
+    assert backend.storage.statistics().running == 0, "it is still running"
 
 
 def test_a_settle_without_a_shield_is_found_with_its_line() -> None:
@@ -71,7 +71,7 @@ def test_a_settle_without_a_shield_is_found_with_its_line() -> None:
     assert error.lines[0].endswith("await trio.sleep(1)")
     assert error.task == "settle_without_a_shield"
     assert place in str(error)
-    assert "AssertionError: it is still in hand" in str(error)
+    assert "AssertionError: it is still running" in str(error)
     assert isinstance(error.__cause__, AssertionError)
     assert isinstance(error, AssertionError)
 
@@ -83,7 +83,7 @@ async def lose_between_receive_and_handler(cut: Cut) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_one, storage)
             nursery.start_soon(take_one, storage)
-    assert storage.statistics().in_hand == 0
+    assert storage.statistics().running == 0
 
 
 async def take_one(storage: MemoryStorage[int]) -> None:
@@ -161,7 +161,7 @@ def test_what_is_sound_stands_every_cut() -> None:
         with cut:
             await Worker("w", storage, trio.sleep, concurrency=2).run()
         statistics = storage.statistics()
-        assert (statistics.in_hand, statistics.waiting + statistics.succeeded) == (0, 3)
+        assert (statistics.running, statistics.waiting + statistics.succeeded) == (0, 3)
 
     found = explore_cancellations(scenario, seeds=range(3))
     assert found.cuts > 60

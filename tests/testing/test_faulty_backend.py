@@ -256,7 +256,7 @@ async def test_a_delay_is_a_delay(autojump_clock: MockClock) -> None:
     await storage.push(1)
     with pytest.raises(trio.WouldBlock):
         faulty.receive_nowait()
-    assert storage.statistics().in_hand == 1
+    assert storage.statistics().running == 1
     assert (await faulty.receive()).args == 1
     assert trio.current_time() == 7
     assert [(fault.kind, fault.seconds) for fault in faulty.log] == [("delay", 7)]
@@ -289,7 +289,7 @@ async def test_no_more_is_late_than_there_are_people_waiting(mock_clock: MockClo
         for _ in range(3):
             nursery.start_soon(faulty.receive)
         await trio.testing.wait_all_tasks_blocked()
-        assert storage.statistics().in_hand == 3
+        assert storage.statistics().running == 3
         mock_clock.jump(5)
 
 

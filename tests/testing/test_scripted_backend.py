@@ -169,7 +169,7 @@ async def test_an_attempt_is_settled_once() -> None:
     task = await backend.receive()
     await backend.settle(task, Succeeded(2))
     for stranger in (task, Task(1)):
-        with pytest.raises(LeaseLostError, match="is not in hand"):
+        with pytest.raises(LeaseLostError, match="is not running"):
             await backend.settle(stranger, Succeeded(3))
     assert outcomes(backend) == [Succeeded(2)]
 
@@ -208,7 +208,7 @@ async def test_a_worker_that_is_cancelled_releases(autojump_clock: trio.testing.
     with trio.move_on_after(5):
         await Worker("test", backend, nap).run()
     assert [(task.args, type(outcome)) for task, outcome in backend.settled] == [(1, Succeeded), (10, Released)]
-    assert repr(backend) == "<ScriptedBackend: 2 lines left, 0 in hand, 2 settled>"
+    assert repr(backend) == "<ScriptedBackend: 2 lines left, 0 running, 2 settled>"
 
 
 async def test_args_that_are_exceptions_go_in_a_task() -> None:

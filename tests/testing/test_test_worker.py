@@ -46,7 +46,7 @@ async def test_it_runs_one_task_and_says_what_became_of_it() -> None:
     assert_type(answer, tuple[TaskId, Outcome])
     assert answer == (ids[0], Succeeded(2))
     statistics = storage.statistics()
-    assert (statistics.waiting, statistics.in_hand, statistics.succeeded) == (2, 0, 1)
+    assert (statistics.waiting, statistics.running, statistics.succeeded) == (2, 0, 1)
     assert await worker.execute_next() == (ids[1], Succeeded(4))
 
 
@@ -55,7 +55,7 @@ async def test_the_task_is_settled_before_it_returns() -> None:
     task_id = await storage.push(1)
     await TestWorker(storage, double).execute_next()
     found = storage.statistics()
-    assert (found.succeeded, found.in_hand) == (1, 0)
+    assert (found.succeeded, found.running) == (1, 0)
     assert (await storage.wait_for(task_id)).result == 2
 
 
@@ -273,7 +273,7 @@ async def test_cancelled_at_any_checkpoint_the_task_is_in_one_place() -> None:
                 finished = True
                 nursery.cancel_scope.cancel()
         now = storage.statistics()
-        assert now.in_hand == 0
+        assert now.running == 0
         assert now.waiting + now.succeeded == 1
     assert finished, "40 checkpoints were not enough to see it through"
 
@@ -314,4 +314,4 @@ def test_pytest_does_not_take_it_for_a_test() -> None:
 def test_its_repr_is_for_people() -> None:
     text = repr(TestWorker(MemoryStorage[int](), double))
     assert text.startswith("<TestWorker: ")
-    assert text.endswith("double on <MemoryStorage open: 0 waiting, 0 in hand, 0 dead>>")
+    assert text.endswith("double on <MemoryStorage open: 0 waiting, 0 running, 0 dead>>")

@@ -87,7 +87,7 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
 
     def __repr__(self) -> str:
         ledger = self._buffer.ledger
-        counts = f"{ledger.waiting} waiting, {ledger.running} in hand, {ledger.dead} dead"
+        counts = f"{ledger.waiting} waiting, {ledger.running} running, {ledger.dead} dead"
         return f"<{type(self).__name__} over {self._channel!r}: {counts}>"
 
 

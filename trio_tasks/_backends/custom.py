@@ -193,7 +193,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         parts = task.parts
         if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
-                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to settle"
             )
         del self._running[parts.id]  # before the call: a task to be run again may come back before it returns
         is_running = True

@@ -76,7 +76,7 @@ class Encoding:
             result = self._results.decode(self._results.encode(outcome.result))
         error: Any = caught.error
         if error is not None:
-            raise UnsettledError(error, for_good=True)
+            raise UnsettledError(error, permanent=True)
         return Succeeded(result)
 
     def progress(self, value: Any) -> Any:

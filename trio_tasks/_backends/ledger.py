@@ -268,7 +268,7 @@ class Ledger(Generic[A]):
         parts = task.parts
         if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
-                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to settle"
+                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to settle"
             )
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
@@ -412,7 +412,7 @@ class Ledger(Generic[A]):
         parts = task.parts
         if self._running.get(parts.id) is not parts:
             raise LeaseLostError(
-                f"task {escaped(parts.id)} is not in hand in its attempt {parts.attempt}: nothing to report"
+                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to report"
             )
         self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
 

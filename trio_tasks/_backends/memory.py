@@ -38,7 +38,7 @@ class MemoryStorageStatistics:
     """A snapshot of a memory storage. The seven counts at the end start with the storage."""
 
     waiting: int
-    in_hand: int
+    running: int
     dead: int
     results_kept: int
     receivers_waiting: int
@@ -379,7 +379,7 @@ class MemoryStorage(
         ledger = self._queue.ledger
         return MemoryStorageStatistics(
             waiting=ledger.waiting,
-            in_hand=ledger.running,
+            running=ledger.running,
             dead=ledger.dead,
             results_kept=ledger.remembered,
             receivers_waiting=self._queue.receivers_waiting,
@@ -393,4 +393,4 @@ class MemoryStorage(
         ledger = self._queue.ledger
         state = "closed" if self._queue.closed else "open"
         name = "" if self.queue == "default" else f"{self.queue!r} "
-        return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.running} in hand, {ledger.dead} dead>"
+        return f"<MemoryStorage {name}{state}: {ledger.waiting} waiting, {ledger.running} running, {ledger.dead} dead>"

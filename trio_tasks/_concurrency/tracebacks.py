@@ -1,4 +1,4 @@
-"""Tracebacks without local variables: an error that is kept must not keep what a handler had in hand."""
+"""Tracebacks without local variables: an error that is kept must not keep the handler's values."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class AttemptLog:
 
     @staticmethod
     def of(task: Task[Any]) -> AttemptLog | None:
-        """The log of the run that has this task in hand; None if there is none."""
+        """The log of the worker's run that claimed this task; None if there is none."""
         found = getattr(getattr(task.parts.holder, "context", None), "attempt_log", None)
         return found if isinstance(found, AttemptLog) else None
 

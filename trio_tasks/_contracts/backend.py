@@ -23,7 +23,7 @@ R = TypeVar("R")
 class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
     """A source of tasks that wants to know how each of them ended.
 
-    Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` gives the next task, in hand from then on,
+    Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` claims the next task and returns it,
     with ``parts.attempt`` counting this attempt; it raises ``trio.EndOfChannel`` when no more will come, and, if it
     is cancelled, has taken nothing. A worker calls it from as many trio tasks at once as it has slots.
     """
@@ -40,22 +40,22 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
 
     @property
     def beats_when_idle(self) -> bool:
-        """True if :meth:`beat` is called also while no task is in hand; otherwise virtual time need not stop for it."""
+        """True if :meth:`beat` is called also while no task is running; otherwise virtual time need not stop for it."""
         return True
 
     @abstractmethod
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended: whichever of the six it is, the task is not in hand any more.
+        """Take note of how the attempt ended: whichever of the six it is, the task is not running any more.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
           UnsettledError: this outcome cannot be had; nothing changed, and the worker settles the error in its place.
 
-        A worker calls it shielded and with a deadline. If that cancels it, the task is settled or still in hand.
+        A worker calls it shielded and with a deadline. If that cancels it, the task is settled or still running.
         """
 
     async def beat(self, context: WorkerContext) -> None:
-        """Renew the leases on what this worker has in hand.
+        """Renew the leases on what this worker has claimed.
 
         Called every :attr:`heartbeat_interval` seconds, from when the intake opens until after the last attempt.
         Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends. Do
@@ -141,10 +141,10 @@ class Progress(ABC):
 
     @abstractmethod
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Keep this as the progress of a task in hand; plain data, which replaces what was reported before.
+        """Keep this as the progress of a running task; plain data, which replaces what was reported before.
 
         Raises:
-          LeaseLostError: the task is not in hand any more. Nothing changed.
+          LeaseLostError: the task is not running any more. Nothing changed.
         """
 
     @abstractmethod
@@ -202,7 +202,7 @@ class RegisterWorker(ABC):
     async def unregister_worker(self, context: WorkerContext) -> None:
         """Note that this worker has ended; by default nothing is done.
 
-        When it returns, no task is in hand that was claimed for this worker and not given to it. A worker calls it
+        When it returns, no task is running that was claimed for this worker and not given to it. A worker calls it
         after its last attempt, shielded and with a deadline, however it ends.
         """
         await trio.lowlevel.checkpoint()

@@ -36,7 +36,7 @@ class WorkerStatistics:
     name: str
     state: str
     concurrency: int
-    tasks_in_hand: int
+    tasks_running: int
     slots_waiting: int
     tracked: int
     succeeded: int
@@ -68,24 +68,24 @@ class WorkerContext:
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
         self.intake_state = IntakeState()
-        self.in_hand: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
+        self.running_tasks: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
         self.idle = False
-        self.lent = 0  # how many attempts in hand wait for other tasks
+        self.lent = 0  # how many running attempts wait for other tasks
         self.tally = Tally()
         self.listeners = listeners
         self.attempt_log = attempt_log
         self.named: set[str] = set()
-        """The ids of the tasks in hand that the log has named, since their attempts go on after a cancellation."""
+        """The ids of the running tasks that the log has named, since their attempts go on after a cancellation."""
         self._tracked: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = trio.Event()
 
     @staticmethod
     def of(task: Task[Any]) -> WorkerContext:
-        """The run that has this task in hand.
+        """The run of the worker that claimed this task.
 
         Raises:
-          WorkerError: no worker has it in hand.
+          WorkerError: no worker runs it.
         """
         if not isinstance(task, Task):
             raise TypeError(f"a context is of a Task, not of {type(task).__name__}")
@@ -119,13 +119,13 @@ class WorkerContext:
     @property
     def is_ready(self) -> bool:
         """True if it would take a task now: it runs, its intake is open, and a slot is free."""
-        return self.is_running and self.intake_state.is_open and len(self.in_hand) - self.lent < self.concurrency
+        return self.is_running and self.intake_state.is_open and len(self.running_tasks) - self.lent < self.concurrency
 
     @property
     def task_count(self) -> int:
-        """The number of tasks in hand and pieces of work tracked."""
+        """The number of running tasks and pieces of work tracked."""
         tracked = self._tracked
-        return len(self.in_hand) + (len(tracked.child_tasks) if tracked is not None else 0)
+        return len(self.running_tasks) + (len(tracked.child_tasks) if tracked is not None else 0)
 
     def statistics(self) -> WorkerStatistics:
         """The state and the counts of this moment, frozen."""
@@ -134,9 +134,9 @@ class WorkerContext:
             name=self.name,
             state=self._state(),
             concurrency=self.concurrency,
-            tasks_in_hand=len(self.in_hand),
+            tasks_running=len(self.running_tasks),
             slots_waiting=self.intake_state.waiting,
-            tracked=self.task_count - len(self.in_hand),
+            tracked=self.task_count - len(self.running_tasks),
             succeeded=report.succeeded,
             retried=report.retried,
             failed=report.failed,
@@ -152,11 +152,11 @@ class WorkerContext:
     # What a handler may do
 
     def stop(self) -> None:
-        """Take no more tasks; those in hand are carried to their end, and then the worker returns."""
+        """Take no more tasks; the running ones are carried to their end, and then the worker returns."""
         call_in_trio_thread(self._token, self.intake_state.close)
 
     def pause(self) -> None:
-        """Take no more tasks until :meth:`resume`; those in hand go on."""
+        """Take no more tasks until :meth:`resume`; the running ones go on."""
         call_in_trio_thread(self._token, self.intake_state.pause)
 
     def resume(self) -> None:
@@ -221,13 +221,15 @@ class WorkerContext:
         """Return once the worker has ended."""
         await self._stopped.wait()
 
-    def whereabouts(self) -> dict[str, str]:
-        """For each task in hand, by its id, the line at which its attempt waits just now."""
-        return {task.parts.id: task.parts.holder.whereabouts() for task in self.in_hand if task.parts.holder}
+    def current_lines(self) -> dict[str, str]:
+        """For each running task, by its id, the line at which its attempt waits just now."""
+        return {task.parts.id: task.parts.holder.current_line() for task in self.running_tasks if task.parts.holder}
 
     def in_threads(self) -> set[str]:
-        """The ids of the tasks in hand whose attempt is in a thread just now."""
-        return {task.parts.id for task in self.in_hand if is_in_thread(getattr(task.parts.holder, "trio_task", None))}
+        """The ids of the running tasks whose attempt is in a thread just now."""
+        return {
+            task.parts.id for task in self.running_tasks if is_in_thread(getattr(task.parts.holder, "trio_task", None))
+        }
 
     # What only the worker does
 
@@ -250,7 +252,7 @@ class WorkerContext:
         return "paused" if self.is_paused else "running"
 
     def __repr__(self) -> str:
-        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.in_hand)}/{self.concurrency} slots busy>"
+        return f"<WorkerContext {self.name!r} {self._state()}, {len(self.running_tasks)}/{self.concurrency} slots busy>"
 
 
 def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:

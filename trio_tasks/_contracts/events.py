@@ -30,7 +30,7 @@ class Engage:
 @final
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The worker has nothing in hand, and waits for the backend to give something; said once each time.
+    """The worker has no running task, and waits for the backend to give something; said once each time.
 
     A backend that can be asked (``receive_nowait``) has nothing to give then; of others one cannot know it.
     """
@@ -80,7 +80,7 @@ class Release:
 @final
 @dataclass(frozen=True, slots=True)
 class HeartBeat:
-    """The worker has renewed its leases on what it has in hand."""
+    """The worker has renewed its leases on what it has claimed."""
 
 
 @final

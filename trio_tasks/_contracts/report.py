@@ -19,7 +19,7 @@ class Interruption:
     """An attempt that was cancelled from outside, and its task released."""
 
     worker: str
-    """The name of the worker that had it in hand."""
+    """The name of the worker that ran it."""
     task_id: TaskId
     where: str
     """The line at which it was stuck: ``path:line in function``."""
@@ -32,7 +32,7 @@ class Overrun:
     or was in a thread, which cannot be cancelled."""
 
     worker: str
-    """The name of the worker that had it in hand."""
+    """The name of the worker that ran it."""
     task_id: TaskId
     seconds: float
     """For how long, in whole seconds."""
@@ -45,7 +45,7 @@ class Overrun:
 class WorkerReport:
     """One run of one worker.
 
-    The six counts are of attempts, by outcome. ``drained`` are the tasks that were in hand when the worker was told
+    The six counts are of attempts, by outcome. ``drained`` are the tasks that were running when the worker was told
     to stop, and came to an end of their own; ``interrupted`` those which did not. ``overrun`` are the attempts that
     went on for a second or more after the worker was cancelled, whichever way they ended then.
     """
@@ -128,7 +128,7 @@ class Report:
 
     @property
     def drained(self) -> tuple[TaskId, ...]:
-        """The tasks that were in hand when their worker was told to stop, and came to an end of their own."""
+        """The tasks that were running when their worker was told to stop, and came to an end of their own."""
         return tuple(task_id for each in self.workers for task_id in each.drained)
 
     @property

@@ -142,24 +142,24 @@ class UnsettledError(BackendError):
 
     Args:
       error: what the attempt failed with after all.
-      for_good: whether there is no point in another attempt, since the handler has done its work already.
+      permanent: True if another attempt is of no use, since the handler has done its work already.
     """
 
-    def __init__(self, error: BaseException, *, for_good: bool) -> None:
+    def __init__(self, error: BaseException, *, permanent: bool) -> None:
         super().__init__(error)
         self.error = error
-        self.for_good = for_good
+        self.permanent = permanent
 
     def __str__(self) -> str:
         return f"the outcome could not be settled: {self.error}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unsettled, (self.error, self.for_good)
+        return _unsettled, (self.error, self.permanent)
 
 
-def _unsettled(error: Exception, for_good: bool) -> UnsettledError:
+def _unsettled(error: Exception, permanent: bool) -> UnsettledError:
     """Make a pickled one again: it takes keywords."""
-    return UnsettledError(error, for_good=for_good)
+    return UnsettledError(error, permanent=permanent)
 
 
 @final

@@ -58,7 +58,7 @@ USUAL_TERMS = Terms()
 
 
 class Holder(Protocol):
-    """The holder of a task in hand: the slot of a worker, to which a backend can say that the attempt must end."""
+    """The holder of a running task: the slot of a worker, to which a backend can say that the attempt must end."""
 
     @property
     def worker(self) -> str:
@@ -69,7 +69,7 @@ class Holder(Protocol):
         """Cancel the attempt that is under way; ``outcome`` becomes its outcome. False if it is over already."""
         ...
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         """The line at which the attempt waits just now."""
         ...
 
@@ -80,8 +80,8 @@ class Parts:
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
     own: a :class:`StoredTaskInfo` for a task that was looked up, a :class:`Lease` in an attempt on a stored storage;
-    both have the ``history`` of earlier attempts; ``holder`` is who has the task in hand; ``is_orphan`` says that the
-    attempt before this one was lost, with its worker or its lease; ``unfit`` is why it is not attempted: a
+    both have the ``history`` of earlier attempts; ``holder`` is the slot that runs the task; ``is_orphan`` says that
+    the attempt before this one was lost, with its worker or its lease; ``unfit`` is why it is not attempted: a
     ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails. To
     read, not to change: use the backend's verbs.
 

@@ -61,7 +61,7 @@ class StoredTaskInfo(ABC):
     @property
     @abstractmethod
     def worker(self) -> str | None:
-        """The name of the worker that has the task in hand, or had it last."""
+        """The name of the worker that runs the task, or ran it last."""
 
 
 @final

@@ -71,7 +71,7 @@ class _Loop:
         if not self._answered and waited >= self._limit:
             self._limit = 2 * waited
             self._name(waited)
-        if self._answered and any(context.in_hand for context in self.contexts):
+        if self._answered and any(context.running_tasks for context in self.contexts):
             self._asked_at, self._answered, self._limit = now, False, BLOCKED_AFTER
             call_in_trio_thread(self._token, self._answer)
 
@@ -93,7 +93,7 @@ class _Loop:
         if self._answered:  # meanwhile; so what runs now need not be what has blocked
             return
         for context in tuple(self.contexts):
-            for task in tuple(context.in_hand):
+            for task in tuple(context.running_tasks):
                 holder = task.parts.holder
                 if runs_in(getattr(holder, "trio_task", None), frames):
                     self._culprit = context, task

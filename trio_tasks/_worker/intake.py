@@ -1,6 +1,6 @@
 """The part of a worker that receives: only when a slot is free, intake open, and every gate lets an attempt through.
 
-A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task in hand or none taken.
+A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task that was taken or none.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Intake:
         return not self._gates and self._state.is_open
 
     async def take(self, slot: Slot) -> Task[Any] | None:
-        """The next task, in hand of this slot; None if no more will come, or none is to be taken any more.
+        """The next task, for this slot to run; None if no more will come, or none is to be taken any more.
 
         A stop or a pause cuts the waiting short by cancelling the slot's scope. If that happens in the very step in
         which a task
@@ -126,7 +126,7 @@ class Intake:
 
     def _emit_if_idle(self) -> None:
         context = self._context
-        if not (context.idle or context.in_hand):
+        if not (context.idle or context.running_tasks):
             context.idle = True
             if context.listeners:
                 copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt

@@ -47,7 +47,7 @@ class TaskSource(Protocol):
     """A source of tasks for slots: the intake, or that of an extra slot, which ends earlier."""
 
     async def take(self, slot: Slot) -> Task[Any] | None:
-        """The next task, in hand of this slot; None if no more will come."""
+        """The next task, for this slot to run; None if no more will come."""
 
     def dismiss(self, task: Task[Any]) -> None:
         """Take note that the attempt is over."""
@@ -208,7 +208,7 @@ class Slot:
         parts.holder = self
         self._original_parts = parts, parts.id, parts.attempt, parts.terms, parts.context
         self.context.idle = False
-        self.context.in_hand[task] = None
+        self.context.running_tasks[task] = None
 
     def _restore_parts(self, task: Task[Any]) -> None:
         """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
@@ -342,11 +342,11 @@ class Slot:
 
     @property
     def is_busy(self) -> bool:
-        """True if it has a task in hand, in an attempt or on the way to its settlement."""
-        return getattr(self, "_task", None) in self.context.in_hand
+        """True if it runs a task, in an attempt or on the way to its settlement."""
+        return getattr(self, "_task", None) in self.context.running_tasks
 
     def retire(self) -> None:
-        """Have it end without another task; it has none in hand."""
+        """Have it end without another task; it runs none."""
         scope: trio.CancelScope | None = getattr(self, "scope", None)  # it may not have begun
         if scope is not None:
             scope.cancel()
@@ -363,7 +363,7 @@ class Slot:
             self.waits_for = None
             self.lender.reclaim(self, self._task)
 
-    def whereabouts(self) -> str:
+    def current_line(self) -> str:
         """The line at which the attempt under way waits just now."""
         return current_line(self._trio_task)
 
@@ -386,7 +386,7 @@ class Slot:
         return is_over
 
     def _let_go(self, task: Task[Any]) -> None:
-        self.context.in_hand.pop(task, None)
+        self.context.running_tasks.pop(task, None)
         task.parts.holder = None
         self._intake.dismiss(task)
 
@@ -406,7 +406,7 @@ class Slot:
                 with trio.fail_after(self._settle_timeout, shield=True):
                     await self._backend.settle(task, self._outcome)
         except UnsettledError as unsettled:
-            self._outcome = Failed(unsettled.error) if unsettled.for_good else self._judge(unsettled.error)
+            self._outcome = Failed(unsettled.error) if unsettled.permanent else self._judge(unsettled.error)
             await self._settle_otherwise(task)
         except LeaseLostError:
             self._outcome = Released("its lease was lost")

@@ -1,7 +1,7 @@
 """The slots of one run of a worker: trio tasks that receive, attempt and settle, in a nursery of their own.
 
 An attempt that waits for another task lends its slot: an extra slot runs in its place until the wait is over. The extra
-one ends as soon as it has no task in hand; the attempt goes on at once.
+one ends as soon as it runs no task; the attempt goes on at once.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Slots:
         self._look_for_stall()
 
     def reclaim(self, slot: Slot, task: Task[Any]) -> None:
-        """Take the slot back, since its attempt goes on. An extra slot that has no task in hand ends; if all have
+        """Take the slot back, since its attempt goes on. An extra slot that runs no task ends; if all have
         one, the first that has not."""
         if self._lenders.pop(slot, None) is None:
             return

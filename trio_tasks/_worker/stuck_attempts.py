@@ -51,7 +51,7 @@ async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no e
     began = trio.current_time()
     for seconds in count(1):
         await trio.sleep_until(began + seconds)
-        for task_id, where in context.whereabouts().items():
+        for task_id, where in context.current_lines().items():
             context.tally.overruns[task_id] = Overrun(context.name, TaskId(task_id), float(seconds), where)
         if seconds % RECORD_INTERVAL == 0:
             log_where_stuck(context)
@@ -59,7 +59,7 @@ async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no e
 
 def log_where_stuck(context: WorkerContext) -> None:
     """Say in the log which attempts go on, and where."""
-    for task_id, where in context.whereabouts().items():
+    for task_id, where in context.current_lines().items():
         context.named.add(task_id)
         if context.attempt_log is not None:
             context.attempt_log.log.warning(

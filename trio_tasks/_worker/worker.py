@@ -265,8 +265,8 @@ class Worker(Generic[A, R]):
 
     @asynccontextmanager
     async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:
-        """Have the backend know of the worker in the block. However that ends: when it has, nothing is in hand that was
-        claimed for the worker in advance."""
+        """Register the worker with the backend for the block. However that ends: when it has, no task stays claimed for
+        the worker that it was not given."""
         backend = self.backend
         if not isinstance(backend, RegisterWorker):
             yield
@@ -295,7 +295,7 @@ class Worker(Generic[A, R]):
         due = trio.current_time()
         at_work = _AtWork(context) if not self.backend.beats_when_idle else None
         while True:
-            if at_work is not None and not context.in_hand:
+            if at_work is not None and not context.running_tasks:
                 await at_work.wait()
                 due = trio.current_time() + interval  # the lease has just begun
                 await trio.sleep_until(due)

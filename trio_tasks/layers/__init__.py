@@ -3,7 +3,7 @@
 >>> Worker("emails", storage, send_email, layers=[Log(), RateLimit(10, per=1), Timeout(30)])
 
 Three of them are gates as well: :class:`ConcurrencyLimit`, :class:`RateLimit` and :class:`CircuitBreaker` hold a
-worker's intake back, so that what they have no room for stays in the backend. The rest act on what is in hand.
+worker's intake back, so that what they have no room for stays in the backend. The rest act on running attempts.
 """
 
 from .._exports import rename as _rename

@@ -49,7 +49,7 @@ class EventListener:
         """Run the attempt, and tell the listener.
 
         Raises:
-          WorkerError: no worker has the task in hand, so there is no context to tell of.
+          WorkerError: no worker runs the task, so there is no context to tell of.
         """
         context = WorkerContext.of(task)
         self._tell(context, Engage(task))

@@ -53,7 +53,7 @@ def check_policy(retry: object) -> RetryPolicy | None:
 
 def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None) -> Outcome:
     """The outcome, if the attempt ended with this error: judged by ``retry``; else by the policy of the worker that has
-    the task in hand; else, without a worker, by the usual one.
+    the running task; else, without a worker, by the usual one.
 
     A backoff with jitter gives another delay each time that it is asked, so ``after`` may differ from the delay that
     the worker will choose. If the policy itself fails, that is logged, and the attempt has failed for good.

@@ -205,7 +205,7 @@ class RateLimit:
         """Run the attempt on the token that was set aside for it, or else on one that this call waits for.
 
         Raises:
-          SuspendError: its key has no token now, and a worker has it in hand.
+          SuspendError: its key has no token now, and a worker runs it.
         """
         tokens = self._pick_up(task)
         if tokens is None:

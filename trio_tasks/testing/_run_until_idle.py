@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cushion: float = 0.0) -> WorkerReport:
-    """Run the worker until nothing is in hand and its backend has nothing to give; then stop it gracefully.
+    """Run the worker until no task is running and its backend has nothing to give; then stop it gracefully.
 
     >>> await storage.push_bulk([1, 2, 3])
     >>> report = await run_until_idle(Worker("test", storage, double))

@@ -68,10 +68,10 @@ class ScriptedBackend(Backend[A]):
         self._lock = trio.Lock()
         self._pause_ends: float | None = None
         self._last: dict[str, Parts] = {}
-        self._in_hand: set[Parts] = set()
+        self._running: set[Parts] = set()
 
     async def receive(self) -> Task[A]:
-        """Receive the next task of the script, in hand from now on; wait for pauses, and raise the script's errors.
+        """Receive the next task of the script, and claim it; wait for pauses, and raise the script's errors.
 
         Raises:
           trio.EndOfChannel: the script is at its end.
@@ -102,19 +102,19 @@ class ScriptedBackend(Backend[A]):
         parts = self._last[task.parts.id] = task.parts
         parts.attempt = attempt_number(parts.attempt + 1)
         parts.status = Status.Running
-        self._in_hand.add(parts)
+        self._running.add(parts)
         return task
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Note down the outcome in :attr:`settled`. It takes effect even if it is cancelled.
 
         Raises:
-          LeaseLostError: the task is not in hand in this attempt. Nothing changed.
+          LeaseLostError: the task is not running in this attempt. Nothing changed.
         """
         parts = task.parts
-        if parts not in self._in_hand:
-            raise LeaseLostError(f"task {parts.id} is not in hand in its attempt {parts.attempt}: nothing to settle")
-        self._in_hand.discard(parts)
+        if parts not in self._running:
+            raise LeaseLostError(f"task {parts.id} is not running in its attempt {parts.attempt}: nothing to settle")
+        self._running.discard(parts)
         parts.status = _status_after(outcome)
         if isinstance(outcome, (Released, Suspended)) and self._last[parts.id] is parts:
             self._last[parts.id] = parts.again(parts.attempt - 1)
@@ -123,7 +123,7 @@ class ScriptedBackend(Backend[A]):
 
     def __repr__(self) -> str:
         return (
-            f"<ScriptedBackend: {len(self._script)} lines left, {len(self._in_hand)} in hand, "
+            f"<ScriptedBackend: {len(self._script)} lines left, {len(self._running)} running, "
             f"{len(self.settled)} settled>"
         )
 

@@ -63,7 +63,7 @@ async def main() -> None:
         async with Monitor(shutdown_timeout=20) as monitor:
             monitor.register(Worker("receipts", storage, mail_receipt, concurrency=4))
             await serve(app, config, shutdown_trigger=wait_for_signal)
-            monitor.shutdown()  # no more requests: what is in hand has 20 seconds
+            monitor.shutdown()  # no more requests: running attempts have 20 seconds
         print(monitor.report)
 
 

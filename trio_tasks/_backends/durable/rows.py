@@ -180,7 +180,7 @@ def _encoded(result: Any, lease: Lease, longest: float) -> bytes:
         check_length(len(encoded), longest, "the result")
         return encoded
     assert caught.error is not None
-    raise UnsettledError(caught.error, for_good=True) from caught.error
+    raise UnsettledError(caught.error, permanent=True) from caught.error
 
 
 def _in_order(writes: tuple[Callable[[Any], object], ...]) -> Callable[[Any], object]:

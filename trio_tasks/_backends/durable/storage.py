@@ -347,7 +347,7 @@ class DurableStorage(
         parts = task.parts
         lease = parts.context
         if not isinstance(lease, Lease) or lease.queue is not self._queue or lease.settled:
-            raise LeaseLostError(f"task {escaped(parts.id)} is not in hand here in its attempt {parts.attempt}")
+            raise LeaseLostError(f"task {escaped(parts.id)} is not running here in its attempt {parts.attempt}")
         settlement = settlement_of(task, lease, outcome, self._loop.engine)
         lease.settled = True
         self._loop.settle(self._queue, settlement, parts)
@@ -356,8 +356,8 @@ class DurableStorage(
             lease.settled = False
             self._queue.leased[parts.id] = parts
             if type(answer) is Refused:
-                raise UnsettledError(answer.error, for_good=True)
-            raise UnsettledError(answer, for_good=False)
+                raise UnsettledError(answer.error, permanent=True)
+            raise UnsettledError(answer, permanent=False)
         if not answer:
             raise LeaseLostError(
                 f"task {escaped(parts.id)} had its attempt {parts.attempt} taken away: its lease ran out"
@@ -372,7 +372,7 @@ class DurableStorage(
         """Renew the leases of the tasks that this worker has; end attempts that lost theirs, or are to be aborted."""
         held = {
             task.parts.context.claim_key: task.parts
-            for task in context.in_hand
+            for task in context.running_tasks
             if isinstance(task.parts.context, Lease) and not task.parts.context.settled
         }
         has_changed = any(context.is_stopped for context in self._workers())
@@ -474,7 +474,7 @@ class DurableStorage(
         check_task(task)
         lease = task.parts.context
         if not isinstance(lease, Lease) or lease.settled:
-            raise LeaseLostError(f"task {escaped(task.parts.id)} is not in hand here")
+            raise LeaseLostError(f"task {escaped(task.parts.id)} is not running here")
         packed = PLAIN.encode(progress)
         check_length(len(packed), self._loop.engine.longest, "the progress")
         is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)

@@ -65,7 +65,7 @@ class Harness:
             await self._stack.aclose()  # noqa: ASYNC102  closing is the backend's, and so is its shield
 
     async def close(self) -> None:  # noqa: ASYNC910  closing is a checkpoint
-        """Close the handle as it is, whatever is in hand."""
+        """Close the handle as it is, with its running tasks."""
         self._received.clear()
         await self._stack.aclose()
 
@@ -74,7 +74,7 @@ class Harness:
         self.backend = await self._stack.enter_async_context(self._opener.handle())
 
     async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
-        """Close the handle as it is, whatever is in hand, and open another one."""
+        """Close the handle as it is, with its running tasks, and open another one."""
         await self.close()
         await self.open()
 
@@ -266,7 +266,7 @@ class Harness:
                 await self.backend.settle(task, _LEFTOVER)
 
     async def release_all(self) -> None:
-        """Settle what is in hand still, so that the next rule need not wait for leases to run out."""
+        """Settle the tasks that still run, so that the next rule need not wait for leases to run out."""
         for source, task in self._received if self._opener.is_lasting else ():
             with suppress(LeaseLostError, trio.ClosedResourceError):
                 await source.settle(task, _LEFTOVER)

@@ -127,7 +127,7 @@ async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> t
     expect_that(
         "a settle that returned",
         is_settled or not answers,
-        "the task in hand still",
+        "the task running still",
         "it settled, so that settling once more is a LeaseLostError",
     )
     return was_cut, await _until_sentinel(harness)
@@ -135,7 +135,7 @@ async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> t
 
 @rule(2)
 async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
-    """A settle that is cancelled at any step has taken effect, or has left the task in hand."""
+    """A settle that is cancelled at any step has taken effect, or has left the task running."""
 
     async def succeed(step: int) -> bool:
         was_cut, came = await _settle_cut_before(harness, step, Succeeded(None))

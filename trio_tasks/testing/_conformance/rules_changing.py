@@ -153,8 +153,8 @@ async def a_dead_letter_keeps_off_a_taken_key(harness: Harness) -> None:
 
 
 @rule(8, ResumeAbandoned)
-async def what_is_in_hand_is_not_abandoned(harness: Harness) -> None:
-    """resume_abandoned changes no task that is in hand or waits, and returns how many it made wait again."""
+async def running_tasks_are_not_abandoned(harness: Harness) -> None:
+    """resume_abandoned changes no task that is running or waits, and returns how many it made wait again."""
     await harness.push(1)
     await harness.push(2)
     task = await harness.receive_number(1)

@@ -95,7 +95,7 @@ async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
 
 @rule(8, Feature.LASTING)
 async def a_restart_loses_nothing(harness: Harness) -> None:
-    """After a handle was closed with tasks waiting and in hand, another one finds each task in its place."""
+    """After a handle was closed with tasks waiting and running, another one finds each task in its place."""
     done = await harness.push(0)
     await harness.settle(await harness.receive_number(0), Succeeded(None))
     clock = Stopwatch()
@@ -119,14 +119,14 @@ async def a_restart_loses_nothing(harness: Harness) -> None:
         await harness.settle(task, Succeeded(None))
     await harness.expect_nothing()
     expect("the attempts in which what waited came", {each: seen.get(each) for each in (2, 3, 4)}, {2: 1, 3: 1, 4: 1})
-    expect("the attempt in which what was in hand came", seen.get(1), 2 if harness.lease else seen.get(1))
+    expect("the attempt in which the running task came", seen.get(1), 2 if harness.lease else seen.get(1))
     if isinstance(harness.backend, WaitForCompletion):
         expect("the status of what was finished", (await harness.backend.wait_for(done)).status, Status.Done)
 
 
 @rule(8, Feature.LASTING)
 async def a_worker_that_is_closed_is_followed(harness: Harness) -> None:
-    """After a restart, the next worker finishes the tasks that a cancelled worker had in hand, each once."""
+    """After a restart, the next worker finishes the tasks that a cancelled worker had claimed, each once."""
     ids = [await harness.push(number) for number in range(6)]
     record = AttemptRecord()
 

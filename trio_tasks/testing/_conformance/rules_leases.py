@@ -60,7 +60,7 @@ async def a_heartbeat_is_in_time(harness: Harness) -> None:
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
 async def a_heartbeat_keeps_the_lease(harness: Harness) -> None:
-    """No other receiver gets a task that a worker has in hand, for as long as the worker sends heartbeats."""
+    """No other receiver gets a task that a worker has claimed, for as long as the worker sends heartbeats."""
     task_id = await harness.push(1)
     record, is_over = AttemptRecord([task_id]), trio.Event()
 

@@ -161,7 +161,7 @@ async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
 
 @rule(12)
 async def what_is_no_outcome_is_refused(harness: Harness) -> None:
-    """Settling with anything but an outcome is a TypeError, and the task stays in hand."""
+    """Settling with anything but an outcome is a TypeError, and the task stays running."""
     await harness.push(1)
     task = await harness.receive_number(1)
     for thing in ("done", None, Succeeded):
@@ -173,7 +173,7 @@ async def what_is_no_outcome_is_refused(harness: Harness) -> None:
 
 @rule(4, StockedBackend)
 async def taking_without_waiting_is_taking(harness: Harness) -> None:
-    """receive_nowait raises trio.WouldBlock when there is nothing; what it gives is in hand, as from receive."""
+    """receive_nowait raises trio.WouldBlock when there is nothing; what it gives is claimed, as from receive."""
     with refused("receive_nowait where there is nothing", trio.WouldBlock):
         harness.backend.receive_nowait()
     await harness.push(1)

@@ -113,7 +113,7 @@ async def the_worker_of_an_attempt_is_named(harness: Harness) -> None:
 
 @rule(3, FetchById, Feature.INFO)
 async def one_worker_of_several_is_named(harness: Harness) -> None:
-    """The context of a task that is looked up names the one worker, of several on a backend, that has it in hand."""
+    """The context of a task that is looked up names the one worker, of several on a backend, that runs it."""
     ids = [await harness.push(number) for number in range(12)]
     begun: dict[str, str] = {}
 
@@ -327,7 +327,7 @@ async def metrics_count(harness: Harness) -> None:
 
 @rule(8, Progress)
 async def progress_is_shown(harness: Harness) -> None:
-    """The progress last reported for a task in hand can be read; a report for a task not in hand is refused."""
+    """The progress last reported for a running task can be read; a report for a task that is not running is refused."""
     task_id = await harness.push(1)
     with refused("the progress of an unknown task", UnknownTaskError):
         await harness.backend.progress_of("unknown")
@@ -337,5 +337,5 @@ async def progress_is_shown(harness: Harness) -> None:
         await harness.backend.report_progress(task, progress)
         expect("the progress", await harness.backend.progress_of(task_id), progress)
     await harness.settle(task, Retried(ValueError("again"), DELAY))
-    with refused("a report when the task is not in hand any more", LeaseLostError):
+    with refused("a report when the task is not running any more", LeaseLostError):
         await harness.backend.report_progress(task, {"done": 3, "of": 3})

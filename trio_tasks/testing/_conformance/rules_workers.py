@@ -80,7 +80,7 @@ async def results_and_aborts_are_settled(harness: Harness) -> None:
 
 @rule(5)
 async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
-    """A worker that is stopped finishes its tasks in hand; those that it has not begun stay in the store, unchanged."""
+    """A worker that is stopped finishes its running tasks; those that it has not begun stay in the store, unchanged."""
     ids = [await harness.push(number) for number in range(3)]
     record = AttemptRecord()
     begun, go_on = trio.Event(), trio.Event()
@@ -102,7 +102,7 @@ async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
 
 @rule(5)
 async def a_cancelled_worker_releases(harness: Harness) -> None:
-    """A worker that is cancelled releases its tasks in hand: they come again at once, as the same attempts."""
+    """A worker that is cancelled releases its running tasks: they come again at once, as the same attempts."""
     ids = [await harness.push(number) for number in range(3)]
     record = AttemptRecord()
 

@@ -21,7 +21,7 @@ class Cut:
     ...     storage = MemoryStorage[int]()
     ...     with cut:
     ...         await storage.push_bulk([1, 2, 3])
-    ...     assert storage.statistics().in_hand == 0
+    ...     assert storage.statistics().running == 0
 
     ``with cut("pusher"):`` marks a part that is cut alone, as another part may be, each for itself: a pusher, a worker,
     the inside of a handler. A block may be entered several times, in several trio tasks; what is cut are all blocks of

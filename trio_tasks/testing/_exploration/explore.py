@@ -52,7 +52,7 @@ def explore_cancellations(
     ...     await storage.push(1)
     ...     with cut:
     ...         await Worker("w", storage, handler).run()
-    ...     assert storage.statistics().in_hand == 0
+    ...     assert storage.statistics().running == 0
     >>> print(explore_cancellations(scenario))
     41 cuts at 5 lines, under 1 seeds, in 0.0 s
 

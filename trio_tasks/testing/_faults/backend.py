@@ -39,7 +39,7 @@ class FaultyBackend(Backend[A]):
     >>> print(*faulty.log, sep="\\n")
 
     It does nothing that an at-least-once backend may not do, so the promises hold over it: what was dropped, and what
-    a receiver that died had in hand, comes back with its lease; of two copies of a delivery one can be settled, and the
+    a receiver that died had claimed, comes back with its lease; of two copies of a delivery one can be settled, and the
     other one's :meth:`settle` raises :class:`LeaseLostError`. An operation that fails raises :class:`BackendError`. To
     a worker a failing backend is the end: have a :class:`Monitor` restart it.
 
@@ -107,7 +107,7 @@ class FaultyBackend(Backend[A]):
     # Receiving
 
     async def receive(self) -> Task[A]:
-        """Receive the next task, in hand from now on, unless a fault is injected.
+        """Receive the next task, and claim it, unless a fault is injected.
 
         Raises:
           trio.EndOfChannel: the backend inside has ended, and no delivery is pending.
@@ -220,7 +220,7 @@ class FaultyBackend(Backend[A]):
           UnsettledError: this outcome cannot be had. Nothing changed.
           BackendError: the connection is down, or the settle failed, before it took effect or after it did.
 
-        If it is cancelled, the task is settled or still in hand; where there are no leases, it then comes back.
+        If it is cancelled, the task is settled or still running; where there are no leases, it then comes back.
         """
         is_told = False
         try:

@@ -1,4 +1,4 @@
-"""The claims made through a faulty backend: those in hand, and those that are lost."""
+"""The claims made through a faulty backend: those that are held, and those that are lost."""
 
 from __future__ import annotations
 

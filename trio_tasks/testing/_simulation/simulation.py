@@ -97,10 +97,10 @@ class Simulation:
             self._directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="trio_tasks-")))
         return self._directory
 
-    def whereabouts(self) -> dict[str, str]:
-        """Give, by the id of each task in hand, the line at which its attempt waits now."""
+    def current_lines(self) -> dict[str, str]:
+        """Give, by the id of each running task, the line at which its attempt waits now."""
         contexts = [*self._contexts, *(each for monitor in self._monitors for each in monitor.workers)]
-        return {task_id: line for context in contexts for task_id, line in context.whereabouts().items()}
+        return {task_id: line for context in contexts for task_id, line in context.current_lines().items()}
 
     def __repr__(self) -> str:
         workers = len(self._contexts) + len(self._monitors)

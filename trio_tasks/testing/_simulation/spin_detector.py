@@ -70,5 +70,5 @@ def limit_virtual_time(
 
 
 def _places(simulation: Simulation, program: trio.lowlevel.Task) -> list[str]:
-    tasks = [f"  task {task_id} is at {place}" for task_id, place in simulation.whereabouts().items()]
+    tasks = [f"  task {task_id} is at {place}" for task_id, place in simulation.current_lines().items()]
     return [f"  the program is at {current_line(program)}", *tasks]
