@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, str] = {
     "_handlers/*": CONTRACTS,
     "layers/__init__": "layers/* _exports",
     "layers/_*": CONTRACTS,
+    "_backends/urls": f"_backends/* _backends/*/storage _codecs/* {CONTRACTS}",
     "_backends/*": f"_codecs/* {CONTRACTS}",
     "_backends/durable/*": f"_codecs/* {CONTRACTS}",
     "_backends/sqlite/*": f"_backends/durable/* {CONTRACTS}",

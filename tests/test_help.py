@@ -118,7 +118,7 @@ def test_push_describes_each_of_its_keywords(each: Any) -> None:
 
 
 DESCRIBED: list[Any] = [Worker, Monitor, MemoryStorage, SqliteStorage, FileStorage]
-QUEUE_OPTIONS = {"lease", "codec", "result_type", "keep_results", "keep_dead", "unreadable_after"}
+QUEUE_OPTIONS = {"lease", "codec", "result_type", "keep_results", "keep_dead", "unreadable_after", "on_push"}
 
 
 @pytest.mark.parametrize("each", DESCRIBED)

@@ -81,6 +81,7 @@ if _TYPE_CHECKING:
     )
     from ._backends.sqlite.storage import SqliteStorage as SqliteStorage, SqliteTransaction as SqliteTransaction
     from ._backends.sqlite.sync_storage import SyncSqliteStorage as SyncSqliteStorage
+    from ._backends.urls import open_url as open_url
     from ._codecs.codec import (
         CborCodec as CborCodec,
         Codec as Codec,
@@ -158,6 +159,7 @@ _WHEN_ASKED_FOR = {
     "WorkerContext": "._contracts.context",
     "WorkerReport": "._contracts.report",
     "WorkerStatistics": "._contracts.context",
+    "open_url": "._backends.urls",
     "pipe_to": "._backends.pipe",
     "poll": "._backends.polling",
     "race": "._backends.polling",

@@ -10,7 +10,7 @@ import trio
 
 from .._checks import check_text
 from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
-from .._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
+from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
 from .._tasks.task import make_task
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
+    from .._contracts.sink import OnPush
     from .._tasks.outcome import Outcome
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
@@ -61,6 +62,7 @@ class MemoryOptions(TypedDict, total=False):
     codec: Codec | Callable[[Any], Codec] | None
     result_type: Any
     keep_results: int
+    on_push: OnPush
 
 
 @final
@@ -92,6 +94,8 @@ class MemoryStorage(
       result_type: the type that handlers return, which is encoded too. Default: any object, by reference.
       keep_results: number of succeeded tasks that are kept with their results, for :meth:`wait_for`; the oldest go
           first. Failed and killed tasks are kept until :meth:`vacuum`. Default: 10 000.
+      on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
+          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.
@@ -107,6 +111,7 @@ class MemoryStorage(
         codec: Codec | Callable[[Any], Codec] | None = None,
         result_type: Any = None,
         keep_results: int = 10_000,
+        on_push: OnPush = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -118,6 +123,7 @@ class MemoryStorage(
         codec: Codec | Callable[[Any], Codec] | None = None,
         result_type: Any = None,
         keep_results: int = 10_000,
+        on_push: OnPush = (),
     ) -> None: ...
     def __init__(
         self,
@@ -128,12 +134,14 @@ class MemoryStorage(
         codec: Codec | Callable[[Any], Codec] | None = None,
         result_type: Any = None,
         keep_results: int = 10_000,
+        on_push: OnPush = (),
     ) -> None:
         options = {
             "max_buffer_size": max_buffer_size,
             "codec": codec,
             "result_type": result_type,
             "keep_results": keep_results,
+            "on_push": PushHooks(on_push),
         }
         self._join(MemoryQueue(queue, type, options, {}), is_clone=False)
 
@@ -144,6 +152,7 @@ class MemoryStorage(
         self._has_pushed = not is_clone
         self._closed = False
         self._encoding = queue.encoding
+        self._takes_as_it_is = queue.encoding is None and not queue.on_push
         queue.pushing_handles.add(self)
 
     @property
@@ -159,8 +168,8 @@ class MemoryStorage(
         """Make another queue beside this one, or another handle to the queue of this name.
 
         It is closed on its own. The options are those of the storage (``max_buffer_size``, ``codec``, ``result_type``,
-        ``keep_results``), and the same as here if not given. Without a type, a queue beside one with a type takes
-        anything plain.
+        ``keep_results``, ``on_push``), and the same as here if not given. Without a type, a queue beside one with a
+        type takes anything plain.
 
         Raises:
           ValueError: there is a queue of this name, with another type or other options.
@@ -206,17 +215,20 @@ class MemoryStorage(
         If it is cancelled, nothing was pushed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        task = check_task(task) if self._takes_as_it_is else self._prepare(task)
         try:
-            task_id = self.push_task_nowait(task)
+            task_id = self._push_prepared(task)
         except trio.WouldBlock:
-            return await self._queue.push_when_room(self._prepare(task), self)
+            return await self._queue.push_when_room(task, self)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return task_id
 
     @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
         """Push a whole task, or raise ``trio.WouldBlock`` if there is no room; else as :meth:`push_task`."""
-        task = check_task(task) if self._encoding is None else self._encoding.encode(task)
+        return self._push_prepared(check_task(task) if self._takes_as_it_is else self._prepare(task))
+
+    def _push_prepared(self, task: Task[A]) -> TaskId:
         if self._closed or self._queue.closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         if not self._has_pushed:
@@ -225,7 +237,9 @@ class MemoryStorage(
         return self._queue.push_nowait(task)
 
     def _prepare(self, task: Task[A]) -> Task[A]:
-        return check_task(task) if self._encoding is None else self._encoding.encode(task)
+        """The task to be kept in place of this one: what the functions of ``on_push`` make of it, encoded."""
+        task = self._queue.on_push(check_task(task))
+        return task if self._encoding is None else self._encoding.encode(task)
 
     def push_nowait(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
         """Make a task and push it without waiting; the keywords are those of :meth:`push`.
@@ -244,14 +258,13 @@ class MemoryStorage(
         """
         ids: list[TaskId] = []
         tasks = await make_tasks(many, options, self)
-        if self._encoding is not None:
-            for task in tasks:
-                self._encoding.encode(task)
+        if not self._takes_as_it_is:
+            tasks = [self._prepare(task) for task in tasks]
         for number, task in enumerate(tasks, start=1):
             try:
-                ids.append(self.push_task_nowait(task))
+                ids.append(self._push_prepared(task))
             except trio.WouldBlock:
-                ids.append(await self._queue.push_when_room(self._prepare(task), self))
+                ids.append(await self._queue.push_when_room(task, self))
             if not number % BATCH_SIZE:
                 await trio.lowlevel.checkpoint()
         return ids
@@ -325,7 +338,7 @@ class MemoryStorage(
 
     async def update(self, task: Task[A]) -> bool:
         """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
-        return await super().update(self._prepare(task))
+        return await super().update(task if self._encoding is None else self._encoding.encode(task))
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         """Record the progress of a running task, in place of what was reported before.

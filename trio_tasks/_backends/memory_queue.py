@@ -17,6 +17,7 @@ from outcome import Error, Value
 from .._checks import check_count, check_text
 from .._concurrency.virtual_time import is_virtual
 from .._contracts.lending import Loan
+from .._contracts.sink import PushHooks
 from .._logging import line_of
 from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Task
@@ -54,6 +55,7 @@ class MemoryQueue(Generic[A]):
         self.name = check_text(name, "queue")
         self.type = type
         self.options = options
+        self.on_push: PushHooks = options["on_push"]
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
         self.pushing_handles: set[object] = set()  # something may still be pushed through these
         self.workers: list[WorkerContext] = []
@@ -77,11 +79,11 @@ class MemoryQueue(Generic[A]):
             same["codec"] = for_type  # the codec of this queue is for another type
         if type is None and self.encoding is not None:
             type = Any
-        return MemoryQueue(name, type, {**same, **options}, self.siblings)
+        return MemoryQueue(name, type, {**same, **_with_hooks(options)}, self.siblings)
 
     def check_same(self, type: Any, options: Mapping[str, Any]) -> None:
         """Refuse a type or an option that differs from this queue's."""
-        given = {**options} if type is None else {"type": type, **options}
+        given = _with_hooks(options) if type is None else {"type": type, **_with_hooks(options)}
         known = {"type": self.type, **self.options}
         for option, value in given.items():
             if value != known[option]:
@@ -264,6 +266,11 @@ class MemoryQueue(Generic[A]):
 
 
 _Class = type
+
+
+def _with_hooks(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with ``on_push`` checked."""
+    return {**options, "on_push": PushHooks(options["on_push"])} if "on_push" in options else {**options}
 
 
 def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> Encoding | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, final
 
 import trio
 
-from .._checks import check_callable, check_unicode
+from .._checks import check_callable, check_sync, check_unicode
+from .._printing import quoted
 from .._tasks.errors import DuplicateTaskError
 from .._tasks.task import Task, make_task, options_for_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from typing_extensions import Unpack
 
     from .._tasks.task import Parts, TaskOptions
@@ -22,8 +22,52 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
+OnPush = Union[Callable[[Task[Any]], Task[Any]], Iterable[Callable[[Task[Any]], Task[Any]]]]  # noqa: UP007  read by get_type_hints on 3.10
+
 BATCH_SIZE = 512
 """The number of tasks that are made, or put in, in one go before other trio tasks run."""
+
+
+@final
+class PushHooks:
+    """The functions that a storage calls with each task before it is pushed; see ``on_push=`` of the storages.
+
+    Args:
+      on_push: a sync function, or several; each takes a task, and returns the one to be pushed in its place.
+
+    Raises:
+      TypeError: it is neither.
+    """
+
+    __slots__ = ("_functions",)
+
+    def __init__(self, on_push: OnPush) -> None:
+        several = [on_push] if callable(on_push) or not isinstance(on_push, Iterable) else [*on_push]
+        self._functions = tuple(check_sync(each, "on_push", "on_push(task), which returns a task") for each in several)
+
+    def __call__(self, task: Task[A]) -> Task[A]:
+        """Return the task to be pushed in place of this one.
+
+        Raises:
+          TypeError: a function returned something else than a task.
+        """
+        for function in self._functions:
+            task = function(task)
+            if not isinstance(task, Task):
+                raise TypeError(f"on_push: {_name_of(function)} must return a Task, and returned {quoted(task)}")
+        return task
+
+    def __bool__(self) -> bool:
+        return bool(self._functions)
+
+    def __eq__(self, other: object) -> bool:
+        return self._functions == other._functions if isinstance(other, PushHooks) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._functions)
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(_name_of, self._functions))}]"
 
 
 class TaskSink(ABC, Generic[A]):
@@ -129,6 +173,10 @@ async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = Non
     if not tasks:
         await trio.lowlevel.checkpoint()
     return tasks  # noqa: ASYNC910  the loop has ended in one
+
+
+def _name_of(function: object) -> str:
+    return str(getattr(function, "__qualname__", None) or repr(function))
 
 
 def _check_channel(source: object) -> None:

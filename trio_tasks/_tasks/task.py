@@ -249,6 +249,12 @@ class Task(Generic[A_co]):
         """A :class:`TaskBuilder` for these args."""
         return TaskBuilder(args)
 
+    def with_metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Task[A_co]:
+        """A copy of the task with these values added to its metadata: for a function of ``on_push``."""
+        task = copy(self)
+        task.parts.metadata = Metadata({**self.parts.metadata, **(values or {}), **more})
+        return task
+
     def __copy__(self) -> Task[A_co]:
         return Task(self.args, copy(self.parts))
 

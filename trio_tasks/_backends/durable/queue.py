@@ -12,6 +12,7 @@ from outcome import Error, Value
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from ..._contracts.lending import SLOTS
+from ..._contracts.sink import PushHooks
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, BackendError, SuspendError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from ..._codecs.codec import Codec
+    from ..._contracts.sink import OnPush
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
     from .engine import ClaimedRow, ClaimRequest, Renewal
@@ -102,6 +104,8 @@ class StorageOptions(TypedDict, total=False):
       keep_dead: seconds for which a failed or killed task is kept; default ``math.inf``.
       unreadable_after: seconds for which a task that this program cannot decode is put back, in case another version of
           the program can; after that it is a dead letter; default 86400, a day.
+      on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
+          returns the task to be pushed in its place; default none.
     """
 
     lease: float
@@ -116,11 +120,19 @@ class StorageOptions(TypedDict, total=False):
     """Seconds for which failed and killed tasks are kept; default ``math.inf``: until vacuumed."""
     unreadable_after: float
     """Seconds for which a task that cannot be decoded is put back, before it fails; default 86400, a day."""
+    on_push: OnPush
+    """Called with each task before it is pushed; returns the one to be pushed in its place; default none."""
 
 
 _A_DAY = 86_400.0
 _USUAL = StorageOptions(
-    lease=30.0, codec=None, result_type=Any, keep_results=3600.0, keep_dead=math.inf, unreadable_after=_A_DAY
+    lease=30.0,
+    codec=None,
+    result_type=Any,
+    keep_results=3600.0,
+    keep_dead=math.inf,
+    unreadable_after=_A_DAY,
+    on_push=(),
 )
 
 
@@ -150,6 +162,7 @@ class QueueState:
         self.keep_results = _check_keep(given["keep_results"], "keep_results")
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
+        self.on_push = PushHooks(given["on_push"])
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self.prefetched: deque[Task[Any]] = deque()  # claimed, and given to no slot yet,
         self.prefetched_at = 0.0  # the last of them at this time,

@@ -258,6 +258,7 @@ class DurableStorage(
         When it returns, the task is stored, as durably as the options of the storage ask. If it is cancelled, nothing
         was stored.
         """
+        task = self._prepare(task)
         row = self._row_of(task)
         keeps_extensions = self._queue.keep_extensions(task.parts)
         answer: str | DuplicateTaskError | None = None
@@ -276,7 +277,7 @@ class DurableStorage(
         Every task is made, and every option checked, before the first is pushed; then up to 512 go in one transaction.
         If it is cancelled, those whose transaction was made stay stored.
         """
-        tasks = await make_tasks(many, options, self)
+        tasks = [self._prepare(task) for task in await make_tasks(many, options, self)]
         rows = [self._row_of(task) for task in tasks]
         for task in tasks:  # their ids are new
             self._queue.keep_extensions(task.parts)
@@ -288,8 +289,12 @@ class DurableStorage(
                 ids.append(stored_id(answer))
         return ids
 
-    def _row_of(self, task: Task[A]) -> NewRow:
+    def _prepare(self, task: Task[A]) -> Task[A]:
+        """The task to be pushed in place of this one: what the functions of ``on_push`` make of it."""
         check_task(task)
+        return self._queue.on_push(task) if self._queue.on_push else task
+
+    def _row_of(self, task: Task[A]) -> NewRow:
         if self._closed:
             raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
         return row_of(task, self._queue, self._loop.engine.longest)

@@ -76,6 +76,8 @@ class FileStorage(DurableStorage[A]):
       keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
       keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until ``vacuum()``.
       unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
+      on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
+          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
     """
 
     @overload

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..._tasks.task import TaskOptions
     from ..._tasks.task_id import TaskId
+    from ..durable.engine import NewRow
     from .driver import Driver, Writer
     from .sync_storage import SyncSqliteStorage
 
@@ -92,6 +93,8 @@ class SqliteStorage(DurableStorage[A]):
       keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
       keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
       unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
+      on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
+          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
     """
 
     @overload
@@ -167,8 +170,11 @@ class SqliteStorage(DurableStorage[A]):
     ) -> tuple[TaskId, bool]:
         if self._engine.opening.read_only:
             raise refused(f"{self!r} was opened with read_only=True")
-        row = self._row_of(make_task(args, options, self))
+        row = self._prepare_row(make_task(args, options, self))
         return push_over(connection, self._engine.driver, self._engine.place, row, now)
+
+    def _prepare_row(self, task: Task[A]) -> NewRow:
+        return self._row_of(self._prepare(task))
 
     def wake(self) -> None:
         """Tell all workers to look for new tasks now. Call it after committing a transaction that used :meth:`push_in`.
@@ -204,7 +210,7 @@ class SqliteStorage(DurableStorage[A]):
         from .sync_storage import SyncSqliteStorage
 
         storage: SqliteStorage[Any] = cls(path, type, **options)
-        return SyncSqliteStorage(storage._engine, storage._queue, storage._row_of, storage._push_over)
+        return SyncSqliteStorage(storage._engine, storage._queue, storage._prepare_row, storage._push_over)
 
 
 @final
