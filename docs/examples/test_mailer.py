@@ -51,7 +51,7 @@ async def test_the_handler_alone(autojump_clock: MockClock) -> None:
     assert mailer.sent == ["ada@example.com"]
 
 
-# One attempt, with everything around it: parameters, layers, the judgement of errors.
+# One attempt as a worker makes it: with its parameters, layers and retry policy.
 
 
 async def test_one_attempt(autojump_clock: MockClock) -> None:
