@@ -27,8 +27,7 @@ from .._tasks.errors import WorkerError
 from .._tasks.retry import RetryPolicy
 from .blocked_loop import watching_the_loop
 from .intake import Intake
-from .slot import Slot
-from .slots import Slots
+from .slot import Slot, Slots
 from .stuck_attempts import log_stuck_attempts
 
 if sys.version_info < (3, 11):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .engine import Engine, ExchangeResult, NewRow, Settlement
     from .queue import QueueState
 
-
 T = TypeVar("T")
 
 _PATIENCE = 10.0

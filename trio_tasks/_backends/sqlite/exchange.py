@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .counters import QueueCounters
     from .driver import Connection, Row
 
-
 _MOST_DUE = 500
 """Due rows that one exchange enters; the next one enters more."""
 _SWEPT = 500
