@@ -18,7 +18,7 @@ from trio_tasks import (
     TaskId,
     WorkerReport,
 )
-from trio_tasks._contracts.report import Tally
+from trio_tasks._contracts.context import Tally
 
 ERROR = ValueError("no")
 

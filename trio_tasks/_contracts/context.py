@@ -1,4 +1,4 @@
-"""One run of a worker, as handlers, layers, listeners and the monitor see it; and the state of its intake."""
+"""One run of a worker, as handlers, layers, listeners and the monitor see it; its intake, and its counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
 from .._printing import escaped
 from .._tasks.errors import WorkerError
+from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
 from .events import EVENTS, Event
-from .report import Tally
+from .report import WorkerReport
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from .._tasks.outcome import Outcome
+    from .._tasks.task_id import TaskId
     from .attempt_log import AttemptLog
-    from .report import WorkerReport
+    from .report import Interruption, Overrun
 
 T = TypeVar("T")
 
@@ -353,6 +356,59 @@ class IntakeState:
     def _cancel_waiters(self) -> None:
         for scope in self._scopes:
             scope.cancel()
+
+
+@final
+class Tally:
+    """The counts of a run that is still going on."""
+
+    __slots__ = (
+        "drained",
+        "failed",
+        "interrupted",
+        "killed",
+        "overruns",
+        "released",
+        "retried",
+        "succeeded",
+        "suspended",
+    )
+
+    def __init__(self) -> None:
+        self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
+        self.drained: list[TaskId] = []
+        self.interrupted: list[Interruption] = []
+        self.overruns: dict[str, Overrun] = {}
+
+    def count(self, outcome: Outcome) -> None:
+        """Count one more attempt that has ended so."""
+        if isinstance(outcome, Succeeded):
+            self.succeeded += 1
+        elif isinstance(outcome, Retried):
+            self.retried += 1
+        elif isinstance(outcome, Failed):
+            self.failed += 1
+        elif isinstance(outcome, Killed):
+            self.killed += 1
+        elif isinstance(outcome, Released):
+            self.released += 1
+        else:
+            self.suspended += 1
+
+    def report(self, worker: str) -> WorkerReport:
+        """The counts as they stand, frozen."""
+        return WorkerReport(
+            worker,
+            self.succeeded,
+            self.retried,
+            self.failed,
+            self.killed,
+            self.released,
+            self.suspended,
+            tuple(self.drained),
+            tuple(self.interrupted),
+            tuple(self.overruns.values()),
+        )
 
 
 Listener = Callable[["WorkerContext", Event], object]

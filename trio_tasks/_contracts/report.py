@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from .._printing import escaped
-from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 
 if TYPE_CHECKING:
-    from .._tasks.outcome import Outcome
     from .._tasks.task_id import TaskId
 
 
@@ -60,59 +58,6 @@ class WorkerReport:
     drained: tuple[TaskId, ...] = ()
     interrupted: tuple[Interruption, ...] = ()
     overrun: tuple[Overrun, ...] = ()
-
-
-@final
-class Tally:
-    """The counts of a run that is still going on."""
-
-    __slots__ = (
-        "drained",
-        "failed",
-        "interrupted",
-        "killed",
-        "overruns",
-        "released",
-        "retried",
-        "succeeded",
-        "suspended",
-    )
-
-    def __init__(self) -> None:
-        self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
-        self.drained: list[TaskId] = []
-        self.interrupted: list[Interruption] = []
-        self.overruns: dict[str, Overrun] = {}
-
-    def count(self, outcome: Outcome) -> None:
-        """Count one more attempt that has ended so."""
-        if isinstance(outcome, Succeeded):
-            self.succeeded += 1
-        elif isinstance(outcome, Retried):
-            self.retried += 1
-        elif isinstance(outcome, Failed):
-            self.failed += 1
-        elif isinstance(outcome, Killed):
-            self.killed += 1
-        elif isinstance(outcome, Released):
-            self.released += 1
-        else:
-            self.suspended += 1
-
-    def report(self, worker: str) -> WorkerReport:
-        """The counts as they stand, frozen."""
-        return WorkerReport(
-            worker,
-            self.succeeded,
-            self.retried,
-            self.failed,
-            self.killed,
-            self.released,
-            self.suspended,
-            tuple(self.drained),
-            tuple(self.interrupted),
-            tuple(self.overruns.values()),
-        )
 
 
 @final
