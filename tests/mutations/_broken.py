@@ -418,10 +418,16 @@ MUTATIONS = [
         12,
         "of a bulk, what does not fit the type is found when its turn comes, in memory",
         "_backends/memory.py",
-        """            for task in tasks:
-                self._encoding.encode(task)
+        """        if not self._takes_as_it_is:
+            tasks = [self._prepare(task) for task in tasks]
+        for number, task in enumerate(tasks, start=1):
+            try:
+                ids.append(self._push_prepared(task))
 """,
-        "            pass\n",
+        """        for number, task in enumerate(tasks, start=1):
+            try:
+                ids.append(self.push_task_nowait(task))
+""",
         ("promise 12",),
     ),
     Mutation(
