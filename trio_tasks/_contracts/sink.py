@@ -195,6 +195,7 @@ def check_storable(parts: Parts) -> None:
     terms = parts.terms
     if not -(2**63) <= terms.priority < 2**63:
         raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
-    check_unicode(parts.id, "a task's id")
+    if not parts.id.isascii():
+        check_unicode(parts.id, "a task's id")
     if terms.unique is not None:
         check_unicode(terms.unique, "a unique key")
