@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 LANGUAGES = {"example": "python", "output": "text"}
-DRAWINGS = ("floors", "journey", "shutdown")
+DRAWINGS = ("folders", "journey", "shutdown")
 
 _BLOCK = re.compile(
     r"^(?P<indent> *)<!-- (?P<kind>example|output|table): (?P<name>\S+)(?: (?P<part>\S+))? -->\n"

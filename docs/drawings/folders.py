@@ -1,4 +1,4 @@
-"""Draw the folders of the package, one above the other, and the flows through them. Prints SVG."""
+"""Draw the folders of the package by level, and what flows between the levels. Prints SVG."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ RIGHT = LEFT + WIDTH
 def draw() -> str:
     """Return the drawing as SVG."""
     sheet = Drawing(
-        "floors",
+        "folders",
         24,
         912,
         748,
         title="The folders of trio_tasks",
         description=(
-            "Six levels of folders under the public names. Level 0: the ground. Level 1: tasks and codecs. "
+            "Six levels of folders under the public names. Level 0: base modules. Level 1: tasks and codecs. "
             "Level 2: contracts. Level 3: backends, handlers and layers. Level 4: the worker. Level 5: the "
             "monitor. Imports only point down. A task is pushed into the storage, received by a slot of the "
             "worker, attempted through the layers and the handler, and its outcome is settled back into the "
             "storage. Cancellation goes down, events and errors go up."
         ),
     )
-    _roof(sheet)
+    _public_names(sheet)
     _monitor(sheet)
     _worker(sheet)
-    _rooms(sheet)
-    _foundations(sheet)
-    _outside(sheet)
+    _parts(sheet)
+    _lower_levels(sheet)
+    _flows(sheet)
     return sheet.svg()
 
 
-def _floor(sheet: Drawing, number: int, y: int, height: int, title: str, words: str) -> None:
+def _level(sheet: Drawing, number: int, y: int, height: int, title: str, words: str) -> None:
     sheet.box(LEFT, y, WIDTH, height)
     sheet.text(LEFT + 16, y + 26, f"{number}", "start title soft")
     sheet.text(LEFT + 38, y + 26, title, "start title")
     sheet.text(RIGHT - 16, y + 26, words, "end small soft")
 
 
-def _roof(sheet: Drawing) -> None:
+def _public_names(sheet: Drawing) -> None:
     middle = LEFT + WIDTH / 2
     sheet.path(f"M{LEFT - 22} 106 L{middle} 14 L{RIGHT + 22} 106 z", "slab")
     sheet.text(middle, 62, "public names", "middle title")
@@ -49,7 +49,7 @@ def _roof(sheet: Drawing) -> None:
 
 
 def _monitor(sheet: Drawing) -> None:
-    _floor(sheet, 5, 114, 76, "_monitor", "a root nursery of workers")
+    _level(sheet, 5, 114, 76, "_monitor", "a root nursery of workers")
     for x, width, words in (
         (262, 90, "restarts"),
         (362, 100, "shutdown"),
@@ -60,7 +60,7 @@ def _monitor(sheet: Drawing) -> None:
 
 
 def _worker(sheet: Drawing) -> None:
-    _floor(sheet, 4, 198, 150, "_worker", "a nursery of slots")
+    _level(sheet, 4, 198, 150, "_worker", "a nursery of slots")
     for number in range(8):
         sheet.dot(296 + 15 * number, 219, 5, "fill green" if number < 3 else "card")
     sheet.chip(244, 290, 92, "settle", "wash green")
@@ -74,8 +74,8 @@ def _worker(sheet: Drawing) -> None:
     sheet.text(448, 266, "outcome", "middle small hue green strong")
 
 
-def _rooms(sheet: Drawing) -> None:
-    _floor(sheet, 3, 356, 180, "_backends, _handlers, layers", "")
+def _parts(sheet: Drawing) -> None:
+    _level(sheet, 3, 356, 180, "_backends, _handlers, layers", "")
     sheet.box(204, 402, 260, 54, "wash green")
     sheet.text(334, 424, "MemoryStorage", "middle code strong")
     sheet.text(334, 444, "any backend, any receive channel", "middle small soft")
@@ -100,16 +100,16 @@ def _rooms(sheet: Drawing) -> None:
     sheet.text(LEFT + WIDTH / 2, 522, "none of these folders imports another", "middle small soft")
 
 
-def _foundations(sheet: Drawing) -> None:
-    _floor(sheet, 2, 544, 58, "_contracts", "interfaces, context, events")
+def _lower_levels(sheet: Drawing) -> None:
+    _level(sheet, 2, 544, 58, "_contracts", "interfaces, context, events")
     sheet.text(LEFT + 38, 588, "Backend · TaskSink · … · events · WorkerContext · Report", "start code")
-    _floor(sheet, 1, 610, 58, "_tasks, _codecs", "without trio")
+    _level(sheet, 1, 610, 58, "_tasks, _codecs", "without trio")
     sheet.text(LEFT + 38, 654, "Task · Parts · TaskId · Outcome · errors · retry · codecs", "start code")
-    _floor(sheet, 0, 676, 58, "the ground", "imports nothing of ours")
+    _level(sheet, 0, 676, 58, "base modules", "imports nothing of ours")
     sheet.text(LEFT + 38, 720, "argument checks · clocks · logger · _concurrency", "start code")
 
 
-def _outside(sheet: Drawing) -> None:
+def _flows(sheet: Drawing) -> None:
     sheet.arrow("M36 130 L36 728", AMBER)
     sheet.text(48, 622, "imports", "start small hue amber strong")
     sheet.text(48, 639, "point down,", "start small soft")
