@@ -38,7 +38,7 @@ class Doubler:
         return n * 2
 
     @staticmethod
-    async def double_by_nobody(n: int) -> int:
+    async def double_without_self(n: int) -> int:
         return n * 2
 
     async def __call__(self, n: int) -> int:
@@ -110,8 +110,8 @@ CALLABLES: dict[str, Callable[..., Any]] = {
     "method": Doubler().double,
     "classmethod": Doubler.double_by_class,
     "classmethod of an object": Doubler().double_by_class,
-    "staticmethod": Doubler.double_by_nobody,
-    "bare staticmethod": vars(Doubler)["double_by_nobody"],
+    "staticmethod": Doubler.double_without_self,
+    "bare staticmethod": vars(Doubler)["double_without_self"],
     "object with async call": Doubler(),
     "object with sync call": DoublerInAThread(),
     "partial": functools.partial(double),
@@ -141,7 +141,7 @@ async def test_a_built_in_function_is_given_the_args() -> None:
         (Doubler().double, "{}.Doubler.double"),
         (HeirOfDoubler().double, "{}.HeirOfDoubler.double"),
         (Doubler.double_by_class, "{}.Doubler.double_by_class"),
-        (vars(Doubler)["double_by_nobody"], "{}.Doubler.double_by_nobody"),
+        (vars(Doubler)["double_without_self"], "{}.Doubler.double_without_self"),
         (Doubler(), "{}.Doubler object"),
         (functools.partial(double), "partial({}.double)"),
         (len, "len"),
@@ -290,7 +290,7 @@ async def test_children_end_before_the_attempt_does(autojump_clock: trio.testing
     assert ended == ["handler", "child"]
 
 
-async def test_all_who_ask_for_the_nursery_get_the_same_and_each_attempt_its_own() -> None:
+async def test_all_parameters_of_an_attempt_get_the_same_nursery_and_each_attempt_its_own() -> None:
     async def handler(n: int, one: trio.Nursery, *, other: trio.Nursery) -> trio.Nursery:
         assert one is other
         return one

@@ -68,7 +68,7 @@ class Service:
         return [n, mailer, user.name]
 
     @staticmethod
-    async def send_by_nobody(n: int, mailer: Data[Mailer], user: User) -> list[object]:
+    async def send_without_self(n: int, mailer: Data[Mailer], user: User) -> list[object]:
         return [n, mailer, user.name]
 
     async def __call__(self, n: int, mailer: Data[Mailer], user: User) -> list[object]:
@@ -83,7 +83,7 @@ def logged(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     return wrapper
 
 
-send = Service.send_by_nobody
+send = Service.send_without_self
 
 mailer_of_lambda = Mailer()
 CALLABLES: dict[str, Callable[..., Any]] = {
@@ -294,7 +294,7 @@ async def test_names_that_are_gone_are_refused() -> None:
     assert "'mailer: Data[LocalMailer]' cannot be read (name 'LocalMailer' is not defined)" in refusal(make())
 
 
-async def test_names_of_whoever_happens_to_call_are_not_read() -> None:
+async def test_names_in_the_calling_frame_are_not_read() -> None:
     class LocalMailer:
         pass
 

@@ -372,7 +372,7 @@ async def test_it_ends_when_nothing_is_left_to_retry(autojump_clock: MockClock) 
         await backend.receive()
 
 
-async def test_all_who_wait_learn_of_the_end() -> None:
+async def test_all_waiting_receivers_get_the_end_of_the_channel() -> None:
     send, backend = open_backend()
     ended: list[bool] = []
 

@@ -163,7 +163,7 @@ def test_a_plain_function_comes_back() -> None:
     [waits, Waits(), Waits().__call__, functools.partial(waits)],
     ids=["function", "object", "method", "partial"],
 )
-def test_what_nobody_would_await_must_not_be_async(value: object) -> None:
+def test_a_function_that_is_not_awaited_must_not_be_async(value: object) -> None:
     with pytest.raises(
         TypeError, match=r"^fn must be a plain function, as fn\(x\), since nobody awaits it; .* is async$"
     ):

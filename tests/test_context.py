@@ -382,7 +382,7 @@ async def exits_in_a_nursery() -> None:
 
 
 @pytest.mark.parametrize("async_fn", [fails, exits, exits_in_a_nursery])
-async def test_what_is_tracked_and_fails_is_logged_and_troubles_nobody(
+async def test_tracked_work_that_fails_is_logged_and_does_no_harm(
     async_fn: Any, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = MemoryStorage[float]()
@@ -399,7 +399,7 @@ async def test_what_is_tracked_and_fails_is_logged_and_troubles_nobody(
 variable: ContextVar[str] = ContextVar("variable", default="default")
 
 
-async def test_what_is_tracked_sees_the_context_variables_of_who_started_it() -> None:
+async def test_tracked_work_sees_the_context_variables_of_its_caller() -> None:
     storage = MemoryStorage[int]()
     await storage.push(1)
     storage.close()

@@ -239,7 +239,7 @@ async def test_a_settlement_that_did_not_happen_can_be_repeated(way: str, autoju
     assert [outcome for _, outcome in system.settled] == [DONE]
 
 
-async def test_a_settlement_that_failed_does_not_take_the_task_from_who_has_it_now() -> None:
+async def test_a_settlement_that_failed_does_not_end_a_later_claim() -> None:
     system = OtherSystem("args")
 
     async def settle(task: Task[Any], outcome: Outcome) -> None:
@@ -334,7 +334,7 @@ async def test_a_worker_that_is_cut_short_anywhere_loses_nothing(steps: int) -> 
 # Without settle=: it keeps what comes back
 
 
-async def test_what_is_retried_waits_here_where_nobody_takes_it_back(autojump_clock: MockClock) -> None:
+async def test_a_retried_task_waits_here_where_the_backend_cannot_take_it_back(autojump_clock: MockClock) -> None:
     system = OtherSystem("first", "second")
     backend: CustomBackend[Any] = CustomBackend(receive=system.receive, close=system.close)
     start = trio.current_time()

@@ -75,6 +75,9 @@ RETIRED_NAMES = {
 }
 """Names, or parts of names, of several words. A test's name is a sentence: see RETIRED_PHRASES."""
 
+FOR_PEOPLE = frozenset(("anybody", "everybody", "nobody", "somebody", "who", "whoever", "whom"))
+"""Words for people: a task, a worker, a process or a caller is none, so no name has them; a test's name neither."""
+
 RETIRED_PHRASES = {
     "in hand": "running (of a task, an attempt), claimed (by a worker)",
 }
@@ -97,11 +100,12 @@ def words_of(name: str) -> list[str]:
 
 def _retired_in_name(name: str) -> list[str]:
     words = words_of(name)
+    for_people = [each for each in words if each in FOR_PEOPLE] if len(words) > 1 else []
     if words[:1] == ["test"]:
-        return _retired_in_prose(" ".join(words))
+        return for_people + _retired_in_prose(" ".join(words))
     joined = f"_{'_'.join(words)}_"
     single = [each for each in words if each in RETIRED or each in RETIRED_IN_NAMES]
-    return single + [each for each in RETIRED_NAMES if f"_{each}_" in joined]
+    return for_people + single + [each for each in RETIRED_NAMES if f"_{each}_" in joined]
 
 
 def _retired_in_prose(text: str) -> list[str]:
@@ -114,7 +118,7 @@ def _may_have_any(text: str) -> bool:
     """Return False if it is not worth the time to look at each token."""
     words = words_of(text)
     joined = f"_{'_'.join(words)}_"
-    return bool({*words} & (RETIRED.keys() | RETIRED_IN_NAMES.keys())) or any(
+    return bool({*words} & (RETIRED.keys() | RETIRED_IN_NAMES.keys() | FOR_PEOPLE)) or any(
         f"_{each.replace(' ', '_')}_" in joined for each in (*RETIRED_NAMES, *RETIRED_PHRASES)
     )
 
@@ -137,7 +141,13 @@ def found_in(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def test_retired_words_are_used_nowhere() -> None:
-    terms = {**RETIRED, **RETIRED_IN_NAMES, **RETIRED_NAMES, **RETIRED_PHRASES}
+    terms = {
+        **dict.fromkeys(FOR_PEOPLE, "the name of the thing"),
+        **RETIRED,
+        **RETIRED_IN_NAMES,
+        **RETIRED_NAMES,
+        **RETIRED_PHRASES,
+    }
     wrong = {
         f"{path.relative_to(ROOT)}, {place}\n    {word!r} is retired: use {terms[word]!r}"
         for path in _files()
@@ -163,6 +173,8 @@ def test_retired_words_are_used_nowhere() -> None:
         ("fine.py", '"""The tasks that are in\nhand."""\n', "in hand"),
         ("fine.py", "def test_a_task_in_hand_is_kept() -> None: ...\n", "in hand"),
         ("fine.py", "context.tasks_in_hand = 1\n", "in_hand"),
+        ("fine.py", "def test_who_waits_is_woken() -> None: ...\n", "who"),
+        ("fine.py", "class WakesNobody: ...\n", "nobody"),
         ("_turnstile.py", "", "turnstile"),
     ],
 )
@@ -177,6 +189,7 @@ def test_a_retired_word_is_found(name: str, text: str, word: str) -> None:
         ("fine.py", "def test_they_take_turns_at_the_door() -> None: ...\n"),
         ("fine.py", "planet = pumpernickel = seated = 1\n"),
         ("fine.md", "One task at a time, in turns.\n"),
+        ("fine.py", '"""Nobody who waits is woken."""\ndef test_a_whole_row_whose_key_is_free() -> None: ...\n'),
         ("fine.py", '"""The error in handlers; it was given in by hand, for good."""\n'),
     ],
 )

@@ -270,7 +270,7 @@ async def test_a_pause_from_a_handler_is_heeded_before_the_next_task(
     assert storage.statistics().succeeded == 10
 
 
-async def test_a_pause_takes_back_those_who_wait_for_a_task(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_pause_cancels_receivers_that_wait(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int]()
     context: WorkerContext = await nursery.start(Worker("w", storage, no_op, concurrency=3).run)
     await wait_all_tasks_blocked()

@@ -31,7 +31,7 @@ async def test_it_starts_open() -> None:
     await state.wait_open()
 
 
-async def test_closing_sends_away_who_waits_and_is_for_good(nursery: trio.Nursery) -> None:
+async def test_closing_cancels_waiters_and_is_permanent(nursery: trio.Nursery) -> None:
     state, log = IntakeState(), list[str]()
     nursery.start_soon(wait_inside, state, log)
     nursery.start_soon(wait_inside, state, log)

@@ -376,7 +376,7 @@ def test_a_task_expires_at_the_very_second_delayed_or_not(delay: float) -> None:
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "replace", "raise"])
-def test_who_pushes_kills_what_has_expired_and_takes_its_key(on_conflict: str) -> None:
+def test_a_push_kills_an_expired_task_and_takes_its_key(on_conflict: str) -> None:
     timed = TimedLedger()
     timed.push("ahead")
     timed.push("a", unique="key", expires_in=5)
@@ -618,7 +618,7 @@ def test_what_does_not_wait_cannot_be_cancelled() -> None:
     assert timed.finished == []
 
 
-def test_nobody_needs_to_wake_up_for_a_cancelled_task() -> None:
+def test_no_wakeup_is_due_for_a_cancelled_task() -> None:
     timed = TimedLedger()
     for id, delay in (("a", 5), ("b", 10), ("c", 15)):
         timed.push(id, delay=delay)
@@ -629,7 +629,7 @@ def test_nobody_needs_to_wake_up_for_a_cancelled_task() -> None:
     assert timed.ledger.next_due is None
 
 
-def test_an_attempt_is_aborted_by_who_holds_it() -> None:
+def test_an_attempt_is_aborted_through_its_holder() -> None:
     timed = TimedLedger()
     timed.push("a")
     assert not timed.ledger.abort("a", "it waits")
@@ -647,7 +647,7 @@ def test_an_attempt_is_aborted_by_who_holds_it() -> None:
 @pytest.mark.parametrize(
     ("outcome", "attempts"), [(Retried(ERROR, 5), 1), (Released(), 0), (Suspended(5), 0)], ids=repr
 )
-def test_whoever_was_aborted_does_not_come_back(outcome: Outcome, attempts: int) -> None:
+def test_an_aborted_task_does_not_come_back(outcome: Outcome, attempts: int) -> None:
     timed = TimedLedger()
     timed.push("a")
     task = timed.take_one()

@@ -84,7 +84,7 @@ async def test_wait_for_waits_through_retries_and_releases(autojump_clock: MockC
         assert (await storage.wait_for(task_id)).unwrap() == "at last"
 
 
-async def test_wait_for_tells_those_who_wait_though_nothing_is_remembered(nursery: trio.Nursery) -> None:
+async def test_wait_for_answers_waiters_though_no_result_is_kept(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](keep_results=0)
     task_id = await storage.push(1)
     results: list[TaskResult[Any]] = []
@@ -132,7 +132,7 @@ async def test_wait_for_one_that_expires_or_is_replaced(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("delay", [0.0, 50.0])
-async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
+async def test_a_waiter_for_a_task_learns_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
     """Nobody receives, and nobody looks but the one who waits."""
     storage = MemoryStorage[int]()
     begun = trio.current_time()
@@ -142,7 +142,7 @@ async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: 
     assert trio.current_time() == begun + 7
 
 
-async def test_who_waits_for_a_task_that_was_started_in_time_waits_for_its_end(
+async def test_a_waiter_for_a_task_that_was_started_in_time_waits_for_its_end(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
@@ -242,7 +242,7 @@ async def test_metrics_count() -> None:
 # cancel, abort, reschedule, update, resume, vacuum
 
 
-async def test_cancel_takes_back_who_waits_ready_or_delayed() -> None:
+async def test_cancel_takes_back_tasks_that_are_ready_or_delayed() -> None:
     storage = MemoryStorage[int]()
     ids = [await storage.push(1), await storage.push(2, delay=10), await storage.push(3)]
     held = await storage.receive()
@@ -286,7 +286,7 @@ async def test_a_sync_handler_is_aborted_when_it_asks() -> None:
         storage.close()
 
 
-async def test_reschedule_moves_who_waits_either_way(autojump_clock: MockClock) -> None:
+async def test_reschedule_moves_waiting_tasks_either_way(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     ready, delayed = await storage.push(1), await storage.push(2, delay=100)
     assert await storage.reschedule(ready, 50)
@@ -338,7 +338,7 @@ async def test_a_resumed_task_has_its_unique_key_again() -> None:
     assert (await storage.wait_for(first)).status is Status.Killed
 
 
-async def test_who_was_replaced_while_running_may_still_end_in_any_way() -> None:
+async def test_a_task_that_was_replaced_while_running_may_still_end_in_any_way() -> None:
     for outcome in (Succeeded(1), Retried(ERROR), Failed(ERROR), Released(), Suspended(5.0)):
         for successor_ends_first in (False, True):
             storage = MemoryStorage[int]()

@@ -227,7 +227,7 @@ async def test_children_of_the_attempt_and_threads_do_not_lend(autojump_clock: M
     assert begun == [0]
 
 
-async def test_when_intake_stops_those_who_lend_are_released(autojump_clock: MockClock) -> None:
+async def test_when_intake_stops_attempts_that_lend_are_released(autojump_clock: MockClock) -> None:
     storage, record = MemoryStorage[int](), EventRecord()
 
     async def handler(n: int) -> None:

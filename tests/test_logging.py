@@ -151,7 +151,7 @@ def a_failing(part: str, error: BaseException) -> Iterator[None]:
 
 @pytest.mark.parametrize("part", ["filter", "handler's filter", "emit"])
 @pytest.mark.parametrize("error", CONTAINED, ids=repr)
-def test_a_logger_that_fails_harms_nobody(part: str, error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logger_that_fails_does_no_harm(part: str, error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     with a_failing(part, error):
         log.warning("mind %s", "the gap")
         with log_and_suppress("lost"):
@@ -161,7 +161,7 @@ def test_a_logger_that_fails_harms_nobody(part: str, error: BaseException, capsy
     assert type(error).__name__ in said
 
 
-def test_a_value_that_cannot_be_shown_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_that_cannot_be_shown_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
     handler = logging.StreamHandler()
     logging.getLogger("trio_tasks").addHandler(handler)
     try:

@@ -94,7 +94,7 @@ async def test_an_expired_task_is_killed_unstarted(autojump_clock: MockClock) ->
     assert isinstance(result.error, TaskExpiredError)
 
 
-async def test_who_was_started_in_time_does_not_expire(autojump_clock: MockClock) -> None:
+async def test_a_task_that_was_started_in_time_does_not_expire(autojump_clock: MockClock) -> None:
     for outcome in (Retried(ERROR), Released(), Suspended(0)):
         storage = MemoryStorage[int]()
         await storage.push(1, expires_in=5)
@@ -121,7 +121,7 @@ async def test_a_unique_key_is_taken_until_the_end() -> None:
     assert storage.statistics().pushed == 3
 
 
-async def test_a_unique_key_can_be_taken_over_from_who_waits() -> None:
+async def test_a_unique_key_can_be_taken_over_from_a_waiting_task() -> None:
     storage = MemoryStorage[int]()
     first = await storage.push(1, unique="key", delay=100)
     second = await storage.push(2, unique="key", on_conflict="replace")

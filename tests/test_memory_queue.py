@@ -54,7 +54,7 @@ async def test_a_task_is_handed_over_in_the_step_in_which_it_is_pushed(nursery: 
     nursery.cancel_scope.cancel()
 
 
-async def test_who_waits_longest_is_served_first(nursery: trio.Nursery) -> None:
+async def test_the_longest_waiting_receiver_is_served_first(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int]()
     served: list[tuple[int, int]] = []
 
@@ -91,7 +91,7 @@ async def test_a_cancelled_receiver_is_not_handed_anything(nursery: trio.Nursery
     nursery.cancel_scope.cancel()
 
 
-async def test_who_is_cancelled_after_having_been_handed_a_task_has_it(nursery: trio.Nursery) -> None:
+async def test_a_receiver_that_is_cancelled_after_having_been_given_a_task_has_it(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int]()
     scope = trio.CancelScope()
 
@@ -156,7 +156,7 @@ async def test_of_several_receivers_one_keeps_time_and_passes_it_on_when_cancell
     nursery.cancel_scope.cancel()
 
 
-async def test_who_keeps_time_and_is_handed_a_task_passes_it_on(
+async def test_a_time_keeper_that_is_given_a_task_passes_timekeeping_on(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
@@ -213,7 +213,7 @@ async def test_the_alarm_is_put_off_when_the_nearest_task_is_taken_back(
     nursery.cancel_scope.cancel()
 
 
-async def test_the_first_delayed_task_finds_a_time_keeper_among_those_who_wait_already(
+async def test_the_first_delayed_task_makes_a_waiting_receiver_the_time_keeper(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
@@ -229,7 +229,7 @@ async def test_the_first_delayed_task_finds_a_time_keeper_among_those_who_wait_a
 
 
 @pytest.mark.parametrize("after", [0.0, 7.0])
-async def test_a_retried_task_finds_those_who_wait_already(
+async def test_a_retried_task_is_given_to_waiting_receivers(
     after: float, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     storage = MemoryStorage[int]()
@@ -367,7 +367,7 @@ async def storage_keeper(storage: MemoryStorage[Any]) -> None:
 # Closing
 
 
-async def test_closing_tells_all_who_wait(nursery: trio.Nursery) -> None:
+async def test_closing_wakes_all_waiters(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int]()
     ended = 0
 
@@ -445,7 +445,7 @@ async def test_a_closed_storage_ends_when_its_last_task_is_taken_back(
 # Waiting for room
 
 
-async def test_who_waits_for_room_gets_in_first_come_first_served(nursery: trio.Nursery) -> None:
+async def test_pushers_that_wait_for_room_are_served_first_come_first_served(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](2)
     await storage.push_bulk([0, 1])
     for number in range(2, 6):
@@ -458,7 +458,7 @@ async def test_who_waits_for_room_gets_in_first_come_first_served(nursery: trio.
     assert storage.statistics().pushers_waiting == 0
 
 
-async def test_nobody_overtakes_those_who_wait_for_room(nursery: trio.Nursery) -> None:
+async def test_no_push_overtakes_pushers_that_wait_for_room(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](1)
     await storage.push(0)
     nursery.start_soon(storage.push, 1)
@@ -469,7 +469,7 @@ async def test_nobody_overtakes_those_who_wait_for_room(nursery: trio.Nursery) -
     assert storage.receive_nowait().args == 1
 
 
-async def test_a_cancelled_push_is_not_in_and_holds_nobody_up(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_push_is_not_in_and_blocks_no_other_push(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](1)
     await storage.push(0)
     scope = trio.CancelScope()
@@ -584,7 +584,7 @@ async def test_what_comes_back_always_finds_room() -> None:
         storage.push_nowait(2)
 
 
-async def test_who_waits_for_room_through_a_closed_handle_is_sent_away_and_others_stay(nursery: trio.Nursery) -> None:
+async def test_pushers_that_wait_for_room_fail_if_their_handle_closes_and_others_stay(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](1)
     other = storage.clone()
     await other.push(0)
@@ -612,7 +612,7 @@ async def test_who_waits_for_room_through_a_closed_handle_is_sent_away_and_other
 
 
 @pytest.mark.parametrize("seed", range(150))
-async def test_whatever_is_cancelled_when_nothing_is_lost_and_nobody_is_forgotten(
+async def test_cancellations_at_any_moment_lose_no_task_and_forget_no_waiter(
     seed: int, autojump_clock: MockClock
 ) -> None:
     chance = random.Random(seed)

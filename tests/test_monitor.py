@@ -176,7 +176,9 @@ def test_it_may_be_run_in_one_trio_run_after_the_other() -> None:
 # Who takes part
 
 
-async def test_who_is_registered_while_it_runs_starts_at_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_a_worker_that_is_registered_while_it_runs_starts_at_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     early, late = MemoryStorage[float](), MemoryStorage[float]()
     monitor = Monitor().register(worker_on(early, "early"))
     await nursery.start(monitor.run)
@@ -192,7 +194,7 @@ async def test_who_is_registered_while_it_runs_starts_at_once(autojump_clock: Mo
     assert len(monitor.report.workers) == 2
 
 
-async def test_who_was_registered_while_it_ran_takes_part_in_the_next_run(autojump_clock: MockClock) -> None:
+async def test_a_worker_that_was_registered_while_it_ran_takes_part_in_the_next_run(autojump_clock: MockClock) -> None:
     one, other = MemoryStorage[float](), MemoryStorage[float]()
     monitor = Monitor().register(worker_on(one, "one"))
     async with monitor:
@@ -483,7 +485,7 @@ async def test_a_deadline_of_ones_own_is_not_put_off_by_shutdown(autojump_clock:
     assert trio.current_time() - start == 5
 
 
-async def test_who_finishes_although_time_was_up_has_drained(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_finishes_although_time_was_up_has_drained(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[float]()
     task_id = await storage.push(20)
     async with Monitor(shutdown_timeout=5) as monitor:
@@ -748,7 +750,7 @@ async def test_a_listener_added_while_it_runs_hears_from_then_on(
     assert {"early: Engage", "early: Stop", "late: Start", "late: Stop"} <= set(heard)
 
 
-async def test_a_listener_that_fails_troubles_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_listener_that_fails_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Event] = []
 
     def broken(context: WorkerContext, event: Event) -> None:

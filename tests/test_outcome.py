@@ -92,7 +92,7 @@ def test_a_suspension_until_no_moment_at_all_is_refused(until: Any, error: type[
         Suspended(until)
 
 
-def test_a_suspension_may_last_until_somebody_ends_it() -> None:
+def test_a_suspension_may_last_until_it_is_rescheduled() -> None:
     assert Suspended(math.inf, "paused by the owner") == Suspended(math.inf, "paused by the owner")
     assert Suspended(-5.0).until == -5.0, "trio's clock may start anywhere"
 

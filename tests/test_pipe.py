@@ -350,7 +350,7 @@ async def test_a_task_that_comes_twice_is_left_out_and_logged(caplog: pytest.Log
     assert "'same' has been pushed already" in caplog.text
 
 
-async def test_a_source_of_refusals_starves_nobody() -> None:
+async def test_a_source_of_refusals_starves_no_trio_task() -> None:
     class Endless:
         def __aiter__(self) -> Endless:
             return self
@@ -364,7 +364,7 @@ async def test_a_source_of_refusals_starves_nobody() -> None:
 
     others: list[int] = []
 
-    async def somebody_else() -> None:
+    async def run_beside() -> None:
         for n in range(5):
             await trio.lowlevel.checkpoint()
             others.append(n)
@@ -373,14 +373,14 @@ async def test_a_source_of_refusals_starves_nobody() -> None:
     logging.disable(logging.CRITICAL)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(somebody_else)
+            nursery.start_soon(run_beside)
             await Pipe(Endless(), Hasty()).feed()
     finally:
         logging.disable(logging.NOTSET)
     assert others == [0, 1, 2, 3, 4]
 
 
-async def test_a_storage_that_somebody_closed_is_worked_off(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_storage_that_was_closed_is_worked_off(caplog: pytest.LogCaptureFixture) -> None:
     storage = MemoryStorage[int]()
     await storage.push(0)
     storage.close()

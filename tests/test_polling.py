@@ -253,7 +253,7 @@ def test_a_backoff_refuses_what_makes_no_sense(options: dict[str, Any], right: s
 # OnSignal
 
 
-async def test_a_signal_wakes_who_waits(autojump_clock: MockClock) -> None:
+async def test_a_signal_wakes_a_waiter(autojump_clock: MockClock) -> None:
     table = Table()
     signal = OnSignal()
     receive = poll(table.fetch, signal)
@@ -333,7 +333,7 @@ async def test_an_async_function_can_be_the_signal(autojump_clock: MockClock) ->
     assert table.looks == [0, 60, 120]
 
 
-async def test_a_signal_is_given_to_all_who_wait_for_it() -> None:
+async def test_a_signal_wakes_all_waiters() -> None:
     signal = OnSignal()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(signal.wait)

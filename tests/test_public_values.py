@@ -255,7 +255,7 @@ def test_a_copy_is_on_its_own() -> None:
     assert len(extensions) == 1
 
 
-def test_a_copied_task_is_in_nobodys_hands() -> None:
+def test_a_copied_task_has_no_holder() -> None:
     task = made_task()
     for again in copies(task):
         assert again.parts.context is not task.parts.context

@@ -225,7 +225,7 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_and_fails(autojump_cl
     assert trio.current_time() - start == 5
 
 
-async def test_who_finishes_in_spite_of_the_time_limit_has_succeeded(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_finishes_in_spite_of_the_time_limit_has_succeeded(autojump_clock: MockClock) -> None:
     storage, listener = MemoryStorage[int](), Listener()
     await storage.push(1, timeout=5)
     storage.close()
@@ -294,7 +294,7 @@ async def gathers_and_cleans_up_badly(n: int) -> None:
         raise ValueError("the clean-up failed")
 
 
-async def gathers_one_who_cleans_up_badly(n: int) -> None:
+async def gathers_one_that_cleans_up_badly(n: int) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cleans_up_badly, n)
         await trio.sleep_forever()
@@ -302,7 +302,7 @@ async def gathers_one_who_cleans_up_badly(n: int) -> None:
 
 async def everything_fails(n: int) -> None:
     try:
-        await gathers_one_who_cleans_up_badly(n)
+        await gathers_one_that_cleans_up_badly(n)
     finally:
         raise KeyError("and so did this")
 
@@ -315,7 +315,7 @@ async def everything_fails(n: int) -> None:
         translates,
         gathers,
         gathers_and_cleans_up_badly,
-        gathers_one_who_cleans_up_badly,
+        gathers_one_that_cleans_up_badly,
         everything_fails,
     ],
     ids=lambda handler: str(handler.__name__),
@@ -331,7 +331,7 @@ async def test_an_interruption_costs_no_attempt_whatever_the_cleaning_up_raises(
     assert task.parts.holder is None
 
 
-async def test_who_finishes_in_spite_of_being_cancelled_has_succeeded(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_finishes_in_spite_of_being_cancelled_has_succeeded(autojump_clock: MockClock) -> None:
     async def handler(n: int) -> str:
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
@@ -411,7 +411,7 @@ async def parent_of_a_bare_child(n: int) -> None:
         nursery.start_soon(trio.sleep_forever)
 
 
-async def test_a_child_that_is_nobodys_own_code_is_found_where_it_was_waited_for(autojump_clock: MockClock) -> None:
+async def test_a_child_without_code_of_the_user_is_found_where_it_was_waited_for(autojump_clock: MockClock) -> None:
     report, _ = await interrupt(parent_of_a_bare_child)
     assert " in parent_of_a_bare_child: " in report.interrupted[0].where
 
@@ -489,7 +489,7 @@ async def test_an_aborted_attempt_is_killed_and_its_slot_goes_on(autojump_clock:
     assert [type(each) for each in listener.outcomes()] == [Killed, Succeeded, Succeeded]
 
 
-async def test_who_aborts_itself_does_not_hit_the_next(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_aborts_itself_does_not_cancel_the_next(autojump_clock: MockClock) -> None:
     storage, listener = MemoryStorage[int](), Listener()
     await storage.push_bulk([1, 2])
     storage.close()
@@ -504,7 +504,7 @@ async def test_who_aborts_itself_does_not_hit_the_next(autojump_clock: MockClock
     assert [type(each) for each in listener.outcomes()] == [Killed, Succeeded]
 
 
-async def test_who_finishes_in_spite_of_the_abort_has_succeeded(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_finishes_in_spite_of_the_abort_has_succeeded(autojump_clock: MockClock) -> None:
     storage, listener = MemoryStorage[int](), Listener()
     ids = await storage.push_bulk([1, 2])
 
@@ -521,7 +521,7 @@ async def test_who_finishes_in_spite_of_the_abort_has_succeeded(autojump_clock: 
     assert listener.outcomes() == [Succeeded(1), Succeeded(2)]
 
 
-async def test_nobody_can_be_aborted_twice_or_after_the_end(autojump_clock: MockClock) -> None:
+async def test_no_attempt_is_aborted_twice_or_after_its_end(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     assert not await storage.abort(task_id)  # it waits

@@ -17,7 +17,7 @@ async def stay(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(RECORD_INTERVAL - 1, 0), (RECORD_INTERVAL * 3.5, 3)])
-async def test_who_stays_is_named_as_long_as_it_stays(
+async def test_a_stuck_attempt_is_named_as_long_as_it_stays(
     seconds: float, times: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = MemoryStorage[float]()
@@ -36,7 +36,9 @@ async def test_who_stays_is_named_as_long_as_it_stays(
     assert all("stay" in message and "await trio.sleep(seconds)" in message for message in named)
 
 
-async def test_who_is_not_cancelled_is_not_named(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_attempt_that_is_not_cancelled_is_not_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     storage = MemoryStorage[float]()
     await storage.push(RECORD_INTERVAL * 3)
     storage.close()

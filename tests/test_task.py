@@ -70,7 +70,7 @@ def test_the_final_statuses() -> None:
     assert [each.value for each in Status] == ["Pending", "Queued", "Running", "Done", "Failed", "Killed"]
 
 
-def test_a_task_tells_who_it_is() -> None:
+def test_the_repr_of_a_task_names_it() -> None:
     task = TaskBuilder("args").id("task-123").build()
     assert repr(task) == "<Task task-123 <str>: Pending, attempt 0>"
     task.parts.status, task.parts.attempt = Status.Running, Attempt(2)

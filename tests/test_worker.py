@@ -563,7 +563,7 @@ async def test_leaving_a_stream_early_stops_gracefully(autojump_clock: MockClock
     assert isinstance(heard[-1], Stop)
 
 
-async def test_a_reader_who_is_slow_misses_nothing(autojump_clock: MockClock) -> None:
+async def test_a_slow_reader_misses_no_event(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[float]()
     await storage.push_bulk([0] * 50)
     storage.close()
@@ -591,7 +591,7 @@ async def test_a_backend_that_fails_cancels_the_block_of_a_stream(autojump_clock
             await trio.sleep_forever()
 
 
-async def test_who_closes_the_stream_does_not_hurt_the_worker(
+async def test_closing_the_stream_does_not_end_the_worker(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = MemoryStorage[float]()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 
 @pytest.mark.timeout(900)  # a busy machine takes as long as it takes: the trial ends when nothing happens any more
-def test_who_is_killed_loses_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_task(tmp_path: Path) -> None:
     """Acknowledged is stored, stored is done, once, and nothing is done again without a reason."""
     verdict = Trial(Plan(tasks=1200, kills=20, processes=3, apart=0.5, seed=1), tmp_path).run()
     assert not verdict.faults, "\n".join([*verdict.faults, str(verdict.figures)])

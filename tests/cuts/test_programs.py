@@ -372,7 +372,7 @@ def test_a_layer_is_cut_at_every_moment_and_lets_others_through(name: str) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if hasattr(LAYERS[name](), "ready")])
-def test_who_waits_at_a_gate_is_cut_at_every_moment(name: str) -> None:
+def test_a_slot_that_waits_at_a_gate_is_cut_at_every_moment(name: str) -> None:
     async def scenario(cut: Cut) -> None:
         gate = LAYERS[name]()
         with cut:

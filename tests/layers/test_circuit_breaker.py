@@ -191,7 +191,7 @@ async def test_while_open_nothing_goes_through(autojump_clock: trio.testing.Mock
     assert service.calls == [0, 0]
 
 
-async def test_while_open_a_call_that_nobody_admitted_waits(autojump_clock: trio.testing.MockClock) -> None:
+async def test_while_open_a_call_that_was_not_admitted_waits(autojump_clock: trio.testing.MockClock) -> None:
     breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=60)
     await call(breaker, DOWN)
     with trio.move_on_after(30) as scope:
@@ -295,7 +295,7 @@ async def test_a_success_that_comes_late_does_not_close_it_again(
     assert breaker.state == "open"
 
 
-async def test_who_waits_for_the_trials_waits_on_if_they_fail(
+async def test_a_call_that_waits_for_the_trials_waits_on_if_they_fail(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     breaker = await half_open(half_open_max_calls=1)
@@ -432,7 +432,7 @@ async def test_a_task_admitted_twice_has_two_places(autojump_clock: trio.testing
     )
 
 
-async def test_who_waits_learns_of_a_place_that_comes_back(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_waiting_call_learns_of_a_trial_that_is_given_back(autojump_clock: trio.testing.MockClock) -> None:
     breaker = await half_open(half_open_max_calls=1)
     task = Task("a")
     assert breaker.admit(task)

@@ -48,7 +48,7 @@ def taken(limit: ConcurrencyLimit) -> int:
 # Without a worker
 
 
-async def test_a_call_that_nobody_admitted_waits_for_a_permit(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_call_that_was_not_admitted_waits_for_a_permit(autojump_clock: trio.testing.MockClock) -> None:
     limit, room = ConcurrencyLimit(2), Room()
     async with trio.open_nursery() as nursery:
         for n in range(6):
@@ -76,7 +76,9 @@ async def test_the_permit_comes_back_whatever_happens(autojump_clock: trio.testi
     assert taken(limit) == 0
 
 
-async def test_who_is_cancelled_while_it_waits_has_taken_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_call_that_is_cancelled_while_it_waits_has_taken_no_permit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     limit, room = ConcurrencyLimit(1), Room(10)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limit, room, Task("first"))

@@ -98,7 +98,7 @@ async def test_a_cleanup_that_takes_long_is_not_cut_short_and_named(
     assert warnings(caplog) == [f"task {task.parts.id} is still running, after {n} s" for n in (10, 20, 30)]
 
 
-async def test_what_lets_nobody_speak_is_named_afterwards(
+async def test_an_attempt_that_blocks_the_event_loop_is_named_afterwards(
     caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
 ) -> None:
     async def block(task: Task[float]) -> str:

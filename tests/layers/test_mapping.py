@@ -128,16 +128,16 @@ async def test_what_changes_a_type_goes_around_the_handler(autojump_clock: trio.
 
 @pytest.mark.parametrize("layer", [MapArgs, MapResult, MapError])
 def test_wrong_functions_are_refused(layer: Callable[[Any], object]) -> None:
-    async def awaited_by_nobody(value: Any) -> Any:
+    async def not_awaited(value: Any) -> Any:
         return value
 
-    class AwaitedByNobody:
+    class NotAwaited:
         async def __call__(self, value: Any) -> Any:
             return value
 
     with pytest.raises(TypeError, match="fn must be callable, as fn"):
         layer(3)
-    for wrong in (awaited_by_nobody, AwaitedByNobody()):
+    for wrong in (not_awaited, NotAwaited()):
         with pytest.raises(TypeError, match=r"fn must be a plain function, .* is async"):
             layer(wrong)
 

@@ -95,7 +95,9 @@ async def test_no_stretch_sees_more(seed: int, autojump_clock: trio.testing.Mock
     )
 
 
-async def test_who_is_cancelled_while_it_waits_has_used_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_call_that_is_cancelled_while_it_waits_has_used_no_token(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     limit, starts = RateLimit(1, per=10), Starts()
     await limit(starts, Task("a"))
     with trio.move_on_after(5) as scope:
@@ -194,7 +196,7 @@ async def test_a_task_admitted_twice_has_two_tokens(autojump_clock: trio.testing
     assert (statistics.free, statistics.set_aside, statistics.cooling) == (2, 0, 1)
 
 
-async def test_who_waits_learns_of_a_token_that_comes_back_early(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_waiting_call_learns_of_a_token_that_comes_back_early(autojump_clock: trio.testing.MockClock) -> None:
     limit = RateLimit(1, per=10)
     task = Task("a")
     assert limit.admit(task)
@@ -205,7 +207,7 @@ async def test_who_waits_learns_of_a_token_that_comes_back_early(autojump_clock:
     assert trio.current_time() == 3
 
 
-async def test_who_waits_learns_when_a_token_begins_to_cool(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_waiting_call_learns_when_a_token_begins_to_cool(autojump_clock: trio.testing.MockClock) -> None:
     """At first nobody can say when the token will be free, for the attempt has yet to arrive."""
     limit = RateLimit(1, per=10)
     task = Task("a")
@@ -342,7 +344,7 @@ async def test_by_key_no_stretch_sees_more(seed: int, autojump_clock: trio.testi
     )
 
 
-async def test_by_key_those_that_nobody_uses_any_more_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+async def test_by_key_those_that_are_unused_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
     """Also while others are in use, and though nobody asks for statistics."""
     limit, starts = RateLimit(1, per=5, key=by_args), Starts()
     held = [Task(f"held {n}") for n in range(20)]

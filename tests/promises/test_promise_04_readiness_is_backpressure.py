@@ -146,7 +146,9 @@ async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused
         context.stop()  # a paused worker ends too
 
 
-async def test_promise_04_readiness_is_backpressure_who_is_not_admitted_goes_back(autojump_clock: MockClock) -> None:
+async def test_promise_04_readiness_is_backpressure_a_task_that_is_not_admitted_goes_back(
+    autojump_clock: MockClock,
+) -> None:
     """Of a gate that several share, another may have taken the last place: the task goes back, and loses nothing."""
     storage, gate, records = MemoryStorage[int](), Slots(2), [EventRecord(), EventRecord()]
     running: list[int] = []

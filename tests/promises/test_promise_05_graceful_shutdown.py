@@ -351,7 +351,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_d_says_which_errors_t
     assert "the backend is gone" in str(monitor.report)
 
 
-async def test_promise_05_graceful_shutdown_has_a_timeline_d_who_cannot_be_stopped_is_named(
+async def test_promise_05_graceful_shutdown_has_a_timeline_d_an_attempt_that_cannot_be_stopped_is_named(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, go_on = MemoryStorage[int](), trio.Event()

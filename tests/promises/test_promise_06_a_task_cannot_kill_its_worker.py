@@ -452,7 +452,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_failing_backend_en
     assert backend.settled
 
 
-def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_who_hears_of_its_beginning() -> None:
+def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_a_listener_to_its_beginning() -> None:
     """An attempt that a listener does not want to hear of is an attempt all the same."""
 
     def fail(context: WorkerContext, event: Event) -> None:

@@ -127,7 +127,7 @@ async def test_promise_07_attempts_are_counted_once_in_the_backend_not_in_a_work
     assert records[3].kinds == ["Failed"]
 
 
-async def test_promise_07_attempts_are_counted_once_whoever_waits_holds_no_slot(autojump_clock: MockClock) -> None:
+async def test_promise_07_attempts_are_counted_once_a_waiting_task_holds_no_slot(autojump_clock: MockClock) -> None:
     """A task that waits for its retry waits in the backend; the only slot does other work."""
     storage, begun = MemoryStorage[str](), trio.current_time()
     done: list[tuple[str, float]] = []

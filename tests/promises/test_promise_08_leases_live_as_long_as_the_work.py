@@ -126,7 +126,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_at
 
 
 @pytest.mark.parametrize("handler", [sleep_for, fail])
-async def test_promise_08_leases_live_as_long_as_the_work_who_comes_too_late_cannot_settle(
+async def test_promise_08_leases_live_as_long_as_the_work_a_late_worker_cannot_settle(
     autojump_clock: MockClock, handler: Callable[..., Any]
 ) -> None:
     """However it ended: it does not count, it harms nobody, and nobody is told that it was settled."""

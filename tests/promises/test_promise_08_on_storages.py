@@ -43,7 +43,7 @@ def test_promise_08_leases_live_as_long_as_the_work_though_nothing_ran_for_some(
     assert begun == Counter(range(25))
 
 
-def test_promise_08_leases_live_as_long_as_the_work_who_has_lost_one_ends_the_attempt(tmp_path: Path) -> None:
+def test_promise_08_leases_live_as_long_as_the_work_a_worker_that_lost_one_ends_the_attempt(tmp_path: Path) -> None:
     """Somebody else has taken the task: the attempt is cancelled with the next heartbeat, and cannot be settled."""
     path = tmp_path / "tasks.db"
     cancelled: list[float] = []

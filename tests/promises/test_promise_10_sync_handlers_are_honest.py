@@ -119,7 +119,7 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_s
 
 
 @pytest.mark.parametrize("by", ["the task", "a layer"])
-async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_who_asks(by: str) -> None:
+async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_a_handler_that_asks(by: str) -> None:
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
     await storage.push(1, **options)
@@ -158,7 +158,7 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_waits_for_the_
     assert storage.statistics().running == 0
 
 
-async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_asks() -> None:
+async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_a_handler_that_asks() -> None:
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
     with threads.at_large(), trio.fail_after(LONGEST_WAIT):
@@ -173,7 +173,7 @@ async def test_promise_10_sync_handlers_are_honest_a_cancellation_reaches_who_as
     assert (task.parts.status, task.parts.attempt) == (Status.Pending, 0)
 
 
-async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_who_asks() -> None:
+async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_a_handler_that_asks() -> None:
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     task_id = await storage.push(1)
     storage.close()
@@ -186,7 +186,7 @@ async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_who_asks() -
     assert threads.ended == [1]
 
 
-async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_who_does_not_ask(
+async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_a_handler_that_does_not_ask(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing can stop it, so nothing pretends to."""

@@ -117,7 +117,7 @@ async def test_promise_11_the_monitor_tells_the_truth_by_default_nothing_is_rest
     assert (await run_and_fail(Monitor().register(dying()), "gone")).restarts == 0
 
 
-async def test_promise_11_the_monitor_tells_the_truth_who_ended_well_is_not_restarted(
+async def test_promise_11_the_monitor_tells_the_truth_a_worker_that_ended_well_is_not_restarted(
     autojump_clock: MockClock,
 ) -> None:
     storage = MemoryStorage[int]()

@@ -212,7 +212,7 @@ async def test_promise_12_bad_input_is_refused_a_taken_key() -> None:
     assert storage.statistics() == before
 
 
-async def test_promise_12_bad_input_is_refused_to_who_waits_for_room(autojump_clock: MockClock) -> None:
+async def test_promise_12_bad_input_is_refused_while_a_push_waits_for_room(autojump_clock: MockClock) -> None:
     """The one who pushed is told, not the one who made room."""
     storage = MemoryStorage[str](1)
     await storage.push("first", id="task-1")

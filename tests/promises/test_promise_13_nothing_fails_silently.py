@@ -360,14 +360,14 @@ def block_until(caplog: pytest.LogCaptureFixture, told: str) -> None:
 async def test_promise_13_nothing_fails_silently_a_handler_that_blocks_the_loop_is_named_while_it_does(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def block(who: str, nursery: trio.Nursery) -> None:
+    async def block(role: str, nursery: trio.Nursery) -> None:
         async def child() -> None:
-            block_until(caplog, f"task {who}")
+            block_until(caplog, f"task {role}")
 
-        if who == "guilty" and where == "child":
+        if role == "guilty" and where == "child":
             nursery.start_soon(child)
-        elif who == "guilty":
-            block_until(caplog, f"task {who}")
+        elif role == "guilty":
+            block_until(caplog, f"task {role}")
         else:
             await trio.lowlevel.checkpoint()
 

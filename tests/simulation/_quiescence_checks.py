@@ -43,7 +43,7 @@ class QuiescenceChecks(trio.abc.Instrument):
         self._latest_beat = faults.stall_seconds[1] if faults.stall else 0.0
         self._stop_seconds = _STALLS if faults.stall else _CLOSE
         self._rounds = 0  # since the last quiet moment
-        self._told: set[object] = set()
+        self._reported: set[object] = set()
         self._idle_since: dict[WorkerContext, float] = {}
         self.scope = trio.CancelScope()
         self.program_run: ProgramRun | None = None
@@ -85,16 +85,16 @@ class QuiescenceChecks(trio.abc.Instrument):
             return
         running, most = self._stores.count_running(program_run.storages), self._checker.most_running
         if running > most:
-            self._tell("slots", f"{running} tasks are claimed, and there are slots for {most}")
+            self._report_once("slots", f"{running} tasks are claimed, and there are slots for {most}")
 
     def _check_memory(self, storage: Any) -> None:
         """Whoever can be served has been."""
         there = storage.statistics()
         if there.pushers_waiting and there.waiting < there.max_buffer_size:
-            self._tell("room", f"there is room, and somebody waits for room: {there}")
+            self._report_once("room", f"there is room, and somebody waits for room: {there}")
         due = storage._queue.ledger.next_due
         if there.receivers_waiting and due is not None and due < trio.current_time():
-            self._tell("due", f"a task was due at {due:g}, and somebody waits for one: {there}")
+            self._report_once("due", f"a task was due at {due:g}, and somebody waits for one: {there}")
 
     def _check_worker(self, context: WorkerContext) -> None:
         """A worker that was told to stop ends when there is nothing that it waits for."""
@@ -103,16 +103,16 @@ class QuiescenceChecks(trio.abc.Instrument):
         if context.task_count:
             self._idle_since.pop(context, None)
         elif trio.current_time() > self._idle_since.setdefault(context, trio.current_time()) + self._stop_seconds:
-            self._tell(context, f"{context!r} was told to stop, has no running task, and does not end")
+            self._report_once(context, f"{context!r} was told to stop, has no running task, and does not end")
 
     def _check_lent_slots(self, context: WorkerContext) -> None:
         """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
         holders: set[Any] = {task.parts.holder for task in context.running_tasks}
         lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)
         if context.lent != lent and not context.is_shutting_down:
-            self._tell(("lent", context), f"{context.name} lends {context.lent} slots, and {lent} attempts wait")
+            self._report_once(("lent", context), f"{context.name} lends {context.lent} slots, and {lent} attempts wait")
         if len(context.running_tasks) > 2 * context.concurrency:
-            self._tell(("slots", context), f"{context.name} has {len(context.running_tasks)} running tasks")
+            self._report_once(("slots", context), f"{context.name} has {len(context.running_tasks)} running tasks")
 
     def _check_lease(self, context: WorkerContext, task: Task[Any]) -> None:
         """While a task is running its lease is renewed; a worker that has lost it knows it with the next beat."""
@@ -130,7 +130,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             interval = worker.backend.heartbeat_interval + self._latest_beat
             since = max(claim.overtaken_at, checker.engaged[parts])
             if now > since + interval + _CLOSE and not holder.scope.cancel_called:
-                self._tell(claim, f"{context.name} goes on with {task}, which somebody else has")
+                self._report_once(claim, f"{context.name} goes on with {task}, which somebody else has")
         elif (
             not self._jumps
             and not self._latest_beat
@@ -139,10 +139,10 @@ class QuiescenceChecks(trio.abc.Instrument):
             and claim.came_at_once
             and parts.context.until < checker.storage_now() - _CLOSE
         ):
-            self._tell(claim, f"{context.name} runs {task}, whose lease is over")
+            self._report_once(claim, f"{context.name} runs {task}, whose lease is over")
 
-    def _tell(self, whom: object, what: str) -> None:
-        """Once is enough."""
-        if whom not in self._told:
-            self._told.add(whom)
+    def _report_once(self, subject: object, what: str) -> None:
+        """Report a fault of this subject, unless one of it was reported before."""
+        if subject not in self._reported:
+            self._reported.add(subject)
             self._checker.fault(what)

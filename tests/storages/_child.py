@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 LEASE = 1.0
 NEVER = 3600.0
 """Seconds between two looks at the file: so long that only the wakeup_socket can have woken anybody."""
-NOBODY = 65534
+UNPRIVILEGED = 65534
 INTERRUPTED = 7
 
 
@@ -135,7 +135,7 @@ async def unprivileged(path: Path) -> None:
         with TemporaryDirectory() as name:  # whatever is imported on the way may be out of reach for nobody
             async with open_storage(Path(name, "tasks.db")) as storage:
                 await storage.push(0.0)
-        os.setuid(NOBODY)
+        os.setuid(UNPRIVILEGED)
     try:
         async with open_storage(path) as storage:
             await storage.push(0.0)

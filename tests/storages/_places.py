@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 65534
+UNPRIVILEGED = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else, or give files away")
 
 
@@ -106,7 +106,7 @@ def move_directory(path: Path) -> None:
 LOSSES = [delete, move, replace, move_directory]
 """What takes a file from its place."""
 
-_AS_SOMEBODY_ELSE = """
+_AS_ANOTHER_ACCOUNT = """
 import os, sys, tempfile, trio, trio_tasks
 kind, path, user, options = getattr(trio_tasks, sys.argv[1]), sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
 
@@ -129,15 +129,15 @@ trio.run(main)
 """
 
 
-def command_of_somebody_else(kind: type, path: Path, user: int = NOBODY, **options: Any) -> list[str]:
+def command_of_another_account(kind: type, path: Path, user: int = UNPRIVILEGED, **options: Any) -> list[str]:
     """A program that becomes this account, opens a storage of this kind, and says what waits there, at once and for
     each line that it is told."""
-    return [sys.executable, "-c", _AS_SOMEBODY_ELSE, kind.__name__, str(path), str(user), repr(options)]
+    return [sys.executable, "-c", _AS_ANOTHER_ACCOUNT, kind.__name__, str(path), str(user), repr(options)]
 
 
-def as_somebody_else(kind: type, path: Path, user: int = NOBODY, **options: Any) -> str:
+def as_another_account(kind: type, path: Path, user: int = UNPRIVILEGED, **options: Any) -> str:
     """What that program says when it is told nothing."""
-    command = command_of_somebody_else(kind, path, user, **options)
+    command = command_of_another_account(kind, path, user, **options)
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()

@@ -142,7 +142,7 @@ async def test_the_body_of_a_storage_bears_an_engine_that_raises(autojump_clock:
 
 
 @pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)
-async def test_whatever_ends_the_loop_of_exchanges_is_told_to_all_who_wait(
+async def test_any_end_of_the_exchange_loop_is_raised_to_all_waiters(
     error: BaseException, autojump_clock: MockClock
 ) -> None:
     """A settlement cannot be cancelled, so it must not wait for ever."""

@@ -209,7 +209,7 @@ async def test_no_two_claims_have_the_same_token(engine: Engine) -> None:
 # The line
 
 
-async def test_the_higher_priority_goes_first_then_who_waits_longest(engine: Engine, mock_clock: MockClock) -> None:
+async def test_the_higher_priority_goes_first_then_the_longest_wait(engine: Engine, mock_clock: MockClock) -> None:
     for id, priority in [("low", -1), ("a", 0), ("high", 5), ("b", 0), ("highest", 2**62), ("lowest", -(2**62))]:
         await push(engine, new(id, priority=priority))
     await push(engine, new("c"), new("d"))
@@ -236,7 +236,7 @@ async def test_a_released_row_is_in_front_and_a_retried_one_behind(engine: Engin
     assert await line(engine) == ["b", "d", "e", "a", "f"]
 
 
-async def test_who_is_retried_at_once_is_behind_whoever_was_pushed_in_the_same_instant(engine: Engine) -> None:
+async def test_a_task_retried_at_once_is_behind_one_pushed_in_the_same_instant(engine: Engine) -> None:
     await push(engine, new("a"))
     [a] = await claim(engine)
     await push(engine, *map(new, "bcd"))
@@ -639,7 +639,7 @@ async def test_a_dead_row_that_was_replaced_is_resumed_only_when_its_key_is_free
     assert await push(engine, new("c", unique="key")) == ["a"]
 
 
-async def test_whoever_is_aborted_and_replaced_was_aborted(engine: Engine) -> None:
+async def test_a_task_that_is_aborted_and_replaced_was_aborted(engine: Engine) -> None:
     await push(engine, new("a", unique="first"), new("b", unique="second"))
     a, b = await claim(engine, 2)
     await engine.abort(QUEUE, "a")
@@ -684,7 +684,7 @@ async def test_a_successor_may_have_any_id(engine: Engine) -> None:
 # Expiry
 
 
-async def test_who_is_not_started_in_time_is_killed(engine: Engine, mock_clock: MockClock) -> None:
+async def test_a_task_that_is_not_started_in_time_is_killed(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, new("a", expires_in=10.0), new("b", expires_in=20.0), new("c", expires_in=5.0, delay=8.0))
     mock_clock.jump(11)
     answer = await claim_all(engine, lease=5.0)
@@ -712,9 +712,7 @@ async def test_what_has_expired_gives_up_its_key_in_the_step_of_the_push(
 
 
 @pytest.mark.parametrize("delay", [0.0, 5.0, HOUR])
-async def test_whoever_looks_sees_what_has_expired(
-    kind: str, tmp_path: Path, mock_clock: MockClock, delay: float
-) -> None:
+async def test_a_look_up_shows_expired_tasks(kind: str, tmp_path: Path, mock_clock: MockClock, delay: float) -> None:
     """Though no exchange has entered it; and what is done to the row enters it."""
     looks: dict[str, tuple[Any, Any]] = {
         "cancel": (lambda engine: engine.cancel(QUEUE, "a", b"e"), False),
@@ -772,7 +770,7 @@ async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_c
     assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "b")])
 
 
-async def test_who_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
+async def test_a_task_that_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
     await push(engine, *[new(id, expires_in=10.0) for id in "abcd"])
     a, b, c, _ = await claim(engine, 4, lease=5.0)
     await settle(engine, settled(a, SettlementKind.RELEASED), settled(b, SettlementKind.RETRIED, after=1.0))
@@ -836,7 +834,7 @@ async def test_renewed_leases_hold(engine: Engine, mock_clock: MockClock) -> Non
     assert (await found(engine, "a")).state is State.DONE
 
 
-async def test_a_lease_that_has_run_out_may_be_renewed_until_somebody_took_it_back(
+async def test_a_lease_that_has_run_out_may_be_renewed_until_the_row_is_taken_back(
     engine: Engine, mock_clock: MockClock
 ) -> None:
     await push(engine, new("a"))
@@ -905,7 +903,7 @@ async def test_all_finished_rows_are_forgotten_a_part_at_a_time(engine: Engine) 
         (SettlementKind.SUSPENDED, State.KILLED),
     ],
 )
-async def test_who_is_to_be_aborted_may_succeed_but_not_come_back(
+async def test_a_task_that_is_to_be_aborted_may_succeed_but_not_come_back(
     engine: Engine, verdict: SettlementKind, state: State
 ) -> None:
     await push(engine, *map(new, "ab"))
@@ -1168,7 +1166,7 @@ async def test_a_queue_that_was_only_looked_at_is_none(engine: Engine) -> None:
     assert await engine.queues() == [QUEUE]
 
 
-async def test_who_works_on_a_queue_is_known_until_told_otherwise(engine: Engine) -> None:
+async def test_a_worker_is_listed_until_it_is_unregistered(engine: Engine) -> None:
     assert list(await engine.workers(QUEUE)) == []
     await engine.register(QUEUE, ["ann", "bob"])
     await engine.register(FOREIGN, ["cid"])
@@ -1379,7 +1377,7 @@ async def check_harmless(engine: Engine, notes: Callable[[], list[int]], write: 
 
 @pytest.mark.parametrize("kind", SQLITE, indirect=True)
 @pytest.mark.parametrize("write", WRITES)
-async def test_what_cannot_be_written_changes_nothing_and_harms_nobody(
+async def test_a_row_that_cannot_be_written_changes_nothing_and_fails_alone(
     with_notes: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]
 ) -> None:
     await check_harmless(with_notes, notes, write)
@@ -1394,7 +1392,7 @@ async def test_what_cannot_be_written_changes_nothing_and_harms_nobody(
         pytest.param(says("\ufeffCOMMIT"), id="byte order mark"),
     ],
 )
-async def test_whoever_ends_the_transaction_by_a_trick_changes_nothing_and_harms_nobody(
+async def test_a_statement_that_ends_the_transaction_changes_nothing_and_fails_alone(
     with_notes: Engine, notes: Callable[[], list[int]], write: Callable[[Any], object]
 ) -> None:
     await check_harmless(with_notes, notes, write)

@@ -18,7 +18,7 @@ if sys.version_info < (3, 11):
 from tests.storages._engine import FinalError, Storage, Store, TroubledEngine, broken
 
 
-async def test_who_pushes_while_the_engine_fails_is_told_at_once(autojump_clock: MockClock) -> None:
+async def test_a_push_while_the_engine_fails_raises_at_once(autojump_clock: MockClock) -> None:
     async with Storage[int]() as storage:
         storage.engine.trouble = broken()
         for _ in range(5):
@@ -81,7 +81,7 @@ async def test_receivers_wait_through_a_short_failure(autojump_clock: MockClock)
 
 
 @pytest.mark.parametrize(("error", "patience"), [(broken, 10.0), (FinalError, 0.0)])
-async def test_who_waits_is_told_when_it_does_not_get_better(
+async def test_a_lasting_failure_is_raised_to_waiters(
     autojump_clock: MockClock, error: Callable[[], Exception], patience: float
 ) -> None:
     told: dict[str, float] = {}
@@ -130,7 +130,7 @@ async def test_a_worker_ends_when_the_engine_fails_for_good(autojump_clock: Mock
         assert {type(error) for error in leaves(caught.value)} <= {BackendError, FinalError}
 
 
-async def test_an_engine_that_fails_in_an_unforeseen_way_hangs_nobody(autojump_clock: MockClock) -> None:
+async def test_an_engine_that_fails_in_an_unforeseen_way_leaves_no_caller_waiting(autojump_clock: MockClock) -> None:
     async with Storage[int]() as storage:
         storage.engine.trouble = OverflowError("a bug")
         with trio.fail_after(60), pytest.raises(BackendError, match="OverflowError"):
@@ -197,7 +197,7 @@ async def test_retries_in_a_worker_wait_in_the_store(autojump_clock: MockClock) 
     assert Retried(ValueError()).after == 0.0
 
 
-async def test_whatever_ends_the_loop_fails_all_who_wait(autojump_clock: MockClock) -> None:
+async def test_any_end_of_the_loop_fails_all_waiters(autojump_clock: MockClock) -> None:
     """The exchange loop is not expected to fail. If it does, a settlement, which cannot be cancelled, must not wait for
     ever."""
     engine = TroubledEngine()

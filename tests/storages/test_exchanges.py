@@ -125,7 +125,7 @@ def test_a_receive_that_was_cancelled_has_taken_nothing_wherever_it_was_cut() ->
     assert steps_of(receive_under_the_step_counter) > 3
 
 
-async def test_rows_at_hand_that_nobody_comes_for_are_given_back(autojump_clock: MockClock) -> None:
+async def test_prefetched_rows_that_no_receiver_takes_are_given_back(autojump_clock: MockClock) -> None:
     store = Store()
     engine, other = TroubledEngine(store), TroubledEngine(store)
     engine.latency = 0.5
@@ -204,7 +204,7 @@ async def test_no_more_is_claimed_than_there_are_free_slots(
         assert await storage.rows(State.RUNNING) == []
 
 
-async def test_who_is_slow_has_no_more_than_its_slots(autojump_clock: MockClock) -> None:
+async def test_a_slow_worker_claims_no_more_than_its_slots(autojump_clock: MockClock) -> None:
     async with Storage[int]() as storage:
         await storage.push_bulk(range(50))
         async with trio.open_nursery() as nursery:
@@ -273,7 +273,7 @@ async def test_what_came_later_than_its_lease_is_not_begun(autojump_clock: MockC
         assert task.parts.context.history == ()
 
 
-async def test_what_came_later_than_its_lease_may_be_somebody_elses(autojump_clock: MockClock) -> None:
+async def test_a_row_that_came_later_than_its_lease_may_be_claimed_elsewhere(autojump_clock: MockClock) -> None:
     store = Store()
     slow, quick = TroubledEngine(store), TroubledEngine(store)
     async with Storage[str](slow, lease=5.0) as here, Storage[str](quick, lease=5.0) as there:
@@ -466,7 +466,7 @@ async def test_a_queue_with_several_handles_ends_when_all_are_closed(autojump_cl
         assert scope.cancelled_caught
 
 
-async def test_closing_the_storage_tells_all_who_wait(autojump_clock: MockClock) -> None:
+async def test_closing_the_storage_wakes_all_waiters(autojump_clock: MockClock) -> None:
     engine = TroubledEngine()
     errors: list[str] = []
 

@@ -101,7 +101,7 @@ async def test_what_was_pushed_and_settled_outlives_a_crash(path: Path, synchron
         assert await engine.queues() == [QUEUE]
 
 
-async def test_who_ran_when_the_process_died_waits_again_in_front(path: Path) -> None:
+async def test_a_task_that_ran_when_the_process_died_waits_again_in_front(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, *map(new, "abc"))
         await claim(engine, 2)
@@ -357,7 +357,7 @@ async def test_an_abort_is_honoured_even_if_the_process_dies(path: Path) -> None
         assert found is not None and "aborted" in str(decode_error(found.result))
 
 
-async def test_who_was_replaced_is_killed_even_if_the_process_dies(path: Path) -> None:
+async def test_a_replaced_task_is_killed_even_if_the_process_dies(path: Path) -> None:
     async with opened(path) as engine:
         await push(engine, new("a", unique="key"))
         await claim(engine)

@@ -331,7 +331,7 @@ async def test_what_goes_into_a_journal_that_is_not_there_is_not_acknowledged(
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-async def test_a_shorter_journal_does_not_take_the_place_of_somebody_elses(
+async def test_a_shorter_journal_does_not_replace_a_file_of_another_program(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "here" / "tasks.journal"

@@ -28,8 +28,8 @@ from tests.storages._child import Child
 from tests.storages._places import (
     NO_FILES,
     ROOT,
-    as_somebody_else,
-    command_of_somebody_else,
+    as_another_account,
+    command_of_another_account,
     contents,
     delete,
     names,
@@ -143,9 +143,9 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
     await fill(place)
     set_mode(place, 0o444)
     set_mode(place.parent, directory)
-    assert as_somebody_else(FileStorage, place, read_only=True) == "['a', 'b']"
+    assert as_another_account(FileStorage, place, read_only=True) == "['a', 'b']"
     assert names(place) == {place.name}
-    async with running(command_of_somebody_else(FileStorage, place, read_only=True)) as looker:
+    async with running(command_of_another_account(FileStorage, place, read_only=True)) as looker:
         assert await looker.hear() == "['a', 'b']"
         async with FileStorage(place, str) as storage:
             await storage.push("c")
@@ -153,7 +153,7 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
             assert await looker.hear() == "['a', 'b', 'c']"
     assert owners(place) == {(os.geteuid(), os.getegid())}, names(place)
     set_mode(place, 0o000)
-    assert "cannot be read: Permission denied" in as_somebody_else(FileStorage, place, read_only=True)
+    assert "cannot be read: Permission denied" in as_another_account(FileStorage, place, read_only=True)
 
 
 # Another process writes

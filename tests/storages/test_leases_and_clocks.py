@@ -484,7 +484,7 @@ def test_a_claim_is_kept_whose_session_has_not_beaten_since(
     assert sorted(first.done) == [*range(5)]
 
 
-def test_what_nobody_renews_comes_back_though_the_clocks_differ(tmp_path: Path) -> None:
+def test_a_lease_that_is_not_renewed_ends_though_the_clocks_differ(tmp_path: Path) -> None:
     """A process is gone without a word: its tasks are begun anew, long before its session counts as gone."""
     lease, shift, second = 4.0, [0.0], Watched()
 
@@ -574,7 +574,7 @@ def fresh_offsets() -> Iterator[Callable[[], None]]:
         _durable_engine._OFFSETS = before
 
 
-async def test_who_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: Path) -> None:
+async def test_a_process_that_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: Path) -> None:
     """Nobody says whether the machine was started anew; so the sessions are listened to, then the wall clock counts."""
     seconds = [1000.0]
     crashed = tmp_path / "crashed.db"

@@ -146,7 +146,7 @@ async def test_a_shared_queue_has_them_unless_it_is_given_others(kind: str, tmp_
 
 
 @pytest.mark.parametrize("kind", OPEN)
-async def test_their_errors_reach_the_one_who_pushes_and_nothing_is_stored(kind: str, tmp_path: Path) -> None:
+async def test_their_errors_are_raised_by_push_and_nothing_is_stored(kind: str, tmp_path: Path) -> None:
     def refuse(task: Task[Any]) -> Task[Any]:
         if task.args > 1:
             raise LookupError("no such tenant")

@@ -92,7 +92,7 @@ def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
         Terms(expires_in=cbor2.undefined),  # type: ignore[arg-type]  # the same
     ],
 )
-def test_terms_that_nobody_could_have_asked_for_are_not_read(terms: Terms) -> None:
+def test_terms_that_push_would_have_refused_are_not_read(terms: Terms) -> None:
     head = encode_options(terms, {})
     with pytest.raises(BackendError, match="the head of a task cannot be read: "):
         decode_options(head)

@@ -162,7 +162,7 @@ async def test_a_handler_that_fails_writes_nothing(tmp_path: Path) -> None:
         shop.connection.close()
 
 
-async def test_who_lost_the_lease_writes_nothing(tmp_path: Path) -> None:
+async def test_a_transaction_whose_lease_was_lost_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
 
     async with SqliteStorage(path, int, lease=0.2) as storage:

@@ -46,7 +46,9 @@ async def test_an_older_sqlite_is_told_of_where_another_living_process_has_the_f
             assert len(warnings(caplog)) == 1, "once in a process"
 
 
-async def test_nobody_is_told_where_the_others_have_died(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_there_is_no_warning_where_the_other_processes_have_died(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As when a program is started again after it was killed."""
     path = tmp_path / "tasks.db"
     async with child(programs.work_without_a_net, path) as worker:
@@ -57,7 +59,7 @@ async def test_nobody_is_told_where_the_others_have_died(tmp_path: Path, caplog:
         assert warnings(caplog) == []
 
 
-async def test_nobody_is_told_by_a_sound_sqlite(
+async def test_a_sound_sqlite_warns_of_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
@@ -88,7 +90,7 @@ def test_the_versions_that_have_the_fault(
     assert has_reset_race("sqlite3") is expected
 
 
-async def test_who_is_answered_at_an_address(tmp_path: Path) -> None:
+async def test_only_another_process_answers_at_an_address(tmp_path: Path) -> None:
     wakeup_socket = WakeupSocket()
     wakeup_socket.open()
     address, key = wakeup_socket.address, wakeup_socket.key
@@ -122,7 +124,7 @@ async def test_two_drivers_are_not_let_at_one_file(tmp_path: Path, drivers: tupl
 
 
 @needs_apsw
-async def test_a_file_that_could_not_be_opened_is_in_nobodys_use(tmp_path: Path) -> None:
+async def test_a_file_that_could_not_be_opened_is_not_in_use(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE orders (n INTEGER)")

@@ -91,7 +91,7 @@ async def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     assert await use(path) == []
 
 
-async def test_a_database_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with closing(connect(path)) as connection:
         connection.execute("CREATE TABLE orders (n INTEGER)")
@@ -102,7 +102,7 @@ async def test_a_database_of_somebody_else_is_refused_and_left_alone(tmp_path: P
     assert path.read_bytes() == before
 
 
-async def test_a_database_of_somebody_else_may_be_joined(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_may_be_joined(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with closing(connect(path)) as connection:
         connection.execute("CREATE TABLE orders (n INTEGER)")
@@ -325,7 +325,7 @@ async def test_a_lock_for_a_while_is_waited_for(tmp_path: Path) -> None:
         assert (await storage.metrics())["waiting"] == 5
 
 
-async def test_who_only_looks_does_not_wait_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_does_not_wait_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 150.0)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
@@ -340,7 +340,7 @@ async def test_who_only_looks_does_not_wait_for_a_lock(tmp_path: Path, monkeypat
             assert await storage.list_queues() == ["default"]
 
 
-async def test_a_lock_for_too_long_is_told_to_who_pushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lock_for_too_long_fails_the_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.2)
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
@@ -482,7 +482,7 @@ async def test_a_due_time_by_another_hand_does_not_end_the_storage(tmp_path: Pat
 # By another hand
 
 
-async def test_a_session_by_another_hand_does_no_harm_to_who_pushes(tmp_path: Path) -> None:
+async def test_a_session_that_another_program_wrote_does_no_harm_to_a_push(tmp_path: Path) -> None:
     """What was pushed is in, and who pushed it is told so: ringing comes after that."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:

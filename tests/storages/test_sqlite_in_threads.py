@@ -103,7 +103,7 @@ async def test_a_sync_handler_pushes_in_its_own_transaction(path: Path) -> None:
         assert db.execute("SELECT number FROM seen").fetchall() == [(3,), (2,), (1,)]
 
 
-async def test_a_closed_storage_refuses_in_a_thread_and_wakes_nobody(path: Path) -> None:
+async def test_a_closed_storage_refuses_in_a_thread_and_wakes_no_process(path: Path) -> None:
     async with SqliteStorage(path, str) as storage:
         storage.close()
         with pytest.raises(trio.ClosedResourceError):
@@ -150,7 +150,7 @@ def locked(path: Path) -> Iterator[None]:
         db.execute("ROLLBACK")
 
 
-async def test_a_lock_of_somebody_else_is_the_drivers_own_error(path: Path) -> None:
+async def test_a_lock_of_another_connection_is_the_drivers_own_error(path: Path) -> None:
     async with SqliteStorage(path, str, join_existing=True) as storage:
 
         def work() -> None:
@@ -443,7 +443,9 @@ def test_many_threads_share_a_sync_storage(path: Path) -> None:
     assert len(waiting(path)) == 160
 
 
-def test_a_lock_of_somebody_else_is_told_by_the_sync_storage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_connection_is_an_error_of_the_sync_storage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with SqliteStorage.open_sync(path, int) as storage:
         monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.05)
         with locked(path):

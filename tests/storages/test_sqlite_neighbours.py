@@ -109,9 +109,7 @@ async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
         await storage.push(4)
 
 
-async def test_who_comes_after_an_outage_waits_as_long_as_anybody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_after_an_outage_waits_as_long_as_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.2)
     monkeypatch.setattr(_sqlite_session, "_ONE_OUTAGE", 0.1)
     path = tmp_path / "tasks.db"

@@ -20,8 +20,8 @@ from tests.storages._places import (
     LOSSES,
     NO_FILES,
     ROOT,
-    as_somebody_else,
-    command_of_somebody_else,
+    as_another_account,
+    command_of_another_account,
     contents,
     delete,
     make_directory,
@@ -63,19 +63,19 @@ async def test_an_account_that_may_only_read_leaves_nothing_behind(place: Path) 
     await fill(place)
     set_mode(place.parent, 0o777)
     set_mode(place, 0o644)
-    assert "read-only for this account" in as_somebody_else(SqliteStorage, place)
+    assert "read-only for this account" in as_another_account(SqliteStorage, place)
     assert names(place) == {place.name}
     os.chown(place, 1, 1)
-    assert as_somebody_else(SqliteStorage, place, 1) == "['a', 'b']", "the owner is not locked out"
+    assert as_another_account(SqliteStorage, place, 1) == "['a', 'b']", "the owner is not locked out"
 
 
 @needs_root
-async def test_a_log_of_somebody_else_is_named(place: Path) -> None:
+async def test_a_log_of_another_account_is_named(place: Path) -> None:
     await fill(place)
     set_mode(place.parent, 0o777)
     set_mode(place, 0o666)
     write(Path(f"{place}-wal"))
-    assert "tasks.db-wal' may not be written to by this account" in as_somebody_else(SqliteStorage, place)
+    assert "tasks.db-wal' may not be written to by this account" in as_another_account(SqliteStorage, place)
 
 
 async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
@@ -154,7 +154,7 @@ async def test_looking_changes_nothing(place: Path, driver: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_who_looks_sees_what_others_do(place: Path, driver: Any) -> None:
+async def test_a_reader_sees_what_writers_do(place: Path, driver: Any) -> None:
     async with (
         SqliteStorage(place, str, driver=driver) as busy,
         SqliteStorage(place, str, driver=driver, read_only=True, poll_interval=0.01) as looker,
@@ -175,7 +175,7 @@ async def test_who_looks_sees_what_others_do(place: Path, driver: Any) -> None:
             await busy.settle(await busy.receive(), Succeeded("done"))
 
 
-async def test_an_older_file_is_not_migrated_by_who_looks(place: Path) -> None:
+async def test_an_older_file_is_not_migrated_by_a_reader(place: Path) -> None:
     await fill(place)
     with closing(sqlite3.connect(place, isolation_level=None)) as connection:
         connection.execute("UPDATE trio_tasks_meta SET value = 1 WHERE name = 'version'")
@@ -201,9 +201,9 @@ async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path
     await fill(place)
     set_mode(place.parent, directory)
     set_mode(place, 0o644)
-    assert as_somebody_else(SqliteStorage, place, read_only=True) == "['a', 'b']"
+    assert as_another_account(SqliteStorage, place, read_only=True) == "['a', 'b']"
     assert names(place) == {place.name}
-    command = command_of_somebody_else(SqliteStorage, place, read_only=True)
+    command = command_of_another_account(SqliteStorage, place, read_only=True)
     process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, cwd=ROOT)
     looker = Child(process)
     try:

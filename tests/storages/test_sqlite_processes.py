@@ -189,7 +189,7 @@ async def stop_at_rest(process: programs.Child, path: Path) -> None:
         os.kill(process.process.pid, signal.SIGCONT)
 
 
-async def test_who_was_stopped_for_longer_than_its_lease_cannot_settle(tmp_path: Path) -> None:
+async def test_a_process_that_was_stopped_for_longer_than_its_lease_cannot_settle(tmp_path: Path) -> None:
     """The task has run elsewhere meanwhile; the attempt that went on is cancelled, and released."""
     path = tmp_path / "tasks.db"
     async with open_storage(path) as storage:
@@ -219,7 +219,7 @@ async def test_who_was_stopped_for_longer_than_its_lease_cannot_settle(tmp_path:
         assert (await storage.metrics())["succeeded"] == 1
 
 
-async def test_who_was_stopped_and_comes_to_its_end_before_it_learns_is_refused(tmp_path: Path) -> None:
+async def test_a_stopped_process_whose_attempt_ends_before_it_learns_of_the_loss_is_refused(tmp_path: Path) -> None:
     """The attempt ends at once when the process goes on: it is too late to be told, and its settlement is refused."""
     path = tmp_path / "tasks.db"
     async with open_storage(path) as storage:
@@ -344,7 +344,7 @@ async def test_a_read_only_directory_is_refused(open_directory: Path, there: boo
     assert "directory" in line
 
 
-async def test_a_full_disk_is_told_to_who_pushes_and_work_goes_on_when_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_disk_fails_pushes_and_work_goes_on_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     async with child(programs.run_out_of_room, path) as worker:
         lines = await worker.hear_all()

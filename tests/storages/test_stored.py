@@ -294,7 +294,9 @@ async def test_what_this_version_cannot_read_is_put_back_until_a_newer_one_can(a
 
 
 @pytest.mark.parametrize("after", [0.0, 1.0, 60.0, 86_400.0, math.inf])
-async def test_what_nobody_can_read_for_so_long_is_a_dead_letter(autojump_clock: MockClock, after: float) -> None:
+async def test_a_task_that_no_version_reads_for_so_long_is_a_dead_letter(
+    autojump_clock: MockClock, after: float
+) -> None:
     """The time counts from when a worker first found it unreadable, not from the push; and it is kept with the row."""
     events: list[Event] = []
     quiet: Any = {"queue": "numbers", "poll_interval": 1e7, "lease": 1e7}  # a day of looking takes long
@@ -437,7 +439,7 @@ async def test_no_error_of_a_handler_can_harm_its_worker(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("how", ["done", "failed"])
-async def test_who_waits_here_is_given_the_result_that_the_store_does_not_keep(
+async def test_a_waiter_here_is_given_the_result_that_the_store_does_not_keep(
     autojump_clock: MockClock, nursery: trio.Nursery, how: str
 ) -> None:
     async with Storage[str](keep_results=0, keep_dead=0) as storage:
@@ -567,7 +569,7 @@ async def test_what_was_claimed_for_one_worker_is_not_run_by_another_in_its_name
 
 
 @pytest.mark.parametrize("delay", [0.0, 5.0, 3600.0])
-async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
+async def test_a_waiter_for_a_task_learns_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
     """Nobody receives, and nobody looks but the one who waits."""
     async with Storage[int](poll_interval=1e7) as storage:
         begun = trio.current_time()
@@ -577,7 +579,7 @@ async def test_who_waits_for_a_task_hears_of_its_expiry_at_once(autojump_clock: 
         assert trio.current_time() - begun == pytest.approx(7, abs=0.1)
 
 
-async def test_who_waits_for_a_task_that_was_started_in_time_waits_for_its_end(
+async def test_a_waiter_for_a_task_that_was_started_in_time_waits_for_its_end(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with Storage[int](lease=1e7, poll_interval=1e7) as storage:
@@ -665,7 +667,7 @@ class Hand:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-async def test_who_lost_a_lease_and_was_given_the_same_task_again_keeps_the_one_that_counts(
+async def test_a_worker_that_lost_a_lease_and_claims_the_task_again_keeps_the_claim_that_counts(
     autojump_clock: MockClock, order: tuple[int, int]
 ) -> None:
     async with Storage[str](lease=9.0) as storage:
@@ -768,7 +770,7 @@ async def test_an_abort_that_was_told_is_not_forgotten_if_the_settlement_fails(a
         assert trio.current_time() >= 20 - 1e-6, "as exactly as the clock of a store, which counts from 1970"
 
 
-async def test_an_abort_that_cannot_be_stored_is_told_to_nobody(autojump_clock: MockClock) -> None:
+async def test_an_abort_that_cannot_be_stored_cancels_no_attempt(autojump_clock: MockClock) -> None:
     async with Storage[str]() as storage:
         task_id = await storage.push("a")
         hand = Hand(await storage.receive())
@@ -778,7 +780,7 @@ async def test_an_abort_that_cannot_be_stored_is_told_to_nobody(autojump_clock: 
         assert not hand.told
 
 
-async def test_who_works_is_known_everywhere(autojump_clock: MockClock) -> None:
+async def test_workers_are_listed_in_every_process(autojump_clock: MockClock) -> None:
     store = Store()
     async with Storage[float](TroubledEngine(store)) as storage, Storage[float](TroubledEngine(store)) as other:
         async with trio.open_nursery() as nursery:

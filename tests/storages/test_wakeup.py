@@ -44,7 +44,7 @@ async def test_only_the_key_is_heard() -> None:
 
 @pytest.mark.parametrize("address", ["", "x", "-1", "0", "65536", "9" * 5000, "nan", None, 2**70, b"\xff", 0.5])
 @pytest.mark.parametrize("key", [None, "text", 5, b"", bytes(70_000)])
-async def test_who_cannot_be_rung_does_not_keep_others_from_being_rung(address: Any, key: Any) -> None:
+async def test_a_process_that_cannot_be_woken_does_not_keep_others_from_being_woken(address: Any, key: Any) -> None:
     async with listening() as (wakeup_socket, rung):
         ringer = WakeupSocket()
         ringer.open()
@@ -61,7 +61,7 @@ async def test_who_cannot_be_rung_does_not_keep_others_from_being_rung(address: 
             await rung.wait()
 
 
-async def test_who_sends_without_end_does_not_hold_up_everybody() -> None:
+async def test_a_sender_without_end_does_not_hold_up_the_others() -> None:
     class Flood:
         """A socket at which datagrams arrive faster than they can be read."""
 

@@ -46,7 +46,7 @@ async def test_it_is_done_in_order(place: str) -> None:
     thread.end()
 
 
-async def test_errors_come_out_to_who_asked(place: str) -> None:
+async def test_errors_are_raised_to_the_caller(place: str) -> None:
     thread = writer([])
     with pytest.raises(ZeroDivisionError):
         await thread.call(lambda: 1 / 0)
@@ -64,7 +64,7 @@ async def test_it_cannot_be_cancelled(place: str) -> None:
     thread.end()
 
 
-async def test_what_nobody_waits_for_is_done_too_after_what_came_before(
+async def test_a_job_without_a_waiter_is_done_too_after_earlier_ones(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread, done = writer([]), list[str]()

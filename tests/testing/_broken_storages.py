@@ -103,7 +103,7 @@ class MixesUpIds(LeasedStorage):
 
 
 @breaks("a_receiver_that_waits_is_served", "a_task_goes_to_one_receiver")
-class WakesNobody(LeasedStorage):
+class WakesNoWaiter(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
         mark_changed, self.store.mark_changed = self.store.mark_changed, lambda: None  # type: ignore[method-assign]  # for this once
         try:
@@ -220,7 +220,7 @@ class ShowsWhatWasEnteredOnly(LeasedStorage):
 
 
 @breaks("an_expiry_is_waited_for")
-class ToldOfExpiriesByWhoReceives(LeasedStorage):
+class TellsExpiriesOnlyToReceivers(LeasedStorage):
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
         row = await self.find(task_id)
         while row is not None and row.result is None:
@@ -446,7 +446,7 @@ class RenewsNothing(LeasedStorage):
 
 
 @breaks("a_lost_lease_ends_the_attempt")
-class TellsNobody(LeasedStorage):
+class KeepsLostAttempts(LeasedStorage):
     def lost(self, task: Task[Any]) -> None:
         pass
 

@@ -402,7 +402,7 @@ async def wait_badly(cut: Cut) -> None:
     await trio.lowlevel.wait_task_rescheduled(leave)
 
 
-def test_who_cannot_be_cancelled_properly_is_told_of() -> None:
+def test_a_wait_that_breaks_cancellation_is_reported() -> None:
     async def scenario(cut: Cut) -> None:
         with trio.move_on_after(1), cut:
             await wait_badly(cut)
@@ -442,7 +442,7 @@ def test_an_invariant_may_be_async() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_who_wants_to_stop_is_let_go(error: type[BaseException]) -> None:
+def test_an_exception_that_ends_the_program_passes_through(error: type[BaseException]) -> None:
     async def scenario(cut: Cut) -> None:
         with cut:
             await trio.sleep(1)

@@ -262,7 +262,7 @@ async def test_a_delay_is_a_delay(autojump_clock: MockClock) -> None:
     assert [(fault.kind, fault.seconds) for fault in faulty.log] == [("delay", 7)]
 
 
-async def test_what_is_late_is_for_whoever_receives_then(autojump_clock: MockClock) -> None:
+async def test_a_late_delivery_goes_to_the_next_receiver(autojump_clock: MockClock) -> None:
     storage, faulty = memory(Faults(delay=1, delay_seconds=(7, 7)))
     await storage.push(1)
     with trio.move_on_after(3):
@@ -272,7 +272,7 @@ async def test_what_is_late_is_for_whoever_receives_then(autojump_clock: MockClo
     assert trio.current_time() == 7
 
 
-async def test_what_nobody_comes_for_is_lost_after_a_while(autojump_clock: MockClock) -> None:
+async def test_a_delivery_that_no_receiver_takes_is_lost_after_a_while(autojump_clock: MockClock) -> None:
     storage, faulty = memory(Faults(delay=1, delay_seconds=(7, 7), absence_seconds=(10, 10)))
     await storage.push(1)
     with trio.move_on_after(3):
@@ -352,7 +352,7 @@ async def test_a_settle_that_fails_after_has_stored_the_outcome() -> None:
     assert kinds(faulty) == ["fail_after"]
 
 
-async def test_who_dies_settles_nothing_of_what_was_received(autojump_clock: MockClock) -> None:
+async def test_a_receiver_that_dies_settles_no_received_task(autojump_clock: MockClock) -> None:
     storage = LeasedStorage(Store())
     faulty = FaultyBackend[int](storage, Faults(die=1))
     await storage.push_bulk([1, 2, 3])
@@ -415,7 +415,7 @@ async def test_the_line_is_down_for_a_while(autojump_clock: MockClock) -> None:
     assert storage.statistics().pushed == 0
 
 
-async def test_who_waits_for_a_task_hears_that_the_line_went_down(autojump_clock: MockClock) -> None:
+async def test_a_waiting_receiver_gets_the_error_of_a_lost_connection(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     faulty = FaultyBackend[int](storage, Faults(disconnect=0.5), seed=2)
 

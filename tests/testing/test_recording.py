@@ -36,7 +36,7 @@ async def recorded(*args: int) -> Recording:
     return recording
 
 
-async def test_what_was_said_by_whom_and_when(autojump_clock: MockClock) -> None:
+async def test_events_are_recorded_with_their_worker_and_time(autojump_clock: MockClock) -> None:
     recording = await recorded(4, 0)
     assert [each for each in recording if each.kind is not Idle] == [
         Recorded(0, "w", Start),

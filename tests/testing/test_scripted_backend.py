@@ -68,7 +68,7 @@ async def test_pauses(autojump_clock: trio.testing.MockClock) -> None:
     assert trio.current_time() == 15.5
 
 
-async def test_a_pause_goes_on_while_nobody_waits(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_pause_goes_on_while_no_receiver_waits(autojump_clock: trio.testing.MockClock) -> None:
     backend = ScriptedBackend[int]([Pause(5), 1])
     with trio.move_on_after(2):
         await backend.receive()

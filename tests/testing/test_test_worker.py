@@ -285,7 +285,7 @@ async def test_a_backend_that_fails_is_not_an_outcome() -> None:
     assert (await worker.execute_next())[1] == Succeeded(10)
 
 
-async def test_a_listener_that_fails_harms_nobody() -> None:
+async def test_a_listener_that_fails_does_no_harm() -> None:
     def fail(context: WorkerContext, event: Event) -> None:
         if isinstance(event, (Success, Stop)):
             raise ValueError("a listener")
