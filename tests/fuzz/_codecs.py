@@ -89,16 +89,16 @@ def read_or_refuse(codec: Codec, payload: bytes) -> None:
 
 def fuzz_record(random: Random) -> None:
     """What is kept beside a payload."""
-    head = record.encode_options(
+    options = record.encode_options(
         Terms(attempts=3, timeout=1.5, unique="k", expires_in=60.0), {"tenant": "acme", "n": [1]}
     )
-    assert head is not None
+    assert options is not None
     error = record.encode_error(
         random.choice((ValueError("é"), AbortError("no"), RetryAfterError("later", 5), OSError(2, "x")))
     )
     history = record.with_loss(None, 1, 5.0, "w")
     for read, stored in (
-        (record.decode_options, head),
+        (record.decode_options, options),
         (record.decode_error, error),
         (record.decode_history, history),
         (record.ends_in_loss, history),

@@ -39,9 +39,9 @@ class Store:
         self.listeners: dict[Engine, Callable[[], None]] = {}
 
     def tell_others(self, me: Engine) -> None:
-        for engine, on_news in self.listeners.items():
+        for engine, on_change in self.listeners.items():
             if engine is not me:
-                on_news()
+                on_change()
 
 
 @final

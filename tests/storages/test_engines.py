@@ -1020,13 +1020,13 @@ async def test_what_a_waiting_row_holds_is_replaced(engine: Engine) -> None:
     await push(engine, new("running"), new("a", options=b"h"), new("b", delay=HOUR))
     await claim(engine)
     assert await engine.update(QUEUE, "a", b"new", None)
-    assert await engine.update(QUEUE, "b", b"new", b"head")
+    assert await engine.update(QUEUE, "b", b"new", b"options")
     for task_id in ("running", "nobody"):
         assert not await engine.update(QUEUE, task_id, b"new", None)
     assert (await found(engine, "running")).payload == b"args"
     [a] = await claim(engine)
     assert (a.payload, a.options) == (b"new", None)
-    assert ((await found(engine, "b")).payload, (await found(engine, "b")).options) == (b"new", b"head")
+    assert ((await found(engine, "b")).payload, (await found(engine, "b")).options) == (b"new", b"options")
 
 
 # Dead letters

@@ -55,8 +55,8 @@ def unread(garbage: bytes) -> object:
 # Heads
 
 
-def read(head: bytes | None) -> tuple[Terms, dict[str, object]]:
-    terms, metadata = decode_options(head)
+def read(options: bytes | None) -> tuple[Terms, dict[str, object]]:
+    terms, metadata = decode_options(options)
     return terms, dict(metadata)
 
 
@@ -93,9 +93,9 @@ def test_a_head_that_cannot_be_read_says_so(garbage: bytes) -> None:
     ],
 )
 def test_terms_that_push_would_have_refused_are_not_read(terms: Terms) -> None:
-    head = encode_options(terms, {})
-    with pytest.raises(BackendError, match="the head of a task cannot be read: "):
-        decode_options(head)
+    options = encode_options(terms, {})
+    with pytest.raises(BackendError, match="the options of a task cannot be read: "):
+        decode_options(options)
 
 
 # Errors

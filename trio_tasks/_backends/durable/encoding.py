@@ -36,7 +36,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HEAD = 8
+_OPTIONS_LENGTH = 8
 """Fields of encoded options that are always there."""
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST_TRACEBACK = 16_000
@@ -92,7 +92,7 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
     return cbor2.dumps([*fields, given] if given else fields)
 
 
-def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
+def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
     """The ``run_at`` of a row, in the time zone in which it was given.
 
     Raises:
@@ -102,7 +102,7 @@ def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
         return None
     try:
         moment = moment_after(run_at)
-        given = _read(head, "the head of a task")[_HEAD:] if head is not None else None
+        given = _read(options, "the options of a task")[_OPTIONS_LENGTH:] if options is not None else None
         if given:
             asked = datetime.fromisoformat(given[0])
             moment = asked if microseconds_of(asked) == run_at else moment
@@ -111,17 +111,17 @@ def moment_of(run_at: int | None, head: bytes | None) -> datetime | None:
     return moment
 
 
-def decode_options(head: bytes | None) -> tuple[Terms, Metadata]:
+def decode_options(options: bytes | None) -> tuple[Terms, Metadata]:
     """The terms and metadata that :func:`encode_options` was given."""
-    if head is None:
+    if options is None:
         return USUAL_TERMS, NO_METADATA
     try:
-        *terms, metadata = _read(head, "the head of a task")[:_HEAD]
+        *terms, metadata = _read(options, "the options of a task")[:_OPTIONS_LENGTH]
         found = Terms(*terms)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
     except (TypeError, ValueError, LookupError) as error:
-        raise BackendError(f"the head of a task cannot be read: {error}") from error
+        raise BackendError(f"the options of a task cannot be read: {error}") from error
 
 
 def _check_terms(terms: Terms) -> None:

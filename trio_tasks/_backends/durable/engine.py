@@ -268,7 +268,7 @@ class Engine(ABC):
     """
 
     longest = math.inf
-    """Bytes that a payload with its head, a result, or a progress may have; known once it is open."""
+    """Bytes that a payload with its options, a result, or a progress may have; known once it is open."""
 
     news_may_be_lost = True
     """True if :meth:`listen` may miss changes by other processes, so that the store has to be polled as well."""

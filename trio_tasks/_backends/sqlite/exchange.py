@@ -61,11 +61,11 @@ OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state <
 EXPIRED = f"SELECT seq, id FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 
 _INSERT = """
-INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, head, run_at, wall)
+INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 READY = """
-SELECT seq, id, attempt, payload, head, history, start_by, run_at FROM trio_tasks_task
+SELECT seq, id, attempt, payload, options, history, start_by, run_at FROM trio_tasks_task
 WHERE queue = ? AND state = 0 ORDER BY priority DESC, order_key LIMIT ?
 """
 CLAIM = """
@@ -720,10 +720,10 @@ def claimed(row: Row, token: int) -> ClaimedRow:
     Raises:
       TypeError: it is none that we could have written.
     """
-    seq, task_id, attempt, payload, head, history, _, run_at = row
+    seq, task_id, attempt, payload, options, history, _, run_at = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
-    return ClaimedRow(seq, token, task_id, attempt + 1, payload, head, history, run_at)
+    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at)
 
 
 def unwanted(requested_end: str) -> bytes:

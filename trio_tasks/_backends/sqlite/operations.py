@@ -22,7 +22,7 @@ _ALL = 2**63 - 1
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
-_COLUMNS = "id, state, attempt, payload, head, due, result, history, progress, worker, start_by, order_key, run_at"
+_COLUMNS = "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at"
 
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 _KEPT = "(due IS NULL OR due > ?)"
@@ -146,14 +146,14 @@ class Operations:
             )
         return True
 
-    def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None, now: float) -> bool:
+    def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, now: float) -> bool:
         """Replace the payload and options of the row, if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         seq = self._row_that_waits(number, task_id)
         if seq is not None:
             self._connection.execute(
-                "UPDATE trio_tasks_task SET payload = ?, head = ? WHERE seq = ?", (payload, head, seq)
+                "UPDATE trio_tasks_task SET payload = ?, options = ? WHERE seq = ?", (payload, options, seq)
             )
         return seq is not None
 
@@ -166,14 +166,15 @@ class Operations:
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         rows = self._connection.execute(
-            f"SELECT seq, uniq, head FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
+            "SELECT seq, uniq, options FROM trio_tasks_task "
+            f"WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
             return False
-        [(seq, unique, head)] = rows
+        [(seq, unique, options)] = rows
         if unique is None:  # perhaps because it was replaced while it ran
-            unique = decode_options(head)[0].unique
+            unique = decode_options(options)[0].unique
         sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
         for (other,) in self._connection.execute(sql, (number, unique)):
             self._expire(number, other, now)

@@ -105,6 +105,7 @@ _VERSION_2 = [  # SQLite tests `IN` against a list anew for each row and each in
 _VERSION_3 = [
     "ALTER TABLE trio_tasks_task RENAME COLUMN turn TO order_key",
     "ALTER TABLE trio_tasks_task RENAME COLUMN wish TO requested_end",
+    "ALTER TABLE trio_tasks_task RENAME COLUMN head TO options",
     "DROP INDEX trio_tasks_wished",
     "CREATE INDEX trio_tasks_requested ON trio_tasks_task (token) WHERE requested_end IS NOT NULL AND state = 2",
     "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
