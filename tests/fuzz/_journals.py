@@ -13,7 +13,7 @@ from typing import Any
 import cbor2
 import trio
 from trio_tasks import BackendError, FileStorage, RetryAfterError, Status, Worker
-from trio_tasks._backends.file.frames import FRAME_SIZE, HEADER_SIZE, Frame, frame, header, read_salt, scan
+from trio_tasks._backends.file.records import FRAME_SIZE, HEADER_SIZE, Frame, frame, header, read_salt, scan
 from trio_tasks.testing import run_seeded
 
 from tests._silence import silence

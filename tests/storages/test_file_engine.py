@@ -25,8 +25,8 @@ from trio_tasks._backends.durable.encoding import decode_error, decode_history
 from trio_tasks._backends.durable.engine import ClaimedRow, ClaimKey, ClaimRequest, Exchange, SettlementKind, State
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
-from trio_tasks._backends.file.frames import FRAME_SIZE, HEADER_SIZE, frame, header
 from trio_tasks._backends.file.journal import open_journal
+from trio_tasks._backends.file.records import FRAME_SIZE, HEADER_SIZE, frame, header
 from trio_tasks._clock import use_wall_clock
 
 from tests._progress import until

@@ -18,9 +18,9 @@ from trio_tasks import BackendError, DuplicateTaskError, FileStorage, Status, Wo
 from trio_tasks._backends.durable.engine import Exchange, SettlementKind, State
 from trio_tasks._backends.file import read_only as _file_read_only
 from trio_tasks._backends.file.engine import FileEngine
-from trio_tasks._backends.file.frames import FRAME_SIZE
 from trio_tasks._backends.file.journal import beside
 from trio_tasks._backends.file.read_only import FollowedJournal, ReadOnlyFileEngine
+from trio_tasks._backends.file.records import FRAME_SIZE
 from trio_tasks._concurrency.exception_groups import leaves
 
 from tests._scale import scaled, seeds

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from trio_tasks import BackendError
-from trio_tasks._backends.file.frames import FRAME_SIZE, HEADER_SIZE, frame, header
 from trio_tasks._backends.file.journal import JournalFile, Recovery, beside, open_journal
+from trio_tasks._backends.file.records import FRAME_SIZE, HEADER_SIZE, frame, header
 
 RECORDS = [b"first", b"second record", b"third, the last"]
 

@@ -30,7 +30,7 @@ from ..durable.engine import (
 from ..durable.store_file import PRIVATE
 from . import operations
 from .exchange import do_exchange
-from .frames import LARGEST_PAYLOAD
+from .records import LARGEST_PAYLOAD
 from .recovery import open_state
 from .transactions import TransactionLog, permanent_error, start_thread
 

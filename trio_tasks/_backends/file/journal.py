@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, BinaryIO, final
 from ..._tasks.errors import BackendError
 from ..durable.engine import refusal
 from ..durable.store_file import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
-from .frames import (
+from .lock import let_go_in_child, lock_itself
+from .records import (
     FRAME_SIZE,
     HEADER_SIZE,
     LARGEST_PAYLOAD,
@@ -36,7 +37,6 @@ from .frames import (
     read_salt,
     scan,
 )
-from .lock import let_go_in_child, lock_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,8 @@ from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import open_regular, refused, regular_file
 from . import operations
-from .frames import FRAME_SIZE, HEADER_SIZE, Damage, read_salt, scan
 from .journal import damaged
-from .records import check, load_record
+from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
 from .rows import DELAYED, GONE, RUNNING, TimeIndex
 from .state import JournalState
 from .transactions import permanent_error, start_thread
