@@ -286,8 +286,8 @@ MUTATIONS = [
         7,
         "a suspension costs an attempt, in a journal",
         "_backends/file/exchange.py",
-        "    elif settlement.kind == SettlementKind.SUSPENDED:\n        row.attempt -= 1\n",
-        "    elif settlement.kind == SettlementKind.SUSPENDED:\n",
+        "        elif settlement.kind == SettlementKind.SUSPENDED:\n            row.attempt -= 1\n",
+        "        elif settlement.kind == SettlementKind.SUSPENDED:\n",
         ("file",),
     ),
     Mutation(

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, final
 
 from .journal import make_new
 from .records import encode_snapshot
-from .state import weight_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .journal import JournalFile
-    from .rows import Row
-    from .state import JournalState
+    from .state import JournalState, Row
 
 _PACE = 4
 """Bytes to carry over for each byte that was appended."""
@@ -67,7 +65,7 @@ class Compaction:
             weight = 0
             for row in self._rows:
                 rows.append(row)
-                weight += weight_of(row)
+                weight += row.weight
                 if weight >= _STEP:
                     break
             self.journal.append(encode_snapshot(self._state, rows))

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar, final
 
 import trio
 
@@ -28,8 +28,8 @@ from ..durable.engine import (
     StoredRow,
 )
 from ..durable.store_file import PRIVATE
-from . import operations
-from .exchange import do_exchange
+from .exchange import ExchangeSteps
+from .operations import Operations
 from .records import LARGEST_PAYLOAD
 from .recovery import open_state
 from .transactions import TransactionLog, permanent_error, start_thread
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from .journal import Recovery
     from .lock import FileLock
     from .recovery import Opened
-    from .state import JournalState
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _COMPACT_ABOVE = 4 * 2**20
 """Bytes below which a journal is never worth replacing."""
@@ -52,8 +52,6 @@ _LONGEST_VALUE = LARGEST_PAYLOAD - 4 * 2**20
 """Bytes that a value may have: its record holds more than that."""
 _READ_AT_ONCE = 2**20
 """Bytes of a journal that are read without a thread, in some milliseconds."""
-_BATCH_SIZE = 2_000
-"""Rows that one transaction changes at most, in operations on any number of them."""
 _WALL_CLOCK_INTERVAL = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a row waits for a moment by it."""
 
@@ -97,6 +95,8 @@ class FileEngine(Engine):
         self._compact_above = compact_above
         self._lock: FileLock | None = None
         self._transaction_log: TransactionLog | None = None
+        self._operations: Operations
+        self._steps: ExchangeSteps
         self._clock: StoreClock
         self._is_virtual = False
         self._listeners: list[Callable[[], None]] = []
@@ -146,6 +146,7 @@ class FileEngine(Engine):
                     thread.end()
         assert opened is not None
         self.path, self._lock, self.recovery = path, opened.lock, opened.recovery
+        self._operations, self._steps = Operations(opened.state), ExchangeSteps(opened.state)
         self._transaction_log = TransactionLog(
             path, opened, thread, syncs=self._syncs, compact_above=self._compact_above
         )
@@ -185,10 +186,10 @@ class FileEngine(Engine):
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """Settle, push and claim, in one transaction; it cannot be cancelled."""
         durable = bool(exchange.settled or exchange.pushed)
-        do = self._open_transaction_log().transact
+        transact = self._open_transaction_log().transact
         if exchange.claims:
             self._clock.tick()
-        answer = await do(lambda state, now: do_exchange(state, exchange, now), self.now(), durable=durable)
+        answer = await transact(lambda: self._steps.exchange(exchange), self.now(), durable=durable)
         if exchange.claims and self._open_transaction_log().state.has_wall_clock_rows and not self._is_virtual:
             soon = self.now() + _WALL_CLOCK_INTERVAL
             for number, due in enumerate(answer.next_due):
@@ -198,70 +199,62 @@ class FileEngine(Engine):
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
         """Renew leases, which are in memory only, and look for rows that are to be aborted."""
-        state = self._open_transaction_log().state
-        renewal = operations.look(state, held, self.now() + lease)
+        self._open_transaction_log()
+        renewal = self._operations.renew(held, self.now() + lease)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return renewal
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Record the progress of a row; it may be lost in a power cut."""
-        return await self._do(lambda state, _: operations.report(state, held, progress), durable=False)
+        return await self._transact(lambda: self._operations.report(held, progress), durable=False)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
-        await trio.lowlevel.checkpoint()
-        state = self._open_transaction_log().state
-        return operations.find(state, queue, task_id, self.now())
+        return await self._read(Operations.find, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
-        await trio.lowlevel.checkpoint()
-        state = self._open_transaction_log().state
-        return operations.list_rows(state, queue, states, limit, self.now())
+        return await self._read(Operations.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Kill a row that waits."""
-        return await self._do(lambda state, now: operations.cancel(state, queue, task_id, error, now))
+        return await self._write(Operations.cancel, queue, task_id, error)
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Ask for the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
         would wait again."""
-        held = await self._do(lambda state, _: operations.abort(state, queue, task_id))
+        held = await self._write(Operations.abort, queue, task_id)
         for on_news in self._listeners if held is not None else ():
             on_news()
         return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Move a row that waits in time."""
-        return await self._do(lambda state, now: operations.reschedule(state, queue, task_id, delay, run_at, now))
+        return await self._write(Operations.reschedule, queue, task_id, delay, run_at)
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
         """Replace the payload of a row that waits."""
-        return await self._do(lambda state, now: operations.update(state, queue, task_id, payload, head, now))
+        return await self._write(Operations.update, queue, task_id, payload, head)
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Make a dead row wait again."""
-        return await self._do(lambda state, now: operations.resume(state, queue, task_id, now))
+        return await self._write(Operations.resume, queue, task_id)
 
     async def resume_abandoned(self, queue: str) -> Part:
         """Make orphans wait again."""
-        return await self._do(lambda state, now: operations.resume_abandoned(state, queue, now, _BATCH_SIZE))
+        return await self._write(Operations.resume_abandoned, queue)
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
         """Forget finished rows."""
-        return await self._do(lambda state, now: operations.forget(state, queue, task_id, _BATCH_SIZE, now))
+        return await self._write(Operations.forget, queue, task_id)
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        await trio.lowlevel.checkpoint()
-        state = self._open_transaction_log().state
-        return operations.counts(state, queue, self.now())
+        return await self._read(Operations.counts, queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""
-        await trio.lowlevel.checkpoint()
-        state = self._open_transaction_log().state
-        return operations.names(state)
+        return await self._read(Operations.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Set the workers of a queue; there is no other process."""
@@ -281,7 +274,15 @@ class FileEngine(Engine):
         finally:
             self._listeners.remove(on_news)
 
-    async def _do(self, change: Callable[[JournalState, float], T], *, durable: bool = True) -> T:
+    async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await trio.lowlevel.checkpoint()
+        self._open_transaction_log()
+        return operation(self._operations, *args, **kwargs)
+
+    async def _write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._transact(lambda: operation(self._operations, *args, **kwargs), durable=True)
+
+    async def _transact(self, change: Callable[[], T], *, durable: bool) -> T:
         result = await self._open_transaction_log().transact(change, self.now(), durable=durable)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result

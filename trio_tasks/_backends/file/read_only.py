@@ -14,11 +14,10 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import open_regular, refused, regular_file
-from . import operations
 from .journal import damaged
+from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
-from .rows import DELAYED, GONE, RUNNING, TimeIndex
-from .state import JournalState
+from .state import DELAYED, GONE, RUNNING, JournalState, TimeIndex
 from .transactions import permanent_error, start_thread
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from ..durable.engine import ClaimKey, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
-    from .rows import Row
+    from .state import Row
 
 _WHAT = "the journal"
 _READ_AT_ONCE = 2 * 2**20
@@ -52,6 +51,7 @@ class FollowedJournal:
         self._end, self._number = HEADER_SIZE, 1
         self._retained = TimeIndex()
         self.state = JournalState()
+        self.operations = Operations(self.state)
 
     @property
     def has_much_to_read(self) -> bool:
@@ -190,7 +190,7 @@ class ReadOnlyFileEngine(Engine):
         self._journal = FollowedJournal(self.path)
         is_read = False
         try:
-            await self._look()
+            await self._read_on()
             is_read = True
         finally:
             if not is_read:
@@ -205,8 +205,8 @@ class ReadOnlyFileEngine(Engine):
         """The time by the wall clock as it was when this was opened, or the journal's, if that was ahead."""
         return self._clock.now()
 
-    async def _look(self) -> JournalState:
-        """The rows as the journal has them now."""
+    async def _read_on(self) -> Operations:
+        """Read the journal on; returns the operations on its rows as they are now."""
         await trio.lowlevel.checkpoint()
         journal = self._journal
         if journal is None:
@@ -222,29 +222,29 @@ class ReadOnlyFileEngine(Engine):
         self._clock.tick()
         if journal.state.time > self._clock.now():
             self._clock.start(journal.state.time, self._clock.read())
-        return journal.state
+        return journal.operations
 
     # Methods that read
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """The row of this id."""
-        return operations.find(await self._look(), queue, task_id, self.now())
+        return (await self._read_on()).find(queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
         """Rows in these states."""
-        return operations.list_rows(await self._look(), queue, states, limit, self.now())
+        return (await self._read_on()).list_rows(queue, states, limit, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
         """The counts of a queue."""
-        return operations.counts(await self._look(), queue, self.now())
+        return (await self._read_on()).counts(queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
         """The names of the queues."""
-        return operations.names(await self._look())
+        return (await self._read_on()).names()
 
     async def workers(self, queue: str) -> builtins.list[str]:
         """An empty list: workers are not in the journal."""
-        await self._look()
+        await self._read_on()
         return []
 
     # Methods that would change something

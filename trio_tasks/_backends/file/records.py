@@ -42,15 +42,13 @@ import cbor2
 
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, refusal
-from .rows import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
-from .state import weight_of
+from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
-    from .rows import QueueRows
-    from .state import JournalState
+    from .state import JournalState, QueueRows
 
 _QUEUE = 2 + COUNTS - 1
 _ROW = 18
@@ -70,7 +68,7 @@ LARGEST_PAYLOAD = 2**31
 # The payload of a record
 
 
-def encode_change(state: JournalState, now: float) -> bytes | None:
+def encode_change(state: JournalState) -> bytes | None:
     """The record of the transaction under way; None if it has changed nothing."""
     transaction = state.transaction
     if transaction.is_empty:
@@ -85,25 +83,24 @@ def encode_change(state: JournalState, now: float) -> bytes | None:
         elif row.state != GONE:
             changed.append(row.key)
             changed += row.condition[:-MOMENTS]
-    told = [row for row in transaction.rows if row.run_at is not None and row.state != GONE]
-    return _encode(state, now, transaction.counts, new, changed, gone, transaction.claims, told)
+    with_moments = [row for row in transaction.rows if row.run_at is not None and row.state != GONE]
+    return _encode(state, transaction.counts, new, changed, gone, transaction.claims, with_moments)
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row]) -> bytes:
     """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(state, state.time, state.queues.values(), present, [], [], [], present)
+    return _encode(state, state.queues.values(), present, [], [], [], present)
 
 
 def _encode(
     state: JournalState,
-    now: float,
     all_queues: Iterable[QueueRows],
     new: list[Row],
     changed: list[Any],
     gone: list[int],
     claims: list[Any],
-    told: Iterable[Row],
+    with_moments: Iterable[Row],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -118,11 +115,11 @@ def _encode(
         rows += (row.key, row.queue.number, row.id, row.payload, row.head, row.priority, row.unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
-    for row in told:
+    for row in with_moments:
         if row.run_at is not None:
             moments += (row.key, row.run_at, row.by_wall)
     try:
-        fields = [now, state.next_key, state.next_token, queues, rows, changed, gone, claims]
+        fields = [state.time, state.next_key, state.next_token, queues, rows, changed, gone, claims]
         if moments:
             fields += (suspended, moments)
         elif suspended:
@@ -251,7 +248,7 @@ def _is_moment(value: object) -> bool:
     return isinstance(value, (float, int)) and -math.inf < value < math.inf
 
 
-def finish_loading(state: JournalState, now: float) -> None:
+def finish_loading(state: JournalState) -> None:
     """Put every row into its index after the last record, and make running rows wait again, in a transaction.
 
     Their process is dead, or it would still hold the lock.
@@ -263,11 +260,11 @@ def finish_loading(state: JournalState, now: float) -> None:
     ran: list[Row] = []
     for key in sorted(state.rows):
         row = state.rows[key]
-        if row.state > RUNNING and row.due is not None and row.due <= now:
+        if row.state > RUNNING and row.due is not None and row.due <= state.time:
             del state.rows[key]
             continue
         row.queue.ids[row.id] = row
-        state.weight += weight_of(row)
+        state.weight += row.weight
         if row.state == RUNNING:
             ran.append(row)
         else:
@@ -278,8 +275,8 @@ def finish_loading(state: JournalState, now: float) -> None:
         queue.counts[-1] = len(queue.ids) - len(queue.finished)
     state.rows = {key: state.rows[key] for key in sorted(state.rows)}
     for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
-        state.lose(row, now)
-    state.enter_due(now)
+        state.take_back(row)
+    state.enter_due()
 
 
 # Frames

@@ -64,8 +64,8 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
         reading = clock.read()
         state.time = now = max(wall_now().timestamp(), state.time)
         clock.start(now, reading)
-        finish_loading(state, now)
-        payload = encode_change(state, now)
+        finish_loading(state)
+        payload = encode_change(state)
         if recovery is not None and not recovery.is_torn_tail:
             journal = _rewritten(path, state, journal, ahead=syncs)
         elif payload is not None:

@@ -1,21 +1,310 @@
 """The state of a journal: all rows in memory, and transactions that can be rolled back until their record is written.
 
-Nothing here awaits, and the caller passes the time in. A transaction has three steps: rows are changed, after noting
-how they were before; a record of the changes is appended to the journal; then the transaction is committed, or rolled
-back if the record could not be written.
+Nothing here awaits, and the caller sets the time, of which a transaction has one. A transaction has three steps: rows
+are changed, after noting how they were before; a record of the changes is appended to the journal; then the transaction
+is committed, or rolled back if the record could not be written.
+
+A row lies in an index under a moment. It is never searched there: when it moves elsewhere, the old entry stays, and is
+skipped when it is popped, since its moment is not the row's any more. So every operation costs the same with a thousand
+rows as with a million.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import insort
+from collections import deque
+from heapq import heappop, heappush
 from typing import Any, final
 
 from ..._clock import wall_now
+from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
-from .rows import DELAYED, GONE, KILLED, KILLS, LIVE, PUSHED, RUNNING, WAITING, QueueRows, Row, TimeIndex
+from ..durable.engine import ClaimKey, State
 
-OVERHEAD = 120
+WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
+MOMENTS = 2
+"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``, and whether
+it is waited for by the wall clock."""
+GONE = 6
+"""The state of rows that are forgotten."""
+
+PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
+"""Indexes of the counts of a queue."""
+COUNTS = 8
+
+_OVERHEAD = 120
 """Bytes that a row takes in a snapshot beside its payload and its head, about."""
+_SAME_MOMENT = 1e-6
+"""Seconds between two rows that came in the same moment."""
+
+
+@final
+class Row:
+    """A task, as the journal has it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
+    ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
+    of the task that replaced it."""
+
+    __slots__ = (
+        "attempt",
+        "by_wall",
+        "due",
+        "expires",
+        "head",
+        "history",
+        "id",
+        "key",
+        "payload",
+        "priority",
+        "progress",
+        "queue",
+        "requested_end",
+        "result",
+        "run_at",
+        "since",
+        "state",
+        "token",
+        "unique",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        key: int,
+        queue: QueueRows,
+        id: str,
+        payload: bytes,
+        head: bytes | None,
+        priority: int,
+        unique: str | None,
+    ) -> None:
+        self.key = key
+        self.queue = queue
+        self.id = id
+        self.payload = payload
+        self.head = head
+        self.priority = priority
+        self.unique = unique
+        self.state = WAITING
+        self.attempt = 0
+        self.since = 0.0
+        self.due: float | None = None
+        self.token = 0
+        self.expires: float | None = None
+        self.result: bytes | None = None
+        self.history: bytes | None = None
+        self.worker: str | None = None
+        self.progress: bytes | None = None
+        self.requested_end: bool | str = False
+        self.run_at: int | None = None
+        self.by_wall = False
+
+    @property
+    def condition(self) -> tuple[Any, ...]:
+        """The fields that change after the push."""
+        return (
+            self.state,
+            self.attempt,
+            self.since,
+            self.due,
+            self.token,
+            self.expires,
+            self.result,
+            self.history,
+            self.worker,
+            self.progress,
+            self.requested_end,
+            self.run_at,
+            self.by_wall,
+        )
+
+    @condition.setter
+    def condition(self, fields: tuple[Any, ...]) -> None:
+        (
+            self.state,
+            self.attempt,
+            self.since,
+            self.due,
+            self.token,
+            self.expires,
+            self.result,
+            self.history,
+            self.worker,
+            self.progress,
+            self.requested_end,
+            self.run_at,
+            self.by_wall,
+        ) = fields
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in a snapshot, about."""
+        return len(self.payload) + _OVERHEAD + (len(self.head) if self.head is not None else 0)
+
+    def has_expired(self, now: float) -> bool:
+        """Return True if it waits, and was to be claimed before."""
+        return self.state <= DELAYED and self.expires is not None and self.expires <= now
+
+    def is_kept_no_longer(self, now: float) -> bool:
+        """Return True if it is finished, and was to be forgotten by now."""
+        return RUNNING < self.state < GONE and self.due is not None and self.due <= now
+
+    def __repr__(self) -> str:
+        return f"<row {self.key}: task {escaped(self.id)}, state {self.state}>"
+
+
+Entry = tuple[float, int, Row]
+
+
+@final
+class TimeIndex:
+    """Rows by a moment, the earliest first; rows of the same moment by their keys.
+
+    Those that come in order, as nearly all do, lie in a deque, and only the others in a heap.
+    """
+
+    __slots__ = ("_in_order", "_others")
+
+    def __init__(self) -> None:
+        self._in_order: deque[Entry] = deque()
+        self._others: list[Entry] = []
+
+    def add(self, moment: float, row: Row) -> None:
+        """Put a row into its place."""
+        entry = (moment, row.key, row)
+        if not self._in_order or self._in_order[-1] < entry:
+            self._in_order.append(entry)
+        else:
+            heappush(self._others, entry)
+
+    def pop(self) -> Entry | None:
+        """Take out the first one; None if there is none."""
+        if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
+            return heappop(self._others)
+        return self._in_order.popleft() if self._in_order else None
+
+    @property
+    def first(self) -> Entry | None:
+        """The first one; None if there is none."""
+        if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
+            return self._others[0]
+        return self._in_order[0] if self._in_order else None
+
+
+@final
+class QueueRows:
+    """The rows of a queue, in an index for each state."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.ids: dict[str, Row] = {}
+        self.holders: dict[str, Row] = {}  # of unique keys
+        self.running: dict[int, Row] = {}
+        self.finished: dict[int, Row] = {}
+        self.delayed = TimeIndex()
+        self.expiring = TimeIndex()
+        self.by_wall_clock = TimeIndex()  # delayed ones, by the wall clock
+        self.counts = [0] * COUNTS
+        self.no_lease_ends_before = math.inf
+        self.workers: list[str] = []
+        self._ready: dict[int, TimeIndex] = {}
+        self._priorities: list[int] = []  # of the levels that hold something, in ascending order
+
+    def place(self, row: Row) -> None:
+        """Put a row into the index of its state."""
+        state = row.state
+        if state == WAITING:
+            level = self._ready.get(row.priority)
+            if level is None:
+                level = self._ready[row.priority] = TimeIndex()
+                insort(self._priorities, row.priority)
+            level.add(row.since, row)
+        elif state == DELAYED:
+            assert row.due is not None
+            self.delayed.add(row.due, row)
+        elif state == RUNNING:
+            assert row.due is not None
+            self.running[row.key] = row
+            self.no_lease_ends_before = min(self.no_lease_ends_before, row.due)
+        elif state != GONE:
+            self.finished[row.key] = row
+
+    def pop_ready(self) -> Row | None:
+        """Take out the next row that waits; None if none does."""
+        while self._priorities:
+            level = self._ready[self._priorities[-1]]
+            while (entry := level.pop()) is not None:
+                row = entry[2]
+                if row.state == WAITING and row.since == entry[0]:
+                    return row
+            del self._ready[self._priorities.pop()]
+        return None
+
+    def pop_due(self, now: float) -> Row | None:
+        """Take out a delayed row whose time has come; None if there is none."""
+        while (first := self.delayed.first) is not None:
+            row = first[2]
+            counts = row.state == DELAYED and row.due == first[0]
+            if counts and first[0] > now:
+                return None
+            self.delayed.pop()
+            if counts:
+                return row
+        return None
+
+    def pop_due_by_wall_clock(self, wall: float) -> Row | None:
+        """Take out a row that is due by the wall clock; None if there is none."""
+        while (first := self.by_wall_clock.first) is not None:
+            row = first[2]
+            counts = row.state == DELAYED and row.by_wall and row.run_at is not None and row.run_at / 1e6 == first[0]
+            if counts and first[0] > wall:
+                return None
+            self.by_wall_clock.pop()
+            if counts:
+                return row
+        return None
+
+    def pop_expired(self, now: float) -> Row | None:
+        """Take out a row that was not claimed in time; None if there is none."""
+        while (first := self.expiring.first) is not None:
+            row = first[2]
+            counts = row.state <= DELAYED and row.expires == first[0]
+            if counts and first[0] > now:
+                return None
+            self.expiring.pop()
+            if counts:
+                return row
+        return None
+
+    def lapsed(self, now: float) -> list[Row]:
+        """The running rows whose lease has run out."""
+        if not self.running:
+            self.no_lease_ends_before = math.inf  # or the next lease would seem to have run out with one that is over
+        if now < self.no_lease_ends_before:
+            return []
+        lapsed: list[Row] = []
+        others = math.inf
+        for row in self.running.values():
+            assert row.due is not None
+            if row.due <= now:
+                lapsed.append(row)
+            else:
+                others = min(others, row.due)
+        self.no_lease_ends_before = others
+        return lapsed
+
+    @property
+    def next_due(self) -> float:
+        """The time at which the next row falls due, or a little before that; infinite if none does."""
+        moment = self.no_lease_ends_before if self.running else math.inf
+        for index in (self.delayed, self.expiring):
+            if (first := index.first) is not None:
+                moment = min(moment, first[0])
+        return moment
+
+    def __repr__(self) -> str:
+        return f"<queue {self.name!r}: {self.counts[LIVE]} live, {len(self.running)} running>"
 
 
 @final
@@ -40,10 +329,6 @@ class Transaction:
         return not (self.rows or self.claimed or self.counts)
 
 
-_MOMENT = 1e-6
-"""Seconds between two rows that came in the same moment."""
-
-
 @final
 class JournalState:
     """All rows and queues of a journal."""
@@ -52,7 +337,7 @@ class JournalState:
         self.rows: dict[int, Row] = {}
         self.queues: dict[str, QueueRows] = {}
         self.queues_by_number: dict[int, QueueRows] = {}
-        self.time = 0.0  # of the latest change
+        self.time = 0.0  # of the latest change, or of the transaction under way
         self.next_key = 1
         self.next_token = 1
         self.weight = 0  # what the rows would take in a snapshot, about
@@ -121,7 +406,10 @@ class JournalState:
                 row.queue.ids.setdefault(row.id, row)
                 self.place(row)
         for queue, key, holder in reversed(transaction.holders):
-            self._set_holder(queue, key, holder)
+            if holder is None:
+                queue.holders.pop(key, None)
+            else:
+                queue.holders[key] = holder
         for queue, counts in transaction.counts.items():
             queue.counts = counts
         self.weight = self.transaction.weight = transaction.weight
@@ -148,15 +436,40 @@ class JournalState:
             if moment < self._nothing_due_before:
                 self._nothing_due_before = moment
 
+    # Rows that are looked up
+
+    def current_row(self, name: str, task_id: str) -> Row | None:
+        """The row of this id as it is now: killed, if it has expired; None, if it is not there, or kept no longer."""
+        queue = self.queues.get(name)
+        row = queue.ids.get(task_id) if queue is not None else None
+        if row is None or row.state == GONE:
+            return None
+        if row.has_expired(self.time):
+            self.kill(row, expired_error())
+        elif row.is_kept_no_longer(self.time):
+            self.touch(row)
+            self.forget(row)
+            return None
+        return row
+
+    def leased_row(self, key: int, token: int) -> Row | None:
+        """The row of this key, if it runs under this token."""
+        row = self.rows.get(key)
+        return row if row is not None and row.state == RUNNING and row.token == token else None
+
+    def renew(self, held: ClaimKey, until: float) -> bool:
+        """Set the end of a lease, without a record; False if it was lost."""
+        row = self.leased_row(held.key, held.token)
+        if row is None:
+            return False
+        row.due = until
+        row.queue.no_lease_ends_before = min(row.queue.no_lease_ends_before, until)
+        self.note_due(until)
+        return True
+
     # Unique keys
 
-    def _set_holder(self, queue: QueueRows, key: str, row: Row | None) -> None:
-        if row is None:
-            queue.holders.pop(key, None)
-        else:
-            queue.holders[key] = row
-
-    def hold(self, row: Row) -> Row | None:
+    def take_key(self, row: Row) -> Row | None:
         """Give a row its unique key, and return None; or the row that holds it already."""
         assert row.unique is not None
         holder = row.queue.holders.get(row.unique)
@@ -165,39 +478,19 @@ class JournalState:
             row.queue.holders[row.unique] = row
         return holder if holder is not row else None
 
-    def holder(self, queue: QueueRows, key: str, now: float) -> Row | None:
+    def key_holder(self, queue: QueueRows, key: str) -> Row | None:
         """The holder of a unique key; one that has expired is killed, and holds none."""
         row = queue.holders.get(key)
-        if row is not None and row.has_expired(now):
+        if row is not None and row.has_expired(self.time):
             self.kill(row, expired_error())
             return None
         return row
 
-    def known(self, name: str, task_id: str, now: float) -> Row | None:
-        """The row of this id as it is now: killed, if it has expired; None, if it is not there, or kept no longer."""
-        queue = self.queues.get(name)
-        row = queue.ids.get(task_id) if queue is not None else None
-        if row is None or row.state == GONE:
-            return None
-        if row.has_expired(now):
-            self.kill(row, expired_error())
-        elif row.is_kept_no_longer(now):
-            self.touch(row)
-            self.forget(row)
-            return None
-        return row
-
-    def release(self, row: Row) -> None:
+    def free_key(self, row: Row) -> None:
         """Free the unique key that a row holds, if it does."""
         if row.unique is not None and row.queue.holders.get(row.unique) is row:
             self.transaction.holders.append((row.queue, row.unique, row))
             del row.queue.holders[row.unique]
-
-    def replace(self, row: Row, successor: str) -> None:
-        """Give the unique key of a running row to its successor; the row may finish, but not run again."""
-        self.touch(row)
-        self.release(row)
-        row.requested_end = row.requested_end or successor
 
     # What becomes of a row
 
@@ -207,20 +500,20 @@ class JournalState:
         self.transaction.rows[row] = None
         self.rows[row.key] = row.queue.ids[row.id] = row
         self.count(row.queue, PUSHED, 1)
-        self.weight += weight_of(row)
+        self.weight += row.weight
 
-    def wait(self, row: Row, delay: float, now: float) -> None:
+    def make_wait(self, row: Row, delay: float) -> None:
         """Make a row ready so many seconds from now."""
         if delay > 0:
             row.state = DELAYED
-            row.since = row.due = now + delay
+            row.since = row.due = self.time + delay
         else:
             # Rows that come at the same moment keep their order.
-            self.last_moment = max(now, self.last_moment + _MOMENT)
+            self.last_moment = max(self.time, self.last_moment + _SAME_MOMENT)
             row.state, row.since, row.due = WAITING, self.last_moment, None
         self.place(row)
 
-    def come_back(self, row: Row, now: float, delay: float | None) -> bool:
+    def put_back(self, row: Row, delay: float | None) -> bool:
         """Make a row that ran wait again, and return True: after ``delay`` seconds; if that is None, in its old place.
         If it was to be aborted, or was replaced, it is killed."""
         row.queue.running.pop(row.key, None)
@@ -228,41 +521,41 @@ class JournalState:
             self.kill(row, aborted_error())
         elif row.requested_end:
             self.kill(row, replaced_error(row.requested_end))
-        elif row.unique is not None and (holder := self.hold(row)) is not None:
+        elif row.unique is not None and (holder := self.take_key(row)) is not None:
             self.kill(row, replaced_error(holder.id))  # by an older version, which did not note it down
         elif delay is None:
             row.state, row.due = WAITING, None
             self.place(row)
             return True
         else:
-            self.wait(row, delay, now)
+            self.make_wait(row, delay)
             return True
         return False
 
-    def lose(self, row: Row, now: float) -> None:
+    def take_back(self, row: Row) -> None:
         """End the attempt at a running row whose lease ran out, or whose process died; the attempt counts."""
         self.touch(row)
-        row.history = with_loss(row.history, row.attempt, now, row.worker)
-        self.come_back(row, now, None)
+        row.history = with_loss(row.history, row.attempt, self.time, row.worker)
+        self.put_back(row, None)
 
     def kill(self, row: Row, error: bytes) -> None:
         """Kill a live row; it is kept until it is vacuumed."""
         self.touch(row)
-        self.finish(row, KILLED, KILLS, error, math.inf, self.time)
+        self.finish(row, KILLED, KILLS, error, math.inf)
         self.finished.append((row.queue.name, row.id))
 
-    def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float, now: float) -> None:
+    def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float) -> None:
         """Put a live row, touched before, into a final state, and keep it for so many seconds."""
         queue = row.queue
         queue.running.pop(row.key, None)
         self.count(queue, what, -1)
         if row.unique is not None:
-            self.release(row)
+            self.free_key(row)
         if keep <= 0:
             self.forget(row)
             return
-        row.state, row.result, row.since = state, result, now
-        row.due = now + keep if keep < math.inf else None
+        row.state, row.result, row.since = state, result, self.time
+        row.due = self.time + keep if keep < math.inf else None
         self.place(row)
 
     def forget(self, row: Row) -> None:
@@ -270,12 +563,13 @@ class JournalState:
         row.state = GONE
         row.queue.finished.pop(row.key, None)
         self.transaction.gone.append(row)
-        self.weight -= weight_of(row)
+        self.weight -= row.weight
 
     # Time
 
-    def enter_due(self, now: float, as_of: float = math.inf) -> None:
+    def enter_due(self, as_of: float = math.inf) -> None:
         """Enter all that has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
+        now = self.time
         if self.has_wall_clock_rows:
             self._enter_due_by_wall_clock()
         if now < self._nothing_due_before:
@@ -287,7 +581,7 @@ class JournalState:
                 row.state, row.due = WAITING, None  # true even if the transaction is rolled back, so it needs no record
                 queue.place(row)
             for row in queue.lapsed(min(now, as_of)):
-                self.lose(row, now)
+                self.take_back(row)
         self._forget_retained(now)
         moments = [queue.next_due for queue in self.queues.values()]
         if (first := self._retained.first) is not None:
@@ -321,14 +615,9 @@ class JournalState:
                 row.state = GONE  # as it is when this is read again, so it needs no record
                 row.queue.finished.pop(row.key, None)
                 self._remove(row)
-                self.weight -= weight_of(row)
+                self.weight -= row.weight
 
-    def look_at(self, moment: float) -> None:
+    def note_due(self, moment: float) -> None:
         """Look for rows that are due at this moment."""
         if moment < self._nothing_due_before:
             self._nothing_due_before = moment
-
-
-def weight_of(row: Row) -> int:
-    """Bytes that the row takes in a snapshot, about."""
-    return len(row.payload) + OVERHEAD + (len(row.head) if row.head is not None else 0)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from .journal import JournalFile
     from .recovery import Opened
-    from .state import JournalState
 
 T = TypeVar("T")
 
@@ -97,8 +96,13 @@ class TransactionLog:
         return await self._thread.call(fn, *args)
 
     @trio.lowlevel.enable_ki_protection
-    async def transact(self, change: Callable[[JournalState, float], T], now: float, *, durable: bool) -> T:
+    async def transact(self, change: Callable[[], T], now: float, *, durable: bool) -> T:
         """Change the state, and append a record of that; if it cannot be written, the change is rolled back.
+
+        Args:
+          change: changes the state.
+          now: the time of the transaction.
+          durable: whether it is synced, where anything is.
 
         It cannot be cancelled, and is a checkpoint only if it has to wait for the disk.
 
@@ -111,8 +115,8 @@ class TransactionLog:
         payload, is_written = None, False
         try:
             state.time = now
-            result = change(state, now)
-            payload = encode_change(state, now)
+            result = change()
+            payload = encode_change(state)
             if payload is not None:
                 await self._write(journal, payload, durable=durable)
             is_written = True
