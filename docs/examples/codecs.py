@@ -1,4 +1,4 @@
-"""How args are stored: what comes back, what is refused, and what may change in a type."""
+"""Encode and decode args: values that come back, values that are refused, and a type that has changed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refused() -> None:
 
 @dataclass
 class NewItem:
-    """As Item is after a year: a field more, which has a default, and one less."""
+    """A later version of Item: it has a new field with a default, and one field less."""
 
     name: str
     price: Decimal

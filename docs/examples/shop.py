@@ -1,4 +1,4 @@
-"""A shop's order service, simulated: two mistakes that no ordinary test shows, found and mended."""
+"""A simulation of a shop: it finds two faults that ordinary tests do not show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bank:
 
 
 class Shop:
-    """What is in the store room, what has left it, and who was told."""
+    """The lamps in stock, the parcels that were sent, and the mails."""
 
     def __init__(self, lamps: int) -> None:
         self.bank = Bank()
@@ -60,7 +60,7 @@ class Shop:
             assert order in self.parcels, f"{order.customer} has paid, and gets nothing"
 
 
-# The handler, as it was written first.
+# The first version of the handler.
 
 
 async def sell(order: Order, shop: Data[Shop]) -> str:
@@ -74,7 +74,7 @@ async def sell(order: Order, shop: Data[Shop]) -> str:
     return "sent"
 
 
-# The simulation: customers order, two workers work, and in the end the books are looked at.
+# The program to simulate: customers order, two workers run the tasks, and the shop is checked at the end.
 
 Handler = Callable[[Order, Shop], Awaitable[str]]
 
@@ -91,7 +91,7 @@ async def a_day(handler: Handler, simulation: Simulation) -> None:
     shop.check()
 
 
-# Mended: the lamp is set aside before anything is waited for.
+# Mended: the lamp is reserved before the first await.
 
 
 async def sell_what_is_there(order: Order, shop: Data[Shop]) -> str:
@@ -104,7 +104,7 @@ async def sell_what_is_there(order: Order, shop: Data[Shop]) -> str:
     return "sent"
 
 
-# The same day, on which a worker dies now and then, before it could say that it is done.
+# The same program with faults: a worker dies now and then, before the outcome of its task is recorded.
 
 faults = Faults(die=0.02, delay=0.1)
 
@@ -122,7 +122,7 @@ async def a_bad_day(handler: Handler, simulation: Simulation) -> None:
     shop.check()
 
 
-# Mended: an order that is charged again is charged under the same key.
+# Mended: the bank gets a key, so that it charges an order once.
 
 
 async def sell_once(order: Order, shop: Data[Shop]) -> str:
@@ -135,7 +135,7 @@ async def sell_once(order: Order, shop: Data[Shop]) -> str:
     return "sent"
 
 
-# All of it.
+# Simulate all versions.
 
 
 def main() -> None:

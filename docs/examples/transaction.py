@@ -1,4 +1,4 @@
-"""A shop whose orders and tasks are in one SQLite file: what belongs together is committed together."""
+"""A shop whose orders and tasks are in one SQLite file, and are committed together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = """
 
 
 def place_order(shop: sqlite3.Connection, storage: SqliteStorage[int], item: str) -> int:
-    """An order, and the task to ship it: both, or neither."""
+    """Store an order and the task to ship it in one transaction."""
     with shop:  # a transaction of sqlite3's: committed at the end of the block, rolled back if something is raised
         order = shop.execute("insert into orders (item) values (?)", [item]).lastrowid
         assert order is not None
@@ -29,7 +29,7 @@ def place_order(shop: sqlite3.Connection, storage: SqliteStorage[int], item: str
 
 
 async def ship(order: int, attempt: Attempt, transaction: SqliteTransaction) -> None:
-    """A parcel leaves the stock when the task is done, and exactly once, however often it is attempted."""
+    """Take the item from the stock and add a parcel, exactly once, however many attempts there are."""
     transaction.execute("insert into parcels select id, item from orders where id = ?", (order,))
     transaction.execute(
         "update stock set number = number - 1 where item = (select item from orders where id = ?)", (order,)

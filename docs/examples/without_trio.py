@@ -1,4 +1,4 @@
-"""A web shop without trio, whose orders are in SQLAlchemy's hands; and the worker, which is another program."""
+"""A web shop without trio, which uses SQLAlchemy, and its worker, which would be another program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Order(Base):
 
 
 def place_order(item: str) -> str:
-    """A request to the web server: the order and its task are committed together."""
+    """Handle a request: commit the order and its task together."""
     with SqliteStorage.open_sync("web_shop.db", int, queue="shipping", join_existing=True) as storage:
         with Session(engine) as session:
             order = Order(item=item)
@@ -34,7 +34,7 @@ def place_order(item: str) -> str:
 
 
 def look_up(task_id: str) -> str:
-    """Another request: wait for the worker, but not for ever."""
+    """Handle another request: wait for the worker, at most ten seconds."""
     with SqliteStorage.open_sync("web_shop.db", int, queue="shipping", join_existing=True) as storage:
         answer: str = storage.wait_for(task_id, timeout=10).unwrap()  # or TimeoutError
         return answer
