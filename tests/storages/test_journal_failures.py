@@ -128,7 +128,7 @@ def test_a_directory_that_may_not_be_read() -> None:
 @pytest.fixture
 def held_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: a file is closed before it is renamed or replaced."""
-    monkeypatch.setattr(_journal, "_NAMES_ARE_HELD", True)
+    monkeypatch.setattr(_journal, "_OPEN_FILES_KEEP_THEIR_NAMES", True)
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
@@ -151,7 +151,7 @@ async def test_a_replacement_that_is_refused_leaves_the_old_journal_in_use(
     held_names: None,
     synchronous: str,
 ) -> None:
-    monkeypatch.setattr(_journal, "_REPLACE_PATIENCE", 0.0)
+    monkeypatch.setattr(_journal, "_RETRY_REPLACE_FOR", 0.0)
     async with opened(path, synchronous=synchronous, compact_above=5_000) as engine:
         await push(engine, new("old", priority=-1))
         before = _descriptors()

@@ -51,7 +51,7 @@ def test_a_file_system_that_cannot_sync_fully_is_synced_as_it_can_be(
         calls.append("plainly")
         real(fd)
 
-    monkeypatch.setattr(_journal, "_FULLY", FULLY)
+    monkeypatch.setattr(_journal, "_FULL_SYNC", FULLY)
     monkeypatch.setattr(fcntl, "fcntl", control)
     monkeypatch.setattr(os, "fdatasync", sync)
     append(tmp_path / "tasks.journal")
@@ -62,7 +62,7 @@ def test_a_disk_that_fails_to_sync_fully_has_failed(tmp_path: Path, monkeypatch:
     def control(fd: int, command: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(_journal, "_FULLY", FULLY)
+    monkeypatch.setattr(_journal, "_FULL_SYNC", FULLY)
     monkeypatch.setattr(fcntl, "fcntl", control)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         append(tmp_path / "tasks.journal")

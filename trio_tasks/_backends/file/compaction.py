@@ -90,7 +90,7 @@ class Compaction:
         self.journal.put_in_place_of(old, self._own_path, self._path)
         self._is_in_place = True
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Close the new journal and remove it, unless it is in place already."""
         self.journal.close()
         if self._is_in_place:

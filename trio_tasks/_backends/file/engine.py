@@ -118,7 +118,7 @@ class FileEngine(Engine):
         if self._is_temporary:
             self.path = Path(tempfile.mkdtemp(prefix="trio_tasks-"), "tasks.journal")
         assert self.path is not None
-        path, is_large = _measured(self.path)
+        path, is_large = _path_and_size(self.path)
         self._is_virtual = is_virtual()
         self.news_may_be_lost = not self._is_virtual
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
@@ -291,7 +291,7 @@ class FileEngine(Engine):
         return f"at {str(self.path)!r}"
 
 
-def _measured(path: Path) -> tuple[Path, bool]:
+def _path_and_size(path: Path) -> tuple[Path, bool]:
     """The path of the journal, without symbolic links; and True if it is too large to be read without a thread."""
     place = Path(os.path.realpath(path))
     return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, final
 from ..._tasks.errors import BackendError
 from ..durable.engine import refusal
 from ..durable.store_file import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
-from .lock import let_go_in_child, lock_itself
+from .lock import abandon_in_child, lock_itself
 from .records import (
     FRAME_SIZE,
     HEADER_SIZE,
@@ -48,15 +48,15 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 if sys.platform == "darwin":
     import fcntl
 
-    _FULLY: int | None = fcntl.F_FULLFSYNC  # fsync alone stops at the drive's own memory there
+    _FULL_SYNC: int | None = fcntl.F_FULLFSYNC  # fsync alone stops at the drive's own memory there
 else:
-    _FULLY: int | None = None
-_NAMES_ARE_HELD = sys.platform == "win32"
+    _FULL_SYNC: int | None = None
+_OPEN_FILES_KEEP_THEIR_NAMES = sys.platform == "win32"
 """True if an open file can be neither renamed nor replaced."""
-_REPLACE_PATIENCE = 1.0
+_RETRY_REPLACE_FOR = 1.0
 """Seconds for which a refused replacement is tried again there: a virus scanner has the file open for a moment."""
 _WHAT = "the journal"
-_MOST_IN_THE_MAKING = 10
+_MOST_UNFINISHED = 10
 """Names that are tried for an unfinished journal, if other programs' files have them."""
 
 
@@ -107,12 +107,12 @@ class JournalFile:
         self._salt = salt
         self._number = number
         self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
-        self._is_ragged = False  # bytes behind the last record could not be cut off
+        self._has_torn_end = False  # bytes behind the last record could not be cut off
         self.end = end
         self.is_broken = False  # a sync failed: the contents on the disk are not known any more
         self._identity: tuple[int, int] | None = None
 
-        let_go_in_child(self)
+        abandon_in_child(self)
 
     @classmethod
     def create(cls, path: Path, *, ahead: bool) -> JournalFile:
@@ -122,7 +122,7 @@ class JournalFile:
         made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)
         try:
             lock_itself(made._fd, path)
-            made._write(header(salt, in_the_making=True))
+            made._write(header(salt, unfinished=True))
         except OSError:
             made.close()
             raise
@@ -138,7 +138,7 @@ class JournalFile:
         """
         if len(payload) > LARGEST_PAYLOAD:
             raise refusal(f"a record of {len(payload):,} bytes is too long for a journal")
-        if self._is_ragged:
+        if self._has_torn_end:
             self.cut()
         data = frame(self._salt, self._number, payload)
         if self.end + len(data) > self._reserved:
@@ -168,12 +168,12 @@ class JournalFile:
         Raises:
           OSError: it could not be cut; it has to be before anything is appended.
         """
-        self._is_ragged = True
+        self._has_torn_end = True
         if self._reserved != sys.maxsize:
             self._reserved = 0
         os.ftruncate(self._fd, self.end)
         os.lseek(self._fd, self.end, os.SEEK_SET)
-        self._is_ragged = False
+        self._has_torn_end = False
 
     def sync(self) -> None:
         """Sync the file to the disk; if that fails, the journal is broken, since it is not known what got there."""
@@ -194,7 +194,7 @@ class JournalFile:
         if fd >= 0:
             try:
                 with suppress(OSError):
-                    if self._is_ragged or (self.end and self._reserved not in (0, sys.maxsize)):
+                    if self._has_torn_end or (self.end and self._reserved not in (0, sys.maxsize)):
                         os.ftruncate(fd, self.end)
             finally:
                 os.close(fd)
@@ -211,7 +211,7 @@ class JournalFile:
         Raises:
           BackendError: it was deleted, moved or replaced.
         """
-        if _NAMES_ARE_HELD:
+        if _OPEN_FILES_KEEP_THEIR_NAMES:
             return
         if self._identity is None:
             found = os.fstat(self._fd)
@@ -238,21 +238,21 @@ class JournalFile:
         """
         if old is not None:
             old.check_place(place)
-        self._stop_making()
+        self._write_final_header()
         model = regular_file(place, _WHAT)
         if model is not None:
             follow(self._fd, model)
         elif sys.platform != "win32":
             os.fchmod(self._fd, mode)
         self.sync()
-        if _NAMES_ARE_HELD:
+        if _OPEN_FILES_KEEP_THEIR_NAMES:
             self._replace_while_closed(old, own, place)
         else:
             os.replace(own, place)  # noqa: PTH105  beside the other calls of its kind
         if old is not None:
             old.close()
 
-    def _stop_making(self) -> None:
+    def _write_final_header(self) -> None:
         """Write the header of a finished journal."""
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._write(header(self._salt))
@@ -260,22 +260,22 @@ class JournalFile:
 
     def _replace_while_closed(self, old: JournalFile | None, own: Path, place: Path) -> None:
         """Replace the file at ``place``; both journals are closed meanwhile."""
-        self._let_go()
+        self._close_for_now()
         if old is not None:
-            old._let_go()
+            old._close_for_now()
         try:
-            _replace_patiently(own, place)
+            _replace_with_retries(own, place)
         except OSError:
             if old is not None:
-                old._take_up(place)
+                old._reopen(place)
             raise
-        self._take_up(place)
+        self._reopen(place)
 
-    def _let_go(self) -> None:
+    def _close_for_now(self) -> None:
         fd, self._fd = self._fd, -1  # closed once, even if that fails
         os.close(fd)
 
-    def _take_up(self, place: Path) -> None:
+    def _reopen(self, place: Path) -> None:
         self._fd = open_regular(place, _WHAT)
         os.lseek(self._fd, self.end, os.SEEK_SET)
 
@@ -355,7 +355,7 @@ def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
       OSError: none can be made.
     """
     remove_unfinished(path)
-    for name in _names_in_the_making(path):
+    for name in _unfinished_names(path):
         with suppress(FileExistsError):
             return name, JournalFile.create(name, ahead=ahead)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(beside(path, "new")))
@@ -363,7 +363,7 @@ def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
 
 def remove_unfinished(path: Path) -> None:
     """Remove unfinished journals that a dead process left. Other files of such names are not ours."""
-    for name in _names_in_the_making(path):
+    for name in _unfinished_names(path):
         try:
             fd = open_regular(name, _WHAT)
         except FileNotFoundError:
@@ -378,8 +378,8 @@ def remove_unfinished(path: Path) -> None:
             name.unlink(missing_ok=True)
 
 
-def _names_in_the_making(path: Path) -> list[Path]:
-    return [beside(path, "new"), *(beside(path, f"new-{number}") for number in range(1, _MOST_IN_THE_MAKING))]
+def _unfinished_names(path: Path) -> list[Path]:
+    return [beside(path, "new"), *(beside(path, f"new-{number}") for number in range(1, _MOST_UNFINISHED))]
 
 
 def _load(
@@ -441,7 +441,7 @@ def _free_name(path: Path, word: str) -> Path:
 
 
 def _sync(fd: int) -> None:
-    if _FULLY is not None and _sync_fully(fd, _FULLY):
+    if _FULL_SYNC is not None and _sync_fully(fd, _FULL_SYNC):
         return
     if hasattr(os, "fdatasync"):
         os.fdatasync(fd)
@@ -477,9 +477,9 @@ def sync_directory(path: Path) -> None:
             raise
 
 
-def _replace_patiently(own: Path, place: Path) -> None:
+def _replace_with_retries(own: Path, place: Path) -> None:
     """Replace a file that another program may have open for a moment."""
-    give_up_at = time.monotonic() + _REPLACE_PATIENCE
+    give_up_at = time.monotonic() + _RETRY_REPLACE_FOR
     pause = 0.005
     while True:
         try:

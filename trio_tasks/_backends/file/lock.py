@@ -119,7 +119,7 @@ def lock_itself(fd: int, path: Path) -> None:
         raise
 
 
-def let_go_in_child(held: Held) -> None:
+def abandon_in_child(held: Held) -> None:
     """Abandon this in each forked child."""
     _held.add(held)
 

@@ -44,9 +44,9 @@ class FollowedJournal:
     def __init__(self, path: Path) -> None:
         self._path = Path(os.path.realpath(path))
         self._identity: tuple[int, int] | None = None
-        self._start_anew(b"")
+        self._reset(b"")
 
-    def _start_anew(self, salt: bytes) -> None:
+    def _reset(self, salt: bytes) -> None:
         self._salt = salt  # another one, if the journal was replaced by a shorter one
         self._end, self._number = HEADER_SIZE, 1
         self._retained = TimeIndex()
@@ -80,7 +80,7 @@ class FollowedJournal:
                 stuck_at = self._salt, damage.at
         except OSError as error:
             raise BackendError(f"{_WHAT} {str(self._path)!r} cannot be read: {error.strerror or error}") from error
-        self._tidy(self.state.time)
+        self._drop_expired(self.state.time)
 
     def _read_to_damage(self) -> Damage | None:
         """Read on to the end, or to what cannot be read though an intact record follows it."""
@@ -90,7 +90,7 @@ class FollowedJournal:
             found = os.fstat(file.fileno())
             self._identity = found.st_dev, found.st_ino
             if salt != self._salt or found.st_size < self._end:
-                self._start_anew(salt)
+                self._reset(salt)
             file.seek(self._end)
             if not file.read(FRAME_SIZE).strip(b"\0"):
                 return None
@@ -100,7 +100,7 @@ class FollowedJournal:
                 is_done = True
             finally:
                 if not is_done:
-                    self._start_anew(b"")  # only a part of a record was entered
+                    self._reset(b"")  # only a part of a record was entered
         return damage
 
     def _check_there(self) -> None:
@@ -143,7 +143,7 @@ class FollowedJournal:
         elif row.expires is not None:
             queue.expiring.add(row.expires, row)
 
-    def _tidy(self, time: float) -> None:
+    def _drop_expired(self, time: float) -> None:
         """Drop rows that are kept no longer; the writer does so without a record.
 
         Args:

@@ -59,7 +59,7 @@ VERSION = 1
 _HEADER = Struct("<8sHH8s")
 _FRAME = Struct("<8sQI")
 _CRC = Struct("<I")
-_IN_THE_MAKING = 1
+_UNFINISHED = 1
 HEADER_SIZE = _HEADER.size + _CRC.size
 FRAME_SIZE = _FRAME.size + _CRC.size
 LARGEST_PAYLOAD = 2**31
@@ -307,9 +307,9 @@ def new_salt() -> bytes:
     return bytes(each or 1 for each in os.urandom(8))
 
 
-def header(salt: bytes, *, in_the_making: bool = False) -> bytes:
+def header(salt: bytes, *, unfinished: bool = False) -> bytes:
     """The header of a journal."""
-    fields = _HEADER.pack(MAGIC, VERSION, _IN_THE_MAKING if in_the_making else 0, salt)
+    fields = _HEADER.pack(MAGIC, VERSION, _UNFINISHED if unfinished else 0, salt)
     return fields + _CRC.pack(crc32(fields))
 
 
@@ -320,7 +320,7 @@ def is_unfinished(beginning: bytes) -> bool:
     fields, rest = beginning[: _HEADER.size], beginning[_HEADER.size :]
     magic, _, state, _ = _HEADER.unpack(fields)
     is_whole = _CRC.unpack_from(rest)[0] == crc32(fields)
-    return bool(is_whole and magic == MAGIC and state == _IN_THE_MAKING)
+    return bool(is_whole and magic == MAGIC and state == _UNFINISHED)
 
 
 def frame(salt: bytes, number: int, payload: bytes) -> bytes:
@@ -344,7 +344,7 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
     if len(beginning) >= HEADER_SIZE and _CRC.unpack_from(rest)[0] == crc32(fields):
         magic, version, state, salt = _HEADER.unpack(fields)
         if magic == MAGIC and version == VERSION:
-            if state == _IN_THE_MAKING:
+            if state == _UNFINISHED:
                 raise BackendError(f"{name!r} is not a journal yet: it was to take the place of one")
             return bytes(salt)
         if magic == MAGIC:

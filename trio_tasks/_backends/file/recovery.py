@@ -67,7 +67,7 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
         finish_loading(state)
         payload = encode_change(state)
         if recovery is not None and not recovery.is_torn_tail:
-            journal = _rewritten(path, state, journal, ahead=syncs)
+            journal = _compacted(path, state, journal, ahead=syncs)
         elif payload is not None:
             journal.append(payload)
             if syncs:
@@ -81,7 +81,7 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
     return Opened(lock, journal, state, recovery)
 
 
-def _rewritten(path: Path, state: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
+def _compacted(path: Path, state: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
     """A journal of the present rows alone, in the place of one in which records are missing."""
     compaction = Compaction(path, state, ahead=ahead)
     is_done = False
@@ -92,5 +92,5 @@ def _rewritten(path: Path, state: JournalState, damaged: JournalFile, *, ahead: 
         is_done = True
     finally:
         if not is_done:
-            compaction.give_up()
+            compaction.abandon()
     return compaction.journal

@@ -77,7 +77,7 @@ class TransactionLog:
             closing.callback(self._journal.close)
             if sync and not self._journal.is_broken:
                 closing.push_async_callback(self._sync)
-            closing.callback(self._give_up_compaction)
+            closing.callback(self._abandon_compaction)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _sync(self) -> None:  # noqa: ASYNC910  the thread is one
@@ -160,7 +160,7 @@ class TransactionLog:
                 log.error("the journal %r was compacted, but may not be on the disk: %s", str(self._path), error)
                 return  # noqa: ASYNC910  the same
             log.warning("the journal %r could not be compacted: %s", str(self._path), error)
-            self._give_up_compaction()
+            self._abandon_compaction()
             self._worth_from = _GROWTH * journal.end
 
     async def _replace(self, compaction: Compaction, old: JournalFile) -> None:
@@ -171,9 +171,9 @@ class TransactionLog:
         self._worth_from = max(self._compact_above, _GROWTH * self._journal.end)
         await self._in_thread(self._journal.sync_name, self._path.parent)
 
-    def _give_up_compaction(self) -> None:
+    def _abandon_compaction(self) -> None:
         if self._compaction is not None:
-            self._compaction.give_up()
+            self._compaction.abandon()
             self._compaction = None
 
     def _append_and_sync(self, journal: JournalFile, payload: bytes) -> None:
