@@ -120,7 +120,7 @@ async def test_none_is_an_argument_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"colour": "red"}, "knows no 'colour'"),
+        ({"colour": "red"}, "has no option 'colour'"),
         ({"count": -1}, "count must be 0 or more"),
         ({"where": 1}, "where must be callable"),
     ],
@@ -131,7 +131,7 @@ async def test_wrong_arguments_are_refused(wrong: Any, said: str) -> None:
 
 
 async def test_a_backend_that_cannot_list_is_refused() -> None:
-    with pytest.raises(TypeError, match="can list its tasks"):
+    with pytest.raises(TypeError, match="needs a storage with list_tasks"):
         await assert_pushed(ScriptedBackend[int]([]))
 
 

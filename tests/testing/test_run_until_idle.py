@@ -285,5 +285,5 @@ async def test_wrong_arguments_are_refused() -> None:
         await run_until_idle(double)  # type: ignore[arg-type]  # it is the wrong type on purpose
     with pytest.raises(ValueError, match="cushion must be 0 or more"):
         await run_until_idle(worker, cushion=-1)
-    with pytest.raises(TypeError, match="delayed=True needs a backend that can list its tasks"):
+    with pytest.raises(TypeError, match="delayed=True needs a backend with list_tasks"):
         await run_until_idle(Worker("test", ScriptedBackend([1]), double), delayed=True)

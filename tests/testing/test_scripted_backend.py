@@ -228,10 +228,10 @@ def test_lines_that_were_meant_otherwise_are_refused() -> None:
     for line, right in (
         (ValueError, r"write ValueError\(\.\.\.\)"),
         (Pause, r"Pause\(60\)"),
-        (trio.EndOfChannel(), "a script ends at its end"),
+        (trio.EndOfChannel(), "it ends after its last line"),
         (trio.WouldBlock(), r"waits by Pause\(seconds\)"),
-        (KeyboardInterrupt(), "a backend fails by an Exception"),
-        (trio.sleep(1), r"waits by Pause\(seconds\)"),  # noqa: ASYNC105  that it is not awaited is the mistake
+        (KeyboardInterrupt(), "must be an Exception"),
+        (trio.sleep(1), r"to wait, use Pause\(seconds\)"),  # noqa: ASYNC105  that it is not awaited is the mistake
     ):
         with pytest.raises(TypeError, match=right):
             ScriptedBackend([line])

@@ -242,13 +242,13 @@ async def test_cancelled_what_has_passed_has_passed(clock: MockClock) -> None:
 
 
 async def test_only_a_clock_that_stands_still_can_be_advanced() -> None:
-    with pytest.raises(RuntimeError, match="only on a MockClock that stands still"):
+    with pytest.raises(RuntimeError, match=r"needs a trio\.testing\.MockClock of rate 0"):
         await advance(1)
 
 
 def test_nor_one_that_runs_by_itself() -> None:
     async def main() -> None:
-        with pytest.raises(RuntimeError, match="only on a MockClock that stands still"):
+        with pytest.raises(RuntimeError, match=r"needs a trio\.testing\.MockClock of rate 0"):
             await advance(1)
 
     trio.run(main, clock=MockClock(rate=1000))

@@ -1,5 +1,8 @@
-"""Tools for tests of tasks: a worker that runs one task when told to, a backend that follows a script, two functions
-that run a worker for as long as needed, and simulations of whole programs in virtual time, under many schedules.
+"""Tools for testing tasks: a worker that runs one task at a time, a backend that follows a script, a backend that
+injects faults, and simulations of whole programs in virtual time.
+
+Everything here runs the worker's own code, so that what holds in a test holds in production. For time, take
+:func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.
 
 Everything here runs the worker's own code, so that what holds in a test holds in production. For time, take
 :func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.

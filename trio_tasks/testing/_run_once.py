@@ -1,4 +1,4 @@
-"""One attempt, without a backend."""
+"""A function that makes one attempt at a task, without a backend."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ async def run_once(
     layers: Iterable[Layer[Any, Any]] = (),
     **options: Unpack[WorkerOptions],
 ) -> Outcome:
-    """Make one attempt, in all its layers, and return its outcome. There is no backend: nothing is stored or retried.
+    """Make one attempt at a task, with all layers, and return its outcome. There is no backend: nothing is stored or
+    retried.
 
     >>> await run_once(double, 21)
     Succeeded(result=<int>)

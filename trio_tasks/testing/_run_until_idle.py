@@ -1,4 +1,4 @@
-"""A worker that runs for as long as there is something to do."""
+"""A function that runs a worker until it has nothing left to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cushion: float = 0.0) -> WorkerReport:
-    """Run the worker until no task is running and its backend has nothing to give; then stop it gracefully.
+    """Run the worker until it has no running task and its backend gives none; then stop it gracefully.
 
     >>> await storage.push_bulk([1, 2, 3])
     >>> report = await run_until_idle(Worker("test", storage, double))
@@ -57,7 +57,7 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
     if not isinstance(worker, Worker):
         raise TypeError(f"run_until_idle runs a Worker, not {worker!r}")
     if delayed and not (isinstance(worker.backend, ListTasks) and isinstance(worker.backend, WaitForCompletion)):
-        raise TypeError(f"delayed=True needs a backend that can list its tasks, and {worker.backend!r} cannot")
+        raise TypeError(f"delayed=True needs a backend with list_tasks and wait_for, unlike {worker.backend!r}")
     detector = _IdleDetector(check_seconds(cushion, "cushion"), worker.backend if delayed else None)
     context = worker.prepare(on_event=[detector.listen])
     failure: ExceptionGroup[Exception]
@@ -66,12 +66,12 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
             return await worker.run(context)
         except ExceptionGroup as group:
             failure = group
-    raise failure  # out here, so that the nursery does not wrap it into one more group
+    raise failure  # outside of the nursery, which would wrap it in one more group
 
 
 @final
 class _IdleDetector:
-    """Detects that a worker has nothing to do any more.
+    """Detects that a worker has nothing left to do.
 
     Args:
       cushion: seconds of silence.
@@ -91,11 +91,11 @@ class _IdleDetector:
             self._is_idle.set()
 
     async def stop_when_idle(self, context: WorkerContext) -> None:
-        """Return, having stopped the worker, when it is idle. It may be cancelled anywhere: it holds nothing."""
+        """Wait until the worker is idle, then stop it. It may be cancelled anywhere: it holds nothing."""
         while True:
             await self._is_idle.wait()
             await trio.testing.wait_all_tasks_blocked(self._cushion)
-            if not context.idle:  # it was given something meanwhile, and will say so when that is done
+            if not context.idle:  # it got a task meanwhile, and will emit Idle again
                 self._is_idle = trio.Event()
             elif self._delayed and (waiting := await self._backend.list_tasks(Status.Pending, limit=1)):
                 with suppress(UnknownTaskError):  # it has ended already, and is not remembered

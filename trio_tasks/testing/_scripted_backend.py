@@ -29,7 +29,7 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A line of a script: no task comes for so many seconds of trio's clock, from the first receive that waits."""
+    """A line of a script: for this many seconds of trio's clock, from the first receive that waits, no task comes."""
 
     seconds: float
 
@@ -39,7 +39,7 @@ class Pause:
 
 @final
 class ScriptedBackend(Backend[A]):
-    """A backend that gives what its script says, in that order, and then ends.
+    """A backend that gives out the tasks and errors of a script, in order, and then ends.
 
     >>> backend = ScriptedBackend[int]([1, 2, Pause(60), 3, ConnectionError("gone")])
     >>> await Worker("test", backend, double).run()  # does 1, 2 and 3; then fails
@@ -71,7 +71,7 @@ class ScriptedBackend(Backend[A]):
         self._running: set[Parts] = set()
 
     async def receive(self) -> Task[A]:
-        """Receive the next task of the script, and claim it; wait for pauses, and raise the script's errors.
+        """Claim the next task of the script; wait for pauses, and raise the script's errors.
 
         Raises:
           trio.EndOfChannel: the script is at its end.
@@ -106,7 +106,7 @@ class ScriptedBackend(Backend[A]):
         return task
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Note down the outcome in :attr:`settled`. It takes effect even if it is cancelled.
+        """Record the outcome in :attr:`settled`. It takes effect even if it is cancelled.
 
         Raises:
           LeaseLostError: the task is not running in this attempt. Nothing changed.
@@ -129,7 +129,7 @@ class ScriptedBackend(Backend[A]):
 
 
 def is_task(value: object) -> TypeGuard[Task[Any]]:
-    """Return True if the value is a whole task."""
+    """Return True if the value is a Task rather than plain args."""
     return isinstance(value, Task)
 
 
@@ -142,7 +142,7 @@ def _status_after(outcome: Outcome) -> Status:
 
 
 def _checked(line: T) -> T:
-    """Return one line of a script, or raise an error that says what was probably meant."""
+    """Return a line of a script, or raise a TypeError that suggests the line that was probably meant."""
     complaint = _complaint_about(line)
     if complaint is not None:
         raise TypeError(complaint)
@@ -153,12 +153,12 @@ def _complaint_about(line: object) -> str | None:
     if line is Pause:
         return "a Pause in a script needs its length in seconds: Pause(60)"
     if isinstance(line, (trio.EndOfChannel, trio.WouldBlock)):
-        return f"a script ends at its end, and waits by Pause(seconds); it cannot raise {line!r}"
+        return f"a script cannot raise {line!r}: it ends after its last line, and waits by Pause(seconds)"
     if isinstance(line, BaseException) and not isinstance(line, Exception):
-        return f"a backend fails by an Exception, not by {line!r}"
+        return f"an error in a script must be an Exception, not {line!r}"
     if inspect.iscoroutine(line):
         line.close()  # or Python would warn that it was never awaited
-        return f"a script awaits nothing; it waits by Pause(seconds), not by {line!r}"
+        return f"a script cannot await {line!r}; to wait, use Pause(seconds)"
     if isinstance(line, type) and issubclass(line, BaseException):
-        return f"a script raises exceptions, not classes of them: write {line.__name__}(...)"
+        return f"a script holds exceptions, not their classes: write {line.__name__}(...)"
     return None

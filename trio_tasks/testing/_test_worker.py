@@ -1,4 +1,4 @@
-"""A worker that runs one task when it is told to, and returns the outcome."""
+"""A worker for tests, which runs one task for each call and returns its outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 @final
 class TestWorker(Generic[A, R]):
-    """Runs the tasks of a backend one at a time, when told to.
+    """Runs the tasks of a backend one at a time, one for each call of :meth:`execute_next`.
 
     >>> storage = MemoryStorage[int]()
     >>> worker = TestWorker(storage, double)
@@ -120,7 +120,7 @@ class TestWorker(Generic[A, R]):
         self._worker: Worker[A, R] = make("test", backend, handler, layers=layers, **{**options, "concurrency": 1})
 
     async def execute_next(self) -> tuple[TaskId, Outcome]:
-        """Wait for the next task, attempt it, settle it; returns its id and the outcome that the backend was told.
+        """Wait for the next task, attempt it and settle it; return its id and its outcome.
 
         Each call is a run of its own: ``Start`` and ``Stop`` are said each time, and what the handler tracked
         (:meth:`~trio_tasks.WorkerContext.track`) has ended before it returns. Errors of the handler are in the

@@ -1,1 +1,1 @@
-"""The conformance kit: what every backend must do, as rules that are tried on one."""
+"""The conformance kit: rules that every backend must keep, and functions that check a backend against them."""

@@ -1,4 +1,4 @@
-"""Cutting a check before its k-th step, so that it can be cut before each of them."""
+"""Helpers that cancel a check before its k-th step, for each k."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ MOST_STEPS = 1000
 
 
 def _counts(task: trio.lowlevel.Task | None) -> bool:
-    """Count the steps of all trio tasks but those that keep time for the kit."""
+    """Return True for a step of any trio task except those that keep time for the kit."""
     return task is not None and not task.name.endswith(".watch")
 
 
 @contextmanager
 def cut_before(step: int, cut: Callable[[], object]) -> Generator[StepCounter, None, None]:
-    """Call ``cut`` before the step of this number, counted from 1 when the block begins, if the block lasts so long;
-    0 calls it at once."""
+    """Call ``cut`` before step number ``step`` of the block, counted from 1; if the block ends before that step, never.
+    A ``step`` of 0 calls it at once.
+    """
     step_counter = StepCounter(step, cut, _counts)
     if not step:
         step_counter.was_reached = True
@@ -37,7 +38,7 @@ def cut_before(step: int, cut: Callable[[], object]) -> Generator[StepCounter, N
 
 
 async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *args: Any) -> tuple[bool, list[Any]]:
-    """Call it, and cancel it before this step of it.
+    """Call ``async_fn(*args)``, and cancel it before step number ``step``.
 
     Returns:
       whether it took that many steps; and in a list, if it returned, what it returned.
@@ -50,12 +51,12 @@ async def cancelled_before(step: int, async_fn: Callable[..., Awaitable[Any]], *
 
 
 async def at_each_step(attempt: Callable[[int], Awaitable[bool]]) -> None:
-    """Call ``attempt(0)``, ``attempt(1)`` and so on, until it says that it was not cut any more."""
+    """Call ``attempt(0)``, ``attempt(1)`` and so on, until one returns False: it ended before its step was reached."""
     for step in range(MOST_STEPS):
         try:
             if not await attempt(step):
                 return
         except RuleBroken as broken:
-            broken.what += f" (cut before step {step})"
+            broken.what += f" (cancelled before step {step})"
             raise
-    raise RuleBroken("a check that is cut at each of its steps", f"{MOST_STEPS} steps and no end", "an end")
+    raise RuleBroken("a check that is cancelled at each of its steps", f"no end after {MOST_STEPS} steps", "an end")

@@ -53,7 +53,7 @@ async def check_backend(
     skip: Iterable[str] = (),
     time_limit: float = 60.0,
 ) -> Conformance:
-    """Try every rule that there is for backends on this one, and return what was tried.
+    """Check a backend against all rules that apply to it, and return the names of the rules that hold.
 
     >>> print(await check_backend(lambda: MyStorage("test.db", lease=1.0)))
     MyStorage passes 64 rules; 9 do not apply: ...
@@ -105,17 +105,17 @@ async def check_backend(
 
 
 def _chosen(only: Iterable[str] | None, skip: Iterable[str]) -> list[str]:
-    """The names of the rules that are to be tried, in their order."""
+    """The names of the rules to be checked, in the order of ``RULES``."""
     wanted = list(RULES) if only is None else check_several(only, "only", "names of rules")
     unwanted = check_several(skip, "skip", "names of rules")
     for name in (*wanted, *unwanted):
         if name not in RULES:
-            raise ValueError(f"there is no rule {name!r}; the rules are {', '.join(RULES)}")
+            raise ValueError(f"no rule is called {name!r}; the rules are {', '.join(RULES)}")
     return [name for name in RULES if name in wanted and name not in unwanted]
 
 
 class BackendConformance:
-    """For pytest: a subclass has one test for each rule, called ``test_`` and the rule's name.
+    """A base class for pytest: a subclass has one test for each rule, called ``test_`` and the rule's name.
 
     The subclass defines the fixture ``open_backend``, whose value is what :func:`check_backend` takes; it need not be
     a fixture of pytest-trio, since each test is a trio program of its own. A rule that does not apply is a test that is
@@ -126,11 +126,11 @@ class BackendConformance:
     """Seconds that each rule may take."""
 
     def args(self, number: int) -> Any:
-        """Args of this number, different for each; the number itself, unless overridden."""
+        """Make args of this number: different args for different numbers; by default the number itself."""
         return number
 
     def clock(self) -> trio.abc.Clock | None:
-        """The clock for each test; None, unless overridden, is the real one."""
+        """Return the clock for each test; None, the default, is trio's own clock."""
         return None
 
     def _try(self, rule: Rule, open_backend: Callable[[], Any]) -> None:
@@ -141,7 +141,7 @@ class BackendConformance:
 
         reason = trio.run(main, clock=self.clock())
         if reason is not None:
-            raise SkipTest(reason)  # pytest knows what it means, and need not be imported for it
+            raise SkipTest(reason)  # pytest skips on unittest's exception too, so pytest is not imported
 
 
 def _as_test(rule: Rule) -> Callable[[BackendConformance, Any], None]:

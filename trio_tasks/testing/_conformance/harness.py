@@ -1,4 +1,4 @@
-"""The harness in which a rule is checked: one backend, freshly opened and empty, and the operations of checks."""
+"""The harness in which a rule is checked: one newly opened, empty backend, and the operations that checks use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LEFTOVER = Killed(AbortError("left over from a conformance check"))
 
 @final
 class Harness:
-    """The backend of one rule, and the operations that its check is made of.
+    """The backend that a rule is checked on, and the operations that the check calls.
 
     Args:
       opening: opens handles.
@@ -55,7 +55,7 @@ class Harness:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
-        """Have a handle on an empty store in the block."""
+        """Open a handle on an empty store for the length of the block."""
         self.backend = await self._stack.enter_async_context(self._opener.handle())
         try:
             await self.empty()
@@ -65,22 +65,22 @@ class Harness:
             await self._stack.aclose()  # noqa: ASYNC102  closing is the backend's, and so is its shield
 
     async def close(self) -> None:  # noqa: ASYNC910  closing is a checkpoint
-        """Close the handle as it is, with its running tasks."""
+        """Close the handle, with whatever tasks are running."""
         self._received.clear()
         await self._stack.aclose()
 
     async def open(self) -> None:  # noqa: ASYNC910  opening is a checkpoint
-        """Open another handle in the place of one that was closed."""
+        """Open another handle after the last one was closed."""
         self.backend = await self._stack.enter_async_context(self._opener.handle())
 
     async def restart(self) -> None:  # noqa: ASYNC910  closing and opening are checkpoints
-        """Close the handle as it is, with its running tasks, and open another one."""
+        """Close the handle, with whatever tasks are running, and open another one."""
         await self.close()
         await self.open()
 
     @asynccontextmanager
     async def second_handle(self) -> AsyncGenerator[Any, None]:
-        """Open another handle on the same store; the first one again, if there can be only one."""
+        """Open a second handle on the same store; yields the first one if the store allows only one."""
         if not self._opener.is_shared:
             yield self.backend
             return
@@ -100,7 +100,7 @@ class Harness:
         return 5.0 + 3 * self.lease
 
     def missing(self, need: type | Feature) -> str | None:
-        """Give the reason to skip a rule with this need; None if the need is met."""
+        """Return the reason to skip a rule that needs this; None if the backend has it."""
         if isinstance(need, type):
             return None if isinstance(self.backend, need) else f"does not claim {need.__name__}"
         has_it = {
@@ -115,7 +115,7 @@ class Harness:
         return None if has_it else need.value
 
     def start_beside(self, async_fn: Callable[[], Awaitable[None]]) -> None:
-        """Run this in a trio task that the handle does not outlive, but for :meth:`close`."""
+        """Run this function in a trio task, which ends with the harness; :meth:`close` does not end it."""
         self._nursery.start_soon(async_fn)
 
     # Time
@@ -124,7 +124,7 @@ class Harness:
     def limit(
         self, seconds: float, at_the_end: Callable[[], object] = lambda: None
     ) -> Generator[trio.CancelScope, None, None]:
-        """Cancel the block after so many seconds, waited for in ticks."""
+        """Cancel the block after this many seconds, waited for in ticks."""
 
         async def watch() -> None:  # noqa: ASYNC910  there is one tick at least
             with watching:
@@ -142,7 +142,7 @@ class Harness:
                 watching.cancel()
 
     async def pass_time(self, seconds: float) -> None:
-        """Let so much time pass, on whichever clock the storage has: trio's or that on the wall."""
+        """Wait until this many seconds have passed on the clock that the storage uses: trio's or the wall clock."""
         clock = Stopwatch()
         await trio.sleep(seconds)
         ticks = math.ceil(4 * seconds / TICK)
@@ -151,7 +151,7 @@ class Harness:
             ticks -= 1
 
     async def wait_until(self, condition: Callable[[], bool], what: str, state: str) -> None:
-        """Wait for this to be so.
+        """Wait until the condition is true.
 
         Raises:
           RuleBroken: it is not, in time.
@@ -161,34 +161,34 @@ class Harness:
                 await trio.sleep(TICK)
             await trio.lowlevel.checkpoint()
             return
-        raise RuleBroken(what, f"it not {state} within {self.max_wait:g} s", f"it {state}")
+        raise RuleBroken(what, f"not {state} within {self.max_wait:g} s", state)
 
     # Tasks
 
     def args(self, number: int) -> Any:
-        """The args of this number."""
+        """The args that stand for this number."""
         return self._opener.args(number)
 
     def number(self, task: Task[Any]) -> int:
-        """The number that the task was pushed as; -1 if it was not pushed here."""
+        """The number that the task was pushed under; -1 if this harness did not push it."""
         return self.number_of(task.parts.id)
 
     def number_of(self, task_id: str) -> int:
-        """The number that the task of this id was pushed as; -1 if it was not pushed here."""
+        """The number that the task of this id was pushed under; -1 if this harness did not push it."""
         return self._numbers.get(task_id, -1)
 
     def note_pushed(self, number: int, task_id: str) -> None:
-        """A task of this id was pushed as this number, though not by :meth:`push`."""
+        """Note that the task of this id stands for this number, if it was not pushed by :meth:`push`."""
         self._numbers[task_id] = number
 
     async def push(self, number: int, **options: Any) -> TaskId:
-        """Push the args of this number."""
+        """Push the args that stand for this number; return the task's id."""
         task_id: TaskId = await self.backend.push(self.args(number), **options)
         self._numbers.setdefault(task_id, number)
         return task_id
 
     async def receive(self, backend: Any = None) -> Task[Any]:
-        """Receive a task that should come."""
+        """Receive a task; if none comes in time, the rule is broken."""
         source = self.backend if backend is None else backend
         with self.limit(self.max_wait):
             task: Task[Any] = await source.receive()
@@ -197,30 +197,30 @@ class Harness:
         raise RuleBroken("a task that should come", f"none within {self.max_wait:g} s", "one")
 
     async def receive_number(self, number: int, *, attempt: int = 1) -> Task[Any]:
-        """Receive, and see that it is the task of this number, in this attempt."""
+        """Receive a task, and check that it is the one of this number, in this attempt."""
         task = await self.receive()
         expect("the task that comes", self.number(task), number)
         expect(f"the attempt of task {number}", int(task.parts.attempt), attempt)
         return task
 
     async def expect_nothing(self, seconds: float = QUIET_SECONDS) -> None:  # noqa: ASYNC910  receiving is a checkpoint
-        """See that nothing can be received."""
+        """Check that no task can be received."""
         task: Task[Any] | None = None
         with self.limit(seconds), suppress(trio.EndOfChannel):
             task = await self.backend.receive()
         if task is not None:
             self._received.append((self.backend, task))
-            raise RuleBroken("what comes now", f"task {self.number(task)} as {task!r}", "nothing")
+            raise RuleBroken("a receive that should find no task", f"task {self.number(task)} as {task!r}", "nothing")
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Settle a task that was taken."""
+        """Settle a received task through the handle that it came from."""
         source = next((source for source, each in self._received if each is task), self.backend)
         await source.settle(task, outcome)
 
     # Emptying
 
     async def empty(self) -> None:
-        """Make sure that nothing is in the store, through the backend itself.
+        """Kill and forget all tasks in the store, by the backend's own methods.
 
         Raises:
           RuleBroken: it cannot be emptied.
@@ -235,7 +235,7 @@ class Harness:
             if isinstance(self.backend, Vacuum):
                 await self.backend.vacuum()
             return
-        raise RuleBroken("the store, which is to be emptied before the rule is tried", left, "nothing left in it")
+        raise RuleBroken("emptying the store before the rule is checked", left, "no unfinished task")
 
     async def _unfinished(self) -> list[Task[Any]]:
         if not isinstance(self.backend, ListTasks):
@@ -266,7 +266,7 @@ class Harness:
                 await self.backend.settle(task, _LEFTOVER)
 
     async def release_all(self) -> None:
-        """Settle the tasks that still run, so that the next rule need not wait for leases to run out."""
+        """Settle all tasks that are still running, so that the next rule need not wait for leases to run out."""
         for source, task in self._received if self._opener.is_lasting else ():
             with suppress(LeaseLostError, trio.ClosedResourceError):
                 await source.settle(task, _LEFTOVER)
@@ -275,7 +275,7 @@ class Harness:
 
 def _stands_on_an_engine(backend: object) -> bool:
     if not hasattr(backend, "_loop"):
-        return False  # and what a stored backend needs, which a test of others does not, is not imported
+        return False  # and the modules of stored backends are not imported
     from ..._backends.durable.storage import DurableStorage
 
     return isinstance(backend, DurableStorage)
@@ -283,7 +283,7 @@ def _stands_on_an_engine(backend: object) -> bool:
 
 @final
 class Stopwatch:
-    """Time since it was made."""
+    """A stopwatch that starts when it is made."""
 
     def __init__(self) -> None:
         self._begun = trio.current_time()
@@ -291,15 +291,17 @@ class Stopwatch:
 
     @property
     def on_the_wall(self) -> float:
-        """Seconds by the wall clock."""
+        """Seconds passed by the wall clock."""
         return (wall_now() - self._begun_on_the_wall).total_seconds()
 
     @property
     def elapsed(self) -> float:
-        """Seconds by whichever clock has gone further: it is not known which one the storage reads."""
+        """Seconds passed, by trio's clock or the wall clock, whichever shows more: it is not known which one the
+        storage reads.
+        """
         return max(trio.current_time() - self._begun, self.on_the_wall)
 
     def expect_at_least(self, seconds: float, what: str) -> None:
-        """See that so much time has passed."""
+        """Check that at least this many seconds have passed."""
         if self.elapsed < seconds - EARLY:
-            raise RuleBroken(what, f"it after {self.elapsed:.3f} s", f"it after {seconds:g} s, not before")
+            raise RuleBroken(what, f"after {self.elapsed:.3f} s", f"after {seconds:g} s or more")

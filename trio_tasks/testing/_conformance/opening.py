@@ -1,4 +1,4 @@
-"""Opening of backends in the ways that a user of the kit may give, and the properties found of their store."""
+"""Opening the backend under test in any of the ways that a user may give, and the properties of its store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 class BackendOpener:
-    """Opens handles, one by one.
+    """Opens handles on the backend under test, one after the other.
 
     Args:
       open_backend: returns a backend, an awaitable of one, or a context manager, async or not, that gives one.
@@ -35,7 +35,7 @@ class BackendOpener:
 
     @asynccontextmanager
     async def handle(self) -> AsyncGenerator[Any, None]:
-        """A handle, closed when the block is left.
+        """Open a handle, and close it when the block ends.
 
         Raises:
           TypeError: what was opened is no backend into which one can push.
@@ -43,7 +43,7 @@ class BackendOpener:
         given = self._open_backend()
         if inspect.isawaitable(given):
             given = await given
-        if hasattr(given, "__aenter__"):  # a Backend, being a ReceiveChannel, is one of these itself
+        if hasattr(given, "__aenter__"):  # true for every Backend, since it is a ReceiveChannel
             async with given as backend:
                 yield _checked(backend)
         elif hasattr(given, "__enter__"):
@@ -56,7 +56,6 @@ class BackendOpener:
 def _checked(backend: Any) -> Any:
     if not (isinstance(backend, Backend) and isinstance(backend, TaskSink)):
         raise TypeError(
-            f"open_backend must open a Backend that is a TaskSink too, and opened {backend!r}: to check it, the kit "
-            "has to push into it"
+            f"open_backend must open a Backend that is a TaskSink too (the rules push tasks into it), not {backend!r}"
         )
     return backend

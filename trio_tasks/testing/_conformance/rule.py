@@ -1,4 +1,4 @@
-"""The rules: each is one sentence about every backend, of one promise, with the function that checks it."""
+"""Rules: a rule is one sentence about every backend, which belongs to a promise, and a function that checks it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @final
 class Feature(Enum):
-    """A need of a rule other than a capability; the value describes a backend without it."""
+    """Something besides capabilities that a rule needs; the value says what a backend without it lacks."""
 
     LEASE = "has no lease, in seconds, as its `lease`"
     CLOSE = "has no close()"
@@ -32,7 +32,7 @@ class Feature(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule.
+    """A rule about backends, and the function that checks it.
 
     Args:
       name: what it is called where one is chosen.
@@ -54,7 +54,7 @@ class Rule:
 
 @final
 class RuleBroken(AssertionError):
-    """A rule does not hold.
+    """An error: a backend does not keep a rule.
 
     Attributes:
       rule: which one; None until the kit has filled it in.
@@ -71,24 +71,24 @@ class RuleBroken(AssertionError):
 
     def __str__(self) -> str:
         head = f"promise {self.rule.promise}, {self.rule.name}: {self.rule.sentence} " if self.rule else ""
-        return f"{head}But of {self.what}: seen {self.seen}; expected {self.expected}."
+        return f"{head}Checked: {self.what}. Seen: {self.seen}. Expected: {self.expected}."
 
 
 def expect(what: str, seen: object, expected: object) -> None:
-    """Raise :class:`RuleBroken` unless both are equal."""
+    """Raise :class:`RuleBroken` unless ``seen`` equals ``expected``."""
     if seen != expected:
         raise RuleBroken(what, _short(seen), _short(expected))
 
 
 def expect_that(what: str, holds: bool, seen: object, expected: object) -> None:
-    """Raise :class:`RuleBroken` unless it holds."""
+    """Raise :class:`RuleBroken` unless ``holds`` is true."""
     if not holds:
         raise RuleBroken(what, seen, expected)
 
 
 @contextmanager
 def refused(what: str, *kinds: type[Exception]) -> Generator[None, None, None]:
-    """The block must raise one of these; anything else breaks the rule."""
+    """Check that the block raises one of these errors; anything else breaks the rule."""
     names = " or ".join(kind.__name__ for kind in kinds)
     try:
         yield
@@ -100,7 +100,7 @@ def refused(what: str, *kinds: type[Exception]) -> Generator[None, None, None]:
 
 
 def as_rule_broken(error: Exception, rule: Rule) -> RuleBroken:
-    """Turn the error of a check into a RuleBroken: of a group, take the first leaf that is one."""
+    """Turn the error of a check into a RuleBroken; of a group, take the first RuleBroken that is in it."""
     known = [each for each in leaves(error) if is_a(each, RuleBroken)]
     broken = known[0] if known else RuleBroken("the rule's check", f"the error {_told(error)}", "none")
     if not known:
@@ -135,5 +135,5 @@ def rule(promise: int, *needs: type | Feature) -> Callable[[RuleCheck], RuleChec
 
 
 def rules_of(module: str) -> list[Rule]:
-    """The rules of a module, in the order in which they were written down."""
+    """The rules of a module, in the order in which they are defined."""
     return _REGISTER[module]

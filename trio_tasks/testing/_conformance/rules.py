@@ -1,4 +1,4 @@
-"""All rules, in order."""
+"""The list of all rules, in order."""
 
 from __future__ import annotations
 

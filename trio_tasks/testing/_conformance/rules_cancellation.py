@@ -1,4 +1,4 @@
-"""Rules about cancellation: cancelled before any step, each operation leaves every task in one place."""
+"""Rules about cancellation: an operation that is cancelled at any step leaves each task either done or untouched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SENTINEL = 10**6
 
 
 async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
-    """Take and settle all that waits: up to a task that is pushed now, and so comes last."""
+    """Push a last task, then receive and settle all tasks that come before it; return those."""
     await harness.push(_SENTINEL)
     tasks: list[Task[Any]] = []
     while True:
@@ -37,7 +37,9 @@ async def _until_sentinel(harness: Harness) -> list[Task[Any]]:
 
 @rule(2)
 async def a_cancelled_push_is_whole_or_nothing(harness: Harness) -> None:
-    """A push that is cancelled at any step has stored its task or not; pushed again, the task is there once."""
+    """A push that is cancelled at any step has stored its task or has not; after pushing again, the task is there
+    once.
+    """
 
     async def cut_at(step: int) -> bool:
         task = Task.builder(harness.args(step)).metadata(note="whole").build()
@@ -114,8 +116,9 @@ async def a_receive_cancelled_while_it_waits_takes_nothing(harness: Harness) -> 
 
 
 async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> tuple[bool, list[Task[Any]]]:
-    """Settle a task, cut before this step, and again if that did not do it; returns whether it was cut, and what
-    comes then."""
+    """Settle a task, cancelled before this step, and then settle it again. Returns whether it was cancelled, and the
+    tasks that come afterwards.
+    """
     await harness.push(step)
     task = await harness.receive_number(step)
     was_cut, answers = await cancelled_before(step, harness.settle, task, outcome)
@@ -135,7 +138,7 @@ async def _settle_cut_before(harness: Harness, step: int, outcome: Outcome) -> t
 
 @rule(2)
 async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
-    """A settle that is cancelled at any step has taken effect, or has left the task running."""
+    """A settle that is cancelled at any step has either taken effect, or left the task running."""
 
     async def succeed(step: int) -> bool:
         was_cut, came = await _settle_cut_before(harness, step, Succeeded(None))
@@ -154,8 +157,9 @@ async def a_cancelled_settle_is_whole_or_nothing(harness: Harness) -> None:
 
 @rule(2)
 async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
-    """A worker that is cancelled at any step of its run leaves each task settled or in the store, and an interruption
-    costs no attempt."""
+    """A worker that is cancelled at any step of its run leaves each task settled or in the store; an interruption costs
+    no attempt.
+    """
 
     async def handle(task: Task[Any]) -> int:
         await trio.lowlevel.checkpoint()
@@ -182,8 +186,9 @@ async def a_cancelled_worker_loses_nothing(harness: Harness) -> None:
 
 @rule(2, ListTasks)
 async def a_worker_that_ends_is_quick_and_leaves_nothing_running(harness: Harness) -> None:
-    """After a worker was cancelled or stopped, at most one more attempt begins in each slot, though no handler waits;
-    and when it has ended, no task is running, whatever was claimed in advance."""
+    """After a worker was cancelled or stopped, at most one more attempt begins in each slot, even if no handler ever
+    waits. When the worker has ended, no task is running, not even one claimed in advance.
+    """
     for number in range(80):
         await harness.push(number)
     for concurrency in (1, 8):
@@ -192,7 +197,7 @@ async def a_worker_that_ends_is_quick_and_leaves_nothing_running(harness: Harnes
 
 
 async def _end_while_busy(harness: Harness, concurrency: int, way: str) -> None:
-    """End a worker out of its 5th attempt, and see what it did from then on and what it left."""
+    """Cancel or stop a worker in its 5th attempt, and check how many attempts follow and what is left in the store."""
     begun = 0
     scope = trio.CancelScope()
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 @rule(2, Update)
 async def a_waiting_task_can_be_updated(harness: Harness) -> None:
-    """update gives a task that waits other args and metadata, in its place; it is False for any other."""
+    """update replaces the args and metadata of a waiting task, which keeps its place; it returns False for any other
+    task.
+    """
     task_id = await harness.push(1, metadata={"note": "old"})
     await harness.push(2)
 
@@ -51,7 +53,7 @@ async def a_waiting_task_can_be_updated(harness: Harness) -> None:
 
 @rule(9, Reschedule)
 async def a_waiting_task_can_be_rescheduled(harness: Harness) -> None:
-    """reschedule moves a task that waits, to earlier and to later; it is False for any other."""
+    """reschedule moves a waiting task to an earlier or a later time; it returns False for any other task."""
     late, early = await harness.push(1, delay=3600.0), await harness.push(2)
     expect("reschedule of an unknown task", await harness.backend.reschedule("unknown", 0.0), False)
     clock = Stopwatch()
@@ -68,7 +70,7 @@ async def a_waiting_task_can_be_rescheduled(harness: Harness) -> None:
 
 @rule(3, Reschedule)
 async def a_ready_task_keeps_its_place(harness: Harness) -> None:
-    """A task that is ready, and is rescheduled to now, keeps its place before those that came later."""
+    """A ready task that is rescheduled to now keeps its place before those that came later."""
     first = await harness.push(1)
     await harness.push(2)
     await harness.push(3, delay=3600.0)
@@ -79,7 +81,9 @@ async def a_ready_task_keeps_its_place(harness: Harness) -> None:
 
 @rule(3, Cancel)
 async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
-    """cancel kills a task that waits, delayed ones too, so that it does not come; it is False for any other."""
+    """cancel kills a waiting task, ready or delayed, so that it is never given out; it returns False for any other
+    task.
+    """
     ids = [await harness.push(1), await harness.push(2, delay=0.1), await harness.push(3)]
     for task_id in ids[:2]:
         expect("cancel of a task that waits", await harness.backend.cancel(task_id), True)
@@ -96,7 +100,9 @@ async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
 
 @rule(3, Cancel)
 async def a_running_task_can_be_aborted(harness: Harness) -> None:
-    """abort, from any handle, cancels the attempt under way, and the task is killed; it is False for any other task."""
+    """abort, from any handle, cancels the attempt under way, and the task is killed; it returns False for any other
+    task.
+    """
     ids = [await harness.push(number) for number in range(2)]
     record = AttemptRecord()
 
@@ -121,7 +127,9 @@ async def a_running_task_can_be_aborted(harness: Harness) -> None:
 
 @rule(7, ResumeById)
 async def a_dead_letter_can_be_resumed(harness: Harness) -> None:
-    """resume_by_id lets a failed or killed task wait again, from its first attempt; it is False for any other."""
+    """resume_by_id makes a failed or killed task wait again, from its first attempt; it returns False for any other
+    task.
+    """
     ids = [await harness.push(number) for number in range(3)]
     expect("resume of a task that waits", await harness.backend.resume_by_id(ids[0]), False)
     expect("resume of an unknown task", await harness.backend.resume_by_id("unknown"), False)
@@ -140,7 +148,7 @@ async def a_dead_letter_can_be_resumed(harness: Harness) -> None:
 
 @rule(12, ResumeById)
 async def a_dead_letter_keeps_off_a_taken_key(harness: Harness) -> None:
-    """resume_by_id is a DuplicateTaskError if the task's unique key is taken by now, and changes nothing."""
+    """resume_by_id raises DuplicateTaskError if another task has the task's unique key by now, and changes nothing."""
     task_id = await harness.push(1, unique="key")
     await harness.settle(await harness.receive_number(1), Failed(ValueError("1")))
     await harness.push(2, unique="key")
@@ -154,7 +162,9 @@ async def a_dead_letter_keeps_off_a_taken_key(harness: Harness) -> None:
 
 @rule(8, ResumeAbandoned)
 async def running_tasks_are_not_abandoned(harness: Harness) -> None:
-    """resume_abandoned changes no task that is running or waits, and returns how many it made wait again."""
+    """resume_abandoned changes no task that is running or waits, and returns the number of tasks that it made wait
+    again.
+    """
     await harness.push(1)
     await harness.push(2)
     task = await harness.receive_number(1)
@@ -165,7 +175,7 @@ async def running_tasks_are_not_abandoned(harness: Harness) -> None:
 
 @rule(2, Vacuum)
 async def finished_tasks_can_be_forgotten(harness: Harness) -> None:
-    """vacuum forgets the finished tasks, says how many there were, and leaves all others alone."""
+    """vacuum forgets all finished tasks and no others, and returns how many it forgot."""
     ids = [await harness.push(number) for number in range(5)]
     for outcome in (Succeeded(1), Failed(ValueError("1")), Killed(ValueError("1"))):
         await harness.settle(await harness.receive(), outcome)
@@ -181,7 +191,7 @@ async def finished_tasks_can_be_forgotten(harness: Harness) -> None:
 
 @rule(2, Discard)
 async def one_finished_task_can_be_forgotten(harness: Harness) -> None:
-    """discard forgets the finished task of an id, and no other; it is False where there is none."""
+    """discard forgets the finished task of this id and no other; it returns False if there is none."""
     ids = [await harness.push(number) for number in range(3)]
     expect("discard of a task that waits", await harness.backend.discard(ids[0]), False)
     expect("discard of an unknown task", await harness.backend.discard("unknown"), False)

@@ -1,4 +1,4 @@
-"""Rules about closing a backend, and about what is left in its store."""
+"""Rules about closing a backend, and about the tasks that are left in its store."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 async def _end_comes(harness: Harness) -> None:
     with harness.limit(harness.max_wait):
-        with refused("receiving where no more will come", trio.EndOfChannel):
+        with refused("a receive from a closed and empty backend", trio.EndOfChannel):
             await harness.backend.receive()
         return
-    raise RuleBroken("receiving where no more will come", "it waiting", "trio.EndOfChannel")
+    raise RuleBroken("a receive from a closed and empty backend", "it waits", "trio.EndOfChannel")
 
 
 @rule(12, Feature.CLOSE)
 async def a_push_after_close_is_refused(harness: Harness) -> None:
-    """After close(), a push is a trio.ClosedResourceError, and nothing is stored."""
+    """After close(), a push raises trio.ClosedResourceError, and nothing is stored."""
     harness.backend.close()
     with refused("a push after close()", trio.ClosedResourceError):
         await harness.push(1)
@@ -41,7 +41,7 @@ async def a_push_after_close_is_refused(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def what_waits_is_given_before_the_end(harness: Harness) -> None:
-    """A closed backend gives the tasks that wait in it, delayed ones too, and only then trio.EndOfChannel."""
+    """A closed backend gives out the tasks that wait in it, delayed ones too, before it raises trio.EndOfChannel."""
     await harness.push(1, delay=DELAY)
     await harness.push(2)
     harness.backend.close()
@@ -53,7 +53,7 @@ async def what_waits_is_given_before_the_end(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def what_is_retried_is_given_before_the_end(harness: Harness) -> None:
-    """A closed backend gives a retried task, once its delay is over, and only then trio.EndOfChannel."""
+    """A closed backend gives out a retried task, once its delay is over, before it raises trio.EndOfChannel."""
     await harness.push(1)
     task = await harness.receive_number(1)
     harness.backend.close()
@@ -74,7 +74,7 @@ async def a_waiting_receiver_is_told_of_the_end(harness: Harness) -> None:
 
 @rule(2, Feature.CLOSE)
 async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
-    """A worker on a closed backend ends when all tasks are finished, and not while one may have to be retried."""
+    """A worker on a closed backend ends when all tasks are finished, and not while a task may still be retried."""
     ids = [await harness.push(number) for number in range(3)]
     harness.backend.close()
     record = AttemptRecord()
@@ -88,14 +88,14 @@ async def a_worker_ends_when_all_is_done(harness: Harness) -> None:
     with harness.limit(2 * harness.max_wait) as scope:
         await worker.run()
     if scope.cancelled_caught:
-        raise RuleBroken("a worker on a closed and empty backend", "it waiting for more", "it ending")
+        raise RuleBroken("a worker on a closed and empty backend", "it waits for more tasks", "it ends")
     expect("the tasks that it finished", sorted(map(harness.number_of, record.finished)), [0, 1, 2])
     expect("the attempts of the one that was repeated", record.attempts_of(ids[2]), [1, 2])
 
 
 @rule(8, Feature.LASTING)
 async def a_restart_loses_nothing(harness: Harness) -> None:
-    """After a handle was closed with tasks waiting and running, another one finds each task in its place."""
+    """After a handle was closed with tasks waiting and running, the next handle finds each task in its place."""
     done = await harness.push(0)
     await harness.settle(await harness.receive_number(0), Succeeded(None))
     clock = Stopwatch()

@@ -1,4 +1,4 @@
-"""Rules about a storage of ours when a method of its engine raises."""
+"""Rules about SqliteStorage and FileStorage when a method of their engine raises."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNKNOWN = "no-such-task"
 
 
 class _RudeError(BaseException):
-    """An error that is no Exception."""
+    """An error that is a BaseException, but not an Exception."""
 
 
 def _errors() -> list[BaseException]:
@@ -33,15 +33,15 @@ def _errors() -> list[BaseException]:
 
 
 def _verbs() -> list[str]:
-    """The methods of an engine that are called while it is open."""
-    from ..._backends.durable.engine import Engine  # with what stored backends need, which a test of others does not
+    """The names of the methods of an engine that are called while it is open."""
+    from ..._backends.durable.engine import Engine  # here, so that checks of other backends do not import it
 
     found = inspect.getmembers(Engine, inspect.iscoroutinefunction)
     return [name for name, _ in found if name not in ("open", "aclose", "listen")]
 
 
 def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """Give, for each method of the engine, an operation of the storage that calls it."""
+    """Return, for each method of the engine, an operation of the storage that calls it."""
     storage = harness.backend
     engine, ask = storage._loop.engine, storage._loop.ask
     return {
@@ -76,7 +76,7 @@ def _replaced(engine: Any, verb: str, method: Callable[..., Any]) -> Generator[N
 
 @contextmanager
 def _raising(harness: Harness, verb: str, error: BaseException, *, once: bool = True) -> Generator[None, None, None]:
-    """Have this method of the engine raise in the block: the first time, or each time that it is called."""
+    """Make this method of the engine raise inside the block: at its first call, or at every call."""
     engine = harness.backend._loop.engine
 
     async def fail(*_: object) -> None:
@@ -89,7 +89,7 @@ def _raising(harness: Harness, verb: str, error: BaseException, *, once: bool = 
 
 
 def _expect_told(what: str, error: BaseException, caught: BaseException | None) -> None:
-    """See that an error came out, and that it is the one that was raised, or what a storage makes of it."""
+    """Check that an error came out, and that it is the one raised by the engine, or a BackendError."""
     is_told = caught is not None and all(each is error or is_a(each, BackendError) for each in leaves(caught))
     expect_that(what, is_told, repr(caught) if caught is not None else "no error", f"{error!r} or a BackendError")
 
@@ -111,7 +111,7 @@ async def an_engine_error_reaches_only_its_caller(harness: Harness) -> None:
 
 @rule(2, Feature.ENGINE)
 async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
-    """A task that is settled while the engine raises any error is settled once the engine works again."""
+    """A task that is settled while the engine raises any error is settled as soon as the engine works again."""
     before = (await harness.backend.metrics())["succeeded"]
     for number, error in enumerate(_errors(), 1):
         await harness.push(number)
@@ -125,8 +125,9 @@ async def a_settlement_outlives_an_engine_that_raises(harness: Harness) -> None:
 
 @rule(2, Feature.ENGINE)
 async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
-    """A storage whose engine raises while it is closed closes the engine all the same, leaves no trio task behind, and
-    the program can go on."""
+    """A storage whose engine raises during closing still closes the engine, leaves no trio task behind, and does not
+    keep the program from going on.
+    """
     me = trio.lowlevel.current_task()
     await harness.close()
     alone = len(me.child_nurseries)
@@ -141,7 +142,9 @@ async def a_closing_that_raises_ends_all_the_same(harness: Harness) -> None:
 
 
 async def _close_while_raising(harness: Harness, verb: str, error: BaseException) -> None:
-    """Close the storage with a settlement under way, and see that this ends, and that the engine is closed."""
+    """Close the storage while a settlement is under way, and check that both end, and that the engine is closed
+    once.
+    """
     backend, task, is_settled = harness.backend, await harness.receive(), trio.Event()
     aclose, closed = backend._loop.engine.aclose, 0
 
@@ -153,7 +156,7 @@ async def _close_while_raising(harness: Harness, verb: str, error: BaseException
             raise error
 
     async def settle() -> None:
-        with catch_errors():  # it may be too late for that
+        with catch_errors():  # the storage may be closed already
             await backend.settle(task, Succeeded(None))
         is_settled.set()
 

@@ -1,4 +1,4 @@
-"""Rules about leases: the heartbeats that keep them, and the tasks whose lease has run out."""
+"""Rules about leases: heartbeats renew them, and tasks whose lease has run out come back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @rule(8, Feature.LEASE)
 async def an_orphan_comes_back(harness: Harness) -> None:
-    """A task whose lease ran out comes back by itself, not before, as its next attempt: a crash counts."""
+    """A task whose lease ran out comes back by itself, not before, as its next attempt: a crash costs one."""
     clock = Stopwatch()
     await harness.push(1)
     task = await harness.receive_number(1)
@@ -34,7 +34,7 @@ async def an_orphan_comes_back(harness: Harness) -> None:
 
 @rule(8, Feature.LEASE)
 async def settling_is_fenced(harness: Harness) -> None:
-    """Settling without the lease is a LeaseLostError, for each outcome, and the new holder keeps the task."""
+    """Settling without the lease raises LeaseLostError, for each outcome, and the new holder keeps the task."""
     await harness.push(1)
     stale = await harness.receive_number(1)
     task = await harness.receive_number(1, attempt=2)
@@ -84,7 +84,7 @@ async def a_heartbeat_keeps_the_lease(harness: Harness) -> None:
 
 @final
 class _Muted(Backend[Any]):
-    """A backend whose heartbeat can be held back, as by a machine that sleeps."""
+    """A backend whose heartbeats can be suppressed, as on a machine that is asleep."""
 
     def __init__(self, backend: Any) -> None:
         self.is_muted = True
@@ -107,8 +107,9 @@ class _Muted(Backend[Any]):
 
 @rule(8, Feature.LEASE, Feature.WORKABLE)
 async def a_lost_lease_ends_the_attempt(harness: Harness) -> None:
-    """A worker that lost a lease learns of it at its next heartbeat: the attempt is cancelled, and settles nothing.
-    If receiving renews the leases of its own process, none is lost."""
+    """A worker that lost a lease learns of it at its next heartbeat: the attempt is cancelled, and not settled. If
+    receiving renews the leases of its own process, none is lost.
+    """
     task_id = await harness.push(1)
     record, muted, is_over = AttemptRecord(), _Muted(harness.backend), trio.Event()
 
@@ -119,7 +120,7 @@ async def a_lost_lease_ends_the_attempt(harness: Harness) -> None:
         worker: Worker[Any, Any] = Worker("muted", muted, last, concurrency=1, on_event=record.listen)
         context: WorkerContext = await nursery.start(worker.run)
         await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
-        context.pause()  # it is not to take the orphan itself
+        context.pause()  # so that this worker does not receive the orphan
         orphans: list[Task[Any]] = []
         with harness.limit(2.5 * harness.lease):
             orphans.append(await other.receive())
@@ -140,7 +141,7 @@ async def a_lost_lease_ends_the_attempt(harness: Harness) -> None:
 
 @rule(8, Feature.LEASE, ResumeAbandoned)
 async def orphans_can_be_resumed_at_once(harness: Harness) -> None:
-    """resume_abandoned lets orphans wait again, and leaves alone what is under a lease."""
+    """resume_abandoned makes orphans wait again, and changes no task that is under a lease."""
     await harness.push(1)
     task = await harness.receive_number(1)
     expect("how many were resumed while the lease lasts", await harness.backend.resume_abandoned(), 0)

@@ -1,4 +1,4 @@
-"""Rules about the order and the time in which tasks come."""
+"""Rules about the order in which tasks are given out, and about the time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def a_moment_is_waited_for(harness: Harness) -> None:
     """A task with a run_at does not come before that moment; one whose moment has passed comes at once."""
     clock = Stopwatch()
     await harness.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
-    late = clock.on_the_wall  # the moment was that much nearer already when the task was in
+    late = clock.on_the_wall  # seconds that the push took, by which the wait is shorter
     await harness.push(2, run_at=wall_now() - timedelta(days=400))
     await harness.receive_number(2)
     await harness.receive_number(1)
@@ -66,7 +66,7 @@ async def a_delayed_task_lets_ready_ones_pass(harness: Harness) -> None:
 
 @rule(9)
 async def what_has_expired_is_not_started(harness: Harness) -> None:
-    """A task that was not started within its expires_in does not come any more, and is killed."""
+    """A task that was not started within its expires_in is not given out any more, and is killed."""
     task_id = await harness.push(1, expires_in=0.1)
     await harness.push(2, expires_in=3600.0)
     await harness.pass_time(0.25)
@@ -77,7 +77,7 @@ async def what_has_expired_is_not_started(harness: Harness) -> None:
 
 @rule(9, FetchById)
 async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
-    """A task that has expired, delayed or not, is seen as killed, even if no receive is under way."""
+    """A task that has expired, delayed or not, shows as killed, even if no receive is under way."""
     backend = harness.backend
     ids = [await harness.push(1, expires_in=0.1), await harness.push(2, expires_in=0.1, delay=3600.0)]
     await harness.pass_time(0.25)
@@ -98,7 +98,7 @@ async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
 
 @rule(9, WaitForCompletion)
 async def an_expiry_is_waited_for(harness: Harness) -> None:
-    """A wait for a task that expires, delayed or not, ends then, even if no receive is under way."""
+    """A wait for the result of a task ends when the task expires, even if no receive is under way."""
     ids = [await harness.push(1, expires_in=DELAY), await harness.push(2, expires_in=DELAY, delay=3600.0)]
     clock = Stopwatch()
     for number, each in enumerate(ids, start=1):
@@ -137,7 +137,7 @@ async def what_has_expired_gives_up_its_key(harness: Harness) -> None:
 
 @rule(9)
 async def what_was_started_in_time_does_not_expire(harness: Harness) -> None:
-    """A task that was started within its expires_in comes again when it is retried later than that."""
+    """A task that was started within its expires_in is given out again when it is retried, even after that time."""
     await harness.push(1, expires_in=DELAY)
     await harness.settle(await harness.receive_number(1), Retried(ValueError("again"), 2 * DELAY))
     await harness.receive_number(1, attempt=2)
@@ -160,7 +160,7 @@ async def a_taken_key_is_skipped(harness: Harness) -> None:
 
 @rule(12)
 async def a_taken_key_is_replaced(harness: Harness) -> None:
-    """With on_conflict="replace", the waiting task of the same unique key is killed, and the new one waits."""
+    """With on_conflict="replace", the waiting task of the same unique key is killed, and the new one waits instead."""
     old = await harness.push(1, unique="key")
     await harness.push(2, unique="key", on_conflict="replace")
     await harness.settle(await harness.receive_number(2), Succeeded(None))
@@ -181,7 +181,7 @@ async def a_taken_key_is_refused(harness: Harness) -> None:
 
 @rule(12)
 async def a_key_is_free_after_the_end(harness: Harness) -> None:
-    """A unique key can be had again as soon as the task that had it is finished, however it ended."""
+    """A unique key is free again as soon as its task is finished, with whatever outcome."""
     outcomes: tuple[Outcome, ...] = (Succeeded(None), Failed(ValueError("failed")), Killed(ValueError("killed")))
     for number, outcome in enumerate(outcomes):
         await harness.push(number, unique="key", on_conflict="raise")

@@ -1,4 +1,4 @@
-"""Rules about the six outcomes, and that each attempt is settled once."""
+"""Rules about the six outcomes, and about settling each attempt exactly once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def _is_final(harness: Harness, outcome: Outcome, status: Status) -> Any:
-    """See that this outcome ends a task for good; returns its result, where that can be had."""
+    """Check that this outcome finishes a task; return the task's result, if the backend can give it."""
     task_id = await harness.push(1)
     await harness.settle(await harness.receive_number(1), outcome)
     await harness.expect_nothing()
@@ -101,7 +101,7 @@ async def suspended_waits_and_comes_back(harness: Harness) -> None:
 
 @rule(3, Reschedule)
 async def a_suspension_may_have_no_end(harness: Harness) -> None:
-    """A task that is suspended until math.inf waits, with its unique key, until it is rescheduled."""
+    """A task that is suspended until math.inf waits, and keeps its unique key, until it is rescheduled."""
     backend: Any = harness.backend
     task_id = await harness.push(1, unique="key")
     await harness.settle(await harness.receive_number(1), Suspended(math.inf))
@@ -118,7 +118,7 @@ async def a_suspension_may_have_no_end(harness: Harness) -> None:
 
 @rule(7)
 async def attempts_are_counted_once(harness: Harness) -> None:
-    """Each retry counts one attempt; a release or a suspension in between counts none."""
+    """Each retry counts as one attempt; a release or a suspension in between counts as none."""
     await harness.push(1)
     for attempt in (1, 2, 3):
         await harness.settle(await harness.receive_number(1, attempt=attempt), Released("interrupted"))
@@ -129,7 +129,7 @@ async def attempts_are_counted_once(harness: Harness) -> None:
 
 @rule(8)
 async def a_task_is_settled_once(harness: Harness) -> None:
-    """Settling a second time, after any outcome, is a LeaseLostError, and changes nothing."""
+    """Settling a task a second time, after any outcome, raises LeaseLostError, and changes nothing."""
     endings: tuple[Ending, ...] = (Succeeded(1), Failed(ValueError("1")), Killed(ValueError("1")))
     for number, first in enumerate(endings):
         task_id = await harness.push(number)
@@ -147,7 +147,7 @@ async def a_task_is_settled_once(harness: Harness) -> None:
 
 @rule(8)
 async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
-    """Once a task is in its next attempt, the attempt before cannot settle it, and this one can."""
+    """Once a task is in its next attempt, the earlier attempt cannot settle it, and the new one can."""
     await harness.push(1)
     stale = await harness.receive_number(1)
     await harness.settle(stale, Retried(ValueError("again")))
@@ -161,7 +161,7 @@ async def an_earlier_attempt_cannot_settle(harness: Harness) -> None:
 
 @rule(12)
 async def what_is_no_outcome_is_refused(harness: Harness) -> None:
-    """Settling with anything but an outcome is a TypeError, and the task stays running."""
+    """Settling with anything but an outcome raises TypeError, and the task stays running."""
     await harness.push(1)
     task = await harness.receive_number(1)
     for thing in ("done", None, Succeeded):
@@ -173,7 +173,7 @@ async def what_is_no_outcome_is_refused(harness: Harness) -> None:
 
 @rule(4, StockedBackend)
 async def taking_without_waiting_is_taking(harness: Harness) -> None:
-    """receive_nowait raises trio.WouldBlock when there is nothing; what it gives is claimed, as from receive."""
+    """receive_nowait raises trio.WouldBlock if there is no task; a task that it gives is running, as from receive."""
     with refused("receive_nowait where there is nothing", trio.WouldBlock):
         harness.backend.receive_nowait()
     await harness.push(1)
@@ -193,7 +193,7 @@ async def taking_without_waiting_is_taking(harness: Harness) -> None:
 
 @rule(4, NowaitBackend)
 async def settling_without_waiting_is_settling(harness: Harness) -> None:
-    """settle_nowait does what settle does, at once."""
+    """settle_nowait does the same as settle, without waiting."""
     await harness.push(1)
     task = await harness.receive_number(1)
     harness.backend.settle_nowait(task, Retried(ValueError("again")))

@@ -1,4 +1,4 @@
-"""Rules about pushing: tasks come out as they went in, and bad input is refused."""
+"""Rules about pushing: tasks come out with the args and options they were pushed with, and bad input is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def a_task_comes_out_as_it_went_in(harness: Harness) -> None:
 
 @rule(2)
 async def ids_are_given_where_none_is(harness: Harness) -> None:
-    """Each task that is pushed without an id gets one of its own, even if the args are equal, and push returns it."""
+    """Each task that is pushed without an id gets an id of its own, even for equal args, and push returns it."""
     ids = [await harness.push(1) for _ in range(3)]
     expect("how many ids there are for three tasks", len(set(ids)), 3)
     expect("the ids that come", [(await harness.receive()).parts.id for _ in ids], ids)
@@ -52,7 +52,7 @@ async def ids_are_given_where_none_is(harness: Harness) -> None:
 
 @rule(2)
 async def metadata_is_kept(harness: Harness) -> None:
-    """Metadata comes out as it went in: texts of any kind, numbers, lists and mappings in it."""
+    """Metadata comes out as it was pushed: any text, numbers, lists and mappings."""
     await harness.push(0, metadata=_NOTES)
     expect("the metadata", dict((await harness.receive()).parts.metadata), _NOTES)
 
@@ -121,7 +121,7 @@ async def a_known_id_is_refused(harness: Harness) -> None:
 
 @rule(12)
 async def pushing_again_counts_once(harness: Harness) -> None:
-    """A task that is pushed twice, as after a push that was cancelled, is in the store once."""
+    """A task that is pushed twice, as after a cancelled push, is in the store once."""
     task = Task.builder(harness.args(1)).build()
     harness.note_pushed(1, await harness.backend.push_task(task))
     with refused("the same task once more", DuplicateTaskError):
@@ -151,7 +151,7 @@ async def wrong_options_are_refused(harness: Harness) -> None:
 
 @rule(12)
 async def what_is_no_task_is_refused(harness: Harness) -> None:
-    """Pushing anything but a task by push_task is a TypeError, and nothing is stored."""
+    """push_task of anything but a Task raises TypeError, and nothing is stored."""
     for thing in (harness.args(1), None, object()):
         with refused(f"push_task({thing!r})", TypeError):
             await harness.backend.push_task(thing)
@@ -160,7 +160,7 @@ async def what_is_no_task_is_refused(harness: Harness) -> None:
 
 @rule(12)
 async def a_bulk_is_checked_before_it_is_stored(harness: Harness) -> None:
-    """A bulk with something wrong in it is refused as a whole: none of it is stored."""
+    """A bulk that contains an error is refused as a whole: none of it is stored."""
 
     def stumbling() -> Iterator[Any]:
         yield harness.args(1)

@@ -1,4 +1,4 @@
-"""Rules about the capabilities that read, and change nothing."""
+"""Rules about the capabilities that read and change nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @rule(2, FetchById)
 async def a_task_is_found_by_its_id(harness: Harness) -> None:
-    """fetch_by_id shows a task that waits, runs or is delayed as it is, and gives None for an unknown id."""
+    """fetch_by_id shows a task that waits, runs or is delayed, and returns None for an unknown id."""
     task_id = await harness.push(1, metadata={"note": "kept"})
     later = await harness.push(2, delay=3600.0)
     expect("what is found under an unknown id", await harness.backend.fetch_by_id("unknown"), None)
@@ -61,7 +61,7 @@ async def a_task_is_found_by_its_id(harness: Harness) -> None:
 
 @rule(3, FetchById, Feature.INFO)
 async def the_past_of_a_task_is_shown(harness: Harness) -> None:
-    """A task that is looked up has its attempts, its latest error, its result and its progress as its context."""
+    """The context of a task that is looked up has its past attempts, its latest error, its result and its progress."""
     task_id = await harness.push(1)
     await _expect_past(harness, task_id, [], None)
     task = await harness.receive()
@@ -113,7 +113,7 @@ async def the_worker_of_an_attempt_is_named(harness: Harness) -> None:
 
 @rule(3, FetchById, Feature.INFO)
 async def one_worker_of_several_is_named(harness: Harness) -> None:
-    """The context of a task that is looked up names the one worker, of several on a backend, that runs it."""
+    """If several workers run on a backend, the context of a task that is looked up names the one that runs it."""
     ids = [await harness.push(number) for number in range(12)]
     begun: dict[str, str] = {}
 
@@ -141,7 +141,9 @@ async def one_worker_of_several_is_named(harness: Harness) -> None:
 
 @rule(2, WaitForCompletion)
 async def an_end_can_be_waited_for(harness: Harness) -> None:
-    """wait_for returns the result of a task as soon as it has ended, on any handle, and after any number of retries."""
+    """wait_for returns the result of a task as soon as it is finished, on any handle, and after any number of
+    retries.
+    """
     ids = [await harness.push(number) for number in range(3)]
     results: dict[str, TaskResult[Any]] = {}
 
@@ -167,7 +169,7 @@ async def an_end_can_be_waited_for(harness: Harness) -> None:
 
 @rule(2, WaitForCompletion)
 async def an_end_is_remembered(harness: Harness) -> None:
-    """wait_for returns the result of a task that has ended at once, as often as it is called."""
+    """wait_for returns the result of a finished task at once, however often it is called."""
     task_id = await harness.push(1)
     await harness.settle(await harness.receive_number(1), Succeeded("done"))
     for _ in range(2):
@@ -181,12 +183,12 @@ async def an_end_is_remembered(harness: Harness) -> None:
 
 @rule(12, WaitForCompletion)
 async def an_unknown_end_is_not_waited_for(harness: Harness) -> None:
-    """wait_for an id that is not known is an UnknownTaskError, at once."""
+    """wait_for of an unknown id raises UnknownTaskError at once."""
     with harness.limit(harness.max_wait):
         with refused("wait_for an unknown id", UnknownTaskError):
             await harness.backend.wait_for("unknown")
         return
-    raise RuleBroken("wait_for an unknown id", "it waiting", "UnknownTaskError")
+    raise RuleBroken("wait_for an unknown id", "it waits", "UnknownTaskError")
 
 
 @rule(2, WaitForCompletion)
@@ -205,7 +207,7 @@ async def a_wait_for_an_end_can_be_cancelled(harness: Harness) -> None:
 
 @rule(2, ListTasks)
 async def tasks_are_listed_by_status(harness: Harness) -> None:
-    """list_tasks shows the tasks of a status, or all, and never more than the limit."""
+    """list_tasks returns the tasks of one status, or of all, and never more than the limit."""
     ids = [await harness.push(number, **({"delay": 3600.0} if number == 6 else {})) for number in range(7)]
     for outcome in (Succeeded(None), Failed(ValueError("1")), Killed(ValueError("1")), None):
         task = await harness.receive()
@@ -233,8 +235,9 @@ async def tasks_are_listed_by_status(harness: Harness) -> None:
 
 @rule(2, ListTasks)
 async def what_waits_is_listed_in_order(harness: Harness) -> None:
-    """list_tasks shows those that are ready in the order in which they would come, then the delayed ones as they fall
-    due."""
+    """list_tasks returns ready tasks in the order in which they would be given out, then delayed ones by their due
+    time.
+    """
     options: list[dict[str, Any]] = [{}, {"delay": 7200.0}, {"priority": 5}, {"delay": 3600.0}, {}, {"priority": -5}]
     for number, each in enumerate(options):
         await harness.push(number, **each)
@@ -277,7 +280,7 @@ async def queues_are_listed(harness: Harness) -> None:
 
 @rule(2, ListQueues, Feature.SHARE, Feature.CLOSE)
 async def queues_are_apart(harness: Harness) -> None:
-    """A queue that share(queue=...) gives is one of its own: it has its own tasks and its own end, and is listed."""
+    """A queue from share(queue=...) is separate: it has its own tasks, is closed on its own, and is listed."""
     other: Any = harness.backend.share(queue="another")
     expect("the name of the other queue", other.queue, "another")
     await harness.push(1)
@@ -299,7 +302,7 @@ async def queues_are_apart(harness: Harness) -> None:
 
 @rule(11, Metrics)
 async def metrics_count(harness: Harness) -> None:
-    """metrics counts each push and each outcome once, and what waits and runs now."""
+    """metrics counts each push and each outcome once, and the tasks that wait and run now."""
     before = await harness.backend.metrics()
     for number in range(7):
         await harness.push(number)

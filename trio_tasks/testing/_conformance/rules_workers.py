@@ -59,7 +59,7 @@ async def a_suspension_costs_no_attempt(harness: Harness) -> None:
 
 @rule(3)
 async def results_and_aborts_are_settled(harness: Harness) -> None:
-    """The results and the aborts of a worker's handler are settled as such."""
+    """The result that a handler returns, or its AbortError, is settled as the task's outcome."""
     ids = [await harness.push(number) for number in range(2)]
 
     async def handle(task: Task[Any]) -> int:
@@ -80,7 +80,7 @@ async def results_and_aborts_are_settled(harness: Harness) -> None:
 
 @rule(5)
 async def a_worker_that_stops_leaves_the_rest(harness: Harness) -> None:
-    """A worker that is stopped finishes its running tasks; those that it has not begun stay in the store, unchanged."""
+    """A worker that is stopped finishes its running tasks; those that it has not begun stay in the store unchanged."""
     ids = [await harness.push(number) for number in range(3)]
     record = AttemptRecord()
     begun, go_on = trio.Event(), trio.Event()
@@ -171,7 +171,7 @@ async def a_task_goes_to_one_receiver(harness: Harness) -> None:
 
 
 async def _settle_by_either(one: Any, other: Any, task: Task[Any]) -> None:
-    """Settle it where it was taken."""
+    """Settle the task through the one of two handles that it was received from."""
     try:
         await one.settle(task, Succeeded(None))
     except LeaseLostError:
@@ -182,7 +182,7 @@ async def _settle_by_either(one: Any, other: Any, task: Task[Any]) -> None:
 
 @rule(2)
 async def two_workers_share_the_work(harness: Harness) -> None:
-    """Many tasks through two workers: each is attempted once and settled once, none is left."""
+    """Of many tasks given out to two workers, each is attempted once and settled once, and none is left."""
     ids = await harness.backend.push_bulk([harness.args(number) for number in range(60)])
     record = AttemptRecord(ids)
     by_worker: dict[str, int] = {}
@@ -209,7 +209,7 @@ async def two_workers_share_the_work(harness: Harness) -> None:
 
 @rule(7)
 async def a_task_that_waits_holds_no_slot(harness: Harness) -> None:
-    """While a task waits to be retried, its worker does others."""
+    """While a task waits to be retried, its worker runs other tasks."""
     ids = [await harness.push(number, priority=-number) for number in range(3)]
 
     async def handle(task: Task[Any]) -> None:

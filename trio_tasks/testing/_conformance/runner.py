@@ -1,4 +1,4 @@
-"""The runner of rules: each is checked on a handle of its own, within a time limit."""
+"""The runner of rules: it checks each rule on a newly opened handle, within a time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HERE = str(Path(__file__).parent) + os.sep
 
 @final
 class RuleRunner:
-    """Checks rules on a backend.
+    """Checks rules on one backend.
 
     Args:
       opener: opens the backend.
@@ -36,8 +36,8 @@ class RuleRunner:
         self._time_limit = time_limit
 
     async def probe(self) -> str:
-        """See whether another opening finds the same store, and whether both may be open at once; returns what the
-        backend calls itself.
+        """Find out whether a second handle finds the same store, and whether both may be open at once; return the
+        backend's name.
 
         Raises:
           RuleBroken: not even that can be done.
@@ -61,7 +61,7 @@ class RuleRunner:
                 try:
                     other = await stack.enter_async_context(opener.handle())
                 except Exception:
-                    other = None  # it may say that it can only be opened once; so it is closed first
+                    other = None  # the store may allow only one handle: close the first one before
                 else:
                     opener.is_lasting = opener.is_shared = await _has(harness, other, task_id)
             if other is None:
@@ -72,7 +72,7 @@ class RuleRunner:
         return name
 
     async def run(self, rule: Rule) -> str | None:  # noqa: ASYNC910  opening is a checkpoint
-        """Try a rule; returns why it was skipped, or None if it holds.
+        """Check a rule; return the reason why it was skipped, or None if it holds.
 
         Raises:
           RuleBroken: it does not.
@@ -103,7 +103,9 @@ class RuleRunner:
         except Exception as error:
             broken = as_rule_broken(error, rule)
         if places and (broken is None or scope.cancelled_caught):
-            broken = RuleBroken("the rule's check", f"it hanging after {self._time_limit:g} s {places[0]}", "an end")
+            broken = RuleBroken(
+                "the check of the rule", f"no end after {self._time_limit:g} s, stuck {places[0]}", "an end"
+            )
             broken.rule = rule
         if broken is not None:
             raise broken
@@ -114,7 +116,7 @@ async def _nothing(harness: Harness) -> None:
 
 
 async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
-    """Return True if the task can be seen through this handle."""
+    """Return True if the task is found through this handle."""
     if isinstance(backend, FetchById):
         return await backend.fetch_by_id(task_id) is not None
     with harness.limit(0.5):
@@ -125,7 +127,7 @@ async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
 
 
 async def _shows_info(backend: Any, task_id: str) -> bool:
-    """Return True if a task that is looked up comes with its past."""
+    """Return True if a task that is looked up has a StoredTaskInfo as its context."""
     if not isinstance(backend, FetchById):
         await trio.lowlevel.checkpoint()
         return False

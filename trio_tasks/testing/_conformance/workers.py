@@ -1,4 +1,4 @@
-"""Workers on a harness: run until their tasks are finished, with a record of their attempts."""
+"""Workers for checks: they run until given tasks are finished, and their attempts are recorded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AttemptRecord:
         """The id and the outcome of each attempt, in order."""
 
     def listen(self, context: WorkerContext, event: Event) -> None:
-        """Record the event."""
+        """Record the start or the end of an attempt."""
         if isinstance(event, Engage):
             self.attempts.append((event.task.parts.id, int(event.task.parts.attempt)))
         elif isinstance(event, Success):
@@ -47,7 +47,7 @@ class AttemptRecord:
 
     @property
     def finished(self) -> list[str]:
-        """The ids of those that were finished, in order; twice, if one was finished twice."""
+        """The ids of finished tasks, in order; an id is there twice if the task was finished twice."""
         return [task_id for task_id, outcome in self.outcomes if isinstance(outcome, (Succeeded, Failed, Killed))]
 
     @property
@@ -56,14 +56,14 @@ class AttemptRecord:
         return self.wanted - set(self.finished)
 
     def attempts_of(self, task_id: str) -> list[int]:
-        """The numbers of its attempts."""
+        """The numbers of the attempts at this task."""
         return [attempt for each, attempt in self.attempts if each == task_id]
 
 
 async def finish(
     harness: Harness, ids: Iterable[str], handler: Callable[[Task[Any]], Awaitable[Any]], **options: Any
 ) -> AttemptRecord:
-    """Run a worker until these tasks are finished, and return what it said.
+    """Run a worker until these tasks are finished, and return the record of its attempts.
 
     Raises:
       RuleBroken: they are not, in time.

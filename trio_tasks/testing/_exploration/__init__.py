@@ -1,1 +1,1 @@
-"""Exploration of cancellations: a program is cut at every moment of its run, one run for each."""
+"""Exploration of cancellations: a program is run many times, and cancelled at another moment each time."""

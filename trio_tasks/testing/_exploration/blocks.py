@@ -1,4 +1,4 @@
-"""The blocks of a scenario that are open, and so can be cut."""
+"""The ``with cut:`` blocks of a scenario that are open now, and so can be cancelled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class _Block(NamedTuple):
-    """A block that was entered and not left yet."""
+    """An open ``with cut:`` block."""
 
     part: str
     scope: trio.CancelScope
     trio_task: trio.lowlevel.Task
-    older: list[trio.Nursery]  # that the trio task had opened before
+    older: list[trio.Nursery]  # nurseries that the trio task had opened before the block
 
     def trio_tasks(self) -> list[trio.lowlevel.Task]:
         """List the trio tasks that run inside the block."""
@@ -34,7 +34,7 @@ class _Block(NamedTuple):
 
 @final
 class Blocks:
-    """The blocks that are open now.
+    """The ``with cut:`` blocks that are open now.
 
     Args:
       on_entry: called whenever one is entered, before what is in it begins.
@@ -50,7 +50,7 @@ class Blocks:
 
     @contextmanager
     def block(self, part: str) -> Generator[trio.CancelScope, None, None]:
-        """A block of the part of this name."""
+        """Open a block that belongs to the part of this name."""
         me = trio.lowlevel.current_task()
         block = _Block(part, trio.CancelScope(), me, list(me.child_nurseries))
         self._open.append(block)
@@ -69,22 +69,22 @@ class Blocks:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of which a block is open."""
+        """The names of the parts that have an open block."""
         return tuple(sorted({block.part for block in self._open}))
 
     def cancel(self, part: str) -> None:
-        """Cancel this part."""
+        """Cancel all open blocks of this part."""
         self.has_come = True
         for block in self._open:
             if block.part == part:
                 block.scope.cancel()
 
     def forget(self) -> None:
-        """Drop all references to a run that broke down inside the blocks."""
+        """Drop all references to blocks whose run broke down."""
         self._open = []
 
     def contain(self, part: str, task: trio.lowlevel.Task) -> bool:
-        """Return True if the trio task runs inside this part."""
+        """Return True if the trio task runs inside a block of this part."""
         return any(task in block.trio_tasks() for block in self._open if block.part == part)
 
     def places(self, *parts: str) -> tuple[Place, ...]:

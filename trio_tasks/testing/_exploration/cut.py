@@ -1,4 +1,4 @@
-"""The argument of a scenario: it marks the blocks that are to be cut."""
+"""The argument of a scenario, which marks the blocks to be cancelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class Cut:
-    """The argument of a scenario: the block ``with cut:`` is cancelled, at another moment in each run.
+    """The argument of a scenario: each run cancels the block ``with cut:`` at another moment.
 
     >>> async def scenario(cut: Cut) -> None:
     ...     storage = MemoryStorage[int]()
@@ -35,13 +35,13 @@ class Cut:
 
     @property
     def has_come(self) -> bool:
-        """True once the cancellation has been delivered; never in the first run of a scenario."""
+        """True once the block has been cancelled; never in the first run of a scenario."""
         return self._blocks.has_come
 
     def __call__(self, part: str) -> AbstractContextManager[trio.CancelScope]:
-        """A block of the part of this name."""
+        """Return a block that belongs to the part of this name."""
         if not isinstance(part, str):
-            raise TypeError(f"a part that is to be cut has a name, and {part!r} is none")
+            raise TypeError(f"cut(part) takes the name of the part, a text, not {part!r}")
         return self._blocks.block(part)
 
     def __enter__(self) -> trio.CancelScope:

@@ -1,4 +1,4 @@
-"""A scenario, cut at every moment of its run."""
+"""The function that runs a scenario once for each moment at which it can be cancelled."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def explore_cancellations(
     time_limit: float = 3600.0,
     at: int | None = None,
 ) -> Exploration:
-    """Run a scenario once, and then once more for every moment of that run, with a cancellation at exactly that moment.
+    """Run a scenario once, and then again for each moment of that run, cancelled at that moment.
 
     >>> async def scenario(cut: Cut) -> None:
     ...     storage = MemoryStorage[int]()
@@ -83,15 +83,15 @@ def explore_cancellations(
 
     The time that it takes grows with the square of the scenario's length: thousands of moments take minutes.
     """
-    check_callable(scenario, "scenario", "it is an async function")
+    check_callable(scenario, "scenario", "an async function")
     if invariant is not None:
-        check_callable(invariant, "invariant", "it is a function without arguments")
+        check_callable(invariant, "invariant", "a function without arguments")
     limit = check_seconds(time_limit, "time_limit", positive=True)
     if at is not None:
         check_count(at, "at")
     tried = check_several(seeds, "seeds", "whole numbers")
     if not tried:
-        raise ValueError("seeds must have one at least, such as 0")
+        raise ValueError("seeds is empty; give at least one seed, such as 0")
     tried_scenario = Scenario(scenario, _takes_an_argument(scenario), invariant, limit)
     began = time.perf_counter()
     lines: Counter[str] = Counter()
@@ -124,7 +124,7 @@ class _Failure(NamedTuple):
 
 @final
 class _SeedExploration:
-    """All cuts under one seed."""
+    """All runs of a scenario under one seed."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.lines: Counter[str] = Counter()
@@ -133,13 +133,13 @@ class _SeedExploration:
         self._seed = seed
 
     def explore(self, only: int | None) -> int:
-        """Make every cut, or only this one; returns how many there were."""
+        """Run the scenario once for each cut, or for one cut only; return the number of these runs."""
         first_run = self._run_uncut()
         cuts = [(at, part) for at, cut_point in enumerate(first_run, start=1) for part in cut_point.parts]
         if not cuts:
-            raise ValueError("the scenario has nothing to cut: it never entered `with cut:`")
+            raise ValueError("the scenario never entered `with cut:`, so there is nothing to cancel")
         if only is not None and only > len(cuts):
-            raise ValueError(f"there is no cut {only}: under seed {self._seed} there are {len(cuts)}")
+            raise ValueError(f"at={only} is too large: under seed {self._seed} there are {len(cuts)} cuts")
         numbers = range(1, len(cuts) + 1) if only is None else [only]
         for number in numbers:
             at, part = cuts[number - 1]
@@ -149,7 +149,7 @@ class _SeedExploration:
         return len(numbers)
 
     def _run_uncut(self) -> Sequence[CutPoint]:
-        """Run it without a cut; returns its moments."""
+        """Run the scenario without a cancellation; return the moments at which it can be cancelled."""
         run = ScenarioRun(self._scenario, self._seed)
         run.run()
         if run.error is not None:

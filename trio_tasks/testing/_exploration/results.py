@@ -1,4 +1,4 @@
-"""The results of an exploration: a summary, or the shortest trace that fails."""
+"""The results of an exploration: a summary, or the shortest run that fails."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Exploration:
 
 @final
 class BrokenByCut(AssertionError):
-    """A scenario fails when it is cut; its error is the ``__cause__``.
+    """An error: the scenario fails when it is cancelled at some moment; its error is the ``__cause__``.
 
     Attributes:
       seed: of the schedule.
@@ -93,14 +93,14 @@ class BrokenByCut(AssertionError):
 
 @final
 class DivergedError(RuntimeError):
-    """A scenario did not take the same steps twice under the same seed, so it cannot be cut at each of them."""
+    """An error: the scenario took different steps in two runs under the same seed, so it cannot be explored."""
 
     def __init__(self, seed: int, number: int, expected: CutPoint | None, seen: CutPoint | None) -> None:
         was = f"{expected}" if expected is not None else "over"
         became = f"{seen}" if seen is not None else "another, or none"
         super().__init__(
-            f"under seed {seed} moment {number} of the scenario was, in the first run,\n  {was}\nand in a later one\n"
+            f"under seed {seed}, moment {number} of the scenario was in the first run\n  {was}\nand in a later run\n"
             f"  {became}\n"
-            "Something besides the seed decides what happens: threads or sockets, the clock on the wall, the order of "
-            "a set, os.urandom, or what an earlier run has left behind in a global or a file."
+            "The scenario depends on something besides the seed: threads or sockets, the wall clock, the order of a "
+            "set, os.urandom, or a global or a file that an earlier run has changed."
         )

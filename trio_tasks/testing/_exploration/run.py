@@ -1,4 +1,4 @@
-"""One run of a scenario: cut at one moment, or at none."""
+"""One run of a scenario, cancelled at one moment or not at all."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Scenario(NamedTuple):
 
 
 class CutPoint(NamedTuple):
-    """A moment at which a run can be cut: the trio task of this name enters a part or goes on; or, without a name, all
-    trio tasks wait."""
+    """A moment at which a run can be cancelled: the trio task of this name enters a part or goes on. Without a name:
+    all trio tasks wait.
+    """
 
     task: str
     how: str
@@ -123,7 +124,7 @@ class ScenarioRun:
                     raise AssertionError("the invariant returned False")
 
     def _count(self, task: trio.lowlevel.Task | None) -> bool:
-        """Note a cut point; return True if it counts."""
+        """Return True if this moment is one to cancel at, and record it."""
         parts = self._blocks.parts
         if not parts or self._blocks.has_come or self.differs_at:
             return False
@@ -152,7 +153,9 @@ class ScenarioRun:
         return CutPoint(task.name, "goes on from", (place_of(task),), parts)
 
     def _matches_first_run(self, task: trio.lowlevel.Task | None, parts: tuple[str, ...]) -> bool:
-        """Return True if the first run had the same cut point: by name; by its lines too, if it is to be cut at."""
+        """Return True if the first run had the same cut point here, by its names; if this run is cancelled here, by its
+        lines too.
+        """
         assert self._first_run is not None
         if self._counted > len(self._first_run):
             return False
@@ -169,27 +172,29 @@ class ScenarioRun:
         self._waited_at = [place.line for place in waiting]
         try:
             self._blocks.cancel(self._part)
-        except Exception as error:  # an abort function has failed, and trio's loop is no place to say so
+        except Exception as error:  # an abort function has failed; raising here would break trio's loop
             self._abort_error = error
 
     def _discard_broken_run(self, error: BaseException) -> None:
-        """Collect the trio tasks of a run that broke down, which cannot end. Each would warn when it is collected, in
-        the middle of a later run; here the warnings are suppressed. Of the error, the text is kept."""
+        """Collect the trio tasks of a run that broke down, which can never end. Each would warn when it is collected,
+        in the middle of a later run; here the warnings are suppressed. Of the error, the text is kept.
+        """
         hook, sys.unraisablehook = sys.unraisablehook, _ignore
         try:
             self.error = error
             self._next = None
             self._watchdog.forget()
             self._blocks.forget()
-            for _ in range(5):  # what is thrown away cleans up, and leaves something behind once more
+            for _ in range(5):  # objects that are collected may leave new garbage behind
                 gc.collect()
         finally:
             sys.unraisablehook = hook
 
     @property
     def lines(self) -> list[str]:
-        """The lines at which the cancellation was raised, the first one first; and those at which trio tasks waited
-        that caught it."""
+        """The lines at which the cancellation was raised, in order, and those at which the trio tasks waited that
+        caught it.
+        """
         return list(dict.fromkeys([*map(str, self._blocks.raised_at), *self._waited_at]))
 
 

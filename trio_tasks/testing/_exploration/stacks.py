@@ -1,4 +1,4 @@
-"""The places of trio tasks, and the trio tasks inside a block."""
+"""Functions that find the trio tasks inside a block, and the line of code at which each of them is."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Line(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The place of a trio task: its name, the innermost line outside of trio, and the innermost one of the user's own
-    code, which may be that of the trio task that started it. Either line may be None."""
+    """The place of a trio task in the code: its name, the innermost line outside of trio, and the innermost line of the
+    user's own code, which may be in the trio task that started it. Either line may be None.
+    """
 
     task: str
     innermost: Line | None
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The user's own line, or what there is in its place."""
+        """The line of the user's own code, or the innermost line if there is none."""
         found = self.own or self.innermost
         return "no line of Python" if found is None else str(found)
 
@@ -61,7 +62,7 @@ class Place(NamedTuple):
 
 
 def place_of(task: trio.lowlevel.Task) -> Place:
-    """Find the place of a trio task that waits, or is about to go on."""
+    """Find the place of a trio task that waits or is about to go on."""
     innermost = own = None
     for line in _lines_of(task):
         if not line.code.co_filename.startswith(_TRIO):
@@ -85,8 +86,9 @@ def place_here(task: trio.lowlevel.Task) -> Place:
 
 
 def places_of_cancellation(error: BaseException) -> list[Line]:
-    """The lines at which the cancellations were raised that are in this error or behind it, the first one first; of the
-    user's own code, or what there is in its place."""
+    """The lines at which the cancellations in this error, its causes and its contexts were raised, in order: lines of
+    the user's own code where there are any.
+    """
     found: list[Line] = []
     seen: set[int] = set()
 
@@ -131,7 +133,7 @@ def _parent_of(task: trio.lowlevel.Task | None) -> trio.lowlevel.Task | None:
 
 
 def below(task: trio.lowlevel.Task, older: Collection[trio.Nursery] = ()) -> Iterator[trio.lowlevel.Task]:
-    """A trio task and all that it has started, those in ``older`` nurseries excepted."""
+    """A trio task and all its descendants, except those in ``older`` nurseries."""
     yield task
     for nursery in task.child_nurseries:
         if nursery not in older:

@@ -1,4 +1,4 @@
-"""The instrument that cuts: before any step of any trio task, or when all of them wait."""
+"""A trio instrument that counts the moments of a run, and acts at one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @final
 class StepCounter(trio.abc.Instrument):
-    """Counts the moments of a run, and does something at one of them.
+    """Counts the moments of a run, and calls a function at one of them.
 
     A moment is either before a step of a trio task, which is ready then and will go on from where it waited; or when
     all trio tasks wait, so that only time can go on. A cancellation can come at no third kind of moment, unless a trio
@@ -35,18 +35,18 @@ class StepCounter(trio.abc.Instrument):
         self._all_wait = False
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Called by trio."""
+        """Count the step that trio is about to run."""
         self._all_wait = False
         self.count_step(task)
 
     def before_io_wait(self, timeout: float) -> None:
-        """Called by trio, between two rounds of steps."""
+        """Count a moment if trio is about to wait because no trio task can run."""
         if not self._all_wait and not trio.lowlevel.current_statistics().tasks_runnable:
             self._all_wait = True
             self.count_step(None)
 
     def count_step(self, task: trio.lowlevel.Task | None) -> None:
-        """Count a moment: the instrument calls it at each that trio reports; others may add moments of their own."""
+        """Count one moment; called at each moment that trio reports, and by others that define moments of their own."""
         if self._counts(task):
             self.count += 1
             if self.count == self._at:

@@ -1,4 +1,4 @@
-"""The time limit of a run, and the end of a run that exceeds it."""
+"""The time limit of a run, which also ends runs that no cancellation ends."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ MOST_STEPS = 200_000
 
 
 class Abandoned(BaseException):
-    """Thrown into a trio task that waits in a way that no cancellation ends, so that its run can end all the same."""
+    """An error thrown into a trio task that does not end when it is cancelled, so that its run can end."""
 
 
 @final
 class Watchdog(trio.abc.Instrument):
-    """Cancels a block when its time is up, and notes where each trio task was; if that does not end it, raises an error
-    in the trio tasks that still wait.
+    """Cancels a block after a time limit, and notes where each trio task was.
 
     Args:
       seconds: on trio's clock.
@@ -44,7 +43,7 @@ class Watchdog(trio.abc.Instrument):
 
     @contextmanager
     def around(self) -> Generator[None, None, None]:
-        """Limit the time of the current trio task, and of those that it starts, in the block."""
+        """Limit the time that the block, and the trio tasks started in it, may take."""
         self._trio_task = trio.lowlevel.current_task()
         self._scope.deadline = trio.current_time() + self._seconds
         try:
@@ -54,18 +53,18 @@ class Watchdog(trio.abc.Instrument):
             self._trio_task = None
 
     def after_io_wait(self, timeout: float) -> None:
-        """Called by trio, before it cancels what has a deadline."""
+        """Give up when the time is over; trio calls this before it cancels scopes whose deadline has passed."""
         if self._is_on and trio.current_time() >= self._scope.deadline:
             self._give_up(f"it did not end within {self._seconds:g} seconds of virtual time")
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Called by trio."""
+        """Count a step; give up after too many."""
         self._steps += 1
         if self._steps == MOST_STEPS and self._is_on:
-            self._give_up(f"it took {MOST_STEPS} steps, and no end")
+            self._give_up(f"it did not end within {MOST_STEPS} steps")
 
     def before_io_wait(self, timeout: float) -> None:
-        """Called by trio."""
+        """Raise :exc:`Abandoned` in the trio tasks that still wait after the block was cancelled."""
         if self.stuck is None or self._trio_task is None or trio.lowlevel.current_statistics().tasks_runnable:
             return
         late = trio.current_time() > self._scope.deadline + self._seconds
@@ -87,7 +86,7 @@ class Watchdog(trio.abc.Instrument):
         return [task for task in below(self._trio_task) if len([*below(task)]) == 1]
 
     def forget(self) -> None:
-        """Drop all references to a run that broke down inside the block."""
+        """Drop all references to a run that broke down."""
         self._trio_task = None
         self._scope = trio.CancelScope()
 

@@ -1,1 +1,1 @@
-"""A backend that fails, by rates."""
+"""A backend that injects faults, and the parts that it is made of."""

@@ -1,4 +1,4 @@
-"""A backend that injects faults, by rates and by a seed."""
+"""A backend that injects faults, at given rates and decided by a seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ A = TypeVar("A")
 
 @final
 class FaultyBackend(Backend[A]):
-    """A backend that loses, repeats and delays what another one gives, and fails, all by a seed.
+    """A wrapper around a backend that loses, repeats and delays its tasks, and makes operations fail, as a seed
+    decides.
 
     >>> storage = MemoryStorage[int]()
     >>> faulty = FaultyBackend(storage, Faults.rough(), seed=1234)
@@ -95,11 +96,13 @@ class FaultyBackend(Backend[A]):
 
     @property
     def log(self) -> tuple[Fault, ...]:
-        """The faults so far, in their order."""
+        """The faults injected so far, in order."""
         return tuple(self._injector.log)
 
     async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        """Call this method of the backend inside, unless a fault is injected. Cancelled in a stall, it does nothing."""
+        """Call this method of the wrapped backend, unless a fault is injected. Cancelled in a stall, it does
+        nothing.
+        """
         await self._injector.stall(verb)
         self._injector.check(verb)
         return await getattr(self.backend, verb)(*args, **kwargs)
@@ -107,7 +110,7 @@ class FaultyBackend(Backend[A]):
     # Receiving
 
     async def receive(self) -> Task[A]:
-        """Receive the next task, and claim it, unless a fault is injected.
+        """Claim the next task, unless a fault is injected.
 
         Raises:
           trio.EndOfChannel: the backend inside has ended, and no delivery is pending.
@@ -131,7 +134,7 @@ class FaultyBackend(Backend[A]):
                 return arrived  # noqa: ASYNC910  it has waited
 
     async def _wait_for_task(self) -> Task[A] | None:
-        """Receive a task from the backend inside; None when a late delivery is due."""
+        """Receive a task from the wrapped backend; None when a late delivery is due."""
         task: Task[A] | None = None
         with self._deliveries.waiting() as scope:
             if self._deliveries.has_room:
@@ -148,9 +151,11 @@ class FaultyBackend(Backend[A]):
         return task  # noqa: ASYNC910  it has waited
 
     def receive_nowait(self) -> Task[A]:
-        """Receive as :meth:`receive` does, if a ``StockedBackend`` is inside; or raise ``trio.WouldBlock``."""
+        """Receive as :meth:`receive` does, if the wrapped backend is a ``StockedBackend``; or raise
+        ``trio.WouldBlock``.
+        """
         if not (self._claims.has_leases or isinstance(self.backend, NowaitBackend)):
-            raise trio.WouldBlock  # what would be lost could not be given back from here
+            raise trio.WouldBlock  # a task that is lost could not be given back without waiting
         self._injector.check("receive")
         inside: Any = self.backend
         while True:
@@ -170,7 +175,7 @@ class FaultyBackend(Backend[A]):
                 return arrived
 
     def _arrive(self, task: Task[A]) -> Task[A] | None:
-        """Draw the faults of a delivery; return the task, if it is delivered at once."""
+        """Decide which faults a delivery has; return the task if it is delivered at once."""
         injector, faults, parts, deliveries = self._injector, self.faults, task.parts, self._deliveries
         self._claims.mark_orphan(task)
         if injector.occurs(faults.drop):
@@ -202,18 +207,18 @@ class FaultyBackend(Backend[A]):
         return task
 
     async def _drop_unclaimed(self, delivery: Delivery[A]) -> None:
-        """Without leases: lose a late delivery that is not received long after it was due."""
+        """Give a late delivery back to a backend without leases, if no receiver takes it in time."""
         with delivery.timer:
             await trio.sleep_until(delivery.due + self.faults.absence_seconds[1])
         if self._deliveries.remove(delivery):
             self._claims.lose(delivery.task)
-            with log_and_suppress("a backend could not have back what was lost"):
+            with log_and_suppress("a lost task could not be given back to the wrapped backend"):
                 await self._claims.give_back_lost()
 
     # Settling
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Settle the task in the backend inside, unless a fault is injected.
+        """Settle the task in the wrapped backend, unless a fault is injected.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
@@ -237,7 +242,7 @@ class FaultyBackend(Backend[A]):
         self._fail_after(task.parts)
 
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """Settle as :meth:`settle` does, if a ``NowaitBackend`` is inside, and nothing stalls."""
+        """Settle as :meth:`settle` does, if the wrapped backend is a ``NowaitBackend`` and no stalls are injected."""
         inside: Any = self.backend
         try:
             self._fail_before(task.parts)
@@ -272,15 +277,15 @@ class FaultyBackend(Backend[A]):
     # All else
 
     async def beat(self, context: WorkerContext) -> None:
-        """Send the heartbeat of the backend inside, unless a fault is injected."""
+        """Send the heartbeat of the wrapped backend, unless a fault is injected."""
         await self.pass_on("beat", context)
 
     async def aclose(self) -> None:
-        """Close the backend inside. Deliveries that are still late are dropped."""
+        """Close the wrapped backend. Deliveries that are still late are dropped."""
         await self.backend.aclose()
 
     async def __aenter__(self) -> Self:
-        """Open the backend inside, if it is one to be opened."""
+        """Open the wrapped backend, if it needs to be opened."""
         await self.backend.__aenter__()
         return self
 
@@ -290,7 +295,7 @@ class FaultyBackend(Backend[A]):
         await self.backend.__aexit__(kind, error, trace)  # noqa: ASYNC102  it is the backend's to shield itself
 
     def __getattr__(self, name: str) -> Any:
-        """Pass on what belongs to no interface to the backend inside."""
+        """Return an attribute of the wrapped backend that belongs to no interface."""
         if name.startswith("_") or name == "backend":
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         return getattr(self.backend, name)

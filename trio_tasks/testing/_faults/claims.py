@@ -1,4 +1,4 @@
-"""The claims made through a faulty backend: those that are held, and those that are lost."""
+"""The claims made through a faulty backend: the running ones, and those that are lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GIVE_BACK_SECONDS = 10.0
 
 @final
 class Claims(Generic[A]):
-    """The claims that are not settled, and those that are lost.
+    """The claims made through a faulty backend that are not settled yet, or that are lost.
 
     Where the backend has leases, a lost claim is just forgotten. Where it has none, it is settled as retried, so that
     the task comes back after a while, and its attempt counts.
@@ -40,13 +40,13 @@ class Claims(Generic[A]):
         self._backend: Any = backend
         self._injector = injector
         self.has_leases = backend.heartbeat_interval is not None
-        self._held: dict[Parts, Task[Any]] = {}  # by the parts of each copy, the task that the backend knows
-        self._forfeited: set[Parts] = set()  # delivered to a receiver that has died
-        self._lost: list[Task[Any]] = []  # lost, and to be given back
-        self._given_back: set[str] = set()  # and not claimed again since
+        self._held: dict[Parts, Task[Any]] = {}  # the task as the backend knows it, by the parts of each copy
+        self._forfeited: set[Parts] = set()  # parts of tasks whose receiver has died
+        self._lost: list[Task[Any]] = []  # lost tasks that are to be given back
+        self._given_back: set[str] = set()  # ids of tasks given back, and not claimed again since
 
     def add(self, task: Task[A], duplicate: Task[A] | None = None) -> None:
-        """Add a claim that is delivered, with its duplicate if there is one."""
+        """Add a delivered claim, and its duplicate if there is one."""
         self._held[task.parts] = task
         if duplicate is not None:
             self._held[duplicate.parts] = duplicate if has_claim(task.parts) else task
@@ -59,7 +59,7 @@ class Claims(Generic[A]):
 
     @contextmanager
     def settling(self, task: Task[Any]) -> Generator[Task[Any], None, None]:
-        """Settle a copy in the block, as the task that the backend knows."""
+        """Give the block the task as the backend knows it; when the block ends, this copy is settled."""
         known = self._held.get(task.parts, task)
         try:
             yield known
@@ -72,13 +72,13 @@ class Claims(Generic[A]):
     # Losing
 
     def lose(self, task: Task[Any]) -> None:
-        """Lose a claim: it ends with its lease; without leases, it is given back later."""
+        """Lose a claim: its lease runs out; in a backend without leases, the task is given back later."""
         known = self._held.pop(task.parts, task)
         if not self.has_leases:
             self._lost.append(known)
 
     def lose_all_but(self, kept: Iterable[Task[Any]]) -> None:
-        """Lose all claims but these, as when their receiver has died."""
+        """Lose all claims except these, as if the receiver had died."""
         spared = {task.parts for task in kept}
         for parts, task in [*self._held.items()]:
             if parts not in spared:
@@ -86,13 +86,13 @@ class Claims(Generic[A]):
                 self.lose(task)
 
     def is_forfeited(self, parts: Parts) -> bool:
-        """Return True, once, if the receiver of this task has died."""
+        """Return True if the receiver of this task has died; only once for each task."""
         was_there = parts in self._forfeited
         self._forfeited.discard(parts)
         return was_there
 
     async def give_back_lost(self) -> None:  # noqa: ASYNC910  there is seldom anything to give back
-        """Give back the lost claims, if there are no leases; shielded, within a time limit."""
+        """Give the lost claims back to a backend without leases; shielded, within a time limit."""
         if self._lost:
             with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):  # noqa: ASYNC912  the same
                 while self._lost:
@@ -112,7 +112,7 @@ class Claims(Generic[A]):
     def _next_lost(self) -> tuple[Task[Any], Retried]:
         task = self._lost.pop()
         seconds = self._injector.draw_seconds(self._injector.faults.absence_seconds)
-        return task, Retried(BackendError("it was lost with its delivery, or with who received it"), seconds)
+        return task, Retried(BackendError("the delivery was lost, or its receiver died"), seconds)
 
     def _note_lost(self, task: Task[Any], outcome: Retried) -> None:
         self._injector.record("lost", "settle", task.parts, outcome.after)

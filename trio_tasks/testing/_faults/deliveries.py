@@ -1,4 +1,4 @@
-"""Deliveries that are pending: late ones, ones held back, and duplicates."""
+"""Pending deliveries: late ones, ones that come after the next one, and duplicates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A = TypeVar("A")
 @final
 @dataclass(eq=False, slots=True)
 class Delivery(Generic[A]):
-    """A task that the backend has given, and no receiver has got yet.
+    """A task that the backend has given out, and that no receiver has got yet.
 
     Attributes:
       guard: cancelled as soon as the task is delivered.
@@ -46,17 +46,17 @@ class Deliveries(Generic[A]):
 
     @property
     def next_due(self) -> float:
-        """The time at which the next one is due; infinity if none is pending."""
+        """The time at which the next delivery is due; infinity if none is pending."""
         return min((delivery.due for delivery in self.pending), default=float("inf"))
 
     @property
     def has_room(self) -> bool:
-        """True if one more may be claimed: fewer are late than receivers wait, of which the caller is one."""
+        """True if a waiting receiver may claim another task: fewer deliveries are late than receivers wait."""
         return self._late + self._claiming < len(self._waiting)
 
     @property
     def has_room_for_one_more(self) -> bool:
-        """True if one more may be claimed by a caller that does not wait."""
+        """True if a caller that does not wait may claim another task."""
         return self._late + self._claiming <= len(self._waiting)
 
     @property
@@ -65,7 +65,7 @@ class Deliveries(Generic[A]):
 
     @property
     def holds_back(self) -> bool:
-        """True if one is held back until the next has been delivered."""
+        """True if a delivery is held back until the next task has been delivered."""
         return any(delivery.kind == "reorder" for delivery in self.pending)
 
     def add(self, delivery: Delivery[A]) -> None:
@@ -87,11 +87,11 @@ class Deliveries(Generic[A]):
             return False
         self.pending.remove(delivery)
         delivery.timer.cancel()
-        self.wake_all()  # whose alarm it was, and who had no room for another
+        self.wake_all()  # the next one is due at another time, and there is room for one more
         return True
 
     def release_held_back(self) -> None:
-        """Make the deliveries due that were held back until another one was delivered."""
+        """Make deliveries due that were held back until another task was delivered."""
         for delivery in self.pending:
             if delivery.kind == "reorder":
                 delivery.due = trio.current_time()
@@ -99,7 +99,7 @@ class Deliveries(Generic[A]):
 
     @contextmanager
     def waiting(self) -> Generator[trio.CancelScope, None, None]:
-        """Wait for a task in the block, which is cancelled when a delivery is due."""
+        """Give the block a cancel scope, which is cancelled when a delivery is due."""
         with trio.CancelScope() as scope:
             self._waiting.add(scope)
             self._set_deadlines()
@@ -110,7 +110,7 @@ class Deliveries(Generic[A]):
 
     @contextmanager
     def claiming(self) -> Generator[None, None, None]:
-        """Claim a task in the block, which may turn out to be late."""
+        """Count a claim that is being made in the block, since its delivery may turn out to be late."""
         self._claiming += 1
         try:
             yield
@@ -138,16 +138,17 @@ def duplicate_of(task: Task[A]) -> Task[A]:
 
 
 def has_claim(parts: Parts) -> bool:
-    """Return True if the backend has noted its claim in the task; otherwise it knows the claim by the parts."""
+    """Return True if the backend keeps its claim in ``parts.context``; otherwise it knows the claim by the parts."""
     return parts.context is not None and not isinstance(parts.context, StoredTaskInfo)
 
 
 def _own_copy(context: Any) -> Any:
     """Copy the backend's context of a claim. The writes that an attempt has gathered there are its own: one list for
-    both copies would be written twice."""
+    both copies would be written twice.
+    """
     if context is None or isinstance(context, StoredTaskInfo):
         return context
-    from ..._backends.durable.queue import Lease  # with cbor2, which a test of the memory storage does not need
+    from ..._backends.durable.queue import Lease  # it imports cbor2, which tests of MemoryStorage need not have
 
     if not isinstance(context, Lease):
         return context

@@ -1,4 +1,4 @@
-"""The fault injector: draws faults from a seeded generator, keeps the log, and takes the connection down."""
+"""The fault injector: it draws faults from a seeded generator, logs them, and simulates a lost connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @final
 class FaultInjector:
-    """Decides by a seed what goes wrong, and keeps the log of it.
+    """Decides which faults happen, from a seed, and keeps a log of them.
 
     Args:
       faults: the rates.
@@ -46,11 +46,11 @@ class FaultInjector:
         self._down_until = -float("inf")
 
     def occurs(self, rate: float) -> bool:
-        """Draw whether a fault of this rate occurs."""
+        """Return True if a fault of this rate happens now, drawn at random."""
         return rate > 0 and self._rng.random() < rate
 
     def draw_seconds(self, span: tuple[float, float]) -> float:
-        """Draw a duration."""
+        """Draw a duration between two limits."""
         return self._rng.uniform(*span)
 
     def record(
@@ -71,7 +71,7 @@ class FaultInjector:
         return trio.current_time() < self._down_until
 
     def check(self, operation: str, parts: Parts | None = None) -> None:
-        """Raise BackendError if the connection is down, or goes down now; or make the clock jump."""
+        """Raise BackendError if the connection is down or goes down now; otherwise the clock may jump."""
         faults = self.faults
         if self.is_down:
             self.record("refused", operation, parts)
@@ -87,13 +87,15 @@ class FaultInjector:
     def _may_jump(self, operation: str, parts: Parts | None) -> None:
         clock = trio.lowlevel.current_clock()
         if not isinstance(clock, MockClock):
-            raise RuntimeError(f"Faults.jump moves trio's clock, so that has to be a MockClock, not {clock!r}")
+            raise RuntimeError(
+                f"Faults(jump=...) moves trio's clock, which must be a MockClock for that, not {clock!r}"
+            )
         if self.occurs(self.faults.jump):
             clock.jump(self.record("jump", operation, parts, self.draw_seconds(self.faults.jump_seconds)))
 
     async def stall(  # noqa: ASYNC910  it seldom does
         self, operation: str, parts: Parts | None = None
     ) -> None:
-        """Sleep for a while, if the fault occurs."""
+        """Sleep for a while, if a stall happens now."""
         if self.occurs(self.faults.stall):
             await trio.sleep(self.record("stall", operation, parts, self.draw_seconds(self.faults.stall_seconds)))

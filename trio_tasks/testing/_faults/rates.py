@@ -31,7 +31,7 @@ connection is down, and so is a settle by a receiver that has died; a claim is `
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """The probability of each fault, from 0 to 1, and its duration, as ``(from, to)`` in seconds.
+    """The rate of each fault, as a probability from 0 to 1, and its duration, as ``(from, to)`` in seconds.
 
     >>> Faults(drop=0.1, stall=0.05, stall_seconds=(0, 20))
 
@@ -78,17 +78,17 @@ class Faults:
 
     @classmethod
     def none(cls) -> Faults:
-        """No faults."""
+        """Rates without any faults."""
         return cls()
 
     @classmethod
     def unordered(cls) -> Faults:
-        """Late, reordered and duplicate deliveries, without losses and failures."""
+        """Rates of late, reordered and duplicate deliveries, without losses and failures."""
         return cls(duplicate=0.1, delay=0.2, reorder=0.2)
 
     @classmethod
     def rough(cls) -> Faults:
-        """All faults at low rates, except jumps of the clock, which need a ``MockClock``."""
+        """Low rates of all faults, except jumps of the clock, which need a ``MockClock``."""
         return cls(
             drop=0.03,
             duplicate=0.05,
@@ -103,13 +103,13 @@ class Faults:
 
 
 def check_range(value: object, name: str, *, positive: bool = False) -> None:
-    """Check a pair of seconds, the shorter one first."""
+    """Check a range of seconds: a pair, the shorter time first."""
     pair = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
     if len(pair) != 2:
         raise TypeError(f"{name} must be a pair of seconds, such as (0.1, 3.0), not {value!r}")
     shortest, longest = (check_seconds(each, f"each of {name}", positive=positive) for each in pair)
     if longest < shortest:
-        raise ValueError(f"{name} must have the shorter time first, not be {value!r}")
+        raise ValueError(f"{name} must have the shorter time first, not {value!r}")
 
 
 @final

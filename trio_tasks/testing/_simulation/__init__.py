@@ -1,1 +1,1 @@
-"""Simulation: runs that a seed decides; the same seed makes the same run."""
+"""Simulation: runs of a program whose schedule, clock and random numbers are decided by a seed."""

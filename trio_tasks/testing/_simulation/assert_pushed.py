@@ -23,7 +23,7 @@ _SHOWN = 20
 
 @final
 class _Anything:
-    """The default of ``args``: any value will do."""
+    """The default of ``args``, which equals any value."""
 
     def __repr__(self) -> str:
         return "anything"
@@ -43,7 +43,7 @@ async def assert_pushed(
     where: Callable[[Task[Any]], object] | None = None,
     **options: object,
 ) -> list[Task[Any]]:
-    """Check that such tasks were pushed, and return them.
+    """Check that tasks with these properties were pushed, and return them.
 
     >>> await assert_pushed(storage, Email(to="ada@example.com"), metadata={"tenant": "acme"})
     >>> await assert_pushed(storage, count=0)
@@ -67,10 +67,12 @@ async def assert_pushed(
     Cancelling it changes nothing.
     """
     if not isinstance(storage, ListTasks):
-        raise TypeError(f"assert_pushed looks at a storage that can list its tasks, which {storage!r} cannot")
+        raise TypeError(f"assert_pushed needs a storage with list_tasks, which {storage!r} does not have")
     unknown = sorted(options.keys() - set(_OPTIONS))
     if unknown:
-        raise TypeError(f"assert_pushed knows no {unknown[0]!r}; it takes {', '.join(_OPTIONS)}, metadata and where")
+        raise TypeError(
+            f"assert_pushed has no option {unknown[0]!r}; it takes {', '.join(_OPTIONS)}, metadata and where"
+        )
     if count is not None:
         check_count(count, "count", minimum=0)
     if where is not None:

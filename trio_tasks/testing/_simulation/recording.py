@@ -1,4 +1,4 @@
-"""Recordings of events: the worker, the time and the content, in values that can be compared from run to run."""
+"""Recordings of events: the worker, the time and the content of each, as values that can be compared between runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _LONGEST = 400
 @final
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One event, as it was when it was reported. Two are equal if all their attributes but the event itself are.
+    """One recorded event: its worker, its time and its content. Two are equal if all their attributes but the event
+    itself are.
 
     Attributes:
       time: seconds on trio's clock.
@@ -52,7 +53,7 @@ class Recorded:
 
 @final
 class Recording(Sequence[Recorded]):
-    """A listener that keeps all events, in order.
+    """A listener that records all events, in order.
 
     >>> recording = Recording()
     >>> worker = Worker("emails", storage, send_email, on_event=recording)
@@ -68,16 +69,16 @@ class Recording(Sequence[Recorded]):
         self._all: list[Recorded] = []
 
     def __call__(self, context: WorkerContext, event: Event) -> None:
-        """Keep this event."""
+        """Record an event."""
         self._all.append(_recorded_event(context.name, event))
 
     def note(self, remark: object) -> None:
-        """Keep a remark of your own among the events, as a ``Custom``, a text as it is; inside a trio run."""
+        """Record a remark of your own among the events, as a ``Custom`` event; a text is kept as it is."""
         text = remark if isinstance(remark, str) else as_text(remark)
         self._all.append(Recorded(trio.current_time(), "", Custom, text=text, event=Custom(remark)))
 
     def of(self, *kinds: type[Event], task_id: str | None = None, worker: str | None = None) -> list[Recorded]:
-        """List the events of these classes, or of all; only about this task and by this worker, if they are given."""
+        """List the recorded events of these classes, or all; optionally only those of one task or worker."""
         return [
             each
             for each in self._all
@@ -119,7 +120,7 @@ def _text_of(event: Event) -> str:
 
 
 def as_text(value: object) -> str:
-    """Give the ``repr`` of a value, without addresses, which differ from run to run, and shortened."""
+    """Return the ``repr`` of a value, shortened, and without addresses, which differ from run to run."""
     try:
         text = _ADDRESS.sub("", repr(value))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Seeded scheduling of trio: the one module that uses private names of trio.
+"""Seeded scheduling of trio tasks, by private names of trio that no other module uses.
 
 trio has a hook for Hypothesis: told to, it puts the trio tasks that are ready in the order in which they were made, and
 shuffles them with a random number generator of its own. We do what the hook does, without Hypothesis, and undo it.
@@ -24,8 +24,8 @@ _AGE = "_counter"
 
 @contextmanager
 def seeded_scheduling(seed: str) -> Generator[None, None, None]:
-    """Decide by a seed, for all runs that begin in the block, the order in which trio runs what is ready. Afterwards
-    trio's generator is as it was.
+    """Decide by a seed in which order trio runs the trio tasks that are ready, in all runs that begin in the block.
+    Afterwards trio's generator is as it was.
 
     Raises:
       RuntimeError: this trio keeps its generator elsewhere.
@@ -58,6 +58,6 @@ def _scheduler() -> Any:
 
 def _unsupported_trio(name: str) -> RuntimeError:
     return RuntimeError(
-        f"the order of trio's schedule cannot be decided by a seed: trio {trio.__version__} has no {name}, or another "
-        "kind of it. trio_tasks.testing relies on it; please report this to trio_tasks"
+        f"trio's schedule cannot be decided by a seed: trio {trio.__version__} has no {name}, or one of another type. "
+        "trio_tasks.testing relies on it; please report this to trio_tasks"
     )

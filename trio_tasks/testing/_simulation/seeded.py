@@ -1,4 +1,4 @@
-"""A trio run that a seed decides."""
+"""A trio run that is decided by a seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_seeded(
     instruments: Sequence[trio.abc.Instrument] = (),
     clock: trio.abc.Clock | None = None,
 ) -> T:
-    """Call ``async_fn(*args)`` in a trio run of its own, which the seed decides: the same seed, the same run.
+    """Call ``async_fn(*args)`` in a new trio run that the seed decides: the same seed gives the same run.
 
     >>> run_seeded(my_program, seed=1234)
 
@@ -91,7 +91,9 @@ def run_seeded(
 
 @contextmanager
 def seeded_process(seed: int, clock: trio.abc.Clock) -> Generator[None, None, None]:
-    """Decide all but the run itself by the seed. Each decision has a generator of its own, so they are independent."""
+    """Make everything outside of the trio run depend on the seed: random numbers, task ids and threads. Each decision
+    has a generator of its own, so they are independent.
+    """
 
     disk = random.Random(f"disk {seed}")
 

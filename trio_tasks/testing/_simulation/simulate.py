@@ -1,4 +1,4 @@
-"""Simulation of a program under one seed after another, until it fails."""
+"""A function that runs a program under one seed after another, until it fails."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SimulationReport:
 
 @final
 class SimulationFailed(AssertionError):
-    """A seed under which the program fails; ``__cause__`` is what it failed with.
+    """An error: the program fails under this seed; ``__cause__`` is the error that it raised.
 
     Attributes:
       seed: which.
@@ -109,7 +109,7 @@ def simulate(program: Program, *, seeds: int | Iterable[int] = 100, time_limit: 
             raise _failed(run, count + 1) from run.error
         count, events, virtual = count + 1, events + len(run.events), virtual + run.seconds
     if not count:
-        raise ValueError("seeds holds none: nothing was simulated")
+        raise ValueError("seeds is empty: nothing was simulated")
     return SimulationReport(count, events, virtual, time.perf_counter() - began)
 
 
@@ -144,7 +144,7 @@ class _Run:
 
 
 def _needs_one(program: Callable[..., Any]) -> bool:
-    """Return True if the program needs an argument."""
+    """Return True if the program takes a required argument."""
     try:
         inspect.signature(program).bind()
     except TypeError:
@@ -153,13 +153,13 @@ def _needs_one(program: Callable[..., Any]) -> bool:
 
 
 def _only_error(error: Exception) -> Exception:
-    """Return the one error that a group holds, or the group if it holds several."""
+    """Return the only error in a group, or the group if it holds several."""
     several = list(leaves(error))
     return several[0] if len(several) == 1 and isinstance(several[0], Exception) else error
 
 
 def _written(value: object) -> str:
-    """Write a program, or an argument that was bound to it, as in a call."""
+    """Return the source text for a program, or for an argument that was bound to it."""
     if isinstance(value, partial):
         keywords = (f"{name}={_written(each)}" for name, each in value.keywords.items())
         return f"partial({', '.join([_written(value.func), *map(_written, value.args), *keywords])})"
@@ -181,7 +181,7 @@ def _failed(run: _Run, count: int) -> SimulationFailed:
     ]
     if not is_repeatable:
         lines.append(
-            "it was run again, and went another way: something in the program is not decided by the seed (a clock, "
-            "random numbers, the order of a set, a thread, or what an earlier run has left behind)"
+            "it was run again, and took other steps: the program depends on something besides the seed (a clock, "
+            "random numbers, the order of a set, a thread, or something that an earlier run has changed)"
         )
     return SimulationFailed("\n".join(lines), seed=run.seed, run=run, is_repeatable=is_repeatable)

@@ -47,7 +47,7 @@ class Simulation:
         self._monitors: dict[Monitor, trio.Event] = {}
 
     async def start(self, worker: Worker[Any, Any]) -> WorkerContext:
-        """Run this worker in :attr:`nursery`, recorded; returns once it has opened its intake.
+        """Run this worker in :attr:`nursery`, with its events recorded; return once it is ready to receive.
 
         If its backend fails, so does the simulation. If it is cancelled, the worker is not running.
         """
@@ -74,8 +74,9 @@ class Simulation:
         await self.nursery.start(run)
 
     async def wait_workers_stopped(self) -> None:
-        """Return once all workers have ended that were started here, or kept running; they do so when their storage is
-        closed and empty."""
+        """Wait until all workers have ended that :meth:`start` or :meth:`keep_running` started. Workers end when their
+        storage is closed and empty.
+        """
         await trio.lowlevel.checkpoint()
         for context in self._contexts:
             await context.wait_stopped()
@@ -83,7 +84,9 @@ class Simulation:
             await ended.wait()
 
     def faulty(self, backend: trio.abc.ReceiveChannel[Any], faults: Faults) -> FaultyBackend[Any]:
-        """Wrap a backend with faults that the seed decides; each is noted among the :attr:`events`."""
+        """Wrap a backend in a :class:`FaultyBackend` whose faults the seed decides; each is recorded in
+        :attr:`events`.
+        """
         return FaultyBackend(backend, faults, seed=self._faults.getrandbits(32), on_fault=self._note)
 
     def _note(self, fault: Fault) -> None:
@@ -92,13 +95,13 @@ class Simulation:
 
     @property
     def directory(self) -> Path:
-        """An empty directory for this run, for storages that need a file; it is removed in the end."""
+        """An empty directory for storages that need a file; it is removed after the run."""
         if self._directory is None:
             self._directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="trio_tasks-")))
         return self._directory
 
     def current_lines(self) -> dict[str, str]:
-        """Give, by the id of each running task, the line at which its attempt waits now."""
+        """Return, by the id of each running task, the line at which its attempt waits now."""
         contexts = [*self._contexts, *(each for monitor in self._monitors for each in monitor.workers)]
         return {task_id: line for context in contexts for task_id, line in context.current_lines().items()}
 

@@ -1,4 +1,4 @@
-"""Limits of a simulation: on virtual time, and on rounds in which virtual time stands still."""
+"""Limits of a simulation: on virtual time, and on rounds of the scheduler in which virtual time does not move."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_ROUNDS = 1_000_000
 
 @final
 class SpinDetector(trio.abc.Instrument):
-    """Counts the rounds since virtual time last moved, and cancels the scope that it watches when they are too many."""
+    """Counts the scheduler's rounds since virtual time last moved, and cancels a scope when there are too many."""
 
     def __init__(self, most: int = _MOST_ROUNDS) -> None:
         self.scope = trio.CancelScope()
@@ -43,7 +43,7 @@ class SpinDetector(trio.abc.Instrument):
 def limit_virtual_time(
     simulation: Simulation, limit: float, spin_detector: SpinDetector
 ) -> Generator[None, None, None]:
-    """Limit the virtual time of the block.
+    """Limit the virtual time that the block may take.
 
     Raises:
       trio.TooSlowError: it took longer, or time stood still; it says where the program was, and its tasks.
@@ -61,11 +61,11 @@ def limit_virtual_time(
     with late, spin_detector.scope:
         yield
     if late.cancelled_caught:
-        raise trio.TooSlowError("\n".join([f"it had not ended after {limit:g} s of virtual time:", *found]))
+        raise trio.TooSlowError("\n".join([f"the program did not end within {limit:g} s of virtual time:", *found]))
     if spin_detector.scope.cancelled_caught:
         raise trio.TooSlowError(
-            f"virtual time stood still at {trio.current_time():g} s, though something went on all the time: does it "
-            "try again without waiting?"
+            f"virtual time stands still at {trio.current_time():g} s, though trio tasks keep running: is there a loop "
+            "that tries again without waiting?"
         )
 
 

@@ -1,4 +1,4 @@
-"""Virtual time for tests: the clocks, and a function that lets time pass."""
+"""Virtual time for tests: the clocks, and a function that moves time forward."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 @contextmanager
 def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generator[MockClock, None, None]:
-    """Make a virtual clock for trio, with the wall clock tied to it, for the block.
+    """Make a virtual clock for trio, and let the wall clock follow it inside the block.
 
     >>> with virtual_clock() as clock:
     ...     trio.run(main, clock=clock)
@@ -52,7 +52,7 @@ def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generato
 
 @contextmanager
 def use_clocks(clock: trio.abc.Clock, beginning: float) -> Generator[None, None, None]:
-    """Tie the wall clock and the machine's own to this one; the wall clock shows ``beginning`` when it shows 0."""
+    """Let the wall clock and the machine's clock follow this clock; at its 0 the wall clock shows ``beginning``."""
 
     def wall() -> float:
         return beginning + clock.current_time()
@@ -62,7 +62,7 @@ def use_clocks(clock: trio.abc.Clock, beginning: float) -> Generator[None, None,
 
 
 async def advance(seconds: float) -> None:
-    """Let virtual time pass; whatever becomes due meanwhile happens at its time, one moment after the other.
+    """Move virtual time forward; events that fall due meanwhile happen in order, each at its time.
 
     >>> await storage.push(email, delay=3600)
     >>> await advance(3599)  # it still waits
@@ -84,7 +84,7 @@ async def advance(seconds: float) -> None:
     check_seconds(seconds, "seconds")
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, MockClock) or clock.rate:
-        raise RuntimeError(f"time can be advanced only on a MockClock that stands still, not on {clock!r}")
+        raise RuntimeError(f"advance() needs a trio.testing.MockClock of rate 0 as trio's clock, not {clock!r}")
     until = trio.current_time() + seconds
     await wait_all_tasks_blocked()
     while True:
