@@ -168,7 +168,7 @@ async def test_a_policy_that_fails_is_logged_and_the_attempt_has_failed(
     with pytest.raises(KeyError):
         await Acknowledge(ack, retry=RetryPolicy(backoff=lambda attempt: math.nan))(failing(PLAIN), Task(1))
     assert ack.outcomes == [Failed(PLAIN)]
-    assert "its retry policy failed on a KeyError" in caplog.text
+    assert "the retry policy raised an error while judging a KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("handler", [double, failing(KeyError("x"))], ids=["after a success", "after an error"])

@@ -25,7 +25,7 @@ async def test_what_does_not_pass_is_aborted_unrun() -> None:
         ran.append(task.args)
 
     task = Task(1)
-    with pytest.raises(AbortError, match=f"task {task.parts.id} was filtered out by"):
+    with pytest.raises(AbortError, match=f"Filter rejected task {task.parts.id}: "):
         await Filter(lambda task: task.args > 1)(handler, task)
     assert not ran
 

@@ -36,7 +36,7 @@ async def test_a_full_limit_refuses_at_once(autojump_clock: trio.testing.MockClo
         nursery.start_soon(shed, work, Task("a"))
         await trio.testing.wait_all_tasks_blocked()
         task = Task("b")
-        with pytest.raises(OverloadedError, match=rf"task {task.parts.id} was refused.*ConcurrencyLimit 1/1 taken"):
+        with pytest.raises(OverloadedError, match=rf"refused task {task.parts.id}: .*ConcurrencyLimit 1/1 taken"):
             await shed(work, task)
         assert limit.statistics().waiting == 0
         assert trio.current_time() == 0

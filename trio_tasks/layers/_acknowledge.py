@@ -1,4 +1,4 @@
-"""A layer that tells how each attempt ended, and waits for the answer."""
+"""A layer that reports how each attempt ended, and waits until the report is acknowledged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @final
 class Acknowledge:
-    """Await ``acknowledge(outcome, parts)`` after each attempt, before it counts as ended.
+    """Await ``acknowledge(outcome, parts)`` after each attempt, as a part of the attempt.
 
     >>> async def confirm(outcome, parts):
     ...     await broker.confirm(parts.metadata["delivery"], ok=isinstance(outcome, Succeeded))
@@ -58,7 +58,7 @@ class Acknowledge:
         self._retry = check_policy(retry)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, and have its outcome acknowledged."""
+        """Run the attempt, then await the acknowledgement of its outcome."""
         try:
             result = await handler(task)
         except FAILURES as error:

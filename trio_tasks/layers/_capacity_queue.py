@@ -1,4 +1,4 @@
-"""The queue in front of a limited capacity: first come, first served.
+"""A first-come, first-served queue of trio tasks that wait for a limited capacity.
 
 Only the first in the queue watches whether there is room; one that leaves wakes the next. None polls, and nothing
 runs in the background: the watcher sleeps until the moment that it was told, or until it is told that things have
@@ -25,7 +25,7 @@ UNKNOWN = float("inf")
 
 @final
 class CapacityQueue:
-    """A queue of trio tasks.
+    """A queue of trio tasks that wait for a limited capacity.
 
     Args:
       opens_at: when there will be room, on trio's clock; :data:`OPEN` or :data:`UNKNOWN` as well. It must not block.
@@ -40,17 +40,19 @@ class CapacityQueue:
 
     @property
     def waiting(self) -> int:
-        """The number of trio tasks in the queue, with the one that is just passing."""
+        """The number of trio tasks in the queue, the one that is passing now included."""
         line = self._line.statistics()
         return line.tasks_waiting + line.locked
 
     async def pass_through(self) -> None:
-        """Return once there is room; there still is when it returns. If it is cancelled, the line closes up."""
+        """Wait until there is room; the room is still there when this returns. If it is cancelled, it leaves
+        the queue.
+        """
         async with self._line:
             while (moment := self._opens_at()) > trio.current_time():
                 with trio.move_on_at(moment):
                     await self._first.park()
 
     def wake_first(self) -> None:
-        """Wake the first, since things have changed: there may be room now, or it will come at another moment."""
+        """Make the first trio task in the queue ask ``opens_at`` again, since the answer may have changed."""
         self._first.unpark_all()

@@ -1,4 +1,4 @@
-"""A circuit breaker: while what the handlers depend on is broken, it is left alone.
+"""A circuit breaker, which holds attempts back while a service that they depend on fails.
 
 The breaker is always in one of three states, and each is an object of its own:
 
@@ -39,14 +39,14 @@ R = TypeVar("R")
 
 @final
 class CircuitState(str, Enum):
-    """The state of a circuit breaker."""
+    """The state of a circuit breaker: closed, open or half-open."""
 
     Closed = "closed"
-    """They go through."""
+    """Attempts go through."""
     Open = "open"
-    """They wait."""
+    """Attempts wait."""
     HalfOpen = "half-open"
-    """A few go through, as trials."""
+    """A few attempts go through, as trials."""
 
     def __str__(self) -> str:
         return self.value
@@ -55,8 +55,10 @@ class CircuitState(str, Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerStatistics:
-    """A breaker at one moment. ``failures`` are those in a row while it is closed, and those of trials while it is
-    half-open; ``successes`` and ``under_way`` are of trials; ``waiting`` trio tasks stand in line."""
+    """The state and the counts of a circuit breaker at one moment. ``failures`` are those in a row while it is closed,
+    and those of trials while it is half-open; ``successes`` and ``under_way`` are of trials; ``waiting`` trio tasks
+    stand in line.
+    """
 
     state: CircuitState
     failures: int
@@ -84,8 +86,7 @@ class _Open:
         self.until = trio.current_time() + seconds
 
     def is_over(self) -> bool:
-        """True if it is time for a trial, as it is when this was in an earlier ``trio.run``, whose clock was
-        another."""
+        """True if the recovery time is over. It is over, too, in a later ``trio.run``, which has another clock."""
         return trio.lowlevel.current_clock() is not self.clock or self.until <= trio.current_time()
 
 
@@ -104,12 +105,12 @@ class _HalfOpen:
 
 @final
 class CircuitBreaker:
-    """Hold attempts back after too many failures, and let a few through later on, to see whether things are better.
+    """Hold attempts back after too many failures, and later let a few through as trials.
 
     Give the same object to several workers, and it counts over all of them.
 
     Args:
-      failure_threshold: so many failures in a row open it. A success in between starts the count again.
+      failure_threshold: failures in a row after which the breaker opens. A success in between starts the count again.
       recovery_timeout: seconds for which it stays open; then it is half-open.
       success_threshold: the part of the trials, from 0 to 1, that must succeed to close it; at least one must.
       half_open_max_calls: how many trials there are each time; never are more under way.
@@ -137,21 +138,23 @@ class CircuitBreaker:
         self._recovery_timeout = check_seconds(recovery_timeout, "recovery_timeout")
         self._trials = check_count(half_open_max_calls, "half_open_max_calls")
         fraction = check_fraction(success_threshold, "success_threshold")
-        # A little is taken off first, since 0.1 × 30 is a little more than 3 in floating point.
+        # Subtract a little first: 0.1 × 30 is a little more than 3 in floating point.
         self._successes_needed = max(1, math.ceil(fraction * self._trials - 1e-9))
         self._failure_if = check_plain(failure_if, "failure_if", "failure_if(error) -> bool")
         self._now: _Closed | _Open | _HalfOpen = _Closed()
-        self._admitted: dict[Parts, list[_Closed | _HalfOpen]] = {}  # what their calls will report to
+        self._admitted: dict[
+            Parts, list[_Closed | _HalfOpen]
+        ] = {}  # the states that the calls of admitted tasks will report to
         self._trials_of: dict[Parts, list[_HalfOpen]] = {}  # calls under way that are trials
         self._line = CapacityQueue(self._opens_at)
 
     @property
     def state(self) -> CircuitState:
-        """The state now; it can be compared with a plain ``"closed"``, ``"open"``, ``"half-open"``."""
+        """The state now; it equals one of the texts ``"closed"``, ``"open"`` and ``"half-open"``."""
         return self.statistics().state
 
     def statistics(self) -> CircuitBreakerStatistics:
-        """The state and the counts of this moment, frozen."""
+        """Return the state and the counts of this moment."""
         now = self._now
         over = isinstance(now, _Open) and now.is_over()
         return CircuitBreakerStatistics(
@@ -162,7 +165,7 @@ class CircuitBreaker:
             waiting=self._line.waiting,
         )
 
-    # What a call does to it
+    # Counting of calls
 
     def _opens_at(self) -> float:
         now = self._now
@@ -171,7 +174,7 @@ class CircuitBreaker:
         return OPEN if isinstance(now, _Closed) or now.has_place else UNKNOWN
 
     def _begin(self) -> _Closed | _HalfOpen | None:
-        """The state that a call which begins now will report to; None if none may."""
+        """Return the state that a call which begins now reports to; None if no call may begin."""
         if isinstance(self._now, _Open):
             if not self._now.is_over():
                 return None
@@ -184,7 +187,9 @@ class CircuitBreaker:
 
     @contextmanager
     def _heard_by(self, state: _Closed | _HalfOpen) -> Generator[None, None, None]:
-        """A call that reports to ``state`` how it ended. If it was cancelled, that is all it says."""
+        """Report the end of the call in the block to ``state``. A call that was cancelled counts as neither success nor
+        failure.
+        """
         ended = self._withdraw
         try:
             yield
@@ -223,11 +228,11 @@ class CircuitBreaker:
     # For workers
 
     async def ready(self) -> None:
-        """Return once an attempt would be let through."""
+        """Wait until an attempt would be let through."""
         await self._line.pass_through()
 
     def admit(self, task: Task[Any]) -> bool:
-        """Let this task through, if one may go through now; while half-open, that takes the place of a trial."""
+        """Let this task through if an attempt may begin now; while half-open, it then counts as a trial."""
         state = self._begin()
         if state is None:
             return False
@@ -235,7 +240,7 @@ class CircuitBreaker:
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
-        """The place that was set aside for this task is free again, unless a call has used it."""
+        """Free the place that was set aside for this task, unless a call has used it."""
         state = self._pick_up(task)
         if state is not None:
             self._withdraw(state)
@@ -251,20 +256,22 @@ class CircuitBreaker:
         return state
 
     def lend(self, task: Task[Any]) -> None:
-        """Let another trial have the place of this one while it waits for another task."""
+        """Let another trial run while this one waits for another task."""
         for state in self._trials_of.get(task.parts, ()):
             state.under_way -= 1
             self._line.wake_first()
 
     def reclaim(self, task: Task[Any]) -> None:
-        """Have the place again, at once."""
+        """Count the trial as running again, at once."""
         for state in self._trials_of.get(task.parts, ()):
             state.under_way += 1
 
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, at once if it was let through and things are still as they were, or else when one may."""
+        """Run the attempt, at once if it was admitted and the state has not changed since; otherwise wait until it may
+        run.
+        """
         state = self._pick_up(task)
         while state is None or state is not self._now:
             await self._line.pass_through()
@@ -274,7 +281,7 @@ class CircuitBreaker:
 
     @contextmanager
     def _noting_trial(self, state: _Closed | _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
-        """Know of a call that is a trial, so that it can lend its place."""
+        """Remember that the call in the block is a trial, so that it can lend its place."""
         if not isinstance(state, _HalfOpen):
             yield
             return

@@ -1,4 +1,4 @@
-"""A limit of attempts at once, over all workers that share it.
+"""A layer that limits how many attempts run at the same time, over all workers that share it.
 
 A permit is taken for an attempt and given back when it is over. Under a worker that is from the moment at which the
 task was received to the moment at which it is settled, wherever in the stack the layer stands, so the worker receives
@@ -32,8 +32,9 @@ _EVERYTHING = object()
 @final
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimitStatistics:
-    """A limit at one moment: how many permits there are (for each key), how many are ``taken`` in all, and by which
-    keys; and how many ``waiting`` trio tasks stand in line for one."""
+    """The counts of a limit at one moment: ``limit`` permits (for each key), how many are ``taken`` in all, the
+    ``keys`` with a permit taken, and the ``waiting`` trio tasks.
+    """
 
     limit: int
     taken: int
@@ -75,7 +76,7 @@ class _Permits:
 
 @final
 class _Admission:
-    """The permits that were taken for one task beforehand, and how many calls make use of them at present."""
+    """The permits that were taken for one task before its attempt, and the number of calls that use one now."""
 
     __slots__ = ("calls", "permits")
 
@@ -86,7 +87,7 @@ class _Admission:
 
 @final
 class ConcurrencyLimit:
-    """At most ``n`` attempts at once; give the same object to several workers, and it counts over all of them.
+    """Run at most ``n`` attempts at the same time, over all workers that are given the same object.
 
     >>> uploads = ConcurrencyLimit(4)
     >>> by_tenant = ConcurrencyLimit(2, key=lambda task: task.parts.metadata["tenant"])
@@ -105,8 +106,8 @@ class ConcurrencyLimit:
     meanwhile. It goes on at once when its wait is over, so for a while there may be more than ``n``.
 
     One attempt takes one permit, also if an inner part of it is called several times in turn, as by :class:`Retry`;
-    calls at the same time take one each. The same limit twice in one stack takes two. If it is cancelled while it
-    waits, it has taken nothing.
+    calls at the same time take one each. The same limit twice in one stack takes two. A call
+    that is cancelled while it waits has taken none.
     """
 
     __slots__ = ("_admitted", "_by_key", "_held", "_key", "limit")
@@ -116,24 +117,25 @@ class ConcurrencyLimit:
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
         self._by_key: dict[Hashable, _Permits] = {}
         self._admitted: dict[Parts, _Admission] = {}
-        self._held: dict[Parts, list[_Permits]] = {}  # taken inside, by calls under way
+        self._held: dict[Parts, list[_Permits]] = {}  # permits that calls under way have taken themselves
 
     # For workers
 
     async def ready(self) -> None:
-        """Return once a permit is free; at once if the limit goes by key."""
+        """Wait until a permit is free; with a key, return at once."""
         if self._key is None:
             await self._permits_of(_EVERYTHING).line.pass_through()
         else:
             await trio.lowlevel.checkpoint()
 
     def admit(self, task: Task[Any]) -> bool:
-        """Take a permit for this task, if one is free; always true if the limit goes by key, for then the attempt
-        waits inside."""
+        """Take a permit for this task; False if none is free. With a key, always return True, since the attempt waits
+        for its permit itself.
+        """
         return self._key is not None or self.try_admit(task)
 
     def try_admit(self, task: Task[Any]) -> bool:
-        """Take a permit for this task, if one is free: one of its own key, if the limit goes by key."""
+        """Take a permit for this task, with a key one of the task's key; False if none is free."""
         permits = self._permits_for(task)
         if not permits.take_nowait():
             return False
@@ -141,7 +143,7 @@ class ConcurrencyLimit:
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Give back what was taken for this task; nothing happens if nothing was."""
+        """Give back the permit that was taken for this task, if any."""
         admission = self._admitted.get(task.parts)
         if admission is None:
             return
@@ -152,13 +154,13 @@ class ConcurrencyLimit:
         self._forget_if_idle(permits)
 
     def lend(self, task: Task[Any]) -> None:
-        """Give the permits of this attempt back while it waits for another task."""
+        """Give back the permits of this attempt while it waits for another task."""
         for permits in self._permits_held_by(task):
             permits.callers += 1
             permits.give_back()
 
     def reclaim(self, task: Task[Any]) -> None:
-        """Have them again, at once; for a while that may be more than there are."""
+        """Take the permits of this attempt again, at once, even if that exceeds the limit for a while."""
         for permits in self._permits_held_by(task):
             permits.callers -= 1
             permits.taken += 1
@@ -170,7 +172,7 @@ class ConcurrencyLimit:
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt under the permit that was taken for it, or else under one that this call waits for."""
+        """Run the attempt under the permit that was taken for it; without one, wait for a permit first."""
         admission = self._admitted.get(task.parts)
         if admission is not None and admission.calls < len(admission.permits):
             admission.calls += 1
@@ -209,7 +211,7 @@ class ConcurrencyLimit:
             del self._by_key[permits.key]
 
     def statistics(self) -> ConcurrencyLimitStatistics:
-        """The counts of this moment, frozen."""
+        """Return the counts of this moment."""
         every = tuple(self._by_key.values())
         return ConcurrencyLimitStatistics(
             limit=self.limit,

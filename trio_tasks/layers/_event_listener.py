@@ -1,4 +1,4 @@
-"""A listener at one place among the layers, where a worker's own listeners hear everything from the outside."""
+"""A layer that calls a listener with the events of each attempt, as they are at its place among the layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ R = TypeVar("R")
 
 @final
 class EventListener:
-    """Call ``listener(context, event)`` with what the attempts look like at this place in the stack.
+    """Call ``listener(context, event)`` with the events of each attempt, as seen from this place in the stack of
+    layers.
 
     Args:
       listener: a plain function, as a worker's ``on_event`` is.
@@ -46,7 +47,7 @@ class EventListener:
         self._retry = check_policy(retry)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, and tell the listener.
+        """Run the attempt, and call the listener before and after it.
 
         Raises:
           WorkerError: no worker runs the task, so there is no context to tell of.

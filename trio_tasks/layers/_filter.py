@@ -1,4 +1,4 @@
-"""A layer that runs only the tasks which a predicate lets pass."""
+"""A layer that runs only tasks that a predicate accepts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Filter:
         self._predicate = check_plain(predicate, "predicate", "predicate(task) -> bool")
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, if the task passes.
+        """Run the attempt if the predicate accepts the task.
 
         Raises:
           AbortError: it does not.
         """
         if not self._predicate(task):
-            raise AbortError(f"task {escaped(task.parts.id)} was filtered out by {self._predicate!r}")
+            raise AbortError(f"Filter rejected task {escaped(task.parts.id)}: {self._predicate!r} is false for it")
         return await handler(task)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The outcome of an attempt, as far as it can be told at a place within the layers.
+"""The outcome that an error will lead to, as a layer can tell it during the attempt.
 
 Final is only what the worker says, outside of all layers. A layer further out may still make another thing of an error;
 so a layer that is to hear what the worker will say takes the place of the outermost one.
@@ -29,7 +29,7 @@ _USUAL = RetryPolicy()
 
 
 def is_failure(error: BaseException) -> bool:
-    """Return True if an attempt that ends with this error has failed, and was not interrupted.
+    """Return True if an attempt that ends with this error has failed; False if it was interrupted.
 
     It is judged as the worker does: in a group with a ``KeyboardInterrupt``, or with a cancellation from further out in
     it or behind it (clean-up that fails hides the cancellation), an error does not count.
@@ -40,20 +40,20 @@ def is_failure(error: BaseException) -> bool:
 
 
 def is_suspension(error: BaseException) -> bool:
-    """Return True if an attempt that ends with this error is suspended: it has neither succeeded nor failed."""
+    """Return True if an attempt that ends with this error is suspended."""
     return all(is_a(each, SuspendError) for each in leaves(error))
 
 
 def check_policy(retry: object) -> RetryPolicy | None:
-    """A retry policy, or None for that of the worker."""
+    """Return the value if it is a retry policy or None."""
     if not (retry is None or isinstance(retry, RetryPolicy)):
         raise TypeError(f"retry must be a RetryPolicy, or None for the worker's own, not {quoted(retry)}")
     return retry
 
 
 def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None) -> Outcome:
-    """The outcome, if the attempt ended with this error: judged by ``retry``; else by the policy of the worker that has
-    the running task; else, without a worker, by the usual one.
+    """The outcome of an attempt that ended with this error, by the policy ``retry``. Without one, by the policy of the
+    worker that claimed the task; without a worker, by the default policy.
 
     A backoff with jitter gives another delay each time that it is asked, so ``after`` may differ from the delay that
     the worker will choose. If the policy itself fails, that is logged, and the attempt has failed for good.
@@ -62,9 +62,14 @@ def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None)
     policy = retry or getattr(parts.holder, "policy", None)
     if not isinstance(policy, RetryPolicy):
         policy = _USUAL
-    attempt = max(1, parts.attempt)  # a task that no backend gave out was not counted
+    attempt = max(1, parts.attempt)  # a task without a backend has attempt 0
     with catch_errors() as caught:
         return judge(error, attempt=attempt, attempts=parts.attempts, policy=policy, now=trio.current_time())
     name = type(error).__name__
-    log.error("task %s: its retry policy failed on a %s", escaped(parts.id), name, exc_info=caught.error)
+    log.error(
+        "task %s: the retry policy raised an error while judging a %s; the task has failed",
+        escaped(parts.id),
+        name,
+        exc_info=caught.error,
+    )
     return Failed(error)

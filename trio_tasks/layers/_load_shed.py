@@ -1,4 +1,4 @@
-"""A layer that refuses at once what would have to wait for a gate."""
+"""A layer that fails attempts at once that would have to wait for a gate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class CountingLayer(Admitting, Protocol):
-    """A layer that is a gate, and counts: such as a limit, or a circuit breaker."""
+    """A layer that is a gate and counts attempts, such as a limit or a circuit breaker."""
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
         """Run the attempt."""
@@ -36,7 +36,7 @@ def _check_gate(gate: object) -> None:
 
 @final
 class LoadShed:
-    """Refuse what a gate would have to wait for, at once and for all to see, rather than hold intake back.
+    """Raise ``OverloadedError`` for an attempt that would have to wait for a gate.
 
     >>> LoadShed(ConcurrencyLimit(20))
     >>> LoadShed(CircuitBreaker())  # fail fast while it is open
@@ -46,9 +46,9 @@ class LoadShed:
           ``RateLimit`` (by key, too), a ``CircuitBreaker``, or one of your own that has ``ready``, ``admit`` and
           ``dismiss``. It stands here instead of in the list of layers.
 
-    What is refused raises ``OverloadedError``, and is judged as any error: it has cost the task an attempt, and is
-    tried again according to the worker's retry policy. The worker receives tasks whatever the gate says, so nothing is
-    left to another worker; that is what it is for: to have the backlog say soon that there is too much.
+    What is refused raises ``OverloadedError``, and is judged as any error: it costs the task an attempt, and is
+    retried according to the worker's retry policy. The worker receives tasks whatever the gate says, so no task is
+    left to another worker: an overload shows as errors soon, rather than as a growing backlog.
     """
 
     __slots__ = ("_admit", "_gate")
@@ -56,31 +56,29 @@ class LoadShed:
     def __init__(self, gate: CountingLayer) -> None:
         _check_gate(gate)
         self._gate = gate
-        # A limit by key would admit everything, and have it wait inside.
+        # admit() of a limit with a key admits every task, and lets the attempt wait: ask try_admit().
         self._admit = gate.try_admit if isinstance(gate, (ConcurrencyLimit, RateLimit)) else gate.admit
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt through the gate.
+        """Run the attempt through the gate, if the gate has room.
 
         Raises:
           OverloadedError: the gate has no room for it now.
         """
         if not self._admit(task):
-            raise OverloadedError(
-                f"task {escaped(task.parts.id)} was refused, as there is no room for it now: {self._gate!r}"
-            )
+            raise OverloadedError(f"LoadShed refused task {escaped(task.parts.id)}: there is no room in {self._gate!r}")
         try:
             return await self._gate(handler, task)
         finally:
             self._gate.dismiss(task)
 
     def lend(self, task: Task[Any]) -> None:
-        """Lend the places that the attempt has in the gate, if that can be."""
+        """Lend the places that the attempt has in the gate, if the gate supports that."""
         if isinstance(self._gate, LendingGate):
             self._gate.lend(task)
 
     def reclaim(self, task: Task[Any]) -> None:
-        """Have them back."""
+        """Take back the places that the attempt has in the gate."""
         if isinstance(self._gate, LendingGate):
             self._gate.reclaim(task)
 

@@ -1,4 +1,4 @@
-"""A line in the log for each attempt, for people."""
+"""A layer that logs the end of each attempt in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _check_logger(logger: object) -> logging.Logger:
 
 @final
 class Log:
-    """Log how each attempt ended, and how long it took.
+    """Log how each attempt ended and how long it took.
 
     Args:
       logger: where to; by default the logger ``"trio_tasks"``.

@@ -1,4 +1,4 @@
-"""A layer that names attempts which take long, again and again for as long as they last; nothing is done to them."""
+"""A layer that logs attempts which take long, repeatedly, without ending them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 @final
 @dataclass(frozen=True, slots=True)
 class StillRunning:
-    """An attempt at ``task`` has been running for so many ``seconds`` by now."""
+    """A report that an attempt at ``task`` has been running for ``seconds`` so far."""
 
     task: Task[Any]
     seconds: float
@@ -35,19 +35,19 @@ class StillRunning:
 
 @final
 class LongRunning:
-    """Say so when an attempt runs longer than ``maximum`` seconds, and again each further ``maximum`` seconds.
+    """Log a warning each time an attempt has run for another ``maximum`` seconds.
 
     Args:
       maximum: more than 0.
 
     Each time, a warning is logged, and the worker's listeners are told ``Custom(StillRunning(task, seconds))``. The
-    attempt goes on: to end it is the business of :class:`Timeout`. A graceful shutdown waits for it, as for any other.
+    attempt goes on: to end it, use :class:`Timeout`. A graceful shutdown waits for it, as for any other.
 
-    What a handler starts to outlive its own attempt is not meant here: see ``WorkerContext.track``.
+    Functions that a handler tracks (``WorkerContext.track``) are not watched.
 
-    An attempt that never comes to a checkpoint lets no other trio task run. It is named afterwards.
+    An attempt that never comes to a checkpoint lets no other trio task run. It is logged afterwards.
 
-    What the attempt raises comes out as it is. If it is cancelled, it is named for as long as it cleans up.
+    What the attempt raises comes out as it is. A cancelled attempt is logged for as long as it cleans up.
     """
 
     __slots__ = ("maximum",)
@@ -56,7 +56,7 @@ class LongRunning:
         self.maximum = check_seconds(maximum, "maximum", positive=True)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, with a watch by the clock beside it."""
+        """Run the attempt, with a timer beside it that logs warnings."""
         watch = _Watch(task, self.maximum)
         ended: outcome.Value[R] | outcome.Error | None = None
         async with trio.open_nursery() as nursery:
@@ -73,7 +73,9 @@ class LongRunning:
 
 
 async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] | outcome.Error:
-    """Return how it ended, so that the nursery makes no group of an error. Interruptions are raised."""
+    """Return the result or the error of the attempt as a value, so that the nursery makes no group of the error.
+    Interruptions are raised.
+    """
     try:
         return outcome.Value(await handler(task))
     except FAILURES as error:
@@ -84,9 +86,7 @@ async def _captured(handler: Handler[A, R], task: Task[A]) -> outcome.Value[R] |
 
 @final
 class _Watch:
-    """The watch over one attempt, by the clock. A cancellation does not end it: the attempt may take long to clean up,
-    and is
-    the one who should say where it was struck."""
+    """The timer that watches one attempt. A cancellation does not end it: the attempt may take long to clean up."""
 
     __slots__ = ("_due", "_interval", "_scope", "_started", "_task", "_told")
 
@@ -98,7 +98,7 @@ class _Watch:
         self._scope = trio.CancelScope(shield=True)
 
     async def keep(self) -> None:
-        """Name the attempt each time that it has lasted one interval more."""
+        """Log the attempt each time it has lasted another interval."""
         with self._scope:
             while True:
                 await trio.sleep_until(self._due)
@@ -116,8 +116,9 @@ class _Watch:
         context.emit(Custom(StillRunning(self._task, seconds)))
 
     def end(self) -> None:
-        """End the watch, since the attempt has ended. If it was overdue to be named, and by far, it let nobody do
-        so: say that now."""
+        """Stop the timer, since the attempt has ended. If the timer is late by more than a tenth of
+        the interval, the attempt has blocked the event loop: log that.
+        """
         self._scope.cancel()
         now = trio.current_time()
         if now - self._due > self._interval / 10:

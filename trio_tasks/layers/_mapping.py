@@ -1,4 +1,4 @@
-"""Three layers that change what goes in, what comes out, and what is raised."""
+"""Layers that replace the args, the result or the error of an attempt."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ S = TypeVar("S")
 
 @final
 class MapArgs(Generic[A, B]):
-    """Give what is inside of this layer ``fn(args)`` in place of the args.
+    """Replace the args by ``fn(args)`` for inner layers and the handler.
 
     >>> MapArgs(str.strip)
 
     The parts stay the same object. The backend keeps the args that it had: a further attempt maps them again.
-    What ``fn`` raises is what the attempt raises.
+    An error that ``fn`` raises is the attempt's error.
 
     To a type checker all layers in a list have the types of the backend and of the handler, so there it accepts only a
-    ``fn`` that keeps the type. One that changes it goes around the handler, which then takes the whole task:
+    ``fn`` that keeps the type. Wrap the handler itself in one that changes it; the handler then takes the whole task:
 
     >>> async def handle(task: Task[int]) -> None: ...
     >>> Worker("w", strings, partial(MapArgs(int), handle))
@@ -38,10 +38,10 @@ class MapArgs(Generic[A, B]):
     __slots__ = ("_fn",)
 
     def __init__(self, fn: Callable[[A], B]) -> None:
-        self._fn = check_plain(fn, "fn", "fn(args) -> other args")
+        self._fn = check_plain(fn, "fn", "fn(args) -> new args")
 
     async def __call__(self, handler: Handler[B, R], task: Task[A]) -> R:
-        """Run the attempt with the other args."""
+        """Run the attempt with the replaced args."""
         return await handler(Task(self._fn(task.args), task.parts))
 
     def __repr__(self) -> str:
@@ -50,18 +50,18 @@ class MapArgs(Generic[A, B]):
 
 @final
 class MapResult(Generic[R, S]):
-    """Return ``fn(result)`` in place of the result. What ``fn`` raises is what the attempt raises.
+    """Replace the result by ``fn(result)``. An error that ``fn`` raises is the attempt's error.
 
-    One that changes the type goes around the handler, as with :class:`MapArgs`.
+    To change the type, wrap the handler itself, as with :class:`MapArgs`.
     """
 
     __slots__ = ("_fn",)
 
     def __init__(self, fn: Callable[[R], S]) -> None:
-        self._fn = check_plain(fn, "fn", "fn(result) -> another result")
+        self._fn = check_plain(fn, "fn", "fn(result) -> new result")
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> S:
-        """Run the attempt, and map its result."""
+        """Run the attempt, and replace its result."""
         return self._fn(await handler(task))
 
     def __repr__(self) -> str:
@@ -76,21 +76,21 @@ def _check_error(other: object) -> Exception:
 
 @final
 class MapError:
-    """Raise ``fn(error)`` in place of an error; it may be the same one.
+    """Raise ``fn(error)`` in place of an error; ``fn`` may return the same error.
 
     >>> MapError(lambda error: AbortError(error) if isinstance(error, KeyError) else error)
 
-    ``fn`` is given what was raised, which may be a group. The error that it was becomes the cause of the one that it
-    is made into, unless that has a cause of its own. Cancellation is no error, and passes through.
+    ``fn`` is given the error, which may be a group. It becomes the cause of the new error, unless that has a cause of
+    its own. Cancellation is no error, and passes through.
     """
 
     __slots__ = ("_fn",)
 
     def __init__(self, fn: Callable[[Exception], Exception]) -> None:
-        self._fn = check_plain(fn, "fn", "fn(error) -> another error")
+        self._fn = check_plain(fn, "fn", "fn(error) -> new error")
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt, and map its error.
+        """Run the attempt, and replace its error.
 
         Raises:
           TypeError: ``fn`` gave something that cannot be raised.

@@ -1,4 +1,4 @@
-"""A limit of attempts that may begin in any period of so many seconds.
+"""A layer that limits how many attempts begin within a period of time.
 
 Think of ``n`` tokens. A token is *free*; then it is *set aside*, for a task that a worker has received; then it is
 *used*, as the attempt arrives at the layer, and from that moment on it *cools down* for ``per`` seconds, until it is
@@ -32,8 +32,8 @@ R = TypeVar("R")
 @final
 @dataclass(frozen=True, slots=True)
 class RateLimitStatistics:
-    """A rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``set_aside`` and ``cooling``; and how
-    many ``waiting`` trio tasks stand in line for one.
+    """The counts of a rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``set_aside`` and
+    ``cooling`` (used, and not free again yet), and the ``waiting`` trio tasks.
 
     With a key, ``limit`` is for each of the ``keys`` that are remembered, and the others are sums over them.
     """
@@ -49,8 +49,9 @@ class RateLimitStatistics:
 
 @final
 class _Tokens:
-    """The tokens of one key, and the line of trio tasks that wait for one. They may be forgotten once all are free, and
-    none of the ``callers`` is there who may yet use one."""
+    """The tokens of one key, and the queue of trio tasks that wait for one. They may be dropped once all are
+    free and no call (``callers``) waits for one.
+    """
 
     __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "line", "set_aside")
 
@@ -60,28 +61,32 @@ class _Tokens:
         self.line = CapacityQueue(self._opens_at)
         self._limit = limit
         self._per = per
-        self._cooling: deque[float] = deque()  # when each of them will be free
-        self._promised: deque[float] = deque(maxlen=limit)  # when tasks that were put off may begin, the last of them
+        self._cooling: deque[float] = deque()  # the time at which each used token is free again
+        self._promised: deque[float] = deque(
+            maxlen=limit
+        )  # moments at which suspended tasks may begin, the latest ones
         self._clock: trio.abc.Clock | None = None
 
     @property
     def cooling(self) -> int:
-        """The number of those that are used and not free again."""
+        """The number of used tokens that are not free again yet."""
         self._cool_down()
         return len(self._cooling)
 
     @property
     def free(self) -> int:
-        """The number of those that are free now."""
+        """The number of tokens that are free now."""
         return self._limit - self.set_aside - self.cooling
 
     @property
     def is_idle(self) -> bool:
-        """True if nothing is lost if they are forgotten."""
+        """True if these tokens hold no state, so that they can be dropped."""
         return not (self.set_aside or self.callers or self.cooling or self._promised)
 
     def _cool_down(self) -> None:
-        """Free what has cooled by now. Times of an earlier ``trio.run``, whose clock was another, do not count."""
+        """Free the tokens whose period is over. Times of an earlier ``trio.run``, which had another clock, do
+        not count.
+        """
         clock = trio.lowlevel.current_clock()
         if clock is not self._clock:
             self._clock = clock
@@ -98,9 +103,10 @@ class _Tokens:
         return self._cooling[0] if self._cooling else UNKNOWN
 
     def put_off(self) -> float:
-        """Put a task off while none is free; return when it may begin. Each task is told another moment, as the rate
-        allows, so that they do not all come back at once."""
-        wanted = self._limit - len(self._promised)  # of those that are used, the last so many are in the way
+        """Return when a task may begin that finds no token free. Each task gets another moment, as the rate allows, so
+        that they do not all come back at once.
+        """
+        wanted = self._limit - len(self._promised)  # the number of used tokens that must be free before the task begins
         if wanted <= 0:
             moment = self._promised[0] + self._per
         elif wanted <= self.set_aside:
@@ -111,15 +117,14 @@ class _Tokens:
         return moment
 
     def use(self) -> None:
-        """Begin an attempt, on a token that is free."""
+        """Use a free token, for an attempt that begins now."""
         self._cooling.append(trio.current_time() + self._per)
-        self.line.wake_first()  # the first in line may not have known of a moment to wait for
+        self.line.wake_first()  # the first in the queue may wait without a deadline: now there is one
 
 
 @final
 class RateLimit:
-    """At most ``n`` attempts begin in any ``per`` seconds; give the same object to several workers, and it counts over
-    all of them.
+    """Begin at most ``n`` attempts in any ``per`` seconds, over all workers that are given the same object.
 
     >>> RateLimit(100, per=60)
     >>> by_tenant = RateLimit(5, per=1, key=lambda task: task.parts.metadata["tenant"])
@@ -152,28 +157,29 @@ class RateLimit:
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
         self._all = _Tokens(self.limit, self.per)
         self._by_key: OrderedDict[Hashable, _Tokens] = OrderedDict()
-        self._fresh: set[Parts] = set()  # of tasks whose attempt has not come here yet, if the limit goes by key
-        self._unused: dict[Parts, list[_Tokens]] = {}  # those from which one was set aside for each task
+        self._fresh: set[Parts] = set()  # admitted tasks whose attempt has not reached this layer yet (with a key)
+        self._unused: dict[Parts, list[_Tokens]] = {}  # for each task, the tokens that were set aside and not used
 
     # For workers
 
     async def ready(self) -> None:
-        """Return once a token is free; at once if the limit goes by key."""
+        """Wait until a token is free; with a key, return at once."""
         if self._key is None:
             await self._all.line.pass_through()
         else:
             await trio.lowlevel.checkpoint()
 
     def admit(self, task: Task[Any]) -> bool:
-        """Set a token aside for this task, if one is free; always true if the limit goes by key, for then the attempt
-        is suspended if it has to wait."""
+        """Set a token aside for this task; False if none is free. With a key, always return True, since the attempt is
+        suspended if it has to wait.
+        """
         if self._key is None:
             return self.try_admit(task)
         self._fresh.add(task.parts)
         return True
 
     def try_admit(self, task: Task[Any]) -> bool:
-        """Set a token aside for this task, if one is free: one of its own key, if the limit goes by key."""
+        """Set a token aside for this task, with a key one of the task's key; False if none is free."""
         tokens = self._tokens_for(task)
         if tokens.free <= 0:
             return False
@@ -182,14 +188,14 @@ class RateLimit:
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Let the token that was set aside for this task be free, if it was not used."""
+        """Free the token that was set aside for this task, if it was not used."""
         self._fresh.discard(task.parts)
         tokens = self._pick_up(task)
         if tokens is not None:
             tokens.line.wake_first()
 
     def _pick_up(self, task: Task[Any]) -> _Tokens | None:
-        """Take the token that was set aside for this task, and return where it was."""
+        """Take the token that was set aside for this task; return its ``_Tokens``, or None."""
         unused = self._unused.get(task.parts)
         if unused is None:
             return None
@@ -202,7 +208,7 @@ class RateLimit:
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt on the token that was set aside for it, or else on one that this call waits for.
+        """Run the attempt on the token that was set aside for it; without one, wait for a token first.
 
         Raises:
           SuspendError: its key has no token now, and a worker runs it.
@@ -214,7 +220,9 @@ class RateLimit:
                 self._fresh.discard(task.parts)
                 if tokens.free <= 0:
                     delay = max(0.0, tokens.put_off() - trio.current_time())
-                    raise SuspendError(delay, f"{self.limit} of its key have begun in {self.per:g} s")
+                    raise SuspendError(
+                        delay, f"rate limit: {self.limit} attempts of its key have begun within {self.per:g} s"
+                    )
             tokens.callers += 1
             try:
                 await tokens.line.pass_through()
@@ -234,15 +242,16 @@ class RateLimit:
         return tokens
 
     def _forget_idle(self, most: int) -> None:
-        """Look at so many keys, and forget those that are idle. Each new key looks at two others, in turn, so there are
-        never many more keys than there is something to know about."""
+        """Look at up to ``most`` keys, and drop those that are idle. Each new key looks at two others, in turn, so
+        few idle keys are kept.
+        """
         for _ in range(min(most, len(self._by_key))):
             key, tokens = self._by_key.popitem(last=False)
             if not tokens.is_idle:
                 self._by_key[key] = tokens
 
     def statistics(self) -> RateLimitStatistics:
-        """The counts of this moment, frozen."""
+        """Return the counts of this moment."""
         self._forget_idle(len(self._by_key))
         every = (self._all,) if self._key is None else tuple(self._by_key.values())
         return RateLimitStatistics(

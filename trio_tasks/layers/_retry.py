@@ -1,4 +1,4 @@
-"""Retries within one attempt."""
+"""A layer that retries within one attempt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHORT = exponential(0.1, maximum=10.0, jitter=0.5)
 
 @final
 class Retry:
-    """Call what is inside of this layer again if it raises, within the same attempt.
+    """Call the inner layers and the handler again if they raise, within the same attempt.
 
     For troubles that pass in a moment. The delays hold the slot, and are lost if the process is: what takes longer is
     the business of the worker's :class:`~trio_tasks.RetryPolicy`, whose tasks wait in the backend and survive.
@@ -57,7 +57,7 @@ class Retry:
         self._policy = RetryPolicy(attempts, backoff, retry_if)
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Call the handler until it returns, or its error stands."""
+        """Call the handler until it returns or its error is not to be retried."""
         for attempt in count(1):
             try:
                 return await handler(task)
@@ -68,10 +68,10 @@ class Retry:
             if (log := AttemptLog.of(task)) is not None:
                 log.flush(task)
             await trio.sleep(delay)
-        raise AssertionError("counting does not end")
+        raise AssertionError("unreachable")
 
     def _delay_after(self, error: Exception, attempt: int) -> float | None:
-        """Seconds until the next call; None if this error stands."""
+        """Seconds until the next call; None if there is no further call after this error."""
         outcome = judge(error, attempt=attempt, attempts=None, policy=self._policy, now=0.0)
         return outcome.after if isinstance(outcome, Retried) else None
 

@@ -1,4 +1,4 @@
-"""A deadline for each attempt."""
+"""A layer that sets a deadline for each attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 @final
 class Timeout:
-    """Cancel what is inside of this layer after ``seconds``, and raise :exc:`trio.TooSlowError`.
+    """Cancel the inner layers and the handler after ``seconds``, and raise :exc:`trio.TooSlowError`.
 
     Args:
       seconds: more than 0.

@@ -1,4 +1,4 @@
-"""A span around each attempt, for whatever does the tracing."""
+"""A layer that puts a span around each attempt, for any tracing library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _logged_span(task: Task[Any]) -> Generator[None, None, None]:
 
 @final
 class _Within:
-    """A context manager that is told of exceptions, and swallows none."""
+    """A context manager that enters another one, passes exceptions to it, and suppresses none."""
 
     __slots__ = ("_span",)
 
