@@ -25,7 +25,7 @@ from trio_tasks import (
 from trio_tasks._backends.mirroring import CAPABILITIES, capabilities_of, verbs_of
 from trio_tasks.abc import Backend, NowaitBackend, StockedBackend
 from trio_tasks.testing import Faults, FaultyBackend
-from trio_tasks.testing._conformance.rules import RULES
+from trio_tasks.testing._conformance.check import RULES
 
 ON_THE_WRAPPER = {"push_task", "receive", "receive_nowait", "settle", "settle_nowait", "beat", "aclose", "feed"}
 """What carries tasks itself is not a plain call of the backend inside; it has tests of its own."""

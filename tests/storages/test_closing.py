@@ -18,8 +18,8 @@ from trio_tasks._backends.file import journal as _journal, lock as _file_lock
 from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_session, wakeup as _wakeup_sockets
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.testing import check_backend
+from trio_tasks.testing._conformance.check import RULES
 from trio_tasks.testing._conformance.rule import Feature
-from trio_tasks.testing._conformance.rules import RULES
 
 from tests._rude_errors import RudeError
 from tests.storages._engine import Storage

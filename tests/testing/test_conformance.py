@@ -15,8 +15,8 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import CustomBackend, MemoryStorage, Pipe, Task, TaskId, TaskSink
 from trio_tasks.testing import BackendConformance, check_backend, use_wall_clock
+from trio_tasks.testing._conformance.check import RULES
 from trio_tasks.testing._conformance.rule import Feature, RuleBroken
-from trio_tasks.testing._conformance.rules import RULES
 
 from tests.testing._broken_storages import BROKEN
 from tests.testing._leased_storage import LeasedStorage, Store

@@ -1,9 +1,15 @@
-"""The entry points of the conformance kit: a function for a program, and a class for pytest."""
+"""The entry points of the conformance kit, a function for a program and a class for pytest; and the runner of rules.
+
+Each rule is checked on a newly opened handle, within a time limit.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 from unittest import SkipTest
@@ -11,10 +17,23 @@ from unittest import SkipTest
 import trio
 
 from ..._checks import check_seconds, check_several
-from .opening import BackendOpener
-from .rule import Rule, RuleBroken
-from .rules import RULES
-from .runner import RuleRunner
+from ..._contracts.backend import FetchById
+from ..._tasks.outcome import Succeeded
+from ..._tasks.task_info import StoredTaskInfo
+from . import (
+    rules_cancellation as _rules_cancellation,
+    rules_changing as _rules_changing,
+    rules_closing as _rules_closing,
+    rules_engine as _rules_engine,
+    rules_leases as _rules_leases,
+    rules_order as _rules_order,
+    rules_outcomes as _rules_outcomes,
+    rules_pushing as _rules_pushing,
+    rules_reading as _rules_reading,
+    rules_workers as _rules_workers,
+)
+from .harness import BackendOpener, Harness
+from .rule import Rule, RuleBroken, as_rule_broken, rules_of
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -22,7 +41,25 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+_TOPICS = (
+    _rules_pushing,
+    _rules_order,
+    _rules_outcomes,
+    _rules_leases,
+    _rules_closing,
+    _rules_cancellation,
+    _rules_workers,
+    _rules_reading,
+    _rules_changing,
+    _rules_engine,
+)
+
+RULES: dict[str, Rule] = {rule.name: rule for topic in _TOPICS for rule in rules_of(topic.__name__)}
+"""Each rule by its name."""
+
 _LEFT_OUT = "left out on request"
+_TRIO = str(Path(trio.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
 
 
 @final
@@ -156,3 +193,131 @@ def _as_test(rule: Rule) -> Callable[[BackendConformance, Any], None]:
 
 for _rule in RULES.values():
     setattr(BackendConformance, f"test_{_rule.name}", _as_test(_rule))
+
+
+@final
+class RuleRunner:
+    """Checks rules on one backend.
+
+    Args:
+      opener: opens the backend.
+      time_limit: seconds that each rule may take.
+    """
+
+    def __init__(self, opener: BackendOpener, time_limit: float) -> None:
+        self._opener = opener
+        self._time_limit = time_limit
+
+    async def probe(self) -> str:
+        """Find out whether a second handle finds the same store, and whether both may be open at once; return the
+        backend's name.
+
+        Raises:
+          RuleBroken: not even that can be done.
+        """
+        rule = Rule(
+            "the_backend_can_be_opened",
+            2,
+            "A backend can be opened twice by open_backend, and pushed into.",
+            (),
+            _nothing,
+        )
+        name = ""
+        opener = self._opener
+
+        async def check(harness: Harness) -> None:
+            nonlocal name
+            name = type(harness.backend).__name__
+            task_id = await harness.push(0)
+            opener.shows_info = await _shows_info(harness.backend, task_id)
+            async with AsyncExitStack() as stack:
+                try:
+                    other = await stack.enter_async_context(opener.handle())
+                except Exception:
+                    other = None  # the store may allow only one handle: close the first one before
+                else:
+                    opener.is_lasting = opener.is_shared = await _has(harness, other, task_id)
+            if other is None:
+                await harness.restart()
+                opener.is_lasting = await _has(harness, harness.backend, task_id)
+
+        await self._run_limited(rule, check)
+        return name
+
+    async def run(self, rule: Rule) -> str | None:  # noqa: ASYNC910  opening is a checkpoint
+        """Check a rule; return the reason why it was skipped, or None if it holds.
+
+        Raises:
+          RuleBroken: it does not.
+        """
+        reason: str | None = None
+
+        async def check(harness: Harness) -> None:  # noqa: ASYNC910  what it is called in has some
+            nonlocal reason
+            reason = next(filter(None, map(harness.missing, rule.needs)), None)
+            if reason is None:
+                await rule.check(harness)
+
+        await self._run_limited(rule, check)
+        return reason
+
+    async def _run_limited(self, rule: Rule, check: Any) -> None:  # noqa: ASYNC910  so is leaving the nursery
+        places: list[str] = []
+        broken: RuleBroken | None = None
+        trio_task = trio.lowlevel.current_task()
+        scope = trio.CancelScope()
+        try:
+            async with trio.open_nursery() as nursery:
+                harness = Harness(self._opener, nursery)
+                with harness.limit(self._time_limit, lambda: places.append(_where(trio_task))) as scope:
+                    async with harness.opened():
+                        await check(harness)
+                nursery.cancel_scope.cancel()
+        except Exception as error:
+            broken = as_rule_broken(error, rule)
+        if places and (broken is None or scope.cancelled_caught):
+            broken = RuleBroken(
+                "the check of the rule", f"no end after {self._time_limit:g} s, stuck {places[0]}", "an end"
+            )
+            broken.rule = rule
+        if broken is not None:
+            raise broken
+
+
+async def _nothing(harness: Harness) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
+    """Return True if the task is found through this handle."""
+    if isinstance(backend, FetchById):
+        return await backend.fetch_by_id(task_id) is not None
+    with harness.limit(0.5):
+        task = await backend.receive()
+        await backend.settle(task, Succeeded(None))
+        return bool(task.parts.id == task_id)
+    return False
+
+
+async def _shows_info(backend: Any, task_id: str) -> bool:
+    """Return True if a task that is looked up has a StoredTaskInfo as its context."""
+    if not isinstance(backend, FetchById):
+        await trio.lowlevel.checkpoint()
+        return False
+    task = await backend.fetch_by_id(task_id)
+    return task is not None and isinstance(task.parts.context, StoredTaskInfo)
+
+
+def _where(trio_task: trio.lowlevel.Task) -> str:
+    """Describe where a check hangs: the line of the rule, and the innermost line that is not of trio."""
+    lines: list[str] = []
+    tasks = [trio_task]
+    while tasks:
+        frames = [each for each in tasks.pop(0).iter_await_frames() if not each[0].f_code.co_filename.startswith(_TRIO)]
+        for nursery in trio_task.child_nurseries if not lines else ():
+            tasks += [each for each in nursery.child_tasks if not each.name.endswith("watch")]
+        ours = [each for each in frames if each[0].f_code.co_filename.startswith(_HERE + "rules")]
+        for frame, line in dict.fromkeys([*ours[-1:], *frames[-1:]]):
+            code = frame.f_code
+            lines.append(f"at {code.co_filename}:{line} in {code.co_name}")
+    return ", ".join(dict.fromkeys(lines[-3:])) or "at an unknown place"
