@@ -22,7 +22,7 @@ from trio_tasks.testing import (
     SimulationReport,
     simulate,
 )
-from trio_tasks.testing._simulation import spin_detector as _overtime
+from trio_tasks.testing._simulation import simulate as _simulate
 
 
 class Account:
@@ -216,7 +216,7 @@ def test_a_program_that_waits_for_ever_is_told_where() -> None:
 
 
 def test_a_program_that_turns_without_time_passing_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_overtime.SpinDetector.__init__, "__defaults__", (1000,))
+    monkeypatch.setattr(_simulate.SpinDetector.__init__, "__defaults__", (1000,))
 
     async def program() -> None:
         await trio.sleep(3)

@@ -1,23 +1,26 @@
-"""A backend that injects faults, at given rates and decided by a seed."""
+"""A backend that injects faults, at given rates and decided by a seed; its claims; and the draw of faults."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
+from contextlib import contextmanager, suppress
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final
 
 import trio
+from trio.testing import MockClock
 
 from ..._backends.channel import as_backend
 from ..._backends.mirroring import mirroring
+from ..._checks import check_count, check_sync
 from ..._contracts.backend import Backend, NowaitBackend
 from ..._logging import log_and_suppress
-from ..._tasks.errors import BackendError
-from .claims import Claims
-from .deliveries import Deliveries, Delivery, duplicate_of
-from .injector import FaultInjector
+from ..._tasks.errors import BackendError, LeaseLostError
+from ..._tasks.outcome import Retried
+from .deliveries import Deliveries, Delivery, duplicate_of, has_claim
 from .rates import Fault, Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -25,8 +28,13 @@ if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._tasks.outcome import Outcome
     from ..._tasks.task import Parts, Task
+    from .rates import FaultKind
+
 
 A = TypeVar("A")
+
+_GIVE_BACK_SECONDS = 10.0
+"""Seconds that the backend may take to settle the lost claims."""
 
 
 @final
@@ -302,3 +310,179 @@ class FaultyBackend(Backend[A]):
 
     def __repr__(self) -> str:
         return f"<FaultyBackend of {self.backend!r}: {len(self._injector.log)} faults so far>"
+
+
+@final
+class Claims(Generic[A]):
+    """The claims made through a faulty backend that are not settled yet, or that are lost.
+
+    Where the backend has leases, a lost claim is just forgotten. Where it has none, it is settled as retried, so that
+    the task comes back after a while, and its attempt counts.
+
+    Args:
+      backend: which has given them.
+      injector: records each loss.
+    """
+
+    def __init__(self, backend: Backend[A], injector: FaultInjector) -> None:
+        self._backend: Any = backend
+        self._injector = injector
+        self.has_leases = backend.heartbeat_interval is not None
+        self._held: dict[Parts, Task[Any]] = {}  # the task as the backend knows it, by the parts of each copy
+        self._forfeited: set[Parts] = set()  # parts of tasks whose receiver has died
+        self._lost: list[Task[Any]] = []  # lost tasks that are to be given back
+        self._given_back: set[str] = set()  # ids of tasks given back, and not claimed again since
+
+    def add(self, task: Task[A], duplicate: Task[A] | None = None) -> None:
+        """Add a delivered claim, and its duplicate if there is one."""
+        self._held[task.parts] = task
+        if duplicate is not None:
+            self._held[duplicate.parts] = duplicate if has_claim(task.parts) else task
+
+    def mark_orphan(self, task: Task[A]) -> None:
+        """Mark the task as an orphan if an earlier claim of it was lost."""
+        if task.parts.id in self._given_back:
+            self._given_back.discard(task.parts.id)
+            task.parts.is_orphan = True
+
+    @contextmanager
+    def settling(self, task: Task[Any]) -> Generator[Task[Any], None, None]:
+        """Give the block the task as the backend knows it; when the block ends, this copy is settled."""
+        known = self._held.get(task.parts, task)
+        try:
+            yield known
+        except LeaseLostError:
+            self._held.pop(task.parts, None)  # another receiver has it, or it is settled
+            raise
+        self._held.pop(task.parts, None)
+        task.parts.status = known.parts.status
+
+    # Losing
+
+    def lose(self, task: Task[Any]) -> None:
+        """Lose a claim: its lease runs out; in a backend without leases, the task is given back later."""
+        known = self._held.pop(task.parts, task)
+        if not self.has_leases:
+            self._lost.append(known)
+
+    def lose_all_but(self, kept: Iterable[Task[Any]]) -> None:
+        """Lose all claims except these, as if the receiver had died."""
+        spared = {task.parts for task in kept}
+        for parts, task in [*self._held.items()]:
+            if parts not in spared:
+                self._forfeited.add(parts)
+                self.lose(task)
+
+    def is_forfeited(self, parts: Parts) -> bool:
+        """Return True if the receiver of this task has died; only once for each task."""
+        was_there = parts in self._forfeited
+        self._forfeited.discard(parts)
+        return was_there
+
+    async def give_back_lost(self) -> None:  # noqa: ASYNC910  there is seldom anything to give back
+        """Give the lost claims back to a backend without leases; shielded, within a time limit."""
+        if self._lost:
+            with trio.move_on_after(_GIVE_BACK_SECONDS, shield=True):  # noqa: ASYNC912  the same
+                while self._lost:
+                    task, outcome = self._next_lost()
+                    with suppress(LeaseLostError):
+                        await self._backend.settle(task, outcome)
+                        self._note_lost(task, outcome)
+
+    def give_back_lost_nowait(self) -> None:
+        """Give back the lost claims without waiting."""
+        while self._lost:
+            task, outcome = self._next_lost()
+            with suppress(LeaseLostError):
+                self._backend.settle_nowait(task, outcome)
+                self._note_lost(task, outcome)
+
+    def _next_lost(self) -> tuple[Task[Any], Retried]:
+        task = self._lost.pop()
+        seconds = self._injector.draw_seconds(self._injector.faults.absence_seconds)
+        return task, Retried(BackendError("the delivery was lost, or its receiver died"), seconds)
+
+    def _note_lost(self, task: Task[Any], outcome: Retried) -> None:
+        self._injector.record("lost", "settle", task.parts, outcome.after)
+        self._given_back.add(task.parts.id)
+
+
+@final
+class FaultInjector:
+    """Decides which faults happen, from a seed, and keeps a log of them.
+
+    Args:
+      faults: the rates.
+      seed: a whole number.
+      on_fault: called with each fault as it happens; or None.
+      on_down: called when the connection goes down.
+    """
+
+    def __init__(
+        self,
+        faults: Faults,
+        seed: int,
+        on_fault: Callable[[Fault], object] | None,
+        on_down: Callable[[], None],
+    ) -> None:
+        self.faults = faults
+        self.log: list[Fault] = []
+        self._rng = Random(f"faults {check_count(seed, 'seed', minimum=None)}")
+        self._on_fault = None if on_fault is None else check_sync(on_fault, "on_fault", "on_fault(fault) -> object")
+        self._on_down = on_down
+        self._down_until = -float("inf")
+
+    def occurs(self, rate: float) -> bool:
+        """Return True if a fault of this rate happens now, drawn at random."""
+        return rate > 0 and self._rng.random() < rate
+
+    def draw_seconds(self, span: tuple[float, float]) -> float:
+        """Draw a duration between two limits."""
+        return self._rng.uniform(*span)
+
+    def record(
+        self, kind: FaultKind, operation: str, parts: Parts | None = None, seconds: float | None = None
+    ) -> float:
+        """Record a fault; return its seconds."""
+        task_id, attempt = (None, None) if parts is None else (parts.id, int(parts.attempt))
+        fault = Fault(trio.current_time(), kind, operation, task_id, attempt, seconds)
+        self.log.append(fault)
+        if self._on_fault is not None:
+            with log_and_suppress("on_fault failed"):
+                self._on_fault(fault)
+        return seconds or 0.0
+
+    @property
+    def is_down(self) -> bool:
+        """True while the connection is down."""
+        return trio.current_time() < self._down_until
+
+    def check(self, operation: str, parts: Parts | None = None) -> None:
+        """Raise BackendError if the connection is down or goes down now; otherwise the clock may jump."""
+        faults = self.faults
+        if self.is_down:
+            self.record("refused", operation, parts)
+            raise BackendError(f"{operation} failed: the connection is down")
+        if faults.jump:
+            self._may_jump(operation, parts)
+        if self.occurs(faults.disconnect):
+            seconds = self.record("disconnect", operation, parts, self.draw_seconds(faults.outage_seconds))
+            self._down_until = trio.current_time() + seconds
+            self._on_down()
+            raise BackendError(f"{operation} failed: the connection went down, for {seconds:.3f} s")
+
+    def _may_jump(self, operation: str, parts: Parts | None) -> None:
+        clock = trio.lowlevel.current_clock()
+        if not isinstance(clock, MockClock):
+            raise RuntimeError(
+                f"Faults(jump=...) moves trio's clock, which must be a MockClock for that, not {clock!r}"
+            )
+        if self.occurs(self.faults.jump):
+            clock.jump(self.record("jump", operation, parts, self.draw_seconds(self.faults.jump_seconds)))
+
+    async def stall(  # noqa: ASYNC910  it seldom does
+        self, operation: str, parts: Parts | None = None
+    ) -> None:
+        """Sleep for a while, if a stall happens now."""
+        if self.occurs(self.faults.stall):
+            await trio.sleep(self.record("stall", operation, parts, self.draw_seconds(self.faults.stall_seconds)))

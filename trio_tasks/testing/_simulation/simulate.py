@@ -1,10 +1,11 @@
-"""A function that runs a program under one seed after another, until it fails."""
+"""A function that runs a program under one seed after another, until it fails; and the limits of such a run."""
 
 from __future__ import annotations
 
 import inspect
+import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -13,19 +14,23 @@ import trio
 
 from ..._checks import check_callable, check_count, check_seconds
 from ..._concurrency.exception_groups import leaves
+from ..._concurrency.stacks import current_line
 from ..._handlers.parameters import handler_name
 from .recording import Recording, as_text
 from .seeded import run_seeded
 from .simulation import Simulation
-from .spin_detector import SpinDetector, limit_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     Program = Callable[[Simulation], Awaitable[object]] | Callable[[], Awaitable[object]]
+    from collections.abc import Generator
+
 
 _SHOWN = 25
 """Events that the message of a failure lists: the last ones."""
+_MOST_ROUNDS = 1_000_000
+"""Rounds of the scheduler in which virtual time may stand still: some seconds of real time."""
 
 
 @final
@@ -185,3 +190,58 @@ def _failed(run: _Run, count: int) -> SimulationFailed:
             "random numbers, the order of a set, a thread, or something that an earlier run has changed)"
         )
     return SimulationFailed("\n".join(lines), seed=run.seed, run=run, is_repeatable=is_repeatable)
+
+
+@final
+class SpinDetector(trio.abc.Instrument):
+    """Counts the scheduler's rounds since virtual time last moved, and cancels a scope when there are too many."""
+
+    def __init__(self, most: int = _MOST_ROUNDS) -> None:
+        self.scope = trio.CancelScope()
+        self._most = most
+        self._rounds = 0
+        self._time = -math.inf
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Count a round of the scheduler."""
+        now = trio.current_time()
+        if now != self._time:
+            self._time, self._rounds = now, 0
+        self._rounds += 1
+        if self._rounds > self._most:
+            self.scope.cancel()
+
+
+@contextmanager
+def limit_virtual_time(
+    simulation: Simulation, limit: float, spin_detector: SpinDetector
+) -> Generator[None, None, None]:
+    """Limit the virtual time that the block may take.
+
+    Raises:
+      trio.TooSlowError: it took longer, or time stood still; it says where the program was, and its tasks.
+    """
+    me = trio.lowlevel.current_task()
+    found: list[str] = []
+
+    async def look() -> None:
+        await trio.sleep(limit)
+        found.extend(_places(simulation, me))
+        late.cancel()
+
+    late = trio.CancelScope()
+    simulation.nursery.start_soon(look)
+    with late, spin_detector.scope:
+        yield
+    if late.cancelled_caught:
+        raise trio.TooSlowError("\n".join([f"the program did not end within {limit:g} s of virtual time:", *found]))
+    if spin_detector.scope.cancelled_caught:
+        raise trio.TooSlowError(
+            f"virtual time stands still at {trio.current_time():g} s, though trio tasks keep running: is there a loop "
+            "that tries again without waiting?"
+        )
+
+
+def _places(simulation: Simulation, program: trio.lowlevel.Task) -> list[str]:
+    tasks = [f"  task {task_id} is at {place}" for task_id, place in simulation.current_lines().items()]
+    return [f"  the program is at {current_line(program)}", *tasks]
