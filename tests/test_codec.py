@@ -567,6 +567,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example(b"\xf7")
 @example(b"\xe1")
 def test_any_bytes_decode_or_are_refused(payload: bytes) -> None:
+    """No error but DecodeError is raised, and a value that was read can be written: tests/fuzz shows how that fails."""
     for codec in FUZZED:
         read_or_refuse(codec, payload)
 
@@ -574,6 +575,7 @@ def test_any_bytes_decode_or_are_refused(payload: bytes) -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=100) | st.text('[]{}",:\\\n01e.-ntu', max_size=50).map(str.encode))
 def test_any_bytes_decode_as_json_or_are_refused(payload: bytes) -> None:
+    """No error but DecodeError is raised, and a value that was read can be written: tests/fuzz shows how that fails."""
     for codec in (JsonCodec(), JSON_EVERYTHING):
         read_or_refuse(codec, payload)
 

@@ -209,6 +209,8 @@ async def test_handlers_that_fill_their_own_bounded_queue_go_on(autojump_clock: 
             while len(done) < 8:  # noqa: ASYNC110  each attempt counts
                 await trio.sleep(1)
         context.stop()
+    assert sorted(done) == [0, 0, 1, 1, 2, 2, PARENT, PARENT + 1]
+    assert storage.statistics().waiting == storage.statistics().pushers_waiting == 0
 
 
 async def test_children_of_the_attempt_and_threads_do_not_lend(autojump_clock: MockClock) -> None:

@@ -163,14 +163,18 @@ def test_it_may_be_run_in_one_trio_run_after_the_other() -> None:
     storage = MemoryStorage[float]()
     monitor = Monitor().register(worker_on(storage))
 
-    async def main() -> None:
+    async def main(number: int) -> None:
+        storage.push_nowait(0.0)
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(monitor.run)
+                await until(lambda: storage.statistics().succeeded == number)
                 monitor.shutdown()
 
-    trio.run(main)
-    trio.run(main)
+    for number in (1, 2):
+        trio.run(main, number)
+        assert not monitor.is_running
+        assert [worker.succeeded for worker in monitor.report.workers] == [1]
 
 
 # Who takes part
@@ -786,6 +790,8 @@ async def test_windows_has_one_more_signal(nursery: trio.Nursery, monkeypatch: p
     await nursery.start(monitor.run_with_signal)
     os.kill(os.getpid(), signal.SIGUSR1)
     await until(lambda: not monitor.is_running)
+    assert monitor.is_shutting_down, "by the signal: nothing else ends it"
+    assert len(monitor.report.workers) == 1
 
 
 async def test_the_second_signal_is_now(nursery: trio.Nursery) -> None:

@@ -360,8 +360,12 @@ async def test_a_signal_that_comes_while_several_wake_up_is_not_lost() -> None:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         signal.notify()
+    assert len(awake) == 2
     with trio.fail_after(60):
+        await signal.wait()  # it was kept for the next wait
+    with trio.move_on_after(0) as scope:
         await signal.wait()
+    assert scope.cancelled_caught, "it was kept for one wait"
 
 
 async def test_a_signal_refuses_what_cannot_tell() -> None:

@@ -713,4 +713,7 @@ def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(
 
 @pytest.mark.parametrize("layer", [MapArgs(lambda mail: Sms(mail.to)), keep])
 def test_with_a_layer_that_may_change_the_args_nothing_is_known_of_them(layer: Any) -> None:
-    Worker("w", FileStorage.temporary(Mail), send_sms, layers=[layer, Log()])
+    storage: Any = FileStorage.temporary(Mail)
+    with pytest.raises(HandlerSignatureError):
+        Worker("w", storage, send_sms, layers=[Log()])
+    assert Worker("w", storage, send_sms, layers=[layer, Log()]).backend is storage

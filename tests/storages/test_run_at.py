@@ -148,7 +148,7 @@ async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp
 
 
 async def test_over_a_channel_a_moment_is_by_the_wall_clock_too() -> None:
-    """Its tasks wait in the books of the backend, while the one who receives waits for the channel."""
+    """Its tasks wait in the ledger of the backend, while the receiver waits for the channel."""
     ahead = [0.0]
     send, receive = trio.open_memory_channel[Any](10)
     begun: list[int] = []
@@ -169,7 +169,11 @@ async def test_over_a_channel_a_moment_is_by_the_wall_clock_too() -> None:
             ahead[0] = 1.0
             while begun != [4, 1]:  # noqa: ASYNC110  likewise, nothing else tells
                 await trio.sleep(0.01)
+            await send.send(Task(5))
+            while 5 not in begun:  # noqa: ASYNC110  nothing else tells
+                await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
+    assert begun == [4, 1, 5], "the moment of 2 is later, and a delay is by trio's clock"
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

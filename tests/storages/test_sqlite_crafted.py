@@ -81,6 +81,11 @@ async def test_triggers_and_views_on_the_users_own_tables_are_none_of_our_busine
     async with SqliteStorage(path, str, join_existing=True) as storage:
         await storage.push("a")
     await fill(path)
+    async with SqliteStorage(path, str) as storage:
+        assert [task.args for task in await storage.list_tasks()] == ["a", "a"]
+    with closing(sqlite3.connect(path)) as connection:
+        kept = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%order%' ORDER BY name").fetchall()
+    assert kept == [("on_order",), ("open_orders",), ("orders",)]
 
 
 @pytest.fixture

@@ -571,7 +571,8 @@ async def test_a_count_below_nothing_does_not_keep_a_worker_for_ever(tmp_path: P
             connection.execute("UPDATE trio_tasks_queue SET live = -5")
         storage.close()
         with trio.fail_after(60):
-            await Worker("w", storage, nothing).run()
+            report = await Worker("w", storage, nothing).run()
+        assert (report.succeeded, report.failed) == (1, 0)
 
 
 async def nothing(n: int) -> None:

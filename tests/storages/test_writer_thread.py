@@ -82,17 +82,20 @@ async def test_a_job_without_a_waiter_is_done_too_after_earlier_ones(
     thread.end()
 
 
-async def test_it_is_said_that_nothing_is_asked(place: str) -> None:
+async def test_on_idle_is_called_once_when_no_call_comes(place: str) -> None:
     idle: list[str] = []
     thread = writer(idle)
-    await thread.call(int)
-    with trio.fail_after(60):
-        while not idle:  # noqa: ASYNC110  it is said in the thread
-            await trio.sleep(0.001)
+    for _ in range(2):
+        await thread.call(idle.clear)
+        with trio.fail_after(60):
+            while not idle:  # noqa: ASYNC110  it is called in the thread
+                await trio.sleep(0.001)
+        await trio.sleep(0.02)  # twenty times as long as it waits for a call
+        assert idle == ["idle"], "once after each call"
     thread.end()
 
 
-async def test_what_is_done_when_nothing_is_asked_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_idle_may_fail(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
