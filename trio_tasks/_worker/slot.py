@@ -93,7 +93,6 @@ class Slot:
         "_outcome",
         "_outer_scope",
         "_pristine",
-        "_refusal",
         "_settle_nowait",
         "_settle_timeout",
         "_task",
@@ -134,7 +133,6 @@ class Slot:
         self._forced_outcome: Killed | Released | None = None
         self._is_open = False
         self._failure: BaseException | None = None
-        self._refusal: Exception | None = None
         self._outer_scope: object = None
         self._original_parts: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
@@ -193,8 +191,13 @@ class Slot:
                 result = await self._run(task)
                 self._outcome = _SUCCEEDED if result is None else self._outcome_of(result)
         finally:
-            if self._settle_nowait is None or not self._settle_at_once(task, self._settle_nowait):
-                await self._settle(task)  # noqa: ASYNC102  it shields itself, within bounds
+            refusal: UnsettledError | LeaseLostError | None = None
+            if (
+                self._settle_nowait is None
+                or self.left_open
+                or (refusal := self._settle_at_once(task, self._settle_nowait)) is not None
+            ):
+                await self._settle(task, refusal)  # noqa: ASYNC102  it shields itself, within bounds
 
     def _begin(self, task: Task[Any]) -> None:
         self._task = task
@@ -364,37 +367,40 @@ class Slot:
         """The line at which the attempt under way waits just now."""
         return current_line(self._trio_task)
 
-    def _settle_at_once(self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]) -> bool:
-        """Tell a backend that settles without waiting. False if more is to be done: it refused, or a scope is open."""
+    def _settle_at_once(
+        self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]
+    ) -> UnsettledError | LeaseLostError | None:
+        """Settle with a backend that does so without waiting. If it refuses, its error is returned: more is to be done,
+        by :meth:`_settle`."""
         self._is_open = False
-        if self.left_open:
-            return False
         is_over = True
         try:
             settle_nowait(task, self._outcome)
         except (UnsettledError, LeaseLostError) as refusal:
             is_over = False
-            self._refusal = refusal
+            return refusal
         finally:
             if is_over:
                 self._let_go(task)
-        if is_over:
-            self._record(task)
-        return is_over
+        self._record(task)
+        return None
 
     def _let_go(self, task: Task[Any]) -> None:
         self.context.running_tasks.pop(task, None)
         task.parts.holder = None
         self._intake.dismiss(task)
 
-    async def _settle(self, task: Task[Any]) -> None:  # noqa: ASYNC910  a slot checkpoints when its slice is over
-        """Tell the backend, shielded from cancellation, within bounds."""
+    async def _settle(  # noqa: ASYNC910  a slot checkpoints when its slice is over
+        self, task: Task[Any], refusal: UnsettledError | LeaseLostError | None
+    ) -> None:
+        """Settle with the backend, shielded from cancellation, within bounds. With a ``refusal``, which the backend
+        has raised already, settle what follows from it."""
         self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
         try:
-            if self._refusal is not None:
-                self._raise_refusal()
+            if refusal is not None:
+                await self._settle_refused(task, refusal)
             elif self._settle_nowait is not None:
                 self._settle_nowait(task, self._outcome)
             elif self._backend.settles_within_bounds:
@@ -402,23 +408,21 @@ class Slot:
             else:
                 with trio.fail_after(self._settle_timeout, shield=True):
                     await self._backend.settle(task, self._outcome)
-        except UnsettledError as unsettled:
-            self._outcome = Failed(unsettled.error) if unsettled.permanent else self._judge(unsettled.error)
-            await self._settle_otherwise(task)
-        except LeaseLostError:
-            self._outcome = Released("its lease was lost")
+        except (UnsettledError, LeaseLostError) as refused:
+            await self._settle_refused(task, refused)
         finally:
             self._let_go(task)
         self._record(task)
 
-    def _raise_refusal(self) -> NoReturn:
-        refusal, self._refusal = self._refusal, None
-        assert refusal is not None
-        raise refusal
-
-    async def _settle_otherwise(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
-        """Settle what stands in for an outcome that could not be had. If that is refused as well, the task is left to
-        come back when its lease is over."""
+    async def _settle_refused(  # noqa: ASYNC910  settling is one
+        self, task: Task[Any], refusal: UnsettledError | LeaseLostError
+    ) -> None:
+        """Settle the error of a refusal in place of the outcome that was refused. If that is refused as well, the task
+        is left to come back when its lease is over."""
+        if isinstance(refusal, LeaseLostError):
+            self._outcome = Released("its lease was lost")
+            return  # noqa: ASYNC910  a slot checkpoints when its slice is over
+        self._outcome = Failed(refusal.error) if refusal.permanent else self._judge(refusal.error)
         try:
             with trio.fail_after(self._settle_timeout, shield=True):
                 await self._backend.settle(task, self._outcome)
