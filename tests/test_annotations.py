@@ -161,7 +161,7 @@ async def test_a_forward_reference_is_named_as_it_was_written() -> None:
     async def handler(n: int, further: int) -> None: ...
 
     handler.__annotations__["further"] = ForwardRef("Missing[int]")
-    assert "its parameter 'further: Missing[int]' cannot be read" in refusal(handler)
+    assert "its parameter 'further: Missing[int]' cannot be evaluated" in refusal(handler)
 
 
 async def test_an_unreadable_annotation_of_the_args_does_no_harm() -> None:
@@ -184,7 +184,10 @@ async def test_a_task_that_only_checkers_know_is_refused_since_one_cannot_tell()
     for annotation in ("missing.Task[int]", "missing.Task"):
         handler.__annotations__["task"] = annotation
         message = refusal(handler)
-        assert f"'task: {annotation}' may or may not be the whole task: import Task outside of" in message
+        assert (
+            f"'task: {annotation}' cannot be evaluated, so it may or may not be the task: import Task outside of"
+            in message
+        )
     # One by another name cannot be told from args.
     assert await adapt(renamed)(Task(3)) == 3
 
@@ -200,13 +203,13 @@ async def test_a_further_parameter_of_a_type_that_only_checkers_know_is_refused_
     async def handler(n: Decimal, attempt: Attempt, price: Data[Decimal]) -> None: ...
 
     message = refusal(handler)
-    assert "its parameter 'price: Data[Decimal]' cannot be read (name 'Decimal' is not defined)" in message
+    assert "its parameter 'price: Data[Decimal]' cannot be evaluated (name 'Decimal' is not defined)" in message
 
 
 async def test_so_is_one_that_has_a_default() -> None:
     async def handler(n: int, price: Data[Decimal] | None = None) -> None: ...
 
-    assert "its parameter 'price: Data[Decimal] | None' cannot be read" in refusal(handler)
+    assert "its parameter 'price: Data[Decimal] | None' cannot be evaluated" in refusal(handler)
 
 
 async def test_why_it_cannot_be_read_is_the_cause() -> None:
@@ -291,7 +294,7 @@ async def test_names_that_are_gone_are_refused() -> None:
 
         return handler
 
-    assert "'mailer: Data[LocalMailer]' cannot be read (name 'LocalMailer' is not defined)" in refusal(make())
+    assert "'mailer: Data[LocalMailer]' cannot be evaluated (name 'LocalMailer' is not defined)" in refusal(make())
 
 
 async def test_names_in_the_calling_frame_are_not_read() -> None:
@@ -299,7 +302,7 @@ async def test_names_in_the_calling_frame_are_not_read() -> None:
         pass
 
     handler = _handler_of_a_name_that_its_caller_has()
-    assert "cannot be read (name 'LocalMailer' is not defined)" in refusal(handler, LocalMailer())
+    assert "cannot be evaluated (name 'LocalMailer' is not defined)" in refusal(handler, LocalMailer())
 
 
 def _handler_of_a_name_that_its_caller_has() -> Callable[..., Any]:

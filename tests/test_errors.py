@@ -119,7 +119,7 @@ def test_retry_after_refuses_what_is_no_delay(delay: float, error: type[Exceptio
 
 
 def test_an_unknown_task_is_named() -> None:
-    assert "no task 'task-123' is known here" in str(UnknownTaskError(TaskId("task-123")))
+    assert "no task 'task-123' is known" in str(UnknownTaskError(TaskId("task-123")))
     assert isinstance(UnknownTaskError("task-123"), LookupError)
 
 

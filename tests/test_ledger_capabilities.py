@@ -97,7 +97,7 @@ async def test_wait_for_answers_waiters_though_no_result_is_kept(nursery: trio.N
     await storage.settle(await storage.receive(), Succeeded(5))
     await wait_all_tasks_blocked()
     assert [each.result for each in results] == [5]
-    with pytest.raises(UnknownTaskError, match="remembered for a while only"):
+    with pytest.raises(UnknownTaskError, match="remembered only for a while"):
         await storage.wait_for(task_id)
 
 
@@ -114,7 +114,7 @@ async def test_a_cancelled_wait_leaves_the_task_and_others_alone() -> None:
 
 
 async def test_wait_for_an_unknown_task() -> None:
-    with pytest.raises(UnknownTaskError, match="no task 'nobody' is known here"):
+    with pytest.raises(UnknownTaskError, match="no task 'nobody' is known"):
         await MemoryStorage[int]().wait_for("nobody")
 
 

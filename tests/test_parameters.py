@@ -158,7 +158,7 @@ async def test_each_attempt_is_given_its_own() -> None:
 async def test_without_a_worker_there_is_no_context() -> None:
     async def handler(n: int, context: WorkerContext) -> None: ...
 
-    with pytest.raises(WorkerError, match="not in the hands of a worker"):
+    with pytest.raises(WorkerError, match="no worker has claimed task"):
         await adapt(handler)(Task(3))
 
 
@@ -209,7 +209,7 @@ async def test_what_belongs_behind_the_args_is_refused_in_their_place() -> None:
     async def nursery(nursery: trio.Nursery) -> None: ...
 
     for handler in (data, context, nursery):
-        assert "comes first, where the task's args belong" in refusal(handler, Mailer())
+        assert "comes first, but the first parameter is for the task's args" in refusal(handler, Mailer())
 
 
 # All kinds of parameters
@@ -313,7 +313,7 @@ def test_a_first_parameter_of_another_class_than_the_args_is_refused() -> None:
     for handler in (of_args, of_task):
         with pytest.raises(HandlerSignatureError) as caught:
             adapt(handler, args_type=Clock)
-        assert "belong, and they are Clock here" in str(caught.value)
+        assert "for the task's args, which are Clock here" in str(caught.value)
         assert handler.__name__ in str(caught.value)
     with pytest.raises(
         HandlerSignatureError, match=re.escape("if it is meant to come from data, write 'Data[Mailer]'")
@@ -476,13 +476,13 @@ async def test_data_that_might_be_either_is_refused_and_both_are_named(pair: tup
 
     message = refusal(handler, *pair)
     assert "'mailer: " in message
-    assert f"may be {pair[0]!r} or {pair[1]!r}" in message
+    assert f"fits both {pair[0]!r} and {pair[1]!r}" in message
 
 
 async def test_equal_but_different_data_is_ambiguous() -> None:
     async def handler(n: int, text: Data[list[int]]) -> None: ...
 
-    assert "may be [1] or [1]" in refusal(handler, [1], [1])
+    assert "fits both [1] and [1]" in refusal(handler, [1], [1])
 
 
 @pytest.mark.parametrize("wanted", [T, Any, TicksUnchecked, "Missing"], ids=str)

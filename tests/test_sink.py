@@ -86,7 +86,7 @@ async def test_a_bulk_with_a_wrong_option_pushes_nothing(make: Callable[[], Any]
 
 @each_sink
 async def test_a_bulk_cannot_have_one_id(make: Callable[[], Any]) -> None:
-    with pytest.raises(TypeError, match="cannot have one id"):
+    with pytest.raises(TypeError, match="take no id"):
         await make().push_bulk([1], id="one")
 
 
@@ -154,7 +154,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"data": 5}, TypeError, "data must be"),
     ({"unique": ""}, ValueError, "unique must not be an empty string"),
     ({"unique": "a", "on_conflict": "fight"}, ValueError, "'skip', 'replace' or 'raise'"),
-    ({"on_conflict": "skip"}, TypeError, "give push unique= as well"),
+    ({"on_conflict": "skip"}, TypeError, "on_conflict needs unique="),
     ({"expires_in": 0}, ValueError, "expires_in must be more than 0 seconds"),
 ]
 

@@ -826,7 +826,7 @@ async def test_the_holder_is_there_for_the_attempt_and_no_longer() -> None:
     await outcomes_of(handler)
     assert contexts[0].name == "w"
     assert tasks[0].parts.holder is None
-    with pytest.raises(Exception, match=f"task {tasks[0].parts.id} is not in the hands of a worker"):
+    with pytest.raises(Exception, match=f"no worker has claimed task {tasks[0].parts.id}"):
         WorkerContext.of(tasks[0])
 
 

@@ -170,7 +170,7 @@ def test_a_moment_by_keyword() -> None:
         ({"run_after": 5}, "push has no option 'run_after'"),
         ({"build": 5}, "push has no option 'build'"),
         ({"delay": 5, "run_at": NOON}, "a delay or a run_at, not both"),
-        ({"on_conflict": "raise"}, "give push unique= as well"),
+        ({"on_conflict": "raise"}, "on_conflict needs unique="),
         ({"delay": -1}, "the delay must be 0 or more seconds"),
         ({"attempts": 0}, "attempts must be 1 or more"),
         ({"id": ""}, "a task's id must not be an empty string"),
@@ -197,7 +197,7 @@ def test_options_for_many_are_checked_beforehand_and_can_be_used_again() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"id": "task-123"}, "several tasks cannot have one id"),
+        ({"id": "task-123"}, "push_bulk and push_stream take no id"),
         ({"priority": "high"}, "priority must be a whole number, not 'high'"),
         ({"data": 5}, "data must be a list of values"),
         ({"prio": 5}, "push has no option 'prio'"),

@@ -1,4 +1,4 @@
-"""Checks of arguments: each check returns the value it was given, or says what would have been right."""
+"""Checks of arguments: each returns the value it was given, or raises an error that says what would be right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
-    """A finite, non-negative (or positive) number of seconds."""
+    """Check a number of seconds: finite, and not negative, or positive if asked."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {quoted(value)}")
     try:
@@ -33,7 +33,7 @@ def check_seconds(value: object, name: str, *, positive: bool = False) -> float:
 
 
 def check_deadline(value: object, name: str) -> float:
-    """A moment on trio's clock; ``math.inf`` is one that never comes."""
+    """Check a moment on trio's clock; ``math.inf`` means never."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a moment on trio's clock, in seconds, not {value!r}")
     if value != value or value == -math.inf:
@@ -42,7 +42,7 @@ def check_deadline(value: object, name: str) -> float:
 
 
 def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
-    """A whole number, at least ``minimum``."""
+    """Check a whole number, at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {quoted(value)}")
     if minimum is not None and value < minimum:
@@ -51,13 +51,13 @@ def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
 
 
 def check_error(value: object, name: str) -> None:
-    """An exception."""
+    """Check that the value is an exception."""
     if not issubclass(type(value), BaseException):
         raise TypeError(f"{name} must be an exception, such as ValueError('no'), not {quoted(value)}")
 
 
 def check_fraction(value: object, name: str) -> float:
-    """A number from 0 to 1, both included."""
+    """Check a number from 0 to 1, both included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number from 0 to 1, not {quoted(value)}")
     if not 0 <= value <= 1:  # NaN is refused here too
@@ -66,7 +66,7 @@ def check_fraction(value: object, name: str) -> float:
 
 
 def check_text(value: object, name: str) -> str:
-    """A string that is not empty."""
+    """Check a string that must not be empty."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {quoted(value)}")
     if not value:
@@ -78,7 +78,7 @@ _LONGEST_NAME = 1024
 
 
 def check_name(value: object, name: str) -> str:
-    """A string that is not empty, of at most 1 KiB in UTF-8: a name, an id or a key."""
+    """Check a name, an id or a key: a string that is not empty, of at most 1 KiB in UTF-8."""
     text = check_text(value, name)
     if len(text) > _LONGEST_NAME // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > _LONGEST_NAME:
         raise ValueError(f"{name} must have 1024 bytes or less in UTF-8, not {size}")
@@ -86,7 +86,7 @@ def check_name(value: object, name: str) -> str:
 
 
 def check_unicode(value: str, name: str) -> str:
-    """A string that can be written as UTF-8: without half of a surrogate pair."""
+    """Check that a string can be encoded as UTF-8: it has no half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -95,14 +95,14 @@ def check_unicode(value: str, name: str) -> str:
 
 
 def check_callable(value: T, name: str, shape: str) -> T:
-    """Something that can be called; ``shape`` tells the reader with what."""
+    """Check that the value can be called; ``shape`` tells the reader with which arguments."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, as {shape}; got {quoted(value)}")
     return value
 
 
 def check_sync(value: T, name: str, shape: str) -> T:
-    """Something that can be called, and whose result nobody would await."""
+    """Check a callable whose result is not awaited."""
     check_callable(value, name, shape)
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  it is callable; what is asked is how
         raise TypeError(
@@ -112,7 +112,7 @@ def check_sync(value: T, name: str, shape: str) -> T:
 
 
 def check_moment(value: object, name: str) -> datetime:
-    """A datetime that knows its time zone."""
+    """Check a datetime that must have a time zone."""
     if not isinstance(value, datetime):
         raise TypeError(f"{name} must be a datetime.datetime, not {quoted(value)}")
     if value.tzinfo is None or value.utcoffset() is None:
@@ -121,7 +121,7 @@ def check_moment(value: object, name: str) -> datetime:
 
 
 def check_several(value: Iterable[T], name: str, of_what: str) -> tuple[T, ...]:
-    """Several values, as a tuple; a text is none."""
+    """Return several values as a tuple; a text does not count as several."""
     try:
         several = tuple(value)
     except TypeError:
@@ -132,7 +132,7 @@ def check_several(value: Iterable[T], name: str, of_what: str) -> tuple[T, ...]:
 
 
 def check_plain(value: T, name: str, shape: str) -> T:
-    """Something that can be called, and gives its answer without being awaited."""
+    """Check a callable that must return its result without being awaited."""
     check_callable(value, name, shape)
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  its kind is asked about, not whether it is there
         raise TypeError(f"{name} must be a plain function, since nobody awaits it; {value!r} is async")

@@ -1,4 +1,4 @@
-"""The wall clock and the machine's own clock, touched here and nowhere else.
+"""The wall clock and the machine's clock, which no other module reads.
 
 Inside, the library measures with :func:`trio.current_time` alone. The wall clock is needed only at the edges, for what
 a person says (``run_at(datetime)``), which is compared with it, and reads (``parts.run_at``). The machine's clock is
@@ -27,25 +27,26 @@ _machine: Callable[[], tuple[str, float]] | None = None
 
 
 def wall_now() -> datetime:
-    """The present, as an aware datetime in UTC."""
+    """Return the present time as an aware datetime in UTC."""
     return datetime.fromtimestamp(_source(), timezone.utc)
 
 
 def wall_seconds() -> float:
-    """The present by the wall clock, in seconds since the epoch."""
+    """Return the present time by the wall clock, in seconds since the epoch."""
     return _source()
 
 
 def machine_now() -> tuple[str, float]:
-    """The machine's own clock: a name of the time since it was started (empty where there is none), and a number of
-    seconds by a clock that nobody can set, that counts the time asleep, and that all processes with this name share."""
+    """Read the machine's own clock: the name of the time since the machine was started (empty where there is none), and
+    seconds by a clock that nobody can set, that counts the time asleep, and that all processes with this name share.
+    """
     if _machine is not None:
         return _machine()
     return _machine_name(), _machine_seconds()
 
 
 def seconds_asleep() -> float:
-    """Seconds that the machine was asleep since it was started; 0 where it cannot be told."""
+    """Return the seconds that the machine was asleep since it was started; 0 if that is not known."""
     if _machine is not None or sys.platform == "win32":
         return 0.0
     before, seconds, after = time.monotonic(), _machine_seconds(), time.monotonic()
@@ -54,7 +55,7 @@ def seconds_asleep() -> float:
 
 @cache
 def _machine_name() -> str:
-    """The identity of the boot, and of the time namespace, since clocks differ between namespaces."""
+    """Return the identity of the boot and of the time namespace, since clocks differ between namespaces."""
     if sys.platform == "darwin":
         return _sysctl("kern.bootsessionuuid")
     try:
@@ -69,7 +70,7 @@ def _machine_name() -> str:
 
 
 def _sysctl(name: str) -> str:
-    """A text that the kernel of macOS knows; empty if it does not."""
+    """Return a value of the macOS kernel as text; empty if there is none."""
     size = ctypes.c_size_t(128)
     text = ctypes.create_string_buffer(size.value)
     try:
@@ -83,12 +84,12 @@ def _machine_seconds() -> float:
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
-        return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)  # which goes on while the machine is asleep
+        return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)  # it counts the time asleep
     return time.perf_counter()  # trio's own clock, so that the two do not drift apart
 
 
 def wall_after(seconds: float) -> datetime:
-    """The moment that lies ``seconds`` from now; the last representable one if that is beyond the calendar."""
+    """Return the moment ``seconds`` from now; the last one that a datetime can represent if that is too late."""
     try:
         return wall_now() + timedelta(seconds=seconds)
     except OverflowError:
@@ -96,12 +97,12 @@ def wall_after(seconds: float) -> datetime:
 
 
 def microseconds_of(moment: datetime) -> int:
-    """The whole microseconds from the epoch to a moment: exact, as a datetime is."""
+    """Return the whole microseconds from the epoch to a moment, without rounding."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment_after(microseconds: int) -> datetime:
-    """The moment that is so many microseconds after the epoch, in UTC."""
+    """Return the moment this many microseconds after the epoch, in UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -116,7 +117,7 @@ def is_machine_clock_replaced() -> bool:
 
 
 def seconds_until(moment: datetime) -> float:
-    """Seconds until ``moment``; zero if it has passed."""
+    """Return the seconds until ``moment``; zero if it has passed."""
     return max(0.0, (moment - wall_now()).total_seconds())
 
 
@@ -133,7 +134,7 @@ def use_wall_clock(source: Callable[[], float]) -> Generator[None, None, None]:
 
 @contextmanager
 def use_machine_clock(source: Callable[[], tuple[str, float]]) -> Generator[None, None, None]:
-    """Read the machine's own clock from ``source`` inside the block; what it gives is as of :func:`machine_now`."""
+    """Read the machine's clock from ``source`` inside the block; it returns values as :func:`machine_now` does."""
     global _machine  # noqa: PLW0603  the one replaceable function is a module global by design
     previous, _machine = _machine, source
     try:

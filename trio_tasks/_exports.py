@@ -1,4 +1,4 @@
-"""Public names for public things: ``trio_tasks.Worker``, not the module in which it is written."""
+"""Helpers that give public objects their public names: ``trio_tasks.Worker``, not the module in which it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containment: the one way in which user code is called, and the one logger that never raises.
+"""Containment of errors: context managers around calls of user code, and a logger that never raises.
 
 User code may raise anything: ``SystemExit``, ``GeneratorExit``, a group of them. What it raises concerns the one task
 for which it was called, and is kept or logged there. Only ``KeyboardInterrupt`` and cancellation pass through. A group
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def passes_through(error: BaseException) -> bool:
-    """Return True for what no user code may stop: a ``KeyboardInterrupt``, or nothing but a cancellation."""
+    """Return True for errors that no user code may stop: a ``KeyboardInterrupt``, or a cancellation."""
     found = tuple(leaves(error))
     if any(is_a(each, KeyboardInterrupt) for each in found):
         return True
@@ -32,7 +32,7 @@ def passes_through(error: BaseException) -> bool:
 
 @final
 class catch_errors:  # noqa: N801  it is used as contextlib.suppress is
-    """Keep what the block raises as :attr:`error`, and end it there; see :func:`passes_through` for what goes on.
+    """Catch the error that the block raises, and keep it as :attr:`error`; see :func:`passes_through` for exceptions.
 
     >>> with catch_errors() as caught:
     ...     args = codec.decode(payload)
@@ -57,7 +57,7 @@ class catch_errors:  # noqa: N801  it is used as contextlib.suppress is
 
 @final
 class log_and_suppress:  # noqa: N801  it is used as contextlib.suppress is
-    """Log what the block raises, and end it there; see :func:`passes_through` for what goes on.
+    """Log the error that the block raises, and suppress it; see :func:`passes_through` for exceptions.
 
     Args:
       message: for the log, in the style of ``%``.
@@ -71,7 +71,7 @@ class log_and_suppress:  # noqa: N801  it is used as contextlib.suppress is
         self._values = values
 
     def __enter__(self) -> None:
-        """Begin the block; nothing happens yet."""
+        """Begin the block."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None or passes_through(error):
@@ -82,7 +82,7 @@ class log_and_suppress:  # noqa: N801  it is used as contextlib.suppress is
 
 @final
 class SafeLogger:
-    """A logger whose filters, handlers, formatters and values may raise without harm to who logs.
+    """A logger that never raises, even if its filters, handlers, formatters or values do.
 
     What they raise goes to standard error, as it does where a handler of the standard library fails.
 
@@ -97,23 +97,23 @@ class SafeLogger:
 
     @property
     def name(self) -> str:
-        """The name of the logger behind it."""
+        """The name of the wrapped logger."""
         return self._logger.name
 
     def debug(self, message: str, *values: Any, **options: Any) -> None:
-        """Log for those who look for an error; see ``logging.Logger.debug``."""
+        """Log at level DEBUG; see ``logging.Logger.debug``."""
         self._log(logging.DEBUG, message, values, options)
 
     def info(self, message: str, *values: Any, **options: Any) -> None:
-        """Log that all goes as expected; see ``logging.Logger.info``."""
+        """Log at level INFO; see ``logging.Logger.info``."""
         self._log(logging.INFO, message, values, options)
 
     def warning(self, message: str, *values: Any, **options: Any) -> None:
-        """Log what may need attention; see ``logging.Logger.warning``."""
+        """Log at level WARNING; see ``logging.Logger.warning``."""
         self._log(logging.WARNING, message, values, options)
 
     def error(self, message: str, *values: Any, **options: Any) -> None:
-        """Log a failure; see ``logging.Logger.error``."""
+        """Log at level ERROR; see ``logging.Logger.error``."""
         self._log(logging.ERROR, message, values, options)
 
     def log(self, level: int, message: str, *values: Any, **options: Any) -> None:
@@ -127,14 +127,14 @@ class SafeLogger:
             _print_logging_error(message, caught.error)
 
     def is_enabled_for(self, level: int) -> bool:
-        """Return True if records of this level go anywhere."""
+        """Return True if records of this level are logged."""
         with catch_errors():
             return self._logger.isEnabledFor(level)
         return True
 
 
 def _print_logging_error(message: str, error: BaseException) -> None:
-    """Tell standard error, if there is one, that a record was lost."""
+    """Print to standard error, if there is one, that a record could not be logged."""
     if not logging.raiseExceptions:
         return
     with catch_errors():

@@ -1,5 +1,6 @@
-"""The monitor: a root nursery of workers, and one run of it. Graceful shutdown sets the deadline of its cancel
-scope."""
+"""The monitor, which runs workers in a root nursery, restarts them and shuts them down. Graceful shutdown sets the
+deadline of its cancel scope.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ class Monitor:
     ) -> None:
         if shutdown_timeout is not None:
             if terminator is not None:
-                raise TypeError("give a shutdown_timeout or a terminator, not both: each says when time is up")
+                raise TypeError("give Monitor a shutdown_timeout or a terminator, not both")
             check_seconds(shutdown_timeout, "shutdown_timeout")
         if terminator is not None:
             check_callable(terminator, "terminator", "an async function without parameters")
@@ -106,34 +107,35 @@ class Monitor:
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
-        """The root: all workers of the run are inside it. Before the first run it is that of the first; after a run
-        it is still that run's, so that one can see whether it was cancelled."""
+        """The cancel scope around all workers of the run. Before the first run it is that of the first; after a run it
+        is still that run's, so that one can see whether it was cancelled.
+        """
         return self._run.cancel_scope
 
     @property
     def report(self) -> Report:
-        """The report of the run, or of the last one; also where it was cancelled or raised."""
+        """The report of the present run, or of the last one, even if that was cancelled or raised."""
         return self._latest.report()
 
     @property
     def workers(self) -> tuple[WorkerContext, ...]:
-        """The runs of workers that are going on."""
+        """The contexts of the workers that run now."""
         return tuple(self._run.contexts)
 
     @property
     def is_running(self) -> bool:
-        """True while it runs."""
+        """True while the monitor runs."""
         return self._run.is_running
 
     @property
     def is_shutting_down(self) -> bool:
-        """True once it was told to shut down."""
+        """True if the monitor was told to shut down."""
         return self._run.shutting_down.is_set()
 
-    # Who takes part
+    # Workers and listeners
 
     def register(self, worker: Worker[Any, Any] | Factory) -> Monitor:
-        """Have this worker run; at once, if the monitor is running.
+        """Add a worker; it starts at once if the monitor is running.
 
         Args:
           worker: a :class:`Worker`; or a function from the number of the run (from 1) to one, called for each run.
@@ -142,18 +144,18 @@ class Monitor:
           MonitorError: the monitor is shutting down.
         """
         if self.is_running and self.is_shutting_down:
-            raise MonitorError("the monitor is shutting down: it takes no more workers")
+            raise MonitorError("Monitor.register: the monitor is shutting down, and takes no more workers")
         if isinstance(worker, Worker):
             member: Factory = lambda attempt: worker  # noqa: E731  a member is a factory
         else:
-            member = check_callable(worker, "what is registered", "a Worker or a function (attempt) -> Worker")
+            member = check_callable(worker, "Monitor.register(worker)", "a Worker or a function (attempt) -> Worker")
         self._members.append(member)
         if self.is_running:
             self._run.start(member)
         return self
 
     def on_event(self, listener: Listener | Iterable[Listener]) -> Monitor:
-        """Add a listener, or several, from now on."""
+        """Add one or several listeners, which get the events from now on."""
         listeners = check_listeners(listener)
         if not listeners:
             raise TypeError(f"on_event must be a function on_event(context, event), or several; got {quoted(listener)}")
@@ -164,7 +166,7 @@ class Monitor:
     # Running
 
     async def run(self, *, task_status: trio.TaskStatus[Monitor] = trio.TASK_STATUS_IGNORED) -> Report:
-        """Run until every worker has ended, of itself or by :meth:`shutdown`; returns the truth about it.
+        """Run all workers until they have ended, by themselves or by :meth:`shutdown`; return the report.
 
         Raises:
           ExceptionGroup: a worker failed and was not restarted. All others were cancelled, as in a nursery;
@@ -182,7 +184,8 @@ class Monitor:
         *signals: signal.Signals,
         task_status: trio.TaskStatus[Monitor] = trio.TASK_STATUS_IGNORED,
     ) -> Report:
-        """Run as :meth:`run` does. The first signal shuts down gracefully; the second one is the terminator.
+        """Run as :meth:`run` does, and shut down when a signal comes. The first signal shuts down gracefully; the
+        second one is the terminator.
 
         After that, a further SIGTERM is kept until the storages of this run of trio are closed, and delivered then. A
         further SIGINT names in the log the threads that go on in spite of the cancellation; if the log had named them
@@ -213,7 +216,7 @@ class Monitor:
 
     @asynccontextmanager
     async def _group(self, signals: tuple[signal.Signals, ...]) -> AsyncGenerator[None, None]:
-        """The root nursery of a run."""
+        """Open the root nursery of a run for the block."""
         self._check_not_running()
         self._latest = self._renew()
         with heeding_signals(signals, self._latest):
@@ -225,13 +228,13 @@ class Monitor:
             raise MonitorError("Monitor is already running. To add a worker, call monitor.register(worker).")
 
     def _renew(self) -> _Run:
-        """The present run; or the next one, if the last is over."""
+        """Return the present run, or a new one if the last is over."""
         if self._run.was_started and not self._run.is_running:
             self._run = _Run(self._policy, self._listeners)
         return self._run
 
     def shutdown(self) -> None:
-        """Stop all intake now; running attempts have until the terminator fires.
+        """Stop the intake of all workers; running attempts may go on until the terminator ends them.
 
         From anywhere: from a handler, a listener, another trio task, or a thread. While it does not run, this is
         about the next run, which will return at once.
@@ -256,7 +259,7 @@ class _Policy(NamedTuple):
 
 @final
 class _Run:
-    """One run of a monitor: its root nursery, the workers in it, and what they have come to.
+    """One run of a monitor: its root nursery, its workers and its report.
 
     Args:
       policy: the arguments of the monitor.
@@ -278,16 +281,16 @@ class _Run:
 
     @property
     def is_running(self) -> bool:
-        """True while its nursery is open."""
+        """True while the root nursery is open."""
         return self._nursery is not None
 
     def report(self) -> Report:
-        """The reports of the workers, the restarts and the errors so far."""
+        """Make the report from the workers, the restarts and the errors so far."""
         return Report(tuple(self._reports), self._restarts, tuple(self._errors))
 
     @asynccontextmanager
     async def group(self, members: Iterable[Factory]) -> AsyncGenerator[None, None]:
-        """The root nursery, around the block; it is left when all workers have ended."""
+        """Open the root nursery for the block; it closes when all workers have ended."""
         self.was_started = True
         try:
             with self.cancel_scope, unnested():
@@ -300,20 +303,20 @@ class _Run:
             self._nursery = None
 
     def start(self, member: Factory) -> None:
-        """Keep one more worker running."""
+        """Start one more worker, and keep it running."""
         assert self._nursery is not None
         self._nursery.start_soon(self._keep, member)
 
     def add_listeners(self, listeners: tuple[Listener, ...]) -> None:
-        """Have these hear the events from now on, too."""
+        """Add listeners, which get the events from now on."""
         self._listeners += listeners
         for context in self.contexts:
             context.listeners += listeners
 
-    # Ending
+    # Shutting down
 
     def shut_down(self) -> None:
-        """Stop all intake, and set the deadline; from this thread or any other."""
+        """Stop all intake, and set the deadline; may be called from any thread."""
         call_in_trio_thread(self._token, self._shut_down)
 
     def _shut_down(self) -> None:
@@ -328,12 +331,13 @@ class _Run:
             context.stop()
 
     def cancel(self) -> None:
-        """Cancel all workers: time is up."""
+        """Cancel all workers."""
         self.cancel_scope.cancel()
 
     def name_stuck_threads(self) -> bool:
-        """Name the attempts that are in threads, and go on in spite of the cancellation. Return whether there are some,
-        and the log had named all of them already."""
+        """Log the attempts that are in threads, which go on in spite of the cancellation. Return whether there are
+        some, and the log had named all of them already.
+        """
         if not self.cancel_scope.cancel_called:
             return False
         stuck = [context for context in self.contexts if context.in_threads()]
@@ -352,7 +356,7 @@ class _Run:
     # Keeping one worker
 
     async def _keep(self, member: Factory) -> None:  # noqa: ASYNC910  running a worker is a checkpoint
-        """Run a worker, and again for as long as it fails and the policy allows."""
+        """Run a worker, and restart it as long as it fails and the policy allows another restart."""
         restarted: deque[float] = deque()
         for attempt in count(1):
             if self.shutting_down.is_set():
@@ -365,12 +369,14 @@ class _Run:
             try:
                 if self.shutting_down.is_set() or not self._may_restart(context, error, attempt, restarted):
                     raise group
-                delay = check_seconds(self._policy.restart_backoff(attempt), "what restart_backoff gave")
+                delay = check_seconds(self._policy.restart_backoff(attempt), "the delay that restart_backoff returned")
             except ExceptionGroup:
                 raise
             except Exception as trouble:
                 errors = [*group.exceptions, trouble]
-                raise ExceptionGroup(f"{context!r} failed, and so did its policy", errors) from None
+                raise ExceptionGroup(
+                    f"{context!r} failed, and so did should_restart or restart_backoff", errors
+                ) from None
             with trio.move_on_after(delay):
                 await self.shutting_down.wait()
                 return
@@ -387,7 +393,7 @@ class _Run:
             await worker.run(context)
         except ExceptionGroup as group:
             return context, group  # noqa: ASYNC910  running a worker is a checkpoint
-        except BaseExceptionGroup as group:  # cancelled, or interrupted, and it failed over that
+        except BaseExceptionGroup as group:  # cancelled or interrupted, with errors during clean-up
             self._errors += [each for each in leaves(group) if isinstance(each, Exception)]
             raise
         finally:
@@ -396,11 +402,13 @@ class _Run:
         return context, None
 
     def _make(self, member: Factory, attempt: int) -> Worker[Any, Any]:
-        """Make the worker. If that fails, it is not restarted: the error is the program's, not the worker's."""
+        """Call the factory of the worker. If that fails, it is not restarted: the error is the program's, not the
+        worker's.
+        """
         try:
             worker = member(attempt)
             if not isinstance(worker, Worker):
-                raise TypeError(f"a function that is registered must return a Worker; {member!r} gave {worker!r}")
+                raise TypeError(f"a registered function must return a Worker; {member!r} returned {worker!r}")
         except Exception as error:
             self._errors.append(error)
             raise

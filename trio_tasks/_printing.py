@@ -1,4 +1,4 @@
-"""Names and values as they appear in logs, errors and reprs: names escaped, options cut, tasks' values not at all."""
+"""Texts for logs, errors and reprs: names are escaped, options are shortened, and values of tasks are hidden."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOW_ARGS = "TRIO_TASKS_SHOW_ARGS"
 
 
 def escaped(name: object, *, is_text: bool = False) -> str:
-    """A name, id or key on one line: what does not print is escaped, as in a string literal, and so is a backslash.
+    """Return a name, id or key on one line: unprintable characters and backslashes are escaped, as in a string literal.
 
     Args:
       name: it.
@@ -36,7 +36,7 @@ def escaped(name: object, *, is_text: bool = False) -> str:
 
 
 def quoted(option: object) -> str:
-    """The repr of an option, cut to 100 characters; its type if it has none."""
+    """Return the repr of an option, cut to 100 characters; its type if its repr fails."""
     try:
         text = repr(option)
     except Exception as error:
@@ -45,14 +45,14 @@ def quoted(option: object) -> str:
 
 
 def value_shown(value: Any) -> str:
-    """Args, a result, progress or metadata: its type alone, unless ``TRIO_TASKS_SHOW_ARGS=1`` is set."""
+    """Return the type of args, a result, progress or metadata; the value too if ``TRIO_TASKS_SHOW_ARGS=1`` is set."""
     if value is None or os.environ.get(SHOW_ARGS) == "1":
         return repr(value)
     return f"<{type(value).__name__}>"
 
 
 def readable(function: F) -> F:
-    """Give a function its name as its repr: for defaults, which `help()` and editors show in signatures."""
+    """Make the function's name its repr, for defaults that `help()` and editors show in signatures."""
     return cast("F", _Readable(function))
 
 

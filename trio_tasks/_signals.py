@@ -1,4 +1,4 @@
-"""Signals for a monitor: the first one shuts down gracefully, the second one cancels.
+"""Signal handling for a monitor: the first signal shuts down gracefully, the second one cancels.
 
 What comes later must not hurt. A further SIGTERM is kept until the stores of this run are closed, and is delivered
 then. A further SIGINT ends the process only if nothing else can: a thread goes on in spite of the cancellation, and the
@@ -29,28 +29,29 @@ INTERRUPTED = 130
 
 
 class Ending(Protocol):
-    """The part of a monitor's run that signals need. It is a protocol since ``_monitor`` imports this module."""
+    """The interface of a monitor's run that signals need. It is a protocol since ``_monitor`` imports this module."""
 
     def shut_down(self) -> None:
-        """Stop all intake."""
+        """Stop the intake of all workers."""
 
     def cancel(self) -> None:
-        """Cancel what runs."""
+        """Cancel all workers."""
 
     def name_stuck_threads(self) -> bool:
-        """Name the threads that go on after the cancellation; whether there are some, and the log had named them
-        already."""
+        """Log the threads that go on after the cancellation; return whether there are any, and whether the log had
+        named them.
+        """
         ...
 
 
 def usual_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask a program to end, on this system."""
+    """Return the signals that ask a program to end, on this system."""
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
 def check_signals(signals: Iterable[int]) -> tuple[signal.Signals, ...]:
-    """Several signals, which exist here."""
+    """Check the signals given; return them as a tuple."""
     try:
         return tuple(map(signal.Signals, signals))
     except (TypeError, ValueError) as error:
@@ -59,7 +60,7 @@ def check_signals(signals: Iterable[int]) -> tuple[signal.Signals, ...]:
 
 @final
 class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
-    """Have signals end a run of a monitor inside the block, and do nothing else.
+    """Let signals end a run of a monitor inside the block.
 
     Args:
       signals: which; none of them is no mistake.
@@ -74,13 +75,15 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
         self._run = run
         self._heard = 0
         self._kept: list[int] = []
-        self._handlers: dict[int, Any] = {}  # those from before
+        self._handlers: dict[int, Any] = {}  # the handlers to restore
         self._token: trio.lowlevel.TrioToken
 
     @trio.lowlevel.enable_ki_protection
     def __enter__(self) -> None:
         if self._signals and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("signals can be handled in the main thread only: call monitor.shutdown() where you do")
+            raise RuntimeError(
+                "signals can be handled only in the main thread: run the monitor there, or call monitor.shutdown()"
+            )
         self._token = trio.lowlevel.current_trio_token()
         for earlier in tuple(_keeping):
             earlier.give_up(self)
@@ -90,14 +93,14 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
     @trio.lowlevel.enable_ki_protection
     def __exit__(self, *error: object) -> None:
         if self._heard and are_some_open():
-            self._restore(signal.SIGINT)  # closing what is open can be interrupted as it always can
+            self._restore(signal.SIGINT)  # so that Ctrl+C interrupts the closing of stores
             _keeping.add(self)
             trio.lowlevel.spawn_system_task(self._keep)
         else:
             self._end()
 
     async def _keep(self) -> None:
-        """Keep the signals that are left until the stores are closed, or this run of trio ends."""
+        """Keep handling the remaining signals until the stores are closed or the trio run ends."""
         try:
             await wait_all_closed()
         finally:
@@ -125,7 +128,7 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
                 signal.signal(each, signal.SIG_DFL if before is None else before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        """Leave a note that a signal has come: this is called between any two steps of the main thread."""
+        """Note that a signal has come; Python may call this between any two instructions of the main thread."""
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._heed, number)
 
@@ -133,10 +136,10 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
         self._heard += 1
         name = signal.Signals(number).name
         if self._heard == 1:
-            log.info("%s: shutting down; a second signal cancels what runs", name)
+            log.info("%s: shutting down; a second signal cancels the running attempts", name)
             self._run.shut_down()
         elif self._heard == 2:
-            log.info("%s: cancelling what runs", name)
+            log.info("%s: cancelling the running attempts", name)
             self._run.cancel()
         elif number != signal.SIGINT:
             self._kept.append(number)
@@ -148,8 +151,10 @@ _keeping: set[heeding_signals] = set()
 
 
 def _exit_at_once() -> None:
-    """End the process, threads and all; what is written is flushed first."""
-    log.error("SIGINT: threads that cannot be cancelled go on, so the process ends, with status %d", INTERRUPTED)
+    """End the process at once, threads included, after flushing its output."""
+    log.error(
+        "SIGINT: threads that cannot be cancelled are still running: ending the process with status %d", INTERRUPTED
+    )
     with catch_errors():
         logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

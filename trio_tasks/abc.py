@@ -1,4 +1,4 @@
-"""The contracts: for backends, layers and listeners of one's own."""
+"""The interfaces for backends, layers and listeners of your own."""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
@@ -37,8 +37,8 @@ _rename(__name__, globals())
 
 
 def __getattr__(name: str) -> _Any:
-    """Import what belongs to a worker when it is first asked for."""
-    if name == "__all__":  # for a star, which brings these as well
+    """Import a name that belongs to workers when it is first used."""
+    if name == "__all__":  # so that `import *` includes them
         return [each for each in __dir__() if not each.startswith("_")]
     if name not in ("Event", "Listener"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -164,7 +164,7 @@ async def test_a_listener_that_fails_changes_nothing(error: BaseException, caplo
 
 
 async def test_without_a_worker_there_is_no_context_to_tell_of() -> None:
-    with pytest.raises(WorkerError, match="not in the hands of a worker"):
+    with pytest.raises(WorkerError, match="no worker has claimed task"):
         await EventListener(Ear())(double, Task(1))
 
 

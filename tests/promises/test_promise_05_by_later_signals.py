@@ -191,7 +191,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_that_is_stuck_and_
         process.until("goes on at a line of the thread")
         process.send(INT)
         assert process.end() == 130
-    assert "so the process ends" in process.lines[-1]
+    assert "ending the process" in process.lines[-1]
 
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_must_be_named_first() -> None:

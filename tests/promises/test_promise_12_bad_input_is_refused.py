@@ -316,7 +316,7 @@ async def test_promise_12_bad_input_is_refused_an_unknown_id(verb: str) -> None:
     storage = MemoryStorage[int]()
     more = (1,) if verb == "reschedule" else ()
     if verb == "wait_for":
-        with pytest.raises(UnknownTaskError, match="no task 'nobody' is known here"):
+        with pytest.raises(UnknownTaskError, match="no task 'nobody' is known"):
             await storage.wait_for("nobody")
     else:
         assert not await getattr(storage, verb)("nobody", *more)

@@ -1,1 +1,1 @@
-"""Values as bytes: codecs, the schemas of types, and the check of plain values; trio is not needed for it."""
+"""Codecs, which turn values into bytes and back; trio is not needed for them."""

@@ -1,4 +1,4 @@
-"""CBOR, the default form of stored values: msgspec around cbor2, restricted to the parts of CBOR that it writes."""
+"""A codec for CBOR, the default format of stored values: msgspec around cbor2, restricted to what it writes itself."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _NATIVES = (bytes, bytearray, datetime)
 
-# A payload is read as the first of two items, of which the second is this one: so bytes that are left over behind it
-# are noticed, which cbor2 would ignore. No payload can end with it by design, since each process draws another one.
+# cbor2 ignores bytes that are left over after an item. So a payload is read as the first of two items, and the second
+# must be this one. It is random in each process, so that no payload can be made to end with it.
 _END = os.urandom(12)
 _PAIR = b"\x82"
 _TAIL = bytes([0x40 + len(_END)]) + _END
@@ -31,7 +31,7 @@ of decimals (4, 5) become gigabytes or minutes, a regular expression (35) may ru
 
 @final
 class CborCodec:
-    """Values of one type as CBOR.
+    """A codec that stores values of one type as CBOR.
 
     Dataclasses, attrs classes and msgspec Structs are stored as maps, by the names of their fields; enums by value;
     dates, durations, UUIDs, Decimals and paths as text; sets and tuples as lists. If the type is given, what is decoded
@@ -79,7 +79,7 @@ class CborCodec:
             plain = schema.to_plain(value)
             if plain.__class__ in LOOKED_AT:
                 check_plain_value(plain, self._max_depth, LOOKED_AT)
-            payload = self._dumps(plain)  # first, since decoding may change what is in the plain form
+            payload = self._dumps(plain)  # first, since decoding may change objects in the plain form
             if schema.is_any:
                 schema.check_plain(value, plain)
             else:
@@ -99,12 +99,12 @@ class CborCodec:
         except Exception as error:
             raise self._schema.undecodable(self._name, error) from cause_of(error)
         if end != _END:
-            raise DecodeError(f"{self._name} cannot be decoded: the payload is not one whole item of CBOR")
+            raise DecodeError(f"{self._name} cannot be decoded: the payload is not exactly one CBOR item")
         if plain.__class__ in self._direct:
             return plain
         if self._schema.is_any:
             if not is_plain(plain):
-                raise DecodeError(f"{self._name} cannot be decoded: it has a value of a kind that is never written")
+                raise DecodeError(f"{self._name} cannot be decoded: it has a kind of value that CborCodec never writes")
             return plain
         try:
             return self._schema.from_plain(plain)
@@ -151,15 +151,15 @@ def codec_again(kind: Callable[..., Any], type: Any, max_depth: int, name: str) 
 
 
 def check_depth(value: int) -> int:
-    """Check a maximal depth, and return it."""
+    """Return the maximal depth, or raise ValueError if it is too large."""
     if check_count(value, "max_depth") > DEEPEST:
-        raise ValueError(f"max_depth must be {DEEPEST} or less, since Python's own stack has an end; not {value}")
+        raise ValueError(f"max_depth must be {DEEPEST} or less, since Python's stack is limited; not {value}")
     return value
 
 
 def _refuse_known_tag(content: Any, immutable: bool) -> Any:
-    raise Unfit("it has a tag that is never written")
+    raise Unfit("it has a CBOR tag that CborCodec never writes")
 
 
 def _refuse_tag(tag: Any, immutable: bool) -> Any:
-    raise Unfit(f"it has the tag {tag.tag}, which is never written")
+    raise Unfit(f"it has the CBOR tag {tag.tag}, which CborCodec never writes")

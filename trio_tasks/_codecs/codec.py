@@ -1,4 +1,4 @@
-"""Codecs, which turn args and results into bytes and back."""
+"""The interface of codecs, which turn args and results into bytes and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """An encoding of values of one type. Both methods are called in trio's thread, and must not block."""
+    """The interface of a codec: it encodes and decodes values of one type. Both methods are called in trio's thread,
+    and must not block.
+    """
 
     def encode(self, value: Any) -> bytes:
-        """Encode a value.
+        """Encode a value as bytes.
 
         Raises:
           EncodeError: it is not of the type, or cannot be stored. The push fails with it.
@@ -27,7 +29,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, payload: bytes) -> Any:
-        """Decode what :meth:`encode` made.
+        """Decode the bytes that :meth:`encode` made.
 
         Raises:
           DecodeError: it is damaged, or is no value of the type. The task fails; its payload stays readable.
@@ -36,7 +38,7 @@ class Codec(Protocol):
 
 
 def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
-    """The codec for a type.
+    """Return the codec to use for a type.
 
     Args:
       codec: a codec, which is taken as it is; what makes one of a type, such as ``JsonCodec``; or None for a
@@ -54,7 +56,7 @@ def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
             raise TypeError(f"{_WANTED}, not {quoted(codec)}")
         made = codec(type)
         if isinstance(made, _Class) or not _is_codec(made):
-            raise TypeError(f"{_WANTED}; {codec!r} made {made!r} of the type, which is none")
+            raise TypeError(f"{_WANTED}; {codec!r} returned {made!r}")
     codec_made: Codec = made
     return codec_made
 
@@ -63,7 +65,7 @@ _rename("trio_tasks", {"CborCodec": CborCodec, "JsonCodec": JsonCodec, "DecodeEr
 _rename("trio_tasks", {"EncodeError": EncodeError, "PydanticCodec": PydanticCodec})
 
 _Class = type
-_WANTED = "codec must be a codec (encode(value) and decode(payload)), or make one of a type, as CborCodec does"
+_WANTED = "codec must have encode(value) and decode(payload), or be called with a type and return a codec, as CborCodec"
 
 
 def _is_codec(value: object) -> bool:

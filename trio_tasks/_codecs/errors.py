@@ -1,4 +1,4 @@
-"""The errors of codecs, which name the part of a value that cannot be encoded."""
+"""The errors of codecs, whose messages name the part of a value that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_STEP = 40
 
 @final
 class EncodeError(TypeError, ValueError):
-    """A value cannot be encoded; the message names the place inside of it, and says what would be right.
+    """An error: a value cannot be encoded. The message names the part that is wrong, and says what would be right.
 
     It is a ``TypeError`` as well as a ``ValueError``: what is wrong is the type of a value in some cases, and the value
     itself in others.
@@ -24,12 +24,14 @@ class EncodeError(TypeError, ValueError):
 
 @final
 class DecodeError(ValueError):
-    """A payload cannot be decoded: it is damaged, it was not written by this codec, or its type has changed since."""
+    """An error: a payload cannot be decoded, since it is damaged, was written by another codec, or its type has
+    changed.
+    """
 
 
 @final
 class Unfit(ValueError):
-    """Internal: a fault of a value, as the second half of a sentence that begins with the value's place.
+    """An internal error: a value does not fit; its text completes a sentence that begins with the place in the value.
 
     Args:
       text: the second half.
@@ -42,7 +44,7 @@ class Unfit(ValueError):
 
 
 def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], object], max_depth: int) -> EncodeError:
-    """The error for a value that cannot be encoded.
+    """Make the error for a value that cannot be encoded.
 
     Args:
       value: what was to be encoded.
@@ -55,7 +57,7 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
         return EncodeError(f"{_short(name + error.path)} {error}")
     try:
         path, error = _find(value, name, error, attempt, max_depth)
-    except Exception:  # a value may raise when its parts are read; then only its place is known
+    except Exception:  # reading the parts of a value may raise; then name the whole value
         path = name
     if isinstance(error, RecursionError):
         return EncodeError(f"{name} is nested more than {max_depth} levels deep")
@@ -63,7 +65,9 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
 
 
 def cause_of(error: BaseException | None) -> BaseException | None:
-    """The error of the user's own code behind this one. None if there is none: the libraries' errors quote values."""
+    """Return the error of the user's own code that caused this one. None if there is none, since
+    errors of libraries quote values.
+    """
     while error is not None:
         library = type(error).__module__.partition(".")[0]
         if library == "cbor2":
@@ -77,7 +81,7 @@ def cause_of(error: BaseException | None) -> BaseException | None:
 def _find(
     value: Any, path: str, error: Exception, attempt: Callable[[Any], object], max_depth: int
 ) -> tuple[str, Exception]:
-    """The innermost part that cannot be encoded by itself: its place, and what is wrong with it."""
+    """Find the innermost part that cannot be encoded: its path, and the error."""
     seen = [value]
     while len(seen) <= max_depth + 1:  # enough to find the cycle in a value that contains itself
         for step, part in parts_of(value):
@@ -100,15 +104,15 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, UnicodeEncodeError):
         return "is a text with half a surrogate pair in it, which UTF-8 does not have"
-    if "keys are supported" in str(error):  # so says msgspec
+    if "keys are supported" in str(error):  # the text of msgspec's error
         return "has a key that is no text, number, date or UUID, and other keys cannot be stored: use a list of pairs"
     return f"cannot be stored: {told(error)}"
 
 
 def told(error: Exception) -> str:
-    """The text of an error, even if its ``__str__`` raises."""
+    """Return the text of an error, even if its ``__str__`` raises."""
     try:
-        if type(error).__module__.partition(".")[0] == "cbor2":  # it quotes keys behind the colon
+        if type(error).__module__.partition(".")[0] == "cbor2":  # the text after the colon quotes keys
             return f"{type(error).__name__}: {str(error).partition(':')[0]}"
         return f"{type(error).__name__}: {error}"
     except Exception as another:
@@ -116,7 +120,7 @@ def told(error: Exception) -> str:
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a value, each with the step that leads to it."""
+    """List the parts of a value, each with the step of a path that leads to it."""
     kind = value.__class__
     names: Any
     if issubclass(kind, dict):
@@ -135,7 +139,9 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def shown_key(key: object) -> str:
-    """A key as a step of a path: a number, or a text that looks like a name. Others may be private data."""
+    """Return a key as a step of a path, if it is a number or looks like a name; otherwise ``...``. Other keys may be
+    private data.
+    """
     text = repr(key) if key.__class__ in (str, int) else ""
     looks_harmless = len(text) <= _LONGEST_STEP and (key.__class__ is int or str(key).isidentifier())
     return text if looks_harmless else "..."

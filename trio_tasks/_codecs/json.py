@@ -1,4 +1,4 @@
-"""JSON, for values that other programs read: msgspec's, or Python's own for plain values if that is missing."""
+"""A codec for JSON, which other programs can read: by msgspec, or for plain values by Python's own ``json``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 @final
 class JsonCodec:
-    """Values of one type as JSON. It is like :class:`CborCodec`, but larger, and other programs can read it.
+    """A codec that stores values of one type as JSON. It is like :class:`CborCodec`, but larger, and other programs can
+    read it.
 
     Bytes are stored as text (base64), so they come back only if the type is given. NaN and the infinities cannot be
     stored.
@@ -73,7 +74,7 @@ class JsonCodec:
                 raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
             value = self._loads(payload)
             if self._schema.has_datetimes and has_naive_datetime(self._schema.to_plain(value)):
-                raise Unfit("it has a datetime without a time zone, which is another moment on another machine")
+                raise Unfit("it has a datetime without a time zone, whose moment depends on the machine")
             return value
         except Exception as error:
             raise self._schema.undecodable(self._name, error, "") from cause_of(error)
@@ -127,11 +128,11 @@ def _json_for(schema: TypeSchema) -> tuple[Callable[[Any], bytes], Callable[[byt
 
 
 def _refuse_constant(name: str) -> Any:
-    raise Unfit(f"{name} is no JSON")
+    raise Unfit(f"{name} is not JSON")
 
 
 def is_deeper(payload: bytes, levels: int) -> bool:
-    """True if JSON has more than so many levels. The answer is undefined for bytes that are not JSON.
+    """Return True if the JSON is nested deeper than ``levels``. The answer is undefined for bytes that are not JSON.
 
     Innermost pairs of brackets are removed, level by level, until none is left: in C, all of one level at once.
     """

@@ -1,5 +1,6 @@
-"""Plain values, which any encoder can write. They are checked before one runs, since cbor2's ends the interpreter on a
-value that is nested too deeply."""
+"""Checks of plain values, which every encoder can write. Values are checked before the encoder runs, since
+cbor2 crashes the interpreter on a value that is nested too deeply.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +27,19 @@ more."""
 
 
 OFFSET_ADVICE = (
-    "has an offset from UTC that is not of whole minutes, which the stored form cannot say: "
+    "has an offset from UTC that is not a whole number of minutes, which cannot be stored: "
     "use .astimezone(timezone.utc), for example"
 )
 
 
 def has_odd_offset(value: datetime | time) -> bool:
-    """True if its offset from UTC is not of whole minutes."""
+    """Return True if the value's offset from UTC is not a whole number of minutes."""
     offset = value.utcoffset()
     return offset is not None and bool(offset.seconds % 60 or offset.microseconds)
 
 
 def is_plain(value: Any) -> bool:
-    """True if all parts of a decoded value are of classes that are written: no simple value of CBOR, only text keys."""
+    """Return True if all parts of a decoded value are of the classes that we write; dicts have text keys only."""
     parts = [value]
     while parts:
         part = parts.pop()
@@ -55,7 +56,7 @@ def is_plain(value: Any) -> bool:
 
 
 def has_naive_datetime(value: Any) -> bool:
-    """True if a plain value contains a datetime without a time zone."""
+    """Return True if a plain value contains a datetime without a time zone."""
     parts = [value]
     while parts:
         part = parts.pop()
@@ -69,7 +70,7 @@ def has_naive_datetime(value: Any) -> bool:
 
 
 def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> None:
-    """Refuse a plain value, of a class in ``looked_at``, that cannot be written.
+    """Raise if a plain value of a class in ``looked_at`` cannot be written.
 
     Raises:
       RecursionError: it has more levels than this, or no end.
@@ -79,7 +80,7 @@ def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> No
     if kind is datetime:
         if value.utcoffset() is None:
             raise Unfit(
-                "is a datetime without a time zone, which is another moment on another machine: "
+                "is a datetime without a time zone, whose moment depends on the machine: "
                 "make it with datetime.now(timezone.utc), for example"
             )
         if has_odd_offset(value):
@@ -89,14 +90,14 @@ def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> No
             raise Unfit(f"is {value}, which JSON does not have: use a CborCodec, or None")
     else:
         if not levels:
-            raise RecursionError("too many levels")  # as Python has it, if there are very many
+            raise RecursionError("too many levels")  # the error that Python raises itself at great depths
         for each in value.values() if kind is dict else value:
             if each.__class__ in looked_at:
                 check_plain_value(each, levels - 1, looked_at)
 
 
 def check_untyped_value(value: Any) -> None:
-    """Refuse a value that is not made of plain ones alone, for codecs without msgspec.
+    """Raise if a value contains anything but plain values; for codecs without msgspec.
 
     Raises:
       Unfit: it is not.
@@ -111,6 +112,6 @@ def check_untyped_value(value: Any) -> None:
             "and dicts of them can be stored: install trio_tasks[sqlite] or trio_tasks[file], and give the type"
         )
     if kind is dict and any(key.__class__ is not str for key in value):
-        raise Unfit("has a key that is no text: install trio_tasks[sqlite] or trio_tasks[file], and give the type")
+        raise Unfit("has a key that is not a string: install trio_tasks[sqlite] or trio_tasks[file], and give the type")
     for each in value.values() if kind is dict else value:
         check_untyped_value(each)

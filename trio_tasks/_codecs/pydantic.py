@@ -1,4 +1,4 @@
-"""Pydantic models as args: by their own validation and their own JSON. pydantic is imported when a codec is made."""
+"""A codec for pydantic models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 class PydanticCodec:
-    """Values of a pydantic type as JSON: models, their unions, lists of them, pydantic's dataclasses.
+    """A codec that stores values of a pydantic type as JSON: models, unions and lists of them, pydantic dataclasses.
 
     >>> SqliteStorage("tasks.db", Email, codec=PydanticCodec)  # class Email(pydantic.BaseModel)
 
@@ -58,7 +58,7 @@ class PydanticCodec:
             raise EncodeError(f"{self._name} must be {self._label}, not {type(value).__name__}")
         try:
             payload: bytes = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
-        except Exception as error:  # its text quotes values
+        except Exception as error:  # leave out its text, which quotes values
             raise EncodeError(
                 f"{self._name} cannot be stored as {self._label}: it has a value of another type, or one that JSON "
                 f"does not have ({type(error).__name__})"
@@ -70,7 +70,9 @@ class PydanticCodec:
         except self._invalid as error:
             raise EncodeError(self._refused("", error)) from _cause_of(error)
         if is_same is not True:
-            raise EncodeError(f"{self._name} would not come back equal: it is another {self._label} when it is decoded")
+            raise EncodeError(
+                f"{self._name} would not come back equal: decoding gives another value of type {self._label}"
+            )
         return payload
 
     def decode(self, payload: bytes) -> Any:
@@ -88,7 +90,9 @@ class PydanticCodec:
         try:
             return self._adapter.validate_json(payload)
         except self._invalid as error:
-            raise DecodeError(self._refused(f"what is stored is no {self._label}: ", error)) from _cause_of(error)
+            raise DecodeError(self._refused(f"the stored value is not of type {self._label}: ", error)) from _cause_of(
+                error
+            )
 
     def for_type(self, type: Any) -> PydanticCodec:
         """Make a codec with the same options for another type."""
@@ -122,7 +126,7 @@ def _path(steps: Iterable[Any]) -> str:
 
 
 def _cause_of(error: Any) -> BaseException | None:
-    """The error that the user's own validator raised; None if there is none."""
+    """Return the error that the user's own validator raised; None if there is none."""
     cause = error.errors(include_url=False, include_input=False)[0].get("ctx", {}).get("error")
     return cause if isinstance(cause, BaseException) else None
 

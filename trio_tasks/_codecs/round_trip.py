@@ -1,4 +1,4 @@
-"""The comparison of a value with what decoding makes of it, compiled once for each type.
+"""The check that decoding returns the value that was encoded, compiled once for each type.
 
 msgspec validates the plain form of a value, and converts what it can: a text where a path is declared, an int where a
 float is. So a value that passes may still come back as another one. The comparison finds that out when the value is
@@ -28,12 +28,12 @@ from .plain_values import OFFSET_ADVICE, has_odd_offset
 Check = Callable[[Any, Any], None]
 """Compare a value with what came back; raises :class:`Unfit`."""
 
-_BY_MAKING = "would not come back equal: something, such as a __post_init__, changes it when it is decoded"
+_BY_MAKING = "would not come back equal: decoding changes it, for example in a __post_init__"
 COLLISION = "has two keys that are stored as the same text, so that one of them would be lost: use a list of pairs"
 
 
 def compile_check(info: Any, plain_of: Callable[[Any], Any]) -> Check:
-    """Compile the comparison for a type.
+    """Compile the check for a type.
 
     Args:
       info: the type, as ``msgspec.inspect.type_info`` describes it.
@@ -170,7 +170,7 @@ class _Compiler:
                 if one is not found[one]:
                     check_item(one, found[one])
             if len(value) != len(back):
-                raise Unfit("has two members that are stored alike", "")
+                raise Unfit("has two members with the same stored form", "")
 
         return check
 
@@ -195,7 +195,7 @@ def _sequence(checks: Check | list[Check]) -> Check:
 
 
 def same_leaf(value: Any, back: Any) -> None:
-    """Compare values without parts.
+    """Raise if two values that have no parts are not the same.
 
     Raises:
       Unfit: they differ, or the class of the value is another one.
@@ -212,7 +212,7 @@ def same_leaf(value: Any, back: Any) -> None:
             raise Unfit(_BY_MAKING, "")
     elif kind is float and isinstance(value, int) and value.__class__ is not bool:
         if value != back:
-            raise Unfit("is a whole number that no float is equal to: use a float, or declare it as int", "")
+            raise Unfit("is a whole number that no float equals: use a float, or declare the type as int", "")
     else:
         raise _other_class(value, back)
 
@@ -240,13 +240,13 @@ _SIMPLE = frozenset((str, int, bool, bytes))
 _SPECIAL: dict[type, Callable[[Any, Any], bool]] = {
     datetime: _same_moment,
     time: _same_time,
-    Decimal: _same_text,  # `==` has it that 1.0 is 1.00, and fails for a signaling NaN
+    Decimal: _same_text,  # `==` says that 1.0 equals 1.00, and raises for a signaling NaN
     **dict.fromkeys((PosixPath, PurePosixPath, WindowsPath, PureWindowsPath), _same_text),
     float: lambda value, back: float.__eq__(back, value) is True or (value != value and back != back),
 }
 _ADVICE: dict[type, str] = {
     datetime: OFFSET_ADVICE,
-    time: "has a time zone whose offset from UTC is not known, or not of whole minutes: use another, or none",
+    time: "has a time zone whose offset from UTC is unknown or not a whole number of minutes: use another one, or none",
 }
 
 
@@ -254,9 +254,9 @@ _ADVICE: dict[type, str] = {
 
 
 def check_keys(value: Any, plain_of: Callable[[Any], Any]) -> None:
-    """Refuse a value of any type that loses an entry of a dict, or seconds of an offset, in its plain form.
+    """Raise if the plain form of a value loses an entry of a dict or the seconds of a UTC offset.
 
-    It does not contain itself, since its plain form was made.
+    The value contains no cycle, since its plain form could be made.
 
     Raises:
       Unfit: it loses one.
@@ -286,7 +286,7 @@ def _class_made(info: Any) -> Any:
 
 
 def _left_out(kind: Any) -> set[str]:
-    """The fields that ``==`` leaves out."""
+    """The names of the fields that ``==`` does not compare."""
     if is_dataclass(kind):
         return {each.name for each in fields(kind) if not each.compare}
     return {each.name for each in getattr(kind, "__attrs_attrs__", ()) if not each.eq}
@@ -298,7 +298,7 @@ def _check_class(value: Any, back: Any) -> None:
 
 
 def _check_declared(value: Any, back: Any, label: str) -> None:
-    """Refuse a TypedDict with keys that its type does not declare."""
+    """Raise if a TypedDict has keys that its type does not declare."""
     _check_class(value, back)
     if len(value) != len(back):
         key = next((each for each in value if each not in back), "")

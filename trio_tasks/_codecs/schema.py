@@ -1,4 +1,4 @@
-"""The schema of a codec's type: it checks that values fit, and converts plain values back."""
+"""The schema of a codec's type, which checks values and converts plain values back to the type."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<path>.*)`
 _EXPECTED = re.compile(r"^Expected `(.*)`, got `(.*)`$", re.DOTALL)
 
 _UNION_ADVICE = (
-    ". The stored form would not say which of them it is: if they are classes of yours, make them msgspec Structs with "
-    "tag=True; or else one dataclass, with a field for each"
+    ". The stored form would not tell the members of the union apart: make them msgspec Structs with tag=True, or use "
+    "one dataclass with a field for each"
 )
 
 
-_PYDANTIC_ADVICE = "; give codec=PydanticCodec for a type of pydantic's"
+_PYDANTIC_ADVICE = ", which needs codec=PydanticCodec"
 
 
 @final
 class TypeSchema:
-    """A type, prepared once.
+    """The type of a codec's values, analysed once.
 
     Args:
       type: what the values are; ``Any`` for plain ones.
@@ -70,7 +70,7 @@ class TypeSchema:
         self.is_any = type is Any
         self.label = label_of(type)
         self.direct: frozenset[Any] = LEAVES if self.is_any else LEAVES & {types.NoneType if type is None else type}
-        is_plain = self.is_any or (bool(self.direct) and codec == "CborCodec")  # then it can do without msgspec
+        is_plain = self.is_any or (bool(self.direct) and codec == "CborCodec")  # msgspec is not needed
         library: Any = _msgspec_for(f"{codec}({self.label})", required=not is_plain)
         self.msgspec: Any = library
         self.to_plain: Callable[[Any], Any] = _as_it_is
@@ -87,7 +87,7 @@ class TypeSchema:
             plainest = self.to_plain if codec == "CborCodec" else partial(self.to_plain, builtin_types=())
             self._same = compile_check(found, plainest)
             self.has_datetimes = "DateTime" in kinds
-            # An option that a type does not need is left out, since each costs a third of a microsecond.
+            # Leave out options that the type does not need: each costs a third of a microsecond.
             needed: dict[str, Any] = {"str_keys": True} if "Dict" in kinds else {}
             needed |= {"dec_hook": made_again} if "Custom" in kinds else {}
             needed |= {"builtin_types": natives} if kinds & _NATIVE_KINDS else {}
@@ -108,7 +108,7 @@ class TypeSchema:
         return plain
 
     def check(self, value: Any) -> None:
-        """Refuse a value of another class than the type's.
+        """Raise if the class of a value is not that of the type.
 
         Raises:
           Unfit: it is of another class.
@@ -120,7 +120,7 @@ class TypeSchema:
             raise Unfit(f"must be {self.label}, not {type(value).__name__}", "")
 
     def check_back(self, value: Any, back: Any) -> None:
-        """Refuse a value that decoding would not return.
+        """Raise if decoding does not return the value.
 
         Raises:
           Unfit: the decoded value differs.
@@ -129,7 +129,7 @@ class TypeSchema:
             self._same(value, back)
 
     def check_plain(self, value: Any, plain: Any) -> None:
-        """Refuse a value of any type that loses more than its types in its plain form.
+        """Raise if the plain form of a value loses more than the types of its parts.
 
         Raises:
           Unfit: it loses more.
@@ -138,7 +138,7 @@ class TypeSchema:
             check_keys(value, self.to_plain)
 
     def misfit(self, error: Exception, root: str = "[0]") -> Unfit:
-        """Make an :class:`Unfit` of the error that a value caused; ``root`` is msgspec's name for the value."""
+        """Turn the error that a value caused into an :class:`Unfit`; ``root`` is msgspec's name for the value."""
         if isinstance(error, Unfit):
             return error
         found = _WHERE.match(str(error)) if self._is_misfit(error) else None
@@ -156,19 +156,19 @@ class TypeSchema:
         return Unfit(f"must be {wanted if path else self.label}, not {given}", path)
 
     def undecodable(self, name: str, error: Exception, root: str = "[0]") -> DecodeError:
-        """Make a :class:`DecodeError` of the error that a payload caused."""
+        """Turn the error that a payload caused into a :class:`DecodeError`."""
         if not self._is_misfit(error):
             reason = error.__cause__ if isinstance(error.__cause__, Unfit) else error  # cbor2 wraps our errors
             return DecodeError(f"{name} cannot be decoded: {reason if isinstance(reason, Unfit) else told(error)}")
         misfit = self.misfit(error, root)
-        return DecodeError(f"what is stored is no {self.label}: {name}{misfit.path} {misfit}")
+        return DecodeError(f"the stored value is not of type {self.label}: {name}{misfit.path} {misfit}")
 
     def _is_misfit(self, error: Exception) -> bool:
         return self.msgspec is not None and issubclass(type(error), self.msgspec.ValidationError)
 
 
 def label_of(type: Any) -> str:
-    """The name of a type, as it is written in code."""
+    """Return the name of a type as it is written in code."""
     name = type.__name__ if isinstance(type, _Class) and not get_origin(type) else repr(type)
     return re.sub(r"[\w.]+\.(?:<locals>\.)?(\w+)", r"\1", name)
 
@@ -177,7 +177,7 @@ _Class = type
 
 
 def plain_form(value: Any) -> Any:
-    """The plain form of a value that msgspec does not know."""
+    """Return the plain form of a value of a class that msgspec does not know."""
     if isinstance(value, PurePath):
         return str(value)
     for base in _BASES:
@@ -190,11 +190,11 @@ def plain_form(value: Any) -> Any:
 
 
 def _stripped(value: Any) -> Any:
-    return value.__getnewargs__()[0]  # a text, number or bytes has this, in which its own class is not named
+    return value.__getnewargs__()[0]  # the value as its builtin class: str, int, float or bytes
 
 
 def made_again(kind: type, plain: Any) -> Any:
-    """Convert the plain form of :func:`plain_form` back."""
+    """Make a value from the plain form that :func:`plain_form` gave."""
     if isinstance(plain, kind):
         return plain
     if isinstance(plain, str):
@@ -203,7 +203,7 @@ def made_again(kind: type, plain: Any) -> Any:
 
 
 def _as_given(value: Any, back: Any) -> None:
-    """Without msgspec a typed value is a plain scalar, which comes back as it is."""
+    """Check nothing: without msgspec, typed values are plain scalars, which come back unchanged."""
 
 
 def _as_it_is(value: Any) -> Any:
@@ -225,8 +225,9 @@ def _msgspec_for(user: str, *, required: bool) -> Any:
 
 
 def _class_of(type: Any) -> tuple[Any, bool]:
-    """The class of a type's values, None if there is no single one; and True if subclasses are refused, since the
-    fields that they add would be lost."""
+    """Return the class of a type's values, or None if there is no single one; and True if instances of subclasses are
+    refused, since the fields that they add would be lost.
+    """
     kind = get_origin(type) or type
     if hasattr(kind, "__total__") and hasattr(kind, "__required_keys__"):  # a TypedDict, of typing_extensions too
         return dict, False
@@ -239,8 +240,9 @@ def _class_of(type: Any) -> tuple[Any, bool]:
 
 
 def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
-    """Refuse a type whose values cannot be stored, or not be told apart; returns the type as msgspec describes it, and
-    the kinds of values in it."""
+    """Raise TypeError if values of this type cannot be stored or distinguished; return the type as msgspec describes
+    it, and the kinds of values in it.
+    """
     kinds: set[str] = set()
     inspect = import_module("msgspec.inspect")  # msgspec does not import it
     try:
@@ -255,7 +257,7 @@ def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
         kinds.add(kind)
         if kind == "Custom" and hasattr(info.cls, "__pydantic_validator__"):
             raise TypeError(
-                f"{user} cannot be made: {label_of(info.cls)}{_within(path)} is of pydantic{_PYDANTIC_ADVICE}"
+                f"{user} cannot be made: {label_of(info.cls)}{_within(path)} is a pydantic type{_PYDANTIC_ADVICE}"
             )
         if kind == "Custom" and not issubclass(info.cls, PurePath):
             raise TypeError(
@@ -279,7 +281,7 @@ def _within(path: str) -> str:
 
 
 def _infos(info: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """A type and all types inside it, as msgspec describes them, each with its path."""
+    """List a type and all types inside it, as msgspec describes them, each with its path."""
     if id(info) in seen:
         return
     seen.add(id(info))

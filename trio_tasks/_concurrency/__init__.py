@@ -1,1 +1,1 @@
-"""Additions to trio: background work, threads, exception groups, stacks."""
+"""Additions to trio: background work, calls from threads, exception groups, and lines of code where trio tasks wait."""

@@ -1,4 +1,4 @@
-"""Work that goes on beside a block, and ends with it.
+"""Functions that run in the background of a block, and end with it.
 
 trio-util has the plain kind; it has no types, so this is the one place where its name is spelled.
 """
@@ -15,8 +15,8 @@ import trio
 def run_and_cancelling(
     async_fn: Callable[..., Awaitable[object]], *args: Any
 ) -> AbstractAsyncContextManager[None, Any]:
-    """``async with run_and_cancelling(async_fn, *args)``: run it until the block is left, and cancel it then."""
-    import trio_util  # which takes as long to import as half of this library, and is not needed before a worker runs
+    """Run ``async_fn(*args)`` in the background of an ``async with`` block, and cancel it when the block ends."""
+    import trio_util  # late: its import takes as long as half of this library's
 
     beside: Any = trio_util
     block: AbstractAsyncContextManager[None, Any] = beside.run_and_cancelling(async_fn, *args)
@@ -25,8 +25,9 @@ def run_and_cancelling(
 
 @asynccontextmanager
 async def run_shielded(async_fn: Callable[..., Awaitable[object]], *args: Any) -> AsyncGenerator[None, None]:
-    """``async with run_shielded(async_fn, *args)``: the same, but a cancellation from outside does not end it: only
-    leaving the block does. So it goes on for as long as something in the block shields itself and cleans up."""
+    """Do as :func:`run_and_cancelling`, but shield the function from cancellations that come from outside the block. So
+    it goes on for as long as something in the block shields itself and cleans up.
+    """
     scope = trio.CancelScope(shield=True)
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""Groups of errors: what is in them, however deeply they are nested."""
+"""Functions for exception groups, nested to any depth, and for errors with unusual classes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ E = TypeVar("E", bound=BaseException)
 
 
 def is_a(error: BaseException, kind: type[E]) -> TypeIs[E]:
-    """Do what ``isinstance`` does, but an error that lies about its class, or fails when asked, is not asked."""
+    """Do as ``isinstance`` does, by ``type(error)`` alone: ``__class__`` may lie, or raise."""
     return issubclass(type(error), kind)
 
 
 def attribute_of(error: BaseException, name: str) -> Any:
-    """An attribute that every exception has, also of one whose class hides it behind a property."""
+    """Return a built-in attribute of an exception, even if its class hides it behind a property."""
     return vars(BaseException)[name].__get__(error)
 
 
 def members_of(group: BaseExceptionGroup[Any]) -> tuple[BaseException, ...]:
-    """The errors of a group, also of one whose class hides them."""
+    """Return the members of a group, even if its class hides them."""
     members: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(group)
     return members
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors that a group holds, however deeply it is nested; the error itself if it is no group."""
+    """Return all errors in a group and its inner groups; the error itself if it is no group."""
     unseen = [error]
     while unseen:
         each = unseen.pop()
@@ -45,7 +45,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def within(error: BaseException) -> Iterator[BaseException]:
-    """The error itself, those in its group, and those behind them (their causes and contexts), each once."""
+    """Return the error, the members of its group, and their causes and contexts, each once."""
     seen: set[int] = set()
     unseen = [error]
     while unseen:
@@ -61,17 +61,17 @@ def within(error: BaseException) -> Iterator[BaseException]:
 
 
 def find_within(error: BaseException, kind: type[E]) -> E | None:
-    """An error of this kind: the error itself, one in its group, or one behind it (its cause, or its context)."""
+    """Return the first error of this kind among the error, the members of its group, and their causes and contexts."""
     return next((each for each in within(error) if is_a(each, kind)), None)
 
 
 @contextmanager
 def unnested() -> Generator[None, None, None]:
-    """Raise the inner group in place of a group that holds nothing else."""
+    """Raise the inner group if the block raises a group whose only member is a group."""
     try:
         yield
     except BaseExceptionGroup as group:
-        outer: Any = group  # of what, mypy and pyright do not agree
+        outer: Any = group  # mypy and pyright do not agree about the type of its members
         inner: Any = group
         while len(members_of(inner)) == 1 and is_a(members_of(inner)[0], BaseExceptionGroup):
             [inner] = members_of(inner)

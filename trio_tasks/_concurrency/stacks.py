@@ -1,4 +1,4 @@
-"""The line at which a trio task is stuck: the innermost line of the user's own code, not of trio's or ours."""
+"""The line of code at which a trio task waits or runs: the innermost one outside of trio and this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _MACHINERY = tuple(
 
 
 def cancelled_line(error: BaseException) -> str:
-    """The line at which the cancellation struck that is in this error: ``path:line in function: source``.
+    """Return the line at which the cancellation inside this error was raised: ``path:line in function: source``.
+    ``path:line in function: source``.
 
     That of a child goes before that of the nursery which gathered its error, if it is in the user's own code.
     """
@@ -39,7 +40,7 @@ def _frames_of(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 
 def current_line(task: trio.lowlevel.Task) -> str:
-    """The line at which a trio task waits just now; if it waits for its children, that of the first of them."""
+    """Return the line at which a trio task waits now; if it waits for its children, that of the first child."""
     frames = list(task.iter_await_frames())
     place = _innermost(frames)
     if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in frames):
@@ -52,7 +53,7 @@ def current_line(task: trio.lowlevel.Task) -> str:
 
 
 def is_in_thread(task: trio.lowlevel.Task | None) -> bool:
-    """Return True if a trio task waits for a thread just now, or one of its children does."""
+    """Return True if the trio task, or one of its children, waits for a thread now."""
     if task is None:
         return False
     if any(frame.f_globals.get("__name__") == "trio._threads" for frame, _ in task.iter_await_frames()):
@@ -61,7 +62,7 @@ def is_in_thread(task: trio.lowlevel.Task | None) -> bool:
 
 
 def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> bool:
-    """Return True if one of these frames is the outermost of a trio task, or of one of its children."""
+    """Return True if the outermost frame of the trio task, or of one of its children, is among these frames."""
     if task is None:
         return False
     if getattr(task.coro, "cr_frame", None) in frames:
@@ -70,12 +71,12 @@ def runs_in(task: trio.lowlevel.Task | None, frames: Collection[FrameType]) -> b
 
 
 def running_line(frames: Iterable[FrameType]) -> str:
-    """The line that runs just now, of frames from the outermost to the innermost."""
+    """Return the line that runs now, from frames in order from the outermost to the innermost."""
     return _innermost((frame, frame.f_lineno) for frame in frames)
 
 
 def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """Of frames from the outermost to the innermost, the last that is not of trio's machinery."""
+    """Return the line of the innermost frame that belongs neither to trio nor to this package."""
     found: tuple[FrameType, int] | None = None
     for frame, line in frames:
         if found is None or not frame.f_code.co_filename.startswith(_MACHINERY):

@@ -1,4 +1,4 @@
-"""Calling into a trio run from wherever one is: from inside it, from one of its threads, or from any other."""
+"""Calls into a trio run from inside it, from one of its threads, or from any other thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_in_trio_thread(token: trio.lowlevel.TrioToken | None) -> bool:
-    """Return True in the thread of the run that has this token, and everywhere if the run has not begun."""
+    """Return True in the thread of the trio run that has this token, and everywhere if the run has not begun."""
     try:
         return token is None or trio.lowlevel.current_trio_token() is token
     except RuntimeError:  # no trio in this thread
@@ -27,11 +27,11 @@ def is_in_trio_thread(token: trio.lowlevel.TrioToken | None) -> bool:
 def call_in_trio_thread(
     token: trio.lowlevel.TrioToken | None, sync_fn: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]
 ) -> None:
-    """Call it now if this is inside the run, or else have it called there soon; nothing happens if the run is over."""
+    """Call the function now if this is inside the trio run; otherwise schedule the call there."""
     if token is None or is_in_trio_thread(token):
         sync_fn(*args)
     else:
-        with suppress(trio.RunFinishedError):  # there is nothing left to be told
+        with suppress(trio.RunFinishedError):  # the run is over: nothing to do
             token.run_sync_soon(sync_fn, *args)
 
 
@@ -39,14 +39,15 @@ _instead: Pause | None = None
 
 
 def pause_instead() -> Pause | None:
-    """The function to await before doing in place what a thread would do; None if there are threads."""
+    """Return the function to await in place of starting a thread; None if threads are used."""
     return _instead
 
 
 @contextmanager
 def without_threads(pause: Pause) -> Generator[None, None, None]:
-    """Start no thread inside the block: who asks for something does it himself, after ``await pause()``, which
-    stands for the time that a thread takes."""
+    """Use no threads inside the block: calls that would be made in a thread are made in place, after ``await pause()``,
+    which stands for the time that a thread takes.
+    """
     global _instead  # noqa: PLW0603  there is one answer for the whole process
     previous, _instead = _instead, pause
     try:

@@ -1,4 +1,4 @@
-"""Tracebacks without local variables: an error that is kept must not keep the handler's values."""
+"""Tracebacks without local variables, so that a stored error does not keep a handler's objects alive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def drop_locals(error: BaseException) -> None:
-    """Give an error, those behind it and those in its group tracebacks that read the same, and hold no frames that ran.
+    """Replace the tracebacks of an error, its group members, causes and contexts by equal ones without live frames.
 
     ``traceback.clear_frames`` would not do: it closes coroutines that are suspended, such as one that has caught the
     error and goes on.
@@ -47,7 +47,7 @@ def _bare(traceback: TracebackType | None) -> TracebackType | None:
         traceback = traceback.tb_next
     bare: TracebackType | None = None
     for code, line, module in reversed(places):
-        # Without an instruction there are no column marks, which would be those of another code.
+        # Instruction -1 gives no column marks: those would belong to other code.
         frame = _frame_like(code.co_filename, code.co_name, code.co_firstlineno, module)
         bare = TracebackType(bare, frame, -1, line or code.co_firstlineno)
     return bare
@@ -59,7 +59,9 @@ def _never_run() -> Generator[None, None, None]:
 
 @lru_cache(maxsize=1024)  # a handler that fails often fails at the same lines
 def _frame_like(file: str, name: str, first_line: int, module: str | None) -> FrameType:
-    """A frame of this name and file that never ran. A generator's frame has no caller, and so keeps no others."""
+    """Make a frame with this name and file that never ran. A generator's frame has no caller, and so keeps no
+    others.
+    """
     named = _never_run.__code__.replace(co_filename=file, co_name=name, co_firstlineno=first_line)
     frame: FrameType = FunctionType(named, {"__name__": module})().gi_frame
     return frame

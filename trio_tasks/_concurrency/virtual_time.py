@@ -1,4 +1,4 @@
-"""Tests of trio's clock in this run: if it is a real one, the wall clock counts beside it."""
+"""Functions that tell whether time in this trio run is virtual."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._clock import is_wall_clock_replaced
 
 
 def is_virtual() -> bool:
-    """Return True if trio's clock in this run is one that a test moves: no other process shares it."""
+    """Return True if trio's clock in this run is a ``MockClock``, which other processes do not share."""
     testing = sys.modules.get("trio.testing")
     if testing is None or not trio.lowlevel.in_trio_run():
         return False
@@ -18,6 +18,7 @@ def is_virtual() -> bool:
 
 
 def goes_by_the_wall() -> bool:
-    """Return True if the wall clock tells when a moment has come: not where trio's clock is virtual, and the wall clock
-    does not go with it."""
+    """Return True if the wall clock decides when a moment has come: always, except where trio's clock is virtual and
+    the wall clock does not follow it.
+    """
     return is_wall_clock_replaced() or not is_virtual()

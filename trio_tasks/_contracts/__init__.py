@@ -1,1 +1,1 @@
-"""The contracts between backends, workers, layers, handlers and listeners."""
+"""The interfaces between backends, workers, layers, handlers and listeners."""

@@ -1,4 +1,4 @@
-"""The log of failed attempts: one record for each, without any configuration.
+"""The log of failed attempts: one record for each attempt, without any configuration.
 
 A failed attempt that is followed by another one is a warning. A dead letter is an error, with its traceback. What a
 handler was given, and what it returned, is in no record.
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("trio_tasks")
 _LEASE_LOST = Released("its lease was lost")
-_LONGEST_ERROR = 500  # characters of an error's text that stand in a record; a dead letter has its traceback as well
+_LONGEST_ERROR = 500  # characters of an error's text in a record; a dead letter has its traceback as well
 
-_MOST_ERRORS = 50  # in an error and behind it, of which logging may print the traceback
+_MOST_ERRORS = 50  # errors, causes and contexts included, of which logging may print the traceback
 
 
 @final
 class AttemptLog:
-    """The records of the failed attempts of one worker's run.
+    """Writes the log records of the failed attempts of one run of a worker.
 
     Each record has, beside its text, the attributes ``worker``, ``queue``, ``task_name``, ``task_id``, ``attempt``,
     ``attempts`` and ``outcome``.
@@ -58,21 +58,22 @@ class AttemptLog:
 
     @staticmethod
     def of(task: Task[Any]) -> AttemptLog | None:
-        """The log of the worker's run that claimed this task; None if there is none."""
+        """Return the log of the run that claimed this task; None if there is none."""
         found = getattr(getattr(task.parts.holder, "context", None), "attempt_log", None)
         return found if isinstance(found, AttemptLog) else None
 
     # Errors that a layer has seen
 
     def note(self, task: Task[Any], error: BaseException, seconds: float, level: int) -> None:
-        """Leave an error that a layer has seen to the record of the attempt. If the attempt ends otherwise after all,
-        the error is logged on its own."""
+        """Remember an error that a layer has seen, so that the record of the attempt includes it. If the attempt ends
+        with another outcome, the error is logged on its own.
+        """
         if not self._is_noted(task, error):
             self.flush(task)
         self.noted[task.parts] = error, seconds, level
 
     def flush(self, task: Task[Any]) -> None:
-        """Log what was noted for this task: the attempt goes on."""
+        """Log the error that was noted for this task, since the attempt goes on after it."""
         noted = self.noted.pop(task.parts, None)
         if noted is not None:
             error, seconds, level = noted
@@ -101,11 +102,11 @@ class AttemptLog:
                 self.warn(task, "has lost its lease: the task may be attempted by another worker as well")
 
     def warn(self, task: Task[Any], text: str) -> None:
-        """Log what is wrong with an attempt under way."""
+        """Log a warning about an attempt under way."""
         self._write(logging.WARNING, task, text)
 
     def _is_noted(self, task: Task[Any], error: BaseException) -> bool:
-        """Return True if this is the error that was noted for the task, or was made of it."""
+        """Return True if this error is the one that was noted for the task, or was caused by it."""
         noted = self.noted.get(task.parts)
         return noted is not None and any(each is noted[0] for each in within(error))
 
@@ -163,14 +164,14 @@ class AttemptLog:
 
 
 def check_logger(logger: object) -> logging.Logger | None:
-    """A logger of the standard library, or None."""
+    """Return the value if it is a logger of the standard library or None."""
     if not (logger is None or isinstance(logger, logging.Logger)):
         raise TypeError(f"log must be a logging.Logger, as logging.getLogger(name) gives, or None, not {logger!r}")
     return logger
 
 
 def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseException, seconds: float) -> None:
-    """Log that what is inside of a layer has raised."""
+    """Log an error that came out of the inner layers or the handler."""
     log.log(
         level,
         "task %s failed in attempt %s, after %.3f s",
@@ -182,7 +183,7 @@ def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseExcepti
 
 
 def told_briefly(error: BaseException) -> str:
-    """The class of an error and what it says, in one line; of a group, what is in it."""
+    """Return the class and the text of an error in one line; for a group, those of its members."""
     inner = list(leaves(error))
     if inner[0] is not error:
         told = "; ".join(map(told_briefly, inner[:3])) + ("; …" if len(inner) > 3 else "")
@@ -192,7 +193,9 @@ def told_briefly(error: BaseException) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    """The class of an error and what it says. The standard library would look at all that is behind it as well."""
+    """Return the class and the text of an error. The standard library would format all causes and
+    contexts as well.
+    """
     kind = type(error)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
@@ -200,16 +203,16 @@ def _text_of(error: BaseException) -> str:
     with catch_errors() as caught:
         said = str(error)
         return f"{name}: {said}" if said else name
-    return f"{name}: what it says cannot be had, for a {type(caught.error).__name__}"
+    return f"{name}: its __str__ raised {type(caught.error).__name__}"
 
 
 def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The error as logging takes it without asking it anything, such as whether it is true."""
+    """Return ``exc_info`` for logging, so that logging reads no attribute of the error itself."""
     return type(error), error, attribute_of(error, "__traceback__")
 
 
 def _traceback_in_text(error: BaseException) -> str | None:
-    """The traceback of an error that is not to be left to logging, else None.
+    """Return the traceback as text if logging cannot write it itself, else None.
 
     1. With half of a surrogate pair in its text, a log file would refuse the whole record.
     2. Of thousands of errors, one in the other, the standard library takes minutes to print the traceback.

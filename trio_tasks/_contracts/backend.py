@@ -1,4 +1,4 @@
-"""The contracts: what a backend and a layer are, and what else a backend may be able to do.
+"""The interfaces of backends: what every backend must do, and the capabilities that a backend may add.
 
 A backend claims a capability by implementing its interface, and is asked with ``isinstance``.
 """
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
-    """A source of tasks that wants to know how each of them ended.
+    """A source of tasks that is told the outcome of each attempt.
 
     Two methods must be there: ``receive`` and :meth:`settle`. ``receive`` claims the next task and returns it,
     with ``parts.attempt`` counting this attempt; it raises ``trio.EndOfChannel`` when no more will come, and, if it
@@ -40,12 +40,12 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
 
     @property
     def beats_when_idle(self) -> bool:
-        """True if :meth:`beat` is called also while no task is running; otherwise virtual time need not stop for it."""
+        """True if :meth:`beat` must be called also while no task is running; False lets virtual time run on."""
         return True
 
     @abstractmethod
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Take note of how the attempt ended: whichever of the six it is, the task is not running any more.
+        """Record the outcome of the attempt; whatever it is, the task is no longer running.
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
@@ -55,7 +55,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
         """
 
     async def beat(self, context: WorkerContext) -> None:
-        """Renew the leases on what this worker has claimed.
+        """Renew the leases of the tasks that this worker has claimed.
 
         Called every :attr:`heartbeat_interval` seconds, from when the intake opens until after the last attempt.
         Where a lease is found lost, call ``task.parts.holder.revoke(Released(reason))``, so that the attempt ends. Do
@@ -65,83 +65,86 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Let go of what it holds; by default nothing."""
+        """Release what the backend holds; by default nothing."""
         await trio.lowlevel.checkpoint()
 
 
 class StockedBackend(Backend[A], Generic[A]):
-    """A backend that may have tasks at hand, to be given without waiting."""
+    """A backend that may have tasks ready, which it gives out without waiting."""
 
     @abstractmethod
     def receive_nowait(self) -> Task[A]:
-        """The next task; raises ``trio.WouldBlock`` if there is none now, ``trio.EndOfChannel`` if none will come."""
+        """Return the next task; raise ``trio.WouldBlock`` if there is none now, ``trio.EndOfChannel`` if none will
+        come.
+        """
 
 
 class NowaitBackend(StockedBackend[A], Generic[A]):
-    """A backend that can settle without waiting, too; a worker then does so, and is several times as fast."""
+    """A backend that can also settle without waiting, which makes its workers several times as fast."""
 
     @abstractmethod
     def settle_nowait(self, task: Task[Any], outcome: Outcome) -> None:
-        """Settle as :meth:`~Backend.settle` does, at once."""
+        """Settle as :meth:`~Backend.settle` does, without waiting."""
 
 
 class Feeder(ABC):
-    """A backend with work to do for as long as a worker's intake is open, such as carrying tasks in from elsewhere."""
+    """A backend that does work of its own while a worker's intake is open, such as carrying in tasks from elsewhere."""
 
     @abstractmethod
     async def feed(self) -> None:
-        """Run beside the slots; it is cancelled when intake stops, and may return earlier. If it raises, the worker
-        ends."""
+        """Run beside the slots; the worker cancels it when intake stops, and it may return earlier. If it raises, the
+        worker ends.
+        """
 
 
 class FetchById(ABC):
-    """A backend that can show a task by its id."""
+    """A backend that can look up a task by its id."""
 
     @abstractmethod
     async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
-        """The task, unfinished or remembered; None if it is not known."""
+        """Return the task of this id, unfinished or remembered; None if it is not known."""
 
 
 class Update(ABC):
-    """A backend that can replace what a waiting task holds."""
+    """A backend that can replace the args and metadata of a waiting task."""
 
     @abstractmethod
     async def update(self, task: Task[Any]) -> bool:
-        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
 
 
 class Reschedule(ABC):
-    """A backend that can move a waiting task in time."""
+    """A backend that can change the time at which a waiting task is ready."""
 
     @abstractmethod
     async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Have the waiting task be ready in ``delay`` seconds; False if none of that id waits.
+        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits.
 
         One that is ready keeps its place if ``delay`` is 0.
         """
 
 
 class Cancel(ABC):
-    """A backend that can take a task back, whether it waits or runs."""
+    """A backend that can cancel a waiting task and abort a running one."""
 
     @abstractmethod
     async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if none of that id waits."""
+        """Kill the waiting task of this id; False if no task of this id waits."""
 
     @abstractmethod
     async def abort(self, task_id: str) -> bool:
-        """Cancel the attempt under way, which is then settled as killed; False if there is none.
+        """Cancel the attempt under way, which is then settled as killed; False if the task is not running.
 
         It returns as soon as the attempt has been told; :meth:`WaitForCompletion.wait_for` tells when it has ended.
         """
 
 
 class Progress(ABC):
-    """A backend that can keep how far a running task has come, for others to read."""
+    """A backend that can store the progress of a running task, for others to read."""
 
     @abstractmethod
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Keep this as the progress of a running task; plain data, which replaces what was reported before.
+        """Store the progress of a running task, as plain data; it replaces what was reported before.
 
         Raises:
           LeaseLostError: the task is not running any more. Nothing changed.
@@ -149,7 +152,7 @@ class Progress(ABC):
 
     @abstractmethod
     async def progress_of(self, task_id: str) -> Any:
-        """The progress that was last reported for the task; None if nothing was.
+        """Return the progress that was last reported for the task; None if none was.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -161,23 +164,24 @@ class Discard(ABC):
 
     @abstractmethod
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
 
 
 class Vacuum(ABC):
-    """A backend that can forget finished tasks."""
+    """A backend that can forget all finished tasks."""
 
     @abstractmethod
     async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; returns how many there were."""
+        """Forget all finished tasks, dead letters included; return how many there were."""
 
 
 class ResumeById(ABC):
-    """A backend that can let a dead letter have another try."""
+    """A backend that can make a dead letter wait again."""
 
     @abstractmethod
     async def resume_by_id(self, task_id: str) -> bool:
-        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none.
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -185,11 +189,11 @@ class ResumeById(ABC):
 
 
 class ResumeAbandoned(ABC):
-    """A backend that can take orphans back at once, rather than when their leases run out."""
+    """A backend that can take back orphans at once."""
 
     @abstractmethod
     async def resume_abandoned(self) -> int:
-        """Let the orphans wait again; returns how many there were."""
+        """Make all orphans wait again; return how many there were."""
 
 
 class RegisterWorker(ABC):
@@ -197,10 +201,10 @@ class RegisterWorker(ABC):
 
     @abstractmethod
     async def register_worker(self, context: WorkerContext) -> None:
-        """Note that this worker starts to receive here."""
+        """Note that this worker starts to receive from the backend."""
 
     async def unregister_worker(self, context: WorkerContext) -> None:
-        """Note that this worker has ended; by default nothing is done.
+        """Note that this worker has ended; by default do nothing.
 
         When it returns, no task is running that was claimed for this worker and not given to it. A worker calls it
         after its last attempt, shielded and with a deadline, however it ends.
@@ -209,11 +213,11 @@ class RegisterWorker(ABC):
 
 
 class WaitForCompletion(ABC):
-    """A backend that can wait for a task to be finished."""
+    """A backend that can wait until a task is finished."""
 
     @abstractmethod
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait until the task has ended; return how.
+        """Wait until the task is finished, and return its result.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -227,7 +231,7 @@ class ListTasks(ABC):
 
     @abstractmethod
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
-        """At most ``limit`` tasks, of this status if one is given.
+        """Return at most ``limit`` tasks, of this status if one is given.
 
         Those that wait come first: the ready ones in the order in which they would be received, then the delayed ones
         as they fall due.
@@ -255,8 +259,9 @@ class Metrics(ABC):
 
     @abstractmethod
     async def metrics(self) -> dict[str, int]:
-        """Numbers by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released``, ``suspended``
-        in all; ``waiting`` and ``running`` at present."""
+        """Return counts by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` and
+        ``suspended`` in all; ``waiting`` and ``running`` now.
+        """
 
 
 INTERFACES: tuple[type, ...] = tuple(
@@ -268,14 +273,16 @@ INTERFACES: tuple[type, ...] = tuple(
 
 
 class PollStrategy(ABC):
-    """A rule for when to look again. One object serves one :func:`poll`."""
+    """A rule that decides when a backend polls again. One object serves one :func:`poll`."""
 
     @abstractmethod
     async def wait(self) -> None:
-        """Return when it is time to look again, after a look that found nothing.
+        """Return when it is time to poll again, after a poll that found nothing.
 
         If it is cancelled, the next thing done is a look, so a signal that it has consumed is not lost.
         """
 
     def found(self) -> None:
-        """Take note that a look found something: a strategy that counts quiet looks starts afresh. Default: nothing."""
+        """Note that a poll found something; a strategy that counts polls without success starts again. Default:
+        nothing.
+        """

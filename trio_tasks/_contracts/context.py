@@ -1,4 +1,4 @@
-"""One run of a worker, as handlers, layers, listeners and the monitor see it; its intake, and its counts."""
+"""The context of a worker's run, for handlers, layers, listeners and the monitor; and the state of its intake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """A worker's run at one moment. The six counts are of attempts that have been settled, by outcome."""
+    """The state and the counts of a worker's run at one moment. The six counts are of attempts that have been settled,
+    by outcome.
+    """
 
     name: str
     state: str
@@ -52,7 +54,7 @@ class WorkerStatistics:
 
 @final
 class WorkerContext:
-    """One run of a worker.
+    """One run of a worker, with methods to stop, pause and observe it.
 
     All methods but :meth:`wait_shutting_down` and :meth:`wait_stopped` are sync. They may be called from the run's own
     trio tasks and from the threads of sync handlers alike; from a thread they take effect a moment later.
@@ -71,7 +73,7 @@ class WorkerContext:
         self.recipe = recipe
         self.concurrency = check_count(concurrency, "concurrency")
         self.intake_state = IntakeState()
-        self.running_tasks: dict[Task[Any], None] = {}  # a set that keeps its order, so that a seed decides all
+        self.running_tasks: dict[Task[Any], None] = {}  # a set in order of insertion, so that a seed decides the order
         self.idle = False
         self.lent = 0  # how many running attempts wait for other tasks
         self.tally = Tally()
@@ -85,23 +87,23 @@ class WorkerContext:
 
     @staticmethod
     def of(task: Task[Any]) -> WorkerContext:
-        """The run of the worker that claimed this task.
+        """Return the context of the run that claimed this task.
 
         Raises:
           WorkerError: no worker runs it.
         """
         if not isinstance(task, Task):
-            raise TypeError(f"a context is of a Task, not of {type(task).__name__}")
+            raise TypeError(f"WorkerContext.of takes a Task, not {type(task).__name__}")
         context = getattr(task.parts.holder, "context", None)
         if not isinstance(context, WorkerContext):
-            raise WorkerError(f"task {escaped(task.parts.id)} is not in the hands of a worker, so it has no context")
+            raise WorkerError(f"no worker has claimed task {escaped(task.parts.id)}, so it has no WorkerContext")
         return context
 
-    # What a handler may ask
+    # For handlers: the state
 
     @property
     def is_running(self) -> bool:
-        """True if it has started and not ended yet."""
+        """True if the run has started and not ended yet."""
         return self._tracked is not None
 
     @property
@@ -111,27 +113,27 @@ class WorkerContext:
 
     @property
     def is_shutting_down(self) -> bool:
-        """True once it was told to stop."""
+        """True if the worker was told to stop."""
         return self.intake_state.closed
 
     @property
     def is_stopped(self) -> bool:
-        """True once it has ended."""
+        """True if the run has ended."""
         return self._stopped.is_set()
 
     @property
     def is_ready(self) -> bool:
-        """True if it would take a task now: it runs, its intake is open, and a slot is free."""
+        """True if the worker would take a task now: it runs, its intake is open, and a slot is free."""
         return self.is_running and self.intake_state.is_open and len(self.running_tasks) - self.lent < self.concurrency
 
     @property
     def task_count(self) -> int:
-        """The number of running tasks and pieces of work tracked."""
+        """The number of running tasks, plus the number of tracked functions that still run."""
         tracked = self._tracked
         return len(self.running_tasks) + (len(tracked.child_tasks) if tracked is not None else 0)
 
     def statistics(self) -> WorkerStatistics:
-        """The state and the counts of this moment, frozen."""
+        """Return the state and the counts of this moment."""
         report = self.report()
         return WorkerStatistics(
             name=self.name,
@@ -149,17 +151,17 @@ class WorkerContext:
         )
 
     def report(self) -> WorkerReport:
-        """The report of the run so far."""
+        """Return the report of the run so far."""
         return self.tally.report(self.name)
 
-    # What a handler may do
+    # For handlers: controls
 
     def stop(self) -> None:
-        """Take no more tasks; the running ones are carried to their end, and then the worker returns."""
+        """Take no more tasks; finish those that are running, then return from the worker's ``run``."""
         call_in_trio_thread(self._token, self.intake_state.close)
 
     def pause(self) -> None:
-        """Take no more tasks until :meth:`resume`; the running ones go on."""
+        """Take no more tasks until :meth:`resume` is called; running attempts go on."""
         call_in_trio_thread(self._token, self.intake_state.pause)
 
     def resume(self) -> None:
@@ -167,18 +169,19 @@ class WorkerContext:
         call_in_trio_thread(self._token, self.intake_state.resume)
 
     def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``async_fn(*args)`` beside the slots. It may outlive the attempt that started it, but not the worker:
-        a stopping worker waits for it. If it is cancelled with the worker, it is gone; if it raises, that is logged.
+        """Run ``async_fn(*args)`` in the background of the worker. It may outlive the attempt that started it, but not
+        the worker: a stopping worker waits for it. If the worker is cancelled, so is the function; if it raises,
+        the error is logged.
 
         Raises:
           WorkerError: the worker is not running.
         """
-        check_callable(async_fn, "what is tracked", "an async function, with its arguments behind it")
+        check_callable(async_fn, "async_fn", "WorkerContext.track(async_fn, *args)")
         if self._tracked is None:
             raise WorkerError(f"worker {self.name!r} is not running, so it cannot track anything")
         if is_in_trio_thread(self._token):
             self._start_tracking(async_fn, args)
-        elif trio.lowlevel.in_trio_run():  # another one, which cannot wait for the answer
+        elif trio.lowlevel.in_trio_run():  # another trio run, which cannot wait for the answer
             call_in_trio_thread(self._token, self._run_contained, self._start_tracking, async_fn, args)
         else:
             trio.from_thread.run_sync(self._start_tracking, async_fn, args, trio_token=self._token)
@@ -191,15 +194,15 @@ class WorkerContext:
             raise WorkerError(f"worker {self.name!r} is ending, so it cannot track anything") from None
 
     def _run_contained(self, sync_fn: Callable[..., object], *args: Any) -> None:
-        with log_and_suppress("worker %r: work could not be tracked", self.name):
+        with log_and_suppress("worker %r: a function could not be tracked", self.name):
             sync_fn(*args)
 
     async def _run_tracked(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        with log_and_suppress("worker %r: work that was tracked failed", self.name):
+        with log_and_suppress("worker %r: a tracked function failed", self.name):
             await async_fn(*args)
 
     def emit(self, event: Event) -> None:
-        """Tell the listeners; an error of theirs is logged, and harms nothing else.
+        """Call the listeners with this event; an error that a listener raises is logged.
 
         Raises:
           TypeError: it is none of the events; your own go into ``Custom(value)``.
@@ -216,33 +219,34 @@ class WorkerContext:
                 listener(self, event)
 
     async def wait_shutting_down(self) -> None:
-        """Return once the worker was told to stop: for a handler that can come to an early end. In the thread of a sync
-        handler, ask :attr:`is_shutting_down` now and then."""
+        """Wait until the worker is told to stop, so that a handler can end early. In the thread of a sync handler, ask
+        :attr:`is_shutting_down` now and then.
+        """
         await self.intake_state.was_closed.wait()
 
     async def wait_stopped(self) -> None:
-        """Return once the worker has ended."""
+        """Wait until the run has ended."""
         await self._stopped.wait()
 
     def current_lines(self) -> dict[str, str]:
-        """For each running task, by its id, the line at which its attempt waits just now."""
+        """Return, by the id of each running task, the line at which its attempt waits now."""
         return {task.parts.id: task.parts.holder.current_line() for task in self.running_tasks if task.parts.holder}
 
     def in_threads(self) -> set[str]:
-        """The ids of the running tasks whose attempt is in a thread just now."""
+        """Return the ids of the running tasks whose attempt is in a thread now."""
         return {
             task.parts.id for task in self.running_tasks if is_in_thread(getattr(task.parts.holder, "trio_task", None))
         }
 
-    # What only the worker does
+    # For the worker alone
 
     def opened(self, tracked: trio.Nursery) -> None:
-        """The run begins; what is tracked goes into this nursery."""
+        """Note that the run begins; tracked functions run in this nursery."""
         self._token = trio.lowlevel.current_trio_token()
         self._tracked = tracked
 
     def ended(self) -> None:
-        """The run is over."""
+        """Note that the run is over."""
         self._tracked = None
         self.intake_state.close()
         self._stopped.set()
@@ -259,7 +263,7 @@ class WorkerContext:
 
 
 def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Listener, ...]:
-    """One listener, several, or None; always returned as a tuple."""
+    """Return the listeners as a tuple; one listener, several, or None may be given."""
     shape = "on_event(context, event)"
     if on_event is None:
         return ()
@@ -270,7 +274,7 @@ def check_listeners(on_event: Listener | Iterable[Listener] | None) -> tuple[Lis
 
 @final
 class IntakeState:
-    """The state of intake: open, paused, or closed for good. It starts open.
+    """The state of a worker's intake: open, paused, or closed for good. It starts open.
 
     Attributes:
       is_open: whether tasks may be taken now. A plain attribute, since it is read for each task.
@@ -296,19 +300,18 @@ class IntakeState:
         self._scopes: set[trio.CancelScope] = set()
 
     def add_waiter(self, scope: trio.CancelScope) -> None:
-        """Add a slot that begins to wait, in this scope, which :meth:`close` and :meth:`pause` cancel until it
-        leaves."""
+        """Add a slot that waits inside this scope, which :meth:`close` and :meth:`pause` cancel."""
         self._scopes.add(scope)
         self.waiting += 1
 
     def remove_waiter(self, scope: trio.CancelScope) -> None:
-        """Remove it: it does not wait any more."""
+        """Remove a slot that no longer waits."""
         self._scopes.discard(scope)
         self.waiting -= 1
 
     @contextmanager
     def interruptible(self) -> Generator[None, None, None]:
-        """The block may be cut short, silently, by :meth:`close` and :meth:`pause`; so look afterwards."""
+        """Let :meth:`close` and :meth:`pause` end the block early, without an error."""
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -317,11 +320,11 @@ class IntakeState:
                 self._scopes.discard(scope)
 
     async def wait_open(self) -> None:
-        """Return once the intake is not paused."""
+        """Wait until the intake is not paused."""
         await self._opened.wait()
 
     def close(self) -> None:
-        """Take no more tasks."""
+        """Close the intake: no more tasks are taken."""
         self.closed = True
         self.is_open = False
         self.was_closed.set()
@@ -330,17 +333,18 @@ class IntakeState:
             self.on_close()
 
     def cancel(self) -> None:
-        """Take no more tasks, since the worker was cancelled. Slots that wait are cancelled with it, so none is
-        left to be cancelled here; the others find the cancellation at :meth:`wait_cancelled`."""
+        """Close the intake since the worker was cancelled. Slots that wait are cancelled with it, so none is left to be
+        cancelled here; the others find the cancellation at :meth:`wait_cancelled`.
+        """
         self.cancelled = True
         self.is_open = False
 
     async def wait_cancelled(self) -> None:
-        """Let the cancellation that :meth:`cancel` told of be delivered to a slot that is between two tasks."""
+        """Wait for the cancellation that :meth:`cancel` announced, in a slot that is between two tasks."""
         await trio.sleep_forever()
 
     def pause(self) -> None:
-        """Take no tasks until :meth:`resume`."""
+        """Pause the intake: no tasks are taken until :meth:`resume` is called."""
         if not self.paused:
             self.paused = True
             self.is_open = False
@@ -348,7 +352,7 @@ class IntakeState:
             self._cancel_waiters()
 
     def resume(self) -> None:
-        """Take tasks again."""
+        """Open the intake again."""
         self.paused = False
         self.is_open = not (self.closed or self.cancelled)
         self._opened.set()

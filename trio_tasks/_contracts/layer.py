@@ -1,4 +1,4 @@
-"""The contracts of layers, and of the gates among them."""
+"""The types of handlers and layers, and the interfaces of gates."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
 
 @runtime_checkable
 class Gate(Protocol):
-    """A layer that can hold intake back."""
+    """A layer that can stop the worker from receiving tasks."""
 
     async def ready(self) -> None:
-        """Return when an attempt would be let through. Called before each receive; it may be cancelled.
+        """Wait until an attempt would be let through. Called before each receive; it may be cancelled.
 
         If it raises, that is what the attempt at the next task fails with, as if the layer had raised it.
         """
@@ -27,17 +27,18 @@ class Gate(Protocol):
 
 @runtime_checkable
 class Admitting(Gate, Protocol):
-    """A gate that counts. Between ``ready`` and the attempt another worker may have come first; so the worker asks
-    again, without waiting, once it has a task, and gives the task back if the answer is no."""
+    """A gate that counts the attempts it lets through. Between ``ready`` and the attempt another worker may have come
+    first; so the worker asks again, without waiting, once it has a task, and gives the task back if the answer is no.
+    """
 
     def admit(self, task: Task[Any]) -> bool:
-        """Set room aside for this attempt; False if there is none after all.
+        """Reserve room for the attempt at this task; return False if there is none.
 
         If it raises, nothing was set aside, and the attempt fails with the error.
         """
         ...
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Take note that the admitted attempt is over, whether it ever reached the layer or not. Called once for each
-        admission. If it
-        raises, that is logged."""
+        """Free the room reserved for an attempt, which is over now, whether it reached the layer or not. Called once
+        for each admission. If it raises, that is logged.
+        """

@@ -1,4 +1,4 @@
-"""Slots that are lent: an attempt that waits for another task does not keep that task from running.
+"""Lending of slots: an attempt that waits for another task lets its worker run another one meanwhile.
 
 The trio task that runs a handler is known here by its slot, for as long as the slot lasts. So a wait that happens in
 it, and not in a child or a thread, finds the slot, and lends it until the wait is over.
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
 
 
 class LendingSlot(Protocol):
-    """A slot, as those see it for whom its attempt waits."""
+    """The interface of a slot that can be lent while its attempt waits."""
 
     worker: str
     """The name of its worker."""
 
     @property
     def attempted(self) -> str | None:
-        """The id of the task that is attempted in it now; None if there is none."""
+        """The id of the task whose attempt runs in the slot; None if there is none."""
         ...
 
     @property
     def waits_for(self) -> str | None:
-        """The id of the task that its attempt waits for; None if it does not wait for one."""
+        """The id of the task that the attempt in the slot waits for; None if it waits for none."""
         ...
 
     def lend(self, waits_for: str, what: str) -> None:
-        """Lend the slot until :meth:`reclaim`."""
+        """Lend the slot to another attempt until :meth:`reclaim`."""
         ...
 
     def reclaim(self) -> None:
-        """Take note that the wait is over; the attempt goes on at once."""
+        """Note that the wait is over; the attempt goes on at once."""
         ...
 
 
 @runtime_checkable
 class LendingGate(Protocol):
-    """A layer that can lend the place that an attempt has in it."""
+    """A gate that can lend the room of an attempt while the attempt waits."""
 
     def lend(self, task: Task[Any]) -> None:
-        """Let another attempt have the places of this one, until :meth:`reclaim`. It may have none."""
+        """Let other attempts use the room of this one until :meth:`reclaim`. It may have none."""
         ...
 
     def reclaim(self, task: Task[Any]) -> None:
-        """Give the attempt its places again: it goes on, even if that makes it one too many for a while."""
+        """Give the attempt its room again; it goes on at once, even if that exceeds the limit for a while."""
         ...
 
 
@@ -62,7 +62,7 @@ SLOTS: dict[trio.lowlevel.Task, LendingSlot] = {}
 
 @final
 class Loan:
-    """The slot of the attempt that waits in the block, if it is one; lent from :meth:`begin` to the end of the block.
+    """A block in which an attempt waits: its slot is lent from :meth:`begin` to the end of the block.
 
     Args:
       waits_for: the id of the task that is waited for; empty if it is something else.
@@ -77,7 +77,7 @@ class Loan:
         self._slot: LendingSlot | None = None
 
     def begin(self) -> None:
-        """Lend the slot, since the wait begins; called again, it does nothing."""
+        """Lend the slot, if this trio task runs an attempt; a second call does nothing."""
         if self._slot is None and (slot := SLOTS.get(trio.lowlevel.current_task())) is not None:
             self._slot = slot
             slot.lend(self._waits_for, self._what)
@@ -91,5 +91,5 @@ class Loan:
 
 
 def is_attempted(task_id: str) -> bool:
-    """Return True if a slot of this process attempts this task, and does not wait itself."""
+    """Return True if a slot in this process attempts this task, and its attempt does not wait itself."""
     return any(slot.attempted == task_id and slot.waits_for is None for slot in SLOTS.values())

@@ -1,4 +1,4 @@
-"""The stores that are open in each run of trio, for those who wait until all of them are closed."""
+"""A registry of the stores that are open in each trio run, to wait until all of them are closed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _all_closed: dict[trio.lowlevel.TrioToken, trio.Event] = {}
 
 
 def note_open(store: object) -> None:
-    """Take note that this store is open now."""
+    """Note that this store is open."""
     _open.setdefault(trio.lowlevel.current_trio_token(), set()).add(store)
 
 
 def note_closed(store: object) -> None:
-    """Take note that this store is closed, with an error or without."""
+    """Note that this store is closed, with or without an error."""
     token = trio.lowlevel.current_trio_token()
     stores = _open.get(token, set())
     stores.discard(store)
@@ -25,12 +25,12 @@ def note_closed(store: object) -> None:
 
 
 def are_some_open() -> bool:
-    """Return True if a store is open in this run."""
+    """Return True if any store is open in this trio run."""
     return trio.lowlevel.current_trio_token() in _open
 
 
 async def wait_all_closed() -> None:
-    """Return once no store is open in this run."""
+    """Wait until no store is open in this trio run."""
     token = trio.lowlevel.current_trio_token()
     if token not in _open:
         await trio.lowlevel.checkpoint()

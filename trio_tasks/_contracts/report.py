@@ -1,4 +1,6 @@
-"""Reports of runs: what a worker, or a whole monitor, has finished, and what it has not."""
+"""Reports of runs of workers and monitors: counts of outcomes, and the attempts that were interrupted or went on too
+long.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """An attempt that was cancelled from outside, and its task released."""
+    """An attempt that was cancelled from outside, so that its task was released."""
 
     worker: str
     """The name of the worker that ran it."""
@@ -26,8 +28,9 @@ class Interruption:
 @final
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """An attempt that went on after its worker was cancelled, as when the terminator had fired: it cleaned up for long,
-    or was in a thread, which cannot be cancelled."""
+    """An attempt that went on for a second or more after its worker was cancelled, for example by the terminator: it
+    cleaned up for long, or was in a thread, which cannot be cancelled.
+    """
 
     worker: str
     """The name of the worker that ran it."""
@@ -41,7 +44,7 @@ class Overrun:
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """One run of one worker.
+    """The report of one run of a worker.
 
     The six counts are of attempts, by outcome. ``drained`` are the tasks that were running when the worker was told
     to stop, and came to an end of their own; ``interrupted`` those which did not. ``overrun`` are the attempts that
@@ -63,7 +66,9 @@ class WorkerReport:
 @final
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run of a monitor: ``workers`` in the order in which their runs ended, restarts counted as runs."""
+    """The report of one run of a monitor: ``workers`` in the order in which their runs ended, with restarts counted as
+    runs. ``workers`` in the order in which their runs ended, restarts counted as runs.
+    """
 
     workers: tuple[WorkerReport, ...] = ()
     restarts: int = 0
@@ -73,18 +78,19 @@ class Report:
 
     @property
     def drained(self) -> tuple[TaskId, ...]:
-        """The tasks that were running when their worker was told to stop, and came to an end of their own."""
+        """The tasks that were running when their worker was told to stop, and then ended by themselves."""
         return tuple(task_id for each in self.workers for task_id in each.drained)
 
     @property
     def interrupted(self) -> tuple[Interruption, ...]:
-        """The attempts that were cancelled when time was up, and where each of them was stuck."""
+        """The attempts that were cancelled by the terminator, each with the line at which it was stuck."""
         return tuple(interruption for each in self.workers for interruption in each.interrupted)
 
     @property
     def overrun(self) -> tuple[Overrun, ...]:
-        """The attempts that went on for a second or more after time was up, and where each of them was. Empty if the
-        terminator was not overrun."""
+        """The attempts that went on for a second or more after they were cancelled, each with its line at that time.
+        Empty if the terminator was not overrun.
+        """
         return tuple(overrun for each in self.workers for overrun in each.overrun)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The pushing side of a backend: one verb to implement, four more that follow from it."""
+"""The interface for pushing tasks: ``push_task`` is to be implemented, and four other methods call it."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class PushHooks:
 
 
 class TaskSink(ABC, Generic[A]):
-    """A backend, or a part of one, into which tasks can be pushed."""
+    """A backend into which tasks can be pushed."""
 
     @abstractmethod
     async def push_task(self, task: Task[A]) -> TaskId:
-        """Put a whole task in.
+        """Push a whole task; return its id.
 
         Returns:
           the task's id; or, where the task has a unique key and is to be skipped, the id of the one which has it.
@@ -89,7 +89,7 @@ class TaskSink(ABC, Generic[A]):
         """
 
     async def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Make a task of ``args`` and put it in; return its id.
+        """Make a task of ``args``, and push it; return its id.
 
         >>> task_id = await storage.push(Email(to="b@example.com"), delay=600, attempts=3)
 
@@ -122,7 +122,7 @@ class TaskSink(ABC, Generic[A]):
         return await self.push_task(make_task(args, options, self))
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
-        """Make a task of each of ``many`` args, with the same keywords, and put them in, in this order.
+        """Make a task of each of ``many`` args, with the same options, and push them in this order; return their ids.
 
         The keywords are those of :meth:`push`, without ``id``. Every task is made, and every option checked, before the
         first is put in. If it is cancelled, those put in so far stay in.
@@ -131,7 +131,7 @@ class TaskSink(ABC, Generic[A]):
         return [await self.push_task(task) for task in tasks]
 
     async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
-        """Push the args that come out of a channel, until it ends; returns how many there were.
+        """Push the args that come out of a channel until it ends; return how many there were.
 
         If it is cancelled, at most the one item that was being pushed is lost to both sides; a :class:`Pipe` keeps
         even that one.
@@ -147,7 +147,7 @@ class TaskSink(ABC, Generic[A]):
         return pushed
 
     async def push_all(self, source: trio.abc.ReceiveChannel[Task[A]]) -> int:
-        """Push the whole tasks that come out of a channel, until it ends; returns how many there were."""
+        """Push the whole tasks that come out of a channel until it ends; return how many there were."""
         _check_channel(source)
         pushed = 0
         async for task in source:
@@ -159,17 +159,19 @@ class TaskSink(ABC, Generic[A]):
 
 
 async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = None) -> list[Task[A]]:
-    """A task of each of the args, with the same options; other trio tasks run now and then, and at the end."""
+    """Make a task of each of the args, with the same options; other trio tasks may run in between."""
     options = options_for_many(options, sink)
     if not hasattr(many, "__iter__"):
-        raise TypeError(f"push_bulk takes several args, such as a list of them, not {type(many).__name__}")
+        raise TypeError(f"push_bulk takes a list of args, not {type(many).__name__}")
     source = iter(many)
     tasks: list[Task[A]] = []
     while stretch := [make_task(args, options) for args in islice(source, BATCH_SIZE)]:
         tasks += stretch
         await trio.lowlevel.checkpoint()
     if len(tasks) > 1 and options.get("on_conflict") == "raise":
-        raise DuplicateTaskError("several tasks cannot have one unique key, if the second is to be refused for it")
+        raise DuplicateTaskError(
+            "push_bulk of several tasks with one unique key needs on_conflict='skip' or 'replace', not 'raise'"
+        )
     if not tasks:
         await trio.lowlevel.checkpoint()
     return tasks  # noqa: ASYNC910  the loop has ended in one
@@ -180,21 +182,21 @@ def _name_of(function: object) -> str:
 
 
 def _check_channel(source: object) -> None:
-    check_callable(getattr(source, "receive", None), "the source's receive", "a trio.abc.ReceiveChannel has it")
+    check_callable(getattr(source, "receive", None), "the source's receive", "in a trio.abc.ReceiveChannel")
 
 
 def check_task(task: Task[A]) -> Task[A]:
-    """Refuse what is not a whole task."""
+    """Return the value if it is a Task, else raise TypeError."""
     if not isinstance(task, Task):
         raise TypeError(f"push_task takes a Task, not {type(task).__name__}; push(args) makes one of plain args")
     return task
 
 
 def check_storable(parts: Parts) -> None:
-    """Refuse parts that cannot be stored anywhere, with a ``ValueError``."""
+    """Raise ValueError if these parts cannot be stored."""
     terms = parts.terms
     if not -(2**63) <= terms.priority < 2**63:
-        raise ValueError(f"a priority that is stored must have 64 bits at most, not be {terms.priority}")
+        raise ValueError(f"priority must fit in 64 bits to be stored, not {terms.priority}")
     if not parts.id.isascii():
         check_unicode(parts.id, "a task's id")
     if terms.unique is not None:

@@ -1,1 +1,1 @@
-"""From a function to a handler: its parameters, and the adapter that fills them."""
+"""Handlers: the analysis of a function's parameters, and the adapter that fills them in."""

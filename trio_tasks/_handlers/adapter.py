@@ -1,4 +1,4 @@
-"""From a plain typed function to a handler: what its parameters ask for is found out once, at build.
+"""The adapter from a plain typed function to a handler of whole tasks.
 
 The first parameter is the args, or the whole task if it is annotated ``Task[...]``. Each further one is
 filled in by its annotation. Everything is decided beforehand, so an attempt pays only for what its handler
@@ -35,7 +35,7 @@ Prepared = Callable[[Task[Any], "AsyncExitStack | None"], Awaitable[Any]]
 
 
 def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type: Any = Any) -> Handler[Any, Any]:
-    """Make an ``async (Task[A]) -> R`` of a handler, whatever else its parameters ask for.
+    """Turn a user's function into an ``async (Task[A]) -> R``, with all its parameters filled in.
 
     Args:
       handler: an async function, or a sync one, which runs in a thread; a method, partial, callable object.
@@ -64,9 +64,9 @@ def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type
 
 
 def _closing(plan: Plan, attempt: Prepared) -> Handler[Any, Any]:
-    """Close what the extractors have opened when the attempt ends, before it is settled.
+    """Run the attempt, and then close what its extractors have opened, before the outcome is settled.
 
-    They are told how it ends, but do not decide it: what the attempt raised stands, also if one of them swallows it.
+    Extractors see the error of the attempt, but cannot suppress it.
     """
     if not plan.has_contexts:
         return lambda task: attempt(task, None)
@@ -86,7 +86,7 @@ def _closing(plan: Plan, attempt: Prepared) -> Handler[Any, Any]:
 
 @final
 class _Raised:
-    """A block that remembers what is raised in it, and lets it pass."""
+    """A context manager that remembers the exception raised in its block, and lets it pass."""
 
     __slots__ = ("error",)
 
@@ -94,14 +94,14 @@ class _Raised:
         self.error: BaseException | None = None
 
     def __enter__(self) -> None:
-        """Begin the block; nothing is raised yet."""
+        """Begin the block."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.error = error
 
 
 def _prepared(plan: Plan) -> Prepared:
-    """An async handler for which something is awaited, or a nursery opened, beforehand.
+    """Make the attempt of an async handler that needs an extractor or a nursery.
 
     A handler that is cut short because its own nursery was cancelled has the result None.
     """
@@ -120,12 +120,13 @@ def _prepared(plan: Plan) -> Prepared:
 
 
 def _in_thread(plan: Plan) -> Prepared:
-    """A sync handler. A slot has one thread at a time, so there are never more of them than slots.
+    """Make the attempt of a sync handler, which runs in a thread. A slot has one thread at a time, so there are never
+    more of them than slots.
 
     If it returns an awaitable, as a lambda around an async function does, that is awaited in trio.
     """
     for name in plan.nurseries:
-        plan.refuse(name, "asks for a nursery, which is no use in the thread of a sync handler: make it async")
+        plan.refuse(name, "asks for a nursery, which the thread of a sync handler cannot use: make the handler async")
     limiter = trio.CapacityLimiter(math.inf)
 
     async def attempt(task: Task[Any], stack: AsyncExitStack | None) -> Any:
@@ -147,10 +148,12 @@ def _in_thread(plan: Plan) -> Prepared:
 def _check_function(handler: object) -> None:
     if inspect.iscoroutine(handler):
         handler.close()  # or Python would warn that it was never awaited
-        raise not_a_handler(handler, "it has been called already: give the function itself, without (...)")
+        raise not_a_handler(handler, "it is a coroutine: give the function itself, without calling it")
     if isinstance(handler, type):
         raise not_a_handler(handler, "it is a class: give a function, a method, or an object with __call__")
     if not callable(handler):
         raise HandlerSignatureError(f"a handler must be a function from args to a result, not {quoted(handler)}")
     if comes_to(inspect.isasyncgenfunction, handler) or comes_to(inspect.isgeneratorfunction, handler):
-        raise not_a_handler(handler, "it yields, and so returns no result: give a function that returns one")
+        raise not_a_handler(
+            handler, "it is a generator function, which returns no result: give a function that returns one"
+        )

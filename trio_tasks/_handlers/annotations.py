@@ -1,4 +1,4 @@
-"""Reading the annotations of a callable, one by one, with all the names that can be had at run time.
+"""Evaluation of the annotations of a callable, one by one, with all names that are known at run time.
 
 ``typing.get_type_hints`` reads all or none: a name that only type checkers see, or one of a local scope,
 spoils the lot. Here each is read when it is asked for, and the functions around this one are looked at too.
@@ -18,7 +18,7 @@ from typing import Annotated, Any, ForwardRef, Union, final, get_args, get_origi
 
 @final
 class Annotations:
-    """The parameters of a callable, and what their annotations mean."""
+    """The parameters of a callable, and the types in their annotations."""
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         self.parameters = _parameters(handler)
@@ -34,15 +34,15 @@ class Annotations:
         self._locals = _local_names(function) if isinstance(function, FunctionType) else {}
 
     def resolve(self, parameter: inspect.Parameter) -> Any:
-        """The meaning of its annotation. Raises whatever evaluating it raises, such as ``NameError``."""
+        """Return the type in a parameter's annotation. Raises whatever evaluating it raises, such as ``NameError``."""
         return self._resolve(parameter.annotation)
 
     def resolve_return(self) -> Any:
-        """The type of its results; raises as :meth:`resolve`, or ``KeyError`` if that is not said."""
+        """Return the type of the results; raises as :meth:`resolve`, or ``KeyError`` without an annotation."""
         return self._resolve(self._returns["return"])
 
     def resolve_head(self, parameter: inspect.Parameter) -> Any:
-        """The part of its annotation before the brackets; the bare name if that is not known either."""
+        """Return the part of the annotation before the brackets; its bare name if that cannot be evaluated."""
         annotation = parameter.annotation
         if isinstance(annotation, ForwardRef):
             annotation = annotation.__forward_arg__
@@ -57,7 +57,7 @@ class Annotations:
         name = ast.unparse(head)
         try:
             return self._resolve(name)
-        except Exception:  # evaluating a name may raise anything, and then the name has to do
+        except Exception:  # evaluating a name may raise anything; then return the bare name
             return name.rpartition(".")[2]
 
     def _resolve(self, annotation: Any) -> Any:
@@ -69,7 +69,7 @@ class Annotations:
 
 
 def without_none(annotation: Any) -> tuple[Any, bool]:
-    """The annotation without its ``| None``, and whether it had one."""
+    """Return the annotation without its ``| None``, and whether it had one."""
     if get_origin(annotation) not in (Union, UnionType):
         return annotation, False
     members = tuple(each for each in get_args(annotation) if each is not NoneType)
@@ -77,20 +77,20 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def is_marked(annotation: Any, marker: type) -> bool:
-    """Return True if it is ``Annotated`` with such a marker."""
+    """Return True if the annotation is ``Annotated`` with a marker of this class."""
     marks = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
     return any(isinstance(each, marker) for each in marks)
 
 
 def class_of(annotation: Any) -> Any:
-    """The annotation without its brackets and other annotations; mostly a class."""
+    """Return the annotation without its brackets and ``Annotated``, which is usually a class."""
     if get_origin(annotation) is Annotated:
         annotation = annotation.__origin__
     return get_origin(annotation) or annotation
 
 
 def spelled(annotation: Any) -> str:
-    """The annotation as it was written, more or less."""
+    """Return the annotation about as it was written."""
     if isinstance(annotation, ForwardRef):
         return annotation.__forward_arg__
     if isinstance(annotation, str):
@@ -103,8 +103,9 @@ _DATA = re.compile(r"(?:typing\.)?Annotated\[(.+?), from data\]")
 
 
 def args_differ(first: Any, args_type: Any) -> bool:
-    """True if no value of the one type is of the other: both are plain classes, and neither is a subclass of the other.
-    Of anything else, such as a union or a protocol, this is not known."""
+    """Return True if no value of one type is of the other: both are plain classes, and neither is a subclass of the
+    other. Of anything else, such as a union or a protocol, this is not known.
+    """
     if not (_is_plain_class(first) and _is_plain_class(args_type)):
         return False
     if args_type in _ALSO_TAKEN_FOR.get(first, ()):
@@ -136,13 +137,15 @@ def _parameters(handler: Callable[..., Any]) -> dict[str, inspect.Parameter]:
             signature = inspect.signature(handler, annotation_format=Format.FORWARDREF)
         else:
             signature = inspect.signature(handler)
-    except ValueError:  # some built-in functions have none; that they take one argument is a fair guess
+    except ValueError:  # some built-in functions have no signature: assume one argument
         return {"args": inspect.Parameter("args", inspect.Parameter.POSITIONAL_ONLY)}
     return dict(signature.parameters)
 
 
 def _inside(handler: Any) -> Any:
-    """The callable that a partial, a method, a decorated function or a callable object calls; None for a function."""
+    """Return the callable inside a partial, a method, a decorated function or a callable object; None for a
+    function.
+    """
     if isinstance(handler, partial):
         return handler.func
     if isinstance(handler, (MethodType, staticmethod)):
@@ -158,7 +161,7 @@ def _inside(handler: Any) -> Any:
 
 
 def _local_names(function: FunctionType) -> dict[str, Any]:
-    """The names that a function closes over, and those of each function around it that is running just now.
+    """Return the names in the function's closure, and those of the functions around it that are running now.
 
     When a worker is built where its handler was defined, that is all of them.
     """

@@ -1,4 +1,4 @@
-"""The parameters of a handler, and the sources of their values: decided once, from their annotations."""
+"""The parameters of a handler, and where the value of each comes from, decided once by their annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @final
 class _FromData:
-    """The mark of a parameter that is filled from what the worker was given as ``data``."""
+    """The marker of a parameter whose value comes from the worker's ``data``."""
 
     def __repr__(self) -> str:
         return "from data"
@@ -36,7 +36,7 @@ Data = Annotated[T, _FromData()]
 
 @final
 class HandlerSignatureError(TypeError):
-    """An error: the value that a worker was given as its handler cannot be one. Raised when the worker is built.
+    """An error: the function given as handler has parameters that cannot be filled in. Raised when the worker is built.
 
     The message names the handler and the parameter that is in the way, and says what would be right.
     """
@@ -67,7 +67,7 @@ _WANTED = (
 
 @final
 class Plan:
-    """The arguments with which a handler is called.
+    """The plan by which the parameters of a handler are filled in.
 
     Args:
       handler: the function.
@@ -100,25 +100,25 @@ class Plan:
         self._annotations = Annotations(handler)
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
-            raise self._error("it has no positional parameter, and the first is for the task's args")
+            raise self._error("it has no positional parameter for the task's args")
         self.wants_task = extractor_for is not None or self._is_whole_task(first, args_type)
         for each in others:
             if each and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
                 self._plan(each)
 
     def call(self, task: Task[Any], values: dict[str, Any]) -> Any:
-        """Call the handler; the values are used up."""
+        """Call the handler with these values, which are removed from the dict."""
         first = task if self.wants_task else task.args
         if self._positional:
             return self.handler(first, *map(values.pop, self._positional), **values)
         return self.handler(first, **values)
 
     def fill(self, task: Task[Any]) -> dict[str, Any]:
-        """The values that are at hand, by parameter."""
+        """Return the values that need no extractor, by parameter."""
         return {name: fill(task) for name, fill in self.fills.items()}
 
     async def fill_and_extract(self, task: Task[Any], stack: AsyncExitStack | None = None) -> dict[str, Any]:
-        """The values that are at hand, and those that a ``from_task`` has to make.
+        """Return all values by parameter, those that a ``from_task`` makes included.
 
         If that is cancelled or raises, the handler is not called.
 
@@ -136,26 +136,32 @@ class Plan:
         return values  # noqa: ASYNC910  the handler is awaited next
 
     def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
-        """Raise, naming the handler and the parameter."""
+        """Raise an error that names the handler and the parameter."""
         annotation = self._annotations.parameters[name].annotation
         said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
         raise self._error(f"its parameter '{name}{said}' {why}") from cause
 
     def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
-        """Return True if the first parameter is a Task. That the type of the args is not known does no harm."""
+        """Return True if the first parameter takes the whole Task. That the type of the args is not known does no
+        harm.
+        """
         try:
             annotation = self._annotations.resolve(first)
         except Exception as error:  # evaluating an annotation may raise anything
             annotation = self._annotations.resolve_head(first)
             if annotation == "Task":
-                why = "may or may not be the whole task: import Task outside of `if TYPE_CHECKING`, and it is"
+                why = "cannot be evaluated, so it may or may not be the task: import Task outside of `if TYPE_CHECKING`"
                 self.refuse(first.name, why, error)
         if is_marked(annotation, _FromData) or annotation in (WorkerContext, trio.Nursery):
-            self.refuse(first.name, "comes first, where the task's args belong: put a parameter for them there")
+            self.refuse(
+                first.name, "comes first, but the first parameter is for the task's args: put one for them before it"
+            )
         is_whole = class_of(annotation) is Task
         wanted: Any = next(iter(get_args(annotation)), Any) if is_whole else annotation
         if first.annotation is not first.empty and args_differ(wanted, args_type):
-            why = f"comes first, where the task's args belong, and they are {args_type.__qualname__} here"
+            why = (
+                f"comes first, but the first parameter is for the task's args, which are {args_type.__qualname__} here"
+            )
             is_data = any(isinstance(each, wanted) for each in self._data)
             self.refuse(
                 first.name,
@@ -178,7 +184,7 @@ class Plan:
             self.fills[name] = lambda task: default
 
     def _advice_on(self, parameter: inspect.Parameter) -> str:
-        """Advice in place of its annotation, which says nothing."""
+        """Return advice for a parameter whose annotation does not say how to fill it in."""
         annotation = parameter.annotation
         if annotation is not parameter.empty:
             kind = class_of(without_none(self._annotations.resolve(parameter))[0])
@@ -190,14 +196,14 @@ class Plan:
         return _FILLABLE
 
     def _fill_in(self, parameter: inspect.Parameter) -> bool:
-        """Find out how to fill this parameter; False if its annotation does not say."""
+        """Decide how to fill in this parameter; False if its annotation does not say."""
         name = parameter.name
         if parameter.annotation is parameter.empty:
             return False
         try:
             annotation, optional = without_none(self._annotations.resolve(parameter))
         except Exception as error:  # evaluating an annotation may raise anything
-            self.refuse(name, f"cannot be read ({error}): define or import that where it is run", error)
+            self.refuse(name, f"cannot be evaluated ({error}): define or import the name at run time", error)
         if is_marked(annotation, _FromData):
             inner, inner_optional = without_none(get_args(annotation)[0])
             optional = (optional or inner_optional) and parameter.default is parameter.empty
@@ -222,7 +228,10 @@ class Plan:
             self.refuse(name, _WANTED)
         plan = Plan(extract, self._data, extractor_for=partial(self._refuse_extractor, name, kind))
         for each in (*plan.extractors, *plan.nurseries):
-            plan.refuse(each, "cannot be filled in: it may ask for what is at hand, such as Data[...] or WorkerContext")
+            plan.refuse(
+                each,
+                "cannot be filled in: from_task may ask for Data[...] or WorkerContext, but not for this",
+            )
         self.has_contexts = self.has_contexts or is_context
         if not plan.fills:
             return extract
@@ -233,17 +242,18 @@ class Plan:
         return self._error(f"its parameter {what}: of {kind.__qualname__}.from_task, {why}")
 
     def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:
-        """The function that finds it; ``absent`` stands in if there is none, unless it is
-        ``inspect.Parameter.empty``."""
+        """Make the function that finds the value in data; ``absent`` is the value if there is none, unless it is
+        ``inspect.Parameter.empty``.
+        """
         kinds = self._kinds(name, annotation)
         same = [each for each in self._data if type(each) in kinds]
         found = same or [each for each in self._data if isinstance(each, kinds)]
         other = next((each for each in found if each is not found[0]), None)
         if other is not None:
-            self.refuse(name, f"may be {found[0]!r} or {other!r}: data must hold one value of the type")
+            self.refuse(name, f"fits both {found[0]!r} and {other!r}: data must hold only one value of the type")
         if not found and absent is inspect.Parameter.empty:
             held = ", ".join(handler_name(type(each)) for each in self._data) or "nothing"
-            why = f"is not in data, which holds {held}: give the worker data=[...] with one, or it a default"
+            why = f"is not in data, which holds {held}: give the worker data=[...] with one, or a default"
             self.refuse(name, why)
         usual = found[0] if found else absent
 
@@ -257,18 +267,18 @@ class Plan:
         return fill
 
     def _kinds(self, name: str, annotation: Any) -> tuple[type[Any], ...]:
-        """The classes whose instances will do."""
+        """Return the classes whose instances fit the annotation."""
         members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         kinds = tuple(class_of(getattr(each, "__supertype__", each)) for each in members)
         try:
             isinstance(None, kinds)
         except TypeError as error:
-            self.refuse(name, f"must name a class in Data[...], to be found by its type ({error})", error)
+            self.refuse(name, f"must name a class in Data[...] ({error})", error)
         return kinds
 
 
 def handler_name(handler: object) -> str:
-    """The qualified name of a handler, for people; for one that has none, that of what it is made of."""
+    """Return the qualified name of a handler; without one, the name of the function or class inside."""
     if isinstance(handler, partial):
         return f"partial({handler_name(handler.func)})"
     if isinstance(handler, staticmethod):
@@ -286,12 +296,12 @@ def handler_name(handler: object) -> str:
 
 
 def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
-    """The error, naming the handler."""
+    """Make an error that names the handler."""
     return HandlerSignatureError(f"{handler_name(handler)} cannot be a handler: {why}")
 
 
 def gives_context(function: Callable[..., Any]) -> bool:
-    """Return True if a call gives an async context manager: it is decorated so, or annotated so."""
+    """Return True if a call returns an async context manager, by its decorator or its annotation."""
     inner = inspect.unwrap(getattr(function, "__func__", function))
     if inner is not getattr(function, "__func__", function) and inspect.isasyncgenfunction(inner):
         return True
@@ -303,7 +313,7 @@ def gives_context(function: Callable[..., Any]) -> bool:
 
 
 def comes_to(test: Callable[[object], bool], handler: Any) -> bool:
-    """Return True if it holds for the function that a call of the handler comes to."""
+    """Return True if the test holds for the function that a call of the handler ends up in."""
     while isinstance(handler, (partial, staticmethod)):
         handler = handler.func if isinstance(handler, partial) else handler.__func__
     return test(handler) or test(type(handler).__call__)

@@ -1,1 +1,1 @@
-"""The vocabulary: tasks, outcomes, errors and retry policies; trio is not needed for it."""
+"""Tasks, outcomes, errors and retry policies: the vocabulary of the library, which does not need trio."""

@@ -1,4 +1,4 @@
-"""The errors that have a meaning here: what a handler raises to steer its task, and what a caller would catch."""
+"""The errors of the library: those that a handler raises to decide its outcome, and those that callers catch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OutcomeError(Exception):
     """The base of `AbortError`, `RetryAfterError` and `DeferredError`, by which a handler decides its outcome.
 
     Raise one of the three; catch this one, for example in a layer that lets all of them through. ``source`` is the
-    trouble behind it: an exception, which is also its cause, or a text.
+    reason: an exception, which is also its cause, or a text.
     """
 
     def __init__(self, source: BaseException | str) -> None:
@@ -33,19 +33,19 @@ class OutcomeError(Exception):
 
 @final
 class AbortError(OutcomeError):
-    """Raise it from a handler: no more attempts. The task is settled as ``Killed``.
+    """Raise it from a handler to make no more attempts. The task is settled as ``Killed``.
 
     Args:
-      source: the trouble behind it, an exception (which becomes the cause) or a text.
+      source: the reason, an exception (which becomes the cause) or a text.
     """
 
 
 @final
 class RetryAfterError(OutcomeError):
-    """Raise it from a handler: try again after ``delay`` seconds, if there are attempts left.
+    """Raise it from a handler to try again after ``delay`` seconds, if there are attempts left.
 
     Args:
-      source: the trouble behind it, an exception (which becomes the cause) or a text.
+      source: the reason, an exception (which becomes the cause) or a text.
       delay: seconds, finite, 0 or more.
     """
 
@@ -59,16 +59,16 @@ class RetryAfterError(OutcomeError):
 
 @final
 class DeferredError(OutcomeError):
-    """Raise it from a handler: try again at once, if there are attempts left; other tasks that wait go first.
+    """Raise it from a handler to try again at once, after other waiting tasks, if there are attempts left.
 
     Args:
-      source: the trouble behind it, an exception (which becomes the cause) or a text.
+      source: the reason, an exception (which becomes the cause) or a text.
     """
 
 
 @final
 class SuspendError(Exception):
-    """Raise it from a handler: put the task back, and give it out again after ``delay`` seconds. It costs no attempt.
+    """Raise it from a handler to put the task back, and to get it again after ``delay`` seconds. It costs no attempt.
 
     The outcome is ``Suspended``, also in the last attempt. In a group it counts only if all leaves are of its kind; the
     longest delay is taken. If something else failed beside it, that is judged as if it had failed alone.
@@ -90,15 +90,15 @@ class SuspendError(Exception):
 
 
 class WorkerError(Exception):
-    """A worker was asked for something that it cannot do now, such as tracking work after it has stopped."""
+    """An error: a worker cannot do this in its present state, such as track work after it has stopped."""
 
 
 class MonitorError(Exception):
-    """A monitor was asked for something that it cannot do now, such as being run twice at once."""
+    """An error: a monitor cannot do this in its present state, such as run twice at the same time."""
 
 
 class BackendError(Exception):
-    """The error of a backend of ours that cannot do what was asked; the others below are kinds of it."""
+    """The base of the errors that our backends raise if they cannot do what was asked."""
 
     is_final = False
     """True if asking again cannot help: what is stored is damaged, or the backend has to be opened anew."""
@@ -109,34 +109,34 @@ class BackendError(Exception):
 
 @final
 class DuplicateTaskError(BackendError):
-    """A task was pushed under an id, or a unique key, that another unfinished or remembered task has."""
+    """An error: a task was pushed under an id, or a unique key, that another task has."""
 
 
 def not_again(task_id: str, holder: str) -> DuplicateTaskError:
-    """The error for a dead letter whose unique key another task has."""
+    """Make the error for a dead letter that cannot wait again, since another task has its unique key."""
     return DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
 
 
 @final
 class UnknownTaskError(BackendError, LookupError):
-    """An id of no task, or of one that is no longer remembered."""
+    """An error: no task of this id is known, or it is no longer remembered."""
 
     def __init__(self, task_id: TaskId | str) -> None:
         super().__init__(task_id)
         self.task_id = task_id
 
     def __str__(self) -> str:
-        return f"no task {str(self.task_id)!r} is known here; finished ones are remembered for a while only"
+        return f"no task {str(self.task_id)!r} is known; finished tasks are remembered only for a while"
 
 
 @final
 class LeaseLostError(BackendError):
-    """A refusal: this attempt may not settle its task any more: another worker has it, or it is settled already."""
+    """An error: this attempt cannot settle its task, since another worker has the task, or it is settled already."""
 
 
 @final
 class UnsettledError(BackendError):
-    """Raised by :meth:`Backend.settle`: this outcome cannot be had, and nothing changed, so settle the error instead.
+    """An error of :meth:`Backend.settle`: the outcome cannot be stored, and the worker settles ``error`` in its place.
 
     The result cannot be stored, or what was to be written together with it failed.
 
@@ -158,13 +158,13 @@ class UnsettledError(BackendError):
 
 
 def _unsettled(error: Exception, permanent: bool) -> UnsettledError:
-    """Make a pickled one again: it takes keywords."""
+    """Make an ``UnsettledError`` again when it is unpickled; its arguments are keywords."""
     return UnsettledError(error, permanent=permanent)
 
 
 @final
 class StoredError(Exception):
-    """An error that was stored with its task, and whose class cannot be had here any more.
+    """Stands for a stored error whose class cannot be imported or made again here.
 
     Attributes:
       kind: its class, by name: ``"shop.OutOfStock"``.
@@ -187,15 +187,16 @@ class StoredError(Exception):
 
 @final
 class OrphanedError(Exception):
-    """Every attempt that the task had has been counted, and the last ones ended with the death of their worker, or with
-    the loss of its lease; so the task failed, and was not attempted once more."""
+    """An error: the last attempts of the task ended with the death of their worker or the loss of their lease. They
+    count, and no attempt is left, so the task has failed.
+    """
 
 
 @final
 class TaskExpiredError(Exception):
-    """The error of a task that was not started in time (``expires_in``), and so was killed unstarted."""
+    """An error: the task was not started within ``expires_in`` seconds, so it was killed."""
 
 
 @final
 class OverloadedError(Exception):
-    """A layer shed this attempt, because what it guards has no room for it now."""
+    """An error: a layer refused this attempt, since there was no room for it."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @final
 class Extensions:
-    """Values by their type, at most one of each: for this process only, never stored.
+    """Values that stay in this process and are never stored: at most one for each class, found by its class.
 
     >>> extensions = Extensions()
     >>> extensions.insert(3.5)
@@ -32,7 +32,7 @@ class Extensions:
             self.insert(value)
 
     def insert(self, value: object) -> None:
-        """Keep ``value``, in place of an earlier one of the very same class."""
+        """Keep ``value``; it replaces an earlier value of the same class."""
         self._values[type(value)] = value
 
     def get(self, kind: type[T]) -> T | None:
@@ -43,7 +43,7 @@ class Extensions:
 
     def __getitem__(self, kind: type[T]) -> T:
         if not isinstance(kind, type):
-            raise TypeError(f"extensions are found by their class, not by {quoted(kind)}")
+            raise TypeError(f"extensions[...] takes a class, not {quoted(kind)}")
         if kind not in self:
             held = ", ".join(each.__qualname__ for each in self._values) or "nothing"
             raise KeyError(f"no {kind.__qualname__} among these extensions, which hold {held}")
@@ -72,7 +72,7 @@ class Extensions:
 
 @final
 class Metadata(Mapping[str, Any]):
-    """Notes about a task, by name: stored with it, and unchanging. Plain data only, if they are to be stored."""
+    """Values that are stored with a task, by name; they never change. Plain data only, if they are to be stored."""
 
     __slots__ = ("_values",)
 

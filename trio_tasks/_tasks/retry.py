@@ -67,7 +67,7 @@ class _Exponential:
 
 
 def constant(seconds: float, *, jitter: float = 0.0) -> Backoff:
-    """Always the same delay.
+    """Return a backoff that gives the same delay each time.
 
     Args:
       seconds: the delay, 0 or more.
@@ -78,7 +78,7 @@ def constant(seconds: float, *, jitter: float = 0.0) -> Backoff:
 
 
 def linear(first: float, *, step: float | None = None, maximum: float = 86400.0, jitter: float = 0.0) -> Backoff:
-    """``first`` seconds, and ``step`` more each time.
+    """Return a backoff that gives ``first`` seconds, and ``step`` seconds more each time.
 
     Args:
       first: the delay after the first attempt.
@@ -93,7 +93,7 @@ def linear(first: float, *, step: float | None = None, maximum: float = 86400.0,
 
 
 def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, jitter: float = 0.0) -> Backoff:
-    """``first`` seconds, and ``factor`` times as many each time.
+    """Return a backoff that gives ``first`` seconds, and ``factor`` times as many each time.
 
     Args:
       first: the delay after the first attempt.
@@ -122,14 +122,14 @@ _USUAL = {"jitter": 0.0, "maximum": 86400.0}
 
 @readable
 def always(error: BaseException) -> bool:
-    """Return True: any error may be tried again."""
+    """Return True, for any error: the default of ``retry_if``."""
     return True
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The number of attempts that a task has, and the delays between them.
+    """The number of attempts for a task, and the delays between them.
 
     Args:
       attempts: runs of the handler in all, the first included. A task's own ``attempts`` goes before it.
@@ -157,5 +157,5 @@ class RetryPolicy:
         return bool(self.retry_if(error))
 
     def delay_after(self, attempt: int) -> float:
-        """Seconds to wait after attempt number ``attempt`` has failed."""
+        """Return the seconds to wait after attempt number ``attempt`` has failed."""
         return check_seconds(self.backoff(attempt), f"the delay that backoff gave after attempt {attempt}")

@@ -1,4 +1,4 @@
-"""A task: what the handler is given (args), and all the rest (parts); and its builder."""
+"""A task: its args, which the handler is given, and its parts, which are everything else; and a builder of tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OnConflict = Literal["skip", "replace", "raise"]
 
 @final
 class Attempt(int):
-    """Which run of the handler this is, counted from 1; 0 for a task that was never started. It is an ``int``."""
+    """The number of an attempt, counted from 1; 0 for a task that was never started. It is an ``int``."""
 
     __slots__ = ()
 
@@ -36,14 +36,14 @@ _FIRST_ATTEMPTS = tuple(map(Attempt, range(32)))
 
 
 def attempt_number(number: int) -> Attempt:
-    """``Attempt(number)``, made once for each small number."""
+    """Return ``Attempt(number)``; small numbers share one object each."""
     return _FIRST_ATTEMPTS[number] if 0 <= number < 32 else Attempt(number)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The options that the task was made with; they never change. Durations are in seconds."""
+    """The options that a task was made with; they never change. Durations are in seconds."""
 
     attempts: int | None = None
     timeout: float | None = None
@@ -58,7 +58,7 @@ USUAL_TERMS = Terms()
 
 
 class Holder(Protocol):
-    """The holder of a running task: the slot of a worker, to which a backend can say that the attempt must end."""
+    """The holder of a running task: the slot of a worker, whose attempt a backend can cancel."""
 
     @property
     def worker(self) -> str:
@@ -76,7 +76,7 @@ class Holder(Protocol):
 
 @final
 class Parts:
-    """All of a task but its args.
+    """Everything that belongs to a task except its args.
 
     ``id``, ``attempt``, ``status`` and ``run_at`` are kept up to date by the backend; ``context`` is the backend's
     own: a :class:`StoredTaskInfo` for a task that was looked up, a :class:`Lease` in an attempt on a stored storage;
@@ -133,7 +133,7 @@ class Parts:
 
     @property
     def has_extensions(self) -> bool:
-        """True if there are any; asking does not make the container."""
+        """True if the task has extensions; unlike ``extensions``, this creates no object."""
         return bool(self._extensions)
 
     @property
@@ -148,38 +148,38 @@ class Parts:
 
     @property
     def priority(self) -> int:
-        """Higher goes first; 0 unless asked for."""
+        """The priority; tasks with a higher one are received first, 0 is the default."""
         return self.terms.priority
 
     @property
     def delay(self) -> float:
-        """Seconds that it is to wait from when it is pushed; 0 if it is to be ready at once, or by ``run_at``."""
+        """Seconds from the push until the task is ready; 0 if it is ready at once or has a ``run_at``."""
         return self.terms.delay
 
     @property
     def seconds_to_wait(self) -> float:
-        """Seconds from now until it is to be ready, if it is pushed now: by its delay, or else by ``run_at``."""
+        """Seconds until the task is ready if it is pushed now, by its delay or its ``run_at``."""
         if self.run_at is None or self.terms.delay:
             return self.terms.delay
         return seconds_until(self.run_at)
 
     @property
     def unique(self) -> str | None:
-        """The key that no other unfinished task may have; None for no such claim."""
+        """The unique key, which no other unfinished task may have; None if there is none."""
         return self.terms.unique
 
     @property
     def on_conflict(self) -> OnConflict:
-        """The rule for pushing while another task has the unique key."""
+        """The rule for a push when another task has the unique key."""
         return self.terms.on_conflict
 
     @property
     def expires_in(self) -> float | None:
-        """Seconds from when it is pushed, after which it is not to be started any more; None for never."""
+        """Seconds from the push after which the task is not started any more; None for no limit."""
         return self.terms.expires_in
 
     def again(self, attempt: int) -> Parts:
-        """Fresh parts, after so many attempts: those of the last one stay as they were, for who still holds them."""
+        """Make new parts for the next attempt, after this many attempts; the old parts stay as they are."""
         return Parts(
             self.id,
             attempt=attempt_number(attempt),
@@ -189,7 +189,7 @@ class Parts:
         )
 
     def copy(self) -> Parts:
-        """Copy the parts, in no worker's hands: to be shown, and not to be settled."""
+        """Make a copy that shows the task and cannot be settled."""
         copy = self.again(self.attempt)
         copy.status, copy.run_at, copy.context = self.status, self.run_at, self.context
         copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
@@ -203,7 +203,7 @@ class Parts:
         return copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave out what belongs to this process: context, holder and extensions."""
+        """Pickle the parts without what belongs to this process: context, holder and extensions."""
         return _parts_again, (self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata)
 
     def __repr__(self) -> str:
@@ -219,7 +219,7 @@ def _parts_again(
     metadata: Metadata,
     extensions: Extensions | None = None,
 ) -> Parts:
-    """Make a copy, or a pickled one, again."""
+    """Make parts again from a copy or a pickle."""
     parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
     parts.status, parts.run_at = status, run_at
     return parts
@@ -227,7 +227,7 @@ def _parts_again(
 
 @final
 class Task(Generic[A_co]):
-    """A unit of work.
+    """A unit of work: args for the handler, and parts.
 
     Args:
       args: what the handler is given.
@@ -240,13 +240,13 @@ class Task(Generic[A_co]):
         if parts is None:
             parts = Parts()
         elif not isinstance(parts, Parts):
-            raise TypeError(f"a task's parts must be Parts, not {quoted(parts)}; TaskBuilder(args) makes both")
+            raise TypeError(f"Task(args, parts) takes Parts, not {quoted(parts)}; use TaskBuilder(args) to set options")
         self.args = args
         self.parts: Parts = parts
 
     @staticmethod
     def builder(args: A) -> TaskBuilder[A]:
-        """A :class:`TaskBuilder` for these args."""
+        """Return a :class:`TaskBuilder` for these args."""
         return TaskBuilder(args)
 
     def with_metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Task[A_co]:
@@ -264,7 +264,7 @@ class Task(Generic[A_co]):
 
 
 class TaskOptions(TypedDict, total=False):
-    """The keywords of ``push``, which describes each: types, units and defaults.
+    """The keyword options of ``push``; its docstring describes their types, units and defaults.
 
     Each is the method of :class:`TaskBuilder` of that name (``delay`` is ``run_after``).
     """
@@ -295,7 +295,8 @@ class TaskOptions(TypedDict, total=False):
 
 @final
 class TaskBuilder(Generic[A]):
-    """Describe a task, then :meth:`build` it. Each method but the last returns the builder.
+    """A builder of tasks: call its methods to set options, then :meth:`build`. Each method but the last returns the
+    builder.
 
     >>> TaskBuilder("my-task").id("task-123").attempts(3).timeout(30).run_in_minutes(10).build()
     <Task task-123 <str>: Pending, attempt 0>
@@ -319,56 +320,60 @@ class TaskBuilder(Generic[A]):
         return self
 
     def id(self, task_id: str) -> TaskBuilder[A]:
-        """Name the task. A backend refuses an id that it knows already."""
+        """Set the id of the task. A backend refuses an id that it knows already."""
         self._id = TaskId(task_id)
         return self
 
     def attempts(self, attempts: int) -> TaskBuilder[A]:
-        """Set how many attempts this task may have, the first included; it goes before the worker's retry policy."""
+        """Set how many attempts this task may have, the first included; this overrides the worker's retry policy."""
         return self._with(attempts=check_count(attempts, "attempts"))
 
     def timeout(self, seconds: float) -> TaskBuilder[A]:
-        """Set the seconds that one attempt may take; then it is cancelled, and fails with ``trio.TooSlowError``."""
+        """Set the seconds that one attempt may take; after that it is cancelled, and fails with
+        ``trio.TooSlowError``.
+        """
         return self._with(timeout=check_seconds(seconds, "timeout", positive=True))
 
     def priority(self, priority: int) -> TaskBuilder[A]:
-        """Higher goes first; 0 is usual, and less than that gives way."""
+        """Set the priority: tasks with a higher one are received first; 0 is the default."""
         return self._with(priority=check_count(priority, "priority", minimum=None))
 
     def run_in_seconds(self, seconds: float) -> TaskBuilder[A]:
-        """Do not start it before so many seconds have passed since it was pushed."""
+        """Delay the task until this many seconds after its push."""
         self._run_at = None
         return self._with(delay=check_seconds(seconds, "the delay"))
 
     run_after = run_in_seconds
 
     def run_in_minutes(self, minutes: float) -> TaskBuilder[A]:
-        """Do not start it before so many minutes have passed since it was pushed."""
+        """Delay the task until this many minutes after its push."""
         return self.run_in_seconds(check_seconds(minutes, "minutes") * 60)
 
     def run_in_hours(self, hours: float) -> TaskBuilder[A]:
-        """Do not start it before so many hours have passed since it was pushed."""
+        """Delay the task until this many hours after its push."""
         return self.run_in_seconds(check_seconds(hours, "hours") * 3600)
 
     def run_at(self, moment: datetime) -> TaskBuilder[A]:
-        """Do not start it before this moment, which must have a time zone. One that has passed means at once."""
+        """Delay the task until this moment, a datetime with a time zone. One that has passed means at once."""
         self._run_at = check_moment(moment, "run_at")
         return self._with(delay=0.0)
 
     def metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> TaskBuilder[A]:
-        """Notes to travel and be stored with the task."""
+        """Add plain values that are stored with the task, by name."""
         if values is not None and not isinstance(values, Mapping):
             raise TypeError(f"metadata must be a mapping from names to plain values, not {type(values).__name__}")
         self._metadata.update(Metadata(values, **more))
         return self
 
     def data(self, *values: object) -> TaskBuilder[A]:
-        """Values for this process only, found by their type: ``task.parts.extensions[Tracer]``."""
+        """Add values that attempts in this process find by their type; they are not stored.
+        ``task.parts.extensions[Tracer]``.
+        """
         self._data.extend(values)
         return self
 
     def unique(self, key: str, *, on_conflict: OnConflict = "skip") -> TaskBuilder[A]:
-        """At most one unfinished task of this key at a time.
+        """Set a unique key: at most one unfinished task has it.
 
         Args:
           key: any text.
@@ -382,7 +387,7 @@ class TaskBuilder(Generic[A]):
         return self._with(unique=key, on_conflict=on_conflict)
 
     def expires_in(self, seconds: float) -> TaskBuilder[A]:
-        """Do not start it when so many seconds have passed since it was pushed: it is killed in that moment.
+        """Set the seconds after the push at which the task is killed if it has not started.
 
         It counts whether the task is delayed or not, so it must be more than the delay. Once started, it does not
         expire any more.
@@ -390,7 +395,7 @@ class TaskBuilder(Generic[A]):
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
     def build(self) -> Task[A]:
-        """Make the task; it is in no storage until it is pushed."""
+        """Make the task; push it to store it."""
         parts = Parts(
             self._id,
             terms=self._terms,
@@ -433,7 +438,7 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
     if "delay" in options and "run_at" in options:
         raise TypeError("give push a delay or a run_at, not both")
     if "on_conflict" in options and "unique" not in options:
-        raise TypeError("on_conflict says what to do about a unique key: give push unique= as well")
+        raise TypeError("on_conflict needs unique=: it says what push does when the unique key is taken")
     builder = TaskBuilder(args)
     for name, value in options.items():
         if name == "data":
@@ -446,13 +451,15 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
 
 
 def options_for_many(options: TaskOptions, sink: object = None) -> TaskOptions:
-    """Return the same options, checked beforehand, to be used for several tasks that are pushed on ``sink``.
+    """Check options that are to be used for several tasks pushed on ``sink``, and return them.
 
     Raises:
       TypeError, ValueError: an option is wrong, or is one that only a single task can have.
     """
     if "id" in options:
-        raise TypeError("several tasks cannot have one id: build them one by one, and push_task them")
+        raise TypeError(
+            "push_bulk and push_stream take no id, which only one task can have: use push or push_task for each"
+        )
     if "data" in options:
         options = {**options, "data": check_several(options["data"], "data", "values, such as [tracer]")}
     make_task(None, options, sink)

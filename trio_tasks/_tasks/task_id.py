@@ -1,4 +1,4 @@
-"""Names for tasks: unique, ordered by the time they were made, and plain text."""
+"""Ids of tasks: unique, in the order in which they were made, and plain text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST_MILLISECOND = (1 << 48) - 1
 
 @final
 class TaskId(str):
-    """The name of a task: a ``str``, so that it can be logged, stored and compared as one.
+    """The id of a task: a ``str``, so that it can be logged, stored and compared as text.
 
     :meth:`new` makes a UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds, then 74 random bits which
     only ever grow within a millisecond (section 6.2, method 2). Ids that one process makes therefore sort, as text,
@@ -36,7 +36,7 @@ class TaskId(str):
 
     @classmethod
     def new(cls) -> TaskId:
-        """A fresh id, greater than every one that this process made before."""
+        """Make a new id, greater than every id that this process has made before."""
         return str.__new__(cls, _sequence.next_text())
 
     def __repr__(self) -> str:
@@ -44,14 +44,14 @@ class TaskId(str):
 
 
 def stored_id(text: str) -> TaskId:
-    """An id that was read from a store, of any length: a push has refused what is too long."""
+    """Return the id that was read from a store; its length is not checked, since the push checked it."""
     if type(text) is TaskId:
         return text
     return str.__new__(TaskId, text if text and type(text) is str else check_text(text, "a task's id"))
 
 
 class _Sequence:
-    """Version 7 UUIDs that never go back, though the clock may."""
+    """A generator of UUIDs of version 7, which grow even if the clock is set back."""
 
     __slots__ = ("_lock", "_millisecond", "_nanoseconds", "_random", "_tail")
 
@@ -63,11 +63,11 @@ class _Sequence:
         self._tail = 0
 
     def next_text(self) -> str:
-        with self._lock:  # tasks are made in threads too
+        with self._lock:  # tasks may be made in several threads
             now = self._nanoseconds() // 1_000_000
             if now > self._millisecond:
                 self._millisecond = now
-                self._tail = self._random.getrandbits(_RANDOM_BITS - 1)  # half of the range is left to grow into
+                self._tail = self._random.getrandbits(_RANDOM_BITS - 1)  # leaves half of the range to grow into
             else:
                 self._tail += 1 + self._random.getrandbits(32)
                 if self._tail >= _RANDOM_LIMIT:
@@ -84,8 +84,9 @@ _sequence = _Sequence()
 
 @contextmanager
 def use_ids_from(generator: random.Random, nanoseconds: Callable[[], int]) -> Generator[None, None, None]:
-    """Make new ids of these random numbers, and of this clock (nanoseconds since the epoch), inside the block: a run
-    that is to be repeated makes the same ones again."""
+    """Make new ids from these random numbers and this clock (nanoseconds since the epoch) inside the block, so that a
+    repeated run makes the same ids.
+    """
     global _sequence  # noqa: PLW0603  there is one sequence for each process
     previous, _sequence = _sequence, _Sequence(generator, nanoseconds)
     try:
@@ -95,7 +96,7 @@ def use_ids_from(generator: random.Random, nanoseconds: Callable[[], int]) -> Ge
 
 
 def _reseed() -> None:
-    """Draw new random numbers: a forked child would go on with those of its parent."""
+    """Start a new sequence of ids in a forked child, so that it does not repeat those of its parent."""
     global _sequence  # noqa: PLW0603  there is one sequence for each process
     _sequence = _Sequence()
 

@@ -1,4 +1,4 @@
-"""The past of a task, as it is shown with a task that was looked up: its attempts, its error, its result."""
+"""The information about a task that is looked up: its past attempts, its latest error, its result."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # (A field of a frozen dataclass is as good as a property that can only be read.)
@@ -18,9 +18,10 @@ LONGEST_HISTORY = 50
 @final
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
-    """An attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock), who
-    made it, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did
-    not count), and the error in a line."""
+    """A past attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock),
+    its worker, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did
+    not count), and its error in one line.
+    """
 
     attempt: int
     ended_at: float
@@ -30,7 +31,8 @@ class PastAttempt:
 
 
 class StoredTaskInfo(ABC):
-    """All that a storage knows of a task beside its args and parts: the ``parts.context`` of a task that was looked up.
+    """All that a storage knows of a task besides its args and parts: the ``parts.context`` of a task that was looked
+    up.
 
     :meth:`~trio_tasks.FetchById.fetch_by_id` and :meth:`~trio_tasks.ListTasks.list_tasks` of our storages give it. It
     shows the task as it was at that moment.
@@ -41,22 +43,22 @@ class StoredTaskInfo(ABC):
     @property
     @abstractmethod
     def history(self) -> tuple[PastAttempt, ...]:
-        """The attempts that did not succeed, the oldest first; the latest fifty of them."""
+        """The attempts that did not succeed, the oldest first; only the latest fifty."""
 
     @property
     @abstractmethod
     def error(self) -> BaseException | None:
-        """The error of the latest attempt, unless the task is done."""
+        """The error of the latest attempt; None if the task succeeded."""
 
     @property
     @abstractmethod
     def result(self) -> Any:
-        """The value that its handler returned; None if it is not done."""
+        """The result of the task; None if it has not succeeded."""
 
     @property
     @abstractmethod
     def progress(self) -> Any:
-        """The progress last reported of the attempt under way, or of the last one."""
+        """The progress last reported by the latest attempt."""
 
     @property
     @abstractmethod
@@ -67,7 +69,7 @@ class StoredTaskInfo(ABC):
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownTaskInfo(StoredTaskInfo):
-    """The same, kept as plain values in memory."""
+    """The information about a task as plain values in memory."""
 
     history: tuple[PastAttempt, ...] = ()
     error: BaseException | None = None
@@ -76,7 +78,7 @@ class KnownTaskInfo(StoredTaskInfo):
     worker: str | None = None
 
     def with_attempt(self, entry: PastAttempt, error: BaseException) -> KnownTaskInfo:
-        """Return the same after one more attempt, which failed with this error."""
+        """Return the information after one more attempt, which failed with this error."""
         history = (*self.history, entry)[-LONGEST_HISTORY:]
         return KnownTaskInfo(history, error, None, self.progress, entry.worker)
 
