@@ -77,7 +77,7 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
       EncodeError: the metadata cannot be stored.
     """
     given = run_at.isoformat() if run_at is not None and run_at.utcoffset() else None
-    if terms is USUAL_TERMS and (metadata is NO_METADATA or not metadata) and given is None:
+    if terms is USUAL_TERMS and not metadata and given is None:
         return None
     fields = [
         terms.attempts,

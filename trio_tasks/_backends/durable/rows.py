@@ -18,8 +18,9 @@ from ..._contracts.sink import check_storable
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, UnsettledError
+from ..._tasks.extensions import NO_METADATA
 from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from ..._tasks.task import Parts, Task, attempt_number
+from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
 from ..._tasks.task_info import PastAttempt, StoredTaskInfo
 from .encoding import (
@@ -87,7 +88,9 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     terms = parts.terms
     delay = parts.seconds_to_wait
     run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
-    payload, options = queue.codec.encode(task.args), encode_options(terms, parts.metadata, run_at)
+    payload, options = queue.codec.encode(task.args), None
+    if terms is not USUAL_TERMS or parts.metadata is not NO_METADATA or run_at is not None:
+        options = encode_options(terms, parts.metadata, run_at)
     check_length(len(payload) + len(options or b""), longest, "the task")
     by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
     check_storable(parts)
