@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_floors import imports_of, modules_of
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trio_tasks"
 
@@ -29,6 +31,16 @@ LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/file/state.py": "rows, their indexes, and the transactions that restore both",
     "trio_tasks/_backends/sqlite/exchange.py": "the transaction that nearly all work is, with its statements",
     "trio_tasks/_worker/slot.py": "an attempt from begin to settlement, and the slots that lend to one another",
+}
+SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason
+SMALL_MODULES: dict[str, str] = {
+    "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
+    "_backends/ready_queue": "two data structures, without await; tests/test_ready_queue.py",
+    "_backends/file/recovery": "what is done with a journal once, when it is opened",
+    "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",
+    "_concurrency/tracebacks": "nothing of it is about tasks; tests/test_tracebacks.py",
+    "_worker/misnesting": "reads the private attributes of trio that the package needs",
+    "testing/_simulation/scheduler": "sets the private attributes of trio that a seed needs",
 }
 LONGEST_FUNCTION = 50  # its docstring not counted
 SETTLEMENT = ("trio_tasks/_worker/slot.py", "_attempt", 19)  # takes a task to its settlement, in that many lines
@@ -100,6 +112,24 @@ def unreasoned(source: str) -> list[int]:
     return lines
 
 
+def single_importers(package: Path) -> dict[str, tuple[str, int]]:
+    """The private modules that one other module alone imports when it runs: that module, and their lines."""
+    modules = modules_of(package)
+    is_face = re.compile(r"(.*/)?__init__|abc").fullmatch
+    importers: dict[str, set[str]] = {}
+    shown: set[str] = set()
+    for found in (each for module in modules for each in imports_of(module, modules) if each.target in modules):
+        if is_face(found.source):
+            shown.add(found.target)
+        elif not found.for_types:
+            importers.setdefault(found.target, set()).add(found.source)
+    return {
+        module: (next(iter(sources)), len((package / f"{module}.py").read_text("utf-8").splitlines()))
+        for module, sources in importers.items()
+        if len(sources) == 1 and module not in shown and not is_face(module)
+    }
+
+
 def strangers(module: types.ModuleType) -> list[str]:
     """The public classes and functions of a module that say they live in a private one."""
     made_by_us = (type, types.FunctionType, typing.NewType)
@@ -120,6 +150,27 @@ def test_no_file_is_long() -> None:
     assert found, f"no package at {PACKAGE}"
     assert not {path: n for path, n in found.items() if n > LONGEST_FILE}
     assert {path for path, n in found.items() if n > NEEDS_A_REASON} == LONG_FILES.keys()
+
+
+def test_no_small_module_has_one_importer() -> None:
+    found = {each: n for each, (_, n) in single_importers(PACKAGE).items() if n < SMALL}
+    assert found.keys() == SMALL_MODULES.keys()
+
+
+def test_single_importers_are_found(tmp_path: Path) -> None:
+    for path, text in {
+        "__init__.py": "if TYPE_CHECKING:\n    from .public import x",
+        "public.py": "x = 1",
+        "a.py": "from .inner import leaf\nfrom .inner.shared import x\nfrom .public import x",
+        "inner/__init__.py": "",
+        "inner/leaf.py": "from .shared import x\nif TYPE_CHECKING:\n    from ..a import y\n",
+        "inner/shared.py": "x = 1",
+        "inner/typed.py": "from .leaf import x\n",
+        "b.py": "if TYPE_CHECKING:\n    from .inner.leaf import x\nfrom .inner.typed import x",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert single_importers(tmp_path) == {"inner/typed": ("b", 1)}
 
 
 def test_no_function_is_long() -> None:
