@@ -63,6 +63,7 @@ def tests(session: nox.Session) -> None:
         chosen = "not real and not searching"
     if session.python in there[-1:]:
         chosen = ""  # all of them
+        session.run("python", "-m", "tests.journey")
     # Four processes on two cores: half of the time is spent in waiting for disks, processes and clocks.
     session.run("pytest", "-n", "4", "--dist", "worksteal", "-m", chosen)
 
