@@ -75,6 +75,7 @@ class WorkerContext:
         self.intake_state = IntakeState()
         self.running_tasks: dict[Task[Any], None] = {}  # a set in order of insertion, so that a seed decides the order
         self.idle = False
+        self.on_resize: Callable[[], object] | None = None  # called when the concurrency was changed, while it runs
         self.lent = 0  # how many running attempts wait for other tasks
         self.tally = Tally()
         self.listeners = listeners
@@ -167,6 +168,26 @@ class WorkerContext:
     def resume(self) -> None:
         """Take tasks again."""
         call_in_trio_thread(self._token, self.intake_state.resume)
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Change how many attempts may be under way at once.
+
+        >>> context = await nursery.start(worker.run)
+        >>> context.set_concurrency(2)
+
+        With more, slots are added at once. With fewer, slots that wait for a task end at once, and others with the
+        attempt that they run: none is cancelled. ``lend`` stays as it is. It holds for this run: the next run of the
+        worker has the concurrency of the worker again.
+
+        Raises:
+          TypeError, ValueError: it is not a whole number of 1 or more.
+        """
+        call_in_trio_thread(self._token, self._set_concurrency, check_count(concurrency, "concurrency"))
+
+    def _set_concurrency(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        if self.on_resize is not None:
+            self.on_resize()
 
     def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run ``async_fn(*args)`` in the background of the worker. It may outlive the attempt that started it, but not

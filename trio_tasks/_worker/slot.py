@@ -340,6 +340,10 @@ class Slot:
         """The id of the task whose attempt is under way."""
         return self._original_parts[1] if self._is_open else None
 
+    def use(self, source: TaskSource) -> None:
+        """Take tasks from this source from now on."""
+        self._intake = source
+
     @property
     def is_busy(self) -> bool:
         """True if it runs a task, in an attempt or on the way to its settlement."""
@@ -506,6 +510,8 @@ class Slots:
         self._gates = gates
         self._nursery: trio.Nursery
         self._running = 0
+        self._regular: dict[Slot, None] = {}  # in the order in which they began
+        self._ending: dict[Slot, None] = {}  # those that are too many, and end with their attempt
         self._watcher: trio.lowlevel.Task | None = None
         self._lenders: dict[Slot, Task[Any]] = {}
         self._extras: dict[Slot, None] = {}  # a set that keeps its order, so that a seed decides all
@@ -519,23 +525,45 @@ class Slots:
             self._context.emit(Start())
             for _ in range(self._context.concurrency):
                 self._start()
+            self._context.on_resize = self._resize
             task_status.started(self._context)
             await self._watch()
             self._nursery.cancel_scope.cancel()  # there may be one left that only looks for a stall
 
     def _start(self) -> None:
+        slot = self._make_slot(self._intake)
+        self._regular[slot] = None
         self._running += 1
-        self._nursery.start_soon(self._run_slot, self._make_slot(self._intake), self._start)
+        self._nursery.start_soon(self._run_slot, slot, self._start)
+
+    def _resize(self) -> None:
+        """Have as many slots as the concurrency is by now: those that are too many end, idle ones at once."""
+        if self._context.intake_state.closed or not self._running:
+            return
+        wanted = self._context.concurrency - len(self._regular)
+        for slot in [*self._ending][: max(0, wanted)]:
+            del self._ending[slot]
+            self._regular[slot] = None
+            slot.use(self._intake)
+        for _ in range(self._context.concurrency - len(self._regular)):
+            self._start()
+        for slot in sorted(self._regular, key=lambda each: each.is_busy)[: max(0, -wanted)]:
+            del self._regular[slot]
+            self._ending[slot] = None
+            slot.use(EndedSource(self._intake))
+            if not slot.is_busy:
+                slot.retire()
 
     @trio.lowlevel.enable_ki_protection
     async def _run_slot(self, slot: Slot, replace: Callable[[], object]) -> None:
         slot.lender = self
         try:
             await slot.run()
-            if slot.left_open:
+            if slot.left_open and slot not in self._ending:
                 replace()
         finally:
-            self._extras.pop(slot, None)
+            for kind in (self._regular, self._ending, self._extras):
+                kind.pop(slot, None)
             self._running -= 1
             if not self._running and self._watcher is not None:
                 watcher, self._watcher = self._watcher, None
@@ -666,3 +694,24 @@ class ExtraSource:
     def will_take_more(self) -> bool:
         """True if the slot will take another task when it has come to its end with one."""
         return not self._slots.has_surplus and self._intake.will_take_more
+
+
+@final
+class EndedSource:
+    """A source that gives no more tasks: for a slot that ends when its attempt does.
+
+    Args:
+      intake: where the task of that attempt came from.
+    """
+
+    will_take_more = False
+
+    def __init__(self, intake: TaskSource) -> None:
+        self._intake = intake
+
+    async def take(self, slot: Slot) -> None:  # noqa: ASYNC910  the slot ends
+        """Return None: no more will come."""
+
+    def dismiss(self, task: Task[Any]) -> None:
+        """Take note that the attempt is over."""
+        self._intake.dismiss(task)
