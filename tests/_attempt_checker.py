@@ -1,8 +1,7 @@
 """A listener that checks every attempt, beside the storage's own counts.
 
 The law that they hold a program to is that of the second promise: what was pushed is settled, released or still there,
-each task in one place, each attempt ended once, each number counted once. A listener's error would be logged and
-forgotten, so what is wrong is written down in ``faults``, to be looked at in the end.
+each task in one place, each attempt ended once, each number counted once.
 """
 
 from __future__ import annotations
@@ -16,26 +15,21 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import (
     AbortError,
-    Engage,
-    Error,
-    Event,
     Failed,
     Killed,
     MemoryStorage,
     Outcome,
-    Release,
     Released,
     Retried,
-    Start,
     Status,
-    Stop,
     Succeeded,
-    Success,
     Suspended,
     Task,
     TaskExpiredError,
     WorkerContext,
 )
+
+from tests._event_checker import EventChecker
 
 ALL = 10**9
 """More tasks than any test has."""
@@ -55,21 +49,12 @@ def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio
     raise AssertionError(trouble)
 
 
-def ending(event: Event) -> Outcome | None:
-    """How the attempt ended that this event tells of; None if it tells of something else."""
-    if isinstance(event, Success):
-        return Succeeded(event.result)
-    if isinstance(event, Error):
-        return event.outcome
-    return event.outcome if isinstance(event, Release) else None
-
-
-class AttemptChecker:
-    """Give :meth:`hear` to every worker as a listener, tell what is done from outside, and :meth:`audit` in the end."""
+class AttemptChecker(EventChecker):
+    """A checker of attempts: it listens to every worker, is told what is done from outside, and does an :meth:`audit`
+    in the end."""
 
     def __init__(self) -> None:
-        self.faults: list[str] = []
-        self.history: list[str] = []
+        super().__init__()
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
         self.running: dict[str, str] = {}  # by task, the worker
@@ -78,14 +63,10 @@ class AttemptChecker:
         self.aborted: set[str] = set()
         self.counts: Counter[type[Any]] = Counter()  # attempts, by how they ended
         self.not_admitted = 0  # given back by a gate, so without an attempt
-        self._runs: dict[WorkerContext, Counter[type[Any]]] = {}
         self._attempts: Counter[str] = Counter()  # that count
         self._not_before: dict[str, float] = {}
         self._final: dict[str, Outcome] = {}
         self._killed_waiting = 0  # of those that were resumed since
-
-    def _fault(self, what: str) -> None:
-        self.faults.append(f"{what}, at {trio.current_time():g}")
 
     # What is done from outside
 
@@ -111,42 +92,27 @@ class AttemptChecker:
 
     # What a worker says
 
-    def hear(self, context: WorkerContext, event: Event) -> None:
-        """Compare what happened with what may happen."""
-        self.history.append(f"{trio.current_time():12.3f} {context.name} {event!r}")
-        outcome = ending(event)
-        if isinstance(event, Start):
-            self._runs[context] = Counter()
-        elif isinstance(event, Engage):
-            self._begin(context, event.task)
-        elif isinstance(event, Stop) and context.running_tasks:
-            self._fault(f"{context!r} has stopped with {context.running_tasks} running")
-        elif outcome is not None:
-            assert isinstance(event, (Success, Error, Release))
-            self._runs[context][type(outcome)] += 1
-            self._end(context, event.task, outcome)
-
-    def _begin(self, context: WorkerContext, task: Task[Any]) -> None:
+    def attempt_begun(self, context: WorkerContext, task: Task[Any]) -> None:
         task_id, attempt = task.parts.id, task.parts.attempt
         if task_id in self.running:
-            self._fault(f"{task_id} is begun by {context.name} while {self.running[task_id]} runs it")
+            self.fault(f"{task_id} is begun by {context.name} while {self.running[task_id]} runs it")
         if task_id in self._final:
-            self._fault(f"{task_id} is begun after it was {self._final[task_id]}")
+            self.fault(f"{task_id} is begun after it was {self._final[task_id]}")
         if attempt != self._attempts[task_id] + 1:
-            self._fault(f"{task_id} begins attempt {attempt} after {self._attempts[task_id]} that count")
+            self.fault(f"{task_id} begins attempt {attempt} after {self._attempts[task_id]} that count")
         if trio.current_time() < self._not_before.get(task_id, 0.0) - _CLOSE:
-            self._fault(f"{task_id} is begun before {self._not_before[task_id]:g}")
+            self.fault(f"{task_id} is begun before {self._not_before[task_id]:g}")
         if task.parts.status is not Status.Running:
-            self._fault(f"{task_id} is running and {task.parts.status}")
+            self.fault(f"{task_id} is running and {task.parts.status}")
         self.running[task_id] = context.name
 
-    def _end(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
+    def attempt_ended(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
         task_id = task.parts.id
         self.counts[type(outcome)] += 1
         if self.running.pop(task_id, None) != context.name:
-            self._fault(f"{context.name} has settled {task_id}, which it had not claimed")
+            self.fault(f"{context.name} has settled {task_id}, which it had not claimed")
         if self.children.pop(task_id, 0):
-            self._fault(f"{task_id} is settled while children of its attempt are running")
+            self.fault(f"{task_id} is settled while children of its attempt are running")
         self._check_kind(task, outcome)
         self.cancelled.discard(task_id)
         self.aborted.discard(task_id)
@@ -164,12 +130,12 @@ class AttemptChecker:
         task_id = task.parts.id
         if task_id in self.aborted:
             if not isinstance(outcome, (Killed, Succeeded)):
-                self._fault(f"{task_id} was aborted, and is settled as {outcome}")
+                self.fault(f"{task_id} was aborted, and is settled as {outcome}")
         elif isinstance(outcome, Released) and task_id not in self.cancelled:
-            self._fault(f"{task_id} is released, but was not interrupted")
+            self.fault(f"{task_id} is released, but was not interrupted")
         elif task_id in self.cancelled and not isinstance(outcome, (Released, Succeeded)):
             if task.parts.terms.timeout is None:
-                self._fault(f"{task_id} was interrupted, and is settled as {outcome}")
+                self.fault(f"{task_id} was interrupted, and is settled as {outcome}")
 
     # What is true in the end
 
@@ -195,21 +161,21 @@ class AttemptChecker:
         outcome = self._final.get(task_id)
         if not status.is_final:
             if outcome is not None or status is not Status.Pending:
-                self._fault(f"{task_id} is {status}, after {outcome}")
+                self.fault(f"{task_id} is {status}, after {outcome}")
             if task.parts.attempt != self._attempts[task_id]:
-                self._fault(f"{task_id} waits with {task.parts.attempt} attempts, not {self._attempts[task_id]}")
+                self.fault(f"{task_id} waits with {task.parts.attempt} attempts, not {self._attempts[task_id]}")
             return
         result = await storage.wait_for(task_id)
         if outcome is None:
             if status is not Status.Killed or not isinstance(result.error, (AbortError, TaskExpiredError)):
-                self._fault(f"{task_id} is {status}, and nobody said so")
+                self.fault(f"{task_id} is {status}, and nobody said so")
         elif status is not _STATUS[type(outcome)] or result.status is not status:
-            self._fault(f"{task_id} is {status}, its result {result}, after {outcome}")
+            self.fault(f"{task_id} is {status}, its result {result}, after {outcome}")
         elif isinstance(outcome, Succeeded):
             if result.result != outcome.result or result.error is not None:
-                self._fault(f"{task_id} has {result}, after {outcome}")
+                self.fault(f"{task_id} has {result}, after {outcome}")
         elif isinstance(outcome, (Failed, Killed)) and result.error is not outcome.error:
-            self._fault(f"{task_id} has {result}, after {outcome}")
+            self.fault(f"{task_id} has {result}, after {outcome}")
 
     def _audit_counts(self, storage: MemoryStorage[Any], tasks: list[Task[Any]]) -> None:
         killed = [task for task in tasks if task.parts.status is Status.Killed]
@@ -228,11 +194,11 @@ class AttemptChecker:
             ("suspended", statistics.suspended, self.counts[Suspended]),
         ):
             if theirs != ours:
-                self._fault(f"the storage says {theirs} {name}, the events {ours}")
-        for context, counts in self._runs.items():
+                self.fault(f"the storage says {theirs} {name}, the events {ours}")
+        for context, counts in self.runs.items():
             report = context.report()
             told = (report.succeeded, report.retried, report.failed, report.killed, report.released, report.suspended)
             if told != tuple(counts[kind] for kind in _KINDS):
-                self._fault(f"{context.name} reports {report}, its events were {counts}")
+                self.fault(f"{context.name} reports {report}, its events were {counts}")
             if context.is_running or not context.is_stopped:
-                self._fault(f"{context!r} has not ended")
+                self.fault(f"{context!r} has not ended")

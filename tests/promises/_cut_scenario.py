@@ -102,7 +102,7 @@ class Scenario:
                 nursery.start_soon(self._live)
                 await self._first_is_over.wait()
                 self._is_on, self._calm = False, True
-                successor = Worker("successor", self._backend, self._handle, on_event=self.checker.hear)
+                successor = Worker("successor", self._backend, self._handle, on_event=self.checker.on_event)
                 nursery.start_soon(successor.run)
                 await self._pusher_is_over.wait()
                 self._close()
@@ -126,7 +126,9 @@ class Scenario:
 
     async def _live(self) -> None:
         self.monitor = Monitor(shutdown_timeout=0.5)
-        self.monitor.register(Worker("first", self._backend, self._handle, concurrency=2, on_event=self.checker.hear))
+        self.monitor.register(
+            Worker("first", self._backend, self._handle, concurrency=2, on_event=self.checker.on_event)
+        )
         self._is_on = True
         with trio.CancelScope() as self.everything:
             async with trio.open_nursery() as self.nursery:

@@ -19,7 +19,7 @@ from trio_tasks import (
     WorkerContext,
 )
 
-from tests._attempt_checker import ending
+from tests._event_checker import outcome_of
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class EventRecord:
     @property
     def outcomes(self) -> list[Outcome]:
         """How the attempts ended, in order."""
-        return [outcome for each in self.events if (outcome := ending(each)) is not None]
+        return [outcome for each in self.events if (outcome := outcome_of(each)) is not None]
 
     @property
     def kinds(self) -> list[str]:

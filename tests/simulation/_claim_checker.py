@@ -16,28 +16,21 @@ from typing import Any
 import trio
 from trio_tasks import (
     BackendError,
-    Engage,
-    Error,
-    Event,
     Failed,
     Killed,
     LeaseLostError,
     Outcome,
     Parts,
-    Release,
     Released,
     Retried,
-    Start,
     Status,
-    Stop,
-    Success,
     Suspended,
     Task,
     WorkerContext,
 )
 from trio_tasks.testing import Fault
 
-from tests._attempt_checker import ending
+from tests._event_checker import EventChecker
 from tests.simulation._claim import Claim, key_of
 from tests.simulation._outcome_rules import check_error_outcome, check_interruption
 
@@ -47,7 +40,7 @@ _A_WHILE = 0.05  # seconds: what lies at hand, and nobody comes for, is given ba
 _SETTLE_SECONDS = 10.0  # seconds that a worker gives its backend to settle
 
 
-class ClaimChecker:
+class ClaimChecker(EventChecker):
     """An observer of storages and a listener to workers; ``audit`` them in the end.
 
     Attributes:
@@ -55,12 +48,11 @@ class ClaimChecker:
     """
 
     def __init__(self, *, has_leases: bool, may_oversleep: bool) -> None:
+        super().__init__()
         self.has_leases = has_leases
         self.may_oversleep = may_oversleep  # so that what was claimed in advance may be lost on its way
         self.quiet = 0
         self.storage_now: Callable[[], float] = trio.current_time
-        self.faults: list[str] = []
-        self.history: list[str] = []
         self.pushed: set[str] = set()
         self.refused: set[str] = set()
         self.children: Counter[Parts] = Counter()
@@ -72,7 +64,6 @@ class ClaimChecker:
         self.stopped: dict[WorkerContext, int] = {}  # when, as a number of quiet moments
         self.engaged: dict[Parts, float] = {}
         self.settling_since: dict[Parts, float] = {}  # that a worker has begun to settle
-        self.heard: Counter[WorkerContext] = Counter()  # events
         self._withdrawals: deque[float] = deque()  # when somebody who may have been counted on went away from a storage
         self.seen: Counter[str] = Counter()  # what programs are there to bring about
         self.lost: set[str] = set()  # that came back without a lease, or were handed out twice
@@ -80,19 +71,12 @@ class ClaimChecker:
         self._claims: dict[object, Claim] = {}
         self.latest: dict[str, Claim] = {}
         self._by_attempt: dict[tuple[str, int], list[Claim]] = {}
-        self.runs: dict[WorkerContext, Counter[type[Any]]] = {}
         self.attempts: Counter[str] = Counter()  # that count
         self._not_before: dict[str, float] = {}
         self._moving: dict[str, float] = {}  # as somebody has asked who has not been answered yet
         self.final: dict[str, Outcome] = {}
         self.killed_waiting = 0  # of those that were resumed since
         self._resuming: set[str] = set()
-
-    def fault(self, what: str) -> None:
-        self.faults.append(f"{what}, at {trio.current_time():g}")
-
-    def note(self, what: object) -> None:
-        self.history.append(f"{trio.current_time():12.3f} {what}")
 
     def add_fault(self, fault: Fault) -> None:
         """A line has done something."""
@@ -290,23 +274,7 @@ class ClaimChecker:
 
     # What a worker says
 
-    def hear(self, context: WorkerContext, event: Event) -> None:
-        """Compare what it says with what happened."""
-        self.note(f"{context.name} {event!r:.300}")
-        self.heard[context] += 1
-        outcome = ending(event)
-        if isinstance(event, Start):
-            self.runs[context] = Counter()
-        elif isinstance(event, Engage):
-            self._begin(context, event.task)
-        elif isinstance(event, Stop) and context.running_tasks:
-            self.fault(f"{context!r} has stopped with {context.running_tasks} running")
-        elif outcome is not None:
-            assert isinstance(event, (Success, Error, Release))
-            self.runs[context][type(outcome)] += 1
-            self._end(context, event.task, outcome)
-
-    def _begin(self, context: WorkerContext, task: Task[Any]) -> None:
+    def attempt_begun(self, context: WorkerContext, task: Task[Any]) -> None:
         claims = self.claims_of(task)
         if not claims:
             self.fault(f"{task} is begun, and was not claimed")
@@ -323,7 +291,7 @@ class ClaimChecker:
         claim = self._claims.get(key_of(parts))
         return [claim] if claim is not None else self._by_attempt.get((parts.id, parts.attempt), [])
 
-    def _end(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
+    def attempt_ended(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
         self.check_children(task)
         self.settling_since.pop(task.parts, None)
         if isinstance(outcome, (Retried, Failed, Killed)):

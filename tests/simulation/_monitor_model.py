@@ -31,14 +31,14 @@ class CountingListener:
     def __init__(self, checker: ClaimChecker, monitor: Monitor) -> None:
         self._checker = checker
         self._heard: Counter[WorkerContext] = Counter()
-        self._before = {context: checker.heard[context] for context in monitor.workers}
+        self._before = {context: checker.event_counts[context] for context in monitor.workers}
 
     def hear(self, context: WorkerContext, event: Event) -> None:
         self._heard[context] += 1
 
     def audit(self) -> None:
         for context, n in self._heard.items():
-            others = self._checker.heard[context] - self._before.get(context, 0)
+            others = self._checker.event_counts[context] - self._before.get(context, 0)
             if n != others:
                 self._checker.fault(f"of {context.name} one listener has heard {n} events, another one {others}")
 

@@ -74,7 +74,7 @@ class RandomWorkers:
     def calm_worker(self, storage: Any) -> Worker[Any, int]:
         """Make a worker without any faults."""
         backend = ObservedBackend(storage, self._checker)
-        return Worker("calm", backend, self._behaviour.handle, on_event=self._checker.hear)
+        return Worker("calm", backend, self._behaviour.handle, on_event=self._checker.on_event)
 
     def _worker(self, program_run: ProgramRun, random: Random, *, name: str) -> Worker[Any, int]:
         backend: Backend[int] = self.faulty_backend(program_run, random)
@@ -90,7 +90,7 @@ class RandomWorkers:
             concurrency=random.choice((1, 1, 2, 5, 20)),
             layers=[*layers, RandomGate(self._checker, random)] if random.random() < 0.2 else layers,
             retry=RetryPolicy(random.randint(1, 4), linear(random.choice((0.0, 1.0)))),
-            on_event=[self._checker.hear, FailingListener(more)],
+            on_event=[self._checker.on_event, FailingListener(more)],
         )
         return worker
 
