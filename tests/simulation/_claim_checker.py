@@ -205,7 +205,7 @@ class ClaimChecker(EventChecker):
         else:
             claim.under_way.append((trio.current_time(), outcome))
             claim.moved_to = self._moving.get(task.parts.id, math.inf)
-            if isinstance(outcome, Retried) and str(outcome.error).startswith("it was lost"):
+            if isinstance(outcome, Retried) and str(outcome.error).startswith("the delivery was lost"):
                 self.lost.add(task.parts.id)  # by a line, which says so later: somebody may have it by then
 
     def settled(self, task: Task[Any], outcome: Outcome) -> None:
