@@ -1,4 +1,4 @@
-"""A listener that checks every attempt, beside the storage's own counts.
+"""A listener that checks the order of all attempts and compares them with the storage's own counts.
 
 The law that they hold a program to is that of the second promise: what was pushed is settled, released or still there,
 each task in one place, each attempt ended once, each number counted once.
@@ -39,7 +39,9 @@ _CLOSE = 1e-6  # seconds: a moment is a sum of floats
 
 
 def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
-    """Run a program in a trio and a time of its own. What comes out of it is an AssertionError, and a short one."""
+    """Run a program in a trio run of its own, in virtual time. What comes out of it is an AssertionError, and a short
+    one.
+    """
     try:
         trio.run(main, instruments=instruments, clock=MockClock(autojump_threshold=0))
         return
@@ -50,8 +52,9 @@ def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio
 
 
 class AttemptChecker(EventChecker):
-    """A checker of attempts: it listens to every worker, is told what is done from outside, and does an :meth:`audit`
-    in the end."""
+    """Checks attempts: add :meth:`hear` to every worker as a listener, report each control call, and call :meth:`audit`
+    at the end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,15 +74,15 @@ class AttemptChecker(EventChecker):
     # What is done from outside
 
     def will_push(self, task: Task[Any]) -> None:
-        """It may be started once its delay is over, counted from now at the earliest."""
+        """Note a push: the task may start once its delay is over."""
         self._not_before[task.parts.id] = trio.current_time() + task.parts.terms.delay
 
     def was_rescheduled(self, task_id: str, delay: float) -> None:
-        """It waits for so long from now."""
+        """Note that the task was rescheduled: it waits this long from now."""
         self._not_before[task_id] = trio.current_time() + delay
 
     def was_resumed(self, task_id: str) -> None:
-        """It begins another life."""
+        """Note that the task was resumed: its attempts are counted anew."""
         if self._final.pop(task_id, None) is None:
             self._killed_waiting += 1
         self._attempts[task_id] = 0
@@ -87,7 +90,7 @@ class AttemptChecker(EventChecker):
 
     @property
     def unfinished(self) -> set[str]:
-        """Those of which no event has told the end."""
+        """The ids of the tasks whose end no event has reported."""
         return self.pushed - set(self._final)
 
     # What a worker says
@@ -126,7 +129,7 @@ class AttemptChecker(EventChecker):
             self._final[task_id] = outcome
 
     def _check_kind(self, task: Task[Any], outcome: Outcome) -> None:
-        """An attempt that was cut is released, unless it was aborted; and no other is."""
+        """Check that an interrupted attempt is released, unless it was aborted, and that no other is."""
         task_id = task.parts.id
         if task_id in self.aborted:
             if not isinstance(outcome, (Killed, Succeeded)):
@@ -140,7 +143,9 @@ class AttemptChecker(EventChecker):
     # What is true in the end
 
     async def audit(self, storage: MemoryStorage[Any]) -> None:
-        """No worker runs any more: is every task in one place, and does the storage say the same as this checker?"""
+        """Check, when no worker runs any more, that each task is in one place, and that the storage's counts are
+        right.
+        """
         tasks = await storage.list_tasks(limit=ALL)
         places = Counter(str(task.parts.id) for task in tasks)
         for faulty, what in (

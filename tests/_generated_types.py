@@ -1,4 +1,4 @@
-"""Random types and values of them, some of which only nearly fit: for the property that what is encoded comes back."""
+"""Generators of random types and values, valid and nearly valid, for tests of the round trip through a codec."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Row(list):  # type: ignore[type-arg]  # one of anything
 
 
 class Generator:
-    """One random type, and a function that makes values of it.
+    """A random type, and a function that makes values of it.
 
     Args:
       rng: the random numbers.
@@ -59,7 +59,7 @@ class Generator:
         self.slips = slips
 
     def some(self, depth: int = 3) -> tuple[Any, Values]:
-        """A type, with what makes its values."""
+        """Return a random type and a function that makes values of it."""
         if depth <= 0 or self.rng.random() < 0.3:
             return self._slipping(*self.rng.choice(self._leaves()))
         return self._slipping(*self.rng.choice(self._makers())(depth - 1))
@@ -229,7 +229,7 @@ _BUILTIN = (
 
 
 def differs(value: Any, back: Any) -> str:
-    """The first difference between a value and what came back, empty if there is none that is not documented."""
+    """Return the first undocumented difference between a value and its decoded copy; empty if there is none."""
     if type(value) is not type(back):
         if type(back) is float and type(value) in (int, Number, Level):
             return "" if value == back else f"{value!r} became {back!r}"

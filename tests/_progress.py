@@ -1,4 +1,4 @@
-"""Waiting that measures progress: on a busy machine all takes longer, and only what stands still has failed."""
+"""Waiting that fails if nothing happens for a while, not after a fixed time, since a machine may be slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 
 
 class Progress:
-    """Notes whether anything happens.
+    """Notes whether anything has changed since the last look.
 
     Args:
       patience: seconds for which nothing may happen. Those count for which this process ran as well, so that a machine
@@ -23,7 +23,7 @@ class Progress:
         self._looked_at = time.monotonic()
 
     def note(self, state: object, what: str) -> None:
-        """This is how things stand now.
+        """Note the present state.
 
         Raises:
           AssertionError: nothing has changed for too long; it says ``what``.
@@ -38,7 +38,7 @@ class Progress:
 
 
 async def until(condition: Callable[[], bool], patience: float = 60.0) -> None:
-    """Wait for a condition, in real time also where trio's clock stands still (one that jumps by itself would jump)."""
+    """Wait for a condition in real time, even if trio's clock in the test stands still."""
     progress = Progress(patience)
     while not condition():
         progress.note(None, "a condition is waited for")

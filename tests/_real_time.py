@@ -1,4 +1,4 @@
-"""A rule for tests: on the real clock, what bounds a wait is a minute or more, since a slow machine is not a fault.
+"""A rule for tests: a time limit on the real clock must be a minute or more, since a slow machine is no fault.
 
 A short bound belongs into virtual time; and who wants to see that nothing happens for a moment says so here.
 """
@@ -31,7 +31,7 @@ Bound = Callable[..., AbstractContextManager[Any]]
 
 
 def checked(bound: Bound) -> Bound:
-    """The same function of trio's, but it refuses a short bound in a test whose clock is real."""
+    """Wrap a function of trio so that it refuses a short time limit in a test with a real clock."""
 
     @wraps(bound)
     def call(seconds: float, **options: bool) -> AbstractContextManager[Any]:
@@ -48,13 +48,13 @@ def checked(bound: Bound) -> Bound:
 
 
 def is_real(clock: trio.abc.Clock) -> bool:
-    """Return True if a second of this clock is one that passes by itself."""
+    """Return True if time on this clock passes by itself."""
     return 0.9 < clock.deadline_to_sleep_time(clock.current_time() + 1.0) < 1.1
 
 
 @contextmanager
 def no_short_bounds() -> Generator[None, None, None]:
-    """Inside the block, the rule holds."""
+    """Apply the rule inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for bound in (trio.fail_after, trio.move_on_after):
             patch.setattr(trio, bound.__name__, checked(bound))

@@ -1,4 +1,4 @@
-"""Errors that are no ``Exception``, and groups of such."""
+"""Errors that are a BaseException but no Exception, and groups of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if sys.version_info < (3, 11):
 
 
 class RudeError(BaseException):
-    """An error of user code that most of what catches errors lets through."""
+    """An error of user code that ``except Exception`` does not catch."""
 
 
 def group(*errors: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""Nothing is logged for a while: of what goes wrong on purpose, thousands of times."""
+"""A context manager that suppresses all logging, for tests that cause thousands of errors on purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silence() -> Generator[None, None, None]:
-    """Inside the block no logger says anything."""
+    """Log nothing inside the block."""
     logging.disable(logging.CRITICAL)
     try:
         yield

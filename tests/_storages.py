@@ -1,4 +1,4 @@
-"""Each kind of storage that takes ints, at a path: for tests of what is the same on all of them."""
+"""A list of all kinds of storages, for tests that are the same on each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tests share; pytest-trio gives them `autojump_clock` and `nursery`."""
+"""Fixtures and hooks for all tests; pytest-trio adds `autojump_clock` and `nursery`."""
 
 import signal
 import threading

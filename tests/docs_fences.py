@@ -35,7 +35,7 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """A marked block of a page: what it is made from, and what stands there."""
+    """A marked block of a page: its source, and its present text."""
 
     kind: str
     name: str
@@ -44,7 +44,7 @@ class Block(NamedTuple):
     body: str
 
     def fresh(self) -> str:
-        """The block as it should be."""
+        """Return the block as it should be."""
         if self.kind == "table":
             lines = [*_tool("tables", self.name).table().splitlines(), "<!-- end -->"]
         else:

@@ -1,4 +1,4 @@
-"""From a function to a handler: what is called when, in which thread, and what a cancel does to it.
+"""Tests of the adapter from a function to a handler: calls, threads and cancellation.
 
 The annotations in this file are evaluated where they stand; those of test_annotations.py are not.
 """
@@ -55,7 +55,7 @@ class DoublerInAThread:
 
 
 class Gate:
-    """What a handler asks for by `from_task`; it takes two checkpoints to make, and counts how often it was made."""
+    """An extractor with ``from_task``; making it takes two checkpoints, and is counted."""
 
     made = 0
 

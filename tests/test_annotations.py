@@ -1,4 +1,4 @@
-"""Annotations that are not evaluated where they stand, as everywhere under `from __future__ import annotations`."""
+"""Tests of annotations that are strings, as under `from __future__ import annotations`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each example in the documentation of apalis-core, spelled in Python."""
+"""Tests of the examples in the documentation of apalis-core, translated into Python."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_using_monitor_with_a_worker() -> None:
 
 
 class LoggingService:
-    """A layer with a service of its own."""
+    """A layer with an object of its own."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines

@@ -1,4 +1,4 @@
-"""How long to wait before trying again, and how often."""
+"""Tests of retry policies: the delays and the number of attempts."""
 
 from __future__ import annotations
 

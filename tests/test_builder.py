@@ -1,4 +1,4 @@
-"""Describing a worker fluently comes to the same as giving all at once."""
+"""Tests of WorkerBuilder: it gives the same worker as the keywords of Worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_tasks import (
 
 
 class Mailer:
-    """Something for a handler to ask for."""
+    """A value that a handler asks for as data."""
 
 
 async def no_op(n: int) -> None:

@@ -1,4 +1,4 @@
-"""The table of capabilities in the documentation is made from the code, and says the same of all storages."""
+"""Tests of the table of capabilities in the docs: it is generated from the code."""
 
 from __future__ import annotations
 

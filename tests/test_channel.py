@@ -1,4 +1,4 @@
-"""Any receive channel is a backend; what comes back is kept, and nothing is lost at any checkpoint."""
+"""Tests of receive channels as backends: retried and released tasks are kept, and a cancellation loses none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERROR = ValueError("no")
 
 
 class PlainChannel(trio.abc.ReceiveChannel[T], Generic[T]):
-    """No more than the contract of a channel, which lets it serve one receiver at a time."""
+    """A channel with no more than trio's interface, which serves one receiver at a time."""
 
     def __init__(self, inner: trio.MemoryReceiveChannel[T]) -> None:
         self._inner = inner

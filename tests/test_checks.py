@@ -1,4 +1,4 @@
-"""Checks of arguments: what is refused, and what the error says."""
+"""Tests of argument checks: the values that are refused, and the error texts."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_moment_must_be_a_datetime(value: object) -> None:
 
 
 class Nowhere(tzinfo):
-    """A time zone that does not know its offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, moment: datetime | None) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The wall clock: read through one function, which can be replaced."""
+"""Tests of the wall clock, which is read through one replaceable function."""
 
 from __future__ import annotations
 

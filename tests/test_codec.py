@@ -1,4 +1,4 @@
-"""Codecs: a value comes back equal, or is refused when it is encoded; any bytes are safe to decode."""
+"""Tests of codecs: a value comes back equal or is refused when it is encoded, and any bytes are safe to decode."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Everything:
-    """A field of each kind that can be stored."""
+    """A dataclass with a field of each kind that can be stored."""
 
     email: Email
     colour: Colour
@@ -276,7 +276,7 @@ def nested(levels: int, innermost: Any = 1) -> Any:
 
 
 class Nowhere(tzinfo):
-    """A time zone that does not know its offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, moment: datetime | None) -> None:
         return None
@@ -288,7 +288,7 @@ class Nowhere(tzinfo):
 
 
 class Rude:
-    """It fails when it is asked for anything."""
+    """An object whose every attribute raises."""
 
     @property
     def __class__(self) -> Any:
@@ -586,7 +586,7 @@ def test_any_bytes_decode_as_json_or_are_refused(payload: bytes) -> None:
 
 
 class Rot13:
-    """A codec of somebody's own."""
+    """A codec of a user."""
 
     def encode(self, value: Any) -> bytes:
         return str(value).encode()

@@ -1,4 +1,4 @@
-"""The context of a run: what it knows, and what may be asked of it, when, and from where."""
+"""Tests of WorkerContext: its state and its methods, at all times and from all threads."""
 
 from __future__ import annotations
 
@@ -429,7 +429,7 @@ async def test_nothing_can_be_tracked_before_and_after() -> None:
 
 
 class SlowHeart(Backend[int]):
-    """Ends at once, and then takes its time to end the heartbeat."""
+    """A backend that ends at once, and whose heartbeat takes time to end."""
 
     heartbeat_interval = 1.0
 

@@ -1,4 +1,4 @@
-"""A backend out of functions: with somebody who takes tasks back, or keeping them itself."""
+"""Tests of CustomBackend, with and without a ``settle`` function."""
 
 from __future__ import annotations
 

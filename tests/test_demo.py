@@ -1,4 +1,4 @@
-"""The demo, run as a newcomer runs it: as a program, with Ctrl-C or kill -9 in the middle, and checked by sha256sum."""
+"""Tests of the demo as a program, with Ctrl-C and kill -9 in the middle; results are compared with sha256sum."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
 
 
 class Terminal:
-    """The demo, running in a terminal, and not for longer than the block."""
+    """The demo in a terminal, which ends with the block."""
 
     def __init__(self, *arguments: object, cwd: Path, program: Path = DEMO, output: Path | None = None) -> None:
         self.master, slave = os.openpty()
@@ -68,7 +68,7 @@ class Terminal:
         os.close(self.master)
 
     def _read(self) -> bool:
-        """What it shows next; False at its end."""
+        """Read more output; return False at its end."""
         assert select.select([self.master], [], [], 100)[0], f"it has stopped after {self.seen!r}"
         try:
             shown = os.read(self.master, 65536)
@@ -78,7 +78,7 @@ class Terminal:
         return bool(shown)
 
     def wait_for(self, pattern: str) -> None:
-        """Read on until this is seen."""
+        """Read until this text appears."""
         while not re.search(pattern, self.seen):
             assert self._read(), f"no {pattern!r} in {self.seen!r}"
 
@@ -86,7 +86,7 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
-        """Read on to the end; returns the exit status."""
+        """Read to the end; return the exit status."""
         while self._read():
             pass
         return self.process.wait(100)
@@ -324,7 +324,7 @@ SLOW = "demo.sha256 = slow(demo.sha256)"
 
 
 class Watched:
-    """The demo, with a log of every file that it begins to hash."""
+    """The demo, with a log of each file that it begins to hash."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -337,7 +337,7 @@ class Watched:
         return path
 
     def begun(self) -> list[bytes]:
-        """What this run has begun to hash."""
+        """Return the files that this run has begun to hash."""
         return self._log.read_bytes().split(b"\0")[:-1]
 
 

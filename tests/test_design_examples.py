@@ -1,4 +1,4 @@
-"""Each example on the design page runs as it is written there, or as near as a test can come."""
+"""Tests of the examples on the design page, as they are written there."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ log = logging.getLogger("tests")
 
 @dataclass
 class Email:
-    """Args."""
+    """A type of args."""
 
     to: str
 
 
 @dataclass
 class Receipt:
-    """A result."""
+    """A type of results."""
 
     of: str
 
 
 @dataclass
 class Mailer:
-    """Shared by all attempts."""
+    """A value shared by all attempts."""
 
     sent: list[str]
 
 
 @dataclass
 class User:
-    """Made from the task."""
+    """An extractor: it is made from the task."""
 
     name: str
 
@@ -80,7 +80,7 @@ class User:
 
 
 class Tracer:
-    """Travels with a task, not stored."""
+    """A value that travels with a task, and is not stored."""
 
 
 async def test_hello() -> None:

@@ -1,4 +1,4 @@
-"""The pages can be read where they are found: as plain Markdown on a code host, with code and links that work."""
+"""Tests of the pages in docs/: plain Markdown that a code host can show, with current code and valid links."""
 
 from __future__ import annotations
 

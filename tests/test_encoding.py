@@ -1,4 +1,4 @@
-"""With a type or a codec, a queue in memory makes the checks of a stored one; without, it takes any object as it is."""
+"""Tests of MemoryStorage with a type or codec, which checks values as stored storages do, and without."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_what_waits_for_room_is_checked_first(autojump_clock: MockClock) -
 
 
 class Unreadable:
-    """A codec that reads nothing."""
+    """A codec that cannot decode."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

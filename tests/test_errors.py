@@ -1,4 +1,4 @@
-"""The errors that steer a task, and those that a caller would catch."""
+"""Tests of the public errors."""
 
 from __future__ import annotations
 

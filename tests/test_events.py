@@ -1,4 +1,4 @@
-"""Events are plain, frozen values."""
+"""Tests of events: plain, frozen values."""
 
 from __future__ import annotations
 

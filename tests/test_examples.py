@@ -1,4 +1,4 @@
-"""Every example is run, and says what is kept beside it; and every line of Python on a page comes out of one."""
+"""Tests of all examples: each prints its recorded output, and every line of Python on a page comes from one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of errors: what is in them, however deeply they are nested."""
+"""Tests of the functions for nested exception groups."""
 
 from __future__ import annotations
 

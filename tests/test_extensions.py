@@ -1,4 +1,4 @@
-"""What travels with a task: typed values inside this process, and metadata that is stored."""
+"""Tests of Extensions and Metadata."""
 
 from __future__ import annotations
 

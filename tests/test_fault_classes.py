@@ -1,4 +1,4 @@
-"""The page of fault classes names tests that exist."""
+"""Tests of the page of fault classes: the tests that it names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders of the package, and what each may import: from its own folder and from those named here, no others."""
+"""Tests of imports between the folders of the package: each folder may import only from those listed here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIO = {"trio", "trio_util"}
 
 
 class Import(NamedTuple):
-    """One import of a module of ours by another, or of trio."""
+    """An import of one of our modules, or of trio, by another module of ours."""
 
     source: str
     target: str
@@ -172,7 +172,7 @@ def impure(
 
 
 def _at_run_time(module: str, modules: dict[str, ast.Module]) -> list[Import]:
-    """The imports of a module, and of all that it imports."""
+    """Return the imports of a module at run time, and of all modules that it imports."""
     found: dict[str, list[Import]] = {}
     to_do = [module]
     while to_do:

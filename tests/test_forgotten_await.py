@@ -1,4 +1,4 @@
-"""A handler that returns a coroutine has forgotten an await: its attempt fails, and the error names both functions."""
+"""Tests of handlers that return a coroutine: the attempt fails, and the error names both functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of the project: one term for one thing, in names and in prose.
+"""Tests of the project's vocabulary: retired words are used neither in names nor in prose.
 
 ``docs/glossary.md`` says what the terms mean. Here are the words that they have replaced, which must not come back.
 """
@@ -115,7 +115,7 @@ def _retired_in_prose(text: str) -> list[str]:
 
 
 def _may_have_any(text: str) -> bool:
-    """Return False if it is not worth the time to look at each token."""
+    """Return False if the text has no retired word at all, so that its tokens need no check."""
     words = words_of(text)
     joined = f"_{'_'.join(words)}_"
     return bool({*words} & (RETIRED.keys() | RETIRED_IN_NAMES.keys() | FOR_PEOPLE)) or any(

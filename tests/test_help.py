@@ -1,4 +1,4 @@
-"""Signatures, `help()` and errors as a user sees them: readable defaults, public names."""
+"""Tests of signatures, `help()` and errors as users see them: readable defaults and public names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manners of the house: short files and functions, honest names, reasoned exceptions, a light import."""
+"""Tests of code style: sizes of files and functions, names, handling of exceptions, and the import time."""
 
 from __future__ import annotations
 

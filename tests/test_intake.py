@@ -1,4 +1,4 @@
-"""Receiving: never more than there are slots, never past a gate, and never while intake is closed."""
+"""Tests of receiving: never more tasks than slots, never past a gate, never while intake is closed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def no_op(n: int) -> None:
 
 
 class Plain(Backend[int]):
-    """A storage that has no ``nowait`` methods."""
+    """A storage without ``nowait`` methods."""
 
     def __init__(self, storage: MemoryStorage[int]) -> None:
         self._storage = storage
@@ -64,7 +64,7 @@ class Gate:
 
 
 class Counting(Gate):
-    """A gate that counts: so many attempts at once; ``stingy`` says no to every other one."""
+    """A gate that counts attempts; with ``stingy`` it refuses every other one."""
 
     def __init__(self, room: int = 1, *, stingy: bool = False) -> None:
         super().__init__()

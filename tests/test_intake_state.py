@@ -1,4 +1,4 @@
-"""The state of intake: closing and pausing cut short the waiting of its slots, and nothing else."""
+"""Tests of the intake's state: closing and pausing end the waiting of slots, and nothing else."""
 
 from __future__ import annotations
 

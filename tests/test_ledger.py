@@ -1,4 +1,4 @@
-"""The ledger of a queue in memory: a task is in exactly one place, before and after every call."""
+"""Tests of the ledger of a queue in memory: a task is in exactly one place before and after every call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TimedLedger:
         )
 
     def wall(self) -> datetime:
-        """A wall clock that goes with the time."""
+        """Return the wall clock, which goes with the ledger's time."""
         return NOON + timedelta(seconds=self.now)
 
     def push(self, id: str, args: Any = None, **options: Any) -> TaskId:
@@ -816,7 +816,7 @@ def test_all_are_listed_once_wherever_they_are() -> None:
 
 @dataclass
 class Record:
-    """All that the model knows of a task."""
+    """The model's record of a task."""
 
     id: str
     args: int
@@ -861,7 +861,9 @@ def pick(several: list[T], which: int) -> T | None:
 
 
 class LedgerAndModel:
-    """Both are asked the same, and have to agree. ``which`` says, in whatever way, which of several is meant."""
+    """A state machine that calls a ledger and a model, and compares the answers. ``which`` says, in whatever way, which
+    of several is meant.
+    """
 
     def __init__(self) -> None:
         self.timed = TimedLedger(keep_results=3)

@@ -1,4 +1,4 @@
-"""Finding, changing, taking back and waiting for tasks."""
+"""Tests of the capabilities of backends in memory: find, update, cancel, wait for and list tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attempt that waits for another task lends its slot, so that the task can run."""
+"""Tests of lending: an attempt that waits for another task lends its slot, so that the other task can run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ PARENT, CHILD = 1000, 1
 
 
 class Family:
-    """A handler whose parents push children and wait for them; it counts how many attempts are in it, and how many of
-    those do not wait."""
+    """A handler whose parents push children and wait for them; it counts attempts that run and that wait."""
 
     def __init__(self, storage: Any, *, children: int = 2) -> None:
         self.storage = storage

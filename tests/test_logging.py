@@ -1,4 +1,4 @@
-"""Containment: what is kept or logged, what passes through, and the logger that never raises."""
+"""Tests of the containment of errors, and of the logger that never raises."""
 
 from __future__ import annotations
 

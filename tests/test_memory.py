@@ -1,4 +1,4 @@
-"""The storage in memory: what a task can ask for, handles, results, and its manners."""
+"""Tests of MemoryStorage: options of tasks, handles, results, and trio's conventions."""
 
 from __future__ import annotations
 

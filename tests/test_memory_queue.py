@@ -1,4 +1,4 @@
-"""The queue in memory: no wake-up is lost, one receiver keeps time, and each task is handed to one receiver."""
+"""Tests of the queue in memory: no wake-up is lost, one receiver keeps time, and each task goes to one receiver."""
 
 from __future__ import annotations
 

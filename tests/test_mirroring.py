@@ -1,4 +1,4 @@
-"""Wrappers have every capability of what they wrap; the list of capabilities is that of the contracts."""
+"""Tests of wrappers around backends: they have every capability of the wrapped backend."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ON_THE_WRAPPER = {"push_task", "receive", "receive_nowait", "settle", "settle_no
 
 
 class Plain(TaskSink[Any], Backend[Any]):
-    """A storage with no further capability. It records the calls of all others."""
+    """A storage without further capabilities. It records the calls of all others."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""The monitor: workers together, restarted by policy, stopped gracefully, and the truth about it afterwards."""
+"""Tests of Monitor: restarts by policy, graceful shutdown, and reports."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def worker_on(storage: Backend[float], name: str = "w", **options: Any) -> Worke
 
 
 class Failing(Backend[int]):
-    """Fails after a while, so many times; then it ends."""
+    """A backend that fails after a while, so many times, and then ends."""
 
     def __init__(self, error: Exception | None = None, *, after: float = 1.0, times: float = math.inf) -> None:
         self.error = error or OSError("gone")

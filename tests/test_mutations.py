@@ -1,4 +1,4 @@
-"""That each mutation still is one, that the table in the docs tells of all, and that some of them are seen today."""
+"""Tests of the mutations: each still applies, the table in the docs lists all, and some are tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is public says where it is imported from."""
+"""Tests of public names: each object says the module that it is imported from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool of nox sessions, run as a program on real noxfiles, with Ctrl-C or kill -9 in the middle."""
+"""Tests of the pool of nox sessions, as a program on real noxfiles, with Ctrl-C and kill -9 in the middle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(session, *arguments):
 
 
 class Folder:
-    """A folder with a noxfile, whose sessions note their runs, and wait for the files that are named."""
+    """A folder with a noxfile, whose sessions log their runs and wait for files."""
 
     def __init__(self, path: Path, **sessions: list[str]) -> None:
         self.path = path
@@ -59,19 +59,19 @@ class Folder:
         (path / "noxfile.py").write_text(text)
 
     def pids(self, name: str) -> list[int]:
-        """The processes that have run a session, the oldest first."""
+        """Return the processes that have run a session, the oldest first."""
         path = self.path / f"{name}.runs"
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the pool to its end, away from any terminal."""
+        """Run the pool to its end, without a terminal."""
         return subprocess.run(
             [sys.executable, "-W", "error", str(POOL), *arguments],
             cwd=self.path, env=environment(), capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 
     def start(self, *arguments: str) -> Terminal:
-        """Run the pool in a terminal, while a block lasts."""
+        """Run the pool in a terminal for the length of the block."""
         return Terminal(*arguments, cwd=self.path, program=POOL, output=self.path / "report")
 
     def report(self) -> dict[str, tuple[str, ...]]:

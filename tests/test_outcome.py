@@ -1,4 +1,4 @@
-"""One outcome algebra: five values, and the judgement of an error by its leaves."""
+"""Tests of outcomes, and of the judgement of an error by its leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each parameter of a handler is filled with, and what is said when it cannot be.
+"""Tests of filling in a handler's parameters, and of the errors if that is impossible.
 
 The annotations in this file are evaluated where they stand; those of test_annotations.py are not.
 """
@@ -79,7 +79,7 @@ class Box(dict[str, T]):
 
 @final
 class Slot:
-    """Runs a task, as the slot of a worker does."""
+    """A holder of a running task, in place of a worker's slot."""
 
     worker = "w"
 
@@ -593,7 +593,7 @@ async def test_a_from_task_of_another_kind_is_refused(kind: type) -> None:
 
 
 class Session:
-    """Belongs to one attempt: it is opened before, from what the worker has, and closed after it."""
+    """An extractor that is opened before an attempt and closed after it."""
 
     opened = 0
 

@@ -1,4 +1,4 @@
-"""Pipes: an item of a source arrives in the storage, once, whenever the pipe is interrupted."""
+"""Tests of pipes: each item of a source arrives in the storage once, even if the pipe is interrupted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def channel_of(*items: Any, end: bool = True) -> trio.MemoryReceiveChannel[Any]:
 
 
 class PlainStorage(TaskSink[Any], Backend[Any], Feeder, ListQueues):
-    """A storage with the capabilities that MemoryStorage lacks, over one; every verb may be made to fail."""
+    """A storage with the capabilities that MemoryStorage lacks; each method can be made to fail."""
 
     heartbeat_interval = 10
 

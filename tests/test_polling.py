@@ -1,4 +1,4 @@
-"""Poll strategies look again on time, ever more rarely, or when told; and never in a busy loop."""
+"""Tests of poll strategies: they poll on time, ever more rarely, or when told, and never in a busy loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trio_tasks.abc import PollStrategy
 
 
 class Table:
-    """Something to look at: rows that come in, and the times at which somebody looked."""
+    """A table that is polled: rows that arrive, and the times of the polls."""
 
     def __init__(self, *rows: Any, look: float = 0) -> None:
         self.rows = list(rows)
@@ -35,7 +35,7 @@ class Table:
         self._start = trio.current_time()
 
     async def fetch(self) -> Any:
-        """The next row, or None; `look` seconds later."""
+        """Return the next row, or None, after `look` seconds."""
         self.looks.append(round(trio.current_time() - self._start, 6))
         await trio.sleep(self._look)
         return self.rows.pop(0) if self.rows else None
@@ -51,7 +51,7 @@ async def look_for(seconds: float, receive: Callable[[], Awaitable[Any]]) -> lis
 
 
 class Once(PollStrategy):
-    """A strategy of one's own, with nothing but the one method: it notes what it was asked."""
+    """A user's strategy with ``wait`` alone, which notes its calls."""
 
     def __init__(self) -> None:
         self.waits = 0

@@ -1,4 +1,4 @@
-"""Values of tasks are shown nowhere, and names are shown escaped: in logs, errors and reprs."""
+"""Tests of privacy: logs, errors and reprs show no values of tasks, and escaped names only."""
 
 from __future__ import annotations
 

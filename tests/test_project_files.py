@@ -1,4 +1,4 @@
-"""The files for contributors: they name commands, sessions and pages that exist, and the same checks as the noxfile."""
+"""Tests of the files for contributors: the commands, sessions and pages that they name exist."""
 
 from __future__ import annotations
 

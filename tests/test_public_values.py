@@ -1,4 +1,4 @@
-"""Pickle, copy, ``==`` and ``repr`` of everything public that is a value; derived from the public names."""
+"""Tests of pickle, copy, ``==`` and ``repr`` of every public value."""
 
 from __future__ import annotations
 

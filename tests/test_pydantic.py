@@ -1,4 +1,4 @@
-"""Pydantic models as args and results, by a codec of their own."""
+"""Tests of PydanticCodec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two orders in which tasks wait."""
+"""Tests of the ready queue and the delay queue."""
 
 from __future__ import annotations
 

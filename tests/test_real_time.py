@@ -1,4 +1,4 @@
-"""The rule about short bounds on the real clock, and the list of exceptions from it."""
+"""Tests of the rule against short time limits on the real clock, and of its exceptions."""
 
 from __future__ import annotations
 

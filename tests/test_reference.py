@@ -1,4 +1,4 @@
-"""The reference has every public name, and no other; and the promises name tests that exist."""
+"""Tests of the reference: it has every public name and no other, and the promises name tests that exist."""
 
 from __future__ import annotations
 

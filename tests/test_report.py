@@ -1,4 +1,4 @@
-"""Reports: counts by outcome, and who was interrupted, in words for people."""
+"""Tests of reports: counts by outcome, interrupted attempts, and their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wait_for(id, type)`: the type of a result, which is compared with what the handler has returned."""
+"""Tests of `wait_for(id, type)`, which compares the result with the type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Round trips: a value comes back equal and of the same type, or is refused when it is encoded."""
+"""Tests of round trips: a value comes back equal and of the same type, or is refused when it is encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from ``push_task`` alone."""
+"""Tests of TaskSink: the methods that follow from ``push_task``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio_tasks import MemoryStorage, Task, TaskId, TaskSink
 
 
 class Basket(TaskSink[int]):
-    """The least that a sink can be."""
+    """A minimal sink."""
 
     def __init__(self, room: float = math.inf) -> None:
         self.tasks: list[Task[int]] = []

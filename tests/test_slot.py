@@ -1,4 +1,4 @@
-"""A slot: whatever a handler does, its task is settled once, and the worker goes on."""
+"""Tests of slots: whatever a handler does, its task is settled once, and the worker goes on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ONCE = RetryPolicy(attempts=1)
 
 
 class Listener:
-    """Keeps what it hears."""
+    """A listener that records events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -94,7 +94,7 @@ async def interrupt(
 
 
 class Odd(BaseException):
-    """Neither an Exception nor one of Python's own."""
+    """An exception that is neither an Exception nor one of Python's own."""
 
 
 @pytest.mark.parametrize(
@@ -583,7 +583,7 @@ async def test_an_abort_and_a_cancellation_at_once_leave_the_task_killed(autojum
 
 
 class Scripted(Backend[int]):
-    """Gives one task, then ends; settles as it is told."""
+    """A backend that gives one task and ends; it settles as it is told."""
 
     def __init__(self, settle: Callable[[], Awaitable[None]], tasks: int = 1) -> None:
         self.tasks = [Task(n) for n in range(tasks)]
@@ -607,7 +607,7 @@ async def handle(n: int) -> int:
 
 
 class AtOnce(Scripted, NowaitBackend[int]):
-    """The same, and settles without waiting: it is told that each lease was lost, and counts how often it is asked."""
+    """A scripted backend that settles without waiting, and raises LeaseLostError each time."""
 
     asked = 0
 
@@ -770,7 +770,7 @@ async def test_attempts_see_the_context_in_which_the_worker_was_run() -> None:
 
 
 class Awkward:
-    """Cannot be compared."""
+    """An object whose comparison raises."""
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("do not compare me")

@@ -1,4 +1,4 @@
-"""The line at which a trio task is stuck: the innermost of the user's own, of a task that waits and of an error."""
+"""Tests of the functions that find the line at which a trio task is stuck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts that go on after a cancellation: waited for, and named again and again."""
+"""Tests of attempts that go on after a cancellation: they are waited for, and logged repeatedly."""
 
 from __future__ import annotations
 

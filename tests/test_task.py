@@ -1,4 +1,4 @@
-"""A task: args, and parts that are all the rest."""
+"""Tests of Task and Parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks are described fluently or by keywords, and each wrong value is refused where it is given."""
+"""Tests of task options, by TaskBuilder or by keywords: each wrong value is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names for tasks: unique, in order, and plain text."""
+"""Tests of task ids: unique, in order, and plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error that is kept keeps its traceback, and none of the handler's local variables."""
+"""Tests of kept errors: they keep their traceback, but no object of a handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if sys.version_info < (3, 11):
 
 
 class Large:
-    """A value that a handler has in a local variable."""
+    """An object that a handler holds in a local variable."""
 
 
 kept: list[weakref.ref[Large]] = []

@@ -1,4 +1,4 @@
-"""Each message on the troubleshooting page is one that the library can say, and each error there exists."""
+"""Tests of the troubleshooting page: each message and error on it exists in the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tutorial, typed along: each program is saved, each command run, and what it prints compared, page by page.
+"""Tests of the tutorial: each program is saved, each command run, and the output compared, page by page.
 
 Comments on the pages, which a reader does not see, say what is done with a fence:
 
@@ -48,7 +48,7 @@ PATIENCE = 150.0  # seconds until a program that prints nothing is given up; a g
 
 
 class Terminal:
-    """A program that runs beside the others, and what it has printed."""
+    """A program that runs in the background, and its output."""
 
     def __init__(self, command: list[str], cwd: Path, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -68,7 +68,7 @@ class Terminal:
                     self._news.notify_all()
 
     def lines(self) -> list[str]:
-        """What the program has printed, without log records."""
+        """Return the output without log records."""
         text = "".join(line for line in self._printed if not re.match(r"\[\d{4}-|.* has a fault: very rarely", line))
         return normal(text)
 
@@ -90,7 +90,7 @@ class Terminal:
 
 
 class Reader:
-    """Somebody who does what the pages say, in a folder."""
+    """A reader who follows the pages in a folder."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -99,7 +99,7 @@ class Reader:
         self.printed: list[str] = []
 
     def step(self, verb: str, words: str, body: str) -> None:
-        """Do what a comment says, with the fence below it."""
+        """Follow a comment, with the code below it."""
         match verb:
             case "example":
                 assert " " not in words, f"{words} is only a part of a program: nobody can type it along"

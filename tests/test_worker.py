@@ -1,4 +1,4 @@
-"""A worker: a recipe, and its runs."""
+"""Tests of Worker: building it and running it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def shared(storage: FileStorage[Any]) -> Backend[Any]:
 
 
 class Failing(Backend[float]):
-    """Fails after a while."""
+    """A backend that fails after a while."""
 
     def __init__(self, after: float = 0) -> None:
         self.error = OSError("gone")
@@ -350,7 +350,7 @@ async def test_another_worker_takes_over_what_a_cancelled_one_releases_to_a_clos
 
 
 class Beating(Backend[float]):
-    """Has leases to renew."""
+    """A backend with leases to renew."""
 
     heartbeat_interval = 5.0
 
@@ -406,7 +406,7 @@ async def test_a_heart_that_fails_ends_the_worker_and_releases(autojump_clock: M
 
 
 class Fed(Beating, Feeder):
-    """Carries something in while the intake is open."""
+    """A backend that carries tasks in while the intake is open."""
 
     heartbeat_interval = math.inf
 

@@ -1,4 +1,6 @@
-"""Keeps the records of failed attempts from standard error, in examples and in the processes that they start."""
+"""A sitecustomize module that keeps log records of failed attempts off standard error, in examples and their child
+processes.
+"""
 
 import logging
 

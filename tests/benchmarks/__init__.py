@@ -1,4 +1,4 @@
-"""What speed costs and where it goes: run ``python -m tests.benchmarks``, or add the names of some benchmarks.
+"""Benchmarks: run ``python -m tests.benchmarks``, with the names of single benchmarks if wanted.
 
 Everything is a ratio against a baseline that was measured in the same run, in turns with what it is compared to. What
 is measured is CPU time wherever that can be, since wall time says as much about the neighbours on the machine. Nothing

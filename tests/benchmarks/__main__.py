@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [--small] [NAME ...]``: all benchmarks, or those that are named.
+"""The command line of the benchmarks: ``python -m tests.benchmarks [--small] [NAME ...]``.
 
 With ``--small``, those that take minutes do little, to see that they run.
 """

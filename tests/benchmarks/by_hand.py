@@ -1,4 +1,6 @@
-"""What a trio user writes today: a memory channel, a capacity limiter, and for each item a trio task and a scope."""
+"""The baseline: the same work written by hand with trio: a memory channel, a limiter, a trio task and a scope for each
+item.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def ignore(event: str, n: int) -> None:
-    """A listener."""
+    """A listener that does nothing."""
 
 
 async def attempt(load: Load, limiter: trio.CapacityLimiter, n: int) -> None:
@@ -38,7 +40,7 @@ async def handle_all(load: Load, receive: trio.MemoryReceiveChannel[int]) -> Non
 
 
 async def by_hand(load: Load) -> float:
-    """CPU seconds for each task."""
+    """Return CPU seconds for each task."""
     send, receive = trio.open_memory_channel[int](math.inf)
     if load.trickles:
         with CpuTime() as cpu:

@@ -1,4 +1,4 @@
-"""Whether a task costs the same however many others wait."""
+"""A benchmark that compares the cost of a task with few and with many tasks waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measurement in a process of its own, so that one's threads, caches and garbage are no trouble to the next.
+"""Measurements in new processes, so that threads, caches and garbage of one do not affect the next.
 
 A module that measures ends with ``answer(measure)``: it is given the terms of one measurement as JSON on its command
 line, and prints what it found as JSON in its last line.
@@ -21,17 +21,17 @@ Found = dict[str, Any]
 
 
 def size(usual: int, small: int) -> int:
-    """How much to do."""
+    """Return the amount of work."""
     return small if os.environ.get(SMALL) else usual
 
 
 def command(module: str, terms: Mapping[str, Any]) -> list[str]:
-    """What runs a module of this package on these terms."""
+    """Return the command that runs a module of this package with these settings."""
     return [sys.executable, "-m", f"{__package__}.{module}", json.dumps(terms)]
 
 
 def measure_afresh(module: str, **terms: Any) -> Found:
-    """What it has found; ``{"sorry": why}`` if it could not be measured."""
+    """Measure in a new process and return its figures; ``{"sorry": why}`` if it could not measure."""
     try:
         run = subprocess.run(command(module, terms), capture_output=True, text=True, timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
@@ -44,6 +44,6 @@ def measure_afresh(module: str, **terms: Any) -> Found:
 
 
 def answer(measure: Callable[..., Mapping[str, Any]]) -> None:
-    """Measure on the terms of the command line."""
+    """Measure with the settings on the command line, and print the figures."""
     terms: dict[str, Any] = json.loads(sys.argv[1])
     print(json.dumps(measure(**terms)))

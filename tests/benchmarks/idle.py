@@ -1,4 +1,4 @@
-"""What a worker costs while there is nothing to do."""
+"""A benchmark of the CPU time that an idle worker uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOTS = [0, 1, 100, 1000]  # none: the program itself, without a worker
 
 
 class Turns(trio.abc.Instrument):
-    """Counts how often the run loop turned, and how many steps of trio tasks it made."""
+    """Counts the turns of trio's run loop, and the steps of trio tasks."""
 
     def __init__(self) -> None:
         self.turns = self.steps = 0

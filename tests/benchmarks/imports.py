@@ -1,4 +1,4 @@
-"""What ``import trio_tasks`` costs a program that imports trio anyway."""
+"""A benchmark of ``import trio_tasks`` in a program that imports trio anyway."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def show() -> None:
 
 
 def _import(environment: Mapping[str, str]) -> list[Any]:
-    """The moments before, between and after the two imports, by both clocks; and the modules that ours added."""
+    """Return the times around both imports, by two clocks, and the modules that trio_tasks has added."""
     found: list[Any] = json.loads(subprocess.check_output([sys.executable, "-c", SCRIPT], text=True, env=environment))
     return found

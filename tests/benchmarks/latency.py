@@ -1,4 +1,6 @@
-"""How soon an idle worker starts on what is pushed. This is wall time, so a busy machine shows in the p99."""
+"""A benchmark of the time from a push to the start of the task on an idle worker. This is wall time, so a busy machine
+shows in the p99.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both sides of a comparison are given to do."""
+"""The work that both sides of a comparison are given."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import trio
 
 
 async def no_op(n: int) -> None:
-    """The least that a handler can do."""
+    """A handler that does nothing."""
 
 
 async def one_checkpoint(n: int) -> None:
-    """The least that a handler can wait."""
+    """A handler with one checkpoint."""
     await trio.lowlevel.checkpoint()
 
 
 @dataclass(frozen=True)
 class Load:
-    """Numbers to be handled, at most ``concurrency`` at once."""
+    """Numbers to be handled, at most ``concurrency`` at the same time."""
 
     tasks: int
     concurrency: int

@@ -1,4 +1,4 @@
-"""How a measurement is taken: what is compared runs in turns, and the best turn of each counts.
+"""The method of measurement: candidates run in turns, and the best turn of each counts.
 
 The best and not the mean, because whatever else the machine does can only add to a turn. Garbage of one turn is
 collected before the next; within a turn the collector runs as it would in anybody's program.
@@ -15,7 +15,7 @@ MICRO = 1e6
 
 
 class CpuTime:
-    """``with CpuTime() as cpu``: afterwards ``cpu.seconds`` is what this process has used, in all of its threads."""
+    """Measures the CPU time that the process, with all its threads, uses in a block: ``with CpuTime() as cpu``."""
 
     seconds = math.nan
 
@@ -28,7 +28,7 @@ class CpuTime:
 
 
 def in_turns(contenders: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, float]:
-    """Call all of them, ``rounds`` times over; the least that each has returned."""
+    """Call each function ``rounds`` times, in turns; return the lowest result of each."""
     least = dict.fromkeys(contenders, math.inf)
     for _ in range(rounds):
         for name, measure in contenders.items():
@@ -38,5 +38,5 @@ def in_turns(contenders: Mapping[str, Callable[[], float]], *, rounds: int) -> d
 
 
 def verdict(value: float, target: float) -> str:
-    """In a word, whether ``value`` is within the target."""
+    """Return one word that says whether ``value`` is within the target."""
     return "PASS" if value <= target else f"over target ({target:g})"

@@ -1,4 +1,4 @@
-"""What a task weighs while it waits."""
+"""A benchmark of the memory that a waiting task takes."""
 
 from __future__ import annotations
 

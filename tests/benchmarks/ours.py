@@ -1,4 +1,4 @@
-"""The same by trio_tasks, with every promise on."""
+"""The same work done by trio_tasks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .measuring import CpuTime
 
 
 def ignore(context: WorkerContext, event: Event) -> None:
-    """A listener."""
+    """A listener that does nothing."""
 
 
 async def ours(load: Load) -> float:
-    """CPU seconds for each task."""
+    """Return CPU seconds for each task."""
     storage = MemoryStorage[int]()
     options: TaskOptions = {} if load.timeout is None else {"timeout": load.timeout}
     listeners = [ignore] if load.listener else []

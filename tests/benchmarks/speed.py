@@ -1,4 +1,4 @@
-"""CPU for each task, beside what a trio user writes by hand."""
+"""A benchmark of CPU time for each task, compared with code that a trio user writes by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storages that survive, beside huey's and other queues on SQLite, all in one run and each in its own process."""
+"""A comparison of SqliteStorage and FileStorage with huey and other queues on SQLite, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BY_HAND = "the same in a thread, for trio tasks"
 
 @dataclass(frozen=True)
 class Contender:
-    """A queue: how it is called, and what measures it."""
+    """A queue: its name, and the module that measures it."""
 
     title: str
     measure: Callable[..., Found]
@@ -33,7 +33,7 @@ class Contender:
 
 
 def contenders() -> Iterator[Contender]:
-    """huey first, to which the others are compared; then ours; then other queues on SQLite, where installed."""
+    """Return the contenders: huey first, as the baseline, then ours, then other queues on SQLite that are installed."""
     yield Contender(HUEY, partial(measure_afresh, "side_by_side.huey_on_sqlite"))
     yield Contender(BARE, partial(measure_afresh, "side_by_side.bare_sqlite"), pushes=False)
     yield Contender(BY_HAND, partial(measure_afresh, "side_by_side.by_hand_on_sqlite"), pushes=False)
@@ -81,7 +81,7 @@ def _takes_part(contender: Contender, kind: str, concurrency: int) -> bool:
 
 
 def _best_in_turns(entered: list[Contender], **terms: Any) -> dict[str, Found]:
-    """The best of three of each by either clock, taken in turns."""
+    """Return the best of three runs of each, by each clock, taken in turns."""
     found: dict[str, Found] = {}
     for _ in range(size(3, 1)):
         for each in entered:

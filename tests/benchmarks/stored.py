@@ -1,4 +1,4 @@
-"""The storages that survive, made for a measurement."""
+"""Stored storages made for a measurement."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LEVELS: list[Synchronous] = ["NORMAL", "FULL"]
 
 
 def new_directory() -> tempfile.TemporaryDirectory[str]:
-    """Where a measurement has its files: on a real disk if TMPDIR is on one."""
+    """Make a directory for the files of a measurement: on a real disk if TMPDIR is on one."""
     return tempfile.TemporaryDirectory(prefix="bench-")
 
 
 def make(directory: str, engine: Engine, synchronous: Synchronous) -> DurableStorage[Any]:
-    """One of ours, for args of any type."""
+    """Make one of our storages, for args of any type."""
     if engine == "file":
         return FileStorage(Path(directory, "tasks.journal"), synchronous=synchronous)
     return SqliteStorage(Path(directory, "tasks.db"), synchronous=synchronous, driver=engine)

@@ -1,4 +1,4 @@
-"""What pushing to a storage that survives costs, and what carrying a task from it to its settlement costs."""
+"""A benchmark of pushing to SqliteStorage and FileStorage, and of running tasks from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Seconds = dict[str, float]
 
 
 class Both:
-    """``with Both() as both``: afterwards ``both.seconds`` has the wall time, and the CPU time of all threads."""
+    """Measures wall time and CPU time of a block: ``with Both() as both``."""
 
     def __enter__(self) -> Both:
         self._began = time.perf_counter(), time.process_time()
@@ -33,7 +33,7 @@ class Both:
         self.seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     def each(self, tasks: int) -> Seconds:
-        """For each task."""
+        """Return the figures for one task."""
         return {clock: seconds / tasks for clock, seconds in self.seconds.items()}
 
 
@@ -45,7 +45,7 @@ async def opened(engine: Engine, synchronous: Synchronous) -> AsyncGenerator[Dur
 
 
 async def push(engine: Engine, synchronous: Synchronous, tasks: int, concurrency: int) -> Seconds:
-    """So many producers, each of which awaits each push."""
+    """Push from several producers, each of which awaits each push."""
 
     async def produce(storage: DurableStorage[Any]) -> None:
         for n in range(tasks // concurrency):
@@ -61,7 +61,7 @@ async def push(engine: Engine, synchronous: Synchronous, tasks: int, concurrency
 
 
 async def bulk(engine: Engine, synchronous: Synchronous, tasks: int, concurrency: int) -> Seconds:
-    """All in one call."""
+    """Push all in one call."""
     async with opened(engine, synchronous) as storage:
         await storage.push(0)
         with Both() as both:
@@ -70,7 +70,7 @@ async def bulk(engine: Engine, synchronous: Synchronous, tasks: int, concurrency
 
 
 async def drain(engine: Engine, synchronous: Synchronous, tasks: int, concurrency: int) -> Seconds:
-    """Pushed before; then run until nothing is left."""
+    """Run tasks that were pushed before, until none is left."""
     async with opened(engine, synchronous) as storage:
         await storage.push_bulk(range(tasks))
         storage.close()

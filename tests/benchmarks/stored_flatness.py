@@ -1,4 +1,4 @@
-"""Whether a stored task costs the same however many others are stored, and what they take on disk."""
+"""A benchmark that compares the cost of a stored task with few and with many tasks stored, and their size on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ A_DAY = 86_400.0
 
 
 async def measure_beside(engine: Engine, kind: str, stored: int, drained: int, rounds: int) -> dict[str, Any]:
-    """Drain some while ``stored`` others lie in the same queue: they wait, are delayed, or are finished and kept."""
+    """Run some tasks while ``stored`` others are in the same queue: waiting, delayed, or finished."""
     with new_directory() as directory:
         async with make(directory, engine, "NORMAL") as storage:
             await fill(storage, kind, stored)
@@ -42,7 +42,7 @@ async def measure_beside(engine: Engine, kind: str, stored: int, drained: int, r
 
 
 def bytes_in(directory: str) -> int:
-    """What all of its files take."""
+    """Return the size of all files of a storage."""
     return sum(file.stat().st_size for file in Path(directory).iterdir())
 
 
@@ -59,7 +59,7 @@ async def fill(storage: DurableStorage[Any], kind: str, stored: int) -> None:
 
 
 async def drain_some(storage: DurableStorage[Any], drained: int) -> dict[str, float]:
-    """Push so many, and run the first so many that wait."""
+    """Push this many tasks, and run the first that wait."""
     numbers = count(1)
 
     async def handle(n: int, context: WorkerContext) -> None:
@@ -73,7 +73,7 @@ async def drain_some(storage: DurableStorage[Any], drained: int) -> dict[str, fl
 
 
 def query_plans(path: Path) -> list[tuple[str, list[str]]]:
-    """How SQLite goes about the daily statements, in its own words."""
+    """Return SQLite's query plans of the most frequent statements."""
     plans: list[tuple[str, list[str]]] = []
     with closing(sqlite3.connect(path)) as connection:
         for name, sql in {"CLAIM": CLAIM, "DUE": DUE, "NEXT_DUE": NEXT_DUE}.items():

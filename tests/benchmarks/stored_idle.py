@@ -1,4 +1,4 @@
-"""What a worker on a storage that survives costs while there is nothing to do."""
+"""A benchmark of the CPU time that an idle worker on SqliteStorage or FileStorage uses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SETTLING_DOWN = 1.0
 
 
 def open_files() -> int:
-    """How many file descriptors this process has; -1 where that cannot be seen."""
+    """Return the number of open file descriptors; -1 where it is not known."""
     descriptors = Path("/proc/self/fd")
     return len(list(descriptors.iterdir())) if descriptors.is_dir() else -1
 
 
 async def idle(engine: Engine | None, slots: int, seconds: float) -> dict[str, Any]:
-    """Without an engine: the program alone, with one timer."""
+    """Measure the program without a storage, with one timer only."""
     with new_directory() as directory:
         if engine is None:
             return await look_on(seconds)

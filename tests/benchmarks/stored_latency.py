@@ -1,4 +1,4 @@
-"""How soon an idle worker starts on what is pushed to a storage that survives: beside it, or from another process."""
+"""A benchmark of the time from a push to the start of the task on an idle worker, in one process or two."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOTS = 10
 
 
 def percentiles(nanoseconds: list[int]) -> dict[str, float]:
-    """In seconds; the first tenth, in which everything is touched for the first time, does not count."""
+    """Return percentiles in seconds, without the first tenth, in which caches are cold."""
     found = quantiles(nanoseconds[len(nanoseconds) // 10 :], n=100)
     return {"p50": found[49] / 1e9, "p99": found[98] / 1e9}
 
@@ -35,7 +35,7 @@ async def push_now_and_then(storage: DurableStorage[Any], samples: int) -> None:
 
 
 async def work(storage: DurableStorage[Any], samples: int, task_status: trio.TaskStatus[None]) -> list[int]:
-    """A worker that notes how long ago each task was pushed, by the clock that all processes of a machine share."""
+    """Run a worker that notes how long ago each task was pushed, by a clock that all processes share."""
     found: list[int] = []
 
     async def note(pushed: int, context: WorkerContext) -> None:
@@ -50,7 +50,7 @@ async def work(storage: DurableStorage[Any], samples: int, task_status: trio.Tas
 
 
 async def within(engine: Engine, synchronous: Synchronous, samples: int) -> dict[str, float]:
-    """In one process."""
+    """Measure with pusher and worker in one process."""
     found: list[int] = []
 
     async def run(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128  it is handed on
@@ -64,20 +64,20 @@ async def within(engine: Engine, synchronous: Synchronous, samples: int) -> dict
 
 
 class SaysReady:
-    """A ``task_status`` that says so on the standard output."""
+    """A ``task_status`` that prints a line when the worker has started."""
 
     def started(self, value: object = None) -> None:
         print("ready", flush=True)
 
 
 async def receive(engine: Engine, synchronous: Synchronous, samples: int, directory: str) -> dict[str, float]:
-    """The side of the worker."""
+    """Run the side of the worker."""
     async with make(directory, engine, synchronous) as storage:
         return percentiles(await work(storage, samples, SaysReady()))
 
 
 async def across(engine: Engine, synchronous: Synchronous, samples: int) -> dict[str, float]:
-    """The side that pushes, to a worker in another process."""
+    """Run the side that pushes to a worker in another process."""
     terms = {"kind": "receive", "engine": engine, "synchronous": synchronous, "samples": samples}
     with new_directory() as directory:
         async with make(directory, engine, synchronous) as storage:
@@ -96,7 +96,7 @@ def hear_ready(child: subprocess.Popen[str]) -> None:
 
 
 def last_words(child: subprocess.Popen[str]) -> dict[str, float]:
-    """What the child has found, once it has ended."""
+    """Return the figures of the child, once it has ended."""
     words = _output(child).read()
     child.wait()
     found: dict[str, float] = json.loads(words)

@@ -1,1 +1,3 @@
-"""Processes that share an SQLite file and are killed at random instants; at the end file and logs must agree."""
+"""Crash trials: processes that share an SQLite file are killed at random; at the end the file must agree with their
+logs.
+"""

@@ -1,4 +1,4 @@
-"""``python -m tests.crash``: the long form, with its figures; ``--help`` tells the rest."""
+"""The command line of the long crash trials: ``python -m tests.crash --help``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pushers and the workers wrote down, held against what is stored at the end."""
+"""The audit of a crash trial: it compares the logs of the pushers and workers with the tasks in the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINE = re.compile(r"(\w+) (\S+) (\d+) (\d+\.\d{6})")
 
 @dataclass
 class Ledger:
-    """What was pushed: whole batches that were tried, and those numbers that were taken, with their ids."""
+    """The log of a pusher: batches and numbers that it tried to push, and the ids that the storage acknowledged."""
 
     tried: list[range] = field(default_factory=list)
     acked: dict[int, str] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """That of a file; a torn line says nothing."""
+        """Read a log file; a torn last line is ignored."""
         ledger = cls()
         text = path.read_text() if path.exists() else ""
         for line in text.split("\n")[:-1]:
@@ -46,7 +46,7 @@ class Ledger:
 
     @property
     def unsure_singles(self) -> list[int]:
-        """Tried alone, and not known to be taken."""
+        """The numbers that were tried alone and never acknowledged."""
         return [batch[0] for batch in self.tried if len(batch) == 1 and batch[0] not in self.acked]
 
 
@@ -59,7 +59,7 @@ class Start(NamedTuple):
 
 @dataclass
 class Logs:
-    """What the workers wrote down, by the id of the task and the attempt."""
+    """The logs of the workers, by task id and attempt."""
 
     starts: dict[tuple[str, int], list[Start]] = field(default_factory=lambda: defaultdict(list))
     claims: dict[tuple[str, int], float] = field(default_factory=dict)  # when it was claimed
@@ -67,7 +67,7 @@ class Logs:
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Logs:
-        """Those of these files; a torn line says nothing."""
+        """Read these log files; a torn last line is ignored."""
         logs = cls()
         for path in paths:
             for match in map(_LINE.fullmatch, path.read_text().split("\n")):
@@ -84,7 +84,7 @@ class Logs:
 
 @dataclass
 class Audit:
-    """Finds faults; ``figures`` counts what has happened."""
+    """Finds faults, and counts what has happened in ``figures``."""
 
     stored: list[Task[Any]]
     ledger: Ledger
@@ -94,7 +94,7 @@ class Audit:
     figures: Counter[str] = field(default_factory=Counter[str])
 
     def faults(self, metrics: dict[str, int]) -> Iterator[str]:
-        """All that is wrong, one sentence each."""
+        """Return all faults, one sentence each."""
         yield from self._of_pushing()
         yield from self._of_counts(metrics)
         for task in self.stored:
@@ -102,7 +102,9 @@ class Audit:
         yield from self._of_settling()
 
     def _of_pushing(self) -> Iterator[str]:
-        """Acknowledged means stored; a batch is there whole or not at all; nothing comes from nowhere."""
+        """Check that acknowledged pushes are stored, batches are stored whole or not at all, and nothing else is
+        stored.
+        """
         ids: dict[str, Any] = {task.parts.id: task.args for task in self.stored}
         numbers = Counter(task.args for task in self.stored)
         yield from (f"number {n} is stored {many} times" for n, many in numbers.items() if many > 1)
@@ -128,7 +130,7 @@ class Audit:
                 yield f"the storage counts {metrics[name]} {name}, and not {number}"
 
     def _of_attempts(self, task: Task[Any]) -> Iterator[str]:
-        """Each attempt but the last is in the history, with a reason for there having been another."""
+        """Check that each attempt but the last is in the history, with a reason for the next one."""
         task_id, last = task.parts.id, int(task.parts.attempt)
         past = {entry.attempt: entry for entry in task.parts.context.history}
         if sorted(past) != list(range(1, last)) or len(task.parts.context.history) != len(past):
@@ -146,7 +148,7 @@ class Audit:
             yield f"attempt {last} of task {task_id} was settled, and never came to its end"
 
     def _of_another(self, task_id: str, attempt: int, became: str, worker: str) -> Iterator[str]:
-        """Why this attempt was not the last one."""
+        """Return the reason for another attempt after this one."""
         self.figures[became] += 1
         if became == "retried":
             if (task_id, attempt, worker) not in self.logs.others["raise"]:
@@ -170,7 +172,7 @@ class Audit:
             yield f"attempt {attempt + 1} of task {task_id} began {after:.3f} s after the claim before"
 
     def _of_settling(self) -> Iterator[str]:
-        """Nobody was told that a task is settled but who made its last attempt."""
+        """Check that only the last attempt of a task was told that it is settled."""
         last: dict[str, int] = {task.parts.id: int(task.parts.attempt) for task in self.stored}
         told = Counter(task_id for task_id, _, _ in self.logs.others["settled"])
         yield from (f"task {task_id} was settled {times} times" for task_id, times in told.items() if times > 1)

@@ -1,4 +1,4 @@
-"""The children of a trial: started, killed, stopped, and never just gone."""
+"""The child processes of a crash trial: starting, killing, suspending and ending them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class ChildError(AssertionError):
-    """A child ended in a way that nobody made it end."""
+    """A child ended though the trial did not end it."""
 
 
 class Child:
-    """A place in the crew, filled by one process after the other; each has a name of its own."""
+    """A named role in a crash trial, filled by one process after another."""
 
     def __init__(self, module: str, settings: ChildSettings) -> None:
         self._module = module
@@ -47,12 +47,12 @@ class Child:
 
     @property
     def is_up(self) -> bool:
-        """Whether it says so."""
+        """True if the process has reported that it is up."""
         return Path(self._settings.directory, f"{self.name}.up").exists()
 
     @property
     def processor_time(self) -> float:
-        """How long it has run, in ticks; always 0 where there is no such thing to be read."""
+        """Return the CPU time of the process in ticks; always 0 where it is not known."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -61,18 +61,18 @@ class Child:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has begun to do something: a worker has written something down."""
+        """True if a worker has written its first record."""
         log = Path(self._settings.directory, f"{self.name}.log")
         return self.is_up and (not log.exists() or log.stat().st_size > 0)
 
     def check(self) -> None:
-        """Fail if it has ended."""
+        """Raise if the process has ended."""
         if self._process.poll() is not None:
             said = self._errors.read_text()[-4000:]
             raise ChildError(f"{self.name} ended by itself with {self._process.returncode}: {said}")
 
     def kill(self) -> float:
-        """Kill it; returns when, on the monotonic clock."""
+        """Kill the process; return the time on the monotonic clock."""
         self.check()
         at = time.monotonic()
         self._process.kill()
@@ -81,21 +81,21 @@ class Child:
         return at
 
     def stop(self, seconds: float) -> None:
-        """Have it stand still for so long."""
+        """Suspend the process for this many seconds."""
         self.check()
         os.kill(self.pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Ask it to end, and see that it ends well."""
+        """Ask the process to end, and check that it exits without an error."""
         self.check()
         self._process.terminate()
         if code := self._process.wait(120):
             raise ChildError(f"{self.name} did not end well, with {code}: {self._errors.read_text()[-4000:]}")
 
     def end_by_force(self) -> None:
-        """Whatever has happened, it does not outlive the trial."""
+        """Kill the process if it is still there."""
         with suppress(AttributeError):
             self._process.kill()
             self._process.wait(60)

@@ -1,4 +1,4 @@
-"""What a child is told when it is started, and how it writes down what it does.
+"""The settings of a child process, and the log files that it writes.
 
 A line is written by one call on a file opened for appending, so a killed process leaves at most its last line torn.
 """
@@ -20,7 +20,7 @@ QUEUE = "crash"
 
 @dataclass(frozen=True)
 class ChildSettings:
-    """One child's; durations in seconds."""
+    """The settings of one child process; durations are in seconds."""
 
     directory: str
     name: str
@@ -33,30 +33,30 @@ class ChildSettings:
     driver: Literal["sqlite3", "apsw"] | None = None
 
     def command(self, module: str) -> list[str]:
-        """What starts the child."""
+        """Return the command that starts the child."""
         return [sys.executable, "-m", module, json.dumps(asdict(self))]
 
     @classmethod
     def given(cls) -> ChildSettings:
-        """Those that this process was started with."""
+        """Return the settings that this process was started with."""
         return cls(**json.loads(sys.argv[1]))
 
     @property
     def ledger(self) -> Path:
-        """Where pushers write."""
+        """The path of the pushers' log."""
         return Path(self.directory, "ledger")
 
     @property
     def log(self) -> Path:
-        """Where this worker writes."""
+        """The path of this worker's log."""
         return Path(self.directory, f"{self.name}.log")
 
     def say_up(self) -> None:
-        """This child is at work, and listens to signals."""
+        """Report that this child works and handles signals."""
         Path(self.directory, f"{self.name}.up").touch()
 
     def storage(self) -> SqliteStorage[Any]:
-        """The file that all of them share; every task stays in it."""
+        """Open the file that all children share; every finished task stays in it."""
         return SqliteStorage(
             Path(self.directory, "tasks.db"),
             int,
@@ -68,15 +68,15 @@ class ChildSettings:
 
 
 class LogFile:
-    """Appends whole lines to a file."""
+    """A file to which whole lines are appended."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def write(self, *lines: str) -> None:
-        """Append them."""
+        """Append lines."""
         os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
 
     def note(self, kind: str, task_id: str, attempt: int, at: float | None = None) -> None:
-        """Append what has happened to a task, and when: all processes of a machine have the same monotonic clock."""
+        """Append an event of a task, with its time on the monotonic clock, which all processes share."""
         self.write(f"{kind} {task_id} {attempt} {time.monotonic() if at is None else at:.6f}")

@@ -1,4 +1,4 @@
-"""A pusher in a process of its own, there to be killed: it writes down what it is about to push, and what was taken.
+"""A pusher process that may be killed: it logs each push before and after it.
 
 It pushes the numbers from 0 on, each once. Those of which its predecessor did not learn whether they were taken are
 pushed again if they had an id of their own, which makes them count once; the others are left as they are.
@@ -18,7 +18,7 @@ from tests.crash._child_settings import ChildSettings, LogFile
 
 
 def id_of(n: int) -> str:
-    """The id of a number that is pushed alone."""
+    """Return the id for a number that is pushed alone."""
     return f"n{n:07}"
 
 

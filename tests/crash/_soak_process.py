@@ -1,4 +1,4 @@
-"""A part of the soak's load, in a process of its own: works, or pushes and meddles, until SIGTERM or worse.
+"""A process of the soak test: it runs workers, or pushes and calls controls, until it is ended.
 
 It opens and closes nothing but at its beginning and end, so what it holds must stay the same; once in a while it writes
 down how much that is.
@@ -40,13 +40,13 @@ def storage_of(settings: ChildSettings) -> SqliteStorage[Any]:
 
 
 def resident() -> float:
-    """How much memory this process holds, in MiB."""
+    """Return the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def sample(settings: ChildSettings) -> None:
-    """Write down what this process holds."""
+    """Log the memory and files that this process holds."""
     pen = LogFile(Path(settings.directory, f"{settings.name}.samples"))
     await trio.sleep(3.0)  # what is imported late is there by then
     while True:
@@ -57,7 +57,7 @@ async def sample(settings: ChildSettings) -> None:
 
 
 async def work(settings: ChildSettings, storage: SqliteStorage[Any]) -> None:
-    """Two workers, on two queues; some tasks fail, some take long, all report how far they are."""
+    """Run two workers, on two queues; some tasks fail, some take long, all report progress."""
 
     async def handler(task: Task[Any], task_id: TaskId, attempt: Attempt) -> Any:
         kind = task.args["kind"]
@@ -81,7 +81,7 @@ async def work(settings: ChildSettings, storage: SqliteStorage[Any]) -> None:
 
 
 async def push(settings: ChildSettings, storage: SqliteStorage[Any]) -> None:
-    """Everything that one can do with a storage from outside, by the rng."""
+    """Call everything that a storage offers to other processes, chosen at random."""
     rng = random.Random(f"{settings.seed} {settings.name}")
     aside = storage.share(queue=QUEUES[1])
 

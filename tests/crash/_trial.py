@@ -1,4 +1,4 @@
-"""One trial: processes that push and work on one file, killed and stopped by the rng; then the audit."""
+"""A crash trial: processes push to and work on one file, are killed and suspended at random, and are then audited."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EARLY_KILL_RATE = 1 / 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done; ``apart`` is how many seconds there are between two kills, on average."""
+    """The plan of a trial; ``apart`` is the average number of seconds between two kills."""
 
     tasks: int
     kills: int
@@ -47,11 +47,11 @@ class Plan:
 
     @property
     def rate(self) -> float:
-        """Tasks a second, so that they last for as long as the kills do."""
+        """The number of tasks pushed in a second, so that they last as long as the kills."""
         return self.tasks / (self.kills * self.apart)
 
     def settings(self, directory: Path, name: str, *, with_monitor: bool = False) -> ChildSettings:
-        """For one child."""
+        """Return the settings for one child."""
         nap = _LOAD * self.processes * _CONCURRENCY / self.rate
         return ChildSettings(
             directory=str(directory),
@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass
 class TrialResult:
-    """What has come of a trial."""
+    """The result of a trial."""
 
     faults: list[str]
     figures: Counter[str] = field(default_factory=Counter[str])
@@ -91,7 +91,7 @@ class Trial:
         self._pusher = Child("tests.crash._pusher_process", plan.settings(directory, "p"))
 
     def run(self) -> TrialResult:
-        """Do it all."""
+        """Run the whole trial."""
         began = time.monotonic()
         with ExitStack() as stack:
             for child in [*self._workers, self._pusher]:
@@ -106,7 +106,7 @@ class Trial:
         return verdict
 
     def _kill_one(self) -> None:
-        """Kill one of them after a while; perhaps stop another one before."""
+        """Kill one process after a while; perhaps suspend another one before."""
         rng, plan = self._rng, self.plan
         time.sleep(min(rng.expovariate(1 / plan.apart), 4 * plan.apart))
         if rng.random() < _STOP_RATE:
@@ -127,12 +127,12 @@ class Trial:
             self._wait(self._written(), what)
 
     def _wait_until_up(self) -> None:
-        """All of them listen to signals."""
+        """Wait until all processes handle signals."""
         for child in [*self._workers, self._pusher]:
             self._wait_until(partial(getattr, child, "is_up"), f"{child.name} is not up")
 
     def _finish(self) -> None:
-        """Everything that is to be pushed is pushed, and everything is done; then all end, well."""
+        """Let the rest be pushed and done, and end all processes."""
         while (acked := len(Ledger.read(self.directory / "ledger").acked)) < self.plan.tasks:
             self._wait(acked, f"{acked} were acknowledged")
         self._wait_until_up()  # so that they end well when they are told to
@@ -143,13 +143,13 @@ class Trial:
             worker.end()
 
     def _written(self) -> list[float]:
-        """How much was written down; and how far those are that have yet to say that they are up."""
+        """Return how much was logged, and the CPU time of those that are not up yet."""
         said = [path for path in sorted(self.directory.iterdir()) if path.suffix in ("", ".log", ".up")]
         starting = [child.processor_time for child in [*self._workers, self._pusher] if not child.is_up]
         return [*(path.stat().st_size for path in said), *starting]
 
     def _wait(self, state: object, what: str) -> None:
-        """Wait a little; all of them are to be alive, and something is to have happened within the idle limit."""
+        """Wait a little; fail if a process has ended or nothing has happened for too long."""
         time.sleep(0.1)
         for worker in self._workers:
             worker.check()

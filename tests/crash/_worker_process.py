@@ -1,4 +1,4 @@
-"""A worker in a process of its own, there to be killed: it writes down how each attempt begins and ends."""
+"""A worker process that may be killed: it logs the beginning and the end of each attempt."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.crash._child_settings import ChildSettings, LogFile
 
 
 def nap_of(n: int, settings: ChildSettings) -> float:
-    """How long the handler takes for ``n``: mostly a moment, sometimes longer than the lease."""
+    """Return how long the handler takes for ``n``: mostly a moment, sometimes longer than the lease."""
     rng = random.Random(n)
     return 1.5 * settings.lease if rng.random() < 0.003 else min(rng.expovariate(1 / settings.nap), 10 * settings.nap)
 
 
 def fails_at_first(n: int) -> bool:
-    """Whether the first attempt at ``n`` raises."""
+    """Return True if the first attempt at ``n`` raises."""
     return n % 40 == 7
 
 
 def worker_of(settings: ChildSettings, storage: SqliteStorage[int]) -> Worker[int, int]:
-    """The worker."""
+    """Make the worker."""
     pen = LogFile(settings.log)
 
     async def handler(task: Task[int]) -> int:

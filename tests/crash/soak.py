@@ -1,4 +1,4 @@
-"""``python -m tests.crash.soak``: mixed load in several processes, with restarts; what they hold stays flat.
+"""``python -m tests.crash.soak``: mixed load in several processes, with restarts, whose memory and files must not grow.
 
 Some processes are started anew now and then, gracefully or after a kill, and some run all the time: it is these whose
 memory, file descriptors and threads are looked at, and the sizes of the file and its log.
@@ -30,7 +30,7 @@ _SETTLED_AFTER = 0.2
 
 @dataclass
 class Series:
-    """What was measured of one thing; ``slack`` is by how much it may be more at the end, and be called flat."""
+    """A series of measurements; ``slack`` is the growth that still counts as flat."""
 
     name: str
     slack: float
@@ -45,12 +45,12 @@ class Series:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the last third is not above the first."""
+        """True if the last third is not above the first."""
         first, _, last = self.thirds()
         return last <= first * 1.1 + self.slack
 
     def row(self) -> str:
-        """A line of the table."""
+        """Return a line of the table."""
         first, middle, last = self.thirds()
         most = max(self.values, default=math.nan)
         verdict = "flat" if self.is_flat else "GROWS"
@@ -58,7 +58,7 @@ class Series:
 
 
 def held_by(directory: Path, name: str) -> list[Series]:
-    """What a process wrote down of itself, but for its beginning."""
+    """Return the measurements of a process, without those of its start."""
     lines = [line.split() for line in (directory / f"{name}.samples").read_text().splitlines()]
     lines = [line for line in lines if len(line) == 4][int(len(lines) * _SETTLED_AFTER) :]
     kinds = [("memory, MiB", 4.0), ("file descriptors", 0.5), ("threads", 0.5)]
@@ -68,7 +68,7 @@ def held_by(directory: Path, name: str) -> list[Series]:
 
 
 class Soak:
-    """The processes, and what is looked at from outside."""
+    """The processes of the soak test, and the measurements of their file from outside."""
 
     def __init__(self, directory: Path, seconds: float, seed: int) -> None:
         self.directory = directory
@@ -123,12 +123,12 @@ class Soak:
             series.values.append(value)
 
     def series(self) -> Sequence[Series]:
-        """All that was measured."""
+        """Return all measurements."""
         return [*self.outside, *(each for child in self._steady for each in held_by(self.directory, child.name))]
 
 
 def check_file(path: Path) -> tuple[str, str]:
-    """What went through, and whether the file is whole."""
+    """Check the file, and return how many tasks went through it."""
     with closing(sqlite3.connect(path)) as connection:
         cursor = connection.execute("SELECT * FROM trio_tasks_queue")
         names = [column[0] for column in cursor.description]

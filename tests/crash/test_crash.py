@@ -1,4 +1,4 @@
-"""The short form, for every day: `python -m tests.crash` is the long one."""
+"""Tests of crash safety: short crash trials. `python -m tests.crash` is the long one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every backend, opened in a run of its own, with the same tasks in it: what the operations of all are tried on."""
+"""Every backend, opened with the same tasks in it, for tests that cancel its operations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LATER = 100.0
 
 
 class BackendUnderTest:
-    """A backend with what is known of it.
+    """A backend under test, with its properties.
 
     Args:
       backend: what is tried.
@@ -65,18 +65,18 @@ class BackendUnderTest:
         self.held: Task[str]
 
     async def push(self, args: str, delay: float = 0.0) -> None:
-        """Put a task in."""
+        """Push a task."""
         task = TaskBuilder(args).id(args).run_after(delay).build()
         await self.put(task)
 
     async def receive(self) -> Task[str]:
-        """Receive."""
+        """Receive a task."""
         task: Task[str] = await self.backend.receive()
         self.leased[task.parts.id] = task
         return task
 
     async def arrange(self) -> None:
-        """A dead letter, a running task, one that waits, and one that waits for its time."""
+        """Push and run tasks until there is a dead letter, a running task, a waiting one and a delayed one."""
         await self.push("dead")
         await self.backend.settle(await self.receive(), Failed(ValueError("no")))
         await self.push("held")
@@ -89,7 +89,7 @@ class BackendUnderTest:
         await trio.sleep(GIVE_BACK_SECONDS)
 
     async def _prefetch(self) -> None:
-        """Have the backend keep the waiting tasks, where they can be looked for."""
+        """Make the backend prefetch the waiting tasks."""
         await self.push("later", LATER)
         with trio.move_on_after(GIVE_BACK_SECONDS):
             await self.backend.receive()
@@ -97,7 +97,7 @@ class BackendUnderTest:
         await self.backend.settle(await self.backend.receive(), Released())
 
     async def snapshot(self) -> Any:
-        """What is stored, as far as can be seen."""
+        """Return everything that the backend shows of its tasks."""
         if not isinstance(self.storage, ListTasks):
             return self.storage.snapshot()
         tasks = await self.storage.list_tasks(limit=1000)
@@ -114,7 +114,7 @@ class BackendUnderTest:
         return seen
 
     async def drain(self) -> list[str]:
-        """Release the running tasks, and do everything that there is; returns the args, in the order of settling."""
+        """Release the running tasks, then run all tasks; return the args in the order of settling."""
         with suppress(LeaseLostError):
             await self.backend.settle(self.held, Released())
         for held in self.leased.values():
@@ -132,7 +132,7 @@ class BackendUnderTest:
             done.append(str(task.args))
 
     async def audit(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Everything is done once; no task is running then, and everything can be accounted for."""
+        """Check that each task is done once, and that nothing is running or unaccounted for."""
         done = await self.drain()
         assert not {args: n for args, n in Counter(done).items() if n > 1}, f"done twice: {done}"
         assert "after all" in done, "it is not of use any more"
@@ -151,7 +151,7 @@ def _unfinished(rows: dict[str, Any]) -> set[str]:
 
 
 class DictStore:
-    """A store of one's own, for what is made of functions."""
+    """A store in a dict, for a CustomBackend."""
 
     def __init__(self, *, keeps_time: bool) -> None:
         self._keeps_time = keeps_time
@@ -189,7 +189,7 @@ class DictStore:
 
 
 class Script:
-    """What a scripted backend was told."""
+    """The outcomes that a ScriptedBackend was told."""
 
     def __init__(self, backend: ScriptedBackend[Any]) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""Every operation that a backend may have: how it is called, and what may be seen once it was cut."""
+"""Every operation of a backend: how it is called, and which states are allowed after it was cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.cuts._backends import LATER, LEASE, BackendUnderTest
 
 @dataclass(frozen=True)
 class Seen:
-    """What was there before and after, and what it is after the same without a cut."""
+    """The state before and after an operation that was cancelled, and the state after a whole one."""
 
     before: dict[str, Any]
     after: dict[str, Any]
@@ -34,21 +34,21 @@ class Seen:
     returned: bool
 
     def either(self) -> None:
-        """All or nothing; all, if it returned."""
+        """Allow all or nothing; all, if the operation returned."""
         assert self.after in (self.before, self.uncut), f"half done: {self.before} became {self.after}"
         if self.returned:
             assert self.after == self.uncut, f"it returned, but {self.after} is not {self.uncut}"
 
     def done(self) -> None:
-        """It cannot be cancelled."""
+        """Allow only the whole operation: it cannot be cancelled."""
         assert self.after == self.uncut
 
     def untouched(self) -> None:
-        """It only looks."""
+        """Allow no change: the operation only reads."""
         assert self.after == self.before
 
     def beginning(self) -> None:
-        """Of several, the first ones."""
+        """Allow the first of several steps."""
         new = [each for each in self.uncut if each not in self.before]
         there = [each for each in self.after if each not in self.before]
         assert there == new[: len(there)]
@@ -59,7 +59,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation.
+    """An operation of a backend.
 
     Args:
       act: does it, with the part that is to be cut inside ``with cut``; returns whether that returned.
@@ -71,7 +71,7 @@ class Operation:
 
 
 def calling(verb: str, *args: Any) -> Callable[[BackendUnderTest, Cut], Awaitable[bool]]:
-    """Call it with these, of which functions are asked."""
+    """Make an operation that calls a method with these arguments; functions among them are called first."""
 
     async def act(tested: BackendUnderTest, cut: Cut) -> bool:
         arguments = [each(tested) if callable(each) else each for each in args]
@@ -84,7 +84,7 @@ def calling(verb: str, *args: Any) -> Callable[[BackendUnderTest, Cut], Awaitabl
 
 
 def looking(verb: str, *args: Any) -> Operation:
-    """One that changes nothing."""
+    """Make an operation that only reads."""
     return Operation(calling(verb, *args), Seen.untouched)
 
 
@@ -288,7 +288,7 @@ OPERATIONS: dict[str, list[Operation]] = {
 
 
 def operations_of(kind: str, verb: str) -> list[Operation]:
-    """How a backend is tried by this operation."""
+    """Return the operations to try on this kind of backend."""
     if verb == "settle" and kind == "custom":
         return settles(Seen.either)  # what a cancellation means, its function decides
     return OPERATIONS[verb]

@@ -1,4 +1,4 @@
-"""What is public and async, found by looking at the classes."""
+"""The public async API, found by looking at the classes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SIMULATED = {
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling it gives something to await, to iterate or to enter asynchronously."""
+    """Return True if a call returns something to await, to iterate or to enter asynchronously."""
     function = getattr(function, "__wrapped__", function)
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def verbs_of(cls: type[Any]) -> list[str]:
-    """The public async methods of a class, inherited ones and those that it hands on too."""
+    """Return the public async methods of a class, inherited and forwarded ones included."""
     found = set[str]()
     for each in cls.__mro__:
         for name, value in vars(each).items():
@@ -39,7 +39,7 @@ def verbs_of(cls: type[Any]) -> list[str]:
 
 
 def public_classes() -> dict[str, type[Any]]:
-    """All that a program makes one of, by name: not what storages have in common, which is cut in each of them."""
+    """Return the public classes that programs instantiate, by name; shared base classes are left out."""
     modules = (trio_tasks, trio_tasks.layers, trio_tasks.testing)
     classes = {name: getattr(module, name) for module in modules for name in dir(module) if not name.startswith("_")}
     return {
@@ -50,13 +50,13 @@ def public_classes() -> dict[str, type[Any]]:
 
 
 def public_functions() -> list[str]:
-    """The async functions, by name."""
+    """Return the public async functions, by name."""
     modules = (trio_tasks, trio_tasks.layers, trio_tasks.testing)
     return [name for module in modules for name, each in vars(module).items() if name[0] != "_" and is_async(each)]
 
 
 def kinds_of_backends() -> dict[str, type[Any]]:
-    """The class of each backend that is opened in ``_backends.py``."""
+    """Return the class of each backend that ``_backends.py`` opens."""
     _, receive = trio.open_memory_channel[Any](0)
     return {
         "memory": trio_tasks.MemoryStorage,

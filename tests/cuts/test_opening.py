@@ -1,4 +1,4 @@
-"""Opening, closing and feeding, cut at every moment: what was stored is there, nothing stays locked."""
+"""Tests that cancel opening, closing and feeding at every moment: stored tasks remain, and no lock is left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STORED: list[Callable[[Path], Any]] = [file, sqlite]
 
 
 async def contents(open_storage: Callable[[Path], Any], path: Path) -> list[str]:
-    """What is stored, once it is opened anew, and found to be of use."""
+    """Open the store again, check that it works, and return its tasks."""
     async with open_storage(path) as storage:
         found = [task.args for task in await storage.list_tasks()]
         waiting = await storage.list_tasks(Status.Pending)

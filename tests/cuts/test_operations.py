@@ -1,4 +1,5 @@
-"""Every public async operation of every backend, cut at every moment: all or nothing, and nothing is lost.
+"""Tests that cancel every public async operation of every backend at every moment: it takes effect wholly or not at
+all.
 
 What is to be tried is found by looking at the classes; so a new operation without a scenario fails here.
 """

@@ -1,4 +1,4 @@
-"""All that runs a worker, cut at every moment: each attempt is made once, and a successor finishes what is left."""
+"""Tests that cancel worker runs at every moment: each attempt is made once, and a successor finishes the rest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def sqlite() -> AsyncGenerator[Any, None]:
 
 
 class Slow(Backend[str]):
-    """A storage behind a line that takes its time, and can be cut; a worker has to shield itself there."""
+    """A storage whose operations take time and can be cancelled."""
 
     def __init__(self) -> None:
         self.storage = MemoryStorage[str]()

@@ -1,1 +1,1 @@
-"""Bytes by another hand: whatever reads bytes is given what was written by us and then spoiled. See ``__main__``."""
+"""Fuzzing: everything that reads bytes is given bytes of ours that were damaged at random. See ``__main__``."""

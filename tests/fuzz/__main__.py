@@ -1,4 +1,5 @@
-"""``python -m tests.fuzz --minutes 60 [--target journal] [--seed 5]``: spoil and read, until something else comes out.
+"""``python -m tests.fuzz --minutes 60 [--target journal] [--seed 5]``: damage bytes and read them, until an unexpected
+error.
 
 A failure is printed with the target and the seed that it has, which ``--seeds 1 --seed N --target T`` shows again. What
 takes a minute hangs: it is printed where, and that is the end.
@@ -21,14 +22,14 @@ _HANGS_AFTER = 60.0
 
 
 class _Watch:
-    """What is being done, and since when; a thread looks at it, since who hangs cannot."""
+    """A thread that reports a run that hangs."""
 
     def __init__(self) -> None:
         self._doing: tuple[str, int, float] | None = None
         threading.Thread(target=self._look, daemon=True).start()
 
     def begin(self, target: str, seed: int) -> None:
-        """Another one is begun."""
+        """Note that another run begins."""
         self._doing = target, seed, time.monotonic()
 
     def _look(self) -> None:

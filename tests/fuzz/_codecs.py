@@ -1,4 +1,4 @@
-"""Payloads, heads, errors and histories that were spoiled: read, or refused in our words; nothing else."""
+"""Fuzzing of payloads, options, errors and histories: each is read, or refused with an error of ours."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ _SAMPLES: list[tuple[Any, Any]] = [
 
 
 def fuzz_cbor(random: Random) -> None:
-    """A payload of CBOR."""
+    """Damage and decode a CBOR payload."""
     _fuzz_codec(CborCodec, random)
 
 
 def fuzz_json(random: Random) -> None:
-    """A payload of JSON."""
+    """Damage and decode a JSON payload."""
     _fuzz_codec(JsonCodec, random)
 
 
@@ -78,7 +78,7 @@ def _fuzz_codec(kind: type[CborCodec] | type[JsonCodec], random: Random) -> None
 
 
 def read_or_refuse(codec: Codec, payload: bytes) -> None:
-    """What can be read can be written again, and is the same then: it is a value of the type. All else is refused."""
+    """Decode the payload; a decoded value must encode and decode to itself. All else is refused."""
     try:
         read = codec.decode(payload)
     except DecodeError:
@@ -88,7 +88,7 @@ def read_or_refuse(codec: Codec, payload: bytes) -> None:
 
 
 def fuzz_record(random: Random) -> None:
-    """What is kept beside a payload."""
+    """Damage and decode the other stored fields of a task."""
     options = record.encode_options(
         Terms(attempts=3, timeout=1.5, unique="k", expires_in=60.0), {"tenant": "acme", "n": [1]}
     )

@@ -1,4 +1,4 @@
-"""What is logged tells on a library that swallows what it did not foresee: nothing else may be in the log."""
+"""A check of the log: it may hold no record of an error that the library did not foresee."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def foreseen() -> Generator[None, None, None]:
-    """Inside the block nothing is shown of the log; what it says at the end may be about errors of ours alone.
+    """Suppress the log inside the block, and check at the end that it holds only errors of ours.
 
     An engine that fails in an unforeseen way is a :class:`BackendError` to whoever asked, with the whole story in the
     log: which is kind to users, and would hide from us what we are looking for. A worker also logs what its handler

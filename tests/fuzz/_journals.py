@@ -1,4 +1,4 @@
-"""Journals that were spoiled: opened as documented, or refused; and nothing is there that never was."""
+"""Fuzzing of journal files: each is opened as documented, or refused, and shows no task that never was."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _USER = 1000
 
 @cache
 def _written(seed: int) -> bytes:
-    """A journal with tasks that were done, failed, retried, are delayed, running or waiting."""
+    """Write a journal with tasks in every state."""
 
     async def write(path: Path) -> None:
         async def handle(n: int) -> int:
@@ -56,7 +56,7 @@ def _written(seed: int) -> bytes:
 
 
 def fuzz_journal(random: Random) -> None:
-    """A whole journal."""
+    """Damage and open a whole journal."""
     data = spoiled(_written(random.randrange(8)), random)
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, _NAME)
@@ -66,7 +66,7 @@ def fuzz_journal(random: Random) -> None:
 
 
 def fuzz_entries(random: Random) -> None:
-    """Records that are intact, and yet not what we would have written."""
+    """Open a journal of intact records with unusual content."""
     data = _written(random.randrange(8))
     salt = read_salt(data[: HEADER_SIZE + FRAME_SIZE], _NAME, repair=False)
     payloads = [found.payload for found in scan(BytesIO(data), salt) if isinstance(found, Frame)]
@@ -81,7 +81,7 @@ def fuzz_entries(random: Random) -> None:
 
 
 def _altered(payload: bytes, random: Random) -> bytes:
-    """With something else in one of its places."""
+    """Return the record with one field changed."""
     try:
         record = cbor2.loads(payload)
     except (cbor2.CBORError, ValueError):  # it was altered already

@@ -1,4 +1,4 @@
-"""The file beside a journal that is locked: what stands in it is for people, so it may say anything."""
+"""Fuzzing of a journal's lock file, whose content is only for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz._spoil import spoiled
 
 
 def fuzz_lock(random: Random) -> None:
-    """The lock file, when the lock is free and when it is taken."""
+    """Damage the lock file, with the lock free or taken."""
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path, guarded = Path(directory, "tasks.journal.lock"), Path(directory, "tasks.journal")
         path.write_bytes(_content(random))

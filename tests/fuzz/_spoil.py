@@ -1,4 +1,4 @@
-"""How bytes are spoiled: a seed decides."""
+"""Random damage to bytes, decided by a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TELLING = (
 
 
 def spoiled(data: bytes, random: Random) -> bytes:
-    """Nearly the same bytes."""
+    """Return nearly the same bytes."""
     for _ in range(random.choice((1, 1, 1, 2, 5))):
         data = random.choice((_flip, _cut, _cut_out, _repeat, _put_in, _overwrite, _swap))(data, random)
     return data

@@ -1,4 +1,4 @@
-"""Whole files of SQLite that were spoiled, the write-ahead log too: opened and used, or refused in our words.
+"""Fuzzing of whole SQLite files and write-ahead logs: each is opened and used, or refused with an error of ours.
 
 SQLite has no checksums but in the log, so values may be wrong. What must hold is that only our errors come out, soon.
 """
@@ -27,7 +27,7 @@ _PAGE = 512
 
 @cache
 def _written(logged: bool) -> tuple[bytes, bytes]:
-    """A file, and its log as a crash leaves it behind, if there is one."""
+    """Write a file, and the write-ahead log that a crash leaves behind."""
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, "tasks.db")
         log = path.with_name("tasks.db-wal")
@@ -41,7 +41,7 @@ def _written(logged: bool) -> tuple[bytes, bytes]:
 
 
 def fuzz_file(random: Random) -> None:
-    """A file and its log."""
+    """Damage and open a file and its log."""
     database, log = _written(random.random() < 0.4)
     if not log or random.random() < 0.6:
         database = _spoiled(database, random)

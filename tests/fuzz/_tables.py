@@ -1,4 +1,4 @@
-"""Tables of an SQLite file that somebody else writes to, beforehand or meanwhile: read, or refused in our words."""
+"""Fuzzing of the tables of an SQLite file by another writer: they are read, or refused with an error of ours."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ _VALUES: list[Any] = [
 
 
 def drivers() -> list[Driver]:
-    """Those that are there."""
+    """Return the drivers that are installed."""
     return ["sqlite3", "apsw"] if find_spec("apsw") else ["sqlite3"]
 
 
 @cache
 def template() -> bytes:
-    """A file with something in each table."""
+    """Make a file with rows in each table."""
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, "tasks.db")
         run_seeded(write, path, seed=0)
@@ -82,12 +82,12 @@ def template() -> bytes:
 
 
 def fuzz_rows(random: Random) -> None:
-    """The table of tasks."""
+    """Damage the table of tasks."""
     _fuzz(("task",), random)
 
 
 def fuzz_tables(random: Random) -> None:
-    """The other tables."""
+    """Damage the other tables."""
     _fuzz(_OTHERS, random)
 
 
@@ -120,7 +120,7 @@ def _meddle(driver: Driver, path: Path, tables: tuple[str, ...], random: Random)
 
 
 def _put(connection: Connection, table: str, random: Random) -> None:
-    """Something else into one place, or into all of a column."""
+    """Put a random value into one cell, or into a whole column."""
     column = random.choice(_columns(connection, table))
     where = random.choice(("1", f"rowid = {random.randint(1, 12)}", "rowid = (SELECT max(rowid) FROM {table})"))
     if table == "trio_tasks_meta":
@@ -134,7 +134,7 @@ def _put(connection: Connection, table: str, random: Random) -> None:
 
 
 def _take_away(connection: Connection, table: str, random: Random) -> None:
-    """A row, or all of them."""
+    """Delete one row, or all rows."""
     where = random.choice(("1", f"rowid = {random.randint(1, 12)}"))
     if table == "trio_tasks_meta":
         where = f"name = '{random.choice(_META)}'"
@@ -142,13 +142,13 @@ def _take_away(connection: Connection, table: str, random: Random) -> None:
 
 
 def _add(connection: Connection, table: str, random: Random) -> None:
-    """A row that we have not made."""
+    """Add a row that the library would not have written."""
     values = [random.choice(_VALUES) for _ in _columns(connection, table)]
     connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
 def _drop(connection: Connection, table: str, random: Random) -> None:
-    """All of it, seldom."""
+    """Drop the table, rarely."""
     if random.random() < 0.1:
         connection.execute(f"DROP TABLE {table}")
 

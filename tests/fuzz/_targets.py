@@ -1,4 +1,4 @@
-"""All that reads bytes, by name."""
+"""The list of everything that is fuzzed, by name."""
 
 from __future__ import annotations
 

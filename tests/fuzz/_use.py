@@ -1,4 +1,4 @@
-"""All that one can do with a store whose content somebody else has had a hand in."""
+"""Use of a store whose content was damaged: everything that reads it is called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONG = 130.0
 
 
 async def write(path: Path, then: Callable[[], object] = bool) -> None:
-    """A file with tasks that were done, retried, failed for good, are delayed, running, or wait; and two queues.
+    """Write a file with tasks in every state, in two queues.
 
     ``then`` is called when it is written, and not closed yet.
     """
@@ -51,20 +51,20 @@ async def _received(storage: SqliteStorage[int]) -> Task[int]:
 
 
 async def handle(n: int) -> int:
-    """Fails now and then."""
+    """A handler that fails now and then."""
     if n % 3 == 0:
         raise RetryAfterError("again", 60.0)
     return n
 
 
 def by(driver: Driver) -> Callable[[Path], Storage]:
-    """Opens an SQLite file by this driver."""
+    """Return a function that opens an SQLite file by this driver."""
     return lambda path: SqliteStorage(path, int, synchronous="OFF", driver=driver)
 
 
 async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], object] | None = None) -> None:
-    """Everything that reads the file. What cannot be read is an error of ours where it is looked at; a worker goes on,
-    unless the store itself cannot be had.
+    """Call everything that reads the file. What cannot be read is an error of ours where it is looked at; a worker goes
+    on, unless the store itself cannot be had.
 
     Args:
       path: of the file.

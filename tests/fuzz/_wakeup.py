@@ -1,4 +1,4 @@
-"""Datagrams that say nearly the key, and sessions by another hand: only the key is heard, and nothing raises.
+"""Fuzzing of wake-up datagrams and of the sessions in a file: only datagrams with the key count, and nothing raises.
 
 In a seeded run there are no sockets, so this is a plain one; what a datagram needs to arrive is a moment at most.
 """
@@ -55,7 +55,7 @@ _KEYS: list[Any] = [None, "", "text", "é", 0, 2**62, 0.5, math.inf, b"", b"x", 
 
 
 def fuzz_wakeup_socket(random: Random) -> None:
-    """What arrives at a wakeup, or what it is told to ring at."""
+    """Send damaged datagrams to a wake-up socket, and give it damaged addresses to send to."""
     trio.run(_hear if random.random() < 0.5 else _wake, random)
 
 

@@ -1,4 +1,4 @@
-"""A few seconds of what ``python -m tests.fuzz`` does for hours, and the seeds that have found something."""
+"""Tests that fuzz for a few seconds, and with the seeds that have found faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody else hears how each attempt ended, and is waited for."""
+"""Tests of the layer Acknowledge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue in front of a capacity: first come, first served; none polls, and to pass is not to take."""
+"""Tests of the queue in front of a limited capacity: first come, first served, without polling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trio_tasks.layers._capacity_queue import OPEN, UNKNOWN, CapacityQueue
 
 
 class Capacity:
-    """A capacity with a queue in front of it; it counts how often it was looked at."""
+    """A capacity with a queue in front of it; it counts how often it was asked for room."""
 
     def __init__(self, room: int = 0) -> None:
         self.room = room

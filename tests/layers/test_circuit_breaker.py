@@ -1,4 +1,4 @@
-"""Closed, open, half-open; and a cancellation says nothing about the service behind."""
+"""Tests of the layer CircuitBreaker: closed, open and half-open; a cancellation counts as nothing."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ UP, DOWN = Service(), Service(down=True)
 
 
 async def call(breaker: CircuitBreaker, service: Service, times: int = 1) -> None:
-    """So many calls, one after the other; errors are expected."""
+    """Make this many calls, one after the other; errors are expected."""
     for _ in range(times):
         with suppress(ConnectionError):
             await breaker(service, Task("a"))
 
 
 async def half_open(**options: Any) -> CircuitBreaker:
-    """A breaker that opened, and whose time to recover has just passed."""
+    """Make a breaker that has opened, and whose recovery time has just passed."""
     breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=60, **options)
     await call(breaker, DOWN)
     assert breaker.state == "open"

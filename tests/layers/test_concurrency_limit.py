@@ -1,4 +1,4 @@
-"""So many at once: over all workers that share the limit, and also where no worker is."""
+"""Tests of the layer ConcurrencyLimit, with and without workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_tasks.layers import ConcurrencyLimit, ConcurrencyLimitStatistics, MapA
 
 
 class Room:
-    """A handler that notes how many are inside at once, in all and by the args, and in what order they came in."""
+    """A handler that notes how many calls are inside at the same time, in all and by args, and their order."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""A listener among the layers hears what the attempts look like at its place."""
+"""Tests of the layer EventListener."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trio_tasks.layers import EventListener, MapArgs, Retry
 
 
 class Hand:
-    """Runs tasks, as the slot of a worker does."""
+    """A holder of running tasks, in place of a worker's slot."""
 
     worker = "w"
 
@@ -50,7 +50,7 @@ class Hand:
 
 
 class Ear:
-    """Notes what it hears, and from which worker."""
+    """A listener that records events and their workers."""
 
     def __init__(self) -> None:
         self.heard: list[Event] = []

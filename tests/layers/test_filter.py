@@ -1,4 +1,4 @@
-"""What does not pass is killed, for all to see."""
+"""Tests of the layer Filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gate has no room for is refused at once."""
+"""Tests of the layer LoadShed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_a_worker_goes_on_receiving_and_the_refused_are_judged(autojump_cl
 
 
 class JustAGate:
-    """Has what a gate has, but cannot be called."""
+    """A gate that is no layer: it cannot be called."""
 
     async def ready(self) -> None:
         await trio.lowlevel.checkpoint()

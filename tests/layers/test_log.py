@@ -1,4 +1,4 @@
-"""A line for each attempt."""
+"""Tests of the layer Log."""
 
 from __future__ import annotations
 

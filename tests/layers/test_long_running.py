@@ -1,4 +1,4 @@
-"""What takes long is named; nothing is done to it."""
+"""Tests of the layer LongRunning: attempts that take long are logged, and not ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes in, what comes out, what is raised: each mapped by a function."""
+"""Tests of the layers MapArgs, MapResult and MapError."""
 
 from __future__ import annotations
 

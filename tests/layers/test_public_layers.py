@@ -1,4 +1,4 @@
-"""What the package shows: every layer of the design, under its public name, ready to be put in a list."""
+"""Tests of the package trio_tasks.layers: every layer of the design has its public name, and works in a list."""
 
 from __future__ import annotations
 

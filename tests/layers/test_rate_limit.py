@@ -1,4 +1,4 @@
-"""So many begin in any stretch of so many seconds: whichever way they come, and wherever the stretch begins."""
+"""Tests of the layer RateLimit: in any period, at most so many attempts begin."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Starts:
         return "done"
 
     def most_in(self, seconds: float) -> int:
-        """The most that began within one stretch of so many seconds, its end not included."""
+        """Return the highest number of attempts that began within a period of this length."""
         return max(sum(first <= each < first + seconds for each in self.at) for first in self.at)
 
 

@@ -1,4 +1,4 @@
-"""Calls again within one attempt, as the errors say."""
+"""Tests of the layer Retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attempt takes so long and no longer; but what ended by itself is believed."""
+"""Tests of the layer Timeout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A span around each attempt: anybody's, or two debug messages."""
+"""Tests of the layer Trace, with the user's spans or with debug messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ current: ContextVar[str] = ContextVar("current", default="no span")
 
 
 class Tracer:
-    """Makes spans of its own, and notes how they ended."""
+    """A tracer that makes spans and notes how they ended."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []

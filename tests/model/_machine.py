@@ -1,4 +1,4 @@
-"""The machine: a storage and the model are told the same, step by step, and have to agree on all that can be seen."""
+"""A state machine that calls a storage and a model with the same steps, and compares all that can be seen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ from ._stores import WORKERS, Store
 
 @dataclass(eq=False)
 class Held:
-    """A task in the hands of a worker, and what it was told of it. It is the holder, as a worker's slot would be."""
+    """A running task in a worker, and what the worker was told about it. It is the holder, as a worker's slot would
+    be.
+    """
 
     number: int  # of the worker
     storage: Any
@@ -73,7 +75,7 @@ class Held:
 
 @dataclass(eq=False)
 class Waiter:
-    """Somebody who waits for a task to be finished."""
+    """A trio task that waits for a task to be finished."""
 
     id: str
     storage: Any
@@ -96,7 +98,7 @@ CLOSE = 2 * TICK
 
 
 def step(**arguments: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A rule, after which all that can be seen is looked at."""
+    """Register a step of the machine, after which the visible state is compared."""
 
     def decorate(do: Callable[..., Any]) -> Any:
         @wraps(do)
@@ -242,9 +244,9 @@ class Machine(RuleBasedStateMachine):
         return held
 
     def _renew_late(self, storage: Any) -> None:
-        """A claim renews first what runs on the same storage, if less than half of its lease is left, or none of it: so
-        a process never takes from itself. Whether a claim was made at all is the storage's business, and is seen by
-        when the lease ends now. Who has lost it is told so."""
+        """Renew leases that are less than half left, as a storage does before it claims. Whether a claim was made at
+        all is the storage's business, and is seen by when the lease ends now. Who has lost it is told so.
+        """
         if not self.kind.traits.is_stored:
             return
         lease = self.kind.traits.lease
@@ -260,8 +262,7 @@ class Machine(RuleBasedStateMachine):
                 held.until = self.model.rows[held.id].due = until
 
     def _give_back_prefetched(self, storage: Any) -> None:
-        """What was claimed, and cannot begin here while an attempt before it runs, is released again: some rounds
-        later, at no cost."""
+        """Release claimed tasks that cannot begin yet, as a storage does after some rounds."""
         for _ in range(8):
             self.run.do(self._tick)
         released = self._do(storage.metrics)["released"]
@@ -269,7 +270,7 @@ class Machine(RuleBasedStateMachine):
         self.model.counts["released"] = released
 
     async def _receive(self, storage: Any) -> Task[Any] | trio.EndOfChannel | None:
-        """What comes at once, or after a moment."""
+        """Receive a task that is ready at once, or after a moment."""
         got: list[Any] = []
 
         async def receive() -> None:
@@ -288,7 +289,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(held=hands, verdict=st.sampled_from([*VERDICTS]), after=delays)
     def settle(self, held: Held, verdict: str, after: float) -> None:
-        """Also if it was settled before, or its lease was lost: then nothing changes."""
+        """Settle a task, perhaps a second time or without its lease; then nothing changes."""
         outcome = self._outcome(verdict, after)
         if held.storage is None:  # its process is dead
             return
@@ -312,7 +313,7 @@ class Machine(RuleBasedStateMachine):
     @step(held=hands, verdict=st.sampled_from([*VERDICTS]))
     @precondition(lambda self: self.kind.traits.is_stored)
     def settle_in_vain(self, held: Held, verdict: str) -> None:
-        """The store cannot be had: nobody holds the task any more, and it comes back with its lease."""
+        """Settle while the store cannot be reached: the task comes back when its lease has run out."""
         if held.storage is None or held.is_settled:
             return
         engine = held.storage._loop.engine
@@ -365,7 +366,7 @@ class Machine(RuleBasedStateMachine):
     @step(worker=workers, cleanly=st.booleans())
     @precondition(lambda self: self.kind.traits.is_stored)
     def restart(self, worker: int, cleanly: bool) -> None:
-        """The worker's process dies, or closes its storage; and there is a new one."""
+        """Restart a worker's process, after a crash or after closing its storage."""
         for storage in self.run.do(lambda: self.store.restart(worker, self.model, cleanly=cleanly)):
             for held in self.held:
                 held.storage = None if held.storage is storage else held.storage

@@ -1,4 +1,4 @@
-"""A queue with leases, as plainly as it can be said: one dictionary of rows, and a number for the time.
+"""A model of a queue with leases: one dictionary of rows, and a number for the time.
 
 An expiry, and the end of the time that a result is kept, count from their very moment on. A lease that ran out may be
 entered late, but never early, and at the latest when somebody receives. So here such a row is *overdue*, and
@@ -25,7 +25,7 @@ ENDS = {"succeeded": "done", "failed": "failed", "killed": "killed"}
 
 @dataclass
 class Traits:
-    """In what storages differ, and may."""
+    """The properties in which storages may differ."""
 
     lease: float  # infinite in memory: there nobody can die alone
     keep_results: float
@@ -65,7 +65,7 @@ class Row:
 
 
 class Refused(Exception):
-    """A duplicate."""
+    """The error for a duplicate."""
 
 
 class Model:
@@ -113,14 +113,14 @@ class Model:
     # Going out
 
     def ready(self) -> list[Row]:
-        """What may be received now: all of the best, and only they."""
+        """Return the tasks that may be received now: all of the highest priority."""
         self.enter_due()
         waiting = [row for row in self.rows.values() if row.place == "waiting" and row.expires > self.now]
         first = min(((-row.priority, row.line) for row in waiting), default=None)
         return [row for row in waiting if (-row.priority, row.line) == first]
 
     def enter_due(self) -> None:
-        """Somebody receives."""
+        """Enter all that is due, as a receive does."""
         for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
             if row.place == "running" and self.is_overdue(row):
                 self.lapse(row)
@@ -158,7 +158,7 @@ class Model:
             self.come_back(row, verdict, after if verdict == "suspended" else None)
 
     def come_back(self, row: Row, verdict: str | None, after: float | None) -> None:
-        """It waits again: after so many seconds, or, if that is None, where it stood."""
+        """Make a task wait again: for so many seconds, or in its old place."""
         row.due = math.inf
         if row.replaced or row.aborted:
             self.finish(row, "killed", "aborted while it ran" if row.aborted else f"replaced by task {row.replaced}")
@@ -193,18 +193,18 @@ class Model:
         return row.place == "running" and row.due <= self.now
 
     def lapse(self, row: Row) -> None:
-        """Enter that its lease has run out."""
+        """Enter that a lease has run out."""
         row.history.append((row.attempt, "lost"))
         self.come_back(row, None, None)
 
     def lose_all(self) -> None:
-        """The one process that had the store has died, or has closed it."""
+        """Lose all claims, as when the only process has died or closed the store."""
         for row in self.rows.values():
             if row.place == "running":
                 self.lapse(row)
 
     def see(self, task_id: str, seen: Any) -> None:
-        """A storage shows this of a row, or None; if that can be so only because it has entered it, it has."""
+        """Return a row as a storage shows it; enter changes that the storage must have entered to show that."""
         row = self.rows.get(task_id)
         if row is not None and self.is_overdue(row) and seen != self.shown(row):
             self.lapse(row)

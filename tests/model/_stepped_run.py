@@ -1,5 +1,6 @@
-"""A trio run that does one thing when it is told to, and stands still otherwise: so a test that is not async can drive
-it step by step, and what goes wrong in a step is raised there and then."""
+"""A trio run that goes on only when it is told to, so that a sync test can drive it step by step. Errors of a step are
+raised by the call that makes the step.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _STEP_TIMEOUT = 100.0
 
 
 class SteppedRun:
-    """The run. Its time passes only when :meth:`pass_time` says so."""
+    """A trio run that is driven step by step. Its time passes only when :meth:`pass_time` says so."""
 
     def __init__(self) -> None:
         self.clock = MockClock()
@@ -33,13 +34,13 @@ class SteppedRun:
         self._thread.start()
 
     def do(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """``await async_fn(*args)``, in the run; what it raises is raised here."""
+        """Run ``await async_fn(*args)`` in the run; raise its error here."""
         self._steps.put((async_fn, *args))
         result: T = self._outcomes.get(timeout=_STEP_TIMEOUT).unwrap()
         return result
 
     def end(self) -> None:
-        """Cancel what is left, and have the run over."""
+        """Cancel what is left, and end the run."""
         self._steps.put(None)
         self._outcomes.get(timeout=_STEP_TIMEOUT).unwrap()
         self._thread.join(_STEP_TIMEOUT)
@@ -54,11 +55,11 @@ class SteppedRun:
             self.nursery.cancel_scope.cancel()
 
     async def wait_until_blocked(self) -> None:
-        """Return when everybody waits for something that only time, or the next step, can bring."""
+        """Wait until all trio tasks wait for time to pass or for the next step."""
         await wait_all_tasks_blocked()
 
     async def pass_time(self, seconds: float) -> None:
-        """Have so much time pass, in one jump, and everybody see to what that means."""
+        """Move the time forward in one jump, and let all trio tasks react."""
         await self.wait_until_blocked()
         self.clock.jump(seconds)
         await self.wait_until_blocked()

@@ -1,4 +1,4 @@
-"""Where the machine keeps its tasks: each kind of storage, with what several workers have of it."""
+"""The storages that the machine is run on, with one handle for each worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEEP = 20 + 1 / 512
 
 
 class Store(ABC):
-    """A store, and the handle that each worker has on it."""
+    """A store, and the handle of each worker."""
 
     traits: Traits
     has_one_process = True
@@ -35,14 +35,14 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Have all handles."""
+        """Open all handles."""
 
     async def restart(self, worker: int, model: Model, *, cleanly: bool) -> list[Any]:
-        """The process of this worker dies, or closes its storage, and another opens it; the handles that are gone."""
+        """Open a new handle for this worker, after a crash or after closing; return the handles that are gone."""
         raise NotImplementedError
 
     async def _opened(self, storage: Any) -> Any:
-        """A handle that stays open until it is closed here, or for good."""
+        """Open a handle that stays open until it is closed here."""
         await self._nursery.start(self._keep, storage)
         return storage
 
@@ -73,7 +73,7 @@ class InMemory(Store):
 
 
 class InMemoryEncoded(InMemory):
-    """With the checks of a stored queue; it is the second of two queues."""
+    """MemoryStorage with encoded values, as the second of two queues."""
 
     async def open(self) -> None:
         beside = MemoryStorage[Any](type=Any)
@@ -84,7 +84,7 @@ STORED = Traits(lease=LEASE, keep_results=KEEP, is_stored=True, waits_from_due=T
 
 
 class InFile(Store):
-    """One process. If it dies, what counts is the file as it is."""
+    """FileStorage, in one process. If it dies, what counts is the file as it is."""
 
     traits = STORED
 
@@ -115,7 +115,7 @@ class InFile(Store):
 
 
 class InSqlite(Store):
-    """Each worker is a process of its own."""
+    """SqliteStorage, with one process for each worker."""
 
     traits = STORED
     has_one_process = False

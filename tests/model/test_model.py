@@ -1,4 +1,4 @@
-"""Random histories, on each storage, beside the model."""
+"""Tests that compare each storage with the model, over random histories."""
 
 from __future__ import annotations
 

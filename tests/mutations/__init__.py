@@ -1,1 +1,1 @@
-"""The promises, broken on purpose, one at a time; and how soon the proofs see it. ``python -m tests.mutations``."""
+"""Mutation tests: each promise is broken on purpose, to see which tests notice. ``python -m tests.mutations``."""

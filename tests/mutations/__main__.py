@@ -1,4 +1,4 @@
-"""``python -m tests.mutations [NAME …]``: break each promise, and print what sees it, as the table in the docs."""
+"""``python -m tests.mutations [NAME …]``: try the mutations, and print which tests notice, as the table in the docs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.mutations._trial import try_out
 
 
 def main(names: list[str]) -> int:
-    """Try those of these names, or all; returns how many nobody has seen."""
+    """Try the mutations of these names, or all; return how many no test has noticed."""
     chosen = [each for each in MUTATIONS if not names or each.name in names]
     unseen = 0
     print("| Promise | What was broken | Seen by |\n| --- | --- | --- |")

@@ -1,4 +1,4 @@
-"""Ways to break the library: for each promise, a few lines that somebody might well have written instead.
+"""The mutations: for each promise, a few changes to the library that break it.
 
 Each is a piece of the source, which is there once, and what stands there instead. So this list has to follow the
 source, and ``tests/test_mutations.py`` says so when it does not.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutation:
-    """One way to break a promise.
+    """A change to the library that breaks a promise.
 
     Attributes:
       name: short, for the command line.

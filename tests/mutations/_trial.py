@@ -1,4 +1,4 @@
-"""One mutation, put into a copy of the library, and the proofs that are tried on it until one sees it."""
+"""The trial of one mutation in a copy of the library, with the proofs that may notice it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BY_TESTS = {
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a mutation.
+    """The result of trying a mutation.
 
     Attributes:
       proof: which one has seen it; None if none did.
@@ -55,14 +55,14 @@ class Found:
 
     @property
     def where(self) -> str:
-        """For people."""
+        """Return the result as text."""
         if self.proof is None:
             return "**not found**"
         return self.proof if self.seed is None else f"{self.proof}, seed {self.seed}"
 
 
 def try_out(mutation: Mutation) -> Found:
-    """Break a copy of the library this way, and see which of the proofs notices; in the end the promise's own tests."""
+    """Break a copy of the library, and run the proofs until one notices; at the end the tests of the promise."""
     began_at = time.perf_counter()
     with _broken_copy(mutation) as copy:
         for proof in (*mutation.proofs, f"promise {mutation.promise}"):
@@ -85,7 +85,7 @@ def _broken_copy(mutation: Mutation) -> Generator[Path, None, None]:
 
 
 def broken(source: str, mutation: Mutation) -> str:
-    """The source with the mutation in it.
+    """Return the source with the mutation in it.
 
     Raises:
       LookupError: what it replaces is not there, or more than once.
@@ -97,7 +97,7 @@ def broken(source: str, mutation: Mutation) -> str:
 
 
 def _by_seeds(copy: Path, kind: str) -> tuple[int | None, str]:
-    """Run simulations until one fails; its seed, and its words."""
+    """Run simulations until one fails; return its seed and its message."""
     command = [sys.executable, "-m", "tests.simulation", kind, f"0-{MOST_SEEDS - 1}"]
     with subprocess.Popen(
         command, cwd=copy, env=_environment(copy), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""A program that is cut at its k-th step: before each k, in a run of its own, until there are no more steps.
+"""A program that is cancelled before its k-th step, for each k, in a run of its own.
 
 The scenario has a bounded storage and its pusher, a monitor with two slots on it, and tasks that succeed, fail and are
 tried again, wait, have children, shield their clean-up and hide a cancellation behind an error. When the cut has had
@@ -48,7 +48,7 @@ ENDS = ("everything", "pusher", "monitor", "timeout", "close")
 
 
 class Slow(Backend[str]):
-    """A storage behind a line that takes its time, and has to be awaited."""
+    """A storage whose operations take time."""
 
     def __init__(self, storage: MemoryStorage[str]) -> None:
         self._storage = storage
@@ -84,12 +84,12 @@ class Scenario:
         self._calm = False
 
     def run(self) -> None:
-        """Run it, in a trio and a time of its own."""
+        """Run the scenario in a trio run of its own, in virtual time."""
         run_apart(f"the program cut before step {self._step}", self._main, self._step_counter)
 
     @property
     def was_cut(self) -> bool:
-        """Whether it has taken that many steps."""
+        """True if the run took that many steps."""
         return self._step_counter.was_reached
 
     async def _main(self) -> None:

@@ -1,4 +1,4 @@
-"""Processes that are killed in the moment in which a worker's ``run()`` has returned; and what they leave behind.
+"""Processes that are killed at the moment when a worker's ``run()`` has returned, and the state of their stores.
 
 ``python -m tests.promises._ended_process KIND WAY TRIALS DIRECTORY`` makes so many trials, and says as JSON what was
 wrong in each. This process has no threads, so that each trial can be a fork of it.
@@ -70,7 +70,7 @@ async def terminate(worker: Worker[Any, Any], after: float) -> None:
 
 
 async def interrupt(worker: Worker[Any, Any], after: float) -> None:
-    """Ctrl-C, wherever the program is just then, and once more a millisecond later."""
+    """Send Ctrl-C to this process, and once more a millisecond later."""
     presses = 0
 
     def press(*_: object) -> None:
@@ -101,7 +101,7 @@ async def end_and_die(kind: str, way: Way, path: str, seed: int) -> None:
 
 
 async def faults_in(kind: str, path: str) -> list[str]:
-    """What is wrong in the store of one that was killed."""
+    """Return the faults in the store of a killed process."""
     async with open_storage(kind, path) as storage:
         tasks = await storage.list_tasks(limit=10 * TASKS)
     return [
@@ -112,7 +112,7 @@ async def faults_in(kind: str, path: str) -> list[str]:
 
 
 def in_fork(sync_fn: Callable[[], None]) -> int:
-    """Run this in a fork of this process; returns how it ended: its status, or minus the signal."""
+    """Run a function in a fork of this process; return its exit status, or minus the signal."""
     pid = os.fork()
     if pid == 0:
         try:

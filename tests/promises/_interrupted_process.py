@@ -1,4 +1,4 @@
-"""Programs over a memory storage that are interrupted by Ctrl-C, wherever they are just then.
+"""Programs over a memory storage that Ctrl-C interrupts at any line.
 
 ``python -m tests.promises._interrupted_process TRIALS`` runs so many, and says as JSON what was wrong after each, and
 how many were interrupted.
@@ -19,7 +19,7 @@ TASKS = 60
 
 
 class Trial:
-    """One program: a worker, and a pusher beside it."""
+    """A program with a worker and a pusher."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -46,7 +46,7 @@ class Trial:
             signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(0.0001, 0.01))
 
     def run(self) -> None:
-        """Run it, and interrupt it after some milliseconds, in the middle of whatever it does."""
+        """Run the program, and interrupt it after some milliseconds."""
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
             trio.run(self.main)

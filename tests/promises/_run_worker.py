@@ -1,4 +1,4 @@
-"""What the tests of the promises share: one worker run to its end, and a record of what it said."""
+"""Helpers for tests of the promises: run one worker to its end, and record its events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ A_MONTH = 30 * 24 * 3600.0
 
 
 class EventRecord:
-    """A listener that keeps what it hears."""
+    """A listener that records events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -41,17 +41,17 @@ class EventRecord:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """How the attempts ended, in order."""
+        """Return the outcomes of the attempts, in order."""
         return [outcome for each in self.events if (outcome := outcome_of(each)) is not None]
 
     @property
     def kinds(self) -> list[str]:
-        """The outcomes by name."""
+        """Return the names of the outcomes."""
         return [type(each).__name__ for each in self.outcomes]
 
     @property
     def attempts(self) -> list[int]:
-        """The numbers that the attempts had, in order."""
+        """Return the numbers of the attempts, in order."""
         return [int(each.task.parts.attempt) for each in self.of(Engage)]
 
 
@@ -66,7 +66,7 @@ async def run_handler(handler: Callable[..., Any], *args: Any, seconds: float = 
 async def run_handler_on(
     backend: trio.abc.ReceiveChannel[Any], handler: Callable[..., Any], *, seconds: float = A_MONTH, **options: Any
 ) -> EventRecord:
-    """The same on a backend that ends; it fails if that takes longer than ``seconds``."""
+    """Run a worker on a backend that ends, within ``seconds``."""
     record = EventRecord()
     more = options.pop("on_event", ())
     options.setdefault("concurrency", 1)
@@ -76,13 +76,13 @@ async def run_handler_on(
 
 
 async def run_for(seconds: float, worker: Worker[Any, Any]) -> None:
-    """Run the worker and cut it after so many seconds."""
+    """Run the worker, and cancel it after so many seconds."""
     with trio.move_on_after(seconds):
         await worker.run()
 
 
 class Open(Backend[Any]):
-    """The least that a backend can be: it gives what it was given, and notes how each attempt ended.
+    """A minimal backend that gives out given tasks, and notes the outcomes.
 
     The two methods may be replaced; ``log`` tells what was called, and when.
     """
@@ -98,11 +98,11 @@ class Open(Backend[Any]):
         self._begun = trio.current_time()
 
     def note(self, what: str) -> None:
-        """Write down that this happens now."""
+        """Note that this happens now."""
         self.log.append((round(trio.current_time() - self._begun, 6), what))
 
     def when(self, what: str) -> list[float]:
-        """At what times it happened."""
+        """Return the times at which this happened."""
         return [time for time, each in self.log if each == what]
 
     async def receive(self) -> Task[Any]:
@@ -130,5 +130,5 @@ class Open(Backend[Any]):
 
 
 def released(record: EventRecord) -> list[str]:
-    """Why tasks were released."""
+    """Return the reasons of releases."""
     return [each.reason for each in record.of(Release)]

@@ -1,4 +1,4 @@
-"""When a task is settled, nothing that its attempt started is still running."""
+"""Tests of promise 1: when a task is settled, nothing that its attempt started is still running."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Family:
 
 
 class Watching(Open):
-    """Looks at the family in the moment in which it is to settle."""
+    """A backend that counts the running children at the moment of settling."""
 
     def __init__(self, family: Family, task: Task[int]) -> None:
         super().__init__(task)

@@ -1,4 +1,6 @@
-"""When ``run()`` returns, each task is finished or back in the store; and a cancellation is heard in time."""
+"""Tests of promise 2: when ``run()`` returns, each task is finished or back in the store; a cancellation takes effect
+soon.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def press_ctrl_c(*_: object) -> None:
 
 
 class PressingGate:
-    """A gate, one of whose steps is interrupted."""
+    """A gate that presses Ctrl-C in one of its methods."""
 
     def __init__(self, step: str) -> None:
         self.step = step

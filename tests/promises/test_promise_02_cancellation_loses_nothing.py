@@ -1,4 +1,4 @@
-"""Cut a program at any checkpoint whatsoever: every task is in exactly one place, settled or back in the backend."""
+"""Tests of promise 2: after a cancellation at any checkpoint, every task is settled or back in the backend."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def return_it(args: object) -> object:
 
 
 def places(storage: MemoryStorage[Any]) -> tuple[int, int, int]:
-    """How many tasks wait, are running, and are finished."""
+    """Return how many tasks wait, are running, and are finished."""
     statistics = storage.statistics()
     assert (
         statistics.pushed
@@ -186,7 +186,7 @@ async def test_promise_02_cancellation_loses_nothing_of_what_a_channel_gave(auto
 
 
 class Failing:
-    """A gate with a fault, in one of its verbs."""
+    """A gate that raises in one of its methods."""
 
     def __init__(self, verb: str) -> None:
         self._verb = verb

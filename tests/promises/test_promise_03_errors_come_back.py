@@ -1,4 +1,4 @@
-"""Which error a waiter is given: the one that the attempt failed with, on every storage alike."""
+"""Tests of promise 3: ``wait_for`` gives the error that the attempt failed with, on every storage."""
 
 from __future__ import annotations
 

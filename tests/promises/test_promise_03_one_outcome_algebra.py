@@ -1,4 +1,4 @@
-"""An attempt ends in exactly one of six ways, and they mean the same on every backend."""
+"""Tests of promise 3: an attempt ends in exactly one of six ways, with the same meaning on every backend."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ WINNERS = [
 
 
 def nested(errors: list[Exception]) -> Exception:
-    """A group in a group in a group, the last error deepest."""
+    """Return a group in a group in a group, with the last error innermost."""
     *first, last = errors
     deep = ExceptionGroup("deep", [ExceptionGroup("deeper", [last])])
     return ExceptionGroup("outer", [*first, deep])
@@ -179,7 +179,7 @@ OVER = ["memory", "channel", "pipe", "custom"]
 
 
 def open_over(over: str, *args: str) -> trio.abc.ReceiveChannel[Any]:
-    """A backend that gives these, and ends."""
+    """Make a backend that gives out these tasks, and ends."""
     storage = MemoryStorage[str]()
     send, receive = trio.open_memory_channel[str](10)
     for each in args:

@@ -1,4 +1,4 @@
-"""A worker receives only when it has a free slot and every layer says that it is ready."""
+"""Tests of promise 4: a worker receives only when it has a free slot and every layer is ready."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def return_it(args: object) -> object:
 
 
 class Gate:
-    """Open, or not."""
+    """A gate that is open or closed."""
 
     def __init__(self) -> None:
         self.opened = trio.Event()
@@ -36,7 +36,7 @@ class Gate:
 
 
 class Slots(Gate):
-    """A gate that counts: it lets in so many at once, and says so too late."""
+    """A gate that counts, and that may be full after it has said that it is ready."""
 
     def __init__(self, room: int) -> None:
         super().__init__()

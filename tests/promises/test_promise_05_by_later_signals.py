@@ -1,5 +1,6 @@
-"""Signals that come after the second one: kept, or the way out of a process that nothing else can end. In processes of
-their own, by real signals."""
+"""Tests of promise 5: signals that come after the second one are deferred, or end a process that hangs. In processes of
+their own, by real signals.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ trio.run(main)
 
 
 class Process:
-    """A process, in which one waits for lines that it prints."""
+    """A process whose output is read line by line."""
 
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
@@ -132,7 +133,7 @@ class Process:
         self.popen.stdin.flush()
 
     def end(self) -> int:
-        """Read to the end; the exit status."""
+        """Read to the end; return the exit status."""
         assert self.popen.stdout is not None
         self.lines += [line.rstrip() for line in self.popen.stdout]
         return self.popen.wait(40)

@@ -1,4 +1,4 @@
-"""A graceful shutdown by real signals, in a process of its own: the first one is graceful, the second one is now."""
+"""Tests of promise 5, by real signals to a process: the first one shuts down gracefully, the second one cancels."""
 
 from __future__ import annotations
 

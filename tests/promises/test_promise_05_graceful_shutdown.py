@@ -42,7 +42,7 @@ async def sleep_on(args: object) -> None:
 
 
 async def shut_down_after(seconds: float, monitor: Monitor) -> Report:
-    """Run the monitor, and have it shut down."""
+    """Run the monitor, and shut it down after so many seconds."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_later, seconds, monitor)
         report = await monitor.run()
@@ -173,12 +173,12 @@ def by_scope(monitor_of: Callable[..., Monitor]) -> Monitor:
 
 
 async def by_nothing(args: object) -> None:
-    """Ends when it is told to."""
+    """A handler that ends when it is told to."""
     await trio.sleep_forever()
 
 
 async def by_cleaning_up(args: object) -> None:
-    """Takes two seconds more."""
+    """A handler whose clean-up takes two seconds."""
     try:
         await trio.sleep_forever()
     finally:
@@ -187,7 +187,7 @@ async def by_cleaning_up(args: object) -> None:
 
 
 async def by_failing(args: object) -> None:
-    """Its clean-up fails, and the error stands in front of the cancellation."""
+    """A handler whose clean-up raises an error, which hides the cancellation."""
     try:
         await trio.sleep_forever()
     finally:
@@ -221,7 +221,7 @@ async def by_failing_over_a_group(args: object, nursery: trio.Nursery) -> None:
 
 
 async def by_failing_beside(args: object, nursery: trio.Nursery) -> None:
-    """A child is cancelled, another one fails of it."""
+    """A handler with a child that is cancelled, and another child that fails because of that."""
 
     async def child() -> None:
         try:

@@ -1,4 +1,4 @@
-"""Whatever a handler raises is that task's outcome, and no other task's."""
+"""Tests of promise 6: an error of a handler is the outcome of its task, and affects no other task."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ONCE = RetryPolicy(1)
 
 
 class RudeError(BaseException):
-    """What no ``except Exception`` catches, as asyncio's CancelledError."""
+    """An error that ``except Exception`` does not catch, as asyncio's CancelledError."""
 
 
 class SpeechlessError(Exception):
-    """It does not let itself be looked at."""
+    """An error whose text and repr raise."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError("str")
@@ -58,7 +58,7 @@ class SpeechlessError(Exception):
 
 
 class UndecidedError(Exception):
-    """Whether it is true, it does not say; nor how long it is."""
+    """An error whose ``bool`` and ``len`` raise."""
 
     def __bool__(self) -> bool:
         raise ZeroDivisionError("bool")
@@ -68,7 +68,7 @@ class UndecidedError(Exception):
 
 
 class DisguisedError(Exception):
-    """What class it is of, it does not say."""
+    """An error whose ``__class__`` raises."""
 
     @property
     def __class__(self) -> Any:
@@ -170,7 +170,7 @@ def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None
 
 
 def _kinds_after(work: Callable[[], Awaitable[EventRecord]]) -> list[str]:
-    """The outcomes by name. What comes out of the worker must not reach pytest, which would look at it."""
+    """Return the names of the outcomes. What comes out of the worker must not reach pytest, which would look at it."""
     try:
         return trio.run(work).kinds
     except BaseException as error:  # noqa: ASYNC103  it is looked at here, since pytest must not
@@ -222,7 +222,7 @@ def _layers(misbehave: Callable[[str], str], where: str) -> list[Any]:
 
 
 class Unspeakable:
-    """A result, or a value, that does not let itself be looked at."""
+    """A value whose repr raises."""
 
     def __init__(self, error: type[BaseException] = ZeroDivisionError) -> None:
         self.error = error

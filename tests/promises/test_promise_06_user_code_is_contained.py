@@ -1,4 +1,4 @@
-"""Whatever user code raises, wherever it is called, concerns one task: on every storage, with every kind of error.
+"""Tests of promise 6: an error of user code, wherever it is called, affects one task only; on every storage.
 
 Which places there are is derived from the public names: each parameter that takes a function, and each method of a
 protocol that users implement. A new one fails the first test here until it has a place below, or a reason to have none.
@@ -178,7 +178,7 @@ NOT_BY_A_CHILD = {Nameless, Disguised}
 
 @dataclass
 class Trial:
-    """What is set up so that user code raises in one place.
+    """A set-up in which user code raises in one place.
 
     Args:
       error: what is raised.
@@ -206,7 +206,7 @@ class Trial:
         raise self.error()
 
     def explode_once(self, *_: object) -> None:
-        """For those places that do not know of which task they are called."""
+        """Raise once, in places that do not know for which task they are called."""
         if not self.raised:
             self.explode()
 
@@ -244,7 +244,7 @@ def place(name: str) -> Callable[[Callable[[Trial], None]], Callable[[Trial], No
 
 
 def layer(name: str, make: Callable[[Trial], Any], **facts: bool) -> None:
-    """A place within a layer of ours."""
+    """Register a place inside a layer of ours."""
 
     def arrange(trial: Trial) -> None:
         trial.worker["layers"] = [make(trial)]
@@ -583,7 +583,7 @@ TAKES_A_FUNCTION = re.compile(r"Callable|Listener|Backoff|Codec|Layer|Factory|It
 
 
 def found_in(module: Any) -> Iterator[str]:
-    """The public parameters of a module that take user code, and the methods of its protocols."""
+    """Return the public parameters of a module that take user code, and the methods of its protocols."""
     for name in dir(module):
         value = getattr(module, name)
         if name.startswith("_") or inspect.ismodule(value):
@@ -630,7 +630,7 @@ def opened(kind: str, path: Path, trial: Trial) -> AbstractAsyncContextManager[A
 
 
 async def run(trial: Trial, path: Path) -> list[Any]:
-    """Run a worker over all tasks; their results."""
+    """Run a worker over all tasks; return their results."""
 
     async def handler(args: Any) -> None:
         if trial.fails_anyway and number_of(args) == BAD:
@@ -652,7 +652,7 @@ trio asks them what they are."""
 
 
 def kind_of(error: BaseException | None) -> str:
-    """The name of its class, also of an error that was stored."""
+    """Return the name of an error's class, also of an error that was stored."""
     return error.kind.rpartition(".")[2] if type(error) is StoredError else type(error).__name__
 
 
@@ -666,7 +666,7 @@ def results_of(trial: Trial, path: Path) -> list[Any]:
 
 
 def check(trial: Trial, results: list[Any], error: BaseException) -> None:
-    """One task has failed with the error, if it should; all others are done."""
+    """Check that one task has failed with the error, if it should, and that all others are done."""
     assert trial.raised or trial.may_go_unasked, "the error was never raised"
     failed = [number for number, result in zip(ARGS, results, strict=True) if result.status is not Status.Done]
     if trial.is_harmless:

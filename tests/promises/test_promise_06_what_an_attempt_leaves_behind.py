@@ -1,4 +1,4 @@
-"""What a handler leaves open, or changes, concerns its own task only."""
+"""Tests of promise 6: anything that a handler leaves open or changes affects its own task only."""
 
 from __future__ import annotations
 

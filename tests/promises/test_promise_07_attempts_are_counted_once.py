@@ -1,4 +1,4 @@
-"""There is one counter, it lives in the backend, and it counts attempts that were begun and not interrupted."""
+"""Tests of promise 7: the backend counts the attempts that were begun and not interrupted, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases live exactly as long as the work: what a worker does about them, shown on a backend made by hand.
+"""Tests of promise 8: leases last exactly as long as the work; on a backend made by hand.
 
 A storage in memory has no leases; those of a stored backend are held to the same by the conformance kit.
 """
@@ -42,7 +42,7 @@ async def fail(seconds: float) -> None:
 
 
 async def stop_at(seconds: float, worker: Worker[Any, Any]) -> None:
-    """Run the worker, and tell it to stop then."""
+    """Run the worker, and stop it at this time."""
     context = worker.prepare()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run, context)

@@ -1,4 +1,4 @@
-"""Leases live exactly as long as the work: on the storages that last, in virtual time."""
+"""Tests of promise 8: leases last exactly as long as the work; on SqliteStorage and FileStorage, in virtual time."""
 
 from __future__ import annotations
 

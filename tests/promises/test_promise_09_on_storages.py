@@ -1,4 +1,4 @@
-"""Time is injectable: on the storages that last, in virtual time."""
+"""Tests of promise 9: time is injectable; on SqliteStorage and FileStorage, in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside there is one clock, that of trio; the wall clock is read at the edges, through one function."""
+"""Tests of promise 9: only trio's clock is used inside; the wall clock is read through one function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUICKLY = 5.0  # seconds of processor time: what others do on the machine does n
 
 
 def clocks_read(source: str) -> Iterator[str]:
-    """Where a file looks at a clock that is not trio's, or sleeps by one."""
+    """Return the lines of a file that read a clock other than trio's."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module in ("time", "asyncio", "sched"):
             yield f"line {node.lineno} imports from {node.module}"

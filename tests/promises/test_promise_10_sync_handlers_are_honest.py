@@ -1,4 +1,5 @@
-"""A plain ``def`` runs in a thread, holds its slot until the thread has ended, and can be cancelled cooperatively.
+"""Tests of promise 10: a sync handler runs in a thread, holds its slot until the thread ends, and can be cancelled
+cooperatively.
 
 Real threads in real time: each waits for an event that the test sets.
 """
@@ -32,7 +33,7 @@ LONGEST_WAIT = 60.0  # seconds after which a thread has been waiting for nothing
 
 
 class Threads:
-    """A sync handler whose threads go on until they are let go, and a count of those that run."""
+    """A sync handler whose threads wait until they are released, and a count of those that run."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -46,7 +47,7 @@ class Threads:
         return args
 
     def cooperate(self, args: int) -> int:
-        """The same, but it looks whether it was cancelled."""
+        """Run as the handler does, but check for cancellation."""
         self.begun.append(args)
         try:
             while not self.go_on.wait(0.001):
@@ -57,7 +58,7 @@ class Threads:
 
     @contextmanager
     def at_large(self) -> Iterator[None]:
-        """Whatever happens in the block, they are let go in the end."""
+        """Release the threads at the end of the block."""
         try:
             yield
         finally:
@@ -65,7 +66,7 @@ class Threads:
 
 
 async def until(what: Sized, length: int = 1) -> None:
-    """Wait until the list has so many items."""
+    """Wait until the list has this many items."""
     with trio.fail_after(LONGEST_WAIT):
         while len(what) < length:  # noqa: ASYNC110  a thread fills it
             await trio.sleep(0.001)

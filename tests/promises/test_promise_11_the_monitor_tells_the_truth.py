@@ -1,4 +1,4 @@
-"""Restarts follow the policy; an error that is not restarted comes out of ``run()``; listeners do not displace."""
+"""Tests of promise 11: restarts follow the policy, and an error that is not restarted comes out of ``run()``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if sys.version_info < (3, 11):
 
 
 class Dying(Open):
-    """A backend that fails so many seconds after a worker has begun to receive, so many times."""
+    """A backend that fails some seconds after a worker has begun to receive, so many times."""
 
     def __init__(self, *args: Any, after: float = 1.0, times: float = float("inf"), name: str = "gone") -> None:
         super().__init__(*args)
@@ -59,7 +59,7 @@ def dying(**options: Any) -> Worker[Any, Any]:
 
 
 async def run_and_fail(monitor: Monitor, *expected: str) -> Report:
-    """Run it; exactly these errors come out."""
+    """Run the monitor; check that exactly these errors come out."""
     with trio.fail_after(A_MONTH):
         try:
             await monitor.run()

@@ -1,4 +1,4 @@
-"""Bad input is refused where it is given: a clear error to the one who gave it, and nothing half-stored."""
+"""Tests of promise 12: bad input is refused at once, with a clear error, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def return_it(args: object) -> object:
 
 
 async def no_trace(storage: MemoryStorage[Any]) -> bool:
-    """Whether nothing at all came in."""
+    """Return True if nothing was stored."""
     counts = storage.statistics()
     return (counts.pushed, counts.waiting, counts.pushers_waiting) == (
         0,
@@ -79,13 +79,13 @@ async def no_trace(storage: MemoryStorage[Any]) -> bool:
 
 
 def clear(error: BaseException, name: str) -> bool:
-    """Whether the message says what is wrong, and what would be right."""
+    """Return True if the message says what is wrong and what would be right."""
     said = str(error)
     return len(said.split()) >= 5 and any(word in said for word in (name, name.replace("_", " "), "unique="))
 
 
 def unrefused(name: str, values: list[Any], give: Callable[[Any], object]) -> list[str]:
-    """Which of the values were taken, or refused by an error that is not clear."""
+    """Return the values that were accepted, or refused by an error that is not clear."""
     found = []
     for value in values:
         shown = f"{name}={value!r:.40}"

@@ -1,4 +1,4 @@
-"""Without any configuration, a failed attempt is a record in the log, and so is what stalls a worker."""
+"""Tests of promise 13: failed attempts, and whatever stalls a worker, are logged without any configuration."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ async def test_promise_13_nothing_fails_silently_though_the_text_cannot_be_writt
 
 
 def block_until(caplog: pytest.LogCaptureFixture, told: str) -> None:
-    """Block the thread until the log has a record with this text, as it should soon."""
+    """Block the thread until the log has a record with this text."""
     deadline = time.monotonic() + 40
     while not any(told in record.getMessage() for record in tuple(caplog.records)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A task that one version of a program cannot read is left to the other, on the storages that versions share."""
+"""Tests of promise 14: a task that one version of a program cannot read is left to another version."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(params=["sqlite", "file"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Opens the one store, as a version of the program with this type does."""
+    """Open the store as a version of the program with this type does."""
     if request.param == "file":
         return lambda type, **options: FileStorage(tmp_path / "tasks.journal", type, **options)
     return lambda type, **options: SqliteStorage(tmp_path / "tasks.db", type, driver="sqlite3", **options)
@@ -102,7 +102,7 @@ async def test_promise_14_a_rolling_deploy_loses_nothing_though_its_patience_end
 
 
 class Unreadable:
-    """A codec that writes what it does not read."""
+    """A codec that cannot decode what it has encoded."""
 
     def encode(self, value: object) -> bytes:
         return b"payload"

@@ -1,4 +1,6 @@
-"""``python -m tests.simulation memory 1234`` tells all of one program; ``… sqlite 0-999`` runs many of them."""
+"""The command line of the simulation: ``python -m tests.simulation memory 1234`` shows one program; ``… sqlite 0-999``
+runs many.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tests.simulation._stores import Kind
 
 
 def tell(kind: Kind, seed: int) -> int:
-    """Run one program, and print what happened in it; what is logged of it is only what its people did on purpose."""
+    """Run one program, and print its history and its faults."""
     logging.disable(logging.CRITICAL)
     program = Program(kind, seed)
     try:
@@ -24,7 +26,7 @@ def tell(kind: Kind, seed: int) -> int:
 
 
 def run_many(kind: Kind, seeds: range) -> int:
-    """Run programs, and print which of them fail; returns how many."""
+    """Run programs, and print those that fail; return how many fail."""
     logging.disable(logging.CRITICAL)
     failed, seen, began_at = 0, Counter[str](), time.perf_counter()
     for seed in seeds:

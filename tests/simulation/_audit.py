@@ -29,7 +29,9 @@ _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 
 
 async def audit(checker: ClaimChecker, storage: Any) -> None:
-    """No worker runs any more: is every task in one place, and does the storage say the same as these checker?"""
+    """Check, when no worker runs any more, that each task is in one place, and that the storage's counts are those of
+    the checker.
+    """
     tasks: list[Task[Any]] = await storage.list_tasks(limit=ALL)
     places = Counter(str(task.parts.id) for task in tasks)
     for faulty, what in (
@@ -74,7 +76,7 @@ async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> N
 
 
 def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
-    """Each attempt that failed is in the history of its task, once."""
+    """Check that each failed attempt is in the history of its task, once."""
     became = Counter(entry.became for task in tasks for entry in task.parts.context.history)
     for kind in (Retried, Failed, Killed):
         ours, theirs = checker.counts[kind], became[kind.__name__.lower()]
@@ -117,7 +119,7 @@ def _audit_runs(checker: ClaimChecker) -> None:
 
 
 def _is_of(result: TaskResult[Any], outcome: Succeeded[Any] | Failed | Killed) -> bool:
-    """Whether this is the outcome, or what is left of it once it was stored."""
+    """Return True if this is the outcome, or the stored form of it."""
     if isinstance(outcome, Succeeded):
         return bool(result.result == outcome.result) and result.error is None
     names = (type(result.error).__name__, getattr(result.error, "kind", "").split(".")[-1])

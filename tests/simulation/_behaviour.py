@@ -1,4 +1,4 @@
-"""What handlers do, well and ill: a seed decides."""
+"""Random behaviour of handlers, good and bad, decided by a seed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _note: contextvars.ContextVar[str | None] = contextvars.ContextVar("_note", defa
 
 
 class RudeError(BaseException):
-    """What no ``except Exception`` catches."""
+    """An error that ``except Exception`` does not catch."""
 
 
 class Pusher(Protocol):
-    """Whoever pushes more."""
+    """The interface of an object that pushes more tasks."""
 
     async def push_more(self, random: Random) -> None: ...
 
 
 class RandomGate:
-    """A gate that keeps workers waiting, and may have closed by the time that there is a task."""
+    """A gate that makes workers wait, and that may be full after it has said that it is ready."""
 
     def __init__(self, checker: ClaimChecker, random: Random) -> None:
         self._checker = checker
@@ -96,7 +96,7 @@ class Behaviour:
         return task.args * 2
 
     def handle_in_thread(self, task: Task[int]) -> int:
-        """The same for those who are no async functions: what they do takes time, and knows of no cancellation."""
+        """Do the same as a sync handler: it takes time, and does not notice a cancellation."""
         self._begin(task)
         if not self.is_calm:
             random, children, parts = self._rng(task), self._checker.children, task.parts
@@ -155,7 +155,7 @@ class Behaviour:
                 nursery.cancel_scope.cancel()
 
     def _leave_to(self, nursery: trio.Nursery, task: Task[int], random: Random) -> None:
-        """Have children that the handler does not wait for itself."""
+        """Start children that the handler does not wait for."""
         self._checker.may_be_cancelled.add(task.parts)  # when the handler has returned, there is nobody to see it
         for _ in range(random.randint(1, 3)):
             error = random.choice((None, None, ValueError("a child")))
@@ -181,7 +181,7 @@ class Behaviour:
                 await trio.sleep(random.random() * 3)
 
     async def _hide(self, task: Task[int], random: Random) -> None:
-        """Clean-up that fails: its error stands in front of the cancellation."""
+        """Clean up with an error, which hides the cancellation."""
         try:
             await trio.sleep(random.random() * 10)
         except trio.Cancelled:

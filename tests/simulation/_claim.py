@@ -1,4 +1,4 @@
-"""A claim, as an observer knows it."""
+"""A claim, as the checker knows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trio_tasks import Outcome, Parts
 
 @dataclass(eq=False)
 class Claim:
-    """One attempt's right to a task: of all that carry it, one may settle it, once."""
+    """The right of one attempt to settle its task, once, through any copy of the task."""
 
     parts: Parts
     until: float  # on the storage's clock; the lease may have been renewed since

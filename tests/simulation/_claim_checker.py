@@ -1,4 +1,4 @@
-"""An observer of a storage, and a listener to its workers, that compares the two.
+"""A checker that observes a storage, listens to its workers, and compares the two.
 
 The law that they hold a program to is that of the second promise: what was pushed is settled, released or still
 there, each task in one place, each claim settled once, each attempt counted once. What happened is what came through to
@@ -41,7 +41,7 @@ _SETTLE_SECONDS = 10.0  # seconds that a worker gives its backend to settle
 
 
 class ClaimChecker(EventChecker):
-    """An observer of storages and a listener to workers; ``audit`` them in the end.
+    """Observes storages and listens to workers; call ``audit`` at the end.
 
     Attributes:
       quiet: how many moments there were at which everybody waited. What happens between two of them may have crossed.
@@ -79,7 +79,7 @@ class ClaimChecker(EventChecker):
         self._resuming: set[str] = set()
 
     def add_fault(self, fault: Fault) -> None:
-        """A line has done something."""
+        """Note a fault that a faulty backend has injected."""
         self.seen[fault.kind] += 1
         self.history.append(f"{fault} <<<")
         if fault.kind in ("lost", "duplicate") and fault.task_id is not None:
@@ -88,34 +88,34 @@ class ClaimChecker(EventChecker):
     # What is done from outside
 
     def will_push(self, task: Task[Any]) -> None:
-        """It may be started once its delay is over, counted from now at the earliest."""
+        """Note a push that is about to be made: the task may start once its delay is over."""
         self._not_before[task.parts.id] = trio.current_time() + task.parts.terms.delay
         self.note(f"push {task} {task.parts.terms}")
 
     def will_reschedule(self, task_id: str, delay: float) -> None:
-        """It may wait for so long from now, if it waits."""
+        """Note that a task is about to be rescheduled: it may wait this long from now."""
         moment = trio.current_time() + delay
         self._not_before[task_id] = min(moment, self._not_before.get(task_id, 0.0))
         self._moving[task_id] = moment
         self._move(task_id)
 
     def was_rescheduled(self, task_id: str) -> None:
-        """That has been answered."""
+        """Note the answer of a reschedule."""
         self._move(task_id)
         self._moving.pop(task_id, None)
 
     def _move(self, task_id: str) -> None:
-        """If it has come back just now, and that is not known yet, it may be moved already."""
+        """Allow that a task which has just come back is moved already."""
         last = self.latest.get(task_id)
         if last is not None and last.under_way:
             last.moved_to = min(last.moved_to, self._moving.get(task_id, math.inf))
 
     def was_aborted(self, task_id: str) -> None:
-        """The attempt under way has been told."""
+        """Note that the attempt under way was aborted."""
         self.aborted.add(self.latest.get(task_id))
 
     def will_resume(self, task_id: str) -> None:
-        """It may begin another program_run."""
+        """Note that a dead letter is about to be resumed."""
         self._resuming.add(task_id)
 
     def was_resumed(self, task_id: str, *, really: bool) -> None:
@@ -134,11 +134,11 @@ class ClaimChecker(EventChecker):
         self._not_before[task_id] = 0.0
 
     def will_stop(self, context: WorkerContext) -> None:
-        """From now on it takes nothing."""
+        """Note that a worker is told to stop: it takes no task from now on."""
         self.stopped.setdefault(context, self.quiet)
 
     def closed(self) -> None:
-        """The storages were closed: leases may be over. Running tasks belong to no worker any more."""
+        """Note that the storages were closed, so that leases may end. Running tasks belong to no worker any more."""
         for claim in self.latest.values():
             claim.is_void = True
 
@@ -170,8 +170,9 @@ class ClaimChecker(EventChecker):
         self._by_attempt.setdefault((task_id, attempt), []).append(claim)
 
     def _lives_again(self, task_id: str, attempt: int) -> bool:
-        """True if an attempt of this number belongs to the time after a resume: there was one before, and no release
-        that is under way gives it back."""
+        """Return True if an attempt of this number comes after a resume: the same number was there before, and no
+        release under way gives it back.
+        """
         last = self.latest.get(task_id)
         is_released = last is not None and any(
             isinstance(outcome, (Released, Suspended)) for _, outcome in last.under_way
@@ -179,7 +180,7 @@ class ClaimChecker(EventChecker):
         return attempt < self.attempts[task_id] + (not is_released)
 
     def _overtake(self, task_id: str, claim: Claim) -> set[int]:
-        """Which attempt this may be, given the claim before it."""
+        """Return the number that this attempt may have, given the claim before it."""
         counted, last = self.attempts[task_id], self.latest.get(task_id)
         if last is None or last.settled is not None:
             return {counted + 1}
@@ -249,12 +250,11 @@ class ClaimChecker(EventChecker):
                 self.fault(f"{task} could not be settled, and nobody has taken it away")
 
     def withdrew(self) -> None:
-        """Somebody does not wait for a task any more, or ought to come back from having settled one: there may be one
-        on its way to him."""
+        """Note that a receiver was cancelled, or that a slot returns from settling: a task may be on its way to it."""
         self._withdrawals.append(trio.current_time())
 
     def cut(self, task: Task[Any]) -> None:
-        """The settling of a task was cancelled."""
+        """Note that settling a task was cancelled."""
         began_at = self.settling_since.get(task.parts, trio.current_time())
         if trio.current_time() < began_at + _SETTLE_SECONDS - _CLOSE:
             self.fault(f"{task} was being settled, and that was cut short")
@@ -285,8 +285,9 @@ class ClaimChecker(EventChecker):
         self.engaged[task.parts] = trio.current_time()
 
     def claims_of(self, task: Task[Any]) -> list[Claim]:
-        """The claim that this is a copy of. Of a second copy the number of the attempt is all that is known, and what
-        was released has the same one again."""
+        """Return the claims that this may be a copy of. Of a second copy the number of the attempt is all that is
+        known, and what was released has the same one again.
+        """
         parts = task.parts
         claim = self._claims.get(key_of(parts))
         return [claim] if claim is not None else self._by_attempt.get((parts.id, parts.attempt), [])
@@ -309,11 +310,11 @@ class ClaimChecker(EventChecker):
         self.fault(f"{context.name} says {outcome} of {task}, which is not so, or was said before")
 
     def will_settle(self, task: Task[Any]) -> None:
-        """A worker is about to settle it."""
+        """Note that a worker is about to settle a task."""
         self.settling_since[task.parts] = trio.current_time()
         self.check_children(task)
 
     def check_children(self, task: Task[Any]) -> None:
-        """It is about to be settled, or was just now."""
+        """Check that no child of the attempt runs when its task is settled."""
         if self.children[task.parts]:
             self.fault(f"{task} is settled while children of its attempt are running")

@@ -1,4 +1,4 @@
-"""What programs have found in what stood: a seed that failed, and what was wrong. None of them may fail again.
+"""Seeds with which random programs have found faults, each with the fault. None of them may fail again.
 
 When programs are drawn in another way a seed is another program. Then the mends are undone, one at a time, and a seed
 is put here that fails without its mend.

@@ -1,4 +1,4 @@
-"""A monitor, and a model of it: the restarts that it may make, its listeners, the deadline of its shutdown."""
+"""A monitor and a model of it: allowed restarts, listeners, and the deadline of a shutdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., Worker[Any, int]]
 
 
 class CountingListener:
-    """A listener who counts. Whoever listens beside it has heard as much.
+    """A listener that counts events. Whoever listens beside it has heard as much.
 
     Args:
       monitor: whose workers it listens to from now on.
@@ -44,7 +44,7 @@ class CountingListener:
 
 
 class MonitorModel:
-    """A monitor, and what it ought to do.
+    """A monitor, and the behaviour expected of it.
 
     Args:
       random: decides what the monitor is made of; ``more``: the rest.
@@ -67,7 +67,7 @@ class MonitorModel:
         self.add_listener()
 
     def add_worker(self, make: Make, name: str) -> None:
-        """Have it keep a worker running."""
+        """Register a worker."""
         self.monitor.register(partial(self._make, make, name))
 
     def _make(self, make: Make, name: str, attempt: int) -> Worker[Any, int]:
@@ -81,13 +81,13 @@ class MonitorModel:
         return may
 
     def add_listener(self) -> None:
-        """One more, from now on."""
+        """Add a listener."""
         listener = CountingListener(self._checker, self.monitor)
         self.monitor.on_event(listener.hear)
         self._listeners.append(listener)
 
     def shut_down(self) -> None:
-        """Tell it to shut down; its workers are told at once."""
+        """Shut the monitor down; its workers are told at once."""
         if not self.monitor.is_shutting_down and self._shutdown_timeout is not None and self.monitor.is_running:
             self.shutdown_deadline = trio.current_time() + self._shutdown_timeout
         for context in self.monitor.workers:
@@ -95,7 +95,7 @@ class MonitorModel:
         self.monitor.shutdown()
 
     async def run(self) -> None:
-        """Run it, and compare how that ends with what it was told."""
+        """Run the monitor, and compare its end with the model."""
         try:
             await self.monitor.run()
             for name in self._refused:
@@ -109,7 +109,7 @@ class MonitorModel:
                 self._checker.fault(f"{len(report.interrupted)} were interrupted, {released} released")
 
     def check(self) -> None:
-        """At a moment when everybody waits: what was to be cancelled has been."""
+        """Check, while all trio tasks wait, that what was to be cancelled is cancelled."""
         late = self.shutdown_deadline is not None and self.shutdown_deadline < trio.current_time()
         if late and self.monitor.is_running and not self.monitor.cancel_scope.cancel_called:
             self._checker.fault(f"{self.monitor!r} was to end its workers at {self.shutdown_deadline:g}")

@@ -1,4 +1,4 @@
-"""A backend that is watched on its way to a storage: what is claimed and what is settled there is the truth."""
+"""A wrapper around a storage, which reports each claim and settlement to an observer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulation._claim_checker import ClaimChecker
 
 
 class Observer(Protocol):
-    """Whoever wants to know."""
+    """The interface of an observer."""
 
     def claimed(self, task: Task[Any]) -> None: ...
     def settling(self, task: Task[Any], outcome: Outcome) -> None: ...
@@ -24,7 +24,7 @@ class Observer(Protocol):
 
 
 class ObservedBackend(Backend[Any]):
-    """Passes everything on to what is inside, and tells an observer."""
+    """Passes all calls on to a storage, and reports them to an observer."""
 
     def __new__(cls, inside: Backend[Any], observer: Observer) -> ObservedBackend:
         return object.__new__(mirroring(cls, inside))
@@ -89,7 +89,7 @@ class ObservedBackend(Backend[Any]):
 
 
 class Barrier:
-    """Sees what a worker is about to settle, before anything can go wrong on its way.
+    """Reports each outcome that a worker is about to settle, before faults are injected.
 
     Args:
       checker: to be told.

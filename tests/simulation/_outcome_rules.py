@@ -1,4 +1,4 @@
-"""Which outcome an attempt may have: by what was raised in it, and by what was done to it."""
+"""Rules about the outcome of an attempt: which ones are allowed after the errors and calls that it has met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random programs: everything that may be done to a storage and its workers, in an order that a seed decides.
+"""Random programs, which call everything that a storage and its workers offer, in an order that a seed decides.
 
 A program pushes, controls tasks and workers, and is cut short or wound down, over backends on which things go wrong;
 then its claims are audited. A program over files may do so several times, closing and opening them. After that calm
@@ -79,7 +79,9 @@ class Program:
         self._program_run: ProgramRun
 
     def run(self) -> None:
-        """Run it, in a trio and a time of its own. What comes out of it is an AssertionError, and a short one."""
+        """Run the program in a trio run of its own, in virtual time. What comes out of it is an AssertionError, and a
+        short one.
+        """
         try:
             with self._threads.in_place_of_real_ones():
                 run_seeded(self._main, seed=self.seed, instruments=[self._quiescence_checks])
@@ -154,7 +156,7 @@ class Program:
             monitor_model.shut_down()
 
     async def _finish_calmly(self, program_run: ProgramRun) -> None:
-        """A successor without any trouble does what is left, and then there is nothing."""
+        """Run a successor without faults until no task is left."""
         self._behaviour.is_calm = True
         self.checker.note("calm")
         began_at = trio.current_time()
@@ -176,7 +178,7 @@ class Program:
         await self._pushing.push_too_late(program_run.storages[0])
 
     async def _is_live(self, program_run: ProgramRun, began_at: float) -> bool:
-        """Whether anything is left, and it is not too late for that."""
+        """Return True if tasks are left, and there is time for them."""
         metrics = await program_run.storages[0].metrics()
         is_quiet = self.checker.has_leases and not self.faults.jump  # or a lease that was over may be renewed unseen
         if metrics["running"] and trio.current_time() > began_at + _NOTICE and is_quiet:
@@ -185,7 +187,7 @@ class Program:
         return bool(metrics["waiting"] + metrics["running"]) and not is_late
 
     async def _look_for_orphans(self, storage: Any) -> None:
-        """What nobody holds any more has come back by now."""
+        """Check that tasks without a holder have come back."""
         for task in await storage.list_tasks(Status.Running, limit=ALL):
             claim = self.checker.latest.get(task.parts.id)
             if claim is None or claim.settled is not None or claim in self._missing:
@@ -195,7 +197,7 @@ class Program:
                 self.checker.fault(f"{task.parts.id} is nobody's since {claim.lease_until:f}, and has not come back")
 
     async def push_more(self, random: Random) -> None:
-        """What handlers push goes by itself, whatever happens to the attempt."""
+        """Push from a handler, in a trio task that outlives the attempt."""
         task = self._pushing.task(random)
         with trio.CancelScope(shield=True):
             seconds = 5 if self.stores.is_memory else math.inf  # for there may never be room again

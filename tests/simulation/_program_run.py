@@ -1,4 +1,4 @@
-"""The part of a program between one opening of its storages and their closing: its workers and monitors."""
+"""The part of a program from one opening of its storages to their closing: its workers and monitors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation._monitor_model import MonitorModel
 
 @dataclass(eq=False)
 class ProgramRun:
-    """The storages, workers and monitors of one such part."""
+    """The storages, workers and monitors between one opening and closing."""
 
     checker: ClaimChecker
     storages: list[Any]
@@ -28,7 +28,7 @@ class ProgramRun:
 
     @property
     def workers(self) -> Iterator[WorkerContext]:
-        """All of them."""
+        """Return all workers, those of monitors included."""
         yield from self.contexts
         for monitor_model in self.monitors:
             yield from monitor_model.monitor.workers

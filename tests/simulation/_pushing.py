@@ -1,4 +1,4 @@
-"""Pushing, alone and in bulk, with all that a task can ask for, over a line that may fail."""
+"""Random pushes, single and in bulk, with all options, over a connection that may fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.simulation._claim_checker import ClaimChecker
 
 
 class Pushing:
-    """Pushes, and enters what came of it.
+    """Pushes tasks at random, and reports the results to the checker.
 
     Args:
       checker: to enter it in.
@@ -27,7 +27,7 @@ class Pushing:
         self._bulks = 0
 
     async def push(self, storage: Any, random: Random) -> None:
-        """A few pushes; the line is tried again when it is down."""
+        """Push a few tasks; try again while the connection is down."""
         for _ in range(random.randint(1, 8)):
             await trio.sleep(random.choice((0, 0, random.random() * 5)))
             try:
@@ -72,7 +72,7 @@ class Pushing:
                 checker.pushed.add(task_id)
 
     async def push_and_cut(self, storage: Any, random: Random) -> None:
-        """A push that is cancelled in the midst of it, or has just been done by then."""
+        """Push, and cancel the push at some moment."""
 
         async def cut(rounds: int) -> None:
             for _ in range(rounds):
@@ -86,7 +86,7 @@ class Pushing:
             nursery.cancel_scope.cancel()
 
     async def push_again(self, storage: Any, random: Random) -> None:
-        """What has been pushed, and is remembered, cannot be pushed once more, whatever has become of it."""
+        """Check that a task that is remembered cannot be pushed again."""
         known = [task_id for task_id in self.ids if task_id in self._checker.pushed]
         task = TaskBuilder(0).id(random.choice(known or ["nobody"])).build()
         if task.parts.id == "nobody":
@@ -96,7 +96,7 @@ class Pushing:
             self._checker.fault(f"{task.parts.id} was pushed, and is pushed again")
 
     async def push_too_late(self, storage: Any) -> None:
-        """What is closed refuses; the audit will see whether anything is stored all the same."""
+        """Check that a closed storage refuses a push."""
         task = Task(0)
         self._checker.refused.add(task.parts.id)
         with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
@@ -104,7 +104,7 @@ class Pushing:
             self._checker.fault(f"{task.parts.id} was pushed to a closed storage")
 
     async def _push_bulk(self, storage: Any, random: Random) -> None:
-        """Of a bulk that is cut short a beginning is stored."""
+        """Push a bulk; if it is cut short, its first tasks are stored."""
         self._bulks += 1
         size, name = random.randint(0, 4), f"bulk {self._bulks}"
         ids: list[Any] = []

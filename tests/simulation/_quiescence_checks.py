@@ -1,4 +1,4 @@
-"""Checks of a program at the moments when nothing moves in it: what has to be true then, though no event tells of it.
+"""Checks that are made while all trio tasks wait, of facts that no event reports.
 
 They are an instrument, no trio task, so the program is the same with them and without.
 """
@@ -23,7 +23,7 @@ _STALLS = 10.0
 
 
 class QuiescenceChecks(trio.abc.Instrument):
-    """Writes down what is wrong at moments when everybody waits.
+    """Checks the program at moments when all trio tasks wait, and notes faults.
 
     Args:
       checker: notes the faults.
@@ -79,8 +79,9 @@ class QuiescenceChecks(trio.abc.Instrument):
                     self._check_lease(context, task)
 
     def _check_slots(self, program_run: ProgramRun) -> None:
-        """No more is claimed than somebody has a slot for. (What arrives after its lease, when the clock has jumped, is
-        given to nobody, and back to nobody.)"""
+        """Check that no more tasks are claimed than there are slots. (What arrives after its lease, when the clock has
+        jumped, is given to nobody, and back to nobody.)
+        """
         if self._jumps:
             return
         running, most = self._stores.count_running(program_run.storages), self._checker.most_running
@@ -88,7 +89,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             self._report_once("slots", f"{running} tasks are claimed, and there are slots for {most}")
 
     def _check_memory(self, storage: Any) -> None:
-        """Whoever can be served has been."""
+        """Check that no receiver waits while a task is ready, and no pusher while there is room."""
         there = storage.statistics()
         if there.pushers_waiting and there.waiting < there.max_buffer_size:
             self._report_once("room", f"there is room, and somebody waits for room: {there}")
@@ -97,7 +98,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             self._report_once("due", f"a task was due at {due:g}, and somebody waits for one: {there}")
 
     def _check_worker(self, context: WorkerContext) -> None:
-        """A worker that was told to stop ends when there is nothing that it waits for."""
+        """Check that a worker which was told to stop has ended, unless it waits for something."""
         if context not in self._checker.stopped or not context.is_running:
             return
         if context.task_count:
@@ -106,7 +107,7 @@ class QuiescenceChecks(trio.abc.Instrument):
             self._report_once(context, f"{context!r} was told to stop, has no running task, and does not end")
 
     def _check_lent_slots(self, context: WorkerContext) -> None:
-        """A slot is lent for as long as its attempt waits, and no longer; and there are twice as many at most."""
+        """Check that a slot is lent exactly while its attempt waits, and that there are at most twice as many slots."""
         holders: set[Any] = {task.parts.holder for task in context.running_tasks}
         lent = sum(getattr(holder, "waits_for", None) is not None for holder in holders)
         if context.lent != lent and not context.is_shutting_down:

@@ -15,7 +15,7 @@ from tests.simulation._random_workers import RandomWorkers
 
 
 class RandomControls:
-    """What they do.
+    """Calls controls at random.
 
     Args:
       checker: of the program.
@@ -29,7 +29,7 @@ class RandomControls:
         self._random_workers = random_workers
 
     async def act(self, program_run: ProgramRun, nursery: trio.Nursery, random: Random) -> None:
-        """Do a few things to tasks and to workers."""
+        """Call a few controls of tasks and workers."""
         for _ in range(random.randint(0, 20)):
             await trio.sleep(random.choice((0, random.random() * 3)))
             what = random.choice((self._control_task, self._control_task, self._control_worker))
@@ -38,7 +38,7 @@ class RandomControls:
                 self._random_workers.start_worker(program_run, nursery)
 
     async def push_again_and_listen(self, program_run: ProgramRun, random: Random) -> None:
-        """Push what has been pushed, and think better of it; and listen to whom others listen."""
+        """Push known tasks again, cancel pushes, and add listeners."""
         for _ in range(random.randint(0, 4)):
             await trio.sleep(random.random() * 5)
             await self._pushing.push_again(random.choice(program_run.storages), random)

@@ -1,4 +1,4 @@
-"""Workers, alone and under monitors, each on a line to a storage on which things go wrong."""
+"""Random workers, alone and under monitors, each on a faulty backend."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RandomWorkers:
         self._started = 0
 
     def faulty_backend(self, program_run: ProgramRun, random: Random) -> Any:
-        """Make a backend of one of the storages on which things go wrong."""
+        """Wrap one of the storages in a faulty backend."""
         self.backends_made += 1
         storage = random.choice(program_run.storages)
         if not self._checker.has_leases and random.random() < 0.2 and not program_run.is_closed:
@@ -95,7 +95,7 @@ class RandomWorkers:
         return worker
 
     async def _cancelled_unseen(self, handler: Callable[[Task[int]], Awaitable[int]], task: Task[int]) -> int:
-        """Who is in a thread does not see a cancellation."""
+        """Return True for attempts in threads, which do not see a cancellation."""
         self._checker.may_be_cancelled.add(task.parts)
         return await handler(task)
 

@@ -1,4 +1,4 @@
-"""The storages that programs run over, each opened as often as the program says."""
+"""The storages that random programs run on, opened as often as a program says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEMORY_DISK = Path("/dev/shm")
 
 
 class Stores:
-    """What a program's tasks are in. Leases are short, so that they run out within it."""
+    """The storages of one program. Leases are short, so that they run out within it."""
 
     def __init__(self, kind: Kind, random: Random) -> None:
         self.kind = kind
@@ -43,7 +43,7 @@ class Stores:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[list[Any], None]:
-        """The handles: two processes have one file of SQLite."""
+        """Open the handles; SQLite gets two, for two processes."""
         if self._directory is None:
             yield [self._memory]
             return
@@ -60,7 +60,7 @@ class Stores:
         return [FileStorage(directory / "tasks.journal", int, synchronous=self._synchronous, **options)]
 
     def count_running(self, storages: list[Any]) -> int:
-        """How many tasks are claimed, as somebody else sees it who looks at the store just now."""
+        """Return how many tasks are claimed, as another handle sees them."""
         if self._directory is None:
             return self._memory.statistics().running
         if self.kind == "file":

@@ -1,4 +1,4 @@
-"""Threads that are none: what runs in one is done at once, and then it lasts, in virtual time.
+"""Threads simulated in virtual time: the function is called at once, and then time passes.
 
 Under a seed nothing runs in a real thread, and a sync handler takes no time. So that one can be interrupted all the
 same, its thread is stood in for here, with the contract of ``trio.to_thread.run_sync``: who waits for it cannot be
@@ -19,7 +19,7 @@ from outcome import capture
 
 
 class Threads:
-    """The threads of a program."""
+    """The simulated threads of a program."""
 
     def __init__(self) -> None:
         self._lasts = 0.0
@@ -27,7 +27,7 @@ class Threads:
 
     @contextmanager
     def in_place_of_real_ones(self) -> Generator[None, None, None]:
-        """In the block sync handlers run in these."""
+        """Run sync handlers in simulated threads inside the block."""
         with (
             patch.object(trio_tasks._handlers.adapter, "pause_instead", lambda: None),
             patch.object(trio.to_thread, "run_sync", self._run_sync),
@@ -35,7 +35,7 @@ class Threads:
             yield
 
     def last(self, seconds: float, ended: Callable[[], object]) -> None:
-        """Said by what runs in a thread: it lasts so long, and then this is called."""
+        """Say, in a simulated thread, how long it lasts and what is called at its end."""
         self._lasts = seconds
         self._ended.append(ended)
 

@@ -1,5 +1,4 @@
-"""The law of conservation, over random programs on lines that fail: nothing is lost, nothing is settled twice, nothing
-is in two places.
+"""Tests of conservation: in random programs with faults, no task is lost, settled twice, or in two places.
 
 ``TRIO_TASKS_SEEDS=5000-9000`` runs other seeds, or more, over each storage; ``TRIO_TASKS_SEEDS=1234`` one; and
 ``python -m tests.simulation memory 1234`` says what happens in it.

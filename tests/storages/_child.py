@@ -1,4 +1,4 @@
-"""A process beside the test's own: it runs one of the programs below, says lines, and is told lines.
+"""A child process of a test: it runs one of the programs below, and exchanges lines with the test.
 
 ``python -m tests.storages._child PROGRAM PATH [ARGUMENT ...]``.
 """
@@ -220,14 +220,14 @@ PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
 
 
 class Child:
-    """The other end of such a process."""
+    """The test's end of a child process."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
         self._heard = b""
 
     async def hear(self) -> str:
-        """The next line that it says; empty when it says no more."""
+        """Return the next line that the child prints; empty at its end."""
         assert self.process.stdout is not None
         while b"\n" not in self._heard:
             more = await self.process.stdout.receive_some()
@@ -238,14 +238,14 @@ class Child:
         return line.decode().strip()
 
     async def hear_of(self, word: str) -> str:
-        """The next line that begins with this word."""
+        """Return the next line that begins with this word."""
         while line := await self.hear():
             if line.split()[0] == word:
                 return line
         raise AssertionError(f"it ended, and never said {word!r}")
 
     async def hear_all(self) -> list[str]:
-        """All lines that are still to come; it ends."""
+        """Return all lines that are left; the child ends."""
         lines: list[str] = []
         while line := await self.hear():
             lines.append(line)

@@ -1,4 +1,4 @@
-"""An engine to test the body with, under a virtual clock: rows in memory, and trouble on demand."""
+"""An engine for tests, with rows in memory under a virtual clock, and errors on demand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @final
 class Store:
-    """What several engines share: rows, and who is to be told of changes."""
+    """The rows that several engines share, and the engines to wake after changes."""
 
     def __init__(self) -> None:
         self.rows = FileEngine(None, synchronous="NORMAL")
@@ -46,7 +46,7 @@ class Store:
 
 @final
 class TroubledEngine(Engine):
-    """Rows in memory.
+    """An engine with rows in memory that fails on demand.
 
     Attributes:
       latency: seconds that everything takes, before it is done; and as many after it.
@@ -192,7 +192,7 @@ class TroubledEngine(Engine):
 
 @final
 class Storage(DurableStorage[A]):
-    """The body, on such an engine."""
+    """A DurableStorage on the test engine."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Storage(DurableStorage[A]):
         self._found(self.engine, QueueState(queue, type, options), poll_interval)
 
     async def rows(self, *states: State) -> list[str]:
-        """The ids of the rows in these states, straight from the store."""
+        """Return the ids of the rows in these states, from the store itself."""
         found = await self.engine.store.rows.list(self.queue, states or list(State), 10_000)
         return [row.id for row in found]
 
@@ -217,6 +217,6 @@ def broken(message: str = "the line is dead") -> BackendError:
 
 
 class FinalError(BackendError):
-    """Asking again cannot help."""
+    """A BackendError that retrying cannot cure."""
 
     is_final = True

@@ -1,4 +1,4 @@
-"""Files that a storage is kept in, as tests make, look at and lose them; and other accounts that open them."""
+"""Helpers for tests that create, inspect and remove a storage's files, or open them by another account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of engines say often: rows to push, settlements, and all that an engine has."""
+"""Helpers for tests of engines: rows to push, settlements, and the content of an engine."""
 
 from __future__ import annotations
 

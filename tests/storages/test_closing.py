@@ -1,4 +1,4 @@
-"""Closing a storage, and opening one, where a step inside its engine raises: the others are made, and the run goes on.
+"""Tests of closing and opening a storage when a step inside its engine raises: the other steps are made.
 
 What is the same with every engine, when one of its methods raises, is in the conformance kit."""
 

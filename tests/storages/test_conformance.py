@@ -1,4 +1,4 @@
-"""Each storage keeps every promise that the kit knows of, on a real file."""
+"""Tests of each stored storage by the conformance kit, on a real file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port as a contract: one suite, for every engine."""
+"""Tests of the contract of engines: one suite for every engine."""
 
 from __future__ import annotations
 

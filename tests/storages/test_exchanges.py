@@ -22,7 +22,7 @@ from tests.storages._engine import Storage, Store, TroubledEngine, broken
 
 
 class Cut:
-    """A scope that is cancelled before the k-th step of anything, of those that are taken while it is on."""
+    """A scope that is cancelled before the k-th step that is taken inside it."""
 
     def __init__(self, step: int) -> None:
         self.scope = trio.CancelScope()

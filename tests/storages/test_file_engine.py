@@ -237,7 +237,7 @@ async def test_books_read_again_are_the_books_that_were(path: Path, autojump_clo
 
 
 def _compare(seen: dict[str, Any], again: dict[str, Any]) -> None:
-    """The rows are the same, but those that ran wait."""
+    """Check that the rows are the same after reopening, except that running ones wait."""
     assert seen["queues"] == again["queues"]
     for queue in ("q", "p"):
         [counts, rows], [counts_again, rows_again] = seen[queue], again[queue]
@@ -259,7 +259,7 @@ def _compare(seen: dict[str, Any], again: dict[str, Any]) -> None:
 
 
 async def _fails(engine: FileEngine, path: Path, act: Callable[[], Any]) -> None:
-    """Nothing changes if it cannot be written."""
+    """Check that nothing changes if the record cannot be written."""
     await engine.exchange(Exchange(claims=[ClaimRequest("q", 0, 1.0, "w")]))  # what is due is entered
     before = await contents(engine, "q", "p")
     length = size(path)
@@ -813,7 +813,7 @@ async def test_a_lease_that_is_over_is_not_waited_for(autojump_clock: MockClock)
 
 
 def _record(**fields: Any) -> bytes:
-    """A record with one queue and one row that waits; what is given is otherwise."""
+    """Make a record with one queue and one waiting row, with these fields changed."""
     usual: dict[str, Any] = {
         "now": 1e9,
         "next_key": 2,

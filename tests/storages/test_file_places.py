@@ -1,5 +1,6 @@
-"""A journal is a regular file of its own: nothing else is replaced by one, two processes never have the same one, and
-what is written to a file that is not there any more is not acknowledged."""
+"""Tests of a journal's path: only a regular file is used, two processes never share a journal, and nothing is
+acknowledged that is written to a removed file.
+"""
 
 from __future__ import annotations
 

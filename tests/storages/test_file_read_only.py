@@ -1,4 +1,6 @@
-"""A journal that is only looked at: what its writer has committed is seen, and nothing is made, changed or locked."""
+"""Tests of FileStorage with ``read_only=True``: it sees what the writer has committed, and makes, changes and locks
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journal on file systems that refuse one step: only what cannot be made up for ends it."""
+"""Tests of a journal on file systems that refuse single steps: only a failure that cannot be repaired ends it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _journal_of(engine: FileEngine) -> _journal.JournalFile:
 
 
 def _descriptors() -> set[str]:
-    """Which files this process has open."""
+    """Return the files that this process has open."""
     links = list(Path("/proc/self/fd").iterdir())
     return {str(link.readlink()) for link in links if link.exists()}
 

@@ -1,4 +1,4 @@
-"""Leases and clocks: processes that stand still, slow disks, clocks that are set, machines that sleep."""
+"""Tests of leases and clocks: suspended processes, slow disks, clocks that are set, machines that sleep."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def open_one(kind: str, directory: Path, **options: Any) -> SqliteStorage[int] |
 
 
 class Watched:
-    """A handler that waits until it may end, and notes how often each number was begun, and at once."""
+    """A handler that waits until it may end, and counts how often each number began, and how many run at once."""
 
     def __init__(self, nap: float = 0.0) -> None:
         self.begun: Counter[int] = Counter()
@@ -114,7 +114,7 @@ def test_a_vacuum_takes_no_running_task(kind: str, tmp_path: Path) -> None:
 
 
 class Stuck:
-    """Holds a task, and does not end when it is told to."""
+    """A handler that does not end when it is told to."""
 
     worker = "w"
     will_take_more = False

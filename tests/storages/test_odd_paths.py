@@ -1,4 +1,4 @@
-"""Paths as they come: relative ones, wherever the process goes; and what cannot be one, which is told clearly."""
+"""Tests of unusual paths: relative ones after a chdir, and invalid ones, which are refused with a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs on macOS and Windows, as far as it can be tried here: by simulation."""
+"""Tests of behaviour that differs on macOS and Windows, by simulation."""
 
 from __future__ import annotations
 

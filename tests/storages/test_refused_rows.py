@@ -1,4 +1,4 @@
-"""A row that the store does not take fails alone: not what travels with it, nor its worker, nor another queue."""
+"""Tests of rows that the store refuses: each fails alone, without other requests, its worker, or other queues."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def refusal() -> BackendError:
 
 
 class Picky:
-    """Refuses exchanges that have certain ids in them, and counts what it was asked for."""
+    """An engine that refuses exchanges with certain ids, and counts requests."""
 
     def __init__(self, engine: TroubledEngine, guilty: set[str], error: Callable[[], BaseException]) -> None:
         self._exchange = engine.exchange

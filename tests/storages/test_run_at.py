@@ -1,4 +1,4 @@
-"""A moment by the wall clock: what was given is read back, and compared with the wall clock at each look."""
+"""Tests of ``run_at``: it is read back as given, and compared with the wall clock each time."""
 
 from __future__ import annotations
 

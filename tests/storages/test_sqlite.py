@@ -88,7 +88,7 @@ async def test_no_storage_that_is_not_open_pushes_anything(tmp_path: Path) -> No
 
 
 class Shop:
-    """A table of a user's own, beside the queue."""
+    """A table of the user's own in the file of the queue."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path)

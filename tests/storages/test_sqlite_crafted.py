@@ -1,4 +1,4 @@
-"""An SQLite file that somebody else has made: nothing in it is run for us, keeps us busy, or speaks through us."""
+"""Tests of SQLite files made by an attacker: nothing in them is executed, blocks the program, or appears in errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which SQLite is used, who is told of its fault, and that two of them are never let at one file."""
+"""Tests of the choice of the SQLite driver, the warning about its fault, and the ban on two drivers for one file."""
 
 from __future__ import annotations
 

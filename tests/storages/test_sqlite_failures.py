@@ -1,4 +1,4 @@
-"""SqliteStorage on files that are damaged, strange, or out of reach; under a lock; and with a wall clock that jumps.
+"""Tests of SqliteStorage on damaged, foreign and unreachable files, under locks, and with a wall clock that jumps.
 
 What is wrong with a file is a BackendError, at once or when it is come upon. Not an error of the driver, and not a
 shorter list of tasks than there was before. SQLite has no checksums: a flipped bit in the content of a row shows only

@@ -1,4 +1,4 @@
-"""push_in and wake in any thread, over whatever wraps a connection; and the storage that needs no trio at all."""
+"""Tests of push_in and wake in any thread and over wrapped connections, and of the storage without trio."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ async def test_a_push_over_sqlalchemy_that_commits_each_statement_is_there_at_on
 
 
 class AsyncSession:
-    """As that of SQLAlchemy's asyncio extension."""
+    """A session as in SQLAlchemy's asyncio extension."""
 
     async def connection(self) -> object:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,6 @@
-"""A file has many users: nobody holds it for long, waits for longer than is said, or fills the disk of the rest."""
+"""Tests of an SQLite file with many users: nobody holds the lock for long, waits longer than configured, or fills the
+disk.
+"""
 
 from __future__ import annotations
 

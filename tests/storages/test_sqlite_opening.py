@@ -1,4 +1,4 @@
-"""An SQLite file is looked at before SQLite touches it; and who may only look makes nothing, and changes nothing."""
+"""Tests of opening an SQLite file: it is checked before SQLite touches it, and read-only use changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How SQLite goes about each statement: along the index that is there for it, however many rows there are."""
+"""Tests of the query plans of all SQL statements: each uses the index made for it, however many rows there are."""
 
 from __future__ import annotations
 

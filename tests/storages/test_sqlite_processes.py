@@ -1,4 +1,4 @@
-"""SqliteStorage in several real processes on one file: they wake one another, and survive what befalls processes."""
+"""Tests of SqliteStorage in several real processes on one file: wake-ups, crashes and suspensions."""
 
 from __future__ import annotations
 

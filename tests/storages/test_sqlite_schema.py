@@ -1,4 +1,6 @@
-"""A file of an older version is migrated when it is opened: whole or not at all, with everything that is in it."""
+"""Tests of migrating an SQLite file of an older version when it is opened: wholly or not at all, with all its
+content.
+"""
 
 from __future__ import annotations
 

@@ -650,7 +650,7 @@ async def test_a_worker_that_lost_its_lease_ends_the_attempt_and_cannot_settle(a
 
 
 class Hand:
-    """Who holds a task, as a worker's slot would."""
+    """A holder of tasks, in place of a worker's slot."""
 
     worker = "w"
 

@@ -1,4 +1,4 @@
-"""A wake-up socket hears datagrams with its key and no others, and does not trust what other processes say."""
+"""Tests of the wake-up socket: only datagrams with its key count, and data of other processes is not trusted."""
 
 from __future__ import annotations
 

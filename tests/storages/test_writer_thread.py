@@ -1,4 +1,4 @@
-"""What is asked of a writer thread is done in order, and is not cut short: in a thread, or in place."""
+"""Tests of the writer thread: calls are made in order and are not cut short, in a thread or in place."""
 
 from __future__ import annotations
 

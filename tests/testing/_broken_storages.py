@@ -1,4 +1,4 @@
-"""A storage for each rule of the conformance kit: it is sound but for one fault, which that rule is there to find."""
+"""Broken storages for tests of the conformance kit: each has one fault, which one rule must find."""
 
 from __future__ import annotations
 
@@ -603,7 +603,7 @@ class LocksItselfUp(LeasedStorage):
 
 @breaks("a_worker_that_ends_is_quick_and_leaves_nothing_running")
 class ClaimsForThoseThatAreGone(LeasedStorage):
-    """It claims many tasks in advance, and gives none of them back."""
+    """A storage that claims many tasks in advance, and gives none of them back."""
 
     async def unregister_worker(self, context: WorkerContext) -> None:
         await super().unregister_worker(context)
@@ -920,7 +920,7 @@ class DiscardsAnything(LeasedStorage):
 
 
 class OnEngine(DurableStorage[Any]):
-    """The body of a stored backend, on an engine in memory."""
+    """A DurableStorage on an engine in memory."""
 
     def __init__(self, _: Store) -> None:
         self._found(TroubledEngine(), QueueState("q", Any, {"lease": 1.0}), 1.0)

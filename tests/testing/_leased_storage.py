@@ -1,4 +1,4 @@
-"""A second storage for the conformance kit to be tried on: its rows outlive its handles, its claims are leases.
+"""A sound storage for tests of the conformance kit, with leases and with rows that outlive its handles.
 
 It is written to be read and to be broken, in one place at a time, by a subclass; not to be fast.
 """
@@ -70,7 +70,7 @@ ENDINGS: dict[type, str] = {
 
 @dataclass(eq=False)
 class Row:
-    """A task, as it is stored."""
+    """A stored task."""
 
     parts: Parts
     args: str
@@ -92,7 +92,7 @@ class Row:
 
 @dataclass(eq=False)
 class Store:
-    """The rows, and what else outlives a handle."""
+    """The rows, and the other state that outlives handles."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("pushed", *ENDINGS.values()), 0))
@@ -102,7 +102,7 @@ class Store:
     changed: trio.Event = field(default_factory=trio.Event)
 
     def mark_changed(self) -> None:
-        """Have everybody look who waits."""
+        """Wake all receivers."""
         self.changed.set()
         self.changed = trio.Event()
 
@@ -126,7 +126,7 @@ class LeasedStorage(
     Vacuum,
     WaitForCompletion,
 ):
-    """Tasks under leases."""
+    """A storage with leases."""
 
     lease = LEASE
     heartbeat_interval: float | None = LEASE / 4
@@ -240,7 +240,7 @@ class LeasedStorage(
         return min((time for time in times if time > trio.current_time()), default=float("inf"))
 
     def match_waiters(self) -> None:
-        """Enter what is due by now."""
+        """Enter everything that is due now."""
         now = trio.current_time()
         for row in self.rows_of(Status.Running):
             if row.until <= now:
@@ -308,7 +308,7 @@ class LeasedStorage(
         self.store.mark_changed()
 
     def note(self, row: Row, outcome: Outcome) -> None:
-        """Add the attempt to the history, if it failed."""
+        """Add a failed attempt to the history."""
         worker = row.hand.holder.worker if row.hand is not None and row.hand.holder is not None else None
         if isinstance(outcome, (Retried, Failed, Killed)):
             line = f"{type(outcome.error).__name__}: {outcome.error}"

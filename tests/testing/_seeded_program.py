@@ -1,4 +1,4 @@
-"""A program with some of everything in it that chance could get at.
+"""A program that uses everything that could be random.
 
 ``python -m tests.testing._seeded_program KIND SEED`` prints its events.
 """

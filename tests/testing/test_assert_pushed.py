@@ -1,4 +1,4 @@
-"""A look into a storage, and a message that says what was there instead."""
+"""Tests of assert_pushed, and of its messages."""
 
 from __future__ import annotations
 

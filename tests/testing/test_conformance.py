@@ -1,4 +1,4 @@
-"""The conformance kit: sound backends pass, and each rule finds the fault that it is there for."""
+"""Tests of the conformance kit: sound backends pass, and each rule finds its fault."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_storage_with_leases_passes_everything(autojump_clock: MockClock
 
 
 class Piped(Pipe[Any], TaskSink[Any]):
-    """A pipe whose source is silent, and which hands on what is pushed, to be seen as a backend."""
+    """A pipe with a silent source, which passes pushes on."""
 
     def __init__(self) -> None:
         self.storage = MemoryStorage[Any]()
@@ -176,7 +176,7 @@ async def test_what_is_left_in_the_store_is_done_away_with(autojump_clock: MockC
 
 
 class Exclusive(LeasedStorage):
-    """Can be opened once at a time, and only inside its block."""
+    """A storage that can be opened only once at a time, and only inside its block."""
 
     holders: ClassVar[set[int]] = set()
 

@@ -1,4 +1,4 @@
-"""Cutting a scenario at every moment of its run: what is found, and what is said of it."""
+"""Tests of explore_cancellations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def broken(scenario: Callable[..., Awaitable[object]], **options: Any) -> Broken
 
 
 class Slow(Backend[int]):
-    """A storage that takes its time to settle, and may be cancelled in it."""
+    """A storage that takes time to settle, and can be cancelled meanwhile."""
 
     def __init__(self) -> None:
         self.storage = MemoryStorage[int]()
@@ -105,7 +105,7 @@ def test_an_item_that_is_lost_between_receive_and_handler_is_found_with_its_line
 
 
 class Till:
-    """A lock that is left behind."""
+    """A lock that a cancellation leaves locked."""
 
     def __init__(self) -> None:
         self.lock = trio.Lock()

@@ -1,4 +1,4 @@
-"""A faulty backend does what its rates say, says what it did, and breaks no promise on its own."""
+"""Tests of FaultyBackend: it injects faults at the given rates, logs them, and breaks no promise itself."""
 
 from __future__ import annotations
 

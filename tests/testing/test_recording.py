@@ -1,4 +1,4 @@
-"""Events, as data."""
+"""Tests of Recording."""
 
 from __future__ import annotations
 

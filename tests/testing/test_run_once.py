@@ -1,4 +1,4 @@
-"""One attempt without a backend, in all its layers."""
+"""Tests of run_once."""
 
 from __future__ import annotations
 

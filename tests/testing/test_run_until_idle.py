@@ -1,4 +1,4 @@
-"""A worker that runs for as long as there is something to do, and no longer."""
+"""Tests of run_until_idle."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ async def test_delayed_tasks_of_a_channel(autojump_clock: trio.testing.MockClock
 
 
 class Slow(Backend[int]):
-    """It takes its time, and says nothing of it: it cannot receive without waiting."""
+    """A backend that takes time and cannot receive without waiting."""
 
     def __init__(self, count: int, *, in_threads: bool) -> None:
         self.left = count

@@ -1,4 +1,4 @@
-"""A scripted backend gives what its script says, and notes down what it was told."""
+"""Tests of ScriptedBackend."""
 
 from __future__ import annotations
 

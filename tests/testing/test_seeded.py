@@ -1,4 +1,4 @@
-"""Runs that a seed decides, to the event; and afterwards everything is as it was."""
+"""Tests of run_seeded: the same seed gives the same run, and afterwards all global state is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs, run by one seed after another: what fails is told, and fails again."""
+"""Tests of simulate: a failing seed is reported, and fails again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trio_tasks.testing._simulation import simulate as _simulate
 
 
 class Account:
-    """Has a race in it: what was read may have changed by the time that it is written."""
+    """An account with a race: it reads, waits, and writes."""
 
     def __init__(self) -> None:
         self.balance = 0
@@ -344,7 +344,7 @@ def test_it_shows_itself() -> None:
 
 
 def _types(storage: Backend[int]) -> None:
-    """What type checkers are to accept."""
+    """Calls that type checkers must accept."""
 
     async def one(simulation: Simulation) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""A test worker runs one task when it is told to, in the very code of a worker."""
+"""Tests of TestWorker."""
 
 from __future__ import annotations
 

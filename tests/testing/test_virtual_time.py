@@ -1,4 +1,4 @@
-"""Time in a test's hand, over every storage."""
+"""Tests of virtual time, over every storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a type checker must accept, and what it must make of it. Checked by mypy and pyright; never run."""
+"""Code that type checkers must accept, with the types that they must infer. Checked by mypy and pyright; never run."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ R = TypeVar("R")
 
 @dataclass
 class Mailer:
-    """Something to be had as data."""
+    """A value given as data."""
 
     host: str
 
 
 @dataclass
 class User:
-    """Something that is extracted from the task."""
+    """An extractor that is made from the task."""
 
     name: str
 
     @classmethod
     async def from_task(cls, task: Task[Any]) -> User:
-        """Made from the task."""
+        """Make it from the task."""
         return cls(task.parts.metadata["user"])
 
 
 class Session:
-    """Something that is opened for an attempt, and closed after it."""
+    """An extractor that is opened for an attempt, and closed after it."""
 
     @classmethod
     @asynccontextmanager
     async def from_task(cls, task: Task[Any], mailer: Data[Mailer]) -> AsyncGenerator[Session, None]:
-        """Opened for the task."""
+        """Open it for the task."""
         yield cls()
 
 

@@ -1,4 +1,4 @@
-"""What a type checker must refuse: each marked line is exactly one error, in mypy and in pyright.
+"""Code that type checkers must refuse: each marked line is exactly one error, in mypy and in pyright.
 
 A marker on a line that is no error is an error itself (``warn_unused_ignores``, and
 ``reportUnnecessaryTypeIgnoreComment``); so the checkers are the test. Never run.

@@ -1,4 +1,4 @@
-"""Other libraries on the same work: no-op tasks, all pushed, then run, at most 100 at once; both count.
+"""Other task libraries on the same work: no-op tasks, all pushed, then run, at most 100 at the same time.
 
 Each runs in a process of its own, so that one's threads and event loop are no trouble to the next, and says itself how
 many µs of CPU a task took it, or why it did not run. They do not all promise the same; the notes say what each does.
@@ -51,7 +51,7 @@ def show() -> None:
 
 
 def _run(contender: Contender) -> str:
-    """What the contender has to say."""
+    """Run a contender's module, and return its figures."""
     if importlib.util.find_spec(contender.library) is None:
         return "not installed"
     command = [sys.executable, "-m", f"{__name__}.{contender.module}"]

@@ -1,4 +1,4 @@
-"""SQLite and nothing else: what settling so many rows and claiming so many more costs, in one transaction each time.
+"""SQLite alone: the cost of a transaction that settles some rows and claims as many.
 
 There is no library here, no thread, no lease, no result, no count, one narrow table, and one index: whoever exchanges
 as many tasks at a time as there are free slots cannot be faster than this.
@@ -21,7 +21,7 @@ Row = tuple[int, bytes]
 
 @contextmanager
 def filled(synchronous: str, tasks: int) -> Generator[sqlite3.Connection, None, None]:
-    """A file with so many rows that wait."""
+    """Make a file with this many waiting rows."""
     with (
         new_directory() as directory,
         closing(sqlite3.connect(Path(directory, "bare.db"), isolation_level=None, check_same_thread=False)) as opened,
@@ -37,14 +37,14 @@ def filled(synchronous: str, tasks: int) -> Generator[sqlite3.Connection, None, 
 
 
 class Rows:
-    """What stands in the file, each claim under a token of its own."""
+    """The rows of the file, each claim with a token of its own."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._token = 0
 
     def exchange(self, settled: list[int], limit: int) -> list[Row]:
-        """Settle what was claimed last, and claim so many more."""
+        """Settle the rows claimed last, and claim as many again."""
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         execute(

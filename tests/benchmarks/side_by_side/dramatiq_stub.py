@@ -10,7 +10,7 @@ from . import LOAD
 
 
 def no_op(n: int) -> None:
-    """The least that an actor can do."""
+    """An actor that does nothing."""
 
 
 def measure() -> float:

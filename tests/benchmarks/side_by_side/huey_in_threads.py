@@ -11,7 +11,7 @@ from . import LOAD
 
 
 def no_op(n: int) -> None:
-    """The least that a task can do."""
+    """A task that does nothing."""
 
 
 def measure() -> float:

@@ -1,4 +1,4 @@
-"""huey's SqliteHuey, with its own consumer of so many threads that look for a task every millisecond.
+"""huey's SqliteHuey, with its own consumer, whose threads look for a task every millisecond.
 
 It acknowledges nothing: a task is deleted when it is taken, and lost if the process dies. It has ``fsync=True``, which
 is FULL, and ``fsync=False``, which is OFF; NORMAL is what its connections are told here behind its back.
@@ -41,11 +41,11 @@ def make(directory: str, synchronous: str) -> Any:
 
 
 def no_op(n: int) -> None:
-    """The least that a task can do."""
+    """A task that does nothing."""
 
 
 def push(huey: Any, tasks: int, concurrency: int) -> Seconds:
-    """So many threads, each of which pushes one after the other."""
+    """Push from several threads, each of which pushes one task after the other."""
     task = huey.task()(no_op)
     task(0)
 
@@ -63,7 +63,7 @@ def push(huey: Any, tasks: int, concurrency: int) -> Seconds:
 
 
 def drain(huey: Any, tasks: int, concurrency: int) -> Seconds:
-    """From the start of the consumer until the last task has begun."""
+    """Measure from the start of the consumer until the last task has begun."""
     done, all_done = count(1), Event()
 
     def note(n: int) -> None:

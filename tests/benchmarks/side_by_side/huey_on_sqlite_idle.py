@@ -1,4 +1,4 @@
-"""What huey's consumer costs while there is nothing to do."""
+"""huey's consumer while it is idle: the CPU time that it uses."""
 
 from __future__ import annotations
 

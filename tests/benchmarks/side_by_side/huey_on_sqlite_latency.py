@@ -1,4 +1,4 @@
-"""How soon huey's consumer, which looks every millisecond, starts on what is pushed."""
+"""huey's consumer, which looks every millisecond: the time from a push to the start of the task."""
 
 from __future__ import annotations
 

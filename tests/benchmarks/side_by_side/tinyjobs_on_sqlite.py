@@ -15,7 +15,7 @@ from ..stored_daily import Both, Seconds
 
 
 async def push(task: Any, tasks: int, concurrency: int) -> Seconds:
-    """So many asyncio tasks, each of which awaits each push."""
+    """Push from several asyncio tasks, each of which awaits each push."""
 
     async def produce() -> None:
         for n in range(tasks // concurrency):
@@ -27,7 +27,7 @@ async def push(task: Any, tasks: int, concurrency: int) -> Seconds:
 
 
 async def measured(kind: str, tasks: int, concurrency: int, path: Path) -> Seconds:
-    """From the start of the worker until it has stopped, which it does once the last task has begun."""
+    """Measure from the start of the worker until it has stopped, which it does once the last task has begun."""
     numbers = count(1)
 
     async def no_op(n: int) -> None:
