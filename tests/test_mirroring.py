@@ -23,7 +23,7 @@ from trio_tasks import (
     abc as contracts,
 )
 from trio_tasks._backends.mirroring import CAPABILITIES, capabilities_of, verbs_of
-from trio_tasks.abc import Backend, NowaitBackend, StockedBackend
+from trio_tasks.abc import Backend, NowaitBackend, ReceiveNowaitBackend
 from trio_tasks.testing import Faults, FaultyBackend
 from trio_tasks.testing._conformance.check import RULES
 
@@ -147,7 +147,7 @@ async def test_a_worker_takes_the_fast_path_through_a_pipe(tmp_path: Path) -> No
         send, source = trio.open_memory_channel[int](0)
         send.close()
         pipe = Counting(source, storage)
-        assert isinstance(pipe, StockedBackend)
+        assert isinstance(pipe, ReceiveNowaitBackend)
         assert not isinstance(pipe, NowaitBackend)
         await Worker("w", pipe, handle, concurrency=4).run()
     assert sorted(done) == [*range(100)]
@@ -162,5 +162,5 @@ def test_every_capability_is_asked_for_by_the_conformance_kit() -> None:
 def test_every_capability_is_public() -> None:
     for each in CAPABILITIES:
         assert getattr(contracts, each.__name__) is each
-    verbs = {contracts.StockedBackend, contracts.NowaitBackend, contracts.Feeder}
+    verbs = {contracts.ReceiveNowaitBackend, contracts.NowaitBackend, contracts.Feeder}
     assert all(hasattr(trio_tasks, each.__name__) for each in set(CAPABILITIES) - verbs)

@@ -19,7 +19,7 @@ from ._concurrency.threads import call_in_trio_thread
 from ._contracts.context import WorkerContext, check_listeners
 from ._contracts.report import Report
 from ._printing import quoted, readable
-from ._signals import check_signals, heeding_signals, usual_signals
+from ._signals import check_signals, handling_signals, usual_signals
 from ._tasks.errors import MonitorError
 from ._tasks.retry import exponential
 from ._worker.stuck_attempts import log_where_stuck
@@ -219,7 +219,7 @@ class Monitor:
         """Open the root nursery of a run for the block."""
         self._check_not_running()
         self._latest = self._renew()
-        with heeding_signals(signals, self._latest):
+        with handling_signals(signals, self._latest):
             async with self._latest.group(tuple(self._members)):
                 yield
 

@@ -59,7 +59,7 @@ def check_signals(signals: Iterable[int]) -> tuple[signal.Signals, ...]:
 
 
 @final
-class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
+class handling_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
     """Let signals end a run of a monitor inside the block.
 
     Args:
@@ -113,7 +113,7 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
         for each in kept:
             signal.raise_signal(each)
 
-    def give_up(self, successor: heeding_signals) -> None:
+    def give_up(self, successor: handling_signals) -> None:
         """Leave the signals to another run of a monitor."""
         _keeping.discard(self)
         self._restore(*self._handlers)
@@ -130,9 +130,9 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Note that a signal has come; Python may call this between any two instructions of the main thread."""
         with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._heed, number)
+            self._token.run_sync_soon(self._handle, number)
 
-    def _heed(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         self._heard += 1
         name = signal.Signals(number).name
         if self._heard == 1:
@@ -147,7 +147,7 @@ class heeding_signals:  # noqa: N801  it is used as trio.open_signal_receiver is
             _exit_at_once()
 
 
-_keeping: set[heeding_signals] = set()
+_keeping: set[handling_signals] = set()
 
 
 def _exit_at_once() -> None:

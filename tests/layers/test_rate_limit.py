@@ -91,7 +91,7 @@ async def test_no_stretch_sees_more(seed: int, autojump_clock: trio.testing.Mock
     assert starts.most_in(limit.per - 1e-9) <= limit.limit
     await trio.sleep(limit.per)
     assert limit.statistics() == RateLimitStatistics(
-        limit=limit.limit, per=limit.per, free=limit.limit, set_aside=0, cooling=0, waiting=0
+        limit=limit.limit, per=limit.per, free=limit.limit, reserved=0, cooling=0, waiting=0
     )
 
 
@@ -151,13 +151,13 @@ def test_times_of_another_run_do_not_count() -> None:
 # What a worker does
 
 
-async def test_a_token_is_set_aside_used_and_free_again(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_token_is_reserved_used_and_free_again(autojump_clock: trio.testing.MockClock) -> None:
     limit, starts = RateLimit(2, per=10), Starts()
     task = Task("a")
 
     def tokens() -> tuple[int, int, int]:
         statistics = limit.statistics()
-        return statistics.free, statistics.set_aside, statistics.cooling
+        return statistics.free, statistics.reserved, statistics.cooling
 
     with trio.testing.assert_checkpoints():
         await limit.ready()
@@ -180,7 +180,7 @@ async def test_what_never_arrived_gives_its_token_back(autojump_clock: trio.test
     limit.dismiss(task)
     limit.dismiss(Task("never seen"))
     assert limit.admit(Task("b"))
-    assert not limit.admit(Task("c")), "what was never set aside cannot be given back"
+    assert not limit.admit(Task("c")), "what was never reserved cannot be given back"
 
 
 async def test_a_task_admitted_twice_has_two_tokens(autojump_clock: trio.testing.MockClock) -> None:
@@ -189,11 +189,11 @@ async def test_a_task_admitted_twice_has_two_tokens(autojump_clock: trio.testing
     assert limit.admit(task)
     assert limit.admit(task)
     await limit(starts, task)
-    assert limit.statistics().set_aside == 1
+    assert limit.statistics().reserved == 1
     limit.dismiss(task)
     limit.dismiss(task)
     statistics = limit.statistics()
-    assert (statistics.free, statistics.set_aside, statistics.cooling) == (2, 0, 1)
+    assert (statistics.free, statistics.reserved, statistics.cooling) == (2, 0, 1)
 
 
 async def test_a_waiting_call_learns_of_a_token_that_comes_back_early(autojump_clock: trio.testing.MockClock) -> None:
@@ -306,7 +306,7 @@ async def test_by_key_each_key_has_so_many(autojump_clock: trio.testing.MockCloc
             nursery.start_soon(limit, starts, Task(name))
             await trio.testing.wait_all_tasks_blocked()
         assert limit.statistics() == RateLimitStatistics(
-            limit=2, per=10, free=1, set_aside=0, cooling=5, waiting=3, keys=("a", "b", "c")
+            limit=2, per=10, free=1, reserved=0, cooling=5, waiting=3, keys=("a", "b", "c")
         )
     assert sorted(zip(starts.at, starts.names, strict=True)) == [
         *((0, name) for name in "aabbc"),
@@ -340,7 +340,7 @@ async def test_by_key_no_stretch_sees_more(seed: int, autojump_clock: trio.testi
     assert all(each.most_in(1 - 1e-9) <= limit.limit for each in starts.values())
     await trio.sleep(1)
     assert limit.statistics() == RateLimitStatistics(
-        limit=limit.limit, per=1, free=0, set_aside=0, cooling=0, waiting=0, keys=()
+        limit=limit.limit, per=1, free=0, reserved=0, cooling=0, waiting=0, keys=()
     )
 
 

@@ -359,7 +359,7 @@ MUTATIONS = [
         9,
         "a run_at is a delay from the push on, by the store's clock, wherever the wall clock is set",
         "_backends/durable/rows.py",
-        "    by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()\n",
+        "    by_wall_clock = run_at is not None and not terms.delay and uses_wall_clock()\n",
         "    by_wall_clock = False\n",
         ("run_at",),
     ),

@@ -164,7 +164,9 @@ async def test_promise_09_time_is_injectable_without_a_wall_clock_of_its_own_a_m
     assert times == [pytest.approx(20 * A_DAY, abs=60)]
 
 
-async def test_promise_09_time_is_injectable_what_a_person_reads_is_on_the_wall(autojump_clock: MockClock) -> None:
+async def test_promise_09_time_is_injectable_what_a_person_reads_is_by_the_wall_clock(
+    autojump_clock: MockClock,
+) -> None:
     with use_wall_clock(lambda: 1_000_000_000.0):
         task = TaskBuilder(0).run_in_minutes(10).build()
         storage = MemoryStorage[int]()

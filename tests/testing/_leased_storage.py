@@ -47,11 +47,11 @@ from trio_tasks.abc import (
     ListWorkers,
     Metrics,
     Progress,
+    ReceiveNowaitBackend,
     RegisterWorker,
     Reschedule,
     ResumeAbandoned,
     ResumeById,
-    StockedBackend,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -109,7 +109,7 @@ class Store:
 
 class LeasedStorage(
     TaskSink[Any],
-    StockedBackend[Any],
+    ReceiveNowaitBackend[Any],
     Cancel,
     Discard,
     FetchById,

@@ -142,7 +142,7 @@ async def test_it_has_exactly_the_interfaces_of_what_is_inside(make: Callable[[]
 
 async def test_a_backend_that_stalls_cannot_settle_without_waiting() -> None:
     _, faulty = memory(Faults(stall=0.1))
-    assert isinstance(faulty, abc.StockedBackend)
+    assert isinstance(faulty, abc.ReceiveNowaitBackend)
     assert not isinstance(faulty, abc.NowaitBackend)
     assert not faulty.settles_within_bounds
 

@@ -73,7 +73,7 @@ class Pipe(Backend[A], Feeder):
     def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
         """Make a pipe that has the capabilities of its storage."""
         storage = kwargs.get("storage", args[1] if len(args) > 1 else None)
-        return object.__new__(mirroring(cls, storage, _hand_on, without=(TaskSink,)))
+        return object.__new__(mirroring(cls, storage, _storage_method, without=(TaskSink,)))
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Pipe(Backend[A], Feeder):
         self._storage: Any = storage
         self._receive_nowait: Callable[[], Task[A] | A] | None = getattr(source, "receive_nowait", None)
         self._push_nowait: Callable[[Task[A]], object] | None = getattr(storage, "push_task_nowait", None)
-        self._carrying = trio.Lock()
+        self._forward_lock = trio.Lock()
         self._in_transit: Task[A] | None = None
         self._tried = False  # whether the task in transit was pushed before
         self._was_interrupted = False  # whether the last wait for the source was cancelled, or failed
@@ -119,14 +119,14 @@ class Pipe(Backend[A], Feeder):
           BackendError: the source is an async generator that was ended by an earlier cancellation, or by an error.
         """
         if not isinstance(self._storage, Feeder):
-            await self._carry()
+            await self._forward()
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._storage.feed)
-            nursery.start_soon(self._carry)
+            nursery.start_soon(self._forward)
 
-    async def _carry(self) -> None:
-        async with self._carrying:
+    async def _forward(self) -> None:
+        async with self._forward_lock:
             while not self._ended:
                 if self._in_transit is None:
                     self._in_transit = await self._next()
@@ -135,11 +135,11 @@ class Pipe(Backend[A], Feeder):
                         self._close_storage()
                     self._ended = True
                 elif await self._put(self._in_transit):
-                    self._carry_nowait()
+                    self._forward_nowait()
                 else:
                     return
 
-    def _carry_nowait(self) -> None:
+    def _forward_nowait(self) -> None:
         """Carry what needs no waiting, if both ends have ``nowait`` methods; every error is met again by waiting."""
         if self._receive_nowait is None or self._push_nowait is None:
             return
@@ -214,10 +214,10 @@ def pipe_to(source: AsyncIterable[Task[A]] | AsyncIterable[A], storage: _Storage
     return Pipe(source, storage, close=close)
 
 
-def _hand_on(verb: str) -> Callable[..., Any]:
+def _storage_method(verb: str) -> Callable[..., Any]:
     """A method that calls the storage's."""
 
-    def hand_on(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_storage(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._storage, verb)(*args, **kwargs)
 
-    return hand_on
+    return call_storage

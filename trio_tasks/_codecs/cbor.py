@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_count, check_text
-from .errors import DecodeError, Unfit, cause_of, refuse
+from .errors import DecodeError, MismatchError, cause_of, refuse
 from .plain_values import DEEPEST, LOOKED_AT, check_plain_value, is_plain
 from .schema import TypeSchema
 
@@ -117,7 +117,7 @@ class CborCodec:
         try:
             back = self._schema.from_plain(plain)
         except Exception as error:
-            raise self._schema.misfit(error) from error
+            raise self._schema.mismatch_of(error) from error
         self._schema.check_back(value, back)
 
     def for_type(self, type: Any) -> CborCodec:
@@ -158,8 +158,8 @@ def check_depth(value: int) -> int:
 
 
 def _refuse_known_tag(content: Any, immutable: bool) -> Any:
-    raise Unfit("it has a CBOR tag that CborCodec never writes")
+    raise MismatchError("it has a CBOR tag that CborCodec never writes")
 
 
 def _refuse_tag(tag: Any, immutable: bool) -> Any:
-    raise Unfit(f"it has the CBOR tag {tag.tag}, which CborCodec never writes")
+    raise MismatchError(f"it has the CBOR tag {tag.tag}, which CborCodec never writes")

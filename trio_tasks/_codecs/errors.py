@@ -30,7 +30,7 @@ class DecodeError(ValueError):
 
 
 @final
-class Unfit(ValueError):
+class MismatchError(ValueError):
     """An internal error: a value does not fit; its text completes a sentence that begins with the place in the value.
 
     Args:
@@ -53,7 +53,7 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
       attempt: the same for any part of it; it raises for those that cannot be encoded.
       max_depth: levels that it may have.
     """
-    if isinstance(error, Unfit) and error.path is not None:
+    if isinstance(error, MismatchError) and error.path is not None:
         return EncodeError(f"{_short(name + error.path)} {error}")
     try:
         path, error = _find(value, name, error, attempt, max_depth)
@@ -72,7 +72,7 @@ def cause_of(error: BaseException | None) -> BaseException | None:
         library = type(error).__module__.partition(".")[0]
         if library == "cbor2":
             return None
-        if library != "msgspec" and not isinstance(error, Unfit):
+        if library != "msgspec" and not isinstance(error, MismatchError):
             return error
         error = error.__cause__
     return None
@@ -90,7 +90,7 @@ def _find(
             except Exception as deeper:
                 path += step
                 if any(part is each for each in seen):
-                    return path, Unfit("contains itself, and such a value has no end")
+                    return path, MismatchError("contains itself, and such a value has no end")
                 error, value = deeper, part
                 seen.append(part)
                 break
@@ -100,7 +100,7 @@ def _find(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Unfit):
+    if isinstance(error, MismatchError):
         return str(error)
     if isinstance(error, UnicodeEncodeError):
         return "is a text with half a surrogate pair in it, which UTF-8 does not have"

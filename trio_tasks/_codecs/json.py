@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_text
 from .cbor import check_depth, codec_again
-from .errors import Unfit, cause_of, refuse
+from .errors import MismatchError, cause_of, refuse
 from .plain_values import LOOKED_AT_FOR_JSON, check_plain_value, has_naive_datetime
 from .schema import TypeSchema, made_again
 
@@ -71,10 +71,12 @@ class JsonCodec:
         try:
             payload = bytes(payload)
             if is_deeper(payload, self._max_depth):
-                raise Unfit(f"it is nested more than {self._max_depth} levels deep, or its brackets do not match")
+                raise MismatchError(
+                    f"it is nested more than {self._max_depth} levels deep, or its brackets do not match"
+                )
             value = self._loads(payload)
             if self._schema.has_datetimes and has_naive_datetime(self._schema.to_plain(value)):
-                raise Unfit("it has a datetime without a time zone, whose moment depends on the machine")
+                raise MismatchError("it has a datetime without a time zone, whose moment depends on the machine")
             return value
         except Exception as error:
             raise self._schema.undecodable(self._name, error, "") from cause_of(error)
@@ -85,7 +87,7 @@ class JsonCodec:
         try:
             back = self._loads(payload)
         except Exception as error:
-            raise self._schema.misfit(error, "") from error
+            raise self._schema.mismatch_of(error, "") from error
         self._schema.check_back(value, back)
 
     def for_type(self, type: Any) -> JsonCodec:
@@ -128,7 +130,7 @@ def _json_for(schema: TypeSchema) -> tuple[Callable[[Any], bytes], Callable[[byt
 
 
 def _refuse_constant(name: str) -> Any:
-    raise Unfit(f"{name} is not JSON")
+    raise MismatchError(f"{name} is not JSON")
 
 
 def is_deeper(payload: bytes, levels: int) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, time
 from math import isfinite
 from typing import Any
 
-from .errors import Unfit
+from .errors import MismatchError
 
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
 """Classes without parts, whose values are written as they are."""
@@ -74,20 +74,20 @@ def check_plain_value(value: Any, levels: int, looked_at: frozenset[type]) -> No
 
     Raises:
       RecursionError: it has more levels than this, or no end.
-      Unfit: a datetime in it has no time zone, or a float is not finite.
+      MismatchError: a datetime in it has no time zone, or a float is not finite.
     """
     kind = value.__class__
     if kind is datetime:
         if value.utcoffset() is None:
-            raise Unfit(
+            raise MismatchError(
                 "is a datetime without a time zone, whose moment depends on the machine: "
                 "make it with datetime.now(timezone.utc), for example"
             )
         if has_odd_offset(value):
-            raise Unfit(OFFSET_ADVICE)
+            raise MismatchError(OFFSET_ADVICE)
     elif kind is float:
         if not isfinite(value):
-            raise Unfit(f"is {value}, which JSON does not have: use a CborCodec, or None")
+            raise MismatchError(f"is {value}, which JSON does not have: use a CborCodec, or None")
     else:
         if not levels:
             raise RecursionError("too many levels")  # the error that Python raises itself at great depths
@@ -100,18 +100,20 @@ def check_untyped_value(value: Any) -> None:
     """Raise if a value contains anything but plain values; for codecs without msgspec.
 
     Raises:
-      Unfit: it is not.
+      MismatchError: it is not.
       RecursionError: it has no end, or is nested far too deeply.
     """
     kind = value.__class__
     if kind in LEAVES:
         return
     if kind not in (dict, list):
-        raise Unfit(
+        raise MismatchError(
             f"is of type {type(value).__name__}; without msgspec, only None, bool, int, float, str, bytes, and lists "
             "and dicts of them can be stored: install trio_tasks[sqlite] or trio_tasks[file], and give the type"
         )
     if kind is dict and any(key.__class__ is not str for key in value):
-        raise Unfit("has a key that is not a string: install trio_tasks[sqlite] or trio_tasks[file], and give the type")
+        raise MismatchError(
+            "has a key that is not a string: install trio_tasks[sqlite] or trio_tasks[file], and give the type"
+        )
     for each in value.values() if kind is dict else value:
         check_untyped_value(each)

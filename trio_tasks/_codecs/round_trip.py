@@ -22,11 +22,11 @@ from operator import is_
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, get_origin
 
-from .errors import Unfit, parts_of, shown_key
+from .errors import MismatchError, parts_of, shown_key
 from .plain_values import OFFSET_ADVICE, has_odd_offset
 
 Check = Callable[[Any, Any], None]
-"""Compare a value with what came back; raises :class:`Unfit`."""
+"""Compare a value with what came back; raises :class:`MismatchError`."""
 
 _BY_MAKING = "would not come back equal: decoding changes it, for example in a __post_init__"
 COLLISION = "has two keys that are stored as the same text, so that one of them would be lost: use a list of pairs"
@@ -73,7 +73,7 @@ class _Compiler:
         if value != back:
             check_keys(value, self._plain_of)
             if self._plain_of(value) != back:
-                raise Unfit(_BY_MAKING, "")
+                raise MismatchError(_BY_MAKING, "")
 
     def _union(self, info: Any) -> Check:
         by_class: dict[Any, Check] = {}
@@ -101,7 +101,7 @@ class _Compiler:
                 if one is not other:
                     try:
                         check_field(one, other)
-                    except Unfit as error:
+                    except MismatchError as error:
                         raise _within(f".{name}", error) from None
 
         self._known[id(info)] = check
@@ -126,7 +126,7 @@ class _Compiler:
                 if one is not other:
                     try:
                         check_item(one, other)
-                    except Unfit as error:
+                    except MismatchError as error:
                         raise _within(f"[{name!r}]" if is_dict else f".{name}", error) from None
 
         self._known[id(info)] = check
@@ -141,17 +141,17 @@ class _Compiler:
         def check(value: Any, back: Any) -> None:
             _check_class(value, back)
             if len(value) != len(back):
-                raise Unfit(COLLISION, "")
+                raise MismatchError(COLLISION, "")
             for (key, one), (other_key, other) in zip(value.items(), back.items(), strict=True):
                 if key is not other_key and not is_plain:
                     try:
                         check_key(key, other_key)
-                    except Unfit as error:
-                        raise Unfit(f"has a key that {error}", "") from None
+                    except MismatchError as error:
+                        raise MismatchError(f"has a key that {error}", "") from None
                 if one is not other:
                     try:
                         check_item(one, other)
-                    except Unfit as error:
+                    except MismatchError as error:
                         raise _within(f"[{shown_key(key)}]", error) from None
 
         return check
@@ -166,11 +166,11 @@ class _Compiler:
                 if one not in found:
                     wanted = next(iter(back), None)
                     check_item(one, wanted)
-                    raise Unfit(_BY_MAKING, "")
+                    raise MismatchError(_BY_MAKING, "")
                 if one is not found[one]:
                     check_item(one, found[one])
             if len(value) != len(back):
-                raise Unfit("has two members with the same stored form", "")
+                raise MismatchError("has two members with the same stored form", "")
 
         return check
 
@@ -185,7 +185,7 @@ def _sequence(checks: Check | list[Check]) -> Check:
             if one is not other:
                 try:
                     (checks[index] if isinstance(checks, list) else checks)(one, other)
-                except Unfit as error:
+                except MismatchError as error:
                     raise _within(f"[{index}]", error) from None
 
     return check
@@ -198,7 +198,7 @@ def same_leaf(value: Any, back: Any) -> None:
     """Raise if two values that have no parts are not the same.
 
     Raises:
-      Unfit: they differ, or the class of the value is another one.
+      MismatchError: they differ, or the class of the value is another one.
     """
     kind = back.__class__
     if value.__class__ is kind and kind in _SIMPLE and value == back:
@@ -207,12 +207,12 @@ def same_leaf(value: Any, back: Any) -> None:
         special = _SPECIAL.get(kind)
         if special is not None:
             if not special(value, back):
-                raise Unfit(_ADVICE.get(kind, _BY_MAKING), "")
+                raise MismatchError(_ADVICE.get(kind, _BY_MAKING), "")
         elif kind.__eq__(back, value) is not True:
-            raise Unfit(_BY_MAKING, "")
+            raise MismatchError(_BY_MAKING, "")
     elif kind is float and isinstance(value, int) and value.__class__ is not bool:
         if value != back:
-            raise Unfit("is a whole number that no float equals: use a float, or declare the type as int", "")
+            raise MismatchError("is a whole number that no float equals: use a float, or declare the type as int", "")
     else:
         raise _other_class(value, back)
 
@@ -259,17 +259,17 @@ def check_keys(value: Any, plain_of: Callable[[Any], Any]) -> None:
     The value contains no cycle, since its plain form could be made.
 
     Raises:
-      Unfit: it loses one.
+      MismatchError: it loses one.
     """
     waiting = [value]
     while waiting:
         part = waiting.pop()
         if issubclass(part.__class__, dict):
             if any(key.__class__ is not str for key in part) and len(plain_of(dict.fromkeys(part))) != len(part):
-                raise Unfit(COLLISION)
+                raise MismatchError(COLLISION)
         elif isinstance(part, (datetime, time)):
             if has_odd_offset(part):
-                raise Unfit(OFFSET_ADVICE)
+                raise MismatchError(OFFSET_ADVICE)
             continue
         waiting += [each for _, each in parts_of(part)]
 
@@ -302,13 +302,13 @@ def _check_declared(value: Any, back: Any, label: str) -> None:
     _check_class(value, back)
     if len(value) != len(back):
         key = next((each for each in value if each not in back), "")
-        raise Unfit(f"has a key that {label} does not declare: {shown_key(key)}", "")
+        raise MismatchError(f"has a key that {label} does not declare: {shown_key(key)}", "")
 
 
-def _other_class(value: Any, back: Any) -> Unfit:
+def _other_class(value: Any, back: Any) -> MismatchError:
     wanted = "None" if back is None else type(back).__name__
-    return Unfit(f"must be {wanted}, not {'None' if value is None else type(value).__name__}", "")
+    return MismatchError(f"must be {wanted}, not {'None' if value is None else type(value).__name__}", "")
 
 
-def _within(step: str, error: Unfit) -> Unfit:
-    return Unfit(str(error), None if error.path is None else step + error.path)
+def _within(step: str, error: MismatchError) -> MismatchError:
+    return MismatchError(str(error), None if error.path is None else step + error.path)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, final, get_origin
 
-from .errors import DecodeError, Unfit, told
+from .errors import DecodeError, MismatchError, told
 from .plain_values import LEAVES, check_untyped_value
 from .round_trip import check_keys, compile_check
 
@@ -99,31 +99,31 @@ class TypeSchema:
         """Convert a plain value back to the type.
 
         Raises:
-          Exception: it does not fit; ``misfit`` makes an error for the user of it.
+          Exception: it does not fit; :meth:`mismatch_of` makes an error for the user of it.
         """
         if self._box is not None:
             return self._convert((plain,), self._box).value
         if not self.is_any and plain.__class__ not in self.direct:
-            raise Unfit(f"must be {self.label}, not {type(plain).__name__}", "")
+            raise MismatchError(f"must be {self.label}, not {type(plain).__name__}", "")
         return plain
 
     def check(self, value: Any) -> None:
         """Raise if the class of a value is not that of the type.
 
         Raises:
-          Unfit: it is of another class.
+          MismatchError: it is of another class.
         """
         wanted = self._class
         if wanted is None or value.__class__ is wanted:
             return
         if self._is_exact or not isinstance(value, wanted):
-            raise Unfit(f"must be {self.label}, not {type(value).__name__}", "")
+            raise MismatchError(f"must be {self.label}, not {type(value).__name__}", "")
 
     def check_back(self, value: Any, back: Any) -> None:
         """Raise if decoding does not return the value.
 
         Raises:
-          Unfit: the decoded value differs.
+          MismatchError: the decoded value differs.
         """
         if value is not back:
             self._same(value, back)
@@ -132,38 +132,40 @@ class TypeSchema:
         """Raise if the plain form of a value loses more than the types of its parts.
 
         Raises:
-          Unfit: it loses more.
+          MismatchError: it loses more.
         """
         if plain != value and self.msgspec is not None:
             check_keys(value, self.to_plain)
 
-    def misfit(self, error: Exception, root: str = "[0]") -> Unfit:
-        """Turn the error that a value caused into an :class:`Unfit`; ``root`` is msgspec's name for the value."""
-        if isinstance(error, Unfit):
+    def mismatch_of(self, error: Exception, root: str = "[0]") -> MismatchError:
+        """Make a :class:`MismatchError` of the error that a value caused; ``root`` is msgspec's name for the value."""
+        if isinstance(error, MismatchError):
             return error
-        found = _WHERE.match(str(error)) if self._is_misfit(error) else None
+        found = _WHERE.match(str(error)) if self._is_mismatch(error) else None
         if found is None:
-            return Unfit(f"does not fit {self.label}: {told(error)}", "")
+            return MismatchError(f"does not fit {self.label}: {told(error)}", "")
         path = (found["path"] or "").removeprefix(root)
         expected = _EXPECTED.match(found["what"])
         if found["what"].startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
-            return Unfit(f"must be one of the values that {'its type' if path else self.label} has", path)
+            return MismatchError(f"must be one of the values that {'its type' if path else self.label} has", path)
         if expected is None:
-            return Unfit(f"does not fit: {found['what']}".replace("`", ""), path)
+            return MismatchError(f"does not fit: {found['what']}".replace("`", ""), path)
         wanted, given = (each.replace("null", "None") for each in expected.groups())
         if found["key"]:
-            return Unfit(f"has a key that must be {wanted}, not {given}", path)
-        return Unfit(f"must be {wanted if path else self.label}, not {given}", path)
+            return MismatchError(f"has a key that must be {wanted}, not {given}", path)
+        return MismatchError(f"must be {wanted if path else self.label}, not {given}", path)
 
     def undecodable(self, name: str, error: Exception, root: str = "[0]") -> DecodeError:
         """Turn the error that a payload caused into a :class:`DecodeError`."""
-        if not self._is_misfit(error):
-            reason = error.__cause__ if isinstance(error.__cause__, Unfit) else error  # cbor2 wraps our errors
-            return DecodeError(f"{name} cannot be decoded: {reason if isinstance(reason, Unfit) else told(error)}")
-        misfit = self.misfit(error, root)
-        return DecodeError(f"the stored value is not of type {self.label}: {name}{misfit.path} {misfit}")
+        if not self._is_mismatch(error):
+            reason = error.__cause__ if isinstance(error.__cause__, MismatchError) else error  # cbor2 wraps our errors
+            return DecodeError(
+                f"{name} cannot be decoded: {reason if isinstance(reason, MismatchError) else told(error)}"
+            )
+        mismatch = self.mismatch_of(error, root)
+        return DecodeError(f"the stored value is not of type {self.label}: {name}{mismatch.path} {mismatch}")
 
-    def _is_misfit(self, error: Exception) -> bool:
+    def _is_mismatch(self, error: Exception) -> bool:
         return self.msgspec is not None and issubclass(type(error), self.msgspec.ValidationError)
 
 
@@ -183,7 +185,7 @@ def plain_form(value: Any) -> Any:
     for base in _BASES:
         if isinstance(value, base):
             return _stripped(value)
-    raise Unfit(
+    raise MismatchError(
         f"is of type {type(value).__name__}, which cannot be stored: use plain values, dataclasses, msgspec Structs, "
         "enums, dates and times, or a codec of your own"
     )

@@ -17,7 +17,7 @@ def is_virtual() -> bool:
     return isinstance(trio.lowlevel.current_clock(), testing.MockClock)
 
 
-def goes_by_the_wall() -> bool:
+def uses_wall_clock() -> bool:
     """Return True if the wall clock decides when a moment has come: always, except where trio's clock is virtual and
     the wall clock does not follow it.
     """

@@ -123,7 +123,7 @@ class AttemptLog:
             follows = "dead letter"
         else:
             follows = f"next in {outcome.after:.3g} s" if outcome.after > 0 else "next at once"
-        text = f"{ended}, {follows}: {told_briefly(outcome.error)}"
+        text = f"{ended}, {follows}: {error_summary(outcome.error)}"
         error = None if isinstance(outcome, Retried) else outcome.error
         if error is not None and (trace := _traceback_in_text(error)) is not None:
             text, error = f"{text}\n{trace}", None
@@ -182,11 +182,11 @@ def log_failure(log: SafeLogger, level: int, task: Task[Any], error: BaseExcepti
     )
 
 
-def told_briefly(error: BaseException) -> str:
+def error_summary(error: BaseException) -> str:
     """Return the class and the text of an error in one line; for a group, those of its members."""
     inner = list(leaves(error))
     if inner[0] is not error:
-        told = "; ".join(map(told_briefly, inner[:3])) + ("; …" if len(inner) > 3 else "")
+        told = "; ".join(map(error_summary, inner[:3])) + ("; …" if len(inner) > 3 else "")
         return f"{type(error).__name__} of {len(inner)}: {told}"
     text = _text_of(error).partition("\n")[0]
     return escaped(text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…", is_text=True)

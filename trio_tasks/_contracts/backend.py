@@ -69,7 +69,7 @@ class Backend(trio.abc.ReceiveChannel[Task[A]], Generic[A]):
         await trio.lowlevel.checkpoint()
 
 
-class StockedBackend(Backend[A], Generic[A]):
+class ReceiveNowaitBackend(Backend[A], Generic[A]):
     """A backend that may have tasks ready, which it gives out without waiting."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class StockedBackend(Backend[A], Generic[A]):
         """
 
 
-class NowaitBackend(StockedBackend[A], Generic[A]):
+class NowaitBackend(ReceiveNowaitBackend[A], Generic[A]):
     """A backend that can also settle without waiting, which makes its workers several times as fast."""
 
     @abstractmethod

@@ -231,10 +231,10 @@ class WorkerContext:
         if type(event) not in EVENTS:
             raise TypeError(f"emit takes an event, such as Custom(value), not {type(event).__name__}")
         if self.listeners:
-            call_in_trio_thread(self._token, self._tell, event)
+            call_in_trio_thread(self._token, self._notify_listeners, event)
 
     @trio.lowlevel.disable_ki_protection
-    def _tell(self, event: Event) -> None:
+    def _notify_listeners(self, event: Event) -> None:
         for listener in self.listeners:
             with log_and_suppress("worker %r: listener %r failed on %s", self.name, listener, type(event).__name__):
                 listener(self, event)

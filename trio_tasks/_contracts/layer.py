@@ -34,7 +34,7 @@ class Admitting(Gate, Protocol):
     def admit(self, task: Task[Any]) -> bool:
         """Reserve room for the attempt at this task; return False if there is none.
 
-        If it raises, nothing was set aside, and the attempt fails with the error.
+        If it raises, nothing was reserved, and the attempt fails with the error.
         """
         ...
 

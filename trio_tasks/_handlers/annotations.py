@@ -89,7 +89,7 @@ def class_of(annotation: Any) -> Any:
     return get_origin(annotation) or annotation
 
 
-def spelled(annotation: Any) -> str:
+def annotation_text(annotation: Any) -> str:
     """Return the annotation about as it was written."""
     if isinstance(annotation, ForwardRef):
         return annotation.__forward_arg__

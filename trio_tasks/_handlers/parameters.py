@@ -17,7 +17,7 @@ from .._tasks.extensions import Extensions, Metadata
 from .._tasks.outcome import Status
 from .._tasks.task import Attempt, Parts, Task
 from .._tasks.task_id import TaskId
-from .annotations import Annotations, args_differ, class_of, is_marked, spelled, without_none
+from .annotations import Annotations, annotation_text, args_differ, class_of, is_marked, without_none
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class HandlerSignatureError(TypeError):
 
 Fill = Callable[[Task[Any]], Any]
 
-_AT_HAND: dict[object, Fill] = {
+_BY_TYPE: dict[object, Fill] = {
     Attempt: attrgetter("parts.attempt"),
     TaskId: attrgetter("parts.id"),
     Parts: attrgetter("parts"),
@@ -138,7 +138,7 @@ class Plan:
     def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
         """Raise an error that names the handler and the parameter."""
         annotation = self._annotations.parameters[name].annotation
-        said = "" if annotation is inspect.Parameter.empty else f": {spelled(annotation)}"
+        said = "" if annotation is inspect.Parameter.empty else f": {annotation_text(annotation)}"
         raise self._error(f"its parameter '{name}{said}' {why}") from cause
 
     def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
@@ -191,7 +191,7 @@ class Plan:
             if isinstance(kind, type) and kind is not object:
                 held = next((each for each in self._data if kind in type(each).__mro__), None)
                 if held is not None:
-                    wanted = annotation.__name__ if annotation is kind else spelled(annotation)
+                    wanted = annotation.__name__ if annotation is kind else annotation_text(annotation)
                     return f"data has a {type(held).__name__}, so write '{parameter.name}: Data[{wanted}]'"
         return _FILLABLE
 
@@ -212,8 +212,8 @@ class Plan:
         kind = class_of(annotation)
         if kind is trio.Nursery:
             self.nurseries.append(name)
-        elif isinstance(kind, type) and kind in _AT_HAND:
-            self.fills[name] = _AT_HAND[kind]
+        elif isinstance(kind, type) and kind in _BY_TYPE:
+            self.fills[name] = _BY_TYPE[kind]
         elif isinstance(kind, type) and hasattr(kind, "from_task"):
             self.extractors[name] = self._extractor(name, kind)
         else:
@@ -238,7 +238,7 @@ class Plan:
         return lambda task: plan.call(task, plan.fill(task))
 
     def _refuse_extractor(self, name: str, kind: type[Any], why: str) -> HandlerSignatureError:
-        what = f"'{name}: {spelled(kind)}' cannot be filled in"
+        what = f"'{name}: {annotation_text(kind)}' cannot be filled in"
         return self._error(f"its parameter {what}: of {kind.__qualname__}.from_task, {why}")
 
     def _from_data(self, name: str, annotation: Any, absent: Any) -> Fill:

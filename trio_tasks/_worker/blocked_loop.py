@@ -63,7 +63,7 @@ class _Loop:
         self._asked_at = 0.0
         self._answered = True
         self._limit = BLOCKED_AFTER
-        self._culprit: tuple[WorkerContext, Task[Any]] | None = None
+        self._blocking: tuple[WorkerContext, Task[Any]] | None = None
 
     def look(self, now: float) -> None:
         """See whether the loop has turned since the last look, and ask again if it has."""
@@ -77,9 +77,9 @@ class _Loop:
 
     def _answer(self) -> None:
         self._answered = True
-        if self._culprit is not None:
-            context, task = self._culprit
-            self._culprit = None
+        if self._blocking is not None:
+            context, task = self._blocking
+            self._blocking = None
             self._say(
                 context,
                 task,
@@ -89,18 +89,18 @@ class _Loop:
     def _name(self, waited: float) -> None:
         """Say which attempt is running just now, if one is."""
         innermost: FrameType | None = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]  # it is documented, as a debugger's
-        frames = list(_outwards(innermost))
+        frames = list(_frame_and_callers(innermost))
         if self._answered:  # meanwhile; so what runs now need not be what has blocked
             return
         for context in tuple(self.contexts):
             for task in tuple(context.running_tasks):
                 holder = task.parts.holder
                 if runs_in(getattr(holder, "trio_task", None), frames):
-                    self._culprit = context, task
+                    self._blocking = context, task
                     line = running_line(reversed(frames))
                     self._say(context, task, f"blocks the event loop, for {waited:.1f} s by now, at {line}")
                     if self._answered:
-                        self._culprit = None
+                        self._blocking = None
                     return
 
     @staticmethod
@@ -109,7 +109,7 @@ class _Loop:
             context.attempt_log.warn(task, text)
 
 
-def _outwards(frame: FrameType | None) -> Iterable[FrameType]:
+def _frame_and_callers(frame: FrameType | None) -> Iterable[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from .._contracts.backend import NowaitBackend, StockedBackend
+from .._contracts.backend import NowaitBackend, ReceiveNowaitBackend
 from .._contracts.events import Idle
 from .._contracts.layer import Admitting, Gate
 from .._logging import catch_errors, log_and_suppress
@@ -67,7 +67,7 @@ class Intake:
         self._unadmitted: set[Task[Any]] = set()  # those whose attempt is to fail, since a gate has
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
-        if isinstance(backend, StockedBackend):
+        if isinstance(backend, ReceiveNowaitBackend):
             self._receive_nowait = backend.receive_nowait
         self._slices = TimeSlices(self._state)
         self._uses_slices = isinstance(backend, NowaitBackend)  # else each slot waits when it settles, and others run
@@ -204,7 +204,7 @@ class Intake:
             await self._backend.settle(task, Released("a gate had closed"))
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Take note that the attempt is over: what the gates set aside for it is free again."""
+        """Take note that the attempt is over: what the gates reserved for it is free again."""
         if task in self._unadmitted:
             self._unadmitted.discard(task)
             return

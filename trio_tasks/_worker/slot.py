@@ -86,13 +86,13 @@ class Slot:
         "_failure",
         "_forced_outcome",
         "_handler",
+        "_initial_context",
         "_intake",
         "_is_open",
         "_noted",
         "_original_parts",
         "_outcome",
         "_outer_scope",
-        "_pristine",
         "_settle_nowait",
         "_settle_timeout",
         "_task",
@@ -125,7 +125,7 @@ class Slot:
         self._settle_timeout = settle_timeout
         self._settle_nowait = backend.settle_nowait if isinstance(backend, NowaitBackend) else None
         self._noted = () if context.attempt_log is None else context.attempt_log.noted
-        self._pristine = copy_context()
+        self._initial_context = copy_context()
         self._trio_task: trio.lowlevel.Task
         self.scope: trio.CancelScope
         self._task: Task[Any]
@@ -447,11 +447,11 @@ class Slot:
         if (self._noted or not is_success) and context.attempt_log is not None:
             context.attempt_log.ended(task, outcome)
         if context.listeners:
-            self._tell(task, outcome)
+            self._emit_end(task, outcome)
         if not is_success and isinstance(outcome, (Retried, Failed, Killed)):  # it may be kept for long
             drop_locals(outcome.error)
 
-    def _tell(self, task: Task[Any], outcome: Outcome) -> None:
+    def _emit_end(self, task: Task[Any], outcome: Outcome) -> None:
         context = self.context
         if isinstance(outcome, Succeeded):
             context.emit(Success(task, outcome.result))
@@ -464,7 +464,7 @@ class Slot:
 
     def _needs_new_context(self) -> bool:
         """Return True if the attempt was interrupted, or has left context variables behind."""
-        now, before = copy_context(), self._pristine
+        now, before = copy_context(), self._initial_context
         return (
             type(self._outcome) is Released
             or len(now) != len(before)
@@ -474,7 +474,7 @@ class Slot:
     async def _reset_context(self) -> None:
         """Undo what a handler did to the context variables. A new context takes effect at a checkpoint, where a
         cancellation from further out is delivered too."""
-        trio.lowlevel.current_task().context = self._pristine.copy()
+        trio.lowlevel.current_task().context = self._initial_context.copy()
         await trio.lowlevel.checkpoint()
 
 

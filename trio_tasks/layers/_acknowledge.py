@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 from .._checks import check_callable
 from .._printing import escaped
 from .._tasks.outcome import Succeeded
-from ._judgement import FAILURES, check_policy, is_failure, verdict_on
+from ._failures import FAILURES, check_policy, is_failure, judge_by_policy
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -70,7 +70,7 @@ class Acknowledge:
 
     async def _acknowledge_error(self, error: BaseException, task: Task[A]) -> None:
         try:
-            await self._acknowledge(verdict_on(error, task, self._retry), task.parts)
+            await self._acknowledge(judge_by_policy(error, task, self._retry), task.parts)
         except FAILURES as another:
             if not is_failure(another):
                 raise

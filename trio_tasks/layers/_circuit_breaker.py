@@ -25,7 +25,7 @@ from .._checks import check_count, check_fraction, check_plain, check_seconds
 from .._concurrency.exception_groups import leaves
 from .._tasks.retry import always
 from ._capacity_queue import OPEN, UNKNOWN, CapacityQueue
-from ._judgement import FAILURES, is_failure, is_suspension
+from ._failures import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -186,7 +186,7 @@ class CircuitBreaker:
         return self._now
 
     @contextmanager
-    def _heard_by(self, state: _Closed | _HalfOpen) -> Generator[None, None, None]:
+    def _reported_to(self, state: _Closed | _HalfOpen) -> Generator[None, None, None]:
         """Report the end of the call in the block to ``state``. A call that was cancelled counts as neither success nor
         failure.
         """
@@ -240,13 +240,13 @@ class CircuitBreaker:
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Free the place that was set aside for this task, unless a call has used it."""
-        state = self._pick_up(task)
+        """Free the place that was reserved for this task, unless a call has used it."""
+        state = self._take_admission(task)
         if state is not None:
             self._withdraw(state)
             self._line.wake_first()
 
-    def _pick_up(self, task: Task[Any]) -> _Closed | _HalfOpen | None:
+    def _take_admission(self, task: Task[Any]) -> _Closed | _HalfOpen | None:
         states = self._admitted.get(task.parts)
         if states is None:
             return None
@@ -272,15 +272,15 @@ class CircuitBreaker:
         """Run the attempt, at once if it was admitted and the state has not changed since; otherwise wait until it may
         run.
         """
-        state = self._pick_up(task)
+        state = self._take_admission(task)
         while state is None or state is not self._now:
             await self._line.pass_through()
             state = self._begin()
-        with self._heard_by(state), self._noting_trial(state, task):
+        with self._reported_to(state), self._marked_as_trial(state, task):
             return await handler(task)
 
     @contextmanager
-    def _noting_trial(self, state: _Closed | _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
+    def _marked_as_trial(self, state: _Closed | _HalfOpen, task: Task[Any]) -> Generator[None, None, None]:
         """Remember that the call in the block is a trial, so that it can lend its place."""
         if not isinstance(state, _HalfOpen):
             yield

@@ -9,7 +9,7 @@ from .._contracts.context import WorkerContext
 from .._contracts.events import Engage, Error, Release, Success
 from .._logging import log_and_suppress
 from .._tasks.outcome import Suspended
-from ._judgement import FAILURES, check_policy, is_failure, verdict_on
+from ._failures import FAILURES, check_policy, is_failure, judge_by_policy
 
 if TYPE_CHECKING:
     from .._contracts.context import Listener
@@ -53,21 +53,21 @@ class EventListener:
           WorkerError: no worker runs the task, so there is no context to tell of.
         """
         context = WorkerContext.of(task)
-        self._tell(context, Engage(task))
+        self._notify(context, Engage(task))
         try:
             result = await handler(task)
         except FAILURES as error:
             if is_failure(error):
-                outcome = verdict_on(error, task, self._retry)
+                outcome = judge_by_policy(error, task, self._retry)
                 if isinstance(outcome, Suspended):
-                    self._tell(context, Release(task, outcome.reason, outcome.until))
+                    self._notify(context, Release(task, outcome.reason, outcome.until))
                 else:
-                    self._tell(context, Error(task, error, outcome))
+                    self._notify(context, Error(task, error, outcome))
             raise
-        self._tell(context, Success(task, result))
+        self._notify(context, Success(task, result))
         return result
 
-    def _tell(self, context: WorkerContext, event: Event) -> None:
+    def _notify(self, context: WorkerContext, event: Event) -> None:
         with log_and_suppress("worker %r: listener %r failed on %r", context.name, self._listener, event):
             self._listener(context, event)
 

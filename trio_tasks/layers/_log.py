@@ -11,7 +11,7 @@ from .._checks import check_count
 from .._contracts.attempt_log import AttemptLog, log_failure
 from .._logging import SafeLogger, log
 from .._printing import escaped, quoted
-from ._judgement import FAILURES, is_failure, is_suspension
+from ._failures import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from .._contracts.layer import Handler

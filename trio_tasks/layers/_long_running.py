@@ -14,7 +14,7 @@ from .._contracts.events import Custom
 from .._logging import log, passes_through
 from .._printing import escaped
 from .._tasks.errors import WorkerError
-from ._judgement import FAILURES
+from ._failures import FAILURES
 
 if TYPE_CHECKING:
     from .._contracts.layer import Handler

@@ -1,6 +1,6 @@
 """A layer that limits how many attempts begin within a period of time.
 
-Think of ``n`` tokens. A token is *free*; then it is *set aside*, for a task that a worker has received; then it is
+Think of ``n`` tokens. A token is *free*; then it is *reserved*, for a task that a worker has received; then it is
 *used*, as the attempt arrives at the layer, and from that moment on it *cools down* for ``per`` seconds, until it is
 free again. One token therefore never serves two attempts less than ``per`` seconds apart, and that is the promise: no
 stretch of ``per`` seconds, wherever it begins, sees more than ``n`` of them begin.
@@ -32,7 +32,7 @@ R = TypeVar("R")
 @final
 @dataclass(frozen=True, slots=True)
 class RateLimitStatistics:
-    """The counts of a rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``set_aside`` and
+    """The counts of a rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``reserved`` and
     ``cooling`` (used, and not free again yet), and the ``waiting`` trio tasks.
 
     With a key, ``limit`` is for each of the ``keys`` that are remembered, and the others are sums over them.
@@ -41,7 +41,7 @@ class RateLimitStatistics:
     limit: int
     per: float
     free: int
-    set_aside: int
+    reserved: int
     cooling: int
     waiting: int
     keys: tuple[Hashable, ...] = ()
@@ -53,10 +53,10 @@ class _Tokens:
     free and no call (``callers``) waits for one.
     """
 
-    __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "line", "set_aside")
+    __slots__ = ("_clock", "_cooling", "_limit", "_per", "_promised", "callers", "line", "reserved")
 
     def __init__(self, limit: int, per: float) -> None:
-        self.set_aside = 0
+        self.reserved = 0
         self.callers = 0
         self.line = CapacityQueue(self._opens_at)
         self._limit = limit
@@ -76,12 +76,12 @@ class _Tokens:
     @property
     def free(self) -> int:
         """The number of tokens that are free now."""
-        return self._limit - self.set_aside - self.cooling
+        return self._limit - self.reserved - self.cooling
 
     @property
     def is_idle(self) -> bool:
         """True if these tokens hold no state, so that they can be dropped."""
-        return not (self.set_aside or self.callers or self.cooling or self._promised)
+        return not (self.reserved or self.callers or self.cooling or self._promised)
 
     def _cool_down(self) -> None:
         """Free the tokens whose period is over. Times of an earlier ``trio.run``, which had another clock, do
@@ -109,10 +109,10 @@ class _Tokens:
         wanted = self._limit - len(self._promised)  # the number of used tokens that must be free before the task begins
         if wanted <= 0:
             moment = self._promised[0] + self._per
-        elif wanted <= self.set_aside:
+        elif wanted <= self.reserved:
             moment = trio.current_time() + self._per
         else:
-            moment = self._cooling[self.set_aside - wanted]
+            moment = self._cooling[self.reserved - wanted]
         self._promised.append(moment)
         return moment
 
@@ -149,7 +149,7 @@ class RateLimit:
     ends; one that was received but never arrived here gives it back. It counts in this process alone.
     """
 
-    __slots__ = ("_all", "_by_key", "_fresh", "_key", "_unused", "limit", "per")
+    __slots__ = ("_admitted", "_all", "_by_key", "_key", "_unused", "limit", "per")
 
     def __init__(self, n: int, *, per: float, key: Callable[[Task[Any]], Hashable] | None = None) -> None:
         self.limit = check_count(n, "n")
@@ -157,8 +157,8 @@ class RateLimit:
         self._key = None if key is None else check_plain(key, "key", "key(task) -> something hashable")
         self._all = _Tokens(self.limit, self.per)
         self._by_key: OrderedDict[Hashable, _Tokens] = OrderedDict()
-        self._fresh: set[Parts] = set()  # admitted tasks whose attempt has not reached this layer yet (with a key)
-        self._unused: dict[Parts, list[_Tokens]] = {}  # for each task, the tokens that were set aside and not used
+        self._admitted: set[Parts] = set()  # admitted tasks whose attempt has not reached this layer yet (with a key)
+        self._unused: dict[Parts, list[_Tokens]] = {}  # for each task, the tokens that were reserved and not used
 
     # For workers
 
@@ -170,54 +170,54 @@ class RateLimit:
             await trio.lowlevel.checkpoint()
 
     def admit(self, task: Task[Any]) -> bool:
-        """Set a token aside for this task; False if none is free. With a key, always return True, since the attempt is
+        """Reserve a token for this task; False if none is free. With a key, always return True, since the attempt is
         suspended if it has to wait.
         """
         if self._key is None:
             return self.try_admit(task)
-        self._fresh.add(task.parts)
+        self._admitted.add(task.parts)
         return True
 
     def try_admit(self, task: Task[Any]) -> bool:
-        """Set a token aside for this task, with a key one of the task's key; False if none is free."""
+        """Reserve a token for this task, with a key one of the task's key; False if none is free."""
         tokens = self._tokens_for(task)
         if tokens.free <= 0:
             return False
-        tokens.set_aside += 1
+        tokens.reserved += 1
         self._unused.setdefault(task.parts, []).append(tokens)
         return True
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Free the token that was set aside for this task, if it was not used."""
-        self._fresh.discard(task.parts)
-        tokens = self._pick_up(task)
+        """Free the token that was reserved for this task, if it was not used."""
+        self._admitted.discard(task.parts)
+        tokens = self._take_reserved(task)
         if tokens is not None:
             tokens.line.wake_first()
 
-    def _pick_up(self, task: Task[Any]) -> _Tokens | None:
-        """Take the token that was set aside for this task; return its ``_Tokens``, or None."""
+    def _take_reserved(self, task: Task[Any]) -> _Tokens | None:
+        """Take the token that was reserved for this task; return its ``_Tokens``, or None."""
         unused = self._unused.get(task.parts)
         if unused is None:
             return None
         tokens = unused.pop()
         if not unused:
             del self._unused[task.parts]
-        tokens.set_aside -= 1
+        tokens.reserved -= 1
         return tokens
 
     # The layer
 
     async def __call__(self, handler: Handler[A, R], task: Task[A]) -> R:
-        """Run the attempt on the token that was set aside for it; without one, wait for a token first.
+        """Run the attempt on the token that was reserved for it; without one, wait for a token first.
 
         Raises:
           SuspendError: its key has no token now, and a worker runs it.
         """
-        tokens = self._pick_up(task)
+        tokens = self._take_reserved(task)
         if tokens is None:
             tokens = self._tokens_for(task)
-            if task.parts in self._fresh:
-                self._fresh.discard(task.parts)
+            if task.parts in self._admitted:
+                self._admitted.discard(task.parts)
                 if tokens.free <= 0:
                     delay = max(0.0, tokens.put_off() - trio.current_time())
                     raise SuspendError(
@@ -258,7 +258,7 @@ class RateLimit:
             limit=self.limit,
             per=self.per,
             free=sum(tokens.free for tokens in every),
-            set_aside=sum(tokens.set_aside for tokens in every),
+            reserved=sum(tokens.reserved for tokens in every),
             cooling=sum(tokens.cooling for tokens in every),
             waiting=sum(tokens.line.waiting for tokens in every),
             keys=tuple(self._by_key),

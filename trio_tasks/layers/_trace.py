@@ -11,7 +11,7 @@ import trio
 from .._checks import check_plain
 from .._logging import SafeLogger
 from .._printing import escaped
-from ._judgement import FAILURES, is_failure, is_suspension
+from ._failures import FAILURES, is_failure, is_suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -143,13 +143,13 @@ def _status_after(outcome: Outcome) -> Status:
 
 def _checked(line: T) -> T:
     """Return a line of a script, or raise a TypeError that suggests the line that was probably meant."""
-    complaint = _complaint_about(line)
+    complaint = _problem_with(line)
     if complaint is not None:
         raise TypeError(complaint)
     return line
 
 
-def _complaint_about(line: object) -> str | None:
+def _problem_with(line: object) -> str | None:
     if line is Pause:
         return "a Pause in a script needs its length in seconds: Pause(60)"
     if isinstance(line, (trio.EndOfChannel, trio.WouldBlock)):

@@ -215,7 +215,7 @@ class Exchange:
     as_of: float = math.inf
     """The time at which that was found out, by the engine's clock. The lease of a row that this engine has claimed
     counts as run out only if it had by then: time spent waiting since, as for a lock, is not counted."""
-    after_standstill: bool = False
+    after_stall: bool = False
     """True if this process stood still, as other processes may have, too: leases of others that have run out are left
     alone for as long as a lease, so that they can be renewed."""
 

@@ -84,7 +84,7 @@ class BeforeClaims(NamedTuple):
     """Running attempts whose leases are to be renewed,"""
     as_of: float
     """as was found out at this time, by the engine's clock."""
-    after_standstill: bool
+    after_stall: bool
     """True if this process stood still."""
 
 
@@ -117,7 +117,7 @@ class Batch:
         if self.before_claims is not None and self.claims:
             exchange.renewed = [(parts.context.claim_key, queue.lease) for queue, parts in self.renewals]
             exchange.as_of = self.before_claims.as_of
-            exchange.after_standstill = self.before_claims.after_standstill
+            exchange.after_stall = self.before_claims.after_stall
         return exchange
 
     @property
@@ -197,7 +197,7 @@ class ExchangeLoop:
         self._next_abort_check = -math.inf
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
-        self._stood_still = False  # since the last exchange with claims
+        self._has_stalled = False  # since the last exchange with claims
         self._took = 0.0  # seconds, the latest exchange
 
     # Requests
@@ -348,7 +348,7 @@ class ExchangeLoop:
             await self.wake_up.wait()
         shortest = min((queue.lease for queue in self.queues.values()), default=math.inf)
         if trio.current_time() > next_time + shortest / 3:
-            self._stood_still = True
+            self._has_stalled = True
         if trio.current_time() >= self._next_poll:
             self._next_poll = math.inf
             for queue in self.queues.values():
@@ -409,8 +409,8 @@ class ExchangeLoop:
         batch, began = Batch(settles, pushes, claims), trio.current_time()
         if claims:
             late = [(queue, parts) for queue, late in self.late_leases() for parts in late]  # or they could be claimed
-            batch.before_claims = BeforeClaims(late, self.engine.now(), self._stood_still)
-            self._stood_still = False
+            batch.before_claims = BeforeClaims(late, self.engine.now(), self._has_stalled)
+            self._has_stalled = False
         parts = await self._with_engine(exchange_in_parts, self.engine.exchange, batch, self.engine.now)
         self._took = self.engine.now() - parts[0].began_at
         for part in parts:

@@ -13,7 +13,7 @@ import trio
 
 from ..._clock import microseconds_of, wall_after
 from ..._codecs.codec import CborCodec, EncodeError
-from ..._concurrency.virtual_time import goes_by_the_wall
+from ..._concurrency.virtual_time import uses_wall_clock
 from ..._contracts.sink import check_storable
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
@@ -92,7 +92,7 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     if terms is not USUAL_TERMS or parts.metadata is not NO_METADATA or run_at is not None:
         options = encode_options(terms, parts.metadata, run_at)
     check_length(len(payload) + len(options or b""), longest, "the task")
-    by_wall_clock = run_at is not None and not terms.delay and goes_by_the_wall()
+    by_wall_clock = run_at is not None and not terms.delay and uses_wall_clock()
     check_storable(parts)
     row = NewRow(
         queue.name,

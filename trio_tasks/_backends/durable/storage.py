@@ -26,11 +26,11 @@ from ..._contracts.backend import (
     ListWorkers,
     Metrics,
     Progress,
+    ReceiveNowaitBackend,
     RegisterWorker,
     Reschedule,
     ResumeAbandoned,
     ResumeById,
-    StockedBackend,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -93,7 +93,7 @@ _PARTS_APART = 0.01
 
 class DurableStorage(
     TaskSink[A],
-    StockedBackend[A],
+    ReceiveNowaitBackend[A],
     RegisterWorker,
     ListQueues,
     FetchById,

@@ -100,7 +100,7 @@ class SqliteClock:
         by_anchor = meta["anchor"] + reading.seconds
         if reading.machine and meta["boot"] == reading.machine:
             now = by_anchor
-        elif not notes or _are_two_boots(meta["boot"], reading.machine):
+        elif not notes or _was_rebooted(meta["boot"], reading.machine):
             now = max(wall_now().timestamp(), latest)
             if not read_only:
                 keep(connection, boot=reading.machine, anchor=now - reading.seconds, latest=now)
@@ -175,7 +175,7 @@ class SqliteClock:
         found: dict[int, float] = {}
         for number, noted, their_machine, their_anchor in connection.execute(_ANCHORS):
             theirs = str(their_machine or "")
-            if number in self._clock.sessions or _are_two_boots(theirs, machine):
+            if number in self._clock.sessions or _was_rebooted(theirs, machine):
                 continue
             if machine and theirs == machine and isinstance(their_anchor, float):
                 if abs(their_anchor - anchor) <= _IN_STEP:
@@ -205,6 +205,6 @@ def keep(connection: Connection, **values: str | float) -> None:
         connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = ?", (value, name))
 
 
-def _are_two_boots(one: str, other: str) -> bool:
+def _was_rebooted(one: str, other: str) -> bool:
     """Return True if the machine was started anew between the two; False if that cannot be told."""
     return bool(one and other) and one.split()[0] != other.split()[0]

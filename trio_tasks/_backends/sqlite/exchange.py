@@ -93,12 +93,12 @@ WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall L
 """The rows that are due by the wall clock, which may have been set forward."""
 NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
 """The moment at which a row is due next by it."""
-SPARING = "AND (state < 2 OR token BETWEEN ? AND ?)"
+ONLY_OWN_CLAIMS = "AND (state < 2 OR token BETWEEN ? AND ?)"
 """A condition that leaves out the rows that other sessions have claimed."""
 NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
 """  # no text compares as below that, if one stands there
-NEXT_DUE_SPARING = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
+NEXT_DUE_BUT_ORPHANS = f"{NEXT_DUE} AND (state < 2 OR due > ?)"
 _BUT_THESE = "AND seq NOT IN (SELECT value FROM json_each(?))"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
@@ -150,7 +150,7 @@ class ExchangeSql:
         self._counters = counters
         self.table = TaskTable(connection, counters)
         self._first_token = self._token = session << 32
-        self.spares_since = -1e300
+        self.orphans_held_since = -1e300
         """The time at which the machine or this process woke up: for one lease, claims of others are left alone."""
         self._lease = 30.0  # of the latest claim
         self._watch = OrphanWatch(connection, out_of_step)
@@ -174,8 +174,8 @@ class ExchangeSql:
             answer.pushed = self._push(exchange.pushed, now, answer, row_by_row)
         if exchange.renewed:
             answer.renewed = self.table.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
-        if exchange.after_standstill:
-            self.spare(now)
+        if exchange.after_stall:
+            self.hold_back_orphans(now)
         for claim in exchange.claims:
             self._claim(claim, now, answer, exchange.as_of, row_by_row)
         self._counters.enter_counts()
@@ -434,9 +434,9 @@ class ExchangeSql:
         """The next time at which a row of the queue falls due, or a refused row may be tried again."""
         sql, parameters = NEXT_DUE, list[Any]([queue])
         moments: list[float] = []
-        if self._spares(now):
-            sql, parameters = NEXT_DUE_SPARING, [queue, now]
-            moments.append(self.spares_since + self._lease)
+        if self._orphans_are_held_back(now):
+            sql, parameters = NEXT_DUE_BUT_ORPHANS, [queue, now]
+            moments.append(self.orphans_held_since + self._lease)
         watched = self._watch.rows(queue)
         if self._refused or watched:
             sql, parameters = sql + _BUT_THESE, [*parameters, dumps([*self._refused, *watched])]
@@ -452,15 +452,15 @@ class ExchangeSql:
             return due  # type: ignore[no-any-return]  # its type is checked where it is compared
         return min(moments if due is None else [due, *moments])
 
-    def spare(self, now: float) -> None:
+    def hold_back_orphans(self, now: float) -> None:
         """Leave the claims of other sessions alone for the time of a lease, as they may be about to renew them; but not
         again before three leases have passed, or a machine that is always slow would never take orphans back."""
-        if now >= self.spares_since + 3 * self._lease:
-            self.spares_since = now
+        if now >= self.orphans_held_since + 3 * self._lease:
+            self.orphans_held_since = now
             self._watch.begin_anew()
 
-    def _spares(self, now: float) -> bool:
-        return now < self.spares_since + self._lease
+    def _orphans_are_held_back(self, now: float) -> bool:
+        return now < self.orphans_held_since + self._lease
 
     def enter_due(
         self, name: str, queue: int, now: float, answer: ExchangeResult, as_of: float = math.inf
@@ -474,8 +474,8 @@ class ExchangeSql:
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
         limit = _MOST_DUE + len(self._refused) + len(self._watch.rows(queue))
-        if self._spares(now):
-            found = self._connection.execute(DUE.format(SPARING), (queue, now, *own, limit))
+        if self._orphans_are_held_back(now):
+            found = self._connection.execute(DUE.format(ONLY_OWN_CLAIMS), (queue, now, *own, limit))
         else:
             found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
@@ -496,7 +496,7 @@ class ExchangeSql:
             if row.state == State.RUNNING and row.due > as_of and own[0] <= row.token <= own[1]:
                 continue
             try:
-                if _waits_for_the_wall(row, now, wall):
+                if _waits_for_wall_clock(row, now, wall):
                     self.table.put_off(row, now + (row.wall or wall) - wall)
                     continue
                 if self._enter(row, queue, now):
@@ -536,7 +536,7 @@ class ExchangeSql:
                 self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
 
 
-def _waits_for_the_wall(row: Due, now: float, wall: float) -> bool:
+def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
     """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
     is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
     return is_early and (row.start_by is None or row.start_by > now)

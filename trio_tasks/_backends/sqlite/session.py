@@ -109,7 +109,7 @@ class Session:
         self._operations: Operations
         self._session = 0
         self._renew_at = 0.0
-        self._owes_wakeup = False
+        self._wakeup_is_due = False
         self._next_wakeup = 0.0
         self._locked_since: float | None = None
         self._locked_until = 0.0
@@ -208,7 +208,7 @@ class Session:
         self._clock.sessions.add(self._session)
         self._use_tables(self._session)
         if was_asleep:
-            self._sql.spare(now)
+            self._sql.hold_back_orphans(now)
         self._renew_session(now)
         return now, connection.execute(_OTHER_SESSIONS, (self._session, now, KEY_SIZE, _MOST_ASKED))
 
@@ -306,7 +306,7 @@ class Session:
         if wakes:
             self._send_wakeups(others, now)
         elif exchange.settled:
-            self._owes_wakeup = True
+            self._wakeup_is_due = True
         return result
 
     def _try_exchange(
@@ -339,13 +339,13 @@ class Session:
             return []  # the others find out by polling
 
     def _send_wakeups(self, sessions: list[Row], now: float) -> None:
-        self._owes_wakeup = False
+        self._wakeup_is_due = False
         self._next_wakeup = now + _WAKEUPS_APART
         self._wakeup_socket.send([(address, key) for address, key in sessions])
 
     def on_idle(self) -> None:
         """Send wake-ups that were put off, and shorten the log; called when nothing was asked for a moment."""
-        if self._owes_wakeup:
+        if self._wakeup_is_due:
             self.wake_others(self._next_wakeup)
         if self._places:  # it is open, and not only to look
             self._shorten_log()
@@ -371,17 +371,17 @@ class Session:
             jump += self._file_clock.follow(self._connection, self._session)
             now = max(now, self._clock.now())
             if jump:
-                self._sql.spare(now)
+                self._sql.hold_back_orphans(now)
             self._renew_session(now, beats)
         elif jump:
-            self._sql.spare(now)
+            self._sql.hold_back_orphans(now)
         return now
 
     def _renew_session(self, now: float, beats: float | None = None) -> None:
         """Note that this session is alive, and remove sessions that have not done so for long."""
         interval = self._file_clock.note_interval
         self._renew_at = now + interval
-        if now > self._sql.spares_since + SESSION:  # or the others may be about to wake up
+        if now > self._sql.orphans_held_since + SESSION:  # or the others may be about to wake up
             self._connection.execute(
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
             )

@@ -199,7 +199,7 @@ class Harness:
         clock = Stopwatch()
         await trio.sleep(seconds)
         ticks = math.ceil(4 * seconds / TICK)
-        while self._opener.is_lasting and clock.on_the_wall < seconds and ticks:
+        while self._opener.is_lasting and clock.wall_seconds < seconds and ticks:
             await trio.sleep(TICK)
             ticks -= 1
 
@@ -340,19 +340,19 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._begun = trio.current_time()
-        self._begun_on_the_wall = wall_now()
+        self._wall_start = wall_now()
 
     @property
-    def on_the_wall(self) -> float:
+    def wall_seconds(self) -> float:
         """Seconds passed by the wall clock."""
-        return (wall_now() - self._begun_on_the_wall).total_seconds()
+        return (wall_now() - self._wall_start).total_seconds()
 
     @property
     def elapsed(self) -> float:
         """Seconds passed, by trio's clock or the wall clock, whichever shows more: it is not known which one the
         storage reads.
         """
-        return max(trio.current_time() - self._begun, self.on_the_wall)
+        return max(trio.current_time() - self._begun, self.wall_seconds)
 
     def expect_at_least(self, seconds: float, what: str) -> None:
         """Check that at least this many seconds have passed."""

@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 _UNKNOWN = "no-such-task"
 
 
-class _RudeError(BaseException):
+class _PlainBaseError(BaseException):
     """An error that is a BaseException, but not an Exception."""
 
 
 def _errors() -> list[BaseException]:
-    return [BackendError("refused"), OSError(5, "an I/O error"), SystemExit(3), GeneratorExit(), _RudeError("refused")]
+    return [
+        BackendError("refused"),
+        OSError(5, "an I/O error"),
+        SystemExit(3),
+        GeneratorExit(),
+        _PlainBaseError("refused"),
+    ]
 
 
 def _verbs() -> list[str]:

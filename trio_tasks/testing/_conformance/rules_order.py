@@ -49,7 +49,7 @@ async def a_moment_is_waited_for(harness: Harness) -> None:
     """A task with a run_at does not come before that moment; one whose moment has passed comes at once."""
     clock = Stopwatch()
     await harness.push(1, run_at=wall_now() + timedelta(seconds=DELAY))
-    late = clock.on_the_wall  # seconds that the push took, by which the wait is shorter
+    late = clock.wall_seconds  # seconds that the push took, by which the wait is shorter
     await harness.push(2, run_at=wall_now() - timedelta(days=400))
     await harness.receive_number(2)
     await harness.receive_number(1)

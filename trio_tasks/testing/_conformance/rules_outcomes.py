@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from ..._contracts.backend import FetchById, NowaitBackend, Reschedule, StockedBackend, WaitForCompletion
+from ..._contracts.backend import FetchById, NowaitBackend, ReceiveNowaitBackend, Reschedule, WaitForCompletion
 from ..._tasks.errors import LeaseLostError
 from ..._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeeded, Suspended
 from .harness import DELAY, Stopwatch
@@ -171,7 +171,7 @@ async def what_is_no_outcome_is_refused(harness: Harness) -> None:
     await harness.settle(task, Succeeded(None))
 
 
-@rule(4, StockedBackend)
+@rule(4, ReceiveNowaitBackend)
 async def taking_without_waiting_is_taking(harness: Harness) -> None:
     """receive_nowait raises trio.WouldBlock if there is no task; a task that it gives is running, as from receive."""
     with refused("receive_nowait where there is nothing", trio.WouldBlock):

@@ -159,7 +159,7 @@ class FaultyBackend(Backend[A]):
         return task  # noqa: ASYNC910  it has waited
 
     def receive_nowait(self) -> Task[A]:
-        """Receive as :meth:`receive` does, if the wrapped backend is a ``StockedBackend``; or raise
+        """Receive as :meth:`receive` does, if the wrapped backend is a ``ReceiveNowaitBackend``; or raise
         ``trio.WouldBlock``.
         """
         if not (self._claims.has_leases or isinstance(self.backend, NowaitBackend)):

@@ -51,7 +51,7 @@ def check_policy(retry: object) -> RetryPolicy | None:
     return retry
 
 
-def verdict_on(error: BaseException, task: Task[Any], retry: RetryPolicy | None) -> Outcome:
+def judge_by_policy(error: BaseException, task: Task[Any], retry: RetryPolicy | None) -> Outcome:
     """The outcome of an attempt that ended with this error, by the policy ``retry``. Without one, by the policy of the
     worker that claimed the task; without a worker, by the default policy.
 
