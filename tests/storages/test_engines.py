@@ -170,10 +170,10 @@ async def test_rows_that_a_claim_leaves_out_stay_in_their_place(engine: Engine) 
         True,
         True,
     ]
-    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 1, 30.0, "w", left_out={a.key, b.key})]))
+    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 1, 30.0, "w", left_out={a.id, b.id})]))
     assert ids(answer.claimed[0]) == ["c"]
     assert answer.live == [-1]
-    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 3, 30.0, "w", left_out={b.key})]))
+    answer = await engine.exchange(Exchange(claims=[ClaimRequest(QUEUE, 3, 30.0, "w", left_out={b.id})]))
     assert ids(answer.claimed[0]) == ["a", "d"]
     assert answer.live == [4]
     assert ids(await claim(engine, 3)) == ["b"]

@@ -128,6 +128,29 @@ class Stuck:
         return "nowhere"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_attempt_that_still_runs_here_keeps_no_other_task_waiting(kind: str, tmp_path: Path) -> None:
+    """Its task is forgotten meanwhile, so the next task may be stored in the same place."""
+    clock = MockClock()
+
+    async def main() -> None:
+        async with open_one(kind, tmp_path, lease=10.0) as storage:
+            lost = await storage.push(1)
+            task = await storage.receive()
+            task.parts.holder = Stuck()
+            clock.jump(12.0)
+            assert (await storage._loop.engine.resume_abandoned(storage.queue)).number == 1
+            context = WorkerContext("w")
+            context.running_tasks = {task: None}
+            await storage.beat(context)
+            assert await storage.cancel(lost)
+            assert await storage.discard(lost)
+            await storage.push_bulk([2, 3])
+            assert (await storage.receive()).args == 2
+
+    run_seeded(main, seed=1, clock=clock)
+
+
 def test_a_task_whose_lost_attempt_still_runs_here_is_left_out_and_others_go_on(tmp_path: Path) -> None:
     """It is begun here when that attempt has ended; until then it is there for others, and nothing spins."""
     clock = MockClock()

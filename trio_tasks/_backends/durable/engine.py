@@ -144,8 +144,9 @@ class ClaimRequest(NamedTuple):
     """The name of the worker that claims them."""
     workers: Sequence[str] | None = None
     """For each row, in order, the worker that claims it; None if that is the same for all."""
-    left_out: Collection[Any] = ()
-    """Keys of ready rows that are passed over: an attempt that has lost its lease still runs here."""
+    left_out: Collection[str] = ()
+    """Ids of ready rows that are passed over: an attempt that has lost its lease still runs here. (Not keys: the key of
+    a row that was forgotten may be given to another one.)"""
 
     def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
         """The workers, each with its part of the claimed keys."""

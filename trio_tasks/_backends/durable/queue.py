@@ -433,11 +433,11 @@ class QueueState:
         del self._still_ending[task_id]
         self.mark_changed()  # it is not left out of the next claim
 
-    def left_out(self) -> Collection[Any]:
-        """The keys of rows that are not to be claimed here: an attempt that has lost its lease still runs."""
+    def left_out(self) -> Collection[str]:
+        """The ids of tasks that are not to be claimed here: an attempt that has lost its lease still runs."""
         if not self._still_ending:
             return ()
-        return {parts.context.key for task_id, parts in [*self._still_ending.items()] if self._still_runs(task_id)}
+        return {task_id for task_id in [*self._still_ending] if self._still_runs(task_id)}
 
     # Pushing
 

@@ -150,10 +150,10 @@ class ExchangeSteps:
         keys = {worker: taken}
         passed_over, left_out = claim.left_out, list[Row]()
         while len(claimed) < claim.limit and (row := queue.pop_ready()) is not None:
-            key = row.key
-            if passed_over and key in passed_over:
+            if passed_over and row.id in passed_over:
                 left_out.append(row)
                 continue
+            key = row.key
             if workers is not None:
                 worker = workers[len(claimed)]
                 taken = keys.setdefault(worker, [])

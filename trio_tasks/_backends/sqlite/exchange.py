@@ -421,10 +421,10 @@ class ExchangeSql:
 
     def _ready(self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
         """The rows to claim, in order."""
-        left_out = {*self._refused, *claim.left_out} if claim.left_out else self._refused
-        rows = self._connection.execute(READY, (queue, claim.limit + len(left_out)))
-        if left_out:
-            rows = [row for row in rows if row[0] not in left_out][: claim.limit]
+        refused, left_out = self._refused, claim.left_out
+        rows = self._connection.execute(READY, (queue, claim.limit + len(refused) + len(left_out)))
+        if refused or left_out:
+            rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
         for row in expired:  # there was more due than one exchange sees to
             self._kill(row, expired_error(), claim.queue, queue, now, answer)
