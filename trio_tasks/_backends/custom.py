@@ -14,9 +14,10 @@ from .._checks import check_callable, check_seconds
 from .._clock import wall_after
 from .._contracts.backend import Backend
 from .._contracts.sink import TaskSink, check_task
+from .._contracts.states import OUTCOMES, STATUSES
 from .._printing import escaped, quoted
 from .._tasks.errors import BackendError, LeaseLostError
-from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended
+from .._tasks.outcome import ALL_OUTCOMES, Released, Retried, Status, Suspended
 from .._tasks.task import Parts, Task, attempt_number
 from .._tasks.task_id import TaskId
 from .capabilities import LedgerCapabilities
@@ -30,14 +31,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-_STATUS_AFTER = {
-    Succeeded: Status.Done,
-    Retried: Status.Pending,
-    Failed: Status.Failed,
-    Killed: Status.Killed,
-    Released: Status.Pending,
-    Suspended: Status.Pending,
-}
+_STATUS_AFTER = {kind: STATUSES[change.state] for kind, change in OUTCOMES.items()}
 
 
 class CustomBackend(TaskSink[A], Backend[A]):

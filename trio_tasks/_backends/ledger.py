@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
+from .._contracts.states import COUNTERS
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
@@ -77,15 +78,7 @@ class Ledger(Generic[A]):
         self._infos: dict[str, KnownTaskInfo] = {}  # of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
-        self.counts = {
-            "pushed": 0,
-            "succeeded": 0,
-            "retried": 0,
-            "failed": 0,
-            "killed": 0,
-            "released": 0,
-            "suspended": 0,
-        }
+        self.counts = dict.fromkeys(COUNTERS, 0)
 
     # Coming in
 

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import trio
 
 from ..._clock import is_machine_clock_replaced, machine_now
+from ..._contracts.states import TABLE, AttemptChange, TaskEvent, TaskState
 from ..._tasks.errors import BackendError
 
 if TYPE_CHECKING:
@@ -79,9 +80,13 @@ class SettlementKind(IntEnum):
     SUSPENDED = 5
 
 
-COMES_BACK = frozenset((SettlementKind.RETRIED, SettlementKind.RELEASED, SettlementKind.SUSPENDED))
+CHANGES = {kind: TABLE[TaskState.RUNNING, TaskEvent[kind.name]] for kind in SettlementKind}
+"""The change that each kind of settlement makes to a running row."""
+ENDS = {kind: State[change.state.name] for kind, change in CHANGES.items() if change.state.is_final}
+"""The state of a row after each kind of settlement that finishes it."""
+COMES_BACK = frozenset(kind for kind, change in CHANGES.items() if change.state.waits)
 """The kinds of settlements after which a row waits again."""
-NOT_COUNTED = frozenset((SettlementKind.RELEASED, SettlementKind.SUSPENDED))
+NOT_COUNTED = frozenset(kind for kind, change in CHANGES.items() if change.attempt is AttemptChange.TAKEN_BACK)
 """The kinds of settlements that take back the attempt that the claim has counted."""
 
 

@@ -15,6 +15,7 @@ from ..._clock import microseconds_of, wall_after
 from ..._codecs.codec import CborCodec, EncodeError
 from ..._concurrency.virtual_time import uses_wall_clock
 from ..._contracts.sink import check_storable
+from ..._contracts.states import STATUSES, TaskState
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, UnsettledError
@@ -34,7 +35,7 @@ from .encoding import (
     unreadable_since,
     with_attempt,
 )
-from .engine import NewRow, Settlement, SettlementKind, State, StoredRow
+from .engine import CHANGES, ENDS, NewRow, Settlement, SettlementKind, State, StoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,15 +44,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .queue import Lease, QueueState
 
-_STATUS = {
-    State.WAITING: Status.Pending,
-    State.DELAYED: Status.Pending,
-    State.RUNNING: Status.Running,
-    State.DONE: Status.Done,
-    State.FAILED: Status.Failed,
-    State.KILLED: Status.Killed,
-}
-ENDS = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED, SettlementKind.KILLED: State.KILLED}
+_STATUS = {state: STATUSES[TaskState[state.name]] for state in State}
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
 STATES[Status.Queued] = STATES[Status.Running]
 PLAIN = CborCodec()
@@ -60,14 +53,7 @@ _KINDS: dict[type, SettlementKind] = {
     Failed: SettlementKind.FAILED,
     Killed: SettlementKind.KILLED,
 }
-STATUS_AFTER = {
-    SettlementKind.SUCCEEDED: Status.Done,
-    SettlementKind.RETRIED: Status.Pending,
-    SettlementKind.FAILED: Status.Failed,
-    SettlementKind.KILLED: Status.Killed,
-    SettlementKind.RELEASED: Status.Pending,
-    SettlementKind.SUSPENDED: Status.Pending,
-}
+STATUS_AFTER = {kind: STATUSES[change.state] for kind, change in CHANGES.items()}
 
 
 # A pushed task

@@ -53,11 +53,10 @@ from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
 from .encoding import decode_options, encode_error, encode_options, moment_of
-from .engine import Renewal, State
+from .engine import ENDS, Renewal, State
 from .exchange_loop import ExchangeLoop, Refused
 from .queue import STALE, Lease, QueueState, abort
 from .rows import (
-    ENDS,
     PLAIN,
     STATES,
     STATUS_AFTER,

@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, final
 
+from ..._contracts.states import COUNTERS
 from ..._tasks.errors import BackendError, DuplicateTaskError
 from ..durable.encoding import replaced_error
-from ..durable.engine import ClaimedRow, ExchangeResult, SettlementKind
+from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, SettlementKind
 from .state import (
     DELAYED,
-    DONE,
-    FAILED,
-    FAILURES,
-    KILLED,
-    KILLS,
     LIVE,
     RELEASED,
     RETRIED,
     RUNNING,
-    SUCCEEDED,
     SUSPENDED,
     Row,
 )
@@ -28,11 +23,8 @@ if TYPE_CHECKING:
     from ..durable.engine import ClaimRequest, Exchange, NewRow, Settlement
     from .state import JournalState
 
-_ENDS = {
-    SettlementKind.SUCCEEDED: (DONE, SUCCEEDED),
-    SettlementKind.FAILED: (FAILED, FAILURES),
-    SettlementKind.KILLED: (KILLED, KILLS),
-}
+_ENDS = {kind: (int(state), COUNTERS.index(CHANGES[kind].counter or "")) for kind, state in ENDS.items()}
+"""The state and the counter of each end, as numbers."""
 
 
 @final

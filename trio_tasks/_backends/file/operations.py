@@ -7,6 +7,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, final
 
+from ..._contracts.states import COUNTERS
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
 from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
@@ -67,8 +68,7 @@ class Operations:
         """The counts of a queue."""
         queue_rows = self._state.queues.get(queue)
         numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
-        names = ("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
-        found = {**dict(zip(names, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
+        found = {**dict(zip(COUNTERS, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
         if queue_rows is not None and queue_rows.next_due <= now:
             expired = sum(row.has_expired(now) for row in queue_rows.ids.values())
             found["waiting"] -= expired

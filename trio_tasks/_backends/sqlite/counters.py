@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from ..._contracts.states import COUNTERS
+
 if TYPE_CHECKING:
     from .driver import Connection
 
-_COUNTED = ("live", "running", "pushed", "succeeded", "retried", "failed", "killed", "released", "suspended")
+_COUNTED = ("live", "running", *COUNTERS)
 _COUNT = f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in _COUNTED)} WHERE num = ?"
 
 _NONE = -1

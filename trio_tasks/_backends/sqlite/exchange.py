@@ -16,7 +16,17 @@ from ..._clock import wall_now
 from ..._logging import catch_errors, log
 from ..._tasks.errors import DuplicateTaskError
 from ..durable.encoding import aborted_error, expired_error, overflow_error, replaced_error, with_loss
-from ..durable.engine import COMES_BACK, NOT_COUNTED, ClaimedRow, ExchangeResult, Settlement, SettlementKind, State
+from ..durable.engine import (
+    CHANGES,
+    COMES_BACK,
+    ENDS,
+    NOT_COUNTED,
+    ClaimedRow,
+    ExchangeResult,
+    Settlement,
+    SettlementKind,
+    State,
+)
 from .driver import RowRefusedError, Writer, is_refusal
 
 if TYPE_CHECKING:
@@ -43,7 +53,7 @@ _LAST_ORDER_KEY = 2**63 - 1
 ABORT = "abort"
 _REPLACED = "replaced by "
 """Values of ``requested_end``: the attempt is to be aborted; or the row has a successor, whose id follows."""
-_COUNTER_OF = {State.DONE: "succeeded", State.FAILED: "failed", State.KILLED: "killed"}
+_COUNTERS = {kind: change.counter or "" for kind, change in CHANGES.items()}
 
 HELD = "WHERE seq = ? AND token = ? AND state = 2"
 _RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
@@ -587,21 +597,19 @@ class TaskTable:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             order_key = self.order_key(due, now)
-            counted = each.kind is SettlementKind.RETRIED
-            fields = state, due, order_key, not counted, each.result, each.history, each.run_at, each.worker
-            self._change(_RETURN, (*fields, *held))
-            self._counters.count(queue, running=-1, **{"retried" if counted else "suspended": 1})
+            moved = state, due, order_key, each.kind in NOT_COUNTED
+            self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, *held))
+            self._counters.count(queue, running=-1, **{_COUNTERS[each.kind]: 1})
 
     def finish(self, each: Settlement, now: float) -> None:
         """Finish a running row, and keep or delete it."""
-        state = {SettlementKind.SUCCEEDED: State.DONE, SettlementKind.FAILED: State.FAILED}.get(each.kind, State.KILLED)
         if each.keep:
             due = None if each.keep == math.inf else now + each.keep
-            fields = state, due, self.order_key(None, now), each.result, each.history, each.worker
+            fields = ENDS[each.kind], due, self.order_key(None, now), each.result, each.history, each.worker
             self._change(_FINISH, (*fields, each.key, each.token))
         else:
             self._change(DROP, (each.key, each.token))
-        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTER_OF[state]: 1})
+        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTERS[each.kind]: 1})
 
     def take_off_attempt(self, seq: Any) -> None:
         """Take back the attempt of a running row that was interrupted, so that it does not count."""

@@ -1,0 +1,71 @@
+"""The table of what each event does to a task, made from the one that the storages are held to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_tasks._contracts.states import DELAYABLE, RULES, AttemptChange, KeyChange, Retention, TaskEvent, TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_tasks._contracts.states import Change
+
+EVENTS = {
+    TaskEvent.SUCCEEDED: "`Succeeded`",
+    TaskEvent.RETRIED: "`Retried`",
+    TaskEvent.FAILED: "`Failed`",
+    TaskEvent.KILLED: "`Killed`",
+    TaskEvent.RELEASED: "`Released`",
+    TaskEvent.SUSPENDED: "`Suspended`",
+    TaskEvent.PUSH: "`push`",
+    TaskEvent.CLAIM: "claimed by a worker",
+    TaskEvent.LEASE_LOST: "its lease ran out, or its process died",
+    TaskEvent.DUE: "its delay is over",
+    TaskEvent.EXPIRE: "`expires_in` is over",
+    TaskEvent.FORGET: "the time for which it is kept is over",
+    TaskEvent.CANCEL: "`cancel`",
+    TaskEvent.ABORT: "`abort`",
+    TaskEvent.REPLACE: '`push` of another one with its key, `on_conflict="replace"`',
+    TaskEvent.RESCHEDULE: "`reschedule`",
+    TaskEvent.UPDATE: "`update`",
+    TaskEvent.RESUME: "`resume_by_id`",
+    TaskEvent.DISCARD: "`discard`",
+    TaskEvent.VACUUM: "`vacuum`",
+}
+ATTEMPTS = {
+    AttemptChange.UNCHANGED: "",
+    AttemptChange.COUNTED: "+1",
+    AttemptChange.TAKEN_BACK: "−1",
+    AttemptChange.RESET: "0",
+}
+KEPT = {
+    Retention.AS_RESULT: "for `keep_results`",
+    Retention.AS_DEAD: "for `keep_dead`",
+    Retention.UNTIL_VACUUMED: "until vacuumed",
+}
+
+
+def rows() -> Iterator[list[str]]:
+    """Each rule, in words: event, states, and what follows."""
+    for states, event, change in RULES:
+        yield [
+            EVENTS[event],
+            ", ".join(state.value for state in states),
+            _state_after(event, change),
+            ATTEMPTS[change.attempt],
+            f"`{change.counter}`" if change.counter else "",
+            "" if change.key is KeyChange.AS_BEFORE else change.key.value,
+            KEPT[change.kept] if change.kept else "",
+        ]
+
+
+def _state_after(event: TaskEvent, change: Change) -> str:
+    is_delayable = event in DELAYABLE and change.state is TaskState.DELAYED
+    return "delayed; with no delay: waiting" if is_delayable else change.state.value
+
+
+def table() -> str:
+    """The table, in Markdown."""
+    head = ["What happens", "in the state", "leads to", "Attempt", "Counter", "Unique key", "Kept"]
+    return "\n".join(" ".join(f"| {' | '.join(row)} |".split()) for row in [head, ["---"] * len(head), *rows()])

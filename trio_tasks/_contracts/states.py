@@ -1,0 +1,221 @@
+"""The state table: what each event does to a task, on every storage.
+
+A state is a stage of a task's life as a storage has it, and an event is something that happens to the task. What is not
+in :data:`TABLE` changes nothing: an answer is False then, a push of a known id raises :class:`DuplicateTaskError`, and
+an outcome for a task that is not running raises :class:`LeaseLostError`.
+
+The sets and maps of states that the storages need are made from this table, and ``tests/test_states.py`` holds the
+ledger, the SQL and the journal against it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from .._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeeded, Suspended
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@final
+class TaskState(Enum):
+    """The state of a task in a storage."""
+
+    UNKNOWN = "unknown"
+    """Never pushed, or forgotten."""
+    WAITING = "waiting"
+    """Ready to be claimed."""
+    DELAYED = "delayed"
+    """Waiting for its time: pushed with a delay, retried, suspended or rescheduled."""
+    RUNNING = "running"
+    """Claimed by a worker. Until the attempt begins, its own process shows it as ``Status.Queued``."""
+    ABORTING = "aborting"
+    """Running, and to be killed unless this attempt finishes it."""
+    REPLACED = "replaced"
+    """Running while another task has its unique key: it may finish, but does not wait again."""
+    DONE = "done"
+    FAILED = "failed"
+    KILLED = "killed"
+
+    @property
+    def status(self) -> Status | None:
+        """The status that users see; None for a task that is not known."""
+        return STATUSES.get(self)
+
+    @property
+    def waits(self) -> bool:
+        """True if it waits to be claimed, or for its time."""
+        return self in _WAITING
+
+    @property
+    def runs(self) -> bool:
+        """True if a worker has it."""
+        return self in _RUNNING
+
+    @property
+    def is_final(self) -> bool:
+        """True if it is finished, and remembered."""
+        return self in _FINAL
+
+
+@final
+class TaskEvent(Enum):
+    """Something that happens to a task; those at the top are the outcomes of attempts."""
+
+    SUCCEEDED = "succeeded"
+    RETRIED = "retried"
+    FAILED = "failed"
+    KILLED = "killed"
+    RELEASED = "released"
+    SUSPENDED = "suspended"
+
+    PUSH = "push"
+    """It is pushed."""
+    CLAIM = "claim"
+    """A worker asks for a task, and this one is next."""
+    LEASE_LOST = "lease lost"
+    """Its lease ran out, or its process died: it is an orphan. There are no leases in memory."""
+
+    DUE = "due"
+    """Its delay is over."""
+    EXPIRE = "expire"
+    """The time within which it had to be started, ``expires_in``, is over."""
+    FORGET = "forget"
+    """The time for which it is kept is over."""
+
+    CANCEL = "cancel"
+    ABORT = "abort"
+    REPLACE = "replace"
+    """Another task is pushed with its unique key, and ``on_conflict="replace"``."""
+    RESCHEDULE = "reschedule"
+    UPDATE = "update"
+    RESUME = "resume_by_id"
+    DISCARD = "discard"
+    VACUUM = "vacuum"
+
+
+@final
+class AttemptChange(Enum):
+    """The change of the number of attempts."""
+
+    UNCHANGED = "="
+    COUNTED = "+1"
+    TAKEN_BACK = "-1"
+    RESET = "0"
+
+
+@final
+class KeyChange(Enum):
+    """The change of the unique key, if the task has one."""
+
+    AS_BEFORE = "as before"
+    TAKEN = "taken"
+    FREED = "freed"
+
+
+@final
+class Retention(Enum):
+    """The time for which a finished task is remembered, unless it is discarded or vacuumed before that."""
+
+    AS_RESULT = "`keep_results`"
+    AS_DEAD = "`keep_dead`"
+    """In memory: until it is discarded or vacuumed."""
+    UNTIL_VACUUMED = "until vacuumed"
+
+
+class Change(NamedTuple):
+    """The effect of an event on a task."""
+
+    state: TaskState
+    """The state after it."""
+    counter: str | None = None
+    """The number of ``metrics()`` that grows by one."""
+    attempt: AttemptChange = AttemptChange.UNCHANGED
+    key: KeyChange = KeyChange.AS_BEFORE
+    kept: Retention | None = None
+    """Of finished tasks."""
+
+
+_WAITING = TaskState.WAITING, TaskState.DELAYED
+_RUNNING = TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED
+_UNWANTED = TaskState.ABORTING, TaskState.REPLACED
+_DEAD = TaskState.FAILED, TaskState.KILLED
+_FINAL = TaskState.DONE, *_DEAD
+STATUSES: Mapping[TaskState, Status] = {
+    **dict.fromkeys(_WAITING, Status.Pending),
+    **dict.fromkeys(_RUNNING, Status.Running),
+    TaskState.DONE: Status.Done,
+    TaskState.FAILED: Status.Failed,
+    TaskState.KILLED: Status.Killed,
+}
+"""The status of a task in each state, as users see it."""
+
+_COUNTED, _TAKEN_BACK, _RESET = AttemptChange.COUNTED, AttemptChange.TAKEN_BACK, AttemptChange.RESET
+_TAKEN, _FREED = KeyChange.TAKEN, KeyChange.FREED
+_DONE = Change(TaskState.DONE, "succeeded", key=_FREED, kept=Retention.AS_RESULT)
+_FAILED = Change(TaskState.FAILED, "failed", key=_FREED, kept=Retention.AS_DEAD)
+_KILLED = Change(TaskState.KILLED, "killed", key=_FREED, kept=Retention.AS_DEAD)
+_ENDED = Change(TaskState.KILLED, "killed", key=_FREED, kept=Retention.UNTIL_VACUUMED)
+"""It is killed by something else than the outcome of its attempt."""
+
+RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
+    ((TaskState.UNKNOWN,), TaskEvent.PUSH, Change(TaskState.DELAYED, "pushed", key=_TAKEN)),
+    ((TaskState.DELAYED,), TaskEvent.DUE, Change(TaskState.WAITING)),
+    ((TaskState.WAITING,), TaskEvent.CLAIM, Change(TaskState.RUNNING, attempt=_COUNTED)),
+    # The outcome of an attempt
+    (_RUNNING, TaskEvent.SUCCEEDED, _DONE),
+    ((TaskState.RUNNING,), TaskEvent.RETRIED, Change(TaskState.DELAYED, "retried")),
+    (_RUNNING, TaskEvent.FAILED, _FAILED),
+    (_RUNNING, TaskEvent.KILLED, _KILLED),
+    ((TaskState.RUNNING,), TaskEvent.RELEASED, Change(TaskState.WAITING, "released", _TAKEN_BACK)),
+    ((TaskState.RUNNING,), TaskEvent.SUSPENDED, Change(TaskState.DELAYED, "suspended", _TAKEN_BACK)),
+    ((TaskState.RUNNING,), TaskEvent.LEASE_LOST, Change(TaskState.WAITING)),
+    # A task that is not wanted any more may finish, but does not wait again
+    (_UNWANTED, TaskEvent.RETRIED, _ENDED),
+    (_UNWANTED, TaskEvent.RELEASED, _ENDED._replace(attempt=_TAKEN_BACK)),
+    (_UNWANTED, TaskEvent.SUSPENDED, _ENDED._replace(attempt=_TAKEN_BACK)),
+    (_UNWANTED, TaskEvent.LEASE_LOST, _ENDED),
+    # Interventions, and what time brings
+    (_WAITING, TaskEvent.EXPIRE, _ENDED),
+    (_WAITING, TaskEvent.CANCEL, _ENDED),
+    (_WAITING, TaskEvent.REPLACE, _ENDED),
+    ((TaskState.RUNNING,), TaskEvent.REPLACE, Change(TaskState.REPLACED, key=_FREED)),
+    ((TaskState.ABORTING,), TaskEvent.REPLACE, Change(TaskState.ABORTING, key=_FREED)),
+    (_RUNNING, TaskEvent.ABORT, Change(TaskState.ABORTING)),
+    (_WAITING, TaskEvent.RESCHEDULE, Change(TaskState.DELAYED)),
+    ((TaskState.WAITING,), TaskEvent.UPDATE, Change(TaskState.WAITING)),
+    ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
+    (_DEAD, TaskEvent.RESUME, Change(TaskState.WAITING, attempt=_RESET, key=_TAKEN)),
+    (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN)),
+    (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN)),
+    (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN)),
+)
+"""The rules, each for one state or several. Of those with a delay (:data:`DELAYABLE`), a delay of 0 leads to
+``WAITING`` in place of ``DELAYED``. ``RESUME`` needs a unique key that is free."""
+
+DELAYABLE = frozenset((TaskEvent.PUSH, TaskEvent.RETRIED, TaskEvent.SUSPENDED, TaskEvent.RESCHEDULE))
+"""The events that come with a delay."""
+
+TABLE: Mapping[tuple[TaskState, TaskEvent], Change] = {
+    (state, event): change for states, event, change in RULES for state in states
+}
+"""The effect of each event in each state; what is not in it changes nothing."""
+
+OUTCOMES: Mapping[type, Change] = {
+    kind: TABLE[TaskState.RUNNING, TaskEvent[kind.__name__.upper()]]
+    for kind in (Succeeded, Retried, Failed, Killed, Released, Suspended)
+}
+"""The effect of each outcome on a running task."""
+
+COUNTERS = tuple(dict.fromkeys(change.counter for _, _, change in RULES if change.counter is not None))
+"""The counters of ``metrics()`` that only grow, in the order of the rules."""
+
+
+def change_of(state: TaskState, event: TaskEvent, delay: float = 0.0) -> Change | None:
+    """The effect of the event, with this delay if it comes with one; None if it changes nothing."""
+    change = TABLE.get((state, event))
+    if change is not None and change.state is TaskState.DELAYED and event in DELAYABLE and delay <= 0:
+        return change._replace(state=TaskState.WAITING)
+    return change
