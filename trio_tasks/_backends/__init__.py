@@ -1,1 +1,1 @@
-"""The backends, and the ledger and the capabilities that several of them share."""
+"""The backends, and the parts that several of them share."""

@@ -1,4 +1,4 @@
-"""The capabilities of backends that keep their tasks in a ledger: find, change, take back, wait for and list tasks."""
+"""The capabilities of backends in memory: find, change, cancel, list and wait for tasks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 class LedgerHolder(Protocol[A]):
-    """A ledger, and the trio tasks that wait on it."""
+    """The interface of an object that has a ledger and the trio tasks that wait on it."""
 
     ledger: Ledger[A]
     completion: ResultWaiters
@@ -48,7 +48,7 @@ class LedgerHolder(Protocol[A]):
         """Kill the tasks that were not started in time."""
 
     def match_waiters(self) -> None:
-        """Serve those that wait, after a change that may have made a task ready."""
+        """Serve waiting trio tasks after a change that may have made a task ready."""
 
 
 class LedgerCapabilities(
@@ -77,7 +77,7 @@ class LedgerCapabilities(
     @overload
     async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
     async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
-        """Wait until the task has ended, and return its :class:`TaskResult`.
+        """Wait until the task is finished, and return its :class:`TaskResult`.
 
         Args:
           task_id: of the task.
@@ -105,8 +105,9 @@ class LedgerCapabilities(
                 return typed(await completion.wait_for(task_id), type)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
-        """A copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a
-        :class:`StoredTaskInfo`, with its history, its error, its result and its progress."""
+        """Return a copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a
+        :class:`StoredTaskInfo`, with its history, its error, its result and its progress.
+        """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
@@ -118,7 +119,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def update(self, task: Task[A]) -> bool:
-        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
         check_task(task)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
@@ -126,7 +127,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Make the waiting task ready in ``delay`` seconds; False if none of that id waits."""
+        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
         check_seconds(delay, "delay")
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
@@ -137,7 +138,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if none of that id waits."""
+        """Kill the waiting task of this id; False if no task of this id waits."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
@@ -147,7 +148,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def abort(self, task_id: str) -> bool:
-        """Cancel the attempt under way, which is then settled as killed; False if there is none in a worker.
+        """Cancel the attempt under way, which is then settled as killed; False if no worker runs the task.
 
         It does not wait for the attempt to end: :meth:`wait_for` does. A sync handler ends when it next asks
         ``trio.from_thread.check_cancelled()``.
@@ -159,7 +160,9 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def resume_by_id(self, task_id: str) -> bool:
-        """Let the failed or killed task of this id wait again, with all of its attempts; False if there is none."""
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
+        """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
@@ -169,7 +172,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
@@ -177,14 +180,15 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; returns how many there were."""
+        """Forget all finished tasks, dead letters included; return how many there were."""
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         return self._ledger_holder.ledger.vacuum()
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
-        """Copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
-        :meth:`fetch_by_id` shows it."""
+        """Return copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
+        :meth:`fetch_by_id` shows it.
+        """
         check_count(limit, "limit")
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
@@ -196,7 +200,7 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Record the progress of a running task, in place of what was reported before.
+        """Store the progress of a running task; it replaces what was reported before.
 
         Raises:
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
@@ -206,7 +210,7 @@ class LedgerCapabilities(
         self._ledger_holder.ledger.report(task, progress)
 
     async def progress_of(self, task_id: str) -> Any:
-        """The progress that was last reported for the task; None if nothing was.
+        """Return the progress that was last reported for the task; None if none was.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -220,7 +224,7 @@ class LedgerCapabilities(
         return ledger.progress_of(task_id)
 
     async def metrics(self) -> dict[str, int]:
-        """Counts of all tasks so far by outcome, and of those that wait and run now."""
+        """Return counts of all tasks so far, by outcome, and of those that wait and run now."""
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         ledger = self._ledger_holder.ledger
@@ -229,7 +233,7 @@ class LedgerCapabilities(
 
 @final
 class ResultWaiters:
-    """The trio tasks that wait for results; a ledger calls :meth:`announce`."""
+    """The trio tasks that wait for results of tasks; a ledger calls :meth:`announce`."""
 
     __slots__ = ("_awaited",)
 
@@ -237,7 +241,7 @@ class ResultWaiters:
         self._awaited: dict[str, _Awaited] = {}
 
     def announce(self, task_id: TaskId, outcome: Ending) -> None:
-        """Wake those that wait for this task, which is finished."""
+        """Wake the trio tasks that wait for this task, which is finished."""
         awaited = self._awaited.pop(task_id, None)
         if awaited is not None:
             awaited.result = TaskResult.of(task_id, outcome)
@@ -255,7 +259,7 @@ class ResultWaiters:
 
 @final
 class _Awaited:
-    """A task whose result is waited for."""
+    """A task whose result trio tasks wait for."""
 
     __slots__ = ("finished", "result")
 

@@ -1,4 +1,4 @@
-"""Any ``trio.abc.ReceiveChannel`` as a backend.
+"""A backend for any ``trio.abc.ReceiveChannel``.
 
 A channel gives and takes nothing back, so what comes back is kept here, in this process: a retried task waits out its
 delay without holding a slot, a released one goes first, a failed one stays readable.
@@ -30,8 +30,9 @@ _BUFFERS: WeakKeyDictionary[trio.abc.ReceiveChannel[Any], RetryBuffer[Any]] = We
 
 
 def _buffer_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
-    """The retry buffer of a channel. It lives as long as the channel, so a task that one worker gave back waits for the
-    next worker over the same channel, in another backend too."""
+    """Return the retry buffer of a channel. It lives as long as the channel, so a task that one worker gave back waits
+    for the next worker over the same channel, in another backend too.
+    """
     try:
         buffer = _BUFFERS.get(channel)
         if buffer is None:
@@ -45,7 +46,7 @@ def _buffer_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
 
 
 class ChannelBackend(LedgerCapabilities[A], Backend[A]):
-    """A channel of plain args, of whole tasks, or of both, as a backend; :func:`as_backend` makes one.
+    """A backend over a channel of plain args, of whole tasks, or of both; :func:`as_backend` makes one.
 
     It ends once the channel has ended and nothing that was retried or released waits here. A channel that fails
     fails its receivers. A task whose id is known already is left out, with a warning in the log, since its id
@@ -63,7 +64,8 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
         self._ledger_holder = self._buffer = _buffer_of(channel)
 
     async def receive(self) -> Task[A]:
-        """Wait for the next task, and claim it; a task that is due here goes before those of the channel.
+        """Wait for the next task, and claim it; a retried or released task that is due goes before those of the
+        channel.
 
         Raises:
           trio.EndOfChannel: the channel has ended, and nothing waits here.
@@ -73,7 +75,7 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
         return await self._buffer.take()
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Record the outcome of the attempt; it takes effect even if it is cancelled.
+        """Record the outcome of the attempt, even if this call is cancelled.
 
         Raises:
           LeaseLostError: the task is not running in this attempt. Nothing changed.
@@ -92,7 +94,7 @@ class ChannelBackend(LedgerCapabilities[A], Backend[A]):
 
 
 class NowaitChannelBackend(ChannelBackend[A], NowaitBackend[A]):
-    """The same over a channel that has ``receive_nowait``, such as a memory channel."""
+    """A backend over a channel that has ``receive_nowait``, such as a memory channel."""
 
     def receive_nowait(self) -> Task[A]:
         """Claim the next task, or raise ``trio.WouldBlock`` if there is none now; else as :meth:`receive`."""
@@ -110,7 +112,7 @@ def as_backend(source: trio.abc.ReceiveChannel[Task[A]]) -> Backend[A]: ...
 @overload
 def as_backend(source: trio.abc.ReceiveChannel[A]) -> Backend[A]: ...
 def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
-    """Return a backend as it is, and make one of any other channel.
+    """Return a backend as it is, and wrap any other channel in one.
 
     Raises:
       TypeError: the source is neither.
@@ -128,7 +130,7 @@ def as_backend(source: trio.abc.ReceiveChannel[Any]) -> Backend[Any]:
 
 
 def _hint(source: Any) -> str:
-    """The end of an error text: a suggestion, if the mistake is a known one."""
+    """Return a suggestion for the end of an error text, if the mistake is a known one."""
     if callable(getattr(source, "__aiter__", None)):
         is_class = isinstance(source, type)
         return f": make one, {source.__name__}(...)" if is_class else ": carry it into a storage, Pipe(source, storage)"

@@ -1,4 +1,4 @@
-"""A backend made of functions, for an existing system.
+"""A backend made of the user's functions, for an existing system.
 
 With ``settle=`` that system keeps the tasks, and is told the outcome of each attempt. Without it that system takes
 nothing back, so a retried or released task waits here, as it does over a channel.
@@ -35,7 +35,7 @@ _STATUS_AFTER = {kind: STATUSES[change.state] for kind, change in OUTCOMES.items
 
 
 class CustomBackend(TaskSink[A], Backend[A]):
-    """A backend made of functions.
+    """A backend made of functions, such as ``receive`` and ``settle``.
 
     >>> CustomBackend(receive=fetch_row, push=insert_row, settle=update_row)
 
@@ -59,7 +59,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
     """
 
     def __new__(cls, *args: Any, **functions: Any) -> CustomBackend[A]:
-        """Make a backend; without ``settle``, one that keeps the tasks that come back."""
+        """Make a backend; without ``settle``, one that keeps retried and released tasks itself."""
         keeps = cls is CustomBackend and functions.get("settle") is None
         return object.__new__(cast("type[CustomBackend[A]]", _KeepingBackend if keeps else cls))
 
@@ -121,7 +121,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
     # Pushing
 
     async def push_task(self, task: Task[A]) -> TaskId:
-        """Put a whole task in.
+        """Push a whole task, by ``push``.
 
         Raises:
           BackendError: this backend was made without ``push=``.
@@ -217,7 +217,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
 
 @final
 class _KeepingBackend(LedgerCapabilities[A], CustomBackend[A]):
-    """A backend without ``settle=``: a retried or released task waits here, and failed tasks stay readable."""
+    """A backend without ``settle=``, which keeps retried, released and failed tasks in memory."""
 
     def __init__(self, **functions: Any) -> None:
         super().__init__(**functions)
@@ -241,7 +241,7 @@ async def _call(name: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _copy(task: Task[A]) -> Task[A]:
-    """A copy of the task with parts of its own, since a task that is given twice has two attempts."""
+    """Copy a task, with parts of its own, since a task that is given twice has two attempts."""
     parts = task.parts.again(task.parts.attempt)
     parts.context = task.parts.context
     parts.run_at = task.parts.run_at
@@ -249,7 +249,7 @@ def _copy(task: Task[A]) -> Task[A]:
 
 
 def _as_stored(task: Task[A], outcome: Outcome) -> Task[A]:
-    """The task as it is to be stored after this outcome."""
+    """Return the task as it is to be stored after this outcome."""
     stored = _copy(task)
     parts = stored.parts
     parts.status = _STATUS_AFTER[type(outcome)]

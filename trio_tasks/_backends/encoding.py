@@ -1,4 +1,4 @@
-"""The checks of a stored storage for a queue in memory: tasks are kept encoded, and are decoded for each attempt."""
+"""Encoding and checks for a queue in memory, as a stored storage makes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @final
 class Encoding:
-    """The codecs of a queue.
+    """The codecs of a queue in memory, for args and results.
 
     Args:
       type: of the args.
@@ -36,7 +36,7 @@ class Encoding:
         self._progress = CborCodec(name="the progress")
 
     def encode(self, task: Task[Any]) -> Task[Any]:
-        """Make the task that is kept: with the payload in place of the args, and parts of its own.
+        """Make the task that is kept: its args are the payload, and its parts are a copy.
 
         Raises:
           TypeError, ValueError: something in it cannot be stored.
@@ -54,7 +54,9 @@ class Encoding:
         return Task(payload, kept)
 
     def decode(self, task: Task[Any]) -> Task[Any]:
-        """Make the task that is given out. One whose payload does not decode is unfit, with the payload as its args."""
+        """Make the task that is given out, with the args decoded. One whose payload does not decode is unfit, with the
+        payload as its args.
+        """
         args: Any = task.args
         with catch_errors() as caught:
             args = self.codec.decode(task.args)
@@ -64,7 +66,7 @@ class Encoding:
         return Task(args, task.parts)
 
     def settled(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with a result that was encoded and decoded.
+        """Return the outcome with its result encoded and decoded once.
 
         Raises:
           UnsettledError: the result cannot be stored.
@@ -80,7 +82,7 @@ class Encoding:
         return Succeeded(result)
 
     def progress(self, value: Any) -> Any:
-        """Return what comes back of plain data that is reported as progress.
+        """Return the progress encoded and decoded once.
 
         Raises:
           EncodeError: it is not plain.

@@ -1,4 +1,4 @@
-"""The state of a queue in memory: the tasks that wait, those that run, and the outcomes of the finished ones.
+"""The ledger of a queue in memory: its waiting and running tasks, and the outcomes of finished ones.
 
 Nothing here awaits, and the caller passes the time in (``now``, on any monotonic clock), so each decision is atomic: a
 task is in exactly one place before and after every call. A task with a ``run_at`` is compared with the wall clock too,
@@ -38,7 +38,7 @@ WALL_CLOCK_INTERVAL = 1.0
 
 @final
 class Ledger(Generic[A]):
-    """The tasks of a queue, and their states.
+    """The tasks of a queue in memory, and their states.
 
     Args:
       on_finish: called with each task that reaches a final status, at once.
@@ -83,7 +83,7 @@ class Ledger(Generic[A]):
     # Coming in
 
     def push(self, task: Task[A], now: float) -> TaskId:
-        """Add a task; returns its id, or the id of the task that holds its unique key.
+        """Add a task; return its id, or the id of the task that has its unique key.
 
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``. Nothing
@@ -116,14 +116,14 @@ class Ledger(Generic[A]):
         return task_id
 
     def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
-        """Compare the task with the wall clock from now on, unless time is virtual and the wall clock is not."""
+        """Compare the task's time with the wall clock from now on, unless only trio's clock is virtual."""
         if is_wall_clock_replaced() or not self._is_virtual():
             moment = self._moments[task.parts.id] = microseconds_of(run_at)
             heappush(self._by_wall_clock, (moment, next(self._tiebreak), task))
             self._next_wall_look = min(self._next_wall_look, self._next_look(now, rest))
 
     def _claim(self, task: Task[A]) -> TaskId | None:
-        """Take the unique key for this task, and return None; or the id of the task that keeps it."""
+        """Take the unique key for this task, and return None; or return the id of the task that keeps it."""
         key = task.parts.terms.unique
         assert key is not None
         holder = self._unique.get(key)
@@ -138,7 +138,7 @@ class Ledger(Generic[A]):
         return None
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
-        """Make the task ready so many seconds from now."""
+        """Make the task ready after this many seconds."""
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
             self._moments.pop(task.parts.id, None)
@@ -153,7 +153,7 @@ class Ledger(Generic[A]):
     # Going out
 
     def take(self, now: float) -> Task[A] | None:
-        """Begin an attempt at the next task that is ready; None if there is none."""
+        """Begin an attempt at the next ready task; None if there is none."""
         if self._start_by:
             self.expire(now)
         if self._delayed.heap:
@@ -180,11 +180,13 @@ class Ledger(Generic[A]):
                 self._make_ready(first)
 
     def _is_delayed(self, task: Task[A]) -> bool:
-        """True if an entry of the delayed tasks is not stale."""
+        """Return True if an entry in the delay queue is still valid."""
         return self._live.get(task.parts.id) is task and task.parts.id in self._not_before
 
     def _is_early(self, task: Task[A], now: float) -> bool:
-        """True if the wall clock was set back, so that the task is not due by it yet; it is then delayed further."""
+        """Return True if the task is not due by the wall clock yet, since that was set back; the task is then delayed
+        further.
+        """
         moment = self._moments.get(task.parts.id)
         if moment is None or (rest := moment - microseconds_of(wall_now())) <= 0:
             return False
@@ -206,8 +208,9 @@ class Ledger(Generic[A]):
         self._next_wall_look = math.inf
 
     def _next_look(self, now: float, rest: float) -> float:
-        """Time of the next look at the wall clock, ``rest`` seconds before a task is due by it. A virtual one is set
-        by the test alone, so it need not be watched."""
+        """Return the time of the next look at the wall clock, ``rest`` seconds before a task is due by it. A virtual
+        one is set by the test alone, so it need not be watched.
+        """
         return _later(now, rest if self._is_virtual() else min(rest, WALL_CLOCK_INTERVAL))
 
     def _make_ready(self, task: Task[A]) -> None:
@@ -216,7 +219,7 @@ class Ledger(Generic[A]):
         self._ready.append(task)
 
     def expire(self, now: float) -> bool:
-        """Kill tasks that were not started in time, including those that expire right now. True if there were any."""
+        """Kill tasks that were not started in time. True if there were any."""
         is_any = False
         while self._first_expiry is not None and self._first_expiry <= now:
             _, task_id = heappop(self._expiring)
@@ -226,12 +229,12 @@ class Ledger(Generic[A]):
         return is_any
 
     def expires_at(self, task_id: str) -> float | None:
-        """The time at which the task of this id expires; None if it does not, or not any more."""
+        """Return the time at which the task of this id expires; None if it does not expire any more."""
         return self._start_by.get(task_id)
 
     @property
     def _first_expiry(self) -> float | None:
-        """The time at which the next task expires; None if none does."""
+        """Return the time at which the next task expires; None if none does."""
         heap, start_by = self._expiring, self._start_by
         if len(heap) > 64 + 2 * len(start_by):  # most were started in time
             heap[:] = [(moment, task_id) for task_id, moment in start_by.items()]
@@ -242,7 +245,7 @@ class Ledger(Generic[A]):
 
     @property
     def next_due(self) -> float | None:
-        """The time at which the next delayed task is due or a task expires; None if there is neither."""
+        """The time at which the next delayed task is due or the next task expires; None if there is neither."""
         while (first := self._delayed.first) is not None and not self._is_delayed(first):
             self._delayed.pop_first()  # a stale entry
         expiry, due = self._first_expiry if self._start_by else None, self._delayed.next_due
@@ -336,7 +339,7 @@ class Ledger(Generic[A]):
         self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
 
     def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
-        """Add the attempt that failed to the history of its task."""
+        """Add the failed attempt to the history of its task."""
         became, error = type(outcome).__name__.lower(), outcome.error
         worker = None if parts.holder is None else parts.holder.worker
         entry = PastAttempt(int(parts.attempt), wall_seconds(), worker, became, self._line_of(error))
@@ -345,14 +348,14 @@ class Ledger(Generic[A]):
     # Interventions
 
     def cancel(self, task_id: str, reason: str) -> bool:
-        """Kill a task that waits; False if it does not wait."""
+        """Kill a waiting task; False if it does not wait."""
         task = self._waiting(task_id)
         if task is not None:
             self._finish(task, Killed(AbortError(reason)))
         return task is not None
 
     def abort(self, task_id: str, reason: str) -> bool:
-        """Ask the worker to cancel the attempt under way, which is then killed; False if no worker holds it."""
+        """Ask the worker to cancel the attempt under way, which is then killed; False if no worker runs it."""
         parts = self._running.get(task_id)
         if parts is None or parts.holder is None:
             return False
@@ -371,14 +374,14 @@ class Ledger(Generic[A]):
         return task is not None
 
     def update(self, task: Task[A]) -> bool:
-        """Put new args and metadata into the waiting task of this id; False if none waits."""
+        """Replace args and metadata of the waiting task of the same id; False if no such task waits."""
         waiting = self._waiting(task.parts.id)
         if waiting is not None:
             waiting.args, waiting.parts.metadata = task.args, task.parts.metadata
         return waiting is not None
 
     def resume(self, task_id: str) -> bool:
-        """Let a dead letter wait again, with all of its attempts; False if there is none of this id.
+        """Make a dead letter wait again, with all of its attempts; False if there is none of this id.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now. Nothing changed.
@@ -397,7 +400,7 @@ class Ledger(Generic[A]):
         return True
 
     def report(self, task: Task[A], progress: Any) -> None:
-        """Record the progress of a running task.
+        """Store the progress of a running task.
 
         Raises:
           LeaseLostError: the task is not running under these parts. Nothing changed.
@@ -417,7 +420,7 @@ class Ledger(Generic[A]):
         return finished is not None
 
     def vacuum(self) -> int:
-        """Forget all finished tasks; returns how many there were."""
+        """Forget all finished tasks; return how many there were."""
         forgotten = len(self._done) + len(self._dead)
         for task_id in (*self._done, *self._dead) if self._infos else ():
             self._infos.pop(task_id, None)
@@ -432,12 +435,12 @@ class Ledger(Generic[A]):
         return None if task_id in self._running else task
 
     def find(self, task_id: str) -> Task[A] | None:
-        """The task of this id, unfinished or remembered."""
+        """Return the task of this id, unfinished or remembered; or None."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished[0] if finished else self._live.get(task_id)
 
     def shown(self, task: Task[A]) -> Task[A]:
-        """A copy of a task of this ledger, with all that is known of it as its context."""
+        """Return a copy of a task, with a StoredTaskInfo as its context."""
         parts = task.parts.copy()
         parts.context = self._info_of(task.parts)
         return Task(task.args, parts)
@@ -449,17 +452,18 @@ class Ledger(Generic[A]):
         return info if parts.holder is None else replace(info, worker=parts.holder.worker)
 
     def progress_of(self, task_id: str) -> Any:
-        """The progress that was last reported of this task; None if nothing was."""
+        """Return the progress that was last reported for this task; None if none was."""
         return self._infos.get(task_id, NOTHING_KNOWN).progress
 
     def result_of(self, task_id: str) -> TaskResult[Any] | None:
-        """The result of the task of this id, if it has ended and is remembered."""
+        """Return the result of the task of this id, if it is finished and remembered."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished and TaskResult.of(finished[0].parts.id, finished[1])
 
     def tasks(self) -> Iterator[Task[A]]:
-        """All tasks that are unfinished or remembered: in the order in which they would be taken, fall due, were taken,
-        or were finished."""
+        """Return all tasks that are unfinished or remembered: in the order in which they would be taken, fall due, were
+        taken, or were finished.
+        """
         live, running, due = self._live, self._running, self._not_before
         yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in running)
         delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
@@ -470,7 +474,7 @@ class Ledger(Generic[A]):
             yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
 
     def _falls_due(self, task_id: str) -> float:
-        """The time at which a delayed task is ready, or expires before that."""
+        """Return the time at which a delayed task is ready, or at which it expires before that."""
         due = self._not_before[task_id]
         return min(due, self._start_by.get(task_id, due))
 
@@ -481,12 +485,12 @@ class Ledger(Generic[A]):
 
     @property
     def is_timed(self) -> bool:
-        """True if :meth:`take` needs the time, since a task is delayed or may expire."""
+        """True if :meth:`take` depends on the time, since a task is delayed or may expire."""
         return bool(self._start_by or self._delayed.heap)
 
     @property
     def is_empty(self) -> bool:
-        """True if no task waits, and none is in an attempt from which it could come back."""
+        """True if no task waits, and none is running that could come back."""
         return not self.waiting and not any(parts.holder for parts in self._running.values())
 
     @property
@@ -506,5 +510,5 @@ class Ledger(Generic[A]):
 
 
 def _later(now: float, seconds: float) -> float:
-    """The time ``seconds`` from now; later than now even if they are too few for a float."""
+    """Return the time ``seconds`` from now, later than now even if they are too few for a float."""
     return max(now + seconds, math.nextafter(now, math.inf))

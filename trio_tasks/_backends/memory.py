@@ -1,4 +1,4 @@
-"""A storage in memory, for one process."""
+"""MemoryStorage: a storage in memory, for one process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ B = TypeVar("B")
 @final
 @dataclass(frozen=True, slots=True)
 class MemoryStorageStatistics:
-    """A snapshot of a memory storage. The seven counts at the end start with the storage."""
+    """The state and the counts of a memory storage at one moment. The seven counts at the end start with the
+    storage.
+    """
 
     waiting: int
     running: int
@@ -56,7 +58,7 @@ class MemoryStorageStatistics:
 
 
 class MemoryOptions(TypedDict, total=False):
-    """The keywords of a queue in memory, beside its name and the type of its args; see :class:`MemoryStorage`."""
+    """The keyword options of a queue in memory; see :class:`MemoryStorage`."""
 
     max_buffer_size: float
     codec: Codec | Callable[[Any], Codec] | None
@@ -69,7 +71,7 @@ class MemoryOptions(TypedDict, total=False):
 class MemoryStorage(
     LedgerCapabilities[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
 ):
-    """Tasks in memory, for one process.
+    """A storage in memory, for one process.
 
     >>> storage = MemoryStorage[Email]()
     >>> worker = Worker("emails", storage, send_email)
@@ -186,7 +188,7 @@ class MemoryStorage(
         return other
 
     def clone(self) -> MemoryStorage[A]:
-        """Make another handle to the same storage, to be closed on its own, as with trio's memory channels.
+        """Make another handle to the same storage, to be closed separately, as with trio's memory channels.
 
         The storage is closed when every handle is, so each of several producers can close its own. A clone that has
         only ever been received from, such as one given to a worker, does not keep the storage open.
@@ -225,7 +227,7 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     def push_task_nowait(self, task: Task[A]) -> TaskId:
-        """Push a whole task, or raise ``trio.WouldBlock`` if there is no room; else as :meth:`push_task`."""
+        """Push a whole task, or raise ``trio.WouldBlock`` if there is no room."""
         return self._push_prepared(check_task(task) if self._takes_as_it_is else self._prepare(task))
 
     def _push_prepared(self, task: Task[A]) -> TaskId:
@@ -271,7 +273,9 @@ class MemoryStorage(
 
     @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
-        """Refuse further pushes here. Once every handle is closed, receivers get the rest, and then the end."""
+        """Refuse further pushes through this handle. Once every handle is closed, receivers get the rest, and then the
+        end.
+        """
         if self._closed:
             return
         self._closed = True
@@ -313,7 +317,7 @@ class MemoryStorage(
         return task if self._encoding is None else self._decoded(task)
 
     def _decoded(self, task: Task[A]) -> Task[A]:
-        """Decode a task that was just claimed; if decoding is interrupted, the task is released."""
+        """Decode a task that was just claimed; if decoding is interrupted, release the task."""
         if self._encoding is None:
             return task
         is_decoded = False
@@ -326,7 +330,7 @@ class MemoryStorage(
                 self._queue.settle(task, Released("interrupted"))
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Record the outcome of the attempt; it takes effect even if it is cancelled."""
+        """Record the outcome of the attempt, even if this call is cancelled."""
         self.settle_nowait(task, outcome)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -337,11 +341,11 @@ class MemoryStorage(
     # Changing
 
     async def update(self, task: Task[A]) -> bool:
-        """Give the waiting task of this id the args and metadata of this one; False if none of that id waits."""
+        """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
         return await super().update(task if self._encoding is None else self._encoding.encode(task))
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Record the progress of a running task, in place of what was reported before.
+        """Store the progress of a running task; it replaces what was reported before.
 
         Raises:
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
@@ -351,7 +355,7 @@ class MemoryStorage(
         await super().report_progress(task, progress)
 
     async def resume_abandoned(self) -> int:
-        """Return 0: no task is ever abandoned, since there are no leases, and only one process."""
+        """Return 0: there are no orphans without leases."""
         await trio.lowlevel.checkpoint()
         return 0
 
@@ -373,12 +377,12 @@ class MemoryStorage(
         await trio.lowlevel.checkpoint()
 
     async def list_workers(self) -> list[str]:
-        """The names of the workers that run on it."""
+        """Return the names of the workers that run on the storage."""
         await trio.lowlevel.checkpoint()
         return [each.name for each in self._queue.workers if not each.is_stopped]
 
     async def list_queues(self) -> list[str]:
-        """The names of all queues of the storage that a task was ever pushed to."""
+        """Return the names of all queues that a task was ever pushed to."""
         await trio.lowlevel.checkpoint()
         queues = self._queue.siblings.values()
         return sorted(each.name for each in queues if each.ledger.counts["pushed"])
@@ -388,7 +392,7 @@ class MemoryStorage(
         return shown if self._encoding is None else self._encoding.decode(shown)
 
     def statistics(self) -> MemoryStorageStatistics:
-        """A snapshot of the queue, frozen."""
+        """Return the state and the counts of the queue at this moment."""
         ledger = self._queue.ledger
         return MemoryStorageStatistics(
             waiting=ledger.waiting,

@@ -1,4 +1,4 @@
-"""A queue in memory: its tasks in a :class:`Ledger`, and the trio tasks that wait for a task or for room.
+"""A queue in memory: a :class:`Ledger`, and the trio tasks that wait for a task or for room.
 
 As in trio's own memory channels, a task is given to a waiting receiver in the same step in which it becomes ready, so
 it always has an owner. Of the receivers that wait, one keeps time: its scope has the deadline of the next delayed task.
@@ -82,7 +82,7 @@ class MemoryQueue(Generic[A]):
         return MemoryQueue(name, type, {**same, **_with_hooks(options)}, self.siblings)
 
     def check_same(self, type: Any, options: Mapping[str, Any]) -> None:
-        """Refuse a type or an option that differs from this queue's."""
+        """Raise if a type or an option differs from this queue's."""
         given = _with_hooks(options) if type is None else {"type": type, **_with_hooks(options)}
         known = {"type": self.type, **self.options}
         for option, value in given.items():
@@ -90,7 +90,7 @@ class MemoryQueue(Generic[A]):
                 raise ValueError(f"queue {self.name!r} is open here already, with {option}={known[option]!r}")
 
     def remove_handle(self, handle: object) -> None:
-        """Expect no more pushes through this handle, and close the queue if it was the last one."""
+        """Remove a handle; the queue is closed when its last one is removed."""
         self.pushing_handles.discard(handle)
         if not self.pushing_handles and not self.closed:
             self.closed = True
@@ -110,7 +110,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
-        """Claim the next ready task; raises ``trio.WouldBlock`` or ``trio.EndOfChannel``."""
+        """Claim the next ready task; raise ``trio.WouldBlock`` or ``trio.EndOfChannel`` if there is none."""
         task = self._take()
         if task is not None:
             return task
@@ -129,7 +129,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     async def wait_and_take(self) -> Task[A]:
-        """Wait for a task when none is ready, and claim it. If it is cancelled, nothing was taken."""
+        """Claim the next task, waiting for one if none is ready. If it is cancelled, nothing was taken."""
         while True:
             handed = await (self._keep_time() if self._must_keep_time() else self._wait_for_task())
             if handed is not None:
@@ -150,7 +150,7 @@ class MemoryQueue(Generic[A]):
         return self._timer is None and self.ledger.next_due is not None
 
     async def _keep_time(self) -> Task[A] | None:
-        """Wait for a task, or until the next delayed one is due."""
+        """Wait for a task until the next delayed one is due."""
         due = self.ledger.next_due
         assert due is not None
         with trio.CancelScope(deadline=due) as self._timer:
@@ -162,7 +162,7 @@ class MemoryQueue(Generic[A]):
         return None
 
     async def _wait_for_task(self) -> Task[A] | None:
-        """Wait until a task is handed over; None if the caller has to look for one."""
+        """Wait until a task is handed over; None if the caller must look for one."""
         me = trio.lowlevel.current_task()
         self._receivers[me] = None
 
@@ -177,7 +177,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def push_nowait(self, task: Task[A]) -> TaskId:
-        """Push a task; raises ``trio.WouldBlock`` if there is no room."""
+        """Push a task; raise ``trio.WouldBlock`` if there is no room."""
         if self._pushers or self.ledger.waiting >= self.capacity:
             self.expire()
             if self._pushers or self.ledger.waiting >= self.capacity:
@@ -203,7 +203,7 @@ class MemoryQueue(Generic[A]):
         return task_id
 
     def _push_waiting(self) -> bool:
-        """Push the tasks that wait for room, in the order in which they came; True if there was room for any."""
+        """Push tasks that wait for room, in order; return True if there was room for any."""
         was_room = self.ledger.waiting < self.capacity
         while self._pushers and self.ledger.waiting < self.capacity:
             pusher, task, _ = self._pushers.popleft()
@@ -227,7 +227,7 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Record the outcome, and serve those that wait."""
+        """Record the outcome, and serve waiting trio tasks."""
         if not isinstance(task, Task):
             raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
         self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
@@ -236,13 +236,13 @@ class MemoryQueue(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def expire(self) -> None:
-        """Kill tasks that were not started in time; that may make room."""
+        """Kill tasks that were not started in time, which may make room."""
         if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
             self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection
     def match_waiters(self) -> None:
-        """Serve those that wait for room or for a task, after any change."""
+        """Serve trio tasks that wait for room or for a task, after any change."""
         if self._pushers:
             self._push_waiting()
         while self._receivers:
@@ -269,12 +269,12 @@ _Class = type
 
 
 def _with_hooks(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with ``on_push`` checked."""
+    """Return the options with ``on_push`` checked."""
     return {**options, "on_push": PushHooks(options["on_push"])} if "on_push" in options else {**options}
 
 
 def _encoding_of(type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> Encoding | None:
-    """The codecs of a queue; None if its values are kept by reference."""
+    """Return the codecs of a queue; None if values are kept by reference."""
     if type is None and codec is None and result_type is None:
         return None
     from .encoding import Encoding  # it imports cbor2 and msgspec, which nothing else in memory needs

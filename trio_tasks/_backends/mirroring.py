@@ -1,4 +1,5 @@
-"""Wrappers that have the capabilities of the backend inside, so that ``isinstance`` gives the same answer for both.
+"""Wrapper classes that have the capabilities of the wrapped backend, so that ``isinstance`` gives the same answer for
+both.
 
 The list of capabilities is derived from the contracts, so a new interface there is known here without being named.
 """
@@ -22,12 +23,12 @@ CAPABILITIES: tuple[type, ...] = (TaskSink, *INTERFACES)
 
 
 def capabilities_of(backend: object) -> tuple[type, ...]:
-    """The interfaces that this backend implements, in the order of :data:`CAPABILITIES`."""
+    """Return the interfaces that this backend implements, in the order of :data:`CAPABILITIES`."""
     return tuple(each for each in CAPABILITIES if isinstance(backend, each))
 
 
 def verbs_of(interface: type) -> frozenset[str]:
-    """The names of the methods that an interface adds, those with a default implementation included."""
+    """Return the names of the methods that an interface adds, those with a default implementation included."""
     return frozenset(name for name, each in vars(interface).items() if callable(each) and not name.startswith("_"))
 
 

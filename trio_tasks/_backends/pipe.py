@@ -1,4 +1,4 @@
-"""A pipe from a source of args into a storage, for the workers that run on that storage.
+"""A pipe, which carries args from a source into a storage, for the workers of that storage.
 
 A task that was taken from the source and is not in the storage yet is kept here. It is pushed first next time, and its
 id makes it count once, even if it is not known whether it had arrived.
@@ -34,7 +34,7 @@ _BATCH_SIZE = 64  # items carried between two checkpoints
 
 
 class _Storage(Protocol[A]):
-    """The storage of a pipe, for type checkers: a :class:`Backend` that is a :class:`TaskSink` too."""
+    """The type of a pipe's storage: a :class:`Backend` that is also a :class:`TaskSink`."""
 
     @property
     def heartbeat_interval(self) -> float | None: ...
@@ -49,8 +49,8 @@ class _Storage(Protocol[A]):
 
 
 class Pipe(Backend[A], Feeder):
-    """Carries what comes out of a source into a storage, as long as a worker's intake is open, and is that storage
-    for the worker.
+    """A backend that carries items from a source into a storage while a worker's intake is open, and gives out the
+    storage's tasks.
 
     It can do what its storage can: it implements the same interfaces, :class:`TaskSink` excepted. It goes at the
     storage's pace, so a source that can wait is made to wait. Of several workers on one pipe one carries at a time, and
@@ -110,7 +110,7 @@ class Pipe(Backend[A], Feeder):
 
     @trio.lowlevel.enable_ki_protection
     async def feed(self) -> None:
-        """Carry until the source ends, then close the storage.
+        """Carry items until the source ends, then close the storage.
 
         If it is cancelled, a task that it had taken from the source is carried first next time. Errors of the source
         come through as they are, and so do errors of the storage, unless it refuses the task.
@@ -151,7 +151,7 @@ class Pipe(Backend[A], Feeder):
                 self._in_transit = None
 
     async def _next(self) -> Task[A] | None:
-        """Wait for the next item of the source, and return it as a task; None at its end."""
+        """Wait for the next item of the source, and return it as a task; None when the source ends."""
         was_interrupted, self._was_interrupted = self._was_interrupted, True
         try:
             item = await self._items.__anext__()
@@ -166,7 +166,7 @@ class Pipe(Backend[A], Feeder):
         return cast("Task[A]", item) if isinstance(item, Task) else Task(item)
 
     async def _put(self, task: Task[A]) -> bool:
-        """Push the task in transit; False if nothing more can be pushed."""
+        """Push the task in transit; return False if the storage is closed."""
         repeated, self._tried = self._tried, True
         refused = True
         try:
@@ -188,19 +188,19 @@ class Pipe(Backend[A], Feeder):
     # The storage's own methods
 
     async def receive(self) -> Task[A]:
-        """Wait for the next task of the storage; see there."""
+        """Receive a task from the storage."""
         return cast("Task[A]", await self._storage.receive())
 
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Settle the task in the storage; see there."""
+        """Settle the task in the storage."""
         await self._storage.settle(task, outcome)
 
     async def beat(self, context: WorkerContext) -> None:
-        """Renew the storage's leases; see there."""
+        """Renew the leases in the storage."""
         await self._storage.beat(context)
 
     async def aclose(self) -> None:
-        """Close the source, if it can be. The storage is its owner's to close."""
+        """Close the source, if it has ``aclose``. The storage is its owner's to close."""
         aclose = getattr(self._items, "aclose", trio.lowlevel.checkpoint)
         await aclose()
 
@@ -210,7 +210,7 @@ class Pipe(Backend[A], Feeder):
 
 
 def pipe_to(source: AsyncIterable[Task[A]] | AsyncIterable[A], storage: _Storage[A], *, close: bool = True) -> Pipe[A]:
-    """A :class:`Pipe` from the source into the storage."""
+    """Make a :class:`Pipe` from the source into the storage."""
     return Pipe(source, storage, close=close)
 
 

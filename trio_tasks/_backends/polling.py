@@ -1,4 +1,4 @@
-"""Poll strategies, for backends that have to look: they decide when to look again after a look that found nothing.
+"""Poll strategies, which decide when to poll again after a poll that found nothing.
 
 >>> backend = CustomBackend(
 ...     receive=poll(fetch_row, race(OnSignal(rows_changed), Interval(30)))
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @final
 class Interval(PollStrategy):
-    """Look at regular times, ``seconds`` apart.
+    """Poll at regular times, ``seconds`` apart.
 
     The time that a look takes does not add up: a beat that is missed is left out, and the next one is on time.
 
@@ -41,7 +41,7 @@ class Interval(PollStrategy):
         self._last: float | None = None
 
     async def wait(self) -> None:
-        """Return at the next regular time."""
+        """Wait until the next regular time."""
         now = trio.current_time()
         if self._last is None or self._last > now:  # the first time; or another run, whose clock is another
             self._last = now
@@ -57,7 +57,7 @@ class Interval(PollStrategy):
 
 @final
 class Backoff(PollStrategy):
-    """Look ever more rarely while there is nothing, and start afresh when there was something.
+    """Poll ever more rarely while nothing is found, and often again after something was.
 
     Args:
       first: seconds before the first look that follows one which found nothing; more than 0.
@@ -75,12 +75,12 @@ class Backoff(PollStrategy):
         self._quiet = 0
 
     async def wait(self) -> None:
-        """Return after a while that is longer each time."""
+        """Wait for a while, longer each time."""
         self._quiet += 1
         await trio.sleep(self._delay(self._quiet))
 
     def found(self) -> None:
-        """Start afresh."""
+        """Start again with the shortest wait."""
         self._quiet = 0
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Backoff(PollStrategy):
 
 @final
 class OnSignal(PollStrategy):
-    """Look when told to.
+    """Poll when :meth:`notify` is called.
 
     A signal that comes while nothing waits is kept, and several of them count as one: there is always a look after the
     last one.
@@ -117,7 +117,7 @@ class OnSignal(PollStrategy):
         self._notified = trio.Event()
 
     def notify(self) -> None:
-        """Cause a look: now, or as soon as the one under way is over. From a thread, call it with
+        """Cause a poll: now, or as soon as the present one is over. From a thread, call it with
         ``trio.from_thread.run_sync``.
 
         Raises:
@@ -128,7 +128,7 @@ class OnSignal(PollStrategy):
         self._notified.set()
 
     async def wait(self) -> None:
-        """Return when there is, or was, a signal."""
+        """Wait for a signal; return at once if one has come since the last poll."""
         await self._wait()
 
     async def _wait_notified(self) -> None:
@@ -157,13 +157,13 @@ class OnSignal(PollStrategy):
 
 @final
 class _Race(PollStrategy):
-    """Several strategies at once: see :func:`race`."""
+    """Several strategies at once, made by :func:`race`."""
 
     def __init__(self, strategies: tuple[PollStrategy, ...]) -> None:
         self._strategies = strategies
 
     async def wait(self) -> None:
-        """Return when the first of them does, and cancel the others."""
+        """Wait until the first strategy returns, and cancel the others."""
         errors: list[Exception] = []
 
         async def run(strategy: PollStrategy) -> None:  # noqa: ASYNC910  it is the nursery that checkpoints
@@ -180,7 +180,7 @@ class _Race(PollStrategy):
             raise errors[0]
 
     def found(self) -> None:
-        """Tell all of them."""
+        """Tell all strategies that a poll found something."""
         for strategy in self._strategies:
             strategy.found()
 
@@ -189,7 +189,7 @@ class _Race(PollStrategy):
 
 
 def race(*strategies: PollStrategy) -> PollStrategy:
-    """Look as soon as one of several strategies says so: ``race(OnSignal(changed), Interval(30))``.
+    """Combine strategies: poll as soon as one of them says so. ``race(OnSignal(changed), Interval(30))``.
 
     An error of one of them, the end of a signal's channel included, comes out as it is.
     """
@@ -201,7 +201,7 @@ def race(*strategies: PollStrategy) -> PollStrategy:
 
 
 def poll(fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> Callable[[], Awaitable[T]]:
-    """Make a function that looks for a task into one that waits for a task, as ``CustomBackend(receive=…)`` wants it.
+    """Turn a function that polls for a task into one that waits for a task, for ``CustomBackend(receive=…)``.
 
     Args:
       fetch: ``async () -> Task | args | None``: looks, and returns None if there is nothing now. It may raise
@@ -214,7 +214,7 @@ def poll(fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> Ca
 
 @final
 class _Poller(Generic[T]):
-    """The loop of :func:`poll`. There is no checkpoint between fetching something and returning it."""
+    """The loop that :func:`poll` makes. There is no checkpoint between fetching something and returning it."""
 
     def __init__(self, fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> None:
         self._fetch = fetch
@@ -222,7 +222,7 @@ class _Poller(Generic[T]):
         self._quiet = False
 
     async def receive(self) -> T:
-        """Wait until a look finds something, and return that."""
+        """Poll until something is found, and return it."""
         while True:
             await trio.lowlevel.checkpoint()
             if self._quiet:

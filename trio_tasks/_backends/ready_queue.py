@@ -1,4 +1,4 @@
-"""The two orders in which tasks wait: by priority once they are ready, and by time before that.
+"""Two queues of waiting tasks: ready ones by priority, and delayed ones by time.
 
 Neither removes anything from its middle. A task that was cancelled stays in it as a stale entry, which the caller skips
 when it is popped; so every operation costs the same with a thousand tasks waiting as with a million.
@@ -22,7 +22,7 @@ A = TypeVar("A")
 
 @final
 class ReadyQueue(Generic[A]):
-    """Highest priority first; within one priority, first in, first out."""
+    """A queue of ready tasks: highest priority first; within one priority, first in, first out."""
 
     __slots__ = ("_levels", "_priorities")
 
@@ -50,12 +50,12 @@ class ReadyQueue(Generic[A]):
         self._level(task.parts.terms.priority).appendleft(task)
 
     def __iter__(self) -> Iterator[Task[A]]:
-        """All of them, in order."""
+        """Iterate over all tasks, in order."""
         for priority in reversed(self._priorities):
             yield from self._levels[priority]
 
     def pop(self) -> Task[A] | None:
-        """Take out the next one; None if there is none."""
+        """Remove and return the next task; None if there is none."""
         if not self._priorities:
             return None
         priority = self._priorities[-1]
@@ -69,7 +69,7 @@ class ReadyQueue(Generic[A]):
 
 @final
 class DelayQueue(Generic[A]):
-    """Earliest first; at the same time, first in, first out."""
+    """A queue of delayed tasks: earliest first; at the same time, first in, first out."""
 
     __slots__ = ("_tiebreak", "heap")
 
@@ -84,14 +84,14 @@ class DelayQueue(Generic[A]):
 
     @property
     def next_due(self) -> float | None:
-        """The time at which the first one is due; None if there is none."""
+        """The time at which the first task is due; None if there is none."""
         return self.heap[0][0] if self.heap else None
 
     @property
     def first(self) -> Task[A] | None:
-        """The one that is due first; None if there is none."""
+        """The task that is due first; None if there is none."""
         return self.heap[0][2] if self.heap else None
 
     def pop_first(self) -> Task[A]:
-        """Take out the one that is due first, whether its time has come or not."""
+        """Remove and return the task that is due first, whether its time has come or not."""
         return heappop(self.heap)[2]

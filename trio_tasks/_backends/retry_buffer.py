@@ -1,4 +1,4 @@
-"""A retry buffer, which makes a backend of a source that takes nothing back.
+"""A retry buffer, which keeps retried and released tasks for a source that takes no task back.
 
 A channel, or a function that fetches, gives tasks and takes none. So a retried or released task waits in a ledger here,
 and goes before the source once it is due. One receiver at a time asks the source, under the deadline of the next task
@@ -72,7 +72,7 @@ class RetryBuffer(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def take_nowait(self) -> Task[A]:
-        """Claim the next task, or raise ``trio.WouldBlock`` if there is none now; else as :meth:`take`."""
+        """Claim the next task, or raise ``trio.WouldBlock`` if there is none now."""
         while (task := self._take_kept()) is None:
             self._check_end()
             if self._ended or self._receive_nowait is None:
@@ -91,7 +91,7 @@ class RetryBuffer(Generic[A]):
             raise trio.EndOfChannel
 
     async def _ask(self) -> None:  # noqa: ASYNC910  the lock of the caller was a checkpoint
-        """Wait until the source gives a task or ends, or until a task that waits here is due."""
+        """Wait until the source gives a task or ends, or until a task in the buffer is due."""
         due = self.ledger.next_due
         with trio.CancelScope(deadline=math.inf if due is None else due) as self._asking:  # noqa: ASYNC912  if the source does not wait, nor do we
             try:
@@ -114,7 +114,7 @@ class RetryBuffer(Generic[A]):
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
-        """Record the outcome of the attempt; raises :class:`LeaseLostError` if it is not running."""
+        """Record the outcome of the attempt; raise :class:`LeaseLostError` if the task is not running."""
         now = trio.current_time()
         self.ledger.settle(task, outcome, now)
         if isinstance(outcome, (Retried, Suspended)):
@@ -129,10 +129,10 @@ class RetryBuffer(Generic[A]):
             self.ledger.expire(trio.current_time())
 
     def match_waiters(self) -> None:
-        """Interrupt the call of the source, so that the receiver takes a task that may have become ready here."""
+        """Interrupt the call of the source, so that the receiver takes a task of the buffer that may be ready."""
         self._asking.cancel()
 
     def _keep_time(self) -> None:
-        """Set the deadline of the call of the source to the time at which the next task here is due."""
+        """Let the call of the source end when the next task in the buffer is due."""
         due = self.ledger.next_due
         self._asking.deadline = math.inf if due is None else due

@@ -1,4 +1,4 @@
-"""Storages by URL: one line of configuration says which storage a program uses."""
+"""Storages by URL, so that one line of configuration chooses the storage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_url(url: str, type: type[A], *, queue: str = "default", **options: Any)
 @overload
 def open_url(url: str, type: Any = None, *, queue: str = "default", **options: Any) -> AnyStorage[Any]: ...
 def open_url(url: str, type: Any = None, *, queue: str = "default", **options: Any) -> AnyStorage[Any]:
-    """Make the storage that a URL names, to be opened by ``async with``.
+    """Make the storage that a URL names; open it with ``async with``.
 
     >>> async with open_url(os.environ["TRIO_TASKS_URL"], Email, queue="emails") as storage:
     ...     await storage.push(Email(to="a@example.com"))
@@ -81,7 +81,7 @@ def _split(url: str, scheme: str) -> SplitResult:
 
 
 def _path(parts: SplitResult, scheme: str) -> str:
-    """The path that a URL names; empty for one that has none."""
+    """Return the path in a URL; empty for a scheme without one."""
     path = unquote(parts.path, errors="strict")
     if scheme == "memory":
         if path not in ("", "/"):
@@ -125,7 +125,7 @@ def _options(parts: SplitResult, scheme: str) -> dict[str, Any]:
 @final
 @dataclass(frozen=True)
 class _Option:
-    """A way to read an option from text.
+    """An option of a URL, and how to read its value from text.
 
     Attributes:
       shape: the right texts, in words.
@@ -174,7 +174,7 @@ _DURABLE = {
 @final
 @dataclass(frozen=True)
 class _Scheme:
-    """A kind of storage.
+    """A URL scheme, and the storage that it names.
 
     Attributes:
       make: makes one, from the path, the type of the args, and all options.

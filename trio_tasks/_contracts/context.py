@@ -385,7 +385,7 @@ class IntakeState:
 
 @final
 class Tally:
-    """The counts of a run that is still going on."""
+    """The counts of a run that is under way."""
 
     __slots__ = (
         "drained",
@@ -406,7 +406,7 @@ class Tally:
         self.overruns: dict[str, Overrun] = {}
 
     def count(self, outcome: Outcome) -> None:
-        """Count one more attempt that has ended so."""
+        """Count one more attempt, which ended with this outcome."""
         if isinstance(outcome, Succeeded):
             self.succeeded += 1
         elif isinstance(outcome, Retried):
@@ -421,7 +421,7 @@ class Tally:
             self.suspended += 1
 
     def report(self, worker: str) -> WorkerReport:
-        """The counts as they stand, frozen."""
+        """Return the counts so far."""
         return WorkerReport(
             worker,
             self.succeeded,

@@ -1,1 +1,1 @@
-"""The worker: slots, intake, and the builder."""
+"""The worker: its slots, its intake and its builder."""

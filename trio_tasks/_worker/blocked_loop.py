@@ -1,4 +1,4 @@
-"""A watch over event loops: a handler that blocks one is named in the log, while it does so.
+"""A watch thread that logs which handler blocks an event loop, while it does so.
 
 An async handler that does not come to a checkpoint stops everything in its thread: other attempts, heartbeats, timeouts
 and cancellation. Nothing in that thread can say so. Therefore one thread of the process asks each run of trio in which
@@ -36,7 +36,7 @@ BLOCKED_AFTER = 1.0
 
 @contextmanager
 def watching_the_loop(context: WorkerContext) -> Generator[None, None, None]:
-    """Name attempts of this worker that block the event loop, inside the block, if the worker logs and time is real."""
+    """Log attempts of this worker that block the event loop inside the block, if the worker logs and time is real."""
     if context.attempt_log is None or pause_instead() is not None or not _is_real(trio.lowlevel.current_clock()):
         yield
         return
@@ -48,13 +48,13 @@ def watching_the_loop(context: WorkerContext) -> Generator[None, None, None]:
 
 
 def _is_real(clock: trio.abc.Clock) -> bool:
-    """Return True if a second of this clock is one that passes by itself."""
+    """Return True if time on this clock passes by itself."""
     return 0.9 < clock.deadline_to_sleep_time(clock.current_time() + 1.0) < 1.1
 
 
 @final
 class _Loop:
-    """One run of trio, and the workers in it."""
+    """One trio run, and the workers in it."""
 
     def __init__(self) -> None:
         self.contexts: list[WorkerContext] = []
@@ -66,7 +66,7 @@ class _Loop:
         self._blocking: tuple[WorkerContext, Task[Any]] | None = None
 
     def look(self, now: float) -> None:
-        """See whether the loop has turned since the last look, and ask again if it has."""
+        """Check whether the event loop has answered since the last look, and ask again if it has."""
         waited = now - self._asked_at
         if not self._answered and waited >= self._limit:
             self._limit = 2 * waited
@@ -87,7 +87,7 @@ class _Loop:
             )
 
     def _name(self, waited: float) -> None:
-        """Say which attempt is running just now, if one is."""
+        """Log the attempt that runs now, if one does."""
         innermost: FrameType | None = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]  # it is documented, as a debugger's
         frames = list(_frame_and_callers(innermost))
         if self._answered:  # meanwhile; so what runs now need not be what has blocked
@@ -117,7 +117,7 @@ def _frame_and_callers(frame: FrameType | None) -> Iterable[FrameType]:
 
 @final
 class _Watch:
-    """The thread, and the loops that it looks at."""
+    """The watch thread, and the event loops that it looks at."""
 
     def __init__(self) -> None:
         self._loops: dict[trio.lowlevel.TrioToken, _Loop] = {}
@@ -126,7 +126,7 @@ class _Watch:
 
     @trio.lowlevel.enable_ki_protection
     def add(self, context: WorkerContext) -> _Loop:
-        """Watch the present run of trio, for this worker."""
+        """Watch the current trio run, for this worker."""
         with self._changed:
             loop = self._loops.setdefault(trio.lowlevel.current_trio_token(), _Loop())
             loop.contexts.append(context)
@@ -139,7 +139,7 @@ class _Watch:
 
     @trio.lowlevel.enable_ki_protection
     def remove(self, loop: _Loop, context: WorkerContext) -> None:
-        """Forget the worker, which has ended."""
+        """Stop watching for a worker, which has ended."""
         with self._changed:
             loop.contexts.remove(context)
             if not loop.contexts:

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 @final
 class WorkerBuilder(Generic[A]):
-    """Describe a worker, then :meth:`build` it; each method but the last returns the builder.
+    """A builder of workers: call its methods to set options, then :meth:`build`.
 
     >>> WorkerBuilder("emails").backend(storage).data(mailer).concurrency(8).build(send_email)
 
@@ -48,7 +48,7 @@ class WorkerBuilder(Generic[A]):
     @overload
     def backend(self, backend: trio.abc.ReceiveChannel[B]) -> WorkerBuilder[B]: ...
     def backend(self, backend: trio.abc.ReceiveChannel[Any]) -> WorkerBuilder[Any]:
-        """Set where tasks come from: a backend, or any channel of args or of whole tasks."""
+        """Set the source of tasks: a backend, or any channel of args or of whole tasks."""
         self._backend = backend
         return self
 
@@ -58,17 +58,17 @@ class WorkerBuilder(Generic[A]):
         return self
 
     def layer(self, *layers: Layer[A, Any]) -> WorkerBuilder[A]:
-        """Add middleware; what was given first is outermost."""
+        """Add layers; the first one is outermost."""
         self._layers.extend(layers)
         return self
 
     def concurrency(self, slots: int) -> WorkerBuilder[A]:
-        """Set how many attempts may be under way at once."""
+        """Set how many attempts may run at the same time."""
         self._options["concurrency"] = slots
         return self
 
     def lend(self, slots: int) -> WorkerBuilder[A]:
-        """Set how many more attempts may be begun while others wait for tasks."""
+        """Set how many more attempts may begin while others wait for tasks."""
         self._options["lend"] = slots
         return self
 
@@ -100,7 +100,7 @@ class WorkerBuilder(Generic[A]):
     @overload
     def build(self, handler: SyncHandler[A, P, R]) -> Worker[A, R]: ...
     def build(self, handler: Callable[..., Any]) -> Worker[A, Any]:
-        """The worker; the builder may be used again.
+        """Make the worker; the builder may be used again.
 
         Raises:
           TypeError, ValueError: as :class:`Worker`, or no backend was given.

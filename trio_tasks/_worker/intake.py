@@ -1,4 +1,5 @@
-"""The part of a worker that receives: only when a slot is free, intake open, and every gate lets an attempt through.
+"""The intake of a worker, which receives tasks while a slot is free, intake is open, and every gate lets attempts
+through.
 
 A cancellation here, by ``stop``, by ``pause`` or from outside, finds either a task that was taken or none.
 
@@ -41,7 +42,7 @@ _TASKS_IN_A_SLICE = 256
 
 @final
 class Intake:
-    """The intake: it takes tasks out of a backend, for the slots of one run.
+    """The intake of one run: it receives tasks from the backend for the slots.
 
     Args:
       context: the run.
@@ -74,11 +75,11 @@ class Intake:
 
     @property
     def will_take_more(self) -> bool:
-        """True if a slot that has come to its end with a task will take another one at once."""
+        """True if a slot that finishes its task will take another one at once."""
         return not self._gates and self._state.is_open
 
     async def take(self, slot: Slot) -> Task[Any] | None:
-        """The next task, for this slot to run; None if no more will come, or none is to be taken any more.
+        """Return the next task for this slot; None if there are no more, or intake is closed.
 
         A stop or a pause cuts the waiting short by cancelling the slot's scope. If that happens in the very step in
         which a task
@@ -143,8 +144,9 @@ class Intake:
                 copy_context().run(context.emit, Idle())  # or what a listener sets would reach the next attempt
 
     async def _receive_through_gates(self, slot: Slot) -> Task[Any] | None:
-        """Wait for the gates, then for a task; one slot at a time, so that what they promise is promised to one. If
-        a gate fails, the attempt at the next task fails with its error."""
+        """Wait for the gates, then for a task; one slot at a time, so that the room that gates promise goes to one. If
+        a gate fails, the attempt at the next task fails with its error.
+        """
         if self._listening:  # the slot that looks now has found nothing
             self._emit_if_idle()
         await self._gate_lock.acquire()
@@ -172,7 +174,7 @@ class Intake:
             self._gate_lock.release()
 
     async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
-        """Wait for all gates; the first error that one of them has raised, if any has."""
+        """Wait until all gates let an attempt through; return the first error that a gate raised, or None."""
         failure: BaseException | None = None
         for gate in self._gates:
             with catch_errors() as caught:
@@ -181,7 +183,7 @@ class Intake:
         return failure  # noqa: ASYNC910  the same
 
     def _admit(self, task: Task[Any]) -> bool:
-        """Ask all gates that count; either all of them admit the task, or none."""
+        """Ask all gates that count attempts to admit the task; return True if all do, otherwise undo."""
         admitted: list[Admitting] = []
         try:
             for gate in self._admitting:
@@ -204,7 +206,7 @@ class Intake:
             await self._backend.settle(task, Released("a gate had closed"))
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Take note that the attempt is over: what the gates reserved for it is free again."""
+        """Free the room that gates reserved for an attempt that is over."""
         if task in self._unadmitted:
             self._unadmitted.discard(task)
             return
@@ -214,7 +216,7 @@ class Intake:
 
 @final
 class TimeSlices:
-    """Time slices in which slots take tasks, while there is more to do than can be done in one go.
+    """Time slices in which slots take tasks, so that the rest of the program runs in between.
 
     Args:
       state: of intake; when it is not open, parked slots leave.
@@ -246,8 +248,9 @@ class TimeSlices:
         self._ends = 0.0
 
     def may_take(self, slot: object) -> bool:
-        """Return True if this slot may take a task at once: the slice is not used up, or the slot that took one
-        last waits in its attempt, since this slot was waiting then too."""
+        """Return True if this slot may take a task at once: the slice is not used up, or the slot that took the last
+        task now waits in its attempt.
+        """
         if slot is self._last_slot:
             self._last_is_busy = False
         elif self._last_is_busy:
@@ -256,15 +259,14 @@ class TimeSlices:
         return self._left >= 0 and trio.current_time() < self._ends
 
     def note_taken(self, slot: object) -> None:
-        """Take note that this slot has a task now. Another slot must be on call to step in if its attempt has to
-        wait."""
+        """Note that this slot has taken a task. Another slot must be on call to step in if its attempt has to wait."""
         self._last_slot = slot
         self._last_is_busy = True
         if not self._on_call and self._parked:
             self._wake(1)
 
     async def wait(self, scope: trio.CancelScope) -> None:  # noqa: ASYNC910  the intake waits while it is not open
-        """Let everything else in the program run; return when this slot has a slice again, or intake is not open."""
+        """Let the rest of the program run; return when this slot has a new slice, or intake is not open."""
         self._on_call += 1
         times_over = self._generation
         try:
@@ -300,7 +302,7 @@ class TimeSlices:
                 self._on_call += 1
 
     def wake_all(self) -> None:
-        """Wake all slots: there is nothing left to take, and each is to see that for itself."""
+        """Wake all slots, since no task is left to take: each must see that for itself."""
         if self._on_call or self._parked:
             self._generation += 1
             self._wake(len(self._parked))

@@ -1,4 +1,4 @@
-"""Scopes and nurseries that a handler left open, and how a slot gets over them.
+"""Handling of cancel scopes and nurseries that a handler leaves open.
 
 An async generator that is abandoned at a ``yield`` inside a scope or nursery leaves it open, and so does a scope that
 is entered and never left. trio keeps the open ones of a trio task as a stack, and raises ``RuntimeError`` when an outer
@@ -39,7 +39,9 @@ innermost_scope: Callable[[trio.lowlevel.Task], object] = (
 def left_open_error(
     context: WorkerContext, trio_task: trio.lowlevel.Task, error: BaseException | None
 ) -> BaseException:
-    """The error of an attempt that left something open; its cause is what the attempt raised, if it did."""
+    """Make the error for an attempt that left a scope or nursery open; its cause is the error that the attempt raised,
+    if any.
+    """
     what = "a nursery" if trio_task.child_nurseries else "a cancel scope"
     name = getattr(context.recipe, "handler_name", "a handler")
     found = RuntimeError(
@@ -62,6 +64,6 @@ async def end_nurseries(trio_task: trio.lowlevel.Task) -> None:
 
 
 def forget_nurseries(trio_task: trio.lowlevel.Task) -> None:
-    """Have the trio task end as if it had no nurseries open."""
+    """Let the trio task end as if it had no open nurseries."""
     left: list[Any] = getattr(trio_task, _NURSERIES, [])
     left.clear()

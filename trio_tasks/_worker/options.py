@@ -1,4 +1,4 @@
-"""The arguments of a worker, for type checkers: the shapes of handlers, and the keywords that its overloads share."""
+"""Types of a worker's arguments, for type checkers: handlers, and the keywords that all overloads share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WorkerOptions(TypedDict, total=False):
-    """The keywords of :class:`Worker` beside ``layers``, whose type depends on the handler's."""
+    """The keyword options of :class:`Worker`, except ``layers``, whose type depends on the handler's."""
 
     concurrency: int
     lend: int

@@ -57,20 +57,20 @@ class TaskSource(Protocol):
     """A source of tasks for slots: the intake, or that of an extra slot, which ends earlier."""
 
     async def take(self, slot: Slot) -> Task[Any] | None:
-        """The next task, for this slot to run; None if no more will come."""
+        """Return the next task for this slot; None if there are no more."""
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Take note that the attempt is over."""
+        """Note that an attempt is over."""
 
     @property
     def will_take_more(self) -> bool:
-        """True if a slot that has come to its end with a task will take another one at once."""
+        """True if a slot that finishes its task will take another one at once."""
         ...
 
 
 @final
 class Slot:
-    """One slot: it carries tasks from the intake to their settlement, one at a time.
+    """A slot: it takes tasks from the intake, attempts and settles them, one at a time.
 
     Args:
       context: the run of the worker that this is a slot of.
@@ -147,7 +147,7 @@ class Slot:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  taking is a checkpoint, now and then
-        """Receive, attempt, settle; and again, until there is nothing to take any more.
+        """Receive, attempt and settle tasks until there are no more to take.
 
         A ``KeyboardInterrupt`` can be raised in what :meth:`_run` returns only: in the handler, its layers, what they
         call. At any other moment trio keeps it for the main task, so no task is lost between two lines.
@@ -181,8 +181,9 @@ class Slot:
                         await self._reset_context()
 
     async def _attempt(self, task: Task[Any]) -> None:
-        """Carry one task to its settlement. It is settled once, whatever happens, and when it is, nothing that its
-        attempt started is still running. What the handler raises is made an outcome by ``__exit__``."""
+        """Attempt one task and settle it. It is settled once, whatever happens, and when it is, nothing that its
+        attempt started is still running. What the handler raises is made an outcome by ``__exit__``.
+        """
         self._begin(task)
         try:
             with self:
@@ -211,7 +212,7 @@ class Slot:
         self.context.running_tasks[task] = None
 
     def _restore_parts(self, task: Task[Any]) -> None:
-        """Undo what the handler did to the parts by which the task is known: it would be settled as another one."""
+        """Restore the parts that identify the task, if the handler has replaced them."""
         parts, task_id, attempt, terms, context = self._original_parts
         task.parts = parts
         parts.id, parts.attempt, parts.terms, parts.context = task_id, attempt, terms, context
@@ -231,7 +232,7 @@ class Slot:
         return _interruptibly(handler(task))
 
     def fail_next(self, error: BaseException) -> None:
-        """Have the next attempt fail with this error, before it calls the handler: a gate has failed."""
+        """Let the next attempt fail with this error of a gate, without calling the handler."""
         self._failure = error
 
     def _raise_failure(self) -> NoReturn:
@@ -240,7 +241,7 @@ class Slot:
         raise obstacle
 
     def _check_attempts_left(self, parts: Parts) -> None:
-        """Fail a task that has used up its attempts by killing its workers, or stalling them."""
+        """Fail a task whose last allowed attempt was lost with its worker or its lease."""
         attempts = self.policy.attempts if parts.terms.attempts is None else parts.terms.attempts
         if parts.attempt > attempts and parts.unfit is None:
             parts.unfit = OrphanedError(f"in attempt {parts.attempt - 1}, the last, its worker died, or lost its lease")
@@ -255,11 +256,13 @@ class Slot:
         )
 
     def __enter__(self) -> None:
-        """Begin the block: an error that is raised in it becomes the outcome of the attempt."""
+        """Begin the block."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Let nothing pass but ``KeyboardInterrupt``. A cancellation that comes from further out is not lost if it
-        ends here: it strikes again at the next checkpoint, when the task has been released."""
+        """Turn an error of the attempt into its outcome; only ``KeyboardInterrupt`` passes. A cancellation that comes
+        from further out is not lost if it ends here: it strikes again at the next checkpoint, when the task has been
+        released.
+        """
         task = self._task
         parts, task_id, attempt, terms, context = self._original_parts
         if not (
@@ -289,11 +292,13 @@ class Slot:
         return True
 
     def _was_cancelled(self) -> bool:
-        """True if a cancellation from outside has reached the slot; one of a scope that was left open is not that."""
+        """Return True if a cancellation from outside has reached the slot, rather than one of a scope left open."""
         return self.context.intake_state.cancelled if self.left_open else trio.current_effective_deadline() == -math.inf
 
     def _outcome_of(self, result: Any) -> Succeeded[Any] | Failed:
-        """Refuse a coroutine. Its attempt has failed for good, since the handler has done the rest of its work."""
+        """Return the outcome for a result: a coroutine that was not awaited is a failure. Its attempt has failed for
+        good, since the handler has done the rest of its work.
+        """
         if type(result) is not CoroutineType:
             return Succeeded(result)
         forgotten: str = result.__qualname__
@@ -315,8 +320,9 @@ class Slot:
         return Failed(error)
 
     def revoke(self, outcome: Killed | Released) -> bool:
-        """Cancel the attempt under way; unless it succeeds all the same, this is its outcome. False if it is over
-        already, and only being settled."""
+        """Cancel the attempt under way; this is its outcome, unless it succeeds all the same. False if it is over
+        already, and only being settled.
+        """
         if not self._is_open:
             return False
         self._forced_outcome = outcome
@@ -325,12 +331,12 @@ class Slot:
 
     @property
     def will_take_more(self) -> bool:
-        """True if it will ask for another task as soon as this one is settled."""
+        """True if the slot will take another task as soon as this one is settled."""
         return self._intake.will_take_more
 
     @property
     def trio_task(self) -> trio.lowlevel.Task:
-        """The trio task that carries it, and runs the handler."""
+        """The trio task that runs the slot and its handlers."""
         return self._trio_task
 
     # Lending
@@ -346,36 +352,37 @@ class Slot:
 
     @property
     def is_busy(self) -> bool:
-        """True if it runs a task, in an attempt or on the way to its settlement."""
+        """True if the slot has a task that is being attempted or settled."""
         return getattr(self, "_task", None) in self.context.running_tasks
 
     def retire(self) -> None:
-        """Have it end without another task; it runs none."""
+        """End the slot, which has no task."""
         scope: trio.CancelScope | None = getattr(self, "scope", None)  # it may not have begun
         if scope is not None:
             scope.cancel()
 
     def lend(self, waits_for: str, what: str) -> None:
-        """Lend the slot while the attempt waits for another task: have that run meanwhile."""
+        """Lend the slot while its attempt waits for another task."""
         if self._is_open and self.lender is not None and self.waits_for is None:
             self.waits_for, self.what = waits_for, what
             self.lender.lend(self, self._task)
 
     def reclaim(self) -> None:
-        """Note that it does not wait any more."""
+        """Note that the attempt does not wait any more."""
         if self.waits_for is not None and self.lender is not None:
             self.waits_for = None
             self.lender.reclaim(self, self._task)
 
     def current_line(self) -> str:
-        """The line at which the attempt under way waits just now."""
+        """Return the line at which the attempt under way waits now."""
         return current_line(self._trio_task)
 
     def _settle_at_once(
         self, task: Task[Any], settle_nowait: Callable[[Task[Any], Outcome], None]
     ) -> UnsettledError | LeaseLostError | None:
         """Settle with a backend that does so without waiting. If it refuses, its error is returned: more is to be done,
-        by :meth:`_settle`."""
+        by :meth:`_settle`.
+        """
         self._is_open = False
         is_over = True
         try:
@@ -397,8 +404,9 @@ class Slot:
     async def _settle(  # noqa: ASYNC910  a slot checkpoints when its slice is over
         self, task: Task[Any], refusal: UnsettledError | LeaseLostError | None
     ) -> None:
-        """Settle with the backend, shielded from cancellation, within bounds. With a ``refusal``, which the backend
-        has raised already, settle what follows from it."""
+        """Settle with the backend, shielded from cancellation, within a time limit. With a ``refusal``, which the
+        backend has raised already, settle what follows from it.
+        """
         self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
@@ -422,7 +430,8 @@ class Slot:
         self, task: Task[Any], refusal: UnsettledError | LeaseLostError
     ) -> None:
         """Settle the error of a refusal in place of the outcome that was refused. If that is refused as well, the task
-        is left to come back when its lease is over."""
+        is left to come back when its lease is over.
+        """
         if isinstance(refusal, LeaseLostError):
             self._outcome = Released("its lease was lost")
             return  # noqa: ASYNC910  a slot checkpoints when its slice is over
@@ -438,7 +447,7 @@ class Slot:
             self._outcome = Released("its lease was lost")
 
     def _record(self, task: Task[Any]) -> None:
-        """Count what was settled, and tell those who listen."""
+        """Count the outcome, log it, and call the listeners."""
         context, outcome = self.context, self._outcome
         context.tally.count(outcome)
         if context.intake_state.closed and not isinstance(outcome, Released):
@@ -472,8 +481,9 @@ class Slot:
         )
 
     async def _reset_context(self) -> None:
-        """Undo what a handler did to the context variables. A new context takes effect at a checkpoint, where a
-        cancellation from further out is delivered too."""
+        """Restore the context variables that a handler has changed. A new context takes effect at a checkpoint, where a
+        cancellation from further out is delivered too.
+        """
         trio.lowlevel.current_task().context = self._initial_context.copy()
         await trio.lowlevel.checkpoint()
 
@@ -485,7 +495,7 @@ async def _interruptibly(attempt: Awaitable[Any]) -> Any:
 
 @final
 class Slots:
-    """The slots of a run: as many as its concurrency, until each of them has ended.
+    """The slots of one run: as many as its concurrency.
 
     Args:
       context: the run.
@@ -519,7 +529,7 @@ class Slots:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, task_status: trio.TaskStatus[WorkerContext]) -> None:
-        """Run them; return when all have ended."""
+        """Run the slots; return when all have ended."""
         self._context.intake_state.on_close = self._release_lenders
         async with trio.open_nursery() as self._nursery:
             self._context.emit(Start())
@@ -570,7 +580,7 @@ class Slots:
                 trio.lowlevel.reschedule(watcher, Value(None))
 
     async def _watch(self) -> None:
-        """Wait until all slots have ended, or a cancellation comes.
+        """Wait until all slots have ended, or the run is cancelled.
 
         trio calls the abort function in the step in which the cancellation is made, and so the intake is closed by it
         at once: no slot has to look for a cancellation before each task, and nothing more is claimed for any of them.
@@ -588,12 +598,13 @@ class Slots:
 
     @property
     def has_surplus(self) -> bool:
-        """True if there are more extra slots than slots that are lent."""
+        """True if there are more extra slots than lent slots."""
         return len(self._extras) > len(self._lenders)
 
     def lend(self, slot: Slot, task: Task[Any]) -> None:
-        """Have another slot run in place of this one, if there may be one more; end the attempt, if no slot will
-        take the task that it waits for."""
+        """Start an extra slot in place of a lent one, if the limit allows. If no slot will ever take the task that its
+        attempt waits for, end the attempt.
+        """
         if self._context.intake_state.closed:
             slot.revoke(_STOPPED)
             return
@@ -606,8 +617,9 @@ class Slots:
         self._look_for_stall()
 
     def reclaim(self, slot: Slot, task: Task[Any]) -> None:
-        """Take the slot back, since its attempt goes on. An extra slot that runs no task ends; if all have
-        one, the first that has not."""
+        """Take a lent slot back, since its attempt goes on. An extra slot that runs no task ends; if all have one, the
+        first that has not.
+        """
         if self._lenders.pop(slot, None) is None:
             return
         self._context.lent = len(self._lenders)
@@ -629,13 +641,13 @@ class Slots:
         self._nursery.start_soon(self._run_slot, slot, lambda: None)
 
     def has_retired(self, slot: Slot) -> bool:
-        """Return True if this extra slot takes no more: it was told to end, or there is one too many."""
+        """Return True if this extra slot takes no more tasks: it was told to end, or there is one too many."""
         if slot in self._extras and self.has_surplus:
             del self._extras[slot]
         return slot not in self._extras
 
     def _release_lenders(self) -> None:
-        """Release the attempts that lend their slots: intake has stopped, so no slot will take what they wait for."""
+        """Release the attempts in lent slots: intake has stopped, so no slot will take the tasks they wait for."""
         for slot in list(self._lenders):
             slot.revoke(_STOPPED)
 
@@ -647,7 +659,7 @@ class Slots:
             self._nursery.start_soon(self._name_stall, self._stall_scope)
 
     async def _name_stall(self, scope: trio.CancelScope) -> None:
-        """Log now and then that all slots wait for tasks that no slot attempts here."""
+        """Log at intervals that all slots wait for tasks that no slot here attempts."""
         with scope:
             looks = 0
             while True:  # noqa: ASYNC913  it sleeps first
@@ -669,7 +681,7 @@ class Slots:
 
 @final
 class ExtraSource:
-    """An intake for one extra slot, which gives it nothing more once the slot is not needed.
+    """A source of tasks for one extra slot, which gives no more once the slot is not needed.
 
     Args:
       slots: know whether it is.
@@ -681,18 +693,18 @@ class ExtraSource:
         self._intake = intake
 
     async def take(self, slot: Slot) -> Task[Any] | None:
-        """The next task; None if no more will come, or this slot is not needed any more."""
+        """Return the next task; None if there are no more, or this slot is not needed any more."""
         if self._slots.has_retired(slot):
             return None  # noqa: ASYNC910  the slot ends
         return await self._intake.take(slot)
 
     def dismiss(self, task: Task[Any]) -> None:
-        """Take note that the attempt is over."""
+        """Note that an attempt is over."""
         self._intake.dismiss(task)
 
     @property
     def will_take_more(self) -> bool:
-        """True if the slot will take another task when it has come to its end with one."""
+        """True if the slot will take another task when it finishes its task."""
         return not self._slots.has_surplus and self._intake.will_take_more
 
 

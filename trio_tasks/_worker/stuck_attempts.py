@@ -1,4 +1,4 @@
-"""Records and reports of attempts that go on after a cancellation.
+"""Reports and log records of attempts that go on after a cancellation.
 
 A thread does not end because trio says so, nor does a handler that shields itself. Leaving it behind would break the
 promise that a settled task has nothing running; so it is named, with the line at which it is, again and again.
@@ -27,8 +27,9 @@ RECORD_INTERVAL = 10
 
 @asynccontextmanager
 async def log_stuck_attempts(context: WorkerContext) -> AsyncGenerator[None, None]:
-    """If the block is cancelled and does not end soon, tell the report which attempts it waits for; if it does not end
-    for long, say so in the log."""
+    """Report the attempts that go on for a while after the block was cancelled; if they go on for long, log them
+    too.
+    """
     watching = trio.CancelScope(shield=True)
 
     async def watch() -> None:
@@ -58,7 +59,7 @@ async def _watch(context: WorkerContext) -> None:  # noqa: ASYNC910  it has no e
 
 
 def log_where_stuck(context: WorkerContext) -> None:
-    """Say in the log which attempts go on, and where."""
+    """Log the attempts that go on, and the line of each."""
     for task_id, where in context.current_lines().items():
         context.named.add(task_id)
         if context.attempt_log is not None:

@@ -1,4 +1,4 @@
-"""A worker: a nursery whose children are slots, fed by a backend."""
+"""The worker: a nursery whose children are slots, fed by a backend."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class Worker(Generic[A, R]):
             raise ValueError("layers must not hold the same gate twice: an attempt would wait for itself")
 
     def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
-        """The context of a run that has not begun yet, with these listeners more; hand it to :meth:`run`."""
+        """Make the context of a run that has not begun, with additional listeners; give it to :meth:`run`."""
         queue = getattr(self.backend, "queue", None)
         attempt_log = None
         if self.log is not None:
@@ -216,7 +216,7 @@ class Worker(Generic[A, R]):
         *,
         task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED,
     ) -> WorkerReport:
-        """Run until the backend ends or the worker is told to stop, and return what was done.
+        """Run until the backend ends or the worker is told to stop; return the report.
 
         With ``context = await nursery.start(worker.run)``, ``context`` is this run's :class:`WorkerContext`.
 
@@ -265,7 +265,8 @@ class Worker(Generic[A, R]):
     @asynccontextmanager
     async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:
         """Register the worker with the backend for the block. However that ends: when it has, no task stays claimed for
-        the worker that it was not given."""
+        the worker that it was not given.
+        """
         backend = self.backend
         if not isinstance(backend, RegisterWorker):
             yield
@@ -287,7 +288,7 @@ class Worker(Generic[A, R]):
             await backend.unregister_worker(context)
 
     async def _beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  with nothing to renew it ends at once
-        """Beat at fixed times, however long each heartbeat takes, and log those that are late."""
+        """Send heartbeats at fixed times, however long each takes, and log late ones."""
         interval = self.backend.heartbeat_interval
         if interval is None:
             return  # noqa: ASYNC910  the same
@@ -342,7 +343,7 @@ class Worker(Generic[A, R]):
 
     @asynccontextmanager
     async def stream(self) -> AsyncGenerator[trio.MemoryReceiveChannel[Event], None]:
-        """Run the worker for as long as the block lasts, and give its events as a channel that ends with it.
+        """Run the worker in the background of the block, and give its events as a channel.
 
         Leaving the block early stops the worker gracefully; an error in the block cancels it. Events wait unboundedly
         for a reader who is slow.
@@ -370,14 +371,14 @@ class Worker(Generic[A, R]):
 
 
 def _may_change_args(layer: object) -> bool:
-    """True if a layer may hand on other args than it was given: one of the user's own may; of ours, only MapArgs."""
+    """Return True if a layer may replace the args: any layer of the user's own; of ours, only MapArgs."""
     kind = type(layer)
     return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
 
 
 @final
 class _AtWork:
-    """The next beginning of an attempt of the worker."""
+    """A poll signal for the next beginning of an attempt."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._begun = trio.Event()
@@ -388,7 +389,7 @@ class _AtWork:
             self._begun.set()
 
     async def wait(self) -> None:
-        """Return when an attempt has begun since this was called."""
+        """Wait until an attempt begins."""
         self._begun = trio.Event()
         await self._begun.wait()
 

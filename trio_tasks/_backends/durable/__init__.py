@@ -1,1 +1,1 @@
-"""The body of every stored backend: queues, exchanges and settlements over an engine."""
+"""The common part of all stored backends: queues, exchanges and settlements over an engine."""

@@ -1,4 +1,4 @@
-"""The encoding of all that is stored of a task beside its payload: options (terms and metadata), errors, history.
+"""The encoding of everything stored of a task besides its payload: options, errors and history.
 
 All of it is CBOR, written by this module alone, in this or another version of the library. Data that cannot be read
 raises a :class:`BackendError`.
@@ -50,7 +50,7 @@ _MOST_MEMBERS = 20
 
 
 def _exceptions_in(*namespaces: Mapping[str, Any]) -> dict[str, type[Exception]]:
-    """The exceptions among public names."""
+    """Return the exception classes among the public names of a module."""
     return {
         name: kind
         for namespace in namespaces
@@ -70,8 +70,8 @@ _METADATA = CborCodec(name="metadata")
 
 
 def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
-    """Terms and metadata as bytes; None if both are the usual ones. A ``run_at`` in another time zone than UTC is kept
-    here as it was given.
+    """Encode terms and metadata as bytes; None if both are the default. A ``run_at`` in another time zone than UTC is
+    kept here as it was given.
 
     Raises:
       EncodeError: the metadata cannot be stored.
@@ -93,7 +93,7 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
 
 
 def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
-    """The ``run_at`` of a row, in the time zone in which it was given.
+    """Return the ``run_at`` of a row, in the time zone in which it was given.
 
     Raises:
       BackendError: it is no valid time.
@@ -112,7 +112,7 @@ def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
 
 
 def decode_options(options: bytes | None) -> tuple[Terms, Metadata]:
-    """The terms and metadata that :func:`encode_options` was given."""
+    """Decode the terms and metadata that :func:`encode_options` encoded."""
     if options is None:
         return USUAL_TERMS, NO_METADATA
     try:
@@ -125,7 +125,7 @@ def decode_options(options: bytes | None) -> tuple[Terms, Metadata]:
 
 
 def _check_terms(terms: Terms) -> None:
-    """Raise the errors of a builder for terms that no builder accepts: a worker relies on them."""
+    """Raise, as TaskBuilder does, if decoded terms are invalid, since workers rely on them."""
     if terms.attempts is not None:
         check_count(terms.attempts, "attempts")
     for name in ("timeout", "expires_in"):
@@ -141,8 +141,9 @@ def _check_terms(terms: Terms) -> None:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """An error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error whose text
-    or attributes raise is stored by its class alone."""
+    """Encode an error as bytes: its class, its text, its plain arguments, its traceback. It never raises: an error
+    whose text or attributes raise is stored by its class alone.
+    """
     with catch_errors() as caught:
         trace = error.traceback if is_a(error, StoredError) else _traceback_of(error)
         return _dump({**_fields_of_error(error, 0), "traceback": trace[-_LONGEST_TRACEBACK:]})
@@ -155,7 +156,7 @@ def _name_of(error: BaseException) -> str:
 
 
 def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
-    """The stored fields of an error, but for its traceback; ``depth`` is the number of errors around it."""
+    """Return the stored fields of an error without its traceback; ``depth`` is the number of errors around it."""
     if is_a(error, StoredError):  # it was read, and is stored again
         module, _, name = error.kind.rpartition(".")
         return {"module": module or "builtins", "name": name, "text": error.text, "args": None}
@@ -172,7 +173,7 @@ def _fields_of_error(error: BaseException, depth: int) -> dict[str, Any]:
 
 
 def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, list[Any] | None]:
-    """The message of a group, and the fields of its members; nothing, if they are too many."""
+    """Return the message of a group and the fields of its members; nothing if there are too many."""
     if depth > _DEEPEST or sum(1 for _ in leaves(group)) > _MOST_MEMBERS:
         return None, None
     assert is_a(group, BaseExceptionGroup)
@@ -180,7 +181,7 @@ def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, lis
 
 
 def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
-    """The arguments of an error, and the attributes that it was given, if they are few and plain."""
+    """Return the arguments and attributes of an error, if they are few and plain."""
     reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
     _, arguments, *more = reduced
     packed = [_packed(each, depth) for each in arguments]
@@ -204,7 +205,7 @@ def _kind_of(value: object) -> type[object]:
 
 
 def _packed(value: Any, depth: int) -> Any:
-    """The stored form of an argument of an error.
+    """Return the stored form of an error's argument.
 
     Raises:
       TypeError: it is of a type that cannot be made again.
@@ -230,7 +231,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def decode_error(stored: bytes | None) -> BaseException:
-    """The error that :func:`encode_error` was given.
+    """Decode the error that :func:`encode_error` encoded.
 
     An error of Python, of trio or of this library is made again; the last of its causes is a :class:`StoredError` that
     has the traceback. Any other error is a :class:`StoredError`.
@@ -264,7 +265,7 @@ def _text(value: object) -> str:
 
 
 def _made_of(fields: Mapping[str, Any]) -> Exception:
-    """The error of these fields, made again; or a :class:`StoredError` without a traceback, if it cannot be."""
+    """Make the error of these fields again; a :class:`StoredError` without a traceback if that is impossible."""
     stored_error = _stored_error_of(fields, "")
     module, name, arguments = fields["module"], fields["name"], fields["args"]
     if arguments is None:
@@ -296,22 +297,22 @@ def _unpacked(value: Any) -> Any:
 
 
 def expired_error() -> bytes:
-    """The stored error of a task that was not started in time."""
+    """Return the stored error of a task that was not started in time."""
     return encode_error(TaskExpiredError("not started within its expires_in"))
 
 
 def overflow_error() -> bytes:
-    """The stored error of an attempt whose number is beyond what a store can count."""
+    """Return the stored error of an attempt whose number is too large for the store."""
     return encode_error(OrphanedError("its attempts cannot be counted any further"))
 
 
 def aborted_error() -> bytes:
-    """The stored error of a task that was aborted while it ran."""
+    """Return the stored error of a task that was aborted while it ran."""
     return encode_error(AbortError("aborted while it ran"))
 
 
 def replaced_error(successor: str) -> bytes:
-    """The stored error of a task that another one has replaced."""
+    """Return the stored error of a task that another one has replaced."""
     return encode_error(AbortError(f"replaced by task {escaped(successor)}"))
 
 
@@ -323,7 +324,9 @@ LOST = "lost"
 
 
 def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
-    """The history with this attempt added. Beyond fifty the oldest are dropped; a history that cannot be read, too."""
+    """Return the history with this attempt added. Beyond fifty the oldest are dropped; a history that cannot be read,
+    too.
+    """
     try:
         entries = list(map(_fields_of, decode_history(history)))
     except BackendError:
@@ -337,7 +340,7 @@ def _fields_of(past: PastAttempt) -> list[Any]:
 
 
 def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
-    """The history with an attempt added whose worker died, or lost its lease."""
+    """Return the history with an attempt added that was lost with its worker or its lease."""
     return with_attempt(history, PastAttempt(attempt, at, worker, LOST, "its worker died, or lost its lease"))
 
 
@@ -346,7 +349,9 @@ UNREADABLE = "unreadable"
 
 
 def unreadable_since(history: bytes | None) -> float | None:
-    """The time at which a worker first found the task unreadable since it last was a dead letter; None if none did."""
+    """Return the time at which a worker first found the task unreadable, since it last was a dead letter; None if none
+    did.
+    """
     found: float | None = None
     for entry in decode_history(history):
         if entry.became in ("failed", "killed"):
@@ -357,20 +362,20 @@ def unreadable_since(history: bytes | None) -> float | None:
 
 
 def _moment(value: Any) -> float:
-    """Check a time that was read."""
+    """Return a time that was read, if it is valid."""
     if type(value) not in (int, float) or not -LATEST <= value <= LATEST:
         raise BackendError(f"the time of an attempt cannot be read: {value!r:.50}")
     return float(value)
 
 
 def ends_in_loss(history: bytes) -> bool:
-    """Return True if the latest attempt that counted was lost."""
+    """Return True if the latest counted attempt was lost."""
     entries = [each for each in decode_history(history) if each.became != UNREADABLE]
     return bool(entries) and entries[-1].became == LOST
 
 
 def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
-    """The attempts, the oldest first."""
+    """Return the past attempts, the oldest first."""
     if not history:
         return ()
     try:

@@ -1,4 +1,4 @@
-"""The interface between a stored backend and its engine, the contract of an engine, and the clock of a store.
+"""The contract of an engine, which stores rows for a stored backend; and the clock of a store.
 
 :class:`DurableStorage` has all that is the same everywhere: codecs, receivers, leases, waiting for results. An engine
 has rows, in queues, and one method for nearly all of its work, :meth:`Engine.exchange`. The contract:
@@ -49,14 +49,14 @@ still counts beside it. A time beyond that was not stored by this library."""
 
 
 def refusal(message: str) -> BackendError:
-    """A BackendError about one request; the store is well."""
+    """Make a BackendError that refuses one request, while the store itself works."""
     error = BackendError(message)
     error.is_refusal = True
     return error
 
 
 class State(IntEnum):
-    """The state of a row. All below ``DONE`` are live."""
+    """The state of a row, as it is stored. All below ``DONE`` are live."""
 
     WAITING = 0
     """Ready to be claimed."""
@@ -91,7 +91,7 @@ NOT_COUNTED = frozenset(kind for kind, change in CHANGES.items() if change.attem
 
 
 class NewRow(NamedTuple):
-    """A task to be inserted."""
+    """A row to be inserted for a pushed task."""
 
     queue: str
     id: str
@@ -115,7 +115,7 @@ class NewRow(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """The end of an attempt: it counts only if the row is RUNNING under this token."""
+    """The end of an attempt: it takes effect only if the row is RUNNING under this token."""
 
     queue: str
     key: Any
@@ -139,7 +139,7 @@ class Settlement(NamedTuple):
 
 
 class ClaimRequest(NamedTuple):
-    """A claim of up to ``limit`` rows that are WAITING; they become RUNNING, one attempt further."""
+    """A claim of up to ``limit`` WAITING rows, which become RUNNING in their next attempt."""
 
     queue: str
     limit: int
@@ -154,7 +154,7 @@ class ClaimRequest(NamedTuple):
     a row that was forgotten may be given to another one.)"""
 
     def split(self, keys: Sequence[Any]) -> Iterable[tuple[str, Sequence[Any]]]:
-        """The workers, each with its part of the claimed keys."""
+        """Divide the claimed keys among the workers."""
         if self.workers is None:
             return [(self.worker, keys)]
         by_worker: dict[str, list[Any]] = {}
@@ -210,7 +210,7 @@ class ClaimKey(NamedTuple):
 
 @dataclass(slots=True)
 class Exchange:
-    """The requests of one transaction, done in this order: settle, push, renew, enter changes that are due, claim."""
+    """The requests of one transaction, made in this order: settle, push, renew, enter due changes, claim."""
 
     settled: Sequence[Settlement] = ()
     pushed: Sequence[NewRow] = ()
@@ -258,7 +258,7 @@ class Renewal:
 
 
 class Part(NamedTuple):
-    """One step of work that may be long. Each step is a transaction, and other processes have theirs in between."""
+    """One step of a long operation. Each step is a transaction, and other processes have theirs in between."""
 
     number: int
     """The number of rows that it changed."""
@@ -267,7 +267,8 @@ class Part(NamedTuple):
 
 
 class Engine(ABC):
-    """A store of rows. It is called from one trio task at a time, but for :meth:`listen`, which runs beside.
+    """The interface of an engine: a store of rows. It is called from one trio task at a time, but for :meth:`listen`,
+    which runs beside.
 
     If it refuses a request in an exchange, and the store is well, it raises a :class:`BackendError` whose
     ``is_refusal`` is true. Then the exchange is made again without that request.
@@ -281,7 +282,9 @@ class Engine(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Open the store; make or migrate it. Raises :class:`BackendError` if it cannot be opened, or is not ours."""
+        """Open the store, and create or migrate it. Raises :class:`BackendError` if it cannot be opened, or is not
+        ours.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -289,7 +292,7 @@ class Engine(ABC):
 
     @abstractmethod
     def now(self) -> float:
-        """The time by the store's clock, in seconds since the epoch; it never goes back."""
+        """Return the time by the store's clock, in seconds since the epoch; it never goes back."""
 
     @abstractmethod
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
@@ -305,12 +308,13 @@ class Engine(ABC):
 
     @abstractmethod
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id; or None."""
 
     @abstractmethod
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """At most ``limit`` rows in these states, those of the first state first: as they would be claimed,
-        fall due (are ready, or expire before that), or were finished."""
+        """Return at most ``limit`` rows in these states, those of the first state first: as they would be claimed, fall
+        due (are ready, or expire before that), or were finished.
+        """
 
     @abstractmethod
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
@@ -318,13 +322,13 @@ class Engine(ABC):
 
     @abstractmethod
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Mark the row, if it is RUNNING, as to be aborted, and wake its process, which finds it among
-        :attr:`Renewal.aborted`. If this attempt would put it back, it is killed instead. Returns the claim under which
-        it runs, if it does."""
+        """Mark the row, if it is RUNNING, to be aborted, and wake its process, which finds it in
+        :attr:`Renewal.aborted`.
+        """
 
     @abstractmethod
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
-        """Make the row, if it is WAITING or DELAYED, ready in ``delay`` seconds; ``run_at`` is only stored."""
+        """Make the row ready in ``delay`` seconds, if it is WAITING or DELAYED; ``run_at`` is only stored."""
 
     @abstractmethod
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
@@ -332,7 +336,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row, if it is FAILED or KILLED, WAITING again, at attempt 0; its history stays.
+        """Make the row WAITING again at attempt 0, if it is FAILED or KILLED; its history stays.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -340,33 +344,35 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume_abandoned(self, queue: str) -> Part:
-        """Make RUNNING rows whose lease has run out WAITING again, as many as fit a short transaction."""
+        """Make RUNNING rows WAITING again whose lease has run out, as many as fit a short transaction."""
 
     @abstractmethod
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget the finished row of this id; or finished rows, as many as fit a short transaction."""
+        """Forget the finished row of this id; or several finished rows, as many as fit a short transaction."""
 
     @abstractmethod
     async def counts(self, queue: str) -> dict[str, int]:
-        """``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released``,
-        ``suspended`` in all; ``waiting``, ``running`` now."""
+        """Return counts by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` and
+        ``suspended`` in all; ``waiting`` and ``running`` now.
+        """
 
     @abstractmethod
     async def queues(self) -> Sequence[str]:
-        """The names of all queues that ever had a task."""
+        """Return the names of all queues that ever had a task."""
 
     @abstractmethod
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Store the names of the workers that run here, on this queue; called again whenever they change."""
+        """Store the names of the workers that run on this queue here; called again whenever they change."""
 
     @abstractmethod
     async def workers(self, queue: str) -> Sequence[str]:
-        """The names of the workers that run on the queue, in any process."""
+        """Return the names of the workers that run on the queue, in any process."""
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Run until cancelled, and call ``on_news`` whenever another process may have changed something: pushed, put
-        back, finished, aborted. Calling it too often does no harm; polling makes up for a call that is lost. By
-        default there is no other process."""
+        """Call ``on_news`` whenever another process may have pushed, put back, finished or aborted a task; run until
+        cancelled. Calling it too often does no harm; polling makes up for a call that is lost. By default there is no
+        other process.
+        """
         await trio.sleep_forever()
 
 
@@ -379,7 +385,7 @@ _OFFSETS: trio.lowlevel.RunVar[dict[str, Offset]] = trio.lowlevel.RunVar("trio_t
 
 
 class Reading(NamedTuple):
-    """The readings of both clocks at one instant."""
+    """The readings of trio's clock and the machine's clock at one instant."""
 
     machine: str
     """The name of the machine's clock."""
@@ -391,7 +397,7 @@ class Reading(NamedTuple):
 
 @final
 class Offset:
-    """The seconds to add to trio's clock to have the store's; they only grow."""
+    """The seconds between trio's clock and the store's; they only grow."""
 
     __slots__ = ("seconds", "sessions")
 
@@ -402,7 +408,9 @@ class Offset:
 
     @classmethod
     def of(cls, path: str) -> Offset:
-        """The one offset that all storages of this run have for this path, so that they agree under a virtual clock."""
+        """Return the one offset that all storages of this trio run share for this path, so that they agree under a
+        virtual clock.
+        """
         try:
             offsets = _OFFSETS.get()
         except LookupError:
@@ -413,7 +421,7 @@ class Offset:
 
 @final
 class StoreClock:
-    """trio's clock plus an offset, which follows the machine's clock and never goes back.
+    """The clock of a store: trio's clock plus an offset, which follows the machine's clock and never goes back.
 
     All of it may be called from any thread. The two clocks are read at one instant, in the thread that knows the time
     of the store, so it does not matter how long the event loop is busy meanwhile.
@@ -438,16 +446,16 @@ class StoreClock:
 
     @property
     def is_shared(self) -> bool:
-        """True if other processes may go by it: not where the time is one that a test moves."""
+        """True if other processes may use this clock too: not under virtual time."""
         return self._began is None
 
     def anchor(self) -> tuple[str, float]:
-        """The name of the machine's clock, and the seconds to add to that to have the store's."""
+        """The name of the machine's clock, and the seconds from it to the store's clock."""
         reading = self.read()
         return reading.machine, reading.trio + self._offset.seconds - reading.seconds
 
     def now(self) -> float:
-        """The time of the store, in seconds since the epoch."""
+        """Return the time of the store, in seconds since the epoch."""
         return self._trio_time() + self._offset.seconds
 
     def read(self) -> Reading:

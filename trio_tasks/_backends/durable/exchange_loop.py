@@ -1,4 +1,4 @@
-"""Group commit: one exchange after the other, each with all the requests that have arrived meanwhile.
+"""Group commit: exchanges run one after the other, each with all requests that have arrived meanwhile.
 
 Requests are made of :class:`ExchangeLoop`. A :class:`Batch` of them is one exchange, which happens whole or not at
 all. So one value that the store cannot take would fail all others in its batch. Where the error is not the store's, the
@@ -46,7 +46,7 @@ _LONGEST_DELAY = 10
 
 @final
 class PushRequest:
-    """Rows to be inserted, and the trio task that waits for that: the one which makes this object."""
+    """Rows to be inserted, and the trio task that waits until they are."""
 
     __slots__ = ("is_under_way", "queue", "rows", "trio_task")
 
@@ -58,7 +58,7 @@ class PushRequest:
 
 
 class SettleRequest(NamedTuple):
-    """A settlement, and the trio task that waits for it; none does for the release of a prefetched row.
+    """A settlement, and the trio task that waits for it; None for the release of a prefetched row.
 
     ``holder`` is the slot that waits, if it is one. It is asked whether it will take another task only when the claims
     of the exchange are made: by then it may have been cancelled, or its worker stopped.
@@ -72,13 +72,13 @@ class SettleRequest(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The answer to a settlement that the store does not take."""
+    """The answer to a settlement that the store refuses."""
 
     error: BackendError
 
 
 class BeforeClaims(NamedTuple):
-    """The steps of an exchange that come before its claims, if it has any."""
+    """The steps of an exchange that come before its claims."""
 
     late: Sequence[tuple[QueueState, Parts]]
     """Running attempts whose leases are to be renewed,"""
@@ -91,7 +91,7 @@ class BeforeClaims(NamedTuple):
 @final
 @dataclass(slots=True)
 class Batch:
-    """Requests, in the order in which they are done.
+    """Requests for one exchange, in the order in which they are made.
 
     Args:
       settles: settlements.
@@ -111,7 +111,7 @@ class Batch:
         return len(self.settles) + len(self.pushes) + len(self.claims)
 
     def exchange(self) -> Exchange:
-        """The exchange that does them all."""
+        """Return the exchange that makes all requests."""
         rows = [row for push in self.pushes for row in push.rows]
         exchange = Exchange([each.settlement for each in self.settles], rows, [claim for claim, _, _ in self.claims])
         if self.before_claims is not None and self.claims:
@@ -122,11 +122,11 @@ class Batch:
 
     @property
     def renewals(self) -> Sequence[tuple[QueueState, Parts]]:
-        """The attempts whose leases its exchange renews, each with its queue."""
+        """The attempts whose leases the exchange renews, each with its queue."""
         return self.before_claims.late if self.before_claims is not None and self.claims else ()
 
     def halves(self) -> tuple[Batch, Batch]:
-        """The first half of the requests, and the second."""
+        """Divide the requests into two halves."""
         in_settles = self.size // 2
         in_pushes = max(0, in_settles - len(self.settles))
         in_claims = max(0, in_pushes - len(self.pushes))
@@ -146,7 +146,7 @@ class Batch:
 
 
 class BatchResult(NamedTuple):
-    """A batch for which one exchange was tried."""
+    """A batch, and the result of trying it as one exchange."""
 
     batch: Batch
     """The requests."""
@@ -159,14 +159,14 @@ class BatchResult(NamedTuple):
 
 
 class UnforeseenError(BackendError):
-    """An engine raised something else than a :class:`BackendError`, which is its cause."""
+    """An error: an engine raised something else than a :class:`BackendError`."""
 
     is_refusal = True  # as far as one knows
 
 
 @final
 class ExchangeLoop:
-    """The one trio task that makes exchanges with an engine, and the requests that wait for the next exchange.
+    """The trio task that makes exchanges with an engine, and the requests that wait for the next exchange.
 
     While an exchange is under way, pushes and settlements wait for the next one. The rows that an exchange claims are
     for the receivers that wait, and for the slots that it settles for and that then come back for another task. So no
@@ -224,8 +224,9 @@ class ExchangeLoop:
 
     @trio.lowlevel.enable_ki_protection
     def settle(self, queue: QueueState, settlement: Settlement, parts: Parts) -> None:
-        """Request this settlement. The current trio task has to wait for it: it is rescheduled with the answer (a bool,
-        or an exception) in bounded time."""
+        """Request a settlement. The current trio task has to wait for it: it is rescheduled with the answer (a bool, or
+        an exception) in bounded time.
+        """
         self.check_open()
         me = trio.lowlevel.current_task()
         self._settles.append(SettleRequest(queue, settlement, parts.holder, parts, me))
@@ -249,7 +250,7 @@ class ExchangeLoop:
 
     @trio.lowlevel.enable_ki_protection
     async def ask(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call one of the engine's other methods, when it is free. If it is cancelled before that, nothing was done."""
+        """Call another method of the engine when it is free. If it is cancelled before that, nothing was done."""
         self.check_open()
         await trio.lowlevel.checkpoint()
         await self._engine_lock.acquire()
@@ -276,7 +277,7 @@ class ExchangeLoop:
     # Checks before a request
 
     def check_open(self) -> None:
-        """Raise ``trio.ClosedResourceError``, or the failure of the storage, if no request can be made any more."""
+        """Raise ``trio.ClosedResourceError``, or the failure of the storage, if it takes no requests any more."""
         if not self.is_open or self.closed:
             raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
         if trio.lowlevel.current_trio_token() is not self.token:
@@ -285,7 +286,7 @@ class ExchangeLoop:
             raise copy_error(self.failure)
 
     def check_usable(self) -> None:
-        """As :meth:`check_open`, for calls that need nothing of trio: in any thread and any trio run."""
+        """Do as :meth:`check_open`, without trio: for calls in any thread and any trio run."""
         self.check_process()
         if not self.is_open or self.closed:
             raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
@@ -293,20 +294,20 @@ class ExchangeLoop:
             raise copy_error(self.failure)
 
     def check_process(self) -> None:
-        """Raise ``RuntimeError`` after a fork."""
+        """Raise ``RuntimeError`` in a forked child."""
         if self.pid not in (None, os.getpid()):
             raise RuntimeError(f"this storage was opened by process {self.pid}, and cannot be used after a fork")
 
     # Changes in the store
 
     def check_queues(self) -> None:
-        """Make the next exchange claim for all receivers, since rows may have become ready."""
+        """Let the next exchange claim for all receivers, since rows may have become ready."""
         for queue in self.queues.values():
             queue.mark_changed()
         self.wake_up.set()
 
     def on_wakeup(self) -> None:
-        """Check everything that another process may have changed: results, aborts, rows that are ready."""
+        """Check everything that another process may have changed: results, aborts, ready rows."""
         self._may_have_aborts = True
         for queue in self.queues.values():
             for event in queue.awaited.values():
@@ -314,7 +315,7 @@ class ExchangeLoop:
         self.check_queues()
 
     def late_leases(self) -> list[tuple[QueueState, list[Parts]]]:
-        """The running attempts whose heartbeat is late, by queue: their leases are to be renewed at once."""
+        """Return the running attempts whose heartbeat is late, by queue; their leases are to be renewed at once."""
         now = self.engine.now()
         return [(queue, late) for queue in self.queues.values() if (late := queue.late(now))]
 
@@ -322,8 +323,9 @@ class ExchangeLoop:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:  # noqa: ASYNC910  it ends when the storage is closed
-        """Make one exchange after the other, until the storage is closed, or this is cancelled. Whatever ends it fails
-        all requests and receivers."""
+        """Make exchanges until the storage is closed, or this is cancelled. Whatever ends it fails all requests and
+        receivers.
+        """
         with _EndOfLoop(self):
             await self._run()
 
@@ -356,7 +358,7 @@ class ExchangeLoop:
             self.on_wakeup()
 
     def _next_time(self) -> float:
-        """The time at which there is something to do without a request or a wake-up."""
+        """Return the time of the next exchange or poll, if no request or wake-up comes before."""
         now, engine_now = trio.current_time(), self.engine.now()
         queues = self.queues.values()
         if any(queue.receivers or queue.awaited or queue.leased for queue in queues):
@@ -377,7 +379,7 @@ class ExchangeLoop:
         return next_time
 
     def _claims(self) -> list[tuple[ClaimRequest, QueueState, int]]:
-        """The claims of the next exchange, each with its queue and the queue's count of changes."""
+        """Return the claims of the next exchange, each with its queue and the queue's count of changes."""
         now = self.engine.now()
         returning: defaultdict[QueueState, list[Any]] = defaultdict(list)  # slots that will take another task
         changed = {push.queue: None for push in self._pushes}
@@ -422,7 +424,7 @@ class ExchangeLoop:
                 await self._handle_failure(part.result, part.batch.pushes, part.batch.settles, began)
 
     def _take_requests(self) -> tuple[list[SettleRequest], list[PushRequest]]:
-        """Take the settlements and pushes that wait; from now on no push of these can be cancelled."""
+        """Take the waiting settlements and pushes; from now on these pushes cannot be cancelled."""
         settles, self._settles = self._settles, []
         pushes, self._pushes = self._pushes, []
         for push in pushes:
@@ -430,7 +432,7 @@ class ExchangeLoop:
         return settles, pushes
 
     def _deliver(self, part: BatchResult, result: ExchangeResult) -> None:
-        """Answer the requests of an exchange that was made, and hand out the rows that it has claimed."""
+        """Answer the requests of a finished exchange, and give out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
         self._answer(result, batch.pushes, batch.settles)
@@ -447,7 +449,7 @@ class ExchangeLoop:
             queue.deliver(claimed, claim, part.began_at + claim.lease, self.engine.now())
 
     def _answer(self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]) -> None:
-        """Answer these settlements and pushes with the result of their exchange."""
+        """Answer settlements and pushes with the result of their exchange."""
         unanswered = self._unanswered
         for settle, settled in zip(settles, result.settled, strict=True):
             queue, settlement, _, parts, trio_task = settle
@@ -470,8 +472,9 @@ class ExchangeLoop:
                 self.queues[name].finish(task_id)
 
     def _refuse(self, batch: Batch, error: BackendError) -> None:
-        """Answer a request that the engine refuses though the store is well. A queue whose claim is refused is asked
-        again for a while; the other queues go on."""
+        """Answer a request that the engine refuses while the store itself works. A queue whose claim is refused is
+        asked again for a while; the other queues go on.
+        """
         _log_if_unforeseen(error)
         self._refuse_requests(error, batch.pushes, batch.settles)
         now = trio.current_time()
@@ -488,7 +491,7 @@ class ExchangeLoop:
     def _refuse_requests(
         self, error: BackendError, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]
     ) -> None:
-        """Answer pushes and settlements that the store does not take.
+        """Answer pushes and settlements that the store refuses.
 
         A worker settles an error in place of a success that is refused. If an error is refused, or a release, nothing
         else can be done: the task comes back when its lease is over.
@@ -509,7 +512,8 @@ class ExchangeLoop:
         self, error: BackendError, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest], began: float
     ) -> None:
         """Fail the pushes of an exchange that the store could not make. Settling is tried again, for a while since the
-        first exchange that failed was begun; then settlements and receivers fail, too."""
+        first exchange that failed was begun; then settlements and receivers fail, too.
+        """
         now = trio.current_time()
         _log_if_unforeseen(error)
         if self._failing_since is None:
@@ -544,7 +548,7 @@ class ExchangeLoop:
             trio.lowlevel.reschedule(trio_task, result)
 
     async def _check_aborts(self) -> None:  # noqa: ASYNC910  the loop has its checkpoints elsewhere
-        """End the attempts that another process wants aborted."""
+        """End the attempts that another process has asked to abort."""
         self._may_have_aborts = False
         self._next_abort_check = trio.current_time() + _ABORT_CHECK_INTERVAL
         leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
@@ -566,7 +570,7 @@ class ExchangeLoop:
                 self._settles += [SettleRequest(queue, each) for each in queue.release_prefetched()]
 
     async def release_prefetched_now(self, queue: QueueState) -> None:
-        """Release all rows of this queue that were claimed and given to no slot, and return when that is stored.
+        """Release all prefetched rows of this queue; return when that is stored.
 
         It waits for the engine, so it comes after an exchange that has claimed for slots which are gone by now.
         Releases that were requested and not made yet are made, too.
@@ -584,7 +588,9 @@ class ExchangeLoop:
         self.wake_up.set()
 
     async def _settle_at_once(self, settles: list[SettleRequest]) -> None:  # noqa: ASYNC910  there may be none
-        """Make these settlements; the caller has the engine. If the store fails, those not made wait for the loop."""
+        """Make these settlements; the caller has locked the engine. If the store fails, those not made wait for the
+        loop.
+        """
         if not settles:
             return  # noqa: ASYNC910  the same
         for part in await exchange_in_parts(self.engine.exchange, Batch(settles), self.engine.now):
@@ -608,7 +614,7 @@ class ExchangeLoop:
 
     @trio.lowlevel.enable_ki_protection
     async def end(self) -> None:
-        """Make the settlements that wait, release prefetched rows, and close the engine."""
+        """Make the waiting settlements, release prefetched rows, and close the engine."""
         for queue in self.queues.values():
             queue.receivers, waiting = OrderedDict(), queue.receivers
             for receiver in waiting:
@@ -631,14 +637,14 @@ class ExchangeLoop:
         await self._settle_at_once(settles)
 
     def fail(self, error: BackendError) -> None:
-        """Fail all requests and receivers, and all later requests: no exchange is made any more."""
+        """Fail all requests and receivers, now and later: no exchange is made any more."""
         self.failure = error
         for queue in self.queues.values():
             queue.fail_receivers(copy_error(error))
         self._fail_waiters(lambda: copy_error(error))
 
     def _fail_waiters(self, make_error: Callable[[], Exception]) -> None:
-        """Fail all pushes and settlements that were not answered, and wake those who wait for results."""
+        """Fail all unanswered pushes and settlements, and wake those who wait for results."""
         self._pushes, self._settles = [], []
         waiting, self._unanswered = self._unanswered, {}
         for trio_task in waiting:
@@ -650,7 +656,7 @@ class ExchangeLoop:
 
 @final
 class _EndOfLoop:
-    """Fails all requests and receivers when the block ends, in whatever way."""
+    """A context manager that fails all requests and receivers when its block ends, for whatever reason."""
 
     __slots__ = ("_loop",)
 
@@ -658,7 +664,7 @@ class _EndOfLoop:
         self._loop = loop
 
     def __enter__(self) -> None:
-        """Nothing happens yet."""
+        """Begin the block."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._loop.closed:
@@ -673,7 +679,7 @@ class _EndOfLoop:
 
 
 def copy_error(error: BackendError) -> BackendError:
-    """A copy of the error, with it as its cause, to be raised in one more trio task."""
+    """Copy an error, to be raised in another trio task; the original is the cause."""
     copy = BackendError(str(error))
     copy.__cause__ = error
     return copy
@@ -684,7 +690,7 @@ def _closed() -> trio.ClosedResourceError:
 
 
 def _log_if_unforeseen(error: BackendError) -> None:
-    """Log the traceback of an error that is no BackendError: an engine ought to raise nothing else."""
+    """Log the traceback of an error that an engine should not have raised."""
     if isinstance(error, UnforeseenError):
         log.error("an engine failed in an unforeseen way", exc_info=error.__cause__)
 
@@ -692,7 +698,7 @@ def _log_if_unforeseen(error: BackendError) -> None:
 async def exchange_in_parts(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[BatchResult]:
-    """Make these requests of the engine: in one exchange, or in several where it refuses one.
+    """Make these requests in one exchange, or in several if the engine refuses one of them.
 
     Args:
       exchange: makes one exchange with the engine.
@@ -716,7 +722,7 @@ async def exchange_in_parts(
 async def _exchange_by_halves(
     exchange: Callable[[Exchange], Awaitable[ExchangeResult]], batch: Batch, now: Callable[[], float]
 ) -> list[BatchResult]:
-    """Make requests of which the engine refuses at least one; as :func:`exchange_in_parts`."""
+    """Make requests of which the engine refuses at least one, in ever smaller halves."""
     unasked, answered, refused = [*reversed(batch.halves())], list[BatchResult](), list[BatchResult]()
     failed: BatchResult | None = None
     while unasked and failed is None:
@@ -742,7 +748,7 @@ async def _exchange_by_halves(
 
 
 def as_backend_error(error: BaseException) -> BackendError:
-    """The error that an engine raised, or an :class:`UnforeseenError` because of it."""
+    """Return the error if it is a BackendError, or an :class:`UnforeseenError` caused by it."""
     if is_a(error, BackendError):
         return error
     ours = UnforeseenError(f"the engine failed: {_describe(error)}")
@@ -751,7 +757,7 @@ def as_backend_error(error: BaseException) -> BackendError:
 
 
 def _describe(error: BaseException) -> str:
-    """The repr of an error, or at least its class."""
+    """Return the repr of an error, or its class if the repr fails."""
     with catch_errors():
         return repr(error)
     return type(error).__name__

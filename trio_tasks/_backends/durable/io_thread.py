@@ -1,4 +1,4 @@
-"""A thread that owns a connection and makes the calls on it, one after the other, in order.
+"""A thread that owns a connection and makes all calls on it, in order.
 
 Threads make a program nondeterministic. A run that has to be repeatable does without: the caller makes its calls in
 place, after a pause.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @final
 class WriterThread:
-    """A thread that calls functions, in the order in which they were given.
+    """A thread that makes calls in the order in which they were given.
 
     Args:
       name: the name of the thread.
@@ -48,7 +48,7 @@ class WriterThread:
 
     @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call ``fn(*args)`` in the thread and return its result. It cannot be cancelled."""
+        """Call ``fn(*args)`` in the thread, and return its result. It cannot be cancelled."""
         if self._pause is not None:
             return await self._call_in_place(self._pause, fn, *args)
         self._calls.put(_Call(fn, args, trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()))
@@ -56,7 +56,7 @@ class WriterThread:
         return result
 
     def do_soon(self, fn: Callable[..., object], *args: Any) -> None:
-        """Call ``fn(*args)`` in the thread without waiting for it; its error is logged."""
+        """Call ``fn(*args)`` in the thread without waiting; an error is logged."""
         if self._pause is None:
             self._calls.put(_Call(fn, args))
             return
@@ -65,7 +65,7 @@ class WriterThread:
             self._line.popleft()()
 
     async def _call_in_place(self, pause: Pause, fn: Callable[..., T], *args: Any) -> T:
-        """Pause for as long as the thread would take, then make all calls up to this one."""
+        """Without threads: pause for as long as the thread would take, then make all calls up to this one."""
         answers: list[Outcome[T]] = []
         self._line.append(lambda: answers.append(capture(fn, *args)))
         with trio.CancelScope(shield=True):
@@ -77,7 +77,7 @@ class WriterThread:
         return answers[0].unwrap()
 
     def end(self) -> None:
-        """Make the thread end after the calls that it was given so far."""
+        """End the thread after the calls that it was given so far."""
         self._calls.put(None)
 
     def _be_idle(self) -> None:
@@ -98,7 +98,7 @@ class WriterThread:
 
 @final
 class _Call:
-    """A call to make in the thread, and the trio task that waits for its result, if one does."""
+    """A call to make in the thread, and the trio task that waits for its result, if any."""
 
     __slots__ = ("_args", "_fn", "_token", "_trio_task")
 

@@ -1,4 +1,4 @@
-"""The state of one queue in this process: receivers that wait, prefetched tasks, leased tasks, results awaited."""
+"""The state of one queue in this process: its receivers, its prefetched tasks, its leases, and awaited results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def abort(parts: Parts) -> bool:
 
 @final
 class Lease:
-    """The time-limited ownership of an attempt: the ``parts.context`` of a task that was received from a stored queue.
+    """The time-limited ownership of a running task: the ``parts.context`` of a task received from a stored queue.
 
     >>> async def handler(task: Task[Email]) -> None:
     ...     if isinstance(task.parts.context, Lease):
@@ -138,7 +138,7 @@ _USUAL = StorageOptions(
 
 @final
 class QueueState:
-    """The settings of a queue, and its receivers, prefetched tasks and leased tasks in this process.
+    """The settings of a queue, and its receivers, prefetched tasks and leases in this process.
 
     Args:
       queue: the name.
@@ -188,7 +188,7 @@ class QueueState:
         self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
 
     def sibling(self, queue: str, type: Any, options: StorageOptions) -> QueueState:
-        """Another queue, with these options, and otherwise those of this queue; its codec is for its own type."""
+        """Make the state of another queue, with these options, and otherwise those of this queue."""
         same = dict(self.options)
         if isinstance(same["codec"], (CborCodec, JsonCodec, PydanticCodec)):  # it was made for this type
             same["codec"] = same["codec"].for_type
@@ -198,7 +198,7 @@ class QueueState:
     # Claiming
 
     def wanted(self, returning: int) -> int:
-        """The number of rows to claim, if so many slots will return for another task after this exchange."""
+        """Return the number of rows to claim, if this many slots will take another task after this exchange."""
         return max(0, len(self.receivers) + returning - len(self.prefetched))
 
     def is_worth_asking(self, now: float) -> bool:
@@ -208,18 +208,18 @@ class QueueState:
         return not self.is_drained or (self.next_due is not None and self.next_due <= now)
 
     def mark_changed(self) -> None:
-        """Note that rows may have become ready, or have ended: the next claim has to be made."""
+        """Note that rows may have become ready or finished, so that the next claim must be made."""
         self.changes += 1
         self.is_drained = False
         self.live = -1
 
     @property
     def worker_list(self) -> str:
-        """The name of the one worker that runs on it here; empty if there is none."""
+        """The name of the only worker that runs on the queue here; empty if there is none."""
         return next(iter(self.worker_names.values()), "")
 
     def set_workers(self, workers: dict[object, str]) -> None:
-        """Note the workers that run on it here."""
+        """Set the workers that run on the queue here."""
         before, self.worker_names = set(self.worker_names.values()), workers
         now = set(workers.values())
         self.by_name = self.by_name or len(now) > 1 or (bool(self.prefetched) and now != before)
@@ -230,8 +230,9 @@ class QueueState:
         return bool(self.workers_waiting(()) if self.by_name else self.wanted(0))
 
     def workers_waiting(self, returning: Iterable[str]) -> list[str]:
-        """The workers for which rows are to be claimed, one name for each row: those of the receivers, in order, and
-        then those of slots that will return. A prefetched row serves one of its own worker."""
+        """Return the workers to claim rows for, one name for each row: those of the receivers, in order, then those of
+        slots that will return. A prefetched row serves its own worker.
+        """
         wanted = [*map(_worker_of, self.receivers), *returning]
         if not self.prefetched:
             return wanted
@@ -245,13 +246,14 @@ class QueueState:
         return waiting
 
     def mark_drained(self, changes: int, next_due: float | None, live: int) -> None:
-        """Note that a claim found fewer rows than its limit; it was made when ``changes`` was at this count."""
+        """Note that a claim found fewer rows than its limit; ``changes`` is the count when it was made."""
         if self.changes == changes:
             self.is_drained, self.next_due, self.live, self.looked_at = True, next_due, live, trio.current_time()
 
     def deliver(self, rows: list[ClaimedRow], claim: ClaimRequest, until: float, now: float) -> None:
         """Give claimed rows to the receivers, and keep the rest prefetched. All of them are kept, and released later,
-        if they arrived so late that their lease is over."""
+        if they arrived so late that their lease is over.
+        """
         worker, workers = claim.worker, claim.workers
         names = [*reversed(workers[: len(rows)])] if workers is not None else None
         if rows and now >= until:
@@ -277,7 +279,7 @@ class QueueState:
                 self.prefetched.append(task)
 
     def _pop_receiver(self, worker: str) -> trio.lowlevel.Task | None:
-        """Remove and return the first receiver in a slot of this worker; None if there is none."""
+        """Remove and return the first receiver of this worker; None if there is none."""
         receiver = next((each for each in self.receivers if _worker_of(each) == worker), None)
         if receiver is not None:
             del self.receivers[receiver]
@@ -302,8 +304,9 @@ class QueueState:
         return Task(args, parts)
 
     def _put_off(self, error: BaseException, row: ClaimedRow, now: float) -> BaseException:
-        """The error for a task that this process cannot decode: a suspension, since another version of the program may
-        be able to; the error itself once the task is old enough to fail."""
+        """Return the error for a task that this process cannot decode: a suspension, since another version of the
+        program may decode it, or the error itself once the task is old enough to fail.
+        """
         try:
             since = unreadable_since(row.history)
         except BackendError:  # the history cannot be read, and is replaced
@@ -349,15 +352,14 @@ class QueueState:
         return not (self._still_ending and self._still_runs(task.parts.id))
 
     def is_stale(self, now: float) -> bool:
-        """Return True if no slot took the prefetched tasks though all had time to, or if their lease is over. Called
-        once in each round of the loop."""
+        """Return True if no slot took the prefetched tasks though all had time to, or if their lease is over."""
         self.rounds += 1
         if self.prefetched and self.prefetched[0].parts.context.until <= now:
             return True
         return self.rounds > _ROUNDS and trio.current_time() >= self.prefetched_at + STALE
 
     def unbegun(self) -> set[str]:
-        """The ids of tasks that are claimed and not begun."""
+        """Return the ids of tasks that are claimed and not begun."""
         in_delivery = {task_id for task_id, parts in self.leased.items() if parts.status is Status.Queued}
         return in_delivery | {str(task.parts.id) for task in self.prefetched}
 
@@ -381,7 +383,7 @@ class QueueState:
         return False
 
     def note_renewal(self, held: dict[ClaimKey, Parts], renewal: Renewal, until: float) -> None:
-        """Note the new end of these leases; cancel the attempts that have lost theirs, or are to be aborted."""
+        """Note the new end of these leases; cancel attempts whose lease is lost or that are to be aborted."""
         for claim in renewal.lost:
             if (parts := held.pop(claim, None)) is not None:
                 self.lose_lease(parts)
@@ -392,14 +394,15 @@ class QueueState:
             parts.context.until = until
 
     def prune(self, now: float) -> None:
-        """Forget leases outside of workers that have run out."""
+        """Forget expired leases of tasks that no worker runs."""
         over = [parts for parts in self.leased.values() if parts.context.until <= now and not _is_at_work(parts)]
         for parts in over:
             del self.leased[parts.id]
 
     def late(self, now: float) -> list[Parts]:
-        """The running attempts with less than half of their lease left: their heartbeat, which comes every third of it,
-        is late."""
+        """Return the running attempts with less than half of their lease left: their heartbeat, which comes every third
+        of it, is late.
+        """
         if now < self._renew_from:
             return []
         half = self.lease / 2
@@ -434,7 +437,7 @@ class QueueState:
         self.mark_changed()  # it is not left out of the next claim
 
     def left_out(self) -> Collection[str]:
-        """The ids of tasks that are not to be claimed here: an attempt that has lost its lease still runs."""
+        """Return the keys of rows not to be claimed here, since an attempt that has lost its lease still runs."""
         if not self._still_ending:
             return ()
         return {task_id for task_id in [*self._still_ending] if self._still_runs(task_id)}
@@ -442,7 +445,7 @@ class QueueState:
     # Pushing
 
     def keep_extensions(self, parts: Parts) -> bool:
-        """Keep the extensions of a task that is about to be pushed; False if it has none, or they are kept already."""
+        """Keep the extensions of a task about to be pushed; False if it has none, or they are kept already."""
         if not parts.has_extensions or parts.id in self.extensions:
             return False
         self.extensions[parts.id] = parts.extensions
@@ -458,7 +461,7 @@ class QueueState:
         return not (self.handles or self.live < 0 or self.prefetched)
 
     def has_ended(self, now: float) -> bool:
-        """Return True if the queue is closed here, and was empty at the last claim: no task waits or can come back.
+        """Return True if the queue is closed here, and was empty at the last claim.
 
         A task that was received outside of a worker and not settled does not keep it open while its lease lasts.
         """
@@ -477,7 +480,7 @@ class QueueState:
             event.set()
 
     def fail_receivers(self, error: BaseException) -> None:
-        """Raise this in all receivers."""
+        """Raise this error in all receivers."""
         while self.receivers:
             receiver, _ = self.receivers.popitem(last=False)
             trio.lowlevel.reschedule(receiver, Error(error))
@@ -490,7 +493,7 @@ class QueueState:
 
 
 def _worker_of(trio_task: trio.lowlevel.Task) -> str:
-    """The name of the worker of the slot that this trio task runs; empty if it runs none."""
+    """Return the name of the worker whose slot runs in this trio task; empty if none does."""
     slot = SLOTS.get(trio_task)
     return "" if slot is None else slot.worker
 

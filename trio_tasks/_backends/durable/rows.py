@@ -1,4 +1,4 @@
-"""Conversions between tasks and rows: a pushed task, an outcome to be settled, and a row that was looked up.
+"""Conversions between tasks and rows: pushed tasks, outcomes to be settled, and rows that were looked up.
 
 A claimed row becomes a task in :meth:`QueueState.deliver`, since its lease belongs to the queue.
 """
@@ -60,7 +60,7 @@ STATUS_AFTER = {kind: STATUSES[change.state] for kind, change in CHANGES.items()
 
 
 def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
-    """The row to insert for this task.
+    """Make the row to insert for a task.
 
     Args:
       task: the task. Its ``parts.run_at`` becomes what is stored.
@@ -98,7 +98,7 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
 
 
 def check_length(length: int, longest: float, name: str) -> None:
-    """Raise :class:`EncodeError` if something is longer than the store takes."""
+    """Raise :class:`EncodeError` if a value is longer than the store takes."""
     if length > longest:
         raise EncodeError(f"{name} has {length:,} bytes when it is stored, and this store takes {longest:,.0f} at most")
 
@@ -107,7 +107,7 @@ def check_length(length: int, longest: float, name: str) -> None:
 
 
 def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engine) -> Settlement:
-    """The settlement of an attempt with this outcome.
+    """Make the settlement of an attempt with this outcome.
 
     Raises:
       UnsettledError: the result cannot be encoded.
@@ -144,7 +144,7 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
 
 
 def _note_unreadable(task: Task[Any], lease: Lease, engine: Engine, worker: str | None) -> bytes | None:
-    """The history with a note of when the task was first found unreadable; None if there is nothing to note."""
+    """Return the history with the time at which the task was first unreadable; None if that is not needed."""
     error = task.parts.unfit and task.parts.unfit.__cause__
     if error is None:
         return None
@@ -156,7 +156,7 @@ def _note_unreadable(task: Task[Any], lease: Lease, engine: Engine, worker: str 
 
 
 def _worker_of(task: Task[Any], lease: Lease) -> str | None:
-    """The name of the worker that made the attempt; None if the claim has the same name, or if no worker did."""
+    """Return the name of the worker that made the attempt; None if it is that of the claim, or there is none."""
     if task.parts.holder is None:
         return None
     name: str = task.parts.holder.worker
@@ -185,7 +185,7 @@ def _in_order(writes: tuple[Callable[[Any], object], ...]) -> Callable[[Any], ob
 
 @final
 class _RowInfo(StoredTaskInfo):
-    """The ``parts.context`` of a task that was looked up."""
+    """The StoredTaskInfo of a row."""
 
     __slots__ = ("_queue", "_stored")
 
@@ -200,13 +200,13 @@ class _RowInfo(StoredTaskInfo):
 
     @property
     def error(self) -> BaseException | None:
-        """The error of the latest attempt, if the task failed, was killed, or waits to be retried."""
+        """The error of the latest attempt, if the task failed, was killed, or waits for a retry."""
         has_one = self._stored.state is not State.DONE and self._stored.result is not None
         return decode_error(self._stored.result) if has_one else None
 
     @property
     def result(self) -> Any:
-        """The value that its handler returned; None if it is not done."""
+        """The result of the task; None if it has not succeeded."""
         if self._stored.state is not State.DONE or self._stored.result is None:
             return None
         return self._queue.results.decode(self._stored.result)
@@ -226,7 +226,7 @@ class _RowInfo(StoredTaskInfo):
 
 
 def task_of(stored: StoredRow, queue: QueueState) -> Task[Any]:
-    """The task of a row that was looked up. If its payload does not decode any more, its args are the payload."""
+    """Make the task of a row that was looked up. If its payload does not decode any more, its args are the payload."""
     parts = Parts(stored_id(stored.id), attempt=attempt_number(stored.attempt))
     parts.status = _STATUS[stored.state]
     if stored.state is State.RUNNING and stored.id in queue.unbegun():
@@ -242,7 +242,7 @@ def task_of(stored: StoredRow, queue: QueueState) -> Task[Any]:
 
 
 def result_of(stored: StoredRow, queue: QueueState) -> TaskResult[Any]:
-    """The result of the finished task of this row."""
+    """Return the result of the finished task of this row."""
     task_id = stored_id(stored.id)
     if stored.state is State.DONE:
         return TaskResult(task_id, Status.Done, _RowInfo(stored, queue).result)
@@ -250,6 +250,6 @@ def result_of(stored: StoredRow, queue: QueueState) -> TaskResult[Any]:
 
 
 def result_of_ending(task_id: str, ending: Settlement, queue: QueueState) -> TaskResult[Any]:
-    """The result of a task of which the store keeps nothing."""
+    """Return the result of a task that the store does not keep."""
     stored = StoredRow(task_id, ENDS[ending.kind], 0, b"", None, None, ending.result, None, None, None)
     return result_of(stored, queue)

@@ -1,4 +1,4 @@
-"""The body of every stored backend: a queue, its codec and its leases, and exchanges with an engine.
+"""The base class of stored storages: a queue, its codec and leases, and exchanges with an engine.
 
 A storage of ours is this class with an engine in it, so all of them keep the same promises; the contract of an engine
 is :mod:`trio_tasks._backends.durable.engine`.
@@ -125,7 +125,7 @@ class DurableStorage(
     # Opening and closing
 
     def _found(self, engine: Engine, queue: QueueState, poll_interval: float) -> None:
-        """Initialize the one storage of an engine."""
+        """Set up the first storage of an engine."""
         self._loop = ExchangeLoop(engine, poll_interval)
         self._stack: AsyncExitStack | None = AsyncExitStack()
         self._join(queue)
@@ -149,7 +149,7 @@ class DurableStorage(
 
     @property
     def lease(self) -> float:
-        """Seconds after which a running task is an orphan, unless its lease is renewed."""
+        """Seconds after which a running task is an orphan, unless its worker renews its lease."""
         return self._queue.lease
 
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> Any:
@@ -176,7 +176,7 @@ class DurableStorage(
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Open the store; raises :class:`BackendError` if it cannot be opened. A shared queue is open already."""
+        """Open the store; raise :class:`BackendError` if that is impossible. A shared queue is open already."""
         if self._stack is None:
             await trio.lowlevel.checkpoint()
             return self
@@ -206,7 +206,7 @@ class DurableStorage(
     async def _end_tasks(  # noqa: ASYNC910  a shared queue has none
         self, error: BaseException | None
     ) -> None:
-        """End the background trio tasks: the exchange loop, and the one that listens for wake-ups."""
+        """End the background trio tasks: the exchange loop and the listener for wake-ups."""
         if self._stack is not None:
             # What the block raised is not the nursery's to wrap, unless it was the nursery that cancelled the block.
             ours = error if error is not None and is_a(error, trio.Cancelled) else None
@@ -289,7 +289,7 @@ class DurableStorage(
         return ids
 
     def _prepare(self, task: Task[A]) -> Task[A]:
-        """The task to be pushed in place of this one: what the functions of ``on_push`` make of it."""
+        """Return the task to push in place of this one, after the functions of ``on_push``."""
         check_task(task)
         return self._queue.on_push(task) if self._queue.on_push else task
 
@@ -301,7 +301,7 @@ class DurableStorage(
     # Receiving
 
     async def receive(self) -> Task[A]:
-        """The next task, leased from now on; waits for one.
+        """Wait for the next task, and return it under a lease.
 
         Raises:
           trio.EndOfChannel: the queue is closed here, and empty.
@@ -321,8 +321,9 @@ class DurableStorage(
         return task
 
     def receive_nowait(self) -> Task[A]:
-        """The next prefetched task, as :meth:`receive`; raises ``trio.WouldBlock`` if there is none, and also if it is
-        not known that the queue has ended: another process may have pushed since the last poll."""
+        """Return the next prefetched task, under a lease. Raise ``trio.WouldBlock`` if there is none, even if the queue
+        may have ended: another process may have pushed since the last poll.
+        """
         self._loop.check_open()
         queue = self._queue
         if queue.prefetched and (task := queue.take(self._loop.engine.now())) is not None:
@@ -373,7 +374,7 @@ class DurableStorage(
     # Leases and workers
 
     async def beat(self, context: WorkerContext) -> None:  # noqa: ASYNC910  it waits where a task is held, or a worker changed
-        """Renew the leases of the tasks that this worker has; end attempts that lost theirs, or are to be aborted."""
+        """Renew the leases of the tasks that this worker runs; end attempts that lost theirs, or are to be aborted."""
         held = {
             task.parts.context.claim_key: task.parts
             for task in context.running_tasks
@@ -396,14 +397,14 @@ class DurableStorage(
         self._queue.note_renewal(held, renewal, until)
 
     async def register_worker(self, context: WorkerContext) -> None:
-        """Note a worker that starts to receive here."""
+        """Note that this worker starts to receive here."""
         if not isinstance(context, WorkerContext):
             raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
         self._queue.set_workers({**self._queue.worker_names, context: context.name})
         await self._register_workers()
 
     async def unregister_worker(self, context: WorkerContext) -> None:
-        """Note that a worker has ended, and release the tasks that were claimed for it and not begun.
+        """Note that this worker has ended, and release tasks that were claimed for it and not begun.
 
         When it returns, that is stored; it costs no attempt. Another worker on the queue claims again what it needs.
 
@@ -432,18 +433,19 @@ class DurableStorage(
     # Looking up
 
     async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
-        """Call this method of the engine for the task."""
+        """Call this method of the engine for a task."""
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
         return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
 
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
-        """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
-        result and its progress."""
+        """Return the task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its
+        error, its result and its progress.
+        """
         stored: StoredRow | None = await self._do("find", task_id)
         return None if stored is None else task_of(stored, self._queue)
 
     async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
-        """At most ``limit`` tasks, of this status if one is given; unfinished ones first."""
+        """Return at most ``limit`` tasks, of this status if one is given; unfinished ones first."""
         check_count(limit, "limit")
         if status is not None and not isinstance(status, Status):
             raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
@@ -459,7 +461,7 @@ class DurableStorage(
         return [task for task in tasks if task.parts.status is status][:limit]
 
     async def progress_of(self, task_id: str) -> Any:
-        """The progress that was last reported for the task; None if nothing was.
+        """Return the progress that was last reported for the task; None if none was.
 
         Raises:
           UnknownTaskError: no such task is known.
@@ -470,7 +472,7 @@ class DurableStorage(
         return None if stored.progress is None else PLAIN.decode(stored.progress)
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
-        """Store the progress of a running task: plain data, which replaces what was reported before.
+        """Store the progress of a running task, as plain data; it replaces what was reported before.
 
         Raises:
           LeaseLostError: the task is not leased any more. Nothing changed.
@@ -490,7 +492,7 @@ class DurableStorage(
     @overload
     async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
     async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
-        """Wait until the task has ended, in any process, and return its :class:`TaskResult`.
+        """Wait until the task is finished, in any process, and return its :class:`TaskResult`.
 
         Args:
           task_id: of the task.
@@ -539,26 +541,28 @@ class DurableStorage(
                     del awaited[task_id]
 
     def _seconds_until(self, moment: float | None) -> float:
-        """The seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of it."""
+        """Return the seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of
+        it.
+        """
         return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
 
     async def list_workers(self) -> list[str]:
-        """The names of the workers that run on this queue, in any process."""
+        """Return the names of the workers that run on this queue, in any process."""
         return list(await self._loop.ask(self._loop.engine.workers, self._queue.name))
 
     async def list_queues(self) -> list[str]:
-        """The names of all queues of the store."""
+        """Return the names of all queues of the store."""
         return list(await self._loop.ask(self._loop.engine.queues))
 
     async def metrics(self) -> dict[str, int]:
-        """The tasks that went through the queue since it was made, by outcome, and those that wait and run now."""
+        """Return counts of all tasks of the queue so far, by outcome, and of those that wait and run now."""
         counts: dict[str, int] = await self._loop.ask(self._loop.engine.counts, self._queue.name)
         return counts
 
     # Changing
 
     async def update(self, task: Task[A]) -> bool:
-        """Replace args and metadata of the waiting task of this id by those given; False if none of that id waits."""
+        """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
         check_task(task)
         payload = self._queue.codec.encode(task.args)
         stored: StoredRow | None = await self._do("find", task.parts.id)
@@ -571,14 +575,14 @@ class DurableStorage(
         return changed
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Make the waiting task ready in ``delay`` seconds; False if none of that id waits."""
+        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
         run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
         moved: bool = await self._do("reschedule", task_id, delay, run_at)
         self._loop.check_queues()
         return moved
 
     async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if none of that id waits."""
+        """Kill the waiting task of this id; False if no task of this id waits."""
         error = encode_error(AbortError("cancelled while it waited"))
         cancelled: bool = await self._do("cancel", task_id, error)
         if cancelled:
@@ -600,7 +604,8 @@ class DurableStorage(
         return claim_key is not None
 
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is none.
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -610,7 +615,7 @@ class DurableStorage(
         return resumed
 
     async def resume_abandoned(self) -> int:
-        """Make orphans wait again, as claims do that find them; returns how many there were.
+        """Make orphans wait again at once; return how many there were.
 
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
@@ -623,12 +628,12 @@ class DurableStorage(
         return number
 
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is none."""
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
         part: Part = await self._do("forget", task_id)
         return part.number > 0
 
     async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; returns how many there were.
+        """Forget all finished tasks, dead letters included; return how many there were.
 
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
@@ -636,7 +641,7 @@ class DurableStorage(
         return await self._in_parts(self._loop.engine.forget, None)
 
     async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
-        """Repeat a step until there is no more to do; the number of all rows in it."""
+        """Repeat a step until nothing is left to do; return the number of rows in all steps."""
         number, is_more = await self._loop.ask(step, self._queue.name, *args)
         while is_more:
             await trio.sleep(_PARTS_APART)

@@ -1,4 +1,4 @@
-"""The file of a store, and files beside it: checks of type and permissions before they are opened, and creation."""
+"""The file of a store and the files beside it: checks of type and permissions, and creation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _KINDS = {
 
 
 def refused(message: str) -> BackendError:
-    """A BackendError that retrying cannot cure."""
+    """Make a BackendError that retrying cannot cure."""
     error = BackendError(message)
     error.is_final = True
     return error
 
 
 def check_path(path: str | os.PathLike[str], hint: str) -> Path:
-    """Check the path of a store.
+    """Return the path of a store, or raise if it is invalid.
 
     Args:
       path: the user's argument.
@@ -54,7 +54,7 @@ def check_path(path: str | os.PathLike[str], hint: str) -> Path:
 
 
 def check_mode(mode: object) -> int:
-    """Check the mode of new files.
+    """Return the mode for new files, or raise if it is invalid.
 
     Raises:
       TypeError, ValueError: it is no mode, or the owner could not read and write the file.
@@ -67,7 +67,7 @@ def check_mode(mode: object) -> int:
 
 
 def regular_file(path: Path, what: str) -> os.stat_result | None:
-    """The state of the regular file at this path; None if there is nothing.
+    """Return the state of the regular file at this path; None if there is no file.
 
     Args:
       path: symbolic links are followed.
@@ -89,7 +89,7 @@ def regular_file(path: Path, what: str) -> os.stat_result | None:
 
 
 def make_file(path: Path, mode: int) -> int:
-    """Make a new, empty file of exactly this mode, whatever the umask; returns its descriptor. An existing file is not
+    """Make a new, empty file of exactly this mode, whatever the umask; return its descriptor. An existing file is not
     touched, and no symbolic link followed.
 
     Raises:
@@ -102,7 +102,7 @@ def make_file(path: Path, mode: int) -> int:
 
 
 def open_regular(path: Path, what: str, *, read_only: bool = False) -> int:
-    """Open the regular file at this path, for reading and, unless ``read_only``, writing; returns its descriptor. No
+    """Open the regular file at this path, for reading and, unless ``read_only``, writing; return its descriptor. No
     symbolic link is followed.
 
     Raises:
@@ -132,8 +132,9 @@ def follow(fd: int, model: os.stat_result) -> None:
 
 
 def make_beside(path: Path, model: os.stat_result | None, mode: int) -> int:
-    """Make a new file beside a store, with its owner and mode as far as this account can; or with this mode, if there
-    is no store yet. Raises as :func:`make_file`."""
+    """Make a new file beside a store, with the store's owner and mode as far as this account can; with this mode, if
+    there is no store yet.
+    """
     fd = make_file(path, mode if model is None else stat.S_IMODE(model.st_mode) | 0o600)
     if model is not None:
         with suppress(OSError):

@@ -1,1 +1,1 @@
-"""The engine that stores tasks in memory and in a journal."""
+"""The storage in a journal file, and its engine: rows in memory, and every change in the journal."""

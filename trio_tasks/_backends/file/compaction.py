@@ -1,4 +1,4 @@
-"""Compaction: a shorter journal is written beside the one in use, and replaces it when it is whole.
+"""Compaction of a journal: a shorter one is written beside it, and replaces it when complete.
 
 It is written a little at a time: each exchange that appends a record carries a few rows over as well, a few times as
 many bytes as it has written itself, and its record is appended to both. So the event loop is never held up by a million
@@ -35,7 +35,7 @@ _UNSYNCED = 2**23
 
 @final
 class Compaction:
-    """A journal that is to replace another; raises ``OSError`` wherever it cannot be written.
+    """A shorter journal that is to replace another; its methods raise ``OSError`` if it cannot be written.
 
     Args:
       path: of the journal.
@@ -53,12 +53,12 @@ class Compaction:
         self._is_in_place = False
 
     def follow(self, payload: bytes) -> None:
-        """Append a record that was appended to the old journal, and carry some rows over."""
+        """Append a record that was appended to the old journal, and copy some more rows."""
         self.journal.append(payload)
         self.carry_over(max(_STEP, len(payload) * _PACE))
 
     def carry_over(self, amount: float) -> None:
-        """Write rows of about so many bytes."""
+        """Copy rows of about this many bytes."""
         enough = self.journal.end + amount
         while not self.is_whole and self.journal.end < enough:
             rows: list[Row] = []
@@ -82,7 +82,7 @@ class Compaction:
         self._synced = self.journal.end
 
     def replace(self, old: JournalFile) -> None:
-        """Put it in the place of the old one, which is closed: :attr:`journal` is in use from now on.
+        """Put the new journal in the place of the old one, which is closed; :attr:`journal` is in use from now on.
 
         If it raises, the old one is still the journal, unless it is closed.
         """

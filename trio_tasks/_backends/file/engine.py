@@ -1,4 +1,6 @@
-"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they are read at the next start."""
+"""The engine of :class:`FileStorage`: all rows in memory, and a journal from which they are loaded at the next
+start.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ _WALL_CLOCK_INTERVAL = 1.0
 
 @final
 class FileEngine(Engine):
-    """Rows in memory and in a journal.
+    """An engine with rows in memory and in a journal.
 
     Args:
       path: of the journal; None: in a temporary directory, which is removed in the end.
@@ -103,7 +105,7 @@ class FileEngine(Engine):
 
     @classmethod
     def temporary(cls) -> FileEngine:
-        """Make an engine whose journal is removed when it is closed; it has no thread, and never syncs."""
+        """Make an engine for tests, whose journal is removed when it is closed; it has no thread, and never syncs."""
         return cls(None, synchronous="NORMAL")
 
     longest = _LONGEST_VALUE
@@ -111,7 +113,7 @@ class FileEngine(Engine):
     # Opening and closing
 
     async def open(self) -> None:
-        """Open the journal, or make it; see :meth:`Engine.open`. It cannot be cancelled once begun."""
+        """Open or create the journal; see :meth:`Engine.open`. It cannot be cancelled once begun."""
         await trio.lowlevel.checkpoint()
         if self._transaction_log is not None:
             raise permanent_error(f"the journal {str(self.path)!r} is open already")
@@ -171,7 +173,9 @@ class FileEngine(Engine):
             self.path = None
 
     def now(self) -> float:
-        """The time by the journal's clock: the wall clock's when it was opened, or the journal's, if that was ahead."""
+        """Return the time by the journal's clock: the wall clock when it was opened, or the journal's, if that was
+        ahead.
+        """
         return self._clock.now()
 
     def _open_transaction_log(self) -> TransactionLog:
@@ -198,46 +202,47 @@ class FileEngine(Engine):
         return answer
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Renew leases, which are in memory only, and look for rows that are to be aborted."""
+        """Renew leases, which are in memory only, and return the rows that are to be aborted."""
         self._open_transaction_log()
         renewal = self._operations.renew(held, self.now() + lease)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return renewal
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Record the progress of a row; it may be lost in a power cut."""
+        """Store the progress of a row; it may be lost in a power cut."""
         return await self._transact(lambda: self._operations.report(held, progress), durable=False)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Rows in these states."""
+        """Return rows in these states."""
         return await self._read(Operations.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill a row that waits."""
+        """Kill a waiting row."""
         return await self._write(Operations.cancel, queue, task_id, error)
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Ask for the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
-        would wait again."""
+        """Request the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
+        would wait again.
+        """
         held = await self._write(Operations.abort, queue, task_id)
         for on_news in self._listeners if held is not None else ():
             on_news()
         return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
-        """Move a row that waits in time."""
+        """Set the time at which a waiting row is ready."""
         return await self._write(Operations.reschedule, queue, task_id, delay, run_at)
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Replace the payload of a row that waits."""
+        """Replace the payload and options of a waiting row."""
         return await self._write(Operations.update, queue, task_id, payload, head)
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make a dead row wait again."""
+        """Make a failed or killed row wait again."""
         return await self._write(Operations.resume, queue, task_id)
 
     async def resume_abandoned(self, queue: str) -> Part:
@@ -249,25 +254,25 @@ class FileEngine(Engine):
         return await self._write(Operations.forget, queue, task_id)
 
     async def counts(self, queue: str) -> dict[str, int]:
-        """The counts of a queue."""
+        """Return the counts of a queue."""
         return await self._read(Operations.counts, queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
-        """The names of the queues."""
+        """Return the names of the queues."""
         return await self._read(Operations.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Set the workers of a queue; there is no other process."""
+        """Set the workers of a queue, which are in memory only."""
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._open_transaction_log().state.queue(queue).workers = [*workers]
 
     async def workers(self, queue: str) -> builtins.list[str]:
-        """The names of the workers of a queue."""
+        """Return the names of the workers of a queue."""
         await trio.lowlevel.checkpoint()
         return [*self._open_transaction_log().state.queue(queue).workers]
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Call ``on_news`` when an abort is asked for; no other process can change anything."""
+        """Call ``on_news`` when an abort is requested; no other process can change anything."""
         self._listeners.append(on_news)
         try:
             await trio.sleep_forever()
@@ -292,6 +297,8 @@ class FileEngine(Engine):
 
 
 def _path_and_size(path: Path) -> tuple[Path, bool]:
-    """The path of the journal, without symbolic links; and True if it is too large to be read without a thread."""
+    """Return the path of the journal without symbolic links; and True if it is too large to be read without a
+    thread.
+    """
     place = Path(os.path.realpath(path))
     return place, place.is_file() and place.stat().st_size > _READ_AT_ONCE

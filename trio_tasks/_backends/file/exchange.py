@@ -1,4 +1,4 @@
-"""The steps of an exchange on the state of a journal: settle, push, renew, enter what is due, claim."""
+"""The steps of an exchange on the state of a journal: settle, push, renew, enter due changes, claim."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENDS = {kind: (int(state), COUNTERS.index(CHANGES[kind].counter or "")) for kin
 
 @final
 class ExchangeSteps:
-    """The steps of exchanges; the caller has set the time of the state, and commits each exchange or rolls it back.
+    """The steps of an exchange; the caller sets the time of the state, and commits or rolls back.
 
     Args:
       state: the rows and queues of the journal.

@@ -63,7 +63,7 @@ _MOST_UNFINISHED = 10
 @final
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The damage of a journal that was found when it was opened, and the number of records that were dropped.
+    """The damage that was found when a journal was opened, and the number of records that were dropped.
 
     Attributes:
       path: the journal.
@@ -92,7 +92,7 @@ class Recovery:
 
 @final
 class JournalFile:
-    """A journal that is open for appending.
+    """A journal file that is open for appending.
 
     Args:
       fd: the file, positioned at ``end``; it is closed with this.
@@ -117,7 +117,8 @@ class JournalFile:
     @classmethod
     def create(cls, path: Path, *, ahead: bool) -> JournalFile:
         """Make a journal without a record, unfinished until it is put in the place of a journal; it is neither synced
-        nor readable for other users. There must be no file of that name."""
+        nor readable for other users.
+        """
         salt = new_salt()
         made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)
         try:
@@ -130,7 +131,7 @@ class JournalFile:
         return made
 
     def append(self, payload: bytes) -> None:
-        """Write a record behind the last one: whole, or not at all.
+        """Append a record, wholly or not at all.
 
         Raises:
           OSError: it could not be written. Nothing of it counts: its bytes are cut off, now or before the next
@@ -163,7 +164,7 @@ class JournalFile:
             written += os.write(self._fd, memoryview(data)[written:])
 
     def cut(self) -> None:
-        """Cut off all bytes behind the last record.
+        """Cut off all bytes after the last record.
 
         Raises:
           OSError: it could not be cut; it has to be before anything is appended.
@@ -176,7 +177,9 @@ class JournalFile:
         self._has_torn_end = False
 
     def sync(self) -> None:
-        """Sync the file to the disk; if that fails, the journal is broken, since it is not known what got there."""
+        """Sync the file to the disk; if that fails, the journal is broken, since it is unknown what reached the
+        disk.
+        """
         try:
             _sync(self._fd)
         except OSError:
@@ -185,7 +188,7 @@ class JournalFile:
 
     @property
     def is_open(self) -> bool:
-        """True until it is closed."""
+        """True until the file is closed."""
         return self._fd >= 0
 
     def close(self) -> None:
@@ -206,7 +209,7 @@ class JournalFile:
             os.close(fd)
 
     def check_place(self, path: Path) -> None:
-        """Check that the file at this path is still this one.
+        """Raise if the file at this path is not this one any more.
 
         Raises:
           BackendError: it was deleted, moved or replaced.
@@ -228,9 +231,9 @@ class JournalFile:
             )
 
     def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path, mode: int = PRIVATE) -> None:
-        """Become the journal: once this returns, the file at ``place`` is this one, and ``old`` is closed. The new name
-        is on the disk after :meth:`sync_name` alone. It takes over owner and mode of the file that was there; if there
-        was none, it is of the mode that is given.
+        """Replace the journal at ``place``, which is ``old``; once this returns, ``old`` is closed. The new name is on
+        the disk after :meth:`sync_name` alone. It takes over owner and mode of the file that was there; if there was
+        none, it is of the mode that is given.
 
         Raises:
           OSError: nothing has changed, and ``old`` is still the journal. If it could not even be opened again, where
@@ -259,7 +262,7 @@ class JournalFile:
         os.lseek(self._fd, self.end, os.SEEK_SET)
 
     def _replace_while_closed(self, old: JournalFile | None, own: Path, place: Path) -> None:
-        """Replace the file at ``place``; both journals are closed meanwhile."""
+        """Replace the file at ``place`` while both journals are closed."""
         self._close_for_now()
         if old is not None:
             old._close_for_now()
@@ -281,7 +284,8 @@ class JournalFile:
 
     def sync_name(self, directory: Path) -> None:
         """Sync the new name of the file to the disk. If that fails, the journal is broken: after a power cut the old
-        one might be back."""
+        one might be back.
+        """
         try:
             sync_directory(directory)
         except OSError:
@@ -292,7 +296,7 @@ class JournalFile:
 def open_journal(
     path: Path, load: Callable[[bytes], object], *, repair: bool, ahead: bool, mode: int = PRIVATE
 ) -> tuple[JournalFile, Recovery | None]:
-    """Open the journal, or make it, and have each of its records loaded.
+    """Open or create the journal, and load each of its records.
 
     If the recovery says that it is not about a torn tail, records are missing in the middle, and the caller has to put
     a new journal in the place of this one.
@@ -349,7 +353,7 @@ def _made(path: Path, *, ahead: bool, mode: int) -> JournalFile:
 
 
 def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
-    """Make an unfinished journal beside the one at this path, with a name that is free; returns both.
+    """Make an unfinished journal beside the one at this path, under a free name; return both.
 
     Raises:
       OSError: none can be made.
@@ -362,7 +366,7 @@ def make_new(path: Path, *, ahead: bool) -> tuple[Path, JournalFile]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove unfinished journals that a dead process left. Other files of such names are not ours."""
+    """Remove unfinished journals that a dead process has left. Other files of such names are not ours."""
     for name in _unfinished_names(path):
         try:
             fd = open_regular(name, _WHAT)
@@ -404,7 +408,7 @@ def _load(
 
 
 def damaged(path: Path, found: Damage) -> BackendError:
-    """The error that a journal is damaged in its middle."""
+    """Make the error for a journal that is damaged before its end."""
     return BackendError(
         f"the journal {str(path)!r} is damaged at byte {found.at}: {found.lost} record(s) cannot be read, and "
         f"intact ones follow. Nothing was changed. Opening it with repair=True keeps all that are intact"
@@ -412,7 +416,7 @@ def damaged(path: Path, found: Damage) -> BackendError:
 
 
 def _recover(path: Path, file: BinaryIO, damages: list[Damage], model: os.stat_result) -> Recovery:
-    """Keep what is about to be dropped."""
+    """Save the bytes that are about to be dropped."""
     is_torn_tail = len(damages) == 1 and damages[0].is_tail
     kept_as = _free_name(path, "torn" if is_torn_tail else "damaged")
     with os.fdopen(make_beside(kept_as, model, PRIVATE), "w+b") as copy:
@@ -429,7 +433,7 @@ def _recover(path: Path, file: BinaryIO, damages: list[Damage], model: os.stat_r
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file of this name with a suffix more."""
+    """Return the path with this suffix added."""
     return path.with_name(f"{path.name}.{suffix}")
 
 
@@ -450,7 +454,7 @@ def _sync(fd: int) -> None:
 
 
 def _sync_fully(fd: int, command: int) -> bool:
-    """Sync a file through the drive's own cache; False where the file system has no such command (SMB, exFAT)."""
+    """Sync a file through the drive's own cache; False if the file system cannot (SMB, exFAT)."""
     import fcntl
 
     try:
@@ -463,7 +467,7 @@ def _sync_fully(fd: int, command: int) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """Sync the names in a directory to the disk, where the file system can do that."""
+    """Sync the names in a directory to the disk, if the file system can do that."""
     if sys.platform == "win32":  # it has no such call
         return
     try:
@@ -478,7 +482,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _replace_with_retries(own: Path, place: Path) -> None:
-    """Replace a file that another program may have open for a moment."""
+    """Replace a file, trying again for a moment if another program has it open."""
     give_up_at = time.monotonic() + _RETRY_REPLACE_FOR
     pause = 0.005
     while True:

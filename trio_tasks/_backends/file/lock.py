@@ -1,5 +1,6 @@
-"""The locks that keep a journal to one process: on a file beside it, and on the journal itself, in case it is opened by
-another name, or the lock file was removed. The system frees both when their holder dies, in whatever way."""
+"""The locks that keep a journal to one process: one on a file beside it, and one on the journal itself, which may have
+several names. The system frees both when their holder dies, in whatever way.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 
 
 class Held(Protocol):
-    """Something that is locked by this process."""
+    """The interface of a resource that is locked by this process."""
 
     def abandon(self) -> None:
-        """Close it in a forked child, and leave everything as it is."""
+        """Close the resource in a forked child, and leave everything as it is."""
         ...
 
 
@@ -77,7 +78,7 @@ class FileLock:
 
     @property
     def is_held(self) -> bool:
-        """True until it is released; a forked child has released it."""
+        """True until the lock is released; a forked child has released it."""
         return self._fd >= 0
 
     def release(self) -> None:
@@ -101,7 +102,7 @@ def _open(path: Path, model: os.stat_result | None, mode: int) -> int:
 
 
 def lock_itself(fd: int, path: Path) -> None:
-    """Lock the journal by its own descriptor, where a file can be removed, or have another name, while it is open.
+    """Lock the journal by its own descriptor, on systems where an open file can be removed or renamed.
 
     Raises:
       BackendError: it is open already, perhaps by another name.
@@ -120,7 +121,7 @@ def lock_itself(fd: int, path: Path) -> None:
 
 
 def abandon_in_child(held: Held) -> None:
-    """Abandon this in each forked child."""
+    """Abandon this resource in each forked child."""
     _held.add(held)
 
 
@@ -142,7 +143,7 @@ else:
 
 
 def _abandon_all() -> None:
-    """Abandon all locks in a forked child, which shares them and could outlive its parent."""
+    """Abandon all locks in a forked child, which shares them and may outlive its parent."""
     for each in list(_held):
         each.abandon()
 

@@ -1,4 +1,4 @@
-"""Operations on the rows of a journal beside exchanges: look, cancel, reschedule, resume, forget."""
+"""Operations on the rows of a journal besides exchanges: look up, cancel, reschedule, resume, forget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH_SIZE = 2_000
 
 @final
 class Operations:
-    """The operations on rows beside exchanges.
+    """The operations on rows besides exchanges; the caller commits each one or rolls it back.
 
     Those that append a record are called in a transaction, which has set the time of the state.
 
@@ -36,18 +36,18 @@ class Operations:
     # Operations that append no record
 
     def renew(self, held: Sequence[ClaimKey], until: float) -> Renewal:
-        """Set the end of these leases, and look for rows that are to be aborted."""
+        """Set the end of these leases, and return the rows that are to be aborted."""
         lost = [each for each in held if not self._state.renew(each, until)]
         running = (row for queue_rows in self._state.queues.values() for row in queue_rows.running.values())
         return Renewal(lost, [ClaimKey(row.key, row.token) for row in running if row.requested_end is True])
 
     def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id."""
         row = self._row(queue, task_id)
         return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
     def list_rows(self, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
-        """At most so many rows in these states."""
+        """Return at most this many rows in these states."""
         found: list[StoredRow] = []
         queue_rows = self._state.queues.get(queue)
         if queue_rows is None:
@@ -65,7 +65,7 @@ class Operations:
         return found
 
     def counts(self, queue: str, now: float) -> dict[str, int]:
-        """The counts of a queue."""
+        """Return the counts of a queue."""
         queue_rows = self._state.queues.get(queue)
         numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
         found = {**dict(zip(COUNTERS, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
@@ -76,13 +76,13 @@ class Operations:
         return found
 
     def names(self) -> list[str]:
-        """The names of the queues that a task was ever pushed to."""
+        """Return the names of the queues that a task was ever pushed to."""
         return [queue_rows.name for queue_rows in self._state.queues.values() if queue_rows.counts[PUSHED]]
 
     # Operations that append a record
 
     def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Keep the progress of a row that runs."""
+        """Store the progress of a running row."""
         row = self._state.leased_row(held.key, held.token)
         if row is not None:
             self._state.touch(row)
@@ -97,7 +97,7 @@ class Operations:
         return row is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Note that the row, if it runs, is to be aborted."""
+        """Note that the row is to be aborted, if it runs."""
         row = self._row(queue, task_id)
         if row is None or row.state != RUNNING:
             return None
@@ -106,7 +106,7 @@ class Operations:
         return ClaimKey(row.key, row.token)
 
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None) -> bool:
-        """Make the row ready in so many seconds, if it waits."""
+        """Make the row ready in this many seconds, if it waits."""
         state = self._state
         row = self._waiting_row(queue, task_id)
         if row is not None and (delay > 0 or row.state == DELAYED):  # a ready row keeps its place
@@ -116,7 +116,7 @@ class Operations:
         return row is not None
 
     def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Replace the payload of the row, if it waits."""
+        """Replace the payload and options of the row, if it waits."""
         state = self._state
         row = self._waiting_row(queue, task_id)
         if row is not None:
@@ -127,7 +127,7 @@ class Operations:
         return row is not None
 
     def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row wait again, if it is dead.
+        """Make the row wait again, if it is failed or killed.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
@@ -148,7 +148,7 @@ class Operations:
         return True
 
     def resume_abandoned(self, queue: str) -> Part:
-        """Make up to so many running rows wait again, whose lease has run out."""
+        """Make up to this many running rows wait again whose lease has run out."""
         state = self._state
         queue_rows = state.queues.get(queue)
         lapsed = queue_rows.lapsed(state.time) if queue_rows is not None else []
@@ -159,7 +159,7 @@ class Operations:
         return Part(min(len(lapsed), _BATCH_SIZE), is_more=len(lapsed) > _BATCH_SIZE)
 
     def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget the finished row of this id, or up to so many finished ones."""
+        """Remove the finished row of this id, or up to so many finished ones."""
         state = self._state
         queue_rows = state.queues.get(queue)
         if queue_rows is None:
@@ -185,12 +185,12 @@ class Operations:
 
 
 def _is_over(row: Row, now: float) -> bool:
-    """Return True if its state has ended by now, though no transaction has entered that yet."""
+    """Return True if the row's state has ended by now, though no transaction has entered that yet."""
     return row.has_expired(now) or row.is_kept_no_longer(now)
 
 
 def _order_key(row: Row) -> tuple[float, ...]:
-    """A sort key for rows of one state: as they would be claimed, fall due, or were finished."""
+    """Return the sort key for rows of one state: as they would be claimed, fall due, or were finished."""
     if row.state == WAITING:
         return -row.priority, row.since, row.key
     if row.state <= RUNNING:

@@ -35,7 +35,8 @@ _READ_AT_ONCE = 2 * 2**20
 
 @final
 class FollowedJournal:
-    """The rows of a journal, as far as it has been read. The file is not kept open, and nothing is written.
+    """The rows of a journal that another process writes, as far as they were read. The file is not kept open, and
+    nothing is written.
 
     Args:
       path: of the journal.
@@ -55,7 +56,7 @@ class FollowedJournal:
 
     @property
     def has_much_to_read(self) -> bool:
-        """True if reading on would hold up the event loop."""
+        """True if reading the new records would block the event loop for long."""
         found = regular_file(self._path, _WHAT)
         if found is None:
             return False
@@ -63,7 +64,7 @@ class FollowedJournal:
         return found.st_size - known > _READ_AT_ONCE
 
     def read_on(self) -> None:
-        """Read what was written since the last time; all of it, if the journal was replaced.
+        """Read the records written since the last time; all records, if the journal was replaced.
 
         A record at the end that is not whole is left alone: it is still being written, or was torn by a crash, which is
         for the next writer to judge.
@@ -83,7 +84,7 @@ class FollowedJournal:
         self._drop_expired(self.state.time)
 
     def _read_to_damage(self) -> Damage | None:
-        """Read on to the end, or to what cannot be read though an intact record follows it."""
+        """Read to the end, or to a damage that an intact record follows."""
         self._check_there()
         with os.fdopen(open_regular(self._path, _WHAT, read_only=True), "rb") as file:
             salt = read_salt(file.read(HEADER_SIZE + FRAME_SIZE), str(self._path), repair=False)
@@ -124,7 +125,7 @@ class FollowedJournal:
         return None if damage is None or damage.is_tail else damage
 
     def _place(self, row: Row) -> None:
-        """Put a row into the indexes that are read here. Nothing is claimed, so rows that wait need no index."""
+        """Put a row into the indexes that are used here. Nothing is claimed, so rows that wait need no index."""
         queue = row.queue
         queue.running.pop(row.key, None)
         queue.finished.pop(row.key, None)
@@ -144,7 +145,7 @@ class FollowedJournal:
             queue.expiring.add(row.expires, row)
 
     def _drop_expired(self, time: float) -> None:
-        """Drop rows that are kept no longer; the writer does so without a record.
+        """Drop rows that are not kept any more; the writer drops them without a record.
 
         Args:
           time: of the latest change, by the writer's clock: from then on it does not know these rows either.
@@ -167,7 +168,7 @@ def _is_to_expire(row: Row, moment: float) -> bool:
 
 @final
 class ReadOnlyFileEngine(Engine):
-    """The rows of a journal, which is read on before each answer; every change is refused.
+    """An engine that reads a journal before each answer, and refuses every change.
 
     It has no lock, and creates no file. The names of the workers are known to the writer alone.
 
@@ -197,16 +198,16 @@ class ReadOnlyFileEngine(Engine):
                 self._journal = None
 
     async def aclose(self) -> None:
-        """Forget what was read."""
+        """Drop the rows that were read."""
         self._journal = None
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def now(self) -> float:
-        """The time by the wall clock as it was when this was opened, or the journal's, if that was ahead."""
+        """Return the time by the wall clock when this was opened, or the journal's, if that was ahead."""
         return self._clock.now()
 
     async def _read_on(self) -> Operations:
-        """Read the journal on; returns the operations on its rows as they are now."""
+        """Read the new records; return the operations on the rows."""
         await trio.lowlevel.checkpoint()
         journal = self._journal
         if journal is None:
@@ -227,23 +228,23 @@ class ReadOnlyFileEngine(Engine):
     # Methods that read
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id."""
         return (await self._read_on()).find(queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Rows in these states."""
+        """Return rows in these states."""
         return (await self._read_on()).list_rows(queue, states, limit, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
-        """The counts of a queue."""
+        """Return the counts of a queue."""
         return (await self._read_on()).counts(queue, self.now())
 
     async def queues(self) -> builtins.list[str]:
-        """The names of the queues."""
+        """Return the names of the queues."""
         return (await self._read_on()).names()
 
     async def workers(self, queue: str) -> builtins.list[str]:
-        """An empty list: workers are not in the journal."""
+        """Return an empty list: workers are not in the journal."""
         await self._read_on()
         return []
 
@@ -253,47 +254,47 @@ class ReadOnlyFileEngine(Engine):
         return refused(f"{_WHAT} {str(self.path)!r} was opened with read_only=True, and is not changed through it")
 
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def resume_abandoned(self, queue: str) -> Part:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Refused."""
+        """Raise, as for every change."""
         raise self._refusal()
 
     def __repr__(self) -> str:

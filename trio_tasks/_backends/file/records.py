@@ -1,4 +1,4 @@
-"""The format of a journal: a header, and then records, each in a frame with a checksum.
+"""The records of a journal: encoding of changes, and loading of the state.
 
 ::
 
@@ -69,7 +69,7 @@ LARGEST_PAYLOAD = 2**31
 
 
 def encode_change(state: JournalState) -> bytes | None:
-    """The record of the transaction under way; None if it has changed nothing."""
+    """Encode the record of the current transaction; None if it has changed nothing."""
     transaction = state.transaction
     if transaction.is_empty:
         return None
@@ -88,7 +88,7 @@ def encode_change(state: JournalState) -> bytes | None:
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row]) -> bytes:
-    """The record that has all of these rows, and the queues; those that are forgotten by now are left out."""
+    """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
     return _encode(state, state.queues.values(), present, [], [], [], present)
 
@@ -130,8 +130,8 @@ def _encode(
 
 
 def load_record(state: JournalState, payload: bytes) -> list[Row]:
-    """Enter a record that was read, and return its rows; those that it forgets are ``GONE``. Rows are put into indexes
-    by :func:`finish_loading`, when the last record is loaded.
+    """Load a record into the state, and return its rows; removed ones are ``GONE``. Rows are put into indexes by
+    :func:`finish_loading`, when the last record is loaded.
 
     Raises:
       BackendError: it is intact, and yet does not say what a record says.
@@ -195,8 +195,8 @@ def _load_claim(state: JournalState, worker: str, keys: list[int]) -> list[Row]:
 
 
 def check(state: JournalState, rows: Mapping[int, Row]) -> None:
-    """Refuse rows and counts that are not valid. Their records are intact, but perhaps not written by us. All fields
-    that are compared and counted later, without further checks, are checked here once.
+    """Raise if rows or counts of a record are invalid. Their records are intact, but perhaps not written by us. All
+    fields that are compared and counted later, without further checks, are checked here once.
 
     Args:
       state: loaded from records.
@@ -249,7 +249,8 @@ def _is_moment(value: object) -> bool:
 
 
 def finish_loading(state: JournalState) -> None:
-    """Put every row into its index after the last record, and make running rows wait again, in a transaction.
+    """Put every row into its index after the last record was loaded, and make running rows wait again, in a
+    transaction.
 
     Their process is dead, or it would still hold the lock.
 
@@ -283,7 +284,7 @@ def finish_loading(state: JournalState) -> None:
 
 
 class Frame(NamedTuple):
-    """A record that is intact."""
+    """An intact record."""
 
     number: int
     payload: bytes
@@ -292,7 +293,7 @@ class Frame(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes that are no intact record."""
+    """A range of bytes that is no intact record."""
 
     at: int
     content: bytes
@@ -303,18 +304,18 @@ class Damage(NamedTuple):
 
 
 def new_salt() -> bytes:
-    """The salt of a new file; without a zero byte, since reserved space reads as zeros."""
+    """Make the salt of a new file, without zero bytes, since reserved space reads as zeros."""
     return bytes(each or 1 for each in os.urandom(8))
 
 
 def header(salt: bytes, *, unfinished: bool = False) -> bytes:
-    """The header of a journal."""
+    """Make the header of a journal."""
     fields = _HEADER.pack(MAGIC, VERSION, _UNFINISHED if unfinished else 0, salt)
     return fields + _CRC.pack(crc32(fields))
 
 
 def is_unfinished(beginning: bytes) -> bool:
-    """Return True if a file that begins with these bytes was to become a journal, and has not."""
+    """Return True if a file that begins with these bytes is a journal that was never finished."""
     if len(beginning) < HEADER_SIZE:
         return False
     fields, rest = beginning[: _HEADER.size], beginning[_HEADER.size :]
@@ -324,13 +325,13 @@ def is_unfinished(beginning: bytes) -> bool:
 
 
 def frame(salt: bytes, number: int, payload: bytes) -> bytes:
-    """A record, ready to be appended."""
+    """Frame a record, ready to be appended."""
     fields = _FRAME.pack(salt, number, len(payload))
     return b"".join((fields, _CRC.pack(crc32(payload, crc32(fields))), payload))
 
 
 def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
-    """The salt of the journal that begins with these bytes.
+    """Return the salt of the journal that begins with these bytes.
 
     Args:
       beginning: the header, and what follows it, up to the end of the first record.
@@ -362,7 +363,7 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
 
 
 def scan(file: BinaryIO, salt: bytes, position: int = HEADER_SIZE, expected: int = 1) -> Iterator[Frame | Damage]:
-    """All records and damages behind the header, in order, without the reserved space at the end.
+    """Find all records and damages after the header, in order, without the reserved space at the end.
 
     Args:
       file: a journal.
@@ -389,7 +390,7 @@ def scan(file: BinaryIO, salt: bytes, position: int = HEADER_SIZE, expected: int
 
 
 def _frames(file: BinaryIO, salt: bytes, position: int, expected: int) -> Iterator[Frame]:
-    """The intact records from here on, as long as none is missing."""
+    """Read intact records from here on, until one is missing."""
     while len(fields := file.read(FRAME_SIZE)) == FRAME_SIZE:
         found_salt, number, length = _FRAME.unpack_from(fields)
         if found_salt != salt or number != expected or length > LARGEST_PAYLOAD:
@@ -403,7 +404,7 @@ def _frames(file: BinaryIO, salt: bytes, position: int, expected: int) -> Iterat
 
 
 def _find(data: bytes, salt: bytes, at_least: int) -> tuple[int, int] | None:
-    """The position of the next intact record, and its number."""
+    """Return the position of the next intact record, and its number."""
     start = data.find(salt)
     while start >= 0:
         found = _intact(data, start, salt)
@@ -414,7 +415,7 @@ def _find(data: bytes, salt: bytes, at_least: int) -> tuple[int, int] | None:
 
 
 def _intact(data: bytes, start: int, salt: bytes) -> Frame | None:
-    """The record that begins here, if it is one."""
+    """Return the record that begins here, if it is intact."""
     fields = data[start : start + FRAME_SIZE]
     if len(fields) < FRAME_SIZE:
         return None

@@ -1,4 +1,6 @@
-"""Opening a journal: it is locked and read, and its rows put in order. All of it is sync, so a thread may do it."""
+"""Opening of a journal: lock it, load it, and make its running rows wait again. All of it is sync, so a thread may do
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Opened(NamedTuple):
-    """A journal in use."""
+    """An open journal, and its state."""
 
     lock: FileLock
     journal: JournalFile
@@ -30,8 +32,8 @@ class Opened(NamedTuple):
 
 
 def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
-    """Open the journal at this path, or make it, and set the clock: it shows what the wall clock does, or the time of
-    the latest change, if that is ahead.
+    """Open or create the journal at this path, and set the clock to the wall clock's time, or to the time of the latest
+    change, if that is ahead.
 
     Raises:
       BackendError: it cannot be had, or is not ours, or damaged. If it is not there, or no regular file, nothing was
@@ -82,7 +84,7 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
 
 
 def _compacted(path: Path, state: JournalState, damaged: JournalFile, *, ahead: bool) -> JournalFile:
-    """A journal of the present rows alone, in the place of one in which records are missing."""
+    """Replace a journal in which records are missing by one of the present rows alone; return the new one."""
     compaction = Compaction(path, state, ahead=ahead)
     is_done = False
     try:

@@ -138,15 +138,15 @@ class Row:
 
     @property
     def weight(self) -> int:
-        """Bytes that it takes in a snapshot, about."""
+        """The size of the row in a snapshot, in bytes, approximately."""
         return len(self.payload) + _OVERHEAD + (len(self.head) if self.head is not None else 0)
 
     def has_expired(self, now: float) -> bool:
-        """Return True if it waits, and was to be claimed before."""
+        """Return True if the row waits, and was not claimed in time."""
         return self.state <= DELAYED and self.expires is not None and self.expires <= now
 
     def is_kept_no_longer(self, now: float) -> bool:
-        """Return True if it is finished, and was to be forgotten by now."""
+        """Return True if the row is finished, and was kept long enough."""
         return RUNNING < self.state < GONE and self.due is not None and self.due <= now
 
     def __repr__(self) -> str:
@@ -158,7 +158,7 @@ Entry = tuple[float, int, Row]
 
 @final
 class TimeIndex:
-    """Rows by a moment, the earliest first; rows of the same moment by their keys.
+    """An index of rows by time, the earliest first; rows of the same time by their keys.
 
     Those that come in order, as nearly all do, lie in a deque, and only the others in a heap.
     """
@@ -170,7 +170,7 @@ class TimeIndex:
         self._others: list[Entry] = []
 
     def add(self, moment: float, row: Row) -> None:
-        """Put a row into its place."""
+        """Add a row."""
         entry = (moment, row.key, row)
         if not self._in_order or self._in_order[-1] < entry:
             self._in_order.append(entry)
@@ -178,14 +178,14 @@ class TimeIndex:
             heappush(self._others, entry)
 
     def pop(self) -> Entry | None:
-        """Take out the first one; None if there is none."""
+        """Remove and return the first row; None if there is none."""
         if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
             return heappop(self._others)
         return self._in_order.popleft() if self._in_order else None
 
     @property
     def first(self) -> Entry | None:
-        """The first one; None if there is none."""
+        """The first row; None if there is none."""
         if self._others and (not self._in_order or self._others[0] < self._in_order[0]):
             return self._others[0]
         return self._in_order[0] if self._in_order else None
@@ -193,7 +193,7 @@ class TimeIndex:
 
 @final
 class QueueRows:
-    """The rows of a queue, in an index for each state."""
+    """The rows of a queue, in one index for each state."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -231,7 +231,7 @@ class QueueRows:
             self.finished[row.key] = row
 
     def pop_ready(self) -> Row | None:
-        """Take out the next row that waits; None if none does."""
+        """Remove and return the next waiting row; None if none waits."""
         while self._priorities:
             level = self._ready[self._priorities[-1]]
             while (entry := level.pop()) is not None:
@@ -242,7 +242,7 @@ class QueueRows:
         return None
 
     def pop_due(self, now: float) -> Row | None:
-        """Take out a delayed row whose time has come; None if there is none."""
+        """Remove and return a delayed row whose time has come; None if there is none."""
         while (first := self.delayed.first) is not None:
             row = first[2]
             counts = row.state == DELAYED and row.due == first[0]
@@ -254,7 +254,7 @@ class QueueRows:
         return None
 
     def pop_due_by_wall_clock(self, wall: float) -> Row | None:
-        """Take out a row that is due by the wall clock; None if there is none."""
+        """Remove and return a row that is due by the wall clock; None if there is none."""
         while (first := self.by_wall_clock.first) is not None:
             row = first[2]
             counts = row.state == DELAYED and row.by_wall and row.run_at is not None and row.run_at / 1e6 == first[0]
@@ -266,7 +266,7 @@ class QueueRows:
         return None
 
     def pop_expired(self, now: float) -> Row | None:
-        """Take out a row that was not claimed in time; None if there is none."""
+        """Remove and return a row that was not claimed in time; None if there is none."""
         while (first := self.expiring.first) is not None:
             row = first[2]
             counts = row.state <= DELAYED and row.expires == first[0]
@@ -278,7 +278,7 @@ class QueueRows:
         return None
 
     def lapsed(self, now: float) -> list[Row]:
-        """The running rows whose lease has run out."""
+        """Return the running rows whose lease has run out."""
         if not self.running:
             self.no_lease_ends_before = math.inf  # or the next lease would seem to have run out with one that is over
         if now < self.no_lease_ends_before:
@@ -296,7 +296,7 @@ class QueueRows:
 
     @property
     def next_due(self) -> float:
-        """The time at which the next row falls due, or a little before that; infinite if none does."""
+        """Return the time at which the next row is due, or slightly before; infinity if none is."""
         moment = self.no_lease_ends_before if self.running else math.inf
         for index in (self.delayed, self.expiring):
             if (first := index.first) is not None:
@@ -309,7 +309,7 @@ class QueueRows:
 
 @final
 class Transaction:
-    """The changes of a transaction so far, and how the rows were before."""
+    """The changes of the current transaction, and the rows as they were before it."""
 
     __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "rows", "weight")
 
@@ -331,7 +331,7 @@ class Transaction:
 
 @final
 class JournalState:
-    """All rows and queues of a journal."""
+    """All rows and queues of a journal, in memory."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
@@ -349,7 +349,7 @@ class JournalState:
         self.transaction = Transaction(self)
 
     def queue(self, name: str) -> QueueRows:
-        """The queue of this name; it is made if it does not exist."""
+        """Return the queue of this name; create it if it does not exist."""
         queue = self.queues.get(name)
         if queue is None:
             number = max(self.queues_by_number, default=-1) + 1
@@ -359,18 +359,18 @@ class JournalState:
     # A transaction
 
     def touch(self, row: Row) -> None:
-        """Note how a row is, before it is changed."""
+        """Save a row's fields before they are changed, so that the change can be rolled back."""
         if row not in self.transaction.rows:
             self.transaction.rows[row] = row.condition
 
     def touch_in_full(self, row: Row) -> None:
-        """Note how a row is, before its payload or head is changed as well; see :meth:`touch`."""
+        """Save a row before its payload or options are changed as well; see :meth:`touch`."""
         self.touch(row)
         self.transaction.in_full.setdefault(row, (row.payload, row.head))
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
 
     def count(self, queue: QueueRows, what: int, live: int = 0) -> None:
-        """Count one more of something; and how many live rows there are more, or fewer."""
+        """Count an event, and the change in the number of live rows."""
         if queue not in self.transaction.counts:
             self.transaction.counts[queue] = queue.counts.copy()
         queue.counts[what] += 1
@@ -421,7 +421,7 @@ class JournalState:
             del row.queue.ids[row.id]
 
     def place(self, row: Row) -> None:
-        """Put a row into the indexes of its state, and look at it again when it falls due."""
+        """Put a row into the index of its state, and note when it is due."""
         row.queue.place(row)
         moment = row.due
         if row.state == DELAYED and row.by_wall and row.run_at is not None:
@@ -439,7 +439,9 @@ class JournalState:
     # Rows that are looked up
 
     def current_row(self, name: str, task_id: str) -> Row | None:
-        """The row of this id as it is now: killed, if it has expired; None, if it is not there, or kept no longer."""
+        """Return the row of this id as it is now, killed if it has expired; None if there is none or it is not kept any
+        more.
+        """
         queue = self.queues.get(name)
         row = queue.ids.get(task_id) if queue is not None else None
         if row is None or row.state == GONE:
@@ -453,12 +455,12 @@ class JournalState:
         return row
 
     def leased_row(self, key: int, token: int) -> Row | None:
-        """The row of this key, if it runs under this token."""
+        """Return the row of this key if it runs under this token; or None."""
         row = self.rows.get(key)
         return row if row is not None and row.state == RUNNING and row.token == token else None
 
     def renew(self, held: ClaimKey, until: float) -> bool:
-        """Set the end of a lease, without a record; False if it was lost."""
+        """Set the end of a lease, without a record; return False if it was lost."""
         row = self.leased_row(held.key, held.token)
         if row is None:
             return False
@@ -470,7 +472,7 @@ class JournalState:
     # Unique keys
 
     def take_key(self, row: Row) -> Row | None:
-        """Give a row its unique key, and return None; or the row that holds it already."""
+        """Give a row its unique key, and return None; or return the row that has the key."""
         assert row.unique is not None
         holder = row.queue.holders.get(row.unique)
         if holder is None:
@@ -479,7 +481,7 @@ class JournalState:
         return holder if holder is not row else None
 
     def key_holder(self, queue: QueueRows, key: str) -> Row | None:
-        """The holder of a unique key; one that has expired is killed, and holds none."""
+        """Return the row that has a unique key, or None; a row that has expired is killed first."""
         row = queue.holders.get(key)
         if row is not None and row.has_expired(self.time):
             self.kill(row, expired_error())
@@ -487,7 +489,7 @@ class JournalState:
         return row
 
     def free_key(self, row: Row) -> None:
-        """Free the unique key that a row holds, if it does."""
+        """Free the unique key of a row, if it has one."""
         if row.unique is not None and row.queue.holders.get(row.unique) is row:
             self.transaction.holders.append((row.queue, row.unique, row))
             del row.queue.holders[row.unique]
@@ -495,7 +497,7 @@ class JournalState:
     # What becomes of a row
 
     def insert(self, row: Row) -> None:
-        """Add a new row; the caller makes it wait next."""
+        """Add a new row; the caller puts it into a state next."""
         self.next_key += 1
         self.transaction.rows[row] = None
         self.rows[row.key] = row.queue.ids[row.id] = row
@@ -503,7 +505,7 @@ class JournalState:
         self.weight += row.weight
 
     def make_wait(self, row: Row, delay: float) -> None:
-        """Make a row ready so many seconds from now."""
+        """Make a row ready after this many seconds."""
         if delay > 0:
             row.state = DELAYED
             row.since = row.due = self.time + delay
@@ -514,8 +516,9 @@ class JournalState:
         self.place(row)
 
     def put_back(self, row: Row, delay: float | None) -> bool:
-        """Make a row that ran wait again, and return True: after ``delay`` seconds; if that is None, in its old place.
-        If it was to be aborted, or was replaced, it is killed."""
+        """Make a row that ran wait again, and return True: after ``delay`` seconds, or in its old place if ``delay`` is
+        None.
+        """
         row.queue.running.pop(row.key, None)
         if row.requested_end is True:
             self.kill(row, aborted_error())
@@ -533,19 +536,19 @@ class JournalState:
         return False
 
     def take_back(self, row: Row) -> None:
-        """End the attempt at a running row whose lease ran out, or whose process died; the attempt counts."""
+        """Make a row wait again whose lease ran out, or whose process died; the attempt counts."""
         self.touch(row)
         row.history = with_loss(row.history, row.attempt, self.time, row.worker)
         self.put_back(row, None)
 
     def kill(self, row: Row, error: bytes) -> None:
-        """Kill a live row; it is kept until it is vacuumed."""
+        """Kill a live row, which is kept until it is vacuumed."""
         self.touch(row)
         self.finish(row, KILLED, KILLS, error, math.inf)
         self.finished.append((row.queue.name, row.id))
 
     def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float) -> None:
-        """Put a live row, touched before, into a final state, and keep it for so many seconds."""
+        """Put a live row, already touched, into a final state, and keep it for this many seconds."""
         queue = row.queue
         queue.running.pop(row.key, None)
         self.count(queue, what, -1)
@@ -559,7 +562,7 @@ class JournalState:
         self.place(row)
 
     def forget(self, row: Row) -> None:
-        """Remove a row, touched before, when the transaction is committed."""
+        """Remove a row, already touched, when the transaction is committed."""
         row.state = GONE
         row.queue.finished.pop(row.key, None)
         self.transaction.gone.append(row)
@@ -568,7 +571,7 @@ class JournalState:
     # Time
 
     def enter_due(self, as_of: float = math.inf) -> None:
-        """Enter all that has fallen due: expiries, delays, retention; and leases that had run out by ``as_of``."""
+        """Enter all changes that are due: expiries, delays, retention, and leases that had run out by ``as_of``."""
         now = self.time
         if self.has_wall_clock_rows:
             self._enter_due_by_wall_clock()
@@ -589,7 +592,7 @@ class JournalState:
         self._nothing_due_before = min(moments, default=math.inf)
 
     def _pop_due(self, queue: QueueRows, now: float) -> Row | None:
-        """Take out a delayed row whose time has come, by the wall clock for those that go by it."""
+        """Remove and return a delayed row whose time has come, by the wall clock where that decides."""
         while (row := queue.pop_due(now)) is not None:
             if not row.by_wall or row.run_at is None or (rest := row.run_at / 1e6 - wall_now().timestamp()) <= 0:
                 return row
@@ -618,6 +621,6 @@ class JournalState:
                 self.weight -= row.weight
 
     def note_due(self, moment: float) -> None:
-        """Look for rows that are due at this moment."""
+        """Note that a row is due at this time."""
         if moment < self._nothing_due_before:
             self._nothing_due_before = moment

@@ -1,4 +1,4 @@
-"""The storage in a journal file, for one process."""
+"""FileStorage: tasks in a journal file, for one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ B = TypeVar("B")
 
 
 class FileOptions(StorageOptions, total=False):
-    """The keywords of :class:`FileStorage`."""
+    """The keyword options of :class:`FileStorage`."""
 
     queue: str
     synchronous: Literal["FULL", "NORMAL"]
@@ -40,7 +40,7 @@ _LOOK_INTERVAL = 1.0
 
 @final
 class FileStorage(DurableStorage[A]):
-    """Tasks in a journal file, for one process.
+    """A storage in a journal file, for one process.
 
     >>> async with FileStorage("tasks.journal", Email) as storage:
     ...     await storage.push(Email(to="a@example.com"), delay=60)
@@ -119,7 +119,7 @@ class FileStorage(DurableStorage[A]):
     def temporary(
         cls, type: Any = Any, *, queue: str = "default", **options: Unpack[StorageOptions]
     ) -> FileStorage[Any]:
-        """Make a storage whose file is removed when it is closed, for tests."""
+        """Make a storage for tests, whose file is removed when it is closed."""
         storage: FileStorage[Any] = object.__new__(cls)
         storage._use_engine(FileEngine.temporary(), type, queue, options)
         return storage
@@ -133,7 +133,7 @@ class FileStorage(DurableStorage[A]):
 
     @property
     def recovery(self) -> Recovery | None:
-        """The damage that was found when the file was opened; None if it was whole."""
+        """The damage that was found when the file was opened; None if it was intact."""
         return self._engine.recovery
 
     @overload

@@ -1,4 +1,4 @@
-"""The transaction log: each change of the state is in the journal before it is committed, and the journal stays short.
+"""The transaction log: each change of the state is written to the journal before it is committed.
 
 A transaction is one record; if that cannot be written, the transaction is rolled back. Under ``"FULL"`` the record is
 synced, in a thread, unless it holds claims alone: if a power cut makes the journal forget that an attempt was begun,
@@ -41,7 +41,7 @@ def start_thread() -> WriterThread:
 
 
 def permanent_error(message: str) -> BackendError:
-    """A BackendError that retrying cannot cure."""
+    """Make a BackendError that retrying cannot cure."""
     error = BackendError(message)
     error.is_final = True
     return error
@@ -49,7 +49,7 @@ def permanent_error(message: str) -> BackendError:
 
 @final
 class TransactionLog:
-    """The state of a journal, and the file that every change of it is written to first.
+    """The state of a journal, and the file to which every change of it is written first.
 
     Args:
       path: of the journal.
@@ -71,7 +71,7 @@ class TransactionLog:
         self._compaction: Compaction | None = None
 
     async def aclose(self, *, sync: bool) -> None:
-        """Close the journal, after syncing it. Each step runs, even if another one raises."""
+        """Sync and close the journal. Each step runs, even if another one raises."""
         async with AsyncExitStack() as closing:
             closing.callback(self._end_thread)
             closing.callback(self._journal.close)
@@ -97,7 +97,7 @@ class TransactionLog:
 
     @trio.lowlevel.enable_ki_protection
     async def transact(self, change: Callable[[], T], now: float, *, durable: bool) -> T:
-        """Change the state, and append a record of that; if it cannot be written, the change is rolled back.
+        """Change the state and append a record of the change; if that fails, roll the change back.
 
         Args:
           change: changes the state.
@@ -144,7 +144,7 @@ class TransactionLog:
     async def _compact(  # noqa: ASYNC910  it seldom has to wait
         self, journal: JournalFile, payload: bytes
     ) -> None:
-        """Go on with the shorter journal, or begin one if that is worth it."""
+        """Continue a compaction under way, or begin one if it is worth it."""
         try:
             if self._compaction is None:
                 if journal.end > _DEAD_WEIGHT * self.state.weight:
@@ -165,7 +165,8 @@ class TransactionLog:
 
     async def _replace(self, compaction: Compaction, old: JournalFile) -> None:
         """Put the shorter journal in the place of the old one. From then on it is the journal, whatever fails later:
-        the old one is closed."""
+        the old one is closed.
+        """
         await self._in_thread(compaction.replace, old)
         self._journal, self._compaction = compaction.journal, None
         self._worth_from = max(self._compact_above, _GROWTH * self._journal.end)

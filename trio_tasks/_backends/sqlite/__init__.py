@@ -1,1 +1,1 @@
-"""The engine that stores tasks in an SQLite file."""
+"""The storage in an SQLite file, and its engine."""

@@ -1,4 +1,4 @@
-"""The clock of an SQLite file: one for all processes that share it, which never goes back.
+"""The clock of an SQLite file, which all processes that share the file follow, and which never goes back.
 
 It is set by the wall clock when the first process since the machine was started opens the file, and runs by the
 machine's own clock from then on. So setting the wall clock, in either direction, changes nothing for a file in use;
@@ -43,7 +43,7 @@ _IN_STEP = 0.05
 
 
 class Note(NamedTuple):
-    """The note that a session has written down with its heartbeat."""
+    """The time that a session has stored with its heartbeat."""
 
     session: int
     time: float
@@ -58,7 +58,7 @@ class Note(NamedTuple):
 
 @final
 class SqliteClock:
-    """The clock of one process, kept together with those of all others that have the file open.
+    """The clock of one process, kept in step with the clocks of all others that have the file open.
 
     Its methods are called inside a transaction.
 
@@ -75,17 +75,17 @@ class SqliteClock:
 
     @property
     def session(self) -> float:
-        """Seconds after its latest note when a session counts as dead; in virtual time none does."""
+        """Seconds after its latest note when a session counts as dead; infinite in virtual time."""
         return SESSION if not self._clock.is_virtual else LATEST / 4
 
     @property
     def note_interval(self) -> float:
-        """Seconds between two notes, if no task runs."""
+        """Seconds between two notes while no task runs."""
         return SESSION / 3 if self._doubted is None else IN_DOUBT
 
     def open(self, connection: Connection, *, read_only: bool = False) -> bool:
-        """Set the clock of this process by the file's; and the file's, if it has none since the machine was started,
-        and may be written.
+        """Set the clock of this process by the file's. If the file has no clock since the machine was started, and may
+        be written, set the file's.
 
         Returns:
           whether the machine was asleep since one of the sessions has last been heard of.
@@ -155,7 +155,7 @@ class SqliteClock:
         return now - before if now > before + JUMP else 0.0
 
     def note(self, connection: Connection, session: int, now: float, beats: float) -> None:
-        """Write down how late it is, for the other sessions."""
+        """Store the present time, for the other sessions."""
         machine, anchor = self._clock.anchor()
         connection.execute(
             "UPDATE trio_tasks_session SET expires = ?, noted = ?, wall = ?, beats = ?, asleep = ?, machine = ?, "
@@ -165,7 +165,7 @@ class SqliteClock:
         keep(connection, latest=now)
 
     def out_of_step(self, connection: Connection) -> dict[int, float]:
-        """The sessions whose clocks may show another time than this one, and what they have noted.
+        """Return the sessions whose clocks may show another time than this one, each with its note.
 
         Those whose machine was started anew since are gone, and not among them.
         """
@@ -200,7 +200,7 @@ class SqliteClock:
 
 
 def keep(connection: Connection, **values: str | float) -> None:
-    """Store values of the clock."""
+    """Store values of the clock in the file."""
     for name, value in values.items():
         connection.execute("UPDATE trio_tasks_meta SET value = ? WHERE name = ?", (value, name))
 

@@ -1,4 +1,4 @@
-"""The queues of an SQLite file: the number and the counters of each."""
+"""The table of the queues in an SQLite file: the number and the counters of each queue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QueueCounters:
         self._changes: dict[int, dict[str, int]] = {}
 
     def number(self, name: str) -> int:
-        """The number of a queue; its row is made if the queue is new."""
+        """Return the number of a queue; add a row if the queue is new."""
         if name not in self._numbers:
             self._connection.execute("INSERT INTO trio_tasks_queue (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
             [(number,)] = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
@@ -36,7 +36,7 @@ class QueueCounters:
         return self._numbers[name]
 
     def known(self, name: str) -> int:
-        """The number of a queue; one that no queue has, if there is none of this name."""
+        """Return the number of a queue; a number that no queue has, if there is none of this name."""
         number = self._numbers.get(name)
         if number is None:
             rows = self._connection.execute("SELECT num FROM trio_tasks_queue WHERE name = ?", (name,))
@@ -44,7 +44,7 @@ class QueueCounters:
         return number
 
     def count(self, queue: int, **changes: int) -> None:
-        """Add to the counts of a queue."""
+        """Add to the counts of a queue, to be stored at the end of the transaction."""
         counts = self._changes.get(queue)
         if counts is None:
             self._changes[queue] = changes
@@ -53,7 +53,7 @@ class QueueCounters:
             counts[name] = counts.get(name, 0) + number
 
     def enter_counts(self) -> None:
-        """Add what was counted in this transaction to the stored counters."""
+        """Store what was counted in this transaction."""
         for queue, counts in self._changes.items():
             self._connection.execute(_COUNT, [*[counts.get(name, 0) for name in _COUNTED], queue])
         self._changes.clear()
@@ -64,18 +64,18 @@ class QueueCounters:
         self._changes.clear()
 
     def counts(self, queue: int) -> dict[str, int]:
-        """All counts of a queue."""
+        """Return all counts of a queue."""
         rows = self._connection.execute(f"SELECT {', '.join(_COUNTED)} FROM trio_tasks_queue WHERE num = ?", (queue,))
         live, running, *rest = map(_whole, rows[0] if rows else [0] * len(_COUNTED))
         return {**dict(zip(_COUNTED[2:], rest, strict=True)), "waiting": live - running, "running": running}
 
     def live(self, queue: int) -> int:
-        """The number of rows of a queue that are not finished."""
+        """Return the number of unfinished rows of a queue."""
         rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
         return max(0, _whole(rows[0][0])) if rows else 0
 
     def names(self) -> list[str]:
-        """The names of all queues."""
+        """Return the names of all queues."""
         return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
 
 
@@ -86,7 +86,7 @@ def _whole(count: object) -> int:
 
 
 def text(name: object) -> str:
-    """The name, checked to be a text.
+    """Return a name that was read, or raise if it is not text.
 
     Raises:
       TypeError: it is none.

@@ -1,4 +1,4 @@
-"""A connection to SQLite, by the standard library's driver, or by apsw where that is asked for.
+"""Connections to SQLite, by the driver of the standard library or by apsw.
 
 apsw carries its own, newer SQLite. Only what both can do alike is used: statements, rows as tuples, counted changes.
 What they raise becomes a :class:`BackendError` with a sentence of ours, behind which the driver's own error stands.
@@ -77,21 +77,21 @@ _KINDS = (  # and of which class they are; the last one tells least
 
 @final
 class DamagedError(BackendError):
-    """An error of a store that is damaged, or not a task storage; retrying cannot cure it."""
+    """An error: the file is damaged, or is not a task storage."""
 
     is_final = True
 
 
 @final
 class RowRefusedError(BackendError):
-    """An error of a database that is intact, but refuses a row, or a change of one."""
+    """An error: the database refuses a row, or a change of one, but is itself intact."""
 
     is_refusal = True
 
 
 @final
 class Bound:
-    """The time limit of statements."""
+    """A time limit for SQL statements."""
 
     __slots__ = ("_ends_at", "_longest")
 
@@ -100,16 +100,16 @@ class Bound:
         self._ends_at = 0.0
 
     def begin(self, times: int = 1) -> None:
-        """Start the time of a statement that is run so many times."""
+        """Start the time for a statement that is run this many times."""
         self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
 
     def is_over(self) -> bool:
-        """Return True if the statement has taken too long; SQLite calls this between its steps."""
+        """Return True if the time is over; SQLite calls this while a statement runs."""
         return time.monotonic() > self._ends_at
 
     @contextmanager
     def of(self, seconds: float) -> Generator[None, None, None]:
-        """Set the limit to so many seconds, within the block."""
+        """Set the limit to this many seconds inside the block."""
         before, self._longest = self._longest, seconds
         try:
             yield
@@ -118,7 +118,7 @@ class Bound:
 
 
 class Connection(Protocol):
-    """A connection to SQLite, by one of the drivers."""
+    """The interface of a connection to SQLite."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end, and return its rows."""
@@ -133,7 +133,7 @@ class Connection(Protocol):
         ...
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """Allow each statement so many seconds, within the block."""
+        """Allow each statement this many seconds inside the block."""
         ...
 
     @property
@@ -143,11 +143,11 @@ class Connection(Protocol):
 
     @property
     def implicit_begin(self) -> str | None:
-        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        """The statement by which the connection itself begins a transaction before a write; None if it does not."""
         ...
 
     def without_transactions(self) -> AbstractContextManager[None]:
-        """Refuse statements that begin or end a transaction, within the block."""
+        """Refuse statements that begin or end a transaction inside the block."""
         ...
 
     def longest_value(self) -> int:
@@ -197,7 +197,7 @@ class StandardConnection:
         return self._connection.execute(sql, parameters).rowcount
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """Allow each statement so many seconds, within the block."""
+        """Allow each statement this many seconds inside the block."""
         return self._bound.of(seconds)
 
     @property
@@ -207,14 +207,14 @@ class StandardConnection:
 
     @property
     def implicit_begin(self) -> str | None:
-        """The statement by which the connection opens a transaction by itself before it writes; None if it does not."""
+        """The statement by which the connection itself begins a transaction before a write; None if it does not."""
         level = self._connection.isolation_level
         is_modern = getattr(self._connection, "autocommit", -1) != -1  # since 3.12; then that rules
         return None if level is None or is_modern else f"BEGIN {level}"
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
-        """Refuse statements that begin or end a transaction, within the block."""
+        """Refuse statements that begin or end a transaction inside the block."""
         self._connection.set_authorizer(_refuse_transactions)
         try:
             yield
@@ -276,7 +276,7 @@ class ApswConnection:
         return self.executemany(sql, [parameters])
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
-        """Allow each statement so many seconds, within the block."""
+        """Allow each statement this many seconds inside the block."""
         return self._bound.of(seconds)
 
     @property
@@ -286,12 +286,12 @@ class ApswConnection:
 
     @property
     def implicit_begin(self) -> str | None:
-        """None: apsw does not."""
+        """None: apsw begins no transaction by itself."""
         return None
 
     @contextmanager
     def without_transactions(self) -> Generator[None, None, None]:
-        """Refuse statements that begin or end a transaction, within the block."""
+        """Refuse statements that begin or end a transaction inside the block."""
         self._connection.authorizer = _refuse_transactions
         try:
             yield
@@ -318,12 +318,12 @@ def _refuse_nothing(*_: object) -> int:  # pyright: ignore[reportUnusedFunction]
 
 
 def is_installed(driver: Driver) -> bool:
-    """Return True if this driver is installed, with an SQLite that is new enough."""
+    """Return True if this driver is installed, and its SQLite is new enough."""
     return importlib.util.find_spec(driver) is not None and version(driver) >= _OLDEST
 
 
 def version(driver: Driver) -> tuple[int, ...]:
-    """The version of the SQLite of a driver."""
+    """Return the version of the SQLite that a driver uses."""
     if driver == "sqlite3":
         return sqlite3.sqlite_version_info
     import apsw
@@ -332,7 +332,7 @@ def version(driver: Driver) -> tuple[int, ...]:
 
 
 def choose(driver: Driver | None) -> Driver:
-    """The driver to use: the one that is asked for, or else the standard library's, if its SQLite is new enough.
+    """Return the driver to use: the given one, or else the standard library's, if its SQLite is new enough.
 
     apsw has an SQLite of its own. Two of them in one process do not know of each other's locks, and damage a file that
     both have open; so it is used only where the program asks for it.
@@ -368,12 +368,12 @@ def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
 
 
 def is_raw(connection: object) -> bool:
-    """True for a connection of one of the drivers itself."""
+    """Return True for a connection of one of the drivers itself."""
     return isinstance(connection, sqlite3.Connection) or type(connection).__module__.split(".")[0] == "apsw"
 
 
 def of_the_user(connection: object, driver: Driver) -> Connection:
-    """Wrap a connection that the user has opened by the driver of the storage.
+    """Wrap a connection that the user has opened with the storage's driver.
 
     Raises:
       TypeError: it is by another one, whose locks ours does not know of, or it is none.
@@ -391,7 +391,7 @@ def is_of_the_driver(error: Exception) -> bool:
 
 
 def code_of(error: Exception) -> int:
-    """SQLite's primary result code; 0 if it is not known."""
+    """Return SQLite's primary result code; 0 if it is not known."""
     code = getattr(error, "sqlite_errorcode", None)  # the standard library's, since 3.11
     if code is None:
         code = getattr(error, "extendedresult", None) or getattr(error, "result", None)  # apsw's
@@ -403,12 +403,12 @@ def code_of(error: Exception) -> int:
 
 
 def is_busy(error: Exception) -> bool:
-    """Return True if another connection has the lock."""
+    """Return True if the error says that another connection has the lock."""
     return code_of(error) in (_BUSY, _LOCKED)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return True if the database is intact, but refuses what was asked of it."""
+    """Return True if the database is intact, but refuses the statement."""
     if isinstance(error, (RowRefusedError, OverflowError)):
         return True
     return is_of_the_driver(error) and not isinstance(error, UnicodeDecodeError) and code_of(error) in _REFUSALS
@@ -425,7 +425,7 @@ def translate_error(error: Exception, path: str) -> BackendError:
 
 @final
 class Writer:
-    """A connection that can write; statements about transactions are refused."""
+    """A connection for the user's writes, which refuses statements about transactions."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""The engine of :class:`SqliteStorage`: it hands each call to the thread that has the connection."""
+"""The engine of :class:`SqliteStorage`, which makes each call in the thread that owns the connection."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ _IDLE_AFTER = 0.02
 
 
 def _file_of(path: Path) -> str:
-    """The one path of a file that has several names. A path that cannot be one is refused later, by ``open``."""
+    """Return the one path to use for a file that has several names. A path that cannot be one is refused later, by
+    ``open``.
+    """
     try:
         return os.path.realpath(path)
     except ValueError:
@@ -61,7 +63,7 @@ def _file_of(path: Path) -> str:
 
 @final
 class SqliteEngine(Engine):
-    """Rows in an SQLite file.
+    """An engine whose rows are in an SQLite file.
 
     Args:
       path: of the file.
@@ -101,7 +103,7 @@ class SqliteEngine(Engine):
             log.warning(_RESET_RACE, str(self.path), found, self.driver)
 
     async def aclose(self) -> None:
-        """Remove the session from the file, and close it."""
+        """Remove the session from the file, and close the file."""
         thread, self._thread = self._thread, None
         async with AsyncExitStack() as closing:  # each step is made, whatever the others raise
             if thread is not None:
@@ -111,7 +113,7 @@ class SqliteEngine(Engine):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def now(self) -> float:
-        """The time by the file's clock; in any thread."""
+        """Return the time by the file's clock; may be called in any thread."""
         return self._clock.now()
 
     async def _call(self, fn: Callable[..., T], *args: Any) -> T:
@@ -126,7 +128,7 @@ class SqliteEngine(Engine):
         return await self._call(self._session.exchange, exchange, self.now())
 
     async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Renew leases, and look for what is to be aborted."""
+        """Renew leases, and return the rows that are to be aborted."""
         return await self._call(self._session.renew, held, self.now(), lease)
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
@@ -134,19 +136,19 @@ class SqliteEngine(Engine):
         return await self._write(Operations.report, held, progress)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
     async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Rows in these states."""
+        """Return rows in these states."""
         return await self._read(Operations.list_rows, queue, states, limit, self.now())
 
     async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill a row that waits."""
+        """Kill a waiting row."""
         return await self._write_and_wake(Operations.cancel, queue, task_id, error, self.now())
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Request that the attempt at a row is ended."""
+        """Request the end of the attempt at a row."""
         return await self._write_and_wake(Operations.abort, queue, task_id)
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
@@ -173,23 +175,23 @@ class SqliteEngine(Engine):
         return await self._write(Operations.forget, queue, task_id, self.now())
 
     async def counts(self, queue: str) -> dict[str, int]:
-        """The counts of a queue."""
+        """Return the counts of a queue."""
         return await self._read(Operations.counts, queue, self.now())
 
     async def queues(self) -> Sequence[str]:
-        """The names of the queues."""
+        """Return the names of the queues."""
         return await self._read(Operations.names)
 
     async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Note the workers of this session."""
+        """Store the workers of this session."""
         await self._call(self._session.register, queue, workers)
 
     async def workers(self, queue: str) -> Sequence[str]:
-        """The names of the workers of all sessions."""
+        """Return the names of the workers of all sessions."""
         return await self._read(Operations.workers, queue, self.now())
 
     def open_here(self) -> tuple[Session, StoreClock]:
-        """Open the file in this thread, without trio, and return the session and the clock of the file."""
+        """Open the file in this thread, without trio; return the session and the clock of the file."""
         if not self.opening.read_only:
             self.wakeup_socket.open()
             self.wakeup_socket.address = None  # nothing listens at it
@@ -203,13 +205,13 @@ class SqliteEngine(Engine):
         return session, clock
 
     def wake_soon(self) -> None:
-        """Tell all other sessions to look for tasks, without waiting for it."""
+        """Send a wake-up to all other sessions, without waiting until it is sent."""
         thread = self._thread  # this may be another thread than trio's, where the engine is closed
         if thread is not None:
             thread.do_soon(self._session.wake_others, self.now())
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        """Listen at the wake-up socket, until cancelled."""
+        """Receive wake-ups, until cancelled."""
         await self.wakeup_socket.listen(on_news)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -221,7 +223,7 @@ class SqliteEngine(Engine):
     async def _write_and_wake(
         self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Carry out an operation and, if it changed something, wake the other sessions."""
+        """Make an operation, and wake the other sessions if it changed something."""
         result = await self._write(operation, *args, **kwargs)
         if result:
             await self._call(self._session.wake_others, self.now())

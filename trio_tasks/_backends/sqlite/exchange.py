@@ -1,4 +1,4 @@
-"""The SQL of an exchange, and of the changes to single rows that it is made of, inside a transaction of the caller's.
+"""The SQL of an exchange and of changes to single rows, inside a transaction that the caller has begun.
 
 Everything common goes by ``executemany``, whose count of changed rows tells whether all went as expected. Where it does
 not (a lease was lost, an id is known), :class:`FastPathFailed` is raised, the transaction is rolled back, and the same
@@ -118,7 +118,7 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 
 
 class Due(NamedTuple):
-    """A row that is due."""
+    """A row that is due, with the change to enter."""
 
     seq: int
     id: str
@@ -135,12 +135,12 @@ class Due(NamedTuple):
 
 @final
 class FastPathFailed(Exception):
-    """A batch did not change as many rows as it has: the exchange is to be done again, row by row."""
+    """Raised when a batch changed fewer rows than expected: the exchange must be made again, row by row."""
 
 
 @final
 class ExchangeSql:
-    """The statements of exchanges, over one connection.
+    """The SQL statements of exchanges, over one connection.
 
     Args:
       connection: to the file; the caller begins and ends its transactions.
@@ -225,7 +225,7 @@ class ExchangeSql:
         return answers
 
     def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
-        """Finish rows that succeeded, those of one claim without results in one statement; return how many changed."""
+        """Finish the succeeded rows of one claim without results in one statement; return how many it changed."""
         due, order_key, _, worker, _, token = rows[0]
         alike = (due, None, worker, token)
         if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
@@ -253,7 +253,7 @@ class ExchangeSql:
         return True
 
     def _write(self, each: Settlement) -> BaseException | None:
-        """Run the writes that are to be committed with a settlement, in a savepoint; return their error, or None.
+        """Run the user's writes that are committed with a settlement, in a savepoint; return their error, or None.
 
         Raises:
           FastPathFailed: it has ended the transaction, as ``INSERT OR ROLLBACK`` does.
@@ -371,7 +371,7 @@ class ExchangeSql:
             answer.live.append(-1)
 
     def _take(self, rows: list[Row], claim: ClaimRequest, now: float) -> None:
-        """Claim all of these rows.
+        """Claim these rows.
 
         Raises:
           FastPathFailed: the database does not allow that for one of them at least.
@@ -390,7 +390,7 @@ class ExchangeSql:
     def _take_one(
         self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
     ) -> bool:
-        """Claim this row for this worker; return False if the database does not allow that."""
+        """Claim this row for this worker; return False if the database refuses that."""
         if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
@@ -403,7 +403,7 @@ class ExchangeSql:
         return True
 
     def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: ExchangeResult) -> None:
-        """Finish a row that is not to be claimed, if the database allows that."""
+        """Finish a row that is not to be claimed; the database may refuse that."""
         try:
             self.table.kill(queue, row[0], error, now)
         except Exception as refused:
@@ -412,7 +412,7 @@ class ExchangeSql:
             answer.finished.append((name, row[1]))
 
     def _skip_refused(self, seq: int, error: Exception, now: float) -> None:
-        """Leave a row alone for a while that the database does not allow to be changed.
+        """Exclude a row from claims for a while, since the database refuses changes of it.
 
         Raises:
           Exception: the error is not a refusal; it is raised as it is.
@@ -430,7 +430,7 @@ class ExchangeSql:
             self._refused = {seq: until for seq, until in self._refused.items() if until > now}
 
     def _ready(self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
-        """The rows to claim, in order."""
+        """Return the rows to claim, in order."""
         refused, left_out = self._refused, claim.left_out
         rows = self._connection.execute(READY, (queue, claim.limit + len(refused) + len(left_out)))
         if refused or left_out:
@@ -441,7 +441,7 @@ class ExchangeSql:
         return [row for row in rows if row not in expired] if expired else rows
 
     def _next_due(self, queue: int, now: float) -> float | None:
-        """The next time at which a row of the queue falls due, or a refused row may be tried again."""
+        """Return the next time at which a row of the queue is due, or a refused row may be tried again."""
         sql, parameters = NEXT_DUE, list[Any]([queue])
         moments: list[float] = []
         if self._orphans_are_held_back(now):
@@ -475,8 +475,8 @@ class ExchangeSql:
     def enter_due(
         self, name: str, queue: int, now: float, answer: ExchangeResult, as_of: float = math.inf
     ) -> tuple[int, bool]:
-        """Enter what is due: delayed rows are ready, those not started in time expire, orphans come back, those of this
-        session only if their lease had run out by ``as_of``.
+        """Enter all changes that are due: delayed rows are ready, rows not started in time expire, orphans come back;
+        those of this session only if their lease had run out by ``as_of``.
 
         Returns:
           the number of orphans, and True if more is due than one exchange enters.
@@ -517,7 +517,7 @@ class ExchangeSql:
         return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
-        """Make a row ready, take it back or expire it, as is due; return True if it is finished by that."""
+        """Make a due row ready, take it back or expire it; return True if that has finished it."""
         error = None
         if row.state == State.RUNNING:
             self.table.take_back(queue, row, now)
@@ -531,7 +531,7 @@ class ExchangeSql:
         return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:
-        """Forget finished rows whose time is up."""
+        """Delete finished rows that were kept long enough."""
         if now >= self._swept.get(queue, 0.0):
             self._swept[queue] = now + _REFUSED_FOR
             try:
@@ -567,27 +567,28 @@ class TaskTable:
         self._last_order_key = 0
 
     def order_key(self, due: float | None, now: float) -> int:
-        """The key by which waiting rows are ordered, in microseconds: the time at which the row is due; without one,
-        a key above all that this session has given so far."""
+        """Return the key that orders waiting rows, in microseconds: the time at which the row is due; without one, a
+        key above all that this session has given so far.
+        """
         if due is not None:
             return int(min(due * 1e6, _LAST_ORDER_KEY))
         self._last_order_key = max(self._last_order_key + 1, int(now * 1e6))
         return self._last_order_key
 
     def held(self, key: Any, token: int) -> tuple[str, str | None] | None:
-        """The id and ``requested_end`` of a row that runs under this token."""
+        """Return the id and ``requested_end`` of a row that runs under this token."""
         rows = self._connection.execute(f"SELECT id, requested_end FROM trio_tasks_task {HELD}", (key, token))
         return (rows[0][0], rows[0][1]) if rows else None
 
     def renew(self, claims: list[tuple[Any, int, float]]) -> list[bool]:
-        """Renew the leases of these claims until the times given; return False for each that was lost."""
+        """Renew the leases of these claims until the given times; return False for each lost one."""
         rows = [(due, key, token) for key, token, due in claims]
         if self._connection.executemany(_RENEW, rows) == len(rows):
             return [True] * len(rows)
         return [self._connection.changed(_RENEW, row) > 0 for row in rows]
 
     def put_back(self, each: Settlement, now: float) -> None:
-        """Put a running row back as retried, released or suspended: it waits again."""
+        """Make a running row wait again, as retried, released or suspended."""
         held = each.key, each.token
         queue = self._counters.number(each.queue)
         if each.kind is SettlementKind.RELEASED:
@@ -612,11 +613,11 @@ class TaskTable:
         self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTERS[each.kind]: 1})
 
     def take_off_attempt(self, seq: Any) -> None:
-        """Take back the attempt of a running row that was interrupted, so that it does not count."""
+        """Subtract the attempt of a running row that was interrupted, so that it does not count."""
         self._connection.execute("UPDATE trio_tasks_task SET attempt = attempt - 1 WHERE seq = ?", (seq,))
 
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
-        """Kill a row that waits."""
+        """Kill a waiting row."""
         self._change(
             "UPDATE trio_tasks_task SET state = 5, due = NULL, order_key = ?, result = ? WHERE seq = ?",
             (self.order_key(None, now), error, seq),
@@ -624,7 +625,7 @@ class TaskTable:
         self._counters.count(queue, live=-1, killed=1)
 
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
-        """Kill rows that were not claimed in time, and return their ids."""
+        """Kill rows that were not claimed in time; return their ids."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
         for seq, _ in expired:
             self.kill(queue, seq, expired_error(), now)
@@ -644,7 +645,7 @@ class TaskTable:
         self._change("UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL WHERE seq = ?", (seq,))
 
     def put_off(self, row: Due, due: float) -> None:
-        """Put off a delayed row until this time."""
+        """Delay a row until this time."""
         look_at = due if row.start_by is None else min(due, row.start_by)
         sql = "UPDATE trio_tasks_task SET due = ?, order_key = ? WHERE seq = ?"
         self._change(sql, (look_at, self.order_key(due, due), row.seq))
@@ -659,7 +660,7 @@ class TaskTable:
             raise RowRefusedError("a row did not change, though nothing was wrong: a trigger may have had it ignored")
 
     def take_over_key(self, seq: int, successor: str) -> None:
-        """Give the unique key of a running row to its successor: the row may end, but does not come back."""
+        """Give the unique key of a running row to its successor; the row may end, but does not wait again."""
         self._connection.execute(
             "UPDATE trio_tasks_task SET uniq = NULL, requested_end = coalesce(requested_end, ?) WHERE seq = ?",
             (_REPLACED + successor, seq),
@@ -677,8 +678,8 @@ class Watched(NamedTuple):
 
 @final
 class OrphanWatch:
-    """Watches claims of sessions whose clocks may show another time, for as long as a lease: the living renew theirs
-    three times meanwhile, whatever time they take it to be.
+    """Watches orphans of sessions whose clocks may show another time, for the time of a lease: living sessions renew
+    their leases three times in that time, whatever their clocks show.
 
     Args:
       connection: to the file.
@@ -691,7 +692,7 @@ class OrphanWatch:
         self._watched: dict[int, dict[int, Watched]] = {}  # by queue, and key of the row
 
     def see(self, queue: int, rows: Sequence[Due], now: float, lease: float) -> None:
-        """Note the claims of others in this queue whose leases are over; these are all of them."""
+        """Note all claims of other sessions in this queue whose leases seem to be over."""
         before = self._watched.pop(queue, None) or {}
         others = self._out_of_step(self._connection) if rows else {}
         if not others:
@@ -710,20 +711,20 @@ class OrphanWatch:
             self._watched[queue] = watched
 
     def rows(self, queue: int) -> list[int]:
-        """The keys of the rows in this queue that are left alone."""
+        """Return the keys of the rows in this queue that are watched."""
         return [*self._watched.get(queue, ())]
 
     def next_end(self, queue: int) -> float:
-        """When the first of these may be taken back."""
+        """Return the time at which the first watched claim may be taken back."""
         return min(each.until for each in self._watched[queue].values())
 
     def begin_anew(self) -> None:
-        """Time has passed in which nothing was watched."""
+        """Restart the time of all watched claims, since nothing was watched for a while."""
         self._watched.clear()
 
 
 def claimed(row: Row, token: int) -> ClaimedRow:
-    """Make the claimed row of what was read before the claim.
+    """Make a claimed row from the columns that were read before the claim.
 
     Raises:
       TypeError: it is none that we could have written.
@@ -735,7 +736,7 @@ def claimed(row: Row, token: int) -> ClaimedRow:
 
 
 def unwanted(requested_end: str) -> bytes:
-    """The error of a running row that is not to come back: it was to be aborted, or another row has its unique key."""
+    """Return the error of a running row that must not wait again: it was aborted, or another row has its unique key."""
     if requested_end == ABORT:
         return aborted_error()
     return replaced_error(requested_end.removeprefix(_REPLACED))

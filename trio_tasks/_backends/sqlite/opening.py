@@ -1,4 +1,4 @@
-"""The search for an SQLite file, and its making, before SQLite touches it.
+"""Finding, checking and creating an SQLite file, before SQLite opens it.
 
 SQLite makes a write-ahead log and an index of it beside the file, which belong to the account that made them. An
 account that may only read the file would so lock out its owner; so it is refused, or only looks.
@@ -21,7 +21,7 @@ _BESIDE = ("-wal", "-shm")
 @final
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The way in which an SQLite file is to be opened.
+    """The options with which an SQLite file is opened.
 
     Attributes:
       synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
@@ -41,7 +41,7 @@ class Opening:
 
 
 def find_file(path: str, opening: Opening) -> Path:
-    """Find the file, without symbolic links, and make it if it is to be made.
+    """Find the file, without symbolic links, and create it if allowed.
 
     Raises:
       BackendError: it is not there, is no regular file, or may not be used in this way.
@@ -93,7 +93,7 @@ def _is_there(file: Path, suffix: str) -> bool:
 
 @final
 class View:
-    """The way to read a file without making anything beside it.
+    """A way to read a file without creating any file beside it.
 
     1. There is a write-ahead log: others have the file open, or one of them has died. It is read with it. An
        account that may not write to the file must not write to the index of the log either.
@@ -107,7 +107,7 @@ class View:
         self._seen: tuple[object, ...] | None = None
 
     def query(self) -> str:
-        """Choose the query of the URI for SQLite."""
+        """Choose the query part of the URI for SQLite."""
         self._seen = None
         is_ours = may_write(self._file)
         if _is_there(self._file, "-wal"):
@@ -119,7 +119,7 @@ class View:
 
     @property
     def is_outdated(self) -> bool:
-        """True if it was read as one that does not change, and has changed."""
+        """Return True if the file was opened as immutable, and has changed."""
         return self._seen is not None and self._seen != self._look()
 
     def _look(self) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Operations on the rows of an SQLite file beside exchanges: look, cancel, reschedule, resume, forget."""
+"""Operations on the rows of an SQLite file besides exchanges: look up, cancel, reschedule, resume, forget."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
 
 @final
 class Operations:
-    """The operations on rows beside exchanges; each method runs in a transaction that the caller has begun.
+    """The operations on rows besides exchanges, each inside a transaction that the caller has begun.
 
     Args:
       connection: to the file.
@@ -61,13 +61,13 @@ class Operations:
         self._counters = counters
 
     def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
-        """The row of this id."""
+        """Return the row of this id."""
         sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         return _stored(rows[0], now) if rows else None
 
     def list_rows(self, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
-        """At most so many rows in these states."""
+        """Return at most this many rows in these states."""
         number = self._counters.known(queue)
         found: list[StoredRow] = []
 
@@ -83,18 +83,18 @@ class Operations:
         return found
 
     def counts(self, queue: str, now: float) -> dict[str, int]:
-        """All counts of the queue."""
+        """Return all counts of the queue."""
         number = self._counters.known(queue)
         found = self._counters.counts(number)
         [(expired,)] = self._connection.execute(_COUNT_EXPIRED, (number, now, now))
         return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
 
     def names(self) -> list[str]:
-        """The names of all queues."""
+        """Return the names of all queues."""
         return self._counters.names()
 
     def workers(self, queue: str, now: float) -> list[str]:
-        """The workers on the queue, in sessions that are alive."""
+        """Return the workers on the queue, in sessions that are alive."""
         sql = (
             "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
             "WHERE queue = ? AND expires > ? ORDER BY name"
@@ -116,7 +116,7 @@ class Operations:
         return seq is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Request that the worker of the row ends its attempt."""
+        """Request that the row's worker ends its attempt."""
         sql = "SELECT seq, token FROM trio_tasks_task WHERE queue = ? AND id = ? AND state = 2"
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         if not rows:
@@ -190,11 +190,11 @@ class Operations:
         return True
 
     def resume_abandoned(self, queue: str, now: float) -> Part:
-        """Make orphans wait again, as many as one exchange enters."""
+        """Make orphans wait again, as many as one exchange takes back."""
         return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
 
     def forget(self, queue: str, task_id: str | None, now: float) -> Part:
-        """Forget one finished row, or some hundreds."""
+        """Delete one finished row, or some hundreds."""
         number = self._counters.known(queue)
         if task_id is not None:
             self._expire(number, task_id, now)
@@ -227,7 +227,7 @@ class Operations:
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:
-    """The row in the state that it has at this time, stored already or not; None if it is kept no longer."""
+    """Return the row in the state that it has at this time, stored or not yet; None if it is not kept any more."""
     *fields, start_by, order_key, run_at = row
     stored = StoredRow._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
     if stored.state > State.RUNNING:

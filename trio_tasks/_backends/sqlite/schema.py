@@ -1,4 +1,4 @@
-"""The schema of an SQLite file: its tables, their migrations, and checks of files that are opened.
+"""The schema of an SQLite file: its tables, migrations, and checks of existing files.
 
 The tables can stand in a database of the user's own, beside others; so their names begin with ``trio_tasks_``, and the
 version stands in a table, not in the file's header.
@@ -137,7 +137,7 @@ _SMALL = 8 * 2**20
 
 
 def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
-    """Make the tables, or migrate them, inside the caller's transaction.
+    """Create the tables, or migrate them, inside the caller's transaction.
 
     Raises:
       BackendError: the file is not ours, newer than we are, or damaged. Nothing was changed.
@@ -159,7 +159,7 @@ def prepare(connection: Connection, path: str, *, join_existing: bool) -> None:
 
 
 def check_foreign(connection: Connection, path: str) -> None:
-    """Check that no trigger or view of others is on our tables, which would run with our statements.
+    """Raise if the file has a trigger or view on our tables, which would run with our statements.
 
     Raises:
       BackendError: there is.
@@ -174,7 +174,7 @@ def check_foreign(connection: Connection, path: str) -> None:
 
 
 def check_current(connection: Connection, path: str) -> None:
-    """Check that our tables are there, in the current version; for a session that only reads.
+    """Raise if our tables are missing or of another version; for a session that only reads.
 
     Raises:
       BackendError: they are not, or are of another version.
@@ -203,7 +203,7 @@ def _version_of(connection: Connection, path: str) -> int:
 
 
 def next_session(connection: Connection, path: str) -> int:
-    """Take a new session number, inside the caller's transaction.
+    """Allocate a new session number, inside the caller's transaction.
 
     Raises:
       BackendError: it is not known which have been given.
@@ -217,10 +217,10 @@ def next_session(connection: Connection, path: str) -> int:
 
 
 def check_whole(connection: Connection, path: str) -> None:
-    """Check the integrity of the file, with all of its pages and indexes if it is small.
+    """Raise if the file is damaged; in a small file, all pages and indexes are checked.
 
     Raises:
-      BackendError: it is not.
+      BackendError: it is damaged.
     """
     file = Path(path)
     if not file.exists() or not (size := file.stat().st_size):

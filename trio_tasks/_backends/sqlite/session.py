@@ -1,4 +1,4 @@
-"""A session with an SQLite file: each call is one transaction, in the thread that has the connection.
+"""A session with an SQLite file: each call is one transaction, in the thread that owns the connection.
 
 While it is open, no other driver of this process may have the file open; and whenever something was committed, the file
 has to be where it was.
@@ -79,7 +79,7 @@ _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 @final
 class Session:
-    """A connection to an SQLite file, registered there under a number.
+    """A connection to an SQLite file, registered in the file under a number.
 
     Args:
       path: of the file.
@@ -148,7 +148,7 @@ class Session:
         return found
 
     def _harden(self) -> None:
-        """Trust nothing in the file, which anyone may have made: check its integrity, and what would run with ours."""
+        """Protect the connection from a file made by an attacker: check its integrity and its triggers."""
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_PATIENCE * 1000)}")
         limit = self._connection.longest_value()
@@ -158,7 +158,7 @@ class Session:
         check_whole(self._connection, self._path)
 
     def _look_in(self) -> float:
-        """Prepare to read, without making or changing anything."""
+        """Prepare to read, without creating or changing anything."""
         connection = self._connection
         self._harden()
         check_current(connection, self._path)
@@ -192,7 +192,7 @@ class Session:
         return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
 
     def _use_tables(self, session: int) -> None:
-        """Prepare what works with the tables, for the session of this number."""
+        """Prepare the objects that use the tables, for the session of this number."""
         self._sql = ExchangeSql(self._connection, self._counters, session, self._file_clock.out_of_step)
         self._operations = Operations(self._connection, self._sql, self._counters)
 
@@ -225,7 +225,7 @@ class Session:
         return result
 
     def _begin(self, begin: str) -> None:
-        """Begin a transaction, and wait for the lock where it needs that.
+        """Begin a transaction, waiting for the lock if it needs one.
 
         SQLite's own way of waiting sleeps for up to a tenth of a second; this one for some milliseconds. If a
         transaction has waited in vain, those that wait behind it for the same outage do not wait as long again.
@@ -256,8 +256,9 @@ class Session:
             self._counters.roll_back()
 
     def _translate_error(self, error: Exception) -> Exception:
-        """Translate an error that comes of the file: one of the driver, or one of a value there that we would not have
-        written, so that it cannot be compared, counted or converted."""
+        """Translate an error into a BackendError that names the file: an error of the driver, or of a value in the file
+        that we would not have written, so that it cannot be compared, counted or converted.
+        """
         if is_of_the_driver(error):
             return translate_error(error, self._path)
         if isinstance(error, OverflowError):
@@ -286,7 +287,7 @@ class Session:
         return result
 
     def _check_place(self) -> None:
-        """Refuse to acknowledge what was committed to a file, or a log of it, that is not there any more."""
+        """Raise if the file or its log was replaced or removed, so that a commit to it is not acknowledged."""
         if self._places and self._places != places_of(self._file):
             raise refused(
                 f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
@@ -296,7 +297,7 @@ class Session:
     # The daily work
 
     def exchange(self, exchange: Exchange, now: float) -> ExchangeResult:
-        """Make one exchange, and wake the other sessions where there may be something to do for them."""
+        """Make one exchange, and wake the other sessions if it may concern them."""
         comes_back = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
         wakes = bool(comes_back or (exchange.settled and now >= self._next_wakeup))
         made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=False)
@@ -327,7 +328,7 @@ class Session:
         return result, self._sessions_to_wake(now) if wakes else []
 
     def wake_others(self, now: float) -> None:
-        """Tell all other sessions to look for tasks."""
+        """Send a wake-up to all other sessions."""
         self._send_wakeups([] if self._opening.read_only else self._sessions_to_wake(now), now)
 
     def _sessions_to_wake(self, now: float) -> list[Row]:
@@ -344,14 +345,14 @@ class Session:
         self._wakeup_socket.send([(address, key) for address, key in sessions])
 
     def on_idle(self) -> None:
-        """Send wake-ups that were put off, and shorten the log; called when nothing was asked for a moment."""
+        """Send deferred wake-ups, and shorten the log; called when nothing was requested for a moment."""
         if self._wakeup_is_due:
             self.wake_others(self._next_wakeup)
         if self._places:  # it is open, and not only to look
             self._shorten_log()
 
     def _shorten_log(self) -> None:
-        """Truncate a log that has grown, once no reader needs it any more."""
+        """Truncate a large write-ahead log, once no reader needs it any more."""
         if log_size(self._file) <= _LOG_LIMIT:
             return
         try:
@@ -363,8 +364,9 @@ class Session:
                 raise  # else it is tried again the next time
 
     def _now(self, now: float, beats: float | None = None) -> float:
-        """The time, inside a transaction, no earlier than ``now``. If it is time for that, or if this is a heartbeat,
-        which comes again in ``beats`` seconds, renew the session."""
+        """Return the time inside a transaction, no earlier than ``now``. If it is time for that, or if this is a
+        heartbeat, which comes again in ``beats`` seconds, renew the session.
+        """
         jump = self._clock.tick()
         now = max(now, self._clock.now())
         if beats is not None or now >= self._renew_at:
@@ -378,7 +380,7 @@ class Session:
         return now
 
     def _renew_session(self, now: float, beats: float | None = None) -> None:
-        """Note that this session is alive, and remove sessions that have not done so for long."""
+        """Store that this session is alive, and remove sessions that have not done so for long."""
         interval = self._file_clock.note_interval
         self._renew_at = now + interval
         if now > self._sql.orphans_held_since + SESSION:  # or the others may be about to wake up
@@ -441,7 +443,7 @@ class Session:
         self.write(Operations.register, self._session, queue, workers)
 
     def write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Carry out a method of :class:`Operations` in a transaction of its own."""
+        """Call a method of :class:`Operations` in a transaction of its own."""
 
         def write() -> T:
             result = operation(self._operations, *args, **kwargs)
@@ -453,7 +455,7 @@ class Session:
                 return self._do(write)
 
     def read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Carry out a method of :class:`Operations` that only reads; it does not wait for the locks of others."""
+        """Call a method of :class:`Operations` that only reads; it does not wait for locks of others."""
 
         def read() -> T:
             return operation(self._operations, *args, **kwargs)
@@ -477,7 +479,7 @@ class Session:
 
 @final
 class Use:
-    """The use of a file by one of the drivers in this process, until it is closed.
+    """A record that this process uses a file by one driver, until it is closed.
 
     Each driver has an SQLite of its own, which knows nothing of the other's locks; and the system frees all locks that
     a process has on a file when it closes it once. Connections that are not ours are not seen here.
@@ -502,14 +504,14 @@ class Use:
             self._all.append(self)
 
     def close(self) -> None:
-        """End the use; a second call does nothing."""
+        """Remove the record; a second call does nothing."""
         with self._lock:
             if self in self._all:
                 self._all.remove(self)
 
 
 def places_of(file: Path) -> list[tuple[int, int] | None]:
-    """The identities (device and inode) of the file and of its write-ahead log; None for one that is not there."""
+    """Return the device and inode of the file and of its write-ahead log; None for one that does not exist."""
     if sys.platform == "win32":  # they cannot be removed there while they are open
         return []
     return [_identity(file), _identity(f"{file}-wal")]
@@ -524,7 +526,7 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def log_size(file: Path) -> int:
-    """The length of the write-ahead log of a file, in bytes."""
+    """Return the length of the write-ahead log of a file, in bytes."""
     try:
         return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
     except OSError:

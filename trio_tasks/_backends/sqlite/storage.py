@@ -1,4 +1,4 @@
-"""Tasks in an SQLite file: for one machine, for any number of processes, beside the user's own data if wanted."""
+"""SqliteStorage: tasks in an SQLite file, for any number of processes on one machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MOST_WRAPPERS = 4
 
 
 class SqliteOptions(StorageOptions, total=False):
-    """The keywords of :class:`SqliteStorage`."""
+    """The keyword options of :class:`SqliteStorage`."""
 
     queue: str
     synchronous: Synchronous
@@ -60,7 +60,7 @@ class SqliteOptions(StorageOptions, total=False):
 
 @final
 class SqliteStorage(DurableStorage[A]):
-    """Tasks in an SQLite file, for any number of processes of one machine.
+    """A storage in an SQLite file, for any number of processes on one machine.
 
     >>> async with SqliteStorage("tasks.db", Email, queue="emails") as storage:
     ...     await storage.push(Email(to="a@example.com"), delay=60)
@@ -144,7 +144,7 @@ class SqliteStorage(DurableStorage[A]):
     @overload
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[Any]: ...
     def share(self, type: Any = Any, *, queue: str, **options: Unpack[StorageOptions]) -> SqliteStorage[Any]:
-        """Another queue in the same file, over the same connection.
+        """Make another queue in the same file, over the same connection.
 
         It is open for as long as this storage is, and is closed on its own. Options that are not given are the same.
         """
@@ -153,7 +153,7 @@ class SqliteStorage(DurableStorage[A]):
         return other
 
     def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Push inside a transaction of your own: the task exists exactly if you commit.
+        """Push inside a transaction of your own: the task is stored if and only if you commit.
 
         Args:
           connection: on the same file, used in this thread: a ``sqlite3.Connection`` (of apsw, if the storage was told
@@ -208,7 +208,7 @@ class SqliteStorage(DurableStorage[A]):
     def open_sync(
         cls, path: str | os.PathLike[str], type: Any = Any, **options: Unpack[SqliteOptions]
     ) -> SyncSqliteStorage[Any]:
-        """Open a queue to push to, fetch from and wait on without trio: in a WSGI application, in Django, in a script.
+        """Open a queue for code without trio, to push, fetch and wait: in a WSGI application, in Django, in a script.
 
         >>> with SqliteStorage.open_sync("tasks.db", Email, queue="emails") as storage:
         ...     task_id = storage.push(Email(to="a@example.com"))
@@ -224,7 +224,7 @@ class SqliteStorage(DurableStorage[A]):
 
 @final
 class SqliteTransaction:
-    """Writes of a handler that are committed together with the settlement: exactly once.
+    """Writes of a handler that are committed together with the settlement, exactly once.
 
     A handler that has a parameter of this type, and whose tasks come from a :class:`SqliteStorage`, may say what is to
     be written beside the queue. It is written if the handler returns, after its children have ended, in the transaction
@@ -249,7 +249,7 @@ class SqliteTransaction:
         return cls(lease)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
-        """Run this statement with the settlement."""
+        """Run this statement in the transaction that settles the task."""
 
         def write(writer: Writer) -> object:
             return writer.execute(sql, parameters)
@@ -257,7 +257,7 @@ class SqliteTransaction:
         self._lease.writes += (write,)
 
     def call(self, write: Callable[[Writer], object]) -> None:
-        """Call ``write(writer)`` with the settlement, in the thread that has the connection.
+        """Call ``write(writer)`` in the transaction that settles the task, in the thread that owns the connection.
 
         ``writer.execute(sql, parameters)`` returns the rows as a list. ``write`` must not begin or end
         transactions, nor take long: all other tasks wait.
@@ -271,7 +271,7 @@ class SqliteTransaction:
 def push_over(
     connection: object, driver: Driver, path: str | os.PathLike[str], row: NewRow, now: Callable[[], float]
 ) -> tuple[TaskId, bool]:
-    """Insert a row over a connection of the user's.
+    """Insert a row over the user's connection.
 
     Args:
       connection: the driver's, or what wraps it: a SQLAlchemy Connection or Session, Django's ``connection``.
@@ -301,7 +301,7 @@ def push_over(
 
 
 def unwrapped(connection: object) -> object:
-    """The driver's connection, out of what wraps it; it is recognized by its shape, so nothing is imported.
+    """Return the driver's connection inside a wrapper, which is recognized by its attributes, so nothing is imported.
 
     1. A SQLAlchemy Session has a method ``connection``, which begins its transaction.
     2. A SQLAlchemy Connection has ``begin``, ``in_transaction`` and ``commit``. As before each statement, its
@@ -339,7 +339,7 @@ def _check_file(users: Connection, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _transaction(users: Connection) -> Generator[bool, None, None]:
-    """Begin a transaction for the block; it yields True if it is committed at the end. A failure leaves nothing behind.
+    """Begin a transaction for the block; yields True if it is committed at the end. A failure leaves nothing behind.
 
     1. In a transaction: in a savepoint of it.
     2. Otherwise, if the connection opens one by itself before it writes, as ``sqlite3`` does unless told otherwise:

@@ -1,4 +1,4 @@
-"""A queue in an SQLite file without trio: for WSGI applications, Django, and scripts."""
+"""A queue in an SQLite file for code without trio: WSGI applications, Django, scripts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LONGEST_PAUSE = 0.25
 
 @final
 class SyncSqliteStorage(Generic[A]):
-    """A queue in an SQLite file, open, for code without trio. :meth:`SqliteStorage.open_sync` makes it.
+    """An open queue in an SQLite file, for code without trio.
 
     All methods block, and may be called in any thread; the threads take turns. A transaction waits up to ten seconds
     for a lock that others hold on the file. After a fork it cannot be used: open one in each process.
@@ -72,7 +72,7 @@ class SyncSqliteStorage(Generic[A]):
     # Pushing
 
     def push(self, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Make a task of ``args`` and put it in; the keywords are those of :meth:`SqliteStorage.push`.
+        """Make a task of ``args``, and push it; the keywords are those of :meth:`SqliteStorage.push`.
 
         >>> task_id = storage.push(Email(to="b@example.com"), delay=600, attempts=3)
 
@@ -87,12 +87,12 @@ class SyncSqliteStorage(Generic[A]):
         return self.push_task(make_task(args, options, self))
 
     def push_task(self, task: Task[A]) -> TaskId:
-        """Put a whole task in; as :meth:`push`."""
+        """Push a whole task; otherwise as :meth:`push`."""
         [task_id] = self._insert([self._row_of(task)])
         return task_id
 
     def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
-        """Make a task of each of ``many`` args, with the same options, and put them in, in this order.
+        """Make a task of each of ``many`` args, with the same options, and push them in this order.
 
         Every task is made, and every option checked, before the first is put in; up to 512 go in one transaction.
         """
@@ -104,8 +104,9 @@ class SyncSqliteStorage(Generic[A]):
         return ids
 
     def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
-        """Push inside a transaction of your own: the task exists exactly if you commit. See
-        :meth:`SqliteStorage.push_in`; call :meth:`wake` after the commit."""
+        """Push inside a transaction of your own: the task is stored if and only if you commit. See
+        :meth:`SqliteStorage.push_in`; call :meth:`wake` after the commit.
+        """
         self._check_open()
         task_id, is_committed = self._push_over(connection, args, options, self._now)
         if is_committed:
@@ -128,8 +129,9 @@ class SyncSqliteStorage(Generic[A]):
     # Looking
 
     def fetch_by_id(self, task_id: str) -> Task[A] | None:
-        """The task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its error, its
-        result and its progress."""
+        """Return the task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its
+        error, its result and its progress.
+        """
         stored = self._find(task_id)
         return None if stored is None else task_of(stored, self._queue)
 
@@ -138,7 +140,7 @@ class SyncSqliteStorage(Generic[A]):
     @overload
     def wait_for(self, task_id: str, type: None = None, *, timeout: float | None = None) -> TaskResult[Any]: ...
     def wait_for(self, task_id: str, type: Any = None, *, timeout: float | None = None) -> TaskResult[Any]:
-        """Wait until the task has ended, in whatever process, and return its :class:`TaskResult`.
+        """Wait until the task is finished, in any process, and return its :class:`TaskResult`.
 
         Args:
           task_id: of the task.
@@ -200,7 +202,7 @@ class SyncSqliteStorage(Generic[A]):
             raise trio.ClosedResourceError("this storage is closed")
 
     def _do(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call a function that uses the session, when no other thread does."""
+        """Call a function that uses the session, while no other thread does."""
         self._check_open()
         with self._lock:
             self._check_open()

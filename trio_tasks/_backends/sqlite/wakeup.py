@@ -1,4 +1,4 @@
-"""Datagrams on the loopback interface by which processes that share a file wake one another.
+"""Wake-ups: datagrams on the loopback interface between processes that share a file.
 
 Each process has a socket. Its port stands in the shared store with a key; a datagram without the key is dropped. A
 datagram that gets lost (another network namespace, a full buffer) is made up for by polling now and then.
@@ -37,7 +37,7 @@ _OWN: set[str] = set()
 
 
 def is_answered(address: str | None, key: bytes) -> bool | None:
-    """Return True if another process listens at this address, which is sent a wake-up; None if it cannot be told.
+    """Return True if another process listens at this address; None if that is not known.
 
     A session that was never closed stays in a file for a while after its process has died; but no socket has its port.
     """
@@ -72,7 +72,7 @@ def _virtual_sockets() -> dict[str, WakeupSocket]:
 
 @final
 class WakeupSocket:
-    """A socket that receives wake-ups, and sends them to others.
+    """A socket that receives wake-ups, and sends them to other processes.
 
     Attributes:
       address: the port as text; None where there can be no socket.
@@ -88,7 +88,7 @@ class WakeupSocket:
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
-        """Open the socket: from now on it receives wake-ups."""
+        """Open the socket, which receives wake-ups from now on."""
         if pause_instead() is not None:  # when a datagram arrives is up to chance, too
             self._virtual = _virtual_sockets()
             self.address = f"here {len(self._virtual)}"
@@ -107,7 +107,7 @@ class WakeupSocket:
             self.close()
 
     def send(self, others: Iterable[tuple[str, bytes]]) -> None:
-        """Send a wake-up to each of these addresses, with its key; in any thread."""
+        """Send a wake-up to each of these addresses, with its key; may be called in any thread."""
         for address, key in others:
             if self._virtual is not None and address in self._virtual:
                 self._virtual[address]._woken.set()
@@ -153,7 +153,7 @@ class WakeupSocket:
         return is_received
 
     def close(self) -> None:
-        """Close the socket: no wake-up arrives any more."""
+        """Close the socket, which receives no more wake-ups."""
         if self._socket is not None:
             if trio.lowlevel.in_trio_run():
                 trio.lowlevel.notify_closing(self._socket)
