@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The worker runs, and its intake is open."""
+    """The beginning of a worker's run: its intake is open."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Engage:
-    """An attempt at ``task`` begins."""
+    """The beginning of an attempt at ``task``."""
 
     task: Task[Any]
 
@@ -30,7 +30,7 @@ class Engage:
 @final
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The worker has no running task, and waits for the backend to give something; said once each time.
+    """The beginning of a wait: the worker has no running task, and waits for the backend; once for each wait.
 
     A backend that can be asked (``receive_nowait``) has nothing to give then; of others one cannot know it.
     """
@@ -39,7 +39,7 @@ class Idle:
 @final
 @dataclass(frozen=True, slots=True)
 class Success:
-    """``task`` is settled: its handler returned ``result``."""
+    """The success of an attempt: ``task`` is settled, and its handler returned ``result``."""
 
     task: Task[Any]
     result: Any
@@ -51,7 +51,7 @@ class Success:
 @final
 @dataclass(frozen=True, slots=True)
 class Error:
-    """``task`` is settled: its attempt raised ``error``, and ``outcome`` is what became of it."""
+    """The failure of an attempt: ``task`` is settled, its attempt raised ``error``, and ``outcome`` was recorded."""
 
     task: Task[Any]
     error: BaseException
@@ -61,7 +61,7 @@ class Error:
 @final
 @dataclass(frozen=True, slots=True)
 class Release:
-    """``task`` was put back into the backend, and costs no attempt, for ``reason``.
+    """The return of ``task`` to the backend, for ``reason``; it costs no attempt.
 
     ``until`` is None if it was released, and can be had again at once. If it was suspended, it is when the task will be
     ready, on trio's clock.
@@ -80,13 +80,13 @@ class Release:
 @final
 @dataclass(frozen=True, slots=True)
 class HeartBeat:
-    """The worker has renewed its leases on what it has claimed."""
+    """A renewal of the worker's leases on the tasks that it has claimed."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The worker has ended: no attempt is under way any more."""
+    """The end of a worker's run: no attempt is under way any more."""
 
 
 @final

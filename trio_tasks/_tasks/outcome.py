@@ -54,7 +54,7 @@ _FINAL = frozenset((Status.Done, Status.Failed, Status.Killed))
 @final
 @dataclass(frozen=True, slots=True)
 class Succeeded(Generic[R_co]):
-    """The handler returned ``result``."""
+    """The outcome of an attempt whose handler returned ``result``."""
 
     result: R_co
 
@@ -65,7 +65,7 @@ class Succeeded(Generic[R_co]):
 @final
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The attempt failed with ``error``, and the task waits ``after`` seconds in the backend for the next one."""
+    """The outcome of an attempt that failed with ``error``; the next one follows after ``after`` seconds."""
 
     error: BaseException
     after: float = 0.0
@@ -78,7 +78,7 @@ class Retried:
 @final
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last attempt that the task had failed with ``error``."""
+    """The outcome of a last attempt, which failed with ``error``: the task is a dead letter."""
 
     error: BaseException
 
@@ -89,7 +89,7 @@ class Failed:
 @final
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """The task was aborted for good, by ``error``."""
+    """The outcome of an attempt that ends the task for good, by ``error``: the task is a dead letter."""
 
     error: BaseException
 
@@ -100,7 +100,7 @@ class Killed:
 @final
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The attempt was interrupted and the task given back untouched: it costs no attempt. ``reason`` is for people."""
+    """The outcome of an interruption: the task is put back unchanged, at no attempt. ``reason`` is for people."""
 
     reason: str = "interrupted"
 
@@ -108,7 +108,7 @@ class Released:
 @final
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """The task is put back, at no attempt, and is ready again at ``until``, or when it is rescheduled.
+    """The outcome of a suspension: the task is put back, at no attempt, and is ready at ``until``, or once rescheduled.
 
     ``until`` is a moment on trio's clock, as the deadline of a scope is; ``math.inf`` stands for "until rescheduled".
     ``reason`` is for people.
