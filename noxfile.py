@@ -128,7 +128,7 @@ def seeds(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Give spoiled bytes to all that reads bytes: `nox -s fuzz -- --minutes 60`."""
+    """Give corrupted bytes to all that reads bytes: `nox -s fuzz -- --minutes 60`."""
     install(session, "test")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 

@@ -38,7 +38,7 @@ _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 _CLOSE = 1e-6  # seconds: a moment is a sum of floats
 
 
-def run_apart(name: str, main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
+def run_isolated(name: str, main: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
     """Run a program in a trio run of its own, in virtual time. What comes out of it is an AssertionError, and a short
     one.
     """

@@ -45,7 +45,7 @@ class Doubler:
         return n * 2
 
 
-class HeirOfDoubler(Doubler):
+class SubclassOfDoubler(Doubler):
     pass
 
 
@@ -139,7 +139,7 @@ async def test_a_built_in_function_is_given_the_args() -> None:
     [
         (double, "{}.double"),
         (Doubler().double, "{}.Doubler.double"),
-        (HeirOfDoubler().double, "{}.HeirOfDoubler.double"),
+        (SubclassOfDoubler().double, "{}.SubclassOfDoubler.double"),
         (Doubler.double_by_class, "{}.Doubler.double_by_class"),
         (vars(Doubler)["double_without_self"], "{}.Doubler.double_without_self"),
         (Doubler(), "{}.Doubler object"),

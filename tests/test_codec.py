@@ -365,12 +365,12 @@ def test_json_has_no_nan(value: float) -> None:
 
 @both
 def test_a_type_that_checks_itself_is_asked_at_the_door(make: Callable[..., Codec]) -> None:
-    codec = make(Fussy)
-    fine = Fussy("fine")
+    codec = make(Validated)
+    fine = Validated("fine")
     assert comes_back(codec, fine)
     for mood, message in (
         ("sad", "args does not fit: no sad ones"),
-        ("odd", "args does not fit Fussy: KeyError: 'odd'"),
+        ("odd", "args does not fit Validated: KeyError: 'odd'"),
     ):
         fine.mood = mood
         with pytest.raises(EncodeError, match=f"^{message}$"):
@@ -380,7 +380,7 @@ def test_a_type_that_checks_itself_is_asked_at_the_door(make: Callable[..., Code
 
 
 @dataclass
-class Fussy:
+class Validated:
     mood: str
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ def _dotted(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[tuple[st
         yield origin, alias.name
 
 
-def homeless(modules: dict[str, ast.Module], table: dict[str, str] = MAY_IMPORT) -> list[str]:
+def without_rule(modules: dict[str, ast.Module], table: dict[str, str] = MAY_IMPORT) -> list[str]:
     """Modules that no line of the table fits, and patterns that fit no module."""
     lost = [module for module in modules if folder_of(module, table) is None]
     patterns = {name for names in table for name in names.split()}
@@ -209,7 +209,7 @@ MODULES = modules_of(PACKAGE)
 
 def test_every_module_has_its_folder() -> None:
     assert MODULES, f"no package at {PACKAGE}"
-    assert not homeless(MODULES), "\n".join(homeless(MODULES))
+    assert not without_rule(MODULES), "\n".join(without_rule(MODULES))
 
 
 def test_each_folder_imports_what_it_may() -> None:
@@ -235,7 +235,7 @@ def test_private_folders_have_no_code_of_their_own() -> None:
     assert not [module for module, tree in inits.items() if len(tree.body) != 1 or not ast.get_docstring(tree)]
 
 
-CROOKED = {
+FORBIDDEN_IMPORTS = {
     "__init__": "from . import abc as abc\nfrom ._worker.worker import Worker as Worker",
     "abc": "from ._backends.sqlite.engine import Engine as Engine",
     "_checks": "import trio",
@@ -254,7 +254,7 @@ CROOKED = {
 
 
 def test_these_tests_see_a_crooked_house() -> None:
-    modules = {name: ast.parse(source) for name, source in CROOKED.items()}
+    modules = {name: ast.parse(source) for name, source in FORBIDDEN_IMPORTS.items()}
     table = {
         "_checks": "",
         "_tasks/*": "_checks",
@@ -266,7 +266,7 @@ def test_these_tests_see_a_crooked_house() -> None:
         "_worker/* _ghost": "",
         "__init__ abc": "* */* */*/*",
     }
-    assert homeless(modules, table) == [
+    assert without_rule(modules, table) == [
         "trio_tasks/stray.py is in no folder of MAY_IMPORT",
         "MAY_IMPORT names _ghost, which does not exist",
     ]

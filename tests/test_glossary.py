@@ -64,7 +64,9 @@ RETIRED_IN_NAMES = {
 RETIRED_NAMES = {
     "as_ours": "wrap_error",
     "break_off": "fail",
+    "at_hand": "prefetched, by type",
     "for_good": "permanent",
+    "goes_by_the_wall": "uses_wall_clock",
     "in_hand": "running (of a task, an attempt), claimed (by a worker)",
     "let_in": "deliver",
     "one_way": "retry_buffer",

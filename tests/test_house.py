@@ -130,7 +130,7 @@ def single_importers(package: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def strangers(module: types.ModuleType) -> list[str]:
+def with_private_modules(module: types.ModuleType) -> list[str]:
     """The public classes and functions of a module that say they live in a private one."""
     made_by_us = (type, types.FunctionType, typing.NewType)
     found = []
@@ -202,7 +202,7 @@ def test_every_exception_from_a_check_has_its_reason() -> None:
 def test_public_names_say_where_they_are_public(name: str) -> None:
     module = importlib.import_module(name)
     assert [public for public in vars(module) if not public.startswith("_")], f"{name} has no public name"
-    assert not strangers(module)
+    assert not with_private_modules(module)
 
 
 def test_the_import_is_light() -> None:
@@ -254,4 +254,4 @@ def test_these_tests_see_bad_manners() -> None:
     public = types.ModuleType("trio_tasks.fake")
     inner = type("Inner", (), {"__module__": "trio_tasks._inner"})
     vars(public).update(Inner=inner, alias=list[int], path=Path)
-    assert strangers(public) == ["trio_tasks.fake.Inner says trio_tasks._inner"]
+    assert with_private_modules(public) == ["trio_tasks.fake.Inner says trio_tasks._inner"]

@@ -64,15 +64,15 @@ class Gate:
 
 
 class Counting(Gate):
-    """A gate that counts attempts; with ``stingy`` it refuses every other one."""
+    """A gate that counts attempts; with ``refuses_every_other`` it refuses every other one."""
 
-    def __init__(self, room: int = 1, *, stingy: bool = False) -> None:
+    def __init__(self, room: int = 1, *, refuses_every_other: bool = False) -> None:
         super().__init__()
         self.room = room
         self.admitted: list[str] = []
         self.dismissed: list[str] = []
         self._left = trio.Event()
-        self._stingy = stingy
+        self._refuses_every_other = refuses_every_other
         self._refused = False
 
     async def ready(self) -> None:
@@ -81,7 +81,7 @@ class Counting(Gate):
         await trio.lowlevel.checkpoint()
 
     def admit(self, task: Task[Any]) -> bool:
-        self._refused = self._stingy and not self._refused
+        self._refused = self._refuses_every_other and not self._refused
         if not self._refused:
             self.admitted.append(task.parts.id)
         return not self._refused
@@ -416,7 +416,7 @@ async def test_a_gate_that_counts_is_told_of_the_end_of_each_attempt_once(autoju
 
 
 async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: MockClock) -> None:
-    storage, generous, stingy = MemoryStorage[int](), Counting(9), Counting(9, stingy=True)
+    storage, generous, refuses_every_other = MemoryStorage[int](), Counting(9), Counting(9, refuses_every_other=True)
     ids = await storage.push_bulk(range(3))
     storage.close()
     attempts: list[int] = []
@@ -424,11 +424,11 @@ async def test_a_task_that_is_not_admitted_goes_back_untouched(autojump_clock: M
     async def handler(task: Task[int]) -> None:
         attempts.append(task.parts.attempt)
 
-    report = await Worker("w", storage, handler, layers=[generous, stingy], concurrency=1).run()
+    report = await Worker("w", storage, handler, layers=[generous, refuses_every_other], concurrency=1).run()
     assert report == WorkerReport("w", succeeded=3)
     assert attempts == [1, 1, 1]
     assert storage.statistics().released == 3
-    assert stingy.admitted == ids
+    assert refuses_every_other.admitted == ids
     assert sorted(generous.admitted) == sorted(generous.dismissed)
 
 
@@ -444,7 +444,7 @@ async def test_a_task_that_is_not_admitted_goes_back_though_the_worker_is_cancel
     storage = MemoryStorage[int]()
     await storage.push(1)
     with trio.move_on_after(after) as cut:
-        await Worker("w", Slow(storage), no_op, layers=[Counting(9, stingy=True)]).run()
+        await Worker("w", Slow(storage), no_op, layers=[Counting(9, refuses_every_other=True)]).run()
     assert cut.cancelled_caught
     assert storage.statistics().running == 0
     assert storage.statistics().waiting == 1
@@ -520,7 +520,7 @@ async def test_gated_slots_end_with_the_backend(slots: int, autojump_clock: Mock
 
 
 async def test_a_backend_that_will_not_have_a_task_back_has_failed(autojump_clock: MockClock) -> None:
-    class Stubborn(Plain):
+    class CannotRelease(Plain):
         async def settle(self, task: Task[Any], outcome: Outcome) -> None:
             assert isinstance(outcome, Released)
             await trio.sleep_forever()
@@ -529,7 +529,9 @@ async def test_a_backend_that_will_not_have_a_task_back_has_failed(autojump_cloc
     await storage.push(1)
     start = trio.current_time()
     with pytest.RaisesGroup(trio.TooSlowError):
-        await Worker("w", Stubborn(storage), no_op, layers=[Counting(9, stingy=True)], settle_timeout=4).run()
+        await Worker(
+            "w", CannotRelease(storage), no_op, layers=[Counting(9, refuses_every_other=True)], settle_timeout=4
+        ).run()
     assert trio.current_time() - start == 4
 
 

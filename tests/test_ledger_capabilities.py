@@ -449,13 +449,13 @@ async def test_only_the_latest_attempts_are_kept() -> None:
 
 
 async def test_an_error_that_cannot_be_shown_is_in_the_history() -> None:
-    class Lying(Exception):
+    class WithoutText(Exception):
         def __str__(self) -> str:
             raise SystemExit("no")
 
     storage = MemoryStorage[int]()
-    task_id = await finished(storage, Failed(Lying()))
-    assert past(await storage.fetch_by_id(task_id))[0][3] == "Lying: its text could not be had: SystemExit"
+    task_id = await finished(storage, Failed(WithoutText()))
+    assert past(await storage.fetch_by_id(task_id))[0][3] == "WithoutText: its text could not be had: SystemExit"
 
 
 async def test_a_task_that_was_killed_while_it_waited_has_an_error_and_no_attempt() -> None:

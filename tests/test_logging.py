@@ -16,7 +16,7 @@ import trio
 from trio_tasks._concurrency.exception_groups import find_within, leaves
 from trio_tasks._logging import SafeLogger, catch_errors, log, log_and_suppress, passes_through
 
-from tests._rude_errors import RudeError, group
+from tests._base_errors import PlainBaseError, group
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -32,12 +32,12 @@ CONTAINED = [
     ValueError("no"),
     SystemExit(3),
     GeneratorExit(),
-    RudeError(),
+    PlainBaseError(),
     asyncio.CancelledError(),
     StopIteration(),
     StopAsyncIteration(),
     group(SystemExit()),
-    group(group(RudeError()), ValueError()),
+    group(group(PlainBaseError()), ValueError()),
 ]
 PASSES = [KeyboardInterrupt(), RudeInterrupt(), group(ValueError(), group(KeyboardInterrupt()))]
 

@@ -324,7 +324,7 @@ async def test_a_storage_that_fails_ends_the_worker_and_what_was_in_transit_wait
 async def test_what_a_storage_refuses_is_left_out_and_logged(
     refusal: Exception, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Choosy(PlainStorage):
+    class RefusesBad(PlainStorage):
         async def push_task(self, task: Task[Any]) -> TaskId:
             self.check(task)
             return await super().push_task(task)
@@ -333,12 +333,12 @@ async def test_what_a_storage_refuses_is_left_out_and_logged(
             if task.args == "bad":
                 raise refusal
 
-    class Quick(Choosy):
+    class Quick(RefusesBad):
         def push_task_nowait(self, task: Task[Any]) -> TaskId:
             self.check(task)
             return self.inner.push_task_nowait(task)
 
-    storage = Choosy() if waits else Quick()
+    storage = RefusesBad() if waits else Quick()
     assert await run_worker(Pipe(channel_of(1, "bad", 2), storage), concurrency=1) == [1, 2]
     assert [record.message.count("<str>: Pending, attempt 0> is left out of") for record in caplog.records] == [1]
     assert str(refusal) in caplog.text
@@ -358,7 +358,7 @@ async def test_a_source_of_refusals_starves_no_trio_task() -> None:
         async def __anext__(self) -> Task[int]:
             return Task.builder(1).id("same").build()
 
-    class Hasty(PlainStorage):
+    class RefusesAtOnce(PlainStorage):
         async def push_task(self, task: Task[Any]) -> TaskId:
             raise ValueError
 
@@ -374,7 +374,7 @@ async def test_a_source_of_refusals_starves_no_trio_task() -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_beside)
-            await Pipe(Endless(), Hasty()).feed()
+            await Pipe(Endless(), RefusesAtOnce()).feed()
     finally:
         logging.disable(logging.NOTSET)
     assert others == [0, 1, 2, 3, 4]

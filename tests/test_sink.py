@@ -13,7 +13,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from trio_tasks import MemoryStorage, Task, TaskId, TaskSink
 
 
-class Basket(TaskSink[int]):
+class ListSink(TaskSink[int]):
     """A minimal sink."""
 
     def __init__(self, room: float = math.inf) -> None:
@@ -32,7 +32,7 @@ class Basket(TaskSink[int]):
         return [task.args for task in self.tasks]
 
 
-SINKS: list[Callable[[], Any]] = [Basket, MemoryStorage]
+SINKS: list[Callable[[], Any]] = [ListSink, MemoryStorage]
 each_sink = pytest.mark.parametrize("make", SINKS, ids=["own", "memory"])
 
 
@@ -45,11 +45,11 @@ def channel_of(*items: Any) -> trio.MemoryReceiveChannel[Any]:
 
 
 async def test_push_makes_a_task_of_args_and_options() -> None:
-    basket = Basket()
-    task_id = await basket.push(
+    sink = ListSink()
+    task_id = await sink.push(
         5, id="five", attempts=2, timeout=3, priority=4, delay=6, metadata={"a": 1}, data=[1.5], expires_in=7
     )
-    (task,) = basket.tasks
+    (task,) = sink.tasks
     assert task_id == task.parts.id == "five"
     assert task.args == 5
     parts = task.parts
@@ -60,19 +60,19 @@ async def test_push_makes_a_task_of_args_and_options() -> None:
 
 
 async def test_push_bulk_gives_each_task_the_options_and_an_id_of_its_own() -> None:
-    basket = Basket()
-    ids = await basket.push_bulk(range(4), priority=3)
-    assert basket.args == [0, 1, 2, 3]
-    assert [task.parts.id for task in basket.tasks] == ids
+    sink = ListSink()
+    ids = await sink.push_bulk(range(4), priority=3)
+    assert sink.args == [0, 1, 2, 3]
+    assert [task.parts.id for task in sink.tasks] == ids
     assert len(set(ids)) == 4
-    assert all(task.parts.priority == 3 for task in basket.tasks)
+    assert all(task.parts.priority == 3 for task in sink.tasks)
 
 
 @each_sink
 async def test_every_task_of_a_bulk_is_given_all_of_the_data(make: Callable[[], Any]) -> None:
     sink = make()
     await sink.push_bulk([1, 2], data=(each for each in [1.5]))
-    tasks = sink.tasks if isinstance(sink, Basket) else await sink.list_tasks()
+    tasks = sink.tasks if isinstance(sink, ListSink) else await sink.list_tasks()
     assert [task.parts.extensions.get(float) for task in tasks] == [1.5, 1.5]
 
 
@@ -81,7 +81,7 @@ async def test_a_bulk_with_a_wrong_option_pushes_nothing(make: Callable[[], Any]
     sink = make()
     with pytest.raises(ValueError, match="attempts must be 1 or more"):
         await sink.push_bulk([1, 2], attempts=0)
-    assert not (sink.tasks if isinstance(sink, Basket) else sink.statistics().pushed)
+    assert not (sink.tasks if isinstance(sink, ListSink) else sink.statistics().pushed)
 
 
 @each_sink
@@ -91,12 +91,12 @@ async def test_a_bulk_cannot_have_one_id(make: Callable[[], Any]) -> None:
 
 
 async def test_a_cancelled_bulk_leaves_in_what_was_put_in() -> None:
-    basket = Basket(room=2)
+    sink = ListSink(room=2)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(basket.push_bulk, range(5))
+        nursery.start_soon(sink.push_bulk, range(5))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert basket.args == [0, 1]
+    assert sink.args == [0, 1]
 
 
 @each_sink
@@ -104,7 +104,7 @@ async def test_push_stream_takes_args_until_the_channel_ends(make: Callable[[], 
     sink = make()
     assert await sink.push_stream(channel_of(1, 2, 3), priority=2) == 3
     assert await sink.push_stream(channel_of()) == 0
-    tasks = sink.tasks if isinstance(sink, Basket) else await sink.list_tasks()
+    tasks = sink.tasks if isinstance(sink, ListSink) else await sink.list_tasks()
     assert [task.args for task in tasks] == [1, 2, 3]
     assert all(task.parts.priority == 2 for task in tasks)
 
@@ -114,14 +114,14 @@ async def test_push_all_takes_whole_tasks(make: Callable[[], Any]) -> None:
     sink = make()
     tasks = [Task(1), Task(2)]
     assert await sink.push_all(channel_of(*tasks)) == 2
-    assert [each.args for each in (sink.tasks if isinstance(sink, Basket) else await sink.list_tasks())] == [1, 2]
+    assert [each.args for each in (sink.tasks if isinstance(sink, ListSink) else await sink.list_tasks())] == [1, 2]
 
 
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"foo": 1}, {"delay": math.nan}, {"id": "one"}], ids=str)
 async def test_push_stream_refuses_a_wrong_option_before_it_takes_anything(options: dict[str, Any]) -> None:
     source = channel_of(1, 2)
     with pytest.raises((TypeError, ValueError)):
-        await Basket().push_stream(source, **options)
+        await ListSink().push_stream(source, **options)
     assert source.statistics().current_buffer_used == 2
 
 
@@ -167,7 +167,7 @@ async def test_a_wrong_option_is_refused_and_nothing_is_pushed(
     sink = make()
     with pytest.raises(kind, match=message):
         await sink.push(1, **options)
-    assert not (sink.tasks if isinstance(sink, Basket) else sink.statistics().pushed)
+    assert not (sink.tasks if isinstance(sink, ListSink) else sink.statistics().pushed)
 
 
 @each_sink

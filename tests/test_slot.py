@@ -769,7 +769,7 @@ async def test_attempts_see_the_context_in_which_the_worker_was_run() -> None:
         variable.reset(token)
 
 
-class Awkward:
+class NotComparable:
     """An object whose comparison raises."""
 
     def __eq__(self, other: object) -> bool:
@@ -779,9 +779,9 @@ class Awkward:
 
 
 async def test_a_context_variable_that_cannot_be_compared_does_no_harm() -> None:
-    token = variable.set(Awkward())
+    token = variable.set(NotComparable())
     try:
-        seen = await seen_by_each_attempt([Awkward(), Awkward(), 3])
+        seen = await seen_by_each_attempt([NotComparable(), NotComparable(), 3])
     finally:
         outside = variable.get()
         variable.reset(token)

@@ -22,40 +22,40 @@ def id_of(n: int) -> str:
     return f"n{n:07}"
 
 
-async def push_one(storage: SqliteStorage[Any], pen: LogFile, n: int, delay: float) -> None:
+async def push_one(storage: SqliteStorage[Any], file: LogFile, n: int, delay: float) -> None:
     task = TaskBuilder(n).id(id_of(n)).run_in_seconds(delay).build() if delay else TaskBuilder(n).id(id_of(n)).build()
     try:
         await storage.push_task(task)
     except DuplicateTaskError:
-        pen.write(f"known {n}")
-    pen.write(f"ack {n} {id_of(n)}")
+        file.write(f"known {n}")
+    file.write(f"ack {n} {id_of(n)}")
 
 
-async def push_many(storage: SqliteStorage[Any], pen: LogFile, first: int, end: int) -> None:
+async def push_many(storage: SqliteStorage[Any], file: LogFile, first: int, end: int) -> None:
     ids = await storage.push_bulk(range(first, end))
-    pen.write(f"ack {first} {' '.join(ids)}")
+    file.write(f"ack {first} {' '.join(ids)}")
 
 
 async def push(settings: ChildSettings) -> None:
     ledger = Ledger.read(settings.ledger)
     rng = random.Random(f"{settings.seed} {settings.name}")
-    pen = LogFile(settings.ledger)
-    pen.write("")  # ends a line that was torn
+    file = LogFile(settings.ledger)
+    file.write("")  # ends a line that was torn
     n = ledger.end
     async with settings.storage() as storage:
         settings.say_up()
         async with trio.open_nursery() as nursery:
             for unsure in ledger.unsure_singles:
-                nursery.start_soon(push_one, storage, pen, unsure, 0.0)
+                nursery.start_soon(push_one, storage, file, unsure, 0.0)
         async with trio.open_nursery() as nursery:
             while True:
                 many = rng.randrange(2, 40) if rng.random() < 0.1 else 1
-                pen.write(f"try {n} {n + many}")
+                file.write(f"try {n} {n + many}")
                 if many > 1:
-                    nursery.start_soon(push_many, storage, pen, n, n + many)
+                    nursery.start_soon(push_many, storage, file, n, n + many)
                 else:
                     delay = rng.random() if rng.random() < 0.1 else 0.0
-                    nursery.start_soon(push_one, storage, pen, n, delay)
+                    nursery.start_soon(push_one, storage, file, n, delay)
                 n += many
                 await trio.sleep(rng.expovariate(settings.rate / many))
 

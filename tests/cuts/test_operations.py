@@ -14,7 +14,7 @@ from trio_tasks.testing import Cut, explore_cancellations
 
 from tests.cuts._backends import BACKENDS, GIVE_BACK_SECONDS
 from tests.cuts._operations import Operation, Seen, operations_of
-from tests.cuts._public import ELSEWHERE, kinds_of_backends, verbs_of
+from tests.cuts._public_methods import ELSEWHERE, kinds_of_backends, verbs_of
 
 pytestmark = pytest.mark.searching
 

@@ -35,7 +35,7 @@ from trio_tasks import (
 )
 from trio_tasks.testing import Cut, TestWorker, explore_cancellations, run_once, run_until_idle
 
-from tests.cuts._public import SIMULATED, kinds_of_backends, public_classes, public_functions, verbs_of
+from tests.cuts._public_methods import SIMULATED, kinds_of_backends, public_classes, public_functions, verbs_of
 
 pytestmark = pytest.mark.searching
 

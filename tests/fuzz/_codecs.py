@@ -24,7 +24,7 @@ from trio_tasks import (
 from trio_tasks._backends.durable import encoding as record
 from trio_tasks._tasks.task import Terms
 
-from tests.fuzz._spoil import spoiled
+from tests.fuzz._corrupt import corrupted
 
 
 class Colour(Enum):
@@ -74,7 +74,7 @@ def _fuzz_codec(kind: type[CborCodec] | type[JsonCodec], random: Random) -> None
     value = make(random)
     if kind is JsonCodec and type_ is Any:
         value = {"a": [1, None, True, 2.5]}
-    read_or_refuse(codec, spoiled(codec.encode(value), random))
+    read_or_refuse(codec, corrupted(codec.encode(value), random))
 
 
 def read_or_refuse(codec: Codec, payload: bytes) -> None:
@@ -103,11 +103,11 @@ def fuzz_record(random: Random) -> None:
         (record.decode_history, history),
         (record.ends_in_loss, history),
     ):
-        data = spoiled(stored, random)
+        data = corrupted(stored, random)
         try:
             read(data)
         except BackendError:
             continue
     entry = PastAttempt(2, math.pi, None, "retried", "ValueError")
-    longer = record.decode_history(record.with_attempt(spoiled(history, random), entry))
+    longer = record.decode_history(record.with_attempt(corrupted(history, random), entry))
     assert longer[-1] == entry

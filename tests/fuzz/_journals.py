@@ -16,10 +16,10 @@ from trio_tasks import BackendError, FileStorage, RetryAfterError, Status, Worke
 from trio_tasks._backends.file.records import FRAME_SIZE, HEADER_SIZE, Frame, frame, header, read_salt, scan
 from trio_tasks.testing import run_seeded
 
-from tests._silence import silence
-from tests.fuzz._foreseen import foreseen
-from tests.fuzz._spoil import spoiled
-from tests.fuzz._use import use
+from tests._logging_off import logging_off
+from tests.fuzz._corrupt import corrupted
+from tests.fuzz._exercise import use
+from tests.fuzz._expected_logs import foreseen
 
 _NAME = "tasks.journal"
 _TASKS = 12
@@ -57,11 +57,11 @@ def _written(seed: int) -> bytes:
 
 def fuzz_journal(random: Random) -> None:
     """Damage and open a whole journal."""
-    data = spoiled(_written(random.randrange(8)), random)
+    data = corrupted(_written(random.randrange(8)), random)
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory:
         path = Path(directory, _NAME)
         path.write_bytes(data)
-        with silence():
+        with logging_off():
             run_seeded(_use, path, data, random.random() < 0.5, seed=_USER)
 
 
@@ -72,7 +72,7 @@ def fuzz_entries(random: Random) -> None:
     payloads = [found.payload for found in scan(BytesIO(data), salt) if isinstance(found, Frame)]
     for _ in range(random.choice((1, 1, 2, 5))):
         number = random.randrange(len(payloads))
-        payloads[number] = random.choice((_altered, _altered, spoiled))(payloads[number], random)
+        payloads[number] = random.choice((_altered, _altered, corrupted))(payloads[number], random)
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory, foreseen():
         path = Path(directory, _NAME)
         frames = [frame(salt, number, payload) for number, payload in enumerate(payloads, 1)]

@@ -11,7 +11,7 @@ import pytest
 from trio_tasks import BackendError
 from trio_tasks._backends.file.lock import FileLock
 
-from tests.fuzz._spoil import spoiled
+from tests.fuzz._corrupt import corrupted
 
 
 def fuzz_lock(random: Random) -> None:
@@ -30,4 +30,4 @@ def fuzz_lock(random: Random) -> None:
 
 
 def _content(random: Random) -> bytes:
-    return random.choice((b"", b"\0" * 100, b"9" * 5000, "٣²".encode(), spoiled(b"%d\n" % os.getpid(), random)))
+    return random.choice((b"", b"\0" * 100, b"9" * 5000, "٣²".encode(), corrupted(b"%d\n" % os.getpid(), random)))

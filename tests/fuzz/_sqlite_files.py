@@ -16,10 +16,10 @@ from trio_tasks._backends.sqlite import schema as _sqlite_schema
 from trio_tasks._backends.sqlite.driver import connect
 from trio_tasks.testing import run_seeded
 
-from tests.fuzz._foreseen import foreseen
-from tests.fuzz._spoil import spoiled
+from tests.fuzz._corrupt import corrupted
+from tests.fuzz._exercise import USER, by, use, write
+from tests.fuzz._expected_logs import foreseen
 from tests.fuzz._tables import drivers
-from tests.fuzz._use import USER, by, use, write
 
 _PAGE = 512
 """Bytes: the smallest page there is, so that much of the file is something that matters."""
@@ -44,9 +44,9 @@ def fuzz_file(random: Random) -> None:
     """Damage and open a file and its log."""
     database, log = _written(random.random() < 0.4)
     if not log or random.random() < 0.6:
-        database = _spoiled(database, random)
+        database = _corrupted(database, random)
     else:
-        log = _spoiled(log, random)
+        log = _corrupted(log, random)
     driver = random.choice(drivers())
     small = random.choice((0, _sqlite_schema._SMALL))  # a large file is not read through when it is opened
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory, foreseen():
@@ -58,18 +58,20 @@ def fuzz_file(random: Random) -> None:
             run_seeded(use, path, by(driver), seed=USER)
 
 
-def _spoiled(data: bytes, random: Random) -> bytes:
+def _corrupted(data: bytes, random: Random) -> bytes:
     """Bytes anywhere, or those of a page, which stay in their place: the whole is not moved, as by what is put in."""
     for _ in range(random.choice((1, 1, 2, 8))):
         start = random.randrange(0, max(1, len(data)), _PAGE)
         page = data[start : start + _PAGE]
         way = random.randrange(6)
         if way == 0:
-            data = spoiled(data, random)
+            data = corrupted(data, random)
         elif way == 1:
             other = random.randrange(0, max(1, len(data)), _PAGE)
             data = data[:start] + data[other : other + len(page)].ljust(len(page), b"\0") + data[start + len(page) :]
         else:
             head = page[: random.choice((8, 40, 100, _PAGE))]  # where a page says what is in it, and where
-            data = data[:start] + spoiled(head, random).ljust(len(head), b"\0")[: len(head)] + data[start + len(head) :]
+            data = (
+                data[:start] + corrupted(head, random).ljust(len(head), b"\0")[: len(head)] + data[start + len(head) :]
+            )
     return data

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from trio_tasks._backends.sqlite.driver import Connection, connect, is_of_the_driver
 from trio_tasks.testing import run_seeded
 
-from tests.fuzz._foreseen import foreseen
-from tests.fuzz._spoil import spoiled
-from tests.fuzz._use import USER, by, use, write
+from tests.fuzz._corrupt import corrupted
+from tests.fuzz._exercise import USER, by, use, write
+from tests.fuzz._expected_logs import foreseen
 
 if TYPE_CHECKING:
     from trio_tasks._backends.sqlite.driver import Driver
@@ -97,13 +97,13 @@ def _fuzz(tables: tuple[str, ...], random: Random) -> None:
     with TemporaryDirectory(prefix="trio_tasks-fuzz-") as directory, foreseen():
         path = Path(directory, "tasks.db")
         path.write_bytes(template())
-        meddle = partial(_meddle, driver, path, tables, random)
+        tamper = partial(_tamper, driver, path, tables, random)
         if times != "meanwhile":
-            meddle()
-        run_seeded(use, path, by(driver), None if times == "before" else meddle, seed=USER)
+            tamper()
+        run_seeded(use, path, by(driver), None if times == "before" else tamper, seed=USER)
 
 
-def _meddle(driver: Driver, path: Path, tables: tuple[str, ...], random: Random) -> None:
+def _tamper(driver: Driver, path: Path, tables: tuple[str, ...], random: Random) -> None:
     """By the same driver: another one in this process would take the locks away."""
     with closing(connect(driver, str(path))) as connection:
         if random.random() < 0.3:
@@ -128,7 +128,7 @@ def _put(connection: Connection, table: str, random: Random) -> None:
     rows = connection.execute(f"SELECT {column} FROM {table} WHERE {where.format(table=table)} LIMIT 1")
     value = random.choice(_VALUES)
     if rows and isinstance(rows[0][0], bytes) and random.random() < 0.5:
-        value = spoiled(rows[0][0], random)
+        value = corrupted(rows[0][0], random)
     sign = "CAST(? AS TEXT)" if isinstance(value, bytes) and random.random() < 0.3 else "?"
     connection.execute(f"UPDATE {table} SET {column} = {sign} WHERE {where.format(table=table)}", (value,))
 

@@ -20,7 +20,7 @@ from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
 from trio_tasks._backends.sqlite.wakeup import WakeupSocket
 
-from tests.fuzz._spoil import spoiled
+from tests.fuzz._corrupt import corrupted
 
 _LOOPBACK = "127.0.0.1"
 _TIMEOUT = 60.0
@@ -105,7 +105,7 @@ def _datagrams(key: bytes, random: Random) -> Iterator[bytes]:
         elif way == 2:
             yield random.randbytes(random.choice((1, 15, 16, 17, 64, 65, 300)))
         else:
-            yield spoiled(key, random)
+            yield corrupted(key, random)
 
 
 async def _wake(random: Random) -> None:

@@ -235,7 +235,7 @@ async def test_by_key_nothing_shakes_the_count(seed: int, autojump_clock: trio.t
     chance = random.Random(seed)
     limit, room = ConcurrencyLimit(2, key=lambda task: task.args), Room()
 
-    async def visitor() -> None:
+    async def caller() -> None:
         for _ in range(10):
             await trio.sleep(chance.choice([0, 0, 1, 5]))
             room.seconds = chance.choice([0, 1, 3])
@@ -244,7 +244,7 @@ async def test_by_key_nothing_shakes_the_count(seed: int, autojump_clock: trio.t
 
     async with trio.open_nursery() as nursery:
         for _ in range(8):
-            nursery.start_soon(visitor)
+            nursery.start_soon(caller)
     assert max(room.most["a"], room.most["b"]) == 2
     assert limit.statistics() == ConcurrencyLimitStatistics(limit=2, taken=0, waiting=0, keys=())
 

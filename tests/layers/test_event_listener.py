@@ -49,16 +49,16 @@ class Hand:
         return "nowhere"
 
 
-class Ear:
+class EventLog:
     """A listener that records events and their workers."""
 
     def __init__(self) -> None:
-        self.heard: list[Event] = []
+        self.events: list[Event] = []
         self.contexts: set[str] = set()
 
     def __call__(self, context: WorkerContext, event: Event) -> None:
         self.contexts.add(context.name)
-        self.heard.append(event)
+        self.events.append(event)
 
 
 async def double(task: Task[int]) -> int:
@@ -66,80 +66,80 @@ async def double(task: Task[int]) -> int:
 
 
 async def test_it_hears_the_beginning_and_a_success() -> None:
-    ear = Ear()
+    log = EventLog()
     task = Hand().hold(21)
-    assert await EventListener(ear)(double, task) == 42
-    assert ear.heard == [Engage(task), Success(task, 42)]
-    assert ear.contexts == {"w"}
+    assert await EventListener(log)(double, task) == 42
+    assert log.events == [Engage(task), Success(task, 42)]
+    assert log.contexts == {"w"}
 
 
 async def test_it_hears_an_error_and_what_becomes_of_it() -> None:
-    ear, error = Ear(), KeyError("x")
+    log, error = EventLog(), KeyError("x")
 
     async def fail(task: Task[int]) -> None:
         raise error
 
     task = Hand().hold(1)
     with pytest.raises(KeyError):
-        await EventListener(ear, retry=RetryPolicy(backoff=constant(3)))(fail, task)
-    assert ear.heard == [Engage(task), Error(task, error, Retried(error, 3))]
+        await EventListener(log, retry=RetryPolicy(backoff=constant(3)))(fail, task)
+    assert log.events == [Engage(task), Error(task, error, Retried(error, 3))]
 
 
 async def test_errors_are_judged_by_the_policy_of_the_worker_that_runs_the_task() -> None:
-    ear, error = Ear(), SystemExit(1)
+    log, error = EventLog(), SystemExit(1)
 
     async def fail(task: Task[int]) -> None:
         raise error
 
     task = Hand(RetryPolicy(attempts=1)).hold(1)
     with pytest.raises(SystemExit):
-        await EventListener(ear)(fail, task)
-    assert ear.heard[1:] == [Error(task, error, Failed(error))]
+        await EventListener(log)(fail, task)
+    assert log.events[1:] == [Error(task, error, Failed(error))]
 
 
 async def test_without_a_policy_errors_are_judged_as_is_usual() -> None:
-    ear, error = Ear(), KeyError("x")
+    log, error = EventLog(), KeyError("x")
 
     async def fail(task: Task[int]) -> None:
         raise error
 
     with pytest.raises(KeyError):
-        await EventListener(ear)(fail, Hand().hold(1))
-    told = ear.heard[1]
+        await EventListener(log)(fail, Hand().hold(1))
+    told = log.events[1]
     assert isinstance(told, Error)
     assert isinstance(told.outcome, Retried)
     assert 0.5 <= told.outcome.after <= 1
 
 
 async def test_an_error_that_only_happens_to_come_after_a_cancellation_is_one() -> None:
-    ear, error = Ear(), KeyError("x")
+    log, error = EventLog(), KeyError("x")
 
     async def fail(task: Task[int]) -> None:
         scope.cancel()
         raise error
 
     with pytest.raises(KeyError), trio.CancelScope() as scope:
-        await EventListener(ear)(fail, Hand().hold(1))
-    assert [type(event) for event in ear.heard] == [Engage, Error]
+        await EventListener(log)(fail, Hand().hold(1))
+    assert [type(event) for event in log.events] == [Engage, Error]
 
 
 async def test_after_a_cancellation_it_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    ear = Ear()
+    log = EventLog()
 
     async def sleep(task: Task[int]) -> None:
         await trio.sleep_forever()
 
     task = Hand().hold(1)
     with trio.move_on_after(1) as scope:
-        await EventListener(ear)(sleep, task)
+        await EventListener(log)(sleep, task)
     assert scope.cancelled_caught
-    assert ear.heard == [Engage(task)]
+    assert log.events == [Engage(task)]
 
 
 async def test_after_a_cancellation_that_its_cleanup_hides_it_hears_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ear = Ear()
+    log = EventLog()
 
     async def clean_up_badly(task: Task[int]) -> None:
         try:
@@ -149,27 +149,27 @@ async def test_after_a_cancellation_that_its_cleanup_hides_it_hears_nothing(
 
     task = Hand().hold(1)
     with pytest.raises(ConnectionError), trio.move_on_after(1):
-        await EventListener(ear)(clean_up_badly, task)
-    assert ear.heard == [Engage(task)]
+        await EventListener(log)(clean_up_badly, task)
+    assert log.events == [Engage(task)]
 
 
-@pytest.mark.parametrize("error", [ValueError("deaf"), SystemExit(1)], ids=["an error", "an exit"])
+@pytest.mark.parametrize("error", [ValueError("failing_listener"), SystemExit(1)], ids=["an error", "an exit"])
 async def test_a_listener_that_fails_changes_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    def deaf(context: WorkerContext, event: Event) -> None:
+    def failing_listener(context: WorkerContext, event: Event) -> None:
         raise error
 
-    assert await EventListener(deaf)(double, Hand().hold(21)) == 42
+    assert await EventListener(failing_listener)(double, Hand().hold(21)) == 42
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert "failed on Engage(" in caplog.text
 
 
 async def test_without_a_worker_there_is_no_context_to_tell_of() -> None:
     with pytest.raises(WorkerError, match="no worker has claimed task"):
-        await EventListener(Ear())(double, Task(1))
+        await EventListener(EventLog())(double, Task(1))
 
 
 async def test_in_a_worker_its_place_decides_what_it_hears(autojump_clock: trio.testing.MockClock) -> None:
-    outer, inner = Ear(), Ear()
+    outer, inner = EventLog(), EventLog()
     storage = MemoryStorage[str]()
     await storage.push("21")
     storage.close()
@@ -185,9 +185,9 @@ async def test_in_a_worker_its_place_decides_what_it_hears(autojump_clock: trio.
     layers: list[Any] = [EventListener(outer), Retry(5), MapArgs(int), EventListener(inner)]
     untyped: Any = flaky
     await Worker("w", storage, untyped, layers=layers).run()
-    assert [type(event) for event in outer.heard] == [Engage, Success]
-    assert [type(event) for event in inner.heard] == [Engage, Error, Engage, Error, Engage, Success]
-    first_in, first_out = inner.heard[0], outer.heard[0]
+    assert [type(event) for event in outer.events] == [Engage, Success]
+    assert [type(event) for event in inner.events] == [Engage, Error, Engage, Error, Engage, Success]
+    first_in, first_out = inner.events[0], outer.events[0]
     assert isinstance(first_in, Engage)
     assert isinstance(first_out, Engage)
     assert (first_out.task.args, first_in.task.args) == ("21", 21)

@@ -27,7 +27,7 @@ from trio_tasks._backends.channel import as_backend
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.testing._exploration.steps import StepCounter
 
-from tests._attempt_checker import AttemptChecker, run_apart
+from tests._attempt_checker import AttemptChecker, run_isolated
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -85,7 +85,7 @@ class Scenario:
 
     def run(self) -> None:
         """Run the scenario in a trio run of its own, in virtual time."""
-        run_apart(f"the program cut before step {self._step}", self._main, self._step_counter)
+        run_isolated(f"the program cut before step {self._step}", self._main, self._step_counter)
 
     @property
     def was_cut(self) -> bool:

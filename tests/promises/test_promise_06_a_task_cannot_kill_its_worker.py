@@ -37,11 +37,11 @@ if sys.version_info < (3, 11):
 ONCE = RetryPolicy(1)
 
 
-class RudeError(BaseException):
+class PlainBaseError(BaseException):
     """An error that ``except Exception`` does not catch, as asyncio's CancelledError."""
 
 
-class SpeechlessError(Exception):
+class UnprintableError(Exception):
     """An error whose text and repr raise."""
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class UndecidedError(Exception):
         raise ZeroDivisionError("len")
 
 
-class DisguisedError(Exception):
+class WithoutClassError(Exception):
     """An error whose ``__class__`` raises."""
 
     @property
@@ -107,20 +107,20 @@ def tampered(delay: Any) -> Exception:
 
 RAISED: dict[str, Callable[[], BaseException]] = {
     "SystemExit": lambda: SystemExit(3),
-    "RudeError": RudeError,
+    "PlainBaseError": PlainBaseError,
     "GeneratorExit": GeneratorExit,
     "StopIteration": lambda: StopIteration(1),
     "StopAsyncIteration": StopAsyncIteration,
     "RecursionError": lambda: RecursionError("too deep"),
     "MemoryError": MemoryError,
-    "SpeechlessError": SpeechlessError,
-    "AbortError of a SpeechlessError": lambda: AbortError(SpeechlessError()),
+    "UnprintableError": UnprintableError,
+    "AbortError of a UnprintableError": lambda: AbortError(UnprintableError()),
     "UndecidedError": UndecidedError,
     "an UndecidedError behind it": with_undecided_cause,
-    "DisguisedError": DisguisedError,
+    "WithoutClassError": WithoutClassError,
     "a group with SystemExit": lambda: BaseExceptionGroup("group", [SystemExit(3), ValueError()]),
-    "a group with GeneratorExit": lambda: BaseExceptionGroup("group", [GeneratorExit(), RudeError()]),
-    "a group with SpeechlessError": lambda: ExceptionGroup("group", [SpeechlessError(), UndecidedError()]),
+    "a group with GeneratorExit": lambda: BaseExceptionGroup("group", [GeneratorExit(), PlainBaseError()]),
+    "a group with UnprintableError": lambda: ExceptionGroup("group", [UnprintableError(), UndecidedError()]),
     "a very deep group": deep_group,
     "an endless chain": endless_chain,
     "a delay that is NaN": lambda: tampered(float("nan")),
@@ -132,9 +132,9 @@ RAISED: dict[str, Callable[[], BaseException]] = {
 
 
 NOT_BY_A_CHILD = {
-    "SpeechlessError",
-    "AbortError of a SpeechlessError",
-    "a group with SpeechlessError",
+    "UnprintableError",
+    "AbortError of a UnprintableError",
+    "a group with UnprintableError",
     "a very deep group",
 }
 """trio itself takes the repr of what a child of a nursery raises, and breaks down if that fails."""
@@ -221,7 +221,7 @@ def _layers(misbehave: Callable[[str], str], where: str) -> list[Any]:
     return {"layer": [layer], "layer, on calling": [layer_on_calling]}.get(where, [])
 
 
-class Unspeakable:
+class Unprintable:
     """A value whose repr raises."""
 
     def __init__(self, error: type[BaseException] = ZeroDivisionError) -> None:
@@ -251,12 +251,12 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: A
     async def handler(args: object) -> Any:
         return args
 
-    args = [Unspeakable(), Unspeakable(SystemExit), 1]
+    args = [Unprintable(), Unprintable(SystemExit), 1]
     assert _kinds_after(lambda: run_handler(handler, *args, on_event=[listener])) == ["Succeeded"] * 3
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])]
+    "error", [ValueError("no"), SystemExit(3), PlainBaseError(), BaseExceptionGroup("", [SystemExit()])]
 )
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: BaseException) -> None:
     """A failing listener does not change an outcome either, and others hear what it has heard."""
@@ -274,7 +274,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: B
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), SystemExit(3), RudeError(), BaseExceptionGroup("", [SystemExit()])]
+    "error", [ValueError("no"), SystemExit(3), PlainBaseError(), BaseExceptionGroup("", [SystemExit()])]
 )
 def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: BaseException) -> None:
     async def fail() -> None:
@@ -287,7 +287,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: 
     assert _kinds_after(lambda: run_handler(handler, 1, 2)) == ["Succeeded", "Succeeded"]
 
 
-@pytest.mark.parametrize("error", [ValueError, SpeechlessError])
+@pytest.mark.parametrize("error", [ValueError, UnprintableError])
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_policy_that_does_not_know_its_error(
     error: type[Exception],
 ) -> None:
@@ -319,9 +319,9 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_context_variable(error: t
 
     async def handler(args: int) -> None:
         found.append(variable.get())
-        variable.set(Unspeakable(error))
+        variable.set(Unprintable(error))
 
-    mine = Unspeakable(error)
+    mine = Unprintable(error)
 
     async def work() -> EventRecord:
         variable.set(mine)
@@ -457,7 +457,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_a_listener_to_
 
     def fail(context: WorkerContext, event: Event) -> None:
         if isinstance(event, Engage):
-            raise RudeError
+            raise PlainBaseError
 
     async def handler(args: int) -> int:
         return args

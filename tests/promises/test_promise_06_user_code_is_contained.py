@@ -65,7 +65,7 @@ from trio_tasks.layers import (
     Trace,
 )
 
-from tests._rude_errors import RudeError, group
+from tests._base_errors import PlainBaseError, group
 from tests._scale import scaled
 
 if sys.version_info < (3, 11):
@@ -92,17 +92,17 @@ class WithArguments(BaseException):
         self.reason = reason
 
 
-class Speechless(BaseException):
+class WithoutText(BaseException):
     def __str__(self) -> NoReturn:
         raise SystemExit("no text")
 
 
-class Nameless(Exception):
+class WithoutRepr(Exception):
     def __repr__(self) -> NoReturn:
         raise GeneratorExit("no repr")
 
 
-class Disguised(Exception):
+class WithoutClass(Exception):
     @property  # type: ignore[misc]  # that it is wrong is the point
     def __class__(self) -> NoReturn:  # type: ignore[override]  # as above
         raise SystemExit("no class")
@@ -117,7 +117,7 @@ class HiddenGroup(BaseExceptionGroup[BaseException]):  # noqa: ASYNC126  nobody 
 class WithoutArgs(Exception):
     @property
     def args(self) -> NoReturn:  # type: ignore[override]  # that it is wrong is the point
-        raise RudeError("no args")
+        raise PlainBaseError("no args")
 
 
 def deep_group() -> BaseException:
@@ -138,11 +138,11 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: asyncio.CancelledError(),
     lambda: concurrent.futures.CancelledError(),
     lambda: BaseException("plain"),
-    lambda: RudeError(),
+    lambda: PlainBaseError(),
     lambda: WithArguments(1, reason="two arguments"),
-    lambda: Speechless(),
-    lambda: Nameless(),
-    lambda: Disguised(),
+    lambda: WithoutText(),
+    lambda: WithoutRepr(),
+    lambda: WithoutClass(),
     lambda: WithoutArgs(),
     lambda: StopIteration(1),
     lambda: StopAsyncIteration(),
@@ -160,16 +160,16 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: UnsettledError(ValueError("not yours"), permanent=False),
     lambda: OrphanedError("not yours"),
     lambda: AbortError(SystemExit(3)),
-    lambda: RetryAfterError(RudeError(), 0),
+    lambda: RetryAfterError(PlainBaseError(), 0),
     lambda: DeferredError(GeneratorExit()),
     lambda: group(SystemExit(3)),
-    lambda: group(GeneratorExit(), RudeError(), ValueError()),
+    lambda: group(GeneratorExit(), PlainBaseError(), ValueError()),
     lambda: group(asyncio.CancelledError()),
     lambda: HiddenGroup("group", [SystemExit(3)]),
     lambda: ExceptionGroup("group", [ExceptionGroup("inner", [trio.EndOfChannel()])]),
     deep_group,
 ]
-NOT_BY_A_CHILD = {Nameless, Disguised}
+NOT_BY_A_CHILD = {WithoutRepr, WithoutClass}
 """trio itself takes the repr of what a child of a nursery raises, and breaks down if that fails."""
 
 
@@ -396,12 +396,12 @@ def _(trial: Trial) -> None:
 
 @place("an error's __str__")
 def _(trial: Trial) -> None:
-    class Untold(Exception):
+    class Unprintable(Exception):
         __str__ = __repr__ = lambda self: trial.explode()
 
     async def handler(args: Any) -> None:
         if number_of(args) == BAD:
-            raise Untold
+            raise Unprintable
 
     trial.handler, trial.fails_anyway = handler, True
     trial.worker["layers"] = [Log()]
@@ -409,12 +409,12 @@ def _(trial: Trial) -> None:
 
 @place("an error's __class__")
 def _(trial: Trial) -> None:
-    class Lying(Exception):
+    class Unreadable(Exception):
         __class__ = __cause__ = __context__ = __traceback__ = property(trial.explode)
 
     async def handler(args: Any) -> None:
         if number_of(args) == BAD:
-            raise Lying
+            raise Unreadable
 
     trial.handler, trial.fails_anyway, trial.may_go_unasked = handler, True, True
 
@@ -646,7 +646,7 @@ async def run(trial: Trial, path: Path) -> list[Any]:
             return [await storage.wait_for(task_id) for task_id in ids]
 
 
-REPLACED = {StopIteration, StopAsyncIteration, Disguised, HiddenGroup}
+REPLACED = {StopIteration, StopAsyncIteration, WithoutClass, HiddenGroup}
 """Python makes a RuntimeError of the first two where they come out of a coroutine; the others raise another error when
 trio asks them what they are."""
 

@@ -282,12 +282,12 @@ async def test_promise_13_nothing_fails_silently_and_no_args_or_results_are_show
 async def test_promise_13_nothing_fails_silently_whatever_the_text_it_is_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Mute(Exception):
+    class WithoutText(Exception):
         def __str__(self) -> str:
             raise SystemExit("not even this")
 
     async def fail(what: str) -> None:
-        raise Mute if what == "mute" else ValueError("one\n\x1b[31mtwo" + "x" * 10_000)
+        raise WithoutText if what == "mute" else ValueError("one\n\x1b[31mtwo" + "x" * 10_000)
 
     storage = MemoryStorage[str]()
     await storage.push("long", attempts=2, id="a\nb\x1b")

@@ -23,23 +23,23 @@ from trio_tasks.testing import Faults, run_seeded
 
 from tests._attempt_checker import ALL
 from tests.simulation._audit import audit
-from tests.simulation._behaviour import Behaviour
 from tests.simulation._claim import Claim
 from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._program_run import ProgramRun, rng
-from tests.simulation._pushing import Pushing
 from tests.simulation._quiescence_checks import QuiescenceChecks
 from tests.simulation._random_controls import RandomControls
+from tests.simulation._random_handlers import RandomHandlers
+from tests.simulation._random_pushes import RandomPushes
 from tests.simulation._random_workers import RandomWorkers
 from tests.simulation._stores import Kind, Stores
-from tests.simulation._threads import Threads
+from tests.simulation._virtual_threads import Threads
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 LONG = 2e4
 """Seconds after which a program is stuck."""
-_CALM_SECONDS = 300.0
+_FINISH_SECONDS = 300.0
 """Seconds after which calm workers have done whatever can be left: no lease, delay or absence is nearly as long."""
 _NOTICE = 4.0
 """Seconds within which an orphan is noticed: SQLite looks for them each second, a file knows when a lease is over."""
@@ -70,10 +70,10 @@ class Program:
         self.stores = Stores(kind, self.random)
         self.checker = ClaimChecker(has_leases=kind != "memory", may_oversleep=self.faults.jump > 0)
         self._threads = Threads()
-        self._pushing = Pushing(self.checker)
-        self._behaviour = Behaviour(self.checker, seed, self, self._threads)
-        self._random_workers = RandomWorkers(seed, self.faults, self.checker, self._behaviour)
-        self._random_controls = RandomControls(self.checker, self._pushing, self._random_workers)
+        self._random_pushes = RandomPushes(self.checker)
+        self._random_handlers = RandomHandlers(self.checker, seed, self, self._threads)
+        self._random_workers = RandomWorkers(seed, self.faults, self.checker, self._random_handlers)
+        self._random_controls = RandomControls(self.checker, self._random_pushes, self._random_workers)
         self._quiescence_checks = QuiescenceChecks(self.checker, self.stores, self.faults)
         self._missing: set[Claim] = set()
         self._program_run: ProgramRun
@@ -104,7 +104,7 @@ class Program:
                         await self._run_random(self._program_run)
                         await audit(self.checker, storages[0])
                         if number == self.stores.run_count - 1:
-                            await self._finish_calmly(self._program_run)
+                            await self._finish_in_order(self._program_run)
                             await audit(self.checker, storages[0])
                     finally:
                         self._quiescence_checks.program_run = None
@@ -127,7 +127,7 @@ class Program:
                         else random.choice(program_run.storages)
                     )
                     nursery.start_soon(
-                        self._pushing.push, sink, rng(self.seed, "pusher", number, workers.backends_made)
+                        self._random_pushes.push, sink, rng(self.seed, "pusher", number, workers.backends_made)
                     )
                 for _ in range(random.randint(1, 3)):
                     self._random_workers.start_worker(program_run, nursery)
@@ -143,7 +143,7 @@ class Program:
                 if random.random() < 0.3:
                     self._wind_down(program_run)
                     if program_run.is_closed:
-                        await self._pushing.push_too_late(random.choice(program_run.storages))
+                        await self._random_pushes.push_too_late(random.choice(program_run.storages))
                     await trio.sleep(random.random() * 30)
                 everything.cancel()
 
@@ -155,27 +155,27 @@ class Program:
         for monitor_model in program_run.monitors:
             monitor_model.shut_down()
 
-    async def _finish_calmly(self, program_run: ProgramRun) -> None:
+    async def _finish_in_order(self, program_run: ProgramRun) -> None:
         """Run a successor without faults until no task is left."""
-        self._behaviour.is_calm = True
+        self._random_handlers.is_orderly = True
         self.checker.note("calm")
         began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             while await self._is_live(program_run, began_at):
-                calm = [self._random_workers.calm_worker(each) for each in program_run.storages]
+                calm = [self._random_workers.orderly_worker(each) for each in program_run.storages]
                 contexts = [worker.prepare() for worker in calm]
                 program_run.contexts += contexts
                 for worker, context in zip(calm, contexts, strict=True):
                     nursery.start_soon(worker.run, context)
                 while not _have_stopped(contexts) and await self._is_live(program_run, began_at):  # noqa: ASYNC110  no event tells of it
                     await trio.sleep(1)
-                if trio.current_time() > began_at + _CALM_SECONDS:
-                    self.checker.fault(f"calm workers are not done after {_CALM_SECONDS:g} s")
+                if trio.current_time() > began_at + _FINISH_SECONDS:
+                    self.checker.fault(f"calm workers are not done after {_FINISH_SECONDS:g} s")
                     nursery.cancel_scope.cancel()
                     return
                 await trio.sleep(1)  # a closed queue may end while somebody who is gone has a lease there
             program_run.close()
-        await self._pushing.push_too_late(program_run.storages[0])
+        await self._random_pushes.push_too_late(program_run.storages[0])
 
     async def _is_live(self, program_run: ProgramRun, began_at: float) -> bool:
         """Return True if tasks are left, and there is time for them."""
@@ -183,7 +183,7 @@ class Program:
         is_quiet = self.checker.has_leases and not self.faults.jump  # or a lease that was over may be renewed unseen
         if metrics["running"] and trio.current_time() > began_at + _NOTICE and is_quiet:
             await self._look_for_orphans(program_run.storages[0])
-        is_late = trio.current_time() > began_at + _CALM_SECONDS
+        is_late = trio.current_time() > began_at + _FINISH_SECONDS
         return bool(metrics["waiting"] + metrics["running"]) and not is_late
 
     async def _look_for_orphans(self, storage: Any) -> None:
@@ -198,8 +198,8 @@ class Program:
 
     async def push_more(self, random: Random) -> None:
         """Push from a handler, in a trio task that outlives the attempt."""
-        task = self._pushing.task(random)
+        task = self._random_pushes.task(random)
         with trio.CancelScope(shield=True):
             seconds = 5 if self.stores.is_memory else math.inf  # for there may never be room again
             with suppress(trio.ClosedResourceError):
-                await self._pushing.push_one(self._program_run.storages[0], task, seconds)
+                await self._random_pushes.push_one(self._program_run.storages[0], task, seconds)

@@ -24,7 +24,7 @@ class ProgramRun:
     scopes: list[trio.CancelScope] = field(default_factory=list[trio.CancelScope])
     monitors: list[MonitorModel] = field(default_factory=list[MonitorModel])
     is_closed: bool = False
-    calm_since: float | None = None
+    orderly_since: float | None = None
 
     @property
     def workers(self) -> Iterator[WorkerContext]:

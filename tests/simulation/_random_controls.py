@@ -10,7 +10,7 @@ from trio_tasks import DuplicateTaskError
 
 from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._program_run import ProgramRun
-from tests.simulation._pushing import Pushing
+from tests.simulation._random_pushes import RandomPushes
 from tests.simulation._random_workers import RandomWorkers
 
 
@@ -23,7 +23,7 @@ class RandomControls:
       random_workers: to have more workers.
     """
 
-    def __init__(self, checker: ClaimChecker, pushing: Pushing, random_workers: RandomWorkers) -> None:
+    def __init__(self, checker: ClaimChecker, pushing: RandomPushes, random_workers: RandomWorkers) -> None:
         self._checker = checker
         self._pushing = pushing
         self._random_workers = random_workers

@@ -14,11 +14,11 @@ from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks.abc import Backend
 from trio_tasks.testing import Faults, FaultyBackend
 
-from tests.simulation._behaviour import Behaviour, RandomGate
 from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._monitor_model import MonitorModel
 from tests.simulation._observed_backend import Barrier, ObservedBackend
 from tests.simulation._program_run import ProgramRun, rng
+from tests.simulation._random_handlers import RandomGate, RandomHandlers
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -45,12 +45,12 @@ class RandomWorkers:
       behaviour: of its handlers.
     """
 
-    def __init__(self, seed: int, faults: Faults, checker: ClaimChecker, behaviour: Behaviour) -> None:
+    def __init__(self, seed: int, faults: Faults, checker: ClaimChecker, behaviour: RandomHandlers) -> None:
         self.backends_made = 0
         self._seed = seed
         self._faults = faults
         self._checker = checker
-        self._behaviour = behaviour
+        self._random_handlers = behaviour
         self._started = 0
 
     def faulty_backend(self, program_run: ProgramRun, random: Random) -> Any:
@@ -71,16 +71,18 @@ class RandomWorkers:
         random = rng(self._seed, "worker", self._started)
         nursery.start_soon(self._run_one, program_run, random, f"worker {self._started}")
 
-    def calm_worker(self, storage: Any) -> Worker[Any, int]:
+    def orderly_worker(self, storage: Any) -> Worker[Any, int]:
         """Make a worker without any faults."""
         backend = ObservedBackend(storage, self._checker)
-        return Worker("calm", backend, self._behaviour.handle, on_event=self._checker.on_event)
+        return Worker("calm", backend, self._random_handlers.handle, on_event=self._checker.on_event)
 
     def _worker(self, program_run: ProgramRun, random: Random, *, name: str) -> Worker[Any, int]:
         backend: Backend[int] = self.faulty_backend(program_run, random)
         more = rng(self._seed, "more of a worker", self.backends_made)
         in_threads = more.random() < 0.15
-        handler: Callable[..., Any] = self._behaviour.handle_in_thread if in_threads else self._behaviour.handle
+        handler: Callable[..., Any] = (
+            self._random_handlers.handle_in_thread if in_threads else self._random_handlers.handle
+        )
         layers: list[Any] = [self._cancelled_unseen] if in_threads else []
         make: Any = Worker  # whether what is handled is handled in a thread is decided here
         worker: Worker[Any, int] = make(

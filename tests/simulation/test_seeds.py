@@ -12,8 +12,8 @@ from dataclasses import fields
 import pytest
 from trio_tasks.testing import Faults
 
+from tests._logging_off import logging_off
 from tests._scale import seeds
-from tests._silence import silence
 from tests.simulation._found import FOUND
 from tests.simulation._program import Program
 from tests.simulation._stores import KINDS, Kind
@@ -28,7 +28,7 @@ _SEEDS = dict.fromkeys(KINDS, range(int(_FIRST), int(_LAST or _FIRST) + 1)) if _
 
 def run(kind: Kind, seed: int) -> Program:
     program = Program(kind, seed)
-    with silence():
+    with logging_off():
         program.run()
     assert not program.checker.faults, f"to see it again: python -m tests.simulation {kind} {seed}"
     return program

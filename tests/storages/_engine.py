@@ -64,7 +64,7 @@ class TroubledEngine(Engine):
         self.trouble: Exception | None = None
         self.late_trouble: Exception | None = None
         self.gate: trio.Event | None = None
-        self.is_deaf = False
+        self.misses_wakeups = False
         self.calls: Counter[str] = Counter()
         self.exchanges: list[Exchange] = []
         self.at_once = 0
@@ -179,7 +179,7 @@ class TroubledEngine(Engine):
         return names
 
     async def listen(self, on_news: Callable[[], None]) -> None:
-        if not self.is_deaf:
+        if not self.misses_wakeups:
             self.store.listeners[self] = on_news
         try:
             await trio.sleep_forever()

@@ -21,10 +21,10 @@ from trio_tasks.testing import check_backend
 from trio_tasks.testing._conformance.check import RULES
 from trio_tasks.testing._conformance.rule import Feature
 
-from tests._rude_errors import RudeError
+from tests._base_errors import PlainBaseError
 from tests.storages._engine import Storage
 
-ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), RudeError(), GeneratorExit()]
+ERRORS = [BackendError("refused"), OSError(5, "disk I/O error"), SystemExit(3), PlainBaseError(), GeneratorExit()]
 
 STEPS: dict[str, list[tuple[type, str]]] = {
     "sqlite": [

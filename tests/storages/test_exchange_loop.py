@@ -161,9 +161,9 @@ async def test_what_falls_due_is_received_then_without_looking(autojump_clock: M
 
 async def test_news_that_went_astray_is_made_up_for_by_looking(autojump_clock: MockClock) -> None:
     store = Store()
-    deaf = TroubledEngine(store)
-    deaf.is_deaf = True
-    async with Storage[int](deaf, poll_interval=2.0) as storage, Storage[int](TroubledEngine(store)) as other:
+    polling_engine = TroubledEngine(store)
+    polling_engine.misses_wakeups = True
+    async with Storage[int](polling_engine, poll_interval=2.0) as storage, Storage[int](TroubledEngine(store)) as other:
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon

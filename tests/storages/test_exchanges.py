@@ -17,7 +17,7 @@ from trio_tasks.testing._exploration.steps import StepCounter
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-from tests._attempt_checker import run_apart
+from tests._attempt_checker import run_isolated
 from tests.storages._engine import Storage, Store, TroubledEngine, broken
 
 
@@ -34,7 +34,7 @@ def steps_of(play: Callable[[Cut], Awaitable[None]]) -> int:
     """Run it again and again, cut before each of its steps; the number of the first that it did not take."""
     for step in count(1):
         cut = Cut(step)
-        run_apart(f"{play.__name__} cut before step {step}", partial(play, cut), cut.step_counter)
+        run_isolated(f"{play.__name__} cut before step {step}", partial(play, cut), cut.step_counter)
         if not cut.step_counter.was_reached:
             return step
     raise AssertionError("there is no end")
@@ -422,9 +422,9 @@ async def test_a_closed_queue_waits_for_a_task_that_was_received_outside_of_a_wo
 async def test_a_closed_queue_that_was_empty_once_is_looked_at_again(autojump_clock: MockClock) -> None:
     """Somebody else may have pushed since, and the news of it have gone astray."""
     store = Store()
-    deaf = TroubledEngine(store)
-    deaf.is_deaf = True
-    here = Storage[str](deaf, poll_interval=1000.0)
+    polling_engine = TroubledEngine(store)
+    polling_engine.misses_wakeups = True
+    here = Storage[str](polling_engine, poll_interval=1000.0)
     there = Storage[str](TroubledEngine(store))
     async with here, there:
         here.close()

@@ -18,7 +18,8 @@ from trio_tasks import BackendError, FileStorage, SqliteStorage
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.journal import JournalFile, beside
 
-from tests.storages._places import (
+from tests.storages._rows import QUEUE, claim, ids, new, push, settle, settled
+from tests.storages._store_files import (
     LOSSES,
     NO_FILES,
     ROOT,
@@ -32,7 +33,6 @@ from tests.storages._places import (
     set_mode,
     write,
 )
-from tests.storages._rows import QUEUE, claim, ids, new, push, settle, settled
 
 pytestmark = pytest.mark.once
 

@@ -27,7 +27,8 @@ from trio_tasks._concurrency.exception_groups import leaves
 
 from tests._scale import scaled, seeds
 from tests.storages._child import Child
-from tests.storages._places import (
+from tests.storages._rows import QUEUE, claim, new, push, settle, settled
+from tests.storages._store_files import (
     NO_FILES,
     ROOT,
     as_another_account,
@@ -41,7 +42,6 @@ from tests.storages._places import (
     set_mode,
     write,
 )
-from tests.storages._rows import QUEUE, claim, new, push, settle, settled
 
 pytestmark = pytest.mark.once
 
@@ -96,7 +96,7 @@ async def test_looking_changes_nothing(place: Path, way: None) -> None:
             lambda: storage.discard(task_id),
             lambda: storage.resume_by_id(task_id),
             lambda: storage.reschedule(task_id, 1.0),
-            Worker("w", storage, shout).run,
+            Worker("w", storage, to_upper).run,
         ]
         for change in changes:
             with trio.fail_after(60):
@@ -274,14 +274,14 @@ async def test_a_result_of_another_process_is_waited_for(place: Path) -> None:
     ):
         task_id = await busy.push("a")
         async with trio.open_nursery() as nursery:
-            worker = Worker("w", busy, shout)
+            worker = Worker("w", busy, to_upper)
             context = await nursery.start(worker.run)
             with trio.fail_after(60):
                 assert (await looker.wait_for(task_id)).result == "A"
             context.stop()
 
 
-async def shout(text: str) -> str:
+async def to_upper(text: str) -> str:
     return text.upper()
 
 

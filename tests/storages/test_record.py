@@ -109,18 +109,18 @@ class Colour(IntEnum):
     RED = 1
 
 
-class Mute(Exception):
+class WithoutText(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
 
 
-class Liar(Exception):
+class WithoutArgs(Exception):
     @property
     def args(self) -> tuple[object, ...]:  # type: ignore[override]  # it lies about itself
         raise RuntimeError("no")
 
 
-class Strange(Exception):
+class WithoutNotes(Exception):
     @property
     def __notes__(self) -> list[str]:  # type: ignore[override,unused-ignore]  # the same; 3.10 knows no notes
         raise RuntimeError("no")
@@ -276,9 +276,9 @@ def test_what_was_stored_and_read_can_be_stored_again() -> None:
 
 
 HOSTILE = [
-    Mute("a"),
-    pytest.param(Liar("a")),
-    pytest.param(Strange("a")),
+    WithoutText("a"),
+    pytest.param(WithoutArgs("a")),
+    pytest.param(WithoutNotes("a")),
     ValueError("lone \ud800 surrogate", "\udfff"),
     pytest.param(ValueError(10**5000)),
     ValueError("x" * 10_000_000),

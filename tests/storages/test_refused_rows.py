@@ -50,20 +50,20 @@ def refusal() -> BackendError:
     return error
 
 
-class Picky:
+class RefusingEngine:
     """An engine that refuses exchanges with certain ids, and counts requests."""
 
-    def __init__(self, engine: TroubledEngine, guilty: set[str], error: Callable[[], BaseException]) -> None:
+    def __init__(self, engine: TroubledEngine, bad: set[str], error: Callable[[], BaseException]) -> None:
         self._exchange = engine.exchange
         self._error = error
-        self.guilty = guilty
+        self.bad = bad
         self.keys: set[Any] = set()
         self.queues: set[str] = set()
         self.refused = 0
 
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
         if (
-            any(row.id in self.guilty for row in exchange.pushed)
+            any(row.id in self.bad for row in exchange.pushed)
             or any(each.key in self.keys and each.kind.name == "SUCCEEDED" for each in exchange.settled)
             or any(claim.queue in self.queues for claim in exchange.claims)
         ):
@@ -82,7 +82,7 @@ REFUSALS: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_of_what_travels_together_only_the_guilty_fail(name: str, autojump_clock: MockClock) -> None:
+async def test_in_one_exchange_only_bad_requests_fail(name: str, autojump_clock: MockClock) -> None:
     failed = [await failed_together(random.Random(seed), REFUSALS[name]) for seed in seeds(400)]
     assert max(failed) > min(failed), "it was tried with different numbers of them"
 
@@ -91,11 +91,11 @@ async def failed_together(rng: random.Random, error: Callable[[], BaseException]
     """Push and settle many at once, some of which the engine refuses: exactly those fail. Returns their number."""
     told: dict[str, str] = {}
     async with Storage[int]() as storage:
-        picky = Picky(storage.engine, {f"new-{n}" for n in range(10) if rng.random() < 0.3}, error)
+        refusing = RefusingEngine(storage.engine, {f"new-{n}" for n in range(10) if rng.random() < 0.3}, error)
         await storage.push_bulk(range(rng.randrange(1, 12)))
         running = [await storage.receive() for _ in range(len(await storage.list_tasks()))]
-        picky.keys = {task.parts.context.key for task in running if rng.random() < 0.3}
-        storage.engine.exchange = picky.exchange  # type: ignore[method-assign]  # it asks that for the rest
+        refusing.keys = {task.parts.context.key for task in running if rng.random() < 0.3}
+        storage.engine.exchange = refusing.exchange  # type: ignore[method-assign]  # it asks that for the rest
 
         async def note(name: str, async_fn: Callable[..., Any], *args: Any) -> None:
             try:
@@ -111,15 +111,13 @@ async def failed_together(rng: random.Random, error: Callable[[], BaseException]
                 new = Task.builder(number).id(f"new-{number}").build()
                 nursery.start_soon(note, f"new-{number}", storage.push_task, new)
             nursery.start_soon(note, "innocent", storage.push, 99)
-        guilty = {task.parts.id for task in running if task.parts.context.key in picky.keys} | picky.guilty
-        assert {name for name, what in told.items() if what != "done"} == guilty, told
-        if (
-            error is refusal
-        ):  # where it is not said, a guilty one that is asked for alone looks like an engine that fails
-            assert {told[name] for name in guilty & picky.guilty} <= {"BackendError"}, told
-            assert {told[name] for name in guilty - picky.guilty} <= {"UnsettledError"}, told
-            assert picky.refused <= 8 * len(guilty), "it is split in halves"
-    return len(guilty)
+        bad = {task.parts.id for task in running if task.parts.context.key in refusing.keys} | refusing.bad
+        assert {name for name, what in told.items() if what != "done"} == bad, told
+        if error is refusal:  # where it is not said, a bad one that is asked for alone looks like an engine that fails
+            assert {told[name] for name in bad & refusing.bad} <= {"BackendError"}, told
+            assert {told[name] for name in bad - refusing.bad} <= {"UnsettledError"}, told
+            assert refusing.refused <= 8 * len(bad), "it is split in halves"
+    return len(bad)
 
 
 async def test_a_queue_whose_claims_are_refused_fails_alone(autojump_clock: MockClock) -> None:
@@ -130,9 +128,9 @@ async def test_a_queue_whose_claims_are_refused_fails_alone(autojump_clock: Mock
 
     async with Storage[int]() as storage:
         bad = storage.share(int, queue="bad")
-        picky = Picky(storage.engine, set(), refusal)
-        picky.queues = {"bad"}
-        storage.engine.exchange = picky.exchange  # type: ignore[method-assign]  # it asks that for the rest
+        refusing = RefusingEngine(storage.engine, set(), refusal)
+        refusing.queues = {"bad"}
+        storage.engine.exchange = refusing.exchange  # type: ignore[method-assign]  # it asks that for the rest
         with pytest.raises(ExceptionGroup, match="Trio nursery"):  # noqa: ASYNC401  how often it comes does not matter
             async with trio.open_nursery() as nursery:
                 context = await nursery.start(Worker("good", storage, handler).run)
@@ -141,7 +139,7 @@ async def test_a_queue_whose_claims_are_refused_fails_alone(autojump_clock: Mock
                     await storage.push(number)
                     await trio.sleep(1)
                 assert done == [0, 1, 2, 3, 4]
-                assert picky.refused < 50, "it is not asked all the time"
+                assert refusing.refused < 50, "it is not asked all the time"
                 assert context.is_running
                 await trio.sleep(60)
         assert 5 < trio.current_time() < 20, "its worker is told after some patience"
@@ -166,10 +164,10 @@ async def test_an_outcome_that_is_refused_in_every_form_costs_a_lease_and_not_th
 ) -> None:
     async with Storage[int](lease=3.0) as storage:
         ids = await storage.push_bulk([0, 1, 2, 3])
-        real, guilty = storage.engine.exchange, {1}
+        real, bad = storage.engine.exchange, {1}
 
         async def exchange(exchange: Exchange) -> ExchangeResult:
-            if any(each.key in keys and guilty for each in exchange.settled):
+            if any(each.key in keys and bad for each in exchange.settled):
                 raise refusal()
             return await real(exchange)
 
@@ -179,7 +177,7 @@ async def test_an_outcome_that_is_refused_in_every_form_costs_a_lease_and_not_th
             if task.args == 1:
                 keys.add(task.parts.context.key)
                 if task.parts.attempt == 2:
-                    guilty.clear()
+                    bad.clear()
 
         storage.engine.exchange = exchange  # type: ignore[method-assign]  # it asks that for the rest
         storage.close()
@@ -233,16 +231,16 @@ async def test_a_result_that_is_too_long_is_the_failure_of_its_task(
             return bytes(size) if len(args) > 5 else None
 
         ids = [await storage.push(b"small") for _ in range(4)]
-        guilty = await storage.push(bytes(LIMIT // 2 - 10))
+        bad = await storage.push(bytes(LIMIT // 2 - 10))
         ids += [await storage.push(b"small") for _ in range(4)]
         storage.close()
         report = await Worker("w", storage, handler, concurrency=4).run()
         assert (report.succeeded, report.failed) == (8, 1)
         assert [(await storage.wait_for(task_id)).status for task_id in ids] == [Status.Done] * 8
-        result = await storage.wait_for(guilty)
+        result = await storage.wait_for(bad)
         assert result.status is Status.Failed
         assert isinstance(result.error, (EncodeError, BackendError))
-        task = await storage.fetch_by_id(guilty)
+        task = await storage.fetch_by_id(bad)
         assert task is not None
         assert task.parts.attempt == 1
 
@@ -301,7 +299,7 @@ async def test_a_record_that_is_too_long_for_a_journal_harms_no_other(
 
 # Triggers that refuse one row
 
-GUILTY = "the-guilty-one"
+BAD = "the-bad-one"
 MOMENTS = {
     "push": ("INSERT", "true"),
     "claim": ("UPDATE", "new.state = 2 AND old.state = 0"),
@@ -340,22 +338,22 @@ async def test_a_row_that_a_trigger_refuses_harms_no_other(
         await execute(
             path,
             driver,
-            f"CREATE TRIGGER t BEFORE {verb} ON trio_tasks_task WHEN new.id = '{GUILTY}' AND {condition} "
+            f"CREATE TRIGGER t BEFORE {verb} ON trio_tasks_task WHEN new.id = '{BAD}' AND {condition} "
             f"BEGIN {REFUSING[action]}; END",
         )
-        guilty = Task.builder(13).id(GUILTY)
+        bad = Task.builder(13).id(BAD)
         if moment == "falling due":
-            guilty = guilty.run_after(0.05)
+            bad = bad.run_after(0.05)
         refused: list[Exception] = []
 
-        async def push_guilty() -> None:
+        async def push_bad() -> None:
             try:
-                await storage.push_task(guilty.build())
+                await storage.push_task(bad.build())
             except BackendError as error:
                 refused.append(error)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(push_guilty)
+            nursery.start_soon(push_bad)
             for number in range(1, 6):
                 nursery.start_soon(storage.push, number)
         assert bool(refused) == (moment == "push")
@@ -377,7 +375,7 @@ async def test_a_row_that_a_trigger_refuses_harms_no_other(
                 others.stop()
         assert sorted(set(done) - {13}) == [*range(12), *range(106, 112)]
         if moment == "success":
-            result = await storage.wait_for(GUILTY)
+            result = await storage.wait_for(BAD)
             assert result.status is Status.Failed
 
 
@@ -403,13 +401,13 @@ async def test_an_attempt_that_cannot_be_counted_ends_its_task_alone(tmp_path: P
         done.append(number)
 
     async with SqliteStorage(path, int, synchronous="OFF") as storage:
-        guilty = await storage.push(13)
+        bad = await storage.push(13)
         await execute(path, None, f"UPDATE trio_tasks_task SET attempt = {2**63 - 1}")
         await storage.push_bulk(range(5))
         storage.close()
         with trio.fail_after(60):
             await Worker("w", storage, handler).run()
-            assert (await storage.wait_for(guilty)).status is Status.Killed
+            assert (await storage.wait_for(bad)).status is Status.Killed
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 

@@ -475,7 +475,7 @@ async def test_a_due_time_by_another_hand_does_not_end_the_storage(tmp_path: Pat
             await storage.wait_for(await storage.push(2))
             context.stop()
         shown = {task.parts.id: task.parts.status for task in await storage.list_tasks()}
-        assert shown[task_id] is Status.Pending  # its own time is kept beside what was spoiled
+        assert shown[task_id] is Status.Pending  # its own time is kept beside what was corrupted
     assert done == [2]
 
 

@@ -23,7 +23,7 @@ from trio_tasks._backends.sqlite import (
 DEAD = 600
 
 
-async def bury(storage: SqliteStorage[int], number: int = DEAD) -> None:
+async def add_dead_letters(storage: SqliteStorage[int], number: int = DEAD) -> None:
     """Have so many dead letters."""
     await storage.push_bulk(range(number))
     async with trio.open_nursery() as nursery:
@@ -53,7 +53,7 @@ async def test_long_work_lets_others_go_in_between(tmp_path: Path, monkeypatch: 
         SqliteStorage[int](path, int, queue="other", synchronous="OFF") as other,
     ):
         if work == "vacuum":
-            await bury(storage)
+            await add_dead_letters(storage)
         else:
             await storage.push_bulk(range(DEAD))
             abandon(path, DEAD)

@@ -16,7 +16,7 @@ from trio_tasks._backends.sqlite.driver import is_installed
 from trio_tasks._concurrency.exception_groups import leaves
 
 from tests.storages._child import Child
-from tests.storages._places import (
+from tests.storages._store_files import (
     LOSSES,
     NO_FILES,
     ROOT,

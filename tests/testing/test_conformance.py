@@ -150,7 +150,7 @@ async def test_what_hangs_is_a_failure_with_its_place(autojump_clock: MockClock)
     assert "in push_task" in text
 
 
-class Stuffed(LeasedStorage):
+class NeverEmptied(LeasedStorage):
     async def cancel(self, task_id: str) -> bool:
         await trio.lowlevel.checkpoint()
         return False
@@ -160,7 +160,7 @@ async def test_a_store_that_cannot_be_emptied_is_a_failure(autojump_clock: MockC
     store = Store()
     await LeasedStorage(store).push(1, delay=10**6)
     with pytest.RaisesGroup(pytest.RaisesExc(RuleBroken, match="emptying the store before")):
-        await check_backend(lambda: Stuffed(store))
+        await check_backend(lambda: NeverEmptied(store))
 
 
 async def test_what_is_left_in_the_store_is_done_away_with(autojump_clock: MockClock) -> None:

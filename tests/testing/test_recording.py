@@ -96,16 +96,16 @@ async def test_values_are_kept_as_they_were(autojump_clock: MockClock) -> None:
 
 
 async def test_addresses_are_left_out_and_what_cannot_be_shown_is_said(autojump_clock: MockClock) -> None:
-    class Shy:
+    class WithoutRepr:
         def __repr__(self) -> str:
             raise ValueError
 
     recording = Recording()
-    for value in (object(), Shy(), ["x"] * 1000):
+    for value in (object(), WithoutRepr(), ["x"] * 1000):
         recording.note(value)
     plain, shy, long = (each.text for each in recording)
     assert plain == "<object object>"
-    assert shy == "<Shy, whose repr raises ValueError>"
+    assert shy == "<WithoutRepr, whose repr raises ValueError>"
     assert 300 < len(long) < 500
 
 

@@ -127,7 +127,7 @@ async def test_a_retried_task_comes_again(autojump_clock: trio.testing.MockClock
 
 
 async def test_a_lost_lease_is_a_release() -> None:
-    class Forgetful(Backend[int]):
+    class LosesLeases(Backend[int]):
         async def receive(self) -> Task[int]:
             await trio.lowlevel.checkpoint()
             return Task(1)
@@ -135,14 +135,14 @@ async def test_a_lost_lease_is_a_release() -> None:
         async def settle(self, task: Task[Any], outcome: Outcome) -> None:
             raise LeaseLostError("somebody else has it")
 
-    _, outcome = await TestWorker(Forgetful(), double).execute_next()
+    _, outcome = await TestWorker(LosesLeases(), double).execute_next()
     assert isinstance(outcome, Released)
 
 
 async def test_layers_data_and_listeners_are_those_of_a_worker() -> None:
     told: list[str] = []
 
-    async def shout(handler: Handler[str, str], task: Task[str]) -> str:
+    async def upper(handler: Handler[str, str], task: Task[str]) -> str:
         return (await handler(task)).upper()
 
     async def greet(name: str, greeting: Data[str], context: WorkerContext) -> str:
@@ -155,7 +155,7 @@ async def test_layers_data_and_listeners_are_those_of_a_worker() -> None:
 
     storage = MemoryStorage[str]()
     await storage.push("you")
-    worker = TestWorker(storage, greet, layers=[shout], data=["hello"], on_event=listen)
+    worker = TestWorker(storage, greet, layers=[upper], data=["hello"], on_event=listen)
     assert (await worker.execute_next())[1] == Succeeded("HELLO YOU")
     assert told == ["test: Start", "test: Engage", "test: Success", "test: Stop"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def silence() -> Generator[None, None, None]:
+def logging_off() -> Generator[None, None, None]:
     """Log nothing inside the block."""
     logging.disable(logging.CRITICAL)
     try:

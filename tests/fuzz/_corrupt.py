@@ -17,7 +17,7 @@ _TELLING = (
 """What ends, begins or means something in CBOR."""
 
 
-def spoiled(data: bytes, random: Random) -> bytes:
+def corrupted(data: bytes, random: Random) -> bytes:
     """Return nearly the same bytes."""
     for _ in range(random.choice((1, 1, 1, 2, 5))):
         data = random.choice((_flip, _cut, _cut_out, _repeat, _put_in, _overwrite, _swap))(data, random)

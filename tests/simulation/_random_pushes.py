@@ -14,7 +14,7 @@ from tests._attempt_checker import ALL
 from tests.simulation._claim_checker import ClaimChecker
 
 
-class Pushing:
+class RandomPushes:
     """Pushes tasks at random, and reports the results to the checker.
 
     Args:

@@ -13,7 +13,7 @@ from trio_tasks import AbortError, DeferredError, RetryAfterError, SuspendError,
 from trio_tasks._concurrency.exception_groups import leaves
 
 from tests.simulation._claim_checker import ClaimChecker
-from tests.simulation._threads import Threads
+from tests.simulation._virtual_threads import Threads
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -21,7 +21,7 @@ if sys.version_info < (3, 11):
 _note: contextvars.ContextVar[str | None] = contextvars.ContextVar("_note", default=None)
 
 
-class RudeError(BaseException):
+class PlainBaseError(BaseException):
     """An error that ``except Exception`` does not catch."""
 
 
@@ -62,7 +62,7 @@ class RandomGate:
         self._admitted.remove(task)
 
 
-class Behaviour:
+class RandomHandlers:
     """A handler for every attempt of a program.
 
     Args:
@@ -73,7 +73,7 @@ class Behaviour:
     """
 
     def __init__(self, checker: ClaimChecker, seed: int, pusher: Pusher, threads: Threads) -> None:
-        self.is_calm = False
+        self.is_orderly = False
         self._checker = checker
         self._seed = seed
         self._pusher = pusher
@@ -82,7 +82,7 @@ class Behaviour:
 
     async def handle(self, task: Task[int], nursery: trio.Nursery) -> int:
         self._begin(task)
-        if not self.is_calm:
+        if not self.is_orderly:
             random = self._rng(task)
             try:
                 await self._behave(task, random, nursery)
@@ -98,12 +98,12 @@ class Behaviour:
     def handle_in_thread(self, task: Task[int]) -> int:
         """Do the same as a sync handler: it takes time, and does not notice a cancellation."""
         self._begin(task)
-        if not self.is_calm:
+        if not self.is_orderly:
             random, children, parts = self._rng(task), self._checker.children, task.parts
             children[parts] += 1
             self._threads.last(random.choice((0, random.random() * 8)), lambda: children.subtract([parts]))
             if random.random() < 0.3:
-                raise random.choice((ValueError("no"), AbortError("never"), SystemExit(1), RudeError()))
+                raise random.choice((ValueError("no"), AbortError("never"), SystemExit(1), PlainBaseError()))
         return task.args * 2
 
     def _begin(self, task: Task[int]) -> None:
@@ -120,9 +120,12 @@ class Behaviour:
     async def _behave(self, task: Task[int], random: Random, nursery: trio.Nursery) -> None:
         if random.random() < 0.6:
             await trio.sleep(random.choice((0, random.random() * 4)))
-        well, ill = (self._succeed, self._leave_a_note, self._push_more), (self._fail, self._hide, self._swallow)
+        well, ill = (
+            (self._succeed, self._leave_a_note, self._push_more),
+            (self._fail, self._hide, self._suppress_cancellation),
+        )
         behave = random.choice(
-            (*well, self._succeed, self._succeed, *ill, self._have_children, self._shield, self._steer)
+            (*well, self._succeed, self._succeed, *ill, self._have_children, self._shield, self._control_worker)
         )
         if random.random() < 0.1:
             self._leave_to(nursery, task, random)
@@ -143,7 +146,7 @@ class Behaviour:
         some = random.sample(errors, random.randint(1, 3))
         if random.random() < 0.1:
             some = [SuspendError(random.random() * 10, "a"), SuspendError(random.random() * 10, "b")]
-        raise random.choice((some[0], ExceptionGroup("several", some), SystemExit(1), RudeError()))
+        raise random.choice((some[0], ExceptionGroup("several", some), SystemExit(1), PlainBaseError()))
 
     async def _have_children(self, task: Task[int], random: Random) -> None:
         async with trio.open_nursery() as nursery:
@@ -188,7 +191,7 @@ class Behaviour:
             self._checker.cancelled.add(task.parts)
             raise random.choice((ValueError(), RetryAfterError("later", 1))) from random.choice((None, OSError()))  # noqa: ASYNC104  that it hides the cancellation is the point
 
-    async def _swallow(self, task: Task[int], random: Random) -> None:
+    async def _suppress_cancellation(self, task: Task[int], random: Random) -> None:
         try:
             await trio.sleep(random.random() * 10)
         except trio.Cancelled:  # noqa: ASYNC103, ASYNC104  what not all users know they must not do
@@ -198,7 +201,7 @@ class Behaviour:
         _note.set(task.parts.id)
         await trio.sleep(random.choice((0, random.random())))
 
-    async def _steer(self, task: Task[int], random: Random) -> None:
+    async def _control_worker(self, task: Task[int], random: Random) -> None:
         context = WorkerContext.of(task)
 
         async def resume() -> None:

@@ -8,7 +8,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 
-class RudeError(BaseException):
+class PlainBaseError(BaseException):
     """An error of user code that ``except Exception`` does not catch."""
 
 
