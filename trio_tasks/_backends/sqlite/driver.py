@@ -93,19 +93,25 @@ class RowRefusedError(BackendError):
 class Bound:
     """A time limit for SQL statements."""
 
-    __slots__ = ("_ends_at", "_longest")
+    __slots__ = ("_ends_at", "_longest", "times")
 
     def __init__(self) -> None:
         self._longest = _LONGEST
         self._ends_at = 0.0
-
-    def begin(self, times: int = 1) -> None:
-        """Start the time for a statement that is run this many times."""
-        self._ends_at = time.monotonic() + self._longest + times * _FOR_EACH
+        self.times = 1
+        """The number of times that the next statement is run; set before each one. 0: it was seen to run."""
 
     def is_over(self) -> bool:
-        """Return True if the time is over; SQLite calls this while a statement runs."""
-        return time.monotonic() > self._ends_at
+        """Return True if the statement has taken too long; SQLite calls this between its steps.
+
+        The time of a statement begins with the first call, some milliseconds after the statement: nearly all have
+        ended by then, and are spared a look at the clock.
+        """
+        now = time.monotonic()
+        if self.times:
+            self._ends_at = now + self._longest + self.times * _FOR_EACH
+            self.times = 0
+        return now > self._ends_at
 
     @contextmanager
     def of(self, seconds: float) -> Generator[None, None, None]:
@@ -180,7 +186,7 @@ class StandardConnection:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end, and return its rows."""
-        self._bound.begin()
+        self._bound.times = 1
         if self._cursor is None:
             self._cursor = self._connection.cursor()
             self._cursor.row_factory = None  # a user's connection may turn rows into something else
@@ -188,12 +194,12 @@ class StandardConnection:
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
         """Run one statement with each of these parameters, and return the number of rows changed."""
-        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
+        self._bound.times = len(parameters) or 1 if isinstance(parameters, list) else 1
         return self._connection.executemany(sql, parameters).rowcount
 
     def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement, and return the number of rows changed."""
-        self._bound.begin()
+        self._bound.times = 1
         return self._connection.execute(sql, parameters).rowcount
 
     def patient(self, seconds: float) -> AbstractContextManager[None]:
@@ -257,7 +263,7 @@ class ApswConnection:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement to its end, and return its rows."""
-        self._bound.begin()
+        self._bound.times = 1
         cursor = self._connection.cursor()
         cursor.row_trace = None  # a user's connection may turn rows into something else
         rows: list[Row] = cursor.execute(sql, parameters).fetchall()
@@ -265,7 +271,7 @@ class ApswConnection:
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> int:
         """Run one statement with each of these parameters, and return the number of rows changed."""
-        self._bound.begin(len(parameters) if isinstance(parameters, list) else 1)
+        self._bound.times = len(parameters) or 1 if isinstance(parameters, list) else 1
         before: int = self._connection.total_changes()
         self._connection.executemany(sql, parameters)
         changes: int = self._connection.total_changes()
