@@ -99,7 +99,7 @@ class Session:
         self._file: Path
         self._view: View
         self._use: Use
-        self._places: list[tuple[int, int] | None] = []
+        self._place: Place | None = None  # where it could be taken away while it is open
         self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
         self._file_clock = SqliteClock(self._clock, path)
         self._workers: dict[str, list[str]] = {}  # by the name of their queue
@@ -188,7 +188,8 @@ class Session:
         connection.execute("PRAGMA busy_timeout = 0")
         self._counters = QueueCounters(connection)
         now, others = self._in_transaction(self._register)
-        self._places = places_of(self._file)
+        if sys.platform != "win32":
+            self._place = Place(self._file)
         return now, has_reset_race(self._driver) and any(is_answered(*each) is not False for each in others)
 
     def _use_tables(self, session: int) -> None:
@@ -287,8 +288,8 @@ class Session:
         return result
 
     def _check_place(self) -> None:
-        """Raise if the file or its log was replaced or removed, so that a commit to it is not acknowledged."""
-        if self._places and self._places != places_of(self._file):
+        """Refuse to acknowledge what was committed to a file, or a log of it, that is not there any more."""
+        if self._place is not None and self._place.has_changed:
             raise refused(
                 f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
                 "open: it has to be opened anew"
@@ -348,7 +349,7 @@ class Session:
         """Send deferred wake-ups, and shorten the log; called when nothing was requested for a moment."""
         if self._wakeup_is_due:
             self.wake_others(self._next_wakeup)
-        if self._places:  # it is open, and not only to look
+        if self._place is not None:  # it is open, and not only to look
             self._shorten_log()
 
     def _shorten_log(self) -> None:
@@ -510,16 +511,34 @@ class Use:
                 self._all.remove(self)
 
 
-def places_of(file: Path) -> list[tuple[int, int] | None]:
-    """Return the device and inode of the file and of its write-ahead log; None for one that does not exist."""
-    if sys.platform == "win32":  # they cannot be removed there while they are open
-        return []
-    return [_identity(file), _identity(f"{file}-wal")]
+@final
+class Place:
+    """The place of a file and of its write-ahead log, as it is when this is made.
+
+    Args:
+      file: its path, without symbolic links.
+    """
+
+    __slots__ = ("_file", "_log", "_was")
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file)  # it is looked at after each transaction, and has to be cheap
+        self._log = f"{file}-wal"
+        self._was = self._look()
+
+    @property
+    def has_changed(self) -> bool:
+        """True if either is not there any more, or another file is."""
+        return self._was != self._look()
+
+    def _look(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        return _identity(self._file), _identity(self._log)
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
+    """The device and inode at this path; None if nothing is there."""
     try:
-        found = os.stat(path)  # noqa: PTH116  it is done in each exchange, and has to be cheap
+        found = os.stat(path)  # noqa: PTH116  the same
     except OSError:
         return None
     return found.st_dev, found.st_ino
