@@ -45,6 +45,11 @@ def machine_now() -> tuple[str, float]:
     return _machine_name(), _machine_seconds()
 
 
+def machine_seconds() -> float:
+    """The number of :func:`machine_now` alone."""
+    return _machine_seconds() if _machine is None else _machine()[1]
+
+
 def seconds_asleep() -> float:
     """Return the seconds that the machine was asleep since it was started; 0 if that is not known."""
     if _machine is not None or sys.platform == "win32":
