@@ -360,7 +360,7 @@ MUTATIONS = [
         8,
         "a claim takes the expired leases of its own process",
         "_backends/durable/exchange_loop.py",
-        "for queue, late in self.late_leases()",
+        "for queue, late in self.late_leases(now)",
         "for queue, late in ()",
         ("sqlite", "file"),
     ),

@@ -314,9 +314,8 @@ class ExchangeLoop:
                 event.set()
         self.check_queues()
 
-    def late_leases(self) -> list[tuple[QueueState, list[Parts]]]:
-        """Return the running attempts whose heartbeat is late, by queue; their leases are to be renewed at once."""
-        now = self.engine.now()
+    def late_leases(self, now: float) -> list[tuple[QueueState, list[Parts]]]:
+        """The running attempts whose heartbeat is late, by queue: their leases are to be renewed at once."""
         return [(queue, late) for queue in self.queues.values() if (late := queue.late(now))]
 
     # The loop
@@ -336,10 +335,11 @@ class ExchangeLoop:
             else:
                 await self._wait_until_needed()
             self.wake_up = trio.Event()
-            self._release_prefetched(only_stale=True)
-            claims = self._claims()
+            now = self.engine.now()
+            self._release_prefetched(now)
+            claims = self._claims(now)
             if self._pushes or self._settles or claims:
-                await self._exchange(claims)
+                await self._exchange(claims, now)
             self._end_queues()
             if self._may_have_aborts and trio.current_time() >= self._next_abort_check:
                 await self._check_aborts()
@@ -378,9 +378,8 @@ class ExchangeLoop:
                 next_time = min(next_time, now + max(0.0, queue.ask_again_at - engine_now))
         return next_time
 
-    def _claims(self) -> list[tuple[ClaimRequest, QueueState, int]]:
-        """Return the claims of the next exchange, each with its queue and the queue's count of changes."""
-        now = self.engine.now()
+    def _claims(self, now: float) -> list[tuple[ClaimRequest, QueueState, int]]:
+        """The claims of the next exchange, each with its queue and the queue's count of changes."""
         returning: defaultdict[QueueState, list[Any]] = defaultdict(list)  # slots that will take another task
         changed = {push.queue: None for push in self._pushes}
         for queue, settlement, slot, _, _ in self._settles:
@@ -405,19 +404,21 @@ class ExchangeLoop:
 
     # One exchange
 
-    async def _exchange(self, claims: list[tuple[ClaimRequest, QueueState, int]]) -> None:
+    async def _exchange(self, claims: list[tuple[ClaimRequest, QueueState, int]], now: float) -> None:
         """Make one exchange, or several if the engine refuses a part of it, and answer all requests in it."""
         settles, pushes = self._take_requests()
         batch, began = Batch(settles, pushes, claims), trio.current_time()
         if claims:
-            late = [(queue, parts) for queue, late in self.late_leases() for parts in late]  # or they could be claimed
-            batch.before_claims = BeforeClaims(late, self.engine.now(), self._has_stalled)
+            # Their rows could be claimed, were they not renewed before.
+            late = [(queue, parts) for queue, late in self.late_leases(now) for parts in late]
+            batch.before_claims = BeforeClaims(late, now, self._has_stalled)
             self._has_stalled = False
         parts = await self._with_engine(exchange_in_parts, self.engine.exchange, batch, self.engine.now)
-        self._took = self.engine.now() - parts[0].began_at
+        now = self.engine.now()
+        self._took = now - parts[0].began_at
         for part in parts:
             if not isinstance(part.result, BackendError):
-                self._deliver(part, part.result)
+                self._deliver(part, part.result, now)
             elif part.is_refused:
                 self._refuse(part.batch, part.result)
             else:
@@ -431,8 +432,8 @@ class ExchangeLoop:
             push.is_under_way = True
         return settles, pushes
 
-    def _deliver(self, part: BatchResult, result: ExchangeResult) -> None:
-        """Answer the requests of a finished exchange, and give out the rows that it has claimed."""
+    def _deliver(self, part: BatchResult, result: ExchangeResult, now: float) -> None:
+        """Answer the requests of an exchange that was made, and hand out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
         self._answer(result, batch.pushes, batch.settles)
@@ -446,7 +447,7 @@ class ExchangeLoop:
             queue.refused_since = None
             if len(claimed) < claim.limit:
                 queue.mark_drained(changes, result.next_due[number], result.live[number])
-            queue.deliver(claimed, claim, part.began_at + claim.lease, self.engine.now())
+            queue.deliver(claimed, claim, part.began_at + claim.lease, now)
 
     def _answer(self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]) -> None:
         """Answer settlements and pushes with the result of their exchange."""
@@ -562,11 +563,10 @@ class ExchangeLoop:
 
     # Prefetched rows
 
-    def _release_prefetched(self, *, only_stale: bool) -> None:
-        """Request the release of prefetched rows that no slot has taken."""
-        now = self.engine.now()
+    def _release_prefetched(self, now: float = math.inf) -> None:
+        """Request the release of prefetched rows that no slot has taken; without a time, of all of them."""
         for queue in self.queues.values():
-            if queue.prefetched and (not only_stale or queue.is_stale(now)):
+            if queue.prefetched and queue.is_stale(now):
                 self._settles += [SettleRequest(queue, each) for each in queue.release_prefetched()]
 
     async def release_prefetched_now(self, queue: QueueState) -> None:
@@ -607,9 +607,8 @@ class ExchangeLoop:
 
     def _end_queues(self) -> None:
         """Raise ``trio.EndOfChannel`` in the receivers of queues that have ended."""
-        now = self.engine.now()
         for queue in self.queues.values():
-            if queue.receivers and queue.has_ended(now):
+            if queue.receivers and queue.may_have_ended and queue.has_ended(self.engine.now()):
                 queue.fail_receivers(trio.EndOfChannel())
 
     @trio.lowlevel.enable_ki_protection
@@ -619,7 +618,7 @@ class ExchangeLoop:
             queue.receivers, waiting = OrderedDict(), queue.receivers
             for receiver in waiting:
                 trio.lowlevel.reschedule(receiver, Error(_closed()))
-        self._release_prefetched(only_stale=False)
+        self._release_prefetched()
         self.closed = True
         self._pushes, late = [], self._pushes
         for push in late:
@@ -632,7 +631,7 @@ class ExchangeLoop:
             await self.engine.aclose()  # noqa: ASYNC102  the caller shields it, and an engine is bounded by itself
 
     async def _make_last_exchange(self) -> None:  # noqa: ASYNC910  there may be nothing to settle
-        self._release_prefetched(only_stale=False)  # rows that an exchange has claimed meanwhile
+        self._release_prefetched()  # rows that an exchange has claimed meanwhile
         settles, _ = self._take_requests()
         await self._settle_at_once(settles)
 

@@ -620,7 +620,7 @@ class DurableStorage(
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
         """
-        for queue, late in self._loop.late_leases():  # tasks that run here are not abandoned
+        for queue, late in self._loop.late_leases(self._loop.engine.now()):  # tasks that run here are not abandoned
             held, until = {parts.context.claim_key: parts for parts in late}, self._loop.engine.now() + queue.lease
             queue.note_renewal(held, await self._loop.ask(self._loop.engine.renew, [*held], queue.lease), until)
         number = await self._in_parts(self._loop.engine.resume_abandoned)
