@@ -8,11 +8,9 @@ exchange is done again row by row.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from json import dumps
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from ..._clock import wall_now
+from ..._clock import wall_seconds
 from ..._logging import catch_errors, log
 from ..._tasks.errors import DuplicateTaskError
 from ..durable.encoding import aborted_error, expired_error, overflow_error, replaced_error, with_loss
@@ -45,6 +43,8 @@ _SWEEP_EVERY = 1.0
 _REFUSED_FOR = 60.0
 """Seconds for which a row is left alone that the database does not allow to be changed."""
 _LAST_ATTEMPT = 2**63 - 1
+_MANY = 3
+"""Rows for which one statement with a list of them is cheaper than one statement for each."""
 
 _WALL_MOVED = 0.01
 """Seconds by which the wall clock has to have been set for it to be noticed."""
@@ -74,6 +74,11 @@ _INSERT = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
+_INSERT_ORDINARY = """
+INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, payload)
+VALUES (?, ?, 0, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+"""
+"""The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 READY = """
 SELECT seq, id, attempt, payload, options, history, start_by, run_at FROM trio_tasks_task
 WHERE queue = ? AND state = 0 ORDER BY priority DESC, order_key LIMIT ?
@@ -88,7 +93,7 @@ SUCCEED = (
     f"UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = ?, worker = coalesce(?, worker) {HELD}"
 )
 _SUCCEED_ALL = """
-UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL, worker = coalesce(?, worker)
+UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
@@ -105,6 +110,7 @@ NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? 
 """The moment at which a row is due next by it."""
 ONLY_OWN_CLAIMS = "AND (state < 2 OR token BETWEEN ? AND ?)"
 """A condition that leaves out the rows that other sessions have claimed."""
+_DUE_BUT_ORPHANS = DUE.format(ONLY_OWN_CLAIMS)
 NEXT_DUE = """
 SELECT min(due) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND due < 9e999
 """  # no text compares as below that, if one stands there
@@ -202,37 +208,35 @@ class ExchangeSql:
         self, settled: Sequence[Settlement], now: float, answer: ExchangeResult, row_by_row: bool
     ) -> list[bool | BaseException]:
         answers: list[bool | BaseException] = [True] * len(settled)
+        alike: dict[tuple[float | None, int], list[Any]] = {}  # without a result: by when they are forgotten, and claim
         kept: list[tuple[Any, ...]] = []
         dropped: list[tuple[Any, int]] = []
-        succeeded: Counter[str] = Counter()
+        succeeded: dict[str, int] = {}
         order_key = self.table.order_key(None, now)
         for number, each in enumerate(settled):
             if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not row_by_row:
-                succeeded[each.queue] += 1
-                if each.keep:
-                    due = None if each.keep == math.inf else now + each.keep
-                    kept.append((due, order_key, each.result, each.worker, each.key, each.token))
-                else:
+                succeeded[each.queue] = succeeded.get(each.queue, 0) + 1
+                due = None if each.keep == math.inf else now + each.keep
+                if not each.keep:
                     dropped.append((each.key, each.token))
+                elif each.result is None and each.worker is None:
+                    alike.setdefault((due, each.token), []).append(each.key)
+                else:
+                    kept.append((due, order_key, each.result, each.worker, each.key, each.token))
             else:
                 answers[number] = self._settle_one(each, now, answer)
-        if kept and self._succeed(kept) != len(kept):
+        for (due, token), keys in alike.items():
+            if len(keys) < _MANY:
+                kept += [(due, order_key, None, None, key, token) for key in keys]
+            elif self._connection.changed(_SUCCEED_ALL, (due, order_key, _json_of(keys), token)) != len(keys):
+                raise FastPathFailed
+        if kept and self._connection.executemany(SUCCEED, kept) != len(kept):
             raise FastPathFailed
         if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
             raise FastPathFailed
         for queue, number in succeeded.items():
             self._counters.count(self._counters.number(queue), live=-number, running=-number, succeeded=number)
         return answers
-
-    def _succeed(self, rows: list[tuple[Any, ...]]) -> int:
-        """Finish the succeeded rows of one claim without results in one statement; return how many it changed."""
-        due, order_key, _, worker, _, token = rows[0]
-        alike = (due, None, worker, token)
-        if len(rows) > 2 and all((row[0], row[2], row[3], row[5]) == alike for row in rows):
-            return self._connection.changed(
-                _SUCCEED_ALL, (due, order_key, worker, dumps([row[4] for row in rows]), token)
-            )
-        return self._connection.executemany(SUCCEED, rows)
 
     def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
         held = self.table.held(each.key, each.token)
@@ -280,7 +284,7 @@ class ExchangeSql:
     ) -> list[str | DuplicateTaskError]:
         if row_by_row or any(row.unique is not None for row in rows):
             return [self._push_one(row, now, answer) for row in rows]
-        if self._connection.executemany(_INSERT, [self._values(row, now) for row in rows]) != len(rows):
+        if self._insert_all(rows, now) != len(rows):
             raise FastPathFailed
         pushed: dict[str, int] = {}
         for row in rows:
@@ -288,6 +292,14 @@ class ExchangeSql:
         for queue, number in pushed.items():
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
+
+    def _insert_all(self, rows: Sequence[NewRow], now: float) -> int:
+        """Insert rows without unique keys; return how many were."""
+        if not all(map(_is_ordinary, rows)):
+            return self._connection.executemany(_INSERT, [self._values(row, now) for row in rows])
+        number, order_key = self._counters.number, self.table.order_key
+        values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload) for row in rows]
+        return self._connection.executemany(_INSERT_ORDINARY, values)
 
     def _push_one(self, row: NewRow, now: float, answer: ExchangeResult) -> str | DuplicateTaskError:
         queue = self._counters.number(row.queue)
@@ -379,7 +391,7 @@ class ExchangeSql:
         until, taken = now + claim.lease, 0
         try:
             for worker, keys in claim.split([row[0] for row in rows]):
-                taken += self._connection.changed(CLAIM, (self._token, until, worker, dumps(keys)))
+                taken += self._connection.changed(CLAIM, (self._token, until, worker, _json_of(keys)))
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -395,7 +407,7 @@ class ExchangeSql:
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
         try:
-            if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, dumps([row[0]]))) < 1:
+            if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, _json_of([row[0]]))) < 1:
                 raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
         except Exception as error:
             self._skip_refused(row[0], error, now)
@@ -449,7 +461,7 @@ class ExchangeSql:
             moments.append(self.orphans_held_since + self._lease)
         watched = self._watch.rows(queue)
         if self._refused or watched:
-            sql, parameters = sql + _BUT_THESE, [*parameters, dumps([*self._refused, *watched])]
+            sql, parameters = sql + _BUT_THESE, [*parameters, _json_of([*self._refused, *watched])]
         if self._refused:
             moments.append(min(self._refused.values()))
         if watched:
@@ -483,16 +495,14 @@ class ExchangeSql:
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
-        limit = _MOST_DUE + len(self._refused) + len(self._watch.rows(queue))
+        watched = self._watch.rows(queue)
+        limit = _MOST_DUE + len(self._refused) + len(watched)
         if self._orphans_are_held_back(now):
-            found = self._connection.execute(DUE.format(ONLY_OWN_CLAIMS), (queue, now, *own, limit))
+            found = self._connection.execute(_DUE_BUT_ORPHANS, (queue, now, *own, limit))
         else:
             found = self._connection.execute(_DUE, (queue, now, limit))
         due = list(map(Due._make, found))
-        running = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
-        self._watch.see(queue, running, now, self._lease)
-        left_alone = {*self._refused, *self._watch.rows(queue)}
-        wall = wall_now().timestamp()
+        wall = wall_seconds()
         ahead, first = self._walls.get(queue, (math.inf, None))
         if abs(ahead - (wall - now)) > _WALL_MOVED or (first is not None and first <= wall):
             known = {row.seq for row in due}
@@ -500,6 +510,11 @@ class ExchangeSql:
             due += [row for row in walled if row.seq not in known]
             [(first,)] = self._connection.execute(NEXT_WALL, (queue, wall))
             self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
+        if not due and not watched:  # as nearly always
+            return 0, False
+        running = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
+        self._watch.see(queue, running, now, self._lease)
+        left_alone = {*self._refused, *self._watch.rows(queue)}
         for row in due:
             if row.seq in left_alone:
                 continue
@@ -544,6 +559,16 @@ class ExchangeSql:
                     raise FastPathFailed from error
             else:
                 self._swept[queue] = now + (_SWEEP_EVERY if swept < _SWEPT else 0.0)
+
+
+def _json_of(keys: Sequence[Any]) -> str:
+    """The keys of rows as JSON; they are whole numbers, of which Python writes a list in the same way."""
+    return str([*keys])
+
+
+def _is_ordinary(row: NewRow) -> bool:
+    """True if a row is ready at once, and has no options that could be stored."""
+    return row.options is None and row.delay <= 0 and row.expires_in is None and row.run_at is None
 
 
 def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
@@ -619,7 +644,7 @@ class TaskTable:
     def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
         """Kill a waiting row."""
         self._change(
-            "UPDATE trio_tasks_task SET state = 5, due = NULL, order_key = ?, result = ? WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 5, due = NULL, wall = NULL, order_key = ?, result = ? WHERE seq = ?",
             (self.order_key(None, now), error, seq),
         )
         self._counters.count(queue, live=-1, killed=1)

@@ -112,7 +112,7 @@ _VERSION_3 = [
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
     "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
     "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock
-    "CREATE INDEX trio_tasks_walled ON trio_tasks_task (queue, wall) WHERE wall IS NOT NULL AND state = 1",
+    "CREATE INDEX trio_tasks_walled ON trio_tasks_task (queue, wall) WHERE wall IS NOT NULL",
     "DELETE FROM trio_tasks_session",  # whose clock is another one than it was before
     "UPDATE trio_tasks_meta SET value = '' WHERE name = 'boot'",
     "ALTER TABLE trio_tasks_session ADD COLUMN noted REAL",  # the time by its clock, with its latest heartbeat
