@@ -39,6 +39,9 @@ _PUT_OFF = 5.0
 _PUT_OFF_AT_MOST = 300.0
 """up to this."""
 
+_NOT_DECODED = object()
+"""The place of args that are not decoded yet."""
+
 STALE = 0.005
 """Seconds after which a prefetched row that no slot has taken is released,"""
 _ROUNDS = 3
@@ -252,22 +255,23 @@ class QueueState:
 
     def deliver(self, rows: list[ClaimedRow], claim: ClaimRequest, until: float, now: float) -> None:
         """Give claimed rows to the receivers, and keep the rest prefetched. All of them are kept, and released later,
-        if they arrived so late that their lease is over.
-        """
-        worker, workers = claim.worker, claim.workers
-        names = [*reversed(workers[: len(rows)])] if workers is not None else None
-        if rows and now >= until:
+        if they arrived so late that their lease is over."""
+        if not rows:
+            return
+        if now >= until:
             message = "claims from queue %r took %.1f s, which is longer than the lease: give it a longer one than %g s"
             log.warning(message, self.name, now - until + claim.lease, self.lease)
-        if rows:
-            self._renew_from = min(self._renew_from, until - self.lease / 2)
-            self.prefetched_at, self.rounds = trio.current_time(), 0
+        self._renew_from = min(self._renew_from, until - self.lease / 2)
+        self.prefetched_at, self.rounds = trio.current_time(), 0
+        worker, workers = claim.worker, claim.workers
+        names = [*reversed(workers[: len(rows)])] if workers is not None else None
         rows.reverse()
+        args = self._decode_all(rows)
         while rows:  # each is dropped at once: a hundred more objects alive would start the garbage collector
             row = rows.pop()
             if names is not None:
                 worker = names.pop()
-            task = self._task_of(row, until, now, worker)
+            task = self._task_of(row, args.pop(), until, now, worker)
             receiver = None
             if self.receivers and now < until and not (self._still_ending and self._still_runs(row.id)):
                 receiver = self._pop_receiver(worker) if self.by_name else self.receivers.popitem(last=False)[0]
@@ -285,10 +289,25 @@ class QueueState:
             del self.receivers[receiver]
         return receiver
 
-    def _task_of(self, row: ClaimedRow, until: float, now: float, worker: str) -> Task[Any]:
+    def _decode_all(self, rows: list[ClaimedRow]) -> list[Any]:
+        """The args of these rows; if one cannot be decoded, none is decoded yet."""
+        decode = self.codec.decode
+        with catch_errors():
+            return [decode(row.payload) for row in rows]
+        return [_NOT_DECODED] * len(rows)
+
+    def _task_of(self, row: ClaimedRow, args: Any, until: float, now: float, worker: str) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
-        args: Any = row.payload
+        if args is _NOT_DECODED or row.options is not None or row.history is not None or row.run_at is not None:
+            args = self._read(row, args, parts, now)
+        parts.status = Status.Queued
+        parts.context = Lease(self, row, until, worker)
+        return Task(args, parts)
+
+    def _read(self, row: ClaimedRow, args: Any, parts: Parts, now: float) -> Any:
+        """Set the parts of a task that are stored encoded, and return its args; if one of these cannot be decoded, the
+        task is unfit, and its args are the payload."""
         with catch_errors() as caught:
             if row.options is not None:
                 parts.terms, parts.metadata = decode_options(row.options)
@@ -296,12 +315,10 @@ class QueueState:
                 parts.run_at = moment_of(row.run_at, row.options)
             if row.history is not None:
                 parts.is_orphan = ends_in_loss(row.history)
-            args = self.codec.decode(row.payload)
-        if caught.error is not None:
-            parts.unfit = self._put_off(caught.error, row, now)
-        parts.status = Status.Queued
-        parts.context = Lease(self, row, until, worker)
-        return Task(args, parts)
+            return self.codec.decode(row.payload) if args is _NOT_DECODED else args
+        assert caught.error is not None
+        parts.unfit = self._put_off(caught.error, row, now)
+        return row.payload
 
     def _put_off(self, error: BaseException, row: ClaimedRow, now: float) -> BaseException:
         """Return the error for a task that this process cannot decode: a suspension, since another version of the
@@ -342,8 +359,9 @@ class QueueState:
                 task = found
         else:
             task = self.prefetched.popleft()
-        task.parts.status = Status.Running
-        self.leased[task.parts.id] = task.parts
+        parts = task.parts
+        parts.status = Status.Running
+        self.leased[parts.id] = parts
         return task
 
     def _may_take(self, task: Task[Any], worker: str) -> bool:
