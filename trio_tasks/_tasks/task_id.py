@@ -45,9 +45,9 @@ class TaskId(str):
 
 def stored_id(text: str) -> TaskId:
     """Return the id that was read from a store; its length is not checked, since the push checked it."""
-    if type(text) is TaskId:
-        return text
-    return str.__new__(TaskId, text if text and type(text) is str else check_text(text, "a task's id"))
+    if type(text) is str and text:
+        return str.__new__(TaskId, text)
+    return text if type(text) is TaskId else str.__new__(TaskId, check_text(text, "a task's id"))
 
 
 class _Sequence:

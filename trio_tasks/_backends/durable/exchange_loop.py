@@ -182,6 +182,8 @@ class ExchangeLoop:
         self.queues: dict[str, QueueState] = {}
         self.is_open = False
         self.closed = False
+        self.is_usable = False
+        """True while it is open, and neither closed nor failed."""
         self.failure: BackendError | None = None  # which has ended the loop
         self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened,
         self.pid: int | None = None  # in this process
@@ -278,6 +280,8 @@ class ExchangeLoop:
 
     def check_open(self) -> None:
         """Raise ``trio.ClosedResourceError``, or the failure of the storage, if it takes no requests any more."""
+        if self.is_usable and trio.lowlevel.current_trio_token() is self.token:
+            return
         if not self.is_open or self.closed:
             raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
         if trio.lowlevel.current_trio_token() is not self.token:
@@ -315,7 +319,7 @@ class ExchangeLoop:
         self.check_queues()
 
     def late_leases(self, now: float) -> list[tuple[QueueState, list[Parts]]]:
-        """The running attempts whose heartbeat is late, by queue: their leases are to be renewed at once."""
+        """Return the running attempts whose heartbeat is late, by queue; their leases are to be renewed at once."""
         return [(queue, late) for queue in self.queues.values() if (late := queue.late(now))]
 
     # The loop
@@ -379,7 +383,7 @@ class ExchangeLoop:
         return next_time
 
     def _claims(self, now: float) -> list[tuple[ClaimRequest, QueueState, int]]:
-        """The claims of the next exchange, each with its queue and the queue's count of changes."""
+        """Return the claims of the next exchange, each with its queue and the queue's count of changes."""
         returning: defaultdict[QueueState, list[Any]] = defaultdict(list)  # slots that will take another task
         changed = {push.queue: None for push in self._pushes}
         for queue, settlement, slot, _, _ in self._settles:
@@ -433,7 +437,7 @@ class ExchangeLoop:
         return settles, pushes
 
     def _deliver(self, part: BatchResult, result: ExchangeResult, now: float) -> None:
-        """Answer the requests of an exchange that was made, and hand out the rows that it has claimed."""
+        """Answer the requests of a finished exchange, and give out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
         self._answer(result, batch.pushes, batch.settles)
@@ -451,18 +455,17 @@ class ExchangeLoop:
 
     def _answer(self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]) -> None:
         """Answer settlements and pushes with the result of their exchange."""
-        unanswered = self._unanswered
-        for settle, settled in zip(settles, result.settled, strict=True):
-            queue, settlement, _, parts, trio_task = settle
+        unanswered, reschedule = self._unanswered, trio.lowlevel.reschedule
+        for (queue, settlement, _, parts, trio_task), settled in zip(settles, result.settled, strict=True):
             if parts is None or trio_task is None:
                 continue
-            if settled is True and queue.waiters and parts.id in queue.waiters:
+            if queue.waiters and settled is True and parts.id in queue.waiters:
                 queue.endings[parts.id] = settlement
             if queue.forget_lease(parts):
                 self.wake_up.set()
             if trio_task in unanswered:
                 del unanswered[trio_task]
-                trio.lowlevel.reschedule(trio_task, Value(settled))
+                reschedule(trio_task, Value(settled))
         position = 0
         for push in pushes:
             answers = result.pushed[position : position + len(push.rows)]
@@ -619,7 +622,7 @@ class ExchangeLoop:
             for receiver in waiting:
                 trio.lowlevel.reschedule(receiver, Error(_closed()))
         self._release_prefetched()
-        self.closed = True
+        self.closed, self.is_usable = True, False
         self._pushes, late = [], self._pushes
         for push in late:
             self._reschedule(push.trio_task, Error(_closed()))
@@ -637,7 +640,7 @@ class ExchangeLoop:
 
     def fail(self, error: BackendError) -> None:
         """Fail all requests and receivers, now and later: no exchange is made any more."""
-        self.failure = error
+        self.failure, self.is_usable = error, False
         for queue in self.queues.values():
             queue.fail_receivers(copy_error(error))
         self._fail_waiters(lambda: copy_error(error))

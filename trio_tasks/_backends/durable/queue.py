@@ -255,7 +255,8 @@ class QueueState:
 
     def deliver(self, rows: list[ClaimedRow], claim: ClaimRequest, until: float, now: float) -> None:
         """Give claimed rows to the receivers, and keep the rest prefetched. All of them are kept, and released later,
-        if they arrived so late that their lease is over."""
+        if they arrived so late that their lease is over.
+        """
         if not rows:
             return
         if now >= until:
@@ -290,7 +291,7 @@ class QueueState:
         return receiver
 
     def _decode_all(self, rows: list[ClaimedRow]) -> list[Any]:
-        """The args of these rows; if one cannot be decoded, none is decoded yet."""
+        """Return the args of these rows; if one cannot be decoded, none is decoded yet."""
         decode = self.codec.decode
         with catch_errors():
             return [decode(row.payload) for row in rows]

@@ -185,7 +185,7 @@ class DurableStorage(
         engine = self._loop.engine
         with trio.CancelScope(shield=True):
             await engine.open()
-        self._loop.is_open = True
+        self._loop.is_open = self._loop.is_usable = True
         self._loop.token = trio.lowlevel.current_trio_token()
         self._loop.pid = os.getpid()
         await self._stack.enter_async_context(run_shielded(self._loop.run))

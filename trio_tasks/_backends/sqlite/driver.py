@@ -99,13 +99,13 @@ class Bound:
         self._longest = _LONGEST
         self._ends_at = 0.0
         self.times = 1
-        """The number of times that the next statement is run; set before each one. 0: it was seen to run."""
+        """The number of times that the next statement is run, set before each one; 0 once its time has begun."""
 
     def is_over(self) -> bool:
-        """Return True if the statement has taken too long; SQLite calls this between its steps.
+        """Return True if the time is over; SQLite calls this while a statement runs.
 
-        The time of a statement begins with the first call, some milliseconds after the statement: nearly all have
-        ended by then, and are spared a look at the clock.
+        The time begins with the first call, some milliseconds after the statement. Nearly all statements have ended by
+        then, and cost no reading of the clock.
         """
         now = time.monotonic()
         if self.times:

@@ -288,7 +288,7 @@ class Session:
         return result
 
     def _check_place(self) -> None:
-        """Refuse to acknowledge what was committed to a file, or a log of it, that is not there any more."""
+        """Raise if the file or its log was replaced or removed, so that a commit to it is not acknowledged."""
         if self._place is not None and self._place.has_changed:
             raise refused(
                 f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
@@ -513,10 +513,10 @@ class Use:
 
 @final
 class Place:
-    """The place of a file and of its write-ahead log, as it is when this is made.
+    """The identities of a file and of its write-ahead log, as they are when this object is made.
 
     Args:
-      file: its path, without symbolic links.
+      file: the path, without symbolic links.
     """
 
     __slots__ = ("_file", "_log", "_was")
@@ -528,7 +528,7 @@ class Place:
 
     @property
     def has_changed(self) -> bool:
-        """True if either is not there any more, or another file is."""
+        """True if one of the two was removed or replaced."""
         return self._was != self._look()
 
     def _look(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
