@@ -20,6 +20,8 @@ HUEY = "huey, SqliteHuey"
 BARE = "SQLite alone, as many rows at a time"
 BY_HAND = "the same in a thread, for trio tasks"
 """The floor: what does not meet the target there, no library can meet."""
+GUARDED = "the same with our guarantees, by hand"
+"""The floor for what our layers cost: the same file, statements and checks, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def contenders() -> Iterator[Contender]:
     yield Contender(HUEY, partial(measure_afresh, "side_by_side.huey_on_sqlite"))
     yield Contender(BARE, partial(measure_afresh, "side_by_side.bare_sqlite"), pushes=False)
     yield Contender(BY_HAND, partial(measure_afresh, "side_by_side.by_hand_on_sqlite"), pushes=False)
+    yield Contender(GUARDED, partial(measure_afresh, "side_by_side.same_guarantees_on_sqlite"), pushes=False)
     for engine, title in ENGINES.items():
         if engine != "apsw" or importlib.util.find_spec("apsw"):
             yield Contender(title, partial(measure_afresh, "stored_daily", engine=engine))
@@ -74,6 +77,7 @@ def _compare(kind: str, concurrency: int, title: str) -> None:
         huey = found[HUEY].get("wall", math.nan)
         for name, each in found.items():
             _show_rate(name, each, huey, TARGETS[synchronous] if kind == "drain" and concurrency > 1 else None)
+        _show_layers(found)
 
 
 def _takes_part(contender: Contender, kind: str, concurrency: int) -> bool:
@@ -85,7 +89,7 @@ def _best_in_turns(entered: list[Contender], **terms: Any) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for _ in range(size(3, 1)):
         for each in entered:
-            quick = each.title in (BARE, BY_HAND, *ENGINES.values()) and terms["concurrency"] > 1
+            quick = each.title in (BARE, BY_HAND, GUARDED, *ENGINES.values()) and terms["concurrency"] > 1
             many = 4 if quick else 1  # or it is over too soon
             known, new = found.get(each.title, {}), each.measure(**{**terms, "tasks": many * terms["tasks"]})
             found[each.title] = {**new, **{clock: min(new[clock], known[clock]) for clock in known.keys() & new.keys()}}
@@ -101,6 +105,13 @@ def _show_rate(title: str, found: Found, huey: float, target: float | None) -> N
     judged = target is not None and (title == BY_HAND or title.startswith("SqliteStorage"))
     word = "" if not judged or target is None else "  PASS" if ratio >= target else f"  below target ({target:g})"
     print(f"    {title:42}{rate}{word}", flush=True)
+
+
+def _show_layers(found: dict[str, Found]) -> None:
+    """Print how many times the CPU of the same guarantees by hand a task of SqliteStorage takes."""
+    floor, ours = (found.get(title, {}).get("cpu") for title in (GUARDED, ENGINES["sqlite3"]))
+    if floor and ours:
+        print(f"    {'SqliteStorage, CPU over the same by hand':42}{ours / floor:30.2f}x", flush=True)
 
 
 def _show_levels_of_huey() -> None:
