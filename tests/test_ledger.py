@@ -629,12 +629,12 @@ def test_no_wakeup_is_due_for_a_cancelled_task() -> None:
     assert timed.ledger.next_due is None
 
 
-def test_an_attempt_is_aborted_through_its_holder() -> None:
+def test_a_running_task_is_aborted_through_its_holder_if_it_has_one() -> None:
     timed = TimedLedger()
     timed.push("a")
     assert not timed.ledger.abort("a", "it waits")
     task = timed.take_one()
-    assert not timed.ledger.abort("a", "nobody holds it")
+    assert timed.ledger.abort("a", "nobody holds it")
     task.parts.holder = holder = Holder()
     assert timed.ledger.abort("a", "enough")
     (told,) = holder.told

@@ -258,13 +258,15 @@ async def test_cancel_takes_back_tasks_that_are_ready_or_delayed() -> None:
         storage.receive_nowait()
 
 
-async def test_abort_reaches_only_what_a_worker_runs(autojump_clock: MockClock) -> None:
+async def test_abort_reaches_only_what_runs(autojump_clock: MockClock) -> None:
     storage = MemoryStorage[int]()
     task_id = await storage.push(1)
     assert not await storage.abort(task_id)
-    await storage.receive()
-    assert not await storage.abort(task_id)  # running, but not in a worker
+    task = await storage.receive()
+    assert await storage.abort(task_id)  # running, though not in a worker
     assert not await storage.abort("nobody")
+    await storage.settle(task, Released())
+    assert (await storage.wait_for(task_id)).status is Status.Killed
 
 
 async def test_a_sync_handler_is_aborted_when_it_asks() -> None:

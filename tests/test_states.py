@@ -79,6 +79,13 @@ class Holder:
         return "nowhere"
 
 
+class Ended(Holder):
+    """A slot whose attempt is over, and only being settled."""
+
+    def revoke(self, outcome: Killed | Released) -> bool:
+        return False
+
+
 class Subject:
     """A task, and all that a test does to it on a storage."""
 
@@ -333,6 +340,35 @@ async def test_a_dead_letter_whose_key_is_taken_is_not_resumed(
             await storage.resume_by_id(subject.id)
         assert await subject.state() is TaskState.FAILED
         assert (await storage.metrics())["waiting"] == 1
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_a_task_that_was_received_by_hand_is_aborted_too(
+    kind: str, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """No worker makes the attempt, so it cannot be cancelled; the task is killed when it would wait again."""
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        subject = Subject(storage, mock_clock)
+        await subject.bring_into(TaskState.RUNNING, TaskEvent.ABORT)
+        subject.task.parts.holder = None
+        assert await storage.abort(subject.id)
+        await storage.settle(subject.task, Released())
+        assert await subject.state() is TaskState.KILLED
+        assert await subject.attempt() == 0
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_an_attempt_that_is_over_is_aborted_only_where_its_settlement_takes_time(
+    kind: str, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """In memory the outcome that the worker has told of is what becomes of it."""
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        subject = Subject(storage, mock_clock)
+        await subject.bring_into(TaskState.RUNNING, TaskEvent.ABORT)
+        subject.task.parts.holder = Ended()
+        assert await storage.abort(subject.id) is subject.is_stored
+        await storage.settle(subject.task, Released())
+        assert await subject.state() is (TaskState.KILLED if subject.is_stored else TaskState.WAITING)
 
 
 def test_each_state_can_be_reached_and_left() -> None:

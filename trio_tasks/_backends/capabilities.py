@@ -148,8 +148,10 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def abort(self, task_id: str) -> bool:
-        """Cancel the attempt under way, which is then settled as killed; False if no worker runs the task.
+        """Cancel the attempt under way, which is then settled as killed; False if there is none, or if it is over and
+        only being settled.
 
+        If the attempt succeeds all the same, the task is done; but it is not attempted again after this.
         It does not wait for the attempt to end: :meth:`wait_for` does. A sync handler ends when it next asks
         ``trio.from_thread.check_cancelled()``.
         """

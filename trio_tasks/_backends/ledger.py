@@ -355,14 +355,13 @@ class Ledger(Generic[A]):
         return task is not None
 
     def abort(self, task_id: str, reason: str) -> bool:
-        """Ask the worker to cancel the attempt under way, which is then killed; False if no worker runs it."""
+        """Cancel the attempt under way, if a worker makes it; unless it finishes, the task is killed then. False if the
+        task is not running, or the attempt is over and only being settled."""
         parts = self._running.get(task_id)
-        if parts is None or parts.holder is None:
+        if parts is None or (parts.holder is not None and not parts.holder.revoke(Killed(AbortError(reason)))):
             return False
-        is_told = parts.holder.revoke(Killed(AbortError(reason)))
-        if is_told:
-            self._aborted[task_id] = reason
-        return is_told
+        self._aborted[task_id] = reason
+        return True
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
         """Make a waiting task ready in ``delay`` seconds; False if it does not wait."""
