@@ -211,7 +211,7 @@ def test_an_id_that_is_known_is_refused_and_nothing_changes(place: str) -> None:
         timed.ledger.remembered,
         timed.ledger.counts,
     )
-    with pytest.raises(DuplicateTaskError, match="a task of the id 'a' has been pushed already; ids must be new"):
+    with pytest.raises(DuplicateTaskError, match="a task with the id 'a' has been pushed already; ids must be new"):
         timed.push("a", args=2, unique="key")
     after = (
         timed.ledger.waiting,

@@ -249,7 +249,7 @@ async def test_when_intake_stops_attempts_that_lend_are_released(autojump_clock:
         begun_at = trio.current_time()
         await context.wait_stopped()
         assert trio.current_time() - begun_at == 5, "the other attempt goes on until it begins to wait"
-    reason = "its worker stops, and it waited for another task"
+    reason = "its worker stops while it waits for another task"
     assert [(each.task.parts.id, each.reason) for each in record.of(Release)] == [(early, reason), (late, reason)]
     for each in await storage.list_tasks(Status.Pending):
         assert each.parts.attempt == 0

@@ -374,7 +374,7 @@ async def test_a_signal_refuses_what_cannot_tell() -> None:
         OnSignal(trio.Event())  # type: ignore[arg-type]  # it is the wrong type on purpose
     with pytest.raises(TypeError, match="source must be callable, as an async function"):
         OnSignal(5)  # type: ignore[arg-type]  # it is the wrong type on purpose
-    with pytest.raises(RuntimeError, match=r"listens to its source.*OnSignal\(\)"):
+    with pytest.raises(RuntimeError, match=r"has a source of signals.*OnSignal\(\)"):
         OnSignal(channel).notify()
 
 

@@ -78,10 +78,10 @@ def test_options_of_a_file_and_of_memory_in_the_url() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("redis://user:s3cret@host/0", "begins with one of sqlite, file, memory"),
-        ("tasks.db", "begins with one of sqlite, file, memory"),
-        ("", "begins with one of sqlite, file, memory"),
-        ("sqlite://tasks.db", "a URL of sqlite has no user, password or host, and so three slashes"),
+        ("redis://user:s3cret@host/0", "must begin with one of sqlite, file, memory"),
+        ("tasks.db", "must begin with one of sqlite, file, memory"),
+        ("", "must begin with one of sqlite, file, memory"),
+        ("sqlite://tasks.db", "a URL of sqlite has no user, password or host: write three slashes"),
         ("sqlite://user:s3cret@host/tasks.db", "a URL of sqlite has no user, password or host"),
         ("file://[s3cret/tasks", "a URL of file has no user, password or host"),
         ("memory://user:s3cret@host", "a URL of memory has no user, password or host"),
@@ -89,7 +89,7 @@ def test_options_of_a_file_and_of_memory_in_the_url() -> None:
         ("sqlite:///", "names no file"),
         ("file:", "names no file"),
         ("memory:///tasks", "a URL of memory has no path"),
-        ("sqlite:///tasks.db#s3cret", "no part behind '#'"),
+        ("sqlite:///tasks.db#s3cret", "no part after '#'"),
         ("sqlite:///tasks.db?lease", "has options such as"),
         ("sqlite:///tasks.db?leese=60", "a URL of sqlite has no option 'leese'; the options are .*lease"),
         ("memory://?lease=60", "a URL of memory has no option 'lease'"),
@@ -121,7 +121,7 @@ def test_an_option_in_the_url_and_in_the_call_is_refused() -> None:
 
 def test_what_is_no_url_at_all() -> None:
     wrong: Any = Path("tasks.db")
-    with pytest.raises(TypeError, match="the URL of a storage is text"):
+    with pytest.raises(TypeError, match="open_url takes a text"):
         open_url(wrong)
 
 

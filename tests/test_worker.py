@@ -172,12 +172,12 @@ async def test_a_context_is_for_one_run(nursery: trio.Nursery) -> None:
     context = worker.prepare()
     nursery.start_soon(worker.run, context)
     await wait_all_tasks_blocked()
-    with pytest.raises(WorkerError, match="is of another run"):
+    with pytest.raises(WorkerError, match="was used for another run"):
         await worker.run(context)
     assert context.is_running
     context.stop()
     await context.wait_stopped()
-    with pytest.raises(WorkerError, match="is of another run"):
+    with pytest.raises(WorkerError, match="was used for another run"):
         await worker.run(context)
 
 
@@ -705,9 +705,9 @@ def test_a_handler_for_args_of_another_class_is_refused_when_it_is_built(
     store: Callable[[Any], Any], around: Callable[[Any], Any]
 ) -> None:
     storage: Any = around(store(Mail))
-    with pytest.raises(HandlerSignatureError, match=r"send_sms .* 'sms: Sms' .* they are Mail here"):
+    with pytest.raises(HandlerSignatureError, match=r"send_sms .* 'sms: Sms' .* which are Mail here"):
         Worker("w", storage, send_sms)
-    with pytest.raises(HandlerSignatureError, match=r"they are Mail here"):
+    with pytest.raises(HandlerSignatureError, match=r"which are Mail here"):
         Worker("w", storage, send_sms, layers=[Log()])
 
 

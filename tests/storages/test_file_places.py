@@ -191,7 +191,7 @@ async def test_what_was_in_the_making_when_a_process_died_is_removed(path: Path)
 
 async def test_what_was_in_the_making_is_no_journal(path: Path) -> None:
     JournalFile.create(path, ahead=False).abandon()
-    with pytest.raises(BackendError, match="not a journal yet"):
+    with pytest.raises(BackendError, match="an unfinished journal"):
         await push_one(path)
 
 
@@ -325,7 +325,7 @@ async def test_what_goes_into_a_journal_that_is_not_there_is_not_acknowledged(
     await push(engine, new("a"))
     lose(path)
     for _ in range(2):
-        with pytest.raises(BackendError, match=r"deleted, moved or replaced|opened anew") as caught:
+        with pytest.raises(BackendError, match=r"deleted, moved or replaced|open it again") as caught:
             await push(engine, new("b"))
         assert caught.value.is_final
     await engine.aclose()

@@ -115,7 +115,7 @@ async def see_refused(change: Callable[[], Any]) -> None:
 
 
 async def test_where_there_is_none_none_is_made(place: Path) -> None:
-    for complaint in ("is not there, and is not to be made", "is empty, and is not to be made"):
+    for complaint in ("is not there, and read_only=True forbids", "is empty, and read_only=True forbids"):
         with pytest.raises(BackendError, match=complaint) as caught:
             await FileStorage(place, str, read_only=True).__aenter__()
         assert caught.value.is_final

@@ -80,7 +80,7 @@ async def test_a_disk_that_fails_when_the_directory_is_synced_ends_it_with_the_n
     async with opened(path, synchronous=synchronous, compact_above=5_000) as engine:
         await push(engine, new("old", priority=-1))
         monkeypatch.setattr(os, "fsync", refusing(errno.EIO, 10**9, os.fsync))
-        with pytest.raises(BackendError, match="opened anew"):
+        with pytest.raises(BackendError, match="open it again"):
             await grow(engine)
         assert "was compacted, but may not be on the disk" in caplog.text
         monkeypatch.undo()

@@ -61,13 +61,13 @@ async def test_a_relative_path_is_where_it_was_when_it_was_given(
 @pytest.mark.parametrize("storage_type", STORAGES)
 @pytest.mark.parametrize("path", ["", ":memory:", b"tasks", None, 5, 1.5])
 def test_what_is_no_path_is_refused_where_it_is_given(storage_type: Callable[..., Any], path: Any) -> None:
-    with pytest.raises(TypeError, match="path must be that of a file"):
+    with pytest.raises(TypeError, match="path must be the path of a file"):
         storage_type(path, str)
 
 
 @pytest.mark.parametrize("storage_type", STORAGES)
 def test_a_path_with_a_nul_is_refused_where_it_is_given(tmp_path: Path, storage_type: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="path must not have a NUL"):
+    with pytest.raises(ValueError, match="path must not contain a NUL"):
         storage_type(f"{tmp_path}/tasks\0.db", str)
 
 

@@ -185,7 +185,7 @@ async def test_only_tasks_of_an_sqlite_storage_have_a_transaction() -> None:
     from trio_tasks import Task
 
     task: Task[Any] = Task(1)
-    with pytest.raises(TypeError, match="of a task from a SqliteStorage"):
+    with pytest.raises(TypeError, match="needs a task from a SqliteStorage"):
         await SqliteTransaction.from_task(task)
 
 

@@ -286,7 +286,7 @@ class AsyncSession:
 )
 async def test_what_is_no_connection_is_refused(path: Path, wrong: object) -> None:
     async with SqliteStorage(path, str) as storage:
-        with pytest.raises(TypeError, match=r"must be by 'sqlite3'|whose methods are async"):
+        with pytest.raises(TypeError, match=r"must be by 'sqlite3'|with sync methods"):
             storage.push_in(wrong, "a")
 
 

@@ -81,7 +81,7 @@ async def test_a_log_of_another_account_is_named(place: Path) -> None:
 async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
     for option, value in (("create", False), ("read_only", True)):
         options: dict[str, Any] = {option: value}
-        with pytest.raises(BackendError, match="is not there, and is not to be made") as caught:
+        with pytest.raises(BackendError, match="does not exist, and create=False") as caught:
             await SqliteStorage(place, str, **options).__aenter__()
         assert caught.value.is_final
         assert names(place) == set()

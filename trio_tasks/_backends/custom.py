@@ -105,7 +105,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
             if value is not None:
                 check_callable(value, name, shape)
         if (beat is None) != (heartbeat_interval is None):
-            raise TypeError("beat and heartbeat_interval go together: what to call, and how often")
+            raise TypeError("CustomBackend needs both beat and heartbeat_interval, or neither")
         if heartbeat_interval is not None:
             check_seconds(heartbeat_interval, "heartbeat_interval", positive=True)
         self.heartbeat_interval: float | None = heartbeat_interval
@@ -131,7 +131,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         """
         check_task(task)
         if self._push is None:
-            raise BackendError("nothing can be pushed here: this CustomBackend was made without push=")
+            raise BackendError("CustomBackend.push: this backend was made without push=")
         if self._closed:
             raise trio.ClosedResourceError("this backend is closed: nothing more can be pushed here")
         answer = await _call("push", self._push, task)
@@ -145,7 +145,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         """
         if self._close is None:
             raise BackendError(
-                "this CustomBackend was made without close=, so nobody can tell its receive that no more will come"
+                "CustomBackend.close: this backend was made without close=, so its receive cannot be told to end"
             )
         if not self._closed:
             self._closed = True

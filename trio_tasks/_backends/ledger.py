@@ -97,7 +97,7 @@ class Ledger(Generic[A]):
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
         if task_id in self._live or task_id in self._dead or task_id in self._done:
-            raise DuplicateTaskError(f"a task of the id {str(task_id)!r} has been pushed already; ids must be new")
+            raise DuplicateTaskError(f"a task with the id {str(task_id)!r} has been pushed already; ids must be new")
         if terms.unique is not None:
             other = self._claim(task)
             if other is not None:

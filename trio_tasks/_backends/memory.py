@@ -366,7 +366,7 @@ class MemoryStorage(
         from .._contracts.context import WorkerContext  # only a program with a worker has loaded it
 
         if not isinstance(context, WorkerContext):
-            raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
+            raise TypeError(f"register_worker takes the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
         self._queue.workers = [each for each in self._queue.workers if not each.is_stopped]
         self._queue.workers.append(context)

@@ -229,7 +229,7 @@ class MemoryQueue(Generic[A]):
     def settle(self, task: Task[Any], outcome: Outcome) -> None:
         """Record the outcome, and serve waiting trio tasks."""
         if not isinstance(task, Task):
-            raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
+            raise TypeError(f"settle takes a Task, not {type(task).__name__}")
         self.ledger.settle(task, outcome, 0.0 if type(outcome) is Succeeded else trio.current_time())
         if self._receivers:
             self.match_waiters()

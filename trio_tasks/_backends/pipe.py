@@ -84,14 +84,14 @@ class Pipe(Backend[A], Feeder):
     ) -> None:
         if isinstance(source, Backend) or not hasattr(source, "__aiter__"):
             given = quoted(cast("object", source))
-            raise TypeError(f"a pipe's source is a trio.abc.ReceiveChannel or another async iterable, not {given}")
+            raise TypeError(f"a pipe's source must be a trio.abc.ReceiveChannel or another async iterable, not {given}")
         if not (isinstance(storage, Backend) and isinstance(storage, TaskSink)):
             raise TypeError(
                 f"a pipe's storage must be a Backend and a TaskSink, such as MemoryStorage(), which {storage!r} is not"
             )
         self._close_storage: Callable[[], object] | None = getattr(storage, "close", None) if close else None
         if close and not callable(self._close_storage):
-            raise TypeError(f"{storage!r} has no close(): give it one, or the pipe close=False")
+            raise TypeError(f"{storage!r} has no close(), which a pipe calls at the end: give the pipe close=False")
         self._source = source
         self._items: AsyncIterator[Task[A] | A] = source.__aiter__()
         self._storage: Any = storage
@@ -177,9 +177,9 @@ class Pipe(Backend[A], Feeder):
             return False  # noqa: ASYNC910  it is over, so nothing waits for the lock
         except DuplicateTaskError as error:
             if not repeated:  # otherwise the error means that the task had arrived
-                log.error("a task of %r is left out: %s", self, error)
+                log.error("a task from %r was not pushed: %s", self, error)
         except (TypeError, ValueError):
-            log.error("%r is left out of %r, which refuses it", task, self._storage, exc_info=True)
+            log.error("%r was not pushed: %r refuses it", task, self._storage, exc_info=True)
         self._in_transit, self._tried = None, False
         if refused:  # many refusals in a row must not starve other trio tasks
             await trio.lowlevel.checkpoint()

@@ -103,7 +103,7 @@ class OnSignal(PollStrategy):
     def __init__(self, source: trio.abc.ReceiveChannel[Any] | Callable[[], Awaitable[object]] | None = None) -> None:
         if isinstance(source, trio.Event):
             raise TypeError(
-                "a trio.Event stays set, so there would be no end of looking: "
+                "a trio.Event stays set, so polling would never pause: "
                 "use OnSignal() and its notify(), a channel, or an async function"
             )
         if source is None:
@@ -124,7 +124,7 @@ class OnSignal(PollStrategy):
           RuntimeError: this one has a source, which alone tells it.
         """
         if self._source is not None:
-            raise RuntimeError(f"{self!r} listens to its source; one that was made as OnSignal() can be notified")
+            raise RuntimeError(f"{self!r} has a source of signals; only an OnSignal() without one can be notified")
         self._notified.set()
 
     async def wait(self) -> None:

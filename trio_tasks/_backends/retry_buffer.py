@@ -106,7 +106,7 @@ class RetryBuffer(Generic[A]):
         try:
             self.ledger.push(task, trio.current_time())
         except DuplicateTaskError as error:  # the sender cannot be told
-            log.warning("a task is left out: %s", error)
+            log.warning("a task from a channel was ignored: %s", error)
         else:
             self._keep_time()
 

@@ -52,11 +52,11 @@ def open_url(url: str, type: Any = None, *, queue: str = "default", **options: A
       TypeError, ModuleNotFoundError: as when the storage is made by its class.
     """
     if not isinstance(url, str):
-        raise TypeError(f"the URL of a storage is text, such as 'sqlite:///tasks.db', not {quoted(url)}")
+        raise TypeError(f"open_url takes a text such as 'sqlite:///tasks.db', not {quoted(url)}")
     scheme = url.partition(":")[0].lower()
     if scheme not in _SCHEMES:
         known = ", ".join(f"{example!r}" for example in _EXAMPLES.values())
-        raise ValueError(f"the URL of a storage begins with one of {', '.join(_SCHEMES)}: such as {known}")
+        raise ValueError(f"the URL of a storage must begin with one of {', '.join(_SCHEMES)}, such as {known}")
     parts = _split(url, scheme)
     given = _options(parts, scheme)
     if both := given.keys() & {*options, *({"queue"} if queue != "default" else ())}:
@@ -73,10 +73,10 @@ def _split(url: str, scheme: str) -> SplitResult:
         parts = urlsplit("")
     if has_place:
         raise ValueError(
-            f"a URL of {scheme} has no user, password or host, and so three slashes: such as {_EXAMPLES[scheme]!r}"
+            f"a URL of {scheme} has no user, password or host: write three slashes, as in {_EXAMPLES[scheme]!r}"
         )
     if "#" in url:
-        raise ValueError(f"a URL of {scheme} has no part behind '#'; in a path, write %23")
+        raise ValueError(f"a URL of {scheme} has no part after '#'; in a path, write %23")
     return parts
 
 

@@ -155,7 +155,7 @@ class _Watch:
                 loops = tuple(self._loops.values())
             now = time.monotonic()
             for loop in loops:
-                with log_and_suppress("an event loop could not be looked at"):
+                with log_and_suppress("the watch thread could not check an event loop"):
                     loop.look(now)
             with self._changed:
                 if self._loops:

@@ -65,13 +65,15 @@ class Intake:
         self._admitting = [gate for gate in gates if isinstance(gate, Admitting)]
         self._settle_timeout = settle_timeout
         self._gate_lock = trio.Lock()
-        self._unadmitted: set[Task[Any]] = set()  # those whose attempt is to fail, since a gate has
+        self._unadmitted: set[Task[Any]] = set()  # tasks whose attempt is to fail with the error of a gate
         self._listening = 0
         self._receive_nowait: Callable[[], Task[Any]] | None = None
         if isinstance(backend, ReceiveNowaitBackend):
             self._receive_nowait = backend.receive_nowait
         self._slices = TimeSlices(self._state)
-        self._uses_slices = isinstance(backend, NowaitBackend)  # else each slot waits when it settles, and others run
+        self._uses_slices = isinstance(
+            backend, NowaitBackend
+        )  # otherwise each slot waits when it settles, so that others run
 
     @property
     def will_take_more(self) -> bool:
@@ -114,7 +116,7 @@ class Intake:
             try:
                 if self._state.paused:
                     await self._state.wait_open()
-                    if not self._state.is_open:  # shut again before this one has come to it
+                    if not self._state.is_open:  # closed again before this slot ran
                         continue
                     has_looked = False
                 return await (self._receive_through_gates(slot) if self._gates else self._receive(has_looked))
@@ -203,7 +205,7 @@ class Intake:
     async def _give_back(self, task: Task[Any]) -> None:  # noqa: ASYNC910  settling is one
         self._context.idle = False
         with suppress(LeaseLostError), trio.fail_after(self._settle_timeout, shield=True):
-            await self._backend.settle(task, Released("a gate had closed"))
+            await self._backend.settle(task, Released("a gate had no room after all"))
 
     def dismiss(self, task: Task[Any]) -> None:
         """Free the room that gates reserved for an attempt that is over."""

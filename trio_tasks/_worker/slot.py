@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = Released("interrupted")
 _SUCCEEDED = Succeeded(None)
-_STOPPED = Released("its worker stops, and it waited for another task")
+_STOPPED = Released("its worker stops while it waits for another task")
 
 _STALL_INTERVAL = 5.0
 """Seconds for which all slots wait for other tasks before that is said in the log; and then between two times."""
@@ -156,7 +156,7 @@ class Slot:
         SLOTS[self._trio_task] = self
         try:
             await self._take_and_attempt()
-        except RuntimeError:  # trio says so when the slot's scope is left before one that is inside of it
+        except RuntimeError:  # raised by trio when a scope inside of the slot's scope is still open
             if not self.left_open:
                 raise
             forget_nurseries(self._trio_task)
@@ -171,7 +171,7 @@ class Slot:
                 while True:
                     if task is None and (task := await self._intake.take(self)) is None:
                         return
-                    if self.scope.cancel_called:  # by now; so it is attempted in the next scope
+                    if self.scope.cancel_called:  # cancelled meanwhile: attempt the task in the next scope
                         break
                     current, task = task, None
                     await self._attempt(current)
@@ -316,7 +316,12 @@ class Slot:
         with catch_errors() as caught:
             return judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
         name = type(error).__name__
-        log.error("worker %r: its retry policy failed on a %s", self.context.name, name, exc_info=caught.error)
+        log.error(
+            "worker %r: the retry policy raised an error while judging a %s; the task has failed",
+            self.context.name,
+            name,
+            exc_info=caught.error,
+        )
         return Failed(error)
 
     def revoke(self, outcome: Killed | Released) -> bool:

@@ -192,7 +192,7 @@ class Worker(Generic[A, R]):
         self._gates = [layer for layer in stages if isinstance(layer, Gate)]
         self._lending_gates = [layer for layer in stages if isinstance(layer, LendingGate)]
         if len(set(map(id, self._gates))) < len(self._gates):
-            raise ValueError("layers must not hold the same gate twice: an attempt would wait for itself")
+            raise ValueError("layers must not contain the same gate twice: an attempt would wait for itself")
 
     def prepare(self, *, on_event: Listener | Iterable[Listener] | None = None) -> WorkerContext:
         """Make the context of a run that has not begun, with additional listeners; give it to :meth:`run`."""
@@ -233,9 +233,11 @@ class Worker(Generic[A, R]):
         if not isinstance(context, WorkerContext):
             raise TypeError(f"run takes a WorkerContext that prepare() made, not {quoted(context)}")
         if context.recipe is not self:
-            raise WorkerError(f"{context!r} is of another worker than {self!r}: use what its own prepare() made")
+            raise WorkerError(
+                f"{context!r} belongs to another worker than {self!r}: use a context from this worker's prepare()"
+            )
         if context.is_running or context.is_stopped:
-            raise WorkerError(f"{context!r} is of another run: prepare() a new one for each")
+            raise WorkerError(f"{context!r} was used for another run: call prepare() for each run")
         try:
             with unnested(), watching_the_loop(context):
                 await self._run(context, task_status)
@@ -282,7 +284,7 @@ class Worker(Generic[A, R]):
     @trio.lowlevel.enable_ki_protection
     async def _unregister(self, backend: RegisterWorker, context: WorkerContext) -> None:
         with (
-            log_and_suppress("worker %r has ended, and its backend could not be told", self.name),
+            log_and_suppress("worker %r has ended, but could not be unregistered from its backend", self.name),
             trio.fail_after(self.settle_timeout, shield=True),
         ):
             await backend.unregister_worker(context)

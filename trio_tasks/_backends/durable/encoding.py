@@ -107,7 +107,7 @@ def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
             asked = datetime.fromisoformat(given[0])
             moment = asked if microseconds_of(asked) == run_at else moment
     except (TypeError, ValueError, OverflowError) as error:
-        raise BackendError(f"when a task is to run cannot be read: {error}") from error
+        raise BackendError(f"the run_at of a task cannot be read: {error}") from error
     return moment
 
 
@@ -243,7 +243,7 @@ def decode_error(stored: bytes | None) -> BaseException:
         again = _made_of(fields)
         stored_error = _stored_error_of(fields, _text(fields["traceback"]))
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
-        raise BackendError(f"an error cannot be read: {error!r}") from error
+        raise BackendError(f"the stored error of a task cannot be read: {error!r}") from error
     if type(again) is StoredError:
         return stored_error
     last: BaseException = again
@@ -383,7 +383,7 @@ def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
         for each in past:
             check_text(each.error, "the error of an attempt")
     except (TypeError, ValueError) as error:
-        raise BackendError(f"a history cannot be read: {error}") from error
+        raise BackendError(f"the history of a task cannot be read: {error}") from error
     return past
 
 

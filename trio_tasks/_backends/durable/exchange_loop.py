@@ -285,7 +285,7 @@ class ExchangeLoop:
         if not self.is_open or self.closed:
             raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
         if trio.lowlevel.current_trio_token() is not self.token:
-            raise RuntimeError("this storage was opened in another process, or another run: open one here")
+            raise RuntimeError("this storage was opened in another trio run: open one in this run")
         if self.failure is not None:
             raise copy_error(self.failure)
 
@@ -558,7 +558,7 @@ class ExchangeLoop:
         leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
         if not leased:
             return  # noqa: ASYNC910  the same
-        with log_and_suppress("a storage could not check for attempts to be aborted"):
+        with log_and_suppress("a storage could not check whether attempts are to be aborted"):
             renewal = await self._with_engine(self.engine.renew, (), 0.0)
             for claim_key in renewal.aborted:
                 if claim_key in leased:
@@ -694,7 +694,7 @@ def _closed() -> trio.ClosedResourceError:
 def _log_if_unforeseen(error: BackendError) -> None:
     """Log the traceback of an error that an engine should not have raised."""
     if isinstance(error, UnforeseenError):
-        log.error("an engine failed in an unforeseen way", exc_info=error.__cause__)
+        log.error("a storage's engine raised an unexpected error", exc_info=error.__cause__)
 
 
 async def exchange_in_parts(

@@ -81,7 +81,7 @@ class WriterThread:
         self._calls.put(None)
 
     def _be_idle(self) -> None:
-        with log_and_suppress("a writer thread could not do what it does while nothing is asked"):
+        with log_and_suppress("a writer thread failed in its idle work"):
             self._on_idle()
 
     def _run(self) -> None:

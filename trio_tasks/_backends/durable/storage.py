@@ -348,7 +348,7 @@ class DurableStorage(
         It cannot be cancelled, and ends in bounded time.
         """
         if not isinstance(task, Task):
-            raise TypeError(f"what is settled is a Task, not {type(task).__name__}")
+            raise TypeError(f"settle takes a Task, not {type(task).__name__}")
         parts = task.parts
         lease = parts.context
         if not isinstance(lease, Lease) or lease.queue is not self._queue or lease.settled:
@@ -365,7 +365,7 @@ class DurableStorage(
             raise UnsettledError(answer, permanent=False)
         if not answer:
             raise LeaseLostError(
-                f"task {escaped(parts.id)} had its attempt {parts.attempt} taken away: its lease ran out"
+                f"attempt {parts.attempt} of task {escaped(parts.id)} has lost its lease, which ran out"
             )
         parts.status = STATUS_AFTER[settlement.kind]
         if parts.status is not Status.Pending:
@@ -392,14 +392,14 @@ class DurableStorage(
         except BackendError as error:
             if error.is_final or any(parts.context.until < until - self.lease for parts in held.values()):
                 raise
-            log.warning("leases could not be renewed, which is tried again: %s", error)
+            log.warning("leases could not be renewed; trying again: %s", error)
             return  # noqa: ASYNC910  it has waited
         self._queue.note_renewal(held, renewal, until)
 
     async def register_worker(self, context: WorkerContext) -> None:
         """Note that this worker starts to receive here."""
         if not isinstance(context, WorkerContext):
-            raise TypeError(f"what is registered is the WorkerContext of a run, not {quoted(context)}")
+            raise TypeError(f"register_worker takes the WorkerContext of a run, not {quoted(context)}")
         self._queue.set_workers({**self._queue.worker_names, context: context.name})
         await self._register_workers()
 
@@ -485,7 +485,7 @@ class DurableStorage(
         check_length(len(packed), self._loop.engine.longest, "the progress")
         is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
         if not is_kept:
-            raise LeaseLostError(f"task {escaped(task.parts.id)} had its attempt {task.parts.attempt} taken away")
+            raise LeaseLostError(f"attempt {task.parts.attempt} of task {escaped(task.parts.id)} has lost its lease")
 
     @overload
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...

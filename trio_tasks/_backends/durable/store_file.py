@@ -47,9 +47,9 @@ def check_path(path: str | os.PathLike[str], hint: str) -> Path:
     except TypeError:
         text = None
     if not isinstance(text, str) or text in ("", ":memory:"):
-        raise TypeError(f"path must be that of a file, not {path!r}; {hint}")
+        raise TypeError(f"path must be the path of a file, not {path!r}; {hint}")
     if "\0" in text:
-        raise ValueError(f"path must not have a NUL in it, as {text!r} has")
+        raise ValueError(f"path must not contain a NUL character, as {text!r} does")
     return Path(text)
 
 

@@ -226,9 +226,7 @@ class JournalFile:
             is_there = False
         if not is_there:
             self.is_broken = True
-            raise refused(
-                f"{_WHAT} {str(path)!r} was deleted, moved or replaced while it was open: it has to be opened anew"
-            )
+            raise refused(f"{_WHAT} {str(path)!r} was deleted, moved or replaced while it was open: open it again")
 
     def put_in_place_of(self, old: JournalFile | None, own: Path, place: Path, mode: int = PRIVATE) -> None:
         """Replace the journal at ``place``, which is ``old``; once this returns, ``old`` is closed. The new name is on

@@ -108,7 +108,7 @@ class FollowedJournal:
         found = regular_file(self._path, _WHAT)
         if found is None or not found.st_size:
             condition = "is empty" if found is not None else "is not there"
-            raise refused(f"{_WHAT} {str(self._path)!r} {condition}, and is not to be made")
+            raise refused(f"{_WHAT} {str(self._path)!r} {condition}, and read_only=True forbids making it")
 
     def _load(self, file: BinaryIO) -> Damage | None:
         damage: Damage | None = None

@@ -126,7 +126,7 @@ def _encode(
             fields.append(suspended)
         return cbor2.dumps(fields)
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
-        raise refusal(f"what is to be stored cannot be written down: {error}") from error
+        raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
 
 def load_record(state: JournalState, payload: bytes) -> list[Row]:
@@ -346,7 +346,7 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
         magic, version, state, salt = _HEADER.unpack(fields)
         if magic == MAGIC and version == VERSION:
             if state == _UNFINISHED:
-                raise BackendError(f"{name!r} is not a journal yet: it was to take the place of one")
+                raise BackendError(f"{name!r} is an unfinished journal, which a compaction has left")
             return bytes(salt)
         if magic == MAGIC:
             raise BackendError(

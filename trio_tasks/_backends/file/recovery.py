@@ -42,7 +42,7 @@ def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
     found = regular_file(path, "the journal")
     if not create and (found is None or not found.st_size):
         condition = "is empty" if found is not None else "is not there"
-        raise refused(f"the journal {str(path)!r} {condition}, and is not to be made")
+        raise refused(f"the journal {str(path)!r} {condition}, and create=False forbids making it")
     if not path.parent.is_dir():
         raise BackendError(f"the journal {str(path)!r} cannot be opened: there is no directory {str(path.parent)!r}")
     lock = FileLock(beside(path, "lock"), path, found, mode)

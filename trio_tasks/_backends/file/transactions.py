@@ -111,7 +111,7 @@ class TransactionLog:
         """
         journal, state = self._journal, self.state
         if journal.is_broken or not journal.is_open:
-            raise permanent_error(f"the journal {str(self._path)!r} has failed, and has to be opened anew")
+            raise permanent_error(f"the journal {str(self._path)!r} has failed: open it again")
         payload, is_written = None, False
         try:
             state.time = now

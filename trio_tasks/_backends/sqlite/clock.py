@@ -191,7 +191,7 @@ class SqliteClock:
                 raise DamagedError(f"the SQLite file {self._path!r} is damaged: {name!r} of its clock is {value!r}")
             meta[name] = float(value)
         if not isinstance(meta.get("boot"), str):
-            raise DamagedError(f"the SQLite file {self._path!r} is damaged: its clock does not say since when it runs")
+            raise DamagedError(f"the SQLite file {self._path!r} is damaged: its clock has no start time")
         return meta
 
     def _notes(self, connection: Connection, session: int) -> list[Note]:

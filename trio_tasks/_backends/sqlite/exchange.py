@@ -313,7 +313,7 @@ class ExchangeSql:
             if other is not None:
                 return other
         if self._connection.changed(_INSERT, self._values(row, now)) < 1:
-            raise RowRefusedError("a row was not let in, though nothing was wrong: a trigger may have had it ignored")
+            raise RowRefusedError("an INSERT of a row was ignored without an error, perhaps by a trigger")
         self._counters.count(queue, live=1, pushed=1)
         return row.id
 
@@ -408,7 +408,7 @@ class ExchangeSql:
             return False
         try:
             if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, _json_of([row[0]]))) < 1:
-                raise RowRefusedError("it cannot be claimed: a trigger may have that ignored")
+                raise RowRefusedError("the claim was ignored without an error, perhaps by a trigger")
         except Exception as error:
             self._skip_refused(row[0], error, now)
             return False
@@ -432,7 +432,7 @@ class ExchangeSql:
         """
         if not is_refusal(error):
             raise error
-        log.error("row %s of a queue cannot be changed, and is left alone for %s s: %s", seq, _REFUSED_FOR, error)
+        log.error("row %s of a queue cannot be changed; it is not claimed for %s s: %s", seq, _REFUSED_FOR, error)
         self._refused[seq] = now + _REFUSED_FOR
         if not self._connection.in_transaction:
             raise FastPathFailed from error
@@ -554,7 +554,7 @@ class ExchangeSql:
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                log.error("finished tasks cannot be forgotten, which is tried again in %s s: %s", _REFUSED_FOR, error)
+                log.error("finished tasks cannot be deleted; trying again in %s s: %s", _REFUSED_FOR, error)
                 if not self._connection.in_transaction:
                     raise FastPathFailed from error
             else:
@@ -682,7 +682,7 @@ class TaskTable:
           RowRefusedError: a trigger has had the change ignored.
         """
         if self._connection.changed(sql, parameters) < 1:
-            raise RowRefusedError("a row did not change, though nothing was wrong: a trigger may have had it ignored")
+            raise RowRefusedError("an UPDATE of a row was ignored without an error, perhaps by a trigger")
 
     def take_over_key(self, seq: int, successor: str) -> None:
         """Give the unique key of a running row to its successor; the row may end, but does not wait again."""

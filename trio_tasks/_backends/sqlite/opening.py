@@ -50,11 +50,11 @@ def find_file(path: str, opening: Opening) -> Path:
     file = Path(os.path.realpath(path))
     may_make = opening.create and not opening.read_only
     if found is None and not may_make:
-        raise refused(f"{_WHAT} {path!r} is not there, and is not to be made")
+        raise refused(f"{_WHAT} {path!r} does not exist, and create=False or read_only=True forbids making it")
     if found is None:
         _make(path, file, opening.mode)
     elif not found.st_size and not may_make and not any(_is_there(file, suffix) for suffix in _BESIDE):
-        raise refused(f"{_WHAT} {path!r} is empty, and no tables are to be made in it")
+        raise refused(f"{_WHAT} {path!r} is empty, and create=False or read_only=True forbids making tables in it")
     if not opening.read_only:
         _check_rights(path, file)
     return file
@@ -67,7 +67,7 @@ def _make(path: str, file: Path, mode: int) -> None:
         regular_file(file, _WHAT)
     except OSError as error:
         raise BackendError(
-            f"{_WHAT} {path!r} cannot be made: {error.strerror}; is its directory there, and may one write to it?"
+            f"{_WHAT} {path!r} cannot be made: {error.strerror}; does its directory exist, and is it writable?"
         ) from error
 
 

@@ -168,7 +168,7 @@ def check_foreign(connection: Connection, path: str) -> None:
     if found:
         some = ", ".join(f"the {kind} {str(name)!r:.80}" for kind, name in found[:3])
         raise refused(
-            f"the SQLite file {path!r} has something on our tables that is not ours: {some}. It would run with "
+            f"the SQLite file {path!r} has foreign triggers or views on our tables: {some}. They would run with "
             "each of our statements; allow_triggers=True takes it as it is"
         )
 

@@ -179,7 +179,7 @@ class Session:
             )
         connection.execute(f"PRAGMA synchronous = {self._opening.synchronous}")
         if connection.execute("PRAGMA synchronous") != [(_SYNCHRONOUS[self._opening.synchronous],)]:
-            raise BackendError(f"SQLite did not take synchronous={self._opening.synchronous}")
+            raise BackendError(f"SQLite refused synchronous={self._opening.synchronous}")
         if self._opening.synchronous == "FULL":  # on macOS a full sync takes this; elsewhere it does nothing
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
@@ -292,7 +292,7 @@ class Session:
         if self._place is not None and self._place.has_changed:
             raise refused(
                 f"the SQLite file {self._path!r}, or its write-ahead log, was deleted, moved or replaced while it was "
-                "open: it has to be opened anew"
+                "open: open it again"
             )
 
     # The daily work

@@ -245,7 +245,7 @@ class SqliteTransaction:
         await trio.lowlevel.checkpoint()
         lease = task.parts.context
         if not isinstance(lease, Lease):
-            raise TypeError(f"a SqliteTransaction is of a task from a SqliteStorage, not of {quoted(task)}")
+            raise TypeError(f"SqliteTransaction needs a task from a SqliteStorage, not {quoted(task)}")
         return cls(lease)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> None:
@@ -325,7 +325,7 @@ def unwrapped(connection: object) -> object:
         if inspect.iscoroutine(found):
             found.close()
             raise TypeError(
-                f"push_in takes a connection that blocks, not {type(connection).__name__}, whose methods are async: "
+                f"push_in takes a connection with sync methods, not {type(connection).__name__}: "
                 "call it by run_sync, with the session or connection that this gives"
             )
     return found
