@@ -340,7 +340,7 @@ def test_a_dead_letter_that_waits_again_has_its_key_again() -> None:
     timed = TimedLedger()
     timed.push("a", unique="key")
     timed.ledger.cancel("a", "for a while")
-    assert timed.ledger.resume("a")
+    assert timed.ledger.resume("a", timed.now)
     assert timed.push("b", unique="key") == "a"
 
 
@@ -350,11 +350,11 @@ def test_a_dead_letter_whose_key_is_taken_does_not_wait_again() -> None:
     timed.ledger.cancel("a", "for a while")
     timed.push("b", unique="key")
     with pytest.raises(DuplicateTaskError, match="task a cannot wait again: task b has its unique key"):
-        timed.ledger.resume("a")
+        timed.ledger.resume("a", timed.now)
     assert timed.status_of("a") is Status.Killed
     assert (timed.ledger.dead, timed.ledger.waiting) == (1, 1)
     timed.ledger.cancel("b", "so that the key is free")
-    assert timed.ledger.resume("a")
+    assert timed.ledger.resume("a", timed.now)
 
 
 # Expiry
@@ -660,7 +660,7 @@ def test_an_aborted_task_does_not_come_back(outcome: Outcome, attempts: int) -> 
     again = timed.ledger.find("a")
     assert again is not None
     assert again.parts.attempt == attempts
-    assert timed.ledger.resume("a")
+    assert timed.ledger.resume("a", timed.now)
     timed.settle(timed.take_one(), outcome)
     assert timed.status_of("a") is Status.Pending, "that was in another life"
 
@@ -716,8 +716,8 @@ def test_a_dead_letter_waits_again_with_all_of_its_attempts() -> None:
     timed.settle(timed.take_one(), Retried(ERROR))
     dead = timed.take_one()
     timed.settle(dead, Failed(ERROR))
-    assert timed.ledger.resume("a")
-    assert not timed.ledger.resume("a"), "it is no dead letter any more"
+    assert timed.ledger.resume("a", timed.now)
+    assert not timed.ledger.resume("a", timed.now), "it is no dead letter any more"
     assert (timed.ledger.dead, timed.ledger.waiting) == (0, 1)
     assert timed.ledger.result_of("a") is None
     timed.now = 100
@@ -737,7 +737,7 @@ def test_only_dead_letters_can_be_resumed() -> None:
     timed.ledger.reschedule("waiting", 5, 0)
     timed.settle(timed.take_one(), Succeeded(1))
     for id in ("waiting", "done", "unknown"):
-        assert not timed.ledger.resume(id)
+        assert not timed.ledger.resume(id, timed.now)
 
 
 def test_finished_tasks_can_be_forgotten() -> None:
@@ -1039,11 +1039,12 @@ class LedgerAndModel:
         dead = record.place in ("failed", "killed")
         if dead and self.owner_of(record.unique):
             with pytest.raises(DuplicateTaskError):
-                self.ledger.resume(record.id)
+                self.ledger.resume(record.id, self.timed.now)
             return
-        assert self.ledger.resume(record.id) is dead
+        assert self.ledger.resume(record.id, self.timed.now) is dead
         if dead:
             self.resumed += 1
+            self.tally["resumed"] += 1
             record.attempt, record.start_by, record.owns_key = 0, None, record.unique is not None
             self.place_in_time(record, 0)
 

@@ -234,9 +234,20 @@ async def test_metrics_count() -> None:
         "killed": 1,
         "released": 1,
         "suspended": 1,
-        "waiting": 1,
+        "resumed": 0,
+        "waiting": 0,
+        "delayed": 1,
         "running": 1,
+        "suspended_now": 1,
+        "orphans": 0,
+        "kept_done": 1,
+        "kept_failed": 1,
+        "kept_killed": 1,
+        "oldest_waiting": 0.0,
     }
+    assert str(await storage.audit()) == (
+        "queue 'default' is balanced: 5 pushed + 0 resumed = 3 finished + 0 waiting + 1 delayed + 1 running"
+    )
 
 
 # cancel, abort, reschedule, update, resume, vacuum

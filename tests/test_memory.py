@@ -352,7 +352,7 @@ async def test_it_knows_its_workers(nursery: trio.Nursery) -> None:
 
 async def test_statistics_are_frozen_and_whole(nursery: trio.Nursery) -> None:
     storage = MemoryStorage[int](3)
-    assert storage.statistics() == MemoryStorageStatistics(0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0)
+    assert storage.statistics() == MemoryStorageStatistics(0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0)
     nursery.start_soon(storage.receive)
     await wait_all_tasks_blocked()
     assert storage.statistics().receivers_waiting == 1

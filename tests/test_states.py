@@ -299,7 +299,10 @@ async def check(subject: Subject, kind: str, state: TaskState, event: TaskEvent,
     counted = {name: number - counters[name] for name, number in (await subject.counters()).items()}
     assert counted == {**dict.fromkeys(COUNTERS, 0), **({expected.counter: 1} if expected.counter else {})}, where
     metrics = await subject.storage.metrics()
-    assert (metrics["waiting"], metrics["running"]) == (expected.state.waits, expected.state.runs), where
+    there = expected.state is TaskState.WAITING, expected.state is TaskState.DELAYED, expected.state.runs
+    assert (metrics["waiting"], metrics["delayed"], metrics["running"]) == there, where
+    balance = await subject.storage.audit()
+    assert balance, f"{where}: {balance}"
     if expected.state is not TaskState.UNKNOWN:
         assert await subject.attempt() == attempts_after(attempt, expected.attempt), where
     has_key = had_key if expected.key is KeyChange.AS_BEFORE else expected.key is KeyChange.TAKEN

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 from . import abc as _abc
 from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
 from ._contracts.backend import (
+    Audit as Audit,
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
@@ -23,6 +24,7 @@ from ._contracts.backend import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
+from ._contracts.metrics import Balance as Balance, QueueMetrics as QueueMetrics
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
 from ._tasks.errors import (

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 from ._backends.capabilities import LedgerCapabilities as LedgerCapabilities
 from ._contracts.backend import (
+    Audit as Audit,
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
@@ -26,6 +27,7 @@ from ._contracts.backend import (
     WaitForCompletion as WaitForCompletion,
 )
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
+from ._contracts.metrics import EMPTY_METRICS as EMPTY_METRICS
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
 

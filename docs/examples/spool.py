@@ -19,6 +19,7 @@ from trio_tasks import (
     Metrics,
     Outcome,
     Parts,
+    QueueMetrics,
     Released,
     ResumeAbandoned,
     Retried,
@@ -30,6 +31,7 @@ from trio_tasks import (
     TaskSink,
     Worker,
 )
+from trio_tasks.abc import EMPTY_METRICS
 
 PLACES = ("waiting", "running", "succeeded", "failed", "killed")
 A_YEAR = 365 * 24 * 3600.0
@@ -98,9 +100,16 @@ class Spool(TaskSink[str], Backend[str], ResumeAbandoned, Metrics):
         await trio.lowlevel.checkpoint()
         return len(orphans)
 
-    async def metrics(self) -> dict[str, int]:
+    async def metrics(self) -> QueueMetrics:
         await trio.lowlevel.checkpoint()
-        return {place: self._count(place) for place in PLACES}
+        return {
+            **EMPTY_METRICS,
+            "waiting": self._count("waiting"),
+            "running": self._count("running"),
+            "succeeded": self._count("succeeded"),
+            "failed": self._count("failed"),
+            "killed": self._count("killed"),
+        }
 
     # Files
 
@@ -148,7 +157,8 @@ async def main() -> None:
         await spool.push_bulk(["to Ada", "to the moon"])
         spool.close()
         report = await Worker("postman", spool, post, concurrency=1).run()
-        print(f"{report.succeeded} succeeded, {report.retried} retried;", await spool.metrics())
+        counts = {name: number for name, number in (await spool.metrics()).items() if number}
+        print(f"{report.succeeded} succeeded, {report.retried} retried;", counts)
 
 
 if __name__ == "__main__":

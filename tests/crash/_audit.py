@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ class Audit:
     lease: float
     figures: Counter[str] = field(default_factory=Counter[str])
 
-    def faults(self, metrics: dict[str, int]) -> Iterator[str]:
+    def faults(self, metrics: Mapping[str, object]) -> Iterator[str]:
         """Return all faults, one sentence each."""
         yield from self._of_pushing()
         yield from self._of_counts(metrics)
@@ -119,12 +119,12 @@ class Audit:
             self.figures["unacknowledged and not stored"] += len(batch) - there
         yield from (f"number {n} was never pushed" for n in numbers if n >= self.ledger.end)
 
-    def _of_counts(self, metrics: dict[str, int]) -> Iterator[str]:
+    def _of_counts(self, metrics: Mapping[str, object]) -> Iterator[str]:
         for task in self.stored:
             if task.parts.status is not Status.Done:
                 yield f"{task!r} is not done"
         expected = {"pushed": len(self.stored), "succeeded": len(self.stored)}
-        expected |= dict.fromkeys(("failed", "killed", "waiting", "running"), 0)
+        expected |= dict.fromkeys(("failed", "killed", "waiting", "delayed", "running"), 0)
         for name, number in expected.items():
             if metrics[name] != number:
                 yield f"the storage counts {metrics[name]} {name}, and not {number}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import trio
-from trio_tasks import Task
+from trio_tasks import QueueMetrics, Task
 
 from tests._progress import Progress
 from tests.crash._audit import Audit, Ledger, Logs
@@ -137,7 +137,7 @@ class Trial:
             self._wait(acked, f"{acked} were acknowledged")
         self._wait_until_up()  # so that they end well when they are told to
         self._pusher.end()
-        while (metrics := trio.run(self._look)[0])["waiting"] or metrics["running"]:
+        while (metrics := trio.run(self._look)[0])["waiting"] or metrics["delayed"] or metrics["running"]:
             self._wait(metrics, f"tasks were left: {metrics}")
         for worker in self._workers:
             worker.end()
@@ -155,12 +155,14 @@ class Trial:
             worker.check()
         self._progress.note(state, f"{what}, in the end; seed {self.plan.seed}")
 
-    async def _look(self, *, at_all: bool = False) -> tuple[dict[str, int], list[Task[Any]]]:
+    async def _look(self, *, at_all: bool = False) -> tuple[QueueMetrics, list[Task[Any]]]:
         async with self.plan.settings(self.directory, "audit").storage() as storage:
+            balance = await storage.audit()
+            assert balance, str(balance)
             return await storage.metrics(), await storage.list_tasks(limit=2**31) if at_all else []
 
     def _audit(self) -> TrialResult:
-        async def look() -> tuple[dict[str, int], list[Task[Any]]]:
+        async def look() -> tuple[QueueMetrics, list[Task[Any]]]:
             return await self._look(at_all=True)
 
         metrics, stored = trio.run(look)

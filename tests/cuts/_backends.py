@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 from trio_tasks import (
+    Audit,
     CustomBackend,
     Failed,
     FileStorage,
@@ -140,9 +141,12 @@ class BackendUnderTest:
         if self.source is None:  # otherwise what has succeeded is not remembered
             lost |= _unfinished(before) - {*after}
         assert not lost, f"lost: {lost}"
+        if isinstance(self.storage, Audit):
+            balance = await self.storage.audit()
+            assert balance, str(balance)
         if isinstance(self.storage, Metrics):
             metrics = await self.storage.metrics()
-            assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
+            assert (metrics["waiting"], metrics["delayed"], metrics["running"]) == (0, 0, 0), metrics
             assert metrics["succeeded"] + metrics["failed"] + metrics["killed"] >= metrics["pushed"], metrics
 
 

@@ -259,6 +259,7 @@ LOOKS = {
     "list_workers": [looking("list_workers")],
     "list_queues": [looking("list_queues")],
     "metrics": [looking("metrics")],
+    "audit": [looking("audit")],
     "progress_of": [looking("progress_of", "held")],
 }
 CHANGES = {

@@ -38,7 +38,7 @@ async def contents(open_storage: Callable[[Path], Any], path: Path) -> list[str]
             task = await storage.receive()
             await storage.settle(task, Succeeded(None))
         metrics = await storage.metrics()
-        assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
+        assert (metrics["waiting"], metrics["delayed"], metrics["running"]) == (0, 0, 0), metrics
         return sorted(found)
 
 

@@ -74,6 +74,7 @@ class Slow(Backend[str]):
         self.storage = MemoryStorage[str]()
         self.push_bulk = self.storage.push_bulk
         self.metrics = self.storage.metrics
+        self.audit = self.storage.audit
         self.close = self.storage.close
 
     async def receive(self) -> Task[str]:
@@ -220,7 +221,9 @@ def explored(kind: str, runner: Runner) -> Callable[[Cut], Awaitable[None]]:
             await Worker("successor", storage, handler).run()
             metrics = await storage.metrics()
             assert ended == ENDINGS, ended
-            assert (metrics["waiting"], metrics["running"]) == (0, 0), metrics
+            assert (metrics["waiting"], metrics["delayed"], metrics["running"]) == (0, 0, 0), metrics
+            balance = await storage.audit()
+            assert balance, str(balance)
             assert (metrics["pushed"], metrics["succeeded"], metrics["killed"]) == (3, 2, 1), metrics
 
     return scenario
@@ -279,7 +282,7 @@ def test_attempts_that_wait_for_others_are_cut_at_every_moment(kind: str) -> Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker_of(storage, handler).run)
                 with trio.fail_after(100):
-                    while (metrics := await storage.metrics())["waiting"] or metrics["running"]:  # noqa: ASYNC110  who ends last
+                    while (metrics := await storage.metrics())["waiting"] or metrics["delayed"] or metrics["running"]:  # noqa: ASYNC110  who ends last
                         await trio.sleep(1)
                 nursery.cancel_scope.cancel()
             metrics = await storage.metrics()

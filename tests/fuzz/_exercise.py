@@ -118,8 +118,11 @@ async def _look(storage: Storage) -> list[str]:
     return ids
 
 
-async def _counts(storage: Storage) -> list[int]:
-    return list((await storage.metrics()).values())
+async def _counts(storage: Storage) -> list[object]:
+    await storage.audit()
+    metrics = await storage.metrics()
+    assert type(metrics["oldest_waiting"]) is float
+    return [number for name, number in metrics.items() if name != "oldest_waiting"]
 
 
 async def _change(storage: Storage, task_id: str) -> None:

@@ -8,6 +8,7 @@ entered late, but never early, and at the latest when somebody receives. So here
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ STATUS = {
     "failed": "Failed",
     "killed": "Killed",
 }
+TOTALS = ("pushed", "resumed", "succeeded", "retried", "failed", "killed", "released", "suspended")
 ENDS = {"succeeded": "done", "failed": "failed", "killed": "killed"}
 
 
@@ -48,6 +50,7 @@ class Row:
     attempt: int = 0
     claim: int = 0
     aborted: bool = False
+    is_suspended: bool = False  # it is delayed by a suspension
     replaced: str = ""  # by whom, while it ran
     metadata: dict[str, Any] = field(default_factory=dict)
     history: list[tuple[int, str]] = field(default_factory=list)
@@ -73,7 +76,7 @@ class Model:
         self.traits = traits
         self.now = 0.0
         self.rows: dict[str, Row] = {}
-        self.counts = dict.fromkeys(("pushed", "succeeded", "retried", "failed", "killed", "released", "suspended"), 0)
+        self.counts = dict.fromkeys(TOTALS, 0)
         self.claims = 0
         self.order = 0
 
@@ -104,6 +107,7 @@ class Model:
 
     def wait(self, row: Row, delay: float) -> None:
         self.order += 1
+        row.is_suspended = False
         if delay > 0:
             row.place, row.due, row.line = "delayed", self.now + delay, (self.now + delay, 0.0)
         else:
@@ -167,6 +171,7 @@ class Model:
             self.counts[verdict] += 1
         if after is not None:
             self.wait(row, after)
+            row.is_suspended = verdict == "suspended"
             return
         row.place = "waiting"
         if not self.traits.waits_from_due:
@@ -214,6 +219,18 @@ class Model:
     def shown(self, row: Row) -> tuple[Any, ...]:
         return STATUS[row.place], row.attempt
 
+    def metrics(self) -> dict[str, int]:
+        """What is counted; a delayed one whose time has come counts as waiting, entered or not."""
+        rows = self.rows.values()
+        places = Counter("waiting" if row.place == "delayed" and row.due <= self.now else row.place for row in rows)
+        return {
+            **self.counts,
+            **{place: places[place] for place in LIVE},
+            **{f"kept_{place}": places[place] for place in ENDS.values()},
+            "suspended_now": sum(row.place == "delayed" and row.due > self.now and row.is_suspended for row in rows),
+            "orphans": sum(self.is_overdue(row) for row in rows),
+        }
+
     def is_empty(self) -> bool:
         return not any(row.is_live for row in self.rows.values())
 
@@ -230,5 +247,6 @@ class Model:
         if self.owner(row.unique) is not None:
             raise Refused("unique")
         row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
+        self.counts["resumed"] += 1
         self.wait(row, 0.0)
         return True

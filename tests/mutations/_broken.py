@@ -264,12 +264,24 @@ MUTATIONS = [
         "attempts_made = parts.attempt - isinstance(outcome, Released)",
     ),
     Mutation(
+        "counter-left-behind",
+        2,
+        "a delayed task that becomes ready is still counted as delayed, in SQLite",
+        "_backends/sqlite/exchange.py",
+        """        self._change(sql, (row.seq,))
+        self._count_ready(queue, row.state, row.suspended)
+""",
+        """        self._change(sql, (row.seq,))
+""",
+        ("sqlite", "model sqlite"),
+    ),
+    Mutation(
         "interruption-costs-in-sqlite",
         7,
         "an interruption costs an attempt, in SQLite",
         "_backends/sqlite/exchange.py",
-        "(State.WAITING, None, None, 1, None, None, None, None, *held)",
-        "(State.WAITING, None, None, 0, None, None, None, None, *held)",
+        "(State.WAITING, None, None, 1, None, None, None, None, None, *held)",
+        "(State.WAITING, None, None, 0, None, None, None, None, None, *held)",
         ("sqlite",),
     ),
     Mutation(
@@ -369,8 +381,8 @@ MUTATIONS = [
         8,
         "a task whose worker has died does not come back",
         "_backends/sqlite/exchange.py",
-        "        if row.state == State.RUNNING:\n            self.table.take_back(queue, row, now)\n",
-        "        if row.state == State.RUNNING:\n            return False\n",
+        "        if state == State.RUNNING:\n            self.table.take_back(queue, row, now)\n",
+        "        if state == State.RUNNING:\n            return False\n",
         ("sqlite",),
     ),
     Mutation(

@@ -47,7 +47,10 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     checker.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
     for task in tasks:
         await _audit_task(checker, storage, task)
-    _audit_counts(checker, await storage.metrics(), tasks)
+    metrics: Any = await storage.metrics()
+    _audit_counts(checker, {**metrics, "unfinished": metrics["waiting"] + metrics["delayed"]}, tasks)
+    balance = await storage.audit()
+    checker.faults += [] if balance else [str(balance)]
     _audit_pasts(checker, tasks)
     _audit_runs(checker)
 
@@ -90,7 +93,7 @@ def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable
     in_silence = checker.killed_waiting + sum(task.parts.id not in checker.final for task in killed)
     ours = {
         "pushed": sum(status.values()),
-        "waiting": status[Status.Pending],
+        "unfinished": status[Status.Pending],
         "running": status[Status.Running],
         "succeeded": checker.counts[Succeeded],
         "failed": checker.counts[Failed],

@@ -184,7 +184,7 @@ class Program:
         if metrics["running"] and trio.current_time() > began_at + _NOTICE and is_quiet:
             await self._look_for_orphans(program_run.storages[0])
         is_late = trio.current_time() > began_at + _FINISH_SECONDS
-        return bool(metrics["waiting"] + metrics["running"]) and not is_late
+        return bool(metrics["waiting"] + metrics["delayed"] + metrics["running"]) and not is_late
 
     async def _look_for_orphans(self, storage: Any) -> None:
         """Check that tasks without a holder have come back."""

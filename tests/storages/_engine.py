@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
-from trio_tasks import BackendError
+from trio_tasks import BackendError, Balance, QueueMetrics
 from trio_tasks._backends.durable.engine import (
     ClaimKey,
     Engine,
@@ -163,9 +163,13 @@ class TroubledEngine(Engine):
         part: Part = await self._call("forget", queue, task_id)
         return part
 
-    async def counts(self, queue: str) -> dict[str, int]:
-        counts: dict[str, int] = await self._call("counts", queue)
+    async def metrics(self, queue: str) -> QueueMetrics:
+        counts: QueueMetrics = await self._call("metrics", queue)
         return counts
+
+    async def audit(self, queue: str) -> Balance:
+        balance: Balance = await self._call("audit", queue)
+        return balance
 
     async def queues(self) -> Sequence[str]:
         names: Sequence[str] = await self._call("queues")

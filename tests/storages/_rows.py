@@ -58,9 +58,17 @@ def ids(rows: Iterable[Any]) -> list[str]:
     return [row.id for row in rows]
 
 
+async def stored_counts(engine: Engine, queue: str) -> dict[str, object]:
+    """All counters but the age, which changes with time alone."""
+    return {name: number for name, number in (await engine.metrics(queue)).items() if name != "oldest_waiting"}
+
+
 async def contents(engine: Engine, *queues: str) -> dict[str, Any]:
     """Everything that can be seen of these queues."""
     seen: dict[str, Any] = {"queues": sorted(await engine.queues())}
     for queue in queues or (QUEUE,):
-        seen[queue] = await engine.counts(queue), [list(await engine.list(queue, [state], 10_000)) for state in State]
+        seen[queue] = (
+            await stored_counts(engine, queue),
+            [list(await engine.list(queue, [state], 10_000)) for state in State],
+        )
     return seen

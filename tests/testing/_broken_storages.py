@@ -17,6 +17,7 @@ from trio_tasks import (
     LeaseLostError,
     Outcome,
     Parts,
+    QueueMetrics,
     Released,
     Retried,
     Status,
@@ -33,7 +34,7 @@ from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._contracts.sink import make_tasks
 from trio_tasks._logging import catch_errors
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
-from trio_tasks.abc import NowaitBackend
+from trio_tasks.abc import EMPTY_METRICS, NowaitBackend
 
 from tests.storages._engine import TroubledEngine
 from tests.testing._leased_storage import LeasedStorage, Row, Store
@@ -119,7 +120,7 @@ class TakesNoNoticeOfKnownIds(LeasedStorage):
         return task.parts.id if running else super().known(task)
 
 
-@breaks("pushing_again_counts_once")
+@breaks("pushing_again_counts_once", "an_audit_is_true_at_any_moment")
 class CountsTwice(LeasedStorage):
     def known(self, task: Task[Any]) -> TaskId:
         row = self.store.rows[task.parts.id]
@@ -360,7 +361,7 @@ class CountsLaterReleases(LeasedStorage):
             row.attempt += 1
 
 
-@breaks("a_task_is_settled_once")
+@breaks("a_task_is_settled_once", "an_audit_is_true_at_any_moment")
 class KillsTheDead(LeasedStorage):
     async def settle(self, task: Task[Any], outcome: Outcome) -> None:
         row = self.store.rows.get(task.parts.id)
@@ -504,7 +505,7 @@ class NeverEndsForWorkers(LeasedStorage):
         return super().has_ended() and all(each.is_stopped for each in self.store.workers)
 
 
-@breaks("a_restart_loses_nothing")
+@breaks("a_restart_loses_nothing", "an_audit_is_true_at_any_moment")
 class ForgetsTheDelayed(LeasedStorage):
     async def aclose(self) -> None:
         for row in self.rows_of(Status.Pending):
@@ -513,7 +514,7 @@ class ForgetsTheDelayed(LeasedStorage):
         await super().aclose()
 
 
-@breaks("a_worker_that_is_closed_is_followed", "a_worker_claims_only_what_it_begins")
+@breaks("a_worker_that_is_closed_is_followed", "a_worker_claims_only_what_it_begins", "an_audit_is_true_at_any_moment")
 class ForgetsTheReleased(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)
@@ -668,6 +669,7 @@ class TakesOneMore(LeasedStorage):
 
 @breaks(
     "a_task_goes_to_one_receiver",
+    "an_audit_is_true_at_any_moment",
     "a_worker_ends_when_all_is_done",
     "a_cancelled_worker_loses_nothing",
     "an_error_is_retried_and_then_final",
@@ -797,8 +799,23 @@ class HasOneStoreForAllQueues(LeasedStorage):
 
 @breaks("metrics_count")
 class CountsNoReleases(LeasedStorage):
-    async def metrics(self) -> dict[str, int]:
+    async def metrics(self) -> QueueMetrics:
         return {**await super().metrics(), "released": 0}
+
+
+@breaks("an_audit_is_true_at_any_moment")
+class ForgetsResumed(LeasedStorage):
+    async def resume_by_id(self, task_id: str) -> bool:
+        resumed = await super().resume_by_id(task_id)
+        self.store.counts["resumed"] = 0
+        return resumed
+
+
+@breaks("metrics_know_the_oldest")
+class LooksAtNoPriority(LeasedStorage):
+    async def metrics(self) -> QueueMetrics:
+        metrics = await super().metrics()
+        return {**metrics, "oldest_waiting": 0.0}
 
 
 @breaks("progress_is_shown")
@@ -909,7 +926,7 @@ class ResumesRunningTasks(LeasedStorage):
         return await super().resume_abandoned()
 
 
-@breaks("one_finished_task_can_be_forgotten")
+@breaks("one_finished_task_can_be_forgotten", "an_audit_is_true_at_any_moment")
 class DiscardsAnything(LeasedStorage):
     async def discard(self, task_id: str) -> bool:
         await trio.lowlevel.checkpoint()
@@ -928,10 +945,10 @@ class OnEngine(DurableStorage[Any]):
 
 @breaks("an_engine_error_reaches_only_its_caller")
 class MakesUpNumbers(OnEngine):
-    async def metrics(self) -> dict[str, int]:
+    async def metrics(self) -> QueueMetrics:
         with catch_errors():
             return await super().metrics()
-        return {}
+        return {**EMPTY_METRICS}
 
 
 @breaks("a_settlement_outlives_an_engine_that_raises")

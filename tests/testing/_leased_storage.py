@@ -14,6 +14,8 @@ import trio
 from trio_tasks import (
     AbortError,
     Attempt,
+    Audit,
+    Balance,
     DuplicateTaskError,
     Failed,
     Killed,
@@ -22,6 +24,7 @@ from trio_tasks import (
     Outcome,
     Parts,
     PastAttempt,
+    QueueMetrics,
     Released,
     Retried,
     Status,
@@ -36,7 +39,9 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks._clock import seconds_until
+from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
+from trio_tasks._contracts.states import COUNTERS
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     Cancel,
@@ -87,6 +92,7 @@ class Row:
     mark: Any = None  # of those that break something
     info: KnownTaskInfo = NOTHING_KNOWN
     hand: Parts | None = None
+    is_suspended: bool = False
     successor: str = ""  # which has its unique key now
 
 
@@ -95,7 +101,7 @@ class Store:
     """The rows, and the other state that outlives handles."""
 
     rows: dict[str, Row] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("pushed", *ENDINGS.values()), 0))
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     workers: list[WorkerContext] = field(default_factory=list)
     numbers: count[int] = field(default_factory=lambda: count(1))
     queues: dict[str, Store] = field(default_factory=dict)  # the others
@@ -125,6 +131,7 @@ class LeasedStorage(
     Update,
     Vacuum,
     WaitForCompletion,
+    Audit,
 ):
     """A storage with leases."""
 
@@ -302,6 +309,7 @@ class LeasedStorage(
         row.status, row.hand = Status.Pending, None
         if not isinstance(outcome, Retried):
             row.attempt -= 1
+        row.is_suspended = isinstance(outcome, Suspended)
         if not isinstance(outcome, Released):
             row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
@@ -382,10 +390,28 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         return [each.name for each in self.store.workers if not each.is_stopped]
 
-    async def metrics(self) -> dict[str, int]:
+    async def metrics(self) -> QueueMetrics:
         await trio.lowlevel.checkpoint()
-        waiting, running = len(self.rows_of(Status.Pending)), len(self.rows_of(Status.Running))
-        return {**self.store.counts, "waiting": waiting, "running": running}
+        now = trio.current_time()
+        ready = [now - row.place[0] for row in self.rows_of(Status.Pending) if row.due <= now]
+        return make_metrics(self.counters(), orphans=0, oldest_waiting=max(ready, default=0.0))
+
+    def counters(self) -> dict[str, int]:
+        delayed = [row for row in self.rows_of(Status.Pending) if row.due > trio.current_time()]
+        finished = {"kept_done": Status.Done, "kept_failed": Status.Failed, "kept_killed": Status.Killed}
+        return {
+            **self.store.counts,
+            "waiting": len(self.rows_of(Status.Pending)) - len(delayed),
+            "delayed": len(delayed),
+            "suspended_now": sum(row.is_suspended for row in delayed),
+            "running": len(self.rows_of(Status.Running)),
+            **{name: len(self.rows_of(status)) for name, status in finished.items()},
+        }
+
+    async def audit(self) -> Balance:
+        await trio.lowlevel.checkpoint()
+        counters = self.counters()
+        return Balance(self.queue, counters, {name: counters[name] for name in STORED_STATES})
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -435,6 +461,7 @@ class LeasedStorage(
         if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
             raise DuplicateTaskError("the unique key is taken")
         row.status, row.result, row.attempt, row.due, row.start_by = Status.Pending, None, 0, 0.0, None
+        self.store.counts["resumed"] += 1
         self.store.mark_changed()
         return True
 

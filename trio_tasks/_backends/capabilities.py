@@ -10,6 +10,7 @@ import trio
 
 from .._checks import check_count, check_seconds, check_text
 from .._contracts.backend import (
+    Audit,
     Cancel,
     Discard,
     FetchById,
@@ -29,6 +30,7 @@ from .._tasks.errors import UnknownTaskError
 from .._tasks.outcome import Status, TaskResult, typed
 
 if TYPE_CHECKING:
+    from .._contracts.metrics import Balance, QueueMetrics
     from .._tasks.outcome import Ending
     from .._tasks.task import Task
     from .._tasks.task_id import TaskId
@@ -41,6 +43,7 @@ R = TypeVar("R")
 class LedgerHolder(Protocol[A]):
     """The interface of an object that has a ledger and the trio tasks that wait on it."""
 
+    name: str
     ledger: Ledger[A]
     completion: ResultWaiters
 
@@ -62,6 +65,7 @@ class LedgerCapabilities(
     WaitForCompletion,
     ListTasks,
     Metrics,
+    Audit,
     Progress,
     Generic[A],
 ):
@@ -168,7 +172,7 @@ class LedgerCapabilities(
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        resumed = self._ledger_holder.ledger.resume(task_id)
+        resumed = self._ledger_holder.ledger.resume(task_id, trio.current_time())
         self._ledger_holder.match_waiters()
         return resumed
 
@@ -225,12 +229,21 @@ class LedgerCapabilities(
             raise UnknownTaskError(task_id)
         return ledger.progress_of(task_id)
 
-    async def metrics(self) -> dict[str, int]:
-        """Return counts of all tasks so far, by outcome, and of those that wait and run now."""
+    async def metrics(self) -> QueueMetrics:
+        """Return the counters of the queue: tasks in all since it was made, by outcome, and at present, by state."""
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        ledger = self._ledger_holder.ledger
-        return {**ledger.counts, "waiting": ledger.waiting, "running": ledger.running}
+        return self._ledger_holder.ledger.metrics(trio.current_time())
+
+    async def audit(self) -> Balance:
+        """Compare the counters of the queue with its tasks: ``pushed + resumed = finished + waiting + delayed +
+        running``, at any moment.
+
+        >>> balance = await storage.audit()
+        >>> assert balance, str(balance)
+        """
+        await trio.lowlevel.checkpoint()
+        return self._ledger_holder.ledger.audit(self._ledger_holder.name)
 
 
 @final

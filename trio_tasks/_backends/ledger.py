@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
+from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.states import COUNTERS
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
@@ -72,12 +73,14 @@ class Ledger(Generic[A]):
         self._not_before: dict[str, float] = {}  # of delayed tasks
         self._successors: dict[str, TaskId] = {}  # of running tasks that were replaced
         self._unique: dict[str, TaskId] = {}
+        self._suspended: set[str] = set()  # of delayed tasks, those that are put off by a suspension
         self._start_by: dict[str, float] = {}  # of tasks that were never started
         self._expiring: list[tuple[float, str]] = []  # a heap of the same, with stale entries
         self._aborted: dict[str, str] = {}  # reasons; these run, and are killed when they end
         self._infos: dict[str, KnownTaskInfo] = {}  # of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
+        self._dead_failed = 0  # of these, those that failed
         self.counts = dict.fromkeys(COUNTERS, 0)
 
     # Coming in
@@ -108,6 +111,7 @@ class Ledger(Generic[A]):
             self._start_by[task_id] = now + terms.expires_in
             heappush(self._expiring, (now + terms.expires_in, task_id))
         if delay <= 0:
+            parts.waits_since = now
             self._ready.append(task)
             return task_id
         self._delay(task, delay, now, stamp=delay == terms.delay)
@@ -142,7 +146,9 @@ class Ledger(Generic[A]):
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
             self._moments.pop(task.parts.id, None)
+            self._suspended.discard(task.parts.id)
         if seconds <= 0:
+            task.parts.waits_since = now
             self._ready.append(task)
             return
         self._not_before[task.parts.id] = now + seconds
@@ -154,12 +160,8 @@ class Ledger(Generic[A]):
 
     def take(self, now: float) -> Task[A] | None:
         """Begin an attempt at the next ready task; None if there is none."""
-        if self._start_by:
-            self.expire(now)
-        if self._delayed.heap:
-            self._make_delayed_ready(now)
-        if self._by_wall_clock:
-            self._make_due_by_wall_ready(now)
+        if self._start_by or self._delayed.heap:
+            self.enter_due(now)
         while (task := self._ready.pop()) is not None:
             parts = task.parts
             if self._live.get(parts.id) is not task:
@@ -172,12 +174,21 @@ class Ledger(Generic[A]):
             return task
         return None
 
+    def enter_due(self, now: float) -> None:
+        """Kill tasks that were not started in time, and make delayed tasks ready whose time has come."""
+        if self._start_by:
+            self.expire(now)
+        if self._delayed.heap:
+            self._make_delayed_ready(now)
+        if self._by_wall_clock:
+            self._make_due_by_wall_ready(now)
+
     def _make_delayed_ready(self, now: float) -> None:
         """Make delayed tasks ready whose time has come."""
         while (due := self._delayed.next_due) is not None and due <= now:
             first = self._delayed.pop_first()
             if self._is_delayed(first) and not self._is_early(first, now):
-                self._make_ready(first)
+                self._make_ready(first, now)
 
     def _is_delayed(self, task: Task[A]) -> bool:
         """Return True if an entry in the delay queue is still valid."""
@@ -203,7 +214,7 @@ class Ledger(Generic[A]):
                 if moment > wall:
                     self._next_wall_look = self._next_look(now, (moment - wall) / 1e6)
                     return
-                self._make_ready(first)
+                self._make_ready(first, now)
             heappop(self._by_wall_clock)
         self._next_wall_look = math.inf
 
@@ -213,9 +224,10 @@ class Ledger(Generic[A]):
         """
         return _later(now, rest if self._is_virtual() else min(rest, WALL_CLOCK_INTERVAL))
 
-    def _make_ready(self, task: Task[A]) -> None:
-        del self._not_before[task.parts.id]
+    def _make_ready(self, task: Task[A], now: float) -> None:
+        task.parts.waits_since = min(now, self._not_before.pop(task.parts.id))
         self._moments.pop(task.parts.id, None)
+        self._suspended.discard(task.parts.id)
         self._ready.append(task)
 
     def expire(self, now: float) -> bool:
@@ -291,7 +303,10 @@ class Ledger(Generic[A]):
         elif isinstance(outcome, Suspended):
             self.counts["suspended"] += 1
             self._delay(again, outcome.until - now, now)
+            if parts.id in self._not_before:
+                self._suspended.add(parts.id)
         else:
+            again.parts.waits_since = parts.waits_since
             self.counts["released"] += 1
             self._ready.append_front(again)
 
@@ -309,6 +324,7 @@ class Ledger(Generic[A]):
         if self._not_before:
             self._not_before.pop(task_id, None)
             self._moments.pop(task_id, None)
+            self._suspended.discard(task_id)
         if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
             del self._unique[parts.terms.unique]
         if isinstance(outcome, Succeeded):
@@ -319,6 +335,7 @@ class Ledger(Generic[A]):
             parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
             self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
             self._dead[task_id] = task, outcome
+            self._dead_failed += isinstance(outcome, Failed)
             if attempt is not None:
                 self._note_failure(parts, outcome)
             else:
@@ -379,7 +396,7 @@ class Ledger(Generic[A]):
             waiting.args, waiting.parts.metadata = task.args, task.parts.metadata
         return waiting is not None
 
-    def resume(self, task_id: str) -> bool:
+    def resume(self, task_id: str, now: float) -> bool:
         """Make a dead letter wait again, with all of its attempts; False if there is none of this id.
 
         Raises:
@@ -393,6 +410,9 @@ class Ledger(Generic[A]):
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
                 raise not_again(task_id, holder)
         del self._dead[task_id]
+        self._dead_failed -= isinstance(dead[1], Failed)
+        self.counts["resumed"] += 1
+        parts.waits_since = now
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         task = self._live[parts.id] = Task(dead[0].args, parts)
         self._ready.append(task)
@@ -415,6 +435,7 @@ class Ledger(Generic[A]):
         """Forget one finished task; False if none of this id is finished."""
         finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
         if finished:
+            self._dead_failed -= isinstance(finished[1], Failed)
             self._infos.pop(task_id, None)
         return finished is not None
 
@@ -425,6 +446,7 @@ class Ledger(Generic[A]):
             self._infos.pop(task_id, None)
         self._done.clear()
         self._dead.clear()
+        self._dead_failed = 0
         return forgotten
 
     # Looking
@@ -463,11 +485,11 @@ class Ledger(Generic[A]):
         """Return all tasks that are unfinished or remembered: in the order in which they would be taken, fall due, were
         taken, or were finished.
         """
-        live, running, due = self._live, self._running, self._not_before
-        yield from (task for task in self._ready if live.get(task.parts.id) is task and task.parts.id not in running)
+        live, due = self._live, self._not_before
+        yield from filter(self._is_ready, self._ready)
         delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
         yield from (live[task_id] for _, _, task_id in delayed)
-        yield from (live[task_id] for task_id in running)
+        yield from (live[task_id] for task_id in self._running)
         yield from (task for task, _, _ in self._done.values())
         for kind in (Failed, Killed):
             yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
@@ -481,6 +503,48 @@ class Ledger(Generic[A]):
     def waiting(self) -> int:
         """Number of tasks that wait, ready or delayed."""
         return len(self._live) - len(self._running)
+
+    def metrics(self, now: float) -> QueueMetrics:
+        """Return all counters."""
+        self.enter_due(now)
+        since = [task.parts.waits_since for task in self._first_ready()]
+        age = max(0.0, now - min(since)) if since else 0.0
+        return make_metrics(self._all_counts(), orphans=0, oldest_waiting=age)
+
+    def _all_counts(self) -> dict[str, int]:
+        return {
+            **self.counts,
+            "waiting": self.waiting - len(self._not_before),
+            "delayed": len(self._not_before),
+            "running": len(self._running),
+            "suspended_now": len(self._suspended),
+            "kept_done": len(self._done),
+            "kept_failed": self._dead_failed,
+            "kept_killed": len(self._dead) - self._dead_failed,
+        }
+
+    def _first_ready(self) -> Iterator[Task[A]]:
+        """The first ready task of each priority: what was released goes before all others, and has waited longest."""
+        for level in self._ready.levels():
+            first = next((task for task in level if self._is_ready(task)), None)
+            if first is not None:
+                yield first
+
+    def _is_ready(self, task: Task[A]) -> bool:
+        """Return True if an entry of the ready tasks is not stale."""
+        return self._live.get(task.parts.id) is task and task.parts.id not in self._running
+
+    def audit(self, queue: str) -> Balance:
+        """Compare the counters with the tasks."""
+        there = dict.fromkeys(STORED_STATES, 0)
+        there["waiting"] = sum(map(self._is_ready, self._ready))
+        there["delayed"] = sum(task_id in self._live for task_id in self._not_before)
+        there["suspended_now"] = sum(task_id in self._not_before for task_id in self._suspended)
+        there["running"] = sum(task_id in self._live for task_id in self._running)
+        there["kept_done"] = len(self._done)
+        there["kept_failed"] = sum(isinstance(outcome, Failed) for _, outcome in self._dead.values())
+        there["kept_killed"] = len(self._dead) - there["kept_failed"]
+        return Balance(queue, self._all_counts(), there)
 
     @property
     def is_timed(self) -> bool:

@@ -36,9 +36,8 @@ B = TypeVar("B")
 @final
 @dataclass(frozen=True, slots=True)
 class MemoryStorageStatistics:
-    """The state and the counts of a memory storage at one moment. The seven counts at the end start with the
-    storage.
-    """
+    """A snapshot of a memory storage. ``waiting`` are all that are not running, delayed ones among them. The
+    eight counts at the end start with the storage."""
 
     waiting: int
     running: int
@@ -49,10 +48,11 @@ class MemoryStorageStatistics:
     max_buffer_size: float
     open_handles: int
     pushed: int
+    resumed: int
     succeeded: int
-    retried: int
     failed: int
     killed: int
+    retried: int
     released: int
     suspended: int
 

@@ -13,7 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .._tasks.task import Task
 
@@ -53,6 +53,10 @@ class ReadyQueue(Generic[A]):
         """Iterate over all tasks, in order."""
         for priority in reversed(self._priorities):
             yield from self._levels[priority]
+
+    def levels(self) -> Iterable[deque[Task[A]]]:
+        """The tasks of each priority, in order; to be looked at, not to be changed."""
+        return self._levels.values()
 
     def pop(self) -> Task[A] | None:
         """Remove and return the next task; None if there is none."""

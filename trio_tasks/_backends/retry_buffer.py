@@ -43,6 +43,7 @@ class RetryBuffer(Generic[A]):
         receive: Callable[[], Awaitable[Task[A] | A]],
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
+        self.name = "default"
         self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce, keep_results=0, line_of=line_of, is_virtual=is_virtual

@@ -15,6 +15,7 @@ from .._tasks.task import Task
 if TYPE_CHECKING:
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
+    from .metrics import Balance, QueueMetrics
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -258,10 +259,17 @@ class Metrics(ABC):
     """A backend that counts its tasks."""
 
     @abstractmethod
-    async def metrics(self) -> dict[str, int]:
-        """Return counts by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` and
-        ``suspended`` in all; ``waiting`` and ``running`` now.
-        """
+    async def metrics(self) -> QueueMetrics:
+        """Count the tasks of the queue: in all since it was made, by outcome, and at present, by state."""
+
+
+class Audit(ABC):
+    """A backend that can check that no task is missing, and that its counters are right."""
+
+    @abstractmethod
+    async def audit(self) -> Balance:
+        """Compare the counters with the tasks in the queue; true at any moment:
+        ``pushed + resumed = finished + waiting + delayed + running``."""
 
 
 INTERFACES: tuple[type, ...] = tuple(

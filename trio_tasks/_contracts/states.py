@@ -187,7 +187,7 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     (_WAITING, TaskEvent.RESCHEDULE, Change(TaskState.DELAYED)),
     ((TaskState.WAITING,), TaskEvent.UPDATE, Change(TaskState.WAITING)),
     ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
-    (_DEAD, TaskEvent.RESUME, Change(TaskState.WAITING, attempt=_RESET, key=_TAKEN)),
+    (_DEAD, TaskEvent.RESUME, Change(TaskState.WAITING, "resumed", _RESET, _TAKEN)),
     (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN)),
     (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN)),
     (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN)),

@@ -101,6 +101,7 @@ class Parts:
         "status",
         "terms",
         "unfit",
+        "waits_since",
     )
 
     def __init__(
@@ -122,6 +123,7 @@ class Parts:
         self.holder: Holder | None = None
         self.is_orphan = False
         self.unfit: BaseException | None = None
+        self.waits_since = 0.0
         self._extensions: Extensions | None = extensions
 
     @property

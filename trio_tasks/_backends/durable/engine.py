@@ -40,6 +40,7 @@ from ..._tasks.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from ..._contracts.metrics import Balance, QueueMetrics
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict
 
@@ -355,10 +356,14 @@ class Engine(ABC):
         """Forget the finished row of this id; or several finished rows, as many as fit a short transaction."""
 
     @abstractmethod
-    async def counts(self, queue: str) -> dict[str, int]:
-        """Return counts by name: ``pushed``, ``succeeded``, ``retried``, ``failed``, ``killed``, ``released`` and
-        ``suspended`` in all; ``waiting`` and ``running`` now.
+    async def metrics(self, queue: str) -> QueueMetrics:
+        """Return the counters of the queue. They are right at any moment: changed in the transactions that change the
+        rows, with what is due by now counted as if it were entered.
         """
+
+    @abstractmethod
+    async def audit(self, queue: str) -> Balance:
+        """Compare the stored counters of the queue with its rows, in one transaction."""
 
     @abstractmethod
     async def queues(self) -> Sequence[str]:

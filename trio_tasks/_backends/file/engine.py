@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Sequence
 
+    from ..._contracts.metrics import Balance, QueueMetrics
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
     from .lock import FileLock
@@ -253,9 +254,13 @@ class FileEngine(Engine):
         """Forget finished rows."""
         return await self._write(Operations.forget, queue, task_id)
 
-    async def counts(self, queue: str) -> dict[str, int]:
-        """Return the counts of a queue."""
-        return await self._read(Operations.counts, queue, self.now())
+    async def metrics(self, queue: str) -> QueueMetrics:
+        """Return the counters of a queue."""
+        return await self._read(Operations.metrics, queue, self.now())
+
+    async def audit(self, queue: str) -> Balance:
+        """Compare the counters of a queue with its rows."""
+        return await self._read(Operations.audit, queue)
 
     async def queues(self) -> builtins.list[str]:
         """Return the names of the queues."""

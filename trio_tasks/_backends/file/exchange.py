@@ -86,7 +86,7 @@ class ExchangeSteps:
                 state.count(row.queue, RETRIED)
         elif settlement.kind == SettlementKind.SUSPENDED:
             row.attempt -= 1
-            if state.put_back(row, settlement.after):
+            if state.put_back(row, settlement.after, suspended=True):
                 state.count(row.queue, SUSPENDED)
         else:
             row.attempt -= 1

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from heapq import nsmallest
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, final
 
+from ..._clock import wall_now
+from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
 from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
-from .state import COUNTS, DELAYED, FAILED, KILLED, LIVE, PUSHED, RUNNING, WAITING, JournalState, Row
+from .state import DELAYED, DONE, FAILED, KILLED, PUSHED, RESUMED, RUNNING, WAITING, JournalState, QueueRows, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+_KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
+_NAMES = {WAITING: "waiting", DELAYED: "delayed", RUNNING: "running", **_KEPT}
 
 _BATCH_SIZE = 2_000
 """Rows that one transaction changes at most, in operations on any number of them."""
@@ -56,7 +61,7 @@ class Operations:
         for wanted in states:
             rows: Iterable[Row] = queue_rows.running.values() if wanted == RUNNING else queue_rows.ids.values()
             if wanted > RUNNING:
-                rows = queue_rows.finished.values()
+                rows = queue_rows.finished[wanted].values()
             there = (row for row in rows if row.state == wanted and not _is_over(row, now))
             first = nsmallest(limit - len(found), there, key=_order_key)
             if wanted == KILLED:
@@ -64,16 +69,41 @@ class Operations:
             found += [_stored(row, now) for row in first]
         return found
 
-    def counts(self, queue: str, now: float) -> dict[str, int]:
-        """Return the counts of a queue."""
-        queue_rows = self._state.queues.get(queue)
-        numbers, running = (queue_rows.counts, len(queue_rows.running)) if queue_rows is not None else ([0] * COUNTS, 0)
-        found = {**dict(zip(COUNTERS, numbers, strict=False)), "waiting": numbers[LIVE] - running, "running": running}
-        if queue_rows is not None and queue_rows.next_due <= now:
-            expired = sum(row.has_expired(now) for row in queue_rows.ids.values())
-            found["waiting"] -= expired
-            found["killed"] += expired
-        return found
+    def metrics(self, queue: str, now: float) -> QueueMetrics:
+        """Return the counters of the queue, with what is due by now, entered or not."""
+        queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
+        counts = _counts(queue_rows)
+        since = [] if (moment := queue_rows.oldest_waiting(now)) is None else [moment]
+        wall = wall_now().timestamp()
+        expired = {row.key: row for row in queue_rows.expiring.until(now) if row.has_expired(now)}
+        for row in expired.values():
+            counts["delayed" if row.state == DELAYED else "waiting"] -= 1
+            counts["suspended_now"] -= row.is_suspended
+            counts["killed"] += 1
+            counts["kept_killed"] += 1
+        for row in queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ():
+            if row.key not in expired and row.due is not None and row.due <= now and not _is_early(row, wall):
+                counts["delayed"] -= 1
+                counts["suspended_now"] -= row.is_suspended
+                counts["waiting"] += 1
+                since.append(row.since)
+        for row in {row.key: row for row in self._state.retained.until(now)}.values():
+            if row.queue is queue_rows and row.is_kept_no_longer(now):
+                counts[_KEPT[row.state]] -= 1
+        running = queue_rows.running.values() if queue_rows.no_lease_ends_before <= now else ()
+        orphans = sum(row.due is not None and row.due <= now for row in running)
+        age = max(0.0, now - min(since)) if since else 0.0
+        return make_metrics(counts, orphans=orphans, oldest_waiting=age)
+
+    def audit(self, queue: str) -> Balance:
+        """Compare the counters of the queue with its rows."""
+        queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
+        rows = [row for row in self._state.rows.values() if row.queue is queue_rows]
+        there = dict.fromkeys(STORED_STATES, 0)
+        for row in rows:
+            there[_NAMES[row.state]] += 1
+            there["suspended_now"] += row.state == DELAYED and row.is_suspended
+        return Balance(queue, _counts(queue_rows), there)
 
     def names(self) -> list[str]:
         """Return the names of the queues that a task was ever pushed to."""
@@ -141,9 +171,9 @@ class Operations:
         if row.unique is not None and (holder := state.take_key(row)) is not None:
             raise not_again(task_id, holder.id)
         state.touch(row)
-        row.queue.finished.pop(row.key)
+        row.queue.take_out(row.key)
         row.attempt, row.expires, row.requested_end = 0, None, False
-        state.count(row.queue, LIVE)
+        state.count(row.queue, RESUMED, live=1)
         state.make_wait(row, 0.0)
         return True
 
@@ -166,10 +196,10 @@ class Operations:
             return Part(0, is_more=False)
         if task_id is None:
             state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
-        rows = list(islice(queue_rows.finished.values(), _BATCH_SIZE))
+        rows = list(islice(chain.from_iterable(map(dict.values, queue_rows.finished.values())), _BATCH_SIZE))
         if task_id is not None:
             row = state.current_row(queue, task_id)
-            rows = [row] if row is not None and row.key in queue_rows.finished else []
+            rows = [row] if row is not None and row.state > RUNNING else []
         for row in rows:
             state.touch(row)
             state.forget(row)
@@ -182,6 +212,23 @@ class Operations:
     def _waiting_row(self, queue: str, task_id: str) -> Row | None:
         row = self._state.current_row(queue, task_id)
         return row if row is not None and row.state <= DELAYED else None
+
+
+def _counts(queue: QueueRows) -> dict[str, int]:
+    """All counters of a queue, as they are stored."""
+    return {
+        **dict(zip(COUNTERS, queue.counts, strict=False)),
+        "waiting": queue.waiting,
+        "delayed": len(queue.delayed_rows),
+        "running": len(queue.running),
+        "suspended_now": len(queue.suspended_rows),
+        **{name: len(queue.finished[state]) for state, name in _KEPT.items()},
+    }
+
+
+def _is_early(row: Row, wall: float) -> bool:
+    """Return True if a delayed row is not due by the wall clock, which was set back."""
+    return row.by_wall and row.run_at is not None and row.run_at / 1e6 > wall
 
 
 def _is_over(row: Row, now: float) -> bool:

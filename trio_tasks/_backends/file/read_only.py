@@ -17,7 +17,7 @@ from ..durable.store_file import open_regular, refused, regular_file
 from .journal import damaged
 from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
-from .state import DELAYED, GONE, RUNNING, JournalState, TimeIndex
+from .state import GONE, RUNNING, JournalState
 from .transactions import permanent_error, start_thread
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import BinaryIO
 
+    from ..._contracts.metrics import Balance, QueueMetrics
     from ..durable.engine import ClaimKey, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
     from .state import Row
 
@@ -50,7 +51,6 @@ class FollowedJournal:
     def _reset(self, salt: bytes) -> None:
         self._salt = salt  # another one, if the journal was replaced by a shorter one
         self._end, self._number = HEADER_SIZE, 1
-        self._retained = TimeIndex()
         self.state = JournalState()
         self.operations = Operations(self.state)
 
@@ -125,10 +125,9 @@ class FollowedJournal:
         return None if damage is None or damage.is_tail else damage
 
     def _place(self, row: Row) -> None:
-        """Put a row into the indexes that are used here. Nothing is claimed, so rows that wait need no index."""
+        """Put a row into the indexes that are used here."""
         queue = row.queue
-        queue.running.pop(row.key, None)
-        queue.finished.pop(row.key, None)
+        queue.take_out(row.key)
         if row.state == GONE:
             if queue.ids.get(row.id) is row:
                 del queue.ids[row.id]
@@ -138,11 +137,13 @@ class FollowedJournal:
             row.due = math.inf  # its lease is known to the writer alone
             queue.running[row.key] = row
         elif row.state > RUNNING:
-            queue.finished[row.key] = row
+            queue.finished[row.state][row.key] = row
             if row.due is not None:
-                self._retained.add(row.due, row)
-        elif row.expires is not None:
-            queue.expiring.add(row.expires, row)
+                self.state.retained.add(row.due, row)
+        else:
+            queue.place(row)
+            if row.expires is not None:
+                queue.expiring.add(row.expires, row)
 
     def _drop_expired(self, time: float) -> None:
         """Drop rows that are not kept any more; the writer drops them without a record.
@@ -150,20 +151,15 @@ class FollowedJournal:
         Args:
           time: of the latest change, by the writer's clock: from then on it does not know these rows either.
         """
-        while (first := self._retained.first) is not None and first[0] <= time:
-            self._retained.pop()
+        while (first := self.state.retained.first) is not None and first[0] <= time:
+            self.state.retained.pop()
             row = first[2]
             if RUNNING < row.state < GONE and row.due == first[0]:
                 del self.state.rows[row.key]
                 row.state = GONE
                 self._place(row)
         for queue in self.state.queues.values():
-            while (first := queue.expiring.first) is not None and not _is_to_expire(first[2], first[0]):
-                queue.expiring.pop()
-
-
-def _is_to_expire(row: Row, moment: float) -> bool:
-    return row.state <= DELAYED and row.expires == moment
+            queue.drop_stale()
 
 
 @final
@@ -235,9 +231,13 @@ class ReadOnlyFileEngine(Engine):
         """Return rows in these states."""
         return (await self._read_on()).list_rows(queue, states, limit, self.now())
 
-    async def counts(self, queue: str) -> dict[str, int]:
-        """Return the counts of a queue."""
-        return (await self._read_on()).counts(queue, self.now())
+    async def metrics(self, queue: str) -> QueueMetrics:
+        """Return the counters of a queue."""
+        return (await self._read_on()).metrics(queue, self.now())
+
+    async def audit(self, queue: str) -> Balance:
+        """Compare the counters of a queue with its rows."""
+        return (await self._read_on()).audit(queue)
 
     async def queues(self) -> builtins.list[str]:
         """Return the names of the queues."""

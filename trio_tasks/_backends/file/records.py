@@ -19,9 +19,11 @@ flat list of fields, since that is written twice as fast as lists in lists::
     changed   key and condition of each row that has changed otherwise
     gone      keys of the rows that are forgotten
     claims    worker and keys
-    suspended number of a queue, and how often a task of it was suspended; left out where none was
-    moments   key, run_at, and whether that is waited for by the wall clock, of those rows that have one; left out where
-              none has, and of a row that has changed if it has none any more
+    suspended number of a queue, how often a task of it was suspended, and how often one was resumed; left out where
+              none was
+    moments   key, run_at, whether that is waited for by the wall clock, and whether it is delayed by a suspension, of
+              those rows that have one or are; left out where none is, and of a row that has changed if it is none any
+              more
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -42,7 +44,7 @@ import cbor2
 
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, refusal
-from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
+from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RESUMED, RUNNING, SUSPENDED, WAITING, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
     from .state import JournalState, QueueRows
 
-_QUEUE = 2 + COUNTS - 1
+_QUEUE = 2 + COUNTS - 2
 _ROW = 18
 _CHANGED = 12
 
@@ -83,7 +85,9 @@ def encode_change(state: JournalState) -> bytes | None:
         elif row.state != GONE:
             changed.append(row.key)
             changed += row.condition[:-MOMENTS]
-    with_moments = [row for row in transaction.rows if row.run_at is not None and row.state != GONE]
+    with_moments = [
+        row for row in transaction.rows if (row.run_at is not None or row.is_suspended) and row.state != GONE
+    ]
     return _encode(state, transaction.counts, new, changed, gone, transaction.claims, with_moments)
 
 
@@ -108,16 +112,16 @@ def _encode(
         queues += (queue.number, queue.name)
         queues += queue.counts[:SUSPENDED]
         queues.append(queue.counts[LIVE])
-        if queue.counts[SUSPENDED]:
-            suspended += (queue.number, queue.counts[SUSPENDED])
+        if queue.counts[SUSPENDED] or queue.counts[RESUMED]:
+            suspended += (queue.number, queue.counts[SUSPENDED], queue.counts[RESUMED])
     rows: list[Any] = []
     for row in new:
         rows += (row.key, row.queue.number, row.id, row.payload, row.head, row.priority, row.unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
     for row in with_moments:
-        if row.run_at is not None:
-            moments += (row.key, row.run_at, row.by_wall)
+        if _has_moments(row):
+            moments += (row.key, row.run_at, row.by_wall, row.is_suspended)
     try:
         fields = [state.time, state.next_key, state.next_token, queues, rows, changed, gone, claims]
         if moments:
@@ -127,6 +131,10 @@ def _encode(
         return cbor2.dumps(fields)
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
+
+
+def _has_moments(row: Row) -> bool:
+    return row.run_at is not None or row.is_suspended
 
 
 def load_record(state: JournalState, payload: bytes) -> list[Row]:
@@ -146,11 +154,11 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         found = _load_rows(state, rows)
         for start in range(0, len(changed), _CHANGED):
             if (row := state.rows.get(changed[start])) is not None:
-                row.condition = *changed[start + 1 : start + _CHANGED], None, False
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False, False
                 found.append(row)
-        for start in range(0, len(moments), 3):
+        for start in range(0, len(moments), 4):
             if (row := state.rows.get(moments[start])) is not None:
-                row.run_at, row.by_wall = moments[start + 1], moments[start + 2]
+                row.run_at, row.by_wall, row.is_suspended = moments[start + 1 : start + 4]
         for key in gone:
             if (row := state.rows.pop(key, None)) is not None:
                 row.state = GONE
@@ -167,9 +175,9 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
         number, name, *counts, live = queues[start : start + _QUEUE]
         queue = state.queue(name)
         state.queues_by_number[number] = queue
-        queue.number, queue.counts = number, [*counts, 0, live]
-    for start in range(0, len(suspended), 2):
-        state.queues_by_number[suspended[start]].counts[SUSPENDED] = suspended[start + 1]
+        queue.number, queue.counts = number, [*counts, 0, 0, live]
+    for start in range(0, len(suspended), 3):
+        state.queues_by_number[suspended[start]].counts[SUSPENDED : RESUMED + 1] = suspended[start + 1 : start + 3]
 
 
 def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
@@ -181,7 +189,7 @@ def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
             row = state.rows[key] = Row(key, state.queues_by_number[number], id, payload, head, priority, unique)
         else:
             row.payload, row.head = payload, head
-        row.condition = *rows[start + 7 : start + _ROW], None, False
+        row.condition = *rows[start + 7 : start + _ROW], None, False, False
         found.append(row)
     return found
 
@@ -189,7 +197,7 @@ def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
 def _load_claim(state: JournalState, worker: str, keys: list[int]) -> list[Row]:
     found = [row for key in keys if (row := state.rows.get(key)) is not None]
     for row in found:
-        row.state, row.worker, row.due = RUNNING, worker, None
+        row.state, row.worker, row.due, row.is_suspended = RUNNING, worker, None, False
         row.attempt += 1
     return found
 
@@ -240,7 +248,7 @@ def _is_sound(row: Any) -> bool:
         and (row.history is None or type(row.history) is bytes)
         and (row.progress is None or type(row.progress) is bytes)
         and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
-        and type(row.by_wall) is bool
+        and type(row.by_wall) is type(row.is_suspended) is bool
     )
 
 
@@ -273,7 +281,7 @@ def finish_loading(state: JournalState) -> None:
             if row.unique is not None and row.state < RUNNING:
                 row.queue.holders[row.unique] = row
     for queue in state.queues.values():
-        queue.counts[-1] = len(queue.ids) - len(queue.finished)
+        queue.counts[LIVE] = len(queue.ids) - sum(map(len, queue.finished.values()))
     state.rows = {key: state.rows[key] for key in sorted(state.rows)}
     for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
         state.take_back(row)

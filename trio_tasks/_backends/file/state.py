@@ -15,23 +15,27 @@ import math
 from bisect import insort
 from collections import deque
 from heapq import heappop, heappush
-from typing import Any, final
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, State
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
-MOMENTS = 2
-"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``, and whether
-it is waited for by the wall clock."""
+MOMENTS = 3
+"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``; whether it
+is waited for by the wall clock; and whether the row is delayed by a suspension."""
 GONE = 6
 """The state of rows that are forgotten."""
 
-PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, LIVE = range(8)
+PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, LIVE = range(9)
 """Indexes of the counts of a queue."""
-COUNTS = 8
+COUNTS = 9
 
 _OVERHEAD = 120
 """Bytes that a row takes in a snapshot beside its payload and its head, about."""
@@ -53,6 +57,7 @@ class Row:
         "head",
         "history",
         "id",
+        "is_suspended",
         "key",
         "payload",
         "priority",
@@ -98,6 +103,7 @@ class Row:
         self.requested_end: bool | str = False
         self.run_at: int | None = None
         self.by_wall = False
+        self.is_suspended = False
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -116,6 +122,7 @@ class Row:
             self.requested_end,
             self.run_at,
             self.by_wall,
+            self.is_suspended,
         )
 
     @condition.setter
@@ -134,6 +141,7 @@ class Row:
             self.requested_end,
             self.run_at,
             self.by_wall,
+            self.is_suspended,
         ) = fields
 
     @property
@@ -183,6 +191,18 @@ class TimeIndex:
             return heappop(self._others)
         return self._in_order.popleft() if self._in_order else None
 
+    def __iter__(self) -> Iterator[Entry]:
+        """Return all entries: first those that came in order."""
+        yield from self._in_order
+        yield from self._others
+
+    def until(self, moment: float) -> Iterable[Row]:
+        """Return the rows of all entries up to a moment, stale ones among them."""
+        if (first := self.first) is None or first[0] > moment:
+            return
+        yield from (entry[2] for entry in takewhile(lambda entry: entry[0] <= moment, self._in_order))
+        yield from (entry[2] for entry in self._others if entry[0] <= moment)
+
     @property
     def first(self) -> Entry | None:
         """The first row; None if there is none."""
@@ -201,7 +221,9 @@ class QueueRows:
         self.ids: dict[str, Row] = {}
         self.holders: dict[str, Row] = {}  # of unique keys
         self.running: dict[int, Row] = {}
-        self.finished: dict[int, Row] = {}
+        self.finished: dict[int, dict[int, Row]] = {DONE: {}, FAILED: {}, KILLED: {}}
+        self.delayed_rows: dict[int, Row] = {}
+        self.suspended_rows: dict[int, Row] = {}  # of these, those that are delayed by a suspension
         self.delayed = TimeIndex()
         self.expiring = TimeIndex()
         self.by_wall_clock = TimeIndex()  # delayed ones, by the wall clock
@@ -223,12 +245,55 @@ class QueueRows:
         elif state == DELAYED:
             assert row.due is not None
             self.delayed.add(row.due, row)
+            self.delayed_rows[row.key] = row
+            if row.is_suspended:
+                self.suspended_rows[row.key] = row
         elif state == RUNNING:
             assert row.due is not None
             self.running[row.key] = row
             self.no_lease_ends_before = min(self.no_lease_ends_before, row.due)
         elif state != GONE:
-            self.finished[row.key] = row
+            self.finished[state][row.key] = row
+
+    def end_delay(self, row: Row) -> None:
+        """Note that a row does not wait for its time any more."""
+        if self.delayed_rows.pop(row.key, None) is not None and row.is_suspended:
+            del self.suspended_rows[row.key]
+            row.is_suspended = False
+
+    def take_out(self, key: int) -> None:
+        """Take the row of this key out of all collections by state, whatever state it was in."""
+        for rows in (self.running, self.delayed_rows, self.suspended_rows, *self.finished.values()):
+            rows.pop(key, None)
+
+    def drop_stale(self) -> None:
+        """Drop entries at the front of the indexes that are not valid any more, where nothing else pops them."""
+        while (first := self.expiring.first) is not None and not (
+            first[2].state <= DELAYED and first[2].expires == first[0]
+        ):
+            self.expiring.pop()
+        while (first := self.delayed.first) is not None and not (
+            first[2].state == DELAYED and first[2].due == first[0]
+        ):
+            self.delayed.pop()
+        for level in self._ready.values():
+            while (first := level.first) is not None and not (first[2].state == WAITING and first[2].since == first[0]):
+                level.pop()
+
+    @property
+    def waiting(self) -> int:
+        """The number of rows that are ready."""
+        return self.counts[LIVE] - len(self.running) - len(self.delayed_rows)
+
+    def oldest_waiting(self, now: float) -> float | None:
+        """The moment since when the oldest of the ready rows waits; None if there is none."""
+        oldest: float | None = None
+        for level in self._ready.values():
+            for moment, _, row in level:
+                if row.state == WAITING and row.since == moment and not row.has_expired(now):
+                    oldest = moment if oldest is None else min(oldest, moment)
+                    break
+        return oldest
 
     def pop_ready(self) -> Row | None:
         """Remove and return the next waiting row; None if none waits."""
@@ -250,6 +315,7 @@ class QueueRows:
                 return None
             self.delayed.pop()
             if counts:
+                self.end_delay(row)
                 return row
         return None
 
@@ -262,6 +328,7 @@ class QueueRows:
                 return None
             self.by_wall_clock.pop()
             if counts:
+                self.end_delay(row)
                 return row
         return None
 
@@ -344,7 +411,7 @@ class JournalState:
         self.last_moment = 0.0  # since when the last one waits that came to be ready at once
         self.finished: list[tuple[str, str]] = []  # killed since the last exchange, other than by a settlement
         self.has_wall_clock_rows = False  # whether a row is waited for by the wall clock
-        self._retained = TimeIndex()
+        self.retained = TimeIndex()
         self._nothing_due_before = math.inf
         self.transaction = Transaction(self)
 
@@ -395,8 +462,7 @@ class JournalState:
         for row, (payload, head) in transaction.in_full.items():
             row.payload, row.head = payload, head
         for row, condition in transaction.rows.items():
-            row.queue.running.pop(row.key, None)
-            row.queue.finished.pop(row.key, None)
+            row.queue.take_out(row.key)
             if condition is None:
                 row.state = GONE
                 self._remove(row)
@@ -432,7 +498,7 @@ class JournalState:
             moment = row.expires if moment is None else min(moment, row.expires)
         if moment is not None:
             if row.state > RUNNING:
-                self._retained.add(moment, row)
+                self.retained.add(moment, row)
             if moment < self._nothing_due_before:
                 self._nothing_due_before = moment
 
@@ -504,9 +570,12 @@ class JournalState:
         self.count(row.queue, PUSHED, 1)
         self.weight += row.weight
 
-    def make_wait(self, row: Row, delay: float) -> None:
+    def make_wait(self, row: Row, delay: float, *, suspended: bool = False) -> None:
         """Make a row ready after this many seconds."""
+        if row.state == DELAYED:
+            row.queue.end_delay(row)
         if delay > 0:
+            row.is_suspended = suspended
             row.state = DELAYED
             row.since = row.due = self.time + delay
         else:
@@ -515,9 +584,9 @@ class JournalState:
             row.state, row.since, row.due = WAITING, self.last_moment, None
         self.place(row)
 
-    def put_back(self, row: Row, delay: float | None) -> bool:
+    def put_back(self, row: Row, delay: float | None, *, suspended: bool = False) -> bool:
         """Make a row that ran wait again, and return True: after ``delay`` seconds, or in its old place if ``delay`` is
-        None.
+        None. If it was to be aborted, or was replaced, it is killed.
         """
         row.queue.running.pop(row.key, None)
         if row.requested_end is True:
@@ -531,7 +600,7 @@ class JournalState:
             self.place(row)
             return True
         else:
-            self.make_wait(row, delay)
+            self.make_wait(row, delay, suspended=suspended)
             return True
         return False
 
@@ -551,6 +620,8 @@ class JournalState:
         """Put a live row, already touched, into a final state, and keep it for this many seconds."""
         queue = row.queue
         queue.running.pop(row.key, None)
+        if row.state == DELAYED:
+            queue.end_delay(row)
         self.count(queue, what, -1)
         if row.unique is not None:
             self.free_key(row)
@@ -564,7 +635,7 @@ class JournalState:
     def forget(self, row: Row) -> None:
         """Remove a row, already touched, when the transaction is committed."""
         row.state = GONE
-        row.queue.finished.pop(row.key, None)
+        row.queue.take_out(row.key)
         self.transaction.gone.append(row)
         self.weight -= row.weight
 
@@ -587,7 +658,7 @@ class JournalState:
                 self.take_back(row)
         self._forget_retained(now)
         moments = [queue.next_due for queue in self.queues.values()]
-        if (first := self._retained.first) is not None:
+        if (first := self.retained.first) is not None:
             moments.append(first[0])
         self._nothing_due_before = min(moments, default=math.inf)
 
@@ -611,12 +682,12 @@ class JournalState:
             self.has_wall_clock_rows = self.has_wall_clock_rows or queue.by_wall_clock.first is not None
 
     def _forget_retained(self, now: float) -> None:
-        while (first := self._retained.first) is not None and first[0] <= now:
-            self._retained.pop()
+        while (first := self.retained.first) is not None and first[0] <= now:
+            self.retained.pop()
             row = first[2]
             if RUNNING < row.state < GONE and row.due == first[0] and row not in self.transaction.rows:
                 row.state = GONE  # as it is when this is read again, so it needs no record
-                row.queue.finished.pop(row.key, None)
+                row.queue.take_out(row.key)
                 self._remove(row)
                 self.weight -= row.weight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, final
 
 from ..._contracts.states import COUNTERS
@@ -9,8 +10,10 @@ from ..._contracts.states import COUNTERS
 if TYPE_CHECKING:
     from .driver import Connection
 
-_COUNTED = ("live", "running", *COUNTERS)
-_COUNT = f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in _COUNTED)} WHERE num = ?"
+_COUNTED = (
+    *("live", "running", "delayed", "suspended_now", "kept_done", "kept_failed", "kept_killed"),
+    *COUNTERS,
+)
 
 _NONE = -1
 
@@ -55,7 +58,7 @@ class QueueCounters:
     def enter_counts(self) -> None:
         """Store what was counted in this transaction."""
         for queue, counts in self._changes.items():
-            self._connection.execute(_COUNT, [*[counts.get(name, 0) for name in _COUNTED], queue])
+            self._connection.execute(_update_of(tuple(counts)), [*counts.values(), queue])
         self._changes.clear()
 
     def roll_back(self) -> None:
@@ -66,8 +69,8 @@ class QueueCounters:
     def counts(self, queue: int) -> dict[str, int]:
         """Return all counts of a queue."""
         rows = self._connection.execute(f"SELECT {', '.join(_COUNTED)} FROM trio_tasks_queue WHERE num = ?", (queue,))
-        live, running, *rest = map(_whole, rows[0] if rows else [0] * len(_COUNTED))
-        return {**dict(zip(_COUNTED[2:], rest, strict=True)), "waiting": live - running, "running": running}
+        counts = dict(zip(_COUNTED, map(_whole, rows[0] if rows else [0] * len(_COUNTED)), strict=True))
+        return {"waiting": counts.pop("live") - counts["running"] - counts["delayed"], **counts}
 
     def live(self, queue: int) -> int:
         """Return the number of unfinished rows of a queue."""
@@ -77,6 +80,12 @@ class QueueCounters:
     def names(self) -> list[str]:
         """Return the names of all queues."""
         return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
+
+
+@cache
+def _update_of(names: tuple[str, ...]) -> str:
+    """The statement that adds to these counts. There are few sets of them, and each binds only what it changes."""
+    return f"UPDATE trio_tasks_queue SET {', '.join(f'{name} = {name} + ?' for name in names)} WHERE num = ?"
 
 
 def _whole(count: object) -> int:

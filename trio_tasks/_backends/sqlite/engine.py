@@ -34,6 +34,7 @@ from .wakeup import WakeupSocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..._contracts.metrics import Balance, QueueMetrics
     from .driver import Driver
     from .opening import Opening
 
@@ -174,9 +175,13 @@ class SqliteEngine(Engine):
         """Forget finished rows."""
         return await self._write(Operations.forget, queue, task_id, self.now())
 
-    async def counts(self, queue: str) -> dict[str, int]:
-        """Return the counts of a queue."""
-        return await self._read(Operations.counts, queue, self.now())
+    async def metrics(self, queue: str) -> QueueMetrics:
+        """Return the counters of a queue."""
+        return await self._read(Operations.metrics, queue, self.now())
+
+    async def audit(self, queue: str) -> Balance:
+        """Compare the counters of a queue with its rows."""
+        return await self._read(Operations.audit, queue)
 
     async def queues(self) -> Sequence[str]:
         """Return the names of the queues."""

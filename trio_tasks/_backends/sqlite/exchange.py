@@ -54,6 +54,8 @@ ABORT = "abort"
 _REPLACED = "replaced by "
 """Values of ``requested_end``: the attempt is to be aborted; or the row has a successor, whose id follows."""
 _COUNTERS = {kind: change.counter or "" for kind, change in CHANGES.items()}
+KEPT_COUNTER = {State.DONE: "kept_done", State.FAILED: "kept_failed", State.KILLED: "kept_killed"}
+"""The counter of the rows that are kept in each final state."""
 
 HELD = "WHERE seq = ? AND token = ? AND state = 2"
 _RENEW = f"UPDATE trio_tasks_task SET due = ? {HELD}"
@@ -63,12 +65,12 @@ DROP = f"DELETE FROM trio_tasks_task {HELD}"
 _RETURN = f"""
 UPDATE trio_tasks_task SET state = ?, due = ?, order_key = coalesce(?, order_key), attempt = attempt - ?,
 result = coalesce(?, result), history = coalesce(?, history), run_at = coalesce(?, run_at),
-worker = coalesce(?, worker), requested_end = NULL, start_by = NULL, wall = NULL
+worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = NULL, wall = NULL
 {HELD}
 """
 OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
 """A condition for rows that have expired by a time, given twice, and are not killed yet."""
-EXPIRED = f"SELECT seq, id FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
+EXPIRED = f"SELECT seq, id, state, suspended FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 
 _INSERT = """
 INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall)
@@ -88,7 +90,7 @@ UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?,
 WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
-_HOLDER = "SELECT seq, id, state, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
+_HOLDER = "SELECT seq, id, state, suspended, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
 SUCCEED = (
     f"UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = ?, worker = coalesce(?, worker) {HELD}"
 )
@@ -97,13 +99,13 @@ UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = NULL
 WHERE seq IN (SELECT value FROM json_each(?)) AND token = ? AND state = 2
 """
 DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall FROM trio_tasks_task
-WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended
+FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 {} ORDER BY due LIMIT ?
 """
 _DUE = DUE.format("")
 WALL_DUE = """
-SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall FROM trio_tasks_task
-WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
+SELECT seq, id, state, attempt, start_by, history, worker, requested_end, token, due, wall, suspended
+FROM trio_tasks_task WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND state = 1 ORDER BY wall LIMIT ?
 """
 """The rows that are due by the wall clock, which may have been set forward."""
 NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
@@ -119,7 +121,7 @@ _BUT_THESE = "AND seq NOT IN (SELECT value FROM json_each(?))"
 SWEEP = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
-    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? LIMIT ?)
+    WHERE queue = ? AND state = ? AND +state > 2 AND due <= ? LIMIT ?)
 """
 
 
@@ -137,6 +139,7 @@ class Due(NamedTuple):
     token: int
     due: float
     wall: float | None
+    suspended: int | None
 
 
 @final
@@ -212,12 +215,14 @@ class ExchangeSql:
         kept: list[tuple[Any, ...]] = []
         dropped: list[tuple[Any, int]] = []
         succeeded: dict[str, int] = {}
+        forgotten: dict[str, int] = {}  # of these
         order_key = self.table.order_key(None, now)
         for number, each in enumerate(settled):
             if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not row_by_row:
                 succeeded[each.queue] = succeeded.get(each.queue, 0) + 1
                 due = None if each.keep == math.inf else now + each.keep
                 if not each.keep:
+                    forgotten[each.queue] = forgotten.get(each.queue, 0) + 1
                     dropped.append((each.key, each.token))
                 elif each.result is None and each.worker is None:
                     alike.setdefault((due, each.token), []).append(each.key)
@@ -235,7 +240,9 @@ class ExchangeSql:
         if dropped and self._connection.executemany(DROP, dropped) != len(dropped):
             raise FastPathFailed
         for queue, number in succeeded.items():
-            self._counters.count(self._counters.number(queue), live=-number, running=-number, succeeded=number)
+            changes = {"live": -number, "running": -number, "succeeded": number}
+            changes["kept_done"] = number - forgotten.get(queue, 0) if forgotten else number
+            self._counters.count(self._counters.number(queue), **changes)
         return answers
 
     def _settle_one(self, each: Settlement, now: float, answer: ExchangeResult) -> bool | BaseException:
@@ -289,6 +296,8 @@ class ExchangeSql:
         pushed: dict[str, int] = {}
         for row in rows:
             pushed[row.queue] = pushed.get(row.queue, 0) + 1
+            if row.delay > 0:
+                self._counters.count(self._counters.number(row.queue), delayed=1)
         for queue, number in pushed.items():
             self._counters.count(self._counters.number(queue), live=number, pushed=number)
         return [row.id for row in rows]
@@ -306,6 +315,7 @@ class ExchangeSql:
         known = self._connection.execute(_KNOWN, (queue, row.id))
         if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
             self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (known[0][0],))  # kept no longer
+            self._counters.count(queue, **{KEPT_COUNTER[known[0][1]]: -1})
         elif known:
             return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
         if row.unique is not None:
@@ -314,7 +324,7 @@ class ExchangeSql:
                 return other
         if self._connection.changed(_INSERT, self._values(row, now)) < 1:
             raise RowRefusedError("an INSERT of a row was ignored without an error, perhaps by a trigger")
-        self._counters.count(queue, live=1, pushed=1)
+        self._counters.count(queue, live=1, pushed=1, delayed=int(row.delay > 0))
         return row.id
 
     def _claim_key(
@@ -324,9 +334,9 @@ class ExchangeSql:
         found = self._connection.execute(_HOLDER, (queue, row.unique))
         if not found:
             return None
-        [(seq, other, state, start_by)] = found
+        [(seq, other, state, suspended, start_by)] = found
         if state < State.RUNNING and start_by is not None and start_by <= now:
-            self.table.kill(queue, seq, expired_error(), now)
+            self.table.kill(queue, seq, expired_error(), now, state, suspended)
             answer.finished.append((row.queue, other))
             return None
         if row.on_conflict == "skip":
@@ -336,7 +346,7 @@ class ExchangeSql:
         if state == State.RUNNING:
             self.table.take_over_key(seq, row.id)
         else:
-            self.table.kill(queue, seq, replaced_error(row.id), now)
+            self.table.kill(queue, seq, replaced_error(row.id), now, state, suspended)
             answer.finished.append((row.queue, other))
         return None
 
@@ -532,17 +542,18 @@ class ExchangeSql:
         return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
-        """Make a due row ready, take it back or expire it; return True if that has finished it."""
-        error = None
-        if row.state == State.RUNNING:
+        """Make a row ready, take it back or expire it, as is due; return True if it is finished by that."""
+        error, state = None, row.state
+        if state == State.RUNNING:
             self.table.take_back(queue, row, now)
+            state = State.WAITING
             error = None if row.requested_end is None else unwanted(row.requested_end)
         elif row.start_by is not None and row.start_by <= now:
             error = expired_error()
         else:
-            self.table.make_ready(row.seq)
+            self.table.make_ready(queue, row)
         if error is not None:
-            self.table.kill(queue, row.seq, error, now)
+            self.table.kill(queue, row.seq, error, now, state, row.suspended)
         return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:
@@ -550,7 +561,7 @@ class ExchangeSql:
         if now >= self._swept.get(queue, 0.0):
             self._swept[queue] = now + _REFUSED_FOR
             try:
-                swept = self._connection.changed(SWEEP, (queue, now, _SWEPT))
+                swept = self.table.sweep(queue, now, _SWEPT)
             except Exception as error:
                 if not is_refusal(error):
                     raise
@@ -617,15 +628,19 @@ class TaskTable:
         held = each.key, each.token
         queue = self._counters.number(each.queue)
         if each.kind is SettlementKind.RELEASED:
-            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, *held))
+            self._change(_RETURN, (State.WAITING, None, None, 1, None, None, None, None, None, *held))
             self._counters.count(queue, running=-1, released=1)
         else:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             order_key = self.order_key(due, now)
+            suspended = 1 if each.kind is SettlementKind.SUSPENDED and due is not None else None
             moved = state, due, order_key, each.kind in NOT_COUNTED
-            self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, *held))
-            self._counters.count(queue, running=-1, **{_COUNTERS[each.kind]: 1})
+            self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, suspended, *held))
+            changes = {_COUNTERS[each.kind]: 1}
+            if due is not None:
+                changes |= {"delayed": 1, "suspended_now": suspended or 0}
+            self._counters.count(queue, running=-1, **changes)
 
     def finish(self, each: Settlement, now: float) -> None:
         """Finish a running row, and keep or delete it."""
@@ -635,26 +650,56 @@ class TaskTable:
             self._change(_FINISH, (*fields, each.key, each.token))
         else:
             self._change(DROP, (each.key, each.token))
-        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **{_COUNTERS[each.kind]: 1})
+        changes = {_COUNTERS[each.kind]: 1, KEPT_COUNTER[ENDS[each.kind]]: int(each.keep > 0)}
+        self._counters.count(self._counters.number(each.queue), live=-1, running=-1, **changes)
 
     def take_off_attempt(self, seq: Any) -> None:
         """Subtract the attempt of a running row that was interrupted, so that it does not count."""
         self._connection.execute("UPDATE trio_tasks_task SET attempt = attempt - 1 WHERE seq = ?", (seq,))
 
-    def kill(self, queue: int, seq: int, error: bytes, now: float) -> None:
-        """Kill a waiting row."""
+    def kill(
+        self,
+        queue: int,
+        seq: int,
+        error: bytes,
+        now: float,
+        state: int = State.WAITING,
+        suspended: int | None = None,
+    ) -> None:
+        """Kill a row that waits in this state."""
         self._change(
-            "UPDATE trio_tasks_task SET state = 5, due = NULL, wall = NULL, order_key = ?, result = ? WHERE seq = ?",
+            "UPDATE trio_tasks_task SET state = 5, due = NULL, wall = NULL, suspended = NULL, order_key = ?, "
+            "result = ? WHERE seq = ?",
             (self.order_key(None, now), error, seq),
         )
-        self._counters.count(queue, live=-1, killed=1)
+        self._counters.count(queue, live=-1, killed=1, kept_killed=1)
+        self._count_ready(queue, state, suspended)
+
+    def _count_ready(self, queue: int, state: int, suspended: int | None) -> None:
+        """Count that a row of this state is not delayed any more."""
+        if state == State.DELAYED:
+            self._counters.count(queue, delayed=-1, suspended_now=-1 if suspended else 0)
 
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
         """Kill rows that were not claimed in time; return their ids."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
-        for seq, _ in expired:
-            self.kill(queue, seq, expired_error(), now)
-        return [task_id for _, task_id in expired]
+        for seq, _, state, suspended in expired:
+            self.kill(queue, seq, expired_error(), now, state, suspended)
+        return [row[1] for row in expired]
+
+    def sweep(self, queue: int, now: float, limit: int) -> int:
+        """Forget up to so many finished rows whose time is up; return how many there were."""
+        return self.forget(SWEEP, queue, (now,), limit)
+
+    def forget(self, sql: str, queue: int, parameters: tuple[Any, ...], limit: int) -> int:
+        """Delete up to so many finished rows by this statement, state by state, so that each is counted."""
+        forgotten = 0
+        for state, kept in KEPT_COUNTER.items():
+            rows = self._connection.changed(sql, (queue, state.value, *parameters, limit - forgotten))
+            if rows:
+                self._counters.count(queue, **{kept: -rows})
+            forgotten += rows
+        return forgotten
 
     def take_back(self, queue: int, row: Due, now: float) -> None:
         """Make an orphan wait again; its attempt stays counted."""
@@ -665,9 +710,11 @@ class TaskTable:
         )
         self._counters.count(queue, running=-1)
 
-    def make_ready(self, seq: int) -> None:
-        """Make a delayed row ready."""
-        self._change("UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL WHERE seq = ?", (seq,))
+    def make_ready(self, queue: int, row: Due) -> None:
+        """Make a row ready whose time has come."""
+        sql = "UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL, suspended = NULL WHERE seq = ?"
+        self._change(sql, (row.seq,))
+        self._count_ready(queue, row.state, row.suspended)
 
     def put_off(self, row: Due, due: float) -> None:
         """Delay a row until this time."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
+from ..._clock import wall_now
+from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
 from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
 from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow
 from .counters import text
-from .exchange import OVERDUE, SWEEP
+from .exchange import KEPT_COUNTER, OVERDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +41,43 @@ SQLite sees that it may be used; the ``+`` keeps the finished ones from being lo
 FORGET = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
-    WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 LIMIT ?)
+    WHERE queue = ? AND state = ? AND +state > 2 LIMIT ?)
 """
-_COUNT_EXPIRED = f"SELECT count(*) FROM trio_tasks_task WHERE {OVERDUE}"
+_MOST_LEVELS = 1000
+"""Priorities, the highest first, of which the oldest waiting row is looked for."""
+_OLDEST = """
+WITH RECURSIVE level (priority) AS (
+    SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0
+    UNION ALL
+    SELECT (SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority < level.priority)
+    FROM level WHERE level.priority NOTNULL LIMIT ?)
+SELECT min((
+    SELECT order_key FROM trio_tasks_task WHERE queue = ? AND state = 0 AND priority = level.priority
+    AND (start_by IS NULL OR start_by > ?) ORDER BY order_key LIMIT 1))
+FROM level WHERE level.priority NOTNULL
+"""
+_DUE_NOW = """
+SELECT state, start_by NOTNULL AND start_by <= ? AS is_expired, count(*), sum(suspended NOTNULL), min(order_key)
+FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3
+AND (state != 1 OR wall IS NULL OR wall <= ? OR (start_by NOTNULL AND start_by <= ?)) GROUP BY state, is_expired
+"""
+"""The rows that are due by both clocks, as an exchange with claims would enter them."""
+_KEPT_NO_LONGER = """
+SELECT state, count(*) FROM trio_tasks_task INDEXED BY trio_tasks_finished
+WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? GROUP BY state
+"""
+_RECOUNTS = (
+    "SELECT 'waiting', count(*) FROM trio_tasks_task WHERE queue = ? AND state = 0",
+    "SELECT 'delayed', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1",
+    "SELECT 'suspended_now', count(*) FROM trio_tasks_task "
+    "WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1 AND suspended NOTNULL",
+    "SELECT 'running', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 2",
+    *(
+        f"SELECT '{name}', count(*) FROM trio_tasks_task WHERE queue = ? AND state = {state.value} AND +state > 2"
+        for state, name in KEPT_COUNTER.items()
+    ),
+)
+"""The count of the rows in each state, each along the index that holds it."""
 
 
 @final
@@ -82,12 +118,39 @@ class Operations:
                 add(f"{OVERDUE} ORDER BY due", number, now, now)
         return found
 
-    def counts(self, queue: str, now: float) -> dict[str, int]:
-        """Return all counts of the queue."""
+    def metrics(self, queue: str, now: float) -> QueueMetrics:
+        """Return the counters of the queue, with what is due by now, entered or not."""
         number = self._counters.known(queue)
-        found = self._counters.counts(number)
-        [(expired,)] = self._connection.execute(_COUNT_EXPIRED, (number, now, now))
-        return {**found, "waiting": found["waiting"] - expired, "killed": found["killed"] + expired}
+        counts = self._counters.counts(number)
+        orphans, since = 0, list[int]()
+        due_now = self._connection.execute(_DUE_NOW, (now, number, now, wall_now().timestamp(), now))
+        for state, is_expired, rows, suspended, oldest in due_now:
+            if state == State.RUNNING:
+                orphans = rows
+                continue
+            if state == State.DELAYED:
+                counts["delayed"] -= rows
+                counts["suspended_now"] -= suspended
+                counts["waiting"] += rows
+            if is_expired:
+                counts["waiting"] -= rows
+                counts["killed"] += rows
+                counts["kept_killed"] += rows
+            elif state == State.DELAYED:
+                since.append(oldest)
+        for state, rows in self._connection.execute(_KEPT_NO_LONGER, (number, now)):
+            counts[KEPT_COUNTER[State(state)]] -= rows
+        [(oldest,)] = self._connection.execute(_OLDEST, (number, number, _MOST_LEVELS, number, now))
+        if oldest is not None:
+            since.append(oldest)
+        age = max(0.0, now - min(since) / 1e6) if since else 0.0
+        return make_metrics(counts, orphans=orphans, oldest_waiting=age)
+
+    def audit(self, queue: str) -> Balance:
+        """Compare the counters of the queue with its rows."""
+        number = self._counters.known(queue)
+        rows = [self._connection.execute(sql, (number,))[0] for sql in _RECOUNTS]
+        return Balance(queue, self._counters.counts(number), dict(rows))
 
     def names(self) -> list[str]:
         """Return the names of all queues."""
@@ -110,10 +173,11 @@ class Operations:
         """Kill the row if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
-        seq = self._row_that_waits(number, task_id)
-        if seq is not None:
-            self._table.kill(number, seq, error, now)
-        return seq is not None
+        found = self._row_that_waits(number, task_id)
+        if found is not None:
+            seq, state, suspended = found
+            self._table.kill(number, seq, error, now, state, suspended)
+        return found is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request that the row's worker ends its attempt."""
@@ -129,19 +193,22 @@ class Operations:
         """Set the time at which the row is ready, if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
-        seq = self._row_that_waits(number, task_id)
-        if seq is None:
+        found = self._row_that_waits(number, task_id)
+        if found is None:
             return False
+        seq, state, suspended = found
+        is_delayed = state == State.DELAYED
+        self._counters.count(number, delayed=(delay > 0) - is_delayed, suspended_now=-1 if suspended else 0)
         if delay > 0:
             self._connection.execute(
                 "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), order_key = ?, run_at = ?, "
-                "wall = NULL WHERE seq = ?",
+                "wall = NULL, suspended = NULL WHERE seq = ?",
                 (now + delay, now + delay, self._table.order_key(now + delay, now), run_at, seq),
             )
         else:  # a row that is ready already keeps its order key
             self._connection.execute(
-                "UPDATE trio_tasks_task SET state = 0, due = start_by, order_key = ?, run_at = NULL, wall = NULL "
-                "WHERE seq = ? AND state = 1",
+                "UPDATE trio_tasks_task SET state = 0, due = start_by, order_key = ?, run_at = NULL, wall = NULL, "
+                "suspended = NULL WHERE seq = ? AND state = 1",
                 (self._table.order_key(None, now), seq),
             )
         return True
@@ -150,12 +217,12 @@ class Operations:
         """Replace the payload and options of the row, if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
-        seq = self._row_that_waits(number, task_id)
-        if seq is not None:
+        found = self._row_that_waits(number, task_id)
+        if found is not None:
             self._connection.execute(
-                "UPDATE trio_tasks_task SET payload = ?, options = ? WHERE seq = ?", (payload, options, seq)
+                "UPDATE trio_tasks_task SET payload = ?, options = ? WHERE seq = ?", (payload, options, found[0])
             )
-        return seq is not None
+        return found is not None
 
     def resume(self, queue: str, task_id: str, now: float) -> bool:
         """Make the failed or killed row wait again.
@@ -166,13 +233,13 @@ class Operations:
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         rows = self._connection.execute(
-            "SELECT seq, uniq, options FROM trio_tasks_task "
+            "SELECT seq, state, uniq, options FROM trio_tasks_task "
             f"WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
             return False
-        [(seq, unique, options)] = rows
+        [(seq, state, unique, options)] = rows
         if unique is None:  # perhaps because it was replaced while it ran
             unique = decode_options(options)[0].unique
         sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
@@ -186,7 +253,7 @@ class Operations:
             "requested_end = NULL, uniq = ? WHERE seq = ?",
             (self._table.order_key(None, now), unique, seq),
         )
-        self._counters.count(number, live=1)
+        self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
         return True
 
     def resume_abandoned(self, queue: str, now: float) -> Part:
@@ -198,14 +265,18 @@ class Operations:
         number = self._counters.known(queue)
         if task_id is not None:
             self._expire(number, task_id, now)
-            sql = f"DELETE FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
-            return Part(self._connection.changed(sql, (number, task_id, now)), is_more=False)
+            sql = f"SELECT seq, state FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
+            found = self._connection.execute(sql, (number, task_id, now))
+            for seq, state in found:
+                self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
+                self._counters.count(number, **{KEPT_COUNTER[State(state)]: -1})
+            return Part(len(found), is_more=False)
         if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
-        swept = self._connection.changed(SWEEP, (number, now, _FORGOTTEN))  # their time was up: they are not counted
+        swept = self._table.sweep(number, now, _FORGOTTEN)  # their time was up: they are not in the number returned
         if swept == _FORGOTTEN:
             return Part(0, is_more=True)
-        forgotten = self._connection.changed(FORGET, (number, _FORGOTTEN))
+        forgotten = self._table.forget(FORGET, number, (), _FORGOTTEN)
         return Part(forgotten, is_more=forgotten == _FORGOTTEN)
 
     def register(self, session: int, queue: str, workers: Sequence[str]) -> None:
@@ -216,14 +287,18 @@ class Operations:
 
     def _expire(self, number: int, task_id: str, now: float) -> None:
         """Kill the row if it has expired."""
-        sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
-        for (seq,) in self._connection.execute(sql, (number, task_id, now)):
-            self._table.kill(number, seq, expired_error(), now)
+        sql = (
+            "SELECT seq, state, suspended FROM trio_tasks_task "
+            "WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
+        )
+        for seq, state, suspended in self._connection.execute(sql, (number, task_id, now)):
+            self._table.kill(number, seq, expired_error(), now, state, suspended)
 
-    def _row_that_waits(self, number: int, task_id: str) -> int | None:
-        sql = "SELECT seq FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
+    def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, int | None] | None:
+        """The key, the state, and whether it is suspended, of the row of this id, if it waits."""
+        sql = "SELECT seq, state, suspended FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
         rows = self._connection.execute(sql, (number, task_id))
-        return rows[0][0] if rows else None
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:

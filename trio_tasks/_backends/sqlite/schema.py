@@ -109,6 +109,20 @@ _VERSION_3 = [
     "DROP INDEX trio_tasks_wished",
     "CREATE INDEX trio_tasks_requested ON trio_tasks_task (token) WHERE requested_end IS NOT NULL AND state = 2",
     "ALTER TABLE trio_tasks_queue ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN resumed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN delayed INTEGER NOT NULL DEFAULT 0",  # rows, as those that follow
+    "ALTER TABLE trio_tasks_queue ADD COLUMN suspended_now INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN kept_done INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN kept_failed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN kept_killed INTEGER NOT NULL DEFAULT 0",
+    """
+    UPDATE trio_tasks_queue SET resumed = max(0, succeeded + failed + killed + live - pushed),
+    delayed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 1),
+    kept_done = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 3),
+    kept_failed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 4),
+    kept_killed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 5)
+    """,
+    "ALTER TABLE trio_tasks_task ADD COLUMN suspended INTEGER",  # 1: it is delayed by a suspension
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
     "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
     "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock

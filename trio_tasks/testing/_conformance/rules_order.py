@@ -88,7 +88,7 @@ async def what_has_expired_is_seen_as_killed(harness: Harness) -> None:
         killed = {each.parts.id for each in await backend.list_tasks(Status.Killed)}
         expect_that("those that are listed as killed", killed >= set(ids), killed, f"{ids} among them")
     if isinstance(backend, Metrics):
-        expect("how many are counted as waiting", (await backend.metrics()).get("waiting"), 0)
+        expect("how many are counted as waiting", (await backend.metrics())["waiting"], 0)
     if isinstance(backend, Cancel):
         expect("whether one can be cancelled", await backend.cancel(ids[0]), False)
     if isinstance(backend, ResumeById):

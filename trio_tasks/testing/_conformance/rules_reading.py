@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..._contracts.backend import (
+    Audit,
+    Cancel,
+    Discard,
     FetchById,
     ListQueues,
     ListTasks,
@@ -15,23 +18,27 @@ from ..._contracts.backend import (
     Metrics,
     Progress,
     RegisterWorker,
+    Reschedule,
     ResumeById,
     Vacuum,
     WaitForCompletion,
 )
 from ..._contracts.events import Engage
+from ..._contracts.metrics import QueueMetrics
+from ..._contracts.states import COUNTERS
 from ..._tasks.errors import LeaseLostError, UnknownTaskError
 from ..._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from ..._tasks.task import Task
 from ..._tasks.task_info import StoredTaskInfo
 from ..._worker.worker import Worker
-from .harness import DELAY
+from .harness import DELAY, EARLY
 from .rule import Feature, RuleBroken, expect, expect_that, refused, rule
 from .workers import finish
 
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._contracts.events import Event
+    from ..._contracts.metrics import Balance
     from .harness import Harness
 
 
@@ -302,8 +309,9 @@ async def queues_are_apart(harness: Harness) -> None:
 
 @rule(11, Metrics)
 async def metrics_count(harness: Harness) -> None:
-    """metrics counts each push and each outcome once, and the tasks that wait and run now."""
-    before = await harness.backend.metrics()
+    """metrics counts each push and each outcome once, and the tasks that are in each state now."""
+    before: Any = await harness.backend.metrics()
+    expect("the names of what is counted", sorted(before), sorted(QueueMetrics.__annotations__))
     for number in range(7):
         await harness.push(number)
     await harness.push(7, delay=3600.0)
@@ -320,12 +328,76 @@ async def metrics_count(harness: Harness) -> None:
         task = await harness.receive()
         if outcome is not None:
             await harness.settle(task, outcome)
-    after = await harness.backend.metrics()
-    counted = {name: after.get(name, 0) - before.get(name, 0) for name in ("pushed", "succeeded", "retried", "failed")}
-    counted |= {name: after.get(name, 0) - before.get(name, 0) for name in ("killed", "released", "suspended")}
-    expected = dict.fromkeys(counted, 1) | {"pushed": 8}
-    expect("what was counted", counted, expected)
-    expect("what waits and runs", (after.get("waiting"), after.get("running")), (4, 1))
+    after: Any = await harness.backend.metrics()
+    counted = {name: after[name] - before[name] for name in COUNTERS}
+    expect("what was counted", counted, dict.fromkeys(COUNTERS, 1) | {"pushed": 8, "resumed": 0})
+    there = {"waiting": 1, "delayed": 3, "running": 1, "suspended_now": 1, "orphans": 0}
+    expect("the tasks in each state", {name: after[name] for name in there}, there)
+
+
+@rule(11, Metrics)
+async def metrics_know_the_oldest(harness: Harness) -> None:
+    """metrics gives the age of the oldest task that is ready, whatever its priority, and of none that is not."""
+    await harness.push(3, delay=3600.0)
+    expect("the age of the oldest of no ready tasks", (await harness.backend.metrics())["oldest_waiting"], 0.0)
+    await harness.push(1, priority=-1)
+    await harness.pass_time(DELAY)
+    await harness.push(2)
+    age = (await harness.backend.metrics())["oldest_waiting"]
+    expect_that("the age of the oldest", age >= DELAY - EARLY, age, f"{DELAY} s or a little more")
+
+
+@rule(2, Audit)
+async def an_audit_is_true_at_any_moment(harness: Harness) -> None:
+    """audit finds that all tasks are there, and all counters right, after whatever was done."""
+    backend = harness.backend
+
+    async def balances(after: str) -> Balance:
+        balance: Balance = await backend.audit()
+        expect_that(
+            f"the audit after {after}", balance.is_balanced and bool(balance), str(balance), "one that balances"
+        )
+        return balance
+
+    before = await balances("nothing")
+    for number in range(9):
+        await harness.push(number)
+    await harness.push(9, delay=3600.0)
+    await harness.push(10, delay=DELAY)
+    await harness.push(11, expires_in=DELAY, delay=3600.0)
+    await balances("a push")
+    outcomes = (Released(), Retried(ValueError("again"), DELAY), Suspended(math.inf), Succeeded(None))
+    for outcome in (*outcomes, Failed(ValueError("1")), Killed(ValueError("1")), None):
+        task = await harness.receive()
+        await balances("a receive")
+        if outcome is not None:
+            await harness.settle(task, outcome)
+            await balances(f"{type(outcome).__name__}")
+    await harness.pass_time(2 * DELAY)
+    await balances("time in which tasks were ready, and one expired")
+    await harness.receive()
+    balance = await balances("one more receive")
+    expect("the number of tasks that came", balance.came - before.came, 12)
+    if isinstance(backend, ListTasks):
+        for task in await backend.list_tasks():
+            await _change(backend, task)
+            await balances(f"a change of task {task.parts.id}, {task.parts.status}")
+    if isinstance(backend, Vacuum):
+        await backend.vacuum()
+        await balances("vacuum")
+
+
+async def _change(backend: Any, task: Task[Any]) -> None:
+    """Use the verbs of the backend on a task, whatever its status."""
+    if isinstance(backend, Reschedule):
+        await backend.reschedule(task.parts.id, DELAY)
+    if isinstance(backend, Cancel):
+        await backend.cancel(task.parts.id)
+    if isinstance(backend, ResumeById) and task.parts.terms.priority == 0:
+        await backend.resume_by_id(task.parts.id)
+    if isinstance(backend, Cancel) and isinstance(backend, Discard):
+        await backend.cancel(task.parts.id)
+        await backend.discard(task.parts.id)
 
 
 @rule(8, Progress)
