@@ -36,7 +36,7 @@ def _buffer_of(channel: trio.abc.ReceiveChannel[Any]) -> RetryBuffer[Any]:
     try:
         buffer = _BUFFERS.get(channel)
         if buffer is None:
-            # A strong reference would keep the channel alive for ever. Each caller holds the channel.
+            # A strong reference would keep the channel alive for ever; the callers hold one anyway.
             reference = cast("Callable[[], Any]", weakref.ref(channel))
             nowait = (lambda: reference().receive_nowait()) if hasattr(channel, "receive_nowait") else None
             buffer = _BUFFERS[channel] = RetryBuffer(lambda: reference().receive(), nowait)

@@ -57,7 +57,7 @@ class MemoryQueue(Generic[A]):
         self.options = options
         self.on_push: PushHooks = options["on_push"]
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
-        self.pushing_handles: set[object] = set()  # something may still be pushed through these
+        self.pushing_handles: set[object] = set()  # handles through which tasks may still be pushed
         self.workers: list[WorkerContext] = []
         self.siblings = siblings
         siblings[name] = self
@@ -209,7 +209,7 @@ class MemoryQueue(Generic[A]):
             pusher, task, _ = self._pushers.popleft()
             try:
                 task_id = self.ledger.push(task, trio.current_time())
-            except Exception as error:  # it is the pusher's, not the receiver's
+            except Exception as error:  # the error is the pusher's, not the receiver's
                 trio.lowlevel.reschedule(pusher, Error(error))
             else:
                 trio.lowlevel.reschedule(pusher, Value(task_id))

@@ -52,7 +52,7 @@ class RetryBuffer(Generic[A]):
         self._receive_nowait = receive_nowait
         self._ended = False
         self._receiving = trio.Lock()
-        self._asking = trio.CancelScope()  # around the call of the source, or the last one
+        self._asking = trio.CancelScope()  # around the present or latest call of the source
 
     # Taking
 
@@ -106,7 +106,7 @@ class RetryBuffer(Generic[A]):
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
         try:
             self.ledger.push(task, trio.current_time())
-        except DuplicateTaskError as error:  # the sender cannot be told
+        except DuplicateTaskError as error:  # the sender is not known here, so only log it
             log.warning("a task from a channel was ignored: %s", error)
         else:
             self._keep_time()

@@ -161,7 +161,7 @@ class BatchResult(NamedTuple):
 class UnforeseenError(BackendError):
     """An error: an engine raised something else than a :class:`BackendError`."""
 
-    is_refusal = True  # as far as one knows
+    is_refusal = True  # assumed, since the cause is unknown
 
 
 @final
@@ -184,9 +184,9 @@ class ExchangeLoop:
         self.closed = False
         self.is_usable = False
         """True while it is open, and neither closed nor failed."""
-        self.failure: BackendError | None = None  # which has ended the loop
-        self.token: trio.lowlevel.TrioToken | None = None  # of the run in which it was opened,
-        self.pid: int | None = None  # in this process
+        self.failure: BackendError | None = None  # the error that has ended the loop
+        self.token: trio.lowlevel.TrioToken | None = None  # the trio run in which it was opened,
+        self.pid: int | None = None  # and the process
         self.wake_up = trio.Event()
         """Set when the loop has something to do."""
         self._pushes: list[PushRequest] = []
@@ -374,7 +374,7 @@ class ExchangeLoop:
         for queue in queues:
             if queue.prefetched:
                 next_time = min(next_time, now + STALE)
-            if not queue.is_waited_for:  # then no claim is made, and rows that fall due change nothing
+            if not queue.is_waited_for:  # no claim is made then, so due rows do not matter
                 continue
             if queue.next_due is not None:
                 next_time = min(next_time, now + max(0.0, queue.next_due - engine_now))

@@ -107,7 +107,7 @@ class JournalFile:
         self._salt = salt
         self._number = number
         self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
-        self._has_torn_end = False  # bytes behind the last record could not be cut off
+        self._has_torn_end = False  # bytes after the last record could not be cut off
         self.end = end
         self.is_broken = False  # a sync failed: the contents on the disk are not known any more
         self._identity: tuple[int, int] | None = None
@@ -155,7 +155,7 @@ class JournalFile:
 
     def _reserve(self, needed: int) -> None:
         self._reserved = self.end + needed + _RESERVE
-        with suppress(OSError):  # there may be room for this record all the same
+        with suppress(OSError):  # the disk may still have room for this record
             os.posix_fallocate(self._fd, self.end, needed + _RESERVE)
 
     def _write(self, data: bytes) -> None:

@@ -96,7 +96,7 @@ class FileLock:
 def _open(path: Path, model: os.stat_result | None, mode: int) -> int:
     with suppress(FileNotFoundError):
         return open_regular(path, "the lock")
-    with suppress(FileExistsError):  # another process was quicker
+    with suppress(FileExistsError):  # another process made the file first
         return make_beside(path, model, mode)
     return open_regular(path, "the lock")
 

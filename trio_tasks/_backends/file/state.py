@@ -347,7 +347,7 @@ class QueueRows:
     def lapsed(self, now: float) -> list[Row]:
         """Return the running rows whose lease has run out."""
         if not self.running:
-            self.no_lease_ends_before = math.inf  # or the next lease would seem to have run out with one that is over
+            self.no_lease_ends_before = math.inf  # otherwise an ended lease would make the next one look expired
         if now < self.no_lease_ends_before:
             return []
         lapsed: list[Row] = []
@@ -408,7 +408,7 @@ class JournalState:
         self.next_key = 1
         self.next_token = 1
         self.weight = 0  # what the rows would take in a snapshot, about
-        self.last_moment = 0.0  # since when the last one waits that came to be ready at once
+        self.last_moment = 0.0  # the time at which the last row that was ready at once began to wait
         self.finished: list[tuple[str, str]] = []  # killed since the last exchange, other than by a settlement
         self.has_wall_clock_rows = False  # whether a row is waited for by the wall clock
         self.retained = TimeIndex()
@@ -652,7 +652,7 @@ class JournalState:
             while (row := queue.pop_expired(now)) is not None:
                 self.kill(row, expired_error())
             while (row := self._pop_due(queue, now)) is not None:
-                row.state, row.due = WAITING, None  # true even if the transaction is rolled back, so it needs no record
+                row.state, row.due = WAITING, None  # true even after a rollback, so it needs no record
                 queue.place(row)
             for row in queue.lapsed(min(now, as_of)):
                 self.take_back(row)
@@ -667,7 +667,7 @@ class JournalState:
         while (row := queue.pop_due(now)) is not None:
             if not row.by_wall or row.run_at is None or (rest := row.run_at / 1e6 - wall_now().timestamp()) <= 0:
                 return row
-            row.due = now + rest  # the wall clock was set back; no record says so, as it will be found out again
+            row.due = now + rest  # the wall clock was set back; not recorded, since every later look finds it again
             queue.place(row)
         return None
 
@@ -686,7 +686,7 @@ class JournalState:
             self.retained.pop()
             row = first[2]
             if RUNNING < row.state < GONE and row.due == first[0] and row not in self.transaction.rows:
-                row.state = GONE  # as it is when this is read again, so it needs no record
+                row.state = GONE  # loading the journal does the same, so it needs no record
                 row.queue.take_out(row.key)
                 self._remove(row)
                 self.weight -= row.weight

@@ -362,7 +362,7 @@ class Session:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except Exception as error:
             if not is_of_the_driver(error):
-                raise  # else it is tried again the next time
+                raise  # otherwise the next call tries again
 
     def _now(self, now: float, beats: float | None = None) -> float:
         """Return the time inside a transaction, no earlier than ``now``. If it is time for that, or if this is a
@@ -384,7 +384,7 @@ class Session:
         """Store that this session is alive, and remove sessions that have not done so for long."""
         interval = self._file_clock.note_interval
         self._renew_at = now + interval
-        if now > self._sql.orphans_held_since + SESSION:  # or the others may be about to wake up
+        if now > self._sql.orphans_held_since + SESSION:  # unless the other sessions may just be waking up
             self._connection.execute(
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
             )

@@ -89,7 +89,7 @@ class WakeupSocket:
 
     def open(self) -> None:
         """Open the socket, which receives wake-ups from now on."""
-        if pause_instead() is not None:  # when a datagram arrives is up to chance, too
+        if pause_instead() is not None:  # the order in which datagrams arrive is random, too
             self._virtual = _virtual_sockets()
             self.address = f"here {len(self._virtual)}"
             self._virtual[self.address] = self
@@ -103,7 +103,7 @@ class WakeupSocket:
             self.address = str(self._socket.getsockname()[1])
             self._own = self.address
             _OWN.add(self._own)
-        except OSError:  # a sandbox without a network: looking now and then has to do
+        except OSError:  # a sandbox without a network: polling must do
             self.close()
 
     def send(self, others: Iterable[tuple[str, bytes]]) -> None:
@@ -136,7 +136,7 @@ class WakeupSocket:
                 on_wakeup()
                 pause = _APART
             else:
-                pause = min(2 * pause, _LONGEST_PAUSE)  # a sender of these is not to keep the loop busy
+                pause = min(2 * pause, _LONGEST_PAUSE)  # so that a flood of datagrams does not keep the loop busy
             await trio.sleep(pause)
 
     def _received(self) -> bool:
@@ -148,7 +148,7 @@ class WakeupSocket:
                 is_received = self._socket.recv(64) == self.key or is_received
             except ConnectionResetError:  # Windows says here that a socket to which we have sent is gone
                 continue
-            except OSError:  # that was all
+            except OSError:  # no more datagrams
                 break
         return is_received
 
