@@ -149,8 +149,8 @@ class TroubledEngine(Engine):
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         return bool(await self._telling("reschedule", queue, task_id, delay, run_at))
 
-    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
-        return bool(await self._call("update", queue, task_id, payload, head))
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
+        return bool(await self._call("update", queue, task_id, payload, options))
 
     async def resume(self, queue: str, task_id: str) -> bool:
         return bool(await self._telling("resume", queue, task_id))
@@ -182,9 +182,9 @@ class TroubledEngine(Engine):
         names: Sequence[str] = await self._call("workers", queue)
         return names
 
-    async def listen(self, on_news: Callable[[], None]) -> None:
+    async def listen(self, on_change: Callable[[], None]) -> None:
         if not self.misses_wakeups:
-            self.store.listeners[self] = on_news
+            self.store.listeners[self] = on_change
         try:
             await trio.sleep_forever()
         finally:

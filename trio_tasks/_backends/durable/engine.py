@@ -282,7 +282,7 @@ class Engine(ABC):
     longest = math.inf
     """Bytes that a payload with its options, a result, or a progress may have; known once it is open."""
 
-    news_may_be_lost = True
+    needs_polling = True
     """True if :meth:`listen` may miss changes by other processes, so that the store has to be polled as well."""
 
     @abstractmethod
@@ -336,7 +336,7 @@ class Engine(ABC):
         """Make the row ready in ``delay`` seconds, if it is WAITING or DELAYED; ``run_at`` is only stored."""
 
     @abstractmethod
-    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
         """Replace payload and options of the row, if it is WAITING or DELAYED."""
 
     @abstractmethod
@@ -377,8 +377,8 @@ class Engine(ABC):
     async def workers(self, queue: str) -> Sequence[str]:
         """Return the names of the workers that run on the queue, in any process."""
 
-    async def listen(self, on_news: Callable[[], None]) -> None:
-        """Call ``on_news`` whenever another process may have pushed, put back, finished or aborted a task; run until
+    async def listen(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task; run until
         cancelled. Calling it too often does no harm; polling makes up for a call that is lost. By default there is no
         other process.
         """

@@ -366,7 +366,7 @@ class ExchangeLoop:
         now, engine_now = trio.current_time(), self.engine.now()
         queues = self.queues.values()
         if any(queue.receivers or queue.awaited or queue.leased for queue in queues):
-            interval = self._poll_interval if self.engine.news_may_be_lost else math.inf
+            interval = self._poll_interval if self.engine.needs_polling else math.inf
             self._next_poll = min(self._next_poll, now + interval)
         else:
             self._next_poll = math.inf

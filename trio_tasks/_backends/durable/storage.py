@@ -143,7 +143,7 @@ class DurableStorage(
     @property
     def beats_when_idle(self) -> bool:
         """True if heartbeats are of use while no task is leased: not under a virtual clock."""
-        return self._loop.engine.news_may_be_lost
+        return self._loop.engine.needs_polling
 
     @property
     def queue(self) -> str:

@@ -123,7 +123,7 @@ class FileEngine(Engine):
         assert self.path is not None
         path, is_large = _path_and_size(self.path)
         self._is_virtual = is_virtual()
-        self.news_may_be_lost = not self._is_virtual
+        self.needs_polling = not self._is_virtual
         self._clock = StoreClock(trio.lowlevel.current_clock().current_time, Offset(), is_virtual=self._is_virtual)
         read = partial(
             open_state,
@@ -230,17 +230,17 @@ class FileEngine(Engine):
         would wait again.
         """
         held = await self._write(Operations.abort, queue, task_id)
-        for on_news in self._listeners if held is not None else ():
-            on_news()
+        for on_change in self._listeners if held is not None else ():
+            on_change()
         return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Set the time at which a waiting row is ready."""
         return await self._write(Operations.reschedule, queue, task_id, delay, run_at)
 
-    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
         """Replace the payload and options of a waiting row."""
-        return await self._write(Operations.update, queue, task_id, payload, head)
+        return await self._write(Operations.update, queue, task_id, payload, options)
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Make a failed or killed row wait again."""
@@ -276,13 +276,13 @@ class FileEngine(Engine):
         await trio.lowlevel.checkpoint()
         return [*self._open_transaction_log().state.queue(queue).workers]
 
-    async def listen(self, on_news: Callable[[], None]) -> None:
-        """Call ``on_news`` when an abort is requested; no other process can change anything."""
-        self._listeners.append(on_news)
+    async def listen(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` when an abort is requested; no other process can change anything."""
+        self._listeners.append(on_change)
         try:
             await trio.sleep_forever()
         finally:
-            self._listeners.remove(on_news)
+            self._listeners.remove(on_change)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()

@@ -158,7 +158,9 @@ class ExchangeSteps:
             row.state, row.due, row.token, row.worker = RUNNING, until, token, worker
             row.attempt += 1
             running[key] = row
-            claimed.append(ClaimedRow(key, token, row.id, row.attempt, row.payload, row.head, row.history, row.run_at))
+            claimed.append(
+                ClaimedRow(key, token, row.id, row.attempt, row.payload, row.options, row.history, row.run_at)
+            )
             token += 1
         for row in left_out:
             queue.place(row)

@@ -145,14 +145,14 @@ class Operations:
             state.make_wait(row, delay)
         return row is not None
 
-    def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+    def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
         """Replace the payload and options of the row, if it waits."""
         state = self._state
         row = self._waiting_row(queue, task_id)
         if row is not None:
             state.touch_in_full(row)
             state.weight -= row.weight
-            row.payload, row.head = payload, head
+            row.payload, row.options = payload, options
             state.weight += row.weight
         return row is not None
 
@@ -253,7 +253,7 @@ def _stored(row: Row, now: float) -> StoredRow:
         State.KILLED if has_expired else State(row.state),
         row.attempt,
         row.payload,
-        row.head,
+        row.options,
         None if has_expired else row.due,
         expired_error() if has_expired else row.result,
         row.history,

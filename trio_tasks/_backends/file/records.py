@@ -116,7 +116,7 @@ def _encode(
             suspended += (queue.number, queue.counts[SUSPENDED], queue.counts[RESUMED])
     rows: list[Any] = []
     for row in new:
-        rows += (row.key, row.queue.number, row.id, row.payload, row.head, row.priority, row.unique)
+        rows += (row.key, row.queue.number, row.id, row.payload, row.options, row.priority, row.unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
     for row in with_moments:
@@ -183,12 +183,12 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
 def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
-        key, number, id, payload, head, priority, unique = rows[start : start + 7]
+        key, number, id, payload, options, priority, unique = rows[start : start + 7]
         row = state.rows.get(key)
         if row is None:
-            row = state.rows[key] = Row(key, state.queues_by_number[number], id, payload, head, priority, unique)
+            row = state.rows[key] = Row(key, state.queues_by_number[number], id, payload, options, priority, unique)
         else:
-            row.payload, row.head = payload, head
+            row.payload, row.options = payload, options
         row.condition = *rows[start + 7 : start + _ROW], None, False, False
         found.append(row)
     return found
@@ -243,7 +243,7 @@ def _is_sound(row: Any) -> bool:
         and (row.expires is None or _is_moment(row.expires))
         and (row.unique is None or type(row.unique) is str)
         and (row.worker is None or type(row.worker) is str)
-        and (row.head is None or type(row.head) is bytes)
+        and (row.options is None or type(row.options) is bytes)
         and (row.result is None or type(row.result) is bytes)
         and (row.history is None or type(row.history) is bytes)
         and (row.progress is None or type(row.progress) is bytes)

@@ -38,7 +38,7 @@ PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, LIVE 
 COUNTS = 9
 
 _OVERHEAD = 120
-"""Bytes that a row takes in a snapshot beside its payload and its head, about."""
+"""Bytes that a row takes in a snapshot beside its payload and its options, about."""
 _SAME_MOMENT = 1e-6
 """Seconds between two rows that came in the same moment."""
 
@@ -54,11 +54,11 @@ class Row:
         "by_wall",
         "due",
         "expires",
-        "head",
         "history",
         "id",
         "is_suspended",
         "key",
+        "options",
         "payload",
         "priority",
         "progress",
@@ -79,7 +79,7 @@ class Row:
         queue: QueueRows,
         id: str,
         payload: bytes,
-        head: bytes | None,
+        options: bytes | None,
         priority: int,
         unique: str | None,
     ) -> None:
@@ -87,7 +87,7 @@ class Row:
         self.queue = queue
         self.id = id
         self.payload = payload
-        self.head = head
+        self.options = options
         self.priority = priority
         self.unique = unique
         self.state = WAITING
@@ -147,7 +147,7 @@ class Row:
     @property
     def weight(self) -> int:
         """The size of the row in a snapshot, in bytes, approximately."""
-        return len(self.payload) + _OVERHEAD + (len(self.head) if self.head is not None else 0)
+        return len(self.payload) + _OVERHEAD + (len(self.options) if self.options is not None else 0)
 
     def has_expired(self, now: float) -> bool:
         """Return True if the row waits, and was not claimed in time."""
@@ -382,7 +382,7 @@ class Transaction:
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # None: it is new
-        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}  # payload and head were replaced
+        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}  # payload and options were replaced
         self.claimed: list[tuple[Row, str | None]] = []  # claimed, and otherwise as before
         self.claims: list[Any] = []  # worker and keys, for each claim
         self.gone: list[Row] = []
@@ -433,7 +433,7 @@ class JournalState:
     def touch_in_full(self, row: Row) -> None:
         """Save a row before its payload or options are changed as well; see :meth:`touch`."""
         self.touch(row)
-        self.transaction.in_full.setdefault(row, (row.payload, row.head))
+        self.transaction.in_full.setdefault(row, (row.payload, row.options))
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
 
     def count(self, queue: QueueRows, what: int, live: int = 0) -> None:
@@ -459,8 +459,8 @@ class JournalState:
             row.attempt -= 1
             row.queue.running.pop(row.key, None)
             row.queue.place(row)
-        for row, (payload, head) in transaction.in_full.items():
-            row.payload, row.head = payload, head
+        for row, (payload, options) in transaction.in_full.items():
+            row.payload, row.options = payload, options
         for row, condition in transaction.rows.items():
             row.queue.take_out(row.key)
             if condition is None:

@@ -89,7 +89,7 @@ class SqliteEngine(Engine):
             undoing.callback(self.wakeup_socket.close)
             if not self.opening.read_only:
                 self.wakeup_socket.open()
-            self.news_may_be_lost = self.opening.read_only or not is_virtual()  # which no other process shares
+            self.needs_polling = self.opening.read_only or not is_virtual()  # which no other process shares
             trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
             self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
             self._session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, self._clock)
@@ -156,9 +156,9 @@ class SqliteEngine(Engine):
         """Set the time at which a waiting row is ready."""
         return await self._write_and_wake(Operations.reschedule, queue, task_id, delay, run_at, self.now())
 
-    async def update(self, queue: str, task_id: str, payload: bytes, head: bytes | None) -> bool:
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
         """Replace the payload and options of a waiting row."""
-        return await self._write(Operations.update, queue, task_id, payload, head, self.now())
+        return await self._write(Operations.update, queue, task_id, payload, options, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Make a failed or killed row wait again."""
@@ -215,9 +215,9 @@ class SqliteEngine(Engine):
         if thread is not None:
             thread.do_soon(self._session.wake_others, self.now())
 
-    async def listen(self, on_news: Callable[[], None]) -> None:
+    async def listen(self, on_change: Callable[[], None]) -> None:
         """Receive wake-ups, until cancelled."""
-        await self.wakeup_socket.listen(on_news)
+        await self.wakeup_socket.listen(on_change)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(lambda: self._session.read(operation, *args, **kwargs))
