@@ -111,6 +111,14 @@ def moment_after(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def moment_at(seconds: float) -> datetime:
+    """The moment that is so many seconds after the epoch, in UTC; the last one, if it is beyond the calendar."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return datetime.max.replace(tzinfo=timezone.utc)
+
+
 def is_wall_clock_replaced() -> bool:
     """Return True inside :func:`use_wall_clock`."""
     return _source is not time.time

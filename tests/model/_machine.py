@@ -97,6 +97,10 @@ CLOSE = 2 * TICK
 """Seconds: what comes within a step may come this much later than the step."""
 
 
+def _is_at(seen: float | None, expected: float | None) -> bool:
+    return seen is expected is None or (None not in (seen, expected) and abs((seen or 0) - (expected or 0)) <= 3 * TICK)
+
+
 def step(**arguments: Any) -> Callable[[Callable[..., Any]], Any]:
     """Register a step of the machine, after which the visible state is compared."""
 
@@ -130,6 +134,8 @@ class Machine(RuleBasedStateMachine):
         self.closed: set[Any] = set()
         self.numbers = 0
         self.steps = 0
+        self.epoch: float | None = None
+        """The storage's time when the model's was 0."""
 
     async def _open(self) -> Store:
         store = self.kind(self.directory, self.run.nursery)
@@ -518,12 +524,24 @@ class Machine(RuleBasedStateMachine):
             assert (result.status, result.result) == (parts.status, row.result)
             assert (result.error is None) == (row.error is None)
             assert row.error is None or str(result.error).startswith(row.error)
+        self._agree_on_times(parts, row)
         kept = parts.context
         assert isinstance(kept, StoredTaskInfo)
         assert [(each.attempt, each.became) for each in kept.history] == row.history
         assert kept.progress == row.progress
         assert kept.result == row.result
         assert (kept.error is None) == (row.error is None)
+
+    def _agree_on_times(self, parts: Parts, row: Row) -> None:
+        """When the latest attempt began is known here only of one under way: one more may have been claimed, and been
+        released without having begun."""
+        assert parts.pushed is not None
+        if self.epoch is None:
+            self.epoch = parts.pushed - row.pushed
+        assert _is_at(parts.pushed, self.epoch + row.pushed)
+        if row.place == "running":
+            assert _is_at(parts.started, None if row.started is None else self.epoch + row.started)
+        assert _is_at(parts.finished, None if row.finished is None else self.epoch + row.finished)
 
     def _agree_on_order(self, rows: list[Row]) -> None:
         """Who waits is listed in the order in which it would be received, or falls due; but for one that is due since

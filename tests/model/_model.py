@@ -57,6 +57,9 @@ class Row:
     error: str | None = None
     result: Any = None
     progress: Any = None
+    pushed: float = 0.0
+    started: float | None = None
+    finished: float | None = None
 
     @property
     def is_live(self) -> bool:
@@ -96,6 +99,7 @@ class Model:
             else:
                 owner.replaced = row.id
         self.rows[row.id] = row
+        row.pushed = self.now
         self.counts["pushed"] += 1
         self.wait(row, delay)
         return row.id
@@ -138,6 +142,7 @@ class Model:
         self.claims += 1
         row.place, row.claim, row.due, row.expires = "running", self.claims, self.now + self.traits.lease, math.inf
         row.attempt += 1
+        row.started = self.now
         return row.claim
 
     # Coming back
@@ -181,7 +186,7 @@ class Model:
     def finish(self, row: Row, place: str, error: str | None = None, result: Any = None) -> None:
         row.place, row.error, row.result = place, error, result
         row.due = self.now + self.traits.keep_results if place == "done" else math.inf
-        row.expires = math.inf
+        row.finished, row.expires = min(self.now, row.expires), math.inf
         self.counts["succeeded" if place == "done" else place] += 1
 
     # What happens by itself
@@ -248,5 +253,6 @@ class Model:
             raise Refused("unique")
         row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
         self.counts["resumed"] += 1
+        row.finished = None
         self.wait(row, 0.0)
         return True

@@ -146,6 +146,15 @@ MUTATIONS = [
         "        if suspensions:",
     ),
     Mutation(
+        "told-of-the-first-attempt",
+        3,
+        "a task tells when its first attempt began, not its latest",
+        "_backends/sqlite/exchange.py",
+        "worker = ?, started = ?\n",
+        "worker = ?, started = coalesce(started, ?)\n",
+        ("times",),
+    ),
+    Mutation(
         "greedy",
         4,
         "more is claimed than there are free slots",

@@ -47,6 +47,7 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     checker.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
     for task in tasks:
         await _audit_task(checker, storage, task)
+        _audit_times(checker, task)
     metrics: Any = await storage.metrics()
     _audit_counts(checker, {**metrics, "unfinished": metrics["waiting"] + metrics["delayed"]}, tasks)
     balance = await storage.audit()
@@ -76,6 +77,17 @@ async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> N
         checker.fault(f"{task_id} is {status}, after {outcome}")
     elif result.status is not status or not _is_of(result, outcome):
         checker.fault(f"{task_id} has {result}, after {outcome}")
+
+
+def _audit_times(checker: ClaimChecker, task: Task[Any]) -> None:
+    """A task was pushed, begun and finished in this order."""
+    parts = task.parts
+    known = [each for each in (parts.pushed, parts.started, parts.finished) if each is not None]
+    has_begun, is_over = parts.started is not None, parts.finished is not None
+    if parts.pushed is None or is_over != parts.status.is_final or (parts.attempt > 0 and not has_begun):
+        checker.fault(f"{parts.id} is {parts.status}, and tells the times {known}")
+    if known != sorted(known):
+        checker.fault(f"{parts.id} tells the times {known}, which are not in order")
 
 
 def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:

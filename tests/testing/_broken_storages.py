@@ -833,6 +833,34 @@ class ForgetsItsPast(LeasedStorage):
         return is_resumed
 
 
+@breaks("the_times_of_a_task_are_shown")
+class TellsOfItsFirstAttemptOnly(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        first = row.parts.started
+        task = super().hand_out(row)
+        if first is not None:
+            row.parts.started = task.parts.started = first
+        return task
+
+
+@breaks("one_that_was_cancelled_tells_when")
+class TellsNoEndWithoutAnAttempt(LeasedStorage):
+    def shown(self, row: Row) -> Task[Any]:
+        task = super().shown(row)
+        if task.parts.started is None:
+            task.parts.finished = None
+        return task
+
+
+@breaks("the_name_of_a_task_is_kept")
+class NamesNoTaskWithOptions(LeasedStorage):
+    def shown(self, row: Row) -> Task[Any]:
+        task = super().shown(row)
+        if task.parts.terms.attempts is not None:
+            task.parts.terms = replace(task.parts.terms, name=None)
+        return task
+
+
 @breaks("the_worker_of_an_attempt_is_named", "one_worker_of_several_is_named")
 class KnowsNoNames(LeasedStorage):
     def info_of(self, row: Row) -> KnownTaskInfo:

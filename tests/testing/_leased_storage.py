@@ -179,6 +179,7 @@ class LeasedStorage(
         delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
         start_by = None if terms.expires_in is None else now + terms.expires_in
         place = (now + delay, next(self.store.numbers))
+        parts.pushed, parts.started, parts.finished = now, None, None
         self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
         self.store.counts["pushed"] += 1
         self.store.mark_changed()
@@ -260,6 +261,7 @@ class LeasedStorage(
         row.status, row.start_by = Status.Running, None
         row.attempt += 1
         row.until = trio.current_time() + self.lease
+        row.parts.started = trio.current_time()
         row.token = next(self.store.numbers)
         task = self.shown(row)
         row.hand, task.parts.context = task.parts, row.token
@@ -269,6 +271,8 @@ class LeasedStorage(
         metadata = Metadata(json.loads(row.metadata))
         parts = Parts(row.parts.id, attempt=Attempt(row.attempt), terms=row.parts.terms, metadata=metadata)
         parts.status = row.status
+        parts.pushed, parts.started = row.parts.pushed, row.parts.started
+        parts.finished = row.parts.finished if row.status.is_final else None
         parts.context = self.info_of(row)
         return Task(json.loads(row.args), parts)
 
@@ -326,6 +330,7 @@ class LeasedStorage(
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.result, row.hand = TaskResult.of(row.parts.id, outcome), None
+        row.parts.finished = trio.current_time()
         row.status = row.result.status
         self.store.mark_changed()
 

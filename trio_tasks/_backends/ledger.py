@@ -62,6 +62,8 @@ class Ledger(Generic[A]):
         self._line_of = line_of
         self._on_finish = on_finish
         self._keep_results = keep_results
+        self.seconds: Callable[[], float] = wall_seconds
+        """Seconds since the epoch, for what is told of tasks; the holder sets it for each run of trio."""
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
         self._moments: dict[str, int] = {}  # of delayed tasks that go by the wall clock, in its microseconds
@@ -106,6 +108,7 @@ class Ledger(Generic[A]):
             if other is not None:
                 return other
         self._live[task_id] = task
+        parts.pushed, parts.started, parts.finished = self.seconds(), None, None
         self.counts["pushed"] += 1
         if terms.expires_in is not None:
             self._start_by[task_id] = now + terms.expires_in
@@ -170,6 +173,7 @@ class Ledger(Generic[A]):
                 self._start_by.pop(parts.id, None)  # it was started in time, even if it is interrupted
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
+            parts.started = self.seconds()
             self._running[parts.id] = parts
             return task
         return None
@@ -234,9 +238,11 @@ class Ledger(Generic[A]):
         """Kill tasks that were not started in time. True if there were any."""
         is_any = False
         while self._first_expiry is not None and self._first_expiry <= now:
-            _, task_id = heappop(self._expiring)
+            moment, task_id = heappop(self._expiring)
             task = self._live[task_id]
             self._finish(task, Killed(TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")))
+            if task.parts.finished is not None:  # it is finished since that moment
+                task.parts.finished -= max(0.0, now - moment)
             is_any = True
         return is_any
 
@@ -314,6 +320,7 @@ class Ledger(Generic[A]):
         parts = task.parts
         task_id = parts.id
         attempt = self._running.pop(task_id, None)
+        parts.finished = self.seconds()
         del self._live[task_id]
         if self._start_by:
             self._start_by.pop(task_id, None)
@@ -359,7 +366,7 @@ class Ledger(Generic[A]):
         """Add the failed attempt to the history of its task."""
         became, error = type(outcome).__name__.lower(), outcome.error
         worker = None if parts.holder is None else parts.holder.worker
-        entry = PastAttempt(int(parts.attempt), wall_seconds(), worker, became, self._line_of(error))
+        entry = PastAttempt(int(parts.attempt), self.seconds(), worker, became, self._line_of(error))
         self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
 
     # Interventions

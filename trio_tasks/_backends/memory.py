@@ -368,6 +368,7 @@ class MemoryStorage(
         if not isinstance(context, WorkerContext):
             raise TypeError(f"register_worker takes the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
+        self._queue.note_run(trio.lowlevel.current_clock())
         self._queue.workers = [each for each in self._queue.workers if not each.is_stopped]
         self._queue.workers.append(context)
 

@@ -15,7 +15,7 @@ import trio
 from outcome import Error, Value
 
 from .._checks import check_count, check_text
-from .._concurrency.virtual_time import is_virtual
+from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._contracts.lending import Loan
 from .._contracts.sink import PushHooks
 from .._logging import line_of
@@ -70,6 +70,12 @@ class MemoryQueue(Generic[A]):
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
+        self._clock: trio.abc.Clock | None = None  # of the run in which it was last used
+
+    def note_run(self, clock: trio.abc.Clock) -> None:
+        """Go by the clock of this run from now on, in what is told of tasks."""
+        if clock is not self._clock:
+            self._clock, self.ledger.seconds = clock, epoch_clock()
 
     def make_sibling(self, name: str, type: Any, options: Mapping[str, Any]) -> MemoryQueue[Any]:
         """Make another queue of the storage. Options that are not given are the same; the codec is for its type."""
@@ -182,7 +188,10 @@ class MemoryQueue(Generic[A]):
             self.expire()
             if self._pushers or self.ledger.waiting >= self.capacity:
                 raise trio.WouldBlock
-        task_id = self.ledger.push(task, trio.current_time())
+        clock = trio.lowlevel.current_clock()
+        if clock is not self._clock:
+            self.note_run(clock)
+        task_id = self.ledger.push(task, clock.current_time())
         if self._receivers:
             self.match_waiters()
         return task_id

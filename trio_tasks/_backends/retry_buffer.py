@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 
-from .._concurrency.virtual_time import is_virtual
+from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._logging import line_of, log
 from .._tasks.errors import DuplicateTaskError
 from .._tasks.outcome import Released, Retried, Suspended
@@ -52,6 +52,7 @@ class RetryBuffer(Generic[A]):
         self._receive_nowait = receive_nowait
         self._ended = False
         self._receiving = trio.Lock()
+        self._clock: trio.abc.Clock | None = None  # of the run in which it was last used
         self._asking = trio.CancelScope()  # around the present or latest call of the source
 
     # Taking
@@ -104,8 +105,11 @@ class RetryBuffer(Generic[A]):
 
     def _accept(self, item: Task[A] | A) -> None:
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
+        clock = trio.lowlevel.current_clock()
+        if clock is not self._clock:
+            self._clock, self.ledger.seconds = clock, epoch_clock()
         try:
-            self.ledger.push(task, trio.current_time())
+            self.ledger.push(task, clock.current_time())
         except DuplicateTaskError as error:  # the sender is not known here, so only log it
             log.warning("a task from a channel was ignored: %s", error)
         else:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import trio
 
-from .._clock import is_wall_clock_replaced
+from .._clock import is_wall_clock_replaced, wall_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def is_virtual() -> bool:
@@ -22,3 +26,17 @@ def uses_wall_clock() -> bool:
     the wall clock does not follow it.
     """
     return is_wall_clock_replaced() or not is_virtual()
+
+
+def epoch_clock() -> Callable[[], float]:
+    """The function that tells the seconds since the epoch in this run: by the wall clock; in virtual time by trio's
+    clock, set by the wall clock once, unless that was replaced, too."""
+    if not is_virtual():
+        return wall_seconds
+    clock = trio.lowlevel.current_clock()
+    ahead = wall_seconds() - clock.current_time()
+
+    def virtual_seconds() -> float:
+        return wall_seconds() if is_wall_clock_replaced() else clock.current_time() + ahead
+
+    return virtual_seconds

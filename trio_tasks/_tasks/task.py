@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast, final
 
 from .._checks import check_count, check_moment, check_name, check_seconds, check_several
-from .._clock import seconds_until, wall_after
+from .._clock import moment_at, seconds_until, wall_after
 from .._printing import escaped, quoted, value_shown
 from .extensions import NO_METADATA, Extensions, Metadata
 from .outcome import Status
@@ -52,6 +52,7 @@ class Terms:
     unique: str | None = None
     on_conflict: OnConflict = "skip"
     expires_in: float | None = None
+    name: str | None = None
 
 
 USUAL_TERMS = Terms()
@@ -85,6 +86,10 @@ class Parts:
     ``SuspendError`` if another version of the program may be able to read it, else the error with which it fails. To
     read, not to change: use the backend's verbs.
 
+    ``pushed``, ``started`` and ``finished`` are seconds since the epoch, by the storage's clock: when it was pushed,
+    when the latest attempt began (its claim, on a stored storage), when it ended for good. Each is None as long as that
+    has not happened; :attr:`pushed_at` and the like are the same as datetimes.
+
     A copy, or a pickled one, says the same of the task, and is in no worker's hands: it has no ``context`` of a backend
     and no ``holder``; a pickled one has no extensions either. Parts, and tasks, are equal to themselves alone.
     """
@@ -93,11 +98,14 @@ class Parts:
         "_extensions",
         "attempt",
         "context",
+        "finished",
         "holder",
         "id",
         "is_orphan",
         "metadata",
+        "pushed",
         "run_at",
+        "started",
         "status",
         "terms",
         "unfit",
@@ -117,6 +125,9 @@ class Parts:
         self.attempt: Attempt = attempt
         self.status: Status = Status.Pending
         self.run_at: datetime | None = None
+        self.pushed: float | None = None
+        self.started: float | None = None
+        self.finished: float | None = None
         self.terms: Terms = terms
         self.metadata: Metadata = metadata
         self.context: Any = NOTHING_KNOWN
@@ -137,6 +148,26 @@ class Parts:
     def has_extensions(self) -> bool:
         """True if the task has extensions; unlike ``extensions``, this creates no object."""
         return bool(self._extensions)
+
+    @property
+    def name(self) -> str | None:
+        """The name of the kind of task; None if it has none."""
+        return self.terms.name
+
+    @property
+    def pushed_at(self) -> datetime | None:
+        """The moment at which it was pushed, in UTC; None if it was not yet."""
+        return None if self.pushed is None else moment_at(self.pushed)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """The moment at which the latest attempt began, in UTC; None if there was none."""
+        return None if self.started is None else moment_at(self.started)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """The moment at which it was done, failed or killed, in UTC; None if it is unfinished."""
+        return None if self.finished is None else moment_at(self.finished)
 
     @property
     def attempts(self) -> int | None:
@@ -182,31 +213,38 @@ class Parts:
 
     def again(self, attempt: int) -> Parts:
         """Make new parts for the next attempt, after this many attempts; the old parts stay as they are."""
-        return Parts(
+        again = Parts(
             self.id,
             attempt=attempt_number(attempt),
             terms=self.terms,
             metadata=self.metadata,
             extensions=self._extensions,
         )
+        again.pushed, again.started = self.pushed, self.started
+        return again
 
     def copy(self) -> Parts:
         """Make a copy that shows the task and cannot be settled."""
         copy = self.again(self.attempt)
         copy.status, copy.run_at, copy.context = self.status, self.run_at, self.context
-        copy.is_orphan, copy.unfit = self.is_orphan, self.unfit
+        copy.is_orphan, copy.unfit, copy.finished = self.is_orphan, self.unfit, self.finished
         return copy
 
     def __copy__(self) -> Parts:
         extensions = self._extensions and copy(self._extensions)
-        return _parts_again(self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata, extensions)
+        return _parts_again(*self._fields(extensions))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parts:
         return copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the parts without what belongs to this process: context, holder and extensions."""
-        return _parts_again, (self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata)
+        return _parts_again, self._fields(None)
+
+    def _fields(self, extensions: Extensions | None) -> tuple[Any, ...]:
+        """All that is the same in a copy, as arguments of :func:`_parts_again`."""
+        times = self.pushed, self.started, self.finished
+        return self.id, self.attempt, self.status, self.run_at, self.terms, self.metadata, times, extensions
 
     def __repr__(self) -> str:
         return f"<Parts of {escaped(self.id)}: {self.status.value}, attempt {self.attempt}>"
@@ -219,11 +257,13 @@ def _parts_again(
     run_at: datetime | None,
     terms: Terms,
     metadata: Metadata,
+    times: tuple[float | None, float | None, float | None] = (None, None, None),
     extensions: Extensions | None = None,
 ) -> Parts:
     """Make parts again from a copy or a pickle."""
     parts = Parts(task_id, attempt=attempt, terms=terms, metadata=metadata, extensions=extensions)
     parts.status, parts.run_at = status, run_at
+    parts.pushed, parts.started, parts.finished = times
     return parts
 
 

@@ -10,6 +10,7 @@ import builtins
 import sys
 import traceback
 from datetime import datetime
+from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +72,14 @@ _METADATA = CborCodec(name="metadata")
 
 def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime | None = None) -> bytes | None:
     """Encode terms and metadata as bytes; None if both are the default. A ``run_at`` in another time zone than UTC is
-    kept here as it was given.
+    kept here as it was given. The name of a task is stored apart.
 
     Raises:
       EncodeError: the metadata cannot be stored.
     """
     given = run_at.isoformat() if run_at is not None and run_at.utcoffset() else None
-    if terms is USUAL_TERMS and not metadata and given is None:
+    is_usual = terms is USUAL_TERMS or (terms.name is not None and terms == usual_terms(terms.name))
+    if is_usual and not metadata and given is None:
         return None
     fields = [
         terms.attempts,
@@ -111,17 +113,42 @@ def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
     return moment
 
 
-def decode_options(options: bytes | None) -> tuple[Terms, Metadata]:
-    """Decode the terms and metadata that :func:`encode_options` encoded."""
+@lru_cache(maxsize=1024)
+def usual_terms(name: str) -> Terms:
+    """The default terms of a task of this name."""
+    return Terms(name=name)
+
+
+def decode_options(options: bytes | None, name: str | None = None) -> tuple[Terms, Metadata]:
+    """Decode the terms and metadata that :func:`encode_options` encoded; ``name`` is the name of the task."""
+    if name is not None:
+        _check_task_name(name)
     if options is None:
-        return USUAL_TERMS, NO_METADATA
+        return USUAL_TERMS if name is None else usual_terms(name), NO_METADATA
     try:
         *terms, metadata = _read(options, "the options of a task")[:_OPTIONS_LENGTH]
+        terms.append(name)
         found = Terms(*terms)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
     except (TypeError, ValueError, LookupError) as error:
         raise BackendError(f"the options of a task cannot be read: {error}") from error
+
+
+def _check_task_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise BackendError(f"the name of a task cannot be read: {name!r:.50}")
+
+
+def check_time(seconds: Any) -> float | None:
+    """Return a time on the engine's clock that was read, if it is one, or None.
+
+    Raises:
+      BackendError: it is none.
+    """
+    if seconds is None or (type(seconds) in (int, float) and -LATEST <= seconds <= LATEST):
+        return None if seconds is None else float(seconds)
+    raise BackendError(f"a time cannot be read: {seconds!r:.50}")
 
 
 def _check_terms(terms: Terms) -> None:
@@ -357,15 +384,8 @@ def unreadable_since(history: bytes | None) -> float | None:
         if entry.became in ("failed", "killed"):
             found = None  # it was resumed: another life
         elif entry.became == UNREADABLE and found is None:
-            found = _moment(entry.ended_at)
+            found = check_time(entry.ended_at)
     return found
-
-
-def _moment(value: Any) -> float:
-    """Return a time that was read, if it is valid."""
-    if type(value) not in (int, float) or not -LATEST <= value <= LATEST:
-        raise BackendError(f"the time of an attempt cannot be read: {value!r:.50}")
-    return float(value)
 
 
 def ends_in_loss(history: bytes) -> bool:

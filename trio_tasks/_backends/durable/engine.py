@@ -117,6 +117,8 @@ class NewRow(NamedTuple):
     by_wall_clock: bool = False
     """True if ``run_at`` goes before ``delay``: each exchange compares it with the wall clock. If that was set forward,
     the row is ready at once; if it was set back, the row waits for longer. A row that is ready stays so."""
+    name: str | None = None
+    """The name of the kind of task; stored and returned."""
 
 
 class Settlement(NamedTuple):
@@ -181,6 +183,11 @@ class ClaimedRow(NamedTuple):
     options: bytes | None
     history: bytes | None
     run_at: int | None = None
+    name: str | None = None
+    pushed: float | None = None
+    """When it was pushed, on the engine's clock; None if that was not noted."""
+    started: float | None = None
+    """When it was claimed: the time of the exchange."""
 
 
 class StoredRow(NamedTuple):
@@ -203,6 +210,13 @@ class StoredRow(NamedTuple):
     """On the engine's clock: when it is killed unless it is claimed before; None if it does not expire any more."""
     run_at: int | None = None
     """As in :class:`NewRow`, or as it was settled or rescheduled."""
+    name: str | None = None
+    pushed: float | None = None
+    """When it was pushed, on the engine's clock; None if that was not noted."""
+    started: float | None = None
+    """When it was last claimed; None if it never was."""
+    finished: float | None = None
+    """When it was finished; of one that has expired, when it did; None if it is unfinished."""
 
 
 class ClaimKey(NamedTuple):

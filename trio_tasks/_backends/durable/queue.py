@@ -300,9 +300,11 @@ class QueueState:
     def _task_of(self, row: ClaimedRow, args: Any, until: float, now: float, worker: str) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
-        if args is _NOT_DECODED or row.options is not None or row.history is not None or row.run_at is not None:
+        is_ordinary = row.options is row.history is row.run_at is row.name is None
+        if args is _NOT_DECODED or not is_ordinary:
             args = self._read(row, args, parts, now)
         parts.status = Status.Queued
+        parts.pushed, parts.started = row.pushed, row.started
         parts.context = Lease(self, row, until, worker)
         return Task(args, parts)
 
@@ -310,8 +312,8 @@ class QueueState:
         """Set the parts of a task that are stored encoded, and return its args; if one of these cannot be decoded, the
         task is unfit, and its args are the payload."""
         with catch_errors() as caught:
-            if row.options is not None:
-                parts.terms, parts.metadata = decode_options(row.options)
+            if row.options is not None or row.name is not None:
+                parts.terms, parts.metadata = decode_options(row.options, row.name)
             if row.run_at is not None:
                 parts.run_at = moment_of(row.run_at, row.options)
             if row.history is not None:

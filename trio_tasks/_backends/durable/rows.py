@@ -26,6 +26,7 @@ from ..._tasks.task_id import stored_id
 from ..._tasks.task_info import PastAttempt, StoredTaskInfo
 from .encoding import (
     UNREADABLE,
+    check_time,
     decode_error,
     decode_history,
     decode_options,
@@ -92,6 +93,7 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
         terms.expires_in,
         None if run_at is None else microseconds_of(run_at),
         by_wall_clock,
+        terms.name,
     )
     parts.run_at = run_at
     return row
@@ -235,7 +237,9 @@ def task_of(stored: StoredRow, queue: QueueState) -> Task[Any]:
     args: Any = stored.payload
     with catch_errors() as caught:
         parts.run_at = moment_of(stored.run_at, stored.options)
-        parts.terms, parts.metadata = decode_options(stored.options)
+        parts.terms, parts.metadata = decode_options(stored.options, stored.name)
+        parts.pushed, parts.started = check_time(stored.pushed), check_time(stored.started)
+        parts.finished = check_time(stored.finished)
         args = queue.codec.decode(stored.payload)
     parts.unfit = caught.error
     return Task(args, parts)

@@ -582,7 +582,7 @@ class DurableStorage(
         if stored is None:
             return False
         run_at = moment_of(stored.run_at, stored.options)
-        options = encode_options(decode_options(stored.options)[0], task.parts.metadata, run_at)
+        options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
         check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
         changed: bool = await self._do("update", task.parts.id, payload, options)
         return changed

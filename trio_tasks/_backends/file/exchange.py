@@ -99,7 +99,8 @@ class ExchangeSteps:
         queue = state.queue(new.queue)
         if state.current_row(new.queue, new.id) is not None:
             return DuplicateTaskError(f"a task of the id {new.id!r} has been pushed already; ids must be new")
-        row = Row(state.next_key, queue, new.id, new.payload, new.options, new.priority, new.unique)
+        terms = new.options, new.priority, new.unique, new.name
+        row = Row(state.next_key, queue, new.id, new.payload, *terms, state.time)
         if new.unique is not None:
             other = self._claim_key(new, row)
             if other is not None:
@@ -134,7 +135,8 @@ class ExchangeSteps:
 
     def _claim(self, claim: ClaimRequest) -> list[ClaimedRow]:
         state = self._state
-        queue, until = state.queue(claim.queue), state.time + claim.lease
+        now = state.time
+        queue, until = state.queue(claim.queue), now + claim.lease
         worker, workers = claim.worker, claim.workers
         transaction, running, token = state.transaction, queue.running, state.next_token
         claimed: list[ClaimedRow] = []
@@ -153,14 +155,14 @@ class ExchangeSteps:
                 state.touch(row)
                 row.expires = None  # it was started in time
             if row not in transaction.rows:
-                transaction.claimed.append((row, row.worker))
+                transaction.claimed.append((row, row.worker, row.started))
                 taken.append(key)
             row.state, row.due, row.token, row.worker = RUNNING, until, token, worker
             row.attempt += 1
+            row.started = now
             running[key] = row
-            claimed.append(
-                ClaimedRow(key, token, row.id, row.attempt, row.payload, row.options, row.history, row.run_at)
-            )
+            stored = row.id, row.attempt, row.payload, row.options, row.history, row.run_at, row.name, row.pushed
+            claimed.append(ClaimedRow(key, token, *stored, now))
             token += 1
         for row in left_out:
             queue.place(row)

@@ -261,4 +261,8 @@ def _stored(row: Row, now: float) -> StoredRow:
         row.worker,
         None if has_expired or row.state > DELAYED else row.expires,
         row.run_at,
+        row.name,
+        row.pushed,
+        row.started,
+        row.expires if has_expired else row.since if row.state > RUNNING else None,
     )

@@ -19,11 +19,14 @@ flat list of fields, since that is written twice as fast as lists in lists::
     changed   key and condition of each row that has changed otherwise
     gone      keys of the rows that are forgotten
     claims    worker and keys
-    suspended number of a queue, how often a task of it was suspended, and how often one was resumed; left out where
-              none was
+    suspended number of a queue, how often a task of it was suspended, and how often one was resumed, where one was
     moments   key, run_at, whether that is waited for by the wall clock, and whether it is delayed by a suspension, of
-              those rows that have one or are; left out where none is, and of a row that has changed if it is none any
-              more
+              those rows that have one or are; and not of a row that has changed if it is none any more
+    facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
+              row without facts has no name, was pushed at the time of the record in which it is new, and was last
+              claimed at that of the record that has its key among the claims
+
+The last three were once left out.
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -88,13 +91,19 @@ def encode_change(state: JournalState) -> bytes | None:
     with_moments = [
         row for row in transaction.rows if (row.run_at is not None or row.is_suspended) and row.state != GONE
     ]
-    return _encode(state, transaction.counts, new, changed, gone, transaction.claims, with_moments)
+    with_facts = [
+        row
+        for row, before in transaction.rows.items()
+        if (row.started == state.time or (before is None and row.name is not None) or row in transaction.in_full)
+        and row.state != GONE
+    ]
+    return _encode(state, transaction.counts, new, changed, gone, transaction.claims, with_moments, with_facts)
 
 
 def encode_snapshot(state: JournalState, rows: Iterable[Row]) -> bytes:
     """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(state, state.queues.values(), present, [], [], [], present)
+    return _encode(state, state.queues.values(), present, [], [], [], present, present)
 
 
 def _encode(
@@ -105,6 +114,7 @@ def _encode(
     gone: list[int],
     claims: list[Any],
     with_moments: Iterable[Row],
+    with_facts: Iterable[Row],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -122,13 +132,12 @@ def _encode(
     for row in with_moments:
         if _has_moments(row):
             moments += (row.key, row.run_at, row.by_wall, row.is_suspended)
+    facts: list[Any] = []
+    for row in with_facts:
+        facts += (row.key, row.name, row.pushed, row.started)
+    numbers = state.time, state.next_key, state.next_token
     try:
-        fields = [state.time, state.next_key, state.next_token, queues, rows, changed, gone, claims]
-        if moments:
-            fields += (suspended, moments)
-        elif suspended:
-            fields.append(suspended)
-        return cbor2.dumps(fields)
+        return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts])
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
@@ -146,15 +155,15 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        suspended, moments = more[0] if more else (), more[1] if len(more) > 1 else ()
+        suspended, moments, facts = (*more, (), (), ())[:3]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
         _load_queues(state, queues, suspended)
-        found = _load_rows(state, rows)
+        found = _load_rows(state, rows, now if len(more) > 2 else None)
         for start in range(0, len(changed), _CHANGED):
             if (row := state.rows.get(changed[start])) is not None:
-                row.condition = *changed[start + 1 : start + _CHANGED], None, False, False
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False, False, row.started
                 found.append(row)
         for start in range(0, len(moments), 4):
             if (row := state.rows.get(moments[start])) is not None:
@@ -164,7 +173,10 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
                 row.state = GONE
                 found.append(row)
         for start in range(0, len(claims), 2):
-            found += _load_claim(state, *claims[start : start + 2])
+            found += _load_claim(state, now, *claims[start : start + 2])
+        for start in range(0, len(facts), 4):
+            if (row := state.rows.get(facts[start])) is not None:
+                row.name, row.pushed, row.started = facts[start + 1 : start + 4]
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
@@ -180,24 +192,25 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
         state.queues_by_number[suspended[start]].counts[SUSPENDED : RESUMED + 1] = suspended[start + 1 : start + 3]
 
 
-def _load_rows(state: JournalState, rows: list[Any]) -> list[Row]:
+def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, options, priority, unique = rows[start : start + 7]
         row = state.rows.get(key)
         if row is None:
-            row = state.rows[key] = Row(key, state.queues_by_number[number], id, payload, options, priority, unique)
+            queue = state.queues_by_number[number]
+            row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
         else:
             row.payload, row.options = payload, options
-        row.condition = *rows[start + 7 : start + _ROW], None, False, False
+        row.condition = *rows[start + 7 : start + _ROW], None, False, False, row.started
         found.append(row)
     return found
 
 
-def _load_claim(state: JournalState, worker: str, keys: list[int]) -> list[Row]:
+def _load_claim(state: JournalState, now: float, worker: str, keys: list[int]) -> list[Row]:
     found = [row for key in keys if (row := state.rows.get(key)) is not None]
     for row in found:
-        row.state, row.worker, row.due, row.is_suspended = RUNNING, worker, None, False
+        row.state, row.worker, row.due, row.is_suspended, row.started = RUNNING, worker, None, False, now
         row.attempt += 1
     return found
 
@@ -249,6 +262,9 @@ def _is_sound(row: Any) -> bool:
         and (row.progress is None or type(row.progress) is bytes)
         and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
         and type(row.by_wall) is type(row.is_suspended) is bool
+        and (row.name is None or type(row.name) is str)
+        and (row.pushed is None or _is_moment(row.pushed))
+        and (row.started is None or _is_moment(row.started))
     )
 
 

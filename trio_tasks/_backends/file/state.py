@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 WAITING, DELAYED, RUNNING, DONE, FAILED, KILLED = (int(state) for state in State)  # plain ints are compared faster
-MOMENTS = 3
-"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``Stored``; whether it
-is waited for by the wall clock; and whether the row is delayed by a suspension."""
+MOMENTS = 4
+"""Fields at the end of a row's condition that are told apart from the others: ``run_at``, as in ``StoredRow``; whether
+it is waited for by the wall clock; whether the row is delayed by a suspension; and when it was last claimed."""
 GONE = 6
 """The state of rows that are forgotten."""
 
@@ -58,15 +58,18 @@ class Row:
         "id",
         "is_suspended",
         "key",
+        "name",
         "options",
         "payload",
         "priority",
         "progress",
+        "pushed",
         "queue",
         "requested_end",
         "result",
         "run_at",
         "since",
+        "started",
         "state",
         "token",
         "unique",
@@ -82,6 +85,8 @@ class Row:
         options: bytes | None,
         priority: int,
         unique: str | None,
+        name: str | None = None,
+        pushed: float | None = None,
     ) -> None:
         self.key = key
         self.queue = queue
@@ -90,6 +95,9 @@ class Row:
         self.options = options
         self.priority = priority
         self.unique = unique
+        self.name = name
+        self.pushed = pushed
+        self.started: float | None = None
         self.state = WAITING
         self.attempt = 0
         self.since = 0.0
@@ -123,6 +131,7 @@ class Row:
             self.run_at,
             self.by_wall,
             self.is_suspended,
+            self.started,
         )
 
     @condition.setter
@@ -142,6 +151,7 @@ class Row:
             self.run_at,
             self.by_wall,
             self.is_suspended,
+            self.started,
         ) = fields
 
     @property
@@ -383,7 +393,7 @@ class Transaction:
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # None: it is new
         self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}  # payload and options were replaced
-        self.claimed: list[tuple[Row, str | None]] = []  # claimed, and otherwise as before
+        self.claimed: list[tuple[Row, str | None, float | None]] = []  # claimed, and otherwise as before
         self.claims: list[Any] = []  # worker and keys, for each claim
         self.gone: list[Row] = []
         self.counts: dict[QueueRows, list[int]] = {}
@@ -453,8 +463,8 @@ class JournalState:
         """Restore every row as it was before the transaction."""
         transaction = self.transaction
         self.transaction = Transaction(self)
-        for row, worker in reversed(transaction.claimed):
-            row.state, row.worker = WAITING, worker
+        for row, worker, started in reversed(transaction.claimed):
+            row.state, row.worker, row.started = WAITING, worker, started
             row.due = None
             row.attempt -= 1
             row.queue.running.pop(row.key, None)
@@ -513,7 +523,7 @@ class JournalState:
         if row is None or row.state == GONE:
             return None
         if row.has_expired(self.time):
-            self.kill(row, expired_error())
+            self.expire(row)
         elif row.is_kept_no_longer(self.time):
             self.touch(row)
             self.forget(row)
@@ -550,7 +560,7 @@ class JournalState:
         """Return the row that has a unique key, or None; a row that has expired is killed first."""
         row = queue.holders.get(key)
         if row is not None and row.has_expired(self.time):
-            self.kill(row, expired_error())
+            self.expire(row)
             return None
         return row
 
@@ -616,6 +626,12 @@ class JournalState:
         self.finish(row, KILLED, KILLS, error, math.inf)
         self.finished.append((row.queue.name, row.id))
 
+    def expire(self, row: Row) -> None:
+        """Kill a row that was not claimed in time; it is finished since its moment."""
+        self.kill(row, expired_error())
+        assert row.expires is not None
+        row.since = min(row.since, row.expires)
+
     def finish(self, row: Row, state: int, what: int, result: bytes | None, keep: float) -> None:
         """Put a live row, already touched, into a final state, and keep it for this many seconds."""
         queue = row.queue
@@ -650,7 +666,7 @@ class JournalState:
             return
         for queue in self.queues.values():
             while (row := queue.pop_expired(now)) is not None:
-                self.kill(row, expired_error())
+                self.expire(row)
             while (row := self._pop_due(queue, now)) is not None:
                 row.state, row.due = WAITING, None  # true even after a rollback, so it needs no record
                 queue.place(row)

@@ -70,23 +70,24 @@ worker = coalesce(?, worker), suspended = ?, requested_end = NULL, start_by = NU
 """
 OVERDUE = "queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state < 2 AND start_by <= ?"
 """A condition for rows that have expired by a time, given twice, and are not killed yet."""
-EXPIRED = f"SELECT seq, id, state, suspended FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
+EXPIRED = f"SELECT seq, id, state, suspended, start_by FROM trio_tasks_task WHERE {OVERDUE} ORDER BY due LIMIT ?"
 
 _INSERT = """
-INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+INSERT INTO trio_tasks_task
+(queue, id, state, priority, order_key, due, start_by, uniq, payload, options, run_at, wall, name, pushed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 _INSERT_ORDINARY = """
-INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, payload)
-VALUES (?, ?, 0, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
+INSERT INTO trio_tasks_task (queue, id, state, priority, order_key, payload, pushed)
+VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 READY = """
-SELECT seq, id, attempt, payload, options, history, start_by, run_at FROM trio_tasks_task
+SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed FROM trio_tasks_task
 WHERE queue = ? AND state = 0 ORDER BY priority DESC, order_key LIMIT ?
 """
 CLAIM = """
-UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?
+UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?
 WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
@@ -307,7 +308,7 @@ class ExchangeSql:
         if not all(map(_is_ordinary, rows)):
             return self._connection.executemany(_INSERT, [self._values(row, now) for row in rows])
         number, order_key = self._counters.number, self.table.order_key
-        values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload) for row in rows]
+        values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload, now) for row in rows]
         return self._connection.executemany(_INSERT_ORDINARY, values)
 
     def _push_one(self, row: NewRow, now: float, answer: ExchangeResult) -> str | DuplicateTaskError:
@@ -336,7 +337,7 @@ class ExchangeSql:
             return None
         [(seq, other, state, suspended, start_by)] = found
         if state < State.RUNNING and start_by is not None and start_by <= now:
-            self.table.kill(queue, seq, expired_error(), now, state, suspended)
+            self.table.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
             answer.finished.append((row.queue, other))
             return None
         if row.on_conflict == "skip":
@@ -359,7 +360,7 @@ class ExchangeSql:
         queue = self._counters.number(row.queue)
         wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
         first = queue, row.id, state.value, row.priority, order_key, due, start_by, row.unique, row.payload, row.options
-        return *first, row.run_at, wall
+        return *first, row.run_at, wall, row.name, now
 
     # Claiming
 
@@ -382,7 +383,7 @@ class ExchangeSql:
         if rows:
             self._counters.count(queue, running=len(rows))
         token = self._token
-        answer.claimed.append([claimed(row, token) for row in rows])
+        answer.claimed.append([claimed(row, token, now) for row in rows])
         if len(rows) < claim.limit:
             self._counters.enter_counts()
             answer.next_due.append(self._next_due(queue, now))
@@ -401,7 +402,7 @@ class ExchangeSql:
         until, taken = now + claim.lease, 0
         try:
             for worker, keys in claim.split([row[0] for row in rows]):
-                taken += self._connection.changed(CLAIM, (self._token, until, worker, _json_of(keys)))
+                taken += self._connection.changed(CLAIM, (self._token, until, worker, now, _json_of(keys)))
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -417,7 +418,8 @@ class ExchangeSql:
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
         try:
-            if self._connection.changed(CLAIM, (self._token, now + claim.lease, worker, _json_of([row[0]]))) < 1:
+            until = now + claim.lease
+            if self._connection.changed(CLAIM, (self._token, until, worker, now, _json_of([row[0]]))) < 1:
                 raise RowRefusedError("the claim was ignored without an error, perhaps by a trigger")
         except Exception as error:
             self._skip_refused(row[0], error, now)
@@ -427,7 +429,7 @@ class ExchangeSql:
     def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: ExchangeResult) -> None:
         """Finish a row that is not to be claimed; the database may refuse that."""
         try:
-            self.table.kill(queue, row[0], error, now)
+            self.table.kill(queue, row[0], error, now, at=row[6])
         except Exception as refused:
             self._skip_refused(row[0], refused, now)
         else:
@@ -542,18 +544,18 @@ class ExchangeSql:
         return orphans, len(due) >= limit
 
     def _enter(self, row: Due, queue: int, now: float) -> bool:
-        """Make a row ready, take it back or expire it, as is due; return True if it is finished by that."""
-        error, state = None, row.state
+        """Make a due row ready, take it back or expire it; return True if that has finished it."""
+        error, at, state = None, None, row.state
         if state == State.RUNNING:
             self.table.take_back(queue, row, now)
             state = State.WAITING
             error = None if row.requested_end is None else unwanted(row.requested_end)
         elif row.start_by is not None and row.start_by <= now:
-            error = expired_error()
+            error, at = expired_error(), row.start_by
         else:
             self.table.make_ready(queue, row)
         if error is not None:
-            self.table.kill(queue, row.seq, error, now, state, row.suspended)
+            self.table.kill(queue, row.seq, error, now, state, row.suspended, at=at)
         return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:
@@ -578,8 +580,8 @@ def _json_of(keys: Sequence[Any]) -> str:
 
 
 def _is_ordinary(row: NewRow) -> bool:
-    """True if a row is ready at once, and has no options that could be stored."""
-    return row.options is None and row.delay <= 0 and row.expires_in is None and row.run_at is None
+    """True if a row is ready at once, and has no name and no options that could be stored."""
+    return row.options is row.expires_in is row.run_at is row.name is None and row.delay <= 0
 
 
 def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
@@ -665,12 +667,14 @@ class TaskTable:
         now: float,
         state: int = State.WAITING,
         suspended: int | None = None,
+        *,
+        at: float | None = None,
     ) -> None:
-        """Kill a row that waits in this state."""
+        """Kill a row that waits in this state: now, or, if it has expired, at that moment."""
         self._change(
             "UPDATE trio_tasks_task SET state = 5, due = NULL, wall = NULL, suspended = NULL, order_key = ?, "
             "result = ? WHERE seq = ?",
-            (self.order_key(None, now), error, seq),
+            (self.order_key(None if at is None else min(at, now), now), error, seq),
         )
         self._counters.count(queue, live=-1, killed=1, kept_killed=1)
         self._count_ready(queue, state, suspended)
@@ -683,8 +687,8 @@ class TaskTable:
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
         """Kill rows that were not claimed in time; return their ids."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
-        for seq, _, state, suspended in expired:
-            self.kill(queue, seq, expired_error(), now, state, suspended)
+        for seq, _, state, suspended, start_by in expired:
+            self.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
         return [row[1] for row in expired]
 
     def sweep(self, queue: int, now: float, limit: int) -> int:
@@ -795,16 +799,18 @@ class OrphanWatch:
         self._watched.clear()
 
 
-def claimed(row: Row, token: int) -> ClaimedRow:
-    """Make a claimed row from the columns that were read before the claim.
+def claimed(row: Row, token: int, now: float) -> ClaimedRow:
+    """Make a claimed row from the columns that were read before the claim, which was made at this time.
 
     Raises:
       TypeError: it is none that we could have written.
     """
-    seq, task_id, attempt, payload, options, history, _, run_at = row
+    seq, task_id, attempt, payload, options, history, _, run_at, name, pushed = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
-    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at)
+    if pushed is not None and type(pushed) is not float:
+        raise TypeError(f"row {seq} was pushed at {pushed!r:.50}")
+    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now)
 
 
 def unwanted(requested_end: str) -> bytes:

@@ -24,7 +24,10 @@ _ALL = 2**63 - 1
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
-_COLUMNS = "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at"
+_COLUMNS = (
+    "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, "
+    "name, pushed, started"
+)
 
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 _KEPT = "(due IS NULL OR due > ?)"
@@ -288,11 +291,11 @@ class Operations:
     def _expire(self, number: int, task_id: str, now: float) -> None:
         """Kill the row if it has expired."""
         sql = (
-            "SELECT seq, state, suspended FROM trio_tasks_task "
+            "SELECT seq, state, suspended, start_by FROM trio_tasks_task "
             "WHERE queue = ? AND id = ? AND state IN (0, 1) AND start_by <= ?"
         )
-        for seq, state, suspended in self._connection.execute(sql, (number, task_id, now)):
-            self._table.kill(number, seq, expired_error(), now, state, suspended)
+        for seq, state, suspended, start_by in self._connection.execute(sql, (number, task_id, now)):
+            self._table.kill(number, seq, expired_error(), now, state, suspended, at=start_by)
 
     def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, int | None] | None:
         """The key, the state, and whether it is suspended, of the row of this id, if it waits."""
@@ -303,14 +306,17 @@ class Operations:
 
 def _stored(row: Any, now: float) -> StoredRow | None:
     """Return the row in the state that it has at this time, stored or not yet; None if it is not kept any more."""
-    *fields, start_by, order_key, run_at = row
-    stored = StoredRow._make((text(row[0]), State(row[1]), int(row[2]), *fields[3:], start_by, run_at))
+    *fields, start_by, order_key, run_at, name, pushed, started = row
+    known = text(row[0]), State(row[1]), int(row[2])
+    stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None))
     if stored.state > State.RUNNING:
-        return None if stored.due is not None and stored.due <= now else stored
+        is_over = stored.due is not None and stored.due <= now
+        # The order key has whole microseconds, and may be a little before the claim.
+        return None if is_over else stored._replace(finished=max(order_key / 1e6, pushed or 0.0, started or 0.0))
     if stored.state is State.RUNNING or start_by is None:
         return stored
     if start_by <= now:
-        return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None)
+        return stored._replace(state=State.KILLED, due=None, result=expired_error(), expires=None, finished=start_by)
     if stored.state is State.DELAYED and stored.due == start_by:  # it will expire before it is ready
         return stored._replace(due=order_key / 1e6)
     return stored

@@ -135,6 +135,9 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
     "ALTER TABLE trio_tasks_session ADD COLUMN machine TEXT",  # the name of the machine's clock; empty if it has none
     "ALTER TABLE trio_tasks_session ADD COLUMN anchor REAL",  # its time less the reading of that clock
+    "ALTER TABLE trio_tasks_task ADD COLUMN name TEXT",  # of the kind of task
+    "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # when it was pushed,
+    "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",  # and when it was last claimed, by the clock of the file
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

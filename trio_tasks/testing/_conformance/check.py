@@ -25,6 +25,7 @@ from . import (
     rules_changing as _rules_changing,
     rules_closing as _rules_closing,
     rules_engine as _rules_engine,
+    rules_facts as _rules_facts,
     rules_leases as _rules_leases,
     rules_order as _rules_order,
     rules_outcomes as _rules_outcomes,
@@ -41,6 +42,8 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from ..._tasks.task import Parts
+
 _TOPICS = (
     _rules_pushing,
     _rules_order,
@@ -50,6 +53,7 @@ _TOPICS = (
     _rules_cancellation,
     _rules_workers,
     _rules_reading,
+    _rules_facts,
     _rules_changing,
     _rules_engine,
 )
@@ -229,7 +233,9 @@ class RuleRunner:
             nonlocal name
             name = type(harness.backend).__name__
             task_id = await harness.push(0)
-            opener.shows_info = await _shows_info(harness.backend, task_id)
+            shown = await _shown(harness.backend, task_id)
+            opener.shows_info = shown is not None and isinstance(shown.context, StoredTaskInfo)
+            opener.shows_times = shown is not None and shown.pushed is not None
             async with AsyncExitStack() as stack:
                 try:
                     other = await stack.enter_async_context(opener.handle())
@@ -299,13 +305,13 @@ async def _has(harness: Harness, backend: Any, task_id: str) -> bool:
     return False
 
 
-async def _shows_info(backend: Any, task_id: str) -> bool:
-    """Return True if a task that is looked up has a StoredTaskInfo as its context."""
+async def _shown(backend: Any, task_id: str) -> Parts | None:
+    """The parts of a task that is looked up; None if none can be."""
     if not isinstance(backend, FetchById):
         await trio.lowlevel.checkpoint()
-        return False
+        return None
     task = await backend.fetch_by_id(task_id)
-    return task is not None and isinstance(task.parts.context, StoredTaskInfo)
+    return None if task is None else task.parts
 
 
 def _where(trio_task: trio.lowlevel.Task) -> str:

@@ -46,6 +46,8 @@ class BackendOpener:
         """True if two handles on one store may be open at the same time."""
         self.shows_info = False
         """True if the ``parts.context`` of a task that is looked up is a :class:`StoredTaskInfo`."""
+        self.shows_times = False
+        """True if a task that is looked up tells when it was pushed."""
 
     @asynccontextmanager
     async def handle(self) -> AsyncGenerator[Any, None]:
@@ -164,6 +166,7 @@ class Harness:
             Feature.LASTING: self._opener.is_lasting,
             Feature.ENGINE: _stands_on_an_engine(self.backend),
             Feature.INFO: self._opener.shows_info,
+            Feature.TIMES: self._opener.shows_times,
         }[need]
         return None if has_it else need.value
 

@@ -26,6 +26,7 @@ class Feature(Enum):
     WORKABLE = "has no heartbeat_interval to keep its lease by"
     SHARE = "has no share()"
     ENGINE = "does not stand on an engine"
+    TIMES = "does not tell when a task was pushed"
     INFO = "shows no StoredTaskInfo with a task that is looked up"
 
 

@@ -1,0 +1,95 @@
+"""Rules about what is told of tasks beside their args: when each thing happened to them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..._contracts.backend import Cancel, FetchById, ResumeById
+from ..._tasks.outcome import Failed, Released, Retried, Succeeded
+from ..._tasks.task import Parts, Task, Terms
+from .rule import Feature, RuleBroken, expect, expect_that, rule
+
+if TYPE_CHECKING:
+    from .harness import Harness
+
+_APART = 0.01
+"""Seconds between two steps, so that their times differ."""
+
+
+@rule(3, FetchById, Feature.TIMES)
+async def the_times_of_a_task_are_shown(harness: Harness) -> None:
+    """A task tells when it was pushed, when its latest attempt began, and when it ended, in this order; in an attempt,
+    the first two.
+    """
+    task_id = await harness.push(1)
+    pushed = await _expect_times(harness, task_id, started=None, finished=False)
+    task = await _receive_later(harness)
+    first = await _expect_times(harness, task_id, started=pushed.pushed, finished=False)
+    seen = (task.parts.pushed, task.parts.started, task.parts.finished)
+    expect("the times in the attempt", seen, (first.pushed, first.started, None))
+    await harness.settle(task, Retried(ValueError("again"), 0.0))
+    task = await _receive_later(harness)
+    second = await _expect_times(harness, task_id, started=first.started, finished=False)
+    expect("when it was pushed, in the second attempt", (task.parts.pushed, second.pushed), (pushed.pushed,) * 2)
+    await trio.sleep(_APART)
+    await harness.settle(task, Failed(ValueError("over")))
+    third = await _expect_times(harness, task_id, started=first.started, finished=True)
+    expect("when the latest attempt began, of a finished one", third.started, second.started)
+    if isinstance(harness.backend, ResumeById):
+        await harness.backend.resume_by_id(task_id)
+        await _expect_times(harness, task_id, started=first.started, finished=False)
+        task = await _receive_later(harness)
+        await _expect_times(harness, task_id, started=second.started, finished=False)
+        await harness.settle(task, Released())
+
+
+async def _receive_later(harness: Harness) -> Task[Any]:
+    await trio.sleep(_APART)
+    return await harness.receive()
+
+
+async def _expect_times(harness: Harness, task_id: str, *, started: float | None, finished: bool) -> Parts:
+    """Check the times of a task: the latest attempt began after this time, or there was none."""
+    found = await harness.backend.fetch_by_id(task_id)
+    if found is None:
+        raise RuleBroken("a task that is looked up", "None", "the task")
+    parts: Parts = found.parts
+    times = parts.pushed, parts.started, parts.finished
+    expect_that("its times", parts.pushed is not None and math.isfinite(parts.pushed), times, "when it was pushed")
+    begun = parts.started is not None and started is not None and parts.started > started
+    expect_that(
+        "when its latest attempt began", begun if started is not None else parts.started is None, times, started
+    )
+    expect_that("its times", (parts.finished is not None) == finished, times, "the end exactly if it is finished")
+    known = [each for each in times if each is not None]
+    expect("the order of its times", known, sorted(known))
+    return parts
+
+
+@rule(3, FetchById, Cancel, Feature.TIMES)
+async def one_that_was_cancelled_tells_when(harness: Harness) -> None:
+    """A task that was cancelled while it waited tells when that was, and of no attempt."""
+    task_id = await harness.push(1, delay=3600.0)
+    await trio.sleep(_APART)
+    await harness.backend.cancel(task_id)
+    await _expect_times(harness, task_id, started=None, finished=True)
+
+
+@rule(3, FetchById, Feature.TIMES)
+async def the_name_of_a_task_is_kept(harness: Harness) -> None:
+    """The name of a task is there when it is received and when it is looked up, whatever other options it has."""
+    names = {0: "mail.send", 1: "mail.retry", 2: None}
+    for number, name in names.items():
+        terms = Terms(name=name, attempts=3) if number else Terms(name=name)
+        task: Task[Any] = Task(harness.args(number), Parts(terms=terms))
+        harness.note_pushed(number, await harness.backend.push_task(task))
+    for number, name in names.items():
+        task = await harness.receive_number(number)
+        expect("the name of a received task", task.parts.name, name)
+        expect("how many attempts it may have", task.parts.attempts, 3 if number else None)
+        found = await harness.backend.fetch_by_id(task.parts.id)
+        expect("the name of one that is looked up", found and found.parts.name, name)
+        await harness.settle(task, Succeeded(None))
