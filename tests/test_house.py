@@ -38,9 +38,7 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/ready_queue": "two data structures, without await; tests/test_ready_queue.py",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",
-    "_concurrency/tracebacks": "nothing of it is about tasks; tests/test_tracebacks.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",
-    "testing/_conformance/rules_facts": "a topic of the conformance kit, as the other files with rules",
     "testing/_simulation/scheduler": "sets the private attributes of trio that a seed needs",
 }
 LONGEST_FUNCTION = 50  # its docstring not counted

@@ -43,6 +43,7 @@ class TimedLedger:
             on_finish=lambda task_id, outcome: self.finished.append((task_id, outcome)),
             keep_results=keep_results,
             line_of=repr,
+            traceback_of=lambda _: "",
             is_virtual=lambda: False,
         )
 

@@ -14,7 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from trio_tasks import AbortError, FileStorage, MemoryStorage, RetryPolicy, Worker, constant
-from trio_tasks._concurrency.tracebacks import drop_locals
+from trio_tasks._concurrency.tracebacks import LONGEST_TEXT, drop_locals, traceback_text
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -141,3 +141,89 @@ async def test_a_dead_letter_keeps_its_traceback_and_no_locals_of_the_handler(ki
         for result in results:
             assert "in handler" in "".join(text_of(result.error)) + getattr(result.error.__cause__, "traceback", "")
     assert sum("in handler" in line for line in logged) == 3
+
+
+# A traceback as a text
+
+
+def caught(fail: Any, *args: Any) -> BaseException:
+    try:
+        fail(*args)
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_a_text_names_each_frame_and_the_errors_behind() -> None:
+    text = traceback_text(caught(fail_with_a_cause))
+    assert text.index("LookupError: no Large") < text.index("direct cause") < text.index("ValueError: no")
+    assert text.count("Traceback (most recent call last):") == 2
+    assert f'  File "{__file__}", line ' in text
+    assert 'in fail_with_a_cause\n    raise ValueError("no") from error\n' in text
+    assert "During handling" in traceback_text(caught(fail_in_a_context))
+    assert (
+        traceback_text(ValueError("never raised")) == "Traceback (most recent call last):\nValueError: never raised\n"
+    )
+
+
+def test_a_text_has_no_values_of_variables() -> None:
+    def fail(password: str) -> None:
+        raise ValueError("wrong")
+
+    assert "hunter2" not in traceback_text(caught(fail, "".join(["hunter", "2"])))
+
+
+def test_a_text_tells_of_the_members_of_a_group() -> None:
+    errors: list[Any] = [caught(fail_with_a_cause), KeyError("k")]
+
+    def fail() -> None:
+        raise ExceptionGroup("two", [*errors])
+
+    text = traceback_text(caught(fail))
+    assert "number 1" in text and "number 2" in text and "in fail_with_a_cause" in text and "KeyError: 'k'" in text
+
+
+def test_a_text_is_bounded() -> None:
+    def fall(depth: int) -> None:
+        if depth:
+            fall(depth - 1)
+        raise RecursionError("x" * 10_000)
+
+    text = traceback_text(caught(fall, 300))
+    assert len(text.encode()) <= LONGEST_TEXT and "more ..." in text and text.count("in fall") < 20
+    many: list[Any] = [caught(fall, 20) for _ in range(1000)]
+    wide = ExceptionGroup("many", many)
+    assert len(traceback_text(wide).encode()) <= LONGEST_TEXT
+    error: BaseException = ValueError("é" * 3000)
+    for _ in range(2000):
+        error, behind = ValueError("é" * 150), error
+        error.__context__ = behind
+    assert len(traceback_text(error).encode()) <= LONGEST_TEXT
+
+
+def test_an_error_that_lies_has_no_text_or_a_harmless_one() -> None:
+    class Rude(ValueError):
+        __traceback__: Any = property(lambda _: 1 / 0)
+
+        def __str__(self) -> str:
+            raise SystemExit
+
+    assert isinstance(traceback_text(caught(lambda: (_ for _ in ()).throw(Rude()))), str)
+
+
+async def test_the_frames_of_the_machinery_before_the_handler_are_left_out() -> None:
+    async def fail(n: int) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 0)
+        fail_with_a_cause()
+
+    storage = MemoryStorage[int]()
+    task_id = await storage.push(1, attempts=1)
+    storage.close()
+    await Worker("w", storage, fail, log=None).run()
+    task = await storage.fetch_by_id(task_id)
+    assert task is not None
+    [past] = task.parts.context.history
+    last = past.traceback.split("direct cause")[1]
+    assert "slot.py" not in last and "in fail\n    fail_with_a_cause()\n" in last
+    assert past.seconds is not None and past.seconds >= 0 and past.version is None

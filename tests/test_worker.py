@@ -651,6 +651,8 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"on_event": [5]}, TypeError, "each of on_event must be callable"),
     ({"on_event": an_async_listener}, TypeError, "on_event must be a plain function"),
     ({"on_event": AnAsyncListener()}, TypeError, "on_event must be a plain function"),
+    ({"version": ""}, ValueError, "version must not be an empty string"),
+    ({"version": 1.4}, TypeError, "version must be"),
     ({"settle_timeout": 0}, ValueError, "settle_timeout must be more than 0 seconds"),
     ({"settle_timeout": math.inf}, ValueError, "settle_timeout must be a finite number"),
     ({"settle_timeout": "5"}, TypeError, "settle_timeout must be a number of seconds"),

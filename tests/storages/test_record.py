@@ -334,6 +334,28 @@ def test_a_history_grows_and_forgets_its_oldest() -> None:
     assert decode_history(None) == ()
 
 
+def test_only_the_latest_five_attempts_have_a_traceback() -> None:
+    history = None
+    for attempt in range(1, 61):
+        entry = PastAttempt(attempt, float(attempt), "w", "retried", "ValueError", 0.5, f"at {attempt}", "1.4")
+        history = with_attempt(history, entry)
+    entries = decode_history(history)
+    assert [each.traceback for each in entries] == [""] * 45 + [f"at {attempt}" for attempt in range(56, 61)]
+    assert {(each.seconds, each.version) for each in entries} == {(0.5, "1.4")}
+
+
+def test_a_history_of_an_older_version_can_be_read() -> None:
+    older = cbor2.dumps([[1, 2.0, "w", "retried", "ValueError"]])
+    assert decode_history(older) == (PastAttempt(1, 2.0, "w", "retried", "ValueError"),)
+    assert decode_history(with_loss(older, 2, 3.0, None))[0] == PastAttempt(1, 2.0, "w", "retried", "ValueError")
+
+
+@pytest.mark.parametrize("field", [["soon", "", None], [0.5, b"", None], [0.5, "", 14]])
+def test_a_history_with_other_values_than_ours_says_so(field: list[Any]) -> None:
+    with pytest.raises(BackendError):
+        decode_history(cbor2.dumps([[1, 2.0, "w", "retried", "ValueError", *field]]))
+
+
 @pytest.mark.parametrize("garbage", [b"\xff", *map(unread, [b"\x01", b"\x81\x01", b"\xa1\x01\x01"])])
 def test_a_history_that_cannot_be_read_says_so(garbage: bytes) -> None:
     with pytest.raises(BackendError):

@@ -26,7 +26,7 @@ DRIVERS = [
 BY_KEY = "INTEGER PRIMARY KEY"
 DAILY = {
     "ready": (exchange.READY, (1, 10), {"trio_tasks_ready"}),
-    "claim": (exchange.CLAIM, (1, 0.0, "w", "[]"), {BY_KEY}),
+    "claim": (exchange.CLAIM, (1, 0.0, "w", 0.0, "[]"), {BY_KEY}),
     "due": (exchange.DUE.format(""), (1, 0.0, 10), {"trio_tasks_timed"}),
     "due, without claims of others": (
         exchange.DUE.format(exchange.ONLY_OWN_CLAIMS),

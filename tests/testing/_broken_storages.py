@@ -843,6 +843,15 @@ class TellsOfItsFirstAttemptOnly(LeasedStorage):
         return task
 
 
+@breaks("a_failed_attempt_tells_all")
+class KeepsAllTracebacks(LeasedStorage):
+    def note(self, row: Row, outcome: Outcome) -> None:
+        before = row.info.history
+        super().note(row, outcome)
+        if row.info.history is not before:
+            row.info = replace(row.info, history=(*before, row.info.history[-1]))
+
+
 @breaks("one_that_was_cancelled_tells_when")
 class TellsNoEndWithoutAnAttempt(LeasedStorage):
     def shown(self, row: Row) -> Task[Any]:

@@ -39,6 +39,7 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks._clock import seconds_until
+from trio_tasks._concurrency.tracebacks import traceback_text
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
 from trio_tasks._contracts.states import COUNTERS
@@ -324,7 +325,10 @@ class LeasedStorage(
         worker = row.hand.holder.worker if row.hand is not None and row.hand.holder is not None else None
         if isinstance(outcome, (Retried, Failed, Killed)):
             line = f"{type(outcome.error).__name__}: {outcome.error}"
-            entry = PastAttempt(row.attempt, trio.current_time(), worker, ENDINGS[type(outcome)], line)
+            took = trio.current_time() - (row.parts.started or 0.0)
+            version = getattr(row.hand and row.hand.holder, "version", None)
+            told = line, took, traceback_text(outcome.error), version
+            entry = PastAttempt(row.attempt, trio.current_time(), worker, ENDINGS[type(outcome)], *told)
             row.info = row.info.with_attempt(entry, outcome.error)
 
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:

@@ -46,6 +46,7 @@ class Ledger(Generic[A]):
       keep_results: number of succeeded tasks that are kept with their results; the oldest are forgotten first.
           Failed and killed ones are kept until :meth:`vacuum`.
       line_of: an error in a line, for the history.
+      traceback_of: its traceback in a text.
       is_virtual: whether ``now`` is on a clock that a test moves. A ``run_at`` is then a delay, unless the wall clock
           was replaced, too.
     """
@@ -56,10 +57,12 @@ class Ledger(Generic[A]):
         on_finish: Callable[[TaskId, Ending], None],
         keep_results: int,
         line_of: Callable[[BaseException], str],
+        traceback_of: Callable[[BaseException], str],
         is_virtual: Callable[[], bool],
     ) -> None:
         self._is_virtual = is_virtual
         self._line_of = line_of
+        self._traceback_of = traceback_of
         self._on_finish = on_finish
         self._keep_results = keep_results
         self.seconds: Callable[[], float] = wall_seconds
@@ -366,7 +369,10 @@ class Ledger(Generic[A]):
         """Add the failed attempt to the history of its task."""
         became, error = type(outcome).__name__.lower(), outcome.error
         worker = None if parts.holder is None else parts.holder.worker
-        entry = PastAttempt(int(parts.attempt), self.seconds(), worker, became, self._line_of(error))
+        now, version = self.seconds(), getattr(parts.holder, "version", None)
+        seconds = None if parts.started is None else max(0.0, now - parts.started)
+        told = self._line_of(error), seconds, self._traceback_of(error), version
+        entry = PastAttempt(int(parts.attempt), now, worker, became, *told)
         self._infos[parts.id] = self._infos.get(parts.id, NOTHING_KNOWN).with_attempt(entry, error)
 
     # Interventions

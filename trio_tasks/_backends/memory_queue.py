@@ -15,6 +15,7 @@ import trio
 from outcome import Error, Value
 
 from .._checks import check_count, check_text
+from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._contracts.lending import Loan
 from .._contracts.sink import PushHooks
@@ -63,7 +64,11 @@ class MemoryQueue(Generic[A]):
         siblings[name] = self
         self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
-            on_finish=self.completion.announce, keep_results=keep_results, line_of=line_of, is_virtual=is_virtual
+            on_finish=self.completion.announce,
+            keep_results=keep_results,
+            line_of=line_of,
+            traceback_of=traceback_text,
+            is_virtual=is_virtual,
         )
         self.capacity: float = capacity
         self.closed = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 
+from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._logging import line_of, log
 from .._tasks.errors import DuplicateTaskError
@@ -46,7 +47,11 @@ class RetryBuffer(Generic[A]):
         self.name = "default"
         self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
-            on_finish=self.completion.announce, keep_results=0, line_of=line_of, is_virtual=is_virtual
+            on_finish=self.completion.announce,
+            keep_results=0,
+            line_of=line_of,
+            traceback_of=traceback_text,
+            is_virtual=is_virtual,
         )
         self._receive = receive
         self._receive_nowait = receive_nowait

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from .._printing import value_shown
 
+TRACEBACKS = 5
+"""Entries, the latest, that have a traceback."""
 LONGEST_HISTORY = 50
 """Entries: a task that is retried for ever keeps the latest."""
 
@@ -18,16 +20,29 @@ LONGEST_HISTORY = 50
 @final
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
-    """A past attempt that did not succeed: its number, when it ended (seconds since the epoch, by the storage's clock),
-    its worker, what became of it (``"retried"``, ``"failed"``, ``"killed"``, ``"lost"``, or ``"unreadable"``, which did
-    not count), and its error in one line.
+    """An attempt that did not succeed.
+
+    The history of a task has the latest fifty, and a traceback in the latest five of them.
     """
 
     attempt: int
+    """Its number, counted from 1."""
     ended_at: float
+    """When it ended, in seconds since the epoch, by the storage's clock."""
     worker: str | None
+    """The name of the worker that made it; None if that is not known."""
     became: str
+    """What became of it: ``"retried"``, ``"failed"``, ``"killed"``, ``"lost"`` with its worker or its lease, or
+    ``"unreadable"``, which did not count."""
     error: str
+    """The error, in a line."""
+    seconds: float | None = None
+    """How long it took; None if that is not known, as of one that was lost."""
+    traceback: str = ""
+    """Where the error was raised: file, line, function and source line of each frame, and no values of variables; at
+    most 4 KiB. Empty if there is none, or not any more."""
+    version: str | None = None
+    """The ``version`` of the worker that made it."""
 
 
 class StoredTaskInfo(ABC):
@@ -79,7 +94,10 @@ class KnownTaskInfo(StoredTaskInfo):
 
     def with_attempt(self, entry: PastAttempt, error: BaseException) -> KnownTaskInfo:
         """Return the information after one more attempt, which failed with this error."""
-        history = (*self.history, entry)[-LONGEST_HISTORY:]
+        past = [*self.history]
+        if len(past) >= TRACEBACKS and past[-TRACEBACKS].traceback:
+            past[-TRACEBACKS] = replace(past[-TRACEBACKS], traceback="")
+        history = (*past, entry)[-LONGEST_HISTORY:]
         return KnownTaskInfo(history, error, None, self.progress, entry.worker)
 
     def __repr__(self) -> str:

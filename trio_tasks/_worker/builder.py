@@ -83,6 +83,11 @@ class WorkerBuilder(Generic[A]):
         self._listeners.extend(listeners)
         return self
 
+    def version(self, version: str | None) -> WorkerBuilder[A]:
+        """Set the version of the program, which the history of a task has with each attempt that failed."""
+        self._options["version"] = version
+        return self
+
     def settle_timeout(self, seconds: float) -> WorkerBuilder[A]:
         """Set the seconds that the backend may take to settle."""
         self._options["settle_timeout"] = seconds

@@ -33,5 +33,6 @@ class WorkerOptions(TypedDict, total=False):
     data: Iterable[object]
     retry: RetryPolicy
     on_event: Listener | Iterable[Listener] | None
+    version: str | None
     settle_timeout: float
     log: logging.Logger | None

@@ -340,6 +340,11 @@ class Slot:
         return self._intake.will_take_more
 
     @property
+    def version(self) -> str | None:
+        """The version of the program, as its worker was told."""
+        return self.context.version
+
+    @property
     def trio_task(self) -> trio.lowlevel.Task:
         """The trio task that runs the slot and its handlers."""
         return self._trio_task

@@ -83,6 +83,8 @@ class Worker(Generic[A, R]):
       retry: the policy for errors other than ``AbortError``, ``RetryAfterError``, ``DeferredError`` and
           ``SuspendError``. Default: 5 attempts, with delays that double from 1 second to an hour.
       on_event: called as ``on_event(context, event)``; one function, or several. Default: none.
+      version: of the program, such as ``"1.4"``: the history of a task has it with each attempt that failed.
+          Default: none.
       settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed. Default: 10.
       log: the logger for failed attempts and stalls; None for none. Default: ``logging.getLogger("trio_tasks")``.
 
@@ -166,6 +168,7 @@ class Worker(Generic[A, R]):
         data: Iterable[object] = (),
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
         on_event: Listener | Iterable[Listener] | None = None,
+        version: str | None = None,
         settle_timeout: float = 10.0,
         log: logging.Logger | None = LOGGER,
     ) -> None:
@@ -178,6 +181,7 @@ class Worker(Generic[A, R]):
             raise TypeError(f"retry must be a RetryPolicy, not {quoted(retry)}")
         self.retry = retry
         self.listeners = check_listeners(on_event)
+        self.version = None if version is None else check_unicode(check_name(version, "version"), "a worker's version")
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
         self.log = check_logger(log)
         self.handler_name = handler_name(handler)
@@ -206,6 +210,7 @@ class Worker(Generic[A, R]):
             concurrency=self.concurrency,
             listeners=(*self.listeners, *check_listeners(on_event)),
             recipe=self,
+            version=self.version,
             attempt_log=attempt_log,
         )
 

@@ -28,7 +28,7 @@ from ..._tasks.errors import AbortError, BackendError, OrphanedError, StoredErro
 from ..._tasks.extensions import NO_METADATA, Metadata
 from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number
 from ..._tasks.task_id import TaskId
-from ..._tasks.task_info import LONGEST_HISTORY, PastAttempt
+from ..._tasks.task_info import LONGEST_HISTORY, TRACEBACKS, PastAttempt
 from .engine import LATEST
 
 if sys.version_info < (3, 11):
@@ -346,6 +346,8 @@ def replaced_error(successor: str) -> bytes:
 # History
 
 
+_TRACEBACK = 6
+"""The index of the traceback in the fields of an attempt."""
 LOST = "lost"
 """The end of an attempt whose worker died, or lost its lease."""
 
@@ -359,11 +361,14 @@ def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
     except BackendError:
         entries = []
     entries.append(_fields_of(entry))
+    for fields in entries[-LONGEST_HISTORY:-TRACEBACKS]:
+        fields[_TRACEBACK] = ""
     return _dump(entries[-LONGEST_HISTORY:])
 
 
 def _fields_of(past: PastAttempt) -> list[Any]:
-    return [past.attempt, past.ended_at, past.worker, past.became, past.error[:LONGEST_TEXT]]
+    first = past.attempt, past.ended_at, past.worker, past.became, past.error[:LONGEST_TEXT]
+    return [*first, past.seconds, past.traceback, past.version]
 
 
 def with_loss(history: bytes | None, attempt: int, at: float, worker: str | None) -> bytes:
@@ -402,6 +407,9 @@ def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
         past = tuple(PastAttempt(*fields) for fields in _read(history, "a history"))
         for each in past:
             check_text(each.error, "the error of an attempt")
+            check_time(each.seconds)
+            _text(each.traceback)
+            _text(each.version or "")
     except (TypeError, ValueError) as error:
         raise BackendError(f"the history of a task cannot be read: {error}") from error
     return past

@@ -300,7 +300,7 @@ class QueueState:
     def _task_of(self, row: ClaimedRow, args: Any, until: float, now: float, worker: str) -> Task[Any]:
         extensions = self.extensions.get(row.id) if self.extensions else None
         parts = Parts(stored_id(row.id), attempt=attempt_number(row.attempt), extensions=extensions)
-        is_ordinary = row.options is row.history is row.run_at is row.name is None
+        is_ordinary = row.options is None and row.history is None and row.run_at is None and row.name is None
         if args is _NOT_DECODED or not is_ordinary:
             args = self._read(row, args, parts, now)
         parts.status = Status.Queued

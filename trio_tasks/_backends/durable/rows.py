@@ -13,6 +13,7 @@ import trio
 
 from ..._clock import microseconds_of, wall_after
 from ..._codecs.codec import CborCodec, EncodeError
+from ..._concurrency.tracebacks import traceback_text
 from ..._concurrency.virtual_time import uses_wall_clock
 from ..._contracts.sink import check_storable
 from ..._contracts.states import STATUSES, TaskState
@@ -134,15 +135,19 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     kind = _KINDS[type(outcome)]
-    entry = PastAttempt(
-        task.parts.attempt, engine.now(), worker or lease.worker, kind.name.lower(), line_of(outcome.error)
-    )
+    entry = _failed_attempt(task.parts, worker or lease.worker, kind.name.lower(), outcome.error, engine.now())
     after = outcome.after if isinstance(outcome, Retried) else 0.0
     history = with_attempt(lease.packed_history, entry)
     packed_error = encode_error(outcome.error)
     run_at = microseconds_of(wall_after(after)) if after else None
     key, token, keep = lease.key, lease.token, queue.keep_dead
     return Settlement(queue.name, key, token, kind, after, packed_error, history, keep, run_at=run_at, worker=worker)
+
+
+def _failed_attempt(parts: Parts, worker: str, became: str, error: BaseException, now: float) -> PastAttempt:
+    seconds = None if parts.started is None else max(0.0, now - parts.started)
+    version = getattr(parts.holder, "version", None)
+    return PastAttempt(parts.attempt, now, worker, became, line_of(error), seconds, traceback_text(error), version)
 
 
 def _note_unreadable(task: Task[Any], lease: Lease, engine: Engine, worker: str | None) -> bytes | None:

@@ -581,7 +581,8 @@ def _json_of(keys: Sequence[Any]) -> str:
 
 def _is_ordinary(row: NewRow) -> bool:
     """True if a row is ready at once, and has no name and no options that could be stored."""
-    return row.options is row.expires_in is row.run_at is row.name is None and row.delay <= 0
+    is_at_once = row.delay <= 0 and row.run_at is None and row.expires_in is None
+    return is_at_once and row.options is None and row.name is None
 
 
 def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..._contracts.backend import Cancel, FetchById, ResumeById
+from ..._contracts.events import Error
 from ..._tasks.outcome import Failed, Released, Retried, Succeeded
+from ..._tasks.retry import RetryPolicy, constant
 from ..._tasks.task import Parts, Task, Terms
+from ..._tasks.task_info import TRACEBACKS, StoredTaskInfo
+from ..._worker.worker import Worker
 from .rule import Feature, RuleBroken, expect, expect_that, rule
 
 if TYPE_CHECKING:
+    from ..._contracts.context import WorkerContext
+    from ..._contracts.events import Event
     from .harness import Harness
 
 _APART = 0.01
@@ -93,3 +99,55 @@ async def the_name_of_a_task_is_kept(harness: Harness) -> None:
         found = await harness.backend.fetch_by_id(task.parts.id)
         expect("the name of one that is looked up", found and found.parts.name, name)
         await harness.settle(task, Succeeded(None))
+
+
+@rule(3, FetchById, Feature.INFO, Feature.TIMES)
+async def a_failed_attempt_tells_all(harness: Harness) -> None:
+    """Each failed attempt in the history tells how long it took, by which version of the program it was made, and, of
+    the latest five, where the error was raised, without values of variables.
+    """
+
+    async def fail(task: Task[Any]) -> None:
+        secret = f"in attempt {int(task.parts.attempt)}"
+        await trio.sleep(_APART)
+        raise ValueError(secret[:2])
+
+    is_over = trio.Event()
+
+    def hear(_: WorkerContext, event: Event) -> None:
+        if isinstance(event, Error) and isinstance(event.outcome, Failed):
+            is_over.set()
+
+    task_id = await harness.push(1, attempts=TRACEBACKS + 2)
+    async with trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker(
+            "failing",
+            harness.backend,
+            fail,
+            concurrency=1,
+            retry=RetryPolicy(backoff=constant(0.0)),
+            version="1.4",
+            on_event=hear,
+        )
+        nursery.start_soon(worker.run)
+        await is_over.wait()
+        nursery.cancel_scope.cancel()
+    found = await harness.backend.fetch_by_id(task_id)
+    info = None if found is None else found.parts.context
+    if not isinstance(info, StoredTaskInfo):
+        raise RuleBroken("a task that is looked up", found, "the task, with a StoredTaskInfo as its context")
+    attempts = TRACEBACKS + 2
+    expect("the attempts", [each.attempt for each in info.history], [*range(1, attempts + 1)])
+    expect("their versions", {each.version for each in info.history}, {"1.4"})
+    seconds = [each.seconds for each in info.history]
+    took_time = all(each is not None and _APART / 2 < each < 10 for each in seconds)
+    expect_that("how long they took", took_time, seconds, "the seconds of each")
+    have = [bool(each.traceback) for each in info.history]
+    expect("which have a traceback", have, [False] * 2 + [True] * TRACEBACKS)
+    last = info.history[-1].traceback
+    says_where = all(each in last for each in ("rules_facts.py", ", in fail", "raise ValueError(secret[:2])"))
+    expect_that("the traceback", says_where, last, "the file, the function and the source line")
+    expect_that(
+        "the traceback", "in attempt" not in last.replace("in attempt {int", ""), last, "no value of a variable"
+    )
+    expect_that("the length of the traceback", len(last.encode()) <= 4096, len(last.encode()), "4096 bytes at most")
