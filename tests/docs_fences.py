@@ -7,6 +7,7 @@ A marker stands above each of them. The path is relative to ``docs/examples``, o
     <!-- example: spool.py Spool.settle -->      one method, without its indentation
     <!-- output: hello.out -->                   what the program prints; ``3-9`` after the name: these lines of it
     <!-- table: capabilities -->                 a table made from the code, up to <!-- end -->
+    <!-- table: names workers -->                the same, with the page that the table is about
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Block(NamedTuple):
     def fresh(self) -> str:
         """Return the block as it should be."""
         if self.kind == "table":
-            lines = [*_tool("tables", self.name).table().splitlines(), "<!-- end -->"]
+            lines = [*_tool("tables", self.name).table(*self.part.split()).splitlines(), "<!-- end -->"]
         else:
             path = EXAMPLES / self.name if (EXAMPLES / self.name).is_file() else ROOT / self.name
             source = path.read_text("utf-8")

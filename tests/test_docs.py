@@ -19,7 +19,7 @@ FENCE = re.compile(r"^( *)(`{3,})(.*)\n((?s:.*?))^\1\2$", re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+(?:\([^()\s]*\))?)\)")
 SPHINX = re.compile(r":[a-z:-]+:`|^ *\.\. [\w-]+::|^ *:::|\{[\w:-]+\}`|^\([\w-]+\)=$|\]\[|^\[[^\]^]+\]: ", re.MULTILINE)
-NOTE = "made from the code. Read it in the built site"
+NOTE = "made from the code. Read them in the built site"
 
 
 def without_code(text: str) -> str:
@@ -65,7 +65,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_a_page_is_plain_markdown(page: Path) -> None:
-    """But for the reference, which is made from the code, and says so where it begins."""
+    """Except the reference: its descriptions are made from the code, and each page says so at its beginning."""
     text = page.read_text("utf-8")
     found = sphinx_only(text)
     if page.is_relative_to(DOCS / "reference") and "{eval-rst}" in found:
