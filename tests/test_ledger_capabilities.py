@@ -244,6 +244,7 @@ async def test_metrics_count() -> None:
         "kept_failed": 1,
         "kept_killed": 1,
         "oldest_waiting": 0.0,
+        "is_paused": False,
     }
     assert str(await storage.audit()) == (
         "queue 'default' is balanced: 5 pushed + 0 resumed = 3 finished + 0 waiting + 1 delayed + 1 running"

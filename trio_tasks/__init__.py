@@ -15,6 +15,7 @@ from ._contracts.backend import (
     ListTasks as ListTasks,
     ListWorkers as ListWorkers,
     Metrics as Metrics,
+    Pause as Pause,
     Progress as Progress,
     RegisterWorker as RegisterWorker,
     Reschedule as Reschedule,

@@ -15,6 +15,7 @@ from ._contracts.backend import (
     ListWorkers as ListWorkers,
     Metrics as Metrics,
     NowaitBackend as NowaitBackend,
+    Pause as Pause,
     PollStrategy as PollStrategy,
     Progress as Progress,
     ReceiveNowaitBackend as ReceiveNowaitBackend,

@@ -122,7 +122,7 @@ async def _counts(storage: Storage) -> list[object]:
     await storage.audit()
     metrics = await storage.metrics()
     assert type(metrics["oldest_waiting"]) is float
-    return [number for name, number in metrics.items() if name != "oldest_waiting"]
+    return [number for name, number in metrics.items() if name not in ("oldest_waiting", "is_paused")]
 
 
 async def _change(storage: Storage, task_id: str) -> None:

@@ -465,6 +465,13 @@ class Machine(RuleBasedStateMachine):
         for row in finished:
             del self.model.rows[row.id]
 
+    @step(worker=workers, paused=st.sampled_from([True, False, False]))
+    def pause(self, worker: int, paused: bool) -> None:
+        storage = self.store.handles[worker]
+        self._do(storage.pause if paused else storage.resume)
+        self.model.is_paused = paused
+        assert self._do(storage.is_paused) is paused
+
     # Looking
 
     @step(worker=workers, task=tasks)
@@ -505,6 +512,7 @@ class Machine(RuleBasedStateMachine):
         self._agree_on_order([self.model.rows[task.parts.id] for task in seen])
         metrics = self._do(storage.metrics)
         assert metrics.pop("oldest_waiting") >= 0
+        assert metrics.pop("is_paused") is self.model.is_paused
         assert metrics == self.model.metrics()
         balance = self._do(storage.audit)
         assert balance, balance

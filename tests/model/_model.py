@@ -81,6 +81,7 @@ class Model:
         self.rows: dict[str, Row] = {}
         self.counts = dict.fromkeys(TOTALS, 0)
         self.claims = 0
+        self.is_paused = False
         self.order = 0
 
     # Coming in
@@ -123,6 +124,8 @@ class Model:
     def ready(self) -> list[Row]:
         """Return the tasks that may be received now: all of the highest priority."""
         self.enter_due()
+        if self.is_paused:
+            return []
         waiting = [row for row in self.rows.values() if row.place == "waiting" and row.expires > self.now]
         first = min(((-row.priority, row.line) for row in waiting), default=None)
         return [row for row in waiting if (-row.priority, row.line) == first]

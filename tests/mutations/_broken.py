@@ -285,6 +285,15 @@ MUTATIONS = [
         ("sqlite", "model sqlite"),
     ),
     Mutation(
+        "pause-is-forgotten",
+        4,
+        "a queue that is paused goes on giving out tasks, in SQLite",
+        "_backends/sqlite/exchange.py",
+        "WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)\n",
+        "WHERE queue = ? AND state = 0 AND (SELECT 1 OR paused FROM trio_tasks_queue WHERE num = ?)\n",
+        ("pausing",),
+    ),
+    Mutation(
         "interruption-costs-in-sqlite",
         7,
         "an interruption costs an attempt, in SQLite",

@@ -28,6 +28,7 @@ BY_TESTS = {
     "cuts": ["tests/cuts"],
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
     "lending": ["tests/test_lending.py"],
+    "pausing": ["tests/storages/test_pause.py"],
     "refused rows": ["tests/storages/test_refused_rows.py"],
     "run_at": ["tests/storages/test_run_at.py"],
     "states": ["tests/test_states.py"],

@@ -49,7 +49,7 @@ class RandomControls:
     async def _control_task(self, program_run: ProgramRun, random: Random) -> None:
         storage, checker = random.choice(program_run.storages), self._checker
         task_id = random.choice(self._pushing.ids or ["nobody"])
-        what = random.choice(("abort", "abort", "cancel", "reschedule", "resume", "wait", "abandoned"))
+        what = random.choice(("abort", "abort", "cancel", "reschedule", "resume", "wait", "abandoned", "pause"))
         checker.note(f"{what} {task_id}")
         if what == "abort":
             checker.to_abort.add(task_id)
@@ -69,6 +69,13 @@ class RandomControls:
         elif what == "wait" and await storage.fetch_by_id(task_id) is not None:
             with trio.move_on_after(random.random()):
                 await storage.wait_for(task_id)
+        elif what == "pause":
+            await storage.pause()
+            try:
+                await trio.sleep(random.random() * 3)
+            finally:
+                with trio.CancelScope(shield=True):  # or no task would come any more
+                    await storage.resume()
         elif what == "abandoned":
             resumed = await storage.resume_abandoned()
             if resumed and not checker.has_leases:

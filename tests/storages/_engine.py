@@ -167,6 +167,9 @@ class TroubledEngine(Engine):
         counts: QueueMetrics = await self._call("metrics", queue)
         return counts
 
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        await self._telling("set_paused", queue, paused)
+
     async def audit(self, queue: str) -> Balance:
         balance: Balance = await self._call("audit", queue)
         return balance

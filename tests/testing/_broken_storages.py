@@ -811,6 +811,22 @@ class ForgetsResumed(LeasedStorage):
         return resumed
 
 
+@breaks("a_paused_queue_gives_out_nothing")
+class PausesByName(LeasedStorage):
+    def ready(self) -> list[Row]:
+        paused, self.store.is_paused = self.store.is_paused, False
+        rows = super().ready()
+        self.store.is_paused = paused
+        return rows
+
+
+@breaks("a_pause_outlives_the_handle")
+class ForgetsThatItIsPaused(LeasedStorage):
+    async def aclose(self) -> None:
+        self.store.is_paused = False
+        await super().aclose()
+
+
 @breaks("metrics_know_the_oldest")
 class LooksAtNoPriority(LeasedStorage):
     async def metrics(self) -> QueueMetrics:

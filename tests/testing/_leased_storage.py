@@ -24,6 +24,7 @@ from trio_tasks import (
     Outcome,
     Parts,
     PastAttempt,
+    Pause,
     QueueMetrics,
     Released,
     Retried,
@@ -104,6 +105,7 @@ class Store:
     rows: dict[str, Row] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     workers: list[WorkerContext] = field(default_factory=list)
+    is_paused: bool = False
     numbers: count[int] = field(default_factory=lambda: count(1))
     queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
@@ -133,6 +135,7 @@ class LeasedStorage(
     Vacuum,
     WaitForCompletion,
     Audit,
+    Pause,
 ):
     """A storage with leases."""
 
@@ -233,7 +236,8 @@ class LeasedStorage(
         raise trio.WouldBlock
 
     def ready(self) -> list[Row]:
-        return [row for row in self.rows_of(Status.Pending) if row.due <= trio.current_time()]
+        now = trio.current_time()
+        return [] if self.store.is_paused else [row for row in self.rows_of(Status.Pending) if row.due <= now]
 
     def order(self, row: Row) -> Any:
         return -row.parts.priority, row.place
@@ -403,7 +407,9 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         now = trio.current_time()
         ready = [now - row.place[0] for row in self.rows_of(Status.Pending) if row.due <= now]
-        return make_metrics(self.counters(), orphans=0, oldest_waiting=max(ready, default=0.0))
+        return make_metrics(
+            self.counters(), orphans=0, oldest_waiting=max(ready, default=0.0), is_paused=self.store.is_paused
+        )
 
     def counters(self) -> dict[str, int]:
         delayed = [row for row in self.rows_of(Status.Pending) if row.due > trio.current_time()]
@@ -416,6 +422,19 @@ class LeasedStorage(
             "running": len(self.rows_of(Status.Running)),
             **{name: len(self.rows_of(status)) for name, status in finished.items()},
         }
+
+    async def pause(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.store.is_paused = True
+
+    async def resume(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.store.is_paused = False
+        self.store.mark_changed()
+
+    async def is_paused(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.store.is_paused
 
     async def audit(self) -> Balance:
         await trio.lowlevel.checkpoint()

@@ -44,6 +44,7 @@ class LedgerHolder(Protocol[A]):
     """The interface of an object that has a ledger and the trio tasks that wait on it."""
 
     name: str
+    is_paused: bool
     ledger: Ledger[A]
     completion: ResultWaiters
 
@@ -233,7 +234,8 @@ class LedgerCapabilities(
         """Return the counters of the queue: tasks in all since it was made, by outcome, and at present, by state."""
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        return self._ledger_holder.ledger.metrics(trio.current_time())
+        holder = self._ledger_holder
+        return holder.ledger.metrics(trio.current_time(), is_paused=holder.is_paused)
 
     async def audit(self) -> Balance:
         """Compare the counters of the queue with its tasks: ``pushed + resumed = finished + waiting + delayed +

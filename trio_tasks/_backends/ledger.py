@@ -517,12 +517,12 @@ class Ledger(Generic[A]):
         """Number of tasks that wait, ready or delayed."""
         return len(self._live) - len(self._running)
 
-    def metrics(self, now: float) -> QueueMetrics:
+    def metrics(self, now: float, *, is_paused: bool = False) -> QueueMetrics:
         """Return all counters."""
         self.enter_due(now)
         since = [task.parts.waits_since for task in self._first_ready()]
         age = max(0.0, now - min(since)) if since else 0.0
-        return make_metrics(self._all_counts(), orphans=0, oldest_waiting=age)
+        return make_metrics(self._all_counts(), orphans=0, oldest_waiting=age, is_paused=is_paused)
 
     def _all_counts(self) -> dict[str, int]:
         return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 import trio
 
 from .._checks import check_text
-from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, RegisterWorker, ResumeAbandoned
+from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, Pause, RegisterWorker, ResumeAbandoned
 from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
@@ -69,7 +69,14 @@ class MemoryOptions(TypedDict, total=False):
 
 @final
 class MemoryStorage(
-    LedgerCapabilities[A], TaskSink[A], NowaitBackend[A], RegisterWorker, ListWorkers, ListQueues, ResumeAbandoned
+    LedgerCapabilities[A],
+    TaskSink[A],
+    NowaitBackend[A],
+    RegisterWorker,
+    ListWorkers,
+    ListQueues,
+    ResumeAbandoned,
+    Pause,
 ):
     """A storage in memory, for one process.
 
@@ -358,6 +365,28 @@ class MemoryStorage(
         """Return 0: there are no orphans without leases."""
         await trio.lowlevel.checkpoint()
         return 0
+
+    @trio.lowlevel.enable_ki_protection
+    async def pause(self) -> None:
+        """Give out no more tasks of this queue, until :meth:`resume`.
+
+        Attempts under way go on, and are settled as ever; tasks can be pushed. A worker on a queue that is closed ends
+        once the queue is empty, so it waits for :meth:`resume` while tasks are left.
+        """
+        await trio.lowlevel.checkpoint()
+        self._queue.is_paused = True
+
+    @trio.lowlevel.enable_ki_protection
+    async def resume(self) -> None:
+        """Give out tasks again."""
+        await trio.lowlevel.checkpoint()
+        self._queue.is_paused = False
+        self._queue.match_waiters()
+
+    async def is_paused(self) -> bool:
+        """Return True if the queue is paused."""
+        await trio.lowlevel.checkpoint()
+        return self._queue.is_paused
 
     # Looking
 

@@ -72,6 +72,7 @@ class MemoryQueue(Generic[A]):
         )
         self.capacity: float = capacity
         self.closed = False
+        self.is_paused = False
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
@@ -130,6 +131,10 @@ class MemoryQueue(Generic[A]):
         raise trio.WouldBlock
 
     def _take(self) -> Task[A] | None:
+        if self.is_paused:
+            if self.ledger.is_timed:  # so that no receiver keeps time for what is due
+                self.ledger.enter_due(trio.current_time())
+            return None
         task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
         while self._pushers and self._push_waiting() and task is None:  # expired tasks made room
             task = self.ledger.take(trio.current_time())

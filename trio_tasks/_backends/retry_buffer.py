@@ -45,6 +45,7 @@ class RetryBuffer(Generic[A]):
         receive_nowait: Callable[[], Task[A] | A] | None = None,
     ) -> None:
         self.name = "default"
+        self.is_paused = False  # it never is
         self.completion = ResultWaiters()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce,

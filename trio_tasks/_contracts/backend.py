@@ -263,6 +263,22 @@ class Metrics(ABC):
         """Count the tasks of the queue: in all since it was made, by outcome, and at present, by state."""
 
 
+class Pause(ABC):
+    """A backend whose queue can be paused, for all workers in all processes."""
+
+    @abstractmethod
+    async def pause(self) -> None:
+        """Give out no more tasks, until :meth:`resume`. Attempts under way go on, and tasks can be pushed."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Give out tasks again."""
+
+    @abstractmethod
+    async def is_paused(self) -> bool:
+        """Return True if the queue is paused."""
+
+
 class Audit(ABC):
     """A backend that can check that no task is missing, and that its counters are right."""
 

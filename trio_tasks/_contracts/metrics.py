@@ -50,6 +50,8 @@ class QueueMetrics(TypedDict):
     """Present: tasks that were killed, and are still kept."""
     oldest_waiting: float
     """Seconds since when the oldest of the waiting tasks waits; 0.0 if none does."""
+    is_paused: bool
+    """True if the queue is paused: it gives out no tasks."""
 
 
 EMPTY_METRICS = QueueMetrics(
@@ -70,13 +72,14 @@ EMPTY_METRICS = QueueMetrics(
     kept_failed=0,
     kept_killed=0,
     oldest_waiting=0.0,
+    is_paused=False,
 )
 """The metrics of a queue that never had a task; for a backend of one's own that counts less than these."""
 
 
-def make_metrics(counts: Mapping[str, int], *, orphans: int, oldest_waiting: float) -> QueueMetrics:
+def make_metrics(counts: Mapping[str, int], *, orphans: int, oldest_waiting: float, is_paused: bool) -> QueueMetrics:
     """Make the metrics of a queue of all its counters, and of what is no counter."""
-    metrics: Any = {**counts, "orphans": orphans, "oldest_waiting": oldest_waiting}
+    metrics: Any = {**counts, "orphans": orphans, "oldest_waiting": oldest_waiting, "is_paused": is_paused}
     return cast("QueueMetrics", metrics)
 
 

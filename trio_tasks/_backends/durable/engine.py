@@ -376,6 +376,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Store whether the queue is paused; its claims get no rows then. Wake other processes when it is resumed."""
+
+    @abstractmethod
     async def audit(self, queue: str) -> Balance:
         """Compare the stored counters of the queue with its rows, in one transaction."""
 

@@ -26,6 +26,7 @@ from ..._contracts.backend import (
     ListTasks,
     ListWorkers,
     Metrics,
+    Pause,
     Progress,
     ReceiveNowaitBackend,
     RegisterWorker,
@@ -110,6 +111,7 @@ class DurableStorage(
     ListWorkers,
     Metrics,
     Audit,
+    Pause,
     Progress,
     Generic[A],
 ):
@@ -573,6 +575,27 @@ class DurableStorage(
         return await self._loop.ask(self._loop.engine.audit, self._queue.name)
 
     # Changing
+
+    async def pause(self) -> None:
+        """Give out no more tasks of this queue, in any process, until :meth:`resume`.
+
+        It is stored, so it outlives all processes. When it returns, no exchange claims a task any more; a task that was
+        claimed just before that may still begin. Attempts under way go on, and are settled as ever; tasks can be
+        pushed. A worker waits without polling more than usual. On a queue that is closed it ends once the queue is
+        empty, so it waits for :meth:`resume` while tasks are left.
+        """
+        await self._loop.ask(self._loop.engine.set_paused, self._queue.name, True)
+
+    async def resume(self) -> None:
+        """Give out tasks again. Workers in other processes notice at once where wake-ups work, and otherwise within
+        ``poll_interval``.
+        """
+        await self._loop.ask(self._loop.engine.set_paused, self._queue.name, False)
+        self._loop.check_queues()
+
+    async def is_paused(self) -> bool:
+        """Return True if the queue is paused; as ``metrics()["is_paused"]``."""
+        return (await self.metrics())["is_paused"]
 
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""

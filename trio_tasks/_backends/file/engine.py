@@ -258,6 +258,10 @@ class FileEngine(Engine):
         """Return the counters of a queue."""
         return await self._read(Operations.metrics, queue, self.now())
 
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Store whether a queue is paused."""
+        await self._write(Operations.set_paused, queue, paused)
+
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)

@@ -12,6 +12,7 @@ from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, Settleme
 from .state import (
     DELAYED,
     LIVE,
+    PAUSED,
     RELEASED,
     RETRIED,
     RUNNING,
@@ -137,6 +138,8 @@ class ExchangeSteps:
         state = self._state
         now = state.time
         queue, until = state.queue(claim.queue), now + claim.lease
+        if queue.counts[PAUSED]:
+            return []
         worker, workers = claim.worker, claim.workers
         transaction, running, token = state.transaction, queue.running, state.next_token
         claimed: list[ClaimedRow] = []

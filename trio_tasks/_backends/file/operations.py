@@ -13,7 +13,20 @@ from ..._contracts.states import COUNTERS
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
 from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
-from .state import DELAYED, DONE, FAILED, KILLED, PUSHED, RESUMED, RUNNING, WAITING, JournalState, QueueRows, Row
+from .state import (
+    DELAYED,
+    DONE,
+    FAILED,
+    KILLED,
+    PAUSED,
+    PUSHED,
+    RESUMED,
+    RUNNING,
+    WAITING,
+    JournalState,
+    QueueRows,
+    Row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,7 +106,14 @@ class Operations:
         running = queue_rows.running.values() if queue_rows.no_lease_ends_before <= now else ()
         orphans = sum(row.due is not None and row.due <= now for row in running)
         age = max(0.0, now - min(since)) if since else 0.0
-        return make_metrics(counts, orphans=orphans, oldest_waiting=age)
+        return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=bool(queue_rows.counts[PAUSED]))
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Store whether the queue is paused."""
+        queue_rows = self._state.queue(queue)
+        if queue_rows.counts[PAUSED] != paused:
+            self._state.count(queue_rows, PAUSED)
+            queue_rows.counts[PAUSED] = int(paused)
 
     def audit(self, queue: str) -> Balance:
         """Compare the counters of the queue with its rows."""

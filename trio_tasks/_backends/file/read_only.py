@@ -293,6 +293,10 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Refused."""
+        raise self._refusal()
+
     async def register(self, queue: str, workers: Sequence[str]) -> None:
         """Raise, as for every change."""
         raise self._refusal()

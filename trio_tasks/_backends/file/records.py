@@ -19,7 +19,8 @@ flat list of fields, since that is written twice as fast as lists in lists::
     changed   key and condition of each row that has changed otherwise
     gone      keys of the rows that are forgotten
     claims    worker and keys
-    suspended number of a queue, how often a task of it was suspended, and how often one was resumed, where one was
+    suspended number of a queue, how often a task of it was suspended, how often one was resumed, and 1 if it is paused,
+              where any of these is not 0
     moments   key, run_at, whether that is waited for by the wall clock, and whether it is delayed by a suspension, of
               those rows that have one or are; and not of a row that has changed if it is none any more
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
@@ -47,7 +48,7 @@ import cbor2
 
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, refusal
-from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RESUMED, RUNNING, SUSPENDED, WAITING, Row
+from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     from .state import JournalState, QueueRows
 
-_QUEUE = 2 + COUNTS - 2
+_QUEUE = 2 + COUNTS - 3
 _ROW = 18
 _CHANGED = 12
 
@@ -122,8 +123,8 @@ def _encode(
         queues += (queue.number, queue.name)
         queues += queue.counts[:SUSPENDED]
         queues.append(queue.counts[LIVE])
-        if queue.counts[SUSPENDED] or queue.counts[RESUMED]:
-            suspended += (queue.number, queue.counts[SUSPENDED], queue.counts[RESUMED])
+        if any(queue.counts[SUSPENDED:LIVE]):
+            suspended += (queue.number, *queue.counts[SUSPENDED:LIVE])
     rows: list[Any] = []
     for row in new:
         rows += (row.key, row.queue.number, row.id, row.payload, row.options, row.priority, row.unique)
@@ -187,9 +188,9 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
         number, name, *counts, live = queues[start : start + _QUEUE]
         queue = state.queue(name)
         state.queues_by_number[number] = queue
-        queue.number, queue.counts = number, [*counts, 0, 0, live]
-    for start in range(0, len(suspended), 3):
-        state.queues_by_number[suspended[start]].counts[SUSPENDED : RESUMED + 1] = suspended[start + 1 : start + 3]
+        queue.number, queue.counts = number, [*counts, 0, 0, 0, live]
+    for start in range(0, len(suspended), 4):
+        state.queues_by_number[suspended[start]].counts[SUSPENDED:LIVE] = suspended[start + 1 : start + 4]
 
 
 def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> list[Row]:

@@ -33,9 +33,9 @@ it is waited for by the wall clock; whether the row is delayed by a suspension; 
 GONE = 6
 """The state of rows that are forgotten."""
 
-PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, LIVE = range(9)
-"""Indexes of the counts of a queue."""
-COUNTS = 9
+PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, PAUSED, LIVE = range(10)
+"""Indexes of the counts of a queue; ``PAUSED`` is 1 if it is paused."""
+COUNTS = 10
 
 _OVERHEAD = 120
 """Bytes that a row takes in a snapshot beside its payload and its options, about."""

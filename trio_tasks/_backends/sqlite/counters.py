@@ -72,6 +72,15 @@ class QueueCounters:
         counts = dict(zip(_COUNTED, map(_whole, rows[0] if rows else [0] * len(_COUNTED)), strict=True))
         return {"waiting": counts.pop("live") - counts["running"] - counts["delayed"], **counts}
 
+    def is_paused(self, queue: int) -> bool:
+        """Return True if a queue is paused."""
+        rows = self._connection.execute("SELECT paused FROM trio_tasks_queue WHERE num = ?", (queue,))
+        return bool(rows and rows[0][0])
+
+    def set_paused(self, queue: int, paused: bool) -> None:
+        """Store whether a queue is paused."""
+        self._connection.execute("UPDATE trio_tasks_queue SET paused = ? WHERE num = ?", (int(paused), queue))
+
     def live(self, queue: int) -> int:
         """Return the number of unfinished rows of a queue."""
         rows = self._connection.execute("SELECT live FROM trio_tasks_queue WHERE num = ?", (queue,))
@@ -79,7 +88,10 @@ class QueueCounters:
 
     def names(self) -> list[str]:
         """Return the names of all queues."""
-        return [text(name) for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue ORDER BY name")]
+        return [
+            text(name)
+            for (name,) in self._connection.execute("SELECT name FROM trio_tasks_queue WHERE pushed > 0 ORDER BY name")
+        ]
 
 
 @cache

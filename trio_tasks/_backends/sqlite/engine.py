@@ -179,6 +179,11 @@ class SqliteEngine(Engine):
         """Return the counters of a queue."""
         return await self._read(Operations.metrics, queue, self.now())
 
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Store whether a queue is paused, and wake the other sessions."""
+        await self._write(Operations.set_paused, queue, paused)
+        await self._call(self._session.wake_others, self.now())
+
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)

@@ -84,8 +84,10 @@ VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 READY = """
 SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed FROM trio_tasks_task
-WHERE queue = ? AND state = 0 ORDER BY priority DESC, order_key LIMIT ?
+WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
+ORDER BY priority DESC, order_key LIMIT ?
 """
+"""The rows to claim; none of a queue that is paused."""
 CLAIM = """
 UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?
 WHERE seq IN (SELECT value FROM json_each(?))
@@ -456,7 +458,7 @@ class ExchangeSql:
     def _ready(self, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult) -> list[Row]:
         """Return the rows to claim, in order."""
         refused, left_out = self._refused, claim.left_out
-        rows = self._connection.execute(READY, (queue, claim.limit + len(refused) + len(left_out)))
+        rows = self._connection.execute(READY, (queue, queue, claim.limit + len(refused) + len(left_out)))
         if refused or left_out:
             rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]

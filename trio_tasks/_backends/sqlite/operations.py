@@ -48,7 +48,7 @@ DELETE FROM trio_tasks_task WHERE seq IN (
 """
 _MOST_LEVELS = 1000
 """Priorities, the highest first, of which the oldest waiting row is looked for."""
-_OLDEST = """
+OLDEST = """
 WITH RECURSIVE level (priority) AS (
     SELECT max(priority) FROM trio_tasks_task WHERE queue = ? AND state = 0
     UNION ALL
@@ -59,17 +59,17 @@ SELECT min((
     AND (start_by IS NULL OR start_by > ?) ORDER BY order_key LIMIT 1))
 FROM level WHERE level.priority NOTNULL
 """
-_DUE_NOW = """
+DUE_NOW = """
 SELECT state, start_by NOTNULL AND start_by <= ? AS is_expired, count(*), sum(suspended NOTNULL), min(order_key)
 FROM trio_tasks_task WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3
 AND (state != 1 OR wall IS NULL OR wall <= ? OR (start_by NOTNULL AND start_by <= ?)) GROUP BY state, is_expired
 """
 """The rows that are due by both clocks, as an exchange with claims would enter them."""
-_KEPT_NO_LONGER = """
+KEPT_NO_LONGER = """
 SELECT state, count(*) FROM trio_tasks_task INDEXED BY trio_tasks_finished
 WHERE queue = ? AND state IN (3, 4, 5) AND +state > 2 AND due <= ? GROUP BY state
 """
-_RECOUNTS = (
+RECOUNTS = (
     "SELECT 'waiting', count(*) FROM trio_tasks_task WHERE queue = ? AND state = 0",
     "SELECT 'delayed', count(*) FROM trio_tasks_task WHERE queue = ? AND due IS NOT NULL AND state < 3 AND +state = 1",
     "SELECT 'suspended_now', count(*) FROM trio_tasks_task "
@@ -126,7 +126,7 @@ class Operations:
         number = self._counters.known(queue)
         counts = self._counters.counts(number)
         orphans, since = 0, list[int]()
-        due_now = self._connection.execute(_DUE_NOW, (now, number, now, wall_now().timestamp(), now))
+        due_now = self._connection.execute(DUE_NOW, (now, number, now, wall_now().timestamp(), now))
         for state, is_expired, rows, suspended, oldest in due_now:
             if state == State.RUNNING:
                 orphans = rows
@@ -141,18 +141,22 @@ class Operations:
                 counts["kept_killed"] += rows
             elif state == State.DELAYED:
                 since.append(oldest)
-        for state, rows in self._connection.execute(_KEPT_NO_LONGER, (number, now)):
+        for state, rows in self._connection.execute(KEPT_NO_LONGER, (number, now)):
             counts[KEPT_COUNTER[State(state)]] -= rows
-        [(oldest,)] = self._connection.execute(_OLDEST, (number, number, _MOST_LEVELS, number, now))
+        [(oldest,)] = self._connection.execute(OLDEST, (number, number, _MOST_LEVELS, number, now))
         if oldest is not None:
             since.append(oldest)
         age = max(0.0, now - min(since) / 1e6) if since else 0.0
-        return make_metrics(counts, orphans=orphans, oldest_waiting=age)
+        return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=self._counters.is_paused(number))
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Store whether the queue is paused; it is made if it is not known."""
+        self._counters.set_paused(self._counters.number(queue), paused)
 
     def audit(self, queue: str) -> Balance:
         """Compare the counters of the queue with its rows."""
         number = self._counters.known(queue)
-        rows = [self._connection.execute(sql, (number,))[0] for sql in _RECOUNTS]
+        rows = [self._connection.execute(sql, (number,))[0] for sql in RECOUNTS]
         return Balance(queue, self._counters.counts(number), dict(rows))
 
     def names(self) -> list[str]:

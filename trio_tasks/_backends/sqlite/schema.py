@@ -115,6 +115,7 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_queue ADD COLUMN kept_done INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE trio_tasks_queue ADD COLUMN kept_failed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE trio_tasks_queue ADD COLUMN kept_killed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE trio_tasks_queue ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",
     """
     UPDATE trio_tasks_queue SET resumed = max(0, succeeded + failed + killed + live - pushed),
     delayed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 1),

@@ -10,6 +10,7 @@ from ..._contracts.backend import (
     Cancel,
     Discard,
     FetchById,
+    Pause,
     Reschedule,
     ResumeAbandoned,
     ResumeById,
@@ -21,13 +22,49 @@ from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Status, Succeeded
 from ..._tasks.task import Task
 from ..._worker.worker import Worker
-from .harness import DELAY, Stopwatch
-from .rule import expect, refused, rule
+from .harness import DELAY, TICK, Stopwatch
+from .rule import Feature, expect, refused, rule
 from .workers import AttemptRecord
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
     from .harness import Harness
+
+
+@rule(4, Pause)
+async def a_paused_queue_gives_out_nothing(harness: Harness) -> None:
+    """After pause nothing comes, and a running task can be settled; after resume, a waiting receiver is served."""
+    backend = harness.backend
+    for number in (1, 2):
+        await harness.push(number)
+    running = await harness.receive_number(1)
+    await backend.pause()
+    expect("whether it is paused", await backend.is_paused(), True)
+    await harness.expect_nothing()
+    await harness.push(3)
+    await harness.settle(running, Succeeded(None))
+    await harness.expect_nothing()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_resume_later, backend)
+        await harness.receive_number(2)
+    expect("whether it is paused", await backend.is_paused(), False)
+    await harness.receive_number(3)
+
+
+async def _resume_later(backend: Any) -> None:
+    await trio.sleep(TICK)
+    await backend.resume()
+
+
+@rule(4, Pause, Feature.LASTING)
+async def a_pause_outlives_the_handle(harness: Harness) -> None:
+    """A queue that was paused is still paused when it is opened again."""
+    await harness.push(1)
+    await harness.backend.pause()
+    await harness.restart()
+    is_paused = await harness.backend.is_paused()
+    await harness.backend.resume()
+    expect("whether it is paused after a restart", is_paused, True)
 
 
 @rule(2, Update)

@@ -65,6 +65,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "forget": storage.vacuum,
         "metrics": storage.metrics,
         "audit": storage.audit,
+        "set_paused": storage.resume,
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,
