@@ -55,7 +55,7 @@ from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
 from .encoding import decode_options, encode_error, encode_options, moment_of
-from .engine import ENDS, Renewal, State
+from .engine import ENDS, ClaimKey, Renewal, State
 from .exchange_loop import ExchangeLoop, Refused
 from .queue import STALE, Lease, QueueState, abort
 from .rows import (
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import ClaimKey, Engine, NewRow, Part, StoredRow
+    from .engine import Engine, NewRow, Part, StoredRow
     from .queue import StorageOptions
 
 A = TypeVar("A")
@@ -617,10 +617,17 @@ class DurableStorage(
         self._loop.check_queues()
         return moved
 
-    async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits."""
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits.
+
+        With ``running=True``, one that runs is aborted, as :meth:`abort` does. Which of the two is decided in one
+        transaction.
+        """
         error = encode_error(AbortError("cancelled while it waited"))
-        cancelled: bool = await self._do("cancel", task_id, error)
+        cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, bool(running))
+        if isinstance(cancelled, ClaimKey):
+            self._abort_here(task_id, cancelled)
+            return True
         if cancelled:
             self._queue.finish(task_id)
             self._loop.check_queues()
@@ -634,14 +641,19 @@ class DurableStorage(
         same, the task is done; but it is not attempted again after this, even if its worker dies.
         """
         claim_key: ClaimKey | None = await self._do("abort", task_id)
+        if claim_key is not None:
+            self._abort_here(task_id, claim_key)
+        return claim_key is not None
+
+    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
+        """Cancel the attempt under this claim, if it is made in this process."""
         parts = self._queue.leased.get(task_id)
         if parts is not None and parts.context.claim_key == claim_key:
             abort(parts)
-        return claim_key is not None
 
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
-        task.
+        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
+        result of one that has succeeded is forgotten.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -664,8 +676,14 @@ class DurableStorage(
         return number
 
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
+        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
+
+        One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
+        """
         part: Part = await self._do("forget", task_id)
+        if part.number:
+            self._queue.finish(task_id)
+            self._loop.check_queues()
         return part.number > 0
 
     async def vacuum(self) -> int:
