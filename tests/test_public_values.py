@@ -78,6 +78,8 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Suspended": lambda: t.Suspended(5.0, "why"),
     "TaskId": lambda: t.TaskId("task-123"),
     "TaskResult": lambda: t.TaskResult(ID, t.Status.Done, Mail("a")),
+    "RunningTask": lambda: t.RunningTask(ID, "send", 1, NOON, "a.py:3 in f"),
+    "WorkerInfo": lambda: t.WorkerInfo("w", "q", "host", 7, None, 8, 0, (), "open", NOON, NOON, NOON, True),
     "WorkerReport": lambda: t.WorkerReport("w", failed=2, interrupted=(t.Interruption("w", ID, "a.py:3"),)),
     "WorkerStatistics": lambda: None,
     "constant": lambda: t.constant(2),

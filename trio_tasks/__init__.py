@@ -112,6 +112,7 @@ if _TYPE_CHECKING:
         Report as Report,
         WorkerReport as WorkerReport,
     )
+    from ._contracts.worker_info import RunningTask as RunningTask, WorkerInfo as WorkerInfo
     from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
     from ._monitor import Monitor as Monitor
     from ._worker.builder import WorkerBuilder as WorkerBuilder
@@ -150,6 +151,7 @@ _WHEN_ASKED_FOR = {
     "PydanticCodec": "._codecs.codec",
     "Release": "._contracts.events",
     "Report": "._contracts.report",
+    "RunningTask": "._contracts.worker_info",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",
     "Start": "._contracts.events",
@@ -160,6 +162,7 @@ _WHEN_ASKED_FOR = {
     "Worker": "._worker.worker",
     "WorkerBuilder": "._worker.builder",
     "WorkerContext": "._contracts.context",
+    "WorkerInfo": "._contracts.worker_info",
     "WorkerReport": "._contracts.report",
     "WorkerStatistics": "._contracts.context",
     "open_url": "._backends.urls",

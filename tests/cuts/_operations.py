@@ -257,6 +257,7 @@ LOOKS = {
     "fetch_by_id": [looking("fetch_by_id", "waiting")],
     "list_tasks": [looking("list_tasks")],
     "list_workers": [looking("list_workers")],
+    "workers": [looking("workers")],
     "list_queues": [looking("list_queues")],
     "metrics": [looking("metrics")],
     "audit": [looking("audit")],

@@ -76,7 +76,9 @@ def template() -> bytes:
                 "INSERT INTO trio_tasks_session (num, address, key, expires) "
                 "VALUES (7, '9', x'00', 9e9), (8, NULL, NULL, 9e9)"
             )
-            connection.execute("INSERT INTO trio_tasks_worker VALUES (7, 'default', 'v'), (8, 'other', 'w')")
+            connection.execute(
+                "INSERT INTO trio_tasks_worker (session, queue, name) VALUES (7, 'default', 'v'), (8, 'other', 'w')"
+            )
             connection.execute("PRAGMA journal_mode = DELETE")
         return path.read_bytes()
 

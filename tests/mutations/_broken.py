@@ -471,6 +471,15 @@ MUTATIONS = [
         "            context.listeners = listeners\n",
     ),
     Mutation(
+        "workers-do-not-answer",
+        11,
+        "a worker of another process that is asked for its state does not answer",
+        "_backends/sqlite/wakeup.py",
+        "                self._is_asked = received == self.key + _ASKS or self._is_asked\n",
+        "",
+        ("workers",),
+    ),
+    Mutation(
         "known-ids-are-taken",
         12,
         "a finished task's id can be pushed again",

@@ -33,6 +33,7 @@ BY_TESTS = {
     "run_at": ["tests/storages/test_run_at.py"],
     "states": ["tests/test_states.py"],
     "times": ["tests/storages/test_times.py"],
+    "workers": ["tests/storages/test_workers.py"],
     "model memory": ["tests/model", "-k", "memory"],
     "model sqlite": ["tests/model", "-k", "sqlite"],
     **{f"promise {n}": ["tests/promises", "-k", f"promise_{n:02}"] for n in range(1, 14)},

@@ -17,6 +17,8 @@ from trio_tasks._backends.durable.engine import (
     Renewal,
     State,
     StoredRow,
+    StoredWorker,
+    WorkerRow,
 )
 from trio_tasks._backends.durable.queue import QueueState, StorageOptions
 from trio_tasks._backends.durable.storage import DurableStorage
@@ -37,6 +39,7 @@ class Store:
         self.rows = FileEngine(None, synchronous="NORMAL")
         self.users = 0
         self.listeners: dict[Engine, Callable[[], None]] = {}
+        self.asked: dict[Engine, Callable[[], None]] = {}
 
     def tell_others(self, me: Engine) -> None:
         for engine, on_change in self.listeners.items():
@@ -124,8 +127,8 @@ class TroubledEngine(Engine):
             raise self.late_trouble
         return answer
 
-    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        renewal: Renewal = await self._call("renew", held, lease)
+    async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
+        renewal: Renewal = await self._call("renew", held, lease, workers)
         return renewal
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
@@ -179,20 +182,28 @@ class TroubledEngine(Engine):
         names: Sequence[str] = await self._call("queues")
         return names
 
-    async def register(self, queue: str, workers: Sequence[str]) -> None:
+    async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:
         await self._call("register", queue, workers)
 
-    async def workers(self, queue: str) -> Sequence[str]:
-        names: Sequence[str] = await self._call("workers", queue)
-        return names
+    async def workers(self, queue: str) -> Sequence[StoredWorker]:
+        workers: Sequence[StoredWorker] = await self._call("workers", queue)
+        return workers
 
-    async def listen(self, on_change: Callable[[], None]) -> None:
+    async def ask_workers(self, queue: str) -> None:
+        await self._call("ask_workers", queue)
+        for engine, on_asked in self.store.asked.items():
+            if engine is not self:
+                on_asked()
+
+    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
         if not self.misses_wakeups:
             self.store.listeners[self] = on_change
+            self.store.asked[self] = on_asked
         try:
             await trio.sleep_forever()
         finally:
             self.store.listeners.pop(self, None)
+            self.store.asked.pop(self, None)
 
     def __repr__(self) -> str:
         return "in trouble"

@@ -22,6 +22,7 @@ from trio_tasks._backends.durable.engine import (
     SettlementKind,
     State,
     StoredRow,
+    WorkerRow,
 )
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.sqlite.driver import connect
@@ -1169,21 +1170,37 @@ async def test_queues_have_nothing_to_do_with_one_another(engine: Engine) -> Non
 async def test_a_queue_that_was_only_looked_at_is_none(engine: Engine) -> None:
     assert await engine.find("nowhere", "a") is None
     assert await claim(engine, queue="nowhere") == []
-    await engine.register("nowhere", ["w"])
+    await engine.register("nowhere", [worker_row("w", "nowhere")])
     await check_counts(engine, "nowhere")
     await push(engine, new("a"))
     assert await engine.queues() == [QUEUE]
 
 
+def worker_row(name: str, queue: str = QUEUE, *, number: int = 1, state: bytes = b"idle") -> WorkerRow:
+    return WorkerRow(queue, number, name, state)
+
+
 async def test_a_worker_is_listed_until_it_is_unregistered(engine: Engine) -> None:
     assert list(await engine.workers(QUEUE)) == []
-    await engine.register(QUEUE, ["ann", "bob"])
-    await engine.register(FOREIGN, ["cid"])
-    await engine.register(QUEUE, ["bob", "dan"])
-    assert sorted(await engine.workers(QUEUE)) == ["bob", "dan"]
-    assert list(await engine.workers(FOREIGN)) == ["cid"]
+    await engine.register(QUEUE, [worker_row("ann"), worker_row("bob", number=2)])
+    await engine.register(FOREIGN, [worker_row("cid", FOREIGN)])
+    await engine.register(QUEUE, [worker_row("bob", number=2), worker_row("dan", number=3)])
+    assert sorted(each.name for each in await engine.workers(QUEUE)) == ["bob", "dan"]
+    assert [each.name for each in await engine.workers(FOREIGN)] == ["cid"]
     await engine.register(QUEUE, [])
     assert list(await engine.workers(QUEUE)) == []
+
+
+async def test_what_a_worker_tells_is_kept_with_its_time(engine: Engine, mock_clock: MockClock) -> None:
+    await engine.register(QUEUE, [worker_row("ann"), worker_row("bob", number=2)])
+    mock_clock.jump(5)
+    began = engine.now()
+    await engine.renew([], 0.0, [worker_row("ann", state=b"busy")])
+    ann, bob = sorted(await engine.workers(QUEUE))
+    assert (ann.name, bob.name, bob.number, bob.state) == ("ann", "bob", 2, b"idle")
+    assert ann.is_alive and ann.is_own and bob.is_alive and bob.is_own
+    assert ann.last_beat >= ann.told_at >= began - 0.01
+    await engine.ask_workers(QUEUE)
 
 
 async def test_progress_is_kept_of_a_running_row_under_its_token(engine: Engine) -> None:

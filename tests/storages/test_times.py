@@ -15,6 +15,7 @@ from trio_tasks import FileStorage, MemoryStorage, Metadata, Parts, Retried, Sql
 from trio_tasks._backends.durable.encoding import decode_options, encode_options
 from trio_tasks._clock import use_wall_clock, wall_now
 from trio_tasks._tasks.task import USUAL_TERMS, Terms
+from trio_tasks.testing import virtual_clock
 
 HOUR = 3600.0
 KINDS = ("memory", "file", "sqlite")
@@ -59,7 +60,8 @@ def test_times_pass_in_virtual_time_as_trio_says(make: Callable[[], Any]) -> Non
             assert parts.started_at - parts.pushed_at == pytest.approx(timedelta(hours=2), abs=timedelta(seconds=5))
             assert parts.finished_at - parts.started_at == pytest.approx(timedelta(minutes=1), abs=timedelta(seconds=5))
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
 
 
 async def test_times_are_moments_in_utc(make: Callable[[], Any]) -> None:
@@ -89,7 +91,8 @@ def test_a_task_that_expired_is_finished_since_that_moment(make: Callable[[], An
                 await storage.push(2)
                 await storage.settle(await storage.receive(), Succeeded(None))
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    with virtual_clock() as clock:
+        trio.run(main, clock=clock)
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
@@ -121,6 +124,21 @@ async def test_times_and_names_outlive_the_process(kind: str, tmp_path: Path) ->
         told = [(each.name, each.pushed, each.started, each.finished) for each in after]
         assert told == [(each.name, each.pushed, each.started, each.finished) for each in before] * 2
         assert [each.name for each in before] == ["named", None, None, None, None]
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_mock_clock_will_do(kind: str) -> None:
+    """Also if the wall clock was not replaced."""
+
+    async def main() -> None:
+        storage: Any = MemoryStorage[int]() if kind == "memory" else FileStorage.temporary()
+        async with opened(storage):
+            await storage.push(1, delay=HOUR)
+            parts = (await storage.receive()).parts
+            assert parts.started - parts.pushed == pytest.approx(HOUR, abs=1.0)
+            assert abs(parts.pushed_at - wall_now()) < timedelta(minutes=1)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_memory_goes_by_the_wall_clock_if_that_was_replaced() -> None:

@@ -28,6 +28,7 @@ from trio_tasks import (
     TaskResult,
     UnknownTaskError,
     WorkerContext,
+    WorkerInfo,
 )
 from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._backends.durable.storage import DurableStorage
@@ -857,6 +858,12 @@ class TellsOfItsFirstAttemptOnly(LeasedStorage):
         if first is not None:
             row.parts.started = task.parts.started = first
         return task
+
+
+@breaks("workers_tell_of_themselves")
+class TellsNothingOfRunningTasks(LeasedStorage):
+    async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
+        return [replace(each, running=()) for each in await super().workers(fresh=fresh)]
 
 
 @breaks("a_failed_attempt_tells_all")

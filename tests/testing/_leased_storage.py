@@ -38,12 +38,14 @@ from trio_tasks import (
     TaskSink,
     UnknownTaskError,
     WorkerContext,
+    WorkerInfo,
 )
 from trio_tasks._clock import seconds_until
 from trio_tasks._concurrency.tracebacks import traceback_text
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
 from trio_tasks._contracts.states import COUNTERS
+from trio_tasks._contracts.worker_info import worker_info
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     Cancel,
@@ -402,6 +404,11 @@ class LeasedStorage(
     async def list_workers(self) -> list[str]:
         await trio.lowlevel.checkpoint()
         return [each.name for each in self.store.workers if not each.is_stopped]
+
+    async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        return [worker_info(each, self.queue, since=now, now=now) for each in self.store.workers if not each.is_stopped]
 
     async def metrics(self) -> QueueMetrics:
         await trio.lowlevel.checkpoint()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
     from .._contracts.sink import OnPush
+    from .._contracts.worker_info import WorkerInfo
     from .._tasks.outcome import Outcome
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
@@ -398,18 +399,26 @@ class MemoryStorage(
             raise TypeError(f"register_worker takes the WorkerContext of a run, not {quoted(context)}")
         await trio.lowlevel.checkpoint()
         self._queue.note_run(trio.lowlevel.current_clock())
-        self._queue.workers = [each for each in self._queue.workers if not each.is_stopped]
-        self._queue.workers.append(context)
+        self._queue.workers = {each: since for each, since in self._queue.workers.items() if not each.is_stopped}
+        self._queue.workers[context] = self._queue.ledger.seconds()
 
     async def unregister_worker(self, context: WorkerContext) -> None:
         """Remove a worker that has ended; no task was claimed in advance."""
-        self._queue.workers = [each for each in self._queue.workers if each is not context]
+        self._queue.workers.pop(context, None)
         await trio.lowlevel.checkpoint()
 
     async def list_workers(self) -> list[str]:
         """Return the names of the workers that run on the storage."""
         await trio.lowlevel.checkpoint()
         return [each.name for each in self._queue.workers if not each.is_stopped]
+
+    async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
+        """Tell of the workers that run on it, as they are now; all of them are in this process."""
+        from .._contracts.worker_info import worker_info
+
+        await trio.lowlevel.checkpoint()
+        now, workers = self._queue.ledger.seconds(), self._queue.workers.items()
+        return [worker_info(each, self.queue, since=since, now=now) for each, since in workers if not each.is_stopped]
 
     async def list_queues(self) -> list[str]:
         """Return the names of all queues that a task was ever pushed to."""

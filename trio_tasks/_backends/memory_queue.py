@@ -59,7 +59,7 @@ class MemoryQueue(Generic[A]):
         self.on_push: PushHooks = options["on_push"]
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
         self.pushing_handles: set[object] = set()  # handles through which tasks may still be pushed
-        self.workers: list[WorkerContext] = []
+        self.workers: dict[WorkerContext, float] = {}  # and since when they receive
         self.siblings = siblings
         siblings[name] = self
         self.completion = ResultWaiters()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
     from .metrics import Balance, QueueMetrics
+    from .worker_info import WorkerInfo
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -250,7 +251,17 @@ class ListWorkers(ABC):
 
     @abstractmethod
     async def list_workers(self) -> list[str]:
-        """List the names of the workers."""
+        """List the names of the workers that are alive."""
+
+    @abstractmethod
+    async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
+        """Tell of the workers of the queue, alive or not.
+
+        Args:
+          fresh: whether workers of other processes are asked to tell the state of now, and are waited for, for a second
+              at most. Otherwise it is that of their last heartbeat, or of what has changed since they had a task. Each
+              says of which moment its state is: ``as_of``.
+        """
 
 
 class ListQueues(ABC):

@@ -13,7 +13,7 @@ from .._checks import check_callable, check_count, check_name, check_sync, check
 from .._concurrency.stacks import is_in_thread
 from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
-from .._printing import escaped
+from .._printing import escaped, quoted
 from .._tasks.errors import WorkerError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
@@ -129,6 +129,14 @@ class WorkerContext:
     def is_ready(self) -> bool:
         """True if the worker would take a task now: it runs, its intake is open, and a slot is free."""
         return self.is_running and self.intake_state.is_open and len(self.running_tasks) - self.lent < self.concurrency
+
+    @property
+    def intake(self) -> str:
+        """The state of intake: ``"open"``, ``"paused"``, ``"closed"``, or the repr of the layer that it waits for."""
+        state = self.intake_state
+        if state.closed or state.cancelled or not self.is_running:
+            return "closed"
+        return "paused" if state.paused else "open" if state.gate is None else quoted(state.gate)
 
     @property
     def task_count(self) -> int:
@@ -306,9 +314,21 @@ class IntakeState:
       paused: whether no tasks are taken until :meth:`resume`.
       cancelled: whether a cancellation from outside has reached the worker.
       on_close: called when it is closed, if given.
+      gate: the layer whose ``ready`` it waits for; None if it waits for none.
     """
 
-    __slots__ = ("_opened", "_scopes", "cancelled", "closed", "is_open", "on_close", "paused", "waiting", "was_closed")
+    __slots__ = (
+        "_opened",
+        "_scopes",
+        "cancelled",
+        "closed",
+        "gate",
+        "is_open",
+        "on_close",
+        "paused",
+        "waiting",
+        "was_closed",
+    )
 
     def __init__(self) -> None:
         self.is_open = True
@@ -316,6 +336,7 @@ class IntakeState:
         self.paused = False
         self.cancelled = False
         self.on_close: Callable[[], object] | None = None
+        self.gate: object = None
         self.waiting = 0
         """The number of slots that wait for a task, or for the intake to be resumed."""
         self.was_closed = trio.Event()

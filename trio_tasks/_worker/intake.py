@@ -178,10 +178,14 @@ class Intake:
     async def _pass_gates(self) -> BaseException | None:  # noqa: ASYNC910  a gate may let through at once
         """Wait until all gates let an attempt through; return the first error that a gate raised, or None."""
         failure: BaseException | None = None
-        for gate in self._gates:
-            with catch_errors() as caught:
-                await gate.ready()
-            failure = caught.error if failure is None else failure
+        try:
+            for gate in self._gates:
+                self._state.gate = gate
+                with catch_errors() as caught:
+                    await gate.ready()
+                failure = caught.error if failure is None else failure
+        finally:
+            self._state.gate = None
         return failure  # noqa: ASYNC910  the same
 
     def _admit(self, task: Task[Any]) -> bool:

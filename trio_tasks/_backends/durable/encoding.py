@@ -18,9 +18,10 @@ import cbor2
 import trio
 
 from ..._checks import check_count, check_seconds, check_text
-from ..._clock import microseconds_of, moment_after
+from ..._clock import microseconds_of, moment_after, moment_at
 from ..._codecs.codec import CborCodec, DecodeError, EncodeError
 from ..._concurrency.exception_groups import is_a, leaves, members_of
+from ..._contracts.worker_info import RunningTask, WorkerInfo
 from ..._logging import catch_errors, text_of
 from ..._printing import LONGEST_TEXT, escaped
 from ..._tasks import errors
@@ -36,6 +37,8 @@ if sys.version_info < (3, 11):
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .engine import StoredWorker
 
 _OPTIONS_LENGTH = 8
 """Fields of encoded options that are always there."""
@@ -413,6 +416,60 @@ def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
     except (TypeError, ValueError) as error:
         raise BackendError(f"the history of a task cannot be read: {error}") from error
     return past
+
+
+# Workers
+
+
+def encode_worker(info: WorkerInfo) -> bytes:
+    """What a worker tells of itself, as bytes; without the times at which it does."""
+    running = [
+        [each.id, each.name, each.attempt, None if each.since is None else each.since.timestamp(), each.line]
+        for each in info.running
+    ]
+    numbers = info.pid, info.slots, info.busy, info.since.timestamp()
+    return _dump([info.host, info.version, info.intake, *numbers, running])
+
+
+def decode_worker(stored: StoredWorker, queue: str) -> WorkerInfo:
+    """A worker that was looked up.
+
+    Raises:
+      BackendError: what it has told cannot be read.
+    """
+    told: Any = ["", None, "unknown", 0, 0, 0, stored.told_at, []]
+    try:
+        if stored.state is not None:
+            told = _read(stored.state, "the state of a worker")
+        host, version, intake, pid, slots, busy, since, running = told
+        texts = [_text(each) for each in (host, version or "", intake)]
+        numbers = [int(each) for each in (pid, slots, busy)]
+        times = [moment_at(check_time(each) or 0.0) for each in (since, stored.told_at, stored.last_beat)]
+        tasks = tuple(_running_task(*each) for each in running)
+    except (TypeError, ValueError) as error:
+        raise BackendError(f"the state of a worker cannot be read: {error}") from error
+    return WorkerInfo(
+        name=stored.name,
+        queue=queue,
+        host=texts[0],
+        pid=numbers[0],
+        version=texts[1] or None,
+        slots=numbers[1],
+        busy=numbers[2],
+        running=tasks,
+        intake=texts[2],
+        since=times[0],
+        as_of=times[1],
+        last_beat=times[2],
+        is_alive=stored.is_alive,
+    )
+
+
+def _running_task(id: str, name: str | None, attempt: int, since: float | None, line: str) -> RunningTask:
+    begun = check_time(since)
+    return RunningTask(
+        _text(id), _text(name or "") or None, int(attempt), None if begun is None else moment_at(begun), _text(line)
+    )
 
 
 def _dump(value: Any) -> bytes:

@@ -276,6 +276,36 @@ class Renewal:
     were to be renewed or not."""
 
 
+class WorkerRow(NamedTuple):
+    """A worker that runs on this engine."""
+
+    queue: str
+    number: int
+    """Which of the runs on this engine it is."""
+    name: str
+    state: bytes
+    """What it tells of itself, encoded; the engine stores and returns it."""
+
+
+class StoredWorker(NamedTuple):
+    """A worker that runs on this engine, or another one of the store, or has run there until its process died."""
+
+    name: str
+    engine: int
+    """The number of its engine."""
+    number: int
+    """Which of the runs on that engine it is."""
+    state: bytes | None
+    """What it has told last; None if it was registered by an older version."""
+    told_at: float
+    """When it did, on the engine's clock; 0 if that was not noted."""
+    last_beat: float
+    """When its engine was last known to be alive."""
+    is_alive: bool
+    is_own: bool
+    """True if it runs on this engine."""
+
+
 class Part(NamedTuple):
     """One step of a long operation. Each step is a transaction, and other processes have theirs in between."""
 
@@ -318,8 +348,9 @@ class Engine(ABC):
         """Make an exchange, in one transaction."""
 
     @abstractmethod
-    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Make these leases run out ``lease`` seconds from now. With no claims, it only checks for aborts."""
+    async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
+        """Make these leases run out ``lease`` seconds from now, and store the states of these workers, which are
+        registered. With no claims, it renews nothing, and checks for aborts all the same."""
 
     @abstractmethod
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
@@ -393,17 +424,22 @@ class Engine(ABC):
         """Return the names of all queues that ever had a task."""
 
     @abstractmethod
-    async def register(self, queue: str, workers: Sequence[str]) -> None:
-        """Store the names of the workers that run on this queue here; called again whenever they change."""
+    async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:
+        """Store the workers that run on this queue here; called again whenever they change."""
 
     @abstractmethod
-    async def workers(self, queue: str) -> Sequence[str]:
-        """Return the names of the workers that run on the queue, in any process."""
+    async def workers(self, queue: str) -> Sequence[StoredWorker]:
+        """Return the workers that run on the queue, in any process; and, for an hour, those whose process died."""
 
-    async def listen(self, on_change: Callable[[], None]) -> None:
-        """Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task; run until
-        cancelled. Calling it too often does no harm; polling makes up for a call that is lost. By default there is no
-        other process.
+    async def ask_workers(self, queue: str) -> None:
+        """Ask all other engines with workers on the queue to store the states of these now. By default there is no
+        other process."""
+        await trio.lowlevel.checkpoint()
+
+    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+        """Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task, and
+        ``on_asked`` whenever one asks for the states of the workers here; run until cancelled. Calling them too often
+        does no harm; polling makes up for a call of ``on_change`` that is lost. By default there is no other process.
         """
         await trio.sleep_forever()
 

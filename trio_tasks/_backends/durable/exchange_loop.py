@@ -195,6 +195,7 @@ class ExchangeLoop:
         self._engine_lock = trio.Lock()
         self._poll_interval = poll_interval
         self._next_poll = math.inf
+        self._is_asked = False  # another process wants to know of the workers here
         self._may_have_aborts = False  # another process may have asked for an attempt to be aborted
         self._next_abort_check = -math.inf
         self._failing_since: float | None = None
@@ -318,6 +319,11 @@ class ExchangeLoop:
                 event.set()
         self.check_queues()
 
+    def on_asked(self) -> None:
+        """Store the states of the workers here, since another process has asked for them."""
+        self._is_asked = True
+        self.wake_up.set()
+
     def late_leases(self, now: float) -> list[tuple[QueueState, list[Parts]]]:
         """Return the running attempts whose heartbeat is late, by queue; their leases are to be renewed at once."""
         return [(queue, late) for queue in self.queues.values() if (late := queue.late(now))]
@@ -345,6 +351,8 @@ class ExchangeLoop:
             if self._pushes or self._settles or claims:
                 await self._exchange(claims, now)
             self._end_queues()
+            if self._is_asked:
+                await self._tell_of_workers()
             if self._may_have_aborts and trio.current_time() >= self._next_abort_check:
                 await self._check_aborts()
 
@@ -550,6 +558,19 @@ class ExchangeLoop:
         if trio_task in self._unanswered:
             del self._unanswered[trio_task]
             trio.lowlevel.reschedule(trio_task, result)
+
+    async def _tell_of_workers(self) -> None:  # noqa: ASYNC910  the loop has its checkpoints elsewhere
+        """Store the states of the workers here."""
+        self._is_asked = False
+        now = self.engine.now()
+        told = [(queue, queue.workers.rows(queue.worker_names, now)) for queue in self.queues.values()]
+        rows = [row for _, each in told for row in each]
+        if not rows:
+            return  # noqa: ASYNC910  the same
+        with log_and_suppress("a storage could not tell of its workers"):
+            await self._with_engine(self.engine.renew, (), 0.0, rows)
+            for queue, each in told:
+                queue.workers.note_told(each)
 
     async def _check_aborts(self) -> None:  # noqa: ASYNC910  the loop has its checkpoints elsewhere
         """End the attempts that another process has asked to abort."""

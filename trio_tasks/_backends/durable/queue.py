@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, deque
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
 import trio
@@ -11,22 +12,25 @@ from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
+from ..._contracts.context import WorkerContext
 from ..._contracts.lending import SLOTS
 from ..._contracts.sink import PushHooks
+from ..._contracts.worker_info import worker_info
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, BackendError, SuspendError
 from ..._tasks.outcome import Killed, Released, Status
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
-from .encoding import decode_history, decode_options, ends_in_loss, moment_of, unreadable_since
-from .engine import ClaimKey, Settlement, SettlementKind
+from .encoding import decode_history, decode_options, encode_worker, ends_in_loss, moment_of, unreadable_since
+from .engine import ClaimKey, Settlement, SettlementKind, WorkerRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from ..._codecs.codec import Codec
     from ..._contracts.sink import OnPush
+    from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
     from .engine import ClaimedRow, ClaimRequest, Renewal
@@ -140,6 +144,53 @@ _USUAL = StorageOptions(
 
 
 @final
+class WorkerRuns:
+    """The workers that run on a queue in this process, as they are told of.
+
+    Args:
+      queue: the name.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._runs: dict[WorkerContext, tuple[int, float]] = {}  # a number of each, and since when it runs here
+        self._numbers = count(1)
+        self._told: dict[int, bytes] = {}  # by their numbers
+
+    def keep_only(self, workers: Collection[object]) -> None:
+        """Forget the workers that are not among these."""
+        self._runs = {context: run for context, run in self._runs.items() if context in workers}
+        numbers = {number for number, _ in self._runs.values()}
+        self._told = {number: state for number, state in self._told.items() if number in numbers}
+
+    def infos(self, workers: Iterable[object], now: float) -> list[WorkerInfo]:
+        """Return what is told of these workers at this time."""
+        return [self._info(context, now) for context in workers if isinstance(context, WorkerContext)]
+
+    def rows(self, workers: Iterable[object], now: float) -> list[WorkerRow]:
+        """Return what is told of these workers at this time, as it is stored."""
+        return [self.row(context, now) for context in workers if isinstance(context, WorkerContext)]
+
+    def row(self, context: WorkerContext, now: float) -> WorkerRow:
+        """Return what is told of one worker at this time, as it is stored."""
+        info = self._info(context, now)
+        return WorkerRow(self._queue, self._runs[context][0], info.name, encode_worker(info))
+
+    def is_news(self, row: WorkerRow) -> bool:
+        """Return True if the store was told something else of this worker last."""
+        return self._told.get(row.number) != row.state
+
+    def note_told(self, rows: Iterable[WorkerRow]) -> None:
+        """Note that the store has been told this."""
+        self._told.update((row.number, row.state) for row in rows)
+
+    def _info(self, context: WorkerContext, now: float) -> WorkerInfo:
+        if context not in self._runs:
+            self._runs[context] = next(self._numbers), now
+        return worker_info(context, self._queue, since=self._runs[context][1], now=now)
+
+
+@final
 class QueueState:
     """The settings of a queue, and its receivers, prefetched tasks and leases in this process.
 
@@ -157,9 +208,8 @@ class QueueState:
         self.name = check_unicode(check_name(queue, "queue"), "a queue's name")
         self.type = type
         self.codec = as_codec(given["codec"], type)
-        made: Any = (
-            PydanticCodec if isinstance(self.codec, PydanticCodec) and given["result_type"] is not Any else CborCodec
-        )
+        by_pydantic = isinstance(self.codec, PydanticCodec) and given["result_type"] is not Any
+        made: Any = PydanticCodec if by_pydantic else CborCodec
         self.results: Codec = made(given["result_type"], name="the result")
         self.lease = check_seconds(given["lease"], "lease", positive=True)
         self.keep_results = _check_keep(given["keep_results"], "keep_results")
@@ -175,6 +225,7 @@ class QueueState:
         self._renew_from = math.inf  # when the first of the leased tasks has half of its lease left
         self.handles = 0  # through which something may still be pushed
         self.worker_names: dict[object, str] = {}
+        self.workers = WorkerRuns(self.name)
         self.by_name = False
         """True once workers of several names have run on it here: from then on each row is claimed for one worker, and
         given to a slot of this worker only."""
@@ -224,6 +275,7 @@ class QueueState:
     def set_workers(self, workers: dict[object, str]) -> None:
         """Set the workers that run on the queue here."""
         before, self.worker_names = set(self.worker_names.values()), workers
+        self.workers.keep_only(workers)
         now = set(workers.values())
         self.by_name = self.by_name or len(now) > 1 or (bool(self.prefetched) and now != before)
 

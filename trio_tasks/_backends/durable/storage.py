@@ -54,7 +54,7 @@ from ..._tasks.errors import (
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task
 from ..._tasks.task_id import TaskId, stored_id
-from .encoding import decode_options, encode_error, encode_options, moment_of
+from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
 from .engine import ENDS, ClaimKey, Renewal, State
 from .exchange_loop import ExchangeLoop, Refused
 from .queue import STALE, Lease, QueueState, abort
@@ -77,9 +77,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import Engine, NewRow, Part, StoredRow
+    from .engine import Engine, NewRow, Part, StoredRow, StoredWorker, WorkerRow
     from .queue import StorageOptions
 
 A = TypeVar("A")
@@ -89,6 +90,8 @@ T = TypeVar("T")
 _ALL = 2**62
 """Rows, more than there are."""
 
+_ANSWER_TIME = 1.0
+"""Seconds for which workers of other processes are waited for, when they are asked for their state."""
 _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 
@@ -194,7 +197,7 @@ class DurableStorage(
         self._loop.token = trio.lowlevel.current_trio_token()
         self._loop.pid = os.getpid()
         await self._stack.enter_async_context(run_shielded(self._loop.run))
-        await self._stack.enter_async_context(run_shielded(engine.listen, self._loop.on_wakeup))
+        await self._stack.enter_async_context(run_shielded(engine.listen, self._loop.on_wakeup, self._loop.on_asked))
         note_open(self._loop)
         return self
 
@@ -386,12 +389,21 @@ class DurableStorage(
             if isinstance(task.parts.context, Lease) and not task.parts.context.settled
         }
         has_changed = any(context.is_stopped for context in self._workers())
-        if not held and not has_changed:
+        workers = self._queue.workers
+        rows: list[WorkerRow] = []
+        if context in self._queue.worker_names:
+            rows = workers.rows([context], self._loop.engine.now())
+        if not held:
+            rows = [*filter(workers.is_news, rows)]
+        if not (held or has_changed or rows):
             await trio.lowlevel.checkpoint()  # there is nothing to renew, and the same run as before
             return
         until = self._loop.engine.now() + self.lease
         try:
-            renewal = await self._loop.ask(self._loop.engine.renew, [*held], self.lease) if held else Renewal()
+            renewal = Renewal()
+            if held or rows:
+                renewal = await self._loop.ask(self._loop.engine.renew, [*held], self.lease, rows)
+                workers.note_told(rows)
             if has_changed:
                 await self._register_workers()
         except BackendError as error:
@@ -433,7 +445,9 @@ class DurableStorage(
 
     async def _register_now(self) -> None:
         # It reads the names when the engine is free, so that the latest registration is the last one stored.
-        await self._loop.engine.register(self._queue.name, list(self._queue.worker_names.values()))
+        rows = self._queue.workers.rows(self._queue.worker_names, self._loop.engine.now())
+        await self._loop.engine.register(self._queue.name, rows)
+        self._queue.workers.note_told(rows)
 
     # Looking up
 
@@ -553,7 +567,28 @@ class DurableStorage(
 
     async def list_workers(self) -> list[str]:
         """Return the names of the workers that run on this queue, in any process."""
-        return list(await self._loop.ask(self._loop.engine.workers, self._queue.name))
+        found = await self._loop.ask(self._loop.engine.workers, self._queue.name)
+        return [each.name for each in found if each.is_alive]
+
+    async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
+        """Return the workers on this queue, in any process; and, for an hour, those whose process has died.
+
+        Args:
+          fresh: whether those of other processes are asked by a wake-up to tell the state of now, and are waited for,
+              for a second at most. Otherwise it is that of their last heartbeat, which comes every third of a lease,
+              and with no task running only if something has changed. Each says of which moment its state is: ``as_of``.
+        """
+        engine, name = self._loop.engine, self._queue.name
+        found: Sequence[StoredWorker] = await self._loop.ask(engine.workers, name)
+        told_at = {(each.engine, each.number): each.told_at for each in found if each.is_alive and not each.is_own}
+        if fresh and told_at:
+            await self._loop.ask(engine.ask_workers, name)
+            with trio.move_on_after(_ANSWER_TIME):
+                while any(told_at.get((each.engine, each.number)) == each.told_at for each in found):
+                    await trio.sleep(_ANSWER_TIME / 100)
+                    found = await self._loop.ask(engine.workers, name)
+        others = [decode_worker(each, name) for each in found if not each.is_own]
+        return [*self._queue.workers.infos(self._queue.worker_names, engine.now()), *others]
 
     async def list_queues(self) -> list[str]:
         """Return the names of all queues of the store."""

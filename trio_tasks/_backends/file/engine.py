@@ -28,6 +28,7 @@ from ..durable.engine import (
     State,
     StoreClock,
     StoredRow,
+    StoredWorker,
 )
 from ..durable.store_file import PRIVATE
 from .exchange import ExchangeSteps
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..durable.engine import WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
     from .lock import FileLock
@@ -202,7 +204,7 @@ class FileEngine(Engine):
                     answer.next_due[number] = soon if due is None else min(due, soon)
         return answer
 
-    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         """Renew leases, which are in memory only, and return the rows that are to be aborted."""
         self._open_transaction_log()
         renewal = self._operations.renew(held, self.now() + lease)
@@ -275,18 +277,19 @@ class FileEngine(Engine):
         """Return the names of the queues."""
         return await self._read(Operations.names)
 
-    async def register(self, queue: str, workers: Sequence[str]) -> None:
+    async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:
         """Set the workers of a queue, which are in memory only."""
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._open_transaction_log().state.queue(queue).workers = [*workers]
 
-    async def workers(self, queue: str) -> builtins.list[str]:
-        """Return the names of the workers of a queue."""
+    async def workers(self, queue: str) -> builtins.list[StoredWorker]:
+        """Return the workers of a queue."""
         await trio.lowlevel.checkpoint()
-        return [*self._open_transaction_log().state.queue(queue).workers]
+        now, workers = self.now(), self._open_transaction_log().state.queue(queue).workers
+        return [StoredWorker(each.name, 0, each.number, each.state, now, now, True, True) for each in workers]
 
-    async def listen(self, on_change: Callable[[], None]) -> None:
-        """Call ``on_change`` when an abort is requested; no other process can change anything."""
+    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
+        """Call ``on_change`` when an abort is requested; no other process can change anything, or ask."""
         self._listeners.append(on_change)
         try:
             await trio.sleep_forever()

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from ..._contracts.metrics import Balance, QueueMetrics
-    from ..durable.engine import ClaimKey, Exchange, ExchangeResult, Part, Renewal, State, StoredRow
+    from ..durable.engine import (
+        ClaimKey,
+        Exchange,
+        ExchangeResult,
+        Part,
+        Renewal,
+        State,
+        StoredRow,
+        StoredWorker,
+        WorkerRow,
+    )
     from .state import Row
 
 _WHAT = "the journal"
@@ -243,7 +253,7 @@ class ReadOnlyFileEngine(Engine):
         """Return the names of the queues."""
         return (await self._read_on()).names()
 
-    async def workers(self, queue: str) -> builtins.list[str]:
+    async def workers(self, queue: str) -> builtins.list[StoredWorker]:
         """Return an empty list: workers are not in the journal."""
         await self._read_on()
         return []
@@ -257,7 +267,7 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
-    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
+    async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         """Raise, as for every change."""
         raise self._refusal()
 
@@ -297,7 +307,7 @@ class ReadOnlyFileEngine(Engine):
         """Refused."""
         raise self._refusal()
 
-    async def register(self, queue: str, workers: Sequence[str]) -> None:
+    async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:
         """Raise, as for every change."""
         raise self._refusal()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, final
 from ..._clock import wall_now
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
-from ..durable.engine import ClaimKey, State
+from ..durable.engine import ClaimKey, State, WorkerRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -239,7 +239,7 @@ class QueueRows:
         self.by_wall_clock = TimeIndex()  # delayed ones, by the wall clock
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
-        self.workers: list[str] = []
+        self.workers: list[WorkerRow] = []
         self._ready: dict[int, TimeIndex] = {}
         self._priorities: list[int] = []  # of the levels that hold something, in ascending order
 

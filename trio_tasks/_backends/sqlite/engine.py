@@ -24,6 +24,8 @@ from ..durable.engine import (
     State,
     StoreClock,
     StoredRow,
+    StoredWorker,
+    WorkerRow,
 )
 from ..durable.io_thread import WriterThread
 from .driver import choose, version
@@ -128,9 +130,9 @@ class SqliteEngine(Engine):
         """Make one exchange."""
         return await self._call(self._session.exchange, exchange, self.now())
 
-    async def renew(self, held: Sequence[ClaimKey], lease: float) -> Renewal:
-        """Renew leases, and return the rows that are to be aborted."""
-        return await self._call(self._session.renew, held, self.now(), lease)
+    async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
+        """Renew leases, store the states of workers, and return the rows that are to be aborted."""
+        return await self._call(self._session.renew, held, self.now(), lease, workers)
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Store the progress of a running row."""
@@ -195,13 +197,17 @@ class SqliteEngine(Engine):
         """Return the names of the queues."""
         return await self._read(Operations.names)
 
-    async def register(self, queue: str, workers: Sequence[str]) -> None:
+    async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:
         """Store the workers of this session."""
-        await self._call(self._session.register, queue, workers)
+        await self._call(self._session.register, queue, workers, self.now())
 
-    async def workers(self, queue: str) -> Sequence[str]:
-        """Return the names of the workers of all sessions."""
-        return await self._read(Operations.workers, queue, self.now())
+    async def workers(self, queue: str) -> Sequence[StoredWorker]:
+        """Return the workers of all sessions."""
+        return await self._read(Operations.workers, queue, self._session.number, self.now())
+
+    async def ask_workers(self, queue: str) -> None:
+        """Ask other sessions for the states of their workers, by a wake-up."""
+        await self._call(self._session.ask_workers, queue, self.now())
 
     def open_here(self) -> tuple[Session, StoreClock]:
         """Open the file in this thread, without trio; return the session and the clock of the file."""
@@ -223,9 +229,9 @@ class SqliteEngine(Engine):
         if thread is not None:
             thread.do_soon(self._session.wake_others, self.now())
 
-    async def listen(self, on_change: Callable[[], None]) -> None:
+    async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
         """Receive wake-ups, until cancelled."""
-        await self.wakeup_socket.listen(on_change)
+        await self.wakeup_socket.listen(on_change, on_asked)
 
     async def _read(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(lambda: self._session.read(operation, *args, **kwargs))

@@ -8,13 +8,14 @@ from ..._clock import wall_now
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
 from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
-from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow
+from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow, StoredWorker
 from .counters import text
 from .exchange import KEPT_COUNTER, OVERDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..durable.engine import WorkerRow
     from .counters import QueueCounters
     from .driver import Connection
     from .exchange import ExchangeSql
@@ -81,6 +82,13 @@ RECOUNTS = (
     ),
 )
 """The count of the rows in each state, each along the index that holds it."""
+_WORKERS = """
+SELECT name, session, trio_tasks_worker.num, state, told, noted, expires
+FROM trio_tasks_worker LEFT JOIN trio_tasks_session ON trio_tasks_session.num = session
+WHERE queue = ? ORDER BY expires > ? DESC, name LIMIT ?
+"""
+_MOST_WORKERS = 1000
+"""Workers that are listed at most, dead ones among them."""
 
 
 @final
@@ -163,13 +171,28 @@ class Operations:
         """Return the names of all queues."""
         return self._counters.names()
 
-    def workers(self, queue: str, now: float) -> list[str]:
-        """Return the workers on the queue, in sessions that are alive."""
-        sql = (
-            "SELECT name FROM trio_tasks_worker JOIN trio_tasks_session ON num = session "
-            "WHERE queue = ? AND expires > ? ORDER BY name"
-        )
-        return [text(name) for (name,) in self._connection.execute(sql, (queue, now))]
+    def workers(self, queue: str, own: int, now: float) -> list[StoredWorker]:
+        """Return the workers on the queue, those of sessions that are alive first.
+
+        Args:
+          queue: the name.
+          own: the number of this session.
+          now: the time.
+        """
+        found = self._connection.execute(_WORKERS, (queue, now, _MOST_WORKERS))
+        return [
+            StoredWorker(
+                text(name),
+                int(session),
+                int(number),
+                state,
+                told or 0.0,
+                max(told or 0.0, noted or 0.0),
+                expires is not None and expires > now,
+                session == own,
+            )
+            for name, session, number, state, told, noted, expires in found
+        ]
 
     def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Store the progress of a row that runs under this claim."""
@@ -290,11 +313,18 @@ class Operations:
         forgotten = self._table.forget(FORGET, number, (), _FORGOTTEN)
         return Part(forgotten, is_more=forgotten == _FORGOTTEN)
 
-    def register(self, session: int, queue: str, workers: Sequence[str]) -> None:
+    def register(self, session: int, queue: str, workers: Sequence[WorkerRow], now: float) -> None:
         """Replace the list of the workers of this session on the queue."""
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ? AND queue = ?", (session, queue))
-        rows = [(session, queue, name) for name in workers]
-        self._connection.executemany("INSERT INTO trio_tasks_worker VALUES (?, ?, ?)", rows)
+        rows = [(session, queue, each.name, each.number, each.state, now) for each in workers]
+        sql = "INSERT INTO trio_tasks_worker (session, queue, name, num, state, told) VALUES (?, ?, ?, ?, ?, ?)"
+        self._connection.executemany(sql, rows)
+
+    def note_workers(self, session: int, workers: Sequence[WorkerRow], now: float) -> None:
+        """Store the states of workers of this session."""
+        rows = [(each.state, now, session, each.queue, each.number) for each in workers]
+        sql = "UPDATE trio_tasks_worker SET state = ?, told = ? WHERE session = ? AND queue = ? AND num = ?"
+        self._connection.executemany(sql, rows)
 
     def _expire(self, number: int, task_id: str, now: float) -> None:
         """Kill the row if it has expired."""

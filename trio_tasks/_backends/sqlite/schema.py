@@ -136,6 +136,9 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
     "ALTER TABLE trio_tasks_session ADD COLUMN machine TEXT",  # the name of the machine's clock; empty if it has none
     "ALTER TABLE trio_tasks_session ADD COLUMN anchor REAL",  # its time less the reading of that clock
+    "ALTER TABLE trio_tasks_worker ADD COLUMN num INTEGER NOT NULL DEFAULT 0",  # which one of its session
+    "ALTER TABLE trio_tasks_worker ADD COLUMN state BLOB",  # what it tells of itself,
+    "ALTER TABLE trio_tasks_worker ADD COLUMN told REAL",  # and when it did
     "ALTER TABLE trio_tasks_task ADD COLUMN name TEXT",  # of the kind of task
     "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # when it was pushed,
     "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",  # and when it was last claimed, by the clock of the file

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ..durable.engine import WorkerRow
     from .driver import Driver, Row
     from .opening import Opening
     from .wakeup import WakeupSocket
@@ -70,6 +71,12 @@ _SESSIONS_TO_WAKE = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
 AND typeof(key) = 'blob' AND length(key) = ? ORDER BY num DESC LIMIT ?
 """
+_SESSIONS_TO_ASK = """
+SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND address IS NOT NULL
+AND typeof(key) = 'blob' AND length(key) = ? AND num IN (SELECT session FROM trio_tasks_worker WHERE queue = ?) LIMIT ?
+"""
+_DEAD_WORKERS = 3600.0
+"""Seconds for which a worker stays listed that has told nothing, and whose session is gone."""
 _OTHER_SESSIONS = """
 SELECT address, key FROM trio_tasks_session WHERE num != ? AND expires > ? AND typeof(key) = 'blob' AND length(key) = ?
 ORDER BY num DESC LIMIT ?
@@ -102,7 +109,7 @@ class Session:
         self._place: Place | None = None  # where it could be taken away while it is open
         self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
         self._file_clock = SqliteClock(self._clock, path)
-        self._workers: dict[str, list[str]] = {}  # by the name of their queue
+        self._workers: dict[str, list[WorkerRow]] = {}  # by the name of their queue
         self._connection: Connection
         self._counters: QueueCounters
         self._sql: ExchangeSql
@@ -389,7 +396,9 @@ class Session:
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
             )
             self._connection.execute(
-                "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session)"
+                "DELETE FROM trio_tasks_worker WHERE session NOT IN (SELECT num FROM trio_tasks_session) "
+                "AND (told IS NULL OR told < ?)",
+                (now - _DEAD_WORKERS,),
             )
         is_new = self._connection.changed(
             "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -397,7 +406,7 @@ class Session:
         )
         if is_new:  # at first, or because another session has removed it
             for queue, workers in self._workers.items():
-                self._operations.register(self._session, queue, workers)
+                self._operations.register(self._session, queue, workers, now)
         self._file_clock.note(self._connection, self._session, now, interval if beats is None else beats)
 
     def close(self, now: float) -> None:
@@ -422,12 +431,17 @@ class Session:
         self._connection.execute("DELETE FROM trio_tasks_worker WHERE session = ?", (self._session,))
         keep(self._connection, latest=max(now, self._clock.now()))
 
-    def renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
+    def renew(self, held: Sequence[ClaimKey], now: float, lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         """See :meth:`Engine.renew`."""
-        return self._do(lambda: self._renew(held, now, lease))
+        for row in workers:
+            others = [each for each in self._workers.get(row.queue, ()) if each.number != row.number]
+            self._workers[row.queue] = [*others, row]
+        return self._do(lambda: self._renew(held, now, lease, workers))
 
-    def _renew(self, held: Sequence[ClaimKey], now: float, lease: float) -> Renewal:
+    def _renew(self, held: Sequence[ClaimKey], now: float, lease: float, workers: Sequence[WorkerRow]) -> Renewal:
         now = self._now(now, lease / 2 if held else None)
+        if workers:
+            self._operations.note_workers(self._session, workers, now)
         kept = self._sql.table.renew([(each.key, each.token, now + lease) for each in held]) if held else []
         lost = [each for each, is_kept in zip(held, kept, strict=True) if not is_kept]
         first = self._session << 32
@@ -438,10 +452,20 @@ class Session:
         )
         return Renewal(lost, list(map(ClaimKey._make, to_abort)))
 
-    def register(self, queue: str, workers: Sequence[str]) -> None:
+    def register(self, queue: str, workers: Sequence[WorkerRow], now: float) -> None:
         """See :meth:`Engine.register`."""
         self._workers[queue] = [*workers]
-        self.write(Operations.register, self._session, queue, workers)
+        self.write(Operations.register, self._session, queue, workers, now)
+
+    @property
+    def number(self) -> int:
+        """The number of the session; 0 if it only reads."""
+        return self._session
+
+    def ask_workers(self, queue: str, now: float) -> None:
+        """Ask the other sessions that have workers on the queue for the states of these."""
+        found = self._connection.execute(_SESSIONS_TO_ASK, (self._session, now, KEY_SIZE, queue, _MOST_WOKEN))
+        self._wakeup_socket.send([(address, key) for address, key in found], asks=True)
 
     def write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of :class:`Operations` in a transaction of its own."""

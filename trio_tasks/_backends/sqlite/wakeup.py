@@ -18,6 +18,8 @@ from ..._concurrency.threads import pause_instead
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_ASKS = b"?"
+"""Behind the key: the states of workers are asked for."""
 KEY_SIZE = 16
 """Bytes of a key; nothing of another length is sent, whatever stands in a store."""
 _EXCLUSIVELY: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
@@ -82,6 +84,7 @@ class WakeupSocket:
     def __init__(self) -> None:
         self._virtual: dict[str, WakeupSocket] | None = None  # all sockets of a run in virtual time, by address
         self._woken = trio.Event()
+        self._is_asked = False
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
         self._own: str | None = None  # the same, though it may not be told to others
@@ -106,23 +109,31 @@ class WakeupSocket:
         except OSError:  # a sandbox without a network: polling must do
             self.close()
 
-    def send(self, others: Iterable[tuple[str, bytes]]) -> None:
-        """Send a wake-up to each of these addresses, with its key; may be called in any thread."""
+    def send(self, others: Iterable[tuple[str, bytes]], *, asks: bool = False) -> None:
+        """Send a wake-up to each of these addresses, with its key; may be called in any thread. With ``asks``, it asks
+        for the states of the workers there."""
         for address, key in others:
             if self._virtual is not None and address in self._virtual:
+                self._virtual[address]._is_asked |= asks
                 self._virtual[address]._woken.set()
             try:
                 if self._socket is not None and len(key) == KEY_SIZE:
-                    self._socket.sendto(key, (_LOOPBACK, int(address)))
+                    self._socket.sendto(key + _ASKS if asks else key, (_LOOPBACK, int(address)))
             except (OSError, ValueError, TypeError, OverflowError):  # it may be gone, or was never one of ours
                 continue
 
-    async def listen(self, on_wakeup: Callable[[], None]) -> None:  # noqa: ASYNC910  a closed socket receives nothing
-        """Call ``on_wakeup`` for each wake-up, until cancelled."""
+    async def listen(  # noqa: ASYNC910  a closed socket receives nothing
+        self, on_wakeup: Callable[[], None], on_asked: Callable[[], None] = lambda: None
+    ) -> None:
+        """Call ``on_wakeup`` for each wake-up, and ``on_asked`` when the states of workers are asked for, until
+        cancelled."""
         while self._virtual is not None:
             await self._woken.wait()
             self._woken = trio.Event()
             on_wakeup()
+            if self._is_asked:
+                self._is_asked = False
+                on_asked()
             await trio.sleep(_APART)
         if self._socket is None:
             await trio.sleep_forever()
@@ -132,7 +143,11 @@ class WakeupSocket:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
                 return  # noqa: ASYNC910  a closed socket receives nothing
-            if self._received():
+            is_received = self._received()
+            if self._is_asked:
+                self._is_asked = False
+                on_asked()
+            if is_received:
                 on_wakeup()
                 pause = _APART
             else:
@@ -145,7 +160,9 @@ class WakeupSocket:
             if self._socket is None:
                 break
             try:
-                is_received = self._socket.recv(64) == self.key or is_received
+                received = self._socket.recv(64)
+                is_received = received == self.key or is_received
+                self._is_asked = received == self.key + _ASKS or self._is_asked
             except ConnectionResetError:  # Windows says here that a socket to which we have sent is gone
                 continue
             except OSError:  # no more datagrams

@@ -69,6 +69,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,
+        "ask_workers": lambda: ask(engine.ask_workers, storage.queue),
     }
 
 

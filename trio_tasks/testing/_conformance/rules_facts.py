@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import Cancel, FetchById, ResumeById
+from ..._contracts.backend import Cancel, FetchById, ListWorkers, RegisterWorker, ResumeById
 from ..._contracts.events import Error
 from ..._tasks.outcome import Failed, Released, Retried, Succeeded
 from ..._tasks.retry import RetryPolicy, constant
@@ -19,6 +20,7 @@ from .rule import Feature, RuleBroken, expect, expect_that, rule
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._contracts.events import Event
+    from ..._contracts.worker_info import WorkerInfo
     from .harness import Harness
 
 _APART = 0.01
@@ -151,3 +153,48 @@ async def a_failed_attempt_tells_all(harness: Harness) -> None:
         "the traceback", "in attempt" not in last.replace("in attempt {int", ""), last, "no value of a variable"
     )
     expect_that("the length of the traceback", len(last.encode()) <= 4096, len(last.encode()), "4096 bytes at most")
+
+
+@rule(11, RegisterWorker, ListWorkers)
+async def workers_tell_of_themselves(harness: Harness) -> None:
+    """workers(fresh=True) tells of each worker that runs here, in whatever process: who it is, which tasks it runs, at
+    which line each of them waits, and whether its intake is open; and of none that was closed.
+    """
+    may_end = trio.Event()
+
+    async def wait(task: Task[Any]) -> None:
+        await may_end.wait()
+
+    task_id = await harness.push(1)
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("teller", harness.backend, wait, concurrency=3, version="1.4")
+        context = await nursery.start(worker.run)
+        await harness.wait_until(lambda: bool(context.running_tasks), "the attempt of a worker", "begun")
+        for backend in (harness.backend, other):
+            info = await _expect_info(backend)
+            known = (info.pid, info.version, info.slots, info.busy, info.intake, info.is_alive)
+            expect("what it tells of itself", known, (os.getpid(), "1.4", 3, 1, "open", True))
+            expect_that("its machine", bool(info.host), info.host, "a name")
+            times = [info.since, info.as_of, info.last_beat]
+            expect("the order of its times", times, sorted(times))
+            expect("the tasks that it runs", [(each.id, each.attempt) for each in info.running], [(task_id, 1)])
+            line = info.running[0].line
+            expect_that("the line at which one waits", ".py:" in line, line, "a line in a file")
+        context.pause()
+        expect("its intake, when it is paused", (await _expect_info(other)).intake, "paused")
+        may_end.set()
+        await harness.wait_until(lambda: not context.running_tasks, "the attempt of a worker", "ended")
+        expect("how many tasks it runs when all are settled", (await _expect_info(other)).busy, 0)
+        context.stop()
+        await context.wait_stopped()
+        names = [each.name for each in await other.workers(fresh=True)]
+        expect("the workers when it has ended", names, [])
+        nursery.cancel_scope.cancel()
+
+
+async def _expect_info(backend: Any) -> WorkerInfo:
+    """The one worker that the backend tells of, as it is now."""
+    found = await backend.workers(fresh=True)
+    expect("the workers", [each.name for each in found], ["teller"])
+    info: WorkerInfo = found[0]
+    return info

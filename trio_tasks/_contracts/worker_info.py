@@ -1,0 +1,114 @@
+"""What a storage tells of a worker that runs on it, in this or another process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, final
+
+from .._clock import moment_at
+from .._logging import catch_errors
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .._tasks.task import Task
+    from .context import WorkerContext
+
+MOST_RUNNING = 100
+"""Running tasks that are told of, for each worker; those that were begun first."""
+_LONGEST_LINE = 500
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """An attempt that a worker has under way."""
+
+    id: str
+    """The id of the task."""
+    name: str | None
+    """The name of the kind of task; None if it has none."""
+    attempt: int
+    """The number of the attempt."""
+    since: datetime | None
+    """When it began."""
+    line: str
+    """The line at which it waited: ``path:line in function: source``."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker, as :meth:`~trio_tasks.abc.ListWorkers.workers` tells of it."""
+
+    name: str
+    queue: str
+    """The queue that it receives from."""
+    host: str
+    """The name of its machine."""
+    pid: int
+    """The number of its process."""
+    version: str | None
+    """The version of the program, as ``Worker(version=...)`` was given it."""
+    slots: int
+    """Its concurrency."""
+    busy: int
+    """The number of its running tasks."""
+    running: tuple[RunningTask, ...]
+    """Its running tasks, those that were begun first; up to a hundred of them."""
+    intake: str
+    """The state of its intake: ``"open"``, ``"paused"``, ``"closed"``, or the repr of the layer that it waits for."""
+    since: datetime
+    """When it started to receive."""
+    as_of: datetime
+    """When it told all this; ``fresh=True`` asks it to do so now."""
+    last_beat: datetime
+    """The last sign of life of its process, which may be later."""
+    is_alive: bool
+    """False if its process has given no sign of life for a minute."""
+
+
+def worker_info(context: WorkerContext, queue: str, *, since: float, now: float) -> WorkerInfo:
+    """What is to be told of a run in this process.
+
+    Args:
+      context: the run.
+      queue: that it receives from.
+      since: when it was registered, by the storage's clock.
+      now: the time by that clock.
+    """
+    moment = moment_at(now)
+    return WorkerInfo(
+        name=context.name,
+        queue=queue,
+        host=_host(),
+        pid=os.getpid(),
+        version=context.version,
+        slots=context.concurrency,
+        busy=len(context.running_tasks),
+        running=tuple(map(_running_task, islice(context.running_tasks, MOST_RUNNING))),
+        intake=context.intake,
+        since=moment_at(since),
+        as_of=moment,
+        last_beat=moment,
+        is_alive=not context.is_stopped,
+    )
+
+
+def _running_task(task: Task[Any]) -> RunningTask:
+    parts, line = task.parts, ""
+    with catch_errors():
+        line = "" if parts.holder is None else parts.holder.current_line()[:_LONGEST_LINE]
+    return RunningTask(str(parts.id), parts.name, int(parts.attempt), parts.started_at, line)
+
+
+@cache
+def _host() -> str:
+    try:
+        return socket.gethostname()
+    except OSError:
+        return "unknown"
