@@ -57,6 +57,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Interruption": lambda: t.Interruption("w", ID, "a.py:3 in f"),
     "JsonCodec": lambda: t.JsonCodec(Mail),
     "Killed": lambda: t.Killed(ERROR),
+    "Pushed": lambda: t.Pushed(ID, True),
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),

@@ -26,7 +26,7 @@ from ._contracts.backend import (
     WaitForCompletion as WaitForCompletion,
 )
 from ._contracts.metrics import Balance as Balance, QueueMetrics as QueueMetrics
-from ._contracts.sink import TaskSink as TaskSink
+from ._contracts.sink import Pushed as Pushed, TaskSink as TaskSink
 from ._exports import rename as _rename
 from ._tasks.errors import (
     AbortError as AbortError,

@@ -20,6 +20,7 @@ from trio_tasks import (
     Killed,
     LeaseLostError,
     Outcome,
+    Pushed,
     Released,
     Retried,
     Status,
@@ -196,12 +197,13 @@ class Machine(RuleBasedStateMachine):
         priority, unique = options.get("priority", 0), options.get("unique")
         row = Row(options["id"], self.numbers, priority, unique, expires, metadata=options.get("metadata", {}))
         try:
-            expected = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
+            expected: Any = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
         except Refused:
             self._raises(DuplicateTaskError, storage.push, self.numbers, options)
             return multiple()
-        pushed = self._do(storage.push, self.numbers, options)
-        assert pushed == expected
+        got = self._do(storage.push_or_get, self.numbers, options)
+        assert got == Pushed(expected, expected == row.id)
+        pushed = got.id
         return pushed if pushed == row.id else multiple()
 
     @step(target=tasks, worker=workers, number=st.integers(0, 3), priority=st.sampled_from([0, 1]), delay=delays)

@@ -36,6 +36,12 @@ async def push_task(storage: Any) -> list[TaskId]:
     return [await storage.push_task(Task.builder(21).metadata(mine=1).build())]
 
 
+async def push_or_get(storage: Any) -> list[TaskId]:
+    pushed = await storage.push_or_get(21)
+    assert pushed.is_new
+    return [pushed.id]
+
+
 async def push_bulk(storage: Any) -> list[TaskId]:
     ids: list[TaskId] = await storage.push_bulk([21, 21])
     return ids
@@ -57,7 +63,7 @@ async def push_all(storage: Any) -> list[TaskId]:
     return [task.parts.id for task in await storage.list_tasks()]
 
 
-WAYS: list[Callable[[Any], Awaitable[list[TaskId]]]] = [push, push_task, push_bulk, push_stream, push_all]
+WAYS: list[Callable[[Any], Awaitable[list[TaskId]]]] = [push, push_task, push_or_get, push_bulk, push_stream, push_all]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

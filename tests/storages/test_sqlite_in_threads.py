@@ -21,8 +21,10 @@ from trio_tasks import (
     BackendError,
     DuplicateTaskError,
     EncodeError,
+    Pushed,
     SqliteStorage,
     Status,
+    TaskId,
     UnknownTaskError,
     Worker,
 )
@@ -384,6 +386,8 @@ def test_the_sync_storage_pushes_fetches_and_waits(path: Path) -> None:
         many = storage.push_bulk([Mail("b"), Mail("c")])
         assert storage.push(Mail("d"), id="d", unique="key") == "d"
         assert storage.push(Mail("e"), unique="key") == "d"
+        assert storage.push_or_get(Mail("e"), unique="key") == Pushed(TaskId("d"), False)
+        assert storage.push_or_get(Mail("e"), id="e", delay=100.0) == Pushed(TaskId("e"), True)
         with pytest.raises(DuplicateTaskError):
             storage.push(Mail("d"), id="d")
         wrong: Any = "a"

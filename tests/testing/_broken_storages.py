@@ -17,6 +17,7 @@ from trio_tasks import (
     LeaseLostError,
     Outcome,
     Parts,
+    Pushed,
     QueueMetrics,
     Released,
     Retried,
@@ -254,6 +255,12 @@ class FreesKeysAtTheStart(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         row = super().holder_of(key)
         return row if row is None or row.status is Status.Pending else None
+
+
+@breaks("a_task_is_pushed_or_got")
+class FindsAllNew(LeasedStorage):
+    async def push_or_get(self, args: Any, **options: Any) -> Pushed:
+        return replace(await super().push_or_get(args, **options), is_new=True)
 
 
 @breaks("a_taken_key_is_replaced", "a_replaced_task_names_its_successor")

@@ -10,7 +10,7 @@ import trio
 
 from .._checks import check_text
 from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, Pause, RegisterWorker, ResumeAbandoned
-from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
+from .._contracts.sink import BATCH_SIZE, Pushed, PushHooks, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released
 from .._tasks.task import make_task
@@ -225,7 +225,19 @@ class MemoryStorage(
         If it is cancelled, nothing was pushed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        task = check_task(task) if self._takes_as_it_is else self._prepare(task)
+        return await self._push(check_task(task) if self._takes_as_it_is else self._prepare(task))
+
+    @trio.lowlevel.enable_ki_protection
+    async def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
+        """Make a task of ``args``, and push it; see :meth:`TaskSink.push_or_get`."""
+        task = make_task(args, options, self)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        task = self._prepare(task)
+        task_id = await self._push(task)
+        return Pushed(task_id, task_id == task.parts.id)
+
+    async def _push(self, task: Task[A]) -> TaskId:
+        """Push a task that is prepared; wait for room."""
         try:
             task_id = self._push_prepared(task)
         except trio.WouldBlock:

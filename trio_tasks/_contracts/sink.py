@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, final
 
@@ -70,6 +71,20 @@ class PushHooks:
         return f"[{', '.join(map(_name_of, self._functions))}]"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The task that a push has put in, or found in place of it.
+
+    Args:
+      id: of the task.
+      is_new: True if it was put in; False if it has the unique key, and was there before.
+    """
+
+    id: TaskId
+    is_new: bool
+
+
 class TaskSink(ABC, Generic[A]):
     """A backend into which tasks can be pushed."""
 
@@ -120,6 +135,20 @@ class TaskSink(ABC, Generic[A]):
         If it is cancelled: see :meth:`push_task`.
         """
         return await self.push_task(make_task(args, options, self))
+
+    async def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
+        """Make a task of ``args``, and push it; return its id, or that of the task that has its unique key, and which
+        of the two it is.
+
+        >>> pushed = await storage.push_or_get(Report(day), unique=f"report {day}")
+        >>> if not pushed.is_new:
+        ...     print("it is under way already, as", pushed.id)
+
+        The keywords, the errors, and what a cancellation means, are those of :meth:`push`.
+        """
+        task = make_task(args, options, self)
+        task_id = await self.push_task(task)
+        return Pushed(task_id, task_id == task.parts.id)
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and push them in this order; return their ids.

@@ -40,7 +40,7 @@ from ..._contracts.backend import (
 from ..._contracts.context import WorkerContext
 from ..._contracts.lending import Loan
 from ..._contracts.open_stores import note_closed, note_open
-from ..._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
+from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
 from ..._logging import log
 from ..._printing import escaped, quoted
 from ..._tasks.errors import (
@@ -52,7 +52,7 @@ from ..._tasks.errors import (
     UnsettledError,
 )
 from ..._tasks.outcome import Status, typed
-from ..._tasks.task import Task
+from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
 from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
 from .engine import ENDS, ClaimKey, Renewal, State
@@ -265,7 +265,16 @@ class DurableStorage(
         When it returns, the task is stored, as durably as the options of the storage ask. If it is cancelled, nothing
         was stored.
         """
-        task = self._prepare(task)
+        task_id, _ = await self._push(self._prepare(task))
+        return task_id
+
+    async def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
+        """Make a task of ``args``, and push it; see :meth:`TaskSink.push_or_get`."""
+        task_id, is_new = await self._push(self._prepare(make_task(args, options, self)))
+        return Pushed(task_id, is_new)
+
+    async def _push(self, task: Task[A]) -> tuple[TaskId, bool]:
+        """Push a task that is prepared; return the id of the stored one, and True if it is this task."""
         row = self._row_of(task)
         keeps_extensions = self._queue.keep_extensions(task.parts)
         answer: str | DuplicateTaskError | None = None
@@ -276,7 +285,7 @@ class DurableStorage(
                 self._queue.extensions.pop(row.id, None)
         if isinstance(answer, DuplicateTaskError):
             raise answer
-        return stored_id(str(answer))
+        return stored_id(str(answer)), answer == row.id
 
     async def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and push them in this order.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
-from ..._contracts.sink import BATCH_SIZE
+from ..._contracts.sink import BATCH_SIZE, Pushed
 from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
 from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many
@@ -90,6 +90,14 @@ class SyncSqliteStorage(Generic[A]):
         """Push a whole task; otherwise as :meth:`push`."""
         [task_id] = self._insert([self._row_of(task)])
         return task_id
+
+    def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
+        """Make a task of ``args``, and push it; return its id, or that of the task that has its unique key, and which
+        of the two it is. Otherwise as :meth:`push`.
+        """
+        row = self._row_of(make_task(args, options, self))
+        [task_id] = self._insert([row])
+        return Pushed(task_id, task_id == row.id)
 
     def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and push them in this order.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..._clock import wall_now
 from ..._contracts.backend import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
+from ..._contracts.sink import Pushed
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Retried, Status, Succeeded
 from .harness import DELAY, EARLY, Stopwatch
@@ -155,6 +156,19 @@ async def a_taken_key_is_skipped(harness: Harness) -> None:
     expect("what push returns while it waits", await harness.backend.push(harness.args(2), unique="key"), task_id)
     await harness.receive_number(3)
     await harness.receive_number(1, attempt=2)
+    await harness.expect_nothing()
+
+
+@rule(12)
+async def a_task_is_pushed_or_got(harness: Harness) -> None:
+    """push_or_get returns the id of the task that has the unique key, and says whether it has put that in."""
+    first = await harness.backend.push_or_get(harness.args(1), unique="key")
+    expect("whether the first task is new", first.is_new, True)
+    expect("the second push", await harness.backend.push_or_get(harness.args(2), unique="key"), Pushed(first.id, False))
+    third = await harness.backend.push_or_get(harness.args(3))
+    expect("whether a task without a key is new", third.is_new, True)
+    expect("the first task", (await harness.receive()).parts.id, first.id)
+    expect("the third task", (await harness.receive()).parts.id, third.id)
     await harness.expect_nothing()
 
 
