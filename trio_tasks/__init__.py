@@ -25,6 +25,7 @@ from ._contracts.backend import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
+from ._contracts.listing import Page as Page, TaskFilters as TaskFilters
 from ._contracts.metrics import Balance as Balance, QueueMetrics as QueueMetrics
 from ._contracts.sink import Pushed as Pushed, TaskSink as TaskSink
 from ._exports import rename as _rename

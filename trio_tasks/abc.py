@@ -28,6 +28,7 @@ from ._contracts.backend import (
     WaitForCompletion as WaitForCompletion,
 )
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
+from ._contracts.listing import make_page as make_page
 from ._contracts.metrics import EMPTY_METRICS as EMPTY_METRICS
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename

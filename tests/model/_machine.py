@@ -393,27 +393,20 @@ class Machine(RuleBasedStateMachine):
 
     # Intervening
 
-    @step(worker=workers, task=known, running=st.booleans())
-    def cancel(self, worker: int, task: str, running: bool) -> None:
-        row, storage = self.model.waiting(task), self.store.handles[worker]
-        if row is None and running:
-            self._abort(task, lambda: self._do(storage.cancel, task, {"running": True}))
-            return
-        assert self._do(storage.cancel, task, {"running": running}) is (row is not None)
+    @step(worker=workers, task=known)
+    def cancel(self, worker: int, task: str) -> None:
+        row = self.model.waiting(task)
+        assert self._do(self.store.handles[worker].cancel, task) is (row is not None)
         if row is not None:
             self.model.finish(row, "killed", "cancelled while it waited")
 
     @step(worker=workers, task=known)
     def abort(self, worker: int, task: str) -> None:
-        storage = self.store.handles[worker]
-        self._abort(task, lambda: self._do(storage.abort, task))
-
-    def _abort(self, task: str, call: Callable[[], bool]) -> None:
-        row = self.model.rows.get(task)
+        storage, row = self.store.handles[worker], self.model.rows.get(task)
         if self._is_overdue(task):  # it may be told still, or not any more
             return
         runs = row is not None and row.place == "running"
-        assert call() is runs
+        assert self._do(storage.abort, task) is runs
         if row is None or not runs:
             return
         holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
@@ -461,11 +454,11 @@ class Machine(RuleBasedStateMachine):
     @step(worker=workers, task=known)
     def discard(self, worker: int, task: str) -> None:
         row = self.model.rows.get(task)
-        is_there = row is not None and row.place != "running"
+        is_finished = row is not None and not row.is_live
         forgotten = self._do(self.store.handles[worker].discard, task)
-        assert forgotten is is_there
-        if row is not None and is_there:
-            self.model.discard(row)
+        assert forgotten is is_finished
+        if is_finished:
+            del self.model.rows[task]
 
     @step(worker=workers)
     def vacuum(self, worker: int) -> None:
@@ -519,12 +512,11 @@ class Machine(RuleBasedStateMachine):
         for task in seen:
             self._agree_on(storage, task, self.model.rows[task.parts.id])
         self._agree_on_order([self.model.rows[task.parts.id] for task in seen])
+        self._agree_on_pages(storage, [task.parts.id for task in seen])
         metrics = self._do(storage.metrics)
         assert metrics.pop("oldest_waiting") >= 0
         assert metrics.pop("is_paused") is self.model.is_paused
         assert metrics == self.model.metrics()
-        if not self.kind.traits.waits_from_due:
-            self.model.enter_due()  # as metrics() did
         balance = self._do(storage.audit)
         assert balance, balance
         assert self._do(storage.fetch_by_id, UNKNOWN) is None
@@ -569,6 +561,20 @@ class Machine(RuleBasedStateMachine):
         assert ready == sorted(ready)
         dues = [min(row.due, row.expires) for row in rows if row.place == "delayed" and row.due > self.model.now]
         assert dues == sorted(dues)
+
+    def _agree_on_pages(self, storage: Any, whole: list[str]) -> None:
+        """The pages of a list are the whole list, in either order; and a filter leaves out the others."""
+        newest_first = self.steps % 2 == 1
+        page = self._do(storage.list_tasks, None, {"limit": 3, "newest_first": newest_first})
+        pages = [task.parts.id for task in page]
+        while page.next is not None:
+            page = self._do(storage.list_tasks, None, {"limit": 3, "newest_first": newest_first, "after": page.next})
+            pages += [task.parts.id for task in page]
+        assert pages == (whole[::-1] if newest_first else whole)
+        keys = sorted({row.unique for row in self.model.rows.values() if row.unique is not None})
+        for key in keys[:1]:
+            chosen = {task.parts.id for task in self._do(storage.list_tasks, None, {"unique": key})}
+            assert chosen == {row.id for row in self.model.rows.values() if row.unique == key}
 
     def _agree_on_end(self, waiter: Waiter) -> None:
         row = self.model.rows.get(waiter.id)

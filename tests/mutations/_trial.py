@@ -27,6 +27,7 @@ _SECONDS = 300.0
 BY_TESTS = {
     "cuts": ["tests/cuts"],
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
+    "listing": ["tests/storages/test_listing.py"],
     "lending": ["tests/test_lending.py"],
     "pausing": ["tests/storages/test_pause.py"],
     "refused rows": ["tests/storages/test_refused_rows.py"],

@@ -14,6 +14,7 @@ from trio_tasks._backends.durable.engine import (
     Exchange,
     ExchangeResult,
     Part,
+    Query,
     Renewal,
     State,
     StoredRow,
@@ -23,6 +24,7 @@ from trio_tasks._backends.durable.engine import (
 from trio_tasks._backends.durable.queue import QueueState, StorageOptions
 from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._contracts.listing import Found
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -138,13 +140,12 @@ class TroubledEngine(Engine):
         stored: StoredRow | None = await self._call("find", queue, task_id)
         return stored
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        rows: Sequence[StoredRow] = await self._call("list", queue, states, limit)
-        return rows
+    async def search(self, queue: str, query: Query) -> Found[StoredRow]:
+        found: Found[StoredRow] = await self._call("search", queue, query)
+        return found
 
-    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
-        cancelled: bool | ClaimKey = await self._telling("cancel", queue, task_id, error, running)
-        return cancelled
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        return bool(await self._telling("cancel", queue, task_id, error))
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         held: ClaimKey | None = await self._telling("abort", queue, task_id)
@@ -227,8 +228,8 @@ class Storage(DurableStorage[A]):
 
     async def rows(self, *states: State) -> list[str]:
         """Return the ids of the rows in these states, from the store itself."""
-        found = await self.engine.store.rows.list(self.queue, states or list(State), 10_000)
-        return [row.id for row in found]
+        found = await self.engine.store.rows.search(self.queue, Query(states or list(State), limit=10_000))
+        return [row.id for row in found.rows]
 
 
 def broken(message: str = "the line is dead") -> BackendError:

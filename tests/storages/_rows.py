@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trio_tasks._backends.durable.engine import (
@@ -13,12 +13,19 @@ from trio_tasks._backends.durable.engine import (
     Exchange,
     ExchangeResult,
     NewRow,
+    Query,
     Settlement,
     SettlementKind,
     State,
+    StoredRow,
 )
 
 QUEUE = "q"
+
+
+async def listed(engine: Engine, queue: str, states: Sequence[State]) -> list[StoredRow]:
+    """Return all rows in these states, as they are listed."""
+    return (await engine.search(queue, Query(states, limit=10_000))).rows
 
 
 def new(id: str, payload: bytes = b"args", **fields: Any) -> NewRow:
@@ -69,6 +76,6 @@ async def contents(engine: Engine, *queues: str) -> dict[str, Any]:
     for queue in queues or (QUEUE,):
         seen[queue] = (
             await stored_counts(engine, queue),
-            [list(await engine.list(queue, [state], 10_000)) for state in State],
+            [list(await listed(engine, queue, [state])) for state in State],
         )
     return seen

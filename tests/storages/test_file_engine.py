@@ -22,7 +22,15 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError
 from trio_tasks._backends.durable.encoding import decode_error, decode_history
-from trio_tasks._backends.durable.engine import ClaimedRow, ClaimKey, ClaimRequest, Exchange, SettlementKind, State
+from trio_tasks._backends.durable.engine import (
+    ClaimedRow,
+    ClaimKey,
+    ClaimRequest,
+    Exchange,
+    Query,
+    SettlementKind,
+    State,
+)
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.journal import open_journal
@@ -472,7 +480,7 @@ async def test_nothing_acknowledged_is_lost_to_kill_9(path: Path, synchronous: s
             for line in child.stdout.read().splitlines(keepends=True):
                 _note(line, pushed, done)
     async with opened(path) as engine:
-        stored = {state: set(ids(await engine.list(QUEUE, [state], 10**6))) for state in State}
+        stored = {state: set(ids((await engine.search(QUEUE, Query([state], limit=10**6))).rows)) for state in State}
         assert done <= stored[State.DONE]
         assert pushed <= stored[State.DONE] | stored[State.WAITING]
         assert len(pushed) > 100

@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, DuplicateTaskError, FileStorage, Status, Worker
-from trio_tasks._backends.durable.engine import Exchange, SettlementKind, State
+from trio_tasks._backends.durable.engine import Exchange, Query, SettlementKind, State
 from trio_tasks._backends.file import read_only as _file_read_only
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._backends.file.journal import beside
@@ -303,12 +303,12 @@ async def test_a_record_that_is_being_written_is_not_there_yet(place: Path) -> N
     for end in range(len(before), len(after)):
         for torn in (after[:end], after[:end] + bytes(len(after))):
             write(place, torn)
-            assert [row.id for row in await looker.list(QUEUE, [State.WAITING], 10)] == ["a"]
+            assert [row.id for row in (await looker.search(QUEUE, Query([State.WAITING], limit=10))).rows] == ["a"]
             assert contents(place)[place.name] == torn
     write(place, after)
-    assert [row.id for row in await looker.list(QUEUE, [State.WAITING], 10)] == ["a", "b"]
+    assert [row.id for row in (await looker.search(QUEUE, Query([State.WAITING], limit=10))).rows] == ["a", "b"]
     write(place, before)  # as after a power cut, on a network disk
-    assert [row.id for row in await looker.list(QUEUE, [State.WAITING], 10)] == ["a"]
+    assert [row.id for row in (await looker.search(QUEUE, Query([State.WAITING], limit=10))).rows] == ["a"]
     await looker.aclose()
 
 
@@ -332,7 +332,7 @@ async def test_damage_with_intact_records_behind_it_is_told(place: Path) -> None
         await ReadOnlyFileEngine(place).open()
     assert contents(place)[place.name] == broken
     write(place, whole)
-    assert [row.id for row in await looker.list(QUEUE, [State.WAITING], 10)] == ["a", "b", "c"]
+    assert [row.id for row in (await looker.search(QUEUE, Query([State.WAITING], limit=10))).rows] == ["a", "b", "c"]
     delete(place)
     with pytest.raises(BackendError, match="is not there"):
         await looker.queues()
@@ -346,7 +346,7 @@ async def seen(engine: FileEngine | ReadOnlyFileEngine, names: list[str]) -> Any
     """The tasks that a reader sees; a ready one counts as delayed, since no record says that it became ready."""
     rows = [row for name in names if (row := await engine.find(QUEUE, name)) is not None]
     for states in ([State.WAITING, State.DELAYED], [State.RUNNING], [State.DONE], [State.FAILED], [State.KILLED]):
-        rows += sorted(await engine.list(QUEUE, states, 1000), key=lambda row: row.id)
+        rows += sorted((await engine.search(QUEUE, Query(states, limit=1000))).rows, key=lambda row: row.id)
     told = [row._replace(state=max(row.state, State.DELAYED), due=None) for row in rows]
     return told, await stored_counts(engine, QUEUE), await engine.queues()
 

@@ -32,7 +32,7 @@ from trio_tasks import (
     Worker,
     WorkerContext,
 )
-from trio_tasks._backends.durable.engine import State
+from trio_tasks._backends.durable.engine import Query, State
 from trio_tasks._backends.durable.queue import STALE
 
 from tests.storages._engine import Storage, Store, TroubledEngine, broken
@@ -379,7 +379,7 @@ async def test_a_payload_that_does_not_decode_is_a_dead_letter_that_can_be_read(
         bad = storage.share(queue="bad")
         await bad.push("not a number")
         store = storage.engine.store
-        [row] = await store.rows.list("bad", list(State), 1)
+        [row] = (await store.rows.search("bad", Query(list(State), limit=1))).rows
         await push(store.rows, new("bad", row.payload, queue="numbers"), new("garbage", b"\xff\x00", queue="numbers"))
         await push(store.rows, new("headless", row.payload, queue="numbers", options=b"\x01"))
         good = await numbers.push(3)

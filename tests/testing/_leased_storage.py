@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio_tasks import (
@@ -22,6 +22,7 @@ from trio_tasks import (
     LeaseLostError,
     Metadata,
     Outcome,
+    Page,
     Parts,
     PastAttempt,
     Pause,
@@ -33,6 +34,7 @@ from trio_tasks import (
     Suspended,
     Task,
     TaskExpiredError,
+    TaskFilters,
     TaskId,
     TaskResult,
     TaskSink,
@@ -40,7 +42,7 @@ from trio_tasks import (
     WorkerContext,
     WorkerInfo,
 )
-from trio_tasks._clock import seconds_until
+from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
@@ -64,7 +66,11 @@ from trio_tasks.abc import (
     Update,
     Vacuum,
     WaitForCompletion,
+    make_page,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LEASE = 2.0
 ENDINGS: dict[type, str] = {
@@ -280,6 +286,8 @@ class LeasedStorage(
         parts.status = row.status
         parts.pushed, parts.started = row.parts.pushed, row.parts.started
         parts.finished = row.parts.finished if row.status.is_final else None
+        if row.status is Status.Pending and row.due > trio.current_time():
+            parts.run_at = wall_after(row.due - trio.current_time())
         parts.context = self.info_of(row)
         return Task(json.loads(row.args), parts)
 
@@ -380,18 +388,28 @@ class LeasedStorage(
             with trio.move_on_at(float("inf") if row.start_by is None else row.start_by):
                 await self.store.changed.wait()
 
-    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
+    async def list_tasks(
+        self,
+        status: Status | None = None,
+        *,
+        newest_first: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+        **filters: Unpack[TaskFilters],
+    ) -> Page[Task[Any]]:
         await trio.lowlevel.checkpoint()
         self.match_waiters()
-        rows = [row for row in self.store.rows.values() if status is None or row.status is status]
-        return [self.shown(row) for row in sorted(rows, key=self.listed)][:limit]
+        rows = [(self.listed(row), self.shown(row)) for row in self.store.rows.values()]
+        return make_page(rows, status, newest_first=newest_first, after=after, limit=limit, **filters)
 
-    def listed(self, row: Row) -> Any:
+    def listed(self, row: Row) -> tuple[float, ...]:
         if row.status.is_final:
-            return 2, row.place
+            return 3, row.parts.finished or 0.0, *row.place
+        if row.status is Status.Running:
+            return 2, *row.place
         if row.due <= trio.current_time():
-            return 0, self.order(row)
-        return 1, row.due, row.place
+            return 0, -row.parts.priority, *row.place
+        return 1, row.due, *row.place
 
     async def list_queues(self) -> list[str]:
         await trio.lowlevel.checkpoint()
@@ -477,9 +495,9 @@ class LeasedStorage(
         self.store.mark_changed()
         return True
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: str) -> bool:
         if (row := await self.waiting(task_id)) is None:
-            return running and await self.abort(task_id)
+            return False
         self.finish(row, Killed(AbortError("cancelled")))
         return True
 
@@ -491,7 +509,7 @@ class LeasedStorage(
 
     async def resume_by_id(self, task_id: str) -> bool:
         row = await self.find(task_id)
-        if row is None or not row.status.is_final:
+        if row is None or row.status not in (Status.Failed, Status.Killed):
             return False
         if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
             raise DuplicateTaskError("the unique key is taken")
@@ -516,9 +534,7 @@ class LeasedStorage(
 
     async def discard(self, task_id: str) -> bool:
         row = await self.find(task_id)
-        if row is None or row.status is Status.Running:
+        if row is None or not row.status.is_final:
             return False
-        if not row.status.is_final:
-            self.finish(row, Killed(AbortError("discarded")))
         del self.store.rows[task_id]
         return True

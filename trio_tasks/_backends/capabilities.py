@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, overload
 
 import trio
 
-from .._checks import check_count, check_seconds, check_text
+from .._checks import check_seconds, check_text
 from .._contracts.backend import (
     Audit,
     Cancel,
@@ -24,14 +23,18 @@ from .._contracts.backend import (
     WaitForCompletion,
 )
 from .._contracts.lending import Loan
+from .._contracts.listing import Found, PageRequest
 from .._contracts.sink import check_task
-from .._printing import escaped, quoted
+from .._printing import escaped
 from .._tasks.errors import UnknownTaskError
-from .._tasks.outcome import Status, TaskResult, typed
+from .._tasks.outcome import TaskResult, typed
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._contracts.listing import Page, TaskFilters
     from .._contracts.metrics import Balance, QueueMetrics
-    from .._tasks.outcome import Ending
+    from .._tasks.outcome import Ending, Status
     from .._tasks.task import Task
     from .._tasks.task_id import TaskId
     from .ledger import Ledger
@@ -142,18 +145,14 @@ class LedgerCapabilities(
         return moved
 
     @trio.lowlevel.enable_ki_protection
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits.
-
-        With ``running=True``, one that runs is aborted, as :meth:`abort` does.
-        """
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        ledger = self._ledger_holder.ledger
-        cancelled = ledger.cancel(task_id, "cancelled while it waited")
+        cancelled = self._ledger_holder.ledger.cancel(task_id, "cancelled while it waited")
         self._ledger_holder.match_waiters()
-        return cancelled or (running and ledger.abort(task_id, "aborted while it ran"))
+        return cancelled
 
     @trio.lowlevel.enable_ki_protection
     async def abort(self, task_id: str) -> bool:
@@ -171,8 +170,8 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
-        result of one that has succeeded is forgotten.
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
@@ -183,16 +182,11 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def discard(self, task_id: str) -> bool:
-        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
-
-        One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
-        """
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        discarded = self._ledger_holder.ledger.discard(task_id)
-        self._ledger_holder.match_waiters()
-        return discarded
+        return self._ledger_holder.ledger.discard(task_id)
 
     @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
@@ -201,18 +195,33 @@ class LedgerCapabilities(
         self._ledger_holder.expire()
         return self._ledger_holder.ledger.vacuum()
 
-    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
-        """Return copies of at most ``limit`` tasks, of this status if one is given; unfinished ones first. Each is as
-        :meth:`fetch_by_id` shows it.
+    async def list_tasks(
+        self,
+        status: Status | None = None,
+        *,
+        newest_first: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+        **filters: Unpack[TaskFilters],
+    ) -> Page[Task[A]]:
+        """Return copies of at most ``limit`` tasks, of this status if one is given, that pass the filters. Unfinished
+        ones come first. Each is as :meth:`fetch_by_id` shows it.
+
+        Args:
+          status: of the tasks.
+          newest_first: list in the opposite order, so that the task that was finished last comes first.
+          after: the ``next`` of the page before, to go on with the list.
+          limit: the number of tasks on the page.
+          filters: see :class:`TaskFilters`.
+
+        Raises:
+          ValueError: ``after`` is not the cursor of this list.
         """
-        check_count(limit, "limit")
-        if status is not None and not isinstance(status, Status):
-            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
+        request = PageRequest.of(status, filters, newest_first=newest_first, after=after, limit=limit)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        tasks = self._ledger_holder.ledger.tasks()
-        found = islice((each for each in tasks if status is None or each.parts.status is status), limit)
-        return [self._shown(each) for each in found]
+        found = self._ledger_holder.ledger.search(request, trio.current_time())
+        return request.page(Found([self._shown(each) for each in found.rows], found.next, found.is_partial))
 
     @trio.lowlevel.enable_ki_protection
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
@@ -266,25 +275,20 @@ class ResultWaiters:
     def __init__(self) -> None:
         self._awaited: dict[str, _Awaited] = {}
 
-    def announce(self, task_id: TaskId, outcome: Ending | None) -> None:
-        """Wake the trio tasks that wait for this task, which is finished; with None, it is discarded."""
+    def announce(self, task_id: TaskId, outcome: Ending) -> None:
+        """Wake the trio tasks that wait for this task, which is finished."""
         awaited = self._awaited.pop(task_id, None)
         if awaited is not None:
-            awaited.result = None if outcome is None else TaskResult.of(task_id, outcome)
+            awaited.result = TaskResult.of(task_id, outcome)
             awaited.finished.set()
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on.
-
-        Raises:
-          UnknownTaskError: the task was discarded.
-        """
+        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on."""
         awaited = self._awaited.setdefault(task_id, _Awaited())
         with Loan(task_id, f"task {escaped(task_id)}") as loan:
             loan.begin()
             await awaited.finished.wait()
-        if awaited.result is None:
-            raise UnknownTaskError(task_id)
+        assert awaited.result is not None
         return awaited.result
 
 

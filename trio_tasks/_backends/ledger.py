@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
+from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.states import COUNTERS
 from .._printing import escaped, quoted
@@ -24,14 +25,19 @@ from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
 from .ready_queue import DelayQueue, ReadyQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
+    from .._contracts.listing import Found, PageRequest
     from .._tasks.outcome import Ending, Outcome
     from .._tasks.task import Parts
     from .._tasks.task_id import TaskId
 
 A = TypeVar("A")
+
+_SECTIONS = (Status.Pending, Status.Pending, Status.Running, Status.Done, Status.Failed, Status.Killed)
+"""The sections of a list of all tasks, by the status of the tasks in each."""
+_READY, _DELAYED, _RUNNING, _DONE = range(4)
 
 WALL_CLOCK_INTERVAL = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
@@ -42,7 +48,7 @@ class Ledger(Generic[A]):
     """The tasks of a queue in memory, and their states.
 
     Args:
-      on_finish: called with each task that reaches a final status, or is discarded while it waits (None), at once.
+      on_finish: called with each task that reaches a final status, at once.
       keep_results: number of succeeded tasks that are kept with their results; the oldest are forgotten first.
           Failed and killed ones are kept until :meth:`vacuum`.
       line_of: an error in a line, for the history.
@@ -54,7 +60,7 @@ class Ledger(Generic[A]):
     def __init__(
         self,
         *,
-        on_finish: Callable[[TaskId, Ending | None], None],
+        on_finish: Callable[[TaskId, Ending], None],
         keep_results: int,
         line_of: Callable[[BaseException], str],
         traceback_of: Callable[[BaseException], str],
@@ -158,6 +164,7 @@ class Ledger(Generic[A]):
             self._ready.append(task)
             return
         self._not_before[task.parts.id] = now + seconds
+        task.parts.position = next(self._tiebreak)
         if stamp:
             task.parts.run_at = wall_after(seconds)
         self._delayed.append(task, now + seconds)
@@ -177,6 +184,7 @@ class Ledger(Generic[A]):
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
             parts.started = self.seconds()
+            parts.position = next(self._tiebreak)
             self._running[parts.id] = parts
             return task
         return None
@@ -324,7 +332,20 @@ class Ledger(Generic[A]):
         task_id = parts.id
         attempt = self._running.pop(task_id, None)
         parts.finished = self.seconds()
-        self._remove(task)
+        parts.position = next(self._tiebreak)
+        del self._live[task_id]
+        if self._start_by:
+            self._start_by.pop(task_id, None)
+        if self._aborted:
+            self._aborted.pop(task_id, None)
+        if self._successors:
+            self._successors.pop(task_id, None)
+        if self._not_before:
+            self._not_before.pop(task_id, None)
+            self._moments.pop(task_id, None)
+            self._suspended.discard(task_id)
+        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
+            del self._unique[parts.terms.unique]
         if isinstance(outcome, Succeeded):
             parts.status = Status.Done
             self.counts["succeeded"] += 1
@@ -339,24 +360,6 @@ class Ledger(Generic[A]):
             else:
                 self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
-
-    def _remove(self, task: Task[A]) -> None:
-        """Take a task out of the unfinished ones, and free its unique key."""
-        parts = task.parts
-        task_id = parts.id
-        del self._live[task_id]
-        if self._start_by:
-            self._start_by.pop(task_id, None)
-        if self._aborted:
-            self._aborted.pop(task_id, None)
-        if self._successors:
-            self._successors.pop(task_id, None)
-        if self._not_before:
-            self._not_before.pop(task_id, None)
-            self._moments.pop(task_id, None)
-            self._suspended.discard(task_id)
-        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
-            del self._unique[parts.terms.unique]
 
     def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
         if not self._keep_results:
@@ -416,27 +419,24 @@ class Ledger(Generic[A]):
         return waiting is not None
 
     def resume(self, task_id: str, now: float) -> bool:
-        """Make a finished task wait again, with all of its attempts; False if there is none of this id.
+        """Make a dead letter wait again, with all of its attempts; False if there is none of this id.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now. Nothing changed.
         """
-        finished = self._dead.get(task_id) or self._done.get(task_id)
-        if finished is None:
+        dead = self._dead.get(task_id)
+        if dead is None:
             return False
-        parts = finished[0].parts.again(attempt=0)
+        parts = dead[0].parts.again(attempt=0)
         if parts.terms.unique is not None:
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
                 raise not_again(task_id, holder)
-        if self._done.pop(task_id, None) is None:
-            del self._dead[task_id]
-        elif task_id in self._infos:  # an error of an attempt before the one that succeeded
-            self._infos[task_id] = replace(self._infos[task_id], error=None)
-        self._dead_failed -= isinstance(finished[1], Failed)
+        del self._dead[task_id]
+        self._dead_failed -= isinstance(dead[1], Failed)
         self.counts["resumed"] += 1
         parts.waits_since = now
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
-        task = self._live[parts.id] = Task(finished[0].args, parts)
+        task = self._live[parts.id] = Task(dead[0].args, parts)
         self._ready.append(task)
         return True
 
@@ -454,19 +454,12 @@ class Ledger(Generic[A]):
         self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
 
     def discard(self, task_id: str) -> bool:
-        """Forget one task that is finished or waits; False if there is none of this id, or if it runs."""
+        """Forget one finished task; False if none of this id is finished."""
         finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
-        waiting = self._waiting(task_id)
-        if finished is not None:
+        if finished:
             self._dead_failed -= isinstance(finished[1], Failed)
-        elif waiting is not None:
-            self._remove(waiting)
-            self.counts["killed"] += 1
-            self._on_finish(waiting.parts.id, None)
-        if finished is None and waiting is None:
-            return False
-        self._infos.pop(task_id, None)
-        return True
+            self._infos.pop(task_id, None)
+        return finished is not None
 
     def vacuum(self) -> int:
         """Forget all finished tasks; return how many there were."""
@@ -511,17 +504,62 @@ class Ledger(Generic[A]):
         return finished and TaskResult.of(finished[0].parts.id, finished[1])
 
     def tasks(self) -> Iterator[Task[A]]:
-        """Return all tasks that are unfinished or remembered: in the order in which they would be taken, fall due, were
-        taken, or were finished.
+        """Return all tasks that are unfinished or remembered, in the order in which they are listed."""
+        for section in range(len(_SECTIONS)):
+            yield from (task for _, task in self._section(section, 1))
+
+    def search(self, request: PageRequest, now: float) -> Found[Task[A]]:
+        """Find the tasks of a page: those that are ready, in the order in which they would be taken; then those that
+        are delayed, as they fall due; then those that run or are remembered, as they were taken or finished.
         """
-        live, due = self._live, self._not_before
-        yield from filter(self._is_ready, self._ready)
-        delayed = sorted((self._falls_due(task_id), number, task_id) for number, task_id in enumerate(due))
-        yield from (live[task_id] for _, _, task_id in delayed)
-        yield from (live[task_id] for task_id in self._running)
-        yield from (task for task, _, _ in self._done.values())
-        for kind in (Failed, Killed):
-            yield from (task for task, outcome in self._dead.values() if isinstance(outcome, kind))
+        selection = request.selection
+
+        def takes(task: Task[A]) -> bool:
+            parts = task.parts
+            worker = self._info_of(parts).worker if selection.worker is not None else None
+            return selection.takes(parts.name, worker, parts.pushed) and (
+                not selection.needs_terms or selection.takes_terms(parts.terms.unique, parts.metadata)
+            )
+
+        return find_page(self._listed(request, now), request.limit, takes if selection.is_filtered else None)
+
+    def _listed(self, request: PageRequest, now: float) -> Iterator[tuple[Position, Task[A]]]:
+        """Return the tasks of the sections that were asked for, after the position from which the list goes on."""
+        selection, after = request.selection, request.after
+        step = -1 if request.newest_first else 1
+        for section in range(len(_SECTIONS))[::step]:
+            if after is not None and (section - after.section) * step < 0:
+                continue  # it is on the pages before
+            if selection.status not in (None, _SECTIONS[section]) or (selection.delayed and section == _READY):
+                continue
+            begins_after = after.key if after is not None and after.section == section else None
+            for key, task in self._section(section, step):
+                if begins_after is not None and (key <= begins_after if step > 0 else key >= begins_after):
+                    continue
+                if section != _DELAYED or selection.delayed in (None, self._not_before[task.parts.id] > now):
+                    yield Position(section, key), task
+
+    def _section(self, section: int, step: int) -> Iterator[tuple[tuple[float, ...], Task[A]]]:
+        """Return the tasks of a section with their sort keys; in the opposite order if the step is -1."""
+        if section == _READY:
+            for task in filter(self._is_ready, self._ready if step > 0 else reversed(self._ready)):
+                yield (-task.parts.terms.priority, task.parts.position), task
+        elif section == _DELAYED:
+            tasks = [self._live[task_id] for task_id in self._not_before]
+            delayed = [((self._falls_due(task.parts.id), task.parts.position), task) for task in tasks]
+            yield from sorted(delayed, key=lambda each: each[0], reverse=step < 0)
+        else:
+            for task in self._section_in_order(section, step):
+                yield (task.parts.position,), task
+
+    def _section_in_order(self, section: int, step: int) -> Iterable[Task[A]]:
+        """Return the tasks of a section that are kept in the order in which they came into it."""
+        if section == _RUNNING:
+            return map(self._live.__getitem__, self._running if step > 0 else reversed(self._running))
+        if section == _DONE:
+            return (task for task, _, _ in (self._done.values() if step > 0 else reversed(self._done.values())))
+        dead = self._dead.values() if step > 0 else reversed(self._dead.values())
+        return (task for task, _ in dead if task.parts.status is _SECTIONS[section])
 
     def _falls_due(self, task_id: str) -> float:
         """Return the time at which a delayed task is ready, or at which it expires before that."""

@@ -24,11 +24,12 @@ A = TypeVar("A")
 class ReadyQueue(Generic[A]):
     """A queue of ready tasks: highest priority first; within one priority, first in, first out."""
 
-    __slots__ = ("_levels", "_priorities")
+    __slots__ = ("_first", "_last", "_levels", "_priorities")
 
     def __init__(self) -> None:
         self._levels: dict[int, deque[Task[A]]] = {}
         self._priorities: list[int] = []  # of the levels that hold something, in ascending order
+        self._first = self._last = 0  # positions given so far
 
     def _level(self, priority: int) -> deque[Task[A]]:
         level = self._levels.get(priority)
@@ -43,10 +44,12 @@ class ReadyQueue(Generic[A]):
         level = self._levels.get(priority)
         if level is None:
             level = self._level(priority)
+        self._last = task.parts.position = self._last + 1
         level.append(task)
 
     def append_front(self, task: Task[A]) -> None:
         """Add a task before all others of its priority, since it has waited already."""
+        self._first = task.parts.position = self._first - 1
         self._level(task.parts.terms.priority).appendleft(task)
 
     def __iter__(self) -> Iterator[Task[A]]:
@@ -57,6 +60,11 @@ class ReadyQueue(Generic[A]):
     def levels(self) -> Iterable[deque[Task[A]]]:
         """The tasks of each priority, in order; to be looked at, not to be changed."""
         return self._levels.values()
+
+    def __reversed__(self) -> Iterator[Task[A]]:
+        """Return all of them, the last one first."""
+        for priority in self._priorities:
+            yield from reversed(self._levels[priority])
 
     def pop(self) -> Task[A] | None:
         """Remove and return the next task; None if there is none."""

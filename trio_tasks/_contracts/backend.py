@@ -13,8 +13,11 @@ import trio
 from .._tasks.task import Task
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
+    from .listing import Page, TaskFilters
     from .metrics import Balance, QueueMetrics
     from .worker_info import WorkerInfo
 
@@ -130,11 +133,8 @@ class Cancel(ABC):
     """A backend that can cancel a waiting task and abort a running one."""
 
     @abstractmethod
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits.
-
-        With ``running=True``, one that runs is aborted as :meth:`abort` does; which of the two is decided in one step.
-        """
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits."""
 
     @abstractmethod
     async def abort(self, task_id: str) -> bool:
@@ -165,14 +165,11 @@ class Progress(ABC):
 
 
 class Discard(ABC):
-    """A backend that can forget one task that is finished, or waits."""
+    """A backend that can forget one finished task."""
 
     @abstractmethod
     async def discard(self, task_id: str) -> bool:
-        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
-
-        One that waited is counted as killed, and nothing else is left of it.
-        """
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
 
 
 class Vacuum(ABC):
@@ -184,12 +181,12 @@ class Vacuum(ABC):
 
 
 class ResumeById(ABC):
-    """A backend that can make a finished task wait again."""
+    """A backend that can make a dead letter wait again."""
 
     @abstractmethod
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
-        result of one that has succeeded is forgotten.
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -238,11 +235,24 @@ class ListTasks(ABC):
     """A backend that can list its tasks."""
 
     @abstractmethod
-    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[Any]]:
-        """Return at most ``limit`` tasks, of this status if one is given.
+    async def list_tasks(
+        self,
+        status: Status | None = None,
+        *,
+        newest_first: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+        **filters: Unpack[TaskFilters],
+    ) -> Page[Task[Any]]:
+        """Return at most ``limit`` tasks, of this status if one is given, that pass all filters.
 
         Those that wait come first: the ready ones in the order in which they would be received, then the delayed ones
-        as they fall due.
+        as they fall due. Finished ones come as they were finished. ``newest_first`` gives the opposite order. If there
+        are more tasks, ``next`` of the page is the ``after`` with which the list goes on: a task that stays in its
+        state while the pages are fetched is on one page, whatever else comes and goes.
+
+        Raises:
+          ValueError: ``after`` is not a cursor of this list.
         """
 
 

@@ -103,6 +103,7 @@ class Parts:
         "id",
         "is_orphan",
         "metadata",
+        "position",  # of a task in memory, among those in the same state
         "pushed",
         "run_at",
         "started",
@@ -128,6 +129,7 @@ class Parts:
         self.pushed: float | None = None
         self.started: float | None = None
         self.finished: float | None = None
+        self.position: int
         self.terms: Terms = terms
         self.metadata: Metadata = metadata
         self.context: Any = NOTHING_KNOWN

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import trio
 
 from ..._clock import is_machine_clock_replaced, machine_now, machine_seconds
+from ..._contracts.listing import Found, Position, Selection
 from ..._contracts.states import TABLE, AttemptChange, TaskEvent, TaskState
 from ..._tasks.errors import BackendError
 
@@ -219,6 +220,23 @@ class StoredRow(NamedTuple):
     """When it was finished; of one that has expired, when it did; None if it is unfinished."""
 
 
+class Query(NamedTuple):
+    """A question for the rows of a queue in some states, in the order of a list."""
+
+    states: Sequence[State]
+    selection: Selection = Selection()
+    """The filters that a row has to pass. Its status is in ``states`` already."""
+    newest_first: bool = False
+    """True: in the opposite order, that of the states included."""
+    after: Position | None = None
+    """The position from which the list goes on; None: from its beginning."""
+    limit: int = 100
+    only: Collection[str] | None = None
+    """The ids that are asked about; None: all."""
+    left_out: Collection[str] = ()
+    """Ids that are left out."""
+
+
 class ClaimKey(NamedTuple):
     """The identity of a claim. Two attempts at a row may run at once under two of them: one that has lost its lease and
     was not cancelled yet, and the one that counts."""
@@ -361,16 +379,20 @@ class Engine(ABC):
         """Return the row of this id; or None."""
 
     @abstractmethod
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Return at most ``limit`` rows in these states, those of the first state first: as they would be claimed, fall
-        due (are ready, or expire before that), or were finished.
+    async def search(self, queue: str, query: Query) -> Found[StoredRow]:
+        """Return at most ``limit`` rows in these states, those of the first state first: as they would be claimed,
+        fall due (are ready, or expire before that), were claimed, or were finished.
+
+        The position of a row stays the same for as long as the row stays in its state. If there is a filter, only
+        :data:`~trio_tasks._contracts.listing.WINDOW` rows are looked at.
+
+        Raises:
+          ValueError: ``after`` is no position in such a list.
         """
 
     @abstractmethod
-    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
-        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result. With ``running``, do what
-        :meth:`abort` does if it is RUNNING, and return its claim.
-        """
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
 
     @abstractmethod
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
@@ -388,8 +410,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row WAITING again at attempt 0, if it is DONE, FAILED or KILLED; its history stays, and so does an
-        error, but not the result of one that is DONE.
+        """Make the row WAITING again at attempt 0, if it is FAILED or KILLED; its history stays.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -401,9 +422,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget the row of this id, unless it is RUNNING; or several finished rows, as many as fit a short
-        transaction. One that was WAITING or DELAYED counts as killed.
-        """
+        """Forget the finished row of this id; or several finished rows, as many as fit a short transaction."""
 
     @abstractmethod
     async def metrics(self, queue: str) -> QueueMetrics:

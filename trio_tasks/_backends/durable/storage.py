@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
-from ..._checks import check_count, check_seconds, check_text, check_unicode
+from ..._checks import check_seconds, check_text, check_unicode
 from ..._clock import microseconds_of, wall_after
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
@@ -39,6 +39,7 @@ from ..._contracts.backend import (
 )
 from ..._contracts.context import WorkerContext
 from ..._contracts.lending import Loan
+from ..._contracts.listing import Found, PageRequest
 from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
 from ..._logging import log
@@ -55,7 +56,7 @@ from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
 from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
-from .engine import ENDS, ClaimKey, Renewal, State
+from .engine import ENDS, ClaimKey, Query, Renewal, State
 from .exchange_loop import ExchangeLoop, Refused
 from .queue import STALE, Lease, QueueState, abort
 from .rows import (
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from ..._contracts.listing import Page, Selection, TaskFilters
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
@@ -86,9 +88,6 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
-
-_ALL = 2**62
-"""Rows, more than there are."""
 
 _ANSWER_TIME = 1.0
 """Seconds for which workers of other processes are waited for, when they are asked for their state."""
@@ -472,21 +471,45 @@ class DurableStorage(
         stored: StoredRow | None = await self._do("find", task_id)
         return None if stored is None else task_of(stored, self._queue)
 
-    async def list_tasks(self, status: Status | None = None, *, limit: int = 100) -> list[Task[A]]:
-        """Return at most ``limit`` tasks, of this status if one is given; unfinished ones first."""
-        check_count(limit, "limit")
-        if status is not None and not isinstance(status, Status):
-            raise TypeError(f"status must be a Status, such as Status.Pending, not {quoted(status)}")
-        states: Sequence[State] = list(State) if status is None else STATES[status]
-        engine = self._loop.engine
-        if status not in (Status.Queued, Status.Running):
-            found: Sequence[StoredRow] = await self._loop.ask(engine.list, self._queue.name, states, limit)
-            return [task_of(stored, self._queue) for stored in found]
-        # In the store, a row that is claimed here and not begun is RUNNING like any other.
-        most = limit + len(self._queue.unbegun()) if status is Status.Running else _ALL
-        found = await self._loop.ask(engine.list, self._queue.name, states, most)
-        tasks = [task_of(stored, self._queue) for stored in found]
-        return [task for task in tasks if task.parts.status is status][:limit]
+    async def list_tasks(
+        self,
+        status: Status | None = None,
+        *,
+        newest_first: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+        **filters: Unpack[TaskFilters],
+    ) -> Page[Task[A]]:
+        """Return at most ``limit`` tasks, of this status if one is given, that pass the filters; unfinished ones first.
+
+        Args:
+          status: of the tasks.
+          newest_first: list in the opposite order, so that the task that was finished last comes first.
+          after: the ``next`` of the page before, to go on with the list.
+          limit: the number of tasks on the page.
+          filters: see :class:`TaskFilters`. With any of them but ``delayed``, 20,000 tasks are looked at for a page.
+
+        Raises:
+          ValueError: ``after`` is not the cursor of this list.
+        """
+        request = PageRequest.of(status, filters, newest_first=newest_first, after=after, limit=limit)
+        query = self._query(request.selection)._replace(newest_first=newest_first, after=request.after, limit=limit)
+        found: Found[StoredRow] = await self._loop.ask(self._loop.engine.search, self._queue.name, query)
+        tasks = [task_of(stored, self._queue) for stored in found.rows]
+        if status is not None:  # one that was claimed meanwhile has another by now
+            tasks = [task for task in tasks if task.parts.status is status]
+        return request.page(Found(tasks, found.next, found.is_partial))
+
+    def _query(self, selection: Selection) -> Query:
+        """Return the question for these tasks.
+
+        In the store, a row that is claimed here and not begun is RUNNING like any other.
+        """
+        status = selection.status
+        query = Query(list(State) if status is None else STATES[status], selection)
+        if status is Status.Running:
+            return query._replace(left_out=self._queue.unbegun())
+        return query if status is not Status.Queued else query._replace(only=self._queue.unbegun())
 
     async def progress_of(self, task_id: str) -> Any:
         """Return the progress that was last reported for the task; None if none was.
@@ -661,17 +684,10 @@ class DurableStorage(
         self._loop.check_queues()
         return moved
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits.
-
-        With ``running=True``, one that runs is aborted, as :meth:`abort` does. Which of the two is decided in one
-        transaction.
-        """
+    async def cancel(self, task_id: str) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits."""
         error = encode_error(AbortError("cancelled while it waited"))
-        cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, bool(running))
-        if isinstance(cancelled, ClaimKey):
-            self._abort_here(task_id, cancelled)
-            return True
+        cancelled: bool = await self._do("cancel", task_id, error)
         if cancelled:
             self._queue.finish(task_id)
             self._loop.check_queues()
@@ -685,19 +701,14 @@ class DurableStorage(
         same, the task is done; but it is not attempted again after this, even if its worker dies.
         """
         claim_key: ClaimKey | None = await self._do("abort", task_id)
-        if claim_key is not None:
-            self._abort_here(task_id, claim_key)
-        return claim_key is not None
-
-    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
-        """Cancel the attempt under this claim, if it is made in this process."""
         parts = self._queue.leased.get(task_id)
         if parts is not None and parts.context.claim_key == claim_key:
             abort(parts)
+        return claim_key is not None
 
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
-        result of one that has succeeded is forgotten.
+        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
+        task.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -720,14 +731,8 @@ class DurableStorage(
         return number
 
     async def discard(self, task_id: str) -> bool:
-        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
-
-        One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
-        """
+        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
         part: Part = await self._do("forget", task_id)
-        if part.number:
-            self._queue.finish(task_id)
-            self._loop.check_queues()
         return part.number > 0
 
     async def vacuum(self) -> int:

@@ -24,8 +24,8 @@ from ..durable.engine import (
     ExchangeResult,
     Offset,
     Part,
+    Query,
     Renewal,
-    State,
     StoreClock,
     StoredRow,
     StoredWorker,
@@ -38,9 +38,9 @@ from .recovery import open_state
 from .transactions import TransactionLog, permanent_error, start_thread
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import Callable, Sequence
 
+    from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..durable.engine import WorkerRow
     from ..durable.io_thread import WriterThread
@@ -219,27 +219,22 @@ class FileEngine(Engine):
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Return rows in these states."""
-        return await self._read(Operations.list_rows, queue, states, limit, self.now())
+    async def search(self, queue: str, query: Query) -> Found[StoredRow]:
+        """Return the rows of a page that pass the filters of a query."""
+        return await self._read(Operations.search, queue, query, self.now())
 
-    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
-        """Kill a waiting row, or request the end of the attempt at a running one."""
-        cancelled = await self._write(Operations.cancel, queue, task_id, error, running)
-        self._tell_of_abort(cancelled)
-        return cancelled
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a waiting row."""
+        return await self._write(Operations.cancel, queue, task_id, error)
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
         would wait again.
         """
         held = await self._write(Operations.abort, queue, task_id)
-        self._tell_of_abort(held)
-        return held
-
-    def _tell_of_abort(self, held: object) -> None:
-        for on_change in self._listeners if isinstance(held, ClaimKey) else ():
+        for on_change in self._listeners if held is not None else ():
             on_change()
+        return held
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Set the time at which a waiting row is ready."""
@@ -250,7 +245,7 @@ class FileEngine(Engine):
         return await self._write(Operations.update, queue, task_id, payload, options)
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make a finished row wait again."""
+        """Make a failed or killed row wait again."""
         return await self._write(Operations.resume, queue, task_id)
 
     async def resume_abandoned(self, queue: str) -> Part:
@@ -258,7 +253,7 @@ class FileEngine(Engine):
         return await self._write(Operations.resume_abandoned, queue)
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget a row that does not run, or finished rows."""
+        """Forget finished rows."""
         return await self._write(Operations.forget, queue, task_id)
 
     async def metrics(self, queue: str) -> QueueMetrics:
@@ -273,7 +268,7 @@ class FileEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)
 
-    async def queues(self) -> builtins.list[str]:
+    async def queues(self) -> list[str]:
         """Return the names of the queues."""
         return await self._read(Operations.names)
 
@@ -282,7 +277,7 @@ class FileEngine(Engine):
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._open_transaction_log().state.queue(queue).workers = [*workers]
 
-    async def workers(self, queue: str) -> builtins.list[StoredWorker]:
+    async def workers(self, queue: str) -> list[StoredWorker]:
         """Return the workers of a queue."""
         await trio.lowlevel.checkpoint()
         now, workers = self.now(), self._open_transaction_log().state.queue(queue).workers

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 from itertools import chain, islice
 from typing import TYPE_CHECKING, final
 
 from ..._clock import wall_now
+from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
 from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
+from ..durable.search import RowFilter
 from .state import (
     DELAYED,
     DONE,
     FAILED,
+    GONE,
     KILLED,
-    KILLS,
     PAUSED,
     PUSHED,
     RESUMED,
@@ -30,7 +32,9 @@ from .state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ..durable.engine import Query
 
 _KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
 _NAMES = {WAITING: "waiting", DELAYED: "delayed", RUNNING: "running", **_KEPT}
@@ -65,23 +69,13 @@ class Operations:
         row = self._row(queue, task_id)
         return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
-    def list_rows(self, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
-        """Return at most this many rows in these states."""
-        found: list[StoredRow] = []
+    def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
+        """Return the rows of a page."""
         queue_rows = self._state.queues.get(queue)
         if queue_rows is None:
-            return found
-        expired = [row for row in queue_rows.ids.values() if row.has_expired(now)] if queue_rows.next_due <= now else []
-        for wanted in states:
-            rows: Iterable[Row] = queue_rows.running.values() if wanted == RUNNING else queue_rows.ids.values()
-            if wanted > RUNNING:
-                rows = queue_rows.finished[wanted].values()
-            there = (row for row in rows if row.state == wanted and not _is_over(row, now))
-            first = nsmallest(limit - len(found), there, key=_order_key)
-            if wanted == KILLED:
-                first += expired[: limit - len(found) - len(first)]
-            found += [_stored(row, now) for row in first]
-        return found
+            return Found([])
+        found = find_page(_listed(queue_rows, query, now), query.limit, RowFilter.of(query))
+        return Found([_stored(row, now) for row in found.rows], found.next, found.is_partial)
 
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
@@ -140,13 +134,12 @@ class Operations:
             row.progress = progress
         return row is not None
 
-    def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
-        """Kill the row if it waits; with ``running``, note that it is to be aborted, if it runs."""
+    def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill the row if it waits."""
         row = self._waiting_row(queue, task_id)
         if row is not None:
             self._state.kill(row, error)
-            return True
-        return (running and self.abort(queue, task_id)) or False
+        return row is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Note that the row is to be aborted, if it runs."""
@@ -179,14 +172,14 @@ class Operations:
         return row is not None
 
     def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row wait again, if it is finished.
+        """Make the row wait again, if it is failed or killed.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
         """
         state = self._state
         row = state.current_row(queue, task_id)
-        if row is None or row.state <= RUNNING:
+        if row is None or row.state not in (FAILED, KILLED):
             return False
         if row.unique is not None:
             state.key_holder(row.queue, row.unique)
@@ -194,8 +187,6 @@ class Operations:
             raise not_again(task_id, holder.id)
         state.touch(row)
         row.queue.take_out(row.key)
-        if row.state == DONE:
-            row.result = None
         row.attempt, row.expires, row.requested_end = 0, None, False
         state.count(row.queue, RESUMED, live=1)
         state.make_wait(row, 0.0)
@@ -213,7 +204,7 @@ class Operations:
         return Part(min(len(lapsed), _BATCH_SIZE), is_more=len(lapsed) > _BATCH_SIZE)
 
     def forget(self, queue: str, task_id: str | None) -> Part:
-        """Remove the row of this id, unless it runs, or up to so many finished ones."""
+        """Remove the finished row of this id, or up to so many finished ones."""
         state = self._state
         queue_rows = state.queues.get(queue)
         if queue_rows is None:
@@ -223,13 +214,10 @@ class Operations:
         rows = list(islice(chain.from_iterable(map(dict.values, queue_rows.finished.values())), _BATCH_SIZE))
         if task_id is not None:
             row = state.current_row(queue, task_id)
-            rows = [row] if row is not None and row.state != RUNNING else []
+            rows = [row] if row is not None and row.state > RUNNING else []
         for row in rows:
             state.touch(row)
-            if row.state <= DELAYED:
-                state.finish(row, KILLED, KILLS, None, 0.0)
-            else:
-                state.forget(row)
+            state.forget(row)
         return Part(len(rows), is_more=len(rows) == _BATCH_SIZE)
 
     def _row(self, queue: str, task_id: str) -> Row | None:
@@ -258,19 +246,64 @@ def _is_early(row: Row, wall: float) -> bool:
     return row.by_wall and row.run_at is not None and row.run_at / 1e6 > wall
 
 
-def _is_over(row: Row, now: float) -> bool:
-    """Return True if the row's state has ended by now, though no transaction has entered that yet."""
-    return row.has_expired(now) or row.is_kept_no_longer(now)
+# The sections of a list: one for each state, and then those that have expired, though no transaction has entered that.
+_EXPIRED = GONE
+
+
+def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Position, Row]]:
+    """Return the rows in the states of a query, after the position from which the list goes on."""
+    after, step = query.after, -1 if query.newest_first else 1
+    states = [int(state) for state in query.states]
+    if KILLED in states and queue.next_due <= now:
+        states.insert(states.index(KILLED) + 1, _EXPIRED)
+    choose = nlargest if query.newest_first else nsmallest
+    most = WINDOW if RowFilter.of(query) is not None else query.limit + 1
+    for section in states[::step]:
+        if after is not None and (section - after.section) * step < 0:
+            continue  # it is on the pages before
+        begins_after = after.key if after is not None and after.section == section else None
+        if begins_after is not None and len(begins_after) != (3 if section == WAITING else 2):
+            raise wrong_cursor(after)
+        rows: Iterable[tuple[tuple[float, ...], Row]] = (
+            (_order_key(row), row)
+            for row in _rows_of(queue, section)
+            if _section_of(row, now) == section and _is_as_delayed(row, query.selection.delayed, now)
+        )
+        if begins_after is not None:
+            rows = (each for each in rows if (each[0] > begins_after if step > 0 else each[0] < begins_after))
+        for key, row in choose(most, rows, key=_key_of_pair):
+            yield Position(section, key), row
+
+
+def _key_of_pair(pair: tuple[tuple[float, ...], Row]) -> tuple[float, ...]:
+    return pair[0]
+
+
+def _rows_of(queue: QueueRows, section: int) -> Iterable[Row]:
+    """Return the rows among which those of a section are."""
+    if section == RUNNING:
+        return queue.running.values()
+    return queue.finished[section].values() if RUNNING < section < _EXPIRED else queue.ids.values()
+
+
+def _section_of(row: Row, now: float) -> int | None:
+    """Return the section of a row in a list; None if it is kept no longer."""
+    return _EXPIRED if row.has_expired(now) else None if row.is_kept_no_longer(now) else row.state
+
+
+def _is_as_delayed(row: Row, delayed: bool | None, now: float) -> bool:
+    """Return True if the row is delayed, or is not, as was asked for."""
+    return delayed is None or delayed == (row.state == DELAYED and row.due is not None and row.due > now)
 
 
 def _order_key(row: Row) -> tuple[float, ...]:
-    """Return the sort key for rows of one state: as they would be claimed, fall due, or were finished."""
+    """Return a sort key for rows of one section: as they would be claimed, fall due, were claimed, or were finished."""
     if row.state == WAITING:
         return -row.priority, row.since, row.key
-    if row.state <= RUNNING:
+    if row.state == DELAYED:
         assert row.due is not None
         return row.due if row.expires is None else min(row.due, row.expires), row.key
-    return row.since, row.key
+    return (row.started or 0.0) if row.state == RUNNING else row.since, row.key
 
 
 def _stored(row: Row, now: float) -> StoredRow:

@@ -21,18 +21,18 @@ from .state import GONE, RUNNING, JournalState
 from .transactions import permanent_error, start_thread
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import Sequence
     from typing import BinaryIO
 
+    from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..durable.engine import (
         ClaimKey,
         Exchange,
         ExchangeResult,
         Part,
+        Query,
         Renewal,
-        State,
         StoredRow,
         StoredWorker,
         WorkerRow,
@@ -237,9 +237,9 @@ class ReadOnlyFileEngine(Engine):
         """Return the row of this id."""
         return (await self._read_on()).find(queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Return rows in these states."""
-        return (await self._read_on()).list_rows(queue, states, limit, self.now())
+    async def search(self, queue: str, query: Query) -> Found[StoredRow]:
+        """Return the rows of a page that pass the filters of a query."""
+        return (await self._read_on()).search(queue, query, self.now())
 
     async def metrics(self, queue: str) -> QueueMetrics:
         """Return the counters of a queue."""
@@ -249,11 +249,11 @@ class ReadOnlyFileEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return (await self._read_on()).audit(queue)
 
-    async def queues(self) -> builtins.list[str]:
+    async def queues(self) -> list[str]:
         """Return the names of the queues."""
         return (await self._read_on()).names()
 
-    async def workers(self, queue: str) -> builtins.list[StoredWorker]:
+    async def workers(self, queue: str) -> list[StoredWorker]:
         """Return an empty list: workers are not in the journal."""
         await self._read_on()
         return []
@@ -275,7 +275,7 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
-    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool:
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
         """Raise, as for every change."""
         raise self._refusal()
 

@@ -20,8 +20,8 @@ from ..durable.engine import (
     ExchangeResult,
     Offset,
     Part,
+    Query,
     Renewal,
-    State,
     StoreClock,
     StoredRow,
     StoredWorker,
@@ -30,12 +30,14 @@ from ..durable.engine import (
 from ..durable.io_thread import WriterThread
 from .driver import choose, version
 from .operations import Operations
+from .search import check_position
 from .session import Session
 from .wakeup import WakeupSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from .driver import Driver
     from .opening import Opening
@@ -142,13 +144,14 @@ class SqliteEngine(Engine):
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
-    async def list(self, queue: str, states: Sequence[State], limit: int) -> Sequence[StoredRow]:
-        """Return rows in these states."""
-        return await self._read(Operations.list_rows, queue, states, limit, self.now())
+    async def search(self, queue: str, query: Query) -> Found[StoredRow]:
+        """Return the rows of a page that pass the filters of a query."""
+        check_position(query)
+        return await self._read(Operations.search, queue, query, self.now())
 
-    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
-        """Kill a waiting row, or request the end of the attempt at a running one."""
-        return await self._write_and_wake(Operations.cancel, queue, task_id, error, running, self.now())
+    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+        """Kill a waiting row."""
+        return await self._write_and_wake(Operations.cancel, queue, task_id, error, self.now())
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request the end of the attempt at a row."""
@@ -163,7 +166,7 @@ class SqliteEngine(Engine):
         return await self._write(Operations.update, queue, task_id, payload, options, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make a finished row wait again."""
+        """Make a failed or killed row wait again."""
         return await self._write_and_wake(Operations.resume, queue, task_id, self.now())
 
     async def resume_abandoned(self, queue: str) -> Part:
@@ -174,11 +177,8 @@ class SqliteEngine(Engine):
         return part
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget a row that does not run, or finished rows."""
-        part = await self._write(Operations.forget, queue, task_id, self.now())
-        if task_id is not None and part.number:  # its result may be waited for, and the queue may be empty now
-            await self._call(self._session.wake_others, self.now())
-        return part
+        """Forget finished rows."""
+        return await self._write(Operations.forget, queue, task_id, self.now())
 
     async def metrics(self, queue: str) -> QueueMetrics:
         """Return the counters of a queue."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
+from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
 from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
 from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow, StoredWorker
 from .counters import text
-from .exchange import KEPT_COUNTER, OVERDUE
+from .exchange import KEPT_COUNTER
+from .search import rows_by_key, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..durable.engine import WorkerRow
+    from ..durable.engine import Query, WorkerRow
     from .counters import QueueCounters
     from .driver import Connection
     from .exchange import ExchangeSql
 
-_ALL = 2**63 - 1
-"""Rows, more than any file has."""
 _EXPIRED_AT_ONCE = 500
 _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
@@ -30,18 +30,7 @@ _COLUMNS = (
     "name, pushed, started"
 )
 
-_UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
 _KEPT = "(due IS NULL OR due > ?)"
-LISTED = {
-    State.WAITING: f"queue = ? AND state = 0 AND {_UNEXPIRED} ORDER BY priority DESC, order_key",
-    State.DELAYED: f"queue = ? AND state = 1 AND due IS NOT NULL AND state < 3 AND {_UNEXPIRED} ORDER BY due",
-    State.RUNNING: "queue = ? AND state = 2 AND due IS NOT NULL AND state < 3 AND ? NOTNULL ORDER BY due",
-    State.DONE: f"queue = ? AND state = 3 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
-    State.FAILED: f"queue = ? AND state = 4 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
-    State.KILLED: f"queue = ? AND state = 5 AND +state > 2 AND {_KEPT} ORDER BY due, order_key",
-}
-"""The list of each state, at a time: along the index that holds it. Each repeats the condition of that index, so that
-SQLite sees that it may be used; the ``+`` keeps the finished ones from being looked up by it, not by their state."""
 FORGET = """
 DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
@@ -113,21 +102,11 @@ class Operations:
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         return _stored(rows[0], now) if rows else None
 
-    def list_rows(self, queue: str, states: Sequence[State], limit: int, now: float) -> list[StoredRow]:
-        """Return at most this many rows in these states."""
-        number = self._counters.known(queue)
-        found: list[StoredRow] = []
-
-        def add(where: str, *parameters: Any) -> None:
-            sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE {where} LIMIT ?"
-            rows = self._connection.execute(sql, (*parameters, min(limit - len(found), _ALL)))
-            found.extend(stored for row in rows if (stored := _stored(row, now)) is not None)
-
-        for state in states:
-            add(LISTED[state], number, now)
-            if state is State.KILLED and len(found) < limit:
-                add(f"{OVERDUE} ORDER BY due", number, now, now)
-        return found
+    def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
+        """Return the rows of a page."""
+        keys, found = search(self._connection, self._counters.known(queue), query, now)
+        stored = [_stored(row, now) for row in rows_by_key(self._connection, _COLUMNS, keys)]
+        return Found([row for row in stored if row is not None], found.next, found.is_partial)
 
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
@@ -199,16 +178,15 @@ class Operations:
         sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
         return self._connection.changed(sql, (progress, held.key, held.token)) > 0
 
-    def cancel(self, queue: str, task_id: str, error: bytes, running: bool, now: float) -> bool | ClaimKey:
-        """Kill the row if it waits; with ``running``, request the end of its attempt if it runs."""
+    def cancel(self, queue: str, task_id: str, error: bytes, now: float) -> bool:
+        """Kill the row if it waits."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         found = self._row_that_waits(number, task_id)
         if found is not None:
             seq, state, suspended = found
             self._table.kill(number, seq, error, now, state, suspended)
-            return True
-        return (running and self.abort(queue, task_id)) or False
+        return found is not None
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request that the row's worker ends its attempt."""
@@ -256,7 +234,7 @@ class Operations:
         return found is not None
 
     def resume(self, queue: str, task_id: str, now: float) -> bool:
-        """Make the finished row wait again.
+        """Make the failed or killed row wait again.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
@@ -265,7 +243,7 @@ class Operations:
         self._expire(number, task_id, now)
         rows = self._connection.execute(
             "SELECT seq, state, uniq, options FROM trio_tasks_task "
-            f"WHERE queue = ? AND id = ? AND state > 2 AND {_KEPT}",
+            f"WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
@@ -281,7 +259,7 @@ class Operations:
             raise not_again(task_id, holder[0][0])
         self._connection.execute(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
-            "requested_end = NULL, uniq = ?, result = iif(state = 3, NULL, result) WHERE seq = ?",
+            "requested_end = NULL, uniq = ? WHERE seq = ?",
             (self._table.order_key(None, now), unique, seq),
         )
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
@@ -292,7 +270,7 @@ class Operations:
         return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
 
     def forget(self, queue: str, task_id: str | None, now: float) -> Part:
-        """Delete one row that does not run, or some hundreds of finished ones."""
+        """Delete one finished row, or some hundreds."""
         number = self._counters.known(queue)
         if task_id is not None:
             self._expire(number, task_id, now)
@@ -301,10 +279,7 @@ class Operations:
             for seq, state in found:
                 self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
                 self._counters.count(number, **{KEPT_COUNTER[State(state)]: -1})
-            waiting = self._row_that_waits(number, task_id)
-            if waiting is not None:
-                self._table.discard(number, *waiting)
-            return Part(len(found) + (waiting is not None), is_more=False)
+            return Part(len(found), is_more=False)
         if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
         swept = self._table.sweep(number, now, _FORGOTTEN)  # their time was up: they are not in the number returned

@@ -55,7 +55,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "renew": lambda: ask(engine.renew, [], 1.0),
         "report": lambda: ask(engine.report, None, b""),
         "find": lambda: storage.fetch_by_id(waiting.parts.id),
-        "list": storage.list_tasks,
+        "search": storage.list_tasks,
         "cancel": lambda: storage.cancel(_UNKNOWN),
         "abort": lambda: storage.abort(_UNKNOWN),
         "reschedule": lambda: storage.reschedule(_UNKNOWN, 1),

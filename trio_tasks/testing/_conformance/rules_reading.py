@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -255,6 +256,75 @@ async def what_waits_is_listed_in_order(harness: Harness) -> None:
         seen = [harness.number(each) for each in await harness.backend.list_tasks(status, limit=10_000)]
         expect("those that wait, as they are listed", [each for each in seen if each >= 0], numbers)
     expect("those that come", [harness.number(await harness.receive()) for _ in range(3)], numbers[:3])
+
+
+@rule(2, ListTasks)
+async def a_list_goes_on_page_by_page(harness: Harness) -> None:
+    """The pages of a list have each task that stays in its state once, though others come and go in between;
+    ``newest_first`` gives the opposite order, and a cursor of another list is refused.
+    """
+    for number in range(8):
+        await harness.push(number, delay=3600.0 if number > 4 else 0.0)
+    whole = await _listed(harness, Status.Pending, limit=10_000)
+    expect(
+        "the list, newest first", await _listed(harness, Status.Pending, newest_first=True, limit=10_000), whole[::-1]
+    )
+    page = await harness.backend.list_tasks(Status.Pending, limit=3)
+    first = page.next
+    seen = [harness.number(each) for each in page]
+    for number in whole[:2]:
+        await harness.settle(await harness.receive_number(number), Failed(ValueError("1")))
+    await harness.push(8)
+    while page.next is not None:
+        page = await harness.backend.list_tasks(Status.Pending, after=page.next, limit=2)
+        expect_that("the length of a page", len(page) <= 2, len(page), "at most the limit")
+        seen += [harness.number(each) for each in page]
+    expect("the tasks that were there from the first page on", [each for each in seen if 0 <= each < 8], whole)
+    for status, after in ((Status.Failed, first), (Status.Pending, "no cursor"), (Status.Pending, 5)):
+        with refused("a cursor of another list", TypeError, ValueError):
+            await harness.backend.list_tasks(status, after=after)
+    expect("those that failed, newest first", await _listed(harness, Status.Failed, newest_first=True), whole[1::-1])
+
+
+async def _listed(harness: Harness, status: Status, **options: Any) -> list[int]:
+    """Return the numbers of the tasks of a list, without those of others."""
+    numbers = [harness.number(each) for each in await harness.backend.list_tasks(status, **options)]
+    return [each for each in numbers if each >= 0]
+
+
+@rule(2, ListTasks)
+async def lists_can_be_filtered(harness: Harness) -> None:
+    """list_tasks returns only tasks that pass all filters: by unique key, metadata, time of push, and delay."""
+    options: list[dict[str, Any]] = [
+        {"metadata": {"tenant": "acme", "n": 1}},
+        {"metadata": {"tenant": "acme", "n": 2}, "unique": "u"},
+        {"metadata": {"tenant": "other", "n": 1}, "delay": 3600.0},
+        {},
+    ]
+    for number, each in enumerate(options):
+        await harness.push(number, **each)
+    [pushed] = [each.parts.pushed_at for each in await harness.backend.list_tasks(unique="u")]
+    after, before = (None, None) if pushed is None else (pushed - timedelta(days=1), pushed + timedelta(days=1))
+    filters: list[tuple[dict[str, Any], list[int]]] = [
+        ({"metadata": {"tenant": "acme"}}, [0, 1]),
+        ({"metadata": {"tenant": "acme", "n": 2}}, [1]),
+        ({"metadata": {"tenant": "acme"}, "unique": "u"}, [1]),
+        ({"metadata": {"missing": None}}, []),
+        ({"unique": "u"}, [1]),
+        ({"delayed": True}, [2]),
+        ({"delayed": False}, [0, 1, 3]),
+        ({"name": "nothing has this name"}, []),
+        ({"worker": "nobody has run anything"}, []),
+    ]
+    if after is not None and before is not None:
+        filters += [({"pushed_after": after, "pushed_before": before}, [0, 1, 2, 3]), ({"pushed_after": before}, [])]
+        filters += [({"pushed_before": after}, [])]
+    for chosen, expected in filters:
+        expect(f"those with {chosen}", sorted(await _listed(harness, Status.Pending, **chosen)), expected)
+    with refused("a filter that there is not", TypeError):
+        await harness.backend.list_tasks(nonsense="x")
+    with refused("delayed=True among those that run", ValueError):
+        await harness.backend.list_tasks(Status.Running, delayed=True)
 
 
 @rule(11, RegisterWorker, ListWorkers)
