@@ -26,11 +26,11 @@ PACKAGE = ROOT / "trio_tasks"
 LONGEST_FILE = 900
 NEEDS_A_REASON = 600  # lines from which a file is either split or listed here, with the reason
 LONG_FILES: dict[str, str] = {
+    "trio_tasks/_backends/ledger.py": "one class: all changes of a queue in memory, each in one step",
     "trio_tasks/_backends/durable/exchange_loop.py": "one loop, its requests, and the batches that it makes of them",
     "trio_tasks/_backends/durable/storage.py": "one class, with all capabilities of a stored queue",
     "trio_tasks/_backends/file/state.py": "rows, their indexes, and the transactions that restore both",
     "trio_tasks/_backends/sqlite/exchange.py": "the transaction that nearly all work is, with its statements",
-    "trio_tasks/_backends/ledger.py": "a queue in memory: all its tasks, in every state, and the lists of them",
     "trio_tasks/_worker/slot.py": "an attempt from begin to settlement, and the slots that lend to one another",
 }
 SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason

@@ -37,7 +37,7 @@ class TimedLedger:
     """A ledger, the time, and the tasks that it reported as finished."""
 
     def __init__(self, *, keep_results: int = 100) -> None:
-        self.finished: list[tuple[str, Ending]] = []
+        self.finished: list[tuple[str, Ending | None]] = []
         self.now = 0.0
         self.ledger = Ledger[Any](
             on_finish=lambda task_id, outcome: self.finished.append((task_id, outcome)),
@@ -729,7 +729,7 @@ def test_a_dead_letter_waits_again_with_all_of_its_attempts() -> None:
     assert dead.parts.status is Status.Failed
 
 
-def test_only_dead_letters_can_be_resumed() -> None:
+def test_only_finished_tasks_can_be_resumed() -> None:
     timed = TimedLedger()
     for id in ("waiting", "done"):
         timed.push(id)
@@ -737,8 +737,21 @@ def test_only_dead_letters_can_be_resumed() -> None:
     timed.settle(task, Released())
     timed.ledger.reschedule("waiting", 5, 0)
     timed.settle(timed.take_one(), Succeeded(1))
-    for id in ("waiting", "done", "unknown"):
+    for id in ("waiting", "unknown"):
         assert not timed.ledger.resume(id, timed.now)
+    assert timed.ledger.resume("done", timed.now)
+    assert timed.ledger.result_of("done") is None
+
+
+def test_the_error_of_an_attempt_before_a_success_is_forgotten_with_the_result() -> None:
+    timed = TimedLedger()
+    timed.push("a")
+    timed.settle(timed.take_one(), Retried(ERROR, 0.0))
+    timed.settle(timed.take_one(), Succeeded(1))
+    assert timed.ledger.resume("a", timed.now)
+    info = timed.take_one().parts.context
+    assert info.error is None
+    assert [each.became for each in info.history] == ["retried"]
 
 
 def test_finished_tasks_can_be_forgotten() -> None:
@@ -1034,20 +1047,18 @@ class LedgerAndModel:
             record.args = -record.args
 
     def resume(self, which: int, what: None) -> None:
-        record = pick(self.at("failed", "killed") if which else self.at("done"), which)
+        record = pick(self.at(*FINISHED), which)
         if record is None:
             return
-        dead = record.place in ("failed", "killed")
-        if dead and self.owner_of(record.unique):
+        if self.owner_of(record.unique):
             with pytest.raises(DuplicateTaskError):
                 self.ledger.resume(record.id, self.timed.now)
             return
-        assert self.ledger.resume(record.id, self.timed.now) is dead
-        if dead:
-            self.resumed += 1
-            self.tally["resumed"] += 1
-            record.attempt, record.start_by, record.owns_key = 0, None, record.unique is not None
-            self.place_in_time(record, 0)
+        assert self.ledger.resume(record.id, self.timed.now)
+        self.resumed += 1
+        self.tally["resumed"] += 1
+        record.attempt, record.start_by, record.owns_key = 0, None, record.unique is not None
+        self.place_in_time(record, 0)
 
     def vacuum(self, which: int, what: None) -> None:
         finished = self.at(*FINISHED)

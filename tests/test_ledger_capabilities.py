@@ -334,8 +334,21 @@ async def test_a_dead_letter_can_be_resumed_with_all_of_its_attempts(outcome: An
     assert (task.parts.id, task.parts.attempt) == (task_id, 1)
     await storage.settle(task, Succeeded(5))
     assert (await storage.wait_for(task_id)).result == 5
-    assert not await storage.resume_by_id(task_id)  # it succeeded
     assert not await storage.resume_by_id("nobody")
+
+
+async def test_a_task_that_is_done_runs_again_and_its_result_is_forgotten() -> None:
+    storage = MemoryStorage[int]()
+    task_id = await finished(storage, Succeeded(5))
+    assert await storage.resume_by_id(task_id)
+    with trio.move_on_after(0):
+        await storage.wait_for(task_id)
+        raise AssertionError("it has a result")
+    task = await storage.receive()
+    assert (task.parts.id, task.parts.attempt) == (task_id, 1)
+    await storage.settle(task, Succeeded(6))
+    assert (await storage.wait_for(task_id)).result == 6
+    assert (await storage.metrics())["resumed"] == 1
 
 
 async def test_a_resumed_task_has_its_unique_key_again() -> None:
@@ -383,7 +396,8 @@ async def test_one_finished_task_is_forgotten() -> None:
     storage = MemoryStorage[int]()
     done, failed = await finished(storage, Succeeded(1)), await finished(storage, Failed(ERROR))
     waits = await storage.push(1)
-    assert [await storage.discard(each) for each in (done, failed, done, waits, "nobody")] == [True] * 2 + [False] * 3
+    discarded = [await storage.discard(each) for each in (done, failed, waits, done, waits, "nobody")]
+    assert discarded == [True] * 3 + [False] * 3
     assert await storage.fetch_by_id(failed) is None
     with pytest.raises(UnknownTaskError):
         await storage.wait_for(failed)

@@ -161,6 +161,8 @@ class Subject:
             return bool(await self.storage.update(Task(4, Parts(self.id))))
         if event is TaskEvent.VACUUM:
             return bool(await self.storage.vacuum())
+        if event is TaskEvent.CANCEL_RUNNING:
+            return bool(await self.storage.cancel(self.id, running=True))
         return bool(await getattr(self.storage, event.value)(self.id))
 
     async def _let_time_pass(self, event: TaskEvent) -> bool:

@@ -26,6 +26,7 @@ EVENTS = {
     TaskEvent.FORGET: "the time for which it is kept is over",
     TaskEvent.CANCEL: "`cancel`",
     TaskEvent.ABORT: "`abort`",
+    TaskEvent.CANCEL_RUNNING: "`cancel(…, running=True)`",
     TaskEvent.REPLACE: '`push` of another one with its key, `on_conflict="replace"`',
     TaskEvent.RESCHEDULE: "`reschedule`",
     TaskEvent.UPDATE: "`update`",

@@ -393,20 +393,27 @@ class Machine(RuleBasedStateMachine):
 
     # Intervening
 
-    @step(worker=workers, task=known)
-    def cancel(self, worker: int, task: str) -> None:
-        row = self.model.waiting(task)
-        assert self._do(self.store.handles[worker].cancel, task) is (row is not None)
+    @step(worker=workers, task=known, running=st.booleans())
+    def cancel(self, worker: int, task: str, running: bool) -> None:
+        row, storage = self.model.waiting(task), self.store.handles[worker]
+        if row is None and running:
+            self._abort(task, lambda: self._do(storage.cancel, task, {"running": True}))
+            return
+        assert self._do(storage.cancel, task, {"running": running}) is (row is not None)
         if row is not None:
             self.model.finish(row, "killed", "cancelled while it waited")
 
     @step(worker=workers, task=known)
     def abort(self, worker: int, task: str) -> None:
-        storage, row = self.store.handles[worker], self.model.rows.get(task)
+        storage = self.store.handles[worker]
+        self._abort(task, lambda: self._do(storage.abort, task))
+
+    def _abort(self, task: str, call: Callable[[], bool]) -> None:
+        row = self.model.rows.get(task)
         if self._is_overdue(task):  # it may be told still, or not any more
             return
         runs = row is not None and row.place == "running"
-        assert self._do(storage.abort, task) is runs
+        assert call() is runs
         if row is None or not runs:
             return
         holder = next((held for held in self.held if held.id == task and held.claim == row.claim), None)
@@ -454,11 +461,11 @@ class Machine(RuleBasedStateMachine):
     @step(worker=workers, task=known)
     def discard(self, worker: int, task: str) -> None:
         row = self.model.rows.get(task)
-        is_finished = row is not None and not row.is_live
+        is_there = row is not None and row.place != "running"
         forgotten = self._do(self.store.handles[worker].discard, task)
-        assert forgotten is is_finished
-        if is_finished:
-            del self.model.rows[task]
+        assert forgotten is is_there
+        if row is not None and is_there:
+            self.model.discard(row)
 
     @step(worker=workers)
     def vacuum(self, worker: int) -> None:
@@ -517,6 +524,8 @@ class Machine(RuleBasedStateMachine):
         assert metrics.pop("oldest_waiting") >= 0
         assert metrics.pop("is_paused") is self.model.is_paused
         assert metrics == self.model.metrics()
+        if not self.kind.traits.waits_from_due:
+            self.model.enter_due()  # as metrics() did
         balance = self._do(storage.audit)
         assert balance, balance
         assert self._do(storage.fetch_by_id, UNKNOWN) is None

@@ -250,12 +250,18 @@ class Model:
 
     def resume(self, task_id: str) -> bool:
         row = self.rows.get(task_id)
-        if row is None or row.place not in ("failed", "killed"):
+        if row is None or row.is_live:
             return False
         if self.owner(row.unique) is not None:
             raise Refused("unique")
         row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
+        row.result = None
         self.counts["resumed"] += 1
         row.finished = None
         self.wait(row, 0.0)
         return True
+
+    def discard(self, row: Row) -> None:
+        """Forget a row that does not run; one that waits counts as killed."""
+        self.counts["killed"] += row.waits
+        del self.rows[row.id]

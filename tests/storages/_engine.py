@@ -144,8 +144,9 @@ class TroubledEngine(Engine):
         found: Found[StoredRow] = await self._call("search", queue, query)
         return found
 
-    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        return bool(await self._telling("cancel", queue, task_id, error))
+    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
+        cancelled: bool | ClaimKey = await self._telling("cancel", queue, task_id, error, running)
+        return cancelled
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         held: ClaimKey | None = await self._telling("abort", queue, task_id)

@@ -1049,9 +1049,20 @@ async def test_a_dead_row_is_resumed_with_all_its_attempts(
     assert (b.id, again.id, again.attempt, again.history) == ("b", "a", 1, history)
     assert (await engine.renew([], 0.0)).aborted == []
     assert await settle(engine, settled(again, SettlementKind.RETRIED), settled(b)) == [True, True]
-    assert not await engine.resume(QUEUE, "b")  # it is done
     counts = await engine.metrics(QUEUE)
     assert (counts["waiting"], counts["running"]) == (1, 0)
+
+
+async def test_a_done_row_is_resumed_without_its_result(engine: Engine) -> None:
+    await push(engine, new("a"))
+    [a] = await claim(engine)
+    await settle(engine, settled(a, SettlementKind.SUCCEEDED, result=b"r", history=b"\x80"))
+    assert await engine.resume(QUEUE, "a")
+    stored = await found(engine, "a")
+    assert (stored.state, stored.attempt, stored.result, stored.history) == (State.WAITING, 0, None, b"\x80")
+    [again] = await claim(engine)
+    assert (again.attempt, again.token != a.token) == (1, True)
+    await check_counts(engine, pushed=1, resumed=1, succeeded=1, running=1)
 
 
 async def test_a_dead_row_whose_key_is_taken_cannot_be_resumed(engine: Engine) -> None:
@@ -1076,8 +1087,8 @@ async def test_finished_rows_are_forgotten_by_id_or_all(engine: Engine) -> None:
     verdicts = [SettlementKind.SUCCEEDED, SettlementKind.FAILED, SettlementKind.KILLED]
     await settle(engine, *[settled(row, verdict) for row, verdict in zip(rows, verdicts, strict=False)])
     await settle(engine, settled(x, queue=FOREIGN))
-    for task_id in ("d", "e", "nobody"):
-        assert await engine.forget(QUEUE, task_id) == (0, False)  # unfinished, or not there
+    for task_id in ("d", "nobody"):
+        assert await engine.forget(QUEUE, task_id) == (0, False)  # it runs, or is not there
     assert await engine.forget(QUEUE, "b") == (1, False)
     assert await engine.find(QUEUE, "b") is None
     assert await engine.forget(QUEUE, None) == (2, False)
@@ -1085,6 +1096,9 @@ async def test_finished_rows_are_forgotten_by_id_or_all(engine: Engine) -> None:
     assert await states(engine, *"de") == [State.RUNNING, State.WAITING]
     assert await engine.find(FOREIGN, "x") is not None
     await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=1, waiting=1, running=1)
+    assert await engine.forget(QUEUE, "e") == (1, False)
+    assert await engine.forget(QUEUE, "e") == (0, False)
+    await check_counts(engine, pushed=5, succeeded=1, failed=1, killed=2, running=1)
 
 
 # Looking

@@ -971,18 +971,24 @@ class MovesToEarlierOnly(LeasedStorage):
 
 @breaks("a_waiting_task_can_be_cancelled")
 class CancelsTheUnknown(LeasedStorage):
-    async def cancel(self, task_id: str) -> bool:
-        return await super().cancel(task_id) or task_id not in self.store.rows
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        return await super().cancel(task_id, running=running) or (not running and task_id not in self.store.rows)
 
 
-@breaks("a_running_task_can_be_aborted")
+@breaks("a_task_can_be_cancelled_wherever_it_is")
+class CancelsOnlyWhatWaits(LeasedStorage):
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        return await super().cancel(task_id)
+
+
+@breaks("a_running_task_can_be_aborted", "a_task_can_be_cancelled_wherever_it_is")
 class AbortsInWordsOnly(LeasedStorage):
     async def abort(self, task_id: str) -> bool:
         row = await self.find(task_id)
         return row is not None and row.hand is not None
 
 
-@breaks("a_dead_letter_can_be_resumed")
+@breaks("a_finished_task_can_be_resumed")
 class ResumesWithItsAttempts(LeasedStorage):
     async def resume_by_id(self, task_id: str) -> bool:
         row = await self.find(task_id)
@@ -1020,7 +1026,7 @@ class ResumesRunningTasks(LeasedStorage):
         return await super().resume_abandoned()
 
 
-@breaks("one_finished_task_can_be_forgotten", "an_audit_is_true_at_any_moment")
+@breaks("one_task_can_be_forgotten", "an_audit_is_true_at_any_moment")
 class DiscardsAnything(LeasedStorage):
     async def discard(self, task_id: str) -> bool:
         await trio.lowlevel.checkpoint()

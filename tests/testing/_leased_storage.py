@@ -495,9 +495,9 @@ class LeasedStorage(
         self.store.mark_changed()
         return True
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
         if (row := await self.waiting(task_id)) is None:
-            return False
+            return running and await self.abort(task_id)
         self.finish(row, Killed(AbortError("cancelled")))
         return True
 
@@ -509,7 +509,7 @@ class LeasedStorage(
 
     async def resume_by_id(self, task_id: str) -> bool:
         row = await self.find(task_id)
-        if row is None or row.status not in (Status.Failed, Status.Killed):
+        if row is None or not row.status.is_final:
             return False
         if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
             raise DuplicateTaskError("the unique key is taken")
@@ -534,7 +534,9 @@ class LeasedStorage(
 
     async def discard(self, task_id: str) -> bool:
         row = await self.find(task_id)
-        if row is None or not row.status.is_final:
+        if row is None or row.status is Status.Running:
             return False
+        if not row.status.is_final:
+            self.finish(row, Killed(AbortError("discarded")))
         del self.store.rows[task_id]
         return True

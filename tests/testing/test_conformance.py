@@ -151,7 +151,7 @@ async def test_what_hangs_is_a_failure_with_its_place(autojump_clock: MockClock)
 
 
 class NeverEmptied(LeasedStorage):
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
         await trio.lowlevel.checkpoint()
         return False
 

@@ -145,14 +145,18 @@ class LedgerCapabilities(
         return moved
 
     @trio.lowlevel.enable_ki_protection
-    async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits."""
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits.
+
+        With ``running=True``, one that runs is aborted, as :meth:`abort` does.
+        """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        cancelled = self._ledger_holder.ledger.cancel(task_id, "cancelled while it waited")
+        ledger = self._ledger_holder.ledger
+        cancelled = ledger.cancel(task_id, "cancelled while it waited")
         self._ledger_holder.match_waiters()
-        return cancelled
+        return cancelled or (running and ledger.abort(task_id, "aborted while it ran"))
 
     @trio.lowlevel.enable_ki_protection
     async def abort(self, task_id: str) -> bool:
@@ -170,8 +174,8 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
-        task.
+        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
+        result of one that has succeeded is forgotten.
         """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
@@ -182,11 +186,16 @@ class LedgerCapabilities(
 
     @trio.lowlevel.enable_ki_protection
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
+        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
+
+        One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
+        """
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
-        return self._ledger_holder.ledger.discard(task_id)
+        discarded = self._ledger_holder.ledger.discard(task_id)
+        self._ledger_holder.match_waiters()
+        return discarded
 
     @trio.lowlevel.enable_ki_protection
     async def vacuum(self) -> int:
@@ -275,20 +284,25 @@ class ResultWaiters:
     def __init__(self) -> None:
         self._awaited: dict[str, _Awaited] = {}
 
-    def announce(self, task_id: TaskId, outcome: Ending) -> None:
-        """Wake the trio tasks that wait for this task, which is finished."""
+    def announce(self, task_id: TaskId, outcome: Ending | None) -> None:
+        """Wake the trio tasks that wait for this task, which is finished; with None, it is discarded."""
         awaited = self._awaited.pop(task_id, None)
         if awaited is not None:
-            awaited.result = TaskResult.of(task_id, outcome)
+            awaited.result = None if outcome is None else TaskResult.of(task_id, outcome)
             awaited.finished.set()
 
     async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on."""
+        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on.
+
+        Raises:
+          UnknownTaskError: the task was discarded.
+        """
         awaited = self._awaited.setdefault(task_id, _Awaited())
         with Loan(task_id, f"task {escaped(task_id)}") as loan:
             loan.begin()
             await awaited.finished.wait()
-        assert awaited.result is not None
+        if awaited.result is None:
+            raise UnknownTaskError(task_id)
         return awaited.result
 
 

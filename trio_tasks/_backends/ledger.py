@@ -48,7 +48,7 @@ class Ledger(Generic[A]):
     """The tasks of a queue in memory, and their states.
 
     Args:
-      on_finish: called with each task that reaches a final status, at once.
+      on_finish: called with each task that reaches a final status, or is discarded while it waits (None), at once.
       keep_results: number of succeeded tasks that are kept with their results; the oldest are forgotten first.
           Failed and killed ones are kept until :meth:`vacuum`.
       line_of: an error in a line, for the history.
@@ -60,7 +60,7 @@ class Ledger(Generic[A]):
     def __init__(
         self,
         *,
-        on_finish: Callable[[TaskId, Ending], None],
+        on_finish: Callable[[TaskId, Ending | None], None],
         keep_results: int,
         line_of: Callable[[BaseException], str],
         traceback_of: Callable[[BaseException], str],
@@ -333,19 +333,7 @@ class Ledger(Generic[A]):
         attempt = self._running.pop(task_id, None)
         parts.finished = self.seconds()
         parts.position = next(self._tiebreak)
-        del self._live[task_id]
-        if self._start_by:
-            self._start_by.pop(task_id, None)
-        if self._aborted:
-            self._aborted.pop(task_id, None)
-        if self._successors:
-            self._successors.pop(task_id, None)
-        if self._not_before:
-            self._not_before.pop(task_id, None)
-            self._moments.pop(task_id, None)
-            self._suspended.discard(task_id)
-        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
-            del self._unique[parts.terms.unique]
+        self._remove(task)
         if isinstance(outcome, Succeeded):
             parts.status = Status.Done
             self.counts["succeeded"] += 1
@@ -360,6 +348,24 @@ class Ledger(Generic[A]):
             else:
                 self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
+
+    def _remove(self, task: Task[A]) -> None:
+        """Take a task out of the unfinished ones, and free its unique key."""
+        parts = task.parts
+        task_id = parts.id
+        del self._live[task_id]
+        if self._start_by:
+            self._start_by.pop(task_id, None)
+        if self._aborted:
+            self._aborted.pop(task_id, None)
+        if self._successors:
+            self._successors.pop(task_id, None)
+        if self._not_before:
+            self._not_before.pop(task_id, None)
+            self._moments.pop(task_id, None)
+            self._suspended.discard(task_id)
+        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
+            del self._unique[parts.terms.unique]
 
     def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
         if not self._keep_results:
@@ -419,24 +425,27 @@ class Ledger(Generic[A]):
         return waiting is not None
 
     def resume(self, task_id: str, now: float) -> bool:
-        """Make a dead letter wait again, with all of its attempts; False if there is none of this id.
+        """Make a finished task wait again, with all of its attempts; False if there is none of this id.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now. Nothing changed.
         """
-        dead = self._dead.get(task_id)
-        if dead is None:
+        finished = self._dead.get(task_id) or self._done.get(task_id)
+        if finished is None:
             return False
-        parts = dead[0].parts.again(attempt=0)
+        parts = finished[0].parts.again(attempt=0)
         if parts.terms.unique is not None:
             if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
                 raise not_again(task_id, holder)
-        del self._dead[task_id]
-        self._dead_failed -= isinstance(dead[1], Failed)
+        if self._done.pop(task_id, None) is None:
+            del self._dead[task_id]
+        elif task_id in self._infos:  # an error of an attempt before the one that succeeded
+            self._infos[task_id] = replace(self._infos[task_id], error=None)
+        self._dead_failed -= isinstance(finished[1], Failed)
         self.counts["resumed"] += 1
         parts.waits_since = now
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
-        task = self._live[parts.id] = Task(dead[0].args, parts)
+        task = self._live[parts.id] = Task(finished[0].args, parts)
         self._ready.append(task)
         return True
 
@@ -454,12 +463,19 @@ class Ledger(Generic[A]):
         self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
 
     def discard(self, task_id: str) -> bool:
-        """Forget one finished task; False if none of this id is finished."""
+        """Forget one task that is finished or waits; False if there is none of this id, or if it runs."""
         finished = self._done.pop(task_id, None) or self._dead.pop(task_id, None)
-        if finished:
+        waiting = self._waiting(task_id)
+        if finished is not None:
             self._dead_failed -= isinstance(finished[1], Failed)
-            self._infos.pop(task_id, None)
-        return finished is not None
+        elif waiting is not None:
+            self._remove(waiting)
+            self.counts["killed"] += 1
+            self._on_finish(waiting.parts.id, None)
+        if finished is None and waiting is None:
+            return False
+        self._infos.pop(task_id, None)
+        return True
 
     def vacuum(self) -> int:
         """Forget all finished tasks; return how many there were."""

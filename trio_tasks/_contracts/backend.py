@@ -133,8 +133,11 @@ class Cancel(ABC):
     """A backend that can cancel a waiting task and abort a running one."""
 
     @abstractmethod
-    async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits."""
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits.
+
+        With ``running=True``, one that runs is aborted as :meth:`abort` does; which of the two is decided in one step.
+        """
 
     @abstractmethod
     async def abort(self, task_id: str) -> bool:
@@ -165,11 +168,14 @@ class Progress(ABC):
 
 
 class Discard(ABC):
-    """A backend that can forget one finished task."""
+    """A backend that can forget one task that is finished, or waits."""
 
     @abstractmethod
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
+        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
+
+        One that waited is counted as killed, and nothing else is left of it.
+        """
 
 
 class Vacuum(ABC):
@@ -181,12 +187,12 @@ class Vacuum(ABC):
 
 
 class ResumeById(ABC):
-    """A backend that can make a dead letter wait again."""
+    """A backend that can make a finished task wait again."""
 
     @abstractmethod
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
-        task.
+        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
+        result of one that has succeeded is forgotten.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.

@@ -87,6 +87,7 @@ class TaskEvent(Enum):
 
     CANCEL = "cancel"
     ABORT = "abort"
+    CANCEL_RUNNING = "cancel, running=True"
     REPLACE = "replace"
     """Another task is pushed with its unique key, and ``on_conflict="replace"``."""
     RESCHEDULE = "reschedule"
@@ -141,8 +142,7 @@ class Change(NamedTuple):
 _WAITING = TaskState.WAITING, TaskState.DELAYED
 _RUNNING = TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED
 _UNWANTED = TaskState.ABORTING, TaskState.REPLACED
-_DEAD = TaskState.FAILED, TaskState.KILLED
-_FINAL = TaskState.DONE, *_DEAD
+_FINAL = TaskState.DONE, TaskState.FAILED, TaskState.KILLED
 STATUSES: Mapping[TaskState, Status] = {
     **dict.fromkeys(_WAITING, Status.Pending),
     **dict.fromkeys(_RUNNING, Status.Running),
@@ -184,11 +184,14 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     ((TaskState.RUNNING,), TaskEvent.REPLACE, Change(TaskState.REPLACED, key=_FREED)),
     ((TaskState.ABORTING,), TaskEvent.REPLACE, Change(TaskState.ABORTING, key=_FREED)),
     (_RUNNING, TaskEvent.ABORT, Change(TaskState.ABORTING)),
+    (_WAITING, TaskEvent.CANCEL_RUNNING, _ENDED),
+    (_RUNNING, TaskEvent.CANCEL_RUNNING, Change(TaskState.ABORTING)),
     (_WAITING, TaskEvent.RESCHEDULE, Change(TaskState.DELAYED)),
     ((TaskState.WAITING,), TaskEvent.UPDATE, Change(TaskState.WAITING)),
     ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
-    (_DEAD, TaskEvent.RESUME, Change(TaskState.WAITING, "resumed", _RESET, _TAKEN)),
+    (_FINAL, TaskEvent.RESUME, Change(TaskState.WAITING, "resumed", _RESET, _TAKEN)),
     (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN)),
+    (_WAITING, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, "killed", key=_FREED)),
     (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN)),
     (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN)),
 )

@@ -391,8 +391,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result."""
+    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
+        """Kill the row if it is WAITING or DELAYED; ``error`` becomes its result. With ``running``, do what
+        :meth:`abort` does if it is RUNNING, and return its claim.
+        """
 
     @abstractmethod
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
@@ -410,7 +412,8 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row WAITING again at attempt 0, if it is FAILED or KILLED; its history stays.
+        """Make the row WAITING again at attempt 0, if it is DONE, FAILED or KILLED; its history stays, and so does an
+        error, but not the result of one that is DONE.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -422,7 +425,9 @@ class Engine(ABC):
 
     @abstractmethod
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget the finished row of this id; or several finished rows, as many as fit a short transaction."""
+        """Forget the row of this id, unless it is RUNNING; or several finished rows, as many as fit a short
+        transaction. One that was WAITING or DELAYED counts as killed.
+        """
 
     @abstractmethod
     async def metrics(self, queue: str) -> QueueMetrics:

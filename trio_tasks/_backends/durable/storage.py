@@ -684,10 +684,17 @@ class DurableStorage(
         self._loop.check_queues()
         return moved
 
-    async def cancel(self, task_id: str) -> bool:
-        """Kill the waiting task of this id; False if no task of this id waits."""
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Kill the waiting task of this id; False if no task of this id waits.
+
+        With ``running=True``, one that runs is aborted, as :meth:`abort` does. Which of the two is decided in one
+        transaction.
+        """
         error = encode_error(AbortError("cancelled while it waited"))
-        cancelled: bool = await self._do("cancel", task_id, error)
+        cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, bool(running))
+        if isinstance(cancelled, ClaimKey):
+            self._abort_here(task_id, cancelled)
+            return True
         if cancelled:
             self._queue.finish(task_id)
             self._loop.check_queues()
@@ -701,14 +708,19 @@ class DurableStorage(
         same, the task is done; but it is not attempted again after this, even if its worker dies.
         """
         claim_key: ClaimKey | None = await self._do("abort", task_id)
+        if claim_key is not None:
+            self._abort_here(task_id, claim_key)
+        return claim_key is not None
+
+    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
+        """Cancel the attempt under this claim, if it is made in this process."""
         parts = self._queue.leased.get(task_id)
         if parts is not None and parts.context.claim_key == claim_key:
             abort(parts)
-        return claim_key is not None
 
     async def resume_by_id(self, task_id: str) -> bool:
-        """Make the failed or killed task of this id wait again, with all of its attempts; False if there is no such
-        task.
+        """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
+        result of one that has succeeded is forgotten.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -731,8 +743,14 @@ class DurableStorage(
         return number
 
     async def discard(self, task_id: str) -> bool:
-        """Forget the finished task of this id, such as a dead letter; False if there is no such task."""
+        """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
+
+        One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
+        """
         part: Part = await self._do("forget", task_id)
+        if part.number:
+            self._queue.finish(task_id)
+            self._loop.check_queues()
         return part.number > 0
 
     async def vacuum(self) -> int:

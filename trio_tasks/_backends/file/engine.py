@@ -223,18 +223,23 @@ class FileEngine(Engine):
         """Return the rows of a page that pass the filters of a query."""
         return await self._read(Operations.search, queue, query, self.now())
 
-    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill a waiting row."""
-        return await self._write(Operations.cancel, queue, task_id, error)
+    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
+        """Kill a waiting row, or request the end of the attempt at a running one."""
+        cancelled = await self._write(Operations.cancel, queue, task_id, error, running)
+        self._tell_of_abort(cancelled)
+        return cancelled
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
         would wait again.
         """
         held = await self._write(Operations.abort, queue, task_id)
-        for on_change in self._listeners if held is not None else ():
-            on_change()
+        self._tell_of_abort(held)
         return held
+
+    def _tell_of_abort(self, held: object) -> None:
+        for on_change in self._listeners if isinstance(held, ClaimKey) else ():
+            on_change()
 
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         """Set the time at which a waiting row is ready."""
@@ -245,7 +250,7 @@ class FileEngine(Engine):
         return await self._write(Operations.update, queue, task_id, payload, options)
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make a failed or killed row wait again."""
+        """Make a finished row wait again."""
         return await self._write(Operations.resume, queue, task_id)
 
     async def resume_abandoned(self, queue: str) -> Part:
@@ -253,7 +258,7 @@ class FileEngine(Engine):
         return await self._write(Operations.resume_abandoned, queue)
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget finished rows."""
+        """Forget a row that does not run, or finished rows."""
         return await self._write(Operations.forget, queue, task_id)
 
     async def metrics(self, queue: str) -> QueueMetrics:

@@ -21,6 +21,7 @@ from .state import (
     FAILED,
     GONE,
     KILLED,
+    KILLS,
     PAUSED,
     PUSHED,
     RESUMED,
@@ -134,12 +135,13 @@ class Operations:
             row.progress = progress
         return row is not None
 
-    def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill the row if it waits."""
+    def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
+        """Kill the row if it waits; with ``running``, note that it is to be aborted, if it runs."""
         row = self._waiting_row(queue, task_id)
         if row is not None:
             self._state.kill(row, error)
-        return row is not None
+            return True
+        return (running and self.abort(queue, task_id)) or False
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Note that the row is to be aborted, if it runs."""
@@ -172,14 +174,14 @@ class Operations:
         return row is not None
 
     def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row wait again, if it is failed or killed.
+        """Make the row wait again, if it is finished.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
         """
         state = self._state
         row = state.current_row(queue, task_id)
-        if row is None or row.state not in (FAILED, KILLED):
+        if row is None or row.state <= RUNNING:
             return False
         if row.unique is not None:
             state.key_holder(row.queue, row.unique)
@@ -187,6 +189,8 @@ class Operations:
             raise not_again(task_id, holder.id)
         state.touch(row)
         row.queue.take_out(row.key)
+        if row.state == DONE:
+            row.result = None
         row.attempt, row.expires, row.requested_end = 0, None, False
         state.count(row.queue, RESUMED, live=1)
         state.make_wait(row, 0.0)
@@ -204,7 +208,7 @@ class Operations:
         return Part(min(len(lapsed), _BATCH_SIZE), is_more=len(lapsed) > _BATCH_SIZE)
 
     def forget(self, queue: str, task_id: str | None) -> Part:
-        """Remove the finished row of this id, or up to so many finished ones."""
+        """Remove the row of this id, unless it runs, or up to so many finished ones."""
         state = self._state
         queue_rows = state.queues.get(queue)
         if queue_rows is None:
@@ -214,10 +218,13 @@ class Operations:
         rows = list(islice(chain.from_iterable(map(dict.values, queue_rows.finished.values())), _BATCH_SIZE))
         if task_id is not None:
             row = state.current_row(queue, task_id)
-            rows = [row] if row is not None and row.state > RUNNING else []
+            rows = [row] if row is not None and row.state != RUNNING else []
         for row in rows:
             state.touch(row)
-            state.forget(row)
+            if row.state <= DELAYED:
+                state.finish(row, KILLED, KILLS, None, 0.0)
+            else:
+                state.forget(row)
         return Part(len(rows), is_more=len(rows) == _BATCH_SIZE)
 
     def _row(self, queue: str, task_id: str) -> Row | None:

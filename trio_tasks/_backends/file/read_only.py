@@ -275,7 +275,7 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
-    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
+    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool:
         """Raise, as for every change."""
         raise self._refusal()
 

@@ -149,9 +149,9 @@ class SqliteEngine(Engine):
         check_position(query)
         return await self._read(Operations.search, queue, query, self.now())
 
-    async def cancel(self, queue: str, task_id: str, error: bytes) -> bool:
-        """Kill a waiting row."""
-        return await self._write_and_wake(Operations.cancel, queue, task_id, error, self.now())
+    async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
+        """Kill a waiting row, or request the end of the attempt at a running one."""
+        return await self._write_and_wake(Operations.cancel, queue, task_id, error, running, self.now())
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request the end of the attempt at a row."""
@@ -166,7 +166,7 @@ class SqliteEngine(Engine):
         return await self._write(Operations.update, queue, task_id, payload, options, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make a failed or killed row wait again."""
+        """Make a finished row wait again."""
         return await self._write_and_wake(Operations.resume, queue, task_id, self.now())
 
     async def resume_abandoned(self, queue: str) -> Part:
@@ -177,8 +177,11 @@ class SqliteEngine(Engine):
         return part
 
     async def forget(self, queue: str, task_id: str | None) -> Part:
-        """Forget finished rows."""
-        return await self._write(Operations.forget, queue, task_id, self.now())
+        """Forget a row that does not run, or finished rows."""
+        part = await self._write(Operations.forget, queue, task_id, self.now())
+        if task_id is not None and part.number:  # its result may be waited for, and the queue may be empty now
+            await self._call(self._session.wake_others, self.now())
+        return part
 
     async def metrics(self, queue: str) -> QueueMetrics:
         """Return the counters of a queue."""

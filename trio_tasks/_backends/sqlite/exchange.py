@@ -682,6 +682,12 @@ class TaskTable:
         self._counters.count(queue, live=-1, killed=1, kept_killed=1)
         self._count_ready(queue, state, suspended)
 
+    def discard(self, queue: int, seq: int, state: int, suspended: int | None) -> None:
+        """Delete a row that waits in this state, which counts as killed."""
+        self._change("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
+        self._counters.count(queue, live=-1, killed=1)
+        self._count_ready(queue, state, suspended)
+
     def _count_ready(self, queue: int, state: int, suspended: int | None) -> None:
         """Count that a row of this state is not delayed any more."""
         if state == State.DELAYED:

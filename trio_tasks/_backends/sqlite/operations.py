@@ -178,15 +178,16 @@ class Operations:
         sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
         return self._connection.changed(sql, (progress, held.key, held.token)) > 0
 
-    def cancel(self, queue: str, task_id: str, error: bytes, now: float) -> bool:
-        """Kill the row if it waits."""
+    def cancel(self, queue: str, task_id: str, error: bytes, running: bool, now: float) -> bool | ClaimKey:
+        """Kill the row if it waits; with ``running``, request the end of its attempt if it runs."""
         number = self._counters.known(queue)
         self._expire(number, task_id, now)
         found = self._row_that_waits(number, task_id)
         if found is not None:
             seq, state, suspended = found
             self._table.kill(number, seq, error, now, state, suspended)
-        return found is not None
+            return True
+        return (running and self.abort(queue, task_id)) or False
 
     def abort(self, queue: str, task_id: str) -> ClaimKey | None:
         """Request that the row's worker ends its attempt."""
@@ -234,7 +235,7 @@ class Operations:
         return found is not None
 
     def resume(self, queue: str, task_id: str, now: float) -> bool:
-        """Make the failed or killed row wait again.
+        """Make the finished row wait again.
 
         Raises:
           DuplicateTaskError: its unique key is taken.
@@ -243,7 +244,7 @@ class Operations:
         self._expire(number, task_id, now)
         rows = self._connection.execute(
             "SELECT seq, state, uniq, options FROM trio_tasks_task "
-            f"WHERE queue = ? AND id = ? AND state IN (4, 5) AND {_KEPT}",
+            f"WHERE queue = ? AND id = ? AND state > 2 AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
@@ -259,7 +260,7 @@ class Operations:
             raise not_again(task_id, holder[0][0])
         self._connection.execute(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
-            "requested_end = NULL, uniq = ? WHERE seq = ?",
+            "requested_end = NULL, uniq = ?, result = iif(state = 3, NULL, result) WHERE seq = ?",
             (self._table.order_key(None, now), unique, seq),
         )
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
@@ -270,7 +271,7 @@ class Operations:
         return Part(*self._sql.enter_due(queue, self._counters.known(queue), now, ExchangeResult()))
 
     def forget(self, queue: str, task_id: str | None, now: float) -> Part:
-        """Delete one finished row, or some hundreds."""
+        """Delete one row that does not run, or some hundreds of finished ones."""
         number = self._counters.known(queue)
         if task_id is not None:
             self._expire(number, task_id, now)
@@ -279,7 +280,10 @@ class Operations:
             for seq, state in found:
                 self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
                 self._counters.count(number, **{KEPT_COUNTER[State(state)]: -1})
-            return Part(len(found), is_more=False)
+            waiting = self._row_that_waits(number, task_id)
+            if waiting is not None:
+                self._table.discard(number, *waiting)
+            return Part(len(found) + (waiting is not None), is_more=False)
         if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
         swept = self._table.sweep(number, now, _FORGOTTEN)  # their time was up: they are not in the number returned

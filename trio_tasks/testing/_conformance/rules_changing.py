@@ -136,6 +136,31 @@ async def a_waiting_task_can_be_cancelled(harness: Harness) -> None:
 
 
 @rule(3, Cancel)
+async def a_task_can_be_cancelled_wherever_it_is(harness: Harness) -> None:
+    """cancel with running=True kills a waiting task, and aborts a running one; it returns False for any other task."""
+    ids: list[str] = [await harness.push(number) for number in range(2)]
+    record = AttemptRecord()
+
+    async def hang(task: Task[Any]) -> None:
+        await trio.sleep_forever()
+
+    async with harness.second_handle() as other, trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("cancelled", harness.backend, hang, concurrency=1, on_event=record.listen)
+        context = await nursery.start(worker.run)
+        await harness.wait_until(lambda: bool(record.attempts), "the attempt of a worker", "begun")
+        context.pause()
+        expect("cancel of a task that runs", await other.cancel(ids[0]), False)
+        for task_id in reversed(ids):
+            expect("cancel of a task with running=True", await other.cancel(task_id, running=True), True)
+        await harness.wait_until(lambda: bool(record.outcomes), "the cancelled attempt", "ended")
+        expect("how it ended", [type(outcome) for _, outcome in record.outcomes], [Killed])
+        for task_id in (*ids, "unknown"):
+            expect("cancel with running=True of no task", await other.cancel(task_id, running=True), False)
+        nursery.cancel_scope.cancel()
+    await harness.expect_nothing()
+
+
+@rule(3, Cancel)
 async def a_running_task_can_be_aborted(harness: Harness) -> None:
     """abort, from any handle, cancels the attempt under way, and the task is killed; it returns False for any other
     task.
@@ -163,22 +188,24 @@ async def a_running_task_can_be_aborted(harness: Harness) -> None:
 
 
 @rule(7, ResumeById)
-async def a_dead_letter_can_be_resumed(harness: Harness) -> None:
-    """resume_by_id makes a failed or killed task wait again, from its first attempt; it returns False for any other
-    task.
+async def a_finished_task_can_be_resumed(harness: Harness) -> None:
+    """resume_by_id makes a finished task wait again, from its first attempt and without its result; it returns False
+    for any other task.
     """
     ids = [await harness.push(number) for number in range(3)]
     expect("resume of a task that waits", await harness.backend.resume_by_id(ids[0]), False)
     expect("resume of an unknown task", await harness.backend.resume_by_id("unknown"), False)
-    outcomes: tuple[Outcome, ...] = (Failed(ValueError("1")), Killed(ValueError("1")), Succeeded(None))
+    outcomes: tuple[Outcome, ...] = (Failed(ValueError("1")), Killed(ValueError("1")), Succeeded(1))
     for number, outcome in enumerate(outcomes):
         await harness.settle(await harness.receive_number(number), outcome)
-    expect("resume of a task that is done", await harness.backend.resume_by_id(ids[2]), False)
-    for number in (0, 1):
-        expect("resume of a dead letter", await harness.backend.resume_by_id(ids[number]), True)
-        expect("resume once more", await harness.backend.resume_by_id(ids[number]), False)
+    for number, task_id in enumerate(ids):
+        expect("resume of a finished task", await harness.backend.resume_by_id(task_id), True)
+        expect("resume once more", await harness.backend.resume_by_id(task_id), False)
+        if isinstance(harness.backend, FetchById) and (found := await harness.backend.fetch_by_id(task_id)) is not None:
+            expect("its result", getattr(found.parts.context, "result", None), None)
         task = await harness.receive_number(number)
         expect("its args", task.args, harness.args(number))
+        expect("its attempt", task.parts.attempt, 1)
         await harness.settle(task, Succeeded(None))
     await harness.expect_nothing()
 
@@ -227,13 +254,22 @@ async def finished_tasks_can_be_forgotten(harness: Harness) -> None:
 
 
 @rule(2, Discard)
-async def one_finished_task_can_be_forgotten(harness: Harness) -> None:
-    """discard forgets the finished task of this id and no other; it returns False if there is none."""
-    ids = [await harness.push(number) for number in range(3)]
-    expect("discard of a task that waits", await harness.backend.discard(ids[0]), False)
+async def one_task_can_be_forgotten(harness: Harness) -> None:
+    """discard forgets the finished or waiting task of this id and no other; it returns False if there is none, or if
+    it runs.
+    """
+    ids: list[str] = [await harness.push(number) for number in range(3)]
     expect("discard of an unknown task", await harness.backend.discard("unknown"), False)
+    for delay in (0.0, DELAY):
+        waiting = await harness.push(4, unique="key", delay=delay)
+        expect("discard of a task that waits", await harness.backend.discard(waiting), True)
+        expect("discard once more", await harness.backend.discard(waiting), False)
+        if isinstance(harness.backend, FetchById):
+            expect("the task that waited", await harness.backend.fetch_by_id(waiting), None)
     for number in (0, 1):
-        await harness.settle(await harness.receive_number(number), Failed(ValueError("1")))
+        task = await harness.receive_number(number)
+        expect("discard of a task that runs", await harness.backend.discard(task.parts.id), False)
+        await harness.settle(task, Failed(ValueError("1")))
     expect("discard of a dead letter", await harness.backend.discard(ids[0]), True)
     expect("discard once more", await harness.backend.discard(ids[0]), False)
     if isinstance(harness.backend, FetchById):
