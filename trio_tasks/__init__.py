@@ -10,6 +10,7 @@ from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
+    Explain as Explain,
     FetchById as FetchById,
     ListQueues as ListQueues,
     ListTasks as ListTasks,
@@ -107,6 +108,7 @@ if _TYPE_CHECKING:
         Stop as Stop,
         Success as Success,
     )
+    from ._contracts.explanation import Explanation as Explanation
     from ._contracts.report import (
         Interruption as Interruption,
         Overrun as Overrun,
@@ -137,6 +139,7 @@ _WHEN_ASKED_FOR = {
     "Engage": "._contracts.events",
     "Error": "._contracts.events",
     "Event": "._contracts.events",
+    "Explanation": "._contracts.explanation",
     "FileStorage": "._backends.file.storage",
     "HandlerSignatureError": "._handlers.adapter",
     "HeartBeat": "._contracts.events",

@@ -8,6 +8,7 @@ from ._contracts.backend import (
     Backend as Backend,
     Cancel as Cancel,
     Discard as Discard,
+    Explain as Explain,
     Feeder as Feeder,
     FetchById as FetchById,
     ListQueues as ListQueues,

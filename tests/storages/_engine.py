@@ -13,6 +13,7 @@ from trio_tasks._backends.durable.engine import (
     Engine,
     Exchange,
     ExchangeResult,
+    LocatedRow,
     Part,
     Query,
     Renewal,
@@ -139,6 +140,10 @@ class TroubledEngine(Engine):
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         stored: StoredRow | None = await self._call("find", queue, task_id)
         return stored
+
+    async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
+        located: LocatedRow | None = await self._call("locate", queue, task_id)
+        return located
 
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
         found: Found[StoredRow] = await self._call("search", queue, query)

@@ -34,6 +34,7 @@ from trio_tasks import (
 )
 from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._backends.durable.storage import DurableStorage
+from trio_tasks._contracts.explanation import Place
 from trio_tasks._contracts.sink import make_tasks
 from trio_tasks._logging import catch_errors
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
@@ -816,6 +817,19 @@ class ListsAsPushed(LeasedStorage):
 class KnowsOneWorker(LeasedStorage):
     async def list_workers(self) -> list[str]:
         return (await super().list_workers())[:1]
+
+
+@breaks("every_task_is_explained")
+class KeepsNoReasons(LeasedStorage):
+    def enter_outcome(self, row: Row, outcome: Outcome) -> None:
+        super().enter_outcome(row, outcome)
+        row.reason = None
+
+
+@breaks("the_place_of_a_task_is_explained")
+class CountsTheLastAsTheFirst(LeasedStorage):
+    def place_behind(self, rows: list[Row]) -> Place:
+        return super().place_behind(rows[::-1])
 
 
 @breaks("queues_are_listed", "queues_are_apart")

@@ -17,6 +17,7 @@ from trio_tasks import (
     Audit,
     Balance,
     DuplicateTaskError,
+    Explanation,
     Failed,
     Killed,
     LeaseLostError,
@@ -44,6 +45,7 @@ from trio_tasks import (
 )
 from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
+from trio_tasks._contracts.explanation import Evidence, Place, explanation_of
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
 from trio_tasks._contracts.states import COUNTERS
@@ -52,6 +54,7 @@ from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
     Cancel,
     Discard,
+    Explain,
     FetchById,
     ListQueues,
     ListTasks,
@@ -103,6 +106,7 @@ class Row:
     info: KnownTaskInfo = NOTHING_KNOWN
     hand: Parts | None = None
     is_suspended: bool = False
+    reason: str | None = None  # of its suspension
     successor: str = ""  # which has its unique key now
 
 
@@ -129,6 +133,7 @@ class LeasedStorage(
     ReceiveNowaitBackend[Any],
     Cancel,
     Discard,
+    Explain,
     FetchById,
     ListQueues,
     ListTasks,
@@ -329,6 +334,7 @@ class LeasedStorage(
         if not isinstance(outcome, Retried):
             row.attempt -= 1
         row.is_suspended = isinstance(outcome, Suspended)
+        row.reason = outcome.reason if isinstance(outcome, Suspended) else None
         if not isinstance(outcome, Released):
             row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
@@ -447,6 +453,23 @@ class LeasedStorage(
             "running": len(self.rows_of(Status.Running)),
             **{name: len(self.rows_of(status)) for name, status in finished.items()},
         }
+
+    async def explain(self, task_id: str) -> Explanation:
+        row, now = await self.find(task_id), trio.current_time()
+        evidence = Evidence(id=task_id, queue=self.queue, now=now, is_paused=self.store.is_paused)
+        if row is not None:
+            evidence.task, evidence.reason = self.shown(row), row.reason
+            evidence.due = row.due if row.status is Status.Pending else None
+            if row.status is Status.Pending and row.due <= now:
+                ready = [each for each in self.rows_of(Status.Pending) if each.due <= now]
+                evidence.place = self.place_behind(
+                    sorted((e for e in ready if self.order(e) < self.order(row)), key=self.order)
+                )
+        evidence.workers = [each.name for each in self.store.workers if not each.is_stopped]
+        return explanation_of(evidence)
+
+    def place_behind(self, rows: list[Row]) -> Place:
+        return Place.after(row.parts.id for row in rows)
 
     async def pause(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
@@ -84,7 +84,7 @@ class Ledger(Generic[A]):
         self._not_before: dict[str, float] = {}  # of delayed tasks
         self._successors: dict[str, TaskId] = {}  # of running tasks that were replaced
         self._unique: dict[str, TaskId] = {}
-        self._suspended: set[str] = set()  # of delayed tasks, those that are put off by a suspension
+        self._suspended: dict[str, str] = {}  # of delayed tasks that are put off by a suspension, its reason
         self._start_by: dict[str, float] = {}  # of tasks that were never started
         self._expiring: list[tuple[float, str]] = []  # a heap of the same, with stale entries
         self._aborted: dict[str, str] = {}  # reasons; these run, and are killed when they end
@@ -158,7 +158,7 @@ class Ledger(Generic[A]):
         if self._not_before:
             self._not_before.pop(task.parts.id, None)
             self._moments.pop(task.parts.id, None)
-            self._suspended.discard(task.parts.id)
+            self._suspended.pop(task.parts.id, None)
         if seconds <= 0:
             task.parts.waits_since = now
             self._ready.append(task)
@@ -242,7 +242,7 @@ class Ledger(Generic[A]):
     def _make_ready(self, task: Task[A], now: float) -> None:
         task.parts.waits_since = min(now, self._not_before.pop(task.parts.id))
         self._moments.pop(task.parts.id, None)
-        self._suspended.discard(task.parts.id)
+        self._suspended.pop(task.parts.id, None)
         self._ready.append(task)
 
     def expire(self, now: float) -> bool:
@@ -321,7 +321,7 @@ class Ledger(Generic[A]):
             self.counts["suspended"] += 1
             self._delay(again, outcome.until - now, now)
             if parts.id in self._not_before:
-                self._suspended.add(parts.id)
+                self._suspended[parts.id] = outcome.reason
         else:
             again.parts.waits_since = parts.waits_since
             self.counts["released"] += 1
@@ -363,7 +363,7 @@ class Ledger(Generic[A]):
         if self._not_before:
             self._not_before.pop(task_id, None)
             self._moments.pop(task_id, None)
-            self._suspended.discard(task_id)
+            self._suspended.pop(task_id, None)
         if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
             del self._unique[parts.terms.unique]
 
@@ -497,6 +497,16 @@ class Ledger(Generic[A]):
         """Return the task of this id, unfinished or remembered; or None."""
         finished = self._done.get(task_id) or self._dead.get(task_id)
         return finished[0] if finished else self._live.get(task_id)
+
+    def delay_of(self, task_id: str) -> tuple[float, str | None] | None:
+        """When a delayed task is due, and the reason of its suspension; None if it is not delayed."""
+        due = self._not_before.get(task_id)
+        return None if due is None else (due, self._suspended.get(task_id))
+
+    def before(self, task: Task[A]) -> Iterator[TaskId]:
+        """The ids of the ready tasks that go before this one."""
+        ready = takewhile(lambda each: each is not task, filter(self._is_ready, self._ready))
+        return (each.parts.id for each in ready)
 
     def shown(self, task: Task[A]) -> Task[A]:
         """Return a copy of a task, with a StoredTaskInfo as its context."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 import trio
 
 from .._checks import check_text
-from .._contracts.backend import ListQueues, ListWorkers, NowaitBackend, Pause, RegisterWorker, ResumeAbandoned
+from .._contracts.backend import Explain, ListQueues, ListWorkers, NowaitBackend, Pause, RegisterWorker, ResumeAbandoned
 from .._contracts.sink import BATCH_SIZE, Pushed, PushHooks, TaskSink, check_task, make_tasks
 from .._printing import quoted
-from .._tasks.outcome import Released
+from .._tasks.outcome import Released, Status
 from .._tasks.task import make_task
 from .capabilities import LedgerCapabilities
 from .memory_queue import MemoryQueue
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
+    from .._contracts.explanation import Explanation
     from .._contracts.sink import OnPush
     from .._contracts.worker_info import WorkerInfo
     from .._tasks.outcome import Outcome
@@ -78,6 +79,7 @@ class MemoryStorage(
     ListQueues,
     ResumeAbandoned,
     Pause,
+    Explain,
 ):
     """A storage in memory, for one process.
 
@@ -431,6 +433,32 @@ class MemoryStorage(
         await trio.lowlevel.checkpoint()
         now, workers = self._queue.ledger.seconds(), self._queue.workers.items()
         return [worker_info(each, self.queue, since=since, now=now) for each, since in workers if not each.is_stopped]
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Explain where the task of this id is, and why it does not run now.
+
+        >>> print(await storage.explain(task_id))
+
+        The :class:`Explanation` has the evidence in its fields, and in one sentence as its text. It does not look at
+        more tasks than at a thousand that go first.
+        """
+        from .._contracts.explanation import Evidence, Place, explanation_of  # most programs never ask
+
+        check_text(task_id, "a task's id")
+        await trio.lowlevel.checkpoint()
+        queue = self._queue
+        evidence = Evidence(id=task_id, queue=queue.name, now=queue.ledger.seconds(), is_paused=queue.is_paused)
+        now, ledger = trio.current_time(), queue.ledger
+        ledger.enter_due(now)
+        task = ledger.find(task_id)
+        if task is not None:
+            evidence.task = ledger.shown(task)
+            if (delay := ledger.delay_of(task_id)) is not None:
+                evidence.due, evidence.reason = evidence.now + delay[0] - now, delay[1]
+            elif task.parts.status is Status.Pending:
+                evidence.place = Place.after(ledger.before(task))
+        evidence.workers = [each.name for each in queue.workers if not each.is_stopped]
+        return explanation_of(evidence)
 
     async def list_queues(self) -> list[str]:
         """Return the names of all queues that a task was ever pushed to."""

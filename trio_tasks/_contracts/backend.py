@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
+    from .explanation import Explanation
     from .listing import Page, TaskFilters
     from .metrics import Balance, QueueMetrics
     from .worker_info import WorkerInfo
@@ -310,6 +311,14 @@ class Pause(ABC):
     @abstractmethod
     async def is_paused(self) -> bool:
         """Return True if the queue is paused."""
+
+
+class Explain(ABC):
+    """A backend that can explain where a task is, and why it does not run now."""
+
+    @abstractmethod
+    async def explain(self, task_id: str) -> Explanation:
+        """Explain where the task of this id is, and why it does not run now. An id may also be unknown."""
 
 
 class Audit(ABC):

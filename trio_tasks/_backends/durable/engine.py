@@ -41,6 +41,7 @@ from ..._tasks.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from ..._contracts.explanation import Place
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict
@@ -144,6 +145,8 @@ class Settlement(NamedTuple):
     """RETRIED and SUSPENDED: the new ``run_at`` of the row; None leaves it."""
     worker: str | None = None
     """The worker that made the attempt, where the claim was made for several; None: the one that claimed."""
+    reason: str = ""
+    """SUSPENDED: why, for people."""
 
 
 class ClaimRequest(NamedTuple):
@@ -218,6 +221,18 @@ class StoredRow(NamedTuple):
     """When it was last claimed; None if it never was."""
     finished: float | None = None
     """When it was finished; of one that has expired, when it did; None if it is unfinished."""
+    suspended: str | None = None
+    """The reason of the suspension that delays it; None if none does."""
+
+
+class LocatedRow(NamedTuple):
+    """A row that was looked up, and its place in the order."""
+
+    row: StoredRow
+    place: Place | None
+    """Its place, if it is ready by now, entered or not; else None."""
+    is_paused: bool
+    """True if its queue is paused."""
 
 
 class Query(NamedTuple):
@@ -344,6 +359,9 @@ class Engine(ABC):
     longest = math.inf
     """Bytes that a payload with its options, a result, or a progress may have; known once it is open."""
 
+    knows_workers = True
+    """True if :meth:`workers` returns the workers of all processes."""
+
     needs_polling = True
     """True if :meth:`listen` may miss changes by other processes, so that the store has to be polled as well."""
 
@@ -377,6 +395,12 @@ class Engine(ABC):
     @abstractmethod
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id; or None."""
+
+    @abstractmethod
+    async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
+        """Return the row of this id with its place in the order; or None. It looks at a bounded number of rows that go
+        first, if they are in the state that they have by now.
+        """
 
     @abstractmethod
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:

@@ -15,6 +15,7 @@ from ..._clock import microseconds_of, wall_after
 from ..._codecs.codec import CborCodec, EncodeError
 from ..._concurrency.tracebacks import traceback_text
 from ..._concurrency.virtual_time import uses_wall_clock
+from ..._contracts.explanation import reason_text
 from ..._contracts.sink import check_storable
 from ..._contracts.states import STATUSES, TaskState
 from ..._logging import catch_errors, line_of
@@ -131,7 +132,9 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
         history = _note_unreadable(task, lease, engine, worker)
         run_at = microseconds_of(wall_after(after)) if after else None
         key, token, kind = lease.key, lease.token, SettlementKind.SUSPENDED
-        return Settlement(queue.name, key, token, kind, after, None, history, math.inf, run_at=run_at, worker=worker)
+        reason = reason_text(outcome.reason)
+        row = queue.name, key, token, kind, after, None, history, math.inf
+        return Settlement(*row, run_at=run_at, worker=worker, reason=reason)
     if not isinstance(outcome, (Retried, Failed, Killed)):
         raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
     kind = _KINDS[type(outcome)]

@@ -21,6 +21,7 @@ from ..._contracts.backend import (
     Audit,
     Cancel,
     Discard,
+    Explain,
     FetchById,
     ListQueues,
     ListTasks,
@@ -38,6 +39,7 @@ from ..._contracts.backend import (
     WaitForCompletion,
 )
 from ..._contracts.context import WorkerContext
+from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
 from ..._contracts.listing import Found, PageRequest
 from ..._contracts.open_stores import note_closed, note_open
@@ -77,12 +79,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, Selection, TaskFilters
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import Engine, NewRow, Part, StoredRow, StoredWorker, WorkerRow
+    from .engine import Engine, LocatedRow, NewRow, Part, StoredRow, StoredWorker, WorkerRow
     from .queue import StorageOptions
 
 A = TypeVar("A")
@@ -114,6 +117,7 @@ class DurableStorage(
     Metrics,
     Audit,
     Pause,
+    Explain,
     Progress,
     Generic[A],
 ):
@@ -640,6 +644,23 @@ class DurableStorage(
         >>> assert balance, str(balance)
         """
         return await self._loop.ask(self._loop.engine.audit, self._queue.name)
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Explain where the task of this id is, and why it does not run now; in any process.
+
+        >>> print(await storage.explain(task_id))
+
+        The :class:`Explanation` has the evidence in its fields, and in one sentence as its text. It does not look at
+        more tasks than at a thousand that go first.
+        """
+        found: LocatedRow | None = await self._do("locate", task_id)
+        evidence = Evidence(id=task_id, queue=self.queue, now=self._loop.engine.now())
+        if found is not None:
+            evidence.task = task_of(found.row, self._queue)
+            evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
+            evidence.is_paused = found.is_paused
+            evidence.workers = await self.list_workers() if self._loop.engine.knows_workers else None
+        return explanation_of(evidence)
 
     # Changing
 

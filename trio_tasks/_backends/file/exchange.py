@@ -87,7 +87,7 @@ class ExchangeSteps:
                 state.count(row.queue, RETRIED)
         elif settlement.kind == SettlementKind.SUSPENDED:
             row.attempt -= 1
-            if state.put_back(row, settlement.after, suspended=True):
+            if state.put_back(row, settlement.after, suspended=settlement.reason):
                 state.count(row.queue, SUSPENDED)
         else:
             row.attempt -= 1

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from heapq import nlargest, nsmallest
-from itertools import chain, islice
+from heapq import merge, nlargest, nsmallest
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING, final
 
 from ..._clock import wall_now
+from ..._contracts.explanation import Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import not_again
 from ..durable.encoding import expired_error
-from ..durable.engine import ClaimKey, Part, Renewal, State, StoredRow
+from ..durable.engine import ClaimKey, LocatedRow, Part, Renewal, State, StoredRow
 from ..durable.search import RowFilter
 from .state import (
     DELAYED,
@@ -70,6 +71,20 @@ class Operations:
         row = self._row(queue, task_id)
         return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
 
+    def locate(self, queue: str, task_id: str, now: float) -> LocatedRow | None:
+        """Return the row of this id, and its place in the order if it is ready."""
+        stored, row = self.find(queue, task_id, now), self._row(queue, task_id)
+        if stored is None or row is None:
+            return None
+        queue_rows, wall = row.queue, wall_now().timestamp()
+        is_paused = bool(queue_rows.counts[PAUSED])
+        if stored.state > DELAYED or (row.state == DELAYED and not _is_due(row, now, wall)):
+            return LocatedRow(stored, None, is_paused)
+        due = queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ()
+        first = sorted((each for each in due if _is_due(each, now, wall) and not each.has_expired(now)), key=_turn)
+        before = takewhile(lambda each: _turn(each) < _turn(row), merge(queue_rows.ready(now), first, key=_turn))
+        return LocatedRow(stored, Place.after(each.id for each in before), is_paused)
+
     def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
         """Return the rows of a page."""
         queue_rows = self._state.queues.get(queue)
@@ -91,7 +106,7 @@ class Operations:
             counts["killed"] += 1
             counts["kept_killed"] += 1
         for row in queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ():
-            if row.key not in expired and row.due is not None and row.due <= now and not _is_early(row, wall):
+            if row.key not in expired and _is_due(row, now, wall):
                 counts["delayed"] -= 1
                 counts["suspended_now"] -= row.is_suspended
                 counts["waiting"] += 1
@@ -248,6 +263,11 @@ def _counts(queue: QueueRows) -> dict[str, int]:
     }
 
 
+def _is_due(row: Row, now: float, wall: float) -> bool:
+    """Return True if a delayed row is due by now, though no transaction has entered that yet."""
+    return row.due is not None and row.due <= now and not _is_early(row, wall)
+
+
 def _is_early(row: Row, wall: float) -> bool:
     """Return True if a delayed row is not due by the wall clock, which was set back."""
     return row.by_wall and row.run_at is not None and row.run_at / 1e6 > wall
@@ -303,10 +323,15 @@ def _is_as_delayed(row: Row, delayed: bool | None, now: float) -> bool:
     return delayed is None or delayed == (row.state == DELAYED and row.due is not None and row.due > now)
 
 
+def _turn(row: Row) -> tuple[float, float, int]:
+    """Return the sort key for rows that are ready."""
+    return -row.priority, row.since, row.key
+
+
 def _order_key(row: Row) -> tuple[float, ...]:
     """Return a sort key for rows of one section: as they would be claimed, fall due, were claimed, or were finished."""
     if row.state == WAITING:
-        return -row.priority, row.since, row.key
+        return _turn(row)
     if row.state == DELAYED:
         assert row.due is not None
         return row.due if row.expires is None else min(row.due, row.expires), row.key
@@ -332,4 +357,5 @@ def _stored(row: Row, now: float) -> StoredRow:
         row.pushed,
         row.started,
         row.expires if has_expired else row.since if row.state > RUNNING else None,
+        row.suspended,
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ClaimKey,
         Exchange,
         ExchangeResult,
+        LocatedRow,
         Part,
         Query,
         Renewal,
@@ -182,6 +183,7 @@ class ReadOnlyFileEngine(Engine):
       path: of the journal.
     """
 
+    knows_workers = False
     recovery = None
     """None: nothing is dropped when it is opened."""
 
@@ -236,6 +238,10 @@ class ReadOnlyFileEngine(Engine):
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""
         return (await self._read_on()).find(queue, task_id, self.now())
+
+    async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
+        """Return the row of this id, and its place."""
+        return (await self._read_on()).locate(queue, task_id, self.now())
 
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
         """Return the rows of a page that pass the filters of a query."""

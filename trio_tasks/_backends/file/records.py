@@ -21,8 +21,8 @@ flat list of fields, since that is written twice as fast as lists in lists::
     claims    worker and keys
     suspended number of a queue, how often a task of it was suspended, how often one was resumed, and 1 if it is paused,
               where any of these is not 0
-    moments   key, run_at, whether that is waited for by the wall clock, and whether it is delayed by a suspension, of
-              those rows that have one or are; and not of a row that has changed if it is none any more
+    moments   key, run_at, whether that is waited for by the wall clock, and the reason of the suspension that delays
+              it, of those rows that have one of these; and not of a row that has changed if it is none any more
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
@@ -132,7 +132,7 @@ def _encode(
     moments: list[Any] = []
     for row in with_moments:
         if _has_moments(row):
-            moments += (row.key, row.run_at, row.by_wall, row.is_suspended)
+            moments += (row.key, row.run_at, row.by_wall, row.suspended)
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
@@ -164,11 +164,11 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         found = _load_rows(state, rows, now if len(more) > 2 else None)
         for start in range(0, len(changed), _CHANGED):
             if (row := state.rows.get(changed[start])) is not None:
-                row.condition = *changed[start + 1 : start + _CHANGED], None, False, False, row.started
+                row.condition = *changed[start + 1 : start + _CHANGED], None, False, None, row.started
                 found.append(row)
         for start in range(0, len(moments), 4):
             if (row := state.rows.get(moments[start])) is not None:
-                row.run_at, row.by_wall, row.is_suspended = moments[start + 1 : start + 4]
+                row.run_at, row.by_wall, row.suspended = moments[start + 1 : start + 4]
         for key in gone:
             if (row := state.rows.pop(key, None)) is not None:
                 row.state = GONE
@@ -203,7 +203,7 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
             row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
         else:
             row.payload, row.options = payload, options
-        row.condition = *rows[start + 7 : start + _ROW], None, False, False, row.started
+        row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started
         found.append(row)
     return found
 
@@ -211,7 +211,7 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
 def _load_claim(state: JournalState, now: float, worker: str, keys: list[int]) -> list[Row]:
     found = [row for key in keys if (row := state.rows.get(key)) is not None]
     for row in found:
-        row.state, row.worker, row.due, row.is_suspended, row.started = RUNNING, worker, None, False, now
+        row.state, row.worker, row.due, row.suspended, row.started = RUNNING, worker, None, None, now
         row.attempt += 1
     return found
 
@@ -262,7 +262,8 @@ def _is_sound(row: Any) -> bool:
         and (row.history is None or type(row.history) is bytes)
         and (row.progress is None or type(row.progress) is bytes)
         and (row.run_at is None or (type(row.run_at) is int and -(2**63) <= row.run_at < 2**63))
-        and type(row.by_wall) is type(row.is_suspended) is bool
+        and type(row.by_wall) is bool
+        and (row.suspended is None or type(row.suspended) is str)
         and (row.name is None or type(row.name) is str)
         and (row.pushed is None or _is_moment(row.pushed))
         and (row.started is None or _is_moment(row.started))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
@@ -56,7 +56,6 @@ class Row:
         "expires",
         "history",
         "id",
-        "is_suspended",
         "key",
         "name",
         "options",
@@ -71,6 +70,7 @@ class Row:
         "since",
         "started",
         "state",
+        "suspended",
         "token",
         "unique",
         "worker",
@@ -111,7 +111,7 @@ class Row:
         self.requested_end: bool | str = False
         self.run_at: int | None = None
         self.by_wall = False
-        self.is_suspended = False
+        self.suspended: str | None = None  # the reason of the suspension that delays it
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -130,7 +130,7 @@ class Row:
             self.requested_end,
             self.run_at,
             self.by_wall,
-            self.is_suspended,
+            self.suspended,
             self.started,
         )
 
@@ -150,9 +150,14 @@ class Row:
             self.requested_end,
             self.run_at,
             self.by_wall,
-            self.is_suspended,
+            self.suspended,
             self.started,
         ) = fields
+
+    @property
+    def is_suspended(self) -> bool:
+        """True if a suspension delays it."""
+        return self.suspended is not None
 
     @property
     def weight(self) -> int:
@@ -205,6 +210,10 @@ class TimeIndex:
         """Return all entries: first those that came in order."""
         yield from self._in_order
         yield from self._others
+
+    def in_order(self) -> Iterator[Entry]:
+        """Return all entries, the earliest first."""
+        return merge(self._in_order, sorted(self._others))
 
     def until(self, moment: float) -> Iterable[Row]:
         """Return the rows of all entries up to a moment, stale ones among them."""
@@ -269,7 +278,7 @@ class QueueRows:
         """Note that a row does not wait for its time any more."""
         if self.delayed_rows.pop(row.key, None) is not None and row.is_suspended:
             del self.suspended_rows[row.key]
-            row.is_suspended = False
+            row.suspended = None
 
     def take_out(self, key: int) -> None:
         """Take the row of this key out of all collections by state, whatever state it was in."""
@@ -294,6 +303,13 @@ class QueueRows:
     def waiting(self) -> int:
         """The number of rows that are ready."""
         return self.counts[LIVE] - len(self.running) - len(self.delayed_rows)
+
+    def ready(self, now: float) -> Iterator[Row]:
+        """Return the rows that are ready, in the order in which they go."""
+        for priority in reversed(self._priorities):
+            for moment, _, row in self._ready[priority].in_order():
+                if row.state == WAITING and row.since == moment and not row.has_expired(now):
+                    yield row
 
     def oldest_waiting(self, now: float) -> float | None:
         """The moment since when the oldest of the ready rows waits; None if there is none."""
@@ -580,12 +596,12 @@ class JournalState:
         self.count(row.queue, PUSHED, 1)
         self.weight += row.weight
 
-    def make_wait(self, row: Row, delay: float, *, suspended: bool = False) -> None:
+    def make_wait(self, row: Row, delay: float, *, suspended: str | None = None) -> None:
         """Make a row ready after this many seconds."""
         if row.state == DELAYED:
             row.queue.end_delay(row)
         if delay > 0:
-            row.is_suspended = suspended
+            row.suspended = suspended
             row.state = DELAYED
             row.since = row.due = self.time + delay
         else:
@@ -594,7 +610,7 @@ class JournalState:
             row.state, row.since, row.due = WAITING, self.last_moment, None
         self.place(row)
 
-    def put_back(self, row: Row, delay: float | None, *, suspended: bool = False) -> bool:
+    def put_back(self, row: Row, delay: float | None, *, suspended: str | None = None) -> bool:
         """Make a row that ran wait again, and return True: after ``delay`` seconds, or in its old place if ``delay`` is
         None. If it was to be aborted, or was replaced, it is killed.
         """

@@ -18,6 +18,7 @@ from ..durable.engine import (
     Engine,
     Exchange,
     ExchangeResult,
+    LocatedRow,
     Offset,
     Part,
     Query,
@@ -143,6 +144,10 @@ class SqliteEngine(Engine):
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
+
+    async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
+        """Return the row of this id, and its place."""
+        return await self._read(Operations.locate, queue, task_id, self.now())
 
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
         """Return the rows of a page that pass the filters of a query."""

@@ -142,7 +142,7 @@ class Due(NamedTuple):
     token: int
     due: float
     wall: float | None
-    suspended: int | None
+    suspended: str | None
 
 
 @final
@@ -639,12 +639,12 @@ class TaskTable:
             due = now + each.after if each.after > 0 else None
             state = State.WAITING if due is None else State.DELAYED
             order_key = self.order_key(due, now)
-            suspended = 1 if each.kind is SettlementKind.SUSPENDED and due is not None else None
+            suspended = each.reason if each.kind is SettlementKind.SUSPENDED and due is not None else None
             moved = state, due, order_key, each.kind in NOT_COUNTED
             self._change(_RETURN, (*moved, each.result, each.history, each.run_at, each.worker, suspended, *held))
             changes = {_COUNTERS[each.kind]: 1}
             if due is not None:
-                changes |= {"delayed": 1, "suspended_now": suspended or 0}
+                changes |= {"delayed": 1, "suspended_now": int(suspended is not None)}
             self._counters.count(queue, running=-1, **changes)
 
     def finish(self, each: Settlement, now: float) -> None:
@@ -669,7 +669,7 @@ class TaskTable:
         error: bytes,
         now: float,
         state: int = State.WAITING,
-        suspended: int | None = None,
+        suspended: str | None = None,
         *,
         at: float | None = None,
     ) -> None:
@@ -682,16 +682,16 @@ class TaskTable:
         self._counters.count(queue, live=-1, killed=1, kept_killed=1)
         self._count_ready(queue, state, suspended)
 
-    def discard(self, queue: int, seq: int, state: int, suspended: int | None) -> None:
+    def discard(self, queue: int, seq: int, state: int, suspended: str | None) -> None:
         """Delete a row that waits in this state, which counts as killed."""
         self._change("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
         self._counters.count(queue, live=-1, killed=1)
         self._count_ready(queue, state, suspended)
 
-    def _count_ready(self, queue: int, state: int, suspended: int | None) -> None:
+    def _count_ready(self, queue: int, state: int, suspended: str | None) -> None:
         """Count that a row of this state is not delayed any more."""
         if state == State.DELAYED:
-            self._counters.count(queue, delayed=-1, suspended_now=-1 if suspended else 0)
+            self._counters.count(queue, delayed=-1, suspended_now=0 if suspended is None else -1)
 
     def expire(self, queue: int, now: float, limit: int) -> list[str]:
         """Kill rows that were not claimed in time; return their ids."""

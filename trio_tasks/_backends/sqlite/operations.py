@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
+from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
 from ..._tasks.errors import not_again
 from ..durable.encoding import decode_options, expired_error
-from ..durable.engine import ClaimKey, ExchangeResult, Part, State, StoredRow, StoredWorker
+from ..durable.engine import ClaimKey, ExchangeResult, LocatedRow, Part, State, StoredRow, StoredWorker
 from .counters import text
 from .exchange import KEPT_COUNTER
 from .search import rows_by_key, search
@@ -27,7 +28,7 @@ _FORGOTTEN = 500
 """Rows that are forgotten in one transaction."""
 _COLUMNS = (
     "id, state, attempt, payload, options, due, result, history, progress, worker, start_by, order_key, run_at, "
-    "name, pushed, started"
+    "name, pushed, started, suspended"
 )
 
 _KEPT = "(due IS NULL OR due > ?)"
@@ -36,6 +37,25 @@ DELETE FROM trio_tasks_task WHERE seq IN (
     SELECT seq FROM trio_tasks_task INDEXED BY trio_tasks_finished
     WHERE queue = ? AND state = ? AND +state > 2 LIMIT ?)
 """
+_ORDER = """
+SELECT priority, order_key, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= ?))
+FROM trio_tasks_task WHERE queue = ? AND id = ?
+"""
+_UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
+_BEFORE = "(priority > ? OR (priority = ? AND order_key < ?))"
+READY_BEFORE = f"""
+SELECT id, priority, order_key FROM trio_tasks_task
+WHERE queue = ? AND state = 0 AND {_UNEXPIRED} AND {_BEFORE} ORDER BY priority DESC, order_key LIMIT ?
+"""
+"""The ready rows that go before another one, the first of them first."""
+DUE_BEFORE = f"""
+SELECT id, priority, order_key FROM (
+    SELECT id, priority, order_key FROM trio_tasks_task
+    WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state = 1
+    AND (wall IS NULL OR wall <= ?) AND {_UNEXPIRED} LIMIT ?)
+WHERE {_BEFORE}
+"""
+"""The same, of the delayed rows that are due and were not made ready yet."""
 _MOST_LEVELS = 1000
 """Priorities, the highest first, of which the oldest waiting row is looked for."""
 OLDEST = """
@@ -101,6 +121,24 @@ class Operations:
         sql = f"SELECT {_COLUMNS} FROM trio_tasks_task WHERE queue = ? AND id = ?"
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         return _stored(rows[0], now) if rows else None
+
+    def locate(self, queue: str, task_id: str, now: float) -> LocatedRow | None:
+        """Return the row of this id, and its place in the order if it is ready."""
+        stored = self.find(queue, task_id, now)
+        if stored is None:
+            return None
+        number, wall = self._counters.known(queue), wall_now().timestamp()
+        is_paused = self._counters.is_paused(number)
+        if stored.state > State.DELAYED:
+            return LocatedRow(stored, None, is_paused)
+        [(priority, order_key, is_ready)] = self._connection.execute(_ORDER, (now, wall, number, task_id))
+        if not is_ready:
+            return LocatedRow(stored, None, is_paused)
+        before = priority, priority, order_key
+        ready = self._connection.execute(READY_BEFORE, (number, now, *before, MOST_COUNTED))
+        due = self._connection.execute(DUE_BEFORE, (number, now, wall, now, MOST_COUNTED, *before))
+        first = sorted((*ready, *due), key=lambda row: (-row[1], row[2]))
+        return LocatedRow(stored, Place.after(text(row[0]) for row in first), is_paused)
 
     def search(self, queue: str, query: Query, now: float) -> Found[StoredRow]:
         """Return the rows of a page."""
@@ -208,7 +246,7 @@ class Operations:
             return False
         seq, state, suspended = found
         is_delayed = state == State.DELAYED
-        self._counters.count(number, delayed=(delay > 0) - is_delayed, suspended_now=-1 if suspended else 0)
+        self._counters.count(number, delayed=(delay > 0) - is_delayed, suspended_now=0 if suspended is None else -1)
         if delay > 0:
             self._connection.execute(
                 "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), order_key = ?, run_at = ?, "
@@ -314,8 +352,8 @@ class Operations:
         for seq, state, suspended, start_by in self._connection.execute(sql, (number, task_id, now)):
             self._table.kill(number, seq, expired_error(), now, state, suspended, at=start_by)
 
-    def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, int | None] | None:
-        """The key, the state, and whether it is suspended, of the row of this id, if it waits."""
+    def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, str | None] | None:
+        """The key, the state, and the reason of its suspension, of the row of this id, if it waits."""
         sql = "SELECT seq, state, suspended FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
         rows = self._connection.execute(sql, (number, task_id))
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
@@ -323,9 +361,10 @@ class Operations:
 
 def _stored(row: Any, now: float) -> StoredRow | None:
     """Return the row in the state that it has at this time, stored or not yet; None if it is not kept any more."""
-    *fields, start_by, order_key, run_at, name, pushed, started = row
+    *fields, start_by, order_key, run_at, name, pushed, started, suspended = row
+    reason = None if suspended is None else text(suspended)
     known = text(row[0]), State(row[1]), int(row[2])
-    stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None))
+    stored = StoredRow._make((*known, *fields[3:], start_by, run_at, name, pushed, started, None, reason))
     if stored.state > State.RUNNING:
         is_over = stored.due is not None and stored.due <= now
         # The order key has whole microseconds, and may be a little before the claim.

@@ -123,7 +123,7 @@ _VERSION_3 = [
     kept_failed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 4),
     kept_killed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 5)
     """,
-    "ALTER TABLE trio_tasks_task ADD COLUMN suspended INTEGER",  # 1: it is delayed by a suspension
+    "ALTER TABLE trio_tasks_task ADD COLUMN suspended TEXT",  # why, if a suspension delays it
     "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
     "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
     "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock

@@ -55,6 +55,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "renew": lambda: ask(engine.renew, [], 1.0),
         "report": lambda: ask(engine.report, None, b""),
         "find": lambda: storage.fetch_by_id(waiting.parts.id),
+        "locate": lambda: storage.explain(waiting.parts.id),
         "search": storage.list_tasks,
         "cancel": lambda: storage.cancel(_UNKNOWN),
         "abort": lambda: storage.abort(_UNKNOWN),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import Cancel, FetchById, ListWorkers, RegisterWorker, ResumeById
+from ..._contracts.backend import Cancel, Explain, FetchById, ListWorkers, Pause, RegisterWorker, ResumeById
 from ..._contracts.events import Error
-from ..._tasks.outcome import Failed, Released, Retried, Succeeded
+from ..._contracts.explanation import Explanation
+from ..._tasks.outcome import Failed, Released, Retried, Status, Succeeded, Suspended
 from ..._tasks.retry import RetryPolicy, constant
 from ..._tasks.task import Parts, Task, Terms
 from ..._tasks.task_info import TRACEBACKS, StoredTaskInfo
@@ -198,3 +199,75 @@ async def _expect_info(backend: Any) -> WorkerInfo:
     expect("the workers", [each.name for each in found], ["teller"])
     info: WorkerInfo = found[0]
     return info
+
+
+@rule(13, Explain)
+async def every_task_is_explained(harness: Harness) -> None:
+    """explain tells where a task is: unknown, ready, running, suspended and why, delayed until when, or finished."""
+    await _expect_kind(harness, "unknown", "unknown")
+    task_id = await harness.push(1)
+    await _expect_kind(harness, task_id, "no_worker", "waiting")
+    task = await harness.receive()
+    found = await _expect_kind(harness, task_id, "running")
+    expect("its status and attempt", (found.status, found.attempt), (Status.Running, 1))
+    await harness.settle(task, Suspended(trio.current_time() + 3600.0, "the mail server rests"))
+    found = await _expect_kind(harness, task_id, "suspended")
+    expect("the reason and the attempts", (found.reason, found.attempt), ("the mail server rests", 0))
+    _expect_wait(found, 3600.0)
+    expect_that("its sentence", "the mail server rests" in str(found), str(found), "it has the reason")
+    task_id = await harness.push(2)
+    await harness.settle(await harness.receive(), Suspended(math.inf))
+    expect("until when", (await _expect_kind(harness, task_id, "suspended")).until, None)
+    task_id = await harness.push(3)
+    await harness.settle(await harness.receive(), Retried(ValueError("first"), 3600.0))
+    found = await _expect_kind(harness, task_id, "delayed")
+    expect("its error", found.error, "ValueError: first")
+    _expect_wait(found, 3600.0)
+    task_id = await harness.push(4)
+    await harness.settle(await harness.receive(), Failed(ValueError("last")))
+    found = await _expect_kind(harness, task_id, "finished")
+    expect("how it ended", (found.status, found.error), (Status.Failed, "ValueError: last"))
+
+
+@rule(13, Explain, RegisterWorker, ListWorkers)
+async def the_place_of_a_task_is_explained(harness: Harness) -> None:
+    """explain tells which tasks go before one that waits for its turn; or that its queue is paused, or that no worker
+    is there.
+    """
+    first, second, third = [await harness.push(number) for number in (1, 2, 3)]
+    urgent = await harness.push(4, priority=1)
+    await _expect_kind(harness, third, "no_worker")
+
+    async def wait(task: Task[Any]) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        worker: Worker[Any, Any] = Worker("busy", harness.backend, wait, concurrency=1)
+        context = await nursery.start(worker.run)
+        await harness.wait_until(lambda: bool(context.running_tasks), "the attempt of a worker", "begun")
+        await _expect_kind(harness, urgent, "running")
+        for task_id, before in ((first, ()), (second, (first,)), (third, (first, second))):
+            found = await _expect_kind(harness, task_id, "waiting")
+            expect("which tasks go first", (found.ahead, found.first), (len(before), before))
+            expect("the workers", found.workers, ("busy",))
+        if isinstance(harness.backend, Pause):
+            await harness.backend.pause()
+            await _expect_kind(harness, third, "paused")
+            await harness.backend.resume()
+        nursery.cancel_scope.cancel()
+
+
+async def _expect_kind(harness: Harness, task_id: str, *kinds: str) -> Explanation:
+    found = await harness.backend.explain(task_id)
+    if not isinstance(found, Explanation):
+        raise RuleBroken("the explanation of a task", found, "an Explanation")
+    expect_that("the kind of the explanation", found.kind in kinds, found.kind, " or ".join(kinds))
+    expect_that("its sentence", task_id in str(found) and "\n" not in str(found), str(found), "a line with the id")
+    return found
+
+
+def _expect_wait(found: Explanation, seconds: float) -> None:
+    left = -1.0 if found.until is None else (found.until - found.as_of).total_seconds()
+    expect_that(
+        "the seconds until it is ready", seconds - 60.0 <= left <= seconds, left, f"{seconds}, or a little less"
+    )

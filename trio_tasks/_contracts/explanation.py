@@ -1,0 +1,289 @@
+"""The explanation of where a task is, and why it does not run now; and how it is made of what a storage knows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
+
+from .._clock import moment_at
+from .._logging import catch_errors, line_of
+from .._printing import escaped
+from .._tasks.outcome import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from .._tasks.task import Task
+
+ExplanationKind = Literal["unknown", "finished", "running", "suspended", "delayed", "paused", "no_worker", "waiting"]
+
+MOST_COUNTED = 1000
+"""Tasks that go first, up to which they are counted."""
+_NAMED = 3
+"""Of these, the first ones, which are named."""
+_LONGEST_REASON = 500
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The answer of :meth:`~trio_tasks.abc.Explain.explain`: where a task is, and why it does not run now.
+
+    ``str()`` of it is one sentence with the evidence. A field that does not apply to its ``kind`` has its default.
+    """
+
+    kind: ExplanationKind
+    """The first of these that is true: ``"unknown"``, ``"finished"``, ``"running"``, ``"suspended"``, ``"delayed"``
+    (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue), ``"waiting"`` (for
+    its turn)."""
+    id: str
+    """The id that was asked for."""
+    queue: str
+    """The name of the queue."""
+    as_of: datetime
+    """When the storage answered, by its clock."""
+    status: Status | None = None
+    """The status of the task; None if it is unknown."""
+    attempt: int = 0
+    """The number of attempts that were begun, and count."""
+    worker: str | None = None
+    """The worker that has it, or had it last; None if none had it, or one that is not a :class:`Worker`."""
+    started_at: datetime | None = None
+    """When its latest attempt began."""
+    finished_at: datetime | None = None
+    """Finished: when."""
+    error: str = ""
+    """The error of its latest attempt, in a line."""
+    until: datetime | None = None
+    """Suspended or delayed: when it is ready; None if not before it is rescheduled. Running: when its lease runs out,
+    unless it is renewed."""
+    reason: str = ""
+    """Suspended: why."""
+    workers: tuple[str, ...] | None = ()
+    """The names of the workers that are alive on the queue; None if the storage cannot know them."""
+    ahead: int = 0
+    """Waiting: the number of tasks that go first; it is not counted beyond 1000."""
+    first: tuple[str, ...] = ()
+    """Waiting: the ids of those that go first of all, up to three."""
+
+    @property
+    def is_ahead_bounded(self) -> bool:
+        """True if there may be more tasks ahead than ``ahead`` says."""
+        return self.ahead >= MOST_COUNTED
+
+    def __str__(self) -> str:
+        return f"task {escaped(self.id)} {_SENTENCES[self.kind](self)}"
+
+
+class Place(NamedTuple):
+    """The place of a waiting task in the order."""
+
+    ahead: int
+    """The number of tasks that go first, up to :data:`MOST_COUNTED`."""
+    first: tuple[str, ...]
+    """The ids of the first of them."""
+
+    @classmethod
+    def after(cls, ids: Iterable[str]) -> Place:
+        """The place behind the tasks of these ids, in order; no more are looked at than are counted."""
+        ahead, first = 0, list[str]()
+        for task_id in ids:
+            ahead += 1
+            if ahead <= _NAMED:
+                first.append(str(task_id))
+            if ahead >= MOST_COUNTED:
+                break
+        return cls(ahead, tuple(first))
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    """All that a storage knows of a task and its queue, to explain where the task is."""
+
+    id: str
+    queue: str
+    now: float
+    """The time, by the storage's clock, in seconds since the epoch."""
+    task: Task[Any] | None = None
+    """The task, as it is looked up; None if it is unknown."""
+    due: float | None = None
+    """By the same clock: when a task that waits is ready; of a running one, when its lease runs out."""
+    reason: str | None = None
+    """The reason of its suspension; None if it is not suspended."""
+    is_paused: bool = False
+    """True if the queue is paused."""
+    workers: Sequence[str] | None = ()
+    """The names of the workers that are alive on the queue; None if they cannot be known."""
+    place: Place | None = None
+    """The place of a task that is ready."""
+
+
+def explanation_of(evidence: Evidence) -> Explanation:
+    """Return the explanation that follows from the evidence."""
+    task = evidence.task
+    if task is None:
+        return Explanation(kind="unknown", id=evidence.id, queue=evidence.queue, as_of=moment_at(evidence.now))
+    kind, due = _kind_of(evidence, task), evidence.due
+    has_end = kind in ("running", "suspended", "delayed") and due is not None and due < math.inf
+    return Explanation(
+        kind=kind,
+        id=evidence.id,
+        queue=evidence.queue,
+        as_of=moment_at(evidence.now),
+        status=task.parts.status,
+        attempt=int(task.parts.attempt),
+        worker=task.parts.context.worker or None,
+        started_at=task.parts.started_at,
+        finished_at=task.parts.finished_at,
+        error=_error_of(task),
+        until=moment_at(due) if has_end and due is not None else None,
+        reason=reason_text(evidence.reason) if kind == "suspended" else "",
+        workers=None if evidence.workers is None else tuple(evidence.workers),
+        ahead=0 if evidence.place is None else evidence.place.ahead,
+        first=() if evidence.place is None else evidence.place.first,
+    )
+
+
+def _kind_of(evidence: Evidence, task: Task[Any]) -> ExplanationKind:
+    # The order in which the cases are tried: each one would hide those that follow it.
+    status = task.parts.status
+    # 1. It is finished; or 2. it is in the hands of a worker.
+    if status.is_final:
+        return "finished"
+    if status is not Status.Pending:
+        return "running"
+    # 3. It is suspended; or 4. it waits for its time.
+    if evidence.place is None:
+        return "delayed" if evidence.reason is None else "suspended"
+    # 5. The queue is paused, so it does not matter if a worker is there. (Limits by key have their place after this.)
+    if evidence.is_paused:
+        return "paused"
+    # 6. No worker is there.
+    if evidence.workers is not None and not evidence.workers:
+        return "no_worker"
+    # 7. It waits in line.
+    return "waiting"
+
+
+def reason_text(reason: object) -> str:
+    """Return the reason of a suspension on one line, as it is stored."""
+    return escaped(reason, is_text=True)[:_LONGEST_REASON] if isinstance(reason, str) else ""
+
+
+def _error_of(task: Task[Any]) -> str:
+    """The latest error of a task; empty if there is none, or if it cannot be read."""
+    with catch_errors():
+        if (error := task.parts.context.error) is not None:
+            return line_of(error)
+        history = task.parts.context.history
+        return history[-1].error if history and task.parts.status is not Status.Done else ""
+    return ""
+
+
+# Sentences
+
+
+def _unknown(it: Explanation) -> str:
+    return f"is not known on queue {it.queue!r}: it was never pushed there, or is finished and forgotten"
+
+
+def _finished(it: Explanation) -> str:
+    end = {Status.Done: "is done", Status.Failed: "has failed", Status.Killed: "was killed"}[it.status or Status.Done]
+    by = f" by worker {it.worker!r}" if it.worker else ""
+    attempt = f"in its attempt {it.attempt}{by}" if it.attempt else "before its first attempt"
+    since = f", {_ago(it.finished_at, it)}" if it.finished_at is not None else ""
+    return f"{end} {attempt}{since}{f': {_error(it)}' if it.error else ''}"
+
+
+def _running(it: Explanation) -> str:
+    by = f" in worker {it.worker!r}" if it.worker else ""
+    since = f" {_ago(it.started_at, it)}" if it.started_at is not None else ""
+    if it.status is Status.Queued:
+        return f"was claimed{since}, and its attempt {it.attempt} is about to begin{by}"
+    return f"is running: its attempt {it.attempt} began{since}{by}{_lease(it)}"
+
+
+def _lease(it: Explanation) -> str:
+    if it.until is None:
+        return ""
+    if it.until <= it.as_of:
+        return f"; its lease ran out {_ago(it.until, it)}, so the next worker that looks takes the task back"
+    return f"; its lease holds for {span(it.until, it.as_of)}, unless it is renewed before"
+
+
+def _suspended(it: Explanation) -> str:
+    return f"is suspended {_until(it)}: {it.reason or 'no reason was given'}"
+
+
+def _delayed(it: Explanation) -> str:
+    return f"waits {_until(it)}{_after_failure(it)}"
+
+
+def _paused(it: Explanation) -> str:
+    return f"is ready, but queue {it.queue!r} is paused{_after_failure(it)}"
+
+
+def _no_worker(it: Explanation) -> str:
+    return f"is ready, but no worker is alive on queue {it.queue!r}{_after_failure(it)}"
+
+
+def _waiting(it: Explanation) -> str:
+    least = "at least " if it.is_ahead_bounded else ""
+    tasks = "1 task goes" if it.ahead == 1 else f"{least}{it.ahead} tasks go"
+    place = (
+        f"is ready, and {tasks} first, the next one {escaped(it.first[0])}," if it.ahead else "is ready, and goes next"
+    )
+    return f"{place} on queue {it.queue!r}, {_receivers(it)}{_after_failure(it)}"
+
+
+_SENTENCES = {
+    "unknown": _unknown,
+    "finished": _finished,
+    "running": _running,
+    "suspended": _suspended,
+    "delayed": _delayed,
+    "paused": _paused,
+    "no_worker": _no_worker,
+    "waiting": _waiting,
+}
+
+
+def _receivers(it: Explanation) -> str:
+    """The workers of the queue, in words."""
+    if it.workers is None:
+        return "whose workers cannot be seen from here"
+    names = [repr(name) for name in it.workers[:_NAMED]]
+    if len(it.workers) > _NAMED:
+        names.append(f"{len(it.workers) - _NAMED} more")
+    if len(names) == 1:
+        return f"where worker {names[0]} receives"
+    return f"where workers {', '.join(names[:-1])} and {names[-1]} receive"
+
+
+def _error(it: Explanation) -> str:
+    return escaped(it.error, is_text=True)
+
+
+def _after_failure(it: Explanation) -> str:
+    return f"; its attempt {it.attempt} ended with {_error(it)}" if it.error and it.attempt else ""
+
+
+def _until(it: Explanation) -> str:
+    if it.until is None:
+        return "until it is rescheduled"
+    return f"for {span(it.until, it.as_of)} more, until {it.until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(moment: datetime, it: Explanation) -> str:
+    return f"{span(it.as_of, moment)} ago"
+
+
+def span(later: datetime, earlier: datetime) -> str:
+    """The time between two moments, in the unit that suits it."""
+    seconds = max(0.0, (later - earlier).total_seconds())
+    for unit, size in (("days", 86_400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
