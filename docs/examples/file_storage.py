@@ -20,7 +20,8 @@ async def send(email: Email) -> None:
 async def main() -> None:
     async with FileStorage("tasks.journal", Email, queue="emails") as storage:
         await storage.push(Email(to="a@example.com"))
-        print(await storage.metrics())
+        numbers = await storage.metrics()
+        print(f"{numbers['waiting']} waiting, {numbers['running']} running")
     async with FileStorage("tasks.journal", Email, queue="emails") as storage:
         storage.close()  # nothing more is pushed: the worker ends when all is done
         await Worker("emails", storage, send).run()

@@ -108,7 +108,7 @@ async def hash_tree(directory: bytes, storage: SqliteStorage[bytes], known: set[
     say(f"hashed {now['succeeded'] - before['succeeded']:,} files in this run, and {before['succeeded']:,} before")
     if not monitor.is_shutting_down:
         return 1 if now["failed"] + now["killed"] else 0
-    say(f"{report}\n{now['waiting']:,} files are left; run this again to go on")
+    say(f"{report}\n{now['waiting'] + now['delayed']:,} files are left; run this again to go on")
     return 130
 
 

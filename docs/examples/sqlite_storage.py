@@ -30,7 +30,8 @@ async def first_run() -> str:
 
 async def second_run(ada: str) -> None:
     async with SqliteStorage("tasks.db", Email, queue="emails", result_type=str) as emails:
-        print(await emails.metrics())
+        numbers = await emails.metrics()
+        print(f"{numbers['waiting']} waiting, {numbers['delayed']} delayed, {numbers['running']} running")
         async with trio.open_nursery() as nursery:
             context = await nursery.start(Worker("postman", emails, send).run)
             print((await emails.wait_for(ada)).unwrap())

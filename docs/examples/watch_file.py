@@ -17,7 +17,7 @@ async def work(n: int) -> None:
 async def look(path: Path) -> None:
     async with SqliteStorage(path, int, read_only=True) as storage:
         numbers = await storage.metrics()
-        print({name: numbers[name] for name in ("pushed", "waiting", "running", "succeeded", "retried", "killed")})
+        print({name: numbers[name] for name in ("pushed", "waiting", "delayed", "running", "succeeded", "killed")})
         for status in (Status.Failed, Status.Killed):
             for task in await storage.list_tasks(status):
                 print(f"dead letter {task.args}: {task.parts.context.error!r}")
