@@ -279,7 +279,7 @@ async def test_a_storage_is_closed_when_every_handle_is() -> None:
     await other.push(1)
     storage.close()
     storage.close()
-    with pytest.raises(trio.ClosedResourceError, match="this storage is closed"):
+    with pytest.raises(trio.ClosedResourceError, match="MemoryStorage is closed"):
         await storage.push(2)
     with pytest.raises(trio.ClosedResourceError, match="cannot be cloned"):
         storage.clone()

@@ -23,10 +23,9 @@ OPTION = re.compile(r"^   :(?P<name>[\w-]+):(?P<value>.*)$", re.MULTILINE)
 NESTED = re.compile(r"^   \.\. automethod:: (\w+)", re.MULTILINE)
 
 VALUES = {
-    "EMPTY_METRICS": "The counters of a queue in which nothing has happened yet.",
     "FaultKind": "The name of a kind of fault, such as `drop` or `delay`.",
 }
-"""Values that have no docstring of their own."""
+"""Values whose docstring is that of another class."""
 
 
 def in_markdown(text: str) -> str:

@@ -40,19 +40,19 @@ class CustomBackend(TaskSink[A], Backend[A]):
     >>> CustomBackend(receive=fetch_row, push=insert_row, settle=update_row)
 
     Args:
-      receive: ``async () -> Task[A] | A``: waits for the next task, or for plain args; raises ``trio.EndOfChannel``
-          when no more will come. The attempts that its parts count are those which were made; this one is added
-          here. If it is cancelled (``stop``, ``pause`` and retries do that), it must have taken nothing. One trio
-          task at a time calls it; a function that has to look for tasks is made into one that waits by :func:`poll`.
-      push: ``async (task: Task[A]) -> object``: puts a task in, for :meth:`push` and its kin. If it returns a
-          ``TaskId``, so does ``push``; else that is the id of the task.
-      settle: ``async (task, outcome) -> object``: takes note of how an attempt ended. What it is given is the task as
-          it is to be stored: with the status that the outcome makes it have; and if it is to run again, with the
-          attempts that count (a release, or a suspension, takes one off) and its ``run_at``. It may raise
+      receive: ``async () -> Task[A] | A``. It waits for the next task, or for plain args, and raises
+          ``trio.EndOfChannel`` when no more will come. The parts of the task count the attempts made so far; the
+          backend adds this one. If it is cancelled (by ``stop``, ``pause`` or a retry), it must have taken nothing.
+          One trio task at a time calls it. :func:`poll` turns a function that polls into one that waits.
+      push: ``async (task: Task[A]) -> object``. It stores a task, for :meth:`push` and the other push methods. If it
+          returns a ``TaskId``, ``push`` returns that id; otherwise ``push`` returns the task's own id.
+      settle: ``async (task, outcome) -> object``. It records how an attempt ended. Its argument is the task as it
+          should be stored: with the status that follows from the outcome; and, if the task will run again, with the
+          number of attempts that count (a release or a suspension takes one off) and its ``run_at``. It may raise
           :class:`LeaseLostError`.
-      beat: ``async (context) -> object``: see :meth:`Backend.beat`.
-      heartbeat_interval: seconds between two calls of ``beat``.
-      close: ``() -> object``: have ``receive`` raise ``trio.EndOfChannel`` once there is nothing left.
+      beat: ``async (context) -> object``; see :meth:`Backend.beat`.
+      heartbeat_interval: the seconds between two calls of ``beat``.
+      close: ``() -> object``. After it, ``receive`` must raise ``trio.EndOfChannel`` once no task is left.
 
     If ``receive`` gives a task that is running already, the older attempt has lost its lease: it is cancelled, and it
     cannot settle.
@@ -133,7 +133,7 @@ class CustomBackend(TaskSink[A], Backend[A]):
         if self._push is None:
             raise BackendError("CustomBackend.push: this backend was made without push=")
         if self._closed:
-            raise trio.ClosedResourceError("this backend is closed: nothing more can be pushed here")
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
         answer = await _call("push", self._push, task)
         return answer if isinstance(answer, TaskId) else task.parts.id
 

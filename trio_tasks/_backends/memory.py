@@ -93,21 +93,22 @@ class MemoryStorage(
     itself.)
 
     Args and results are any objects, and are handed over by reference. With ``type=``, ``codec=`` or ``result_type=``
-    they are encoded and decoded as a storage that lasts does it: what that storage would refuse is refused here too,
-    and each attempt is given a value of its own.
+    they are encoded and decoded as in a storage that lasts: values that such a storage would refuse are refused here
+    too, and each attempt is given a value of its own.
 
     Args:
-      max_buffer_size: how many tasks may wait; with so many, :meth:`push` waits for room. What is retried or released
-          always finds room. Default: ``math.inf``, no limit.
-      type: of the args; what does not fit it is refused when it is pushed. Default: any object, by reference.
+      max_buffer_size: the most tasks that may wait; then :meth:`push` waits for room. Retried and released tasks
+          always find room. Default: ``math.inf``, no limit.
+      type: the type of the args; args that do not fit it are refused when they are pushed. Default: any object, by
+          reference.
       queue: the name of the queue. For further queues, see :meth:`share`. Default: ``"default"``.
-      codec: encodes the args: a :class:`Codec`, or what makes one of the type, such as :class:`JsonCodec`. Default:
-          none; with a ``type``, :class:`CborCodec`.
+      codec: the codec of the args: a :class:`Codec`, or a function or class that makes one from the type, such as
+          :class:`JsonCodec`. Default: none; with a ``type``, :class:`CborCodec`.
       result_type: the type that handlers return, which is encoded too. Default: any object, by reference.
-      keep_results: number of succeeded tasks that are kept with their results, for :meth:`wait_for`; the oldest go
-          first. Failed and killed tasks are kept until :meth:`vacuum`. Default: 10 000.
+      keep_results: the number of succeeded tasks that are kept with their results, for :meth:`wait_for`; the oldest are
+          forgotten first. Failed and killed tasks are kept until :meth:`vacuum`. Default: 10 000.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
+          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. Default: none.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.
@@ -254,7 +255,7 @@ class MemoryStorage(
 
     def _push_prepared(self, task: Task[A]) -> TaskId:
         if self._closed or self._queue.closed:
-            raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
         if not self._has_pushed:
             self._has_pushed = True
             self._queue.pushing_handles.add(self)

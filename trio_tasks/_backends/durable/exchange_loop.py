@@ -94,10 +94,10 @@ class Batch:
     """Requests for one exchange, in the order in which they are made.
 
     Args:
-      settles: settlements.
-      pushes: rows to be inserted.
-      claims: claims, each with its queue, and with the queue's count of changes when the claim was made.
-      before_claims: steps before the claims.
+      settles: the settlements.
+      pushes: the rows to insert.
+      claims: the claims, each with its queue, and with the queue's count of changes when the claim was made.
+      before_claims: the steps before the claims.
     """
 
     settles: Sequence[SettleRequest] = ()
@@ -161,7 +161,7 @@ class BatchResult(NamedTuple):
 class UnforeseenError(BackendError):
     """An error: an engine raised something else than a :class:`BackendError`."""
 
-    is_refusal = True  # assumed, since the cause is unknown
+    is_refusal = True  # this is assumed, since the cause is unknown
 
 
 @final
@@ -173,20 +173,23 @@ class ExchangeLoop:
     row is claimed without a free slot for it.
 
     Args:
-      engine: stores the rows. It is called from one trio task at a time: by the loop, or by :meth:`ask`.
-      poll_interval: seconds between two polls of the store while a receiver waits, in case that a wake-up was lost.
+      engine: the engine, which stores the rows. It is called from one trio task at a time: by the loop, or by
+          :meth:`ask`.
+      name: the name of the storage's class, for errors and the log.
+      poll_interval: the seconds between two polls of the store while a receiver waits, in case a wake-up was lost.
     """
 
-    def __init__(self, engine: Engine, poll_interval: float) -> None:
+    def __init__(self, engine: Engine, name: str, poll_interval: float) -> None:
         self.engine = engine
+        self._name = name
         self.queues: dict[str, QueueState] = {}
         self.is_open = False
         self.closed = False
         self.is_usable = False
         """True while it is open, and neither closed nor failed."""
         self.failure: BackendError | None = None  # the error that has ended the loop
-        self.token: trio.lowlevel.TrioToken | None = None  # the trio run in which it was opened,
-        self.pid: int | None = None  # and the process
+        self.token: trio.lowlevel.TrioToken | None = None  # the trio run in which it was opened
+        self.pid: int | None = None  # the process in which it was opened
         self.wake_up = trio.Event()
         """Set when the loop has something to do."""
         self._pushes: list[PushRequest] = []
@@ -196,12 +199,12 @@ class ExchangeLoop:
         self._poll_interval = poll_interval
         self._next_poll = math.inf
         self._is_asked = False  # another process wants to know of the workers here
-        self._may_have_aborts = False  # another process may have asked for an attempt to be aborted
+        self._may_have_aborts = False  # True if another process may have requested an abort
         self._next_abort_check = -math.inf
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
-        self._has_stalled = False  # since the last exchange with claims
-        self._took = 0.0  # seconds, the latest exchange
+        self._has_stalled = False  # True if the loop has stalled since the last exchange with claims
+        self._took = 0.0  # the seconds that the latest exchange took
 
     # Requests
 
@@ -284,9 +287,9 @@ class ExchangeLoop:
         if self.is_usable and trio.lowlevel.current_trio_token() is self.token:
             return
         if not self.is_open or self.closed:
-            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+            raise trio.ClosedResourceError(f"{self._name} is not open: use it inside `async with storage`")
         if trio.lowlevel.current_trio_token() is not self.token:
-            raise RuntimeError("this storage was opened in another trio run: open one in this run")
+            raise RuntimeError(f"{self._name} was opened in another trio run: open one in this run")
         if self.failure is not None:
             raise copy_error(self.failure)
 
@@ -294,7 +297,7 @@ class ExchangeLoop:
         """Do as :meth:`check_open`, without trio: for calls in any thread and any trio run."""
         self.check_process()
         if not self.is_open or self.closed:
-            raise trio.ClosedResourceError("this storage is not open: use it inside `async with storage`")
+            raise trio.ClosedResourceError(f"{self._name} is not open: use it inside `async with storage`")
         if self.failure is not None:
             raise copy_error(self.failure)
 
@@ -408,7 +411,7 @@ class ExchangeLoop:
             wanted = queue.wanted(len(slots)) if workers is None else len(workers)
             if wanted and queue.is_worth_asking(now):
                 lease = queue.lease
-                if self._took > lease / 2:  # otherwise it would be over when the rows arrive, again and again
+                if self._took > lease / 2:  # otherwise each lease would be over when its rows arrive
                     lease += min(2 * self._took, _LONGEST_DELAY * lease)
                 claim = ClaimRequest(queue.name, wanted, lease, queue.worker_list, workers, left_out)
                 claims.append((claim, queue, queue.changes))
@@ -530,7 +533,7 @@ class ExchangeLoop:
         _log_if_unforeseen(error)
         if self._failing_since is None:
             self._failing_since = began
-            log.warning("a storage has failed: %s", error)
+            log.warning("%s has failed: %s", self._name, error)
         for push in pushes:
             self._reschedule(push.trio_task, Error(copy_error(error)))
         if error.is_final or now >= self._failing_since + _PATIENCE:
@@ -724,7 +727,7 @@ async def exchange_in_parts(
     """Make these requests in one exchange, or in several if the engine refuses one of them.
 
     Args:
-      exchange: makes one exchange with the engine.
+      exchange: a function that makes one exchange with the engine.
       batch: the requests.
       now: the engine's clock.
 

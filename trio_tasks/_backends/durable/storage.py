@@ -137,7 +137,7 @@ class DurableStorage(
 
     def _found(self, engine: Engine, queue: QueueState, poll_interval: float) -> None:
         """Set up the first storage of an engine."""
-        self._loop = ExchangeLoop(engine, poll_interval)
+        self._loop = ExchangeLoop(engine, type(self).__name__, poll_interval)
         self._stack: AsyncExitStack | None = AsyncExitStack()
         self._join(queue)
 
@@ -315,7 +315,7 @@ class DurableStorage(
 
     def _row_of(self, task: Task[A]) -> NewRow:
         if self._closed:
-            raise trio.ClosedResourceError("this storage is closed: nothing more can be pushed here")
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
         return row_of(task, self._queue, self._loop.engine.longest)
 
     # Receiving
@@ -487,7 +487,7 @@ class DurableStorage(
         """Return at most ``limit`` tasks, of this status if one is given, that pass the filters; unfinished ones first.
 
         Args:
-          status: of the tasks.
+          status: the status of the tasks.
           newest_first: list in the opposite order, so that the task that was finished last comes first.
           after: the ``next`` of the page before, to go on with the list.
           limit: the number of tasks on the page.
@@ -550,7 +550,7 @@ class DurableStorage(
         """Wait until the task is finished, in any process, and return its :class:`TaskResult`.
 
         Args:
-          task_id: of the task.
+          task_id: the id of the task.
           type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
               ``TaskResult[Receipt]``; default any value. The storage's ``result_type`` is what decodes it.
 

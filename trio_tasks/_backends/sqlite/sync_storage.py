@@ -151,9 +151,9 @@ class SyncSqliteStorage(Generic[A]):
         """Wait until the task is finished, in any process, and return its :class:`TaskResult`.
 
         Args:
-          task_id: of the task.
+          task_id: the id of the task.
           type: a class that the result is an instance of, for type checkers; default any value.
-          timeout: seconds; default None, for no limit.
+          timeout: the seconds to wait; default None, for no limit.
 
         Raises:
           TypeError: the result is not an instance of ``type``.
@@ -207,7 +207,7 @@ class SyncSqliteStorage(Generic[A]):
         if os.getpid() != self._pid:
             raise RuntimeError(f"this storage was opened by process {self._pid}, and cannot be used after a fork")
         if self._is_closed:
-            raise trio.ClosedResourceError("this storage is closed")
+            raise trio.ClosedResourceError("SyncSqliteStorage is closed: nothing more can be called on it")
 
     def _do(self, fn: Callable[..., T], *args: Any) -> T:
         """Call a function that uses the session, while no other thread does."""
