@@ -37,8 +37,10 @@ def wall_seconds() -> float:
 
 
 def machine_now() -> tuple[str, float]:
-    """Read the machine's own clock: the name of the time since the machine was started (empty where there is none), and
-    seconds by a clock that nobody can set, that counts the time asleep, and that all processes with this name share.
+    """Read the machine's monotonic clock: return the name of the clock, and its seconds.
+
+    The name identifies the boot of the machine and the time namespace; it is empty if there is none. All processes with
+    the same name read the same clock. It cannot be set, and it counts the time for which the machine is asleep.
     """
     if _machine is not None:
         return _machine()

@@ -60,8 +60,8 @@ class log_and_suppress:  # noqa: N801  it is used as contextlib.suppress is
     """Log the error that the block raises, and suppress it; see :func:`passes_through` for exceptions.
 
     Args:
-      message: for the log, in the style of ``%``.
-      values: for the message.
+      message: the message for the log, in the style of ``%``.
+      values: the values for the message.
     """
 
     __slots__ = ("_message", "_values")

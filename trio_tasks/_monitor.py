@@ -56,19 +56,20 @@ class Monitor:
     >>> report = await monitor.run_with_signal()  # SIGINT or SIGTERM shuts down gracefully
 
     Args:
-      shutdown_timeout: seconds that running attempts may go on after :meth:`shutdown`; then they are cancelled, and
+      shutdown_timeout: the seconds that running attempts may go on after :meth:`shutdown`; then they are cancelled, and
           their tasks released. Default: None, which waits for them without limit.
       terminator: an async function in place of ``shutdown_timeout``: time is up when it returns. Default: none.
-      on_event: called with the events of every worker, as ``on_event(context, event)``; one function, or several.
+      on_event: a function, or several, called as ``on_event(context, event)`` with the events of every worker.
           Default: none.
-      should_restart: given the context of a run that has failed, its error (a group only if there were several),
-          and the number of that run (from 1), whether to run the worker again. Default: never.
-      restart_backoff: from the number of the run that failed to the seconds to wait before the next. Default: delays
+      should_restart: a function that returns True if a worker should run again. It is called with the context of the
+          failed run, its error (a group only if there were several), and the number of that run (from 1).
+          Default: never.
+      restart_backoff: a function from the number of the failed run to the seconds before the next. Default: delays
           that double from 0.1 to 30 seconds, of which up to a half is taken off at random.
-      max_restarts: of one worker within ``restart_period``; one more is not granted. Default: None, no limit.
-      restart_period: seconds. Default: 60.
-      signals: such as ``(SIGINT, SIGTERM)``: for as long as it runs, the first one shuts down gracefully, and the
-          second one cancels. See :meth:`run_with_signal`. Default: none.
+      max_restarts: the most restarts of one worker within ``restart_period``. Default: None, no limit.
+      restart_period: the period for ``max_restarts``, in seconds. Default: 60.
+      signals: the signals to handle while it runs, such as ``(SIGINT, SIGTERM)``: the first one shuts down
+          gracefully, the second one cancels. See :meth:`run_with_signal`. Default: none.
 
     A monitor is a recipe too: it may be run again, though not twice at once.
     """
@@ -192,7 +193,8 @@ class Monitor:
         before, it ends the process with status 130. Their tasks are orphans then.
 
         Args:
-          signals: if none are given, those of the monitor; else SIGINT and SIGTERM (and SIGBREAK, on Windows).
+          signals: the signals; if none are given, those of the monitor; else SIGINT and SIGTERM (and SIGBREAK, on
+              Windows).
 
         Raises:
           RuntimeError: this is not the main thread.
@@ -263,7 +265,7 @@ class _Run:
 
     Args:
       policy: the arguments of the monitor.
-      listeners: hear the events of all workers; more may be added at any time.
+      listeners: the listeners to the events of all workers; more may be added at any time.
     """
 
     def __init__(self, policy: _Policy, listeners: tuple[Listener, ...]) -> None:

@@ -63,8 +63,8 @@ class handling_signals:  # noqa: N801  it is used as trio.open_signal_receiver i
     """Let signals end a run of a monitor inside the block.
 
     Args:
-      signals: which; none of them is no mistake.
-      run: what they end.
+      signals: the signals to handle; there may be none.
+      run: the run that they end.
 
     Raises:
       RuntimeError: this is not the main thread, which alone can have handlers of signals.

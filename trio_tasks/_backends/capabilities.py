@@ -88,7 +88,7 @@ class LedgerCapabilities(
         """Wait until the task is finished, and return its :class:`TaskResult`.
 
         Args:
-          task_id: of the task.
+          task_id: the id of the task.
           type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
               ``TaskResult[Receipt]``; default any value.
 
@@ -217,7 +217,7 @@ class LedgerCapabilities(
         ones come first. Each is as :meth:`fetch_by_id` shows it.
 
         Args:
-          status: of the tasks.
+          status: the status of the tasks.
           newest_first: list in the opposite order, so that the task that was finished last comes first.
           after: the ``next`` of the page before, to go on with the list.
           limit: the number of tasks on the page.

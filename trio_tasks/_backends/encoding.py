@@ -24,9 +24,9 @@ class Encoding:
     """The codecs of a queue in memory, for args and results.
 
     Args:
-      type: of the args.
+      type: the type of the args.
       codec: see :func:`as_codec`.
-      result_type: of what handlers return.
+      result_type: the type that handlers return.
     """
 
     def __init__(self, type: Any, codec: Codec | Callable[[Any], Codec] | None, result_type: Any) -> None:

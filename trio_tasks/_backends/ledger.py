@@ -48,13 +48,14 @@ class Ledger(Generic[A]):
     """The tasks of a queue in memory, and their states.
 
     Args:
-      on_finish: called with each task that reaches a final status, or is discarded while it waits (None), at once.
-      keep_results: number of succeeded tasks that are kept with their results; the oldest are forgotten first.
+      on_finish: a function that is called with each task that reaches a final status, or is discarded while it waits
+          (None), at once.
+      keep_results: the number of succeeded tasks that are kept with their results; the oldest are forgotten first.
           Failed and killed ones are kept until :meth:`vacuum`.
-      line_of: an error in a line, for the history.
-      traceback_of: its traceback in a text.
-      is_virtual: whether ``now`` is on a clock that a test moves. A ``run_at`` is then a delay, unless the wall clock
-          was replaced, too.
+      line_of: a function that gives an error as one line, for the history.
+      traceback_of: a function that gives the traceback of an error as text.
+      is_virtual: a function that returns True if ``now`` is on a clock that a test moves. A ``run_at`` is then a delay,
+          unless the wall clock was replaced, too.
     """
 
     def __init__(
@@ -75,23 +76,23 @@ class Ledger(Generic[A]):
         """Seconds since the epoch, for what is told of tasks; the holder sets it for each run of trio."""
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
-        self._moments: dict[str, int] = {}  # of delayed tasks that go by the wall clock, in its microseconds
-        self._by_wall_clock: list[tuple[int, int, Task[A]]] = []  # a heap of the same, with stale entries
-        self._next_wall_look = math.inf  # when that clock is to be looked at again
+        self._moments: dict[str, int] = {}  # the run_at of delayed tasks that wait for the wall clock, in microseconds
+        self._by_wall_clock: list[tuple[int, int, Task[A]]] = []  # a heap of these tasks by run_at, with stale entries
+        self._next_wall_look = math.inf  # the time of the next look at the wall clock
         self._tiebreak = count()
-        self._live: dict[str, Task[A]] = {}  # all that are not finished: ready, delayed or running
+        self._live: dict[str, Task[A]] = {}  # all unfinished tasks: ready, delayed or running
         self._running: dict[str, Parts] = {}
-        self._not_before: dict[str, float] = {}  # of delayed tasks
-        self._successors: dict[str, TaskId] = {}  # of running tasks that were replaced
+        self._not_before: dict[str, float] = {}  # the time at which each delayed task is due
+        self._successors: dict[str, TaskId] = {}  # the newer task's id, for running tasks that were replaced
         self._unique: dict[str, TaskId] = {}
-        self._suspended: dict[str, str] = {}  # of delayed tasks that are put off by a suspension, its reason
-        self._start_by: dict[str, float] = {}  # of tasks that were never started
-        self._expiring: list[tuple[float, str]] = []  # a heap of the same, with stale entries
-        self._aborted: dict[str, str] = {}  # reasons; these run, and are killed when they end
-        self._infos: dict[str, KnownTaskInfo] = {}  # of tasks that failed once, or reported progress
-        self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # with the worker
+        self._suspended: dict[str, str] = {}  # the reasons of suspended tasks that are delayed
+        self._start_by: dict[str, float] = {}  # the time at which each task that was never started expires
+        self._expiring: list[tuple[float, str]] = []  # a heap of these times, with stale entries
+        self._aborted: dict[str, str] = {}  # the reasons to kill running tasks when their attempts end
+        self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
+        self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # the task, its outcome, its worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
-        self._dead_failed = 0  # of these, those that failed
+        self._dead_failed = 0  # the number of dead letters that failed; the others were killed
         self.counts = dict.fromkeys(COUNTERS, 0)
 
     # Coming in

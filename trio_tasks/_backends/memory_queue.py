@@ -42,8 +42,8 @@ class MemoryQueue(Generic[A]):
     """A queue of a :class:`MemoryStorage`, shared by all handles to it.
 
     Args:
-      name: of the queue.
-      type: of the args; None for any object.
+      name: the name of the queue.
+      type: the type of the args; None for any object.
       options: all options of the storage.
       siblings: the queues of the storage by name. This one is added.
     """
@@ -76,7 +76,7 @@ class MemoryQueue(Generic[A]):
         self._receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._pushers: deque[tuple[trio.lowlevel.Task, Task[A], object]] = deque()
         self._timer: trio.CancelScope | None = None
-        self._clock: trio.abc.Clock | None = None  # of the run in which it was last used
+        self._clock: trio.abc.Clock | None = None  # the clock of the trio run in which the queue was last used
 
     def note_run(self, clock: trio.abc.Clock) -> None:
         """Go by the clock of this run from now on, in what is told of tasks."""
@@ -132,7 +132,7 @@ class MemoryQueue(Generic[A]):
 
     def _take(self) -> Task[A] | None:
         if self.is_paused:
-            if self.ledger.is_timed:  # so that no receiver keeps time for what is due
+            if self.ledger.is_timed:  # enter what is due, so that no receiver waits for it
                 self.ledger.enter_due(trio.current_time())
             return None
         task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
@@ -174,7 +174,7 @@ class MemoryQueue(Generic[A]):
                 return await self._wait_for_task()
             finally:
                 self._timer = None
-                self.match_waiters()  # another receiver has to keep time from now on
+                self.match_waiters()  # let another receiver wait for the next due time
         return None
 
     async def _wait_for_task(self) -> Task[A] | None:
@@ -277,7 +277,7 @@ class MemoryQueue(Generic[A]):
         if self._timer is not None:
             self._timer.deadline = float("inf") if due is None else due
         elif due is not None and self._receivers:
-            self._wake_first_receiver(Value(None))  # to keep time
+            self._wake_first_receiver(Value(None))  # let it wait for the next due time
 
     def _wake_first_receiver(self, result: Value[Any] | Error) -> None:
         receiver, _ = self._receivers.popitem(last=False)

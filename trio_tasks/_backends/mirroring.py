@@ -46,10 +46,10 @@ def mirroring(
 
     Args:
       wrapper: a subclass of :class:`Backend`.
-      backend: the one that will be wrapped.
-      make_method: returns the method for the verb of this name; by default an async one that awaits
+      backend: the backend that will be wrapped.
+      make_method: a function that returns the method of this name; by default an async one that awaits
           ``self.pass_on(verb, *args, **kwargs)``.
-      without: capabilities that are left out.
+      without: the capabilities that are left out.
     """
     interfaces = tuple(each for each in capabilities_of(backend) if each not in without)
     verbs = frozenset(

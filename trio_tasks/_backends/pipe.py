@@ -52,22 +52,22 @@ class Pipe(Backend[A], Feeder):
     """A backend that carries items from a source into a storage while a worker's intake is open, and gives out the
     storage's tasks.
 
-    It can do what its storage can: it implements the same interfaces, :class:`TaskSink` excepted. It goes at the
-    storage's pace, so a source that can wait is made to wait. Of several workers on one pipe one carries at a time, and
+    It implements the same interfaces as its storage, except :class:`TaskSink`. If the storage is full, it waits before
+    it reads the next item from the source. Of several workers on one pipe, one carries items at a time, and
     another takes over when it stops.
 
-    Nothing is lost between the two, whenever it is cancelled, if the source is a channel. An async generator is
-    ended by a cancellation that finds it waiting, as one by ``stop`` or ``pause`` may, and the item that it was
-    working on is lost: make a channel of it with ``trio.as_safe_channel``.
+    If the source is a channel, no cancellation loses an item. An async generator ends if it is cancelled while
+    it waits, for example by ``stop`` or ``pause``, and the item that it was working on is lost. So make a channel of
+    the generator with ``trio.as_safe_channel``.
 
     Args:
       source: a ``trio.abc.ReceiveChannel``, or any other async iterable, of args or of whole tasks.
       storage: a :class:`Backend` that is a :class:`TaskSink` too.
-      close: whether to close the storage once the source has ended, so that workers end when it is empty. To be
-          turned off if others push there too.
+      close: True, the default, closes the storage once the source has ended, so that workers end when it is empty.
+          Set it to False if other code pushes to the storage, too.
 
-    A task that the storage refuses (``TypeError``, ``ValueError``, :class:`DuplicateTaskError`) is left out, with an
-    error in the log, since it has no caller to raise it in.
+    A task that the storage refuses (``TypeError``, ``ValueError``, :class:`DuplicateTaskError`) is left out. The error
+    is logged, since there is no caller to raise it in.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Pipe[A]:
@@ -176,7 +176,7 @@ class Pipe(Backend[A], Feeder):
             log.warning("%r stops, and keeps %r: its storage was closed before its source had ended", self, task)
             return False  # noqa: ASYNC910  it is over, so nothing waits for the lock
         except DuplicateTaskError as error:
-            if not repeated:  # otherwise the error means that the task had arrived
+            if not repeated:  # if it is repeated, the error means that the task had arrived before
                 log.error("a task from %r was not pushed: %s", self, error)
         except (TypeError, ValueError):
             log.error("%r was not pushed: %r refuses it", task, self._storage, exc_info=True)

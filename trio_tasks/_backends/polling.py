@@ -30,10 +30,10 @@ T = TypeVar("T")
 class Interval(PollStrategy):
     """Poll at regular times, ``seconds`` apart.
 
-    The time that a look takes does not add up: a beat that is missed is left out, and the next one is on time.
+    The duration of a look does not shift later looks: a look that is missed is left out, and the next one is on time.
 
     Args:
-      seconds: more than 0.
+      seconds: the interval, more than 0.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -43,11 +43,12 @@ class Interval(PollStrategy):
     async def wait(self) -> None:
         """Wait until the next regular time."""
         now = trio.current_time()
-        if self._last is None or self._last > now:  # the first time; or another run, whose clock is another
+        # The first call, or a call in a later trio run, which has another clock.
+        if self._last is None or self._last > now:
             self._last = now
         due = self._last + self._seconds
         if due < now:
-            due += math.ceil((now - due) / self._seconds) * self._seconds  # those in between were missed
+            due += math.ceil((now - due) / self._seconds) * self._seconds  # skip the looks that were missed
         await trio.sleep_until(due)
         self._last = due
 
@@ -60,10 +61,10 @@ class Backoff(PollStrategy):
     """Poll ever more rarely while nothing is found, and often again after something was.
 
     Args:
-      first: seconds before the first look that follows one which found nothing; more than 0.
-      factor: how many times as long each further wait is; 1 or more.
-      maximum: no wait is longer, in seconds.
-      jitter: from 0 to 1: up to this part of each wait is taken off at random, so that many do not look at once.
+      first: the seconds before the next look after the first one that found nothing; more than 0.
+      factor: the factor by which each further wait is longer; 1 or more.
+      maximum: the longest wait, in seconds.
+      jitter: the part of each wait, from 0 to 1, of which a random share is taken off, so that not all look at once.
     """
 
     def __init__(self, first: float = 0.1, *, factor: float = 2.0, maximum: float = 30.0, jitter: float = 0.0) -> None:
@@ -95,9 +96,9 @@ class OnSignal(PollStrategy):
     last one.
 
     Args:
-      source: what tells: an async function without parameters, each return of which is a signal; or a
-          ``trio.abc.ReceiveChannel``, each item of which is one. The end of the channel is a signal too, and after
-          that one ``wait`` raises ``trio.EndOfChannel``. Without a source, :meth:`notify` tells.
+      source: the source of signals: an async function without parameters, each return of which is a signal; or a
+          ``trio.abc.ReceiveChannel``, each item of which is a signal. The end of the channel is a signal too; after
+          it, ``wait`` raises ``trio.EndOfChannel``. Without a source, only :meth:`notify` gives signals.
     """
 
     def __init__(self, source: trio.abc.ReceiveChannel[Any] | Callable[[], Awaitable[object]] | None = None) -> None:
@@ -204,9 +205,9 @@ def poll(fetch: Callable[[], Awaitable[T | None]], strategy: PollStrategy) -> Ca
     """Turn a function that polls for a task into one that waits for a task, for ``CustomBackend(receive=…)``.
 
     Args:
-      fetch: ``async () -> Task | args | None``: looks, and returns None if there is nothing now. It may raise
-          ``trio.EndOfChannel`` when nothing will come any more. If it is cancelled, it must have taken nothing.
-      strategy: when to look again, after there was nothing.
+      fetch: ``async () -> Task | args | None``. It looks for a task, and returns None if there is none now. It may
+          raise ``trio.EndOfChannel`` when no more will come. If it is cancelled, it must have taken nothing.
+      strategy: the strategy that decides when to look again after nothing was found.
     """
     check_callable(fetch, "fetch", "async fetch() -> task, args or None")
     return _Poller(fetch, _check_strategy(strategy, "poll")).receive

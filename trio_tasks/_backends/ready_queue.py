@@ -28,8 +28,8 @@ class ReadyQueue(Generic[A]):
 
     def __init__(self) -> None:
         self._levels: dict[int, deque[Task[A]]] = {}
-        self._priorities: list[int] = []  # of the levels that hold something, in ascending order
-        self._first = self._last = 0  # positions given so far
+        self._priorities: list[int] = []  # the priorities that have tasks, in ascending order
+        self._first = self._last = 0  # the first and the last position given so far
 
     def _level(self, priority: int) -> deque[Task[A]]:
         level = self._levels.get(priority)

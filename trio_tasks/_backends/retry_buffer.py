@@ -34,8 +34,8 @@ class RetryBuffer(Generic[A]):
     """A source, and a ledger of the tasks that it gave.
 
     Args:
-      receive: waits for the next task, or for plain args; raises ``trio.EndOfChannel`` after the last. If it is
-          cancelled, it must have taken nothing. One trio task at a time calls it.
+      receive: a function that waits for the next task or args, and raises ``trio.EndOfChannel`` after the last. If it
+          is cancelled, it must have taken nothing. One trio task at a time calls it.
       receive_nowait: the same at once, or ``trio.WouldBlock``; if not given, the source can only be waited for.
     """
 
@@ -58,8 +58,8 @@ class RetryBuffer(Generic[A]):
         self._receive_nowait = receive_nowait
         self._ended = False
         self._receiving = trio.Lock()
-        self._clock: trio.abc.Clock | None = None  # of the run in which it was last used
-        self._asking = trio.CancelScope()  # around the present or latest call of the source
+        self._clock: trio.abc.Clock | None = None  # the clock of the trio run in which the buffer was last used
+        self._asking = trio.CancelScope()  # the scope around the present or latest call of the source
 
     # Taking
 

@@ -39,16 +39,16 @@ def open_url(url: str, type: Any = None, *, queue: str = "default", **options: A
     ==================================  ==========================================================
 
     Args:
-      url: of the storage. Behind ``?`` stand options of the storage that are numbers, words, or true and false:
+      url: the URL of the storage. After ``?`` it may have options that are numbers, words, or true and false:
           ``sqlite:///tasks.db?lease=60&synchronous=NORMAL&read_only=true``. ``codec`` is ``cbor`` or ``json``,
           ``mode`` is octal, as in ``mode=640``, and durations are in seconds, or ``inf``.
-      type: of the args. Default: any.
+      type: the type of the args. Default: any.
       queue: the name of the queue. Default: ``"default"``.
-      options: of the storage, for those that a URL cannot say, such as ``on_push=``.
+      options: options of the storage that a URL cannot contain, such as ``on_push=``.
 
     Raises:
-      ValueError: the URL names no storage that there is, or has an option that the storage has not, or a wrong value,
-          or one that is among ``options``, too. The message shows neither the URL nor what may be a password in it.
+      ValueError: the URL names an unknown kind of storage; or it has an unknown option, a wrong value, or an option
+          that is among ``options``, too. The message shows neither the URL nor a password in it.
       TypeError, ModuleNotFoundError: as when the storage is made by its class.
     """
     if not isinstance(url, str):
@@ -177,8 +177,8 @@ class _Scheme:
     """A URL scheme, and the storage that it names.
 
     Attributes:
-      make: makes one, from the path, the type of the args, and all options.
-      options: those that a URL can say.
+      make: a function that makes a storage from the path, the type of the args, and all options.
+      options: the options that a URL can have.
     """
 
     make: Callable[[str, Any, dict[str, Any]], AnyStorage[Any]]

@@ -39,9 +39,9 @@ class CborCodec:
     dataclass as a dict, a tuple as a list, a UUID as text, every key of a dict as text.
 
     Args:
-      type: what the values are.
+      type: the type of the values.
       max_depth: levels of lists, dicts and the like that a value may have: from 1 to 500.
-      name: what a value is called in errors.
+      name: the name of a value in errors.
 
     Raises:
       TypeError: values of this type cannot be stored, or not be told apart: a union of two dataclasses, for example.

@@ -43,7 +43,7 @@ def as_codec(codec: Codec | Callable[[Any], Codec] | None, type: Any) -> Codec:
     Args:
       codec: a codec, which is taken as it is; what makes one of a type, such as ``JsonCodec``; or None for a
         :class:`CborCodec`.
-      type: what is to be encoded.
+      type: the type of the values.
 
     Raises:
       TypeError: it is neither, or values of this type cannot be stored.

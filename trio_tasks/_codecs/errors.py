@@ -47,9 +47,9 @@ def refuse(value: Any, name: str, error: Exception, attempt: Callable[[Any], obj
     """Make the error for a value that cannot be encoded.
 
     Args:
-      value: what was to be encoded.
-      name: what it is called.
-      error: what went wrong with it.
+      value: the value that cannot be encoded.
+      name: the name of the value in the error.
+      error: the error that encoding it raised.
       attempt: the same for any part of it; it raises for those that cannot be encoded.
       max_depth: levels that it may have.
     """

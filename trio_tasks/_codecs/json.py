@@ -29,9 +29,9 @@ class JsonCodec:
     stored.
 
     Args:
-      type: what the values are.
+      type: the type of the values.
       max_depth: levels of lists, dicts and the like that a value may have: from 1 to 500.
-      name: what a value is called in errors.
+      name: the name of a value in errors.
 
     Raises:
       TypeError: values of this type cannot be stored, or not be told apart: a union of two dataclasses, for example.

@@ -25,9 +25,9 @@ class PydanticCodec:
     assigned a value of another type.
 
     Args:
-      type: what the values are: anything that a ``pydantic.TypeAdapter`` takes.
+      type: the type of the values: anything that a ``pydantic.TypeAdapter`` takes.
       max_depth: levels of lists and objects that a value may have: from 1 to 500.
-      name: what a value is called in errors.
+      name: the name of a value in errors.
 
     Raises:
       TypeError: values of this type cannot be validated.

@@ -37,7 +37,7 @@ def compile_check(info: Any, plain_of: Callable[[Any], Any]) -> Check:
 
     Args:
       info: the type, as ``msgspec.inspect.type_info`` describes it.
-      plain_of: makes the plain form of a value, as it comes back where ``Any`` is declared.
+      plain_of: a function that makes the plain form of a value, as it comes back where ``Any`` is declared.
     """
     return _Compiler(plain_of).check_for(info)
 

@@ -41,7 +41,7 @@ class TypeSchema:
     """The type of a codec's values, analysed once.
 
     Args:
-      type: what the values are; ``Any`` for plain ones.
+      type: the type of the values; ``Any`` for plain values.
       codec: the name of the codec's class, for errors.
       natives: classes that the format has a form of its own for; of others it has a text.
 
@@ -227,8 +227,9 @@ def _msgspec_for(user: str, *, required: bool) -> Any:
 
 
 def _class_of(type: Any) -> tuple[Any, bool]:
-    """Return the class of a type's values, or None if there is no single one; and True if instances of subclasses are
-    refused, since the fields that they add would be lost.
+    """Return the class of a type's values, or None if there is no single one; and True if subclasses are refused.
+
+    Instances of a subclass are refused where the fields that it adds would be lost.
     """
     kind = get_origin(type) or type
     if hasattr(kind, "__total__") and hasattr(kind, "__required_keys__"):  # a TypedDict, of typing_extensions too
@@ -242,8 +243,10 @@ def _class_of(type: Any) -> tuple[Any, bool]:
 
 
 def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
-    """Raise TypeError if values of this type cannot be stored or distinguished; return the type as msgspec describes
-    it, and the kinds of values in it.
+    """Raise TypeError if values of this type cannot be stored or distinguished.
+
+    Returns:
+      the type as msgspec describes it, and the kinds of values in it.
     """
     kinds: set[str] = set()
     inspect = import_module("msgspec.inspect")  # msgspec does not import it

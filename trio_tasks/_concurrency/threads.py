@@ -45,8 +45,9 @@ def pause_instead() -> Pause | None:
 
 @contextmanager
 def without_threads(pause: Pause) -> Generator[None, None, None]:
-    """Use no threads inside the block: calls that would be made in a thread are made in place, after ``await pause()``,
-    which stands for the time that a thread takes.
+    """Use no threads inside the block: make calls in place, after ``await pause()``.
+
+    The pause stands for the time that a thread takes.
     """
     global _instead  # noqa: PLW0603  there is one answer for the whole process
     previous, _instead = _instead, pause

@@ -22,8 +22,9 @@ def is_virtual() -> bool:
 
 
 def uses_wall_clock() -> bool:
-    """Return True if the wall clock decides when a moment has come: always, except where trio's clock is virtual and
-    the wall clock does not follow it.
+    """Return True if the wall clock decides when a moment has come.
+
+    It always does, except where trio's clock is virtual and the wall clock does not follow it.
     """
     return is_wall_clock_replaced() or not is_virtual()
 

@@ -37,11 +37,11 @@ class AttemptLog:
     ``attempts`` and ``outcome``.
 
     Args:
-      logger: where to.
+      logger: the logger for the records.
       worker: the name of the worker.
-      queue: that of its queue; None if it has none.
+      queue: the name of its queue; None if it has none.
       task_name: the name of its tasks.
-      attempts: how many a task has that does not say it itself.
+      attempts: the number of attempts of a task that has no number of its own.
     """
 
     __slots__ = ("_attempts", "_task_name", "_worker", "log", "logger", "noted", "queue")

@@ -309,11 +309,11 @@ class IntakeState:
     """The state of a worker's intake: open, paused, or closed for good. It starts open.
 
     Attributes:
-      is_open: whether tasks may be taken now. A plain attribute, since it is read for each task.
-      closed: whether it was closed for good.
-      paused: whether no tasks are taken until :meth:`resume`.
-      cancelled: whether a cancellation from outside has reached the worker.
-      on_close: called when it is closed, if given.
+      is_open: True if tasks may be taken now. A plain attribute, since it is read for each task.
+      closed: True if it was closed for good.
+      paused: True if no tasks are taken until :meth:`resume`.
+      cancelled: True if a cancellation from outside has reached the worker.
+      on_close: a function that is called when it is closed, or None.
       gate: the layer whose ``ready`` it waits for; None if it waits for none.
     """
 

@@ -66,7 +66,7 @@ class Loan:
 
     Args:
       waits_for: the id of the task that is waited for; empty if it is something else.
-      what: that is waited for, in words.
+      what: a description of what the attempt waits for.
     """
 
     __slots__ = ("_slot", "_waits_for", "_what")

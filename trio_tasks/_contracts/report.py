@@ -28,17 +28,18 @@ class Interruption:
 @final
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """An attempt that went on for a second or more after its worker was cancelled, for example by the terminator: it
-    cleaned up for long, or was in a thread, which cannot be cancelled.
+    """An attempt that went on for a second or more after its worker was cancelled, for example by the terminator.
+
+    It cleaned up for a long time, or was in a thread, which cannot be cancelled.
     """
 
     worker: str
     """The name of the worker that ran it."""
     task_id: TaskId
     seconds: float
-    """For how long, in whole seconds."""
+    """The time for which it went on, in whole seconds."""
     where: str
-    """The line at which it was then: ``path:line in function``."""
+    """The line at which it was after that time: ``path:line in function``."""
 
 
 @final
@@ -66,8 +67,9 @@ class WorkerReport:
 @final
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of one run of a monitor: ``workers`` in the order in which their runs ended, with restarts counted as
-    runs. ``workers`` in the order in which their runs ended, restarts counted as runs.
+    """The report of one run of a monitor.
+
+    ``workers`` has the reports of their runs, in the order in which the runs ended. Each restart is a run of its own.
     """
 
     workers: tuple[WorkerReport, ...] = ()

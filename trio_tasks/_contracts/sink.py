@@ -34,7 +34,7 @@ class PushHooks:
     """The functions that a storage calls with each task before it is pushed; see ``on_push=`` of the storages.
 
     Args:
-      on_push: a sync function, or several; each takes a task, and returns the one to be pushed in its place.
+      on_push: a sync function, or several; each takes a task, and returns the task to push instead.
 
     Raises:
       TypeError: it is neither.
@@ -110,22 +110,23 @@ class TaskSink(ABC, Generic[A]):
 
         Args:
           args: the value that the handler is given.
-          id: text; the name of the task, new to the storage. Default: made, ordered by time.
-          attempts: int, 1 or more; how many attempts the task may have, the first included. Default: what the worker's
-              retry policy says (5).
-          timeout: seconds, more than 0; an attempt that takes longer is cancelled, and has failed with
-              ``trio.TooSlowError``. Default: no limit.
-          priority: int; tasks with a higher one are received first. Default: 0.
-          delay: seconds from now until the task is ready. Default: 0. Not together with ``run_at``.
-          run_at: datetime with a time zone, from which on the task is ready. Default: at once.
-          metadata: mapping from names to plain values, stored with the task: ``task.parts.metadata``. Default: empty.
-          data: iterable of values for attempts in this process, one of each type: ``task.parts.extensions[Tracer]``.
+          id: the id of the task, a text that is new to the storage. Default: a new id, ordered by time.
+          attempts: the most attempts of the task, an int of 1 or more, the first included. Default: that of the
+              worker's retry policy (5).
+          timeout: the seconds that an attempt may take, more than 0; an attempt that takes longer is cancelled, and has
+              failed with ``trio.TooSlowError``. Default: no limit.
+          priority: an int; tasks with a higher one are received first. Default: 0.
+          delay: the seconds from now until the task is ready. Default: 0. Not together with ``run_at``.
+          run_at: the datetime, with a time zone, from which on the task is ready. Default: at once.
+          metadata: a mapping from names to plain values, stored with the task: ``task.parts.metadata``. Default: empty.
+          data: an iterable of values for attempts in this process, one of each type: ``task.parts.extensions[Tracer]``.
               They are not stored. Default: none.
-          unique: text; at most one unfinished task has this key. Default: no key.
-          on_conflict: for a ``unique`` key that is taken. ``"skip"`` pushes nothing, and returns the id of the task
-              that has it; ``"replace"`` kills that task if it still waits; ``"raise"`` raises. Default: ``"skip"``.
-          expires_in: seconds, more than 0 and more than the delay; a task that has not begun by then is killed with
-              ``TaskExpiredError``. Default: never.
+          unique: a text; at most one unfinished task has this key. Default: no key.
+          on_conflict: the behaviour if the ``unique`` key is taken. ``"skip"`` pushes nothing, and returns the id of
+              the task that has it; ``"replace"`` kills that task if it still waits; ``"raise"`` raises. Default:
+              ``"skip"``.
+          expires_in: the seconds until the task expires, more than 0 and more than the delay; a task that has not begun
+              by then is killed with ``TaskExpiredError``. Default: never.
 
         Raises:
           TypeError, ValueError: a keyword is unknown, or its value is wrong, or the args cannot be stored.

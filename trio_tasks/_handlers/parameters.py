@@ -73,7 +73,7 @@ class Plan:
       handler: the function.
       data: the values for parameters that are annotated ``Data[...]``.
       args_type: the type of the args, as far as it is known.
-      extractor_for: makes the error of an extractor, which is called with the task, out of what is wrong with it.
+      extractor_for: a function that makes an extractor from the error of a parameter; it is called with the task.
 
     Raises:
       HandlerSignatureError: a parameter cannot be filled in.
@@ -123,8 +123,8 @@ class Plan:
         If that is cancelled or raises, the handler is not called.
 
         Args:
-          task: what is to be attempted.
-          stack: where context managers are entered.
+          task: the task of the attempt.
+          stack: the exit stack in which context managers are entered.
         """
         values = self.fill(task)
         for name, extract in self.extractors.items():

@@ -46,7 +46,7 @@ class RetryAfterError(OutcomeError):
 
     Args:
       source: the reason, an exception (which becomes the cause) or a text.
-      delay: seconds, finite, 0 or more.
+      delay: the seconds to wait, finite, 0 or more.
     """
 
     def __init__(self, source: BaseException | str, delay: float) -> None:
@@ -74,8 +74,8 @@ class SuspendError(Exception):
     longest delay is taken. If something else failed beside it, that is judged as if it had failed alone.
 
     Args:
-      delay: seconds, 0 or more; ``math.inf`` suspends the task until it is rescheduled.
-      reason: a text for people. Listeners are given it with the event ``Release``.
+      delay: the seconds to wait, 0 or more; ``math.inf`` suspends the task until it is rescheduled.
+      reason: a text for people. Listeners get it with the event ``Release``.
     """
 
     def __init__(self, delay: float, reason: str = "") -> None:
@@ -141,7 +141,7 @@ class UnsettledError(BackendError):
     The result cannot be stored, or what was to be written together with it failed.
 
     Args:
-      error: what the attempt failed with after all.
+      error: the error that is settled instead.
       permanent: True if another attempt is of no use, since the handler has done its work already.
     """
 
@@ -168,8 +168,8 @@ class StoredError(Exception):
 
     Attributes:
       kind: its class, by name: ``"shop.OutOfStock"``.
-      text: what it said.
-      traceback: where it came from, as Python prints it.
+      text: the text of the original error.
+      traceback: the traceback of the original error, as Python prints it.
     """
 
     def __init__(self, kind: str, text: str, traceback: str) -> None:

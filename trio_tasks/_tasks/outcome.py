@@ -178,11 +178,11 @@ def judge(error: BaseException, *, attempt: int, attempts: int | None, policy: R
     """Judge what becomes of a task whose attempt number ``attempt`` raised ``error``.
 
     Args:
-      error: whatever the handler and its layers raised, possibly a group.
-      attempt: which attempt this was, counted from 1.
-      attempts: how many this task may have; None to leave it to the policy.
-      policy: how often, and after what delay, errors without a meaning of their own are tried again.
-      now: the present, on trio's clock; a suspension counts from it.
+      error: the error that the handler or a layer raised, possibly a group.
+      attempt: the number of this attempt, counted from 1.
+      attempts: the number of attempts that this task may have; None to leave it to the policy.
+      policy: the policy for errors other than ``AbortError``, ``RetryAfterError``, ``DeferredError``, ``SuspendError``.
+      now: the present time on trio's clock; a suspension counts from it.
     """
     parts = tuple(leaves(error))
     suspensions = [each for each in parts if is_a(each, SuspendError)]

@@ -71,7 +71,7 @@ def constant(seconds: float, *, jitter: float = 0.0) -> Backoff:
 
     Args:
       seconds: the delay, 0 or more.
-      jitter: from 0 to 1: up to this part of the delay is taken off, at random.
+      jitter: the part of the delay, from 0 to 1, of which a random share is taken off.
     """
     check_seconds(seconds, "seconds")
     return _Constant(seconds, check_fraction(jitter, "jitter"))
@@ -82,9 +82,9 @@ def linear(first: float, *, step: float | None = None, maximum: float = 86400.0,
 
     Args:
       first: the delay after the first attempt.
-      step: seconds more for each further one; as many as ``first`` if not given.
-      maximum: no delay is longer.
-      jitter: from 0 to 1: up to this part of the delay is taken off, at random.
+      step: the seconds that each further delay is longer; ``first`` if not given.
+      maximum: the longest delay, in seconds.
+      jitter: the part of the delay, from 0 to 1, of which a random share is taken off.
     """
     check_seconds(first, "first")
     check_seconds(maximum, "maximum")
@@ -97,9 +97,9 @@ def exponential(first: float, *, factor: float = 2.0, maximum: float = 86400.0, 
 
     Args:
       first: the delay after the first attempt.
-      factor: 1 or more.
-      maximum: no delay is longer.
-      jitter: from 0 to 1: up to this part of the delay is taken off, at random.
+      factor: the factor by which each further delay is longer; 1 or more.
+      maximum: the longest delay, in seconds.
+      jitter: the part of the delay, from 0 to 1, of which a random share is taken off.
     """
     check_seconds(first, "first")
     check_seconds(maximum, "maximum")
@@ -132,11 +132,12 @@ class RetryPolicy:
     """The number of attempts for a task, and the delays between them.
 
     Args:
-      attempts: runs of the handler in all, the first included. A task's own ``attempts`` goes before it.
-      backoff: from the number of the attempt that failed to the seconds to wait. By default exponential from one
-          second to an hour, with up to half of each delay taken off at random.
-      retry_if: given an error (a leaf, if it was raised in a group), whether to try again; if not, the task is
-          killed. Errors that carry their own meaning (``AbortError`` and the like) are not asked about.
+      attempts: the number of runs of the handler in all, the first included. A task's own ``attempts`` overrides it.
+      backoff: a function from the number of the failed attempt to the seconds to wait. By default exponential from
+          one second to an hour, with up to half of each delay taken off at random.
+      retry_if: a function from an error (each leaf, if a group was raised) to True if the task should be tried again;
+          otherwise the task is killed. It is not called for ``AbortError``, ``RetryAfterError``, ``DeferredError``
+          and ``SuspendError``.
     """
 
     attempts: int = 5

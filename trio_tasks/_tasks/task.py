@@ -274,8 +274,8 @@ class Task(Generic[A_co]):
     """A unit of work: args for the handler, and parts.
 
     Args:
-      args: what the handler is given.
-      parts: all the rest; made afresh if not given.
+      args: the args that the handler receives.
+      parts: everything else; new parts by default.
     """
 
     __slots__ = ("args", "parts")
@@ -421,7 +421,7 @@ class TaskBuilder(Generic[A]):
 
         Args:
           key: any text.
-          on_conflict: what pushing does while another task has the key: ``"skip"`` leaves that one in place and
+          on_conflict: the behaviour of a push while another task has the key: ``"skip"`` leaves that one in place and
               returns its id; ``"replace"`` kills that one if it still waits (one that is running goes on, and is killed
               only where it would have to run again); ``"raise"`` raises :exc:`DuplicateTaskError`.
         """
@@ -466,7 +466,7 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
     """Make a task from the keywords of ``push``.
 
     Args:
-      args: of the task.
+      args: the args of the task.
       options: the keywords.
       sink: the storage on which ``push`` was called: errors give the name of its class.
 

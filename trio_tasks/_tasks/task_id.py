@@ -84,8 +84,9 @@ _sequence = _Sequence()
 
 @contextmanager
 def use_ids_from(generator: random.Random, nanoseconds: Callable[[], int]) -> Generator[None, None, None]:
-    """Make new ids from these random numbers and this clock (nanoseconds since the epoch) inside the block, so that a
-    repeated run makes the same ids.
+    """Make new ids from this generator and this clock (nanoseconds since the epoch) inside the block.
+
+    So a repeated run makes the same ids.
     """
     global _sequence  # noqa: PLW0603  there is one sequence for each process
     previous, _sequence = _sequence, _Sequence(generator, nanoseconds)

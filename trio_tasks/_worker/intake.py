@@ -46,9 +46,9 @@ class Intake:
 
     Args:
       context: the run.
-      backend: where tasks come from.
+      backend: the source of tasks.
       gates: the layers that can hold intake back, outermost first.
-      settle_timeout: seconds that the backend may take to have a task back that was not admitted after all.
+      settle_timeout: the seconds that the backend may take to take back a task that was not admitted.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class TimeSlices:
     """Time slices in which slots take tasks, so that the rest of the program runs in between.
 
     Args:
-      state: of intake; when it is not open, parked slots leave.
+      state: the state of the intake; when it is not open, parked slots leave.
     """
 
     __slots__ = (
@@ -254,8 +254,9 @@ class TimeSlices:
         self._ends = 0.0
 
     def may_take(self, slot: object) -> bool:
-        """Return True if this slot may take a task at once: the slice is not used up, or the slot that took the last
-        task now waits in its attempt.
+        """Return True if this slot may take a task at once.
+
+        It may if the slice is not used up, or if the slot that took the last task now waits in its attempt.
         """
         if slot is self._last_slot:
             self._last_is_busy = False

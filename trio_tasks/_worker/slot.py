@@ -50,11 +50,11 @@ _SUCCEEDED = Succeeded(None)
 _STOPPED = Released("its worker stops while it waits for another task")
 
 _STALL_INTERVAL = 5.0
-"""Seconds for which all slots wait for other tasks before that is said in the log; and then between two times."""
+"""Seconds for which all slots wait for other tasks before the log names the stall; also the time between records."""
 
 
 class TaskSource(Protocol):
-    """A source of tasks for slots: the intake, or that of an extra slot, which ends earlier."""
+    """A source of tasks for slots: the intake, or the source of an extra slot, which ends earlier."""
 
     async def take(self, slot: Slot) -> Task[Any] | None:
         """Return the next task for this slot; None if there are no more."""
@@ -73,12 +73,12 @@ class Slot:
     """A slot: it takes tasks from the intake, attempts and settles them, one at a time.
 
     Args:
-      context: the run of the worker that this is a slot of.
-      intake: where tasks come from.
-      backend: to be told how each attempt ended.
-      handler: the user's function, in all its layers.
-      policy: judges errors.
-      settle_timeout: seconds that the backend may take to settle.
+      context: the run of the worker that this slot belongs to.
+      intake: the source of tasks.
+      backend: the backend in which outcomes are settled.
+      handler: the user's function, inside all its layers.
+      policy: the retry policy, which judges errors.
+      settle_timeout: the seconds that the backend may take to settle.
     """
 
     __slots__ = (
@@ -259,9 +259,10 @@ class Slot:
         """Begin the block."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Turn an error of the attempt into its outcome; only ``KeyboardInterrupt`` passes. A cancellation that comes
-        from further out is not lost if it ends here: it strikes again at the next checkpoint, when the task has been
-        released.
+        """Turn an error of the attempt into its outcome; only ``KeyboardInterrupt`` passes.
+
+        A ``Cancelled`` of an outer scope may end here without loss: trio raises it again at the next checkpoint, when
+        the task has been released.
         """
         task = self._task
         parts, task_id, attempt, terms, context = self._original_parts
@@ -509,9 +510,9 @@ class Slots:
 
     Args:
       context: the run.
-      intake: where tasks come from.
-      make_slot: makes a slot that takes its tasks from such a source.
-      lend: how many extra slots there may be.
+      intake: the source of tasks.
+      make_slot: a function that makes a slot which takes its tasks from a given source.
+      lend: the most extra slots that there may be.
       gates: layers in which an attempt that waits lends its places.
     """
 
@@ -695,7 +696,7 @@ class ExtraSource:
 
     Args:
       slots: know whether it is.
-      intake: where its tasks come from.
+      intake: the source of its tasks.
     """
 
     def __init__(self, slots: Slots, intake: TaskSource) -> None:
@@ -723,7 +724,7 @@ class EndedSource:
     """A source that gives no more tasks: for a slot that ends when its attempt does.
 
     Args:
-      intake: where the task of that attempt came from.
+      intake: the source of the task of that attempt.
     """
 
     will_take_more = False

@@ -70,22 +70,22 @@ class Worker(Generic[A, R]):
     ...     context.stop()  # gracefully: attempts under way are finished
 
     Args:
-      name: for people, and for the backend.
+      name: the worker's name, for people and for the backend.
       backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
       handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
           filled in by their annotations. A sync function runs in a thread.
-      concurrency: how many attempts may be under way at once. Default: 8.
-      lend: how many more may be begun while attempts wait for other tasks, in ``wait_for`` or in a push that waits for
-          room. Default: as many as ``concurrency``. An attempt that waits so lends its slot, and its places in
+      concurrency: the most attempts that may run at once. Default: 8.
+      lend: the most extra attempts that may begin while attempts wait for other tasks, in ``wait_for`` or in a push
+          that waits for room. Default: ``concurrency``. Such an attempt lends its slot, and its places in
           gates; it goes on at once when its wait is over. So up to ``concurrency + lend`` handlers may run at a time.
       layers: middleware, the outermost first; see :data:`Layer`. Default: none.
       data: values that the handler may ask for as ``Data[T]``, one of each type. Default: none.
       retry: the policy for errors other than ``AbortError``, ``RetryAfterError``, ``DeferredError`` and
           ``SuspendError``. Default: 5 attempts, with delays that double from 1 second to an hour.
-      on_event: called as ``on_event(context, event)``; one function, or several. Default: none.
-      version: of the program, such as ``"1.4"``: the history of a task has it with each attempt that failed.
+      on_event: a function, or several, called as ``on_event(context, event)``. Default: none.
+      version: the version of the program, such as ``"1.4"``: the history of a task has it with each failed attempt.
           Default: none.
-      settle_timeout: seconds that the backend may take to settle; if it takes longer, it has failed. Default: 10.
+      settle_timeout: the seconds that the backend may take to settle; if it takes longer, it has failed. Default: 10.
       log: the logger for failed attempts and stalls; None for none. Default: ``logging.getLogger("trio_tasks")``.
 
     Raises:
@@ -226,7 +226,7 @@ class Worker(Generic[A, R]):
         With ``context = await nursery.start(worker.run)``, ``context`` is this run's :class:`WorkerContext`.
 
         Args:
-          context: one that :meth:`prepare` made, to have it beforehand.
+          context: a context that :meth:`prepare` made, for code that needs it before the run.
 
         Raises:
           ExceptionGroup: the backend failed; the leaves are its errors. Errors of handlers never come out here.

@@ -34,19 +34,19 @@ class Acknowledge:
     >>> Acknowledge(confirm)
 
     Args:
-      acknowledge: an async function; its result is not looked at.
-      retry: the policy by which errors are judged, if it is another than the worker's.
+      acknowledge: an async function; its result is ignored.
+      retry: the policy that judges errors, if it is not the worker's.
 
     ``outcome`` is what will be settled if nothing further out changes it: ``Succeeded(result)``, and for an error
-    ``Retried``, ``Failed``, ``Killed`` or ``Suspended``. Listed first, the layer hears the last word of all others.
+    ``Retried``, ``Failed``, ``Killed`` or ``Suspended``. The first layer of the list sees the outcome after all
+    other layers.
 
     The acknowledgement is a part of the attempt. If it fails after a success, its error is the attempt's error, and the
     task will be tried again. If it fails after an error, both are raised, in a group, and judged together.
 
-    An attempt that is cancelled is not acknowledged: whether it timed out, was aborted, or is to be released is decided
-    further out. Nor is the acknowledgement shielded; if it is cancelled, the attempt is. Then it is not known whether
-    it
-    arrived, and the task, if it is released, will be acknowledged again: it should bear that.
+    A cancelled attempt is not acknowledged: code outside this layer decides whether it timed out, was aborted, or is
+    released. The acknowledgement is not shielded; if it is cancelled, so is the attempt. Then it may have arrived or
+    not, and a released task will be acknowledged again. So let repeated acknowledgements be harmless.
     """
 
     __slots__ = ("_acknowledge", "_retry")

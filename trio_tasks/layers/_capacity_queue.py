@@ -28,7 +28,8 @@ class CapacityQueue:
     """A queue of trio tasks that wait for a limited capacity.
 
     Args:
-      opens_at: when there will be room, on trio's clock; :data:`OPEN` or :data:`UNKNOWN` as well. It must not block.
+      opens_at: a function that returns when there will be room, on trio's clock; :data:`OPEN` or :data:`UNKNOWN` as
+          well. It must not block.
     """
 
     __slots__ = ("_first", "_line", "_opens_at")

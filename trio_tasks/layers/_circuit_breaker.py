@@ -55,9 +55,10 @@ class CircuitState(str, Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerStatistics:
-    """The state and the counts of a circuit breaker at one moment. ``failures`` are those in a row while it is closed,
-    and those of trials while it is half-open; ``successes`` and ``under_way`` are of trials; ``waiting`` trio tasks
-    stand in line.
+    """The state and the counts of a circuit breaker at one moment.
+
+    ``failures`` counts failures in a row while it is closed, and failed trials while it is half-open. ``successes`` and
+    ``under_way`` count trials. ``waiting`` is the number of trio tasks that wait for the breaker.
     """
 
     state: CircuitState
@@ -110,12 +111,13 @@ class CircuitBreaker:
     Give the same object to several workers, and it counts over all of them.
 
     Args:
-      failure_threshold: failures in a row after which the breaker opens. A success in between starts the count again.
-      recovery_timeout: seconds for which it stays open; then it is half-open.
+      failure_threshold: the number of failures in a row after which the breaker opens. A success in
+          between starts the count again.
+      recovery_timeout: the seconds for which it stays open; then it is half-open.
       success_threshold: the part of the trials, from 0 to 1, that must succeed to close it; at least one must.
-      half_open_max_calls: how many trials there are each time; never are more under way.
-      failure_if: given an error (a leaf, if it was raised in a group), whether it speaks against what the breaker
-          protects. By default every error does. One that does not counts neither as a failure nor as a success.
+      half_open_max_calls: the number of trials each time, and the most that run at once.
+      failure_if: a function from an error (each leaf, if a group was raised) to True if it counts as a failure of what
+          the breaker protects. By default every error does. Other errors count neither as failure nor as success.
 
     While it is open, and while all trials are under way, a worker receives nothing: the tasks stay in the backend.
     Each call counts, also when an outer layer calls again within one attempt, as :class:`Retry` does; if the breaker

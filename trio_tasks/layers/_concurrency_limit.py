@@ -32,8 +32,10 @@ _EVERYTHING = object()
 @final
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimitStatistics:
-    """The counts of a limit at one moment: ``limit`` permits (for each key), how many are ``taken`` in all, the
-    ``keys`` with a permit taken, and the ``waiting`` trio tasks.
+    """The counts of a limit at one moment.
+
+    There are ``limit`` permits (for each key), of which ``taken`` are in use in all. ``keys`` are those with a permit
+    in use. ``waiting`` is the number of trio tasks that wait for a permit.
     """
 
     limit: int
@@ -93,13 +95,13 @@ class ConcurrencyLimit:
     >>> by_tenant = ConcurrencyLimit(2, key=lambda task: task.parts.metadata["tenant"])
 
     Args:
-      n: how many permits there are; with a ``key``, for each key.
-      key: from a task to anything hashable. Raising is the attempt's error.
+      n: the number of permits; with a ``key``, the number for each key.
+      key: a function from a task to any hashable value. If it raises, the attempt fails with that error.
 
-    Without a key, a worker receives only while a permit is free: all other tasks stay in the backend. Those who wait
+    Without a key, a worker receives only while a permit is free: all other tasks stay in the backend. Waiting callers
     are served in the order in which they came. An idle worker holds no permit.
 
-    With a key, it is not known whether there is a permit before the task is there. So intake is not held back: the
+    With a key, the layer must see the task before it knows whether a permit is free. So intake is not held back: the
     attempt waits inside, and holds its slot. Give the worker more slots than one key may use.
 
     An attempt that waits for another task, in ``wait_for`` or in a push that waits for room, lends its permit

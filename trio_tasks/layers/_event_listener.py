@@ -29,7 +29,7 @@ class EventListener:
 
     Args:
       listener: a plain function, as a worker's ``on_event`` is.
-      retry: the policy by which errors are judged, if it is another than the worker's.
+      retry: the policy that judges errors, if it is not the worker's.
 
     It hears ``Engage(task)`` before each call of what is inside of this layer, and ``Success(task, result)`` or
     ``Error(task, error, outcome)`` after it; or ``Release(task, reason, until)``, if the handler suspends its task.

@@ -42,7 +42,7 @@ class LoadShed:
     >>> LoadShed(CircuitBreaker())  # fail fast while it is open
 
     Args:
-      gate: the layer to go through if it lets the attempt through now: a ``ConcurrencyLimit`` or a
+      gate: the layer that is called if it lets the attempt through now: a ``ConcurrencyLimit`` or a
           ``RateLimit`` (by key, too), a ``CircuitBreaker``, or one of your own that has ``ready``, ``admit`` and
           ``dismiss``. It stands here instead of in the list of layers.
 

@@ -32,14 +32,14 @@ class Log:
     """Log how each attempt ended and how long it took.
 
     Args:
-      logger: where to; by default the logger ``"trio_tasks"``.
-      level: of an attempt that has succeeded, was suspended or was cancelled. One that raised is logged as a warning,
-          or at this level if it is higher, with its traceback.
+      logger: the logger; by default the one named ``"trio_tasks"``.
+      level: the level for an attempt that has succeeded, was suspended or was cancelled. An attempt that raised is
+          logged as a warning, or at this level if it is higher, with its traceback.
 
-    The args are not logged: they may be private. The time is that of what is inside of this layer.
+    The args are not logged: they may be private. The time is that of the inner layers and the handler.
 
-    A worker logs its failed attempts by itself. If it does so to the same logger, this layer leaves an error with which
-    the attempt ends to that record, which then has the time as well.
+    A worker logs its failed attempts by itself. If it does so to the same logger, this layer adds no second record for
+    an error that ends the attempt; the worker's record then has the time as well.
     """
 
     __slots__ = ("_level", "_logger")

@@ -38,7 +38,7 @@ class LongRunning:
     """Log a warning each time an attempt has run for another ``maximum`` seconds.
 
     Args:
-      maximum: more than 0.
+      maximum: the interval in seconds, more than 0.
 
     Each time, a warning is logged, and the worker's listeners are told ``Custom(StillRunning(task, seconds))``. The
     attempt goes on: to end it, use :class:`Timeout`. A graceful shutdown waits for it, as for any other.

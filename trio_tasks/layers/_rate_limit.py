@@ -32,8 +32,10 @@ R = TypeVar("R")
 @final
 @dataclass(frozen=True, slots=True)
 class RateLimitStatistics:
-    """The counts of a rate limit at one moment: how many of its ``limit`` tokens are ``free``, ``reserved`` and
-    ``cooling`` (used, and not free again yet), and the ``waiting`` trio tasks.
+    """The counts of a rate limit at one moment.
+
+    Of its ``limit`` tokens some are ``free``, some ``reserved`` for admitted tasks, and some ``cooling``: used, and not
+    free again yet. ``waiting`` is the number of trio tasks that wait for a token.
 
     With a key, ``limit`` is for each of the ``keys`` that are remembered, and the others are sums over them.
     """
@@ -130,13 +132,13 @@ class RateLimit:
     >>> by_tenant = RateLimit(5, per=1, key=lambda task: task.parts.metadata["tenant"])
 
     Args:
-      n: how many; all of them may begin at once. With a ``key``, for each key.
-      per: seconds, more than 0.
-      key: from a task to anything hashable. Raising is the attempt's error.
+      n: the number of attempts in each period; all of them may begin at once. With a ``key``, the number for each key.
+      per: the period in seconds, more than 0.
+      key: a function from a task to any hashable value. If it raises, the attempt fails with that error.
 
-    Without a key, a worker receives only while a token is free: all other tasks stay in the backend. Those who wait are
-    served in the order in which they came, and sleep until the very moment at which the next token is free. An idle
-    worker sets no token aside. Each call counts, also when an outer layer calls again within one attempt, as
+    Without a key, a worker receives only while a token is free: all other tasks stay in the backend. Waiting callers
+    are served in the order in which they came, and sleep until the moment at which the next token is free. An idle
+    worker reserves no token. Each call counts, also when an outer layer calls again within one attempt, as
     :class:`Retry` does; then the further calls wait inside, and hold the slot.
 
     With a key, it is not known whether there is a token before the task is there. So intake is not held back. A

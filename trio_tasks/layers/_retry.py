@@ -28,14 +28,14 @@ _SHORT = exponential(0.1, maximum=10.0, jitter=0.5)
 class Retry:
     """Call the inner layers and the handler again if they raise, within the same attempt.
 
-    For troubles that pass in a moment. The delays hold the slot, and are lost if the process is: what takes longer is
-    the business of the worker's :class:`~trio_tasks.RetryPolicy`, whose tasks wait in the backend and survive.
+    Use it for faults that pass within moments. Its delays hold the slot, and are lost with the process. For longer
+    delays use the worker's :class:`~trio_tasks.RetryPolicy`: its tasks wait in the backend, and survive the process.
 
     Args:
-      attempts: calls in all, the first included.
-      backoff: from the number of the call that failed to the seconds until the next. By default exponential from a
-          tenth of a second to ten, with up to half of each delay taken off at random.
-      retry_if: given an error (a leaf, if it was raised in a group), whether to call again.
+      attempts: the number of calls in all, the first included.
+      backoff: a function from the number of the failed call to the seconds until the next. By default exponential
+          from a tenth of a second to ten, with up to half of each delay taken off at random.
+      retry_if: a function from an error (each leaf, if a group was raised) to True if the layer should call again.
 
     ``AbortError``, ``RetryAfterError`` and ``DeferredError`` mean here what they mean everywhere: no further call, one
     after that delay, one at once; ``SuspendError`` means no further call, either. The error of the last call is raised

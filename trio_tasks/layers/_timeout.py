@@ -22,7 +22,7 @@ class Timeout:
     """Cancel the inner layers and the handler after ``seconds``, and raise :exc:`trio.TooSlowError`.
 
     Args:
-      seconds: more than 0.
+      seconds: the time limit, more than 0.
 
     The error comes when the attempt has really ended: after its cleanup, and, if it is a sync handler, after its
     thread. What did end by itself is believed, however late: a result that comes out in spite of the deadline, such as

@@ -75,9 +75,9 @@ class Trace:
     >>> Trace()  # without a tracer: debug messages to the logger "trio_tasks.trace"
 
     Args:
-      span: from a task to a context manager, which is entered before what is inside of this layer and left after it, in
-          the same trio task: a context variable that it sets is seen by the handler, by its children and by its thread.
-          If the attempt raises or is cancelled, it sees that exception; it cannot swallow it.
+      span: a function from a task to a context manager, which is entered before the inner layers and left after
+          them, in the same trio task. So the handler, its children and its thread see a context variable that it sets.
+          If the attempt raises or is cancelled, the context manager sees that exception, and cannot suppress it.
 
     Without ``span``, two debug messages tell the beginning and the end of each attempt, with the fields ``task_id`` and
     ``attempt``, and the second one also ``seconds``, ``ended`` (``"succeeded"``, ``"failed"``, ``"was suspended"``,

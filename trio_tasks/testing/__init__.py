@@ -1,11 +1,8 @@
-"""Tools for testing tasks: a worker that runs one task at a time, a backend that follows a script, a backend that
-injects faults, and simulations of whole programs in virtual time.
+"""Tools for testing tasks.
 
-Everything here runs the worker's own code, so that what holds in a test holds in production. For time, take
-:func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.
-
-Everything here runs the worker's own code, so that what holds in a test holds in production. For time, take
-:func:`virtual_clock`, or trio's ``MockClock`` and :func:`use_wall_clock`.
+There is a worker that runs one task at a time, a backend that follows a script, a backend that injects faults, and
+simulations of whole programs in virtual time. All of them run the worker's own code, so that what holds in a test holds
+in production. To control time, use :func:`virtual_clock`, or trio's ``MockClock`` with :func:`use_wall_clock`.
 """
 
 from .. import Monitor as _Monitor

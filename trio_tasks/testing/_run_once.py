@@ -67,10 +67,10 @@ async def run_once(
 
     Args:
       handler: the function to run, as for a worker.
-      args: what it is given; or a whole :class:`Task`, which is attempted at once whatever its delay, and stays as
+      args: the handler's args; or a whole :class:`Task`, which is attempted at once whatever its delay, and stays as
           it is: the handler gets a copy.
-      attempt: which attempt this is, counted from 1; if not given, the one after the last that the task had.
-      options: those of a worker: ``layers``, ``data``, ``retry``, ``on_event``, ``settle_timeout``.
+      attempt: the number of this attempt, counted from 1; if not given, the one after the last that the task had.
+      options: options of a worker: ``layers``, ``data``, ``retry``, ``on_event``, ``settle_timeout``.
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message says which one, and what would be right.

@@ -34,18 +34,18 @@ async def run_until_idle(worker: Worker[Any, Any], *, delayed: bool = False, cus
     >>> report.succeeded
     3
 
-    It is idle when it says so (:class:`trio_tasks.Idle`) *and* every trio task of the program is blocked, as in
-    :func:`trio.testing.wait_all_tasks_blocked`, so what other trio tasks are about to push is still done. If the
+    The worker is idle when it emits :class:`trio_tasks.Idle` *and* every trio task of the program is blocked, as in
+    :func:`trio.testing.wait_all_tasks_blocked`. So tasks that other trio tasks are about to push are still done. If the
     backend ends first, so does the worker.
 
     Args:
-      worker: is run as it stands, with its own listeners.
-      delayed: what to do about tasks that wait for their time, also those that will be retried. False leaves them
+      worker: the worker; it runs with its own listeners.
+      delayed: the treatment of delayed tasks, and of tasks that will be retried. False leaves them
           in the backend. True waits for them too, which takes no time under an autojumping
           :class:`trio.testing.MockClock`; the backend must be able to list its tasks and to wait for one, as
           ``MemoryStorage`` is.
-      cushion: seconds, on the real clock, for which all must be blocked. It is for backends that work with threads
-          or sockets, where being blocked is not yet being done.
+      cushion: the seconds of the real clock for which all trio tasks must be blocked. It is for backends that use
+          threads or sockets, whose work goes on while trio tasks are blocked.
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message says what would be right.
@@ -74,8 +74,8 @@ class _IdleDetector:
     """Detects that a worker has nothing left to do.
 
     Args:
-      cushion: seconds of silence.
-      backend: whose delayed tasks are waited for; None to leave them.
+      cushion: the seconds for which all trio tasks must be blocked.
+      backend: the backend whose delayed tasks are waited for; None to leave them.
     """
 
     __slots__ = ("_backend", "_cushion", "_delayed", "_is_idle")

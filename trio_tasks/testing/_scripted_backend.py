@@ -46,12 +46,12 @@ class ScriptedBackend(Backend[A]):
     >>> [outcome for task, outcome in backend.settled]
     [Succeeded(result=<int>), Succeeded(result=<int>), Succeeded(result=<int>)]
 
-    The script is the whole story. What is settled as retried, released or suspended does not come again by itself; to
-    give a task once more, write it once more, and that is then its next attempt (after a release or a suspension, the
-    same attempt again). Nor do a task's delay, priority, unique key and expiry count here: the script says when.
+    The script alone decides what is given out. A task that is settled as retried, released or suspended does not come
+    again by itself. To give it out again, write it into the script again: this is its next attempt (after a release or
+    a suspension, the same attempt). A task's delay, priority, unique key and expiry are ignored.
 
     Args:
-      script: each line is plain args; a whole :class:`Task`; an exception, to be raised to who receives; or a
+      script: the lines. Each is plain args; a whole :class:`Task`; an exception, which is raised to the receiver; or a
           :class:`Pause`. What follows an exception can still be received, by a worker that was restarted, say. (Args
           that are exceptions themselves can be given in a whole task.)
 

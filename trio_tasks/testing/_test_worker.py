@@ -43,7 +43,7 @@ class TestWorker(Generic[A, R]):
     Args:
       backend: a backend, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
       handler: the function to run, as for a worker.
-      options: those of a worker: ``layers``, ``data``, ``retry``, ``on_event``, ``settle_timeout``. Its name is
+      options: options of a worker: ``layers``, ``data``, ``retry``, ``on_event``, ``settle_timeout``. Its name is
           ``"test"``, and it takes no ``concurrency``.
 
     Raises:
@@ -122,16 +122,16 @@ class TestWorker(Generic[A, R]):
     async def execute_next(self) -> tuple[TaskId, Outcome]:
         """Wait for the next task, attempt it and settle it; return its id and its outcome.
 
-        Each call is a run of its own: ``Start`` and ``Stop`` are said each time, and what the handler tracked
-        (:meth:`~trio_tasks.WorkerContext.track`) has ended before it returns. Errors of the handler are in the
+        Each call is a run of its own: it emits ``Start`` and ``Stop``, and functions that the handler tracked
+        (:meth:`~trio_tasks.WorkerContext.track`) have ended before it returns. Errors of the handler are in the
         outcome, never raised.
 
         Raises:
           trio.EndOfChannel: no more tasks will come, or the run was stopped before one came.
           ExceptionGroup: the backend failed; the leaves are its errors.
 
-        If it is cancelled, the attempt is cancelled too, and its task released; or it was settled already, and the
-        backend is the one to ask how.
+        If it is cancelled, the attempt is cancelled too, and its task released. If the task was settled already, the
+        backend knows the outcome.
         """
         settled: list[tuple[TaskId, Outcome]] = []
 

@@ -212,7 +212,7 @@ def _members_of(group: BaseException, depth: int) -> tuple[list[Any] | None, lis
 
 def _arguments_of(error: BaseException, depth: int) -> tuple[list[Any] | None, dict[str, Any] | None]:
     """Return the arguments and attributes of an error, if they are few and plain."""
-    reduced: Any = error.__reduce__()  # with the name of a file, which is not among the args of an OSError
+    reduced: Any = error.__reduce__()  # this includes the name of the file, which the args of an OSError omit
     _, arguments, *more = reduced
     packed = [_packed(each, depth) for each in arguments]
     if len(packed) > 8 or len(repr(packed)) > LONGEST_TEXT * (1 if depth == 0 else 4):
@@ -255,7 +255,7 @@ def _packed(value: Any, depth: int) -> Any:
 
 
 def _traceback_of(error: BaseException) -> str:
-    with catch_errors() as caught:  # the same
+    with catch_errors() as caught:  # formatting calls the error's own code
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return f"its traceback could not be had: {type(caught.error).__name__}"
 

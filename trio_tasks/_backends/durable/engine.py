@@ -404,8 +404,11 @@ class Engine(ABC):
 
     @abstractmethod
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
-        """Return at most ``limit`` rows in these states, those of the first state first: as they would be claimed,
-        fall due (are ready, or expire before that), were claimed, or were finished.
+        """Return at most ``limit`` rows in these states, those of the first state first.
+
+        Waiting rows are in the order in which they would be claimed; delayed rows in the order in which they are due
+        (are ready, or expire before that); running rows in the order of their claims; finished rows in the order in
+        which they were finished.
 
         The position of a row stays the same for as long as the row stays in its state. If there is a filter, only
         :data:`~trio_tasks._contracts.listing.WINDOW` rows are looked at.

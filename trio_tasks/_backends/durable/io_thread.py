@@ -32,7 +32,8 @@ class WriterThread:
 
     Args:
       name: the name of the thread.
-      on_idle: called in the thread once no call has come for ``idle_after`` seconds since the last one.
+      on_idle: a function that is called in the thread once no call has come for ``idle_after`` seconds since the last
+          one.
     """
 
     def __init__(self, name: str, on_idle: Callable[[], None], idle_after: float) -> None:

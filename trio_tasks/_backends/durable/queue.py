@@ -77,10 +77,10 @@ class Lease:
         self.key = row.key
         self.token = row.token
         self.packed_history = row.history
-        self.until = until  # on the engine's clock; in the store it may be later by now
-        self.worker = worker  # the name in the store
+        self.until = until  # the end of the lease by the engine's clock; in the store it may be later
+        self.worker = worker  # the name of the worker in the store
         self.settled = False
-        self.in_delivery = False  # to a receiver that has not run since
+        self.in_delivery = False  # True while the receiver that it was given to has not run
         self.writes: tuple[Callable[[Any], object], ...] = ()
 
     @property
@@ -101,18 +101,18 @@ class StorageOptions(TypedDict, total=False):
     """The keyword options of a queue on a stored backend, such as ``SqliteStorage(path, Email, lease=60.0)``.
 
     Args:
-      lease: seconds after which a running task is an orphan, unless its worker renews the lease, which it does every
-          third of this time; default 30.
+      lease: the seconds after which a running task is an orphan, unless its worker renews the lease, which it does
+          every third of this time; default 30.
       codec: encodes args: ``JsonCodec``, ``PydanticCodec``, a codec object, or a function from the type to one; default
           ``CborCodec``.
       result_type: the type of the handler's results; a result of another type fails the task; default any plain value.
-      keep_results: seconds for which a succeeded task and its result are kept; default 3600. ``math.inf`` keeps them
-          until vacuumed, 0 not at all.
-      keep_dead: seconds for which a failed or killed task is kept; default ``math.inf``.
-      unreadable_after: seconds for which a task that this program cannot decode is put back, in case another version of
-          the program can; after that it is a dead letter; default 86400, a day.
+      keep_results: the seconds for which a succeeded task and its result are kept; default 3600. ``math.inf`` keeps
+          them until vacuumed, 0 not at all.
+      keep_dead: the seconds for which a failed or killed task is kept; default ``math.inf``.
+      unreadable_after: the seconds for which a task that this program cannot decode is put back, in case another
+          version of the program can; after that it is a dead letter; default 86400, a day.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to be pushed in its place; default none.
+          returns the task to push instead; default none.
     """
 
     lease: float
@@ -128,7 +128,7 @@ class StorageOptions(TypedDict, total=False):
     unreadable_after: float
     """Seconds for which a task that cannot be decoded is put back, before it fails; default 86400, a day."""
     on_push: OnPush
-    """Called with each task before it is pushed; returns the one to be pushed in its place; default none."""
+    """Called with each task before it is pushed; returns the task to push instead; default none."""
 
 
 _A_DAY = 86_400.0
@@ -195,7 +195,7 @@ class QueueState:
     """The settings of a queue, and its receivers, prefetched tasks and leases in this process.
 
     Args:
-      queue: the name.
+      queue: the name of the queue.
       type: the type of the args.
       options: see :class:`StorageOptions`.
     """
@@ -217,29 +217,29 @@ class QueueState:
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
         self.on_push = PushHooks(given["on_push"])
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
-        self.prefetched: deque[Task[Any]] = deque()  # claimed, and given to no slot yet,
-        self.prefetched_at = 0.0  # the last of them at this time,
-        self.rounds = 0  # with so many rounds of the loop since
-        self.leased: dict[str, Parts] = {}  # claimed, and given to a receiver
+        self.prefetched: deque[Task[Any]] = deque()  # tasks that are claimed, and given to no slot yet
+        self.prefetched_at = 0.0  # the time at which the last of them was claimed
+        self.rounds = 0  # the number of rounds of the loop since then
+        self.leased: dict[str, Parts] = {}  # tasks that are claimed, and given to a receiver
         self._still_ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
-        self._renew_from = math.inf  # when the first of the leased tasks has half of its lease left
-        self.handles = 0  # through which something may still be pushed
+        self._renew_from = math.inf  # the time at which the first leased task has half of its lease left
+        self.handles = 0  # the number of open handles that can push
         self.worker_names: dict[object, str] = {}
         self.workers = WorkerRuns(self.name)
         self.by_name = False
         """True once workers of several names have run on it here: from then on each row is claimed for one worker, and
         given to a slot of this worker only."""
         self.awaited: dict[str, trio.Event] = {}  # set when the task may have finished
-        self.waiters: Counter[str] = Counter()  # calls that wait for each of them
-        self.endings: dict[str, Settlement] = {}  # of those, if the store does not keep them
+        self.waiters: Counter[str] = Counter()  # the number of calls that wait for each of them
+        self.endings: dict[str, Settlement] = {}  # the ends of awaited tasks, if the store does not keep them
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
-        self.changes = 0  # times that rows may have become ready
-        self.is_drained = False  # the last claim has found fewer rows than its limit,
-        self.next_due: float | None = None  # no row becomes ready by time before this,
-        self.live = -1  # so many rows were not finished,
-        self.looked_at = -math.inf  # at this time
-        self.refused_since: float | None = None  # by trio's clock: the store is well, but refuses claims of this queue,
-        self.ask_again_at = -math.inf  # which are not made before this time, by the engine's clock
+        self.changes = 0  # the number of times that rows may have become ready
+        self.is_drained = False  # True if the last claim found fewer rows than its limit
+        self.next_due: float | None = None  # no delayed row becomes ready before this time
+        self.live = -1  # the number of unfinished rows at the time of the last look
+        self.looked_at = -math.inf  # the time of that look
+        self.refused_since: float | None = None  # by trio's clock; since then the store refuses claims of this queue
+        self.ask_again_at = -math.inf  # by the engine's clock; no claim is made before this time
 
     def sibling(self, queue: str, type: Any, options: StorageOptions) -> QueueState:
         """Make the state of another queue, with these options, and otherwise those of this queue."""
@@ -320,7 +320,7 @@ class QueueState:
         names = [*reversed(workers[: len(rows)])] if workers is not None else None
         rows.reverse()
         args = self._decode_all(rows)
-        while rows:  # each is dropped at once: a hundred more objects alive would start the garbage collector
+        while rows:  # drop each at once: a hundred more living objects would start the garbage collector
             row = rows.pop()
             if names is not None:
                 worker = names.pop()
@@ -361,8 +361,10 @@ class QueueState:
         return Task(args, parts)
 
     def _read(self, row: ClaimedRow, args: Any, parts: Parts, now: float) -> Any:
-        """Set the parts of a task that are stored encoded, and return its args; if one of these cannot be decoded, the
-        task is unfit, and its args are the payload."""
+        """Set the parts of a task that are stored encoded, and return its args.
+
+        If one of these cannot be decoded, the task is marked as unfit, and its args are the payload.
+        """
         with catch_errors() as caught:
             if row.options is not None or row.name is not None:
                 parts.terms, parts.metadata = decode_options(row.options, row.name)
@@ -376,8 +378,10 @@ class QueueState:
         return row.payload
 
     def _put_off(self, error: BaseException, row: ClaimedRow, now: float) -> BaseException:
-        """Return the error for a task that this process cannot decode: a suspension, since another version of the
-        program may decode it, or the error itself once the task is old enough to fail.
+        """Return the error for a task that this process cannot decode: a suspension, or the decoding error.
+
+        Another version of the program may decode the task. So the decoding error is returned only once the task is old
+        enough to fail.
         """
         try:
             since = unreadable_since(row.history)
@@ -404,7 +408,7 @@ class QueueState:
             return None
         if self.by_name or self._still_ending:
             worker = _worker_of(trio.lowlevel.current_task())
-            if self._may_take(self.prefetched[0], worker):  # as it is nearly always: slots come back in this order
+            if self._may_take(self.prefetched[0], worker):  # the usual case: slots come back in this order
                 task = self.prefetched.popleft()
             else:
                 found = next((each for each in self.prefetched if self._may_take(each, worker)), None)

@@ -66,9 +66,9 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     """Make the row to insert for a task.
 
     Args:
-      task: the task. Its ``parts.run_at`` becomes what is stored.
+      task: the task. Its ``parts.run_at`` becomes the value that is stored.
       queue: the queue to which it is pushed.
-      longest: bytes that the store takes.
+      longest: the most bytes that the store takes.
 
     Raises:
       TypeError, ValueError: it cannot be stored.

@@ -37,7 +37,7 @@ def check_path(path: str | os.PathLike[str], hint: str) -> Path:
 
     Args:
       path: the user's argument.
-      hint: for the error: an alternative without a file.
+      hint: an alternative without a file, for the error.
 
     Raises:
       TypeError, ValueError: it cannot be the path of a file.
@@ -70,8 +70,8 @@ def regular_file(path: Path, what: str) -> os.stat_result | None:
     """Return the state of the regular file at this path; None if there is no file.
 
     Args:
-      path: symbolic links are followed.
-      what: for the error: the purpose of the file.
+      path: the path; symbolic links are followed.
+      what: the purpose of the file, for the error.
 
     Raises:
       BackendError: there is something else, or it cannot be examined.
@@ -132,8 +132,9 @@ def follow(fd: int, model: os.stat_result) -> None:
 
 
 def make_beside(path: Path, model: os.stat_result | None, mode: int) -> int:
-    """Make a new file beside a store, with the store's owner and mode as far as this account can; with this mode, if
-    there is no store yet.
+    """Make a new file beside a store, with the store's owner and mode, as far as this account may set them.
+
+    If there is no store yet, the file gets ``mode``.
     """
     fd = make_file(path, mode if model is None else stat.S_IMODE(model.st_mode) | 0o600)
     if model is not None:

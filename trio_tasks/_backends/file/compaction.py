@@ -38,15 +38,15 @@ class Compaction:
     """A shorter journal that is to replace another; its methods raise ``OSError`` if it cannot be written.
 
     Args:
-      path: of the journal.
+      path: the path of the journal.
       state: the rows and queues that the journal holds.
-      ahead: as of :class:`JournalFile`.
+      ahead: as for :class:`JournalFile`.
     """
 
     def __init__(self, path: Path, state: JournalState, *, ahead: bool) -> None:
         self._path = path
         self._state = state
-        self._rows = iter(list(state.rows.values()))  # those that come later are in the records that follow
+        self._rows = iter(list(state.rows.values()))  # the records that follow have the rows that are added later
         self._own_path, self.journal = make_new(path, ahead=ahead)
         self._synced = 0
         self.is_whole = False

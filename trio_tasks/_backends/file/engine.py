@@ -67,16 +67,17 @@ class FileEngine(Engine):
     """An engine with rows in memory and in a journal.
 
     Args:
-      path: of the journal; None: in a temporary directory, which is removed in the end.
-      synchronous: ``"FULL"``: what was pushed or settled is on the disk when that returns. ``"NORMAL"``: the operating
+      path: the path of the journal; None: in a temporary directory, which is removed at the end.
+      synchronous: ``"FULL"``: a pushed or settled task is on the disk when the call returns. ``"NORMAL"``: the
+          operating
         system has it.
-      repair: whether to open a journal that is damaged in its middle, and to keep what is intact.
-      create: whether to make one if there is none.
-      mode: of the journal, if it is made.
-      compact_above: bytes up to which the journal is never replaced by a shorter one.
+      repair: True to open a journal that is damaged in its middle, and to keep the intact records.
+      create: True to make a journal if there is none.
+      mode: the mode of the journal, if it is made.
+      compact_above: the size in bytes up to which the journal is never replaced by a shorter one.
 
     Attributes:
-      recovery: what was wrong with the journal when it was opened; None if nothing was.
+      recovery: the damage that was found when the journal was opened; None if there was none.
     """
 
     def __init__(
@@ -235,8 +236,9 @@ class FileEngine(Engine):
         return cancelled
 
     async def abort(self, queue: str, task_id: str) -> ClaimKey | None:
-        """Request the end of the attempt at a row; if the process dies before that, the row is killed as soon as it
-        would wait again.
+        """Request the end of the attempt at a row.
+
+        If the process dies before that end, the row is killed as soon as it would wait again.
         """
         held = await self._write(Operations.abort, queue, task_id)
         self._tell_of_abort(held)

@@ -68,9 +68,9 @@ class Recovery:
     Attributes:
       path: the journal.
       at: position of the damage, in bytes.
-      bytes_dropped: number of bytes that are no intact record.
-      records_dropped: number of records that are missing; at the end of the file, at least so many.
-      is_torn_tail: whether all of it was at the end, where a crash leaves a record half-written.
+      bytes_dropped: the number of bytes that are no intact record.
+      records_dropped: the number of missing records; at the end of the file, the least number.
+      is_torn_tail: True if all damage was at the end, where a crash leaves half a record.
       kept_as: the file beside it that has what was cut off, or, after a repair, the damaged journal.
     """
 
@@ -95,11 +95,11 @@ class JournalFile:
     """A journal file that is open for appending.
 
     Args:
-      fd: the file, positioned at ``end``; it is closed with this.
-      salt: as in its header.
-      end: its length, as far as it is intact.
-      number: of the next record.
-      ahead: whether to reserve room on the disk ahead, which makes syncing cheaper.
+      fd: the descriptor of the file, positioned at ``end``; it is closed with this object.
+      salt: the salt in its header.
+      end: the end of its last intact record.
+      number: the number of the next record.
+      ahead: True to reserve room on the disk ahead, which makes syncing cheaper.
     """
 
     def __init__(self, fd: int, salt: bytes, end: int, number: int, *, ahead: bool) -> None:
@@ -107,17 +107,18 @@ class JournalFile:
         self._salt = salt
         self._number = number
         self._reserved = 0 if ahead and hasattr(os, "posix_fallocate") else sys.maxsize
-        self._has_torn_end = False  # bytes after the last record could not be cut off
+        self._has_torn_end = False  # True if bytes after the last record could not be cut off
         self.end = end
-        self.is_broken = False  # a sync failed: the contents on the disk are not known any more
+        self.is_broken = False  # True after a failed sync: the contents on the disk are unknown then
         self._identity: tuple[int, int] | None = None
 
         abandon_in_child(self)
 
     @classmethod
     def create(cls, path: Path, *, ahead: bool) -> JournalFile:
-        """Make a journal without a record, unfinished until it is put in the place of a journal; it is neither synced
-        nor readable for other users.
+        """Make a journal without a record, which counts as unfinished until it replaces a journal.
+
+        It is not synced, and other users cannot read it.
         """
         salt = new_salt()
         made = cls(make_file(path, PRIVATE), salt, 0, 1, ahead=ahead)

@@ -41,10 +41,10 @@ class FileLock:
     id. A child made by ``os.fork`` does not hold the lock.
 
     Args:
-      path: of the lock file.
-      guarded: the journal.
+      path: the path of the lock file.
+      guarded: the path of the journal.
       model: the state of the journal, whose owner and mode a new lock file has; None if there is none yet.
-      mode: of a new lock file, if there is no journal yet.
+      mode: the mode of a new lock file, if there is no journal yet.
 
     Raises:
       BackendError: another storage has it, or the file cannot be written.

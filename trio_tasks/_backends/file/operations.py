@@ -229,7 +229,7 @@ class Operations:
         if queue_rows is None:
             return Part(0, is_more=False)
         if task_id is None:
-            state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
+            state.enter_due(-math.inf)  # leave leases that ran out, since their attempts may run here
         rows = list(islice(chain.from_iterable(map(dict.values, queue_rows.finished.values())), _BATCH_SIZE))
         if task_id is not None:
             row = state.current_row(queue, task_id)

@@ -51,7 +51,7 @@ class FollowedJournal:
     nothing is written.
 
     Args:
-      path: of the journal.
+      path: the path of the journal.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class FollowedJournal:
         self._reset(b"")
 
     def _reset(self, salt: bytes) -> None:
-        self._salt = salt  # another one, if the journal was replaced by a shorter one
+        self._salt = salt  # it changes if the journal was replaced by a shorter one
         self._end, self._number = HEADER_SIZE, 1
         self.state = JournalState()
         self.operations = Operations(self.state)
@@ -160,7 +160,8 @@ class FollowedJournal:
         """Drop rows that are not kept any more; the writer drops them without a record.
 
         Args:
-          time: of the latest change, by the writer's clock: from then on it does not know these rows either.
+          time: the time of the latest change, by the writer's clock: the writer does not know these rows any more
+              either.
         """
         while (first := self.state.retained.first) is not None and first[0] <= time:
             self.state.retained.pop()
@@ -180,7 +181,7 @@ class ReadOnlyFileEngine(Engine):
     It has no lock, and creates no file. The names of the workers are known to the writer alone.
 
     Args:
-      path: of the journal.
+      path: the path of the journal.
     """
 
     knows_workers = False

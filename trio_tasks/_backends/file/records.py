@@ -60,7 +60,7 @@ _QUEUE = 2 + COUNTS - 3
 _ROW = 18
 _CHANGED = 12
 
-MAGIC = b"\x89TTJ\r\n\x1a\n"  # not text, and broken by whatever takes it for text
+MAGIC = b"\x89TTJ\r\n\x1a\n"  # no valid text, so that a program which converts line ends breaks it
 VERSION = 1
 _HEADER = Struct("<8sHH8s")
 _FRAME = Struct("<8sQI")
@@ -221,8 +221,8 @@ def check(state: JournalState, rows: Mapping[int, Row]) -> None:
     fields that are compared and counted later, without further checks, are checked here once.
 
     Args:
-      state: loaded from records.
-      rows: the ones to be checked.
+      state: the state that was loaded from records.
+      rows: the rows to check.
 
     Raises:
       BackendError: something is not valid.
@@ -301,7 +301,7 @@ def finish_loading(state: JournalState) -> None:
     for queue in state.queues.values():
         queue.counts[LIVE] = len(queue.ids) - sum(map(len, queue.finished.values()))
     state.rows = {key: state.rows[key] for key in sorted(state.rows)}
-    for row in reversed(ran):  # of two that have had the same unique key, the later one keeps it
+    for row in reversed(ran):  # if two had the same unique key, the later one keeps it
         state.take_back(row)
     state.enter_due()
 
@@ -361,8 +361,8 @@ def read_salt(beginning: bytes, name: str, *, repair: bool) -> bytes:
 
     Args:
       beginning: the header, and what follows it, up to the end of the first record.
-      name: of the file, for the error.
-      repair: whether a damaged header may be made up for by an intact first record.
+      name: the name of the file, for the error.
+      repair: True if an intact first record may replace a damaged header.
 
     Raises:
       BackendError: it is not a journal, or one of a later version, or its header is damaged.
@@ -393,8 +393,8 @@ def scan(file: BinaryIO, salt: bytes, position: int = HEADER_SIZE, expected: int
 
     Args:
       file: a journal.
-      salt: as in its header.
-      position: where to begin.
+      salt: the salt in its header.
+      position: the position at which to begin.
       expected: the number of the record that begins there.
     """
     while True:

@@ -32,8 +32,9 @@ class Opened(NamedTuple):
 
 
 def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, create: bool, mode: int) -> Opened:
-    """Open or create the journal at this path, and set the clock to the wall clock's time, or to the time of the latest
-    change, if that is ahead.
+    """Open or create the journal at this path, and set the clock.
+
+    The clock is set to the wall clock's time, or to the time of the latest change in the journal if that is later.
 
     Raises:
       BackendError: it cannot be had, or is not ours, or damaged. If it is not there, or no regular file, nothing was

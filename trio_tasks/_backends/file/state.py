@@ -238,19 +238,19 @@ class QueueRows:
         self.number = number
         self.name = name
         self.ids: dict[str, Row] = {}
-        self.holders: dict[str, Row] = {}  # of unique keys
+        self.holders: dict[str, Row] = {}  # by unique key, the row that holds it
         self.running: dict[int, Row] = {}
         self.finished: dict[int, dict[int, Row]] = {DONE: {}, FAILED: {}, KILLED: {}}
         self.delayed_rows: dict[int, Row] = {}
-        self.suspended_rows: dict[int, Row] = {}  # of these, those that are delayed by a suspension
+        self.suspended_rows: dict[int, Row] = {}  # the delayed rows that were suspended
         self.delayed = TimeIndex()
         self.expiring = TimeIndex()
-        self.by_wall_clock = TimeIndex()  # delayed ones, by the wall clock
+        self.by_wall_clock = TimeIndex()  # the delayed rows that wait for the wall clock
         self.counts = [0] * COUNTS
         self.no_lease_ends_before = math.inf
         self.workers: list[WorkerRow] = []
         self._ready: dict[int, TimeIndex] = {}
-        self._priorities: list[int] = []  # of the levels that hold something, in ascending order
+        self._priorities: list[int] = []  # the priorities that have rows, in ascending order
 
     def place(self, row: Row) -> None:
         """Put a row into the index of its state."""
@@ -407,10 +407,12 @@ class Transaction:
     __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "rows", "weight")
 
     def __init__(self, state: JournalState) -> None:
-        self.rows: dict[Row, tuple[Any, ...] | None] = {}  # None: it is new
-        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}  # payload and options were replaced
-        self.claimed: list[tuple[Row, str | None, float | None]] = []  # claimed, and otherwise as before
-        self.claims: list[Any] = []  # worker and keys, for each claim
+        self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
+        # The earlier payload and options of rows in which they were replaced.
+        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}
+        # The rows that were claimed, and not changed otherwise.
+        self.claimed: list[tuple[Row, str | None, float | None]] = []
+        self.claims: list[Any] = []  # the worker and the keys of each claim
         self.gone: list[Row] = []
         self.counts: dict[QueueRows, list[int]] = {}
         self.holders: list[tuple[QueueRows, str, Row | None]] = []
@@ -430,13 +432,13 @@ class JournalState:
         self.rows: dict[int, Row] = {}
         self.queues: dict[str, QueueRows] = {}
         self.queues_by_number: dict[int, QueueRows] = {}
-        self.time = 0.0  # of the latest change, or of the transaction under way
+        self.time = 0.0  # the time of the latest change, or of the current transaction
         self.next_key = 1
         self.next_token = 1
-        self.weight = 0  # what the rows would take in a snapshot, about
+        self.weight = 0  # the approximate size of the rows in a snapshot
         self.last_moment = 0.0  # the time at which the last row that was ready at once began to wait
-        self.finished: list[tuple[str, str]] = []  # killed since the last exchange, other than by a settlement
-        self.has_wall_clock_rows = False  # whether a row is waited for by the wall clock
+        self.finished: list[tuple[str, str]] = []  # tasks killed since the last exchange, but not by a settlement
+        self.has_wall_clock_rows = False  # True if a row waits for the wall clock
         self.retained = TimeIndex()
         self._nothing_due_before = math.inf
         self.transaction = Transaction(self)
@@ -620,7 +622,7 @@ class JournalState:
         elif row.requested_end:
             self.kill(row, replaced_error(row.requested_end))
         elif row.unique is not None and (holder := self.take_key(row)) is not None:
-            self.kill(row, replaced_error(holder.id))  # by an older version, which did not note it down
+            self.kill(row, replaced_error(holder.id))  # an older version replaced it, and did not record that
         elif delay is None:
             row.state, row.due = WAITING, None
             self.place(row)
@@ -684,7 +686,7 @@ class JournalState:
             while (row := queue.pop_expired(now)) is not None:
                 self.expire(row)
             while (row := self._pop_due(queue, now)) is not None:
-                row.state, row.due = WAITING, None  # true even after a rollback, so it needs no record
+                row.state, row.due = WAITING, None  # this remains true after a rollback, so it needs no record
                 queue.place(row)
             for row in queue.lapsed(min(now, as_of)):
                 self.take_back(row)
@@ -709,7 +711,7 @@ class JournalState:
         self.has_wall_clock_rows = False
         for queue in self.queues.values():
             while (row := queue.pop_due_by_wall_clock(wall)) is not None:
-                row.state, row.due = WAITING, None  # likewise
+                row.state, row.due = WAITING, None  # no record, as above
                 queue.place(row)
             self.has_wall_clock_rows = self.has_wall_clock_rows or queue.by_wall_clock.first is not None
 

@@ -52,32 +52,33 @@ class FileStorage(DurableStorage[A]):
     attempt counted. A second process is refused.
 
     Args:
-      path: of the file.
-      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
-          it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default: any
-          plain value.
+      path: the path of the file.
+      type: the type of the args. Args that do not fit it are refused when they are pushed. A stored task that does not
+          fit it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default:
+          any plain value.
       queue: the name of the queue in the file. Default: ``"default"``.
-      synchronous: when a change counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
-          ``"NORMAL"``: when the operating system has it, so it survives the death of the process. Default:
-          ``"FULL"``.
-      repair: whether a file that is damaged in the middle is opened all the same, with what is intact of it; the
+      synchronous: the moment at which a change counts as done. ``"FULL"``: when it is on the disk, so it survives a
+          power failure. ``"NORMAL"``: when the operating system has it, so it survives the death of the process.
+          Default: ``"FULL"``.
+      repair: True opens a file that is damaged in the middle, with the records that are intact; the
           original is kept beside it. A torn end, which a crash may leave, needs no repair. Default: False.
-      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
-          Default: True.
-      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that another
-          process works on, or that one may only read. Whatever would change something raises :class:`BackendError`.
-          Default: False.
-      mode: of the file, if it is made. Files beside it have the same, and so has a shorter one that replaces it.
-          Default: 0o600, for its owner alone.
-      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
-          three times as often. Default: 30.
-      codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
+      create: True, the default, makes the file if there is none. False refuses a path without a file, or an empty
+          file.
+      read_only: True changes and makes nothing, in the file or beside it. Use it to look at a file that another
+          process works on, or that you may only read. Methods that would change something raise
+          :class:`BackendError`. Default: False.
+      mode: the mode of the file, if it is made. Files beside it get the same mode, and so does a shorter journal that
+          replaces it. Default: 0o600, for its owner alone.
+      lease: the seconds after which a running task is an orphan, unless its worker renews the lease; it does so after
+          each third of this time. Default: 30.
+      codec: the codec of the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
       result_type: the type that handlers return. Default: any plain value.
-      keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
-      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until ``vacuum()``.
-      unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
+      keep_results: the seconds for which succeeded tasks are kept, with their results. Default: 3600.
+      keep_dead: the seconds for which failed and killed tasks are kept. Default: ``math.inf``, until ``vacuum()``.
+      unreadable_after: the seconds for which a task that cannot be decoded is put back, before it fails. Default: a
+          day.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
+          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. Default: none.
     """
 
     @overload

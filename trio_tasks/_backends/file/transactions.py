@@ -52,11 +52,11 @@ class TransactionLog:
     """The state of a journal, and the file to which every change of it is written first.
 
     Args:
-      path: of the journal.
+      path: the path of the journal.
       opened: the journal, and its state.
-      thread: to sync in, if there is one already.
-      syncs: whether what is durable is synced.
-      compact_above: bytes up to which the journal is left as it is.
+      thread: the thread for syncing, if there is one already.
+      syncs: True to sync durable transactions to the disk.
+      compact_above: the size in bytes up to which the journal is not compacted.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class TransactionLog:
         """Change the state and append a record of the change; if that fails, roll the change back.
 
         Args:
-          change: changes the state.
+          change: a function that changes the state.
           now: the time of the transaction.
-          durable: whether it is synced, where anything is.
+          durable: True to sync it, if this log syncs at all.
 
         It cannot be cancelled, and is a checkpoint only if it has to wait for the disk.
 

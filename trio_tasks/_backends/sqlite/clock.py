@@ -63,15 +63,15 @@ class SqliteClock:
     Its methods are called inside a transaction.
 
     Args:
-      clock: that of this process.
-      path: of the file.
+      clock: the clock of this process.
+      path: the path of the file.
     """
 
     def __init__(self, clock: StoreClock, path: str) -> None:
         self._clock = clock
         self._path = path
-        self._doubted: dict[int, float] | None = None  # sessions that may be alive, and what they had noted,
-        self._doubted_at = 0.0  # when that was, by the machine's clock
+        self._doubted: dict[int, float] | None = None  # sessions that may be alive, and their stored times
+        self._doubted_at = 0.0  # the time of that look, by the machine's clock
 
     @property
     def session(self) -> float:
@@ -145,7 +145,7 @@ class SqliteClock:
             if not notes or any(note.time != self._doubted.get(note.session) for note in notes):
                 self._doubted = None  # a session is alive, or has closed the file meanwhile
             elif reading.seconds > self._doubted_at + SESSION:
-                self._doubted = None  # none is
+                self._doubted = None  # no session is alive
                 now = max(now, wall_now().timestamp())
                 keep(connection, boot=reading.machine, anchor=now - reading.seconds)
         if now > before:

@@ -66,7 +66,7 @@ _MESSAGES = {  # how the standard library names them before Python 3.11
     "too big": _TOOBIG,
     "out of memory": _NOMEM,
 }
-_KINDS = (  # and of which class they are; the last one tells least
+_KINDS = (  # the code for each class; the last class is the most general
     (sqlite3.IntegrityError, _CONSTRAINT),
     (sqlite3.DataError, _TOOBIG),
     (sqlite3.InterfaceError, _MISMATCH),
@@ -215,7 +215,8 @@ class StandardConnection:
     def implicit_begin(self) -> str | None:
         """The statement by which the connection itself begins a transaction before a write; None if it does not."""
         level = self._connection.isolation_level
-        is_modern = getattr(self._connection, "autocommit", -1) != -1  # since 3.12; then that rules
+        # Since Python 3.12, ``autocommit`` decides, unless it is -1.
+        is_modern = getattr(self._connection, "autocommit", -1) != -1
         return None if level is None or is_modern else f"BEGIN {level}"
 
     @contextmanager
@@ -362,9 +363,9 @@ def connect(driver: Driver, path: str, query: str = "mode=rw") -> Connection:
     """Open a connection to a file that exists.
 
     Args:
-      driver: which one.
-      path: of the file; an absolute one.
-      query: of the URI, as SQLite knows it.
+      driver: the name of the driver.
+      path: the absolute path of the file.
+      query: the query part of SQLite's URI.
     """
     if version(driver) < _OLDEST:
         found = ".".join(map(str, version(driver)))

@@ -72,9 +72,9 @@ class SqliteEngine(Engine):
     """An engine whose rows are in an SQLite file.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       driver: ``"sqlite3"``, ``"apsw"``, or None for the first of them.
-      opening: how it is opened.
+      opening: the options with which the file is opened.
     """
 
     def __init__(self, path: Path, driver: Driver | None, opening: Opening) -> None:
@@ -94,7 +94,7 @@ class SqliteEngine(Engine):
             undoing.callback(self.wakeup_socket.close)
             if not self.opening.read_only:
                 self.wakeup_socket.open()
-            self.needs_polling = self.opening.read_only or not is_virtual()  # which no other process shares
+            self.needs_polling = self.opening.read_only or not is_virtual()  # no other process shares virtual time
             trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
             self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
             self._session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, self._clock)
@@ -221,7 +221,7 @@ class SqliteEngine(Engine):
         """Open the file in this thread, without trio; return the session and the clock of the file."""
         if not self.opening.read_only:
             self.wakeup_socket.open()
-            self.wakeup_socket.address = None  # nothing listens at it
+            self.wakeup_socket.address = None  # no loop reads from the socket
         clock = StoreClock(lambda: machine_now()[1], Offset())
         session = Session(str(self.place), self.driver, self.opening, self.wakeup_socket, clock)
         try:

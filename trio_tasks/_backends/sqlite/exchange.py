@@ -155,10 +155,10 @@ class ExchangeSql:
     """The SQL statements of exchanges, over one connection.
 
     Args:
-      connection: to the file; the caller begins and ends its transactions.
-      counters: numbers and counts of the queues.
+      connection: a connection to the file; the caller begins and ends its transactions.
+      counters: the numbers and counts of the queues.
       session: the number of this connection; the tokens of its claims begin with it.
-      out_of_step: returns the sessions whose clocks may show another time, and what they have noted.
+      out_of_step: a function that returns the sessions whose clocks may show another time, and their stored times.
     """
 
     def __init__(
@@ -174,14 +174,14 @@ class ExchangeSql:
         self._first_token = self._token = session << 32
         self.orphans_held_since = -1e300
         """The time at which the machine or this process woke up: for one lease, claims of others are left alone."""
-        self._lease = 30.0  # of the latest claim
+        self._lease = 30.0  # the lease of the latest claim
         self._watch = OrphanWatch(connection, out_of_step)
         self._swept: dict[int, float] = {}
         self._walls: dict[int, tuple[float, float | None]] = {}
         """By how much the wall clock was ahead when that was last looked at, and what was due next by it then. As long
         as it runs on, what is pushed is due by the file's clock at the right time."""
         self._refused: dict[int, float] = {}  # rows that cannot be changed, and until when they are left alone
-        self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # in the tries before, of the same exchange
+        self._failed_writes: dict[tuple[Any, int], BaseException] = {}  # errors in earlier tries of the same exchange
 
     def exchange(self, exchange: Exchange, now: float, *, row_by_row: bool) -> ExchangeResult:
         """Settle, push, renew and claim, in this order.
@@ -218,7 +218,7 @@ class ExchangeSql:
         kept: list[tuple[Any, ...]] = []
         dropped: list[tuple[Any, int]] = []
         succeeded: dict[str, int] = {}
-        forgotten: dict[str, int] = {}  # of these
+        forgotten: dict[str, int] = {}  # the number of succeeded tasks that are not kept, by queue
         order_key = self.table.order_key(None, now)
         for number, each in enumerate(settled):
             if each.kind is SettlementKind.SUCCEEDED and each.write is None and each.history is None and not row_by_row:
@@ -416,7 +416,7 @@ class ExchangeSql:
         self, row: Row, worker: str, claim: ClaimRequest, queue: int, now: float, answer: ExchangeResult
     ) -> bool:
         """Claim this row for this worker; return False if the database refuses that."""
-        if row[2] == _LAST_ATTEMPT:  # of which there cannot be one more
+        if row[2] == _LAST_ATTEMPT:  # one more attempt cannot be counted
             self._kill(row, overflow_error(), claim.queue, queue, now, answer)
             return False
         try:
@@ -462,7 +462,7 @@ class ExchangeSql:
         if refused or left_out:
             rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
-        for row in expired:  # there was more due than one exchange sees to
+        for row in expired:  # more rows were due than one exchange enters
             self._kill(row, expired_error(), claim.queue, queue, now, answer)
         return [row for row in rows if row not in expired] if expired else rows
 
@@ -489,8 +489,11 @@ class ExchangeSql:
         return min(moments if due is None else [due, *moments])
 
     def hold_back_orphans(self, now: float) -> None:
-        """Leave the claims of other sessions alone for the time of a lease, as they may be about to renew them; but not
-        again before three leases have passed, or a machine that is always slow would never take orphans back."""
+        """Leave the claims of other sessions alone for the length of a lease, as they may be about to renew them.
+
+        This is not repeated before three leases have passed. Otherwise a machine that is always slow would never take
+        orphans back.
+        """
         if now >= self.orphans_held_since + 3 * self._lease:
             self.orphans_held_since = now
             self._watch.begin_anew()
@@ -501,11 +504,12 @@ class ExchangeSql:
     def enter_due(
         self, name: str, queue: int, now: float, answer: ExchangeResult, as_of: float = math.inf
     ) -> tuple[int, bool]:
-        """Enter all changes that are due: delayed rows are ready, rows not started in time expire, orphans come back;
-        those of this session only if their lease had run out by ``as_of``.
+        """Enter all changes that are due: delayed rows are ready, rows not started in time expire, orphans come back.
+
+        Orphans of this session come back only if their lease had run out by ``as_of``.
 
         Returns:
-          the number of orphans, and True if more is due than one exchange enters.
+          the number of orphans, and True if more changes are due than one exchange enters.
         """
         orphans = 0
         own = self._first_token, self._first_token + 2**32 - 1
@@ -524,7 +528,7 @@ class ExchangeSql:
             due += [row for row in walled if row.seq not in known]
             [(first,)] = self._connection.execute(NEXT_WALL, (queue, wall))
             self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
-        if not due and not watched:  # as nearly always
+        if not due and not watched:  # the usual case
             return 0, False
         running = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
         self._watch.see(queue, running, now, self._lease)
@@ -598,8 +602,8 @@ class TaskTable:
     """The table of tasks, as one connection sees it.
 
     Args:
-      connection: to the file; the caller begins and ends its transactions.
-      counters: numbers and counts of the queues.
+      connection: a connection to the file; the caller begins and ends its transactions.
+      counters: the numbers and counts of the queues.
     """
 
     def __init__(self, connection: Connection, counters: QueueCounters) -> None:
@@ -608,8 +612,9 @@ class TaskTable:
         self._last_order_key = 0
 
     def order_key(self, due: float | None, now: float) -> int:
-        """Return the key that orders waiting rows, in microseconds: the time at which the row is due; without one, a
-        key above all that this session has given so far.
+        """Return the key that orders waiting rows, in microseconds: the time at which the row is due.
+
+        A row without such a time gets a key above all keys that this session has given so far.
         """
         if due is not None:
             return int(min(due * 1e6, _LAST_ORDER_KEY))
@@ -763,18 +768,20 @@ class Watched(NamedTuple):
 
 @final
 class OrphanWatch:
-    """Watches orphans of sessions whose clocks may show another time, for the time of a lease: living sessions renew
-    their leases three times in that time, whatever their clocks show.
+    """Watches the orphans of sessions whose clocks may show another time, for the length of a lease.
+
+    A living session renews its leases three times in that time, whatever its clock shows. So a claim that was not
+    renewed is a real orphan.
 
     Args:
-      connection: to the file.
-      out_of_step: returns such sessions, and the time that each has noted last.
+      connection: a connection to the file.
+      out_of_step: a function that returns such sessions, and the latest time that each has stored.
     """
 
     def __init__(self, connection: Connection, out_of_step: Callable[[Connection], dict[int, float]]) -> None:
         self._connection = connection
         self._out_of_step = out_of_step
-        self._watched: dict[int, dict[int, Watched]] = {}  # by queue, and key of the row
+        self._watched: dict[int, dict[int, Watched]] = {}  # by the queue, and by the key of the row
 
     def see(self, queue: int, rows: Sequence[Due], now: float, lease: float) -> None:
         """Note all claims of other sessions in this queue whose leases seem to be over."""

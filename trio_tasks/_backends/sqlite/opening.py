@@ -25,11 +25,11 @@ class Opening:
 
     Attributes:
       synchronous: ``"FULL"``, ``"NORMAL"``, …, as SQLite's pragma.
-      join_existing: whether our tables may be put beside others.
-      create: whether it is made if it is not there.
-      read_only: whether it is only looked into.
-      mode: of the file, if it is made.
-      allow_triggers: whether triggers and views of others may be on our tables.
+      join_existing: True if our tables may be put beside others.
+      create: True if the file is made if there is none.
+      read_only: True if the file is only read.
+      mode: the mode of the file, if it is made.
+      allow_triggers: True if triggers and views of other programs may be on our tables.
     """
 
     synchronous: str = "FULL"
@@ -95,11 +95,11 @@ def _is_there(file: Path, suffix: str) -> bool:
 class View:
     """A way to read a file without creating any file beside it.
 
-    1. There is a write-ahead log: others have the file open, or one of them has died. It is read with it. An
-       account that may not write to the file must not write to the index of the log either.
-    2. There is none, and this account could make one and use it: SQLite does as usual.
-    3. There is none, and this account could not, or would lock out the owner with it. Then the file is read as one that
-       does not change. As soon as it does, or a log appears, it has to be opened again.
+    1. There is a write-ahead log: other processes have the file open, or one of them has died. The file is read with
+       its log. An account that may not write to the file must not write to the index of the log either.
+    2. There is no log, and this account may make one and use it. SQLite opens the file in the usual way.
+    3. There is no log, and this account may not make one, or would lock out the owner with it. The file is opened as
+       immutable. When it changes, or a log appears, it has to be opened again.
     """
 
     def __init__(self, file: Path) -> None:

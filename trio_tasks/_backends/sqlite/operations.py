@@ -105,9 +105,9 @@ class Operations:
     """The operations on rows besides exchanges, each inside a transaction that the caller has begun.
 
     Args:
-      connection: to the file.
-      sql: makes the exchanges of this connection.
-      counters: numbers and counts of the queues.
+      connection: a connection to the file.
+      sql: the object that makes the exchanges of this connection.
+      counters: the numbers and counts of the queues.
     """
 
     def __init__(self, connection: Connection, sql: ExchangeSql, counters: QueueCounters) -> None:

@@ -123,25 +123,26 @@ _VERSION_3 = [
     kept_failed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 4),
     kept_killed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 5)
     """,
-    "ALTER TABLE trio_tasks_task ADD COLUMN suspended TEXT",  # why, if a suspension delays it
-    "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # which expires before it is ready
+    "ALTER TABLE trio_tasks_task ADD COLUMN suspended TEXT",  # the reason, if a suspension delays it
+    "UPDATE trio_tasks_task SET due = start_by WHERE state = 1 AND start_by < due",  # it expires before it is ready
     "ALTER TABLE trio_tasks_task ADD COLUMN run_at INTEGER",  # microseconds, by the wall clock, for people
-    "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # the same in seconds, while it is waited for by that clock
+    "ALTER TABLE trio_tasks_task ADD COLUMN wall REAL",  # run_at in seconds, while the row waits for the wall clock
     "CREATE INDEX trio_tasks_walled ON trio_tasks_task (queue, wall) WHERE wall IS NOT NULL",
-    "DELETE FROM trio_tasks_session",  # whose clock is another one than it was before
+    "DELETE FROM trio_tasks_session",  # their clock is not the one of before
     "UPDATE trio_tasks_meta SET value = '' WHERE name = 'boot'",
     "ALTER TABLE trio_tasks_session ADD COLUMN noted REAL",  # the time by its clock, with its latest heartbeat
-    "ALTER TABLE trio_tasks_session ADD COLUMN wall REAL",  # the same, by the wall clock
+    "ALTER TABLE trio_tasks_session ADD COLUMN wall REAL",  # the time of that heartbeat by the wall clock
     "ALTER TABLE trio_tasks_session ADD COLUMN beats REAL",  # seconds to its next heartbeat, if tasks run
     "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
     "ALTER TABLE trio_tasks_session ADD COLUMN machine TEXT",  # the name of the machine's clock; empty if it has none
     "ALTER TABLE trio_tasks_session ADD COLUMN anchor REAL",  # its time less the reading of that clock
-    "ALTER TABLE trio_tasks_worker ADD COLUMN num INTEGER NOT NULL DEFAULT 0",  # which one of its session
-    "ALTER TABLE trio_tasks_worker ADD COLUMN state BLOB",  # what it tells of itself,
-    "ALTER TABLE trio_tasks_worker ADD COLUMN told REAL",  # and when it did
-    "ALTER TABLE trio_tasks_task ADD COLUMN name TEXT",  # of the kind of task
-    "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # when it was pushed,
-    "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",  # and when it was last claimed, by the clock of the file
+    "ALTER TABLE trio_tasks_worker ADD COLUMN num INTEGER NOT NULL DEFAULT 0",  # its number in its session
+    "ALTER TABLE trio_tasks_worker ADD COLUMN state BLOB",  # the state that it stored,
+    "ALTER TABLE trio_tasks_worker ADD COLUMN told REAL",  # and the time at which it stored it
+    "ALTER TABLE trio_tasks_task ADD COLUMN name TEXT",  # the name of the kind of task
+    "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # the time of its push
+    # The time of its latest claim; both by the clock of the file.
+    "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

@@ -89,11 +89,11 @@ class Session:
     """A connection to an SQLite file, registered in the file under a number.
 
     Args:
-      path: of the file.
-      driver: which one.
-      opening: how it is opened.
-      wakeup_socket: by which sessions wake one another.
-      clock: of this process; if it is not given, the machine's.
+      path: the path of the file.
+      driver: the name of the driver.
+      opening: the options with which the file is opened.
+      wakeup_socket: the socket by which sessions wake one another.
+      clock: the clock of this process; by default the machine's.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Session:
         self._file: Path
         self._view: View
         self._use: Use
-        self._place: Place | None = None  # where it could be taken away while it is open
+        self._place: Place | None = None  # the place, where the file can be removed while it is open
         self._clock = clock or StoreClock(lambda: machine_now()[1], Offset())
         self._file_clock = SqliteClock(self._clock, path)
-        self._workers: dict[str, list[WorkerRow]] = {}  # by the name of their queue
+        self._workers: dict[str, list[WorkerRow]] = {}  # the rows of its workers, by queue
         self._connection: Connection
         self._counters: QueueCounters
         self._sql: ExchangeSql
@@ -120,7 +120,7 @@ class Session:
         self._next_wakeup = 0.0
         self._locked_since: float | None = None
         self._locked_until = 0.0
-        self.longest = 0  # bytes of a value, with room for what is added to its row later
+        self.longest = 0  # the most bytes of a value; a row needs room for later additions
 
     # Transactions
 
@@ -264,8 +264,10 @@ class Session:
             self._counters.roll_back()
 
     def _translate_error(self, error: Exception) -> Exception:
-        """Translate an error into a BackendError that names the file: an error of the driver, or of a value in the file
-        that we would not have written, so that it cannot be compared, counted or converted.
+        """Translate an error of the driver, or of a damaged value, into a BackendError that names the file.
+
+        A damaged value is one that we would not have written, so Python cannot compare, count or convert it. Any other
+        error is returned as it is.
         """
         if is_of_the_driver(error):
             return translate_error(error, self._path)
@@ -309,7 +311,7 @@ class Session:
         comes_back = exchange.pushed or any(each.kind in COMES_BACK for each in exchange.settled)
         wakes = bool(comes_back or (exchange.settled and now >= self._next_wakeup))
         made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=False)
-        while made is None:  # each time one more write is known to end the transaction
+        while made is None:  # each round finds one more write that ends the transaction
             made = self._try_exchange(exchange, now, wakes=wakes, row_by_row=True)
         result, others = made
         if wakes:
@@ -364,12 +366,13 @@ class Session:
         if log_size(self._file) <= _LOG_LIMIT:
             return
         try:
-            [(_, written, copied)] = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # others may write
+            # Other processes may write meanwhile.
+            [(_, written, copied)] = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if written == copied:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except Exception as error:
             if not is_of_the_driver(error):
-                raise  # otherwise the next call tries again
+                raise  # an error of the driver is ignored: the next call tries again
 
     def _now(self, now: float, beats: float | None = None) -> float:
         """Return the time inside a transaction, no earlier than ``now``. If it is time for that, or if this is a
@@ -391,7 +394,8 @@ class Session:
         """Store that this session is alive, and remove sessions that have not done so for long."""
         interval = self._file_clock.note_interval
         self._renew_at = now + interval
-        if now > self._sql.orphans_held_since + SESSION:  # unless the other sessions may just be waking up
+        # Not right after a sleep, when other sessions may be waking up.
+        if now > self._sql.orphans_held_since + SESSION:
             self._connection.execute(
                 "DELETE FROM trio_tasks_session WHERE expires < ? AND num != ?", (now, self._session)
             )
@@ -404,7 +408,7 @@ class Session:
             "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (self._session, self._wakeup_socket.address, self._wakeup_socket.key, now + self._file_clock.session),
         )
-        if is_new:  # at first, or because another session has removed it
+        if is_new:  # the session is new, or another session has removed it
             for queue, workers in self._workers.items():
                 self._operations.register(self._session, queue, workers, now)
         self._file_clock.note(self._connection, self._session, now, interval if beats is None else beats)
@@ -414,7 +418,7 @@ class Session:
         with closing(self._use):
             try:
                 if not self._opening.read_only:
-                    with suppress(BackendError):  # others find out by themselves
+                    with suppress(BackendError):  # other sessions notice the missing heartbeats
                         self._do(lambda: self._unregister(now))
             finally:
                 self._close_connection()
@@ -475,7 +479,7 @@ class Session:
             self._counters.enter_counts()
             return result
 
-        while True:  # each time one more row is known that cannot be changed
+        while True:  # each round finds one more row that cannot be changed
             with suppress(FastPathFailed):
                 return self._do(write)
 

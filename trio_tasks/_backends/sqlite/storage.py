@@ -67,43 +67,45 @@ class SqliteStorage(DurableStorage[A]):
     ...     storage.close()  # nothing more is pushed: the worker ends when all is done
     ...     await Worker("emails", storage, send_email).run()
 
-    It is open within the block. One thread has the connection; what many trio tasks ask for goes into one transaction
-    together. Any number of processes may use the file, and wake one another.
+    It is open within the block. One thread has the connection, and one transaction serves the requests of many trio
+    tasks. Any number of processes may use the file, and wake one another.
 
     Args:
-      path: of the file, on a disk of this machine.
-      type: of the args. What does not fit it is refused when it is pushed. A stored task that does not fit
-          it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default: any
-          plain value.
+      path: the path of the file, on a disk of this machine.
+      type: the type of the args. Args that do not fit it are refused when they are pushed. A stored task that does not
+          fit it is put back for another version of the program, and fails after ``unreadable_after`` seconds. Default:
+          any plain value.
       queue: the name of the queue in the file. Default: ``"default"``.
-      synchronous: when a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives a power cut.
-          ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and a power cut may
-          undo the latest. ``"OFF"``: the same, and a power cut may damage the file. Default: ``"FULL"``.
+      synchronous: the moment at which a transaction counts as done. ``"FULL"``: when it is on the disk, so it survives
+          a power failure. ``"NORMAL"``: when the operating system has it, so it survives the death of the process, and
+          a power failure may undo the latest transactions. ``"OFF"``: the same, and a power failure may damage the
+          file. Default: ``"FULL"``.
       driver: ``"sqlite3"``, the standard library's, which is the default (None); or ``"apsw"``, which has a newer
-          SQLite of its own. All connections that a process has to a file must be by the same one, your own included:
-          two SQLites in one process do not see each other's locks, and damage a file. Two storages are refused that
-          would do so; a connection of your own is refused by :meth:`push_in`, and not seen otherwise.
-      join_existing: whether the tables may be put into a database that has others, and none of ours yet. Default:
+          SQLite of its own. All connections of a process to a file must use the same driver, your own connections
+          included: two SQLites in one process do not see each other's locks, and damage a file. A second storage with
+          the other driver is refused. A connection of yours is refused by :meth:`push_in`, and not noticed otherwise.
+      join_existing: True puts the tables into a database that has other tables, and none of ours yet. Default:
           False, so that a wrong path is noticed.
-      create: whether the file is made if it is not there. False refuses a path where there is none, or an empty one.
-          Default: True.
-      read_only: whether nothing is to be changed, nor made, in the file or beside it: for a look at a file that others
-          work on, or that one may only read. Whatever would change something raises :class:`BackendError`. Default:
-          False.
-      mode: of the file, if it is made; SQLite gives the same to the files beside it. Default: 0o600, for its owner
-          alone.
-      allow_triggers: whether triggers and views of others may be on the tables. A trigger runs with each statement of
-          ours, so without this a file that has any is refused. Default: False.
-      poll_interval: seconds between two looks at the file, for wake-ups that were lost. Default: 1.
-      lease: seconds after which a task in an attempt is an orphan, unless its worker renews the lease, which it does
-          three times as often. Default: 30.
-      codec: encodes the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
+      create: True, the default, makes the file if there is none. False refuses a path without a file, or an empty
+          file.
+      read_only: True changes and makes nothing, in the file or beside it. Use it to look at a file that other
+          processes work on, or that you may only read. Methods that would change something raise
+          :class:`BackendError`. Default: False.
+      mode: the mode of the file, if it is made; SQLite gives the same mode to the files beside it. Default: 0o600, for
+          its owner alone.
+      allow_triggers: True allows triggers and views of other programs on the tables. A trigger runs with each of our
+          statements, so by default a file that has any is refused. Default: False.
+      poll_interval: the seconds between two looks at the file, in case a wake-up was lost. Default: 1.
+      lease: the seconds after which a running task is an orphan, unless its worker renews the lease; it does so after
+          each third of this time. Default: 30.
+      codec: the codec of the args; see :class:`StorageOptions`. Default: :class:`CborCodec`.
       result_type: the type that handlers return. Default: any plain value.
-      keep_results: seconds for which succeeded tasks are kept, with their results. Default: 3600.
-      keep_dead: seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
-      unreadable_after: seconds for which a task that cannot be decoded is put back, before it fails. Default: a day.
+      keep_results: the seconds for which succeeded tasks are kept, with their results. Default: 3600.
+      keep_dead: the seconds for which failed and killed tasks are kept. Default: ``math.inf``, until :meth:`vacuum`.
+      unreadable_after: the seconds for which a task that cannot be decoded is put back, before it fails. Default: a
+          day.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to be pushed in its place, such as ``task.with_metadata(tenant="acme")``. Default: none.
+          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. Default: none.
     """
 
     @overload
@@ -156,9 +158,9 @@ class SqliteStorage(DurableStorage[A]):
         """Push inside a transaction of your own: the task is stored if and only if you commit.
 
         Args:
-          connection: on the same file, used in this thread: a ``sqlite3.Connection`` (of apsw, if the storage was told
-              to use that), a SQLAlchemy ``Connection`` or ``Session``, or Django's ``connection``.
-          args: of the task; the options are those of :meth:`push`.
+          connection: a connection to the same file, used in this thread: a ``sqlite3.Connection`` (of apsw, if the
+              storage uses that driver), a SQLAlchemy ``Connection`` or ``Session``, or Django's ``connection``.
+          args: the args of the task; the options are those of :meth:`push`.
 
         Raises:
           DuplicateTaskError: the id is known, or the unique key is taken and ``on_conflict`` is ``"raise"``.
@@ -274,9 +276,10 @@ def push_over(
     """Insert a row over the user's connection.
 
     Args:
-      connection: the driver's, or what wraps it: a SQLAlchemy Connection or Session, Django's ``connection``.
-      driver: of the storage.
-      path: of the storage's file.
+      connection: a connection of the driver, or a wrapper of one: a SQLAlchemy Connection or Session, Django's
+          ``connection``.
+      driver: the driver of the storage.
+      path: the path of the storage's file.
       row: the task.
       now: the clock of the file.
 

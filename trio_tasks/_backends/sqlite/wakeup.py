@@ -87,7 +87,7 @@ class WakeupSocket:
         self._is_asked = False
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
-        self._own: str | None = None  # the same, though it may not be told to others
+        self._own: str | None = None  # the address, even where it is not stored for others
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
@@ -99,7 +99,7 @@ class WakeupSocket:
             return
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            if _EXCLUSIVELY is not None:  # or another process could bind the same port, and hear the key
+            if _EXCLUSIVELY is not None:  # otherwise another process could bind the same port, and read the key
                 self._socket.setsockopt(socket.SOL_SOCKET, _EXCLUSIVELY, 1)
             self._socket.bind((_LOOPBACK, 0))
             self._socket.setblocking(False)
@@ -151,7 +151,7 @@ class WakeupSocket:
                 on_wakeup()
                 pause = _APART
             else:
-                pause = min(2 * pause, _LONGEST_PAUSE)  # so that a flood of datagrams does not keep the loop busy
+                pause = min(2 * pause, _LONGEST_PAUSE)  # a flood of datagrams must not keep the loop busy
             await trio.sleep(pause)
 
     def _received(self) -> bool:

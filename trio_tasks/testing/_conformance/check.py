@@ -104,13 +104,15 @@ async def check_backend(
     Under an autojumping ``MockClock``, a backend that reads another clock than trio's needs a threshold of 0.05.
 
     Args:
-      open_backend: called without arguments for each handle: returns a backend, an awaitable of one, or a context
-          manager, async or not, that gives one. If its store outlives a handle, each call must open the same store; it
-          may raise while another handle is open. What it opens must be a :class:`~trio_tasks.TaskSink` too.
-      args: makes args of a number: different ones of different numbers, and equal ones of equal numbers.
-      only: names of rules: no others are tried.
-      skip: names of rules that are not tried.
-      time_limit: seconds on trio's clock that each rule may take; one that takes longer is broken.
+      open_backend: a function without parameters that is called for each handle. It returns a backend, an awaitable of
+          one, or a context manager, async or not, that gives one. If the store outlives a handle, each call must open
+          the same store; a call may raise while another handle is open. The backend must be a
+          :class:`~trio_tasks.TaskSink` too.
+      args: a function that makes args from a number: different args from different numbers, equal ones from equal
+          numbers.
+      only: the names of the rules to check; by default all.
+      skip: the names of rules that are not checked.
+      time_limit: the seconds on trio's clock that each rule may take; a rule that takes longer is broken.
 
     Raises:
       ExceptionGroup: some rules do not hold. There is one error for each, an ``AssertionError`` which names the promise
@@ -204,8 +206,8 @@ class RuleRunner:
     """Checks rules on one backend.
 
     Args:
-      opener: opens the backend.
-      time_limit: seconds that each rule may take.
+      opener: the opener of the backend.
+      time_limit: the seconds that each rule may take.
     """
 
     def __init__(self, opener: BackendOpener, time_limit: float) -> None:

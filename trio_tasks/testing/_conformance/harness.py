@@ -33,8 +33,9 @@ class BackendOpener:
     """Opens handles on the backend under test, one after the other.
 
     Args:
-      open_backend: returns a backend, an awaitable of one, or a context manager, async or not, that gives one.
-      args: makes args of a number.
+      open_backend: a function that returns a backend, an awaitable of one, or a context manager, async or not, that
+          gives one.
+      args: a function that makes args from a number.
     """
 
     def __init__(self, open_backend: Callable[[], Any], args: Callable[[int], Any]) -> None:
@@ -94,8 +95,8 @@ class Harness:
     """The backend that a rule is checked on, and the operations that the check calls.
 
     Args:
-      opening: opens handles.
-      nursery: outlives the harness; what keeps time runs in it.
+      opening: the opener of handles.
+      nursery: a nursery that outlives the harness; the trio tasks that keep time run in it.
     """
 
     def __init__(self, opener: BackendOpener, nursery: trio.Nursery) -> None:

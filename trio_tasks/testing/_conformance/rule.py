@@ -36,11 +36,11 @@ class Rule:
     """A rule about backends, and the function that checks it.
 
     Args:
-      name: what it is called where one is chosen.
-      promise: the number of the promise that it is of.
-      sentence: what every backend must do.
+      name: the name by which a rule is chosen.
+      promise: the number of the promise that it belongs to.
+      sentence: the sentence that says what every backend must do.
       needs: the capabilities and features without which it is skipped.
-      check: tries it; raises :class:`RuleBroken` if it does not hold.
+      check: the function that checks it; it raises :class:`RuleBroken` if the rule does not hold.
     """
 
     name: str
@@ -58,9 +58,9 @@ class RuleBroken(AssertionError):
     """An error: a backend does not keep a rule.
 
     Attributes:
-      rule: which one; None until the kit has filled it in.
-      seen: what was seen.
-      expected: what should have been.
+      rule: the rule; None until the kit has filled it in.
+      seen: the value or behaviour that was seen.
+      expected: the value or behaviour that the rule expects.
     """
 
     def __init__(self, what: str, seen: object, expected: object) -> None:

@@ -31,10 +31,10 @@ class Cut:
     ...         await storage.push_bulk([1, 2, 3])
     ...     assert storage.statistics().running == 0
 
-    ``with cut("pusher"):`` marks a part that is cut alone, as another part may be, each for itself: a pusher, a worker,
-    the inside of a handler. A block may be entered several times, in several trio tasks; what is cut are all blocks of
-    one part that are open at that moment. Either form gives the ``trio.CancelScope`` of the block, whose
-    ``cancelled_caught`` says whether it was left early.
+    ``with cut("pusher"):`` marks a part by a name, such as a pusher, a worker, or the inside of a handler. Each part is
+    cut alone, in runs of its own. A block may be entered several times, in several trio tasks; a cut cancels all blocks
+    of one part that are open at that moment. Either form gives the ``trio.CancelScope`` of the block, whose
+    ``cancelled_caught`` is True if the cancellation ended the block.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -91,7 +91,7 @@ class Blocks:
     """The ``with cut:`` blocks that are open now.
 
     Args:
-      on_entry: called whenever one is entered, before what is in it begins.
+      on_entry: a function that is called whenever a block is entered, before its first step.
     """
 
     def __init__(self, on_entry: Callable[[trio.lowlevel.Task], object]) -> None:

@@ -56,24 +56,24 @@ def explore_cancellations(
     >>> print(explore_cancellations(scenario))
     41 cuts at 5 lines, under 1 seeds, in 0.0 s
 
-    What is inside ``with cut:`` is what is cancelled; what follows it asserts what must hold wherever that was. Parts
-    that have names are cut each for itself; see :class:`Cut`. A scenario that takes no argument is cancelled as a
+    The block ``with cut:`` is cancelled. The code after it asserts what must hold after any cancellation. Parts
+    with different names are cancelled one by one; see :class:`Cut`. A scenario that takes no argument is cancelled as a
     whole, and ``invariant`` is called afterwards, in the same run. Each run has to make its own storages, files and
-    whatever else it changes.
+    other things that it changes.
 
-    A run has these moments: when a part is entered; before a step of any trio task, which then goes on from where it
-    waited; and when all trio tasks wait. All those at which something of the part is open are tried, whichever trio
-    task goes on. What waits inside the part is cancelled where it waits, and who goes on inside of it at its next
-    checkpoint; a shield holds that up, as it always does. trio cannot cancel one trio task of a nursery alone: so a
-    part, such as a worker, is cancelled with all that is in it.
+    A run has three kinds of moments: a part is entered; a trio task is about to take a step; all trio tasks wait. Each
+    moment at which a block of the part is open is tried, whichever trio task is about to run. A trio task that waits
+    inside the part is cancelled where it waits; one that is about to run, at its next checkpoint. A shield delays this,
+    as it always does. trio cannot cancel a single trio task of a nursery, so a part, such as a worker, is cancelled
+    with all trio tasks in it.
 
     Args:
-      scenario: an async function; it must not end otherwise than by the cancellation, if it is not cut.
+      scenario: an async function; if it is not cut, it must end by itself and without an error.
       invariant: a function, sync or async, called after the scenario. It holds unless it raises, or returns False.
-      seeds: for each, all of it is done under the schedule that it decides; see :func:`run_seeded`.
-      time_limit: seconds of virtual time that a run may take, invariant included; one that takes longer fails, with the
-          lines at which its trio tasks are stuck.
-      at: the number of the one cut that is to be made, in place of all, such as to look at it in a debugger.
+      seeds: the seeds; the whole exploration is repeated under the schedule of each; see :func:`run_seeded`.
+      time_limit: the seconds of virtual time that a run may take, invariant included. A run that takes longer fails,
+          with the lines at which its trio tasks are stuck.
+      at: the number of the only cut to make, for example to look at it in a debugger.
 
     Raises:
       BrokenByCut: the scenario failed: of all cuts at which it does, this is one that comes after the fewest moments.

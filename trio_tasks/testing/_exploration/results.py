@@ -22,11 +22,11 @@ class Exploration:
     """The summary of an exploration in which the scenario held at every cut.
 
     Attributes:
-      cuts: how many runs there were that were cut, under all seeds together.
+      cuts: the number of runs that were cut, under all seeds together.
       lines: the lines at which the cancellation came, ``path:number in function: source``, and how often at each: lines
           of the user's own, or what there is in their place.
-      seeds: under which it was run.
-      seconds: that it took, of real time.
+      seeds: the seeds under which it was run.
+      seconds: the real time that it took.
     """
 
     cuts: int
@@ -43,15 +43,15 @@ class BrokenByCut(AssertionError):
     """An error: the scenario fails when it is cancelled at some moment; its error is the ``__cause__``.
 
     Attributes:
-      seed: of the schedule.
-      number: of the cut, counted from 1; 0 if it fails without any.
-      cuts: how many there are under this seed.
-      part: what was cancelled, by the name that it was given; empty for ``with cut:``.
-      task: the name of the trio task that was about to go on; of the first that waited, if all did.
+      seed: the seed of the schedule.
+      number: the number of the cut, counted from 1; 0 if the scenario fails without a cut.
+      cuts: the number of cuts under this seed.
+      part: the name of the part that was cancelled; empty for ``with cut:``.
+      task: the name of the trio task that was about to run; if all waited, of the first one.
       lines: the user's own lines at which ``trio.Cancelled`` was raised, ``path:number in function: source``, the first
           one first; a second one is often what went wrong, such as in a ``finally`` that has no shield.
-      steps: what happened before, from the beginning, and the moment of the cut.
-      others: how many other cuts fail.
+      steps: the steps from the beginning to the moment of the cut.
+      others: the number of other cuts that fail.
     """
 
     def __init__(self, seed: int, number: int, cuts: int, part: str = "") -> None:

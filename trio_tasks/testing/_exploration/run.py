@@ -56,11 +56,11 @@ class ScenarioRun:
     """One run of a scenario.
 
     Args:
-      scenario: what is run.
-      seed: of the schedule.
+      scenario: the scenario to run.
+      seed: the seed of the schedule.
       first_run: the cut points of the run that was not cut; None if this is it.
-      at: the number of the moment at which this one is cut; 0 for none.
-      part: what is cut then.
+      at: the number of the moment at which this run is cut; 0 for none.
+      part: the name of the part that is cut then.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Watchdog(trio.abc.Instrument):
     """Cancels a block after a time limit, and notes where each trio task was.
 
     Args:
-      seconds: on trio's clock.
+      seconds: the time limit on trio's clock.
     """
 
     def __init__(self, seconds: float) -> None:

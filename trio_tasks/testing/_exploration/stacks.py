@@ -42,8 +42,10 @@ class Line(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The place of a trio task in the code: its name, the innermost line outside of trio, and the innermost line of the
-    user's own code, which may be in the trio task that started it. Either line may be None.
+    """The place of a trio task in the code: its name and two lines, each of which may be None.
+
+    ``innermost`` is the innermost line outside of trio. ``own`` is the innermost line of the user's own code, which may
+    be in the trio task that started this one.
     """
 
     task: str
@@ -86,8 +88,9 @@ def place_here(task: trio.lowlevel.Task) -> Place:
 
 
 def places_of_cancellation(error: BaseException) -> list[Line]:
-    """The lines at which the cancellations in this error, its causes and its contexts were raised, in order: lines of
-    the user's own code where there are any.
+    """The lines at which the cancellations in this error, its causes and its contexts were raised, in order.
+
+    They are lines of the user's own code where there are any.
     """
     found: list[Line] = []
     seen: set[int] = set()

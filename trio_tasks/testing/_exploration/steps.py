@@ -20,10 +20,10 @@ class StepCounter(trio.abc.Instrument):
 
     Args:
       at: the number of the moment, counted from 1; 0 for none.
-      cut: called then, inside trio's own loop; it must not raise.
-      counts: whether a moment counts. It is called at each, with the trio task that is about to take a step, or with
-          None when all wait. Under a clock that is not virtual, a moment of the second kind is not to be cut at: trio
-          has decided by then how long it sleeps.
+      cut: a function that is called at that moment, inside trio's own loop; it must not raise.
+      counts: a function that returns True if a moment counts. It is called at each moment, with the trio task that is
+          about to take a step, or with None when all wait. Under a clock that is not virtual, do not cut at a moment
+          of the second kind: trio has already decided how long it sleeps.
     """
 
     def __init__(self, at: int, cut: Callable[[], object], counts: Callable[[trio.lowlevel.Task | None], bool]) -> None:

@@ -47,25 +47,26 @@ class FaultyBackend(Backend[A]):
     >>> await Worker("test", faulty, double).run()
     >>> print(*faulty.log, sep="\\n")
 
-    It does nothing that an at-least-once backend may not do, so the promises hold over it: what was dropped, and what
-    a receiver that died had claimed, comes back with its lease; of two copies of a delivery one can be settled, and the
-    other one's :meth:`settle` raises :class:`LeaseLostError`. An operation that fails raises :class:`BackendError`. To
-    a worker a failing backend is the end: have a :class:`Monitor` restart it.
+    All its faults are allowed for an at-least-once backend, so the promises hold over it. Dropped tasks, and tasks that
+    a dead receiver had claimed, come back after their lease. Of two copies of a delivery one can be settled; the
+    :meth:`settle` of the other raises :class:`LeaseLostError`. An operation that fails raises :class:`BackendError`. A
+    failing backend ends its worker, so let a :class:`Monitor` restart it.
 
-    It has exactly the interfaces of the backend inside, so ``isinstance`` tells of it what it tells of that; all verbs
-    stall and fail as the rates say. But a backend that stalls is no ``NowaitBackend``, whatever is inside. What belongs
-    to no interface (``close``, ``statistics``, ``push_nowait``) is passed on untouched; a ``clone()``, or a queue to
-    ``share()``, has no faults until it is wrapped.
+    It has exactly the interfaces of the wrapped backend, so ``isinstance`` gives the same answers; all their methods
+    stall and fail as the rates say. But a backend that stalls is never a ``NowaitBackend``. Methods that belong to no
+    interface (``close``, ``statistics``, ``push_nowait``) are passed on without faults; a ``clone()``, or a queue made
+    by ``share()``, has no faults until it is wrapped.
 
-    A backend without leases (one whose ``heartbeat_interval`` is None) would wait for ever for what was lost. There
-    this one settles it as ``Retried``, so that it comes back after ``absence_seconds`` with its attempt counted, as it
-    would with a lease. A :class:`ScriptedBackend` gives nothing twice: what it loses stays lost.
+    A backend without leases (one whose ``heartbeat_interval`` is None) would never give out a lost task again. So the
+    wrapper settles such a task as ``Retried``: it comes back after ``absence_seconds`` with its attempt counted, as it
+    would with a lease. A :class:`ScriptedBackend` gives nothing twice: a task that it loses stays lost.
 
     Args:
       backend: a backend, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
-      faults: what goes wrong, and how often.
-      seed: decides what goes wrong when, as far as the order of calls is the same: for that see :func:`run_seeded`.
-      on_fault: is called with each :class:`Fault` as it happens, such as ``print``.
+      faults: the rates and durations of the faults.
+      seed: the seed that decides which call has which fault, if the order of calls is the same; see
+          :func:`run_seeded`.
+      on_fault: a function that is called with each :class:`Fault` as it happens, such as ``print``.
 
     Raises:
       TypeError: an argument is wrong; the message says which one.
@@ -123,7 +124,7 @@ class FaultyBackend(Backend[A]):
         Raises:
           trio.EndOfChannel: the backend inside has ended, and no delivery is pending.
           BackendError: the connection is down, or went down while this waited.
-          RuntimeError: the clock was to be moved, and is no ``MockClock``.
+          RuntimeError: a fault should move the clock, and the clock is no ``MockClock``.
 
         If it is cancelled, nothing was taken: pending deliveries go to the next receiver.
         """
@@ -230,7 +231,7 @@ class FaultyBackend(Backend[A]):
 
         Raises:
           LeaseLostError: this attempt may not settle the task any more. Nothing changed.
-          UnsettledError: this outcome cannot be had. Nothing changed.
+          UnsettledError: this outcome cannot be stored. Nothing changed.
           BackendError: the connection is down, or the settle failed, before it took effect or after it did.
 
         If it is cancelled, the task is settled or still running; where there are no leases, it then comes back.
@@ -320,8 +321,8 @@ class Claims(Generic[A]):
     the task comes back after a while, and its attempt counts.
 
     Args:
-      backend: which has given them.
-      injector: records each loss.
+      backend: the backend that has given out the tasks.
+      injector: the fault injector, which records each loss.
     """
 
     def __init__(self, backend: Backend[A], injector: FaultInjector) -> None:
@@ -414,8 +415,8 @@ class FaultInjector:
     Args:
       faults: the rates.
       seed: a whole number.
-      on_fault: called with each fault as it happens; or None.
-      on_down: called when the connection goes down.
+      on_fault: a function that is called with each fault as it happens; or None.
+      on_down: a function that is called when the connection goes down.
     """
 
     def __init__(

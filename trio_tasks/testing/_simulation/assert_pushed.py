@@ -52,16 +52,17 @@ async def assert_pushed(
     remembers them.
 
     Args:
-      storage: where they went, by the handle of their queue; it must be able to list its tasks.
-      args: what their args equal; anything, if not given.
-      count: how many there are, exactly; at least one, if not given.
-      status: which they have now.
-      metadata: what theirs has, among others.
-      where: ``where(task)`` is true.
-      options: ``id``, ``priority``, ``attempts``, ``timeout``, ``unique``, ``expires_in``: what they were pushed with.
+      storage: the handle of the queue; it must be able to list its tasks.
+      args: the args that the tasks have; any, if not given.
+      count: the exact number of such tasks; at least one, if not given.
+      status: the status that they have now.
+      metadata: entries that their metadata has, among others.
+      where: a function for which ``where(task)`` is true.
+      options: the options that they were pushed with: ``id``, ``priority``, ``attempts``, ``timeout``, ``unique``,
+          ``expires_in``.
 
     Raises:
-      AssertionError: there are none such, or not as many. The message lists what there is instead.
+      AssertionError: there are no such tasks, or another number of them. The message lists the tasks that there are.
       TypeError: the storage cannot list its tasks, or there is no such option.
 
     Cancelling it changes nothing.

@@ -26,14 +26,14 @@ class Recorded:
     itself are.
 
     Attributes:
-      time: seconds on trio's clock.
-      worker: the name of the worker that said it; empty for a note of your own.
+      time: the time on trio's clock.
+      worker: the name of the worker that emitted it; empty for a note of your own.
       kind: the class of the event.
-      task_id: of the task that it is about; None if it is about none.
-      attempt: of that task, counted from 1.
-      args: of that task, as text.
-      text: what became of it, as text: the result, the outcome, the reason, or the value of a ``Custom``.
-      event: the event itself. Its task goes on living: ``parts`` may have changed since.
+      task_id: the id of the event's task; None if the event has no task.
+      attempt: the number of that task's attempt, counted from 1.
+      args: the args of that task, as text.
+      text: the content, as text: the result, the outcome, the reason, or the value of a ``Custom``.
+      event: the event itself. The ``parts`` of its task may have changed since.
     """
 
     time: float

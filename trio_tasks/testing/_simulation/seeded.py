@@ -43,38 +43,42 @@ def run_seeded(
 
     >>> run_seeded(my_program, seed=1234)
 
-    What the seed decides, wherever it is, whatever ``PYTHONHASHSEED`` says:
+    The seed decides the following, on every machine and whatever ``PYTHONHASHSEED`` is:
 
     * the order in which trio runs those trio tasks that are ready;
     * the time: trio's clock starts at 0 and jumps to the next deadline as soon as all trio tasks wait; the wall clock
       that ``run_at`` and ``parts.run_at`` go by starts with the year 2000, in UTC, and goes with it;
     * the ids of new tasks;
-    * the module ``random``, so the jitter of a backoff, and what handlers draw from it;
-    * what the writer threads of :class:`FileStorage` and :class:`SqliteStorage` would do, if the storage is opened
-      inside: who asks does it in place, after one to three rounds of the scheduler. Two storages on one file hear of
-      one another as they do where there are no sockets: they look every ``poll_interval``, of virtual time;
+    * the module ``random``: the jitter of a backoff, and the numbers that handlers draw from it;
+    * the work of the writer threads of :class:`FileStorage` and :class:`SqliteStorage`, if the storage is opened
+      inside: the calling trio task does it in place, after one to three rounds of the scheduler. Two storages on one
+      file notice each other's changes as on a machine without sockets: they look every ``poll_interval``, of virtual
+      time;
     * sync handlers, likewise: such a handler runs in place, takes no virtual time, and nothing else runs meanwhile.
-      ``trio.from_thread`` is not to be had in it.
+      It cannot use ``trio.from_thread``.
 
-    What it does not decide: threads of your own (``trio.to_thread``), processes and sockets, which the clock jumps
-    over, since to it they look like waiting (a clock with an ``autojump_threshold`` of 0.05 gives them time, but chance
-    with it); what is drawn from ``os.urandom``, ``uuid`` or ``secrets``, or read from ``time``; the order of a ``set``.
+    The seed does not decide:
+
+    * threads of your own (``trio.to_thread``), processes and sockets. The clock jumps over them, since to it they look
+      like waiting. A clock with an ``autojump_threshold`` of 0.05 gives them time, but then chance decides their order;
+    * values from ``os.urandom``, ``uuid``, ``secrets`` or ``time``;
+    * the order of a ``set``.
 
     Args:
-      async_fn: is called with the arguments that follow.
+      async_fn: the function; it is called with the arguments that follow.
       seed: a whole number.
-      instruments: as for ``trio.run``.
-      clock: in place of ``MockClock(autojump_threshold=0)``.
+      instruments: the instruments for ``trio.run``.
+      clock: a clock to use instead of ``MockClock(autojump_threshold=0)``.
 
     Returns:
-      what ``async_fn`` returns; what it raises comes out as it does out of ``trio.run``.
+      what ``async_fn`` returns; an error that it raises comes out as out of ``trio.run``.
 
     Raises:
       TypeError: the seed is no whole number.
-      RuntimeError: it is called inside a trio run, or while another thread is in a seeded run, since what is decided is
-        decided for the whole process; or this trio keeps its generator elsewhere than those before it.
+      RuntimeError: it is called inside a trio run, or while another thread is in a seeded run, since the seed applies
+        to the whole process; or this version of trio keeps its generator in another place than earlier versions.
 
-    When it returns or raises, everything is again as it was: trio's order, ``random``, the clocks, the ids.
+    When it returns or raises, it restores trio's order, ``random``, the clocks and the ids.
     """
     check_count(seed, "seed", minimum=None)
     if trio.lowlevel.in_trio_run():

@@ -39,10 +39,10 @@ class SimulationReport:
     """The report of a simulation without a failure.
 
     Attributes:
-      seeds: how many runs there were.
-      events: how many events were recorded in them.
-      virtual_seconds: how much time passed in them, on trio's clock.
-      real_seconds: how long that took.
+      seeds: the number of runs.
+      events: the number of events that were recorded in them.
+      virtual_seconds: the time that passed in them, on trio's clock.
+      real_seconds: the real time that they took.
     """
 
     seeds: int
@@ -59,11 +59,11 @@ class SimulationFailed(AssertionError):
     """An error: the program fails under this seed; ``__cause__`` is the error that it raised.
 
     Attributes:
-      seed: which.
-      events: what was recorded until then.
-      virtual_seconds: how much time had passed, on trio's clock.
-      is_repeatable: whether the seed, run once more at once, failed again after the same events. If not, something in
-        the program is not decided by it.
+      seed: the seed that fails.
+      events: the events that were recorded until the failure.
+      virtual_seconds: the time that had passed, on trio's clock.
+      is_repeatable: True if a second run under the seed failed again after the same events. If not, something in the
+        program does not depend on the seed.
     """
 
     def __init__(self, message: str, *, seed: int, run: _Run, is_repeatable: bool) -> None:
@@ -87,21 +87,22 @@ def simulate(program: Program, *, seeds: int | Iterable[int] = 100, time_limit: 
     ...     assert total == 45
     >>> simulate(program, seeds=1000)
 
-    A run is one of :func:`run_seeded`, so everything said there holds, and the same seed makes the same run. It has
-    failed if the program raises, or anything in ``simulation.nursery`` does. What handlers raise is their tasks'
-    outcome: look at it in the end.
+    Each run is a run of :func:`run_seeded`, with the same rules: the same seed makes the same run. A run has failed if
+    the program raises, or if anything in ``simulation.nursery`` raises. Errors of handlers are the outcomes of their
+    tasks: check those at the end of the program.
 
     Args:
       program: an async function of one :class:`Simulation`, or of nothing.
-      seeds: which; or how many, from 0.
-      time_limit: seconds of virtual time for one run, as one that waits for ever would not end otherwise.
+      seeds: the seeds to run; or their number, counted from 0.
+      time_limit: the seconds of virtual time that one run may take. Without it, a run that waits for ever would not
+          end.
 
     Raises:
       SimulationFailed: a seed fails. The message says which, how, when and after what, and how to run it again.
       TypeError, ValueError: an argument is wrong, or there is no seed.
       RuntimeError: as of :func:`run_seeded`: in an async test, for example.
 
-    What is not an ``Exception``, such as ``KeyboardInterrupt``, comes out as it is.
+    A ``BaseException`` that is not an ``Exception``, such as ``KeyboardInterrupt``, comes out as it is.
     """
     check_callable(program, "program", "async program(simulation), or async program()")
     check_seconds(time_limit, "time_limit", positive=True)

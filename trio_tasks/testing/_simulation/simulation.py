@@ -27,12 +27,12 @@ class Simulation:
     """One run of a program under :func:`simulate`.
 
     Attributes:
-      seed: which decides this run.
-      random: the program's own generator, from that seed: for what is pushed and when, for faults.
-      events: a :class:`Recording` of the workers that :meth:`start` started; it may listen to others,
+      seed: the seed that decides this run.
+      random: a random number generator from that seed, for the program's own choices: what to push and when, faults.
+      events: a :class:`Recording` of the workers that :meth:`start` started; it may listen to other workers,
         and to monitors, too.
-      nursery: for what runs beside the program; what is in it is cancelled when the program returns.
-      directory: a ``pathlib.Path``, that of an empty directory for storages that need a file; it is removed in the end.
+      nursery: a nursery for trio tasks beside the program; it is cancelled when the program returns.
+      directory: the ``pathlib.Path`` of an empty directory, for storages that need a file; it is removed at the end.
     """
 
     def __init__(self, seed: int, nursery: trio.Nursery, events: Recording, cleanup: ExitStack) -> None:

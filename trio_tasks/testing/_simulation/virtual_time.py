@@ -30,14 +30,14 @@ def virtual_clock(*, start: datetime = START, autojump: bool = True) -> Generato
     As a fixture of pytest-trio, for every test that asks for it: decorate with ``pytest.fixture`` a function that
     yields what this gives.
 
-    trio's clock starts at 0. ``run_at``, ``parts.run_at`` and all else that goes by the wall clock agree with it. Sync
-    handlers, and the storages that are opened inside the block, do in place what they would otherwise do in a thread,
-    since virtual time does not wait for threads: so it is good for ``SqliteStorage`` and ``FileStorage`` too.
+    trio's clock starts at 0. ``run_at``, ``parts.run_at`` and everything else that uses the wall clock agree with it.
+    Virtual time does not wait for threads. So sync handlers, and storages that are opened inside the block, do in place
+    what they would otherwise do in a thread; therefore it works for ``SqliteStorage`` and ``FileStorage``, too.
 
     Args:
-      start: what the wall clock shows at the beginning; an aware datetime.
-      autojump: whether time jumps to the next deadline as soon as all trio tasks wait. If not, it stands still until
-        :func:`advance` lets some pass.
+      start: the time of the wall clock at the beginning; an aware datetime.
+      autojump: True lets time jump to the next deadline as soon as all trio tasks wait. False lets it stand still until
+        :func:`advance` moves it.
 
     Raises:
       TypeError, ValueError: ``start`` is no datetime, or has no time zone.
@@ -68,18 +68,18 @@ async def advance(seconds: float) -> None:
     >>> await advance(3599)  # it still waits
     >>> await advance(1)  # now it has been sent
 
-    First, and after each step, everything settles: it goes on once every other trio task is blocked, as in
-    :func:`trio.testing.wait_all_tasks_blocked`. ``advance(0)`` does only that.
+    First, and after each step, it waits until every other trio task is blocked, as in
+    :func:`trio.testing.wait_all_tasks_blocked`. ``advance(0)`` only does this.
 
     Args:
-      seconds: 0 or more.
+      seconds: the seconds to move it by, 0 or more.
 
     Raises:
       TypeError, ValueError: ``seconds`` is no such number.
       RuntimeError: the run's clock is no :class:`trio.testing.MockClock`, such as :func:`virtual_clock` gives, or
         one that runs by itself.
 
-    If it is cancelled, what has passed has passed.
+    If it is cancelled, time is not moved back.
     """
     check_seconds(seconds, "seconds")
     clock = trio.lowlevel.current_clock()
