@@ -195,7 +195,7 @@ async def test_promise_01_ack_barrier_tracked_work_outlives_its_attempt_but_not_
 
 
 async def test_promise_01_ack_barrier_between_two_attempts_of_a_task(autojump_clock: MockClock) -> None:
-    """The next attempt begins when nothing of the last one is left."""
+    """An attempt begins only when nothing of the previous attempt is running."""
     family = Family("error")
     storage = MemoryStorage[int]()
     begun_with = []

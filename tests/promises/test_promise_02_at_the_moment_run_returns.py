@@ -127,7 +127,7 @@ def test_promise_02_ctrl_c_loses_nothing_wherever_code_of_the_user_runs(place: s
 async def test_promise_02_a_cancellation_is_heard_by_each_slot_before_its_second_attempt(
     tmp_path: Path, kind: str, slots: int
 ) -> None:
-    """Its handler does not wait, and the queue does not end; the cancellation comes out of an attempt, or beside it."""
+    """The handler never waits, and the queue never ends. The cancellation comes from an attempt, or from beside it."""
     rng = random.Random(slots)
     async with STORAGES[kind](tmp_path / "tasks") as storage:
         pushed = 0

@@ -128,7 +128,9 @@ async def test_promise_02_cancellation_loses_nothing_a_push_and_a_cancel_in_one_
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 async def test_promise_02_cancellation_loses_nothing_not_even_time(autojump_clock: MockClock, which: int) -> None:
-    """Of those who wait, one keeps time for all: whichever is cancelled, somebody has the task when it is due."""
+    """One of the waiting receivers waits for the next due time. If it is cancelled, another one receives the task when
+    it is due.
+    """
     storage, begun = MemoryStorage[int](), trio.current_time()
     received: list[float] = []
     scopes: list[trio.CancelScope] = []
@@ -176,7 +178,7 @@ async def test_promise_02_cancellation_loses_nothing_and_the_shield_is_bounded(a
 
 
 async def test_promise_02_cancellation_loses_nothing_of_what_a_channel_gave(autojump_clock: MockClock) -> None:
-    """A channel takes nothing back; so what is released or retried is kept for whoever comes next over it."""
+    """A channel takes nothing back. So released and retried tasks are kept for the next worker on the channel."""
     send, receive = trio.open_memory_channel[int](10)
     send.send_nowait(7)
     send.close()
@@ -213,7 +215,7 @@ class Failing:
 
 @pytest.mark.parametrize("verb", ["call", "ready", "admit", "dismiss"])
 async def test_promise_02_cancellation_loses_nothing_though_a_gate_fails(autojump_clock: MockClock, verb: str) -> None:
-    """A gate that fails may end the worker; the task that it was asked about is not lost by that."""
+    """A gate that fails may end the worker. The task that it was asked about is not lost."""
     storage = MemoryStorage[int]()
     await storage.push(0)
     with suppress(ExceptionGroup):
@@ -225,7 +227,7 @@ async def test_promise_02_cancellation_loses_nothing_though_a_gate_fails(autojum
 async def test_promise_02_cancellation_loses_nothing_though_a_listener_is_interrupted(
     autojump_clock: MockClock, what: type[BaseException]
 ) -> None:
-    """Ctrl-C may strike in any line, in that of a listener too."""
+    """Ctrl-C may interrupt any line, also a line of a listener."""
     storage = MemoryStorage[int]()
     await storage.push(0)
 
@@ -241,7 +243,7 @@ async def test_promise_02_cancellation_loses_nothing_though_a_listener_is_interr
 async def test_promise_02_cancellation_loses_nothing_lease_lost_or_not_given_back_it_is_settled_once(
     autojump_clock: MockClock,
 ) -> None:
-    """Who settles twice, or in the name of an attempt that is over, is refused, and nothing changes."""
+    """A second settlement, or one for an earlier attempt, is refused, and changes nothing."""
     storage = MemoryStorage[int]()
     await storage.push(0)
     first = await storage.receive()

@@ -113,7 +113,7 @@ async def test_promise_03_one_outcome_algebra(
 async def test_promise_03_one_outcome_algebra_a_suspension_if_all_leaves_are(
     autojump_clock: MockClock, names: list[str]
 ) -> None:
-    """The longest counts; and it needs no attempt, and uses none."""
+    """The longest delay counts. A suspension uses up no attempt, and is possible in the last one."""
 
     async def handler(args: object) -> None:
         if len(record.attempts) < 3:
@@ -243,7 +243,7 @@ async def test_promise_03_one_outcome_algebra_released_everywhere(autojump_clock
 
 
 async def test_promise_03_one_outcome_algebra_what_a_task_is_then(autojump_clock: MockClock) -> None:
-    """The table of the page, in the storage's own words."""
+    """The storage shows the statuses that the table of the page names."""
     storage = MemoryStorage[str]()
     ids = {
         name: await storage.push(name, attempts=1 if name == "fail" else 2)

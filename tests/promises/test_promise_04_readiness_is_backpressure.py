@@ -61,7 +61,7 @@ class Slots(Gate):
 async def test_promise_04_readiness_is_backpressure_a_slot_is_free(
     autojump_clock: MockClock, nursery: trio.Nursery, concurrency: int | None
 ) -> None:
-    """It takes as many as it can begin at once; by default that is bounded too."""
+    """The worker takes as many tasks as it can begin at once. The default is bounded, too."""
     storage = MemoryStorage[int]()
     await storage.push_bulk(range(100))
     options: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
@@ -84,7 +84,7 @@ def test_promise_04_readiness_is_backpressure_there_is_no_way_to_say_unbounded(u
 async def test_promise_04_readiness_is_backpressure_every_gate_is_open(
     autojump_clock: MockClock, nursery: trio.Nursery, which: int
 ) -> None:
-    """While one of the layers is not ready, the task stays in the backend, where somebody else takes it."""
+    """While one of the layers is not ready, the task stays in the backend, where another worker takes it."""
     storage, gates = MemoryStorage[str](), [Gate(), Gate()]
     record, other = EventRecord(), EventRecord()
     gates[1 - which].opened.set()
@@ -149,7 +149,9 @@ async def test_promise_04_readiness_is_backpressure_a_busy_worker_that_is_paused
 async def test_promise_04_readiness_is_backpressure_a_task_that_is_not_admitted_goes_back(
     autojump_clock: MockClock,
 ) -> None:
-    """Of a gate that several share, another may have taken the last place: the task goes back, and loses nothing."""
+    """If several workers share a gate, another one may have taken the last place. The task goes back, and loses
+    nothing.
+    """
     storage, gate, records = MemoryStorage[int](), Slots(2), [EventRecord(), EventRecord()]
     running: list[int] = []
 
@@ -194,7 +196,7 @@ async def test_promise_04_readiness_is_backpressure_an_idle_worker_does_not_poll
 async def test_promise_04_readiness_is_backpressure_idle_is_said_when_it_is_true(
     autojump_clock: MockClock, gated: bool
 ) -> None:
-    """Not between two tasks of a backlog."""
+    """A worker does not emit Idle between two tasks of a backlog."""
     gate = Gate()
     gate.opened.set()
     record = await run_handler(return_it, *range(10), layers=[gate] if gated else [])
@@ -205,7 +207,7 @@ async def test_promise_04_readiness_is_backpressure_idle_is_said_when_it_is_true
 async def test_promise_04_readiness_is_backpressure_a_worker_does_not_starve_the_program(
     autojump_clock: MockClock,
 ) -> None:
-    """Also where time stands still: a handler that pushes the next task at once leaves a turn to others."""
+    """Even where time stands still, a handler that pushes the next task at once lets other trio tasks run."""
     storage, most = MemoryStorage[int](), 20_000
 
     async def push_another(args: int) -> None:
@@ -221,7 +223,7 @@ async def test_promise_04_readiness_is_backpressure_a_worker_does_not_starve_the
 
 
 async def test_promise_04_readiness_is_backpressure_in_a_bounded_storage(autojump_clock: MockClock) -> None:
-    """Who pushes waits while there is no room, and no longer: also when room is made by a task that has expired."""
+    """A push waits only while there is no room. An expired task makes room, too."""
     storage = MemoryStorage[int](1)
     await storage.push(0, expires_in=5)
     async with trio.open_nursery() as nursery:
@@ -234,7 +236,7 @@ async def test_promise_04_readiness_is_backpressure_in_a_bounded_storage(autojum
 
 
 async def test_promise_04_readiness_is_backpressure_room_that_is_made_is_given(autojump_clock: MockClock) -> None:
-    """To all who wait for it: nobody waits while there is room."""
+    """Room is given to all pushes that wait for it: none waits while there is room."""
     storage = MemoryStorage[int](1)
     await storage.push(0, expires_in=5)
     async with trio.open_nursery() as nursery:

@@ -155,7 +155,7 @@ def running(script: str, *arguments: str) -> Generator[Process, None, None]:
 
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_late_sigterm_waits_for_the_storages(tmp_path: Path) -> None:
-    """It neither ends the process while the journal is open, nor is it lost."""
+    """The signal does not end the process while the journal is open, and is not lost."""
     with running(CLOSING, str(tmp_path / "tasks")) as process:
         process.until("running")
         process.send(TERM)
@@ -196,7 +196,9 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_that_is_stuck_and_
 
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_must_be_named_first() -> None:
-    """The third SIGINT comes before the log has said what is stuck: it has the log say so, and the next one ends it."""
+    """The third SIGINT comes before the log has named the stuck thread. So it makes the log name it, and the next
+    SIGINT ends the process.
+    """
     with running(STUCK.replace("RECORD_INTERVAL = 1", "RECORD_INTERVAL = 10_000")) as process:
         process.until("running")
         process.send(INT)
@@ -211,8 +213,9 @@ def test_promise_05_graceful_shutdown_has_a_timeline_a_thread_must_be_named_firs
 
 
 def test_promise_05_graceful_shutdown_has_a_timeline_a_clean_up_is_not_cut_short() -> None:
-    """What cleans up, and is no thread that is stuck, may end; however many signals there are. (Its own thread can be
-    abandoned, and still is one that goes on, so it is waited for by a line.)"""
+    """An attempt that cleans up, and is no stuck thread, may finish, however many signals come. (Its own thread can be
+    abandoned and still runs, so the test waits for a line of it.)
+    """
     with running(CLEANING) as process:
         process.until("running")
         process.send(TERM)

@@ -72,7 +72,7 @@ def run(seconds: float, *sent: signal.Signals, heeded: tuple[signal.Signals, ...
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal(first: signal.Signals) -> None:
-    """Two running attempts go on to their end; the third task stays."""
+    """The two running attempts end by themselves; the third task stays in the backend."""
     assert run(0.5, first) == (0, [2, 0, 1, 0])
 
 
@@ -81,7 +81,7 @@ def test_promise_05_graceful_shutdown_has_a_timeline_by_a_signal(first: signal.S
 def test_promise_05_graceful_shutdown_has_a_timeline_by_a_second_signal_is_now(
     first: signal.Signals, second: signal.Signals
 ) -> None:
-    """Two running tasks are released, so that three are there."""
+    """The two running tasks are released, so three tasks are in the backend."""
     assert run(3600, first, second) == (0, [0, 2, 3, 0])
 
 

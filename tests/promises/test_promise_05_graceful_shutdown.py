@@ -85,7 +85,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_a_the_backlog_stays(a
 async def test_promise_05_graceful_shutdown_has_a_timeline_a_a_slot_that_was_just_woken_takes_nothing(
     autojump_clock: MockClock, concurrency: int
 ) -> None:
-    """What waited in the backend when the worker was told to stop stays there."""
+    """A task that waited in the backend when the worker was told to stop stays there."""
     storage, record = MemoryStorage[float](), EventRecord()
     worker = Worker("woken", storage, sleep_for, concurrency=concurrency, on_event=record)
     async with trio.open_nursery() as nursery:
@@ -241,7 +241,7 @@ async def by_failing_beside(args: object, nursery: trio.Nursery) -> None:
 async def test_promise_05_graceful_shutdown_has_a_timeline_c_what_is_left_is_released(
     autojump_clock: MockClock, time_is_up: Callable[..., Monitor], ends: Callable[..., Awaitable[None]]
 ) -> None:
-    """A deploy does not use up an attempt, whatever the clean-up does."""
+    """A deploy does not use up an attempt, whatever the clean-up of the handler does."""
     storage, record, begun = MemoryStorage[int](), EventRecord(), trio.current_time()
     task_id = await storage.push(0)
     monitor = time_is_up(Monitor).on_event(record)
@@ -264,7 +264,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_c_what_is_left_is_rel
 async def test_promise_05_graceful_shutdown_has_a_timeline_c_leases_are_kept_during_the_clean_up(
     autojump_clock: MockClock,
 ) -> None:
-    """Heartbeats end after the last attempt has been settled, also where it was cancelled."""
+    """Heartbeats end after the last attempt has been settled, also if it was cancelled."""
     backend = Open(0, heartbeat_interval=1)
     await run_for(5.5, Worker("cleaning", backend, by_cleaning_up))
     assert [type(outcome) for _, outcome in backend.settled] == [Released]
@@ -338,7 +338,7 @@ async def test_promise_05_graceful_shutdown_has_a_timeline_d_time_that_ran_out_d
 async def test_promise_05_graceful_shutdown_has_a_timeline_d_says_which_errors_there_were(
     autojump_clock: MockClock,
 ) -> None:
-    """Also of a backend that fails when the terminator has fired."""
+    """The report has the error of a backend that fails after the terminator has fired, too."""
     backend = Open(0)
 
     async def fail(task: Task[Any], outcome: Outcome) -> None:

@@ -143,7 +143,7 @@ NOT_BY_A_CHILD = {
 @pytest.mark.parametrize("where", ["handler", "child", "layer", "layer, on calling", "sync handler", "from_task"])
 @pytest.mark.parametrize("what", RAISED)
 def test_promise_06_a_task_cannot_kill_its_worker(what: str, where: str) -> None:
-    """The bad task has an outcome, every attempt it may have, and the good one beside it succeeds."""
+    """The bad task gets all its attempts and an outcome; the good task beside it succeeds."""
     if where == "child" and what in NOT_BY_A_CHILD:
         return
     attempts: list[str] = []
@@ -246,7 +246,7 @@ def fail_on_everything(context: WorkerContext, event: Event) -> None:
 
 @pytest.mark.parametrize("listener", [fail_on_everything, lambda context, event: repr(event)])
 def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: Any) -> None:
-    """Nor by what it was given."""
+    """The worker survives any result, and any args."""
 
     async def handler(args: object) -> Any:
         return args
@@ -259,7 +259,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_what_it_returns(listener: A
     "error", [ValueError("no"), SystemExit(3), PlainBaseError(), BaseExceptionGroup("", [SystemExit()])]
 )
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_failing_listener(error: BaseException) -> None:
-    """A failing listener does not change an outcome either, and others hear what it has heard."""
+    """A failing listener does not change an outcome, and other listeners get the same events."""
     heard: list[Event] = []
 
     def fail(context: WorkerContext, event: Event) -> None:
@@ -291,7 +291,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_work_that_it_tracks(error: 
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_policy_that_does_not_know_its_error(
     error: type[Exception],
 ) -> None:
-    """What the policy asks of an error, not every error has."""
+    """The policy reads an attribute that this error does not have."""
 
     async def handler(args: int) -> None:
         if args:
@@ -313,7 +313,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_a_backoff_that_is_non
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_promise_06_a_task_cannot_kill_its_worker_by_a_context_variable(error: type[BaseException]) -> None:
-    """Nor is the next task told what the last one has left there."""
+    """The next task does not see a context variable that the previous one has set."""
     variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable", default=None)
     found = []
 
@@ -332,7 +332,7 @@ def test_promise_06_a_task_cannot_kill_its_worker_by_a_context_variable(error: t
 
 
 async def test_promise_06_a_task_cannot_kill_its_worker_by_a_cancellation_from_elsewhere() -> None:
-    """One that was caught in another scope, and is raised here, is an error as any other."""
+    """A Cancelled that was caught in another scope and is raised here counts as an ordinary error."""
     caught: list[trio.Cancelled] = []
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -353,7 +353,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_a_cancellation_from_e
 
 
 async def test_promise_06_a_task_cannot_kill_its_worker_by_closing_things(autojump_clock: MockClock) -> None:
-    """What it closes is closed; what waits is still done, and the worker ends as it should."""
+    """The handler closes the storage. Waiting tasks are still done, and the worker ends normally."""
     storage = MemoryStorage[int]()
 
     async def handler(args: int, context: WorkerContext, nursery: trio.Nursery) -> None:
@@ -384,7 +384,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_by_real_recursion() -> N
 
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt_passes(grouped: bool) -> None:
-    """It releases, the task that it struck and those beside it."""
+    """It releases the interrupted task and the tasks beside it."""
     storage, record = MemoryStorage[int](), EventRecord()
 
     async def handler(args: int) -> None:
@@ -402,7 +402,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_keyboard_interrupt
 
 
 async def test_promise_06_a_task_cannot_kill_its_worker_but_a_cancellation_passes(autojump_clock: MockClock) -> None:
-    """Also beside errors, in a group."""
+    """A cancellation in a group with errors passes, too."""
     storage, record = MemoryStorage[int](), EventRecord()
 
     async def fail_of_it() -> None:
@@ -425,7 +425,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_cancellation_passe
 async def test_promise_06_a_task_cannot_kill_its_worker_but_a_failing_backend_ends_it(
     autojump_clock: MockClock, verb: str
 ) -> None:
-    """What follows is the monitor's business: here it restarts the worker, and all is well."""
+    """The monitor decides what follows. Here it restarts the worker, and all tasks are done."""
 
     class Failing(Open):
         fails = True
@@ -453,7 +453,7 @@ async def test_promise_06_a_task_cannot_kill_its_worker_but_a_failing_backend_en
 
 
 def test_promise_06_a_task_cannot_kill_its_worker_by_the_error_of_a_listener_to_its_beginning() -> None:
-    """An attempt that a listener does not want to hear of is an attempt all the same."""
+    """The listener raises at the event Engage; the attempt goes on."""
 
     def fail(context: WorkerContext, event: Event) -> None:
         if isinstance(event, Engage):

@@ -34,7 +34,7 @@ async def fail(args: object) -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2, 7])
 async def test_promise_07_attempts_are_counted_once(autojump_clock: MockClock, attempts: int) -> None:
-    """Each failure counts one, and there are as many as there may be."""
+    """Each failure counts as one attempt, and the task gets as many as it may have."""
     seen: list[int] = []
 
     async def handler(args: int, attempt: Attempt) -> None:
@@ -117,7 +117,7 @@ async def test_promise_07_attempts_are_counted_once_a_suspension_costs_none(auto
 
 
 async def test_promise_07_attempts_are_counted_once_in_the_backend_not_in_a_worker(autojump_clock: MockClock) -> None:
-    """Each attempt by another worker, and they count as those of one."""
+    """Each attempt is made by another worker; the backend counts them together."""
     storage, records = MemoryStorage[int](), [EventRecord() for _ in range(4)]
     await storage.push(0)
     for record in records:
@@ -147,7 +147,7 @@ async def test_promise_07_attempts_are_counted_once_a_waiting_task_holds_no_slot
 
 
 async def test_promise_07_attempts_are_counted_once_not_by_layers(autojump_clock: MockClock) -> None:
-    """What a layer repeats within an attempt is its own business."""
+    """Calls that a layer repeats within an attempt are not counted."""
     seen: list[int] = []
 
     async def handler(args: int, attempt: Attempt) -> None:
@@ -162,7 +162,7 @@ async def test_promise_07_attempts_are_counted_once_not_by_layers(autojump_clock
 async def test_promise_07_attempts_are_counted_once_and_an_older_task_keeps_its_number(
     autojump_clock: MockClock,
 ) -> None:
-    """What a listener was given tells of its attempt also later, when there have been others."""
+    """A task that a listener received keeps the number of its attempt, also after later attempts."""
     record = await run_handler(fail, retry=RetryPolicy(3, constant(1)))
     assert record.attempts == [1, 2, 3]
     tasks = [each.task for each in record.events if hasattr(each, "task")]
@@ -196,7 +196,7 @@ async def test_promise_07_attempts_are_counted_once_also_if_settled_by_hand() ->
 
 
 async def test_promise_07_attempts_are_counted_once_and_stay_readable(autojump_clock: MockClock) -> None:
-    """Each attempt that failed is in the history, which whoever looks and the handler itself can read."""
+    """Each failed attempt is in the history. A look-up and the handler itself can read it."""
     storage, seen = MemoryStorage[int](), []
 
     async def handler(task: Task[int]) -> None:

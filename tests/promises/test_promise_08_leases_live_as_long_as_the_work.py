@@ -51,7 +51,7 @@ async def stop_at(seconds: float, worker: Worker[Any, Any]) -> None:
 
 
 async def test_promise_08_leases_live_as_long_as_the_work(autojump_clock: MockClock) -> None:
-    """Heartbeats outlive intake, and end when the last attempt has been settled."""
+    """Heartbeats continue after intake has stopped, and end when the last attempt has been settled."""
     backend, record = Open(10.5, heartbeat_interval=1), EventRecord()
 
     async def take_time(task: Task[Any], outcome: Outcome) -> None:
@@ -66,7 +66,7 @@ async def test_promise_08_leases_live_as_long_as_the_work(autojump_clock: MockCl
 
 
 async def test_promise_08_leases_live_as_long_as_the_work_and_its_clean_up(autojump_clock: MockClock) -> None:
-    """Also of an attempt that was cancelled: while it cleans up, nobody else may have the task."""
+    """While a cancelled attempt cleans up, no other worker may claim the task."""
     backend = Open(10.5, heartbeat_interval=1)
     await run_for(3.5, Worker("leasing", backend, sleep_shielded))
     assert backend.when("settled") == [10.5]
@@ -92,7 +92,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_no_interval_no_beat(au
 async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_attempt(
     autojump_clock: MockClock,
 ) -> None:
-    """The worker learns of it, cancels that attempt and no other, is not let settle, and goes on."""
+    """The worker notices the loss, cancels that attempt and no other, cannot settle it, and goes on."""
     backend, record, seen = Open(1000.0, 8.0, 4.0, heartbeat_interval=1), EventRecord(), []
     settled: list[tuple[float, type[Outcome]]] = []
 
@@ -129,7 +129,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_ends_the_at
 async def test_promise_08_leases_live_as_long_as_the_work_a_late_worker_cannot_settle(
     autojump_clock: MockClock, handler: Callable[..., Any]
 ) -> None:
-    """However it ended: it does not count, it harms nobody, and nobody is told that it was settled."""
+    """Whatever the outcome of the late attempt, it does not count, and no event says that it was settled."""
     backend, record = Open(1.0, 1.0), EventRecord()
 
     async def fence(task: Task[Any], outcome: Outcome) -> None:
@@ -145,7 +145,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_late_worker_cannot_s
 async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_is_not_an_error(
     autojump_clock: MockClock,
 ) -> None:
-    """An attempt that fails of being cancelled is released all the same."""
+    """An attempt that raises an error because it was cancelled is released all the same."""
     backend = Open(0, heartbeat_interval=1)
 
     async def handler(args: int) -> None:
@@ -168,7 +168,7 @@ async def test_promise_08_leases_live_as_long_as_the_work_a_lost_one_is_not_an_e
 async def test_promise_08_leases_live_as_long_as_the_work_a_beat_that_fails_ends_the_worker(
     autojump_clock: MockClock,
 ) -> None:
-    """Without its leases it could keep none of its promises; running tasks are released."""
+    """Without its leases a worker could keep no promise. Its running tasks are released."""
     backend = Open(1000.0, heartbeat_interval=1)
 
     def fail() -> None:

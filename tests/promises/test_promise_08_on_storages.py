@@ -19,7 +19,9 @@ LEASE = 30.0
 
 @pytest.mark.parametrize("kind", [SqliteStorage, FileStorage])
 def test_promise_08_leases_live_as_long_as_the_work_though_nothing_ran_for_some(kind: Any, tmp_path: Path) -> None:
-    """Time jumps by two and a half leases, as when the process was stopped: no slot takes what another one runs."""
+    """Time jumps by two and a half leases, as if the process was suspended. No slot takes a task that another slot
+    runs.
+    """
     begun: Counter[int] = Counter()
 
     async def handler(n: int) -> None:
@@ -44,7 +46,7 @@ def test_promise_08_leases_live_as_long_as_the_work_though_nothing_ran_for_some(
 
 
 def test_promise_08_leases_live_as_long_as_the_work_a_worker_that_lost_one_ends_the_attempt(tmp_path: Path) -> None:
-    """Somebody else has taken the task: the attempt is cancelled with the next heartbeat, and cannot be settled."""
+    """Another worker has claimed the task. The next heartbeat cancels the attempt, and it cannot be settled."""
     path = tmp_path / "tasks.db"
     cancelled: list[float] = []
     released: list[str] = []

@@ -19,7 +19,7 @@ QUICKLY = 10.0  # seconds of processor time
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_promise_09_time_is_injectable_a_month_of_retries(kind: Any, tmp_path: Path) -> None:
-    """Time stops only where something happens: nobody polls, and what does not run is not renewed."""
+    """Virtual time stops only where something happens: nothing polls, and no lease is renewed while no task runs."""
     times: list[float] = []
     beats: list[float] = []
 
@@ -69,7 +69,7 @@ def test_promise_09_time_is_injectable_what_runs_is_renewed(kind: Any, tmp_path:
 
 
 def test_promise_09_time_is_injectable_two_storages_on_a_file_hear_of_one_another(tmp_path: Path) -> None:
-    """Without a poll, and after a week in which none of them has said a word."""
+    """They notice each other's changes without a poll, and after a week without any."""
     at: list[float] = []
 
     async def handler(_: int) -> None:

@@ -123,8 +123,9 @@ async def test_promise_09_time_is_injectable_a_month_until_the_terminator(autoju
 async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_nothing_that_runs(
     autojump_clock: MockClock,
 ) -> None:
-    """Neither forward nor back: a delay is counted on trio's clock from the moment of the push. A moment by the wall
-    clock that has not come yet waits for it, and is due at the next look once it has."""
+    """A delay counts on trio's clock from the push, whether the wall clock is set forward or back. A task with a run_at
+    waits for the wall clock, and is due at the next look after that time.
+    """
     wall = [1_000_000_000.0]
     begun, times = trio.current_time(), []
 
@@ -151,7 +152,7 @@ async def test_promise_09_time_is_injectable_a_step_of_the_wall_clock_moves_noth
 async def test_promise_09_time_is_injectable_without_a_wall_clock_of_its_own_a_moment_is_a_delay(
     autojump_clock: MockClock,
 ) -> None:
-    """Virtual time goes without the wall clock, so that one says only once how long it is until the moment."""
+    """The wall clock does not follow virtual time here. So it is read once, to find the delay until run_at."""
     storage, times = MemoryStorage[str](), list[float]()
     begun = trio.current_time()
 

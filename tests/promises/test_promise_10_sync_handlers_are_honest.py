@@ -100,8 +100,9 @@ async def test_promise_10_sync_handlers_are_honest_as_many_threads_as_slots() ->
 
 @pytest.mark.parametrize("by", ["the task", "a layer"])
 async def test_promise_10_sync_handlers_are_honest_a_timeout_does_not_free_the_slot(by: str) -> None:
-    """The thread goes on, so the slot is taken, and nothing is reported before it has ended. What it returns then is
-    its result: the work was done."""
+    """The thread goes on, so the slot is taken, and nothing is reported before the thread has ended. A result that it
+    returns then is its result.
+    """
     threads, storage, record = Threads(), MemoryStorage[int](), EventRecord()
     options: TaskOptions = {"timeout": 0.01} if by == "the task" else {}
     await storage.push_bulk([1, 2], **options)
@@ -135,7 +136,7 @@ async def test_promise_10_sync_handlers_are_honest_a_timeout_reaches_a_handler_t
 
 
 async def test_promise_10_sync_handlers_are_honest_a_cancellation_waits_for_the_thread() -> None:
-    """It is not abandoned: the worker ends when the thread has."""
+    """The thread is not abandoned: the worker ends after the thread has ended."""
     threads, storage, over = Threads(), MemoryStorage[int](), trio.Event()
     await storage.push(1)
 
@@ -190,7 +191,7 @@ async def test_promise_10_sync_handlers_are_honest_an_abort_reaches_a_handler_th
 async def test_promise_10_sync_handlers_are_honest_a_shutdown_names_a_handler_that_does_not_ask(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can stop it, so nothing pretends to."""
+    """Nothing can stop a thread that never checks for cancellation. The log names it."""
     monkeypatch.setattr("trio_tasks._worker.stuck_attempts.RECORD_INTERVAL", 1)
     threads, storage = Threads(), MemoryStorage[int]()
     task_id = await storage.push(1)
@@ -219,7 +220,7 @@ async def test_promise_10_sync_handlers_are_honest_a_context_may_be_used_from_th
 
 
 async def test_promise_10_sync_handlers_are_honest_two_runs_have_each_their_threads() -> None:
-    """A worker may be run more than once at a time: each run has as many threads as slots."""
+    """A worker may be run more than once at a time. Each run has as many threads as slots."""
     threads, storage = Threads(), MemoryStorage[int]()
     await storage.push_bulk(range(4))
     storage.close()

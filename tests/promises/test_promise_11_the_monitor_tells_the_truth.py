@@ -72,7 +72,7 @@ async def run_and_fail(monitor: Monitor, *expected: str) -> Report:
 
 
 async def test_promise_11_the_monitor_tells_the_truth_an_error_comes_out(autojump_clock: MockClock) -> None:
-    """As out of a nursery: the others are cancelled, and their tasks released."""
+    """As in a nursery, the other workers are cancelled, and their tasks are released."""
     storage, record = MemoryStorage[int](), EventRecord()
     await storage.push(0)
     monitor = Monitor(on_event=record)
@@ -97,7 +97,9 @@ async def test_promise_11_the_monitor_tells_the_truth_errors_do_not_hide_errors(
 async def test_promise_11_the_monitor_tells_the_truth_restarts_follow_the_policy(
     autojump_clock: MockClock, times: int
 ) -> None:
-    """It is asked about every failure, told whose, what, and which; and it has the last word."""
+    """The policy is called after every failure, with the context, the error and the number of the run. Its answer
+    decides.
+    """
     asked: list[tuple[str, str, int]] = []
 
     def restart(context: WorkerContext, error: Exception, attempt: int) -> bool:
@@ -150,7 +152,7 @@ async def test_promise_11_the_monitor_tells_the_truth_waits_between_restarts(aut
 
 
 async def test_promise_11_the_monitor_tells_the_truth_so_many_in_so_many_seconds(autojump_clock: MockClock) -> None:
-    """Three restarts within ten seconds are granted, a fourth is not; spread out, any number is."""
+    """Three restarts within ten seconds are made, a fourth is not. Over a longer time there is no limit."""
     quick = Monitor(should_restart=lambda *_: True, restart_backoff=constant(1), max_restarts=3, restart_period=10)
     assert (await run_and_fail(quick.register(dying(after=1)), "gone")).restarts == 3
     slow = Monitor(should_restart=lambda *_: True, restart_backoff=constant(1), max_restarts=3, restart_period=10)
@@ -161,7 +163,7 @@ async def test_promise_11_the_monitor_tells_the_truth_so_many_in_so_many_seconds
 
 
 async def test_promise_11_the_monitor_tells_the_truth_what_it_asks_may_fail(autojump_clock: MockClock) -> None:
-    """A policy that fails grants nothing; and it does not hide the error that it was asked about."""
+    """If the policy raises, there is no restart, and the error of the worker is not hidden."""
 
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError("the policy")
@@ -174,7 +176,7 @@ async def test_promise_11_the_monitor_tells_the_truth_what_it_asks_may_fail(auto
 
 
 async def test_promise_11_the_monitor_tells_the_truth_a_factory_that_fails(autojump_clock: MockClock) -> None:
-    """What it raises comes out, and is in the report."""
+    """The error of the function that makes workers comes out, and is in the report."""
 
     def fail(attempt: int) -> Worker[Any, Any]:
         raise ZeroDivisionError("the factory")
@@ -210,7 +212,7 @@ async def test_promise_11_the_monitor_tells_the_truth_listeners_do_not_displace_
 
 
 async def test_promise_11_the_monitor_tells_the_truth_while_it_shuts_down(autojump_clock: MockClock) -> None:
-    """A worker that fails then is not restarted; its error comes out."""
+    """A worker that fails during the shutdown is not restarted; its error comes out."""
     asked: list[int] = []
 
     def restart(context: WorkerContext, error: Exception, attempt: int) -> bool:
@@ -246,7 +248,7 @@ async def test_promise_11_the_monitor_tells_the_truth_shutdown_ends_the_wait_for
 
 
 async def test_promise_11_the_monitor_tells_the_truth_of_each_run(autojump_clock: MockClock) -> None:
-    """It may be run again, and its report is that of the last run; but not twice at once."""
+    """A monitor may be run again, and its report is that of the last run. It cannot be run twice at once."""
     storage = MemoryStorage[int]()
     monitor = Monitor().register(Worker("again", storage, return_it))
     reports = []
@@ -278,7 +280,7 @@ async def test_promise_11_the_monitor_tells_the_truth_however_it_ends(autojump_c
 
 
 async def test_promise_11_the_monitor_tells_the_truth_from_any_thread(autojump_clock: MockClock) -> None:
-    """Shutdown may be said from a thread: while it runs, before and after."""
+    """shutdown() may be called in any thread, while the monitor runs, before and after."""
     say: list[Callable[[], object]] = []
     storage = MemoryStorage[int]()
     monitor = Monitor().register(Worker("idle", storage, return_it))

@@ -179,7 +179,7 @@ async def test_promise_12_bad_input_is_refused_what_is_no_task(verb: str, value:
 
 @pytest.mark.parametrize("now", ["waiting", "delayed", "running", "done", "dead"])
 async def test_promise_12_bad_input_is_refused_a_duplicate_id(autojump_clock: MockClock, now: str) -> None:
-    """Wherever the other one is."""
+    """The id is refused in whatever state the other task is."""
     storage = MemoryStorage[str]()
     await storage.push("first", id="task-1", delay=10.0 if now == "delayed" else 0.0)
     if now == "running":
@@ -213,7 +213,7 @@ async def test_promise_12_bad_input_is_refused_a_taken_key() -> None:
 
 
 async def test_promise_12_bad_input_is_refused_while_a_push_waits_for_room(autojump_clock: MockClock) -> None:
-    """The one who pushed is told, not the one who made room."""
+    """The error goes to the caller of the waiting push, not to the caller that made room."""
     storage = MemoryStorage[str](1)
     await storage.push("first", id="task-1")
     told = []
@@ -264,7 +264,7 @@ async def test_promise_12_bad_input_is_refused_a_bulk_as_a_whole(
     ids=["text", "float", "None", "metadata", "priority"],
 )
 async def test_promise_12_bad_input_is_refused_by_its_type_in_memory(args: Any, options: dict[str, Any]) -> None:
-    """With a type, a queue in memory refuses what a stored one would; without one, it takes what it is given."""
+    """With a type, a queue in memory refuses what a stored queue would refuse. Without one, it accepts any object."""
     for storage in (MemoryStorage(type=int), MemoryStorage[Any]().share(int, queue="numbers")):
         with pytest.raises(EncodeError if "priority" not in options else ValueError):
             await storage.push(args, **options)
@@ -448,7 +448,7 @@ def test_promise_12_bad_input_is_refused_two_ways_to_say_when_time_is_up() -> No
 
 
 def test_promise_12_bad_input_is_refused_but_not_what_looks_bad_and_is_not() -> None:
-    """Unusual values that are right are taken."""
+    """Unusual values that are correct are accepted."""
     Monitor(shutdown_timeout=0, max_restarts=0)
     MemoryStorage[int](math.inf, keep_results=0)
     Extensions()

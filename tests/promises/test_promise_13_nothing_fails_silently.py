@@ -119,7 +119,7 @@ async def test_promise_13_nothing_fails_silently_the_record_says_what_follows(
 async def test_promise_13_nothing_fails_silently_what_is_no_failure_is_no_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither a success, nor an interruption, of which the report tells."""
+    """A success leaves no record; nor does an interruption, which is in the report."""
     caplog.set_level(logging.DEBUG, "trio_tasks")
     storage = MemoryStorage[str]()
     await storage.push("fine")
@@ -163,7 +163,9 @@ async def test_promise_13_nothing_fails_silently_a_lost_lease_is_a_record(
 async def test_promise_13_nothing_fails_silently_a_payload_that_cannot_be_read_is_a_record(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Though the task waits for a version that can read it; a handler that asks to wait is no warning."""
+    """The record is written although the task waits for a version that can read it. A suspension by the handler leaves
+    no warning.
+    """
     async with SqliteStorage(tmp_path / "tasks.db") as newer:
         task_id = await newer.push({"new": 1})
 
@@ -325,7 +327,7 @@ trio.run(main)
 async def test_promise_13_nothing_fails_silently_though_the_text_cannot_be_written(
     tmp_path: Path,
 ) -> None:
-    """Half of a surrogate pair in an error's text costs no record, in a file that is UTF-8."""
+    """A lone surrogate in the text of an error does not prevent its record, in a file in UTF-8."""
 
     async def fail(what: str) -> None:
         raise ValueError("\ud800") from KeyError("behind it")
@@ -387,7 +389,7 @@ async def test_promise_13_nothing_fails_silently_a_handler_that_blocks_the_loop_
 async def test_promise_13_nothing_fails_silently_what_does_not_block_is_not_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A thread that is busy, an attempt that waits; though both last longer than the limit of the watch."""
+    """A busy thread and a waiting attempt are not named, though both last longer than the limit of the watcher."""
 
     def in_thread(n: int) -> None:
         deadline = time.monotonic() + 1.7

@@ -89,7 +89,7 @@ async def test_promise_14_a_rolling_deploy_loses_nothing(opened: Open) -> None:
 
 
 async def test_promise_14_a_rolling_deploy_loses_nothing_though_its_patience_ends(opened: Open) -> None:
-    """At an age that one can set it is a dead letter, which the version that reads it can resume."""
+    """At a configurable age the task is a dead letter, which a version that can read it can resume."""
     async with opened(NewMail) as storage:
         task_id = await storage.push(NewMail("a@example.com", "hi"))
     await run_old(opened, unreadable_after=0.0)

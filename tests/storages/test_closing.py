@@ -69,7 +69,7 @@ def see_that(error: BaseException, caught: BaseException) -> None:
 def test_each_step_of_closing_is_made_whatever_another_raises(
     kind: str, owner: type, method: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then nothing is left: no trio task, no thread, no lock. The error comes out of the block, and can be caught."""
+    """No trio task, no thread and no lock is left. The error comes out of the block, and can be caught."""
     real: Callable[..., Any] = getattr(owner, method)
     raised: list[BaseException] = []
 
@@ -135,7 +135,7 @@ def test_an_opening_that_raises_leaves_nothing_behind(
 
 
 async def test_the_body_of_a_storage_bears_an_engine_that_raises(autojump_clock: MockClock) -> None:
-    """By the rules of the conformance kit, which every engine is tried by: each of its methods, and its closing."""
+    """The conformance kit makes each method of the engine raise, and closing as well."""
     rules = [rule.name for rule in RULES.values() if Feature.ENGINE in rule.needs]
     report = await check_backend(Storage, only=rules)
     assert len(report.passed) == len(rules) == 3

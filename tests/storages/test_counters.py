@@ -99,7 +99,9 @@ async def test_an_audit_finds_a_task_that_is_missing(tmp_path: Path) -> None:
 
 
 async def test_a_migration_counts_what_is_there(tmp_path: Path) -> None:
-    """A released version did not count resumed tasks; so what is finished and there, and was not pushed, was."""
+    """A released version did not count resumed tasks. So the migration counts finished and unfinished tasks beyond
+    those pushed as resumed.
+    """
     path = tmp_path / "tasks.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for step in range(2):

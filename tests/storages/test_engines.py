@@ -710,7 +710,7 @@ async def test_what_has_expired_gives_up_its_key_in_the_step_of_the_push(
 
 @pytest.mark.parametrize("delay", [0.0, 5.0, HOUR])
 async def test_a_look_up_shows_expired_tasks(kind: str, tmp_path: Path, mock_clock: MockClock, delay: float) -> None:
-    """Though no exchange has entered it; and what is done to the row enters it."""
+    """The look-up shows them although no exchange has entered the expiry; the next change of the row enters it."""
     looks: dict[str, tuple[Any, Any]] = {
         "cancel": (lambda engine: engine.cancel(QUEUE, "a", b"e"), False),
         "reschedule": (lambda engine: engine.reschedule(QUEUE, "a", 1.0), False),
@@ -950,7 +950,7 @@ async def test_a_running_row_that_was_replaced_can_be_aborted(engine: Engine) ->
 
 
 async def test_two_claims_on_one_row_are_told_apart(engine: Engine, mock_clock: MockClock) -> None:
-    """Who lost a lease, and was given the same row again before it knew, asks for both."""
+    """A worker lost a lease, and claimed the same row again before it noticed: only the old claim is lost."""
     await push(engine, new("a"))
     [old] = await claim(engine, lease=10.0)
     mock_clock.jump(11)

@@ -261,7 +261,9 @@ async def test_a_closed_queue_ends_when_it_is_empty(autojump_clock: MockClock) -
 
 
 async def test_what_came_later_than_its_lease_is_not_begun(autojump_clock: MockClock) -> None:
-    """As in a process that was stopped meanwhile: it is given back, under a claim that may count no more."""
+    """This happens if the process was suspended meanwhile. The task is given back, under a claim that may not count any
+    more.
+    """
     async with Storage[str](lease=5.0) as storage:
         await storage.push("x")
         storage.engine.gate = trio.Event()
@@ -292,7 +294,7 @@ async def test_a_row_that_came_later_than_its_lease_may_be_claimed_elsewhere(aut
 
 
 async def test_what_came_late_is_not_kept_until_the_lease_that_the_store_has_noted(autojump_clock: MockClock) -> None:
-    """Here a lease counts from when it was asked for, there from when it was given."""
+    """The process counts a lease from the request, the store from the claim."""
     async with Storage[str](lease=5.0) as storage:
         await storage.push("x")
         storage.engine.latency = 8.0
@@ -314,7 +316,7 @@ async def open_later(gate: trio.Event, seconds: float) -> None:
 
 
 async def test_news_that_comes_while_a_claim_is_under_way_is_not_lost(autojump_clock: MockClock) -> None:
-    """The claim found nothing, and answers after the news: what it says is out of date by then."""
+    """The claim found no task, and its answer comes after the wake-up, so the answer is outdated."""
     store = Store()
     slow, quick = TroubledEngine(store), TroubledEngine(store)
     async with Storage[str](slow, poll_interval=1000) as here, Storage[str](quick) as there:
@@ -332,7 +334,7 @@ async def test_news_that_comes_while_a_claim_is_under_way_is_not_lost(autojump_c
 
 
 async def test_a_task_that_runs_for_long_keeps_a_closed_queue_open(autojump_clock: MockClock) -> None:
-    """Its lease is renewed all the time, and it may come back after all."""
+    """Its lease is renewed all the time, and the task may still come back."""
     async with Storage[str](lease=3.0) as storage:
         ended: list[float] = []
 
@@ -379,7 +381,7 @@ async def test_no_worker_ends_while_another_may_still_put_its_task_back(autojump
 
 
 async def test_a_closed_queue_waits_for_a_task_whose_settlement_failed(autojump_clock: MockClock) -> None:
-    """Nobody holds it, but it will come back when its lease has run out."""
+    """No worker holds the task, but it will come back when its lease has run out."""
     async with Storage[str](lease=20.0) as storage:
         runs: list[float] = []
 
@@ -403,7 +405,9 @@ async def test_a_closed_queue_waits_for_a_task_whose_settlement_failed(autojump_
 async def test_a_closed_queue_waits_for_a_task_that_was_received_outside_of_a_worker_and_lost(
     autojump_clock: MockClock,
 ) -> None:
-    """While its lease lasts, it does not count; from then on it is somebody else's, and may come back from there."""
+    """While its lease lasts, the task does not keep the queue open. Afterwards another process may claim it, and put it
+    back.
+    """
     store = Store()
     here = Storage[str](TroubledEngine(store), lease=3.0, poll_interval=1000.0)
     there = Storage[str](TroubledEngine(store), lease=60.0)
@@ -420,7 +424,7 @@ async def test_a_closed_queue_waits_for_a_task_that_was_received_outside_of_a_wo
 
 
 async def test_a_closed_queue_that_was_empty_once_is_looked_at_again(autojump_clock: MockClock) -> None:
-    """Somebody else may have pushed since, and the news of it have gone astray."""
+    """Another process may have pushed since, and its wake-up may have been lost."""
     store = Store()
     polling_engine = TroubledEngine(store)
     polling_engine.misses_wakeups = True

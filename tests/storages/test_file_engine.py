@@ -393,7 +393,7 @@ async def test_a_replacement_that_could_not_be_written_has_never_been(path: Path
 
 @pytest.mark.parametrize("aborted", [False, True])
 async def test_a_journal_of_an_older_version_is_read(path: Path, aborted: bool) -> None:
-    """It noted of a row that runs only whether it was to be aborted, and not that it was replaced."""
+    """For a running row it recorded only a requested abort, and not that the row was replaced."""
     async with opened(path) as engine:
         await push(engine, new("a", unique="key"))
         await claim(engine)
@@ -809,7 +809,7 @@ def test_a_header_has_a_fixed_length() -> None:
 
 
 async def test_a_lease_that_is_over_is_not_waited_for(autojump_clock: MockClock) -> None:
-    """A waiting worker would look again and again from the moment at which the lease would have run out."""
+    """Otherwise a waiting worker would look again and again after the lease has run out."""
     async with opened(None) as engine:
         await push(engine, new("a"), new("b", delay=5.0))
         [first] = await claim(engine, lease=8.0)
@@ -879,7 +879,9 @@ def _journal_of(record: bytes) -> bytes:
     ],
 )
 async def test_an_intact_record_that_says_what_cannot_be_is_a_clear_error(path: Path, field: str, value: Any) -> None:
-    """A record of another program, since a damaged one is not intact. It is refused at once, not when it is used."""
+    """Such a record is written by another program, since a damaged record is not intact. It is refused when the journal
+    is opened, not when the row is used.
+    """
     data = _journal_of(_record(**{field: value}))
     write(path, data)
     with pytest.raises(BackendError, match="cannot be understood"):

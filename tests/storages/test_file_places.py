@@ -100,7 +100,7 @@ async def test_what_is_no_regular_file_is_refused_before_anything_is_made(
 
 
 async def test_a_device_is_refused_before_anything_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the library can see: of a plain file the system says that it is a device."""
+    """The system says here that a plain file is a device, so the library treats it as one."""
     write(path, b"")
     real = os.stat
 
@@ -144,7 +144,7 @@ def link_to(target: Path, name: Path) -> None:
 
 
 async def test_no_symbolic_link_beside_it_is_followed(path: Path, tmp_path: Path) -> None:
-    """A user who may make files there must not have other files written to through them."""
+    """A user who may make files in that directory must not be able to redirect our writes to other files."""
     target = tmp_path / "precious"
     write(target, b"precious")
     await push_one(path)

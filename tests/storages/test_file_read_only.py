@@ -141,7 +141,7 @@ async def test_what_is_no_journal_is_refused_and_left_alone(place: Path, make: C
 @needs_root
 @pytest.mark.parametrize("directory", [0o555, 0o777])
 async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path, directory: int) -> None:
-    """While nobody has it open, and while somebody has."""
+    """This holds while no process has the journal open, and while one has."""
     await fill(place)
     set_mode(place, 0o444)
     set_mode(place.parent, directory)
@@ -243,7 +243,7 @@ ROUNDS, TASKS = scaled(100), 20
 
 
 async def test_a_journal_that_is_replaced_again_and_again_is_followed(place: Path) -> None:
-    """Each look is at one state that there was, and later looks are at later states."""
+    """Each look sees one consistent state, and later looks see later states."""
     async with writer(place, compact_above=2000) as process, FileStorage(place, str, read_only=True) as storage:
         await do(process, "push", "kept")
         journal = storage._engine._journal  # type: ignore[union-attr]  # it is the one that only looks
@@ -289,7 +289,7 @@ async def to_upper(text: str) -> str:
 
 
 async def test_a_record_that_is_being_written_is_not_there_yet(place: Path) -> None:
-    """Cut at each byte of it; nothing is cut off, and it is seen as soon as it is whole."""
+    """The record is cut at each of its bytes. The reader changes nothing, and sees it as soon as it is whole."""
     engine = FileEngine(place, synchronous="NORMAL")
     await engine.open()
     await push(engine, new("a"))
@@ -389,7 +389,7 @@ async def do_something(engine: FileEngine, rng: random.Random, name: str, names:
 async def test_whatever_happens_is_seen_as_its_writer_sees_it(
     seed: int, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """By one that has followed from the beginning, and by one that comes at the end."""
+    """A reader that follows from the beginning and one that opens the journal at the end see the same as the writer."""
     rng = random.Random(seed)
     path = tmp_path / "tasks.journal"
     engine = FileEngine(path, synchronous="NORMAL", compact_above=rng.choice([2_000, 2**22]))

@@ -113,7 +113,7 @@ trio.run(main)
 
 
 def test_a_directory_that_may_not_be_read() -> None:
-    """Of mode 0333 one may make files in it and replace them, and not open it to sync it."""
+    """In a directory of mode 0333, files can be made and replaced, but the directory cannot be opened to sync it."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own may be seen by one user only
         Path(name).chmod(0o333)
         command = [sys.executable, "-c", _IN_A_BLIND_DIRECTORY, f"{name}/tasks.journal"]

@@ -96,7 +96,7 @@ def hold_the_loop(seconds: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_vacuum_takes_no_running_task(kind: str, tmp_path: Path) -> None:
-    """A lease has run out, and no heartbeat has renewed it yet: a vacuum does not enter that."""
+    """A lease has run out, and no heartbeat has renewed it yet. A vacuum does not make the task an orphan."""
     clock = MockClock()
 
     async def main() -> None:
@@ -130,7 +130,7 @@ class Stuck:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lost_attempt_that_still_runs_here_keeps_no_other_task_waiting(kind: str, tmp_path: Path) -> None:
-    """Its task is forgotten meanwhile, so the next task may be stored in the same place."""
+    """The lost task is forgotten meanwhile, so the next task may get the same key in the store."""
     clock = MockClock()
 
     async def main() -> None:
@@ -152,7 +152,9 @@ def test_a_lost_attempt_that_still_runs_here_keeps_no_other_task_waiting(kind: s
 
 
 def test_a_task_whose_lost_attempt_still_runs_here_is_left_out_and_others_go_on(tmp_path: Path) -> None:
-    """It is begun here when that attempt has ended; until then it is there for others, and nothing spins."""
+    """This process begins the task only when the lost attempt has ended. Until then other processes may claim it, and
+    nothing spins.
+    """
     clock = MockClock()
 
     async def main() -> None:
@@ -218,7 +220,9 @@ def test_what_resume_abandoned_has_renewed_is_renewed_here_too(is_lost: bool, tm
 async def test_a_loop_that_is_held_does_not_take_its_own_tasks(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Held for two and a half leases, twice: nothing is begun anew, though slots are free; and the log names it."""
+    """The loop is held twice, for two and a half leases each. No task begins again, though slots are free; and the log
+    names the delay.
+    """
     watched = Watched()
     with caplog.at_level(logging.WARNING, "trio_tasks"):
         async with open_one(kind, tmp_path, lease=0.4) as storage, trio.open_nursery() as nursery:
@@ -299,7 +303,7 @@ def said(process: subprocess.Popen[str], lines: int | None = None) -> list[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_that_is_stopped_does_not_take_its_own_tasks(kind: str, tmp_path: Path) -> None:
-    """SIGSTOP for two and a half leases, and SIGCONT, three times: each task is attempted once."""
+    """SIGSTOP for two and a half leases, then SIGCONT, three times: each task is attempted once."""
     path = tmp_path / "tasks"
     with child(path, kind=kind, push=3) as process:
         lines = said(process, 3)
@@ -336,7 +340,7 @@ def test_a_disk_that_is_slow_lets_the_work_be_done(kind: str, tmp_path: Path, mo
 def test_an_exchange_that_takes_longer_than_a_lease_lets_the_work_be_done(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it claims has lost its lease when it comes; so the next claim is made for longer."""
+    """Rows that it claims have lost their leases when they arrive. So the next claim asks for longer leases."""
     slow_down(kind, monkeypatch, 150.0)
     watched = Watched(nap=140.0)
 
@@ -417,7 +421,7 @@ async def seconds_off(kind: str, directory: Path) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_file_that_is_opened_while_the_loop_is_busy_has_the_right_time(kind: str, tmp_path: Path) -> None:
-    """The clocks are read at one instant, however late the loop gets to it."""
+    """The clocks are read at one instant, however late the event loop continues."""
     off: list[float] = []
     while len(off) < 10 and min(off, default=1.0) >= 0.3:  # a machine may stand still between any two lines; not always
         (tmp_path / str(len(off))).mkdir()
@@ -435,8 +439,9 @@ async def test_a_file_that_is_opened_while_the_loop_is_busy_has_the_right_time(k
 def test_setting_the_wall_clock_takes_nothing_from_a_living_process(
     first: tuple[str, float], second: tuple[str, float], wall: float, lease: float, tmp_path: Path
 ) -> None:
-    """Two processes whose wall clocks differ by an hour; both have free slots, and go on for more than a lease. Each
-    keeps what it has."""
+    """The wall clocks of two processes differ by an hour. Both have free slots, and run for more than a lease. Each
+    keeps its tasks.
+    """
     path = tmp_path / "tasks"
     with child(path, push=9, lease=lease, machine=first[0], ahead=first[1]) as before:
         lines = said(before, 9)
@@ -467,8 +472,9 @@ def latest_note(path: Path) -> float:
 def test_a_claim_is_kept_whose_session_has_not_beaten_since(
     lease: float, wall: float, idle: float, is_claimed_before: bool, tmp_path: Path
 ) -> None:
-    """The first process has no heartbeat between its claims and the looks of the second, whose clock is ahead, as it
-    has to guess the time."""
+    """The first process sends no heartbeat between its claims and the looks of the second. The clock of the second is
+    ahead, since it had to estimate the time.
+    """
     first, second = Watched(), Watched()
     shift = [0.0, 0.0]
 
@@ -507,7 +513,7 @@ def test_a_claim_is_kept_whose_session_has_not_beaten_since(
 
 
 def test_a_lease_that_is_not_renewed_ends_though_the_clocks_differ(tmp_path: Path) -> None:
-    """A process is gone without a word: its tasks are begun anew, long before its session counts as gone."""
+    """A process dies. Its tasks begin again long before its session counts as ended."""
     lease, shift, second = 4.0, [0.0], Watched()
 
     async def main() -> None:
@@ -538,7 +544,7 @@ def test_a_lease_that_is_not_renewed_ends_though_the_clocks_differ(tmp_path: Pat
 
 
 def test_a_claim_is_kept_whose_session_has_not_followed_a_jump(tmp_path: Path) -> None:
-    """Two processes have the machine's clock in common. One has followed a third whose clock was ahead."""
+    """Two processes share the machine's clock. One of them has followed a third process whose clock was ahead."""
     first, second = Watched(), Watched()
 
     async def main() -> None:
@@ -597,7 +603,9 @@ def fresh_offsets() -> Iterator[Callable[[], None]]:
 
 
 async def test_a_process_that_died_without_a_boot_id_is_given_up_after_a_minute(tmp_path: Path) -> None:
-    """Nobody says whether the machine was started anew; so the sessions are listened to, then the wall clock counts."""
+    """Without a boot id, a process cannot tell if the machine was restarted. So it waits for heartbeats of the
+    sessions; after a minute it uses the wall clock.
+    """
     seconds = [1000.0]
     crashed = tmp_path / "crashed.db"
     with use_machine_clock(lambda: ("", seconds[0])):
@@ -619,7 +627,7 @@ async def test_a_process_that_died_without_a_boot_id_is_given_up_after_a_minute(
 
 
 def test_after_a_sleep_the_living_may_renew_before_anything_is_taken(tmp_path: Path) -> None:
-    """The machine's clock is an hour ahead all at once, which trio's does not notice: time asleep counts."""
+    """The machine's clock jumps ahead by an hour, since it counts the time asleep. trio's clock does not jump."""
     asleep = [0.0]
     watched, others = Watched(), Watched()
 
@@ -688,7 +696,7 @@ def test_a_store_clock_never_goes_back() -> None:
 async def test_under_a_mock_clock_real_time_does_not_count(
     kind: str, tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
-    """However slow the machine is on which a test runs."""
+    """The result does not depend on how slow the machine is."""
     async with open_one(kind, tmp_path) as storage:
         engine = storage._loop.engine
         before = engine.now()

@@ -72,7 +72,7 @@ def test_a_path_with_a_nul_is_refused_where_it_is_given(tmp_path: Path, storage_
 
 
 def test_an_sqlite_file_whose_name_is_not_utf_8_is_refused_where_it_is_given(tmp_path: Path) -> None:
-    """SQLite cannot say where it is, and apsw cannot open it."""
+    """SQLite cannot return such a path, and apsw cannot open it."""
     with pytest.raises(ValueError, match="the path of an SQLite file"):
         SqliteStorage(tmp_path / os.fsdecode(b"\xff.db"), str)
 

@@ -36,7 +36,7 @@ def append(path: Path) -> None:
 def test_a_file_system_that_cannot_sync_fully_is_synced_as_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
 ) -> None:
-    """As on macOS, with a network disk or a memory stick."""
+    """This happens on macOS with a network disk or a memory stick."""
     calls: list[str] = []
     real = os.fdatasync
 
@@ -80,7 +80,7 @@ def test_full_means_the_disk_itself(tmp_path: Path, driver: Driver, synchronous:
 
 
 def test_a_reset_connection_is_not_the_end_of_what_is_heard() -> None:
-    """Windows tells a socket, when it reads, that somebody was not there whom it sent something to."""
+    """On Windows, a read raises this error if an earlier datagram had no receiver."""
     wakeup_socket = WakeupSocket()
     heard: list[Any] = [ConnectionResetError(), b"garbage", ConnectionResetError(), wakeup_socket.key]
 

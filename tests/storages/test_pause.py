@@ -126,7 +126,7 @@ async def test_a_queue_that_was_only_paused_is_not_listed(tmp_path: Path) -> Non
 
 @stored
 async def test_waiting_for_a_resumption_is_no_work(kind: Any, tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Also when tasks fall due meanwhile: one exchange for each, and none over and over."""
+    """This holds even if tasks fall due meanwhile: each costs one exchange, and none is repeated."""
     async with kind(tmp_path / "tasks", int) as storage:
         for n in range(10):
             await storage.push(n, delay=1.0 + n)

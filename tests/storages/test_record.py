@@ -220,7 +220,7 @@ def test_the_source_of_a_steering_error_is_its_cause() -> None:
 
 
 def test_each_error_of_ours_that_can_be_made_of_what_it_has_is_made_again() -> None:
-    """The list is derived: a new one is not forgotten."""
+    """The list of errors is derived from the package, so it includes new ones."""
     ours = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     public = [kind for kind in ours if not kind.__name__.startswith("_") and kind is not StoredError]
     assert len(public) >= 14
@@ -363,7 +363,9 @@ def test_a_history_that_cannot_be_read_says_so(garbage: bytes) -> None:
 
 
 def test_a_history_that_can_be_read_in_part_begins_anew() -> None:
-    """Found by spoiling bytes: it was kept as it was, and could not be read with the next attempt in it either."""
+    """Such a history was kept as it was, and was unreadable after the next attempt, too. Changing random bytes found
+    this.
+    """
     entry = PastAttempt(2, 5.0, "w", "retried", "ValueError")
     several: list[Any] = [[1, 2], [[1, 2.0, None, "lost", b"no text"]], [[]], 5]
     for broken in several:
@@ -379,6 +381,6 @@ def test_an_error_whose_name_is_no_text_cannot_be_read() -> None:
 @pytest.mark.parametrize("stored", ["text", 5, 0.5])
 @pytest.mark.parametrize("read", [decode_options, decode_error, decode_history])
 def test_what_is_no_bytes_cannot_be_read(read: Any, stored: Any) -> None:
-    """As a column of SQLite may have it, whatever its type is said to be."""
+    """A column of SQLite may have a value of any type, whatever its declared type is."""
     with pytest.raises(BackendError, match="cannot be read"):
         read(stored)

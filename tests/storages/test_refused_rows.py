@@ -146,7 +146,7 @@ async def test_a_queue_whose_claims_are_refused_fails_alone(autojump_clock: Mock
 
 
 async def test_an_engine_that_refuses_everything_has_failed(autojump_clock: MockClock) -> None:
-    """Unless it says itself that the store is well, what refuses each request alone is no fault of the requests."""
+    """If every request fails alone, too, the engine counts as failed, unless it says that the store works."""
     async with Storage[int]() as storage:
         await storage.push_bulk([1, 2])
         tasks = [await storage.receive(), await storage.receive()]
@@ -222,7 +222,7 @@ def with_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_result_that_is_too_long_is_the_failure_of_its_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Any, size: int
 ) -> None:
-    """Alone it may fit, and yet not together with what its row has already."""
+    """The result may fit alone, but not together with the other values of its row."""
     with_a_limit(monkeypatch)
     async with SqliteStorage(tmp_path / "tasks.db", driver=driver, synchronous="OFF") as storage:
 
@@ -279,7 +279,7 @@ async def test_what_is_too_long_is_refused_where_it_is_given(
 async def test_a_record_that_is_too_long_for_a_journal_harms_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many values that are not too long by themselves may be so together."""
+    """Many values may be too long together, though none is too long alone."""
     async with FileStorage(tmp_path / "tasks.journal", synchronous="NORMAL") as storage:
         monkeypatch.setattr(_journal, "LARGEST_PAYLOAD", 100_000)
         pushed: list[int] = []

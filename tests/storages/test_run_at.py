@@ -43,8 +43,9 @@ def as_written(moment: datetime | None) -> str:
 @pytest.mark.parametrize("moment", [*MOMENTS, None], ids=as_written)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_given_is_read_back_everywhere_and_always(kind: str, moment: datetime | None, tmp_path: Path) -> None:
-    """While it waits, when it is due, in each attempt, released, retried, done; and in a storage that is opened anew. A
-    delay is read back as the moment that it meant when the task was pushed."""
+    """It is read while the task waits, is due, is in an attempt, is released, retried and done; and after the storage
+    was opened again. A delay is read back as the time that it meant at the push.
+    """
     given: dict[str, Any] = {"delay": 20.0} if moment is None else {"run_at": moment}
     seen: list[datetime | None] = []
     wanted = [moment or datetime(2000, 1, 1, 0, 0, 20, tzinfo=timezone.utc)]
@@ -111,7 +112,9 @@ def wall_of(hours: list[float]) -> Callable[[], float]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp_path: Path) -> None:
-    """Forward, it is due at once; back, it waits for longer, and what has started is left alone. Delays do not care."""
+    """If it is set forward, the task is due at once. If it is set back, the task waits for longer, and started tasks do
+    not change. Delays do not change.
+    """
     ahead = [0.0]
     begun: list[int] = []
 
@@ -148,7 +151,7 @@ async def test_the_wall_clock_is_set_while_a_moment_is_waited_for(kind: str, tmp
 
 
 async def test_over_a_channel_a_moment_is_by_the_wall_clock_too() -> None:
-    """Its tasks wait in the ledger of the backend, while the receiver waits for the channel."""
+    """The tasks wait in the ledger of the backend, while the receiver waits for the channel."""
     ahead = [0.0]
     send, receive = trio.open_memory_channel[Any](10)
     begun: list[int] = []
@@ -178,7 +181,7 @@ async def test_over_a_channel_a_moment_is_by_the_wall_clock_too() -> None:
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 async def test_a_machine_that_boots_with_a_wrong_time(kind: str, tmp_path: Path) -> None:
-    """It is eight hours behind when a moment is asked for, and set right later: the moment is kept."""
+    """The wall clock is eight hours behind at the push, and is corrected later. The task still starts at its run_at."""
     ahead = [-8.0]
     with use_wall_clock(wall_of(ahead)):
         async with opened(kind, tmp_path / "tasks", poll_interval=0.1) as storage:

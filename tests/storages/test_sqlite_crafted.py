@@ -95,7 +95,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_a_statement_without_an_end_is_broken_off(tmp_path: Path, driver: Driver, hurry: None) -> None:
-    """It held the lock, and the thread, for good. What comes after it is done."""
+    """Such a statement held the lock, and the thread, for ever. Later requests succeed."""
     path = tmp_path / "tasks.db"
     await fill(path)
     craft(path, f"CREATE TRIGGER t AFTER INSERT ON trio_tasks_task WHEN new.priority = 7 BEGIN {ENDLESS}; END")

@@ -49,7 +49,7 @@ async def test_an_older_sqlite_is_told_of_where_another_living_process_has_the_f
 async def test_there_is_no_warning_where_the_other_processes_have_died(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when a program is started again after it was killed."""
+    """This happens when a program is started again after it was killed."""
     path = tmp_path / "tasks.db"
     async with child(programs.work_without_a_net, path) as worker:
         assert await worker.hear_of("works")

@@ -168,7 +168,9 @@ def damaged(template: Path, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.7, 0.999])
 async def test_a_log_that_was_cut_off_gives_back_whole_transactions(tmp_path: Path, part: float) -> None:
-    """As after a power cut with a disk that lies: the latest transactions are gone, and no other."""
+    """This happens at a power failure, with a disk that does not sync. Only the latest transactions are lost, and each
+    of them whole.
+    """
     path, copy = tmp_path / "tasks.db", tmp_path / "copy.db"
     async with SqliteStorage[int](path, int) as storage:
         ids = [await storage.push(n) for n in range(40)]
@@ -184,7 +186,7 @@ async def test_a_log_that_was_cut_off_gives_back_whole_transactions(tmp_path: Pa
 
 @pytest.mark.parametrize("seed", range(150))
 async def test_a_flipped_bit_is_an_error_or_does_no_harm(tmp_path: Path, seed: int, template: Path) -> None:
-    """SQLite finds out about its own structures, and we about what cannot be in ours."""
+    """SQLite checks its own structures, and we check for values that we would not have written."""
     rng = random.Random(seed)
     path = tmp_path / "tasks.db"
     path.write_bytes(damaged(template, rng))
@@ -230,7 +232,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_what_cannot_be_in_a_row_is_an_error_or_that_tasks_failure(
     tmp_path: Path, column: str, value: object
 ) -> None:
-    """A value that SQLite takes, and that we would not have written."""
+    """SQLite accepts the value, but we would not have written it."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         ids = [await storage.push(n) for n in range(3)]
@@ -361,7 +363,7 @@ async def test_a_lock_at_opening_for_too_long_is_an_error(tmp_path: Path, monkey
 
 
 async def test_a_short_outage_does_not_end_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its settlement is tried again, and it goes on; so do its heartbeats."""
+    """The worker's settlement is tried again, and so are its heartbeats."""
     monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", 0.05)
     path = tmp_path / "tasks.db"
 
@@ -393,7 +395,7 @@ def ahead(seconds: float) -> Any:
 
 @pytest.mark.parametrize("jump", [-HOUR, HOUR])
 def test_the_wall_clock_is_set_while_a_file_is_in_use(tmp_path: Path, jump: float) -> None:
-    """Delays and leases run on as if nothing had happened."""
+    """Delays and leases do not change."""
 
     async def main() -> None:
         async with SqliteStorage[str](tmp_path / "tasks.db", str, lease=60.0) as storage:
@@ -423,8 +425,9 @@ def test_the_wall_clock_is_set_while_a_file_is_in_use(tmp_path: Path, jump: floa
 def test_the_wall_clock_is_set_between_two_openings(
     tmp_path: Path, jump: float, rebooted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the machine is up, nothing is noticed of it. After a restart the file's clock goes on from where it stood,
-    or, if the wall clock is ahead, from there; it does not go back."""
+    """While the machine is up, the file's clock does not change. After a restart of the machine it continues from its
+    latest time, or from the wall clock if that is ahead; it does not go back.
+    """
     path = tmp_path / "tasks.db"
 
     async def before() -> None:
@@ -483,7 +486,7 @@ async def test_a_due_time_by_another_hand_does_not_end_the_storage(tmp_path: Pat
 
 
 async def test_a_session_that_another_program_wrote_does_no_harm_to_a_push(tmp_path: Path) -> None:
-    """What was pushed is in, and who pushed it is told so: ringing comes after that."""
+    """The push returns normally, since wake-ups are sent after the commit."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         with closing(connect(path)) as connection:
@@ -543,7 +546,7 @@ async def test_what_a_file_says_of_itself_by_another_hand_is_refused(tmp_path: P
 async def test_what_is_written_by_another_hand_meanwhile_is_an_error_of_ours(
     tmp_path: Path, statement: str, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the next look at it; and it is not one that we did not foresee."""
+    """The next read raises a BackendError, and the log names no unforeseen error."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[int](path, int) as storage:
         if "queue" not in statement:

@@ -118,7 +118,7 @@ async def test_a_closed_storage_refuses_in_a_thread_and_wakes_no_process(path: P
 
 
 async def test_what_a_refused_push_in_leaves_is_the_users_own(path: Path) -> None:
-    """A duplicate, a value that does not fit, another file: the transaction goes on, without the task."""
+    """A duplicate, a value that does not fit, or another file: the user's transaction goes on, without the task."""
     async with SqliteStorage(path, str) as storage:
         await storage.push("a", id="known")
 
@@ -191,7 +191,9 @@ def modern(path: Path) -> sqlite3.Connection:
 async def test_what_is_rolled_back_was_never_pushed(
     path: Path, connect: Callable[[Path], sqlite3.Connection], statement: str
 ) -> None:
-    """Also if the push is the first to write: sqlite3 opens no transaction before a savepoint, and would commit it."""
+    """This holds even if the push is the first write: sqlite3 begins no transaction before a savepoint, and would
+    commit it.
+    """
     async with SqliteStorage(path, str) as storage:
         with closing(connect(path)) as db:
             db.execute(statement)

@@ -44,7 +44,9 @@ def abandon(path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("work", ["vacuum", "resume_abandoned"])
 async def test_long_work_lets_others_go_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
-    """Those of the same process, and another one's, which has to find the lock free."""
+    """Other operations of this process run in between, and so do those of another process, which must find the lock
+    free.
+    """
     monkeypatch.setattr(_sqlite_operations, "_FORGOTTEN", 20)
     monkeypatch.setattr(_sqlite_exchange, "_MOST_DUE", 20)
     path = tmp_path / "tasks.db"
@@ -76,7 +78,7 @@ async def test_long_work_lets_others_go_in_between(tmp_path: Path, monkeypatch: 
 async def test_a_lock_of_others_is_told_to_all_in_the_time_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many transactions of ours it keeps waiting, one behind the other."""
+    """All waiting operations fail within the configured time, however many of them wait."""
     patience = 1.5
     monkeypatch.setattr(_sqlite_session, "_LOCK_PATIENCE", patience)
     monkeypatch.setattr(_exchange_loop, "_PATIENCE", patience)

@@ -59,7 +59,7 @@ async def fill(path: Path) -> None:
 
 @needs_root
 async def test_an_account_that_may_only_read_leaves_nothing_behind(place: Path) -> None:
-    """SQLite would make a log that belongs to this account, and the owner could not open the file any more."""
+    """SQLite would make a log that belongs to this account, and then the owner could not open the file any more."""
     await fill(place)
     set_mode(place.parent, 0o777)
     set_mode(place, 0o644)
@@ -197,7 +197,7 @@ async def test_a_database_without_our_tables_is_not_looked_into(place: Path) -> 
 @needs_root
 @pytest.mark.parametrize("directory", [0o755, 0o777])
 async def test_an_account_that_may_only_read_looks_and_makes_nothing(place: Path, directory: int) -> None:
-    """While nobody has it open; while somebody has, which it sees; and after that again."""
+    """This holds while no process has the file open, while one has, and after that."""
     await fill(place)
     set_mode(place.parent, directory)
     set_mode(place, 0o644)

@@ -101,7 +101,7 @@ def test_each_statement_goes_along_its_index(session: Session, driver: Any, tmp_
 
 
 def test_an_exchange_takes_as_many_steps_among_many_rows_as_among_few(tmp_path: Path) -> None:
-    """Steps of SQLite's machine, not seconds."""
+    """The test counts steps of SQLite's virtual machine, not seconds."""
     assert steps_of_an_exchange(tmp_path / "many.db", 100_000) < 1.5 * steps_of_an_exchange(tmp_path / "few.db", 1_000)
 
 

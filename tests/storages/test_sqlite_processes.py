@@ -81,7 +81,7 @@ async def test_a_delayed_task_is_started_in_time_there(tmp_path: Path) -> None:
 
 
 async def test_one_worker_of_several_is_named_there_and_when_it_has_died(tmp_path: Path) -> None:
-    """One claim is made for all slots of a queue that wait. Each row of it names the worker that it is for."""
+    """One claim serves all waiting slots of a queue. Each row of it names the worker that it is for."""
     path = tmp_path / "tasks.db"
     made_by: dict[str, str] = {}
     async with open_storage(path) as storage:
@@ -133,7 +133,7 @@ async def come_and_go(path: Path, driver: Driver | None) -> None:
 async def test_a_second_storage_of_this_process_does_not_undo_the_locks_of_the_first(
     tmp_path: Path, driver: Driver
 ) -> None:
-    """All locks that a process has on a file go when any of its descriptors on it is closed."""
+    """When a process closes one descriptor of a file, it loses all its locks on that file."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[float](path, float, driver=driver) as storage:
         async with SqliteStorage[float](path, float, driver=driver):
@@ -145,7 +145,7 @@ async def test_a_second_storage_of_this_process_does_not_undo_the_locks_of_the_f
 
 @pytest.mark.parametrize("driver", [None, "sqlite3"])
 async def test_a_connection_of_the_users_own_does_not_undo_the_locks(tmp_path: Path, driver: Driver | None) -> None:
-    """Two copies of SQLite in one process do not know of each other's locks."""
+    """Two copies of SQLite in one process do not see each other's locks."""
     path = tmp_path / "tasks.db"
     async with SqliteStorage[float](path, float, driver=driver) as storage:
         with closing(sqlite3.connect(path)) as connection:
@@ -190,7 +190,7 @@ async def stop_at_rest(process: programs.Child, path: Path) -> None:
 
 
 async def test_a_process_that_was_stopped_for_longer_than_its_lease_cannot_settle(tmp_path: Path) -> None:
-    """The task has run elsewhere meanwhile; the attempt that went on is cancelled, and released."""
+    """Another process has run the task meanwhile. The attempt that goes on is cancelled, and released."""
     path = tmp_path / "tasks.db"
     async with open_storage(path) as storage:
         task_id = await storage.push(3.0)
@@ -220,7 +220,7 @@ async def test_a_process_that_was_stopped_for_longer_than_its_lease_cannot_settl
 
 
 async def test_a_stopped_process_whose_attempt_ends_before_it_learns_of_the_loss_is_refused(tmp_path: Path) -> None:
-    """The attempt ends at once when the process goes on: it is too late to be told, and its settlement is refused."""
+    """The attempt ends as soon as the process continues, before a heartbeat cancels it. Its settlement is refused."""
     path = tmp_path / "tasks.db"
     async with open_storage(path) as storage:
         task_id = await storage.push(2 * LEASE)
@@ -252,8 +252,9 @@ async def test_a_keyboard_interrupt_releases(tmp_path: Path) -> None:
 
 
 async def test_a_keyboard_interrupt_at_any_moment_gets_through(tmp_path: Path) -> None:
-    """Wherever it strikes, the process ends by it, with everything in its place. What was handed to a slot that had not
-    begun with it when it struck is running still, as after any other death, and comes back with its lease."""
+    """At whatever line it is raised, it ends the process, and all tasks are in the store. A task that was handed to a
+    slot and not begun is still running there. It comes back with its lease, as after any other death.
+    """
     rng = random.Random(0)
     for n in range(8):
         path = tmp_path / f"{n}.db"
@@ -358,7 +359,7 @@ async def test_a_full_disk_fails_pushes_and_work_goes_on_when_there_is_room(tmp_
 
 
 async def test_a_tmpfs_without_room(tmp_path: Path) -> None:
-    """The same with a real file system that is full, where one may be mounted."""
+    """This is the same test with a real file system that is full, where one can be mounted."""
     path = tmp_path / "small" / "tasks.db"
     path.parent.mkdir()
     mount = shutil.which("mount")

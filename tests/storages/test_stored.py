@@ -257,7 +257,7 @@ class NewMail:
 
 
 async def test_what_this_version_cannot_read_is_put_back_until_a_newer_one_can(autojump_clock: MockClock) -> None:
-    """A rolling deploy: the old version runs on for an hour, on the queue to which the new one pushes."""
+    """In a rolling deploy, the old version runs on for an hour, on the queue to which the new version pushes."""
     old_heard: list[Event] = []
     begun = trio.current_time()
     seen: list[Any] = []
@@ -297,7 +297,9 @@ async def test_what_this_version_cannot_read_is_put_back_until_a_newer_one_can(a
 async def test_a_task_that_no_version_reads_for_so_long_is_a_dead_letter(
     autojump_clock: MockClock, after: float
 ) -> None:
-    """The time counts from when a worker first found it unreadable, not from the push; and it is kept with the row."""
+    """The time counts from when a worker first found the task unreadable, not from the push. It is stored with the
+    row.
+    """
     events: list[Event] = []
     quiet: Any = {"queue": "numbers", "poll_interval": 1e7, "lease": 1e7}  # a day of looking takes long
 
@@ -352,7 +354,7 @@ async def test_an_unreadable_task_that_is_resumed_is_put_back_anew(autojump_cloc
 
 
 async def test_an_orphan_that_could_not_be_read_meanwhile_is_still_one(autojump_clock: MockClock) -> None:
-    """It has used up its attempts: that a version could not read it gives it no further one."""
+    """It has used up its attempts. A version that could not read it gives it no further attempt."""
     async with Storage[int](lease=10.0) as storage:
         await storage.push(1, id="a", attempts=1)
         await storage.receive()  # and nobody renews the lease
@@ -472,7 +474,7 @@ async def test_a_waiter_here_is_given_the_result_that_the_store_does_not_keep(
 
 
 async def test_each_attempt_names_the_one_worker_that_made_it(autojump_clock: MockClock) -> None:
-    """Of two workers in one process, on one queue."""
+    """Two workers of one process run on one queue."""
     async with Storage[int]() as storage:
         made: dict[str, str] = {}
         seen: dict[str, Any] = {}
@@ -506,7 +508,9 @@ async def receive_within(storage: Storage[int], scope: trio.CancelScope) -> None
 
 
 async def test_what_is_claimed_and_not_begun_is_queued(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """Who waited for it has gone away while it was claimed: it is given back, and is queued until then."""
+    """The receiver was cancelled while the task was being claimed. The task is given back, and shows as Queued until
+    then.
+    """
     async with Storage[int](poll_interval=1e7) as storage:
         waiting = trio.CancelScope()
         nursery.start_soon(receive_within, storage, waiting)
@@ -538,7 +542,9 @@ async def test_what_is_claimed_and_not_begun_is_queued(autojump_clock: MockClock
 
 
 async def test_what_was_claimed_for_one_worker_is_not_run_by_another_in_its_name(autojump_clock: MockClock) -> None:
-    """The worker that it was claimed for has stopped meanwhile: it is given back, and claimed for the other one."""
+    """The worker that the task was claimed for has stopped meanwhile. The task is given back, and claimed for the other
+    worker.
+    """
     async with Storage[int](poll_interval=1e7) as storage, trio.open_nursery() as nursery:
         contexts: list[WorkerContext] = []
         begun: list[str] = []
@@ -570,7 +576,7 @@ async def test_what_was_claimed_for_one_worker_is_not_run_by_another_in_its_name
 
 @pytest.mark.parametrize("delay", [0.0, 5.0, 3600.0])
 async def test_a_waiter_for_a_task_learns_of_its_expiry_at_once(autojump_clock: MockClock, delay: float) -> None:
-    """Nobody receives, and nobody looks but the one who waits."""
+    """No receiver runs, and no other call looks at the store."""
     async with Storage[int](poll_interval=1e7) as storage:
         begun = trio.current_time()
         task_id = await storage.push(1, expires_in=7, delay=delay)
@@ -734,7 +740,7 @@ async def test_an_attempt_is_aborted_from_another_storage(autojump_clock: MockCl
 
 @pytest.mark.parametrize("is_here", [True, False])
 async def test_an_abort_is_for_the_attempt_that_counts(autojump_clock: MockClock, is_here: bool) -> None:
-    """And not for one that has lost its lease, and does not know it yet."""
+    """It does not cancel an earlier attempt that has lost its lease without knowing it."""
     store = Store()
     here = Storage[str](TroubledEngine(store), lease=3.0, poll_interval=1000.0)
     there = Storage[str](TroubledEngine(store), lease=60.0, poll_interval=1000.0)

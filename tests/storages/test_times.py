@@ -45,7 +45,7 @@ async def shown(storage: Any, task_id: str) -> Parts:
 
 
 def test_times_pass_in_virtual_time_as_trio_says(make: Callable[[], Any]) -> None:
-    """A storage goes by trio's clock: an hour that a test lets pass is an hour for what is told of a task."""
+    """A storage uses trio's clock: an hour of virtual time is an hour in the times of a task."""
 
     async def main() -> None:
         async with opened(make()) as storage:
@@ -78,7 +78,7 @@ async def test_times_are_moments_in_utc(make: Callable[[], Any]) -> None:
 
 
 def test_a_task_that_expired_is_finished_since_that_moment(make: Callable[[], Any]) -> None:
-    """Whoever looks first, and however late."""
+    """The time is the same, however late the first look comes."""
 
     async def main() -> None:
         async with opened(make()) as storage:
@@ -97,7 +97,7 @@ def test_a_task_that_expired_is_finished_since_that_moment(make: Callable[[], An
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_times_and_names_outlive_the_process(kind: str, tmp_path: Path) -> None:
-    """Of what was read from the journal, and of one that was written anew, as of a file."""
+    """They are read from a journal, from a compacted journal, and from an SQLite file."""
 
     def make() -> Any:
         if kind == "sqlite":
