@@ -93,6 +93,10 @@ def _audit_times(checker: ClaimChecker, task: Task[Any]) -> None:
 def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
     """Check that each failed attempt is in the history of its task, once."""
     became = Counter(entry.became for task in tasks for entry in task.parts.context.history)
+    for entry in (entry for task in tasks for entry in task.parts.context.history):
+        is_timed = entry.seconds is not None and 0 <= entry.seconds < math.inf
+        if entry.became in ("retried", "failed", "killed") and not is_timed:
+            checker.fault(f"{entry} does not tell how long it took")
     for kind in (Retried, Failed, Killed):
         ours, theirs = checker.counts[kind], became[kind.__name__.lower()]
         if ours != theirs:

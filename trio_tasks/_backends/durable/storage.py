@@ -619,7 +619,7 @@ class DurableStorage(
         told_at = {(each.engine, each.number): each.told_at for each in found if each.is_alive and not each.is_own}
         if fresh and told_at:
             await self._loop.ask(engine.ask_workers, name)
-            with trio.move_on_after(_ANSWER_TIME):
+            with trio.move_on_after(_ANSWER_TIME):  # noqa: ASYNC912  if all have answered by now
                 while any(told_at.get((each.engine, each.number)) == each.told_at for each in found):
                     await trio.sleep(_ANSWER_TIME / 100)
                     found = await self._loop.ask(engine.workers, name)

@@ -156,7 +156,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        suspended, moments, facts = (*more, (), (), ())[:3]
+        extra: list[Any] = [*more, (), (), ()]
+        suspended, moments, facts = extra[:3]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)

@@ -88,7 +88,7 @@ async def one_that_was_cancelled_tells_when(harness: Harness) -> None:
 
 
 @rule(3, FetchById, Feature.TIMES)
-async def the_name_of_a_task_is_kept(harness: Harness) -> None:
+async def the_name_of_a_task_is_kept(harness: Harness) -> None:  # noqa: ASYNC910  there are three tasks
     """The name of a task is there when it is received and when it is looked up, whatever other options it has."""
     names = {0: "mail.send", 1: "mail.retry", 2: None}
     for number, name in names.items():
