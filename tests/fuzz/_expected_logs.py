@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import trio
-from trio_tasks import BackendError, RetryAfterError
+from trio_tasks import BackendError, OrphanedError, RetryAfterError
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -32,7 +32,8 @@ def foreseen() -> Generator[None, None, None]:
 
     An engine that fails in an unforeseen way is a :class:`BackendError` to whoever asked, with the whole story in the
     log: which is kind to users, and would hide from us what we are looking for. A worker also logs what its handler
-    fails with; here that is a :class:`RetryAfterError`, which the library raises nowhere.
+    fails with; here that is a :class:`RetryAfterError`, which the library raises nowhere. A row may also say that all
+    its attempts were lost: then its task fails with an :class:`OrphanedError`.
     """
     collector = _Collector()
     _LOG.addHandler(collector)
@@ -44,7 +45,7 @@ def foreseen() -> Generator[None, None, None]:
         _LOG.propagate = propagates
     for error in collector.errors:
         for leaf in _leaves(error):
-            if not isinstance(leaf, (BackendError, RetryAfterError, trio.Cancelled)):
+            if not isinstance(leaf, (BackendError, OrphanedError, RetryAfterError, trio.Cancelled)):
                 raise AssertionError(f"this was not foreseen: {leaf!r}") from error
 
 

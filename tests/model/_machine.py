@@ -457,6 +457,9 @@ class Machine(RuleBasedStateMachine):
         assert self._do(storage.resume_abandoned) == len(abandoned)
         for row in abandoned:
             self.model.lapse(row)
+        for held in self._unsettled(storage):  # one that was to be renewed, and was lost before, is told so
+            if self.kind.traits.is_stored and not self.model.holds(held.id, held.claim):
+                held.to_be_told |= held.told & {"Released"}
 
     @step(worker=workers, task=known)
     def discard(self, worker: int, task: str) -> None:
