@@ -536,8 +536,10 @@ class Ledger(Generic[A]):
             yield from (task for _, task in self._section(section, 1))
 
     def search(self, request: PageRequest, now: float) -> Found[Task[A]]:
-        """Find the tasks of a page: those that are ready, in the order in which they would be taken; then those that
-        are delayed, as they fall due; then those that run or are remembered, as they were taken or finished.
+        """Find the tasks of a page.
+
+        Ready tasks come first, in the order in which they would be taken; then delayed tasks, as they fall due; then
+        running and remembered tasks, as they were taken or finished.
         """
         selection = request.selection
 

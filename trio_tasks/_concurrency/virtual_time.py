@@ -30,8 +30,11 @@ def uses_wall_clock() -> bool:
 
 
 def epoch_clock() -> Callable[[], float]:
-    """The function that tells the seconds since the epoch in this run: by the wall clock; in virtual time by trio's
-    clock, set by the wall clock once, unless that was replaced, too."""
+    """Return the function that gives the seconds since the epoch in this run.
+
+    It reads the wall clock. In virtual time it reads trio's clock, which is set by the wall clock once, unless the wall
+    clock was replaced, too.
+    """
     if not is_virtual():
         return wall_seconds
     clock = trio.lowlevel.current_clock()

@@ -138,14 +138,15 @@ class TaskSink(ABC, Generic[A]):
         return await self.push_task(make_task(args, options, self))
 
     async def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
-        """Make a task of ``args``, and push it; return its id, or that of the task that has its unique key, and which
-        of the two it is.
+        """Make a task of ``args``, and push it; return its id, or the id of the task that has its unique key.
+
+        The result also says which of the two it is.
 
         >>> pushed = await storage.push_or_get(Report(day), unique=f"report {day}")
         >>> if not pushed.is_new:
         ...     print("it is under way already, as", pushed.id)
 
-        The keywords, the errors, and what a cancellation means, are those of :meth:`push`.
+        The keywords, the errors and the effect of a cancellation are the same as for :meth:`push`.
         """
         task = make_task(args, options, self)
         task_id = await self.push_task(task)

@@ -439,8 +439,9 @@ class Engine(ABC):
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:
-        """Make the row WAITING again at attempt 0, if it is DONE, FAILED or KILLED; its history stays, and so does an
-        error, but not the result of one that is DONE.
+        """Make the row WAITING again at attempt 0, if it is DONE, FAILED or KILLED.
+
+        Its history stays, and so does an error. The result of a row that is DONE is removed.
 
         Raises:
           DuplicateTaskError: its unique key is taken by now.
@@ -488,9 +489,11 @@ class Engine(ABC):
         await trio.lowlevel.checkpoint()
 
     async def listen(self, on_change: Callable[[], None], on_asked: Callable[[], None]) -> None:
-        """Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task, and
-        ``on_asked`` whenever one asks for the states of the workers here; run until cancelled. Calling them too often
-        does no harm; polling makes up for a call of ``on_change`` that is lost. By default there is no other process.
+        """Listen to other processes until cancelled. By default there is no other process.
+
+        Call ``on_change`` whenever another process may have pushed, put back, finished or aborted a task. Call
+        ``on_asked`` whenever one asks for the states of the workers here. Additional calls do no harm; polling makes up
+        for a missing call of ``on_change``.
         """
         await trio.sleep_forever()
 

@@ -637,8 +637,9 @@ class DurableStorage(
         return await self._loop.ask(self._loop.engine.metrics, self._queue.name)
 
     async def audit(self) -> Balance:
-        """Compare the counters of the queue with its tasks, which are counted anew for it, in one transaction:
-        ``pushed + resumed = finished + waiting + delayed + running``, at any moment.
+        """Compare the counters of the queue with its tasks, which are counted for this, in one transaction.
+
+        At any moment ``pushed + resumed = finished + waiting + delayed + running`` must hold.
 
         >>> balance = await storage.audit()
         >>> assert balance, str(balance)

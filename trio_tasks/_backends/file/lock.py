@@ -1,5 +1,7 @@
-"""The locks that keep a journal to one process: one on a file beside it, and one on the journal itself, which may have
-several names. The system frees both when their holder dies, in whatever way.
+"""The locks that keep a journal to one process: one on a file beside it, and one on the journal itself.
+
+The second lock is needed since a journal may have several names. The system frees both when their holder dies, in
+whatever way.
 """
 
 from __future__ import annotations

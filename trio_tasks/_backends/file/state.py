@@ -533,8 +533,9 @@ class JournalState:
     # Rows that are looked up
 
     def current_row(self, name: str, task_id: str) -> Row | None:
-        """Return the row of this id as it is now, killed if it has expired; None if there is none or it is not kept any
-        more.
+        """Return the row of this id as it is now, killed if it has expired.
+
+        Return None if there is no such row, or if it is not kept any more.
         """
         queue = self.queues.get(name)
         row = queue.ids.get(task_id) if queue is not None else None

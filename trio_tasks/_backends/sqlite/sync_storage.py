@@ -92,8 +92,9 @@ class SyncSqliteStorage(Generic[A]):
         return task_id
 
     def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
-        """Make a task of ``args``, and push it; return its id, or that of the task that has its unique key, and which
-        of the two it is. Otherwise as :meth:`push`.
+        """Make a task of ``args``, and push it; return its id, or the id of the task that has its unique key.
+
+        The result also says which of the two it is. Otherwise it does the same as :meth:`push`.
         """
         row = self._row_of(make_task(args, options, self))
         [task_id] = self._insert([row])
@@ -102,7 +103,7 @@ class SyncSqliteStorage(Generic[A]):
     def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and push them in this order.
 
-        Every task is made, and every option checked, before the first is put in; up to 512 go in one transaction.
+        Every task is made, and every option checked, before the first is stored; one transaction takes up to 512.
         """
         options = options_for_many(options, self)
         rows = [self._row_of(make_task(args, options, self)) for args in many]

@@ -106,8 +106,8 @@ async def the_name_of_a_task_is_kept(harness: Harness) -> None:  # noqa: ASYNC91
 
 @rule(3, FetchById, Feature.INFO, Feature.TIMES)
 async def a_failed_attempt_tells_all(harness: Harness) -> None:
-    """Each failed attempt in the history tells how long it took, by which version of the program it was made, and, of
-    the latest five, where the error was raised, without values of variables.
+    """Each failed attempt in the history has its duration and the version of the program. The latest five have the
+    traceback, without values of variables.
     """
 
     async def fail(task: Task[Any]) -> None:
@@ -158,8 +158,8 @@ async def a_failed_attempt_tells_all(harness: Harness) -> None:
 
 @rule(11, RegisterWorker, ListWorkers)
 async def workers_tell_of_themselves(harness: Harness) -> None:
-    """workers(fresh=True) tells of each worker that runs here, in whatever process: who it is, which tasks it runs, at
-    which line each of them waits, and whether its intake is open; and of none that was closed.
+    """workers(fresh=True) lists each worker that runs, in any process, and none that has ended. It has the name, the
+    running tasks, the line at which each of them waits, and the state of the intake.
     """
     may_end = trio.Event()
 

@@ -260,8 +260,8 @@ async def what_waits_is_listed_in_order(harness: Harness) -> None:
 
 @rule(2, ListTasks)
 async def a_list_goes_on_page_by_page(harness: Harness) -> None:
-    """The pages of a list have each task that stays in its state once, though others come and go in between;
-    ``newest_first`` gives the opposite order, and a cursor of another list is refused.
+    """The pages of a list have each task that stays in its state once, even if other tasks come and go in between.
+    ``newest_first`` gives the opposite order. A cursor of another list is refused.
     """
     for number in range(8):
         await harness.push(number, delay=3600.0 if number > 4 else 0.0)
