@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_tasks import (
     BackendError,
     Explanation,
@@ -26,9 +27,12 @@ from trio_tasks import (
     Suspended,
     Task,
     Worker,
+    WorkerContext,
 )
 from trio_tasks._contracts.explanation import MOST_COUNTED, Evidence, explanation_of, span
+from trio_tasks._contracts.layer import explanation_by
 from trio_tasks._tasks.errors import SuspendError
+from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, RateLimit
 
 from tests._storages import STORAGES
 from tests.storages._child import child, work
@@ -108,8 +112,13 @@ async def test_a_running_task(opened: Opener, tmp_path: Path) -> None:
         assert (found.worker, found.attempt, found.status) == ("the worker", 1, Status.Running)
         assert found.started_at is not None
         assert timedelta() <= found.as_of - found.started_at < timedelta(minutes=1)
+        assert (found.pid, found.told_at is not None, found.last_beat is not None) == (os.getpid(), True, True)
+        assert "trio.sleep_forever()" in found.line
         assert "its attempt 1 began" in str(found)
-        assert "'the worker'" in str(found)
+        assert f"in worker 'the worker' (process {os.getpid()} on {found.host}), and waited 0.0 s ago at /" in str(
+            found
+        )
+        assert "the last sign of life of its process came 0.0 s ago" in str(found)
         nursery.cancel_scope.cancel()
 
 
@@ -216,31 +225,115 @@ async def test_the_place_in_the_order(opened: Opener, tmp_path: Path, mock_clock
         await storage.push(7, delay=60.0, priority=9)
         mock_clock.jump(2.0)
         order = [urgent_and_due, plain, due, low]
-        async with trio.open_nursery() as nursery:
-            context = await nursery.start(Worker("w", storage, run_for_ever, concurrency=1).run)
-            context.pause()
+        async with with_busy_worker(storage):
             for place, task_id in enumerate(order):
                 found = await explain(storage, task_id, "waiting")
                 assert (found.ahead, list(found.first)) == (place, order[: min(place, 3)]), str(found)
-            assert "is ready, and goes next on queue 'default', where worker 'w' receives" in str(
+            assert "is ready, and goes next on queue 'default', where worker 'w' receives, 1 of 1 slots busy" in str(
                 await explain(storage, urgent_and_due, "waiting")
             )
             assert "and 1 task goes first, the next one" in str(await explain(storage, plain, "waiting"))
-            nursery.cancel_scope.cancel()
 
 
 @everywhere
 async def test_no_more_than_a_thousand_are_counted(opened: Opener, tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks") as storage:
-        ids = await storage.push_bulk(range(MOST_COUNTED + 5))
-        async with trio.open_nursery() as nursery:
-            context = await nursery.start(Worker("w", storage, run_for_ever, concurrency=1).run)
-            context.pause()
+        async with with_busy_worker(storage):
+            ids = await storage.push_bulk(range(MOST_COUNTED + 5))
             for number, counted in ((MOST_COUNTED - 1, MOST_COUNTED - 1), (MOST_COUNTED + 4, MOST_COUNTED)):
                 found = await explain(storage, ids[number], "waiting")
                 assert (found.ahead, found.is_ahead_bounded) == (counted, counted == MOST_COUNTED)
                 assert ("at least 1000 tasks go first" in str(found)) is found.is_ahead_bounded
-            nursery.cancel_scope.cancel()
+
+
+@everywhere
+async def test_a_gate_that_holds_each_worker(opened: Opener, tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        limit = ConcurrencyLimit(1)
+        context = await nursery.start(Worker("w", storage, run_for_ever, concurrency=2, layers=[limit]).run)
+        running = await storage.push(1)
+        await settled_down(context)
+        waiting = await storage.push(2)
+        found = await explain(storage, waiting, "held_by_gate")
+        assert found.gates == (("w", "ConcurrencyLimit: 1 of 1 permits are taken"),)
+        assert "no worker on queue 'default' is open: worker 'w' (ConcurrencyLimit: 1 of 1 permits" in str(found)
+        await explain(storage, running, "running")
+        context.pause()
+        assert (await explain(storage, waiting, "held_by_gate")).gates == (("w", "paused"),)
+        second = await nursery.start(Worker("second", storage, run_for_ever, concurrency=1).run)
+        await settled_down(second)
+        assert (await explain(storage, waiting, "running")).worker == "second"
+        last = await storage.push(3)
+        found = await explain(storage, last, "waiting")
+        assert (found.workers, found.busy, found.slots, found.gates) == (("w", "second"), 2, 3, ())
+        second.stop()
+        found = await explain(storage, last, "held_by_gate")
+        assert found.gates == (("w", "paused"), ("second", "closed"))
+        nursery.cancel_scope.cancel()
+
+
+async def settled_down(context: WorkerContext) -> None:
+    """Wait until the worker has begun an attempt, and its other slots wait."""
+    while not context.running_tasks:  # whatever the clock shows
+        await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+
+
+async def test_gates_in_words(mock_clock: MockClock) -> None:
+    async def fail(task: Task[int]) -> None:
+        raise KeyError("no luck")
+
+    task, breaker, rate = Task.builder(1).build(), CircuitBreaker(1, recovery_timeout=20), RateLimit(2, per=60)
+    assert explanation_by(breaker) == "CircuitBreaker: closed"
+    with pytest.raises(KeyError):
+        await breaker(fail, task)
+    mock_clock.jump(5)
+    assert explanation_by(breaker) == "CircuitBreaker: open, trials begin in 15.0 s"
+    mock_clock.jump(15)
+    assert breaker.admit(task)
+    assert explanation_by(breaker) == "CircuitBreaker: half-open, 1 trials are under way"
+    assert explanation_by(rate) == "RateLimit: 0 of 2 in 60 s are used"
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await rate(fail, task)
+    mock_clock.jump(50)
+    assert explanation_by(rate) == "RateLimit: 2 of 2 in 60 s are used, the next in 10.0 s"
+    by_key = ConcurrencyLimit(1, key=lambda task: task.args)
+    assert explanation_by(by_key) == "ConcurrencyLimit: 0 of 1 permits are taken in all"
+
+
+class Odd:
+    """A gate whose ``explain`` returns this, or raises it."""
+
+    def __init__(self, words: object) -> None:
+        self.words = words
+
+    def __repr__(self) -> str:
+        return "<Odd>"
+
+    def explain(self) -> Any:
+        if isinstance(self.words, Exception):
+            raise self.words
+        return self.words
+
+
+def test_a_gate_whose_words_cannot_be_had_is_shown_by_its_repr() -> None:
+    for words in (5, "", ValueError("no words")):
+        assert explanation_by(Odd(words)) == "<Odd>"
+    assert explanation_by(Odd("long\n" * 100)).startswith("long\\nlong")
+    assert len(explanation_by(Odd("long\n" * 100))) == 200
+    assert explanation_by("a gate") == "'a gate'"
+
+
+@asynccontextmanager
+async def with_busy_worker(storage: Any) -> AsyncGenerator[None, None]:
+    """Run a worker whose one slot is busy."""
+    async with trio.open_nursery() as nursery:
+        context = await nursery.start(Worker("w", storage, run_for_ever, concurrency=1).run)
+        await storage.push(0, priority=100)
+        await settled_down(context)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_task_in_the_process_of_another_worker(tmp_path: Path) -> None:
@@ -251,7 +344,8 @@ async def test_a_task_in_the_process_of_another_worker(tmp_path: Path) -> None:
         async with child(work, path) as worker:
             await worker.hear_of("begins")
             found = await explain(storage, running, "running")
-            assert found.worker == "told"
+            assert (found.worker, found.pid) == ("told", worker.process.pid)
+            assert "trio.sleep(task.args)" in found.line
             filler = await storage.push(3600.0)
             await worker.hear_of("begins")
             await explain(storage, filler, "running")
@@ -259,6 +353,7 @@ async def test_a_task_in_the_process_of_another_worker(tmp_path: Path) -> None:
             last = await storage.push(1.0)
             found = await explain(storage, last, "waiting")
             assert (found.workers, found.first) == (("told",), (waiting,))
+            assert (found.busy, found.slots) == (2, 2)
             worker.process.kill()
 
 
@@ -315,7 +410,7 @@ def test_an_error_that_cannot_be_read_is_left_out() -> None:
 )
 def test_workers_in_words(workers: list[str], text: str) -> None:
     found = Explanation(kind="waiting", id="t", queue="q", as_of=MOMENT, workers=tuple(workers))
-    assert str(found).endswith(text)
+    assert str(found).endswith(f"{text}, 0 of 0 slots busy")
 
 
 MOMENT = explanation_of(Evidence(id="t", queue="q", now=1e9)).as_of

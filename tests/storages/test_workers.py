@@ -186,7 +186,7 @@ async def test_the_gate_that_intake_waits_for_is_named() -> None:
         await storage.push(1)
         await trio.testing.wait_all_tasks_blocked()
         info = await the_worker(storage)
-        assert (info.intake, info.busy) == (repr(limit), 1)
+        assert (info.intake, info.busy) == ("ConcurrencyLimit: 1 of 1 permits are taken", 1)
         context.pause()
         await trio.testing.wait_all_tasks_blocked()
         assert (await the_worker(storage)).intake == "paused"

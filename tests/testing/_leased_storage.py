@@ -465,7 +465,7 @@ class LeasedStorage(
                 evidence.place = self.place_behind(
                     sorted((e for e in ready if self.order(e) < self.order(row)), key=self.order)
                 )
-        evidence.workers = [each.name for each in self.store.workers if not each.is_stopped]
+        evidence.workers = await self.workers()
         return explanation_of(evidence)
 
     def place_behind(self, rows: list[Row]) -> Place:

@@ -444,6 +444,7 @@ class MemoryStorage(
         more tasks than at a thousand that go first.
         """
         from .._contracts.explanation import Evidence, Place, explanation_of  # most programs never ask
+        from .._contracts.worker_info import worker_info
 
         check_text(task_id, "a task's id")
         await trio.lowlevel.checkpoint()
@@ -458,7 +459,9 @@ class MemoryStorage(
                 evidence.due, evidence.reason = evidence.now + delay[0] - now, delay[1]
             elif task.parts.status is Status.Pending:
                 evidence.place = Place.after(ledger.before(task))
-        evidence.workers = [each.name for each in queue.workers if not each.is_stopped]
+        if evidence.needs_workers:
+            moment, workers = evidence.now, queue.workers.items()
+            evidence.workers = [worker_info(each, queue.name, since=since, now=moment) for each, since in workers]
         return explanation_of(evidence)
 
     async def list_queues(self) -> list[str]:

@@ -13,11 +13,12 @@ from .._checks import check_callable, check_count, check_name, check_sync, check
 from .._concurrency.stacks import is_in_thread
 from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
-from .._printing import escaped, quoted
+from .._printing import escaped
 from .._tasks.errors import WorkerError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
 from .events import EVENTS, Event
+from .layer import explanation_by
 from .report import WorkerReport
 
 if TYPE_CHECKING:
@@ -132,11 +133,13 @@ class WorkerContext:
 
     @property
     def intake(self) -> str:
-        """The state of intake: ``"open"``, ``"paused"``, ``"closed"``, or the repr of the layer that it waits for."""
+        """The state of intake: ``"open"``, ``"paused"``, ``"closed"``, or the layer that it waits for: what its
+        ``explain()`` returns, if it has that method, and its repr otherwise.
+        """
         state = self.intake_state
         if state.closed or state.cancelled or not self.is_running:
             return "closed"
-        return "paused" if state.paused else "open" if state.gate is None else quoted(state.gate)
+        return "paused" if state.paused else "open" if state.gate is None else explanation_by(state.gate)
 
     @property
     def task_count(self) -> int:

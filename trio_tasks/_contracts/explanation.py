@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 from .._clock import moment_at
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._tasks.task import Task
+    from .worker_info import RunningTask, WorkerInfo
 
-ExplanationKind = Literal["unknown", "finished", "running", "suspended", "delayed", "paused", "no_worker", "waiting"]
+ExplanationKind = Literal[
+    "unknown", "finished", "running", "suspended", "delayed", "paused", "no_worker", "held_by_gate", "waiting"
+]
 
 MOST_COUNTED = 1000
 """Tasks that go first, up to which they are counted."""
@@ -36,8 +39,9 @@ class Explanation:
 
     kind: ExplanationKind
     """The first of these that is true: ``"unknown"``, ``"finished"``, ``"running"``, ``"suspended"``, ``"delayed"``
-    (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue), ``"waiting"`` (for
-    its turn)."""
+    (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue),
+    ``"held_by_gate"`` (the intake of each worker waits for a layer, or is paused or closed), ``"waiting"`` (for its
+    turn)."""
     id: str
     """The id that was asked for."""
     queue: str
@@ -50,6 +54,16 @@ class Explanation:
     """The number of attempts that were begun, and count."""
     worker: str | None = None
     """The worker that has it, or had it last; None if none had it, or one that is not a :class:`Worker`."""
+    host: str = ""
+    """Running: the machine of that worker; empty if it is not known."""
+    pid: int = 0
+    """Running: the number of its process."""
+    line: str = ""
+    """Running: the line at which the attempt waited, ``path:line in function: source``, when the worker told it."""
+    told_at: datetime | None = None
+    """Running: when that was."""
+    last_beat: datetime | None = None
+    """Running: the last sign of life of its process."""
     started_at: datetime | None = None
     """When its latest attempt began."""
     finished_at: datetime | None = None
@@ -62,7 +76,14 @@ class Explanation:
     reason: str = ""
     """Suspended: why."""
     workers: tuple[str, ...] | None = ()
-    """The names of the workers that are alive on the queue; None if the storage cannot know them."""
+    """The names of the workers that are alive on the queue; None if the storage cannot know them, and empty where that
+    does not matter, as for a finished task."""
+    slots: int = 0
+    """The number of their slots."""
+    busy: int = 0
+    """The number of tasks that they run."""
+    gates: tuple[tuple[str, str], ...] = ()
+    """Held by gates: the name of each worker, with the state of its intake, such as the layer that it waits for."""
     ahead: int = 0
     """Waiting: the number of tasks that go first; it is not counted beyond 1000."""
     first: tuple[str, ...] = ()
@@ -114,10 +135,28 @@ class Evidence:
     """The reason of its suspension; None if it is not suspended."""
     is_paused: bool = False
     """True if the queue is paused."""
-    workers: Sequence[str] | None = ()
-    """The names of the workers that are alive on the queue; None if they cannot be known."""
+    workers: Sequence[WorkerInfo] | None = ()
+    """The workers on the queue, alive or not; None if they cannot be known."""
     place: Place | None = None
     """The place of a task that is ready."""
+
+    @property
+    def needs_workers(self) -> bool:
+        """True if the present state of the workers belongs to the explanation."""
+        status = None if self.task is None else self.task.parts.status
+        return status in (Status.Running, Status.Queued) or (self.place is not None and not self.is_paused)
+
+    @property
+    def alive(self) -> list[WorkerInfo]:
+        """The workers that are alive, as far as they are known."""
+        return [each for each in self.workers or () if each.is_alive]
+
+    @property
+    def attempt(self) -> tuple[WorkerInfo, RunningTask] | None:
+        """The worker that runs the task, and what it tells of the attempt."""
+        number = 0 if self.task is None else self.task.parts.attempt
+        running = ((worker, each) for worker in self.workers or () for each in worker.running)
+        return next((pair for pair in running if (pair[1].id, pair[1].attempt) == (self.id, number)), None)
 
 
 def explanation_of(evidence: Evidence) -> Explanation:
@@ -127,7 +166,8 @@ def explanation_of(evidence: Evidence) -> Explanation:
         return Explanation(kind="unknown", id=evidence.id, queue=evidence.queue, as_of=moment_at(evidence.now))
     kind, due = _kind_of(evidence, task), evidence.due
     has_end = kind in ("running", "suspended", "delayed") and due is not None and due < math.inf
-    return Explanation(
+    alive = evidence.alive
+    explanation = Explanation(
         kind=kind,
         id=evidence.id,
         queue=evidence.queue,
@@ -140,9 +180,29 @@ def explanation_of(evidence: Evidence) -> Explanation:
         error=_error_of(task),
         until=moment_at(due) if has_end and due is not None else None,
         reason=reason_text(evidence.reason) if kind == "suspended" else "",
-        workers=None if evidence.workers is None else tuple(evidence.workers),
+        workers=None if evidence.workers is None else tuple(each.name for each in alive),
+        slots=sum(each.slots for each in alive),
+        busy=sum(each.busy for each in alive),
+        gates=tuple((each.name, each.intake) for each in alive) if kind == "held_by_gate" else (),
         ahead=0 if evidence.place is None else evidence.place.ahead,
         first=() if evidence.place is None else evidence.place.first,
+    )
+    return _with_attempt(explanation, evidence) if kind == "running" else explanation
+
+
+def _with_attempt(explanation: Explanation, evidence: Evidence) -> Explanation:
+    """Add what the worker of a running task tells of it."""
+    if evidence.attempt is None:
+        return explanation
+    worker, attempt = evidence.attempt
+    return replace(
+        explanation,
+        worker=worker.name,
+        host=worker.host,
+        pid=worker.pid,
+        line=attempt.line,
+        told_at=worker.as_of,
+        last_beat=worker.last_beat,
     )
 
 
@@ -161,9 +221,13 @@ def _kind_of(evidence: Evidence, task: Task[Any]) -> ExplanationKind:
     if evidence.is_paused:
         return "paused"
     # 6. No worker is there.
-    if evidence.workers is not None and not evidence.workers:
+    alive = evidence.alive
+    if evidence.workers is not None and not alive:
         return "no_worker"
-    # 7. It waits in line.
+    # 7. No worker would take it.
+    if alive and all(each.intake != "open" for each in alive):
+        return "held_by_gate"
+    # 8. It waits in line.
     return "waiting"
 
 
@@ -202,7 +266,16 @@ def _running(it: Explanation) -> str:
     since = f" {_ago(it.started_at, it)}" if it.started_at is not None else ""
     if it.status is Status.Queued:
         return f"was claimed{since}, and its attempt {it.attempt} is about to begin{by}"
-    return f"is running: its attempt {it.attempt} began{since}{by}{_lease(it)}"
+    return f"is running: its attempt {it.attempt} began{since}{by}{_where(it)}{_lease(it)}"
+
+
+def _where(it: Explanation) -> str:
+    """Where the attempt is, and how old this answer is."""
+    if it.told_at is None or it.last_beat is None:
+        return ""
+    process = f" (process {it.pid}{f' on {it.host}' if it.host else ''})"
+    line = f", and waited {_ago(it.told_at, it)} at {it.line}" if it.line else f", as it told {_ago(it.told_at, it)}"
+    return f"{process}{line}; the last sign of life of its process came {_ago(it.last_beat, it)}"
 
 
 def _lease(it: Explanation) -> str:
@@ -229,6 +302,13 @@ def _no_worker(it: Explanation) -> str:
     return f"is ready, but no worker is alive on queue {it.queue!r}{_after_failure(it)}"
 
 
+def _held_by_gate(it: Explanation) -> str:
+    held = [f"worker {name!r} ({state})" for name, state in it.gates[:_NAMED]]
+    if len(it.gates) > _NAMED:
+        held.append(f"{len(it.gates) - _NAMED} more")
+    return f"is ready, but the intake of no worker on queue {it.queue!r} is open: {', '.join(held)}{_after_failure(it)}"
+
+
 def _waiting(it: Explanation) -> str:
     least = "at least " if it.is_ahead_bounded else ""
     tasks = "1 task goes" if it.ahead == 1 else f"{least}{it.ahead} tasks go"
@@ -246,6 +326,7 @@ _SENTENCES = {
     "delayed": _delayed,
     "paused": _paused,
     "no_worker": _no_worker,
+    "held_by_gate": _held_by_gate,
     "waiting": _waiting,
 }
 
@@ -258,8 +339,8 @@ def _receivers(it: Explanation) -> str:
     if len(it.workers) > _NAMED:
         names.append(f"{len(it.workers) - _NAMED} more")
     if len(names) == 1:
-        return f"where worker {names[0]} receives"
-    return f"where workers {', '.join(names[:-1])} and {names[-1]} receive"
+        return f"where worker {names[0]} receives, {it.busy} of {it.slots} slots busy"
+    return f"where workers {', '.join(names[:-1])} and {names[-1]} receive, {it.busy} of {it.slots} slots busy"
 
 
 def _error(it: Explanation) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from .._logging import catch_errors
+from .._printing import escaped, quoted
 from .._tasks.task import Task
 
 A = TypeVar("A")
@@ -12,6 +14,8 @@ R = TypeVar("R")
 
 Handler = Callable[[Task[A]], Awaitable[R]]
 Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
+
+_LONGEST_EXPLANATION = 200
 
 
 @runtime_checkable
@@ -22,7 +26,18 @@ class Gate(Protocol):
         """Wait until an attempt would be let through. Called before each receive; it may be cancelled.
 
         If it raises, that is what the attempt at the next task fails with, as if the layer had raised it.
+        A gate may also have a sync method ``explain() -> str``, which tells in a few words for what it waits.
         """
+
+
+def explanation_by(gate: object) -> str:
+    """Return what a gate's ``explain()`` tells, on one line; its repr if it has none, or if that fails."""
+    with catch_errors():
+        explain: Any = getattr(gate, "explain", None)
+        text = explain() if callable(explain) else None
+        if isinstance(text, str) and text:
+            return escaped(text, is_text=True)[:_LONGEST_EXPLANATION]
+    return quoted(gate)
 
 
 @runtime_checkable

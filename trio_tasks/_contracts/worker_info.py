@@ -61,7 +61,7 @@ class WorkerInfo:
     running: tuple[RunningTask, ...]
     """Its running tasks, those that were begun first; up to a hundred of them."""
     intake: str
-    """The state of its intake: ``"open"``, ``"paused"``, ``"closed"``, or the repr of the layer that it waits for."""
+    """The state of its intake: ``"open"``, ``"paused"``, ``"closed"``, or the layer that it waits for, in its words."""
     since: datetime
     """When it started to receive."""
     as_of: datetime

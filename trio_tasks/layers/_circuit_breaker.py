@@ -296,5 +296,13 @@ class CircuitBreaker:
             if not trials:
                 del self._trials_of[task.parts]
 
+    def explain(self) -> str:
+        """Return the state, and when trials begin, in a few words."""
+        now, opens_at = self.statistics(), self._opens_at()
+        if opens_at not in (OPEN, UNKNOWN):
+            return f"CircuitBreaker: open, trials begin in {opens_at - trio.current_time():.1f} s"
+        trials = f", {now.under_way} trials are under way" if now.state is CircuitState.HalfOpen else ""
+        return f"CircuitBreaker: {now.state}{trials}"
+
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self._now.name}>"

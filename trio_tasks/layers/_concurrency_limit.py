@@ -222,6 +222,11 @@ class ConcurrencyLimit:
             keys=() if self._key is None else tuple(permits.key for permits in every),
         )
 
+    def explain(self) -> str:
+        """Return how many permits are taken, in a few words."""
+        taken = self.statistics().taken
+        return f"ConcurrencyLimit: {taken} of {self.limit} permits are taken{'' if self._key is None else ' in all'}"
+
     def __repr__(self) -> str:
         taken = self.statistics().taken
         what = f"{taken}/{self.limit} taken" if self._key is None else f"{self.limit} for each key, {taken} taken"

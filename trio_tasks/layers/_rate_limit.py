@@ -60,7 +60,7 @@ class _Tokens:
     def __init__(self, limit: int, per: float) -> None:
         self.reserved = 0
         self.callers = 0
-        self.line = CapacityQueue(self._opens_at)
+        self.line = CapacityQueue(lambda: self.opens_at)
         self._limit = limit
         self._per = per
         self._cooling: deque[float] = deque()  # the time at which each used token is free again
@@ -99,7 +99,9 @@ class _Tokens:
             while times and times[0] <= now:
                 times.popleft()
 
-    def _opens_at(self) -> float:
+    @property
+    def opens_at(self) -> float:
+        """The time at which the next token is free."""
         if self.free > 0:
             return OPEN
         return self._cooling[0] if self._cooling else UNKNOWN
@@ -265,6 +267,13 @@ class RateLimit:
             waiting=sum(tokens.line.waiting for tokens in every),
             keys=tuple(self._by_key),
         )
+
+    def explain(self) -> str:
+        """Return how many attempts have begun, and when the next may begin, in a few words."""
+        now = self.statistics()
+        used = f"RateLimit: {now.limit - now.free} of {self.limit} in {self.per:g} s are used"
+        opens_at = self._all.opens_at
+        return used if opens_at in (OPEN, UNKNOWN) else f"{used}, the next in {opens_at - trio.current_time():.1f} s"
 
     def __repr__(self) -> str:
         return f"<RateLimit {self.limit} in {self.per:g} s{'' if self._key is None else ' for each key'}>"

@@ -652,7 +652,8 @@ class DurableStorage(
         >>> print(await storage.explain(task_id))
 
         The :class:`Explanation` has the evidence in its fields, and in one sentence as its text. It does not look at
-        more tasks than at a thousand that go first.
+        more tasks than at a thousand that go first. If that is of use, workers of other processes are asked for their
+        present state, for a second at most.
         """
         found: LocatedRow | None = await self._do("locate", task_id)
         evidence = Evidence(id=task_id, queue=self.queue, now=self._loop.engine.now())
@@ -660,7 +661,10 @@ class DurableStorage(
             evidence.task = task_of(found.row, self._queue)
             evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
             evidence.is_paused = found.is_paused
-            evidence.workers = await self.list_workers() if self._loop.engine.knows_workers else None
+            if not self._loop.engine.knows_workers:
+                evidence.workers = None
+            elif evidence.needs_workers:
+                evidence.workers = await self.workers(fresh=True)
         return explanation_of(evidence)
 
     # Changing

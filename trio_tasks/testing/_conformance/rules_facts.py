@@ -232,7 +232,7 @@ async def every_task_is_explained(harness: Harness) -> None:
 @rule(13, Explain, RegisterWorker, ListWorkers)
 async def the_place_of_a_task_is_explained(harness: Harness) -> None:
     """explain tells which tasks go before one that waits for its turn; or that its queue is paused, or that no worker
-    is there.
+    is there, or takes tasks.
     """
     first, second, third = [await harness.push(number) for number in (1, 2, 3)]
     urgent = await harness.push(4, priority=1)
@@ -254,6 +254,9 @@ async def the_place_of_a_task_is_explained(harness: Harness) -> None:
             await harness.backend.pause()
             await _expect_kind(harness, third, "paused")
             await harness.backend.resume()
+        context.pause()
+        found = await _expect_kind(harness, third, "held_by_gate")
+        expect("what holds the workers", found.gates, (("busy", "paused"),))
         nursery.cancel_scope.cancel()
 
 
