@@ -153,7 +153,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"metadata": {1: 2}}, TypeError, "names in metadata must be strings"),
     ({"data": 5}, TypeError, "data must be"),
     ({"unique": ""}, ValueError, "unique must not be an empty string"),
-    ({"unique": "a", "on_conflict": "fight"}, ValueError, "'skip', 'replace' or 'raise'"),
+    ({"unique": "a", "on_conflict": "fight"}, ValueError, "'skip', 'replace', 'update' or 'raise'"),
     ({"on_conflict": "skip"}, TypeError, "on_conflict needs unique="),
     ({"expires_in": 0}, ValueError, "expires_in must be more than 0 seconds"),
 ]

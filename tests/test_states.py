@@ -155,6 +155,13 @@ class Subject:
         if event is TaskEvent.REPLACE:
             await self.replace()
             return True
+        if event is TaskEvent.UPDATE_BY_PUSH:
+            got = await self.storage.push(2, unique=self.key, delay=delay, on_conflict="update")
+            if got != self.id:
+                assert await self.storage.cancel(got) and await self.storage.discard(got)
+                self.aside["pushed"] += 1
+                self.aside["killed"] += 1
+            return True
         if event is TaskEvent.RESCHEDULE:
             return bool(await self.storage.reschedule(self.id, delay))
         if event is TaskEvent.UPDATE:
@@ -292,7 +299,7 @@ async def check(subject: Subject, kind: str, state: TaskState, event: TaskEvent,
     attempt, counters = await subject.attempt(), await subject.counters()
     had_key = state in (*WAITING, TaskState.RUNNING, TaskState.ABORTING)
     accepted = await subject.undergo(event, delay)
-    if event is TaskEvent.LEASE_LOST or event not in (*BY_TIME, TaskEvent.REPLACE):
+    if event is TaskEvent.LEASE_LOST or event not in (*BY_TIME, TaskEvent.REPLACE, TaskEvent.UPDATE_BY_PUSH):
         assert accepted is (change is not None), where
     expected = change or Change(state)
     assert (await subject.state()).status is expected.state.status, where

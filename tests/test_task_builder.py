@@ -125,7 +125,7 @@ BAD: dict[str, tuple[Callable[[TaskBuilder[str]], object], str]] = {
     "metadata by number": (lambda b: b.metadata({5: 1}), "names in metadata must be strings, not 5"),  # type: ignore[dict-item]  # this is the point
     "empty key": (lambda b: b.unique(""), "unique must not be an empty string"),
     "key of another type": (lambda b: b.unique(5), "unique must be a string, not 5"),  # type: ignore[arg-type]  # this is the point
-    "unknown conflict": (lambda b: b.unique("k", on_conflict="fight"), "on_conflict must be 'skip', 'replace' or "),  # type: ignore[arg-type]  # this is the point
+    "unknown conflict": (lambda b: b.unique("k", on_conflict="fight"), "on_conflict must be 'skip', 'replace', '"),  # type: ignore[arg-type]  # this is the point
     "expires at once": (lambda b: b.expires_in(0), "expires_in must be more than 0 seconds, not 0"),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ EVENTS = {
     TaskEvent.ABORT: "`abort`",
     TaskEvent.CANCEL_RUNNING: "`cancel(…, running=True)`",
     TaskEvent.REPLACE: '`push` of another one with its key, `on_conflict="replace"`',
+    TaskEvent.UPDATE_BY_PUSH: '`push` of another one with its key, `on_conflict="update"`',
     TaskEvent.RESCHEDULE: "`reschedule`",
     TaskEvent.UPDATE: "`update`",
     TaskEvent.RESUME: "`resume_by_id`",

@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 1, -1]),
         delay=delays,
         unique=st.sampled_from([None, "key"]),
-        on_conflict=st.sampled_from(["replace", "skip", "raise"]),
+        on_conflict=st.sampled_from(["replace", "skip", "update", "raise"]),
         expires_in=st.sampled_from([None, None, 3 + 1 / 256]),
         attempts=st.sampled_from([None, 2]),
     )

@@ -95,6 +95,10 @@ class Model:
                 return owner.id
             if on_conflict == "raise":
                 raise Refused("unique")
+            if on_conflict == "update":
+                if owner.waits:
+                    self.update_by_push(owner, row, delay)
+                return owner.id
             if owner.waits:
                 self.finish(owner, "killed", f"replaced by task {row.id}")
             else:
@@ -104,6 +108,13 @@ class Model:
         self.counts["pushed"] += 1
         self.wait(row, delay)
         return row.id
+
+    def update_by_push(self, row: Row, new: Row, delay: float) -> None:
+        """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
+        stays = row.place == "waiting" and not delay and row.priority == new.priority
+        row.args, row.priority, row.metadata, row.expires = new.args, new.priority, new.metadata, new.expires
+        if not stays:
+            self.wait(row, delay)
 
     def owner(self, key: str | None) -> Row | None:
         owners = [row for row in self.rows.values() if row.is_live and row.unique == key and not row.replaced]

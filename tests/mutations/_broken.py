@@ -339,6 +339,16 @@ MUTATIONS = [
         ("states",),
     ),
     Mutation(
+        "updated-in-its-old-place",
+        7,
+        'on_conflict="update" leaves a delayed task delayed, in an SQLite file',
+        "_backends/sqlite/exchange.py",
+        "            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)\n",
+        "            row = row._replace(delay=1.0)\n"
+        "            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)\n",
+        ("states",),
+    ),
+    Mutation(
         "discarded-and-not-counted",
         7,
         "a waiting task that is discarded is not counted, in a journal",

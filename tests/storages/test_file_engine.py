@@ -192,7 +192,7 @@ def _do_something(rng: random.Random, held: list[Any], names: list[str]) -> tupl
             priority=rng.randrange(3),
             delay=rng.choice([0.0, 0.0, 3.0]),
             unique=rng.choice([None, "u", "v"]),
-            on_conflict=rng.choice(["skip", "replace", "raise"]),
+            on_conflict=rng.choice(["skip", "replace", "update", "raise"]),
             expires_in=rng.choice([None, 4.0]),
         )
         for _ in range(rng.randrange(5))

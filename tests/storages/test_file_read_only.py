@@ -378,7 +378,7 @@ async def do_something(engine: FileEngine, rng: random.Random, name: str, names:
         await engine.exchange(Exchange())
     else:
         unique = rng.choice([None, "key"])
-        conflict: Any = rng.choice(["skip", "replace"])
+        conflict: Any = rng.choice(["skip", "replace", "update"])
         expires = rng.choice([None, None, 20.0])
         row = new(name, delay=rng.choice([0.0, 20.0]), unique=unique, on_conflict=conflict, expires_in=expires)
         await push(engine, row)

@@ -252,7 +252,7 @@ class KillsWhatWasStarted(LeasedStorage):
         return task
 
 
-@breaks("a_taken_key_is_skipped", "a_replaced_task_names_its_successor")
+@breaks("a_taken_key_is_skipped", "a_replaced_task_names_its_successor", "the_holder_of_a_key_is_updated")
 class FreesKeysAtTheStart(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         row = super().holder_of(key)
@@ -278,6 +278,14 @@ class NamesNoSuccessor(LeasedStorage):
     def finish(self, row: Row, outcome: Succeeded[Any] | Failed | Killed) -> None:
         replaced = isinstance(outcome, Killed) and str(outcome.error).startswith("replaced by ")
         super().finish(row, Killed(AbortError("replaced")) if replaced else outcome)
+
+
+@breaks("the_holder_of_a_key_is_updated")
+class UpdatesNothing(LeasedStorage):
+    def enter(self, task: Task[Any]) -> TaskId:
+        if task.parts.on_conflict == "update":
+            task.parts.terms = replace(task.parts.terms, on_conflict="skip")
+        return super().enter(task)
 
 
 @breaks("a_taken_key_is_refused")

@@ -187,7 +187,15 @@ class LeasedStorage(
         if terms.unique is not None and (other := self.holder_of(terms.unique)) is not None:
             if terms.on_conflict == "raise":
                 raise DuplicateTaskError("the unique key is taken")
-            if terms.on_conflict == "skip":
+            if terms.on_conflict == "update" and other.status is Status.Pending:
+                delay = parts.seconds_to_wait
+                other.args, other.metadata = payload, metadata
+                if delay > 0 or other.due > now or other.parts.terms.priority != terms.priority:
+                    other.place, other.due = (now + delay, next(self.store.numbers)), now + delay
+                other.parts.terms = terms
+                other.start_by = None if terms.expires_in is None else now + terms.expires_in
+                self.store.mark_changed()
+            if terms.on_conflict in ("skip", "update"):
                 return other.parts.id
             if other.status is Status.Pending:
                 self.finish(other, Killed(AbortError(f"replaced by {parts.id}")))

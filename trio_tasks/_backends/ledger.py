@@ -114,15 +114,14 @@ class Ledger(Generic[A]):
         if task_id in self._live or task_id in self._dead or task_id in self._done:
             raise DuplicateTaskError(f"a task with the id {str(task_id)!r} has been pushed already; ids must be new")
         if terms.unique is not None:
-            other = self._claim(task)
+            other = self._claim(task, now)
             if other is not None:
                 return other
         self._live[task_id] = task
         parts.pushed, parts.started, parts.finished = self.seconds(), None, None
         self.counts["pushed"] += 1
         if terms.expires_in is not None:
-            self._start_by[task_id] = now + terms.expires_in
-            heappush(self._expiring, (now + terms.expires_in, task_id))
+            self._expire_at(task_id, now + terms.expires_in)
         if delay <= 0:
             parts.waits_since = now
             self._ready.append(task)
@@ -132,6 +131,10 @@ class Ledger(Generic[A]):
             self._go_by_wall(task, parts.run_at, delay, now)
         return task_id
 
+    def _expire_at(self, task_id: str, moment: float) -> None:
+        self._start_by[task_id] = moment
+        heappush(self._expiring, (moment, task_id))
+
     def _go_by_wall(self, task: Task[A], run_at: datetime, rest: float, now: float) -> None:
         """Compare the task's time with the wall clock from now on, unless only trio's clock is virtual."""
         if is_wall_clock_replaced() or not self._is_virtual():
@@ -139,7 +142,7 @@ class Ledger(Generic[A]):
             heappush(self._by_wall_clock, (moment, next(self._tiebreak), task))
             self._next_wall_look = min(self._next_wall_look, self._next_look(now, rest))
 
-    def _claim(self, task: Task[A]) -> TaskId | None:
+    def _claim(self, task: Task[A], now: float) -> TaskId | None:
         """Take the unique key for this task, and return None; or return the id of the task that keeps it."""
         key = task.parts.terms.unique
         assert key is not None
@@ -149,10 +152,31 @@ class Ledger(Generic[A]):
                 return holder
             if task.parts.terms.on_conflict == "raise":
                 raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
+            if task.parts.terms.on_conflict == "update":
+                if (waiting := self._waiting(holder)) is not None:
+                    self._update_by_push(waiting, task, now)
+                return holder
             if not self.cancel(holder, f"replaced by task {escaped(task.parts.id)}"):
                 self._successors.setdefault(holder, task.parts.id)
         self._unique[key] = task.parts.id
         return None
+
+    def _update_by_push(self, waiting: Task[A], new: Task[A], now: float) -> None:
+        """Give a waiting task the args, options and time of another one."""
+        parts, terms, delay = waiting.parts, new.parts.terms, new.parts.seconds_to_wait
+        is_ready = parts.id not in self._not_before
+        keeps_place = delay <= 0 and is_ready and parts.terms.priority == terms.priority
+        parts.terms, parts.metadata, parts.run_at = terms, new.parts.metadata, new.parts.run_at
+        self._start_by.pop(parts.id, None)
+        if terms.expires_in is not None:
+            self._expire_at(parts.id, now + terms.expires_in)
+        if keeps_place:
+            waiting.args = new.args
+            return
+        moved = self._live[parts.id] = Task(new.args, parts)
+        self._delay(moved, delay, now, stamp=delay == terms.delay)
+        if delay > 0 and parts.run_at is not None and not terms.delay:
+            self._go_by_wall(moved, parts.run_at, delay, now)
 
     def _delay(self, task: Task[A], seconds: float, now: float, *, stamp: bool = True) -> None:
         """Make the task ready after this many seconds."""

@@ -123,8 +123,9 @@ class TaskSink(ABC, Generic[A]):
               They are not stored. Default: none.
           unique: a text; at most one unfinished task has this key. Default: no key.
           on_conflict: the behaviour if the ``unique`` key is taken. ``"skip"`` pushes nothing, and returns the id of
-              the task that has it; ``"replace"`` kills that task if it still waits; ``"raise"`` raises. Default:
-              ``"skip"``.
+              the task that has it; ``"replace"`` kills that task if it still waits; ``"update"`` gives that task, if it
+              still waits, the args, the time, the priority and the other options of this one, and returns its id;
+              ``"raise"`` raises. Default: ``"skip"``.
           expires_in: the seconds until the task expires, more than 0 and more than the delay; a task that has not begun
               by then is killed with ``TaskExpiredError``. Default: never.
 
@@ -201,7 +202,8 @@ async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = Non
         await trio.lowlevel.checkpoint()
     if len(tasks) > 1 and options.get("on_conflict") == "raise":
         raise DuplicateTaskError(
-            "push_bulk of several tasks with one unique key needs on_conflict='skip' or 'replace', not 'raise'"
+            "push_bulk of several tasks with one unique key needs on_conflict='skip', 'replace' or 'update', "
+            "not 'raise'"
         )
     if not tasks:
         await trio.lowlevel.checkpoint()

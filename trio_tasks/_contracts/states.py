@@ -90,6 +90,8 @@ class TaskEvent(Enum):
     CANCEL_RUNNING = "cancel, running=True"
     REPLACE = "replace"
     """Another task is pushed with its unique key, and ``on_conflict="replace"``."""
+    UPDATE_BY_PUSH = "push, on_conflict=update"
+    """Another task is pushed with its unique key, and ``on_conflict="update"``. A running task is left alone."""
     RESCHEDULE = "reschedule"
     UPDATE = "update"
     RESUME = "resume_by_id"
@@ -186,6 +188,7 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     (_RUNNING, TaskEvent.ABORT, Change(TaskState.ABORTING)),
     (_WAITING, TaskEvent.CANCEL_RUNNING, _ENDED),
     (_RUNNING, TaskEvent.CANCEL_RUNNING, Change(TaskState.ABORTING)),
+    (_WAITING, TaskEvent.UPDATE_BY_PUSH, Change(TaskState.DELAYED)),
     (_WAITING, TaskEvent.RESCHEDULE, Change(TaskState.DELAYED)),
     ((TaskState.WAITING,), TaskEvent.UPDATE, Change(TaskState.WAITING)),
     ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
@@ -198,7 +201,9 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
 """The rules, each for one state or several. Of those with a delay (:data:`DELAYABLE`), a delay of 0 leads to
 ``WAITING`` in place of ``DELAYED``. ``RESUME`` needs a unique key that is free."""
 
-DELAYABLE = frozenset((TaskEvent.PUSH, TaskEvent.RETRIED, TaskEvent.SUSPENDED, TaskEvent.RESCHEDULE))
+DELAYABLE = frozenset(
+    (TaskEvent.PUSH, TaskEvent.RETRIED, TaskEvent.SUSPENDED, TaskEvent.UPDATE_BY_PUSH, TaskEvent.RESCHEDULE)
+)
 """The events that come with a delay."""
 
 TABLE: Mapping[tuple[TaskState, TaskEvent], Change] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast, final, get_args
 
 from .._checks import check_count, check_moment, check_name, check_seconds, check_several
 from .._clock import moment_at, seconds_until, wall_after
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 A_co = TypeVar("A_co", covariant=True)
 A = TypeVar("A")
 
-OnConflict = Literal["skip", "replace", "raise"]
+OnConflict = Literal["skip", "replace", "update", "raise"]
 
 
 @final
@@ -332,7 +332,7 @@ class TaskOptions(TypedDict, total=False):
     unique: str
     """A key that at most one unfinished task has. Default: no key."""
     on_conflict: OnConflict
-    """For a key that is taken: ``"skip"`` (the default), ``"replace"`` or ``"raise"``."""
+    """For a key that is taken: ``"skip"`` (the default), ``"replace"``, ``"update"`` or ``"raise"``."""
     expires_in: float
     """Seconds after which a task that has not begun is killed. Default: never."""
 
@@ -423,11 +423,14 @@ class TaskBuilder(Generic[A]):
           key: any text.
           on_conflict: the behaviour of a push while another task has the key: ``"skip"`` leaves that one in place and
               returns its id; ``"replace"`` kills that one if it still waits (one that is running goes on, and is killed
-              only where it would have to run again); ``"raise"`` raises :exc:`DuplicateTaskError`.
+              only where it would have to run again); ``"update"`` gives that one, if it still waits, the args, the
+              time, the priority and all other options of this task, but ``data``; it keeps its id and its attempts, and
+              its place if it stays ready with the same priority (one that is running is left in place, as by
+              ``"skip"``); ``"raise"`` raises :exc:`DuplicateTaskError`.
         """
         check_name(key, "unique")
-        if on_conflict not in ("skip", "replace", "raise"):
-            raise ValueError(f"on_conflict must be 'skip', 'replace' or 'raise', not {quoted(on_conflict)}")
+        if on_conflict not in get_args(OnConflict):
+            raise ValueError(f"on_conflict must be 'skip', 'replace', 'update' or 'raise', not {quoted(on_conflict)}")
         return self._with(unique=key, on_conflict=on_conflict)
 
     def expires_in(self, seconds: float) -> TaskBuilder[A]:

@@ -17,6 +17,7 @@ from .state import (
     RETRIED,
     RUNNING,
     SUSPENDED,
+    WAITING,
     Row,
 )
 
@@ -122,7 +123,9 @@ class ExchangeSteps:
         holder = state.key_holder(row.queue, new.unique)
         if holder is None:
             return None
-        if new.on_conflict == "skip":
+        if new.on_conflict == "update" and holder.state <= DELAYED:
+            self._update_by_push(holder, new)
+        if new.on_conflict in ("skip", "update"):
             return holder.id
         if new.on_conflict == "raise":
             return DuplicateTaskError(f"the unique key {new.unique!r} is taken by the unfinished task {holder.id!r}")
@@ -133,6 +136,21 @@ class ExchangeSteps:
             state.free_key(holder)
             holder.requested_end = holder.requested_end or new.id
         return None
+
+    def _update_by_push(self, row: Row, new: NewRow) -> None:
+        """Give a waiting row the payload, options and time of another one."""
+        state = self._state
+        state.touch_in_full(row)
+        keeps_place = new.delay <= 0 and row.state == WAITING and row.priority == new.priority
+        state.weight -= row.weight
+        row.payload, row.options, row.priority, row.name = new.payload, new.options, new.priority, new.name
+        state.weight += row.weight
+        row.expires = None if new.expires_in is None else state.time + new.expires_in
+        row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
+        if keeps_place:
+            state.place(row)  # it may expire at another time
+        else:
+            state.make_wait(row, new.delay)
 
     def _claim(self, claim: ClaimRequest) -> list[ClaimedRow]:
         state = self._state

@@ -203,7 +203,7 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
             queue = state.queues_by_number[number]
             row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
         else:
-            row.payload, row.options = payload, options
+            row.payload, row.options, row.priority = payload, options, priority
         row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started
         found.append(row)
     return found

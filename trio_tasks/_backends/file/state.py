@@ -408,8 +408,8 @@ class Transaction:
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
-        # The earlier payload and options of rows in which they were replaced.
-        self.in_full: dict[Row, tuple[bytes, bytes | None]] = {}
+        # The earlier payload, options, priority and name of rows in which they were replaced.
+        self.in_full: dict[Row, tuple[bytes, bytes | None, int, str | None]] = {}
         # The rows that were claimed, and not changed otherwise.
         self.claimed: list[tuple[Row, str | None, float | None]] = []
         self.claims: list[Any] = []  # the worker and the keys of each claim
@@ -459,9 +459,9 @@ class JournalState:
             self.transaction.rows[row] = row.condition
 
     def touch_in_full(self, row: Row) -> None:
-        """Save a row before its payload or options are changed as well; see :meth:`touch`."""
+        """Save a row before its payload, options, priority or name are changed as well; see :meth:`touch`."""
         self.touch(row)
-        self.transaction.in_full.setdefault(row, (row.payload, row.options))
+        self.transaction.in_full.setdefault(row, (row.payload, row.options, row.priority, row.name))
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
 
     def count(self, queue: QueueRows, what: int, live: int = 0) -> None:
@@ -487,8 +487,8 @@ class JournalState:
             row.attempt -= 1
             row.queue.running.pop(row.key, None)
             row.queue.place(row)
-        for row, (payload, options) in transaction.in_full.items():
-            row.payload, row.options = payload, options
+        for row, in_full in transaction.in_full.items():
+            row.payload, row.options, row.priority, row.name = in_full
         for row, condition in transaction.rows.items():
             row.queue.take_out(row.key)
             if condition is None:

@@ -93,7 +93,13 @@ UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?,
 WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
-_HOLDER = "SELECT seq, id, state, suspended, start_by FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3"
+_HOLDER = """
+SELECT seq, id, state, suspended, start_by, priority FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3
+"""
+_UPDATE_BY_PUSH = """
+UPDATE trio_tasks_task SET state = ?, priority = ?, order_key = coalesce(?, order_key), due = ?, start_by = ?,
+payload = ?, options = ?, run_at = ?, wall = ?, name = ?, suspended = NULL WHERE seq = ?
+"""
 SUCCEED = (
     f"UPDATE trio_tasks_task SET state = 3, due = ?, order_key = ?, result = ?, worker = coalesce(?, worker) {HELD}"
 )
@@ -337,12 +343,17 @@ class ExchangeSql:
         found = self._connection.execute(_HOLDER, (queue, row.unique))
         if not found:
             return None
-        [(seq, other, state, suspended, start_by)] = found
+        [(seq, other, state, suspended, start_by, priority)] = found
         if state < State.RUNNING and start_by is not None and start_by <= now:
             self.table.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
             answer.finished.append((row.queue, other))
             return None
-        if row.on_conflict == "skip":
+        if row.on_conflict == "update" and state < State.RUNNING:
+            keeps_place = row.delay <= 0 and state == State.WAITING and row.priority == priority
+            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)
+            changes = {"delayed": int(row.delay > 0) - int(state == State.DELAYED)}
+            self._counters.count(queue, **changes, suspended_now=-1 if suspended else 0)
+        if row.on_conflict in ("skip", "update"):
             return str(other)
         if row.on_conflict == "raise":
             return DuplicateTaskError(f"the unique key {row.unique!r} is taken by the unfinished task {str(other)!r}")
@@ -733,6 +744,12 @@ class TaskTable:
         sql = "UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL, suspended = NULL WHERE seq = ?"
         self._change(sql, (row.seq,))
         self._count_ready(queue, row.state, row.suspended)
+
+    def update_by_push(self, seq: int, values: tuple[Any, ...], *, keeps_place: bool) -> None:
+        """Give a waiting row the columns of another one, which was not inserted."""
+        _, _, state, priority, order_key, due, start_by, _, payload, options, run_at, wall, name, _ = values
+        moved = state, priority, None if keeps_place else order_key, due, start_by
+        self._change(_UPDATE_BY_PUSH, (*moved, payload, options, run_at, wall, name, seq))
 
     def put_off(self, row: Due, due: float) -> None:
         """Delay a row until this time."""

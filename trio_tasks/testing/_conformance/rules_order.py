@@ -16,6 +16,7 @@ from .rule import expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
+    from ..._tasks.task import TaskOptions
     from .harness import Harness
 
 
@@ -181,6 +182,27 @@ async def a_taken_key_is_replaced(harness: Harness) -> None:
     await harness.expect_nothing()
     if isinstance(harness.backend, WaitForCompletion):
         expect("the status of the replaced task", (await harness.backend.wait_for(old)).status, Status.Killed)
+
+
+@rule(12)
+async def the_holder_of_a_key_is_updated(harness: Harness) -> None:
+    """With on_conflict="update", the waiting task of the same unique key gets the args, the time and the priority of
+    the new one; a running one is left alone.
+    """
+    held = await harness.push(1, unique="key", delay=3600.0)
+    options: TaskOptions = {"unique": "key", "on_conflict": "update"}
+    await harness.push(2)
+    new = await harness.backend.push(harness.args(3), **options, priority=1, metadata={"note": "new"}, attempts=7)
+    expect("what push returns while the first waits", new, held)
+    task = await harness.receive_number(1)
+    expect("its args", task.args, harness.args(3))
+    expect("its metadata", dict(task.parts.metadata), {"note": "new"})
+    expect("its options", (task.parts.priority, task.parts.attempts), (1, 7))
+    expect("what push returns while it runs", await harness.backend.push(harness.args(4), **options), held)
+    await harness.settle(task, Retried(ValueError("again"), 0.0))
+    await harness.receive_number(1, attempt=2)
+    await harness.receive_number(2)
+    await harness.expect_nothing()
 
 
 @rule(12)
