@@ -35,6 +35,7 @@ from trio_tasks._backends.durable.encoding import (
 from trio_tasks._concurrency.exception_groups import leaves
 from trio_tasks._tasks import errors as _errors
 from trio_tasks._tasks.task import USUAL_TERMS, Terms
+from trio_tasks._tasks.task_info import first_began
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -323,7 +324,14 @@ def test_a_history_grows_and_forgets_its_oldest() -> None:
     for attempt in range(1, 121):
         history = with_attempt(history, PastAttempt(attempt, float(attempt), "w", "retried", "x" * 10_000))
     entries = decode_history(history)
-    assert [entry.attempt for entry in entries] == list(range(71, 121))
+    assert [entry.attempt for entry in entries] == [1, *range(72, 121)]
+    for attempt in range(1, 61):  # it was resumed
+        history = with_attempt(history, PastAttempt(attempt, 200.0 + attempt, "w", "retried", "x", 0.5))
+    entries = decode_history(history)
+    assert [(entry.attempt, entry.ended_at) for entry in entries[:2]] == [(1, 201.0), (12, 212.0)]
+    assert len(entries) == 50
+    assert first_began(entries, 61) == 200.5
+    assert first_began(entries, 1) is None
     assert history is not None
     assert len(history) < 50 * 4_200
     assert not ends_in_loss(history)

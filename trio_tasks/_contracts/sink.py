@@ -113,6 +113,8 @@ class TaskSink(ABC, Generic[A]):
           id: the id of the task, a text that is new to the storage. Default: a new id, ordered by time.
           attempts: the most attempts of the task, an int of 1 or more, the first included. Default: that of the
               worker's retry policy (5).
+          retry_for: the seconds, more than 0, from the begin of the first attempt after which an error is not retried,
+              whatever attempts are left. Default: no limit.
           timeout: the seconds that an attempt may take, more than 0; an attempt that takes longer is cancelled, and has
               failed with ``trio.TooSlowError``. Default: no limit.
           priority: an int; tasks with a higher one are received first. Default: 0.

@@ -53,6 +53,7 @@ class Terms:
     on_conflict: OnConflict = "skip"
     expires_in: float | None = None
     name: str | None = None
+    retry_for: float | None = None
 
 
 USUAL_TERMS = Terms()
@@ -213,6 +214,11 @@ class Parts:
         """Seconds from the push after which the task is not started any more; None for no limit."""
         return self.terms.expires_in
 
+    @property
+    def retry_for(self) -> float | None:
+        """Seconds from the begin of the first attempt after which errors are not retried; None for no limit."""
+        return self.terms.retry_for
+
     def again(self, attempt: int) -> Parts:
         """Make new parts for the next attempt, after this many attempts; the old parts stay as they are."""
         again = Parts(
@@ -317,6 +323,8 @@ class TaskOptions(TypedDict, total=False):
     """The name of the task. Default: made, ordered by time."""
     attempts: int
     """The number of attempts that the task may have. Default: what the worker's retry policy says."""
+    retry_for: float
+    """Seconds from the begin of the first attempt after which errors are not retried. Default: no limit."""
     timeout: float
     """Seconds that an attempt may take. Default: no limit."""
     priority: int
@@ -371,6 +379,12 @@ class TaskBuilder(Generic[A]):
     def attempts(self, attempts: int) -> TaskBuilder[A]:
         """Set how many attempts this task may have, the first included; this overrides the worker's retry policy."""
         return self._with(attempts=check_count(attempts, "attempts"))
+
+    def retry_for(self, seconds: float) -> TaskBuilder[A]:
+        """Set the seconds from the begin of the first attempt after which an error is not retried: the task has failed
+        then, even if it has attempts left. A running attempt is not cut short by it.
+        """
+        return self._with(retry_for=check_seconds(seconds, "retry_for", positive=True))
 
     def timeout(self, seconds: float) -> TaskBuilder[A]:
         """Set the seconds that one attempt may take; after that it is cancelled, and fails with

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from .._printing import value_shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+E = TypeVar("E")
 
 TRACEBACKS = 5
 """Entries, the latest, that have a traceback."""
@@ -22,7 +27,7 @@ LONGEST_HISTORY = 50
 class PastAttempt:
     """An attempt that did not succeed.
 
-    The history of a task has the latest fifty, and a traceback in the latest five of them.
+    The history of a task has the latest fifty, or the first and the latest 49, and a traceback in the latest five.
     """
 
     attempt: int
@@ -45,6 +50,30 @@ class PastAttempt:
     """The ``version`` of the worker that made it."""
 
 
+def first_began(history: Sequence[PastAttempt], attempt: int) -> float | None:
+    """Return the begin of the first attempt, by the storage's clock, since the task was pushed or last resumed; None if
+    the present one, of this number, is the first.
+    """
+    began: float | None = None
+    for past in reversed(history):
+        if past.became == "unreadable":  # which did not count
+            continue
+        if past.attempt >= attempt or past.became in ("failed", "killed"):  # before it was resumed
+            break
+        began, attempt = past.ended_at - (past.seconds or 0.0), past.attempt
+    return began
+
+
+def latest(entries: Sequence[E], numbers: Sequence[int]) -> list[E]:
+    """Return the latest fifty of these attempts, and in place of the oldest of them the first one since the task was
+    pushed or last resumed. ``numbers`` are the numbers of the attempts.
+    """
+    kept = [*entries[-LONGEST_HISTORY:]]
+    if len(entries) > LONGEST_HISTORY and 1 in numbers and 1 not in numbers[1 - LONGEST_HISTORY :]:
+        kept[0] = entries[len(numbers) - 1 - numbers[::-1].index(1)]
+    return kept
+
+
 class StoredTaskInfo(ABC):
     """All that a storage knows of a task besides its args and parts: the ``parts.context`` of a task that was looked
     up.
@@ -58,7 +87,7 @@ class StoredTaskInfo(ABC):
     @property
     @abstractmethod
     def history(self) -> tuple[PastAttempt, ...]:
-        """The attempts that did not succeed, the oldest first; only the latest fifty."""
+        """The attempts that did not succeed, the oldest first: the latest fifty, or the first and the latest 49."""
 
     @property
     @abstractmethod
@@ -97,7 +126,10 @@ class KnownTaskInfo(StoredTaskInfo):
         past = [*self.history]
         if len(past) >= TRACEBACKS and past[-TRACEBACKS].traceback:
             past[-TRACEBACKS] = replace(past[-TRACEBACKS], traceback="")
-        history = (*past, entry)[-LONGEST_HISTORY:]
+        past.append(entry)
+        if len(past) > LONGEST_HISTORY:
+            past = latest(past, [each.attempt for each in past])
+        history = (*past,)
         return KnownTaskInfo(history, error, None, self.progress, entry.worker)
 
     def __repr__(self) -> str:

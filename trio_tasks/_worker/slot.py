@@ -31,6 +31,7 @@ from .._logging import catch_errors, log
 from .._printing import escaped
 from .._tasks.errors import LeaseLostError, OrphanedError, SuspendError, UnsettledError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded, Suspended, judge
+from .._tasks.task_info import first_began
 from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Slot:
 
     __slots__ = (
         "_backend",
+        "_began",
         "_failure",
         "_forced_outcome",
         "_handler",
@@ -133,6 +135,7 @@ class Slot:
         self._forced_outcome: Killed | Released | None = None
         self._is_open = False
         self._failure: BaseException | None = None
+        self._began = 0.0  # the attempt under way, if its task has a retry_for
         self._outer_scope: object = None
         self._original_parts: tuple[Parts, TaskId, Attempt, Terms, Any]
         self.left_open = False
@@ -208,6 +211,8 @@ class Slot:
         parts = task.parts
         parts.holder = self
         self._original_parts = parts, parts.id, parts.attempt, parts.terms, parts.context
+        if parts.terms.retry_for is not None:
+            self._began = trio.current_time()
         self.context.idle = False
         self.context.running_tasks[task] = None
 
@@ -315,7 +320,11 @@ class Slot:
             return Failed(error)
         now, terms = trio.current_time(), parts.terms
         with catch_errors() as caught:
-            return judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
+            outcome = judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
+            is_over = (
+                terms.retry_for is not None and isinstance(outcome, Retried) and self._elapsed(parts) >= terms.retry_for
+            )
+            return Failed(error) if is_over else outcome
         name = type(error).__name__
         log.error(
             "worker %r: the retry policy raised an error while judging a %s; the task has failed",
@@ -324,6 +333,12 @@ class Slot:
             exc_info=caught.error,
         )
         return Failed(error)
+
+    def _elapsed(self, parts: Parts) -> float:
+        """The seconds since the begin of the first attempt; those before this attempt by the storage's clock."""
+        began = first_began(parts.context.history, parts.attempt)
+        before = 0.0 if began is None or parts.started is None else max(0.0, parts.started - began)
+        return before + trio.current_time() - self._began
 
     def revoke(self, outcome: Killed | Released) -> bool:
         """Cancel the attempt under way; this is its outcome, unless it succeeds all the same. False if it is over

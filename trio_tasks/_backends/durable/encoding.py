@@ -29,7 +29,7 @@ from ..._tasks.errors import AbortError, BackendError, OrphanedError, StoredErro
 from ..._tasks.extensions import NO_METADATA, Metadata
 from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number
 from ..._tasks.task_id import TaskId
-from ..._tasks.task_info import LONGEST_HISTORY, TRACEBACKS, PastAttempt
+from ..._tasks.task_info import LONGEST_HISTORY, TRACEBACKS, PastAttempt, latest
 from .engine import LATEST
 
 if sys.version_info < (3, 11):
@@ -94,7 +94,11 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
         terms.expires_in,
         _METADATA.encode(dict(metadata)) if metadata else None,
     ]
-    return cbor2.dumps([*fields, given] if given else fields)
+    if terms.retry_for is not None:
+        fields += (given, terms.retry_for)
+    elif given:
+        fields.append(given)
+    return cbor2.dumps(fields)
 
 
 def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
@@ -108,7 +112,7 @@ def moment_of(run_at: int | None, options: bytes | None) -> datetime | None:
     try:
         moment = moment_after(run_at)
         given = _read(options, "the options of a task")[_OPTIONS_LENGTH:] if options is not None else None
-        if given:
+        if given and given[0]:
             asked = datetime.fromisoformat(given[0])
             moment = asked if microseconds_of(asked) == run_at else moment
     except (TypeError, ValueError, OverflowError) as error:
@@ -129,9 +133,10 @@ def decode_options(options: bytes | None, name: str | None = None) -> tuple[Term
     if options is None:
         return USUAL_TERMS if name is None else usual_terms(name), NO_METADATA
     try:
-        *terms, metadata = _read(options, "the options of a task")[:_OPTIONS_LENGTH]
-        terms.append(name)
-        found = Terms(*terms)
+        fields = _read(options, "the options of a task")
+        *terms, metadata = fields[:_OPTIONS_LENGTH]
+        retry_for = fields[_OPTIONS_LENGTH + 1] if len(fields) > _OPTIONS_LENGTH + 1 else None
+        found = Terms(*[*terms, name, retry_for])
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
     except (TypeError, ValueError, LookupError) as error:
@@ -158,7 +163,7 @@ def _check_terms(terms: Terms) -> None:
     """Raise, as TaskBuilder does, if decoded terms are invalid, since workers rely on them."""
     if terms.attempts is not None:
         check_count(terms.attempts, "attempts")
-    for name in ("timeout", "expires_in"):
+    for name in ("timeout", "expires_in", "retry_for"):
         if getattr(terms, name) is not None:
             check_seconds(getattr(terms, name), name, positive=True)
     check_count(terms.priority, "priority", minimum=None)
@@ -356,17 +361,19 @@ LOST = "lost"
 
 
 def with_attempt(history: bytes | None, entry: PastAttempt) -> bytes:
-    """Return the history with this attempt added. Beyond fifty the oldest are dropped; a history that cannot be read,
-    too.
+    """Return the history with this attempt added. Beyond fifty the oldest are dropped, but for the first; a history
+    that cannot be read, too.
     """
     try:
         entries = list(map(_fields_of, decode_history(history)))
     except BackendError:
         entries = []
     entries.append(_fields_of(entry))
-    for fields in entries[-LONGEST_HISTORY:-TRACEBACKS]:
+    if len(entries) > LONGEST_HISTORY:
+        entries = latest(entries, [fields[0] for fields in entries])
+    for fields in entries[:-TRACEBACKS]:
         fields[_TRACEBACK] = ""
-    return _dump(entries[-LONGEST_HISTORY:])
+    return _dump(entries)
 
 
 def _fields_of(past: PastAttempt) -> list[Any]:
