@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 from . import abc as _abc
 from ._backends.memory import MemoryStorage as MemoryStorage, MemoryStorageStatistics as MemoryStorageStatistics
 from ._contracts.backend import (
+    ActOnMany as ActOnMany,
     Audit as Audit,
     Backend as Backend,
     Cancel as Cancel,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 from ._backends.capabilities import LedgerCapabilities as LedgerCapabilities
 from ._contracts.backend import (
+    ActOnMany as ActOnMany,
     Audit as Audit,
     Backend as Backend,
     Cancel as Cancel,

@@ -477,6 +477,37 @@ class Machine(RuleBasedStateMachine):
         for row in finished:
             del self.model.rows[row.id]
 
+    # Changing many
+
+    @step(worker=workers, delayed=st.sampled_from([None, True, False]))
+    def cancel_all(self, worker: int, delayed: bool | None) -> None:
+        now, rows = self.model.now, [row for row in self.model.rows.values() if row.waits]
+        chosen = [row for row in rows if delayed in (None, row.place == "delayed" and row.due > now)]
+        assert self._do(self.store.handles[worker].cancel_all, {"delayed": delayed}) == len(chosen)
+        for row in chosen:
+            self.model.finish(row, "killed", "cancelled while it waited")
+
+    @step(worker=workers, task=known)
+    def retry_all(self, worker: int, task: str) -> None:
+        row = self.model.rows.get(task)
+        if row is None or row.unique is None or row.place not in ("failed", "killed"):
+            return
+        dead = [each for each in self.model.rows.values() if each.place in ("failed", "killed")]
+        if [each for each in dead if each.unique == row.unique] != [row]:
+            return  # the order would matter
+        try:
+            expected = int(self.model.resume(task))
+        except Refused:
+            expected = 0
+        assert self._do(self.store.handles[worker].retry_all, {"unique": row.unique}) == expected
+
+    @step(worker=workers, status=st.sampled_from([Status.Done, Status.Failed, Status.Killed]))
+    def discard_all(self, worker: int, status: Status) -> None:
+        chosen = [row for row in self.model.rows.values() if row.place == status.name.lower()]
+        assert self._do(self.store.handles[worker].discard_all, status, {}) == len(chosen)
+        for row in chosen:
+            self.model.discard(row)
+
     @step(worker=workers, paused=st.sampled_from([True, False, False]))
     def pause(self, worker: int, paused: bool) -> None:
         storage = self.store.handles[worker]

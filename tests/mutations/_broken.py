@@ -164,6 +164,15 @@ MUTATIONS = [
         ("listing",),
     ),
     Mutation(
+        "one-batch-of-many",
+        2,
+        "a change of many tasks ends after its first transaction",
+        "_backends/sqlite/operations.py",
+        "return Changed(ids, found.next, is_more=found.next is not None)",
+        "return Changed(ids, found.next, is_more=False)",
+        ("listing",),
+    ),
+    Mutation(
         "greedy",
         4,
         "more is claimed than there are free slots",

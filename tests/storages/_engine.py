@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 import trio
 from trio_tasks import BackendError, Balance, QueueMetrics
 from trio_tasks._backends.durable.engine import (
+    Changed,
     ClaimKey,
     Engine,
     Exchange,
@@ -148,6 +149,10 @@ class TroubledEngine(Engine):
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
         found: Found[StoredRow] = await self._call("search", queue, query)
         return found
+
+    async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        changed: Changed = await self._telling("change", queue, verb, query)
+        return changed
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         cancelled: bool | ClaimKey = await self._telling("cancel", queue, task_id, error, running)

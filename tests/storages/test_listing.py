@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio_tasks import Failed, FileStorage, MemoryStorage, Page, SqliteStorage, Status, Succeeded, Task, TaskFilters
 from trio_tasks._contracts import listing
 from trio_tasks._contracts.listing import Position, Selection
@@ -247,3 +248,99 @@ def test_a_moment_in_any_zone_is_the_same_filter() -> None:
     elsewhere = moment.astimezone(timezone(timedelta(hours=5)))
     filters: list[TaskFilters] = [{"pushed_after": moment}, {"pushed_after": elsewhere}]
     assert len({Selection.of(None, each) for each in filters}) == 1
+
+
+# Changing many
+
+
+async def test_many_are_retried_cancelled_and_discarded_in_parts(
+    open_storage: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_tasks._backends.capabilities.CHANGED_AT_ONCE", 7)
+    monkeypatch.setattr("trio_tasks._backends.durable.storage.CHANGED_AT_ONCE", 7)
+    async with open_storage() as storage:
+        for n in range(40):
+            await storage.push(n, metadata={"odd": n % 2 == 1}, delay=60.0 * (n % 3))
+        assert await storage.cancel_all(metadata={"odd": True}) == 20
+        assert {*args_of(await storage.list_tasks(Status.Killed))} == {*range(1, 40, 2)}
+        assert await storage.cancel_all(delayed=True) == 13
+        assert await storage.cancel_all() == 7
+        assert await storage.retry_all(metadata={"odd": False}) == 20
+        assert await storage.retry_all(status=Status.Failed) == 0
+        await finish(storage, 20)
+        assert await storage.retry_all(status=Status.Done, metadata={"odd": False}) == 20
+        await finish(storage, 20, Failed(ValueError("1")))
+        assert await storage.discard_all(Status.Failed, metadata={"odd": True}) == 0
+        assert await storage.discard_all(Status.Failed) == 20
+        assert await storage.discard_all() == 20
+        assert await storage.list_tasks() == []
+        assert await storage.audit()
+
+
+async def test_a_filter_goes_through_all_tasks(open_storage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "WINDOW", 10)
+    async with open_storage() as storage:
+        for n in range(45):
+            await storage.push(n, metadata={"last": n >= 40})
+        assert await storage.cancel_all(metadata={"last": True}) == 5
+        assert args_of(await storage.list_tasks(Status.Killed)) == [40, 41, 42, 43, 44]
+
+
+async def test_a_taken_key_keeps_its_dead_letter(open_storage: Opener) -> None:
+    async with open_storage() as storage:
+        await storage.push(1, unique="a")
+        await storage.push(2)
+        await storage.cancel_all()
+        await storage.push(3, unique="a")
+        assert await storage.retry_all() == 1
+        assert args_of(await storage.list_tasks(Status.Killed)) == [1]
+
+
+async def test_those_who_wait_for_what_is_cancelled_are_told(open_storage: Opener) -> None:
+    async with open_storage() as storage:
+        task_id = await storage.push(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(storage.wait_for, task_id)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await storage.cancel_all() == 1
+
+
+async def test_old_tasks_are_forgotten(open_storage: Opener) -> None:
+    async with open_storage() as storage:
+        for n in range(5):
+            await storage.push(n)
+        await finish(storage, 2)
+        await finish(storage, 2, Failed(ValueError("1")))
+        assert await storage.vacuum(older_than=3600.0) == 0
+        assert await storage.vacuum(status=Status.Failed) == 2
+        assert await storage.vacuum(status=Status.Done, older_than=0) == 2
+        assert args_of(await storage.list_tasks()) == [4]
+        for wrong in (-1, "x", True):
+            with pytest.raises((TypeError, ValueError), match="older_than must be"):
+                await storage.vacuum(older_than=wrong)
+
+
+NO_STATUS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "retry_all",
+        {"status": Status.Pending},
+        "of the status Done, Failed, Killed, not Pending",
+    ),
+    ("cancel_all", {"status": Status.Running}, "cancel_all is about"),
+    ("discard_all", {"status": Status.Pending}, "discard_all is about"),
+    ("discard_all", {"delayed": True}, "discard_all is about"),
+    ("vacuum", {"status": Status.Running}, "vacuum is about"),
+    ("retry_all", {"nonsense": 1}, "no filter"),
+    ("cancel_all", {"status": "Pending"}, "status must be a Status"),
+]
+
+
+@pytest.mark.parametrize(("verb", "options", "message"), NO_STATUS, ids=str)
+async def test_a_verb_for_many_refuses_what_it_cannot_do(
+    open_storage: Opener, verb: str, options: dict[str, Any], message: str
+) -> None:
+    async with open_storage() as storage:
+        await storage.push(1)
+        with pytest.raises((TypeError, ValueError), match=message):
+            await getattr(storage, verb)(**options)
+        assert args_of(await storage.list_tasks(Status.Pending)) == [1]

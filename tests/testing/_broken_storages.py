@@ -808,7 +808,7 @@ class StartsEachPageAnew(LeasedStorage):
     shown_so_far = 0
 
 
-@breaks("lists_can_be_filtered")
+@breaks("lists_can_be_filtered", "many_tasks_can_be_changed")
 class FiltersNothing(LeasedStorage):
     async def list_tasks(self, status: Status | None = None, **options: Any) -> Page[Task[Any]]:
         options.pop("metadata", None)
@@ -1030,14 +1030,26 @@ class ResumesRegardless(LeasedStorage):
         return await super().resume_by_id(task_id)
 
 
-@breaks("finished_tasks_can_be_forgotten")
+@breaks("finished_tasks_can_be_forgotten", "old_tasks_can_be_forgotten")
 class KeepsDeadLetters(LeasedStorage):
-    async def vacuum(self) -> int:
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
         await trio.lowlevel.checkpoint()
         done = self.rows_of(Status.Done)
         for row in done:
             del self.store.rows[row.parts.id]
         return len(done)
+
+
+@breaks("old_tasks_can_be_forgotten")
+class ForgetsNewOnesToo(LeasedStorage):
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
+        return await super().vacuum(status=status)
+
+
+@breaks("many_tasks_can_be_changed")
+class ChangesAll(LeasedStorage):
+    async def cancel_all(self, status: Status | None = None, **filters: Any) -> int:
+        return await super().cancel_all(status)
 
 
 @breaks("running_tasks_are_not_abandoned", "orphans_can_be_resumed_at_once")

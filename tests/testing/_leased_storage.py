@@ -6,6 +6,7 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ from trio_tasks._contracts.states import COUNTERS
 from trio_tasks._contracts.worker_info import worker_info
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
 from trio_tasks.abc import (
+    ActOnMany,
     Cancel,
     Discard,
     Explain,
@@ -137,6 +139,7 @@ class LeasedStorage(
     FetchById,
     ListQueues,
     ListTasks,
+    ActOnMany,
     ListWorkers,
     Metrics,
     Progress,
@@ -556,12 +559,38 @@ class LeasedStorage(
         self.store.mark_changed()
         return before - len(self.rows_of(Status.Running))
 
-    async def vacuum(self) -> int:
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
         await trio.lowlevel.checkpoint()
-        finished = [row for row in self.store.rows.values() if row.status.is_final]
-        for row in finished:
+        if status is not None and not status.is_final:
+            raise ValueError("vacuum is about finished tasks")
+        finished = [row for row in self.store.rows.values() if row.status.is_final and status in (None, row.status)]
+        latest = trio.current_time() - (older_than or 0.0)
+        old = [row for row in finished if (row.parts.finished or 0.0) <= latest]
+        for row in old:
             del self.store.rows[row.parts.id]
-        return len(finished)
+        return len(old)
+
+    async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        number = 0
+        for each in (Status.Failed, Status.Killed) if status is None else (status,):
+            for task in await self.list_tasks(each, limit=10_000, **filters):
+                with suppress(DuplicateTaskError):
+                    number += await self.resume_by_id(task.parts.id)
+        return number
+
+    async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        if status not in (None, Status.Pending):
+            raise ValueError("cancel_all is about tasks that wait")
+        return sum(
+            [await self.cancel(t.parts.id) for t in await self.list_tasks(Status.Pending, limit=9999, **filters)]
+        )
+
+    async def discard_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        number = 0
+        for each in (Status.Done, Status.Failed, Status.Killed) if status is None else (status,):
+            for task in await self.list_tasks(each, limit=10_000, **filters):
+                number += await self.discard(task.parts.id)
+        return number
 
     async def discard(self, task_id: str) -> bool:
         row = await self.find(task_id)

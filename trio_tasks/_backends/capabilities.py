@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, overload
 
 import trio
 
 from .._checks import check_seconds, check_text
 from .._contracts.backend import (
+    ActOnMany,
     Audit,
     Cancel,
     Discard,
@@ -23,16 +27,18 @@ from .._contracts.backend import (
     WaitForCompletion,
 )
 from .._contracts.lending import Loan
-from .._contracts.listing import Found, PageRequest
+from .._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
 from .._contracts.sink import check_task
 from .._printing import escaped
-from .._tasks.errors import UnknownTaskError
+from .._tasks.errors import DuplicateTaskError, UnknownTaskError
 from .._tasks.outcome import TaskResult, typed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Unpack
 
-    from .._contracts.listing import Page, TaskFilters
+    from .._contracts.listing import Page, Selection, TaskFilters
     from .._contracts.metrics import Balance, QueueMetrics
     from .._tasks.outcome import Ending, Status
     from .._tasks.task import Task
@@ -68,6 +74,7 @@ class LedgerCapabilities(
     ResumeById,
     WaitForCompletion,
     ListTasks,
+    ActOnMany,
     Metrics,
     Audit,
     Progress,
@@ -198,11 +205,62 @@ class LedgerCapabilities(
         return discarded
 
     @trio.lowlevel.enable_ki_protection
-    async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; return how many there were."""
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
+        """Forget all finished tasks, dead letters included; return how many there were.
+
+        Args:
+          older_than: seconds; only tasks that were finished this long ago, or longer.
+          status: only tasks that are Done, Failed or Killed.
+        """
+        if older_than is not None or status is not None:
+            seconds = 0.0 if older_than is None else check_seconds(older_than, "older_than")
+            chosen = selections("vacuum", status, {}, self._seconds(), seconds)
+            return await self._change_all(chosen, self._ledger_holder.ledger.discard)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
         return self._ledger_holder.ledger.vacuum()
+
+    @trio.lowlevel.enable_ki_protection
+    async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Make all failed and killed tasks wait again that pass the filters, with all of their attempts; or those that
+        are done, if that status is given. Return how many there were; one whose unique key is taken stays as it is.
+        """
+
+        def resume(task_id: str) -> bool:
+            with suppress(DuplicateTaskError):
+                return self._ledger_holder.ledger.resume(task_id, trio.current_time())
+            return False
+
+        return await self._change_all(selections("retry_all", status, filters, self._seconds()), resume)
+
+    @trio.lowlevel.enable_ki_protection
+    async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Kill all waiting tasks that pass the filters; return how many there were."""
+        cancel = partial(self._ledger_holder.ledger.cancel, reason="cancelled while it waited")
+        return await self._change_all(selections("cancel_all", status, filters, self._seconds()), cancel)
+
+    @trio.lowlevel.enable_ki_protection
+    async def discard_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Forget all finished tasks that pass the filters; return how many there were."""
+        chosen = selections("discard_all", status, filters, self._seconds())
+        return await self._change_all(chosen, self._ledger_holder.ledger.discard)
+
+    def _seconds(self) -> float:
+        return self._ledger_holder.ledger.seconds()
+
+    async def _change_all(self, chosen: list[Selection], change: Callable[[str], bool]) -> int:
+        """Change all tasks of these selections, with a checkpoint before each 500 of them."""
+        number = 0
+        for selection in chosen:
+            request: PageRequest | None = PageRequest(selection, False, None, CHANGED_AT_ONCE)
+            while request is not None:
+                await trio.lowlevel.checkpoint()
+                self._ledger_holder.expire()
+                found = self._ledger_holder.ledger.search(request, trio.current_time())
+                number += sum(change(task.parts.id) for task in found.rows)
+                self._ledger_holder.match_waiters()
+                request = None if found.next is None else replace(request, after=found.next)
+        return number
 
     async def list_tasks(
         self,

@@ -570,7 +570,7 @@ class Ledger(Generic[A]):
         def takes(task: Task[A]) -> bool:
             parts = task.parts
             worker = self._info_of(parts).worker if selection.worker is not None else None
-            return selection.takes(parts.name, worker, parts.pushed) and (
+            return selection.takes(parts.name, worker, parts.pushed, parts.finished) and (
                 not selection.needs_terms or selection.takes_terms(parts.terms.unique, parts.metadata)
             )
 

@@ -183,8 +183,13 @@ class Vacuum(ABC):
     """A backend that can forget all finished tasks."""
 
     @abstractmethod
-    async def vacuum(self) -> int:
-        """Forget all finished tasks, dead letters included; return how many there were."""
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
+        """Forget all finished tasks, dead letters included; return how many there were.
+
+        Args:
+          older_than: seconds; only tasks that were finished this long ago, or longer.
+          status: only tasks that are Done, Failed or Killed.
+        """
 
 
 class ResumeById(ABC):
@@ -261,6 +266,30 @@ class ListTasks(ABC):
         Raises:
           ValueError: ``after`` is not a cursor of this list.
         """
+
+
+class ActOnMany(ABC):
+    """A backend that can change many tasks by one call, chosen by the filters of ``list_tasks``.
+
+    Each method changes up to 500 tasks in one transaction, with others in between, and returns how many it changed. A
+    task that has changed meanwhile is judged again in its transaction. Tasks that are pushed or finished after the call
+    began are left alone. If it is cancelled, the transactions that were made stay.
+    """
+
+    @abstractmethod
+    async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Make all failed and killed tasks wait again that pass the filters, as :meth:`ResumeById.resume_by_id` does.
+
+        With ``Status.Done``, those that are done instead. One whose unique key is taken stays as it is.
+        """
+
+    @abstractmethod
+    async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Kill all waiting tasks that pass the filters, as :meth:`Cancel.cancel` does."""
+
+    @abstractmethod
+    async def discard_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Forget all finished tasks that pass the filters, as :meth:`Discard.discard` does."""
 
 
 class ListWorkers(ABC):

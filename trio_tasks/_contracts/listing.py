@@ -11,7 +11,7 @@ import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, final
 
@@ -84,8 +84,8 @@ class Position(NamedTuple):
 class Selection:
     """The tasks that a list is about: their status, and the filters that they pass. Times are seconds since the epoch.
 
-    ``as_of`` leaves out tasks that came into their present state later, as far as that is known: by it, work on many
-    tasks comes to an end while new ones arrive.
+    ``until`` leaves out tasks that were finished later, or, where they are unfinished, were pushed later: so work on
+    many tasks comes to an end while new ones arrive.
     """
 
     status: Status | None = None
@@ -96,7 +96,7 @@ class Selection:
     pushed_after: float | None = None
     pushed_before: float | None = None
     delayed: bool | None = None
-    as_of: float = math.inf
+    until: float = math.inf
 
     @classmethod
     def of(cls, status: Status | None, filters: Mapping[str, Any]) -> Selection:
@@ -122,17 +122,19 @@ class Selection:
     def is_filtered(self) -> bool:
         """True if there are filters that no index serves."""
         given = (self.name, self.worker, self.unique, self.metadata, self.pushed_after, self.pushed_before)
-        return any(each is not None for each in given)
+        return self.until < math.inf or any(each is not None for each in given)
 
     @property
     def needs_terms(self) -> bool:
         """True if the unique key and the metadata of a task have to be known."""
         return self.unique is not None or self.metadata is not None
 
-    def takes(self, name: str | None, worker: str | None, pushed: float | None) -> bool:
-        """Return True if a task passes the filters by name, worker and time of push."""
+    def takes(self, name: str | None, worker: str | None, pushed: float | None, finished: float | None) -> bool:
+        """Return True if a task passes the filters by name, worker and times."""
+        came = pushed if finished is None else finished
         return (
-            (self.name is None or self.name == name)
+            (came is None or came <= self.until)
+            and (self.name is None or self.name == name)
             and (self.worker is None or self.worker == worker)
             and (self.pushed_after is None or (pushed is not None and pushed >= self.pushed_after))
             and (self.pushed_before is None or (pushed is not None and pushed < self.pushed_before))
@@ -211,6 +213,45 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "delayed": _check_flag,
 }
 assert _CHECKS.keys() == TaskFilters.__annotations__.keys()
+
+
+CHANGED_AT_ONCE = 500
+"""Tasks that one transaction of a verb for many tasks changes, at most."""
+_SLACK = 1.0
+"""Seconds that the moment at which a task was finished may be ahead of the clock: those of one transaction differ."""
+_DEAD = (Status.Failed, Status.Killed)
+_STATUSES: dict[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
+    "retry_all": (_DEAD, (Status.Done, *_DEAD)),
+    "cancel_all": ((Status.Pending,), (Status.Pending,)),
+    "discard_all": ((Status.Done, *_DEAD), (Status.Done, *_DEAD)),
+    "vacuum": ((Status.Done, *_DEAD), (Status.Done, *_DEAD)),
+}
+"""For each verb for many tasks: the statuses that it is about, if none is given; and those that may be given."""
+
+
+def selections(
+    verb: str, status: Status | None, filters: Mapping[str, Any], now: float, older_than: float = 0.0
+) -> list[Selection]:
+    """Check the arguments of a verb for many tasks; return a selection for each status that it is about.
+
+    Args:
+      verb: the name of the method.
+      status: of the tasks; None: all that the verb is about.
+      filters: as for ``list_tasks``.
+      now: the time, by the clock by which tasks are pushed and finished.
+      older_than: seconds for which the tasks must have been finished.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong; the message says what would be right.
+    """
+    selection = Selection.of(status, filters)
+    usual, possible = _STATUSES[verb]
+    if selection.status is not None and selection.status not in possible:
+        names = ", ".join(each.name for each in possible)
+        raise ValueError(f"{verb} is about tasks of the status {names}, not {selection.status.name}")
+    until = now - older_than if older_than > 0 else now + _SLACK
+    statuses = usual if selection.status is None else (selection.status,)
+    return [replace(selection, status=each, until=until) for each in statuses]
 
 
 @final
@@ -303,7 +344,7 @@ def make_page(
     def takes(task: Task[T]) -> bool:
         parts = task.parts
         worker = parts.context.worker if isinstance(parts.context, StoredTaskInfo) else None
-        return selection.takes(parts.name, worker, parts.pushed) and (
+        return selection.takes(parts.name, worker, parts.pushed, parts.finished) and (
             selection.takes_terms(parts.terms.unique, parts.metadata)
         )
 

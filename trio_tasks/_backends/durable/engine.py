@@ -29,7 +29,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import trio
 
@@ -252,6 +252,17 @@ class Query(NamedTuple):
     """Ids that are left out."""
 
 
+class Changed(NamedTuple):
+    """One step of a change of many rows."""
+
+    ids: Sequence[str]
+    """The ids of the rows that were changed."""
+    after: Position | None
+    """The position from which the next step goes on."""
+    is_more: bool
+    """True if there may be more to do."""
+
+
 class ClaimKey(NamedTuple):
     """The identity of a claim. Two attempts at a row may run at once under two of them: one that has lost its lease and
     was not cancelled yet, and the one that counts."""
@@ -415,6 +426,12 @@ class Engine(ABC):
 
         Raises:
           ValueError: ``after`` is no position in such a list.
+        """
+
+    @abstractmethod
+    async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        """Do what the method of this name does to each row of a page, in one transaction. A row that cannot be resumed,
+        since its unique key is taken, stays as it is.
         """
 
     @abstractmethod

@@ -24,6 +24,8 @@ class SearchedRow(Protocol):
     @property
     def pushed(self) -> float | None: ...
     @property
+    def finished(self) -> float | None: ...
+    @property
     def options(self) -> bytes | None: ...
 
 
@@ -55,7 +57,7 @@ class RowFilter:
     def __call__(self, row: SearchedRow) -> bool:
         if (self._only is not None and row.id not in self._only) or row.id in self._left_out:
             return False
-        if not self._selection.takes(row.name, row.worker, row.pushed):
+        if not self._selection.takes(row.name, row.worker, row.pushed, row.finished):
             return False
         return not self._selection.needs_terms or self._takes_terms(row)
 

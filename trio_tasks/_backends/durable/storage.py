@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import trio
 
@@ -18,6 +18,7 @@ from ..._clock import microseconds_of, wall_after
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.backend import (
+    ActOnMany,
     Audit,
     Cancel,
     Discard,
@@ -41,7 +42,7 @@ from ..._contracts.backend import (
 from ..._contracts.context import WorkerContext
 from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
-from ..._contracts.listing import Found, PageRequest
+from ..._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
 from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
 from ..._logging import log
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import Engine, LocatedRow, NewRow, Part, StoredRow, StoredWorker, WorkerRow
+    from .engine import Changed, Engine, LocatedRow, NewRow, Part, StoredRow, StoredWorker, WorkerRow
     from .queue import StorageOptions
 
 A = TypeVar("A")
@@ -113,6 +114,7 @@ class DurableStorage(
     ResumeAbandoned,
     WaitForCompletion,
     ListTasks,
+    ActOnMany,
     ListWorkers,
     Metrics,
     Audit,
@@ -779,12 +781,57 @@ class DurableStorage(
             self._loop.check_queues()
         return part.number > 0
 
-    async def vacuum(self) -> int:
+    async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Make all failed and killed tasks wait again that pass the filters, with all of their attempts; or those that
+        are done, if that status is given. Return how many there were; one whose unique key is taken stays as it is.
+
+        500 of them at most go in one transaction, and other processes have theirs in between. A task that has changed
+        meanwhile is judged again in its transaction. If it is cancelled, the transactions that were made stay.
+        """
+        return await self._change_all("resume", selections("retry_all", status, filters, self._loop.engine.now()))
+
+    async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Kill all waiting tasks that pass the filters; return how many there were. It goes in parts as
+        :meth:`retry_all` does.
+        """
+        return await self._change_all("cancel", selections("cancel_all", status, filters, self._loop.engine.now()))
+
+    async def discard_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
+        """Forget all finished tasks that pass the filters; return how many there were. It goes in parts as
+        :meth:`retry_all` does.
+        """
+        return await self._change_all("forget", selections("discard_all", status, filters, self._loop.engine.now()))
+
+    async def _change_all(self, verb: Literal["cancel", "resume", "forget"], chosen: list[Selection]) -> int:
+        """Change all tasks of these selections; return the number of those that were changed."""
+        number = 0
+        for selection in chosen:
+            query, is_more = self._query(selection)._replace(limit=CHANGED_AT_ONCE), True
+            while is_more:
+                if number:
+                    await trio.sleep(_PARTS_APART)
+                step: Changed = await self._loop.ask(self._loop.engine.change, self._queue.name, verb, query)
+                for task_id in step.ids if verb != "resume" else ():
+                    self._queue.finish(task_id)
+                self._loop.check_queues()
+                number += len(step.ids)
+                query, is_more = query._replace(after=step.after), step.is_more
+        return number
+
+    async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
         """Forget all finished tasks, dead letters included; return how many there were.
+
+        Args:
+          older_than: seconds; only tasks that were finished this long ago, or longer.
+          status: only tasks that are Done, Failed or Killed.
 
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
         """
+        if older_than is not None or status is not None:
+            seconds = 0.0 if older_than is None else check_seconds(older_than, "older_than")
+            chosen = selections("vacuum", status, {}, self._loop.engine.now(), seconds)
+            return await self._change_all("forget", chosen)
         return await self._in_parts(self._loop.engine.forget, None)
 
     async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:

@@ -18,6 +18,7 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._printing import quoted
 from ..durable.engine import (
+    Changed,
     ClaimKey,
     Engine,
     Exchange,
@@ -228,6 +229,10 @@ class FileEngine(Engine):
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
         """Return the rows of a page that pass the filters of a query."""
         return await self._read(Operations.search, queue, query, self.now())
+
+    async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        """Change the rows of a page in one transaction."""
+        return await self._write(Operations.change, queue, verb, query)
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill a waiting row, or request the end of the attempt at a running one."""

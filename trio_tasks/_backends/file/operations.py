@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from heapq import merge, nlargest, nsmallest
 from itertools import chain, islice, takewhile
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from ..._clock import wall_now
 from ..._contracts.explanation import Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
-from ..._tasks.errors import not_again
-from ..durable.encoding import expired_error
-from ..durable.engine import ClaimKey, LocatedRow, Part, Renewal, State, StoredRow
+from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
+from ..durable.encoding import encode_error, expired_error
+from ..durable.engine import Changed, ClaimKey, LocatedRow, Part, Renewal, State, StoredRow
 from ..durable.search import RowFilter
 from .state import (
     DELAYED,
@@ -149,6 +150,25 @@ class Operations:
             self._state.touch(row)
             row.progress = progress
         return row is not None
+
+    def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        """Change the rows of a page that can be changed so."""
+        queue_rows = self._state.queues.get(queue)
+        if queue_rows is None:
+            return Changed([], None, is_more=False)
+        self._state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
+        found = find_page(_listed(queue_rows, query, self._state.time), query.limit, RowFilter.of(query))
+        ids = [row.id for row in found.rows if self._change_one(queue, verb, row.id)]
+        return Changed(ids, found.next, is_more=found.next is not None)
+
+    def _change_one(self, queue: str, verb: str, task_id: str) -> bool:
+        if verb == "cancel":
+            return bool(self.cancel(queue, task_id, _cancelled_error(), running=False))
+        if verb == "forget":
+            return self.forget(queue, task_id).number > 0
+        with suppress(DuplicateTaskError):  # another task has its unique key
+            return self.resume(queue, task_id)
+        return False
 
     def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill the row if it waits; with ``running``, note that it is to be aborted, if it runs."""
@@ -336,6 +356,10 @@ def _order_key(row: Row) -> tuple[float, ...]:
         assert row.due is not None
         return row.due if row.expires is None else min(row.due, row.expires), row.key
     return (row.started or 0.0) if row.state == RUNNING else row.since, row.key
+
+
+def _cancelled_error() -> bytes:
+    return encode_error(AbortError("cancelled while it waited"))
 
 
 def _stored(row: Row, now: float) -> StoredRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import trio
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..durable.engine import (
+        Changed,
         ClaimKey,
         Exchange,
         ExchangeResult,
@@ -280,6 +281,10 @@ class ReadOnlyFileEngine(Engine):
 
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Raise, as for every change."""
+        raise self._refusal()
+
+    async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        """Refused."""
         raise self._refusal()
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool:

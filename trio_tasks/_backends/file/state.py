@@ -160,6 +160,11 @@ class Row:
         return self.suspended is not None
 
     @property
+    def finished(self) -> float | None:
+        """The moment at which it was finished; None if it is unfinished."""
+        return self.since if self.state > RUNNING else None
+
+    @property
     def weight(self) -> int:
         """The size of the row in a snapshot, in bytes, approximately."""
         return len(self.payload) + _OVERHEAD + (len(self.options) if self.options is not None else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, final
 
 import trio
 
@@ -14,6 +14,7 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..durable.engine import (
+    Changed,
     ClaimKey,
     Engine,
     Exchange,
@@ -153,6 +154,13 @@ class SqliteEngine(Engine):
         """Return the rows of a page that pass the filters of a query."""
         check_position(query)
         return await self._read(Operations.search, queue, query, self.now())
+
+    async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
+        """Change the rows of a page in one transaction."""
+        changed = await self._write(Operations.change, queue, verb, query, self.now())
+        if changed.ids and verb != "forget":
+            await self._call(self._session.wake_others, self.now())
+        return changed
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill a waiting row, or request the end of the attempt at a running one."""

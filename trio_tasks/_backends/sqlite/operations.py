@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from ..._clock import wall_now
 from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
-from ..._tasks.errors import not_again
-from ..durable.encoding import decode_options, expired_error
-from ..durable.engine import ClaimKey, ExchangeResult, LocatedRow, Part, State, StoredRow, StoredWorker
+from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
+from ..durable.encoding import decode_options, encode_error, expired_error
+from ..durable.engine import Changed, ClaimKey, ExchangeResult, LocatedRow, Part, State, StoredRow, StoredWorker
 from .counters import text
 from .exchange import KEPT_COUNTER
 from .search import rows_by_key, search
@@ -216,6 +217,24 @@ class Operations:
         sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"
         return self._connection.changed(sql, (progress, held.key, held.token)) > 0
 
+    def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query, now: float) -> Changed:
+        """Change the rows of a page that can be changed so."""
+        number = self._counters.known(queue)
+        if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+            return Changed([], query.after, is_more=True)
+        _, found = search(self._connection, number, query, now)
+        ids = [row.id for row in found.rows if self._change_one(queue, verb, row.id, now)]
+        return Changed(ids, found.next, is_more=found.next is not None)
+
+    def _change_one(self, queue: str, verb: str, task_id: str, now: float) -> bool:
+        if verb == "cancel":
+            return bool(self.cancel(queue, task_id, _cancelled_error(), running=False, now=now))
+        if verb == "forget":
+            return self.forget(queue, task_id, now).number > 0
+        with suppress(DuplicateTaskError):  # another task has its unique key
+            return self.resume(queue, task_id, now)
+        return False
+
     def cancel(self, queue: str, task_id: str, error: bytes, running: bool, now: float) -> bool | ClaimKey:
         """Kill the row if it waits; with ``running``, request the end of its attempt if it runs."""
         number = self._counters.known(queue)
@@ -357,6 +376,10 @@ class Operations:
         sql = "SELECT seq, state, suspended FROM trio_tasks_task WHERE queue = ? AND id = ? AND state IN (0, 1)"
         rows = self._connection.execute(sql, (number, task_id))
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def _cancelled_error() -> bytes:
+    return encode_error(AbortError("cancelled while it waited"))
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:

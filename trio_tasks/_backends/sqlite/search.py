@@ -86,6 +86,7 @@ class SearchedRow(NamedTuple):
     name: str | None
     worker: str | None
     pushed: float | None
+    finished: float | None
     options: bytes | None
 
 
@@ -100,8 +101,9 @@ def statement(section: Section, tail: str, *, delayed: bool | None = None, with_
     """
     options = "options" if with_options else "NULL"
     due = "" if delayed is None else _DELAYED_OR_NOT[delayed]
+    finished = "order_key / 1e6" if section.state > State.RUNNING else "NULL"
     return (
-        f"SELECT seq, id, name, worker, pushed, {options}, {', '.join(section.columns)} "
+        f"SELECT seq, id, name, worker, pushed, {finished}, {options}, {', '.join(section.columns)} "
         f"FROM trio_tasks_task WHERE queue = ? AND {section.condition} {due} {tail} LIMIT ?"
     )
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..._contracts.backend import (
+    ActOnMany,
     Cancel,
     Discard,
     FetchById,
+    ListTasks,
     Pause,
     Reschedule,
     ResumeAbandoned,
@@ -251,6 +253,42 @@ async def finished_tasks_can_be_forgotten(harness: Harness) -> None:
         expect("which are known then", found, [False, False, False, True, True])
     await harness.settle(running, Succeeded(None))
     await harness.receive_number(4)
+
+
+@rule(2, Vacuum)
+async def old_tasks_can_be_forgotten(harness: Harness) -> None:
+    """vacuum(older_than=..., status=...) forgets only tasks of this status that were finished as long ago."""
+    for number in range(3):
+        await harness.push(number)
+    for outcome in (Succeeded(1), Failed(ValueError("1")), Killed(ValueError("1"))):
+        await harness.settle(await harness.receive(), outcome)
+    backend = harness.backend
+    expect("how many were forgotten that are an hour old", await backend.vacuum(older_than=3600.0), 0)
+    expect("how many failed ones were forgotten", await backend.vacuum(status=Status.Failed), 1)
+    expect("how many of any age were forgotten then", await backend.vacuum(older_than=0.0), 2)
+    with refused("vacuum of tasks that wait", ValueError):
+        await backend.vacuum(status=Status.Pending)
+
+
+@rule(2, ActOnMany, ListTasks)
+async def many_tasks_can_be_changed(harness: Harness) -> None:
+    """retry_all, cancel_all and discard_all change all tasks that pass the filters, and no others, and count them."""
+    backend = harness.backend
+    for number in range(6):
+        await harness.push(number, metadata={"even": number % 2 == 0}, delay=3600.0 if number == 5 else 0.0)
+    odd, even = {"metadata": {"even": False}}, {"metadata": {"even": True}}
+    expect("how many even ones were cancelled", await backend.cancel_all(**even), 3)
+    expect("how many were discarded that are done", await backend.discard_all(Status.Done), 0)
+    expect("how many odd ones were retried", await backend.retry_all(**odd), 0)
+    expect("how many even ones were retried", await backend.retry_all(Status.Killed, **even), 3)
+    waiting = [harness.number(each) for each in await backend.list_tasks(Status.Pending)]
+    expect("those that wait then", sorted(each for each in waiting if each >= 0), [0, 1, 2, 3, 4, 5])
+    expect("how many delayed ones were cancelled", await backend.cancel_all(delayed=True, **odd), 1)
+    expect("how many odd ones were discarded", await backend.discard_all(**odd), 1)
+    for _ in range(5):
+        await harness.settle(await harness.receive(), Succeeded(None))
+    with refused("cancel_all of tasks that are done", ValueError):
+        await backend.cancel_all(Status.Done)
 
 
 @rule(2, Discard)

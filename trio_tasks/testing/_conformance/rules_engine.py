@@ -57,6 +57,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "find": lambda: storage.fetch_by_id(waiting.parts.id),
         "locate": lambda: storage.explain(waiting.parts.id),
         "search": storage.list_tasks,
+        "change": storage.cancel_all,
         "cancel": lambda: storage.cancel(_UNKNOWN),
         "abort": lambda: storage.abort(_UNKNOWN),
         "reschedule": lambda: storage.reschedule(_UNKNOWN, 1),
