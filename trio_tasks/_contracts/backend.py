@@ -301,12 +301,12 @@ class ListWorkers(ABC):
 
     @abstractmethod
     async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
-        """Tell of the workers of the queue, alive or not.
+        """Return the state of each worker of the queue, alive or not.
 
         Args:
-          fresh: whether workers of other processes are asked to tell the state of now, and are waited for, for a second
-              at most. Otherwise it is that of their last heartbeat, or of what has changed since they had a task. Each
-              says of which moment its state is: ``as_of``.
+          fresh: True asks workers of other processes for their present state, and waits for it, for a second at most.
+              Otherwise the state is that of their last heartbeat, or of a change since they had a task. The ``as_of``
+              of each worker is the time of its state.
         """
 
 

@@ -32,7 +32,7 @@ _LONGEST_REASON = 500
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The answer of :meth:`~trio_tasks.abc.Explain.explain`: where a task is, and why it does not run now.
+    """The answer of :meth:`~trio_tasks.Explain.explain`: where a task is, and why it does not run now.
 
     ``str()`` of it is one sentence with the evidence. A field that does not apply to its ``kind`` has its default.
     """

@@ -43,7 +43,7 @@ class RunningTask:
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker, as :meth:`~trio_tasks.abc.ListWorkers.workers` tells of it."""
+    """The state of one worker of a queue, as :meth:`~trio_tasks.ListWorkers.workers` returns it."""
 
     name: str
     queue: str
@@ -53,7 +53,7 @@ class WorkerInfo:
     pid: int
     """The number of its process."""
     version: str | None
-    """The version of the program, as ``Worker(version=...)`` was given it."""
+    """The version of the program, from ``Worker(version=...)``."""
     slots: int
     """Its concurrency."""
     busy: int
@@ -65,11 +65,11 @@ class WorkerInfo:
     since: datetime
     """When it started to receive."""
     as_of: datetime
-    """When it told all this; ``fresh=True`` asks it to do so now."""
+    """The time of this state; ``fresh=True`` asks the worker for its present state."""
     last_beat: datetime
-    """The last sign of life of its process, which may be later."""
+    """The latest heartbeat of its process, which may be later."""
     is_alive: bool
-    """False if its process has given no sign of life for a minute."""
+    """False if its process has sent no heartbeat for a minute."""
 
 
 def worker_info(context: WorkerContext, queue: str, *, since: float, now: float) -> WorkerInfo:

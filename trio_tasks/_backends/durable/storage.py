@@ -612,9 +612,9 @@ class DurableStorage(
         """Return the workers on this queue, in any process; and, for an hour, those whose process has died.
 
         Args:
-          fresh: whether those of other processes are asked by a wake-up to tell the state of now, and are waited for,
-              for a second at most. Otherwise it is that of their last heartbeat, which comes every third of a lease,
-              and with no task running only if something has changed. Each says of which moment its state is: ``as_of``.
+          fresh: True asks workers of other processes for their present state, by a wake-up, and waits for it, for a
+              second at most. Otherwise the state is that of their last heartbeat, which they send every third of a
+              lease; without a running task, only after a change. ``as_of`` is the time of the state.
         """
         engine, name = self._loop.engine, self._queue.name
         found: Sequence[StoredWorker] = await self._loop.ask(engine.workers, name)
