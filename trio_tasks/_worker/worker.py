@@ -15,11 +15,12 @@ from .._checks import check_callable, check_count, check_name, check_seconds, ch
 from .._concurrency.background import run_and_cancelling, run_shielded
 from .._concurrency.exception_groups import leaves, unnested
 from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
-from .._contracts.backend import Feeder, RegisterWorker
+from .._contracts.backend import Feeder, Metrics, RegisterWorker
 from .._contracts.context import WorkerContext, check_listeners
-from .._contracts.events import Engage, HeartBeat, Stop
+from .._contracts.events import Engage, HeartBeat, Idle, Stop
 from .._contracts.layer import Gate
 from .._contracts.lending import LendingGate
+from .._contracts.sink import TaskSink
 from .._handlers.adapter import adapt, handler_name
 from .._logging import log, log_and_suppress
 from .._printing import quoted
@@ -54,6 +55,9 @@ _LATE_BEAT = (
     "worker %r: a heartbeat was %.1f s late, and one is due every %.1f s: the event loop was busy for %.1f s, and the "
     "storage took %.1f s; leases may have run out"
 )
+_QUIET = 0.05
+"""Seconds for which a backend that is no storage gives nothing before it counts as idle; and between two looks at the
+counters of a storage."""
 _LAYER = "layers, each an async layer(handler, task) -> result"
 
 
@@ -348,6 +352,34 @@ class Worker(Generic[A, R]):
                 context.stop()
         return reports[0]
 
+    async def run_until_idle(
+        self, *, task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED
+    ) -> WorkerReport:
+        """Run until no attempt is under way and the backend has no task that is ready; then stop gracefully.
+
+        >>> report = await worker.run_until_idle()
+        >>> print(report.succeeded, "done; the delayed ones are left")
+
+        Tasks that wait for their time, also for a retry, stay in the backend, and so do those that other workers run.
+        A storage is asked for its counters; a channel, and any other backend, is idle if it has given nothing for
+        0.05 seconds. If the backend ends first, so does the worker. It does not return while tasks are ready and this
+        worker takes none, as while it is paused.
+
+        Raises:
+          ExceptionGroup: the backend failed; the leaves are its errors. Errors of handlers never come out here.
+
+        If it is cancelled: as :meth:`run`.
+        """
+        idleness = _Idleness(self.backend)
+        context = self.prepare(on_event=idleness.listen)
+        failure: ExceptionGroup[Exception]
+        async with run_and_cancelling(idleness.stop_when_idle, context):
+            try:
+                return await self.run(context, task_status=task_status)
+            except ExceptionGroup as group:
+                failure = group
+        raise failure  # outside of the nursery, which would wrap it in one more group
+
     @asynccontextmanager
     async def stream(self) -> AsyncGenerator[trio.MemoryReceiveChannel[Event], None]:
         """Run the worker in the background of the block, and give its events as a channel.
@@ -381,6 +413,42 @@ def _may_change_args(layer: object) -> bool:
     """Return True if a layer may replace the args: any layer of the user's own; of ours, only MapArgs."""
     kind = type(layer)
     return kind.__module__ != "trio_tasks.layers" or kind.__name__ == "MapArgs"
+
+
+@final
+class _Idleness:
+    """Stops a worker that has nothing left to do.
+
+    Args:
+      backend: of the worker.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._is_storage = isinstance(backend, TaskSink) and isinstance(backend, Metrics)
+        self._said_so = trio.Event()
+        self._quiet_from = 0.0
+
+    def listen(self, _: WorkerContext, event: Event) -> None:
+        if isinstance(event, Idle):
+            self._quiet_from = trio.current_time() + (0.0 if self._is_storage else _QUIET)
+            self._said_so.set()
+
+    async def stop_when_idle(self, context: WorkerContext) -> None:
+        """Wait until the worker is idle, then stop it. It may be cancelled anywhere: it holds nothing."""
+        while True:
+            await self._said_so.wait()
+            if trio.current_time() < self._quiet_from:
+                await trio.sleep_until(self._quiet_from)
+                continue
+            ready = (await self._backend.metrics())["waiting"] if isinstance(self._backend, Metrics) else 0
+            if not context.idle:  # it got a task meanwhile, and will say so again
+                self._said_so = trio.Event()
+            elif ready:  # the worker is about to get it, or cannot take it now
+                await trio.sleep(_QUIET)
+            else:
+                context.stop()
+                return
 
 
 @final
