@@ -23,12 +23,13 @@ from ._contracts.backend import (
     Reschedule as Reschedule,
     ResumeAbandoned as ResumeAbandoned,
     ResumeById as ResumeById,
+    Throughput as Throughput,
     Update as Update,
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
 from ._contracts.listing import Page as Page, TaskFilters as TaskFilters
-from ._contracts.metrics import Balance as Balance, QueueMetrics as QueueMetrics
+from ._contracts.metrics import Balance as Balance, Minute as Minute, QueueMetrics as QueueMetrics
 from ._contracts.sink import Pushed as Pushed, TaskSink as TaskSink
 from ._exports import rename as _rename
 from ._tasks.errors import (

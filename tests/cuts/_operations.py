@@ -261,6 +261,7 @@ LOOKS = {
     "list_queues": [looking("list_queues")],
     "metrics": [looking("metrics")],
     "audit": [looking("audit")],
+    "throughput": [looking("throughput")],
     "progress_of": [looking("progress_of", "held")],
 }
 CHANGES = {

@@ -27,6 +27,7 @@ from trio_tasks._backends.durable.queue import QueueState, StorageOptions
 from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._contracts.listing import Found
+from trio_tasks._contracts.minutes import Sums
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -185,6 +186,10 @@ class TroubledEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._telling("set_paused", queue, paused)
+
+    async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
+        rows: Sequence[tuple[int, str, Sums]] = await self._call("minutes", queue)
+        return rows
 
     async def audit(self, queue: str) -> Balance:
         balance: Balance = await self._call("audit", queue)

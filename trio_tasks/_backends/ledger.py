@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
+from .._contracts.minutes import MOST_IN_MEMORY, Tally
 from .._contracts.states import COUNTERS
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
@@ -38,6 +39,9 @@ A = TypeVar("A")
 _SECTIONS = (Status.Pending, Status.Pending, Status.Running, Status.Done, Status.Failed, Status.Killed)
 """The sections of a list of all tasks, by the status of the tasks in each."""
 _READY, _DELAYED, _RUNNING, _DONE = range(4)
+
+_KINDS: dict[type, int] = {Succeeded: 0, Retried: 1, Failed: 2, Killed: 3, Released: 4, Suspended: 5}
+"""The order in which attempts are counted by their outcome."""
 
 WALL_CLOCK_INTERVAL = 1.0
 """Seconds between two looks at the wall clock, which may be set, while a task waits for a moment by it."""
@@ -92,6 +96,7 @@ class Ledger(Generic[A]):
         self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # the task, its outcome, its worker
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
+        self.tally = Tally(MOST_IN_MEMORY)
         self._dead_failed = 0  # the number of dead letters that failed; the others were killed
         self.counts = dict.fromkeys(COUNTERS, 0)
 
@@ -123,7 +128,7 @@ class Ledger(Generic[A]):
         if terms.expires_in is not None:
             self._expire_at(task_id, now + terms.expires_in)
         if delay <= 0:
-            parts.waits_since = now
+            parts.waits_since = parts.pushed
             self._ready.append(task)
             return task_id
         self._delay(task, delay, now, stamp=delay == terms.delay)
@@ -185,7 +190,7 @@ class Ledger(Generic[A]):
             self._moments.pop(task.parts.id, None)
             self._suspended.pop(task.parts.id, None)
         if seconds <= 0:
-            task.parts.waits_since = now
+            task.parts.waits_since = self.seconds()
             self._ready.append(task)
             return
         self._not_before[task.parts.id] = now + seconds
@@ -265,7 +270,7 @@ class Ledger(Generic[A]):
         return _later(now, rest if self._is_virtual() else min(rest, WALL_CLOCK_INTERVAL))
 
     def _make_ready(self, task: Task[A], now: float) -> None:
-        task.parts.waits_since = min(now, self._not_before.pop(task.parts.id))
+        task.parts.waits_since = self.seconds() - max(0.0, now - self._not_before.pop(task.parts.id))
         self._moments.pop(task.parts.id, None)
         self._suspended.pop(task.parts.id, None)
         self._ready.append(task)
@@ -326,6 +331,7 @@ class Ledger(Generic[A]):
         if not isinstance(outcome, (Retried, Released, Suspended)):
             raise TypeError(f"an outcome is {ALL_OUTCOMES}, not {quoted(outcome)}")
         del self._running[parts.id]
+        self._note_attempt(parts, outcome, self.seconds())
         parts.status = Status.Pending
         attempts_made = parts.attempt if isinstance(outcome, Retried) else parts.attempt - 1
         again = self._live[parts.id] = Task(self._live[parts.id].args, parts.again(attempts_made))
@@ -352,12 +358,23 @@ class Ledger(Generic[A]):
             self.counts["released"] += 1
             self._ready.append_front(again)
 
+    def _note_attempt(self, parts: Parts, outcome: Outcome, ended: float) -> None:
+        """Add an attempt to the sums of its minute."""
+        if (started := parts.started) is not None:
+            waited = started - parts.waits_since
+            self.tally.add(parts.terms.name, _KINDS[type(outcome)], ended - started, waited, ended)
+
     def _finish(self, task: Task[A], outcome: Ending) -> None:
         parts = task.parts
         task_id = parts.id
         attempt = self._running.pop(task_id, None)
-        parts.finished = self.seconds()
+        ended = parts.finished = self.seconds()
         parts.position = next(self._tiebreak)
+        if attempt is not None and attempt.started is not None:
+            if type(outcome) is Succeeded:
+                self.tally.add_succeeded(parts.terms.name, attempt.started, attempt.waits_since, ended)
+            else:
+                self._note_attempt(attempt, outcome, ended)
         self._remove(task)
         if isinstance(outcome, Succeeded):
             parts.status = Status.Done
@@ -468,7 +485,7 @@ class Ledger(Generic[A]):
             self._infos[task_id] = replace(self._infos[task_id], error=None)
         self._dead_failed -= isinstance(finished[1], Failed)
         self.counts["resumed"] += 1
-        parts.waits_since = now
+        parts.waits_since = self.seconds()
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         task = self._live[parts.id] = Task(finished[0].args, parts)
         self._ready.append(task)
@@ -628,7 +645,7 @@ class Ledger(Generic[A]):
         """Return all counters."""
         self.enter_due(now)
         since = [task.parts.waits_since for task in self._first_ready()]
-        age = max(0.0, now - min(since)) if since else 0.0
+        age = max(0.0, self.seconds() - min(since)) if since else 0.0
         return make_metrics(self._all_counts(), orphans=0, oldest_waiting=age, is_paused=is_paused)
 
     def _all_counts(self) -> dict[str, int]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 import trio
 
 from .._checks import check_text
-from .._contracts.backend import Explain, ListQueues, ListWorkers, NowaitBackend, Pause, RegisterWorker, ResumeAbandoned
+from .._contracts.backend import (
+    Explain,
+    ListQueues,
+    ListWorkers,
+    NowaitBackend,
+    Pause,
+    RegisterWorker,
+    ResumeAbandoned,
+    Throughput,
+)
+from .._contracts.minutes import check_span, shown
 from .._contracts.sink import BATCH_SIZE, Pushed, PushHooks, TaskSink, check_task, make_tasks
 from .._printing import quoted
 from .._tasks.outcome import Released, Status
@@ -19,12 +29,14 @@ from .memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from typing_extensions import Unpack
 
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
     from .._contracts.explanation import Explanation
+    from .._contracts.metrics import Minute
     from .._contracts.sink import OnPush
     from .._contracts.worker_info import WorkerInfo
     from .._tasks.outcome import Outcome
@@ -80,6 +92,7 @@ class MemoryStorage(
     ResumeAbandoned,
     Pause,
     Explain,
+    Throughput,
 ):
     """A storage in memory, for one process.
 
@@ -403,6 +416,24 @@ class MemoryStorage(
         """Return True if the queue is paused."""
         await trio.lowlevel.checkpoint()
         return self._queue.is_paused
+
+    async def throughput(
+        self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
+    ) -> list[Minute]:
+        """Return the attempts at tasks of this queue, added up for each minute and name, in order.
+
+        It is kept for 48 hours, up to 10 000 minutes, times names. More than 100 names in a minute share ``"other"``.
+
+        Args:
+          since: the first minute is the one with this moment; default the first that is kept.
+          until: the last minute begins before this moment; default the last one.
+          name: of the tasks; default all.
+        """
+        check_span(since, until, name)
+        await trio.lowlevel.checkpoint()
+        ledger = self._queue.ledger
+        ledger.tally.drop_old(ledger.seconds())
+        return shown([(*key, sums) for key, sums in ledger.tally.rows.items()], since, until, name)
 
     # Looking
 

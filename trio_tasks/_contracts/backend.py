@@ -13,13 +13,15 @@ import trio
 from .._tasks.task import Task
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from typing_extensions import Unpack
 
     from .._tasks.outcome import Outcome, Status, TaskResult
     from .context import WorkerContext
     from .explanation import Explanation
     from .listing import Page, TaskFilters
-    from .metrics import Balance, QueueMetrics
+    from .metrics import Balance, Minute, QueueMetrics
     from .worker_info import WorkerInfo
 
 A = TypeVar("A")
@@ -348,6 +350,17 @@ class Explain(ABC):
     @abstractmethod
     async def explain(self, task_id: str) -> Explanation:
         """Explain where the task of this id is, and why it does not run now. An id may also be unknown."""
+
+
+class Throughput(ABC):
+    """A backend that adds up the attempts of each minute."""
+
+    @abstractmethod
+    async def throughput(
+        self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
+    ) -> list[Minute]:
+        """Return the sums of each minute and name, in order; from and until these moments, and of one name, if they
+        are given."""
 
 
 class Audit(ABC):

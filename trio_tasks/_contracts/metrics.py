@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast, final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 
 class QueueMetrics(TypedDict):
@@ -41,7 +42,7 @@ class QueueMetrics(TypedDict):
     suspended_now: int
     """Present: of the delayed tasks, those that are put off by a suspension."""
     orphans: int
-    """Present: of the running tasks, those whose lease has run out."""
+    """Present: of the running tasks, those whose lease has run out; 0 in a journal that is only read."""
     kept_done: int
     """Present: tasks that succeeded, and are still kept."""
     kept_failed: int
@@ -81,6 +82,48 @@ def make_metrics(counts: Mapping[str, int], *, orphans: int, oldest_waiting: flo
     """Make the metrics of a queue of all its counters, and of what is no counter."""
     metrics: Any = {**counts, "orphans": orphans, "oldest_waiting": oldest_waiting, "is_paused": is_paused}
     return cast("QueueMetrics", metrics)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """The attempts at tasks of one name that ended in one minute.
+
+    The sums of the histograms are the number of attempts: a key ``0.5`` with ``7`` says that seven took less than half
+    a second, and at least a quarter of one.
+
+    Args:
+      at: the beginning of the minute, in UTC.
+      name: of the tasks; None for tasks without a name, ``"other"`` for those of names beyond the first hundred.
+      succeeded: attempts that ended in success; likewise the five that follow.
+      retried: failed, to be made again.
+      failed: failed, with no attempt left.
+      killed: ended otherwise.
+      released: interrupted.
+      suspended: put off.
+      seconds: that all of them took together, from the claim to the end.
+      waited: seconds that their tasks had been ready together, before they were claimed.
+      durations: how many took less than so many seconds, and not less than half of that.
+      waits: the same of the seconds that their tasks had waited.
+    """
+
+    at: datetime
+    name: str | None
+    succeeded: int
+    retried: int
+    failed: int
+    killed: int
+    released: int
+    suspended: int
+    seconds: float
+    waited: float
+    durations: Mapping[float, int]
+    waits: Mapping[float, int]
+
+    @property
+    def attempts(self) -> int:
+        """The number of all attempts."""
+        return self.succeeded + self.retried + self.failed + self.killed + self.released + self.suspended
 
 
 STORED_STATES = ("waiting", "delayed", "running", "suspended_now", "kept_done", "kept_failed", "kept_killed")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.explanation import Place
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.minutes import MinuteRow, Sums
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict
 
@@ -192,6 +193,8 @@ class ClaimedRow(NamedTuple):
     """When it was pushed, on the engine's clock; None if that was not noted."""
     started: float | None = None
     """When it was claimed: the time of the exchange."""
+    since: float = 0.0
+    """Since when it was ready."""
 
 
 class StoredRow(NamedTuple):
@@ -284,6 +287,8 @@ class Exchange:
     as_of: float = math.inf
     """The time at which that was found out, by the engine's clock. The lease of a row that this engine has claimed
     counts as run out only if it had by then: time spent waiting since, as for a lock, is not counted."""
+    minutes: Sequence[MinuteRow] = ()
+    """Sums of attempts, to be added to those that are stored."""
     after_stall: bool = False
     """True if this process stood still, as other processes may have, too: leases of others that have run out are left
     alone for as long as a lease, so that they can be renewed."""
@@ -483,6 +488,10 @@ class Engine(ABC):
     @abstractmethod
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused; its claims get no rows then. Wake other processes when it is resumed."""
+
+    @abstractmethod
+    async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
+        """Return the stored sums of attempts: minute, name of the tasks, and sums."""
 
     @abstractmethod
     async def audit(self, queue: str) -> Balance:

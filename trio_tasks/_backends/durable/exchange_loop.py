@@ -26,6 +26,7 @@ from .queue import STALE, abort
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from ..._contracts.minutes import MinuteRow
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import Parts
     from .engine import Engine, ExchangeResult, NewRow, Settlement
@@ -40,6 +41,8 @@ _LONGEST_PAUSE = 1.0
 """Seconds between two tries while the engine fails."""
 _ABORT_CHECK_INTERVAL = 0.02
 """Seconds between two checks for attempts to be aborted, however often the engine reports changes."""
+_WRITE_INTERVAL = 1.0
+"""Seconds between two writings of the sums of attempts."""
 _LONGEST_DELAY = 10
 """Leases by which a claim may be extended where exchanges take long; the next heartbeat makes it an ordinary one."""
 
@@ -98,12 +101,14 @@ class Batch:
       pushes: the rows to insert.
       claims: the claims, each with its queue, and with the queue's count of changes when the claim was made.
       before_claims: the steps before the claims.
+      minutes: the sums of attempts to store.
     """
 
     settles: Sequence[SettleRequest] = ()
     pushes: Sequence[PushRequest] = ()
     claims: Sequence[tuple[ClaimRequest, QueueState, int]] = ()
     before_claims: BeforeClaims | None = None
+    minutes: Sequence[MinuteRow] = ()
 
     @property
     def size(self) -> int:
@@ -114,6 +119,7 @@ class Batch:
         """Return the exchange that makes all requests."""
         rows = [row for push in self.pushes for row in push.rows]
         exchange = Exchange([each.settlement for each in self.settles], rows, [claim for claim, _, _ in self.claims])
+        exchange.minutes = self.minutes
         if self.before_claims is not None and self.claims:
             exchange.renewed = [(parts.context.claim_key, queue.lease) for queue, parts in self.renewals]
             exchange.as_of = self.before_claims.as_of
@@ -132,7 +138,7 @@ class Batch:
         in_claims = max(0, in_pushes - len(self.pushes))
         before = self.before_claims
         return (
-            Batch(self.settles[:in_settles], self.pushes[:in_pushes], self.claims[:in_claims], before),
+            Batch(self.settles[:in_settles], self.pushes[:in_pushes], self.claims[:in_claims], before, self.minutes),
             Batch(self.settles[in_settles:], self.pushes[in_pushes:], self.claims[in_claims:], before),
         )
 
@@ -142,6 +148,7 @@ class Batch:
             [*self.pushes, *other.pushes],
             [*self.claims, *other.claims],
             self.before_claims,
+            [*self.minutes, *other.minutes],
         )
 
 
@@ -199,6 +206,7 @@ class ExchangeLoop:
         self._poll_interval = poll_interval
         self._next_poll = math.inf
         self._is_asked = False  # another process wants to know of the workers here
+        self._next_write = math.inf  # the time at which the sums of attempts are written
         self._may_have_aborts = False  # True if another process may have requested an abort
         self._next_abort_check = -math.inf
         self._failing_since: float | None = None
@@ -351,7 +359,7 @@ class ExchangeLoop:
             now = self.engine.now()
             self._release_prefetched(now)
             claims = self._claims(now)
-            if self._pushes or self._settles or claims:
+            if self._pushes or self._settles or claims or trio.current_time() >= self._next_write:
                 await self._exchange(claims, now)
             self._end_queues()
             if self._is_asked:
@@ -381,7 +389,9 @@ class ExchangeLoop:
             self._next_poll = min(self._next_poll, now + interval)
         else:
             self._next_poll = math.inf
-        next_time = min(self._next_poll, self._next_abort_check) if self._may_have_aborts else self._next_poll
+        next_time = min(self._next_poll, self._next_write)
+        if self._may_have_aborts:
+            next_time = min(next_time, self._next_abort_check)
         for queue in queues:
             if queue.prefetched:
                 next_time = min(next_time, now + STALE)
@@ -428,6 +438,8 @@ class ExchangeLoop:
             late = [(queue, parts) for queue, late in self.late_leases(now) for parts in late]
             batch.before_claims = BeforeClaims(late, now, self._has_stalled)
             self._has_stalled = False
+        if began >= self._next_write:
+            batch.minutes = self._take_minutes()
         parts = await self._with_engine(exchange_in_parts, self.engine.exchange, batch, self.engine.now)
         now = self.engine.now()
         self._took = now - parts[0].began_at
@@ -437,7 +449,32 @@ class ExchangeLoop:
             elif part.is_refused:
                 self._refuse(part.batch, part.result)
             else:
+                self._give_back(part.batch.minutes)
                 await self._handle_failure(part.result, part.batch.pushes, part.batch.settles, began)
+        if settles and self._next_write == math.inf:
+            self._next_write = trio.current_time() + _WRITE_INTERVAL
+
+    def _take_minutes(self) -> list[MinuteRow]:
+        """Take the sums of the attempts that were settled since this was last called."""
+        self._next_write = math.inf
+        return [row for queue in self.queues.values() for row in queue.tally.take(queue.name)]
+
+    def _give_back(self, rows: Sequence[MinuteRow]) -> None:
+        """Keep sums that could not be written, for the next time."""
+        for row in rows:
+            self.queues[row.queue].tally.give_back([row])
+
+    async def write_minutes(self) -> None:  # noqa: ASYNC910  there may be none
+        """Store the sums of attempts that are not stored yet; the caller has the engine."""
+        rows = self._take_minutes()
+        if rows:
+            is_written = False
+            try:
+                await self.engine.exchange(Exchange(minutes=rows))
+                is_written = True
+            finally:
+                if not is_written:
+                    self._give_back(rows)
 
     def _take_requests(self) -> tuple[list[SettleRequest], list[PushRequest]]:
         """Take the waiting settlements and pushes; from now on these pushes cannot be cancelled."""
@@ -451,7 +488,7 @@ class ExchangeLoop:
         """Answer the requests of a finished exchange, and give out the rows that it has claimed."""
         batch = part.batch
         self._failing_since, self._pause = None, _FIRST_PAUSE
-        self._answer(result, batch.pushes, batch.settles)
+        self._answer(result, batch.pushes, batch.settles, part.began_at)
         for (queue, parts), is_kept in zip(batch.renewals, result.renewed, strict=True):
             if is_kept:
                 parts.context.until = part.began_at + queue.lease
@@ -464,12 +501,20 @@ class ExchangeLoop:
                 queue.mark_drained(changes, result.next_due[number], result.live[number])
             queue.deliver(claimed, claim, part.began_at + claim.lease, now)
 
-    def _answer(self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest]) -> None:
+    def _answer(
+        self, result: ExchangeResult, pushes: Sequence[PushRequest], settles: Sequence[SettleRequest], now: float
+    ) -> None:
         """Answer settlements and pushes with the result of their exchange."""
         unanswered, reschedule = self._unanswered, trio.lowlevel.reschedule
         for (queue, settlement, _, parts, trio_task), settled in zip(settles, result.settled, strict=True):
             if parts is None or trio_task is None:
                 continue
+            if settled is True and parts.started is not None:
+                name, started, ready = parts.terms.name, parts.started, parts.waits_since
+                if settlement.kind is SettlementKind.SUCCEEDED:
+                    queue.tally.add_succeeded(name, started, ready, now)
+                else:
+                    queue.tally.add(name, settlement.kind, now - started, started - ready, now)
             if queue.waiters and settled is True and parts.id in queue.waiters:
                 queue.endings[parts.id] = settlement
             if queue.forget_lease(parts):
@@ -622,7 +667,7 @@ class ExchangeLoop:
             return  # noqa: ASYNC910  the same
         for part in await exchange_in_parts(self.engine.exchange, Batch(settles), self.engine.now):
             if not isinstance(part.result, BackendError):
-                self._answer(part.result, (), part.batch.settles)
+                self._answer(part.result, (), part.batch.settles, part.began_at)
             elif part.is_refused:
                 self._refuse_requests(part.result, (), part.batch.settles)
             else:
@@ -661,6 +706,8 @@ class ExchangeLoop:
         self._release_prefetched()  # rows that an exchange has claimed meanwhile
         settles, _ = self._take_requests()
         await self._settle_at_once(settles)
+        with log_and_suppress("a storage could not write the sums of its last second"):
+            await self.write_minutes()
 
     def fail(self, error: BackendError) -> None:
         """Fail all requests and receivers, now and later: no exchange is made any more."""

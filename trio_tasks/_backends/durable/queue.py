@@ -14,6 +14,7 @@ from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from ..._contracts.context import WorkerContext
 from ..._contracts.lending import SLOTS
+from ..._contracts.minutes import Tally
 from ..._contracts.sink import PushHooks
 from ..._contracts.worker_info import worker_info
 from ..._logging import catch_errors, line_of, log
@@ -223,6 +224,7 @@ class QueueState:
         self.leased: dict[str, Parts] = {}  # tasks that are claimed, and given to a receiver
         self._still_ending: dict[str, Parts] = {}  # attempts that have lost their lease, and have yet to end
         self._renew_from = math.inf  # the time at which the first leased task has half of its lease left
+        self.tally = Tally()
         self.handles = 0  # the number of open handles that can push
         self.worker_names: dict[object, str] = {}
         self.workers = WorkerRuns(self.name)
@@ -356,7 +358,7 @@ class QueueState:
         if args is _NOT_DECODED or not is_ordinary:
             args = self._read(row, args, parts, now)
         parts.status = Status.Queued
-        parts.pushed, parts.started = row.pushed, row.started
+        parts.pushed, parts.started, parts.waits_since = row.pushed, row.started, row.since
         parts.context = Lease(self, row, until, worker)
         return Task(args, parts)
 

@@ -35,6 +35,7 @@ from ..._contracts.backend import (
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    Throughput,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -43,6 +44,7 @@ from ..._contracts.context import WorkerContext
 from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
 from ..._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
+from ..._contracts.minutes import check_span, shown
 from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
 from ..._logging import log
@@ -76,13 +78,14 @@ from .rows import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, Selection, TaskFilters
-    from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.metrics import Balance, Minute, QueueMetrics
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
@@ -121,6 +124,7 @@ class DurableStorage(
     Pause,
     Explain,
     Progress,
+    Throughput,
     Generic[A],
 ):
     """The base of :class:`SqliteStorage` and :class:`FileStorage`: a queue of tasks that outlive the process.
@@ -668,6 +672,26 @@ class DurableStorage(
             elif evidence.needs_workers:
                 evidence.workers = await self.workers(fresh=True)
         return explanation_of(evidence)
+
+    async def throughput(
+        self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
+    ) -> list[Minute]:
+        """Return the attempts at tasks of this queue, added up for each minute and name, in order.
+
+        Each process adds up what it settles, and stores that once a second; one that is killed loses that second of it.
+        It is kept for 48 hours. More than 100 names in a minute share ``"other"``.
+
+        Args:
+          since: the first minute is the one with this moment; default the first that is kept.
+          until: the last minute begins before this moment; default the last one.
+          name: of the tasks; default all.
+
+        >>> for minute in await storage.throughput(datetime.now(timezone.utc) - timedelta(hours=1)):
+        ...     print(minute.at, minute.succeeded, minute.failed, minute.seconds / minute.attempts)
+        """
+        check_span(since, until, name)
+        await self._loop.ask(self._loop.write_minutes)
+        return shown(await self._loop.ask(self._loop.engine.minutes, self._queue.name), since, until, name)
 
     # Changing
 

@@ -68,7 +68,7 @@ class Compaction:
                 weight += row.weight
                 if weight >= _STEP:
                     break
-            self.journal.append(encode_snapshot(self._state, rows))
+            self.journal.append(encode_snapshot(self._state, rows, with_minutes=not rows))
             self.is_whole = not rows
 
     @property

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.minutes import Sums
     from ..durable.engine import WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
@@ -280,6 +281,10 @@ class FileEngine(Engine):
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether a queue is paused."""
         await self._write(Operations.set_paused, queue, paused)
+
+    async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
+        """Return the sums of the attempts in each minute."""
+        return await self._read(Operations.minutes, queue)
 
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""

@@ -52,6 +52,8 @@ class ExchangeSteps:
             answer.pushed = [self._push(new) for new in exchange.pushed]
         if exchange.renewed:
             answer.renewed = [state.renew(held, state.time + lease) for held, lease in exchange.renewed]
+        for name, minute, label, sums in exchange.minutes:
+            state.add_minute(state.queue(name), minute, label, sums)
         if exchange.claims:
             state.enter_due(exchange.as_of)
             for claim in exchange.claims:
@@ -183,7 +185,7 @@ class ExchangeSteps:
             row.started = now
             running[key] = row
             stored = row.id, row.attempt, row.payload, row.options, row.history, row.run_at, row.name, row.pushed
-            claimed.append(ClaimedRow(key, token, *stored, now))
+            claimed.append(ClaimedRow(key, token, *stored, now, row.since))
             token += 1
         for row in left_out:
             queue.place(row)

@@ -37,6 +37,7 @@ from .state import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ..._contracts.minutes import Sums
     from ..durable.engine import Query
 
 _KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
@@ -126,6 +127,11 @@ class Operations:
         if queue_rows.counts[PAUSED] != paused:
             self._state.count(queue_rows, PAUSED)
             queue_rows.counts[PAUSED] = int(paused)
+
+    def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
+        """Return the sums of the attempts in each minute."""
+        queue_rows = self._state.queues.get(queue)
+        return [] if queue_rows is None else [(*key, sums) for key, sums in queue_rows.minutes.items()]
 
     def audit(self, queue: str) -> Balance:
         """Compare the counters of the queue with its rows."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.minutes import Sums
     from ..durable.engine import (
         Changed,
         ClaimKey,
@@ -252,6 +253,10 @@ class ReadOnlyFileEngine(Engine):
     async def metrics(self, queue: str) -> QueueMetrics:
         """Return the counters of a queue."""
         return (await self._read_on()).metrics(queue, self.now())
+
+    async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
+        """Return the sums of the attempts in each minute."""
+        return (await self._read_on()).minutes(queue)
 
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""

@@ -23,6 +23,7 @@ flat list of fields, since that is written twice as fast as lists in lists::
               where any of these is not 0
     moments   key, run_at, whether that is waited for by the wall clock, and the reason of the suspension that delays
               it, of those rows that have one of these; and not of a row that has changed if it is none any more
+    minutes   number of a queue, minute, name of tasks, and the sums of its attempts, as they are packed
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
@@ -46,6 +47,7 @@ from zlib import crc32
 
 import cbor2
 
+from ..._contracts.minutes import Sums
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, refusal
 from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
@@ -98,13 +100,16 @@ def encode_change(state: JournalState) -> bytes | None:
         if (row.started == state.time or (before is None and row.name is not None) or row in transaction.in_full)
         and row.state != GONE
     ]
-    return _encode(state, transaction.counts, new, changed, gone, transaction.claims, with_moments, with_facts)
+    return _encode(
+        state, transaction.counts, new, changed, gone, transaction.claims, with_moments, with_facts, transaction.minutes
+    )
 
 
-def encode_snapshot(state: JournalState, rows: Iterable[Row]) -> bytes:
+def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: bool) -> bytes:
     """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
-    return _encode(state, state.queues.values(), present, [], [], [], present, present)
+    all_minutes = [(queue, *key) for queue in state.queues.values() for key in queue.minutes] if with_minutes else []
+    return _encode(state, state.queues.values(), present, [], [], [], present, present, all_minutes)
 
 
 def _encode(
@@ -116,6 +121,7 @@ def _encode(
     claims: list[Any],
     with_moments: Iterable[Row],
     with_facts: Iterable[Row],
+    with_minutes: Iterable[tuple[QueueRows, int, str]],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -136,9 +142,13 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
+    minutes: list[Any] = []
+    for queue, minute, name in with_minutes:
+        minutes += (queue.number, minute, name, queue.minutes[minute, name].pack())
     numbers = state.time, state.next_key, state.next_token
+    more = [minutes] if minutes else []
     try:
-        return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts])
+        return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
@@ -156,8 +166,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        extra: list[Any] = [*more, (), (), ()]
-        suspended, moments, facts = extra[:3]
+        extra: list[Any] = [*more, (), (), (), ()]
+        suspended, moments, facts, minutes = extra[:4]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
@@ -179,6 +189,9 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         for start in range(0, len(facts), 4):
             if (row := state.rows.get(facts[start])) is not None:
                 row.name, row.pushed, row.started = facts[start + 1 : start + 4]
+        for start in range(0, len(minutes), 4):
+            number, minute, name, packed = minutes[start : start + 4]
+            state.queues_by_number[number].load_minute(minute, name, Sums.unpack(packed))
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found

@@ -19,6 +19,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 from ..._clock import wall_now
+from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, State, WorkerRow
@@ -246,6 +247,7 @@ class QueueRows:
         self.holders: dict[str, Row] = {}  # by unique key, the row that holds it
         self.running: dict[int, Row] = {}
         self.finished: dict[int, dict[int, Row]] = {DONE: {}, FAILED: {}, KILLED: {}}
+        self.minutes: dict[tuple[int, str], Sums] = {}  # of attempts, by minute and name of the tasks
         self.delayed_rows: dict[int, Row] = {}
         self.suspended_rows: dict[int, Row] = {}  # the delayed rows that were suspended
         self.delayed = TimeIndex()
@@ -303,6 +305,18 @@ class QueueRows:
         for level in self._ready.values():
             while (first := level.first) is not None and not (first[2].state == WAITING and first[2].since == first[0]):
                 level.pop()
+
+    def load_minute(self, minute: int, name: str, sums: Sums) -> None:
+        """Set the sums of a minute, as they were recorded."""
+        if type(minute) is not int or type(name) is not str:
+            raise TypeError(f"{minute!r:.50} is no minute, or {name!r:.50} no name")
+        self.minutes[minute, name] = sums
+        self.drop_minutes(minute - KEPT_MINUTES)
+
+    def drop_minutes(self, first: int) -> None:
+        """Forget the sums of attempts before this minute."""
+        while self.minutes and next(iter(self.minutes))[0] < first:
+            del self.minutes[next(iter(self.minutes))]
 
     @property
     def waiting(self) -> int:
@@ -409,7 +423,7 @@ class QueueRows:
 class Transaction:
     """The changes of the current transaction, and the rows as they were before it."""
 
-    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "rows", "weight")
+    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "minutes", "rows", "weight")
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
@@ -421,12 +435,13 @@ class Transaction:
         self.gone: list[Row] = []
         self.counts: dict[QueueRows, list[int]] = {}
         self.holders: list[tuple[QueueRows, str, Row | None]] = []
+        self.minutes: dict[tuple[QueueRows, int, str], Sums | None] = {}  # as they were before
         self.weight = state.weight
 
     @property
     def is_empty(self) -> bool:
         """True if nothing has changed."""
-        return not (self.rows or self.claimed or self.counts)
+        return not (self.rows or self.claimed or self.counts or self.minutes)
 
 
 @final
@@ -476,6 +491,21 @@ class JournalState:
         queue.counts[what] += 1
         queue.counts[LIVE] += live
 
+    def add_minute(self, queue: QueueRows, minute: int, name: str, sums: Sums) -> None:
+        """Add sums of attempts to those of their minute."""
+        names = sum(each[0] == minute for each in queue.minutes) if (minute, name) not in queue.minutes else 0
+        if names >= MOST_NAMES:
+            name = OTHER
+        if not names:  # the first one of a minute, as a rule
+            queue.drop_minutes(minute - KEPT_MINUTES)
+        known = queue.minutes.get((minute, name))
+        self.transaction.minutes.setdefault((queue, minute, name), known)
+        self.transaction.counts.setdefault(queue, queue.counts.copy())  # the record of a minute needs that of its queue
+        added = queue.minutes[minute, name] = Sums()
+        for each in (known, sums):
+            if each is not None:
+                added.merge(each)
+
     def commit(self) -> None:
         """Commit the transaction."""
         for row in self.transaction.gone:
@@ -511,6 +541,11 @@ class JournalState:
                 queue.holders[key] = holder
         for queue, counts in transaction.counts.items():
             queue.counts = counts
+        for (queue, minute, name), sums in transaction.minutes.items():
+            if sums is None:
+                queue.minutes.pop((minute, name), None)
+            else:
+                queue.minutes[minute, name] = sums
         self.weight = self.transaction.weight = transaction.weight
         self.finished.clear()
 

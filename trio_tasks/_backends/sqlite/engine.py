@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
+    from ..._contracts.minutes import Sums
     from .driver import Driver
     from .opening import Opening
 
@@ -204,6 +205,10 @@ class SqliteEngine(Engine):
         """Store whether a queue is paused, and wake the other sessions."""
         await self._write(Operations.set_paused, queue, paused)
         await self._call(self._session.wake_others, self.now())
+
+    async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
+        """Return the sums of the attempts in each minute."""
+        return await self._read(Operations.minutes, queue)
 
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""

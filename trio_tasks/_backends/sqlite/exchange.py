@@ -26,6 +26,7 @@ from ..durable.engine import (
     State,
 )
 from .driver import RowRefusedError, Writer, is_refusal
+from .minutes import MinuteTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,8 +84,8 @@ VALUES (?, ?, 0, ?, ?, ?, ?) ON CONFLICT (queue, id) DO NOTHING
 """
 """The same for rows that are ready at once and have no options: a NULL costs more than any other value."""
 READY = """
-SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed FROM trio_tasks_task
-WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
+SELECT seq, id, attempt, payload, options, history, start_by, run_at, name, pushed, order_key
+FROM trio_tasks_task WHERE queue = ? AND state = 0 AND NOT (SELECT paused FROM trio_tasks_queue WHERE num = ?)
 ORDER BY priority DESC, order_key LIMIT ?
 """
 """The rows to claim; none of a queue that is paused."""
@@ -177,6 +178,7 @@ class ExchangeSql:
         self._connection = connection
         self._counters = counters
         self.table = TaskTable(connection, counters)
+        self._minutes = MinuteTable(connection, counters)
         self._first_token = self._token = session << 32
         self.orphans_held_since = -1e300
         """The time at which the machine or this process woke up: for one lease, claims of others are left alone."""
@@ -202,6 +204,8 @@ class ExchangeSql:
             answer.pushed = self._push(exchange.pushed, now, answer, row_by_row)
         if exchange.renewed:
             answer.renewed = self.table.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
+        if exchange.minutes:
+            self._minutes.add(exchange.minutes)
         if exchange.after_stall:
             self.hold_back_orphans(now)
         for claim in exchange.claims:
@@ -838,12 +842,13 @@ def claimed(row: Row, token: int, now: float) -> ClaimedRow:
     Raises:
       TypeError: it is none that we could have written.
     """
-    seq, task_id, attempt, payload, options, history, _, run_at, name, pushed = row
+    seq, task_id, attempt, payload, options, history, _, run_at, name, pushed, order_key = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
     if pushed is not None and type(pushed) is not float:
         raise TypeError(f"row {seq} was pushed at {pushed!r:.50}")
-    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now)
+    since = order_key / 1e6
+    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since)
 
 
 def unwanted(requested_end: str) -> bytes:

@@ -14,11 +14,13 @@ from ..durable.encoding import decode_options, encode_error, expired_error
 from ..durable.engine import Changed, ClaimKey, ExchangeResult, LocatedRow, Part, State, StoredRow, StoredWorker
 from .counters import text
 from .exchange import KEPT_COUNTER
+from .minutes import MinuteTable
 from .search import rows_by_key, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..._contracts.minutes import Sums
     from ..durable.engine import Query, WorkerRow
     from .counters import QueueCounters
     from .driver import Connection
@@ -178,6 +180,10 @@ class Operations:
     def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused; it is made if it is not known."""
         self._counters.set_paused(self._counters.number(queue), paused)
+
+    def minutes(self, queue: str) -> list[tuple[int, str, Sums]]:
+        """Return the sums of the attempts in each minute."""
+        return MinuteTable(self._connection, self._counters).all(self._counters.known(queue))
 
     def audit(self, queue: str) -> Balance:
         """Compare the counters of the queue with its rows."""

@@ -117,6 +117,24 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_queue ADD COLUMN kept_killed INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE trio_tasks_queue ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",
     """
+    CREATE TABLE trio_tasks_minute (
+        queue INTEGER NOT NULL,
+        minute INTEGER NOT NULL,               -- since the epoch
+        name TEXT NOT NULL,                    -- of the tasks; empty if they have none
+        succeeded INTEGER NOT NULL,            -- attempts that ended in it, as those that follow
+        retried INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        killed INTEGER NOT NULL,
+        released INTEGER NOT NULL,
+        suspended INTEGER NOT NULL,
+        seconds REAL NOT NULL,                 -- that they took together
+        waited REAL NOT NULL,                  -- that their tasks had been ready
+        durations TEXT NOT NULL,               -- exponents of two, each with the number of attempts that took less
+        waits TEXT NOT NULL,                   -- likewise
+        PRIMARY KEY (queue, minute, name)
+    ) WITHOUT ROWID
+    """,
+    """
     UPDATE trio_tasks_queue SET resumed = max(0, succeeded + failed + killed + live - pushed),
     delayed = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 1),
     kept_done = (SELECT count(*) FROM trio_tasks_task WHERE queue = num AND state = 3),

@@ -68,6 +68,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "metrics": storage.metrics,
         "audit": storage.audit,
         "set_paused": storage.resume,
+        "minutes": storage.throughput,
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,

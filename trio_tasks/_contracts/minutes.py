@@ -1,0 +1,243 @@
+"""The attempts of each minute, added up: how they ended, how long they took, and how long their tasks had waited.
+
+A process adds up what it settles, in :class:`Tally`, and its storage writes that down once a second, if there is
+something new: so a process that dies loses a second of it at most.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+from .metrics import Minute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+KEPT_MINUTES = 48 * 60
+"""Minutes for which the numbers are kept."""
+MOST_NAMES = 100
+"""Names of tasks in a minute that are told apart; all others share ``OTHER``."""
+OTHER = "other"
+MOST_IN_MEMORY = 10_000
+"""Minutes, times names, that are kept of a queue in memory."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LEAST = 2.0**-24
+"""Seconds that count as the shortest time."""
+_LONGEST = 2.0**32
+_OUTCOMES = 6
+_AT_ONCE = 256
+"""Attempts that are added up together at most."""
+
+
+@final
+class Sums:
+    """The sums of attempts: the number by outcome, in the order of ``SettlementKind``; the seconds that they took, and
+    that their tasks had waited; and how many took, and had waited, less than each power of two, by its exponent.
+    """
+
+    __slots__ = ("counts", "durations", "seconds", "stood", "took", "waited", "waits")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _OUTCOMES
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.durations: dict[int, int] = {}
+        self.waits: dict[int, int] = {}
+        self.took: list[float] = []
+        """Seconds that attempts took which succeeded; :meth:`add_up` adds many of them at once, which is faster."""
+        self.stood: list[float] = []
+        """Seconds that their tasks had waited."""
+
+    def add(self, kind: int, seconds: float, waited: float) -> None:
+        """Add an attempt."""
+        self.counts[kind] += 1
+        seconds = min(seconds, _LONGEST) if seconds > _LEAST else _LEAST
+        waited = min(waited, _LONGEST) if waited > _LEAST else _LEAST
+        self.seconds += seconds
+        self.waited += waited
+        histogram, exponent = self.durations, math.frexp(seconds)[1]
+        histogram[exponent] = histogram.get(exponent, 0) + 1
+        histogram, exponent = self.waits, math.frexp(waited)[1]
+        histogram[exponent] = histogram.get(exponent, 0) + 1
+
+    def add_up(self) -> None:
+        """Add the attempts of :attr:`took` and :attr:`stood`, all of which succeeded."""
+        if not self.took:
+            return
+        took, self.took = self.took, []
+        stood, self.stood = self.stood, []
+        self.counts[0] += len(took)
+        self.seconds += _enter(took, self.durations)
+        self.waited += _enter(stood, self.waits)
+
+    def merge(self, other: Sums) -> None:
+        """Add the attempts of other sums."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.seconds += other.seconds
+        self.waited += other.waited
+        for mine, theirs in ((self.durations, other.durations), (self.waits, other.waits)):
+            for exponent, number in theirs.items():
+                mine[exponent] = mine.get(exponent, 0) + number
+
+    def pack(self) -> list[Any]:
+        """Return all numbers, the histograms as flat lists of exponents and numbers."""
+        histograms = [[each for pair in sorted(one.items()) for each in pair] for one in (self.durations, self.waits)]
+        return [*self.counts, self.seconds, self.waited, *histograms]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> Sums:
+        """Make the sums that :meth:`pack` has packed.
+
+        Raises:
+          TypeError, ValueError: the numbers are no such sums.
+        """
+        *counts, seconds, waited, durations, waits = packed
+        sums = cls()
+        if len(counts) != _OUTCOMES or not all(type(each) is int for each in (*counts, *durations, *waits)):
+            raise ValueError(f"{packed!r:.100} are no sums of a minute")
+        sums.counts, sums.seconds, sums.waited = counts, float(seconds), float(waited)
+        sums.durations = dict(zip(durations[::2], durations[1::2], strict=True))
+        sums.waits = dict(zip(waits[::2], waits[1::2], strict=True))
+        return sums
+
+    def shown(self, minute: int, name: str) -> Minute:
+        """Return the value that users see."""
+        succeeded, retried, failed, killed, released, suspended = self.counts
+        return Minute(
+            at=_EPOCH + timedelta(minutes=minute),
+            name=name or None,
+            succeeded=succeeded,
+            retried=retried,
+            failed=failed,
+            killed=killed,
+            released=released,
+            suspended=suspended,
+            seconds=self.seconds,
+            waited=self.waited,
+            durations={2.0**exponent: number for exponent, number in sorted(self.durations.items())},
+            waits={2.0**exponent: number for exponent, number in sorted(self.waits.items())},
+        )
+
+
+def _enter(seconds: list[float], histogram: dict[int, int]) -> float:
+    """Count these times in the histogram; return their sum."""
+    seconds.sort()
+    if seconds[0] < _LEAST:
+        seconds = sorted(max(each, _LEAST) for each in seconds)
+    start = 0
+    while start < len(seconds):
+        exponent = math.frexp(seconds[start])[1]
+        end = bisect_left(seconds, 2.0**exponent, start)
+        histogram[exponent] = histogram.get(exponent, 0) + end - start
+        start = end
+    return sum(seconds)
+
+
+class MinuteRow(NamedTuple):
+    """Attempts of a queue that are to be added to what is stored."""
+
+    queue: str
+    minute: int
+    """Minutes since the epoch, by the engine's clock."""
+    name: str
+    """Of the tasks; empty for those without a name."""
+    sums: Sums
+
+
+@final
+class Tally:
+    """The sums of the attempts that this process has settled in a queue, by minute and name of the task.
+
+    Args:
+      most: sums that are kept, where nothing takes them; then none is kept for longer than 48 hours either.
+    """
+
+    __slots__ = ("_end", "_most", "_names", "rows")
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
+        self.rows: dict[tuple[int, str], Sums] = {}
+        self._names: dict[str | None, Sums] = {}  # those of the present minute
+        self._end = -math.inf  # of it
+
+    def add(self, name: str | None, kind: int, seconds: float, waited: float, now: float) -> None:
+        """Add an attempt that has ended now."""
+        self._sums_of(name, now).add(kind, seconds, waited)
+
+    def add_succeeded(self, name: str | None, started: float, ready: float, ended: float) -> None:
+        """Add an attempt that has succeeded now, at a task that was claimed and ready at these times."""
+        sums = self._names.get(name) if ended < self._end else None
+        if sums is None:
+            sums = self._sums_of(name, ended)
+        sums.took.append(ended - started)
+        sums.stood.append(started - ready)
+        if len(sums.took) >= _AT_ONCE:
+            sums.add_up()
+
+    def add_up(self) -> None:
+        """Add all attempts that succeeded to the sums."""
+        for sums in self.rows.values():
+            sums.add_up()
+
+    def _sums_of(self, name: str | None, now: float) -> Sums:
+        if now < self._end and (known := self._names.get(name)) is not None:
+            return known
+        minute = int(now // 60)
+        if now >= self._end:
+            for sums in self._names.values():
+                sums.add_up()
+            self._end = 60.0 * (minute + 1)
+            self._names.clear()
+            self._drop_old(minute - KEPT_MINUTES)
+        label = name or ""
+        if len(self._names) >= MOST_NAMES:
+            return self.rows.setdefault((minute, OTHER), Sums())
+        sums = self._names[name] = self.rows.setdefault((minute, label), Sums())
+        return sums
+
+    def take(self, queue: str) -> list[MinuteRow]:
+        """Remove and return all sums."""
+        self.add_up()
+        taken = [MinuteRow(queue, minute, name, sums) for (minute, name), sums in self.rows.items()]
+        self.rows, self._end = {}, -math.inf
+        self._names.clear()
+        return taken
+
+    def give_back(self, rows: Iterable[MinuteRow]) -> None:
+        """Add sums again that could not be written."""
+        for _, minute, name, sums in rows:
+            self.rows.setdefault((minute, name), Sums()).merge(sums)
+
+    def drop_old(self, now: float) -> None:
+        """Forget the sums that are kept no longer."""
+        self.add_up()
+        self._drop_old(int(now // 60) - KEPT_MINUTES)
+
+    def _drop_old(self, first: int) -> None:
+        while self.rows and (len(self.rows) > self._most or next(iter(self.rows))[0] < first):
+            del self.rows[next(iter(self.rows))]
+
+
+def shown(
+    rows: Iterable[tuple[int, str, Sums]], since: datetime | None, until: datetime | None, name: str | None
+) -> list[Minute]:
+    """Return the minutes of these rows that overlap a time, of one name if it is given, in order."""
+    first = -math.inf if since is None else since.timestamp() // 60
+    end = math.inf if until is None else until.timestamp() / 60
+    chosen = [row for row in rows if first <= row[0] < end and name in (None, row[1])]
+    return [sums.shown(minute, label) for minute, label, sums in sorted(chosen, key=lambda row: row[:2])]
+
+
+def check_span(since: datetime | None, until: datetime | None, name: str | None) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless these choose minutes."""
+    for what, moment in (("since", since), ("until", until)):
+        if moment is not None and not isinstance(moment, datetime):
+            raise TypeError(f"{what} must be a datetime, not {type(moment).__name__}")
+        if moment is not None and moment.tzinfo is None:
+            raise ValueError(f"{what} must have a time zone, as datetime.now(timezone.utc) has")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
