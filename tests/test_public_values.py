@@ -61,6 +61,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
+    "Page": lambda: t.Page([1, 2], next="cursor", is_partial=True),
     "PastAttempt": lambda: t.PastAttempt(1, 2.5, "w", "failed", "ValueError: no", 0.5, "", "1.4"),
     "Pause": lambda: testing.Pause(1.0),
     "PydanticCodec": lambda: t.PydanticCodec(int, name="the result"),

@@ -43,6 +43,14 @@ class Seen:
         """Allow only the whole operation: it cannot be cancelled."""
         assert self.after == self.uncut
 
+    def each(self) -> None:
+        """Allow each task to be as it was before, or as it is after a whole operation: it makes several steps."""
+        for task_id in {**self.before, **self.uncut}:
+            ends = self.before.get(task_id), self.uncut.get(task_id)
+            assert self.after.get(task_id) in ends, f"half done: {task_id} became {self.after.get(task_id)}"
+        if self.returned:
+            assert self.after == self.uncut
+
     def untouched(self) -> None:
         """Allow no change: the operation only reads."""
         assert self.after == self.before
@@ -249,6 +257,7 @@ def orphaned(seen: Seen) -> None:
 PUSHES = {
     "push": [Operation(calling("push", "new"))],
     "push_task": [Operation(calling("push_task", lambda tested: task("new")))],
+    "push_or_get": [Operation(calling("push_or_get", "new"))],
     "push_bulk": [Operation(calling("push_bulk", ["new 1", "new 2", "new 3"]), Seen.beginning)],
     "push_stream": [Operation(calling("push_stream", lambda _: channel_of("new 1", "new 2")), Seen.beginning)],
     "push_all": [Operation(calling("push_all", lambda _: channel_of(task("new 1"), task("new 2"))), Seen.beginning)],
@@ -262,6 +271,7 @@ LOOKS = {
     "metrics": [looking("metrics")],
     "audit": [looking("audit")],
     "throughput": [looking("throughput")],
+    "explain": [looking("explain", "waiting")],
     "progress_of": [looking("progress_of", "held")],
 }
 CHANGES = {
@@ -274,6 +284,9 @@ CHANGES = {
     "discard": [Operation(calling("discard", "dead"))],
     "vacuum": [Operation(calling("vacuum"))],
     "resume_by_id": [Operation(calling("resume_by_id", "dead"))],
+    "retry_all": [Operation(calling("retry_all"), Seen.each)],
+    "cancel_all": [Operation(calling("cancel_all"), Seen.each)],
+    "discard_all": [Operation(calling("discard_all"), Seen.each)],
     "report_progress": [Operation(calling("report_progress", lambda tested: tested.held, 50))],
     "resume_abandoned": [Operation(resume_abandoned, orphaned)],
 }

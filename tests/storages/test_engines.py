@@ -1111,8 +1111,8 @@ async def test_rows_are_listed_by_state_each_in_its_order(engine: Engine, mock_c
     await claim(engine, 1, lease=10.0)
     assert ids((await engine.search(QUEUE, Query([State.WAITING], limit=9))).rows) == ["w1", "w2"]
     assert ids((await engine.search(QUEUE, Query([State.DELAYED], limit=9))).rows) == ["d1", "d2"]
-    assert ids((await engine.search(QUEUE, Query([State.RUNNING], limit=9))).rows) == ["r1", "r2"]
-    assert ids((await engine.search(QUEUE, Query([State.RUNNING, State.WAITING], limit=3))).rows) == ["r1", "r2", "w1"]
+    assert ids((await engine.search(QUEUE, Query([State.RUNNING], limit=9))).rows) == ["r2", "r1"]
+    assert ids((await engine.search(QUEUE, Query([State.RUNNING, State.WAITING], limit=3))).rows) == ["w1", "w2", "r2"]
     assert ids((await engine.search(QUEUE, Query([State.WAITING, State.RUNNING], limit=1))).rows) == ["w1"]
     assert (await engine.search(QUEUE, Query([State.DONE, State.FAILED, State.KILLED], limit=9))).rows == []
     assert (await engine.search(QUEUE, Query([], limit=9))).rows == []

@@ -71,6 +71,9 @@ class Page(list[T]):
         self.next = next
         self.is_partial = is_partial
 
+    def __repr__(self) -> str:
+        return f"Page({super().__repr__()}, next={self.next!r}, is_partial={self.is_partial!r})"
+
 
 class Position(NamedTuple):
     """A place in a list: after the row with this sort key, in this section."""

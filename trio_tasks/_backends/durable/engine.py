@@ -239,7 +239,7 @@ class LocatedRow(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A question for the rows of a queue in some states, in the order of a list."""
+    """A question for the rows of a queue in some states, in the order of a list: by state, whatever the order given."""
 
     states: Sequence[State]
     selection: Selection = Selection()
@@ -420,7 +420,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def search(self, queue: str, query: Query) -> Found[StoredRow]:
-        """Return at most ``limit`` rows in these states, those of the first state first.
+        """Return at most ``limit`` rows in these states, by state, whatever the order of ``states``.
 
         Waiting rows are in the order in which they would be claimed; delayed rows in the order in which they are due
         (are ready, or expire before that); running rows in the order of their claims; finished rows in the order in

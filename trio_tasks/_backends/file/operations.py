@@ -306,7 +306,7 @@ _EXPIRED = GONE
 def _listed(queue: QueueRows, query: Query, now: float) -> Iterator[tuple[Position, Row]]:
     """Return the rows in the states of a query, after the position from which the list goes on."""
     after, step = query.after, -1 if query.newest_first else 1
-    states = [int(state) for state in query.states]
+    states = sorted(int(state) for state in query.states)
     if KILLED in states and queue.next_due <= now:
         states.insert(states.index(KILLED) + 1, _EXPIRED)
     choose = nlargest if query.newest_first else nsmallest
