@@ -6,6 +6,7 @@ version stands in a table, not in the file's header.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,8 @@ OR (type = 'view' AND (lower(name) GLOB 'trio_tasks_*' OR instr(lower(sql), 'tri
 """
 _LAST_SESSION = 2**31 - 2
 """A claim is numbered in 64 bits, whose upper half is the session's."""
+_PAGE_TIME = 0.05
+"""Seconds within which a page that is being written is there as a whole."""
 _SMALL = 8 * 2**20
 """Bytes up to which a file is read through when it is opened."""
 
@@ -265,8 +268,14 @@ def check_whole(connection: Connection, path: str) -> None:
     file = Path(path)
     if not file.exists() or not (size := file.stat().st_size):
         return
-    # SQLite itself sees whether the file was cut off. It must not be opened here: all locks that this process has on a
-    # file are gone when any of its descriptors is closed, those of other connections too.
+    # SQLite itself sees whether pages are missing; of a page that was cut off, it takes the rest for zeros. The file
+    # must not be opened here: all locks that this process has on a file are gone when any of its descriptors is closed,
+    # those of other connections too.
+    [(page,)] = connection.execute("PRAGMA page_size")
+    if size % int(page):
+        time.sleep(_PAGE_TIME)  # another process may be about to write it
+        if file.stat().st_size % int(page):
+            raise DamagedError(f"the SQLite file {path!r} is damaged: its last page was cut off")
     if size <= _SMALL:
         [(verdict, *_), *_] = connection.execute("PRAGMA integrity_check(1)")
         if verdict != "ok":
