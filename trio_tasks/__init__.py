@@ -23,6 +23,7 @@ from ._contracts.backend import (
     Reschedule as Reschedule,
     ResumeAbandoned as ResumeAbandoned,
     ResumeById as ResumeById,
+    SetMetadata as SetMetadata,
     Throughput as Throughput,
     Update as Update,
     Vacuum as Vacuum,

@@ -348,6 +348,16 @@ class Machine(RuleBasedStateMachine):
             self._do(held.storage.report_progress, held.task, progress)
             self.model.rows[held.id].progress = progress
 
+    @step(held=hands, note=st.integers(0, 9))
+    def set_metadata(self, held: Held, note: int) -> None:
+        if held.storage is None:
+            return
+        if held.is_settled or not self.model.holds(held.id, held.claim):
+            self._raises(LeaseLostError, held.storage.set_metadata, held.task, {"note": note})
+        else:
+            assert self._do(held.storage.set_metadata, held.task, Metadata({"note": note})) is None
+            self.model.rows[held.id].metadata = {**self.model.rows[held.id].metadata, "note": note}
+
     @step(worker=workers)
     @precondition(lambda self: self.kind.traits.is_stored)
     def beat(self, worker: int) -> None:

@@ -136,6 +136,9 @@ class TroubledEngine(Engine):
         renewal: Renewal = await self._call("renew", held, lease, workers)
         return renewal
 
+    async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        return bool(await self._call("set_options", held, options))
+
     async def report(self, held: ClaimKey, progress: bytes) -> bool:
         return bool(await self._call("report", held, progress))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from trio_tasks import (
     Failed,
     Killed,
     LeaseLostError,
+    Metadata,
     Outcome,
     Page,
     Parts,
@@ -889,6 +890,14 @@ class LooksAtNoPriority(LeasedStorage):
     async def metrics(self) -> QueueMetrics:
         metrics = await super().metrics()
         return {**metrics, "oldest_waiting": 0.0}
+
+
+@breaks("metadata_of_a_running_task_is_set")
+class ForgetsMetadataOfAttempts(LeasedStorage):
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        self.held(task)
+        await trio.lowlevel.checkpoint()
+        task.parts.metadata = Metadata({**task.parts.metadata, **values})
 
 
 @breaks("progress_is_shown")

@@ -6,6 +6,7 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -68,6 +69,7 @@ from trio_tasks.abc import (
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    SetMetadata,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -147,6 +149,7 @@ class LeasedStorage(
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    SetMetadata,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -503,6 +506,12 @@ class LeasedStorage(
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         await trio.lowlevel.checkpoint()
         self.held(task).progress = progress
+
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        row = self.held(task)
+        task.parts.metadata = Metadata({**task.parts.metadata, **values})
+        row.metadata = json.dumps(dict(task.parts.metadata))
 
     async def progress_of(self, task_id: str) -> Any:
         row = await self.find(task_id)

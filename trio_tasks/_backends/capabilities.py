@@ -22,6 +22,7 @@ from .._contracts.backend import (
     Progress,
     Reschedule,
     ResumeById,
+    SetMetadata,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -31,10 +32,11 @@ from .._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
 from .._contracts.sink import check_task
 from .._printing import escaped
 from .._tasks.errors import DuplicateTaskError, UnknownTaskError
+from .._tasks.extensions import Metadata
 from .._tasks.outcome import TaskResult, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Unpack
 
@@ -78,6 +80,7 @@ class LedgerCapabilities(
     Metrics,
     Audit,
     Progress,
+    SetMetadata,
     Generic[A],
 ):
     """The base of backends that keep their tasks in memory, such as :class:`MemoryStorage`.
@@ -300,6 +303,19 @@ class LedgerCapabilities(
         check_task(task)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.ledger.report(task, progress)
+
+    @trio.lowlevel.enable_ki_protection
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        """Add these values to the metadata of a running task, in place of those of the same names; later attempts and
+        :meth:`fetch_by_id` see them.
+
+        Raises:
+          LeaseLostError: the task is not running in this attempt any more. Nothing changed.
+        """
+        check_task(task)
+        metadata = Metadata({**task.parts.metadata, **values})
+        await trio.lowlevel.checkpoint()
+        self._ledger_holder.ledger.set_metadata(task, metadata)
 
     async def progress_of(self, task_id: str) -> Any:
         """Return the progress that was last reported for the task; None if none was.

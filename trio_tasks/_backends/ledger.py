@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .._contracts.listing import Found, PageRequest
+    from .._tasks.extensions import Metadata
     from .._tasks.outcome import Ending, Outcome
     from .._tasks.task import Parts
     from .._tasks.task_id import TaskId
@@ -490,6 +491,19 @@ class Ledger(Generic[A]):
         task = self._live[parts.id] = Task(finished[0].args, parts)
         self._ready.append(task)
         return True
+
+    def set_metadata(self, task: Task[A], metadata: Metadata) -> None:
+        """Replace the metadata of a running task.
+
+        Raises:
+          LeaseLostError: the task is not running under these parts. Nothing changed.
+        """
+        parts = task.parts
+        if self._running.get(parts.id) is not parts:
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to change"
+            )
+        parts.metadata = self._live[parts.id].parts.metadata = metadata
 
     def report(self, task: Task[A], progress: Any) -> None:
         """Store the progress of a running task.

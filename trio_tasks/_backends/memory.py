@@ -28,7 +28,7 @@ from .capabilities import LedgerCapabilities
 from .memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -389,6 +389,16 @@ class MemoryStorage(
         if self._encoding is not None:
             progress = self._encoding.progress(progress)
         await super().report_progress(task, progress)
+
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        """Add these values to the metadata of a running task, in place of those of the same names.
+
+        Raises:
+          LeaseLostError: the task is not running in this attempt any more. Nothing changed.
+        """
+        if self._encoding is not None:
+            values = {name: self._encoding.progress(value) for name, value in values.items()}
+        await super().set_metadata(task, values)
 
     async def resume_abandoned(self) -> int:
         """Return 0: there are no orphans without leases."""

@@ -13,6 +13,7 @@ import trio
 from .._tasks.task import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -167,6 +168,21 @@ class Progress(ABC):
 
         Raises:
           UnknownTaskError: no such task is known.
+        """
+
+
+class SetMetadata(ABC):
+    """A backend that can change the metadata of a running task."""
+
+    @abstractmethod
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        """Add these values to the metadata of a running task, in place of those of the same names.
+
+        They are stored, so later attempts and :meth:`FetchById.fetch_by_id` see them; ``task.parts.metadata`` has them
+        when this returns.
+
+        Raises:
+          LeaseLostError: the task is not running any more. Nothing changed.
         """
 
 

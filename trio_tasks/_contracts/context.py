@@ -14,7 +14,7 @@ from .._concurrency.stacks import is_in_thread
 from .._concurrency.threads import call_in_trio_thread, is_in_trio_thread
 from .._logging import log_and_suppress
 from .._printing import escaped
-from .._tasks.errors import WorkerError
+from .._tasks.errors import BackendError, WorkerError
 from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
 from .events import EVENTS, Event
@@ -202,6 +202,24 @@ class WorkerContext:
         self.concurrency = concurrency
         if self.on_resize is not None:
             self.on_resize()
+
+    async def set_metadata(self, task: Task[Any], **values: Any) -> None:
+        """Add values to the metadata of a running task, in place of those of the same names.
+
+        >>> await context.set_metadata(task, invoice=invoice.number)
+
+        They are stored at once, so later attempts see them in ``task.parts.metadata``, and so does ``fetch_by_id`` in
+        any process.
+
+        Raises:
+          TypeError, ValueError: a value cannot be stored. Nothing changed.
+          LeaseLostError: the task is not running in this attempt any more. Nothing changed.
+          BackendError: the backend cannot do it, or has failed.
+        """
+        set_metadata = getattr(getattr(self.recipe, "backend", None), "set_metadata", None)
+        if set_metadata is None:
+            raise BackendError(f"the backend of worker {self.name!r} cannot change the metadata of a running task")
+        await set_metadata(task, values)
 
     def track(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run ``async_fn(*args)`` in the background of the worker. It may outlive the attempt that started it, but not

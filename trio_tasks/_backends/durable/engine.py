@@ -409,6 +409,10 @@ class Engine(ABC):
         """Store the progress of a RUNNING row; False if the lease is lost."""
 
     @abstractmethod
+    async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Replace the options of a RUNNING row; False if the lease is lost."""
+
+    @abstractmethod
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id; or None."""
 

@@ -35,6 +35,7 @@ from ..._contracts.backend import (
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    SetMetadata,
     Throughput,
     Update,
     Vacuum,
@@ -57,6 +58,7 @@ from ..._tasks.errors import (
     UnknownTaskError,
     UnsettledError,
 )
+from ..._tasks.extensions import Metadata
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
@@ -77,7 +79,7 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -124,6 +126,7 @@ class DurableStorage(
     Pause,
     Explain,
     Progress,
+    SetMetadata,
     Throughput,
     Generic[A],
 ):
@@ -547,6 +550,26 @@ class DurableStorage(
         is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
         if not is_kept:
             raise LeaseLostError(f"attempt {task.parts.attempt} of task {escaped(task.parts.id)} has lost its lease")
+
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        """Add these values to the metadata of a running task, in place of those of the same names; later attempts and
+        :meth:`fetch_by_id` see them.
+
+        Raises:
+          EncodeError: they cannot be stored. Nothing changed.
+          LeaseLostError: the task is not leased any more. Nothing changed.
+        """
+        check_task(task)
+        parts, lease = task.parts, task.parts.context
+        if not isinstance(lease, Lease) or lease.settled:
+            raise LeaseLostError(f"task {escaped(parts.id)} is not running here")
+        metadata = Metadata({**parts.metadata, **values})
+        options = encode_options(parts.terms, metadata, parts.run_at)
+        check_length(len(options or b""), self._loop.engine.longest, "the metadata")
+        is_kept: bool = await self._loop.ask(self._loop.engine.set_options, lease.claim_key, options)
+        if not is_kept:
+            raise LeaseLostError(f"attempt {parts.attempt} of task {escaped(parts.id)} has lost its lease")
+        parts.metadata = metadata
 
     @overload
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...

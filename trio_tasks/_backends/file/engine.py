@@ -219,6 +219,10 @@ class FileEngine(Engine):
         """Store the progress of a row; it may be lost in a power cut."""
         return await self._transact(lambda: self._operations.report(held, progress), durable=False)
 
+    async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Replace the options of a running row."""
+        return await self._transact(lambda: self._operations.set_options(held, options), durable=True)
+
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())

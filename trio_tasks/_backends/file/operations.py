@@ -149,6 +149,17 @@ class Operations:
 
     # Operations that append a record
 
+    def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Replace the options of a running row."""
+        state = self._state
+        row = state.leased_row(held.key, held.token)
+        if row is not None:
+            state.touch_in_full(row)
+            state.weight -= row.weight
+            row.options = options
+            state.weight += row.weight
+        return row is not None
+
     def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Store the progress of a running row."""
         row = self._state.leased_row(held.key, held.token)

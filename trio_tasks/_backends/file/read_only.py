@@ -288,6 +288,10 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
+    async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Raise, as for every change."""
+        raise self._refusal()
+
     async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
         """Refused."""
         raise self._refusal()

@@ -143,6 +143,10 @@ class SqliteEngine(Engine):
         """Store the progress of a running row."""
         return await self._write(Operations.report, held, progress)
 
+    async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Replace the options of a running row."""
+        return await self._write(Operations.set_options, held, options)
+
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())

@@ -218,6 +218,11 @@ class Operations:
             for name, session, number, state, told, noted, expires in found
         ]
 
+    def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
+        """Replace the options of a row that runs under this claim."""
+        sql = "UPDATE trio_tasks_task SET options = ? WHERE seq = ? AND token = ? AND state = 2"
+        return self._connection.changed(sql, (options, held.key, held.token)) > 0
+
     def report(self, held: ClaimKey, progress: bytes) -> bool:
         """Store the progress of a row that runs under this claim."""
         sql = "UPDATE trio_tasks_task SET progress = ? WHERE seq = ? AND token = ? AND state = 2"

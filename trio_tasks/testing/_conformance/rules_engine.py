@@ -53,6 +53,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
     return {
         "exchange": lambda: harness.push(2),
         "renew": lambda: ask(engine.renew, [], 1.0),
+        "set_options": lambda: ask(engine.set_options, None, b""),
         "report": lambda: ask(engine.report, None, b""),
         "find": lambda: storage.fetch_by_id(waiting.parts.id),
         "locate": lambda: storage.explain(waiting.parts.id),
