@@ -256,8 +256,8 @@ def orphaned(seen: Seen) -> None:
 
 PUSHES = {
     "push": [Operation(calling("push", "new"))],
-    "push_task": [Operation(calling("push_task", lambda tested: task("new")))],
     "push_or_get": [Operation(calling("push_or_get", "new"))],
+    "push_task": [Operation(calling("push_task", lambda tested: task("new")))],
     "push_bulk": [Operation(calling("push_bulk", ["new 1", "new 2", "new 3"]), Seen.beginning)],
     "push_stream": [Operation(calling("push_stream", lambda _: channel_of("new 1", "new 2")), Seen.beginning)],
     "push_all": [Operation(calling("push_all", lambda _: channel_of(task("new 1"), task("new 2"))), Seen.beginning)],
@@ -288,6 +288,7 @@ CHANGES = {
     "cancel_all": [Operation(calling("cancel_all"), Seen.each)],
     "discard_all": [Operation(calling("discard_all"), Seen.each)],
     "report_progress": [Operation(calling("report_progress", lambda tested: tested.held, 50))],
+    "set_metadata": [Operation(calling("set_metadata", lambda tested: tested.held, {"a": 1}))],
     "resume_abandoned": [Operation(resume_abandoned, orphaned)],
 }
 OPERATIONS: dict[str, list[Operation]] = {

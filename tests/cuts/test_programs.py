@@ -157,6 +157,11 @@ async def until_idle(storage: Any, handler: Made, cut: Cut) -> None:
         await run_until_idle(worker_of(storage, handler))
 
 
+async def worker_until_idle(storage: Any, handler: Made, cut: Cut) -> None:
+    with cut:
+        await worker_of(storage, handler).run_until_idle()
+
+
 async def wait_stopped(storage: Any, handler: Made, cut: Cut) -> None:
     """One who waits for the end of a worker is cut, which is nothing to the worker."""
     async with trio.open_nursery() as nursery:
@@ -192,6 +197,7 @@ RUNNERS: dict[str, Runner] = {
         run_with_signal,
         execute_next,
         until_idle,
+        worker_until_idle,
         wait_stopped,
         wait_shutting_down,
     )
@@ -445,8 +451,8 @@ def test_a_poll_strategy_is_cut_at_every_moment(name: str) -> None:
 
 
 RUN: dict[str, set[str]] = {
-    "Worker": {"run", "run_until", "stream"},
-    "WorkerContext": {"wait_stopped", "wait_shutting_down"},
+    "Worker": {"run", "run_until", "run_until_idle", "stream"},
+    "WorkerContext": {"wait_stopped", "wait_shutting_down", "set_metadata"},  # the last is the backend's, cut as that
     "Monitor": {"run", "run_with_signal", "__aenter__", "__aexit__"},
     "TestWorker": {"execute_next"},
     "SqliteTransaction": {"from_task"},
