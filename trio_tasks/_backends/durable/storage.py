@@ -863,7 +863,7 @@ class DurableStorage(
                 self._loop.check_queues()
                 number += len(step.ids)
                 query, is_more = query._replace(after=step.after), step.is_more
-        return number
+        return number  # noqa: ASYNC910  there is a selection at least
 
     async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
         """Forget all finished tasks, dead letters included; return how many there were.
