@@ -114,7 +114,7 @@ async def test_it_can_be_started_and_does_not_end_while_it_is_paused(autojump_cl
     async def handler(n: int) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:
+    async def work(task_status: trio.TaskStatus[WorkerContext]) -> None:  # noqa: ASYNC128  it is handed on
         await worker.run_until_idle(task_status=task_status)
         ended.set()
 

@@ -352,7 +352,7 @@ class Worker(Generic[A, R]):
                 context.stop()
         return reports[0]
 
-    async def run_until_idle(
+    async def run_until_idle(  # noqa: ASYNC128  it is handed on
         self, *, task_status: trio.TaskStatus[WorkerContext] = trio.TASK_STATUS_IGNORED
     ) -> WorkerReport:
         """Run until no attempt is under way and the backend has no task that is ready; then stop gracefully.
