@@ -687,7 +687,7 @@ class Ledger(Generic[A]):
 
     def audit(self, queue: str) -> Balance:
         """Compare the counters with the tasks."""
-        there = dict[str, int].fromkeys(STORED_STATES, 0)
+        there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
         there["waiting"] = sum(map(self._is_ready, self._ready))
         there["delayed"] = sum(task_id in self._live for task_id in self._not_before)
         there["suspended_now"] = sum(task_id in self._not_before for task_id in self._suspended)

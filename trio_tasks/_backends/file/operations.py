@@ -137,7 +137,7 @@ class Operations:
         """Compare the counters of the queue with its rows."""
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
         rows = [row for row in self._state.rows.values() if row.queue is queue_rows]
-        there = dict[str, int].fromkeys(STORED_STATES, 0)
+        there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
         for row in rows:
             there[_NAMES[row.state]] += 1
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
