@@ -572,6 +572,8 @@ class Machine(RuleBasedStateMachine):
             self.model.enter_due()  # as metrics() did
         balance = self._do(storage.audit)
         assert balance, balance
+        for row in [*self.model.rows.values()][self.steps % 3 :: 3]:
+            self._agree_on_explanation(storage, row)
         assert self._do(storage.fetch_by_id, UNKNOWN) is None
         for waiter in self.waiters:
             self._agree_on_end(waiter)
@@ -628,6 +630,18 @@ class Machine(RuleBasedStateMachine):
         for key in keys[:1]:
             chosen = {task.parts.id for task in self._do(storage.list_tasks, None, {"unique": key})}
             assert chosen == {row.id for row in self.model.rows.values() if row.unique == key}
+
+    def _agree_on_explanation(self, storage: Any, row: Row) -> None:
+        """A task is explained by its place, and one that is ready by those that go first. The workers that are
+        registered here do not run: their intake is closed."""
+        if self.model.explanation(row) in ("running", "no_worker") and not self.kind.has_one_process:
+            return  # it would ask the other handles, and wait for an answer on a clock that stands still
+        found = self._do(storage.explain, row.id)
+        kind = "no_worker" if found.kind == "held_by_gate" else found.kind
+        assert kind == self.model.explanation(row), found
+        if kind in ("paused", "no_worker"):
+            before, with_ties = self.model.ahead_of(row)
+            assert before <= found.ahead <= with_ties, found
 
     def _agree_on_end(self, waiter: Waiter) -> None:
         row = self.model.rows.get(waiter.id)

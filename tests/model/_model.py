@@ -141,6 +141,24 @@ class Model:
         first = min(((-row.priority, row.line) for row in waiting), default=None)
         return [row for row in waiting if (-row.priority, row.line) == first]
 
+    def explanation(self, row: Row) -> str:
+        """Return the kind of the explanation of a task, where no worker is registered."""
+        if not row.waits:
+            return "running" if row.place == "running" else "finished"
+        if row.place == "delayed" and row.due > self.now:
+            return "suspended" if row.is_suspended else "delayed"
+        return "paused" if self.is_paused else "no_worker"
+
+    def ahead_of(self, row: Row) -> tuple[int, int]:
+        """Return how many ready tasks go before this one, without those that tie with it, and with them."""
+
+        def turn(each: Row) -> tuple[int, tuple[float, float]]:
+            return -each.priority, each.line
+
+        ready = [each for each in self.rows.values() if self.explanation(each) in ("paused", "no_worker")]
+        others = [each for each in ready if each is not row and each.expires > self.now]
+        return sum(turn(each) < turn(row) for each in others), sum(turn(each) <= turn(row) for each in others)
+
     def enter_due(self) -> None:
         """Enter all that is due, as a receive does."""
         for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):

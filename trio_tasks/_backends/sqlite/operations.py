@@ -51,14 +51,12 @@ SELECT id, priority, order_key FROM trio_tasks_task
 WHERE queue = ? AND state = 0 AND {_UNEXPIRED} AND {_BEFORE} ORDER BY priority DESC, order_key LIMIT ?
 """
 """The ready rows that go before another one, the first of them first."""
-DUE_BEFORE = f"""
-SELECT id, priority, order_key FROM (
-    SELECT id, priority, order_key FROM trio_tasks_task
-    WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state = 1
-    AND (wall IS NULL OR wall <= ?) AND {_UNEXPIRED} LIMIT ?)
-WHERE {_BEFORE}
+DUE_DELAYED = f"""
+SELECT id, priority, order_key FROM trio_tasks_task
+WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state = 1
+AND (wall IS NULL OR wall <= ?) AND {_UNEXPIRED} LIMIT ?
 """
-"""The same, of the delayed rows that are due and were not made ready yet."""
+"""Delayed rows that are due, and were not made ready yet."""
 _MOST_LEVELS = 1000
 """Priorities, the highest first, of which the oldest waiting row is looked for."""
 OLDEST = """
@@ -139,7 +137,8 @@ class Operations:
             return LocatedRow(stored, None, is_paused)
         before = priority, priority, order_key
         ready = self._connection.execute(READY_BEFORE, (number, now, *before, MOST_COUNTED))
-        due = self._connection.execute(DUE_BEFORE, (number, now, wall, now, MOST_COUNTED, *before))
+        due = self._connection.execute(DUE_DELAYED, (number, now, wall, now, MOST_COUNTED))
+        due = [row for row in due if (-row[1], row[2]) < (-priority, order_key)]
         first = sorted((*ready, *due), key=lambda row: (-row[1], row[2]))
         return LocatedRow(stored, Place.after(text(row[0]) for row in first), is_paused)
 
