@@ -136,7 +136,8 @@ def decode_options(options: bytes | None, name: str | None = None) -> tuple[Term
         fields = _read(options, "the options of a task")
         *terms, metadata = fields[:_OPTIONS_LENGTH]
         retry_for = fields[_OPTIONS_LENGTH + 1] if len(fields) > _OPTIONS_LENGTH + 1 else None
-        found = Terms(*[*terms, name, retry_for])
+        values: list[Any] = [*terms, name, retry_for]
+        found = Terms(*values)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
     except (TypeError, ValueError, LookupError) as error:

@@ -267,8 +267,9 @@ class Operations:
             return Part(0, is_more=False)
         if task_id is None:
             state.enter_due(-math.inf)  # leave leases that ran out, since their attempts may run here
-        rows = list(islice(chain.from_iterable(map(dict.values, queue_rows.finished.values())), _BATCH_SIZE))
-        if task_id is not None:
+            finished = chain.from_iterable(rows.values() for rows in queue_rows.finished.values())
+            rows = list(islice(finished, _BATCH_SIZE))
+        else:
             row = state.current_row(queue, task_id)
             rows = [row] if row is not None and row.state != RUNNING else []
         for row in rows:

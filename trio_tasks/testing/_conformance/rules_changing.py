@@ -194,15 +194,16 @@ async def a_finished_task_can_be_resumed(harness: Harness) -> None:
     """resume_by_id makes a finished task wait again, from its first attempt and without its result; it returns False
     for any other task.
     """
+    resume = harness.backend.resume_by_id
     ids = [await harness.push(number) for number in range(3)]
-    expect("resume of a task that waits", await harness.backend.resume_by_id(ids[0]), False)
-    expect("resume of an unknown task", await harness.backend.resume_by_id("unknown"), False)
+    expect("resume of a task that waits", await resume(ids[0]), False)
+    expect("resume of an unknown task", await resume("unknown"), False)
     outcomes: tuple[Outcome, ...] = (Failed(ValueError("1")), Killed(ValueError("1")), Succeeded(1))
     for number, outcome in enumerate(outcomes):
         await harness.settle(await harness.receive_number(number), outcome)
     for number, task_id in enumerate(ids):
-        expect("resume of a finished task", await harness.backend.resume_by_id(task_id), True)
-        expect("resume once more", await harness.backend.resume_by_id(task_id), False)
+        expect("resume of a finished task", await resume(task_id), True)
+        expect("resume once more", await resume(task_id), False)
         if isinstance(harness.backend, FetchById) and (found := await harness.backend.fetch_by_id(task_id)) is not None:
             expect("its result", getattr(found.parts.context, "result", None), None)
         task = await harness.receive_number(number)
@@ -296,20 +297,21 @@ async def one_task_can_be_forgotten(harness: Harness) -> None:
     """discard forgets the finished or waiting task of this id and no other; it returns False if there is none, or if
     it runs.
     """
+    discard = harness.backend.discard
     ids: list[str] = [await harness.push(number) for number in range(3)]
-    expect("discard of an unknown task", await harness.backend.discard("unknown"), False)
+    expect("discard of an unknown task", await discard("unknown"), False)
     for delay in (0.0, DELAY):
         waiting = await harness.push(4, unique="key", delay=delay)
-        expect("discard of a task that waits", await harness.backend.discard(waiting), True)
-        expect("discard once more", await harness.backend.discard(waiting), False)
+        expect("discard of a task that waits", await discard(waiting), True)
+        expect("discard once more", await discard(waiting), False)
         if isinstance(harness.backend, FetchById):
             expect("the task that waited", await harness.backend.fetch_by_id(waiting), None)
     for number in (0, 1):
         task = await harness.receive_number(number)
-        expect("discard of a task that runs", await harness.backend.discard(task.parts.id), False)
+        expect("discard of a task that runs", await discard(task.parts.id), False)
         await harness.settle(task, Failed(ValueError("1")))
-    expect("discard of a dead letter", await harness.backend.discard(ids[0]), True)
-    expect("discard once more", await harness.backend.discard(ids[0]), False)
+    expect("discard of a dead letter", await discard(ids[0]), True)
+    expect("discard once more", await discard(ids[0]), False)
     if isinstance(harness.backend, FetchById):
         found = [await harness.backend.fetch_by_id(each) is not None for each in ids]
         expect("which are known then", found, [False, True, True])

@@ -191,8 +191,9 @@ async def the_holder_of_a_key_is_updated(harness: Harness) -> None:
     """
     held = await harness.push(1, unique="key", delay=3600.0)
     options: TaskOptions = {"unique": "key", "on_conflict": "update"}
+    changes: TaskOptions = {**options, "priority": 1, "metadata": {"note": "new"}, "attempts": 7}
     await harness.push(2)
-    new = await harness.backend.push(harness.args(3), **options, priority=1, metadata={"note": "new"}, attempts=7)
+    new = await harness.backend.push(harness.args(3), **changes)
     expect("what push returns while the first waits", new, held)
     task = await harness.receive_number(1)
     expect("its args", task.args, harness.args(3))

@@ -469,6 +469,7 @@ async def _change(backend: Any, task: Task[Any]) -> None:
     if isinstance(backend, Cancel) and isinstance(backend, Discard):
         await backend.cancel(task.parts.id)
         await backend.discard(task.parts.id)
+    await trio.lowlevel.checkpoint()
 
 
 @rule(12, SetMetadata)
@@ -476,7 +477,8 @@ async def metadata_of_a_running_task_is_set(harness: Harness) -> None:
     """set_metadata adds values to a running task, which later attempts have; it is refused if the task does not run."""
     task_id = await harness.push(1, metadata={"note": "old", "kept": 1}, attempts=7)
     task = await harness.receive_number(1)
-    await harness.backend.set_metadata(task, {"note": "new", "more": [1, 2]})
+    set_metadata = harness.backend.set_metadata
+    await set_metadata(task, {"note": "new", "more": [1, 2]})
     expected = {"note": "new", "kept": 1, "more": [1, 2]}
     expect("the metadata in the attempt", dict(task.parts.metadata), expected)
     if isinstance(harness.backend, FetchById) and (found := await harness.backend.fetch_by_id(task_id)) is not None:
@@ -484,7 +486,7 @@ async def metadata_of_a_running_task_is_set(harness: Harness) -> None:
         expect("the other options", found.parts.attempts, 7)
     await harness.settle(task, Retried(ValueError("again"), 0.0))
     with refused("metadata when the task is not running any more", LeaseLostError):
-        await harness.backend.set_metadata(task, {"note": "late"})
+        await set_metadata(task, {"note": "late"})
     again = await harness.receive_number(1, attempt=2)
     expect("the metadata in the next attempt", dict(again.parts.metadata), expected)
 
