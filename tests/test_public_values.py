@@ -16,6 +16,7 @@ import trio
 import trio_tasks as t
 import trio_tasks.layers as l
 import trio_tasks.testing as testing
+from trio_tasks._contracts.minutes import Sums
 
 from tests.test_reference import MODULES, ROOT, public_names
 
@@ -61,6 +62,9 @@ VALUES: dict[str, Callable[[], Any]] = {
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
+    "Balance": lambda: t.Balance("q", {"pushed": 1, "waiting": 1}, {"waiting": 1}),
+    "Explanation": lambda: t.Explanation(kind="waiting", id=ID, queue="q", as_of=NOON),
+    "Minute": lambda: Sums().shown(30_000_000, "mail"),
     "Page": lambda: t.Page([1, 2], next="cursor", is_partial=True),
     "PastAttempt": lambda: t.PastAttempt(1, 2.5, "w", "failed", "ValueError: no", 0.5, "", "1.4"),
     "Pause": lambda: testing.Pause(1.0),

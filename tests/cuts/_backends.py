@@ -29,6 +29,7 @@ from trio_tasks import (
     Succeeded,
     Task,
     TaskBuilder,
+    abc,
 )
 from trio_tasks._backends.channel import as_backend
 from trio_tasks._clock import wall_now
@@ -134,6 +135,8 @@ class BackendUnderTest:
 
     async def audit(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         """Check that each task is done once, and that nothing is running or unaccounted for."""
+        if isinstance(self.storage, abc.Pause):
+            await self.storage.resume()
         done = await self.drain()
         assert not {args: n for args, n in Counter(done).items() if n > 1}, f"done twice: {done}"
         assert "after all" in done, "it is not of use any more"
