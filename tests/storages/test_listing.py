@@ -296,7 +296,7 @@ async def test_a_taken_key_keeps_its_dead_letter(open_storage: Opener) -> None:
         assert args_of(await storage.list_tasks(Status.Killed)) == [1]
 
 
-async def test_those_who_wait_for_what_is_cancelled_are_told(open_storage: Opener) -> None:
+async def test_waiters_of_cancelled_tasks_are_told(open_storage: Opener) -> None:
     async with open_storage() as storage:
         task_id = await storage.push(1)
         async with trio.open_nursery() as nursery:
