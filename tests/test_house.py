@@ -37,7 +37,6 @@ LONG_FILES: dict[str, str] = {
 SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason
 SMALL_MODULES: dict[str, str] = {
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
-    "_backends/ready_queue": "two data structures, without await; tests/test_ready_queue.py",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",

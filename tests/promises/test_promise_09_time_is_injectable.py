@@ -23,6 +23,7 @@ EDGES = {
     "_tasks/task_id.py",
     "_backends/sqlite/session.py",  # in a thread, for a lock of another process
     "_backends/sqlite/driver.py",  # likewise, for a statement that has no end
+    "_backends/sqlite/schema.py",  # likewise, for a last page that is about to be written
     "_backends/file/journal.py",  # likewise, for a file that somebody else has open for a moment
     "testing/_exploration/explore.py",  # these two tell how long they have taken
     "testing/_simulation/simulate.py",

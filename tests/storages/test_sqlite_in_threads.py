@@ -406,7 +406,7 @@ def test_the_sync_storage_pushes_fetches_and_waits(path: Path) -> None:
             storage.wait_for("nobody")
         with pytest.raises(TimeoutError, match=r"has not ended within 0\.01 s"):
             storage.wait_for(first, timeout=0.01)
-        assert waiting(path) == [first, *many, "d"]
+        assert waiting(path) == [first, *many, "d", "e"]
         assert repr(storage) == f"<SyncSqliteStorage at {str(path)!r}, queue 'mail', open>"
     storage.close()
     with pytest.raises(trio.ClosedResourceError):

@@ -336,7 +336,7 @@ class LosesReasons(LeasedStorage):
         super().finish(row, Killed(ValueError("something")) if isinstance(outcome, Killed) else outcome)
 
 
-@breaks("retried_waits_and_comes_back")
+@breaks("retried_waits_and_comes_back", "metadata_of_a_running_task_is_set")
 class RetriesWithoutMetadata(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)

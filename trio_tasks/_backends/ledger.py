@@ -8,6 +8,8 @@ each time that one is to be taken, since that clock may be set.
 from __future__ import annotations
 
 import math
+from bisect import insort
+from collections import deque
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import count, takewhile
@@ -16,14 +18,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
-from .._contracts.minutes import MOST_IN_MEMORY, Tally
+from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
 from .._contracts.states import COUNTERS
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import Task, attempt_number
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
-from .ready_queue import DelayQueue, ReadyQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -373,7 +374,10 @@ class Ledger(Generic[A]):
         parts.position = next(self._tiebreak)
         if attempt is not None and attempt.started is not None:
             if type(outcome) is Succeeded:
-                self.tally.add_succeeded(parts.terms.name, attempt.started, attempt.waits_since, ended)
+                succeeded = self.tally.succeeded
+                succeeded.append((parts.terms.name, attempt.started, attempt.waits_since, ended))
+                if len(succeeded) >= ADDED_AT_ONCE:
+                    self.tally.add_up()
             else:
                 self._note_attempt(attempt, outcome, ended)
         self._remove(task)
@@ -721,6 +725,99 @@ class Ledger(Generic[A]):
     def remembered(self) -> int:
         """Number of succeeded tasks that are kept with their results."""
         return len(self._done)
+
+
+# Neither of the two queues removes anything from its middle. A task that was cancelled stays in it as a stale entry,
+# which the caller skips when it is popped; so each operation costs the same with a million waiting tasks as with a few.
+
+
+@final
+class ReadyQueue(Generic[A]):
+    """A queue of ready tasks: highest priority first; within one priority, first in, first out."""
+
+    __slots__ = ("_first", "_last", "_levels", "_priorities")
+
+    def __init__(self) -> None:
+        self._levels: dict[int, deque[Task[A]]] = {}
+        self._priorities: list[int] = []  # the priorities that have tasks, in ascending order
+        self._first = self._last = 0  # the first and the last position given so far
+
+    def _level(self, priority: int) -> deque[Task[A]]:
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = deque()
+            insort(self._priorities, priority)
+        return level
+
+    def append(self, task: Task[A]) -> None:
+        """Add a task behind all others of its priority."""
+        priority = task.parts.terms.priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._level(priority)
+        self._last = task.parts.position = self._last + 1
+        level.append(task)
+
+    def append_front(self, task: Task[A]) -> None:
+        """Add a task before all others of its priority, since it has waited already."""
+        self._first = task.parts.position = self._first - 1
+        self._level(task.parts.terms.priority).appendleft(task)
+
+    def __iter__(self) -> Iterator[Task[A]]:
+        """Iterate over all tasks, in order."""
+        for priority in reversed(self._priorities):
+            yield from self._levels[priority]
+
+    def levels(self) -> Iterable[deque[Task[A]]]:
+        """The tasks of each priority, in order; to be looked at, not to be changed."""
+        return self._levels.values()
+
+    def __reversed__(self) -> Iterator[Task[A]]:
+        """Return all of them, the last one first."""
+        for priority in self._priorities:
+            yield from reversed(self._levels[priority])
+
+    def pop(self) -> Task[A] | None:
+        """Remove and return the next task; None if there is none."""
+        if not self._priorities:
+            return None
+        priority = self._priorities[-1]
+        level = self._levels[priority]
+        task = level.popleft()
+        if not level:
+            self._priorities.pop()
+            del self._levels[priority]
+        return task
+
+
+@final
+class DelayQueue(Generic[A]):
+    """A queue of delayed tasks: earliest first; at the same time, first in, first out."""
+
+    __slots__ = ("_tiebreak", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Task[A]]] = []
+        """The moment, a tiebreak, and the task, as a heap: to be looked at, not to be changed."""
+        self._tiebreak = count()
+
+    def append(self, task: Task[A], due: float) -> None:
+        """Hold the task until ``due``."""
+        heappush(self.heap, (due, next(self._tiebreak), task))
+
+    @property
+    def next_due(self) -> float | None:
+        """The time at which the first task is due; None if there is none."""
+        return self.heap[0][0] if self.heap else None
+
+    @property
+    def first(self) -> Task[A] | None:
+        """The task that is due first; None if there is none."""
+        return self.heap[0][2] if self.heap else None
+
+    def pop_first(self) -> Task[A]:
+        """Remove and return the task that is due first, whether its time has come or not."""
+        return heappop(self.heap)[2]
 
 
 def _later(now: float, seconds: float) -> float:

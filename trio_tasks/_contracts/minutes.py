@@ -29,7 +29,7 @@ _LEAST = 2.0**-24
 """Seconds that count as the shortest time."""
 _LONGEST = 2.0**32
 _OUTCOMES = 6
-_AT_ONCE = 256
+ADDED_AT_ONCE = 256
 """Attempts that are added up together at most."""
 
 
@@ -156,31 +156,36 @@ class Tally:
       most: sums that are kept, where nothing takes them; then none is kept for longer than 48 hours either.
     """
 
-    __slots__ = ("_end", "_most", "_names", "rows")
+    __slots__ = ("_end", "_most", "_names", "rows", "succeeded")
 
     def __init__(self, most: float = math.inf) -> None:
         self._most = most
         self.rows: dict[tuple[int, str], Sums] = {}
+        self.succeeded: list[tuple[str | None, float, float, float]] = []
+        """Attempts that have succeeded, to be added up: the name of the task, when it was claimed, when it had become
+        ready, and when the attempt ended. The caller appends, and calls :meth:`add_up` at ``ADDED_AT_ONCE``."""
         self._names: dict[str | None, Sums] = {}  # those of the present minute
         self._end = -math.inf  # of it
 
     def add(self, name: str | None, kind: int, seconds: float, waited: float, now: float) -> None:
         """Add an attempt that has ended now."""
+        self.add_up()
         self._sums_of(name, now).add(kind, seconds, waited)
-
-    def add_succeeded(self, name: str | None, started: float, ready: float, ended: float) -> None:
-        """Add an attempt that has succeeded now, at a task that was claimed and ready at these times."""
-        sums = self._names.get(name) if ended < self._end else None
-        if sums is None:
-            sums = self._sums_of(name, ended)
-        sums.took.append(ended - started)
-        sums.stood.append(started - ready)
-        if len(sums.took) >= _AT_ONCE:
-            sums.add_up()
 
     def add_up(self) -> None:
         """Add all attempts that succeeded to the sums."""
-        for sums in self.rows.values():
+        if not self.succeeded:
+            return
+        succeeded, self.succeeded = self.succeeded, []
+        changed: dict[Sums, None] = {}
+        for name, started, ready, ended in succeeded:
+            sums = self._names.get(name) if ended < self._end else None
+            if sums is None:
+                sums = self._sums_of(name, ended)
+            sums.took.append(ended - started)
+            sums.stood.append(started - ready)
+            changed[sums] = None
+        for sums in changed:
             sums.add_up()
 
     def _sums_of(self, name: str | None, now: float) -> Sums:
@@ -188,8 +193,6 @@ class Tally:
             return known
         minute = int(now // 60)
         if now >= self._end:
-            for sums in self._names.values():
-                sums.add_up()
             self._end = 60.0 * (minute + 1)
             self._names.clear()
             self._drop_old(minute - KEPT_MINUTES)

@@ -17,6 +17,7 @@ import trio
 from outcome import Error, Value
 
 from ..._concurrency.exception_groups import is_a
+from ..._contracts.minutes import ADDED_AT_ONCE
 from ..._logging import catch_errors, log, log_and_suppress, passes_through
 from ..._printing import escaped
 from ..._tasks.errors import BackendError
@@ -512,7 +513,10 @@ class ExchangeLoop:
             if settled is True and parts.started is not None:
                 name, started, ready = parts.terms.name, parts.started, parts.waits_since
                 if settlement.kind is SettlementKind.SUCCEEDED:
-                    queue.tally.add_succeeded(name, started, ready, now)
+                    succeeded = queue.tally.succeeded
+                    succeeded.append((name, started, ready, now))
+                    if len(succeeded) >= ADDED_AT_ONCE:
+                        queue.tally.add_up()
                 else:
                     queue.tally.add(name, settlement.kind, now - started, started - ready, now)
             if queue.waiters and settled is True and parts.id in queue.waiters:
