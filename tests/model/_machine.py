@@ -353,7 +353,7 @@ class Machine(RuleBasedStateMachine):
         if held.storage is None:
             return
         if held.is_settled or not self.model.holds(held.id, held.claim):
-            self._raises(LeaseLostError, held.storage.set_metadata, held.task, {"note": note})
+            self._raises(LeaseLostError, held.storage.set_metadata, held.task, {"note": note}, {})
         else:
             assert self._do(held.storage.set_metadata, held.task, Metadata({"note": note})) is None
             self.model.rows[held.id].metadata = {**self.model.rows[held.id].metadata, "note": note}

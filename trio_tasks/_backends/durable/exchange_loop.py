@@ -398,10 +398,10 @@ class ExchangeLoop:
                 next_time = min(next_time, now + STALE)
             if not queue.is_waited_for:  # no claim is made then, so due rows do not matter
                 continue
-            if queue.next_due is not None:
-                next_time = min(next_time, now + max(0.0, queue.next_due - engine_now))
-            if queue.refused_since is not None:
+            if queue.refused_since is not None:  # no claim is made before that, though rows may be due
                 next_time = min(next_time, now + max(0.0, queue.ask_again_at - engine_now))
+            elif queue.next_due is not None:
+                next_time = min(next_time, now + max(0.0, queue.next_due - engine_now))
         return next_time
 
     def _claims(self, now: float) -> list[tuple[ClaimRequest, QueueState, int]]:
