@@ -496,6 +496,13 @@ class Ledger(Generic[A]):
         self._ready.append(task)
         return True
 
+    def _check_running(self, parts: Parts, verb: str) -> None:
+        """Raise ``LeaseLostError`` unless the task runs under these parts; ``verb`` says what cannot be done."""
+        if self._running.get(parts.id) is not parts:
+            raise LeaseLostError(
+                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to {verb}"
+            )
+
     def set_metadata(self, task: Task[A], metadata: Metadata) -> None:
         """Replace the metadata of a running task.
 
@@ -503,10 +510,7 @@ class Ledger(Generic[A]):
           LeaseLostError: the task is not running under these parts. Nothing changed.
         """
         parts = task.parts
-        if self._running.get(parts.id) is not parts:
-            raise LeaseLostError(
-                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to change"
-            )
+        self._check_running(parts, "change")
         parts.metadata = self._live[parts.id].parts.metadata = metadata
 
     def report(self, task: Task[A], progress: Any) -> None:
@@ -516,10 +520,7 @@ class Ledger(Generic[A]):
           LeaseLostError: the task is not running under these parts. Nothing changed.
         """
         parts = task.parts
-        if self._running.get(parts.id) is not parts:
-            raise LeaseLostError(
-                f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to report"
-            )
+        self._check_running(parts, "report")
         self._infos[parts.id] = replace(self._infos.get(parts.id, NOTHING_KNOWN), progress=progress)
 
     def discard(self, task_id: str) -> bool:

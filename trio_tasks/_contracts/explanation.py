@@ -270,7 +270,7 @@ def _running(it: Explanation) -> str:
 
 
 def _where(it: Explanation) -> str:
-    """Where the attempt is, and how old this answer is."""
+    """Describe the place of the attempt, and the age of this answer."""
     if it.told_at is None or it.last_beat is None:
         return ""
     process = f" (process {it.pid}{f' on {it.host}' if it.host else ''})"

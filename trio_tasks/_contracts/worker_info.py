@@ -1,4 +1,4 @@
-"""What a storage tells of a worker that runs on it, in this or another process."""
+"""The state of a worker that runs on a storage, in this or another process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class WorkerInfo:
 
 
 def worker_info(context: WorkerContext, queue: str, *, since: float, now: float) -> WorkerInfo:
-    """What is to be told of a run in this process.
+    """Describe a run in this process.
 
     Args:
       context: the run.

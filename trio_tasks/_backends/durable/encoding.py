@@ -430,7 +430,7 @@ def decode_history(history: bytes | None) -> tuple[PastAttempt, ...]:
 
 
 def encode_worker(info: WorkerInfo) -> bytes:
-    """What a worker tells of itself, as bytes; without the times at which it does."""
+    """Encode the state of a worker, without the times of its heartbeats."""
     running = [
         [each.id, each.name, each.attempt, None if each.since is None else each.since.timestamp(), each.line]
         for each in info.running
