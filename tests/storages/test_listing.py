@@ -257,7 +257,7 @@ async def test_many_are_retried_cancelled_and_discarded_in_parts(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_tasks._backends.capabilities.CHANGED_AT_ONCE", 7)
-    monkeypatch.setattr("trio_tasks._backends.durable.storage.CHANGED_AT_ONCE", 7)
+    monkeypatch.setattr("trio_tasks._backends.durable.operations.CHANGED_AT_ONCE", 7)
     async with open_storage() as storage:
         for n in range(40):
             await storage.push(n, metadata={"odd": n % 2 == 1}, delay=60.0 * (n % 3))

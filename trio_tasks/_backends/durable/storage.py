@@ -6,15 +6,12 @@ is :mod:`trio_tasks._backends.durable.engine`.
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
-from ..._checks import check_seconds, check_text, check_unicode
-from ..._clock import microseconds_of, wall_after
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.backend import (
@@ -42,66 +39,50 @@ from ..._contracts.backend import (
     WaitForCompletion,
 )
 from ..._contracts.context import WorkerContext
-from ..._contracts.explanation import Evidence, explanation_of
-from ..._contracts.lending import Loan
-from ..._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
+from ..._contracts.listing import PageRequest
 from ..._contracts.minutes import check_span, shown
 from ..._contracts.open_stores import note_closed, note_open
 from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
 from ..._logging import log
 from ..._printing import escaped, quoted
 from ..._tasks.errors import (
-    AbortError,
     BackendError,
     DuplicateTaskError,
     LeaseLostError,
-    UnknownTaskError,
     UnsettledError,
 )
-from ..._tasks.extensions import Metadata
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
-from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
-from .engine import ENDS, ClaimKey, Query, Renewal, State
+from .engine import Renewal
 from .exchange_loop import ExchangeLoop, Refused
-from .queue import STALE, Lease, QueueState, abort
+from .operations import QueueOperations
+from .queue import STALE, Lease, QueueState
 from .rows import (
-    PLAIN,
-    STATES,
     STATUS_AFTER,
-    check_length,
-    result_of,
-    result_of_ending,
     row_of,
     settlement_of,
-    task_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
     from ..._contracts.explanation import Explanation
-    from ..._contracts.listing import Page, Selection, TaskFilters
+    from ..._contracts.listing import Page, TaskFilters
     from ..._contracts.metrics import Balance, Minute, QueueMetrics
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
-    from .engine import Changed, Engine, LocatedRow, NewRow, Part, StoredRow, StoredWorker, WorkerRow
+    from .engine import Engine, NewRow, WorkerRow
     from .queue import StorageOptions
 
 A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
-
-_ANSWER_TIME = 1.0
-"""Seconds for which workers of other processes are waited for, when they are asked for their state."""
-_PARTS_APART = 0.01
-"""Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 
 
 class DurableStorage(
@@ -153,6 +134,7 @@ class DurableStorage(
     def _join(self, queue: QueueState) -> None:
         queue = self._queue = self._loop.queues.setdefault(queue.name, queue)
         queue.handles += 1
+        self._operations = QueueOperations(self._loop, queue)
         self._closed = False
         self.heartbeat_interval = queue.lease / 3
         self.args_type = queue.type
@@ -472,17 +454,11 @@ class DurableStorage(
 
     # Looking up
 
-    async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
-        """Call this method of the engine for a task."""
-        check_unicode(check_text(task_id, "a task's id"), "a task's id")
-        return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
-
     async def fetch_by_id(self, task_id: str) -> Task[A] | None:
         """Return the task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its
         error, its result and its progress.
         """
-        stored: StoredRow | None = await self._do("find", task_id)
-        return None if stored is None else task_of(stored, self._queue)
+        return await self._operations.fetch_by_id(task_id)
 
     async def list_tasks(
         self,
@@ -506,23 +482,7 @@ class DurableStorage(
           ValueError: ``after`` is not the cursor of this list.
         """
         request = PageRequest.of(status, filters, newest_first=newest_first, after=after, limit=limit)
-        query = self._query(request.selection)._replace(newest_first=newest_first, after=request.after, limit=limit)
-        found: Found[StoredRow] = await self._loop.ask(self._loop.engine.search, self._queue.name, query)
-        tasks = [task_of(stored, self._queue) for stored in found.rows]
-        if status is not None:  # one that was claimed meanwhile has another by now
-            tasks = [task for task in tasks if task.parts.status is status]
-        return request.page(Found(tasks, found.next, found.is_partial))
-
-    def _query(self, selection: Selection) -> Query:
-        """Return the question for these tasks.
-
-        In the store, a row that is claimed here and not begun is RUNNING like any other.
-        """
-        status = selection.status
-        query = Query(list(State) if status is None else STATES[status], selection)
-        if status is Status.Running:
-            return query._replace(left_out=self._queue.unbegun())
-        return query if status is not Status.Queued else query._replace(only=self._queue.unbegun())
+        return await self._operations.list_tasks(request)
 
     async def progress_of(self, task_id: str) -> Any:
         """Return the progress that was last reported for the task; None if none was.
@@ -530,10 +490,7 @@ class DurableStorage(
         Raises:
           UnknownTaskError: no such task is known.
         """
-        stored: StoredRow | None = await self._do("find", task_id)
-        if stored is None:
-            raise UnknownTaskError(task_id)
-        return None if stored.progress is None else PLAIN.decode(stored.progress)
+        return await self._operations.progress_of(task_id)
 
     async def report_progress(self, task: Task[Any], progress: Any) -> None:
         """Store the progress of a running task, as plain data; it replaces what was reported before.
@@ -541,15 +498,7 @@ class DurableStorage(
         Raises:
           LeaseLostError: the task is not leased any more. Nothing changed.
         """
-        check_task(task)
-        lease = task.parts.context
-        if not isinstance(lease, Lease) or lease.settled:
-            raise LeaseLostError(f"task {escaped(task.parts.id)} is not running here")
-        packed = PLAIN.encode(progress)
-        check_length(len(packed), self._loop.engine.longest, "the progress")
-        is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
-        if not is_kept:
-            raise LeaseLostError(f"attempt {task.parts.attempt} of task {escaped(task.parts.id)} has lost its lease")
+        await self._operations.report_progress(task, progress)
 
     async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
         """Add these values to the metadata of a running task, in place of those of the same names; later attempts and
@@ -559,17 +508,7 @@ class DurableStorage(
           EncodeError: they cannot be stored. Nothing changed.
           LeaseLostError: the task is not leased any more. Nothing changed.
         """
-        check_task(task)
-        parts, lease = task.parts, task.parts.context
-        if not isinstance(lease, Lease) or lease.settled:
-            raise LeaseLostError(f"task {escaped(parts.id)} is not running here")
-        metadata = Metadata({**parts.metadata, **values})
-        options = encode_options(parts.terms, metadata, parts.run_at)
-        check_length(len(options or b""), self._loop.engine.longest, "the metadata")
-        is_kept: bool = await self._loop.ask(self._loop.engine.set_options, lease.claim_key, options)
-        if not is_kept:
-            raise LeaseLostError(f"attempt {parts.attempt} of task {escaped(parts.id)} has lost its lease")
-        parts.metadata = metadata
+        await self._operations.set_metadata(task, values)
 
     @overload
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
@@ -590,45 +529,7 @@ class DurableStorage(
 
         If it is cancelled, the task goes on.
         """
-        waiters = self._queue.waiters
-        with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
-            waiters[task_id] += 1
-            try:
-                return typed(await self._wait_for(task_id, loan), type)
-            finally:
-                waiters[task_id] -= 1
-                if not waiters[task_id]:
-                    del waiters[task_id]
-                    self._queue.endings.pop(task_id, None)
-
-    async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
-        awaited = self._queue.awaited
-        while True:
-            event = awaited.setdefault(task_id, trio.Event())
-            try:
-                stored: StoredRow | None = await self._do("find", task_id)
-                if stored is None:
-                    ending = self._queue.endings.get(task_id)
-                    if ending is None or ending.kind not in ENDS:
-                        raise UnknownTaskError(task_id)
-                    return result_of_ending(task_id, ending, self._queue)
-                if stored.state >= State.DONE:
-                    return result_of(stored, self._queue)
-                if not event.is_set():
-                    event = awaited.setdefault(task_id, event)
-                    self._loop.wake_up.set()  # the loop polls while a result is awaited
-                    loan.begin()
-                    with trio.move_on_after(self._seconds_until(stored.expires)):
-                        await event.wait()
-            finally:
-                if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
-                    del awaited[task_id]
-
-    def _seconds_until(self, moment: float | None) -> float:
-        """Return the seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of
-        it.
-        """
-        return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
+        return typed(await self._operations.wait_for(task_id), type)
 
     async def list_workers(self) -> list[str]:
         """Return the names of the workers that run on this queue, in any process."""
@@ -643,17 +544,7 @@ class DurableStorage(
               second at most. Otherwise the state is that of their last heartbeat, which they send every third of a
               lease; without a running task, only after a change. ``as_of`` is the time of the state.
         """
-        engine, name = self._loop.engine, self._queue.name
-        found: Sequence[StoredWorker] = await self._loop.ask(engine.workers, name)
-        told_at = {(each.engine, each.number): each.told_at for each in found if each.is_alive and not each.is_own}
-        if fresh and told_at:
-            await self._loop.ask(engine.ask_workers, name)
-            with trio.move_on_after(_ANSWER_TIME):  # noqa: ASYNC912  if all have answered by now
-                while any(told_at.get((each.engine, each.number)) == each.told_at for each in found):
-                    await trio.sleep(_ANSWER_TIME / 100)
-                    found = await self._loop.ask(engine.workers, name)
-        others = [decode_worker(each, name) for each in found if not each.is_own]
-        return [*self._queue.workers.infos(self._queue.worker_names, engine.now()), *others]
+        return await self._operations.workers(fresh=fresh)
 
     async def list_queues(self) -> list[str]:
         """Return the names of all queues of the store."""
@@ -684,17 +575,7 @@ class DurableStorage(
         more tasks than at a thousand that go first. If that is of use, workers of other processes are asked for their
         present state, for a second at most.
         """
-        found: LocatedRow | None = await self._do("locate", task_id)
-        evidence = Evidence(id=task_id, queue=self.queue, now=self._loop.engine.now())
-        if found is not None:
-            evidence.task = task_of(found.row, self._queue)
-            evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
-            evidence.is_paused = found.is_paused
-            if not self._loop.engine.knows_workers:
-                evidence.workers = None
-            elif evidence.needs_workers:
-                evidence.workers = await self.workers(fresh=True)
-        return explanation_of(evidence)
+        return await self._operations.explain(task_id)
 
     async def throughput(
         self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
@@ -741,23 +622,11 @@ class DurableStorage(
 
     async def update(self, task: Task[A]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
-        check_task(task)
-        payload = self._queue.codec.encode(task.args)
-        stored: StoredRow | None = await self._do("find", task.parts.id)
-        if stored is None:
-            return False
-        run_at = moment_of(stored.run_at, stored.options)
-        options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
-        check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
-        changed: bool = await self._do("update", task.parts.id, payload, options)
-        return changed
+        return await self._operations.update(task)
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
-        run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
-        moved: bool = await self._do("reschedule", task_id, delay, run_at)
-        self._loop.check_queues()
-        return moved
+        return await self._operations.reschedule(task_id, delay)
 
     async def cancel(self, task_id: str, *, running: bool = False) -> bool:
         """Kill the waiting task of this id; False if no task of this id waits.
@@ -765,15 +634,7 @@ class DurableStorage(
         With ``running=True``, one that runs is aborted, as :meth:`abort` does. Which of the two is decided in one
         transaction.
         """
-        error = encode_error(AbortError("cancelled while it waited"))
-        cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, bool(running))
-        if isinstance(cancelled, ClaimKey):
-            self._abort_here(task_id, cancelled)
-            return True
-        if cancelled:
-            self._queue.finish(task_id)
-            self._loop.check_queues()
-        return cancelled
+        return await self._operations.cancel(task_id, running=bool(running))
 
     async def abort(self, task_id: str) -> bool:
         """Cancel the attempt under way, in whatever process, which is then settled as killed; False if there is none.
@@ -782,16 +643,7 @@ class DurableStorage(
         process cancels it within moments, or at the latest with its next heartbeat. If the attempt succeeds all the
         same, the task is done; but it is not attempted again after this, even if its worker dies.
         """
-        claim_key: ClaimKey | None = await self._do("abort", task_id)
-        if claim_key is not None:
-            self._abort_here(task_id, claim_key)
-        return claim_key is not None
-
-    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
-        """Cancel the attempt under this claim, if it is made in this process."""
-        parts = self._queue.leased.get(task_id)
-        if parts is not None and parts.context.claim_key == claim_key:
-            abort(parts)
+        return await self._operations.abort(task_id)
 
     async def resume_by_id(self, task_id: str) -> bool:
         """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
@@ -800,9 +652,7 @@ class DurableStorage(
         Raises:
           DuplicateTaskError: its unique key is taken by now.
         """
-        resumed: bool = await self._do("resume", task_id)
-        self._loop.check_queues()
-        return resumed
+        return await self._operations.resume(task_id)
 
     async def resume_abandoned(self) -> int:
         """Make orphans wait again at once; return how many there were.
@@ -810,23 +660,14 @@ class DurableStorage(
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
         """
-        for queue, late in self._loop.late_leases(self._loop.engine.now()):  # tasks that run here are not abandoned
-            held, until = {parts.context.claim_key: parts for parts in late}, self._loop.engine.now() + queue.lease
-            queue.note_renewal(held, await self._loop.ask(self._loop.engine.renew, [*held], queue.lease), until)
-        number = await self._in_parts(self._loop.engine.resume_abandoned)
-        self._loop.check_queues()
-        return number
+        return await self._operations.resume_abandoned()
 
     async def discard(self, task_id: str) -> bool:
         """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
 
         One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
         """
-        part: Part = await self._do("forget", task_id)
-        if part.number:
-            self._queue.finish(task_id)
-            self._loop.check_queues()
-        return part.number > 0
+        return await self._operations.discard(task_id)
 
     async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Make all failed and killed tasks wait again that pass the filters, with all of their attempts; or those that
@@ -835,35 +676,19 @@ class DurableStorage(
         500 of them at most go in one transaction, and other processes have theirs in between. A task that has changed
         meanwhile is judged again in its transaction. If it is cancelled, the transactions that were made stay.
         """
-        return await self._change_all("resume", selections("retry_all", status, filters, self._loop.engine.now()))
+        return await self._operations.change_all("retry_all", status, filters)
 
     async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Kill all waiting tasks that pass the filters; return how many there were. It goes in parts as
         :meth:`retry_all` does.
         """
-        return await self._change_all("cancel", selections("cancel_all", status, filters, self._loop.engine.now()))
+        return await self._operations.change_all("cancel_all", status, filters)
 
     async def discard_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Forget all finished tasks that pass the filters; return how many there were. It goes in parts as
         :meth:`retry_all` does.
         """
-        return await self._change_all("forget", selections("discard_all", status, filters, self._loop.engine.now()))
-
-    async def _change_all(self, verb: Literal["cancel", "resume", "forget"], chosen: list[Selection]) -> int:
-        """Change all tasks of these selections; return the number of those that were changed."""
-        number = 0
-        for selection in chosen:
-            query, is_more = self._query(selection)._replace(limit=CHANGED_AT_ONCE), True
-            while is_more:
-                if number:
-                    await trio.sleep(_PARTS_APART)
-                step: Changed = await self._loop.ask(self._loop.engine.change, self._queue.name, verb, query)
-                for task_id in step.ids if verb != "resume" else ():
-                    self._queue.finish(task_id)
-                self._loop.check_queues()
-                number += len(step.ids)
-                query, is_more = query._replace(after=step.after), step.is_more
-        return number  # noqa: ASYNC910  there is a selection at least
+        return await self._operations.change_all("discard_all", status, filters)
 
     async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
         """Forget all finished tasks, dead letters included; return how many there were.
@@ -875,20 +700,7 @@ class DurableStorage(
         Many of them take several transactions, and other processes have theirs in between. If it is cancelled, the
         transactions that were made stay.
         """
-        if older_than is not None or status is not None:
-            seconds = 0.0 if older_than is None else check_seconds(older_than, "older_than")
-            chosen = selections("vacuum", status, {}, self._loop.engine.now(), seconds)
-            return await self._change_all("forget", chosen)
-        return await self._in_parts(self._loop.engine.forget, None)
-
-    async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
-        """Repeat a step until nothing is left to do; return the number of rows in all steps."""
-        number, is_more = await self._loop.ask(step, self._queue.name, *args)
-        while is_more:
-            await trio.sleep(_PARTS_APART)
-            part: Part = await self._loop.ask(step, self._queue.name, *args)
-            number, is_more = number + part.number, part.is_more
-        return number
+        return await self._operations.vacuum(older_than, status)
 
 
 def _stay(_: object) -> trio.lowlevel.Abort:

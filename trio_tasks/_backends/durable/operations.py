@@ -1,0 +1,315 @@
+"""The operations on a stored queue besides pushing, receiving and settling: look up, wait, change, forget."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import trio
+
+from ..._checks import check_seconds, check_text, check_unicode
+from ..._clock import microseconds_of, wall_after
+from ..._contracts.explanation import Evidence, explanation_of
+from ..._contracts.lending import Loan
+from ..._contracts.listing import CHANGED_AT_ONCE, Found, selections
+from ..._contracts.sink import check_task
+from ..._printing import escaped
+from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
+from ..._tasks.extensions import Metadata
+from ..._tasks.outcome import Status
+from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
+from .engine import ENDS, ClaimKey, Query, State
+from .queue import Lease, abort
+from .rows import PLAIN, STATES, check_length, result_of, result_of_ending, task_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from ..._contracts.explanation import Explanation
+    from ..._contracts.listing import Page, PageRequest, Selection, TaskFilters
+    from ..._contracts.worker_info import WorkerInfo
+    from ..._tasks.outcome import TaskResult
+    from ..._tasks.task import Task
+    from .engine import Changed, LocatedRow, Part, StoredRow, StoredWorker
+    from .exchange_loop import ExchangeLoop
+    from .queue import QueueState
+
+    ManyVerb = Literal["retry_all", "cancel_all", "discard_all"]
+
+_ANSWER_TIME = 1.0
+"""Seconds for which workers of other processes are waited for, when they are asked for their state."""
+_PARTS_APART = 0.01
+"""Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
+_CHANGES: dict[ManyVerb, Literal["cancel", "resume", "forget"]] = {
+    "retry_all": "resume",
+    "cancel_all": "cancel",
+    "discard_all": "forget",
+}
+"""The change of the engine that each verb for many tasks makes."""
+
+
+@final
+class QueueOperations:
+    """The operations on one queue of a store that :class:`DurableStorage` offers to those who look after it.
+
+    Each is one operation of the engine, or several of them; the methods of the storage say what they promise.
+
+    Args:
+      loop: the loop that makes exchanges with the engine, through which all else is asked of it, too.
+      queue: the state of the queue in this process.
+    """
+
+    __slots__ = ("_loop", "_queue")
+
+    def __init__(self, loop: ExchangeLoop, queue: QueueState) -> None:
+        self._loop = loop
+        self._queue = queue
+
+    # Looking up
+
+    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+        """Return the task of this id; None if it is not known."""
+        stored: StoredRow | None = await self._do("find", task_id)
+        return None if stored is None else task_of(stored, self._queue)
+
+    async def list_tasks(self, request: PageRequest) -> Page[Task[Any]]:
+        """Return a page of tasks."""
+        selection, newest_first = request.selection, request.newest_first
+        query = self._query(selection)._replace(newest_first=newest_first, after=request.after, limit=request.limit)
+        found: Found[StoredRow] = await self._loop.ask(self._loop.engine.search, self._queue.name, query)
+        tasks = [task_of(stored, self._queue) for stored in found.rows]
+        if selection.status is not None:  # one that was claimed meanwhile has another by now
+            tasks = [task for task in tasks if task.parts.status is selection.status]
+        return request.page(Found(tasks, found.next, found.is_partial))
+
+    def _query(self, selection: Selection) -> Query:
+        """Return the question for these tasks.
+
+        In the store, a row that is claimed here and not begun is RUNNING like any other.
+        """
+        status = selection.status
+        query = Query(list(State) if status is None else STATES[status], selection)
+        if status is Status.Running:
+            return query._replace(left_out=self._queue.unbegun())
+        return query if status is not Status.Queued else query._replace(only=self._queue.unbegun())
+
+    async def progress_of(self, task_id: str) -> Any:
+        """Return the progress that was last reported for the task."""
+        stored: StoredRow | None = await self._do("find", task_id)
+        if stored is None:
+            raise UnknownTaskError(task_id)
+        return None if stored.progress is None else PLAIN.decode(stored.progress)
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Explain where the task is, and why it does not run now."""
+        found: LocatedRow | None = await self._do("locate", task_id)
+        evidence = Evidence(id=task_id, queue=self._queue.name, now=self._loop.engine.now())
+        if found is not None:
+            evidence.task = task_of(found.row, self._queue)
+            evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
+            evidence.is_paused = found.is_paused
+            if not self._loop.engine.knows_workers:
+                evidence.workers = None
+            elif evidence.needs_workers:
+                evidence.workers = await self.workers(fresh=True)
+        return explanation_of(evidence)
+
+    async def workers(self, *, fresh: bool) -> list[WorkerInfo]:
+        """Return the workers on this queue; with ``fresh``, in their present state."""
+        engine, name = self._loop.engine, self._queue.name
+        found: Sequence[StoredWorker] = await self._loop.ask(engine.workers, name)
+        told_at = {(each.engine, each.number): each.told_at for each in found if each.is_alive and not each.is_own}
+        if fresh and told_at:
+            await self._loop.ask(engine.ask_workers, name)
+            with trio.move_on_after(_ANSWER_TIME):  # noqa: ASYNC912  if all have answered by now
+                while any(told_at.get((each.engine, each.number)) == each.told_at for each in found):
+                    await trio.sleep(_ANSWER_TIME / 100)
+                    found = await self._loop.ask(engine.workers, name)
+        others = [decode_worker(each, name) for each in found if not each.is_own]
+        return [*self._queue.workers.infos(self._queue.worker_names, engine.now()), *others]
+
+    # Waiting for a result
+
+    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+        """Wait until the task is finished, and return its result."""
+        waiters = self._queue.waiters
+        with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
+            waiters[task_id] += 1
+            try:
+                return await self._wait_for(task_id, loan)
+            finally:
+                waiters[task_id] -= 1
+                if not waiters[task_id]:
+                    del waiters[task_id]
+                    self._queue.endings.pop(task_id, None)
+
+    async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
+        awaited = self._queue.awaited
+        while True:
+            event = awaited.setdefault(task_id, trio.Event())
+            try:
+                stored: StoredRow | None = await self._do("find", task_id)
+                if stored is None:
+                    ending = self._queue.endings.get(task_id)
+                    if ending is None or ending.kind not in ENDS:
+                        raise UnknownTaskError(task_id)
+                    return result_of_ending(task_id, ending, self._queue)
+                if stored.state >= State.DONE:
+                    return result_of(stored, self._queue)
+                if not event.is_set():
+                    event = awaited.setdefault(task_id, event)
+                    self._loop.wake_up.set()  # the loop polls while a result is awaited
+                    loan.begin()
+                    with trio.move_on_after(self._seconds_until(stored.expires)):
+                        await event.wait()
+            finally:
+                if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
+                    del awaited[task_id]
+
+    def _seconds_until(self, moment: float | None) -> float:
+        """Return the seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of
+        it.
+        """
+        return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
+
+    # Changing a running task
+
+    async def report_progress(self, task: Task[Any], progress: Any) -> None:
+        """Store the progress of a running task."""
+        check_task(task)
+        lease = task.parts.context
+        if not isinstance(lease, Lease) or lease.settled:
+            raise LeaseLostError(f"task {escaped(task.parts.id)} is not running here")
+        packed = PLAIN.encode(progress)
+        check_length(len(packed), self._loop.engine.longest, "the progress")
+        is_kept: bool = await self._loop.ask(self._loop.engine.report, lease.claim_key, packed)
+        if not is_kept:
+            raise LeaseLostError(f"attempt {task.parts.attempt} of task {escaped(task.parts.id)} has lost its lease")
+
+    async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
+        """Add these values to the metadata of a running task."""
+        check_task(task)
+        parts, lease = task.parts, task.parts.context
+        if not isinstance(lease, Lease) or lease.settled:
+            raise LeaseLostError(f"task {escaped(parts.id)} is not running here")
+        metadata = Metadata({**parts.metadata, **values})
+        options = encode_options(parts.terms, metadata, parts.run_at)
+        check_length(len(options or b""), self._loop.engine.longest, "the metadata")
+        is_kept: bool = await self._loop.ask(self._loop.engine.set_options, lease.claim_key, options)
+        if not is_kept:
+            raise LeaseLostError(f"attempt {parts.attempt} of task {escaped(parts.id)} has lost its lease")
+        parts.metadata = metadata
+
+    # Changing a task
+
+    async def update(self, task: Task[Any]) -> bool:
+        """Replace args and metadata of a waiting task."""
+        check_task(task)
+        payload = self._queue.codec.encode(task.args)
+        stored: StoredRow | None = await self._do("find", task.parts.id)
+        if stored is None:
+            return False
+        run_at = moment_of(stored.run_at, stored.options)
+        options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
+        check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
+        changed: bool = await self._do("update", task.parts.id, payload, options)
+        return changed
+
+    async def reschedule(self, task_id: str, delay: float) -> bool:
+        """Make a waiting task ready in ``delay`` seconds."""
+        run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
+        moved: bool = await self._do("reschedule", task_id, delay, run_at)
+        self._loop.check_queues()
+        return moved
+
+    async def cancel(self, task_id: str, *, running: bool) -> bool:
+        """Kill a waiting task; with ``running``, also abort a running one."""
+        error = encode_error(AbortError("cancelled while it waited"))
+        cancelled: bool | ClaimKey = await self._do("cancel", task_id, error, running)
+        if isinstance(cancelled, ClaimKey):
+            self._abort_here(task_id, cancelled)
+            return True
+        if cancelled:
+            self._queue.finish(task_id)
+            self._loop.check_queues()
+        return cancelled
+
+    async def abort(self, task_id: str) -> bool:
+        """Cancel the attempt under way, in whatever process."""
+        claim_key: ClaimKey | None = await self._do("abort", task_id)
+        if claim_key is not None:
+            self._abort_here(task_id, claim_key)
+        return claim_key is not None
+
+    def _abort_here(self, task_id: str, claim_key: ClaimKey) -> None:
+        """Cancel the attempt under this claim, if it is made in this process."""
+        parts = self._queue.leased.get(task_id)
+        if parts is not None and parts.context.claim_key == claim_key:
+            abort(parts)
+
+    async def resume(self, task_id: str) -> bool:
+        """Make a finished task wait again."""
+        resumed: bool = await self._do("resume", task_id)
+        self._loop.check_queues()
+        return resumed
+
+    async def discard(self, task_id: str) -> bool:
+        """Forget a task that is finished, or waits."""
+        part: Part = await self._do("forget", task_id)
+        if part.number:
+            self._queue.finish(task_id)
+            self._loop.check_queues()
+        return part.number > 0
+
+    async def _do(self, verb: str, task_id: str, *args: Any) -> Any:
+        """Call this method of the engine for a task."""
+        check_unicode(check_text(task_id, "a task's id"), "a task's id")
+        return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
+
+    # Changing many tasks
+
+    async def change_all(self, name: ManyVerb, status: Status | None, filters: TaskFilters) -> int:
+        """Change all tasks that pass the filters; return how many there were."""
+        return await self._change_all(_CHANGES[name], selections(name, status, filters, self._loop.engine.now()))
+
+    async def vacuum(self, older_than: float | None, status: Status | None) -> int:
+        """Forget finished tasks; return how many there were."""
+        if older_than is not None or status is not None:
+            seconds = 0.0 if older_than is None else check_seconds(older_than, "older_than")
+            chosen = selections("vacuum", status, {}, self._loop.engine.now(), seconds)
+            return await self._change_all("forget", chosen)
+        return await self._in_parts(self._loop.engine.forget, None)
+
+    async def _change_all(self, verb: Literal["cancel", "resume", "forget"], chosen: list[Selection]) -> int:
+        """Change all tasks of these selections; return the number of those that were changed."""
+        number = 0
+        for selection in chosen:
+            query, is_more = self._query(selection)._replace(limit=CHANGED_AT_ONCE), True
+            while is_more:
+                if number:
+                    await trio.sleep(_PARTS_APART)
+                step: Changed = await self._loop.ask(self._loop.engine.change, self._queue.name, verb, query)
+                for task_id in step.ids if verb != "resume" else ():
+                    self._queue.finish(task_id)
+                self._loop.check_queues()
+                number += len(step.ids)
+                query, is_more = query._replace(after=step.after), step.is_more
+        return number  # noqa: ASYNC910  there is a selection at least
+
+    async def resume_abandoned(self) -> int:
+        """Make orphans wait again; return how many there were."""
+        for queue, late in self._loop.late_leases(self._loop.engine.now()):  # tasks that run here are not abandoned
+            held, until = {parts.context.claim_key: parts for parts in late}, self._loop.engine.now() + queue.lease
+            queue.note_renewal(held, await self._loop.ask(self._loop.engine.renew, [*held], queue.lease), until)
+        number = await self._in_parts(self._loop.engine.resume_abandoned)
+        self._loop.check_queues()
+        return number
+
+    async def _in_parts(self, step: Callable[..., Awaitable[Part]], *args: Any) -> int:
+        """Repeat a step until nothing is left to do; return the number of rows in all steps."""
+        number, is_more = await self._loop.ask(step, self._queue.name, *args)
+        while is_more:
+            await trio.sleep(_PARTS_APART)
+            part: Part = await self._loop.ask(step, self._queue.name, *args)
+            number, is_more = number + part.number, part.is_more
+        return number
