@@ -121,9 +121,10 @@ async def test_a_device_is_refused_before_anything_is_made(path: Path, monkeypat
 
 async def test_no_journal_is_made_where_none_is_to_be(path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(BackendError, match=r"is not there|is empty"):
+        with pytest.raises(BackendError, match=r"is not there|is empty") as caught:
             async with FileStorage(path, str, create=False):
                 raise AssertionError("it has opened")
+        assert caught.value.is_missing
         assert names(path) <= {path.name}
         write(path, b"")
     await push_one(path)

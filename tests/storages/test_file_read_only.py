@@ -118,7 +118,7 @@ async def test_where_there_is_none_none_is_made(place: Path) -> None:
     for complaint in ("is not there, and read_only=True forbids", "is empty, and read_only=True forbids"):
         with pytest.raises(BackendError, match=complaint) as caught:
             await FileStorage(place, str, read_only=True).__aenter__()
-        assert caught.value.is_final
+        assert caught.value.is_final and caught.value.is_missing
         assert names(place) <= {place.name}
         write(place)
     with pytest.raises(BackendError, match="is not there"):

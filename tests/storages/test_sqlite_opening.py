@@ -83,11 +83,12 @@ async def test_a_file_is_not_made_where_none_is_to_be(place: Path) -> None:
         options: dict[str, Any] = {option: value}
         with pytest.raises(BackendError, match="does not exist, and create=False") as caught:
             await SqliteStorage(place, str, **options).__aenter__()
-        assert caught.value.is_final
+        assert caught.value.is_final and caught.value.is_missing
         assert names(place) == set()
         write(place)
-        with pytest.raises(BackendError, match="is empty"):
+        with pytest.raises(BackendError, match="is empty") as caught:
             await SqliteStorage(place, str, **options).__aenter__()
+        assert caught.value.is_missing
         assert contents(place) == {place.name: b""}
         delete(place)
     await fill(place)
@@ -179,9 +180,10 @@ async def test_an_older_file_is_not_migrated_by_a_reader(place: Path) -> None:
     await fill(place)
     with closing(sqlite3.connect(place, isolation_level=None)) as connection:
         connection.execute("UPDATE trio_tasks_meta SET value = 1 WHERE name = 'version'")
-    with pytest.raises(BackendError, match="older trio_tasks"):
+    with pytest.raises(BackendError, match="older trio_tasks") as caught:
         async with SqliteStorage(place, str, read_only=True):
             raise AssertionError("it has opened")
+    assert caught.value.is_outdated and not caught.value.is_missing
 
 
 async def test_a_database_without_our_tables_is_not_looked_into(place: Path) -> None:

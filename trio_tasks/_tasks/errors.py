@@ -106,6 +106,14 @@ class BackendError(Exception):
     is_refusal = False
     """True if the store is well, and refuses something in what was asked: asked apart, all the rest is done."""
 
+    is_missing = False
+    """True if the storage could not be opened since there is no store at its place, and its options forbid making one.
+    """
+
+    is_outdated = False
+    """True if the storage could not be opened since an earlier version of this library has written it, and
+    ``read_only=True`` forbids its migration."""
+
 
 @final
 class DuplicateTaskError(BackendError):

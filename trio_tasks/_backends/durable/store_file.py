@@ -32,6 +32,13 @@ def refused(message: str) -> BackendError:
     return error
 
 
+def missing(message: str) -> BackendError:
+    """Make a BackendError for a store that is not there, and may not be made."""
+    error = refused(message)
+    error.is_missing = True
+    return error
+
+
 def check_path(path: str | os.PathLike[str], hint: str) -> Path:
     """Return the path of a store, or raise if it is invalid.
 

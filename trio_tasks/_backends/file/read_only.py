@@ -13,7 +13,7 @@ from ..._clock import wall_now
 from ..._concurrency.virtual_time import is_virtual
 from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
-from ..durable.store_file import open_regular, refused, regular_file
+from ..durable.store_file import missing, open_regular, refused, regular_file
 from .journal import damaged
 from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
@@ -121,7 +121,7 @@ class FollowedJournal:
         found = regular_file(self._path, _WHAT)
         if found is None or not found.st_size:
             condition = "is empty" if found is not None else "is not there"
-            raise refused(f"{_WHAT} {str(self._path)!r} {condition}, and read_only=True forbids making it")
+            raise missing(f"{_WHAT} {str(self._path)!r} {condition}, and read_only=True forbids making it")
 
     def _load(self, file: BinaryIO) -> Damage | None:
         damage: Damage | None = None

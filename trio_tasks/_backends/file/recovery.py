@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..._clock import wall_now
 from ..._tasks.errors import BackendError
-from ..durable.store_file import refused, regular_file
+from ..durable.store_file import missing, regular_file
 from .compaction import Compaction
 from .journal import JournalFile, Recovery, beside, open_journal
 from .lock import FileLock
@@ -43,7 +43,7 @@ def open_state(path: Path, clock: StoreClock, *, repair: bool, syncs: bool, crea
     found = regular_file(path, "the journal")
     if not create and (found is None or not found.st_size):
         condition = "is empty" if found is not None else "is not there"
-        raise refused(f"the journal {str(path)!r} {condition}, and create=False forbids making it")
+        raise missing(f"the journal {str(path)!r} {condition}, and create=False forbids making it")
     if not path.parent.is_dir():
         raise BackendError(f"the journal {str(path)!r} cannot be opened: there is no directory {str(path.parent)!r}")
     lock = FileLock(beside(path, "lock"), path, found, mode)

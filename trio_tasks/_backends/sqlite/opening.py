@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import final
 
 from ..._tasks.errors import BackendError
-from ..durable.store_file import PRIVATE, make_file, may_make_in, may_write, refused, regular_file
+from ..durable.store_file import PRIVATE, make_file, may_make_in, may_write, missing, refused, regular_file
 
 _WHAT = "the SQLite file"
 _BESIDE = ("-wal", "-shm")
@@ -50,11 +50,11 @@ def find_file(path: str, opening: Opening) -> Path:
     file = Path(os.path.realpath(path))
     may_make = opening.create and not opening.read_only
     if found is None and not may_make:
-        raise refused(f"{_WHAT} {path!r} does not exist, and create=False or read_only=True forbids making it")
+        raise missing(f"{_WHAT} {path!r} does not exist, and create=False or read_only=True forbids making it")
     if found is None:
         _make(path, file, opening.mode)
     elif not found.st_size and not may_make and not any(_is_there(file, suffix) for suffix in _BESIDE):
-        raise refused(f"{_WHAT} {path!r} is empty, and create=False or read_only=True forbids making tables in it")
+        raise missing(f"{_WHAT} {path!r} is empty, and create=False or read_only=True forbids making tables in it")
     if not opening.read_only:
         _check_rights(path, file)
     return file

@@ -226,10 +226,12 @@ def check_current(connection: Connection, path: str) -> None:
         raise refused(f"the SQLite file {path!r} has none of the tables of a task storage")
     version = _version_of(connection, path)
     if version < VERSION:
-        raise refused(
+        error = refused(
             f"the SQLite file {path!r} was written by an older trio_tasks: its schema is of version {version}, and is "
             f"migrated to {VERSION} when it is opened without read_only=True"
         )
+        error.is_outdated = True
+        raise error
 
 
 def _version_of(connection: Connection, path: str) -> int:
