@@ -38,7 +38,7 @@ myst_heading_anchors = 4  # named as a code host does it
 nitpick_ignore_regex = [
     ("py:.*", r"(trio|trio_util|collections|datetime|logging|signal|time|typing|outcome)\..*"),
     ("py:class", r"(trio_tasks\.([a-z_]+\.)+)?([A-Z](_co)?|_\w+|Factory|Terms|CountingLayer|AbstractContextManager)"),
-    ("py:class", r"AnyStorage|Conformance|Writer|ExplanationKind|datetime"),
+    ("py:class", r"AnyStorage|Conformance|Writer|ExplanationKind|datetime|TracerProvider"),
 ]
 
 html_theme = "furo"
@@ -57,7 +57,7 @@ _SHOWN_AS = {
 }
 """What has no public name, but a place where it is described: its page, and the anchor there."""
 
-_PUBLIC = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.testing")
+_PUBLIC = ("trio_tasks", "trio_tasks.abc", "trio_tasks.layers", "trio_tasks.observe", "trio_tasks.testing")
 
 
 def _find_where_it_is_public(

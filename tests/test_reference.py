@@ -18,6 +18,7 @@ MODULES = {
     "trio_tasks": "trio_tasks/__init__.py",
     "trio_tasks.abc": "trio_tasks/abc.py",
     "trio_tasks.layers": "trio_tasks/layers/__init__.py",
+    "trio_tasks.observe": "trio_tasks/observe/__init__.py",
     "trio_tasks.testing": "trio_tasks/testing/__init__.py",
 }
 
