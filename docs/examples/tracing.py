@@ -31,7 +31,7 @@ async def ship(task: Task[str], nursery: trio.Nursery) -> None:
 
 def print_tree(parent: int | None = None, depth: int = 0) -> None:
     for span in spans.get_finished_spans():
-        if (span.parent.span_id if span.parent else None) == parent:
+        if (span.parent.span_id if span.parent else None) == parent and span.context:
             print("    " * depth + described(span))
             print_tree(span.context.span_id, depth + 1)
 
