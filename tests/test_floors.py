@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, str] = {
     "_backends/sqlite/*": f"_backends/durable/* {CONTRACTS}",
     "_backends/file/*": f"_backends/durable/* {CONTRACTS}",
     "_worker/*": f"_backends/channel layers/_* _handlers/* {CONTRACTS}",
+    "_schedules/*": f"_schedules/* {CONTRACTS}",
     "_monitor _signals": f"_worker/* {CONTRACTS}",
     "testing/* testing/*/*": "* */* */*/*",
     "__init__ __main__ abc": "* */* */*/*",

@@ -8,7 +8,7 @@ import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from typing import Any
 
 import pytest
@@ -29,6 +29,10 @@ class Mail:
     to: str
 
 
+def is_open(day: date) -> bool:
+    return day.weekday() < 5
+
+
 def made_task() -> t.Task[Mail]:
     task = t.TaskBuilder(Mail("a")).id(ID).priority(3).run_at(NOON).metadata(a=1).data(2.5).build()
     task.parts.context = object()
@@ -45,6 +49,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "CircuitBreakerStatistics": lambda: l.CircuitBreaker().statistics(),
     "CircuitState": lambda: next(iter(l.CircuitState)),
     "ConcurrencyLimitStatistics": lambda: l.ConcurrencyLimit(2).statistics(),
+    "CronSpec": lambda: t.cron("30 2 * * *", zone="Europe/Berlin").on(is_open),
     "Custom": lambda: t.Custom("said"),
     "Engage": lambda: t.Engage(TASK),
     "Error": lambda: t.Error(TASK, ERROR, t.Failed(ERROR)),
@@ -53,9 +58,11 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Failed": lambda: t.Failed(ERROR),
     "Fault": lambda: testing.Fault(1.0, "drop", "settle"),
     "Faults": lambda: testing.Faults(drop=0.5),
+    "Firing": lambda: t.Firing(NOON, None, "nightly"),
     "HeartBeat": t.HeartBeat,
     "Idle": t.Idle,
     "Interruption": lambda: t.Interruption("w", ID, "a.py:3 in f"),
+    "IntervalSpec": lambda: t.every(minutes=5),
     "JsonCodec": lambda: t.JsonCodec(Mail),
     "Killed": lambda: t.Killed(ERROR),
     "Pushed": lambda: t.Pushed(ID, True),
@@ -114,7 +121,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 """Those that are not made of a text alone."""
 
 SERVICES = {
-    "trio_tasks": "CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe SqliteStorage "
+    "trio_tasks": "Cron CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe SqliteStorage "
     "SqliteTransaction SyncSqliteStorage Worker WorkerContext Backoff Interval OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",

@@ -121,6 +121,8 @@ if _TYPE_CHECKING:
     from ._contracts.worker_info import RunningTask as RunningTask, WorkerInfo as WorkerInfo
     from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
     from ._monitor import Monitor as Monitor
+    from ._schedules.cron import Cron as Cron, CronSpec as CronSpec, cron as cron
+    from ._schedules.schedule import Firing as Firing, IntervalSpec as IntervalSpec, every as every
     from ._worker.builder import WorkerBuilder as WorkerBuilder
     from ._worker.worker import Worker as Worker
 
@@ -134,6 +136,8 @@ _WHEN_ASKED_FOR = {
     "CborCodec": "._codecs.codec",
     "Codec": "._codecs.codec",
     "Custom": "._contracts.events",
+    "Cron": "._schedules.cron",
+    "CronSpec": "._schedules.cron",
     "CustomBackend": "._backends.custom",
     "Data": "._handlers.adapter",
     "DecodeError": "._codecs.codec",
@@ -144,11 +148,13 @@ _WHEN_ASKED_FOR = {
     "Event": "._contracts.events",
     "Explanation": "._contracts.explanation",
     "FileStorage": "._backends.file.storage",
+    "Firing": "._schedules.schedule",
     "HandlerSignatureError": "._handlers.adapter",
     "HeartBeat": "._contracts.events",
     "Idle": "._contracts.events",
     "Interruption": "._contracts.report",
     "Interval": "._backends.polling",
+    "IntervalSpec": "._schedules.schedule",
     "JsonCodec": "._codecs.codec",
     "Lease": "._backends.durable.queue",
     "Monitor": "._monitor",
@@ -172,6 +178,8 @@ _WHEN_ASKED_FOR = {
     "WorkerInfo": "._contracts.worker_info",
     "WorkerReport": "._contracts.report",
     "WorkerStatistics": "._contracts.context",
+    "cron": "._schedules.cron",
+    "every": "._schedules.schedule",
     "open_url": "._backends.urls",
     "pipe_to": "._backends.pipe",
     "poll": "._backends.polling",
