@@ -125,7 +125,7 @@ SERVICES = {
     "SqliteTransaction SyncSqliteStorage Worker WorkerContext Backoff Interval OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
-    "trio_tasks.observe": "OpenTelemetry",
+    "trio_tasks.observe": "LogFields OpenTelemetry",
     "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording ScriptedBackend "
     "Simulation SimulationFailed SimulationReport TestWorker",
 }

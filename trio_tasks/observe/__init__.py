@@ -1,4 +1,4 @@
-"""Tracing and metrics of tasks, for the libraries that collect them. Each name needs the extra of its library.
+"""Logs, traces and metrics of tasks, for the libraries that collect them. A name may need the extra of its library.
 
 >>> from trio_tasks.observe import (
 ...     OpenTelemetry,
@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 from .._exports import rename as _rename
 
 if _TYPE_CHECKING:
+    from ._log_fields import LogFields as LogFields
     from ._open_telemetry import OpenTelemetry as OpenTelemetry, carry_trace as carry_trace
 
-_WHEN_ASKED_FOR = {"OpenTelemetry": "._open_telemetry", "carry_trace": "._open_telemetry"}
+_WHEN_ASKED_FOR = {
+    "LogFields": "._log_fields",
+    "OpenTelemetry": "._open_telemetry",
+    "carry_trace": "._open_telemetry",
+}
 _EXTRAS = {"opentelemetry": "otel"}
 """The extra that installs each library."""
 

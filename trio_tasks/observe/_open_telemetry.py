@@ -13,11 +13,12 @@ import trio
 from opentelemetry import context as otel_context, propagate, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, StatusCode
 
-from .. import SuspendError, Task, WorkerContext, WorkerError
+from .. import SuspendError, Task
 from .._concurrency.exception_groups import is_a, leaves
 from .._logging import log_and_suppress
 from .._printing import escaped, quoted
 from ..layers import Trace
+from ._log_fields import worker_and_queue
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -133,7 +134,8 @@ class OpenTelemetry:
         }
         if task.parts.name is not None:
             attributes[TASK_NAME] = task.parts.name
-        queue = _add_worker(attributes, task)
+        worker, queue = worker_and_queue(task)
+        attributes.update({name: value for name, value in ((WORKER, worker), (QUEUE, queue)) if value is not None})
         within = pushed_in if self._parent else otel_context.Context()
         span = self._tracer.start_span(
             f"process {queue or task.parts.name or 'task'}",
@@ -146,20 +148,6 @@ class OpenTelemetry:
 
     def __repr__(self) -> str:
         return f"OpenTelemetry(parent={self._parent})"
-
-
-def _add_worker(attributes: dict[str, AttributeValue], task: Task[Any]) -> str | None:
-    """Add the names of the worker and the queue to the attributes; return the name of the queue, if it has one."""
-    try:
-        context = WorkerContext.of(task)
-    except WorkerError:  # as in a test that has no worker
-        return None
-    attributes[WORKER] = context.name
-    queue = getattr(getattr(context.recipe, "backend", None), "queue", None)
-    if not isinstance(queue, str):
-        return None
-    attributes[QUEUE] = queue
-    return queue
 
 
 @final
