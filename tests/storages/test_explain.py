@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,9 @@ async def test_a_gate_that_holds_each_worker(opened: Opener, tmp_path: Path) -> 
         assert (await explain(storage, waiting, "running")).worker == "second"
         last = await storage.push(3)
         found = await explain(storage, last, "waiting")
-        assert (found.workers, found.busy, found.slots, found.gates) == (("w", "second"), 2, 3, ())
+        assert (found.workers, found.busy, found.slots) == (("w", "second"), 2, 3)
+        assert found.gates == (("w", "paused"),)
+        assert str(found).endswith("2 of 3 slots busy; not open is the intake of worker 'w' (paused)")
         second.stop()
         found = await explain(storage, last, "held_by_gate")
         assert found.gates == (("w", "paused"), ("second", "closed"))
@@ -411,6 +414,73 @@ def test_an_error_that_cannot_be_read_is_left_out() -> None:
 def test_workers_in_words(workers: list[str], text: str) -> None:
     found = Explanation(kind="waiting", id="t", queue="q", as_of=MOMENT, workers=tuple(workers))
     assert str(found).endswith(f"{text}, 0 of 0 slots busy")
+
+
+class Knowing:
+    """A handler that knows some names of tasks."""
+
+    def __init__(self, *names: str) -> None:
+        self.task_names = frozenset(names)
+
+    async def __call__(self, task: Task[int]) -> None:
+        await trio.sleep_forever()
+
+
+def named(task: Task[int]) -> Task[int]:
+    """Name a task by its args, as it is pushed."""
+    if task.args >= 0:
+        task.parts.terms = replace(task.parts.terms, name=f"kind {task.args}")
+    return task
+
+
+@pytest.mark.parametrize("kind", [MemoryStorage, SqliteStorage, FileStorage])
+async def test_a_name_that_no_worker_knows(kind: Any, tmp_path: Path) -> None:
+    stored = (tmp_path / "tasks", int) if kind is not MemoryStorage else ()
+    async with kind(*stored, on_push=named) as storage, trio.open_nursery() as nursery:
+        contexts = [
+            await nursery.start(Worker(name, storage, handler, concurrency=1).run)
+            for name, handler in (
+                ("one", Knowing("kind 1")),
+                ("none", Knowing()),
+                ("some", Knowing("b", "a", "kind 1")),
+            )
+        ]
+        assert [each.names for each in await storage.workers()] == [("kind 1",), (), ("a", "b", "kind 1")]
+        for context in contexts:
+            context.pause()
+        unknown, known, unnamed = [await storage.push(number) for number in (5, 1, -1)]
+        found = await explain(storage, unknown, "no_worker")
+        assert (found.name, found.workers) == ("kind 5", ("one", "none", "some"))
+        assert found.known_names == (("one", ("kind 1",)), ("none", ()), ("some", ("a", "b", "kind 1")))
+        assert str(found).endswith(
+            "is ready, but no worker alive on queue 'default' knows tasks named 'kind 5': worker 'one' knows 'kind 1', "
+            "worker 'none' knows none, worker 'some' knows 'a', 'b' and 'kind 1'"
+        )
+        assert (await explain(storage, known, "held_by_gate")).workers == ("one", "some")
+        assert (await explain(storage, unnamed, "held_by_gate")).workers == ("one", "none", "some")
+        context = await nursery.start(Worker("any", storage, run_for_ever, concurrency=1).run)
+        context.pause()
+        assert (await explain(storage, unknown, "held_by_gate")).gates == (("any", "paused"),)
+        context.stop()
+        await context.wait_stopped()
+        for number in range(5):
+            (await nursery.start(Worker(f"{number}", storage, Knowing(*map(str, range(9)))).run)).pause()
+        words = str(await explain(storage, unknown, "no_worker"))
+        assert words.endswith("worker 'some' knows 'a', 'b' and 'kind 1', 5 more know others")
+        nursery.cancel_scope.cancel()
+
+
+def test_names_that_are_wrong_are_refused() -> None:
+    storage = MemoryStorage[int]()
+    for wrong in ("name", ["name"], {5}, 5):
+        handler = Knowing()
+        handler.task_names = wrong  # type: ignore[assignment]  it is wrong
+        with pytest.raises(TypeError, match="task_names of the handler must be a set of names"):
+            Worker("w", storage, handler)
+    handler.task_names = None  # type: ignore[assignment]  it knows any
+    assert Worker("w", storage, handler).prepare().task_names is None
+    handler.task_names = frozenset(map(str, range(1001)))
+    assert Worker("w", storage, handler).prepare().task_names is None
 
 
 MOMENT = explanation_of(Evidence(id="t", queue="q", now=1e9)).as_of

@@ -69,12 +69,15 @@ class WorkerContext:
         listeners: tuple[Listener, ...] = (),
         recipe: object = None,
         version: str | None = None,
+        task_names: tuple[str, ...] | None = None,
         attempt_log: AttemptLog | None = None,
     ) -> None:
         self.name = check_unicode(check_name(name, "a worker's name"), "a worker's name")
         self.recipe = recipe
         self.version = version
         """The version of the program, as the worker was told."""
+        self.task_names = task_names
+        """The names of the kinds of tasks that the handler knows; None if it takes tasks of any name."""
         self.concurrency = check_count(concurrency, "concurrency")
         self.intake_state = IntakeState()
         self.running_tasks: dict[Task[Any], None] = {}  # a set in order of insertion, so that a seed decides the order

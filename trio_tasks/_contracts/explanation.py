@@ -39,9 +39,9 @@ class Explanation:
 
     kind: ExplanationKind
     """The first of these that is true: ``"unknown"``, ``"finished"``, ``"running"``, ``"suspended"``, ``"delayed"``
-    (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue),
-    ``"held_by_gate"`` (the intake of each worker waits for a layer, or is paused or closed), ``"waiting"`` (for its
-    turn)."""
+    (waits for its time), ``"paused"`` (its queue is), ``"no_worker"`` (none is alive on the queue, or none that
+    knows its name), ``"held_by_gate"`` (the intake of each worker waits for a layer, or is paused or closed),
+    ``"waiting"`` (for its turn)."""
     id: str
     """The id that was asked for."""
     queue: str
@@ -52,6 +52,8 @@ class Explanation:
     """The status of the task; None if it is unknown."""
     attempt: int = 0
     """The number of attempts that were begun, and count."""
+    name: str | None = None
+    """The name of the kind of task; None if it has none."""
     worker: str | None = None
     """The worker that has it, or had it last; None if none had it, or one that is not a :class:`Worker`."""
     host: str = ""
@@ -64,6 +66,8 @@ class Explanation:
     """Running: when that was."""
     last_beat: datetime | None = None
     """Running: the last sign of life of its process."""
+    is_worker_alive: bool | None = None
+    """Running: False if that worker is not alive any more; None if it is not known."""
     started_at: datetime | None = None
     """When its latest attempt began."""
     finished_at: datetime | None = None
@@ -83,7 +87,10 @@ class Explanation:
     busy: int = 0
     """The number of tasks that they run."""
     gates: tuple[tuple[str, str], ...] = ()
-    """Held by gates: the name of each worker, with the state of its intake, such as the layer that it waits for."""
+    """Held by gates, or waiting: the name of each worker whose intake is not open, with the state of its intake, such
+    as the layer that it waits for."""
+    known_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """No worker knows its name: the name of each worker that is alive, with the names of tasks that it knows."""
     ahead: int = 0
     """Waiting: the number of tasks that go first; it is not counted beyond 1000."""
     first: tuple[str, ...] = ()
@@ -152,11 +159,21 @@ class Evidence:
         return [each for each in self.workers or () if each.is_alive]
 
     @property
-    def attempt(self) -> tuple[WorkerInfo, RunningTask] | None:
-        """The worker that runs the task, and what it tells of the attempt."""
-        number = 0 if self.task is None else self.task.parts.attempt
+    def takers(self) -> list[WorkerInfo]:
+        """The workers that are alive, and know the name of the task."""
+        name = None if self.task is None else self.task.parts.name
+        return [each for each in self.alive if name is None or each.names is None or name in each.names]
+
+    @property
+    def attempt(self) -> tuple[WorkerInfo, RunningTask | None] | None:
+        """The worker that runs the task, and what it tells of the attempt, if it has told of it."""
+        if self.task is None:
+            return None
+        parts = self.task.parts
         running = ((worker, each) for worker in self.workers or () for each in worker.running)
-        return next((pair for pair in running if (pair[1].id, pair[1].attempt) == (self.id, number)), None)
+        told = next((pair for pair in running if (pair[1].id, pair[1].attempt) == (self.id, parts.attempt)), None)
+        named = [each for each in self.workers or () if each.name == parts.context.worker]
+        return told or ((named[0], None) if len(named) == 1 else None)
 
 
 def explanation_of(evidence: Evidence) -> Explanation:
@@ -166,7 +183,7 @@ def explanation_of(evidence: Evidence) -> Explanation:
         return Explanation(kind="unknown", id=evidence.id, queue=evidence.queue, as_of=moment_at(evidence.now))
     kind, due = _kind_of(evidence, task), evidence.due
     has_end = kind in ("running", "suspended", "delayed") and due is not None and due < math.inf
-    alive = evidence.alive
+    workers = evidence.alive if kind == "no_worker" else evidence.takers
     explanation = Explanation(
         kind=kind,
         id=evidence.id,
@@ -174,20 +191,26 @@ def explanation_of(evidence: Evidence) -> Explanation:
         as_of=moment_at(evidence.now),
         status=task.parts.status,
         attempt=int(task.parts.attempt),
+        name=task.parts.name,
         worker=task.parts.context.worker or None,
         started_at=task.parts.started_at,
         finished_at=task.parts.finished_at,
         error=_error_of(task),
         until=moment_at(due) if has_end and due is not None else None,
         reason=reason_text(evidence.reason) if kind == "suspended" else "",
-        workers=None if evidence.workers is None else tuple(each.name for each in alive),
-        slots=sum(each.slots for each in alive),
-        busy=sum(each.busy for each in alive),
-        gates=tuple((each.name, each.intake) for each in alive) if kind == "held_by_gate" else (),
+        workers=None if evidence.workers is None else tuple(each.name for each in workers),
+        slots=sum(each.slots for each in workers),
+        busy=sum(each.busy for each in workers),
+        gates=_gates_of(workers) if kind in ("held_by_gate", "waiting") else (),
+        known_names=tuple((each.name, each.names or ()) for each in workers) if kind == "no_worker" else (),
         ahead=0 if evidence.place is None else evidence.place.ahead,
         first=() if evidence.place is None else evidence.place.first,
     )
     return _with_attempt(explanation, evidence) if kind == "running" else explanation
+
+
+def _gates_of(workers: list[WorkerInfo]) -> tuple[tuple[str, str], ...]:
+    return tuple((each.name, each.intake) for each in workers if each.intake != "open")
 
 
 def _with_attempt(explanation: Explanation, evidence: Evidence) -> Explanation:
@@ -200,9 +223,10 @@ def _with_attempt(explanation: Explanation, evidence: Evidence) -> Explanation:
         worker=worker.name,
         host=worker.host,
         pid=worker.pid,
-        line=attempt.line,
-        told_at=worker.as_of,
+        line="" if attempt is None else attempt.line,
+        told_at=None if attempt is None else worker.as_of,
         last_beat=worker.last_beat,
+        is_worker_alive=worker.is_alive,
     )
 
 
@@ -220,12 +244,12 @@ def _kind_of(evidence: Evidence, task: Task[Any]) -> ExplanationKind:
     # 5. The queue is paused, so it does not matter if a worker is there. (Limits by key have their place after this.)
     if evidence.is_paused:
         return "paused"
-    # 6. No worker is there.
-    alive = evidence.alive
-    if evidence.workers is not None and not alive:
+    # 6. No worker is there, or none that knows the name of the task.
+    takers = evidence.takers
+    if evidence.workers is not None and not takers:
         return "no_worker"
     # 7. No worker would take it.
-    if alive and all(each.intake != "open" for each in alive):
+    if takers and all(each.intake != "open" for each in takers):
         return "held_by_gate"
     # 8. It waits in line.
     return "waiting"
@@ -271,11 +295,16 @@ def _running(it: Explanation) -> str:
 
 def _where(it: Explanation) -> str:
     """Describe the place of the attempt, and the age of this answer."""
-    if it.told_at is None or it.last_beat is None:
+    if it.last_beat is None:
         return ""
-    process = f" (process {it.pid}{f' on {it.host}' if it.host else ''})"
-    line = f", and waited {_ago(it.told_at, it)} at {it.line}" if it.line else f", as it told {_ago(it.told_at, it)}"
-    return f"{process}{line}; the last sign of life of its process came {_ago(it.last_beat, it)}"
+    process = f" (process {it.pid}{f' on {it.host}' if it.host else ''})" if it.pid else ""
+    line = ""
+    if it.told_at is not None:
+        line = (
+            f", and waited {_ago(it.told_at, it)} at {it.line}" if it.line else f", as it told {_ago(it.told_at, it)}"
+        )
+    end = "" if it.is_worker_alive else "; that worker is not alive any more"
+    return f"{process}{line}{end}; the last sign of life of its process came {_ago(it.last_beat, it)}"
 
 
 def _lease(it: Explanation) -> str:
@@ -299,14 +328,35 @@ def _paused(it: Explanation) -> str:
 
 
 def _no_worker(it: Explanation) -> str:
-    return f"is ready, but no worker is alive on queue {it.queue!r}{_after_failure(it)}"
+    if not it.workers or it.name is None:
+        return f"is ready, but no worker is alive on queue {it.queue!r}{_after_failure(it)}"
+    known = [f"worker {name!r} knows {_listed(names)}" for name, names in it.known_names[:_NAMED]]
+    if len(it.known_names) > _NAMED:
+        known.append(f"{len(it.known_names) - _NAMED} more know others")
+    return (
+        f"is ready, but no worker alive on queue {it.queue!r} knows tasks named {it.name!r}: "
+        f"{', '.join(known)}{_after_failure(it)}"
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Some of the names, in words."""
+    shown = [repr(each) for each in names[:_NAMED]]
+    if len(names) > _NAMED:
+        shown.append(f"{len(names) - _NAMED} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]])) or "none"
 
 
 def _held_by_gate(it: Explanation) -> str:
+    return f"is ready, but the intake of no worker on queue {it.queue!r} is open: {_held(it)}{_after_failure(it)}"
+
+
+def _held(it: Explanation) -> str:
+    """The workers whose intake is not open, in words."""
     held = [f"worker {name!r} ({state})" for name, state in it.gates[:_NAMED]]
     if len(it.gates) > _NAMED:
         held.append(f"{len(it.gates) - _NAMED} more")
-    return f"is ready, but the intake of no worker on queue {it.queue!r} is open: {', '.join(held)}{_after_failure(it)}"
+    return ", ".join(held)
 
 
 def _waiting(it: Explanation) -> str:
@@ -315,7 +365,8 @@ def _waiting(it: Explanation) -> str:
     place = (
         f"is ready, and {tasks} first, the next one {escaped(it.first[0])}," if it.ahead else "is ready, and goes next"
     )
-    return f"{place} on queue {it.queue!r}, {_receivers(it)}{_after_failure(it)}"
+    held = f"; not open is the intake of {_held(it)}" if it.gates else ""
+    return f"{place} on queue {it.queue!r}, {_receivers(it)}{held}{_after_failure(it)}"
 
 
 _SENTENCES = {

@@ -69,7 +69,11 @@ class WorkerInfo:
     last_beat: datetime
     """The latest heartbeat of its process, which may be later."""
     is_alive: bool
-    """False if its process has sent no heartbeat for a minute."""
+    """False if its process is gone. Where that cannot be seen, as of a process in another container, False if the
+    process has sent no heartbeat for a minute."""
+    names: tuple[str, ...] | None = None
+    """The names of the kinds of tasks that it knows, in order; None if it takes tasks of any name, or knows more
+    than a thousand."""
 
 
 def worker_info(context: WorkerContext, queue: str, *, since: float, now: float) -> WorkerInfo:
@@ -96,6 +100,7 @@ def worker_info(context: WorkerContext, queue: str, *, since: float, now: float)
         as_of=moment,
         last_beat=moment,
         is_alive=not context.is_stopped,
+        names=context.task_names,
     )
 
 

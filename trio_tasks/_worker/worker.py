@@ -58,6 +58,9 @@ _LATE_BEAT = (
 _QUIET = 0.05
 """Seconds for which a backend that is no storage gives nothing before it counts as idle; and between two looks at the
 counters of a storage."""
+_MOST_NAMES = 1000
+_LONGEST_NAMES = 100_000
+"""Names of tasks, and characters in them, up to which a worker tells them."""
 _LAYER = "layers, each an async layer(handler, task) -> result"
 
 
@@ -77,7 +80,9 @@ class Worker(Generic[A, R]):
       name: the worker's name, for people and for the backend.
       backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
       handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
-          filled in by their annotations. A sync function runs in a thread.
+          filled in by their annotations. A sync function runs in a thread. A callable object may have an attribute
+          ``task_names``, a set of the names of the kinds of tasks that it knows, which
+          :meth:`~trio_tasks.ListWorkers.workers` and ``explain`` tell; None, as if it had none, says that it takes any.
       concurrency: the most attempts that may run at once. Default: 8.
       lend: the most extra attempts that may begin while attempts wait for other tasks, in ``wait_for`` or in a push
           that waits for room. Default: ``concurrency``. Such an attempt lends its slot, and its places in
@@ -189,6 +194,8 @@ class Worker(Generic[A, R]):
         self.settle_timeout = check_seconds(settle_timeout, "settle_timeout", positive=True)
         self.log = check_logger(log)
         self.handler_name = handler_name(handler)
+        self._handler = handler
+        _task_names(handler)  # to refuse it here
         args_type = Any if any(map(_may_change_args, self.layers)) else self.backend.args_type
         stack: Handler[A, R] = adapt(
             handler, data=check_several(data, "data", "values, such as [mailer]"), args_type=args_type
@@ -215,6 +222,7 @@ class Worker(Generic[A, R]):
             listeners=(*self.listeners, *check_listeners(on_event)),
             recipe=self,
             version=self.version,
+            task_names=_task_names(self._handler),
             attempt_log=attempt_log,
         )
 
@@ -467,6 +475,16 @@ class _AtWork:
         """Wait until an attempt begins."""
         self._begun = trio.Event()
         await self._begun.wait()
+
+
+def _task_names(handler: object) -> tuple[str, ...] | None:
+    """Return the names of tasks that a handler knows, in order; None if it takes any, or knows very many."""
+    names: Any = getattr(handler, "task_names", None)
+    if names is None:
+        return None
+    if not isinstance(names, (set, frozenset)) or not all(isinstance(each, str) for each in names):
+        raise TypeError(f"task_names of the handler must be a set of names, or None for any, not {quoted(names)}")
+    return tuple(sorted(names)) if len(names) <= _MOST_NAMES and sum(map(len, names)) <= _LONGEST_NAMES else None
 
 
 def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:
