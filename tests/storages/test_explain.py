@@ -420,7 +420,7 @@ class Knowing:
     """A handler that knows some names of tasks."""
 
     def __init__(self, *names: str) -> None:
-        self.task_names = frozenset(names)
+        self.task_names: Any = frozenset(names)
 
     async def __call__(self, task: Task[int]) -> None:
         await trio.sleep_forever()
@@ -471,13 +471,12 @@ async def test_a_name_that_no_worker_knows(kind: Any, tmp_path: Path) -> None:
 
 
 def test_names_that_are_wrong_are_refused() -> None:
-    storage = MemoryStorage[int]()
+    storage, handler = MemoryStorage[int](), Knowing()
     for wrong in ("name", ["name"], {5}, 5):
-        handler = Knowing()
-        handler.task_names = wrong  # type: ignore[assignment]  it is wrong
+        handler.task_names = wrong
         with pytest.raises(TypeError, match="task_names of the handler must be a set of names"):
             Worker("w", storage, handler)
-    handler.task_names = None  # type: ignore[assignment]  it knows any
+    handler.task_names = None
     assert Worker("w", storage, handler).prepare().task_names is None
     handler.task_names = frozenset(map(str, range(1001)))
     assert Worker("w", storage, handler).prepare().task_names is None

@@ -75,4 +75,4 @@ async def test_a_sender_without_end_does_not_hold_up_the_others() -> None:
     wakeup_socket = WakeupSocket()
     flood: Any = Flood()
     wakeup_socket._socket = flood
-    assert not wakeup_socket._received()
+    assert wakeup_socket._received() == (False, False)

@@ -21,7 +21,7 @@ from ..._checks import check_count, check_seconds, check_text
 from ..._clock import microseconds_of, moment_after, moment_at
 from ..._codecs.codec import CborCodec, DecodeError, EncodeError
 from ..._concurrency.exception_groups import is_a, leaves, members_of
-from ..._contracts.worker_info import RunningTask, WorkerInfo
+from ..._contracts.worker_info import MOST_RUNNING, RunningTask, WorkerInfo
 from ..._logging import catch_errors, text_of
 from ..._printing import LONGEST_TEXT, escaped
 from ..._tasks import errors
@@ -36,7 +36,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .engine import StoredWorker
 
@@ -436,48 +436,88 @@ def encode_worker(info: WorkerInfo) -> bytes:
         for each in info.running
     ]
     numbers = info.pid, info.slots, info.busy, info.since.timestamp()
-    return _dump([info.host, info.version, info.intake, *numbers, running])
+    return _dump([info.host, info.version, info.intake, *numbers, running, info.names and [*info.names]])
 
 
-def decode_worker(stored: StoredWorker, queue: str) -> WorkerInfo:
-    """A worker that was looked up.
+def decode_worker(stored: StoredWorker, queue: str) -> tuple[WorkerInfo, str]:
+    """Decode the state of a worker, field by field: it may have been stored by another version, or be damaged.
 
-    Raises:
-      BackendError: what it has told cannot be read.
+    Returns:
+      the worker, with defaults for all that cannot be read; and what is wrong with that, or an empty text.
     """
-    told: Any = ["", None, "unknown", 0, 0, 0, stored.told_at, []]
-    try:
-        if stored.state is not None:
-            told = _read(stored.state, "the state of a worker")
-        host, version, intake, pid, slots, busy, since, running = told
-        texts = [_text(each) for each in (host, version or "", intake)]
-        numbers = [int(each) for each in (pid, slots, busy)]
-        times = [moment_at(check_time(each) or 0.0) for each in (since, stored.told_at, stored.last_beat)]
-        tasks = tuple(_running_task(*each) for each in running)
-    except (TypeError, ValueError) as error:
-        raise BackendError(f"the state of a worker cannot be read: {error}") from error
-    return WorkerInfo(
+    told, wrong = list[Any](), list[str]()
+    if stored.state is not None:
+        try:
+            told = [*_list(_read(stored.state, "the state of a worker"))]
+        except (BackendError, TypeError, RecursionError) as error:
+            wrong.append(text_of(error))
+    given = told[: len(_WORKER_FIELDS)] + [_MISSING] * (len(_WORKER_FIELDS) - len(told))  # a newer version may add some
+    fields = dict[str, Any]()
+    for value, (name, (decode, default)) in zip(given, _WORKER_FIELDS.items(), strict=True):
+        fields[name] = default
+        with catch_errors() as caught:
+            fields[name] = default if value is _MISSING else decode(value)
+        if caught.error is not None:
+            wrong.append(f"{name}: {text_of(caught.error)}")
+    since = fields.pop("since")
+    info = WorkerInfo(
         name=stored.name,
         queue=queue,
-        host=texts[0],
-        pid=numbers[0],
-        version=texts[1] or None,
-        slots=numbers[1],
-        busy=numbers[2],
-        running=tasks,
-        intake=texts[2],
-        since=times[0],
-        as_of=times[1],
-        last_beat=times[2],
+        since=moment_at(stored.told_at if since is None else since),
+        as_of=moment_at(stored.told_at),
+        last_beat=moment_at(stored.last_beat),
         is_alive=stored.is_alive,
+        **fields,
     )
+    return info, "; ".join(wrong)
 
 
-def _running_task(id: str, name: str | None, attempt: int, since: float | None, line: str) -> RunningTask:
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.50} is no list")
+    return value  # pyright: ignore[reportUnknownVariableType]  its elements are checked one by one
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError(f"{value!r:.50} is no number")
+    return value
+
+
+def _running_tasks(told: Any) -> tuple[RunningTask, ...]:
+    return tuple(_running_task(*_list(each)[:5]) for each in _list(told)[:MOST_RUNNING])
+
+
+def _running_task(id: Any, name: Any, attempt: Any, since: Any, line: Any) -> RunningTask:
     begun = check_time(since)
     return RunningTask(
-        _text(id), _text(name or "") or None, int(attempt), None if begun is None else moment_at(begun), _text(line)
+        _text(id), _text_or_none(name), _number(attempt), None if begun is None else moment_at(begun), _text(line)
     )
+
+
+def _names(told: Any) -> tuple[str, ...] | None:
+    return None if told is None else tuple(map(_text, _list(told)))
+
+
+_MISSING: Any = object()
+LONGEST_STATE = 2**20
+"""Bytes of the state of a worker; a longer one is not read."""
+_WORKER_FIELDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "host": (_text, ""),
+    "version": (_text_or_none, None),
+    "intake": (_text, "unknown"),
+    "pid": (_number, 0),
+    "slots": (_number, 0),
+    "busy": (_number, 0),
+    "since": (check_time, None),
+    "running": (_running_tasks, ()),
+    "names": (_names, None),
+}
+"""The fields of the state of a worker, in order: the function that decodes each, and its default."""
 
 
 def _dump(value: Any) -> bytes:

@@ -17,6 +17,7 @@ import trio
 from outcome import Error, Value
 
 from ..._concurrency.exception_groups import is_a
+from ..._concurrency.virtual_time import may_stand_still
 from ..._contracts.minutes import ADDED_AT_ONCE
 from ..._logging import catch_errors, log, log_and_suppress, passes_through
 from ..._printing import escaped
@@ -627,7 +628,7 @@ class ExchangeLoop:
     async def _check_aborts(self) -> None:  # noqa: ASYNC910  the loop has its checkpoints elsewhere
         """End the attempts that another process has asked to abort."""
         self._may_have_aborts = False
-        self._next_abort_check = trio.current_time() + _ABORT_CHECK_INTERVAL
+        self._next_abort_check = trio.current_time() + (0.0 if may_stand_still() else _ABORT_CHECK_INTERVAL)
         leased = {parts.context.claim_key: parts for queue in self.queues.values() for parts in queue.leased.values()}
         if not leased:
             return  # noqa: ASYNC910  the same

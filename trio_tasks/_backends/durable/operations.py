@@ -9,6 +9,7 @@ import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
 from ..._clock import microseconds_of, wall_after
+from ..._concurrency.virtual_time import rest
 from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
 from ..._contracts.listing import CHANGED_AT_ONCE, Found, selections
@@ -17,27 +18,26 @@ from ..._printing import escaped
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
 from ..._tasks.extensions import Metadata
 from ..._tasks.outcome import Status
-from .encoding import decode_options, decode_worker, encode_error, encode_options, moment_of
+from .encoding import decode_options, encode_error, encode_options, moment_of
 from .engine import ENDS, ClaimKey, Query, State
 from .queue import Lease, abort
 from .rows import PLAIN, STATES, check_length, result_of, result_of_ending, task_of
+from .worker_runs import find_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, PageRequest, Selection, TaskFilters
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import TaskResult
     from ..._tasks.task import Task
-    from .engine import Changed, LocatedRow, Part, StoredRow, StoredWorker
+    from .engine import Changed, LocatedRow, Part, StoredRow
     from .exchange_loop import ExchangeLoop
     from .queue import QueueState
 
     ManyVerb = Literal["retry_all", "cancel_all", "discard_all"]
 
-_ANSWER_TIME = 1.0
-"""Seconds for which workers of other processes are waited for, when they are asked for their state."""
 _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 _CHANGES: dict[ManyVerb, Literal["cancel", "resume", "forget"]] = {
@@ -116,17 +116,10 @@ class QueueOperations:
 
     async def workers(self, *, fresh: bool) -> list[WorkerInfo]:
         """Return the workers on this queue; with ``fresh``, in their present state."""
-        engine, name = self._loop.engine, self._queue.name
-        found: Sequence[StoredWorker] = await self._loop.ask(engine.workers, name)
-        told_at = {(each.engine, each.number): each.told_at for each in found if each.is_alive and not each.is_own}
-        if fresh and told_at:
-            await self._loop.ask(engine.ask_workers, name)
-            with trio.move_on_after(_ANSWER_TIME):  # noqa: ASYNC912  if all have answered by now
-                while any(told_at.get((each.engine, each.number)) == each.told_at for each in found):
-                    await trio.sleep(_ANSWER_TIME / 100)
-                    found = await self._loop.ask(engine.workers, name)
-        others = [decode_worker(each, name) for each in found if not each.is_own]
-        return [*self._queue.workers.infos(self._queue.worker_names, engine.now()), *others]
+        engine, queue = self._loop.engine, self._queue
+        found = await find_workers(engine, self._loop.ask, queue.name, fresh=fresh)
+        own = queue.workers.infos(queue.worker_names, engine.now())
+        return [*own, *(queue.workers.decoded(each) for each in found if not each.is_own)]
 
     # Waiting for a result
 
@@ -287,7 +280,7 @@ class QueueOperations:
             query, is_more = self._query(selection)._replace(limit=CHANGED_AT_ONCE), True
             while is_more:
                 if number:
-                    await trio.sleep(_PARTS_APART)
+                    await rest(_PARTS_APART)
                 step: Changed = await self._loop.ask(self._loop.engine.change, self._queue.name, verb, query)
                 for task_id in step.ids if verb != "resume" else ():
                     self._queue.finish(task_id)
@@ -309,7 +302,7 @@ class QueueOperations:
         """Repeat a step until nothing is left to do; return the number of rows in all steps."""
         number, is_more = await self._loop.ask(step, self._queue.name, *args)
         while is_more:
-            await trio.sleep(_PARTS_APART)
+            await rest(_PARTS_APART)
             part: Part = await self._loop.ask(step, self._queue.name, *args)
             number, is_more = number + part.number, part.is_more
         return number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, deque
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
 import trio
@@ -12,26 +11,24 @@ from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
-from ..._contracts.context import WorkerContext
 from ..._contracts.lending import SLOTS
 from ..._contracts.minutes import Tally
 from ..._contracts.sink import PushHooks
-from ..._contracts.worker_info import worker_info
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, BackendError, SuspendError
 from ..._tasks.outcome import Killed, Released, Status
 from ..._tasks.task import Parts, Task, attempt_number
 from ..._tasks.task_id import stored_id
-from .encoding import decode_history, decode_options, encode_worker, ends_in_loss, moment_of, unreadable_since
-from .engine import ClaimKey, Settlement, SettlementKind, WorkerRow
+from .encoding import decode_history, decode_options, ends_in_loss, moment_of, unreadable_since
+from .engine import ClaimKey, Settlement, SettlementKind
+from .worker_runs import WorkerRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from ..._codecs.codec import Codec
     from ..._contracts.sink import OnPush
-    from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.extensions import Extensions
     from ..._tasks.task_info import PastAttempt
     from .engine import ClaimedRow, ClaimRequest, Renewal
@@ -142,53 +139,6 @@ _USUAL = StorageOptions(
     unreadable_after=_A_DAY,
     on_push=(),
 )
-
-
-@final
-class WorkerRuns:
-    """The workers that run on a queue in this process, as they are told of.
-
-    Args:
-      queue: the name.
-    """
-
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
-        self._runs: dict[WorkerContext, tuple[int, float]] = {}  # a number of each, and since when it runs here
-        self._numbers = count(1)
-        self._told: dict[int, bytes] = {}  # by their numbers
-
-    def keep_only(self, workers: Collection[object]) -> None:
-        """Forget the workers that are not among these."""
-        self._runs = {context: run for context, run in self._runs.items() if context in workers}
-        numbers = {number for number, _ in self._runs.values()}
-        self._told = {number: state for number, state in self._told.items() if number in numbers}
-
-    def infos(self, workers: Iterable[object], now: float) -> list[WorkerInfo]:
-        """Return what is told of these workers at this time."""
-        return [self._info(context, now) for context in workers if isinstance(context, WorkerContext)]
-
-    def rows(self, workers: Iterable[object], now: float) -> list[WorkerRow]:
-        """Return what is told of these workers at this time, as it is stored."""
-        return [self.row(context, now) for context in workers if isinstance(context, WorkerContext)]
-
-    def row(self, context: WorkerContext, now: float) -> WorkerRow:
-        """Return what is told of one worker at this time, as it is stored."""
-        info = self._info(context, now)
-        return WorkerRow(self._queue, self._runs[context][0], info.name, encode_worker(info))
-
-    def is_news(self, row: WorkerRow) -> bool:
-        """Return True if the store was told something else of this worker last."""
-        return self._told.get(row.number) != row.state
-
-    def note_told(self, rows: Iterable[WorkerRow]) -> None:
-        """Note that the store has been told this."""
-        self._told.update((row.number, row.state) for row in rows)
-
-    def _info(self, context: WorkerContext, now: float) -> WorkerInfo:
-        if context not in self._runs:
-            self._runs[context] = next(self._numbers), now
-        return worker_info(context, self._queue, since=self._runs[context][1], now=now)
 
 
 @final

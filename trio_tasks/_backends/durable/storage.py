@@ -532,12 +532,13 @@ class DurableStorage(
         return typed(await self._operations.wait_for(task_id), type)
 
     async def list_workers(self) -> list[str]:
-        """Return the names of the workers that run on this queue, in any process."""
+        """Return the names of the workers that are alive on this queue, in any process."""
         found = await self._loop.ask(self._loop.engine.workers, self._queue.name)
         return [each.name for each in found if each.is_alive]
 
     async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
-        """Return the workers on this queue, in any process; and, for an hour, those whose process has died.
+        """Return the workers on this queue, in any process; and, for an hour, those whose process has died. A state
+        that cannot be read, as it was damaged, is logged once; what can be read of it is returned.
 
         Args:
           fresh: True asks workers of other processes for their present state, by a wake-up, and waits for it, for a

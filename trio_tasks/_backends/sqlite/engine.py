@@ -228,7 +228,7 @@ class SqliteEngine(Engine):
 
     async def workers(self, queue: str) -> Sequence[StoredWorker]:
         """Return the workers of all sessions."""
-        return await self._read(Operations.workers, queue, self._session.number, self.now())
+        return await self._call(self._session.workers, queue, self.now())
 
     async def ask_workers(self, queue: str) -> None:
         """Ask other sessions for the states of their workers, by a wake-up."""

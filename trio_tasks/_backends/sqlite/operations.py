@@ -9,13 +9,25 @@ from ..._clock import wall_now
 from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
+from ..._logging import log
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
-from ..durable.encoding import decode_options, encode_error, expired_error
-from ..durable.engine import Changed, ClaimKey, ExchangeResult, LocatedRow, Part, State, StoredRow, StoredWorker
+from ..durable.encoding import LONGEST_STATE, decode_options, encode_error, expired_error
+from ..durable.engine import (
+    LATEST,
+    Changed,
+    ClaimKey,
+    ExchangeResult,
+    LocatedRow,
+    Part,
+    State,
+    StoredRow,
+    StoredWorker,
+)
 from .counters import text
 from .exchange import KEPT_COUNTER
 from .minutes import MinuteTable
 from .search import rows_by_key, search
+from .wakeup import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
     from ..._contracts.minutes import Sums
     from ..durable.engine import Query, WorkerRow
     from .counters import QueueCounters
-    from .driver import Connection
+    from .driver import Connection, Row
     from .exchange import ExchangeSql
 
 _EXPIRED_AT_ONCE = 500
@@ -93,8 +105,8 @@ RECOUNTS = (
 )
 """The count of the rows in each state, each along the index that holds it."""
 _WORKERS = """
-SELECT name, session, trio_tasks_worker.num, state, told, noted, expires
-FROM trio_tasks_worker LEFT JOIN trio_tasks_session ON trio_tasks_session.num = session
+SELECT name, session, trio_tasks_worker.num, CASE WHEN length(state) <= ? THEN state END, told, noted, expires, address,
+key, network FROM trio_tasks_worker LEFT JOIN trio_tasks_session ON trio_tasks_session.num = session
 WHERE queue = ? ORDER BY expires > ? DESC, name LIMIT ?
 """
 _MOST_WORKERS = 1000
@@ -194,28 +206,17 @@ class Operations:
         """Return the names of all queues."""
         return self._counters.names()
 
-    def workers(self, queue: str, own: int, now: float) -> list[StoredWorker]:
-        """Return the workers on the queue, those of sessions that are alive first.
+    def workers(self, queue: str, own: int, now: float) -> list[tuple[StoredWorker, Address | None]]:
+        """Return the workers on the queue, those of sessions that have not expired first; each with the address of its
+        session, if it has one. A row that is not one of ours is left out.
 
         Args:
           queue: the name.
           own: the number of this session.
           now: the time.
         """
-        found = self._connection.execute(_WORKERS, (queue, now, _MOST_WORKERS))
-        return [
-            StoredWorker(
-                text(name),
-                int(session),
-                int(number),
-                state,
-                told or 0.0,
-                max(told or 0.0, noted or 0.0),
-                expires is not None and expires > now,
-                session == own,
-            )
-            for name, session, number, state, told, noted, expires in found
-        ]
+        found = self._connection.execute(_WORKERS, (LONGEST_STATE, queue, now, _MOST_WORKERS))
+        return [each for row in found if (each := _stored_worker(row, own, now)) is not None]
 
     def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
         """Replace the options of a row that runs under this claim."""
@@ -390,6 +391,20 @@ class Operations:
 
 def _cancelled_error() -> bytes:
     return encode_error(AbortError("cancelled while it waited"))
+
+
+def _stored_worker(row: Row, own: int, now: float) -> tuple[StoredWorker, Address | None] | None:
+    """A worker that was read; None, with a record in the log, if it is not one of ours."""
+    name, session, number, state, told, noted, expires, port, key, network = row
+    if not (isinstance(name, str) and isinstance(session, int) and isinstance(number, int)):
+        log.warning("a worker is not listed, since its row is damaged: its name is %.50r", name)
+        return None
+    told_at = told if isinstance(told, float) and abs(told) <= LATEST else 0.0
+    beat = noted if isinstance(noted, float) and abs(noted) <= LATEST else 0.0
+    is_alive = isinstance(expires, float) and expires > now
+    has_address = isinstance(port, str) and isinstance(key, bytes) and isinstance(network, str)
+    stored = StoredWorker(name, session, number, state, told_at, max(told_at, beat), is_alive, session == own)
+    return stored, Address(port, key, network) if has_address else None
 
 
 def _stored(row: Any, now: float) -> StoredRow | None:

@@ -155,6 +155,7 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_session ADD COLUMN asleep REAL",  # seconds that the machine had been asleep
     "ALTER TABLE trio_tasks_session ADD COLUMN machine TEXT",  # the name of the machine's clock; empty if it has none
     "ALTER TABLE trio_tasks_session ADD COLUMN anchor REAL",  # its time less the reading of that clock
+    "ALTER TABLE trio_tasks_session ADD COLUMN network TEXT",  # the name of the network in which its address is
     "ALTER TABLE trio_tasks_worker ADD COLUMN num INTEGER NOT NULL DEFAULT 0",  # its number in its session
     "ALTER TABLE trio_tasks_worker ADD COLUMN state BLOB",  # the state that it stored,
     "ALTER TABLE trio_tasks_worker ADD COLUMN told REAL",  # and the time at which it stored it

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ..durable.engine import WorkerRow
+    from ..durable.engine import StoredWorker, WorkerRow
     from .driver import Driver, Row
     from .opening import Opening
     from .wakeup import WakeupSocket
@@ -404,9 +404,11 @@ class Session:
                 "AND (told IS NULL OR told < ?)",
                 (now - _DEAD_WORKERS,),
             )
+        socket = self._wakeup_socket
         is_new = self._connection.changed(
-            "INSERT INTO trio_tasks_session (num, address, key, expires) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (self._session, self._wakeup_socket.address, self._wakeup_socket.key, now + self._file_clock.session),
+            "INSERT INTO trio_tasks_session (num, address, key, network, expires) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            (self._session, socket.address, socket.key, socket.network, now + self._file_clock.session),
         )
         if is_new:  # the session is new, or another session has removed it
             for queue, workers in self._workers.items():
@@ -470,6 +472,15 @@ class Session:
         """Ask the other sessions that have workers on the queue for the states of these."""
         found = self._connection.execute(_SESSIONS_TO_ASK, (self._session, now, KEY_SIZE, queue, _MOST_WOKEN))
         self._wakeup_socket.send([(address, key) for address, key in found], asks=True)
+
+    def workers(self, queue: str, now: float) -> list[StoredWorker]:
+        """Return the workers on the queue. Those whose process has died here are dead, though their session has not
+        expired.
+        """
+        found = self.read(Operations.workers, queue, self._session, now)
+        others = {address for each, address in found if each.is_alive and not each.is_own and address is not None}
+        gone = self._wakeup_socket.unanswered(others)
+        return [each._replace(is_alive=False) if address in gone else each for each, address in found]
 
     def write(self, operation: Callable[Concatenate[Operations, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of :class:`Operations` in a transaction of its own."""

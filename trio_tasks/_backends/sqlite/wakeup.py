@@ -6,20 +6,28 @@ datagram that gets lost (another network namespace, a full buffer) is made up fo
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
-from contextlib import closing
-from typing import TYPE_CHECKING, final
+import sys
+import time
+from contextlib import ExitStack, closing
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import trio
 
 from ..._concurrency.threads import pause_instead
+from ..._concurrency.virtual_time import rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _ASKS = b"?"
 """Behind the key: the states of workers are asked for."""
+_PROBES = b"."
+"""Behind the key: nothing is asked for; the sender only looks if a socket has this port."""
 KEY_SIZE = 16
 """Bytes of a key; nothing of another length is sent, whatever stands in a store."""
 _EXCLUSIVELY: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
@@ -34,8 +42,32 @@ _AT_ONCE = 500
 
 _RESPONSE_TIME = 0.01
 """Seconds within which the system says that no socket has a port of this machine."""
-_OWN: set[str] = set()
-"""The addresses of this process."""
+_OWN: dict[str, bytes] = {}
+"""The addresses of this process, with their keys."""
+_PROBED_AT_ONCE = 50
+"""Sockets that are open at a time to probe addresses."""
+
+
+class Address(NamedTuple):
+    """The place at which a session receives wake-ups, as it stands in a store."""
+
+    port: str
+    key: bytes
+    network: str
+    """The name of the network in which the port is; empty if it is not known."""
+
+
+@cache
+def network_name() -> str:
+    """Return the name of the network of this process: two processes with the same name share the loopback interface.
+
+    On Linux each container may have a network of its own, on a machine that they share.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/net')}"  # noqa: PTH115  it is no path
+    except (OSError, ValueError):
+        return "" if sys.platform == "linux" else f"{sys.platform} {socket.gethostname()}"
 
 
 def is_answered(address: str | None, key: bytes) -> bool | None:
@@ -60,6 +92,37 @@ def is_answered(address: str | None, key: bytes) -> bool | None:
     return True
 
 
+def _refusing(addresses: list[Address]) -> set[Address]:
+    """Return those of these addresses that the system refuses, since no socket has them."""
+    refusing, until = set[Address](), time.monotonic() + _RESPONSE_TIME
+    with ExitStack() as stack:
+        probes = list[tuple[Address, socket.socket]]()
+        for each in addresses:
+            try:
+                probe = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            except OSError:
+                break  # too many files are open: those that are left are not judged
+            try:
+                probe.connect((_LOOPBACK, int(each.port)))
+                probe.send(each.key + _PROBES)
+            except ConnectionError:
+                refusing.add(each)
+            except (OSError, ValueError, TypeError, OverflowError):  # it was never the address of a session
+                continue
+            else:
+                probes.append((each, probe))
+        for each, probe in probes:
+            probe.settimeout(0.0 if sys.platform == "linux" else max(0.0, until - time.monotonic()))
+            try:
+                probe.recv(1)  # nothing is sent back; on Linux a refusal is there by now, elsewhere it takes a moment
+            except ConnectionError:
+                refusing.add(each)
+            except OSError:
+                continue
+    return refusing
+
+
+_VIRTUAL_NETWORK = "virtual time"
 _VIRTUAL_SOCKETS: trio.lowlevel.RunVar[dict[str, WakeupSocket]] = trio.lowlevel.RunVar("trio_tasks wakeup_sockets")
 
 
@@ -79,6 +142,7 @@ class WakeupSocket:
     Attributes:
       address: the port as text; None where there can be no socket.
       key: the content of a wake-up for this socket.
+      network: the name of the network in which the address is.
     """
 
     def __init__(self) -> None:
@@ -87,6 +151,7 @@ class WakeupSocket:
         self._is_asked = False
         self.key = secrets.token_bytes(KEY_SIZE)
         self.address: str | None = None
+        self.network = network_name()
         self._own: str | None = None  # the address, even where it is not stored for others
         self._socket: socket.socket | None = None
 
@@ -94,7 +159,7 @@ class WakeupSocket:
         """Open the socket, which receives wake-ups from now on."""
         if pause_instead() is not None:  # the order in which datagrams arrive is random, too
             self._virtual = _virtual_sockets()
-            self.address = f"here {len(self._virtual)}"
+            self.address, self.network = f"here {len(self._virtual)}", _VIRTUAL_NETWORK
             self._virtual[self.address] = self
             return
         try:
@@ -105,7 +170,7 @@ class WakeupSocket:
             self._socket.setblocking(False)
             self.address = str(self._socket.getsockname()[1])
             self._own = self.address
-            _OWN.add(self._own)
+            _OWN[self._own] = self.key
         except OSError:  # a sandbox without a network: polling must do
             self.close()
 
@@ -134,7 +199,7 @@ class WakeupSocket:
             if self._is_asked:
                 self._is_asked = False
                 on_asked()
-            await trio.sleep(_APART)
+            await rest(_APART)
         if self._socket is None:
             await trio.sleep_forever()
         pause = _APART
@@ -143,39 +208,63 @@ class WakeupSocket:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
                 return  # noqa: ASYNC910  a closed socket receives nothing
-            is_received = self._received()
+            is_ours, is_woken = self._received()
             if self._is_asked:
                 self._is_asked = False
                 on_asked()
-            if is_received:
+            if is_woken:
                 on_wakeup()
-                pause = _APART
-            else:
-                pause = min(2 * pause, _LONGEST_PAUSE)  # a flood of datagrams must not keep the loop busy
-            await trio.sleep(pause)
+            # A flood of datagrams must not keep the loop busy.
+            pause = _APART if is_ours else min(2 * pause, _LONGEST_PAUSE)
+            await rest(pause)
 
-    def _received(self) -> bool:
-        is_received = False
+    def _received(self) -> tuple[bool, bool]:
+        """Read what was received; return if some of it has the key, and if some of it is a wake-up."""
+        is_ours = is_woken = False
         for _ in range(_AT_ONCE):
             if self._socket is None:
                 break
             try:
                 received = self._socket.recv(64)
-                is_received = received == self.key or is_received
+                is_ours = received.startswith(self.key) or is_ours
+                is_woken = received == self.key or is_woken
                 self._is_asked = received == self.key + _ASKS or self._is_asked
             except ConnectionResetError:  # Windows says here that a socket to which we have sent is gone
                 continue
             except OSError:  # no more datagrams
                 break
-        return is_received
+        return is_ours, is_woken
+
+    def unanswered(self, addresses: Iterable[Address]) -> set[Address]:
+        """Return those of these addresses at which no socket receives any more: their sessions are gone.
+
+        Only addresses in the network of this socket are judged. Where the process of a socket has died, another one may
+        have its port by now; such an address is not returned. It may be called in any thread, and takes 0.01 s at most
+        for each fifty addresses that receive.
+        """
+        near = [each for each in addresses if each.network == self.network and self.network]
+        if self.network == _VIRTUAL_NETWORK:
+            return {each for each in near if not self._is_virtual_socket(each)}
+        own = {each for each in near if each.port in _OWN}
+        others = [each for each in near if each not in own]
+        gone = {each for each in own if _OWN.get(each.port) not in (None, each.key)}
+        for start in range(0, len(others), _PROBED_AT_ONCE):
+            gone |= _refusing(others[start : start + _PROBED_AT_ONCE])
+        return gone
+
+    def _is_virtual_socket(self, address: Address) -> bool:
+        found = (self._virtual or {}).get(address.port)
+        return found is not None and found.key == address.key and found.address is not None
 
     def close(self) -> None:
         """Close the socket, which receives no more wake-ups."""
+        if self._virtual is not None:
+            self.address = None
         if self._socket is not None:
             if trio.lowlevel.in_trio_run():
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._socket = None
             if self._own is not None:
-                _OWN.discard(self._own)
+                _OWN.pop(self._own, None)
             self._own = self.address = None
