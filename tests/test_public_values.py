@@ -46,6 +46,7 @@ ERROR = ValueError("no")
 VALUES: dict[str, Callable[[], Any]] = {
     "Attempt": lambda: t.Attempt(3),
     "CborCodec": lambda: t.CborCodec(Mail, max_depth=5),
+    "ChangeReport": lambda: t.ChangeReport((ID,), {"task-124": "it waits"}, "cancelled"),
     "CircuitBreakerStatistics": lambda: l.CircuitBreaker().statistics(),
     "CircuitState": lambda: next(iter(l.CircuitState)),
     "ConcurrencyLimitStatistics": lambda: l.ConcurrencyLimit(2).statistics(),

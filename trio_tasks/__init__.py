@@ -29,6 +29,7 @@ from ._contracts.backend import (
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
 )
+from ._contracts.bulk import ChangeReport as ChangeReport
 from ._contracts.listing import Page as Page, TaskFilters as TaskFilters
 from ._contracts.metrics import Balance as Balance, Minute as Minute, QueueMetrics as QueueMetrics
 from ._contracts.sink import Pushed as Pushed, TaskSink as TaskSink

@@ -168,8 +168,8 @@ MUTATIONS = [
         2,
         "a change of many tasks ends after its first transaction",
         "_backends/sqlite/operations.py",
-        "return Changed(ids, found.next, is_more=found.next is not None)",
-        "return Changed(ids, found.next, is_more=False)",
+        "return Changed(ids, found.next, found.next is not None, taken)",
+        "return Changed(ids, found.next, False, taken)",
         ("listing",),
     ),
     Mutation(
@@ -605,8 +605,8 @@ MUTATIONS = [
         13,
         "workers of two queues that wait for one another are taken for working, and the log does not name the stall",
         "_contracts/lending.py",
-        "slot.attempted == task_id and slot.waits_for is None for slot",
-        "slot.attempted == task_id for slot",
+        "slot.attempted in ids and slot.waits_for is None for slot",
+        "slot.attempted in ids for slot",
         ("lending",),
     ),
 ]

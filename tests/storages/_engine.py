@@ -18,6 +18,7 @@ from trio_tasks._backends.durable.engine import (
     Part,
     Query,
     Renewal,
+    RowChange,
     State,
     StoredRow,
     StoredWorker,
@@ -26,6 +27,7 @@ from trio_tasks._backends.durable.engine import (
 from trio_tasks._backends.durable.queue import QueueState, StorageOptions
 from trio_tasks._backends.durable.storage import DurableStorage
 from trio_tasks._backends.file.engine import FileEngine
+from trio_tasks._contracts.bulk import Refusal
 from trio_tasks._contracts.listing import Found
 from trio_tasks._contracts.minutes import Sums
 
@@ -146,6 +148,10 @@ class TroubledEngine(Engine):
         stored: StoredRow | None = await self._call("find", queue, task_id)
         return stored
 
+    async def find_each(self, queue: str, ids: Sequence[str]) -> Sequence[StoredRow | None]:
+        found: Sequence[StoredRow | None] = await self._call("find_each", queue, ids)
+        return found
+
     async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
         located: LocatedRow | None = await self._call("locate", queue, task_id)
         return located
@@ -157,6 +163,12 @@ class TroubledEngine(Engine):
     async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
         changed: Changed = await self._telling("change", queue, verb, query)
         return changed
+
+    async def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str]
+    ) -> Sequence[ClaimKey | bool | Refusal]:
+        answers: Sequence[ClaimKey | bool | Refusal] = await self._telling("change_each", queue, change, ids)
+        return answers
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         cancelled: bool | ClaimKey = await self._telling("cancel", queue, task_id, error, running)

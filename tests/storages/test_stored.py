@@ -470,7 +470,7 @@ async def test_a_waiter_here_is_given_the_result_that_the_store_does_not_keep(
         with pytest.raises(UnknownTaskError):
             await storage.wait_for(task_id)
         assert not storage._queue.endings
-        assert not storage._queue.waiters
+        assert not storage._queue.awaited
 
 
 async def test_each_attempt_names_the_one_worker_that_made_it(autojump_clock: MockClock) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import trio
 from trio_tasks import (
     Attempt,
+    ChangeReport,
     Data,
     Lease,
     MemoryStorage,
@@ -146,3 +147,20 @@ async def contexts(task: Task[int], storage: SqliteStorage[int]) -> None:
     for found in await storage.list_tasks():
         if isinstance(found.parts.context, StoredTaskInfo):
             assert_type(found.parts.context.worker, str | None)
+
+
+async def several(storage: SqliteStorage[int], ids: list[TaskId]) -> None:
+    """A string is one id; a list, a tuple, a set or a generator has several."""
+    memory = MemoryStorage[int]()
+    assert_type(await storage.cancel(ids[0]), bool)
+    assert_type(await memory.cancel("id", running=True), bool)
+    assert_type(await storage.cancel(ids, running=True), ChangeReport)
+    assert_type(await memory.abort((ids[0], "id")), ChangeReport)
+    assert_type(await storage.resume_by_id(task.parts.id for task in await storage.list_tasks()), ChangeReport)
+    assert_type(await storage.discard([task.parts.id for task in await memory.list_tasks()]), ChangeReport)
+    assert_type(await memory.reschedule({*ids}, 5.0), ChangeReport)
+    assert_type(await memory.reschedule("id", delay=5.0), bool)
+    assert_type(await storage.fetch_by_id(ids[0]), Task[int] | None)
+    assert_type(await memory.fetch_by_id(ids), list[Task[int] | None])
+    assert_type(await storage.wait_for(ids), list[TaskResult[Any]])
+    assert_type(await memory.wait_for(ids, str), list[TaskResult[str]])

@@ -1,12 +1,13 @@
 """The capabilities of backends in memory: find, change, cancel, list and wait for tasks."""
 
+# A string is an iterable of strings, and one id all the same: the overload for one id comes first.
+# mypy: disable-error-code=overload-overlap
+
 from __future__ import annotations
 
-import math
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
@@ -27,24 +28,26 @@ from .._contracts.backend import (
     Vacuum,
     WaitForCompletion,
 )
+from .._contracts.bulk import Refusal, ReportBuilder, check_ids, in_batches, log_taken
 from .._contracts.lending import Loan
 from .._contracts.listing import CHANGED_AT_ONCE, Found, PageRequest, selections
+from .._contracts.result_waits import ResultWait
 from .._contracts.sink import check_task
 from .._printing import escaped
 from .._tasks.errors import DuplicateTaskError, UnknownTaskError
 from .._tasks.extensions import Metadata
-from .._tasks.outcome import TaskResult, typed
+from .._tasks.outcome import Status, TaskResult, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Unpack
 
+    from .._contracts.bulk import ChangeReport
     from .._contracts.listing import Page, Selection, TaskFilters
     from .._contracts.metrics import Balance, QueueMetrics
-    from .._tasks.outcome import Ending, Status
+    from .._contracts.result_waits import ResultWaits
     from .._tasks.task import Task
-    from .._tasks.task_id import TaskId
     from .ledger import Ledger
 
 A = TypeVar("A")
@@ -57,7 +60,7 @@ class LedgerHolder(Protocol[A]):
     name: str
     is_paused: bool
     ledger: Ledger[A]
-    completion: ResultWaiters
+    completion: ResultWaits
 
     def expire(self) -> None:
         """Kill the tasks that were not started in time."""
@@ -94,41 +97,71 @@ class LedgerCapabilities(
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
     @overload
     async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
-    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: type[R]) -> list[TaskResult[R]]: ...
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: None = None) -> list[TaskResult[Any]]: ...
+    async def wait_for(self, task_id: str | Iterable[str], type: Any = None) -> TaskResult[Any] | list[TaskResult[Any]]:
         """Wait until the task is finished, and return its :class:`TaskResult`.
 
         Args:
-          task_id: the id of the task.
+          task_id: the id of the task; or several in an iterable, to wait until all of them are finished, and get a list
+              in the order of the ids.
           type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
               ``TaskResult[Receipt]``; default any value.
 
         Raises:
-          UnknownTaskError: no such task is known, or it ended and is not remembered any more.
+          UnknownTaskError: no such task is known, or it ended and is not remembered any more. Of several, it names all
+            that are not known, as soon as there is one.
           TypeError: the result is not an instance of ``type``.
 
         If it is cancelled, the task goes on.
         """
-        check_text(task_id, "a task's id")
+        ids = check_ids(task_id)
         await trio.lowlevel.checkpoint()
-        ledger, completion = self._ledger_holder.ledger, self._ledger_holder.completion
-        while True:
-            self._ledger_holder.expire()
-            result = ledger.result_of(task_id)
-            if result is not None:
-                return typed(result, type)
-            if ledger.find(task_id) is None:
-                raise UnknownTaskError(task_id)
-            expiry = ledger.expires_at(task_id)
-            with trio.move_on_at(math.inf if expiry is None else expiry):
-                return typed(await completion.wait_for(task_id), type)
+        if isinstance(ids, list):
+            return [typed(each, type) for each in await self._wait_for(ids)]
+        return typed((await self._wait_for([ids]))[0], type)
 
-    async def fetch_by_id(self, task_id: str) -> Task[A] | None:
+    async def _wait_for(self, ids: Sequence[str]) -> list[TaskResult[Any]]:
+        what = f"task {escaped(ids[0])}" if len(ids) == 1 else f"{len(ids)} tasks"
+        with ResultWait(self._ledger_holder.completion, ids) as wait, Loan(wait.pending, what) as loan:
+            self._look(wait)
+            while wait.pending:
+                loan.begin()
+                await wait.wait(trio.current_time())
+                self._look(wait)
+        return [wait.results[task_id] for task_id in ids]  # noqa: ASYNC910  the caller has had its checkpoint
+
+    def _look(self, wait: ResultWait) -> None:
+        """Look at the tasks that may be finished, or may have vanished."""
+        self._ledger_holder.expire()
+        ledger = self._ledger_holder.ledger
+        for task_id in wait.take_news():
+            result = ledger.result_of(task_id)
+            if result is not None or ledger.find(task_id) is None:
+                wait.end(task_id, result)
+            else:
+                wait.expires_at(task_id, ledger.expires_at(task_id))
+        if wait.unknown:
+            raise UnknownTaskError(*wait.unknown)
+
+    @overload
+    async def fetch_by_id(self, task_id: str) -> Task[A] | None: ...
+    @overload
+    async def fetch_by_id(self, ids: Iterable[str], /) -> list[Task[A] | None]: ...
+    async def fetch_by_id(self, task_id: str | Iterable[str]) -> Task[A] | list[Task[A] | None] | None:
         """Return a copy of the task of this id, unfinished or remembered; or None. Its ``parts.context`` is a
         :class:`StoredTaskInfo`, with its history, its error, its result and its progress.
+
+        Of several ids in an iterable, it returns a list in the order of the ids.
         """
-        check_text(task_id, "a task's id")
+        ids = check_ids(task_id)
         await trio.lowlevel.checkpoint()
         self._ledger_holder.expire()
+        return [self._fetched(each) for each in ids] if isinstance(ids, list) else self._fetched(ids)
+
+    def _fetched(self, task_id: str) -> Task[A] | None:
         task = self._ledger_holder.ledger.find(task_id)
         return None if task is None else self._shown(task)
 
@@ -143,69 +176,139 @@ class LedgerCapabilities(
         self._ledger_holder.expire()
         return self._ledger_holder.ledger.update(task)
 
+    @overload
+    async def reschedule(self, task_id: str, delay: float) -> bool: ...
+    @overload
+    async def reschedule(self, ids: Iterable[str], /, delay: float) -> ChangeReport: ...
     @trio.lowlevel.enable_ki_protection
-    async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
-        check_seconds(delay, "delay")
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
-        self._ledger_holder.expire()
-        moved = self._ledger_holder.ledger.reschedule(task_id, delay, trio.current_time())
-        self._ledger_holder.match_waiters()
-        return moved
+    async def reschedule(self, task_id: str | Iterable[str], delay: float) -> bool | ChangeReport:
+        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits.
 
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+        """
+        check_seconds(delay, "delay")
+        ledger = self._ledger_holder.ledger
+
+        def reschedule(one: str) -> bool:
+            return ledger.reschedule(one, delay, trio.current_time())
+
+        return await self._change("rescheduled", check_ids(task_id), reschedule)
+
+    @overload
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool: ...
+    @overload
+    async def cancel(self, ids: Iterable[str], /, *, running: bool = False) -> ChangeReport: ...
     @trio.lowlevel.enable_ki_protection
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: str | Iterable[str], *, running: bool = False) -> bool | ChangeReport:
         """Kill the waiting task of this id; False if no task of this id waits.
 
         With ``running=True``, one that runs is aborted, as :meth:`abort` does.
-        """
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
-        self._ledger_holder.expire()
-        ledger = self._ledger_holder.ledger
-        cancelled = ledger.cancel(task_id, "cancelled while it waited")
-        self._ledger_holder.match_waiters()
-        return cancelled or (running and ledger.abort(task_id, "aborted while it ran"))
 
+        Of several ids in an iterable, it returns a :class:`ChangeReport`: which were cancelled, and why the others were
+        not. 500 of them are cancelled in one step, with a checkpoint before each. If it is cancelled, the steps that
+        were made stay.
+
+        >>> report = await storage.cancel(ids)
+        >>> print(report)
+        2 of 3 cancelled; not 01a…: it runs, on worker 'w'
+        """
+        ledger = self._ledger_holder.ledger
+
+        def cancel(one: str) -> bool:
+            return ledger.cancel(one, "cancelled while it waited") or (
+                running and ledger.abort(one, "aborted while it ran")
+            )
+
+        return await self._change("cancelled", check_ids(task_id), cancel, aborts=running)
+
+    @overload
+    async def abort(self, task_id: str) -> bool: ...
+    @overload
+    async def abort(self, ids: Iterable[str], /) -> ChangeReport: ...
     @trio.lowlevel.enable_ki_protection
-    async def abort(self, task_id: str) -> bool:
+    async def abort(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Cancel the attempt under way, which is then settled as killed; False if there is none, or if it is over and
         only being settled.
 
         If the attempt succeeds all the same, the task is done; but it is not attempted again after this.
         It does not wait for the attempt to end: :meth:`wait_for` does. A sync handler ends when it next asks
         ``trio.from_thread.check_cancelled()``.
-        """
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
-        self._ledger_holder.expire()
-        return self._ledger_holder.ledger.abort(task_id, "aborted while it ran")
 
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+        """
+        ledger = self._ledger_holder.ledger
+
+        def abort(one: str) -> bool:
+            return ledger.abort(one, "aborted while it ran")
+
+        return await self._change("aborted", check_ids(task_id), abort, aborts=True)
+
+    @overload
+    async def resume_by_id(self, task_id: str) -> bool: ...
+    @overload
+    async def resume_by_id(self, ids: Iterable[str], /) -> ChangeReport: ...
     @trio.lowlevel.enable_ki_protection
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
         result of one that has succeeded is forgotten.
-        """
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
-        self._ledger_holder.expire()
-        resumed = self._ledger_holder.ledger.resume(task_id, trio.current_time())
-        self._ledger_holder.match_waiters()
-        return resumed
 
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+
+        Raises:
+          DuplicateTaskError: its unique key is taken by now. Of several, the report says so.
+        """
+        ledger = self._ledger_holder.ledger
+
+        def resume(one: str) -> bool:
+            return ledger.resume(one, trio.current_time())
+
+        return await self._change("resumed", check_ids(task_id), resume)
+
+    @overload
+    async def discard(self, task_id: str) -> bool: ...
+    @overload
+    async def discard(self, ids: Iterable[str], /) -> ChangeReport: ...
     @trio.lowlevel.enable_ki_protection
-    async def discard(self, task_id: str) -> bool:
+    async def discard(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
 
         One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
+
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
         """
-        check_text(task_id, "a task's id")
-        await trio.lowlevel.checkpoint()
-        self._ledger_holder.expire()
-        discarded = self._ledger_holder.ledger.discard(task_id)
-        self._ledger_holder.match_waiters()
-        return discarded
+        return await self._change("discarded", check_ids(task_id), self._ledger_holder.ledger.discard)
+
+    async def _change(
+        self, verb: str, ids: str | list[str], change: Callable[[str], bool], *, aborts: bool = False
+    ) -> bool | ChangeReport:
+        """Change one task, or several with a checkpoint before each 500 of them."""
+        if isinstance(ids, str):
+            await trio.lowlevel.checkpoint()
+            self._ledger_holder.expire()
+            is_changed = change(ids)
+            self._ledger_holder.match_waiters()
+            return is_changed
+        builder = ReportBuilder(verb)
+        for batch in in_batches(ids, CHANGED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            self._ledger_holder.expire()
+            for task_id in batch:
+                builder.add(task_id, self._change_one(task_id, change, aborts=aborts))
+            self._ledger_holder.match_waiters()
+        return builder.report()  # noqa: ASYNC910  there is a batch at least
+
+    def _change_one(self, task_id: str, change: Callable[[str], bool], *, aborts: bool) -> Refusal | None:
+        """Change a task; return why it was not changed, or None if it was."""
+        try:
+            if change(task_id):
+                return None
+        except DuplicateTaskError as error:
+            return Refusal(taken_by=error.taken_by)
+        task = self._ledger_holder.ledger.find(task_id)
+        if task is None:
+            return Refusal()
+        status, holder = task.parts.status, task.parts.holder
+        return Refusal(status, None if holder is None else holder.worker, is_ending=aborts and status is Status.Running)
 
     @trio.lowlevel.enable_ki_protection
     async def vacuum(self, *, older_than: float | None = None, status: Status | None = None) -> int:
@@ -227,14 +330,21 @@ class LedgerCapabilities(
     async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Make all failed and killed tasks wait again that pass the filters, with all of their attempts; or those that
         are done, if that status is given. Return how many there were; one whose unique key is taken stays as it is.
+        The number of these is logged; :meth:`resume_by_id` of several ids gives the reason for each.
         """
 
-        def resume(task_id: str) -> bool:
-            with suppress(DuplicateTaskError):
-                return self._ledger_holder.ledger.resume(task_id, trio.current_time())
-            return False
+        taken: list[str] = []
 
-        return await self._change_all(selections("retry_all", status, filters, self._seconds()), resume)
+        def resume(task_id: str) -> bool:
+            try:
+                return self._ledger_holder.ledger.resume(task_id, trio.current_time())
+            except DuplicateTaskError:
+                taken.append(task_id)
+                return False
+
+        number = await self._change_all(selections("retry_all", status, filters, self._seconds()), resume)
+        log_taken(self._ledger_holder.name, taken)
+        return number
 
     @trio.lowlevel.enable_ki_protection
     async def cancel_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
@@ -347,45 +457,3 @@ class LedgerCapabilities(
         """
         await trio.lowlevel.checkpoint()
         return self._ledger_holder.ledger.audit(self._ledger_holder.name)
-
-
-@final
-class ResultWaiters:
-    """The trio tasks that wait for results of tasks; a ledger calls :meth:`announce`."""
-
-    __slots__ = ("_awaited",)
-
-    def __init__(self) -> None:
-        self._awaited: dict[str, _Awaited] = {}
-
-    def announce(self, task_id: TaskId, outcome: Ending | None) -> None:
-        """Wake the trio tasks that wait for this task, which is finished; with None, it is discarded."""
-        awaited = self._awaited.pop(task_id, None)
-        if awaited is not None:
-            awaited.result = None if outcome is None else TaskResult.of(task_id, outcome)
-            awaited.finished.set()
-
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait for the result of a task that is not finished yet. If this is cancelled, the task goes on.
-
-        Raises:
-          UnknownTaskError: the task was discarded.
-        """
-        awaited = self._awaited.setdefault(task_id, _Awaited())
-        with Loan(task_id, f"task {escaped(task_id)}") as loan:
-            loan.begin()
-            await awaited.finished.wait()
-        if awaited.result is None:
-            raise UnknownTaskError(task_id)
-        return awaited.result
-
-
-@final
-class _Awaited:
-    """A task whose result trio tasks wait for."""
-
-    __slots__ = ("finished", "result")
-
-    def __init__(self) -> None:
-        self.finished = trio.Event()
-        self.result: TaskResult[Any] | None = None

@@ -18,11 +18,11 @@ from .._checks import check_count, check_text
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._contracts.lending import Loan
+from .._contracts.result_waits import ResultWaits
 from .._contracts.sink import PushHooks
 from .._logging import line_of
 from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Task
-from .capabilities import ResultWaiters
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class MemoryQueue(Generic[A]):
         self.workers: dict[WorkerContext, float] = {}  # and since when they receive
         self.siblings = siblings
         siblings[name] = self
-        self.completion = ResultWaiters()
+        self.completion = ResultWaits()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce,
             keep_results=keep_results,
@@ -216,7 +216,7 @@ class MemoryQueue(Generic[A]):
             self._pushers.remove(entry)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        with Loan("", "room in a queue") as loan:
+        with Loan((), "room in a queue") as loan:
             loan.begin()
             task_id: TaskId = await trio.lowlevel.wait_task_rescheduled(leave)
         return task_id

@@ -14,11 +14,11 @@ import trio
 
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
+from .._contracts.result_waits import ResultWaits
 from .._logging import line_of, log
 from .._tasks.errors import DuplicateTaskError
 from .._tasks.outcome import Released, Retried, Suspended
 from .._tasks.task import Task
-from .capabilities import ResultWaiters
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class RetryBuffer(Generic[A]):
     ) -> None:
         self.name = "default"
         self.is_paused = False  # it never is
-        self.completion = ResultWaiters()
+        self.completion = ResultWaits()
         self.ledger: Ledger[A] = Ledger(
             on_finish=self.completion.announce,
             keep_results=0,

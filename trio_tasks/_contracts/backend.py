@@ -287,18 +287,26 @@ class ListTasks(ABC):
 
 
 class ActOnMany(ABC):
-    """A backend that can change many tasks by one call, chosen by the filters of ``list_tasks``.
+    """A backend that can change many tasks by one call, chosen by the filters of ``list_tasks``, or by their ids.
 
     Each method changes up to 500 tasks in one transaction, with others in between, and returns how many it changed. A
     task that has changed meanwhile is judged again in its transaction. Tasks that are pushed or finished after the call
     began are left alone. If it is cancelled, the transactions that were made stay.
+
+    Such a backend takes several ids, too, wherever its other interfaces take one: a list, or any other iterable but a
+    string, which is always one id. ``fetch_by_id`` and ``wait_for`` then return lists, in the order of the ids;
+    :exc:`UnknownTaskError` names all ids that are not known. ``cancel``, ``abort``, ``discard``, ``resume_by_id`` and
+    ``reschedule`` return a :class:`ChangeReport`: which tasks were changed, and the reason for each other one, as it
+    was found in the same transaction. An id that is given twice is judged once. What is no id is a ``TypeError``, and
+    then nothing is changed.
     """
 
     @abstractmethod
     async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Make all failed and killed tasks wait again that pass the filters, as :meth:`ResumeById.resume_by_id` does.
 
-        With ``Status.Done``, those that are done instead. One whose unique key is taken stays as it is.
+        With ``Status.Done``, those that are done instead. One whose unique key is taken stays as it is; the number of
+        these is logged. ``resume_by_id`` of several ids gives the reason for each.
         """
 
     @abstractmethod

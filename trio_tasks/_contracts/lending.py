@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
     from typing_extensions import Self
@@ -30,11 +31,11 @@ class LendingSlot(Protocol):
         ...
 
     @property
-    def waits_for(self) -> str | None:
-        """The id of the task that the attempt in the slot waits for; None if it waits for none."""
+    def waits_for(self) -> Collection[str] | None:
+        """The ids of the tasks that the attempt in the slot waits for; None if it does not wait."""
         ...
 
-    def lend(self, waits_for: str, what: str) -> None:
+    def lend(self, waits_for: Collection[str], what: str) -> None:
         """Lend the slot to another attempt until :meth:`reclaim`."""
         ...
 
@@ -65,13 +66,13 @@ class Loan:
     """A block in which an attempt waits: its slot is lent from :meth:`begin` to the end of the block.
 
     Args:
-      waits_for: the id of the task that is waited for; empty if it is something else.
+      waits_for: the ids of the tasks that are waited for; empty if it is something else.
       what: a description of what the attempt waits for.
     """
 
     __slots__ = ("_slot", "_waits_for", "_what")
 
-    def __init__(self, waits_for: str, what: str) -> None:
+    def __init__(self, waits_for: Collection[str], what: str) -> None:
         self._waits_for = waits_for
         self._what = what
         self._slot: LendingSlot | None = None
@@ -90,6 +91,6 @@ class Loan:
             self._slot.reclaim()
 
 
-def is_attempted(task_id: str) -> bool:
-    """Return True if a slot in this process attempts this task, and its attempt does not wait itself."""
-    return any(slot.attempted == task_id and slot.waits_for is None for slot in SLOTS.values())
+def is_attempted(ids: Collection[str]) -> bool:
+    """Return True if a slot in this process attempts one of these tasks, and its attempt does not wait itself."""
+    return any(slot.attempted in ids and slot.waits_for is None for slot in SLOTS.values())

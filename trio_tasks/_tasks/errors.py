@@ -117,24 +117,45 @@ class BackendError(Exception):
 
 @final
 class DuplicateTaskError(BackendError):
-    """An error: a task was pushed under an id, or a unique key, that another task has."""
+    """An error: a task was pushed under an id, or a unique key, that another task has.
+
+    Attributes:
+      taken_by: the id of the task that has the unique key, if a finished task cannot wait again for that; else None.
+    """
+
+    taken_by: str | None = None
 
 
 def not_again(task_id: str, holder: str) -> DuplicateTaskError:
     """Make the error for a dead letter that cannot wait again, since another task has its unique key."""
-    return DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
+    error = DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
+    error.taken_by = holder
+    return error
+
+
+_NAMED = 100
+"""Ids that the text of an error names, at most."""
 
 
 @final
 class UnknownTaskError(BackendError, LookupError):
-    """An error: no task of this id is known, or it is no longer remembered."""
+    """An error: no task of this id is known, or it is no longer remembered.
 
-    def __init__(self, task_id: TaskId | str) -> None:
-        super().__init__(task_id)
+    Attributes:
+      task_id: the id; the first one if there are several.
+      task_ids: all ids, of a call that was about several tasks.
+    """
+
+    def __init__(self, task_id: TaskId | str, *others: TaskId | str) -> None:
+        super().__init__(task_id, *others)
         self.task_id = task_id
+        self.task_ids = (task_id, *others)
 
     def __str__(self) -> str:
-        return f"no task {str(self.task_id)!r} is known; finished tasks are remembered only for a while"
+        named = ", ".join(repr(str(each)) for each in self.task_ids[:_NAMED])
+        more = f" and {rest} others" if (rest := len(self.task_ids) - _NAMED) > 0 else ""
+        noun, verb = ("task", "is") if len(self.task_ids) == 1 else ("tasks", "are")
+        return f"no {noun} {named}{more} {verb} known; finished tasks are remembered only for a while"
 
 
 @final

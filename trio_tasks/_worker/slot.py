@@ -35,7 +35,7 @@ from .._tasks.task_info import first_began
 from .misnesting import end_nurseries, forget_nurseries, innermost_scope, left_open_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from .._contracts.backend import Backend
     from .._contracts.context import WorkerContext
@@ -143,7 +143,7 @@ class Slot:
         in its place, in a trio task of its own."""
         self.lender: Slots | None = None
         """The lender of this slot while its attempt waits for another task; None if there is none."""
-        self.waits_for: str | None = None
+        self.waits_for: Collection[str] | None = None
         """The id of the task that its attempt waits for, while it is lent: empty if it is something else."""
         self.what = ""
         """A description of it, in words."""
@@ -387,8 +387,8 @@ class Slot:
         if scope is not None:
             scope.cancel()
 
-    def lend(self, waits_for: str, what: str) -> None:
-        """Lend the slot while its attempt waits for another task."""
+    def lend(self, waits_for: Collection[str], what: str) -> None:
+        """Lend the slot while its attempt waits for other tasks."""
         if self._is_open and self.lender is not None and self.waits_for is None:
             self.waits_for, self.what = waits_for, what
             self.lender.lend(self, self._task)

@@ -41,6 +41,7 @@ from ..._tasks.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from ..._contracts.bulk import Refusal
     from ..._contracts.explanation import Place
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import MinuteRow, Sums
@@ -264,6 +265,20 @@ class Changed(NamedTuple):
     """The position from which the next step goes on."""
     is_more: bool
     """True if there may be more to do."""
+    taken: Sequence[str] = ()
+    """The ids of finished rows that stay as they are, since another row has their unique key."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A change of a row, which is made as by the method of the engine that has the name of the verb."""
+
+    verb: Literal["cancel", "abort", "resume", "forget", "reschedule"]
+    running: bool = False
+    """``cancel``: as the parameter of the method, and so are the next two."""
+    delay: float = 0.0
+    run_at: int | None = None
 
 
 class ClaimKey(NamedTuple):
@@ -417,6 +432,10 @@ class Engine(ABC):
         """Return the row of this id; or None."""
 
     @abstractmethod
+    async def find_each(self, queue: str, ids: Sequence[str]) -> Sequence[StoredRow | None]:
+        """Return the rows of these ids as they are at one moment, in the order of the ids; None for each other id."""
+
+    @abstractmethod
     async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
         """Return the row of this id with its place in the order; or None. It looks at a bounded number of rows that go
         first, if they are in the state that they have by now.
@@ -441,6 +460,16 @@ class Engine(ABC):
     async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
         """Do what the method of this name does to each row of a page, in one transaction. A row that cannot be resumed,
         since its unique key is taken, stays as it is.
+        """
+
+    @abstractmethod
+    async def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str]
+    ) -> Sequence[ClaimKey | bool | Refusal]:
+        """Change the row of each of these ids, in one transaction.
+
+        Returns:
+          for each id: the claim that is to be aborted, or True; or the reason for which the row was not changed.
         """
 
     @abstractmethod

@@ -328,8 +328,7 @@ class ExchangeLoop:
         """Check everything that another process may have changed: results, aborts, ready rows."""
         self._may_have_aborts = True
         for queue in self.queues.values():
-            for event in queue.awaited.values():
-                event.set()
+            queue.awaited.note_all()
         self.check_queues()
 
     def on_asked(self) -> None:
@@ -520,7 +519,7 @@ class ExchangeLoop:
                         queue.tally.add_up()
                 else:
                     queue.tally.add(name, settlement.kind, now - started, started - ready, now)
-            if queue.waiters and settled is True and parts.id in queue.waiters:
+            if queue.awaited.by_id and settled is True and parts.id in queue.awaited.by_id:
                 queue.endings[parts.id] = settlement
             if queue.forget_lease(parts):
                 self.wake_up.set()
@@ -728,8 +727,7 @@ class ExchangeLoop:
         for trio_task in waiting:
             trio.lowlevel.reschedule(trio_task, Error(make_error()))
         for queue in self.queues.values():
-            for event in queue.awaited.values():
-                event.set()
+            queue.awaited.note_all()
 
 
 @final

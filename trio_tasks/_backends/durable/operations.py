@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal, final
-
-import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
 from ..._clock import microseconds_of, wall_after
 from ..._concurrency.virtual_time import rest
+from ..._contracts.bulk import Refusal, ReportBuilder, in_batches, log_taken
 from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
 from ..._contracts.listing import CHANGED_AT_ONCE, Found, selections
+from ..._contracts.result_waits import ResultWait
 from ..._contracts.sink import check_task
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
 from ..._tasks.extensions import Metadata
 from ..._tasks.outcome import Status
 from .encoding import decode_options, encode_error, encode_options, moment_of
-from .engine import ENDS, ClaimKey, Query, State
+from .engine import ENDS, ClaimKey, Query, RowChange, State
 from .queue import Lease, abort
 from .rows import PLAIN, STATES, check_length, result_of, result_of_ending, task_of
 from .worker_runs import find_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from ..._contracts.bulk import ChangeReport
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, PageRequest, Selection, TaskFilters
     from ..._contracts.worker_info import WorkerInfo
@@ -71,6 +71,18 @@ class QueueOperations:
         """Return the task of this id; None if it is not known."""
         stored: StoredRow | None = await self._do("find", task_id)
         return None if stored is None else task_of(stored, self._queue)
+
+    async def fetch_each(self, ids: Sequence[str]) -> list[Task[Any] | None]:
+        """Return the tasks of these ids, in their order; None for each that is not known."""
+        found = {stored.id: stored for stored in await self._find_each(ids) if stored is not None}
+        return [task_of(found[task_id], self._queue) if task_id in found else None for task_id in ids]
+
+    async def _find_each(self, ids: Sequence[str]) -> list[StoredRow | None]:
+        """Return the rows of these ids, each of them once."""
+        rows: list[StoredRow | None] = []
+        for batch in in_batches(ids, CHANGED_AT_ONCE):
+            rows += await self._loop.ask(self._loop.engine.find_each, self._queue.name, batch)
+        return rows  # noqa: ASYNC910  there is a batch at least
 
     async def list_tasks(self, request: PageRequest) -> Page[Task[Any]]:
         """Return a page of tasks."""
@@ -123,47 +135,38 @@ class QueueOperations:
 
     # Waiting for a result
 
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
-        """Wait until the task is finished, and return its result."""
-        waiters = self._queue.waiters
-        with Loan(check_text(task_id, "a task's id"), f"task {escaped(task_id)}") as loan:
-            waiters[task_id] += 1
-            try:
-                return await self._wait_for(task_id, loan)
-            finally:
-                waiters[task_id] -= 1
-                if not waiters[task_id]:
-                    del waiters[task_id]
-                    self._queue.endings.pop(task_id, None)
+    async def wait_for(self, ids: Sequence[str]) -> list[TaskResult[Any]]:
+        """Wait until all of these tasks are finished, and return their results, in the order of the ids."""
+        queue, what = self._queue, f"task {escaped(ids[0])}" if len(ids) == 1 else f"{len(ids)} tasks"
+        try:
+            with ResultWait(queue.awaited, ids) as wait, Loan(wait.pending, what) as loan:
+                await self._look(wait)
+                while wait.pending:
+                    if not wait.has_news:
+                        self._loop.wake_up.set()  # the loop polls while a result is awaited
+                        loan.begin()
+                        await wait.wait(self._loop.engine.now())
+                    await self._look(wait)
+        finally:
+            for task_id in ids if queue.endings else ():
+                if task_id not in queue.awaited.by_id:
+                    queue.endings.pop(task_id, None)
+        return [wait.results[task_id] for task_id in ids]
 
-    async def _wait_for(self, task_id: str, loan: Loan) -> TaskResult[Any]:
-        awaited = self._queue.awaited
-        while True:
-            event = awaited.setdefault(task_id, trio.Event())
-            try:
-                stored: StoredRow | None = await self._do("find", task_id)
-                if stored is None:
-                    ending = self._queue.endings.get(task_id)
-                    if ending is None or ending.kind not in ENDS:
-                        raise UnknownTaskError(task_id)
-                    return result_of_ending(task_id, ending, self._queue)
-                if stored.state >= State.DONE:
-                    return result_of(stored, self._queue)
-                if not event.is_set():
-                    event = awaited.setdefault(task_id, event)
-                    self._loop.wake_up.set()  # the loop polls while a result is awaited
-                    loan.begin()
-                    with trio.move_on_after(self._seconds_until(stored.expires)):
-                        await event.wait()
-            finally:
-                if awaited.get(task_id) is event and not event.statistics().tasks_waiting:
-                    del awaited[task_id]
-
-    def _seconds_until(self, moment: float | None) -> float:
-        """Return the seconds until a moment on the engine's clock; at least a millisecond, since trio's may be ahead of
-        it.
-        """
-        return math.inf if moment is None else max(0.001, moment - self._loop.engine.now())
+    async def _look(self, wait: ResultWait) -> None:
+        """Look at the tasks that may be finished, or may have vanished."""
+        news = wait.take_news()
+        for task_id, stored in zip(news, await self._find_each(news), strict=True):
+            if stored is not None and stored.state < State.DONE:
+                wait.expires_at(task_id, stored.expires)
+            elif stored is not None:
+                wait.end(task_id, result_of(stored, self._queue))
+            else:
+                ending = self._queue.endings.get(task_id)
+                is_end = ending is not None and ending.kind in ENDS
+                wait.end(task_id, result_of_ending(task_id, ending, self._queue) if is_end and ending else None)
+        if wait.unknown:
+            raise UnknownTaskError(*wait.unknown)
 
     # Changing a running task
 
@@ -273,9 +276,33 @@ class QueueOperations:
             return await self._change_all("forget", chosen)
         return await self._in_parts(self._loop.engine.forget, None)
 
+    async def reschedule_each(self, ids: Sequence[str], delay: float) -> ChangeReport:
+        """Make the waiting tasks of these ids ready in ``delay`` seconds."""
+        run_at = microseconds_of(wall_after(check_seconds(delay, "delay")))
+        return await self.change_each("rescheduled", RowChange("reschedule", delay=delay, run_at=run_at), ids)
+
+    async def change_each(self, verb: str, change: RowChange, ids: Sequence[str]) -> ChangeReport:
+        """Change the tasks of these ids; ``verb`` is the change as a participle, for the report."""
+        builder = ReportBuilder(verb)
+        for number, batch in enumerate(in_batches(ids, CHANGED_AT_ONCE)):
+            if number:
+                await rest(_PARTS_APART)
+            answers = await self._loop.ask(self._loop.engine.change_each, self._queue.name, change, batch)
+            for task_id, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Refusal):
+                    builder.add(task_id, answer)
+                    continue
+                builder.add(task_id, None)
+                if isinstance(answer, ClaimKey):
+                    self._abort_here(task_id, answer)
+                elif change.verb in ("cancel", "forget"):
+                    self._queue.finish(task_id)
+            self._loop.check_queues()
+        return builder.report()  # noqa: ASYNC910  there is a batch at least
+
     async def _change_all(self, verb: Literal["cancel", "resume", "forget"], chosen: list[Selection]) -> int:
         """Change all tasks of these selections; return the number of those that were changed."""
-        number = 0
+        number, taken = 0, list[str]()
         for selection in chosen:
             query, is_more = self._query(selection)._replace(limit=CHANGED_AT_ONCE), True
             while is_more:
@@ -286,7 +313,9 @@ class QueueOperations:
                     self._queue.finish(task_id)
                 self._loop.check_queues()
                 number += len(step.ids)
+                taken += step.taken
                 query, is_more = query._replace(after=step.after), step.is_more
+        log_taken(self._queue.name, taken)
         return number  # noqa: ASYNC910  there is a selection at least
 
     async def resume_abandoned(self) -> int:

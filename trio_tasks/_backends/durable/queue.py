@@ -13,6 +13,7 @@ from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
 from ..._contracts.lending import SLOTS
 from ..._contracts.minutes import Tally
+from ..._contracts.result_waits import ResultWaits
 from ..._contracts.sink import PushHooks
 from ..._logging import catch_errors, line_of, log
 from ..._printing import escaped
@@ -181,8 +182,7 @@ class QueueState:
         self.by_name = False
         """True once workers of several names have run on it here: from then on each row is claimed for one worker, and
         given to a slot of this worker only."""
-        self.awaited: dict[str, trio.Event] = {}  # set when the task may have finished
-        self.waiters: Counter[str] = Counter()  # the number of calls that wait for each of them
+        self.awaited = ResultWaits()  # the calls that wait for results
         self.endings: dict[str, Settlement] = {}  # the ends of awaited tasks, if the store does not keep them
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
         self.changes = 0  # the number of times that rows may have become ready
@@ -505,8 +505,8 @@ class QueueState:
         """Note that a task is finished, and wake those who wait for its result."""
         if self.extensions:
             self.extensions.pop(task_id, None)
-        if self.awaited and (event := self.awaited.pop(task_id, None)) is not None:
-            event.set()
+        if self.awaited.by_id:
+            self.awaited.note(task_id)
 
     def fail_receivers(self, error: BaseException) -> None:
         """Raise this error in all receivers."""

@@ -15,6 +15,7 @@ from ..._clock import microseconds_of, wall_after
 from ..._codecs.codec import CborCodec, EncodeError
 from ..._concurrency.tracebacks import traceback_text
 from ..._concurrency.virtual_time import uses_wall_clock
+from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import reason_text
 from ..._contracts.sink import check_storable
 from ..._contracts.states import STATUSES, TaskState
@@ -265,3 +266,10 @@ def result_of_ending(task_id: str, ending: Settlement, queue: QueueState) -> Tas
     """Return the result of a task that the store does not keep."""
     stored = StoredRow(task_id, ENDS[ending.kind], 0, b"", None, None, ending.result, None, None, None)
     return result_of(stored, queue)
+
+
+def refusal_of(stored: StoredRow | None) -> Refusal:
+    """Return the state of a row that was not changed, since it was not in the state for that."""
+    if stored is None:
+        return Refusal()
+    return Refusal(_STATUS[stored.state], stored.worker if stored.state is State.RUNNING else None)

@@ -4,6 +4,9 @@ A storage of ours is this class with an engine in it, so all of them keep the sa
 is :mod:`trio_tasks._backends.durable.engine`.
 """
 
+# A string is an iterable of strings, and one id all the same: the overload for one id comes first.
+# mypy: disable-error-code=overload-overlap
+
 from __future__ import annotations
 
 import os
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 
+from ..._checks import check_unicode
 from ..._concurrency.background import run_shielded
 from ..._concurrency.exception_groups import is_a
 from ..._contracts.backend import (
@@ -38,6 +42,7 @@ from ..._contracts.backend import (
     Vacuum,
     WaitForCompletion,
 )
+from ..._contracts.bulk import check_ids
 from ..._contracts.context import WorkerContext
 from ..._contracts.listing import PageRequest
 from ..._contracts.minutes import check_span, shown
@@ -54,7 +59,7 @@ from ..._tasks.errors import (
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
-from .engine import Renewal
+from .engine import Renewal, RowChange
 from .exchange_loop import ExchangeLoop, Refused
 from .operations import QueueOperations
 from .queue import STALE, Lease, QueueState
@@ -71,6 +76,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from ..._contracts.bulk import ChangeReport
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, TaskFilters
     from ..._contracts.metrics import Balance, Minute, QueueMetrics
@@ -454,11 +460,20 @@ class DurableStorage(
 
     # Looking up
 
-    async def fetch_by_id(self, task_id: str) -> Task[A] | None:
+    @overload
+    async def fetch_by_id(self, task_id: str) -> Task[A] | None: ...
+    @overload
+    async def fetch_by_id(self, ids: Iterable[str], /) -> list[Task[A] | None]: ...
+    async def fetch_by_id(self, task_id: str | Iterable[str]) -> Task[A] | list[Task[A] | None] | None:
         """Return the task of this id, unfinished or remembered; or None. Its ``parts.context`` has its history, its
         error, its result and its progress.
+
+        Of several ids in an iterable, it returns a list in the order of the ids, which are read 500 at a time.
         """
-        return await self._operations.fetch_by_id(task_id)
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.fetch_each(ids)
+        return await self._operations.fetch_by_id(ids)
 
     async def list_tasks(
         self,
@@ -514,22 +529,31 @@ class DurableStorage(
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
     @overload
     async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
-    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: type[R]) -> list[TaskResult[R]]: ...
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: None = None) -> list[TaskResult[Any]]: ...
+    async def wait_for(self, task_id: str | Iterable[str], type: Any = None) -> TaskResult[Any] | list[TaskResult[Any]]:
         """Wait until the task is finished, in any process, and return its :class:`TaskResult`.
 
         Args:
-          task_id: the id of the task.
+          task_id: the id of the task; or several in an iterable, to wait until all of them are finished, and get a list
+              in the order of the ids.
           type: a class that the result is an instance of, for type checkers: ``wait_for(id, Receipt)`` is a
               ``TaskResult[Receipt]``; default any value. The storage's ``result_type`` is what decodes it.
 
         Raises:
           TypeError: the result is not an instance of ``type``.
           UnknownTaskError: no such task is known, or it ended and is not remembered any more. A task that ends in this
-            process during the call is remembered for it, also with ``keep_results=0``.
+            process during the call is remembered for it, also with ``keep_results=0``. Of several, it names all that
+            are not known, as soon as there is one.
 
         If it is cancelled, the task goes on.
         """
-        return typed(await self._operations.wait_for(task_id), type)
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return [typed(each, type) for each in await self._operations.wait_for(ids)]
+        return typed((await self._operations.wait_for([ids]))[0], type)
 
     async def list_workers(self) -> list[str]:
         """Return the names of the workers that are alive on this queue, in any process."""
@@ -625,35 +649,78 @@ class DurableStorage(
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
         return await self._operations.update(task)
 
-    async def reschedule(self, task_id: str, delay: float) -> bool:
-        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
-        return await self._operations.reschedule(task_id, delay)
+    @overload
+    async def reschedule(self, task_id: str, delay: float) -> bool: ...
+    @overload
+    async def reschedule(self, ids: Iterable[str], /, delay: float) -> ChangeReport: ...
+    async def reschedule(self, task_id: str | Iterable[str], delay: float) -> bool | ChangeReport:
+        """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits.
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+        """
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.reschedule_each(ids, delay)
+        return await self._operations.reschedule(ids, delay)
+
+    @overload
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool: ...
+    @overload
+    async def cancel(self, ids: Iterable[str], /, *, running: bool = False) -> ChangeReport: ...
+    async def cancel(self, task_id: str | Iterable[str], *, running: bool = False) -> bool | ChangeReport:
         """Kill the waiting task of this id; False if no task of this id waits.
 
         With ``running=True``, one that runs is aborted, as :meth:`abort` does. Which of the two is decided in one
         transaction.
-        """
-        return await self._operations.cancel(task_id, running=bool(running))
 
-    async def abort(self, task_id: str) -> bool:
+        Of several ids in an iterable, it returns a :class:`ChangeReport`: which were cancelled, and why the others were
+        not, as was found in the same transaction. 500 of them go in one transaction, and other processes have theirs
+        in between. If it is cancelled, the transactions that were made stay.
+
+        >>> report = await storage.cancel(ids)
+        >>> print(report)
+        2 of 3 cancelled; not 01a…: it runs, on worker 'w'
+        """
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.change_each("cancelled", RowChange("cancel", bool(running)), ids)
+        return await self._operations.cancel(ids, running=bool(running))
+
+    @overload
+    async def abort(self, task_id: str) -> bool: ...
+    @overload
+    async def abort(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def abort(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Cancel the attempt under way, in whatever process, which is then settled as killed; False if there is none.
 
         It returns once that is stored, and the attempt is cancelled, if it is in this process. The worker of another
         process cancels it within moments, or at the latest with its next heartbeat. If the attempt succeeds all the
         same, the task is done; but it is not attempted again after this, even if its worker dies.
-        """
-        return await self._operations.abort(task_id)
 
-    async def resume_by_id(self, task_id: str) -> bool:
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+        """
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.change_each("aborted", RowChange("abort"), ids)
+        return await self._operations.abort(ids)
+
+    @overload
+    async def resume_by_id(self, task_id: str) -> bool: ...
+    @overload
+    async def resume_by_id(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def resume_by_id(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Make the finished task of this id wait again, with all of its attempts; False if there is no such task. The
         result of one that has succeeded is forgotten.
 
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
+
         Raises:
-          DuplicateTaskError: its unique key is taken by now.
+          DuplicateTaskError: its unique key is taken by now. Of several, the report says so.
         """
-        return await self._operations.resume(task_id)
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.change_each("resumed", RowChange("resume"), ids)
+        return await self._operations.resume(ids)
 
     async def resume_abandoned(self) -> int:
         """Make orphans wait again at once; return how many there were.
@@ -663,16 +730,26 @@ class DurableStorage(
         """
         return await self._operations.resume_abandoned()
 
-    async def discard(self, task_id: str) -> bool:
+    @overload
+    async def discard(self, task_id: str) -> bool: ...
+    @overload
+    async def discard(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def discard(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Forget the task of this id, finished or waiting; False if there is none, or if it runs.
 
         One that waited is counted as killed; those that wait for its result get :exc:`UnknownTaskError`.
+
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, as :meth:`cancel` does.
         """
-        return await self._operations.discard(task_id)
+        ids = check_ids(task_id, check_unicode)
+        if isinstance(ids, list):
+            return await self._operations.change_each("discarded", RowChange("forget"), ids)
+        return await self._operations.discard(ids)
 
     async def retry_all(self, status: Status | None = None, **filters: Unpack[TaskFilters]) -> int:
         """Make all failed and killed tasks wait again that pass the filters, with all of their attempts; or those that
         are done, if that status is given. Return how many there were; one whose unique key is taken stays as it is.
+        The number of these is logged; :meth:`resume_by_id` of several ids gives the reason for each.
 
         500 of them at most go in one transaction, and other processes have theirs in between. A task that has changed
         meanwhile is judged again in its transaction. If it is cancelled, the transactions that were made stay.

@@ -42,10 +42,11 @@ from .transactions import TransactionLog, permanent_error, start_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..._contracts.bulk import Refusal
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
-    from ..durable.engine import WorkerRow
+    from ..durable.engine import RowChange, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
     from .lock import FileLock
@@ -227,6 +228,10 @@ class FileEngine(Engine):
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
+    async def find_each(self, queue: str, ids: Sequence[str]) -> Sequence[StoredRow | None]:
+        """Return the rows of these ids."""
+        return await self._read(Operations.find_each, queue, ids, self.now())
+
     async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
         """Return the row of this id, and its place."""
         return await self._read(Operations.locate, queue, task_id, self.now())
@@ -238,6 +243,14 @@ class FileEngine(Engine):
     async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
         """Change the rows of a page in one transaction."""
         return await self._write(Operations.change, queue, verb, query)
+
+    async def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str]
+    ) -> Sequence[ClaimKey | bool | Refusal]:
+        """Change the row of each of these ids in one transaction."""
+        answers = await self._write(Operations.change_each, queue, change, ids)
+        self._tell_of_abort(next((answer for answer in answers if isinstance(answer, ClaimKey)), None))
+        return answers
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill a waiting row, or request the end of the attempt at a running one."""

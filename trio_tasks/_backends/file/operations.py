@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from heapq import merge, nlargest, nsmallest
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING, Literal, final
 
 from ..._clock import wall_now
+from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import encode_error, expired_error
-from ..durable.engine import Changed, ClaimKey, LocatedRow, Part, Renewal, State, StoredRow
+from ..durable.engine import Changed, ClaimKey, LocatedRow, Part, Renewal, RowChange, State, StoredRow
+from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
 from .state import (
     DELAYED,
@@ -72,6 +73,10 @@ class Operations:
         """Return the row of this id."""
         row = self._row(queue, task_id)
         return None if row is None or row.is_kept_no_longer(now) else _stored(row, now)
+
+    def find_each(self, queue: str, ids: Sequence[str], now: float) -> list[StoredRow | None]:
+        """Return the rows of these ids."""
+        return [self.find(queue, task_id, now) for task_id in ids]
 
     def locate(self, queue: str, task_id: str, now: float) -> LocatedRow | None:
         """Return the row of this id, and its place in the order if it is ready."""
@@ -175,17 +180,32 @@ class Operations:
             return Changed([], None, is_more=False)
         self._state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
         found = find_page(_listed(queue_rows, query, self._state.time), query.limit, RowFilter.of(query))
-        ids = [row.id for row in found.rows if self._change_one(queue, verb, row.id)]
-        return Changed(ids, found.next, is_more=found.next is not None)
+        answers = [(row.id, self._change_row(queue, RowChange(verb), row.id)) for row in found.rows]
+        ids = [task_id for task_id, answer in answers if answer is True]
+        taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
+        return Changed(ids, found.next, found.next is not None, taken)
 
-    def _change_one(self, queue: str, verb: str, task_id: str) -> bool:
-        if verb == "cancel":
-            return bool(self.cancel(queue, task_id, _cancelled_error(), running=False))
-        if verb == "forget":
+    def change_each(self, queue: str, change: RowChange, ids: Sequence[str]) -> list[ClaimKey | bool | Refusal]:
+        """Change the row of each of these ids, if it can be changed so."""
+        return [
+            self._change_row(queue, change, task_id) or refusal_of(self.find(queue, task_id, self._state.time))
+            for task_id in ids
+        ]
+
+    def _change_row(self, queue: str, change: RowChange, task_id: str) -> ClaimKey | bool | Refusal:
+        """Change a row; return False if it is not in a state for that."""
+        if change.verb == "cancel":
+            return self.cancel(queue, task_id, _cancelled_error(), change.running)
+        if change.verb == "abort":
+            return self.abort(queue, task_id) or False
+        if change.verb == "forget":
             return self.forget(queue, task_id).number > 0
-        with suppress(DuplicateTaskError):  # another task has its unique key
+        if change.verb == "reschedule":
+            return self.reschedule(queue, task_id, change.delay, change.run_at)
+        try:
             return self.resume(queue, task_id)
-        return False
+        except DuplicateTaskError as error:  # another task has its unique key
+            return Refusal(taken_by=error.taken_by)
 
     def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill the row if it waits; with ``running``, note that it is to be aborted, if it runs."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import BinaryIO
 
+    from ..._contracts.bulk import Refusal
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         Part,
         Query,
         Renewal,
+        RowChange,
         StoredRow,
         StoredWorker,
         WorkerRow,
@@ -242,6 +244,10 @@ class ReadOnlyFileEngine(Engine):
         """Return the row of this id."""
         return (await self._read_on()).find(queue, task_id, self.now())
 
+    async def find_each(self, queue: str, ids: Sequence[str]) -> Sequence[StoredRow | None]:
+        """Return the rows of these ids."""
+        return (await self._read_on()).find_each(queue, ids, self.now())
+
     async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
         """Return the row of this id, and its place."""
         return (await self._read_on()).locate(queue, task_id, self.now())
@@ -294,6 +300,12 @@ class ReadOnlyFileEngine(Engine):
 
     async def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query) -> Changed:
         """Refused."""
+        raise self._refusal()
+
+    async def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str]
+    ) -> Sequence[ClaimKey | bool | Refusal]:
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool:

@@ -11,6 +11,7 @@ import trio
 
 from ..._clock import machine_now
 from ..._concurrency.virtual_time import is_virtual
+from ..._contracts.bulk import Refusal
 from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..durable.engine import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
+    from ..durable.engine import RowChange
     from .driver import Driver
     from .opening import Opening
 
@@ -151,6 +153,10 @@ class SqliteEngine(Engine):
         """Return the row of this id."""
         return await self._read(Operations.find, queue, task_id, self.now())
 
+    async def find_each(self, queue: str, ids: Sequence[str]) -> Sequence[StoredRow | None]:
+        """Return the rows of these ids."""
+        return await self._read(Operations.find_each, queue, ids, self.now())
+
     async def locate(self, queue: str, task_id: str) -> LocatedRow | None:
         """Return the row of this id, and its place."""
         return await self._read(Operations.locate, queue, task_id, self.now())
@@ -166,6 +172,15 @@ class SqliteEngine(Engine):
         if changed.ids and verb != "forget":
             await self._call(self._session.wake_others, self.now())
         return changed
+
+    async def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str]
+    ) -> Sequence[ClaimKey | bool | Refusal]:
+        """Change the row of each of these ids in one transaction."""
+        answers = await self._write(Operations.change_each, queue, change, ids, self.now())
+        if not all(isinstance(answer, Refusal) for answer in answers):
+            await self._call(self._session.wake_others, self.now())
+        return answers
 
     async def cancel(self, queue: str, task_id: str, error: bytes, running: bool = False) -> bool | ClaimKey:
         """Kill a waiting row, or request the end of the attempt at a running one."""

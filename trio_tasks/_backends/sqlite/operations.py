@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from ..._clock import wall_now
+from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import Found
 from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
@@ -19,10 +19,12 @@ from ..durable.engine import (
     ExchangeResult,
     LocatedRow,
     Part,
+    RowChange,
     State,
     StoredRow,
     StoredWorker,
 )
+from ..durable.rows import refusal_of
 from .counters import text
 from .exchange import KEPT_COUNTER
 from .minutes import MinuteTable
@@ -135,6 +137,10 @@ class Operations:
         rows = self._connection.execute(sql, (self._counters.known(queue), task_id))
         return _stored(rows[0], now) if rows else None
 
+    def find_each(self, queue: str, ids: Sequence[str], now: float) -> list[StoredRow | None]:
+        """Return the rows of these ids."""
+        return [self.find(queue, task_id, now) for task_id in ids]
+
     def locate(self, queue: str, task_id: str, now: float) -> LocatedRow | None:
         """Return the row of this id, and its place in the order if it is ready."""
         stored = self.find(queue, task_id, now)
@@ -234,17 +240,34 @@ class Operations:
         if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
             return Changed([], query.after, is_more=True)
         _, found = search(self._connection, number, query, now)
-        ids = [row.id for row in found.rows if self._change_one(queue, verb, row.id, now)]
-        return Changed(ids, found.next, is_more=found.next is not None)
+        answers = [(row.id, self._change_row(queue, RowChange(verb), row.id, now)) for row in found.rows]
+        ids = [task_id for task_id, answer in answers if answer is True]
+        taken = [task_id for task_id, answer in answers if isinstance(answer, Refusal)]
+        return Changed(ids, found.next, found.next is not None, taken)
 
-    def _change_one(self, queue: str, verb: str, task_id: str, now: float) -> bool:
-        if verb == "cancel":
-            return bool(self.cancel(queue, task_id, _cancelled_error(), running=False, now=now))
-        if verb == "forget":
+    def change_each(
+        self, queue: str, change: RowChange, ids: Sequence[str], now: float
+    ) -> list[ClaimKey | bool | Refusal]:
+        """Change the row of each of these ids, if it can be changed so."""
+        return [
+            self._change_row(queue, change, task_id, now) or refusal_of(self.find(queue, task_id, now))
+            for task_id in ids
+        ]
+
+    def _change_row(self, queue: str, change: RowChange, task_id: str, now: float) -> ClaimKey | bool | Refusal:
+        """Change a row; return False if it is not in a state for that."""
+        if change.verb == "cancel":
+            return self.cancel(queue, task_id, _cancelled_error(), change.running, now)
+        if change.verb == "abort":
+            return self.abort(queue, task_id) or False
+        if change.verb == "forget":
             return self.forget(queue, task_id, now).number > 0
-        with suppress(DuplicateTaskError):  # another task has its unique key
+        if change.verb == "reschedule":
+            return self.reschedule(queue, task_id, change.delay, change.run_at, now)
+        try:
             return self.resume(queue, task_id, now)
-        return False
+        except DuplicateTaskError as error:  # another task has its unique key
+            return Refusal(taken_by=error.taken_by)
 
     def cancel(self, queue: str, task_id: str, error: bytes, running: bool, now: float) -> bool | ClaimKey:
         """Kill the row if it waits; with ``running``, request the end of its attempt if it runs."""

@@ -59,6 +59,8 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "locate": lambda: storage.explain(waiting.parts.id),
         "search": storage.list_tasks,
         "change": storage.cancel_all,
+        "find_each": lambda: storage.fetch_by_id([_UNKNOWN]),
+        "change_each": lambda: storage.cancel([_UNKNOWN]),
         "cancel": lambda: storage.cancel(_UNKNOWN),
         "abort": lambda: storage.abort(_UNKNOWN),
         "reschedule": lambda: storage.reschedule(_UNKNOWN, 1),
