@@ -16,8 +16,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
-from trio_tasks import BackendError, Monitor, SqliteStorage, Task, Worker, WorkerContext
+from trio_tasks import (
+    AbortError,
+    BackendError,
+    FileStorage,
+    Monitor,
+    SqliteStorage,
+    SuspendError,
+    Task,
+    Worker,
+    WorkerContext,
+)
 from trio_tasks._concurrency.exception_groups import leaves
+from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, RateLimit
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -203,9 +214,100 @@ async def fork(path: Path) -> None:
         say("books", (await storage.metrics())["pushed"])
 
 
+class Gate:
+    """A layer that lets no task in, and says why."""
+
+    async def __call__(self, handler: Any, task: Task[float]) -> Any:
+        return await handler(task)
+
+    async def ready(self) -> None:
+        await trio.sleep_forever()
+
+    def explain(self) -> str:
+        return "the tide is low"
+
+
+class Resizer:
+    """A handler that knows one kind of task."""
+
+    task_names = frozenset({"resize"})
+
+    async def __call__(self, task: Task[float]) -> None:
+        await trio.sleep_forever()
+
+
+async def sleep_or_end(seconds: float) -> None:
+    """Sleep; or, for a negative number, end by an error, or a suspension."""
+    if seconds == -1:
+        raise AbortError("no luck")
+    if seconds == -2:
+        raise SuspendError(3600, "the server rests")
+    await trio.sleep(seconds)
+
+
+def workers_to_be_explained(storage: SqliteStorage[float]) -> list[Worker[float, None]]:
+    """A worker for each reason not to take a task, each on a queue of its own."""
+    layers: dict[str, list[Any]] = {
+        "slot": [],
+        "paused": [],
+        "limit": [ConcurrencyLimit(1)],
+        "rate": [RateLimit(1, per=3600)],
+        "breaker": [CircuitBreaker(1, recovery_timeout=3600)],
+        "own": [Gate()],
+    }
+    made: list[Any] = [
+        Worker(name, storage.share(queue=name), sleep_or_end, concurrency=1 if name == "slot" else 2, layers=each)
+        for name, each in layers.items()
+    ]
+    return [*made, Worker("names", storage.share(queue="names"), Resizer())]
+
+
+async def be_explained(path: Path) -> None:
+    """Run workers that do not take each task. They tell of themselves only if they are asked, but for one that cannot
+    be woken, and polls."""
+    async with (
+        open_storage(path, lease=NEVER, poll_interval=NEVER) as storage,
+        open_storage(path, lease=NEVER, poll_interval=0.02) as polling,
+        trio.open_nursery() as nursery,
+    ):
+        contexts = [await nursery.start(each.run) for each in workers_to_be_explained(storage)]
+        await nursery.start(Worker("polling", polling.share(queue="polling"), sleep_or_end).run)
+        say("works")
+        while (line := await hear()) != "end":
+            for context in contexts:
+                if context.name == line:
+                    context.pause()
+            say("done", line)
+        nursery.cancel_scope.cancel()
+
+
+async def fill_journal(path: Path) -> None:
+    """Put a task in each state into a journal, one of them under an attempt; say their ids."""
+    async with FileStorage[float](path, float) as storage, trio.open_nursery() as nursery:
+        tasks = {"running": 3600.0, "waiting": 0.0, "suspended": -2.0, "killed": -1.0, "done": 0.0, "delayed": 0.0}
+        ids: dict[str, str] = {}
+        for name in ("done", "killed", "suspended", "running"):
+            ids[name] = await storage.push(tasks[name], priority=1)
+        ids["delayed"] = await storage.push(0.0, delay=3600.0)
+        context = await nursery.start(Worker("writer", storage, sleep_or_end, concurrency=1).run)
+        while context.statistics().suspended < 1 or not context.running_tasks:  # noqa: ASYNC110  it is told nowhere else
+            await trio.sleep(0.001)
+        ids["waiting"] = await storage.push(0.0)
+        other = storage.share(queue="other")
+        ids["paused"] = await other.push(0.0)
+        await other.pause()
+        for name, task_id in ids.items():
+            say(name, task_id)
+        say("end")
+        await hear()
+        nursery.cancel_scope.cancel()
+
+
 PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
     program.__name__: program
     for program in (
+        be_explained,
+        fill_journal,
         push_once,
         work,
         be_busy,

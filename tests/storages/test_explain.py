@@ -36,7 +36,6 @@ from trio_tasks._tasks.errors import SuspendError
 from trio_tasks.layers import CircuitBreaker, ConcurrencyLimit, RateLimit
 
 from tests._storages import STORAGES
-from tests.storages._child import child, work
 
 Opener = Callable[[Path], AbstractAsyncContextManager[Any]]
 everywhere = pytest.mark.parametrize("opened", STORAGES.values(), ids=STORAGES)
@@ -337,27 +336,6 @@ async def with_busy_worker(storage: Any) -> AsyncGenerator[None, None]:
         await settled_down(context)
         yield
         nursery.cancel_scope.cancel()
-
-
-async def test_a_task_in_the_process_of_another_worker(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.db"
-    async with SqliteStorage[float](path, float) as storage:
-        running = await storage.push(3600.0)
-        assert "no worker is alive" in str(await explain(storage, running, "no_worker"))
-        async with child(work, path) as worker:
-            await worker.hear_of("begins")
-            found = await explain(storage, running, "running")
-            assert (found.worker, found.pid) == ("told", worker.process.pid)
-            assert "trio.sleep(task.args)" in found.line
-            filler = await storage.push(3600.0)
-            await worker.hear_of("begins")
-            await explain(storage, filler, "running")
-            waiting = await storage.push(1.0)
-            last = await storage.push(1.0)
-            found = await explain(storage, last, "waiting")
-            assert (found.workers, found.first) == (("told",), (waiting,))
-            assert (found.busy, found.slots) == (2, 2)
-            worker.process.kill()
 
 
 async def test_a_journal_that_another_handle_writes(tmp_path: Path) -> None:

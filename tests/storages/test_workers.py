@@ -202,6 +202,7 @@ async def test_a_damaged_row_of_a_worker(
     path = tmp_path / "tasks.db"
     async with SqliteStorage(path) as storage, SqliteStorage(path) as other, trio.open_nursery() as nursery:
         await nursery.start(Worker("w", other, run_for_ever, concurrency=1).run)
+        assert (await the_worker(storage)).is_alive  # from now on it tells nothing, unless it is asked
         execute(path, f"UPDATE trio_tasks_worker SET {change}")
         expected = ["w"] if log != "is not listed" else []
         for _ in range(2):

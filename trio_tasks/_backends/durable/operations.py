@@ -114,17 +114,24 @@ class QueueOperations:
 
     async def explain(self, task_id: str) -> Explanation:
         """Explain where the task is, and why it does not run now."""
+        evidence = await self._evidence(task_id)
+        if self._loop.engine.knows_workers and evidence.needs_workers:
+            workers = await self.workers(fresh=True)
+            evidence = await self._evidence(task_id)  # that took a while, and all is to be of the same time
+            evidence.workers = workers if evidence.needs_workers else ()
+        return explanation_of(evidence)
+
+    async def _evidence(self, task_id: str) -> Evidence:
+        """Return all that the store knows of a task at present, but for the workers."""
         found: LocatedRow | None = await self._do("locate", task_id)
         evidence = Evidence(id=task_id, queue=self._queue.name, now=self._loop.engine.now())
         if found is not None:
             evidence.task = task_of(found.row, self._queue)
             evidence.due, evidence.reason, evidence.place = found.row.due, found.row.suspended, found.place
             evidence.is_paused = found.is_paused
-            if not self._loop.engine.knows_workers:
-                evidence.workers = None
-            elif evidence.needs_workers:
-                evidence.workers = await self.workers(fresh=True)
-        return explanation_of(evidence)
+        if not self._loop.engine.knows_workers:
+            evidence.workers = None
+        return evidence
 
     async def workers(self, *, fresh: bool) -> list[WorkerInfo]:
         """Return the workers on this queue; with ``fresh``, in their present state."""

@@ -96,8 +96,7 @@ class SqliteEngine(Engine):
         """Open the file; see :meth:`Engine.open`."""
         async with AsyncExitStack() as undoing:
             undoing.callback(self.wakeup_socket.close)
-            if not self.opening.read_only:
-                self.wakeup_socket.open()
+            self.wakeup_socket.open()  # one that only reads asks workers for their state, and is not woken itself
             self.needs_polling = self.opening.read_only or not is_virtual()  # no other process shares virtual time
             trio_time, offset = trio.lowlevel.current_clock().current_time, Offset.of(_file_of(self.place))
             self._clock = StoreClock(trio_time, offset, is_virtual=is_virtual())
