@@ -28,11 +28,20 @@ from ._contracts.backend import (
     Update as Update,
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
+    Watch as Watch,
 )
 from ._contracts.bulk import ChangeReport as ChangeReport
 from ._contracts.listing import Page as Page, TaskFilters as TaskFilters
 from ._contracts.metrics import Balance as Balance, Minute as Minute, QueueMetrics as QueueMetrics
-from ._contracts.sink import Pushed as Pushed, TaskSink as TaskSink
+from ._contracts.sink import TaskSink as TaskSink
+from ._contracts.storage_events import (
+    Cancelled as Cancelled,
+    Expired as Expired,
+    Missed as Missed,
+    Pushed as Pushed,
+    Replaced as Replaced,
+    StorageEvent as StorageEvent,
+)
 from ._exports import rename as _rename
 from ._tasks.errors import (
     AbortError as AbortError,

@@ -30,6 +30,7 @@ from ._contracts.backend import (
     Update as Update,
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
+    Watch as Watch,
 )
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
 from ._contracts.listing import make_page as make_page

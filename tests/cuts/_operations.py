@@ -11,12 +11,14 @@ from trio_tasks import (
     Failed,
     Killed,
     Outcome,
+    Pushed,
     Released,
     Retried,
     Status,
     Succeeded,
     Task,
     TaskBuilder,
+    TaskId,
     Worker,
 )
 from trio_tasks.testing import Cut
@@ -239,6 +241,17 @@ async def wait_for(tested: BackendUnderTest, cut: Cut) -> bool:
     return returned
 
 
+async def events(tested: BackendUnderTest, cut: Cut) -> bool:
+    returned = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(push_later, tested)
+        with cut:
+            async with tested.backend.events() as channel:
+                assert await channel.receive() == Pushed(TaskId("new"), True)
+            returned = True
+    return returned
+
+
 async def resume_abandoned(tested: BackendUnderTest, cut: Cut) -> bool:
     await trio.sleep(2 * LEASE)
     with cut:
@@ -303,6 +316,7 @@ OPERATIONS: dict[str, list[Operation]] = {
     "unregister_worker": [Operation(unregister, Seen.untouched)],
     "abort": [Operation(abort, killed_or_done)],
     "wait_for": [looking("wait_for", "dead"), Operation(wait_for, Seen.done)],
+    "events": [Operation(events, Seen.done)],
 }
 """By the name of the method. Opening and closing, and what is run, have files of their own."""
 

@@ -38,6 +38,9 @@ class ObservedBackend(Backend[Any]):
     async def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         return await getattr(self.inside, verb)(*args, **kwargs)
 
+    def pass_through(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.inside, verb)(*args, **kwargs)
+
     async def receive(self) -> Task[Any]:
         try:
             task: Task[Any] = await self.inside.receive()

@@ -14,6 +14,7 @@ from trio_tasks._backends.durable.engine import (
     Engine,
     Exchange,
     ExchangeResult,
+    KilledRow,
     LocatedRow,
     Part,
     Query,
@@ -133,6 +134,9 @@ class TroubledEngine(Engine):
         if self.late_trouble is not None:
             raise self.late_trouble
         return answer
+
+    def take_killed(self) -> Sequence[KilledRow]:
+        return self.store.rows.take_killed()
 
     async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         renewal: Renewal = await self._call("renew", held, lease, workers)

@@ -18,6 +18,8 @@ from trio_tasks._backends.durable.engine import (
     ClaimRequest,
     Engine,
     Exchange,
+    KilledRow,
+    KillReason,
     Part,
     Query,
     SettlementKind,
@@ -131,7 +133,7 @@ async def test_an_exchange_settles_then_pushes_then_enters_what_is_due_and_then_
 
 async def test_an_empty_exchange_does_nothing(engine: Engine) -> None:
     answer = await engine.exchange(Exchange())
-    assert (answer.settled, answer.pushed, answer.claimed, answer.finished) == ([], [], [], [])
+    assert (answer.settled, answer.pushed, answer.claimed, answer.killed) == ([], [], [], [])
 
 
 async def test_what_was_pushed_is_claimed_as_it_was(engine: Engine, mock_clock: MockClock) -> None:
@@ -274,7 +276,7 @@ async def test_next_due_is_the_earliest_delay_lease_or_expiry(engine: Engine, mo
         mock_clock.jump(elapsed)
     answer = await claim_all(engine, lease=HOUR)
     assert ids(answer.claimed[0]) == ["claimed", "delayed"]  # the orphan, and the one which was due
-    assert answer.finished == [(QUEUE, "unstarted")]
+    assert answer.killed == [KilledRow(QUEUE, "unstarted", KillReason.EXPIRED)]
     assert answer.next_due == [pytest.approx(engine.now() + HOUR)]
 
 
@@ -558,7 +560,7 @@ async def test_a_waiting_row_is_replaced_under_its_key(engine: Engine, delay: fl
     await push(engine, new("a", unique="key", delay=delay))
     answer = await engine.exchange(Exchange(pushed=[new("b", unique="key", on_conflict="replace")]))
     assert answer.pushed == ["b"]
-    assert answer.finished == [(QUEUE, "a")]
+    assert answer.killed == [KilledRow(QUEUE, "a", KillReason.REPLACED, "b")]
     old = await found(engine, "a")
     assert (old.state, old.due, old.attempt) == (State.KILLED, None, 0)
     assert "b" in str(decode_error(old.result))
@@ -583,12 +585,12 @@ async def test_a_running_row_that_was_replaced_does_not_come_back(engine: Engine
     await push(engine, new("a", unique="key"))
     [a] = await claim(engine)
     answer = await engine.exchange(Exchange(pushed=[new("b", unique="key", on_conflict="replace")]))
-    assert (answer.pushed, answer.finished) == (["b"], [])
+    assert (answer.pushed, answer.killed) == (["b"], [])
     assert await states(engine, "a", "b") == [State.RUNNING, State.WAITING]
     assert await push(engine, new("c", unique="key")) == ["b"]
     answer = await engine.exchange(Exchange([settled(a, verdict, result=b"e", keep=0.0)]))
     assert answer.settled == [True]
-    assert answer.finished == [(QUEUE, "a")]
+    assert answer.killed == [KilledRow(QUEUE, "a", KillReason.REPLACED, "b")]
     old = await found(engine, "a")
     assert old.state is State.KILLED
     assert old.attempt == ATTEMPTS_AFTER[verdict]
@@ -665,7 +667,7 @@ async def test_a_running_row_that_was_replaced_is_killed_as_an_orphan(engine: En
     await push(engine, new("b", unique="key", on_conflict="replace"))
     mock_clock.jump(11)
     answer = await claim_all(engine)
-    assert (ids(answer.claimed[0]), answer.finished) == (["b"], [(QUEUE, "a")])
+    assert (ids(answer.claimed[0]), answer.killed) == (["b"], [KilledRow(QUEUE, "a", KillReason.REPLACED, "b")])
     await check_counts(engine, pushed=2, killed=1, running=1)
 
 
@@ -678,6 +680,38 @@ async def test_a_successor_may_have_any_id(engine: Engine) -> None:
     assert "replaced" in str(decode_error((await found(engine, "a")).result))
 
 
+# Rows that the engine kills itself
+
+
+async def test_what_other_methods_kill_is_told_once(engine: Engine, mock_clock: MockClock) -> None:
+    await push(engine, new("a"), new("b"), *[new(id, expires_in=5.0) for id in "cde"], new("f"), new("g"))
+    assert [*engine.take_killed()] == []
+    assert await engine.cancel(QUEUE, "a", b"e")
+    assert (await engine.forget(QUEUE, "b")).number == 1
+    cancelled = [KilledRow(QUEUE, id, KillReason.CANCELLED) for id in "ab"]
+    assert [*engine.take_killed()] == cancelled
+    assert [*engine.take_killed()] == []
+    assert (await engine.forget(QUEUE, "a")).number == 1  # it is finished
+    assert not await engine.cancel(QUEUE, "b", b"e")
+    assert [*engine.take_killed()] == []
+    mock_clock.jump(6)
+    assert not await engine.cancel(QUEUE, "c", b"e")  # it has expired
+    changed = await engine.change(QUEUE, "cancel", Query([State.WAITING], limit=9))
+    assert [*changed.ids] == ["f", "g"]
+    killed = [*engine.take_killed()]
+    assert killed[0] == KilledRow(QUEUE, "c", KillReason.EXPIRED)
+    assert sorted(killed[1:3]) == [KilledRow(QUEUE, id, KillReason.EXPIRED) for id in "de"]
+    assert killed[3:] == [KilledRow(QUEUE, id, KillReason.CANCELLED) for id in "fg"]
+
+
+async def test_a_cancelled_row_is_not_told_again_by_the_next_exchange(engine: Engine) -> None:
+    await push(engine, new("a", unique="key"), new("b"))
+    assert await engine.cancel(QUEUE, "a", b"e")
+    assert len(engine.take_killed()) == 1
+    answer = await engine.exchange(Exchange(pushed=[new("c", unique="key", on_conflict="replace")]))
+    assert answer.killed == []
+
+
 # Expiry
 
 
@@ -686,7 +720,7 @@ async def test_a_task_that_is_not_started_in_time_is_killed(engine: Engine, mock
     mock_clock.jump(11)
     answer = await claim_all(engine, lease=5.0)
     assert ids(answer.claimed[0]) == ["b"]
-    assert sorted(answer.finished) == [(QUEUE, "a"), (QUEUE, "c")]
+    assert sorted(answer.killed) == [KilledRow(QUEUE, each, KillReason.EXPIRED) for each in ("a", "c")]
     assert await states(engine, *"ac") == [State.KILLED, State.KILLED]
     assert type(decode_error((await found(engine, "a")).result)).__name__ == "TaskExpiredError"
     await check_counts(engine, pushed=3, killed=2, running=1)
@@ -702,7 +736,7 @@ async def test_what_has_expired_gives_up_its_key_in_the_step_of_the_push(
     assert await push(engine, new("b", unique="key")) == ["a"]
     mock_clock.jump(1.5)
     answer = await engine.exchange(Exchange(pushed=[new("c", unique="key", on_conflict=on_conflict)]))
-    assert (answer.pushed, answer.finished) == (["c"], [(QUEUE, "a")])
+    assert (answer.pushed, answer.killed) == (["c"], [KilledRow(QUEUE, "a", KillReason.EXPIRED)])
     assert await states(engine, "a", "c") == [State.KILLED, State.WAITING]
     assert type(decode_error((await found(engine, "a")).result)).__name__ == "TaskExpiredError"
     await check_counts(engine, pushed=2, killed=1, waiting=1)
@@ -764,7 +798,7 @@ async def test_a_delayed_row_may_expire_after_it_is_ready(engine: Engine, mock_c
     assert ids(await claim(engine)) == ["a"]
     mock_clock.jump(5)
     answer = await claim_all(engine)
-    assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "b")])
+    assert (answer.claimed, answer.killed) == ([[]], [KilledRow(QUEUE, "b", KillReason.EXPIRED)])
 
 
 async def test_a_task_that_was_claimed_once_does_not_expire_any_more(engine: Engine, mock_clock: MockClock) -> None:
@@ -936,7 +970,7 @@ async def test_an_orphan_that_is_to_be_aborted_is_killed(engine: Engine, mock_cl
     await engine.abort(QUEUE, "a")
     mock_clock.jump(11)
     answer = await claim_all(engine)
-    assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "a")])
+    assert (answer.claimed, answer.killed) == ([[]], [KilledRow(QUEUE, "a", KillReason.NOT_AGAIN)])
     assert await states(engine, "a") == [State.KILLED]
     await check_counts(engine, pushed=1, killed=1)
 

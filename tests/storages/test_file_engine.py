@@ -318,7 +318,7 @@ async def test_a_month_passes_under_a_mock_clock(path: Path, autojump_clock: Moc
         answer = await claim_all(engine, 0)
         await trio.sleep(HOUR + 1)
         answer = await claim_all(engine)
-        assert (answer.claimed, answer.finished) == ([[]], [(QUEUE, "for a while")])
+        assert (answer.claimed, [row.id for row in answer.killed]) == ([[]], ["for a while"])
         expired = await engine.find(QUEUE, "for a while")
         assert expired is not None and "expires_in" in str(decode_error(expired.result))
         assert answer.next_due[0] is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from trio_tasks import BackendError
+from trio_tasks._backends.durable.engine import Exchange
 from trio_tasks._backends.file import journal as _journal
 from trio_tasks._backends.file.engine import FileEngine
 
@@ -211,3 +212,18 @@ def crashed_now(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The journal as it is found after a crash, on a file system that can be written again."""
     monkeypatch.undo()
     return crashed(path)
+
+
+async def test_what_a_refused_write_would_have_killed_is_not_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(path) as engine:
+        await push(engine, new("a", unique="key"))
+        append = _journal_of(engine).append
+        monkeypatch.setattr(_journal_of(engine), "append", refusing(errno.ENOSPC, 2, append))
+        replacing = new("b", unique="key", on_conflict="replace")
+        with pytest.raises(BackendError):
+            await push(engine, replacing)
+        with pytest.raises(BackendError):
+            await engine.cancel("q", "a", b"e")
+        assert engine.take_killed() == []
+        answer = await engine.exchange(Exchange(pushed=[replacing]))
+        assert [(row.id, row.by) for row in answer.killed] == [("a", "b")]

@@ -22,8 +22,10 @@ from trio_tasks import (
     Pushed,
     QueueMetrics,
     Released,
+    Replaced,
     Retried,
     Status,
+    StorageEvent,
     Succeeded,
     Suspended,
     Task,
@@ -35,6 +37,7 @@ from trio_tasks import (
 )
 from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._backends.durable.storage import DurableStorage
+from trio_tasks._contracts.event_readers import EventReaders
 from trio_tasks._contracts.explanation import Place
 from trio_tasks._contracts.sink import make_tasks
 from trio_tasks._logging import catch_errors
@@ -210,6 +213,7 @@ class WaitsForTheMostImportant(LeasedStorage):
 
 @breaks(
     "what_has_expired_is_not_started",
+    "changes_are_told",
     "what_has_expired_is_seen_as_killed",
     "an_expiry_is_waited_for",
     "what_has_expired_gives_up_its_key",
@@ -258,7 +262,12 @@ class KillsWhatWasStarted(LeasedStorage):
         return task
 
 
-@breaks("a_taken_key_is_skipped", "a_replaced_task_names_its_successor", "the_holder_of_a_key_is_updated")
+@breaks(
+    "a_taken_key_is_skipped",
+    "changes_are_told",
+    "a_replaced_task_names_its_successor",
+    "the_holder_of_a_key_is_updated",
+)
 class FreesKeysAtTheStart(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         row = super().holder_of(key)
@@ -271,7 +280,7 @@ class FindsAllNew(LeasedStorage):
         return replace(await super().push_or_get(args, **options), is_new=True)
 
 
-@breaks("a_taken_key_is_replaced", "a_replaced_task_names_its_successor")
+@breaks("a_taken_key_is_replaced", "changes_are_told", "a_replaced_task_names_its_successor")
 class ReplacesNothing(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
         if task.parts.on_conflict == "replace":
@@ -302,7 +311,12 @@ class RefusesNothing(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_key_is_free_after_the_end", "a_replaced_task_names_its_successor", "what_has_expired_gives_up_its_key")
+@breaks(
+    "a_key_is_free_after_the_end",
+    "changes_are_told",
+    "a_replaced_task_names_its_successor",
+    "what_has_expired_gives_up_its_key",
+)
 class KeepsTheKeysOfTheKilled(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         killed = [row for row in self.rows_of(Status.Killed) if row.parts.terms.unique == key]
@@ -840,6 +854,31 @@ class KeepsNoReasons(LeasedStorage):
         row.reason = None
 
 
+@breaks("changes_are_told")
+class TellsOfNoReplacements(LeasedStorage):
+    def tell(self, event: StorageEvent) -> None:
+        if not isinstance(event, Replaced):
+            super().tell(event)
+
+
+@breaks("each_reader_gets_all_changes")
+class TellsTheLastReader(LeasedStorage):
+    def tell(self, event: StorageEvent) -> None:
+        for reader in self.store.readers.open[-1:]:
+            reader.tell(event)
+
+
+@breaks("the_events_end_with_the_storage")
+class TellsForEver(LeasedStorage):
+    def close(self) -> None:
+        self.store.readers, readers = EventReaders(), self.store.readers
+        super().close()
+        self.store.readers = readers
+
+    def check_open(self) -> None:
+        """Take it for open."""
+
+
 @breaks("the_place_of_a_task_is_explained")
 class CountsTheLastAsTheFirst(LeasedStorage):
     def place_behind(self, rows: list[Row]) -> Place:
@@ -1005,7 +1044,7 @@ class MovesToEarlierOnly(LeasedStorage):
         return is_later or await super().reschedule(task_id, delay)
 
 
-@breaks("a_waiting_task_can_be_cancelled")
+@breaks("a_waiting_task_can_be_cancelled", "changes_are_told")
 class CancelsTheUnknown(LeasedStorage):
     async def cancel(self, task_id: str, *, running: bool = False) -> bool:
         return await super().cancel(task_id, running=running) or (not running and task_id not in self.store.rows)
@@ -1074,7 +1113,7 @@ class ResumesRunningTasks(LeasedStorage):
         return await super().resume_abandoned()
 
 
-@breaks("one_task_can_be_forgotten", "an_audit_is_true_at_any_moment")
+@breaks("one_task_can_be_forgotten", "changes_are_told", "an_audit_is_true_at_any_moment")
 class DiscardsAnything(LeasedStorage):
     async def discard(self, task_id: str) -> bool:
         await trio.lowlevel.checkpoint()

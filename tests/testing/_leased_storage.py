@@ -6,8 +6,8 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from trio_tasks import (
     Attempt,
     Audit,
     Balance,
+    Cancelled,
     DuplicateTaskError,
+    Expired,
     Explanation,
     Failed,
     Killed,
@@ -29,10 +31,13 @@ from trio_tasks import (
     Parts,
     PastAttempt,
     Pause,
+    Pushed,
     QueueMetrics,
     Released,
+    Replaced,
     Retried,
     Status,
+    StorageEvent,
     Succeeded,
     Suspended,
     Task,
@@ -47,6 +52,7 @@ from trio_tasks import (
 )
 from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
+from trio_tasks._contracts.event_readers import EventReaders
 from trio_tasks._contracts.explanation import Evidence, Place, explanation_of
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
 from trio_tasks._contracts.sink import check_task, make_tasks
@@ -73,6 +79,7 @@ from trio_tasks.abc import (
     Update,
     Vacuum,
     WaitForCompletion,
+    Watch,
     make_page,
 )
 
@@ -125,6 +132,7 @@ class Store:
     numbers: count[int] = field(default_factory=lambda: count(1))
     queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
+    readers: EventReaders = field(default_factory=EventReaders)
 
     def mark_changed(self) -> None:
         """Wake all receivers."""
@@ -155,6 +163,7 @@ class LeasedStorage(
     WaitForCompletion,
     Audit,
     Pause,
+    Watch,
 ):
     """A storage with leases."""
 
@@ -205,6 +214,7 @@ class LeasedStorage(
                 return other.parts.id
             if other.status is Status.Pending:
                 self.finish(other, Killed(AbortError(f"replaced by {parts.id}")))
+                self.tell(Replaced(other.parts.id, parts.id))
             else:
                 other.successor = parts.id
         delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
@@ -213,6 +223,7 @@ class LeasedStorage(
         parts.pushed, parts.started, parts.finished = now, None, None
         self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
         self.store.counts["pushed"] += 1
+        self.tell(Pushed(parts.id, True))
         self.store.mark_changed()
         return parts.id
 
@@ -227,6 +238,7 @@ class LeasedStorage(
 
     def close(self) -> None:
         self.closed = True
+        self.store.readers.end()
         self.store.mark_changed()
 
     def share(self, *, queue: str) -> LeasedStorage:
@@ -288,6 +300,7 @@ class LeasedStorage(
         for row in self.rows_of(Status.Pending):
             if row.start_by is not None and row.start_by <= now:
                 self.finish(row, Killed(TaskExpiredError("expired")))
+                self.tell(Expired(row.parts.id))
 
     def hand_out(self, row: Row) -> Task[Any]:
         row.status, row.start_by = Status.Running, None
@@ -342,6 +355,7 @@ class LeasedStorage(
             return
         if row.successor:
             self.finish(row, Killed(AbortError(f"replaced by {row.successor}")))
+            self.tell(Replaced(row.parts.id, TaskId(row.successor)))
             return
         self.store.counts[ENDINGS[type(outcome)]] += 1
         row.status, row.hand = Status.Pending, None
@@ -388,6 +402,18 @@ class LeasedStorage(
             task.parts.holder.revoke(Released("its lease was lost"))
 
     # Looking
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[trio.abc.ReceiveChannel[StorageEvent], None]:
+        async with self.store.readers.opened(self.check_open) as events:
+            yield events
+
+    def tell(self, event: StorageEvent) -> None:
+        self.store.readers.tell(event)
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError("closed")
 
     async def find(self, task_id: str) -> Row | None:
         await trio.lowlevel.checkpoint()
@@ -542,6 +568,7 @@ class LeasedStorage(
         if (row := await self.waiting(task_id)) is None:
             return running and await self.abort(task_id)
         self.finish(row, Killed(AbortError("cancelled")))
+        self.tell(Cancelled(row.parts.id))
         return True
 
     async def abort(self, task_id: str) -> bool:
@@ -607,5 +634,6 @@ class LeasedStorage(
             return False
         if not row.status.is_final:
             self.finish(row, Killed(AbortError("discarded")))
+            self.tell(Cancelled(row.parts.id))
         del self.store.rows[task_id]
         return True

@@ -20,6 +20,7 @@ from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
 from .._contracts.states import COUNTERS
+from .._contracts.storage_events import Cancelled, Expired, Replaced
 from .._printing import escaped, quoted
 from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
+    from .._contracts.event_readers import EventReaders
     from .._contracts.listing import Found, PageRequest
     from .._tasks.extensions import Metadata
     from .._tasks.outcome import Ending, Outcome
@@ -78,6 +80,8 @@ class Ledger(Generic[A]):
         self._traceback_of = traceback_of
         self._on_finish = on_finish
         self._keep_results = keep_results
+        self.events: EventReaders | None = None
+        """Those that are told of tasks which are killed while they wait; set by a holder that has such readers."""
         self.seconds: Callable[[], float] = wall_seconds
         """Seconds since the epoch, for what is told of tasks; the holder sets it for each run of trio."""
         self._ready: ReadyQueue[A] = ReadyQueue()
@@ -163,7 +167,7 @@ class Ledger(Generic[A]):
                 if (waiting := self._waiting(holder)) is not None:
                     self._update_by_push(waiting, task, now)
                 return holder
-            if not self.cancel(holder, f"replaced by task {escaped(task.parts.id)}"):
+            if not self._replace(holder, task.parts.id):
                 self._successors.setdefault(holder, task.parts.id)
         self._unique[key] = task.parts.id
         return None
@@ -284,6 +288,8 @@ class Ledger(Generic[A]):
             moment, task_id = heappop(self._expiring)
             task = self._live[task_id]
             self._finish(task, Killed(TaskExpiredError(f"not started within {task.parts.terms.expires_in} s")))
+            if self.events is not None and self.events.open:
+                self.events.tell(Expired(task.parts.id))
             if task.parts.finished is not None:  # it is finished since that moment
                 task.parts.finished -= max(0.0, now - moment)
             is_any = True
@@ -342,11 +348,9 @@ class Ledger(Generic[A]):
             self._note_failure(parts, outcome)
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         if parts.id in self._aborted:
-            self.cancel(parts.id, self._aborted[parts.id])  # whatever the outcome of its attempt
+            self._kill(parts.id, self._aborted[parts.id])  # whatever the outcome of its attempt
         elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
-            self.cancel(
-                parts.id, f"replaced by task {escaped(self._successors[parts.id])}"
-            )  # which may be finished by now
+            self._replace(parts.id, self._successors[parts.id])  # which may be finished by now
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
             self._delay(again, outcome.after, now)
@@ -441,9 +445,20 @@ class Ledger(Generic[A]):
 
     def cancel(self, task_id: str, reason: str) -> bool:
         """Kill a waiting task; False if it does not wait."""
+        return self._kill(task_id, reason, Cancelled)
+
+    def _replace(self, task_id: str, by: TaskId) -> bool:
+        """Kill a waiting task whose unique key another one has now; False if it does not wait."""
+        return self._kill(task_id, f"replaced by task {escaped(by)}", lambda task_id: Replaced(task_id, by))
+
+    def _kill(
+        self, task_id: str, reason: str, make_event: Callable[[TaskId], Cancelled | Replaced] | None = None
+    ) -> bool:
         task = self._waiting(task_id)
         if task is not None:
             self._finish(task, Killed(AbortError(reason)))
+            if make_event is not None and self.events is not None and self.events.open:
+                self.events.tell(make_event(task.parts.id))
         return task is not None
 
     def abort(self, task_id: str, reason: str) -> bool:
@@ -533,6 +548,8 @@ class Ledger(Generic[A]):
             self._remove(waiting)
             self.counts["killed"] += 1
             self._on_finish(waiting.parts.id, None)
+            if self.events is not None and self.events.open:
+                self.events.tell(Cancelled(waiting.parts.id))
         if finished is None and waiting is None:
             return False
         self._infos.pop(task_id, None)

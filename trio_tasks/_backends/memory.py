@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, final, overload
 
@@ -18,9 +19,11 @@ from .._contracts.backend import (
     RegisterWorker,
     ResumeAbandoned,
     Throughput,
+    Watch,
 )
 from .._contracts.minutes import check_span, shown
-from .._contracts.sink import BATCH_SIZE, Pushed, PushHooks, TaskSink, check_task, make_tasks
+from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
+from .._contracts.storage_events import Pushed, StorageEvent
 from .._printing import quoted
 from .._tasks.outcome import Released, Status
 from .._tasks.task import make_task
@@ -28,7 +31,7 @@ from .capabilities import LedgerCapabilities
 from .memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -93,6 +96,7 @@ class MemoryStorage(
     Pause,
     Explain,
     Throughput,
+    Watch,
 ):
     """A storage in memory, for one process.
 
@@ -446,6 +450,21 @@ class MemoryStorage(
         return shown([(*key, sums) for key, sums in ledger.tally.rows.items()], since, until, name)
 
     # Looking
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[trio.abc.ReceiveChannel[StorageEvent], None]:
+        """Open a channel of the changes of the queue from now on: tasks that are pushed, that expire, and that are
+        cancelled or replaced. See :meth:`Watch.events`.
+
+        Raises:
+          trio.ClosedResourceError: this handle is closed. The channel ends when all handles are.
+        """
+        async with self._queue.events.opened(self._check_not_closed) as events:
+            yield events
+
+    def _check_not_closed(self) -> None:
+        if self._closed or self._queue.closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: it has no events any more")
 
     async def register_worker(self, context: WorkerContext) -> None:
         """Add a worker that starts to receive here."""

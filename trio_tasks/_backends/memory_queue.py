@@ -17,9 +17,11 @@ from outcome import Error, Value
 from .._checks import check_count, check_text
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
+from .._contracts.event_readers import EventReaders
 from .._contracts.lending import Loan
 from .._contracts.result_waits import ResultWaits
 from .._contracts.sink import PushHooks
+from .._contracts.storage_events import Pushed
 from .._logging import line_of
 from .._tasks.outcome import Status, Succeeded
 from .._tasks.task import Task
@@ -70,6 +72,7 @@ class MemoryQueue(Generic[A]):
             traceback_of=traceback_text,
             is_virtual=is_virtual,
         )
+        self.events = self.ledger.events = EventReaders()
         self.capacity: float = capacity
         self.closed = False
         self.is_paused = False
@@ -106,6 +109,7 @@ class MemoryQueue(Generic[A]):
         self.pushing_handles.discard(handle)
         if not self.pushing_handles and not self.closed:
             self.closed = True
+            self.events.end()
             self.match_waiters()
 
     @property
@@ -202,6 +206,8 @@ class MemoryQueue(Generic[A]):
         if clock is not self._clock:
             self.note_run(clock)
         task_id = self.ledger.push(task, clock.current_time())
+        if self.events.open and task_id == task.parts.id:
+            self.events.tell(Pushed(task_id, True))
         if self._receivers:
             self.match_waiters()
         return task_id
@@ -231,6 +237,8 @@ class MemoryQueue(Generic[A]):
             except Exception as error:  # the error is the pusher's, not the receiver's
                 trio.lowlevel.reschedule(pusher, Error(error))
             else:
+                if self.events.open and task_id == task.parts.id:
+                    self.events.tell(Pushed(task_id, True))
                 trio.lowlevel.reschedule(pusher, Value(task_id))
         return was_room
 

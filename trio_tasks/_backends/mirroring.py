@@ -7,6 +7,7 @@ The list of capabilities is derived from the contracts, so a new interface there
 from __future__ import annotations
 
 from functools import cache
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._contracts.backend import INTERFACES
@@ -48,7 +49,8 @@ def mirroring(
       wrapper: a subclass of :class:`Backend`.
       backend: the backend that will be wrapped.
       make_method: a function that returns the method of this name; by default an async one that awaits
-          ``self.pass_on(verb, *args, **kwargs)``.
+          ``self.pass_on(verb, *args, **kwargs)``, or, for a verb that is not async, one that returns
+          ``self.pass_through(verb, *args, **kwargs)``.
       without: the capabilities that are left out.
     """
     interfaces = tuple(each for each in capabilities_of(backend) if each not in without)
@@ -71,12 +73,26 @@ def _mirror(
 ) -> type:
     body: dict[str, Any] = {"__module__": wrapper.__module__, "__doc__": wrapper.__doc__}
     for verb in verbs:
-        method = body[verb] = make_method(verb)
+        maker = make_method
+        if make_method is _pass_on and not any(_is_async(each, verb) for each in interfaces):
+            maker = _pass_through
+        method = body[verb] = maker(verb)
         method.__name__, method.__qualname__ = verb, f"{wrapper.__name__}.{verb}"
         method.__doc__ = next(getattr(each, verb).__doc__ for each in interfaces if verb in verbs_of(each))
     every = (wrapper, *interfaces)
     bases = [each for each in every if not any(issubclass(other, each) for other in every if other is not each)]
     return type(wrapper)(wrapper.__name__, (*bases,), body)
+
+
+def _is_async(interface: type, verb: str) -> bool:
+    return iscoroutinefunction(vars(interface).get(verb))
+
+
+def _pass_through(verb: str) -> Callable[..., Any]:
+    def pass_through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.pass_through(verb, *args, **kwargs)
+
+    return pass_through
 
 
 def _pass_on(verb: str) -> Callable[..., Any]:

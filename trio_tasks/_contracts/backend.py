@@ -14,6 +14,7 @@ from .._tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .listing import Page, TaskFilters
     from .metrics import Balance, Minute, QueueMetrics
+    from .storage_events import StorageEvent
     from .worker_info import WorkerInfo
 
 A = TypeVar("A")
@@ -258,6 +260,28 @@ class WaitForCompletion(ABC):
           UnknownTaskError: no such task is known.
 
         If it is cancelled, the task goes on.
+        """
+
+
+class Watch(ABC):
+    """A backend that tells of changes of its tasks, as they are made through it in this process."""
+
+    @abstractmethod
+    def events(self) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[StorageEvent]]:
+        """Open a channel of the changes of the queue that are made here from now on, in the order in which they are
+        committed.
+
+        >>> async with storage.events() as events:
+        ...     async for event in events:
+        ...         print(event)
+
+        ``Pushed`` is a new task. ``Expired``, ``Cancelled`` and ``Replaced`` are the ends of tasks that are not
+        attempted any more. What handlers do is told by events of workers. A slow reader holds up nothing: beyond 10 000
+        events that wait for it, the oldest are dropped, and it gets ``Missed`` with their number in their place. The
+        channel ends when the storage is closed.
+
+        Raises:
+          trio.ClosedResourceError: the storage is closed.
         """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, final
 
@@ -14,6 +13,7 @@ from .._checks import check_callable, check_sync, check_unicode
 from .._printing import quoted
 from .._tasks.errors import DuplicateTaskError
 from .._tasks.task import Task, make_task, options_for_many
+from .storage_events import Pushed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,20 +69,6 @@ class PushHooks:
 
     def __repr__(self) -> str:
         return f"[{', '.join(map(_name_of, self._functions))}]"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """The task that a push has put in, or found in place of it.
-
-    Args:
-      id: of the task.
-      is_new: True if it was put in; False if it has the unique key, and was there before.
-    """
-
-    id: TaskId
-    is_new: bool
 
 
 class TaskSink(ABC, Generic[A]):

@@ -309,6 +309,29 @@ class Exchange:
     alone for as long as a lease, so that they can be renewed."""
 
 
+class KillReason(IntEnum):
+    """The reason for which an engine itself kills a row."""
+
+    EXPIRED = 0
+    """It was not claimed in time."""
+    REPLACED = 1
+    """Its unique key was given to another row."""
+    CANCELLED = 2
+    """It was cancelled, or forgotten, while it was WAITING or DELAYED."""
+    NOT_AGAIN = 3
+    """It was RUNNING, and must not wait again: it was to be aborted, or no more attempts can be counted."""
+
+
+class KilledRow(NamedTuple):
+    """A row that an engine itself has killed, in a transaction that is committed."""
+
+    queue: str
+    id: str
+    reason: KillReason
+    by: str = ""
+    """REPLACED: the id of the row that has its unique key."""
+
+
 @dataclass(slots=True)
 class ExchangeResult:
     """The result of an exchange."""
@@ -325,8 +348,8 @@ class ExchangeResult:
     """For each claim that got fewer: the number of live rows of its queue, in whatever state; else -1."""
     renewed: list[bool] = field(default_factory=_LIST)
     """For each claim to be renewed: False if the lease was lost."""
-    finished: list[tuple[str, str]] = field(default_factory=_LIST)
-    """Queue and id of each row that the engine itself finished: expired, or replaced under its unique key."""
+    killed: list[KilledRow] = field(default_factory=_LIST)
+    """Each row that the engine itself has killed, in order."""
 
 
 @dataclass(slots=True)
@@ -413,6 +436,12 @@ class Engine(ABC):
     @abstractmethod
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """Make an exchange, in one transaction."""
+
+    def take_killed(self) -> Sequence[KilledRow]:
+        """Return the rows that were killed by other methods than :meth:`exchange` since this was last called, in
+        order. By default there are none.
+        """
+        return ()
 
     @abstractmethod
     async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:

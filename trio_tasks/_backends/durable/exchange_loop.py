@@ -19,19 +19,22 @@ from outcome import Error, Value
 from ..._concurrency.exception_groups import is_a
 from ..._concurrency.virtual_time import may_stand_still
 from ..._contracts.minutes import ADDED_AT_ONCE
+from ..._contracts.storage_events import Pushed
 from ..._logging import catch_errors, log, log_and_suppress, passes_through
 from ..._printing import escaped
 from ..._tasks.errors import BackendError
+from ..._tasks.task_id import stored_id
 from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind
 from .queue import STALE, abort
+from .rows import event_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from ..._contracts.minutes import MinuteRow
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import Parts
-    from .engine import Engine, ExchangeResult, NewRow, Settlement
+    from .engine import Engine, ExchangeResult, KilledRow, NewRow, Settlement
     from .queue import QueueState
 
 T = TypeVar("T")
@@ -274,6 +277,7 @@ class ExchangeLoop:
         with trio.CancelScope(shield=True):
             try:
                 results.append(await async_fn(*args))
+                self._note_killed(self.engine.take_killed())
             finally:
                 self._engine_lock.release()
         return results[0]
@@ -527,13 +531,39 @@ class ExchangeLoop:
                 del unanswered[trio_task]
                 reschedule(trio_task, Value(settled))
         position = 0
+        new: list[tuple[QueueState, str]] = []  # only where somebody listens
         for push in pushes:
             answers = result.pushed[position : position + len(push.rows)]
             position += len(push.rows)
+            if push.queue.events.open:
+                rows = zip(push.rows, answers, strict=True)
+                new += [(push.queue, row.id) for row, answer in rows if answer == row.id]
             self._reschedule(push.trio_task, Value(answers))
-        for name, task_id in result.finished:
-            if name in self.queues:
-                self.queues[name].finish(task_id)
+        if new or result.killed:
+            self._tell(new, result.killed)
+
+    def _tell(self, new: Sequence[tuple[QueueState, str]], killed: Sequence[KilledRow]) -> None:
+        """Tell of the changes of a transaction: of each new row before its end, and after that of the one that it has
+        replaced.
+        """
+        ids = {task_id for _, task_id in new}
+        ends = [row for row in killed if row.id in ids]
+        replaced = {row.by: row for row in ends if row.by}
+        self._note_killed(row for row in killed if row.id not in ids)
+        for queue, task_id in new:
+            if task_id in replaced:
+                self._note_killed([replaced[task_id]])
+            queue.events.tell(Pushed(stored_id(task_id), True))
+        self._note_killed(row for row in ends if not row.by)
+
+    def _note_killed(self, killed: Iterable[KilledRow]) -> None:
+        """Wake those who wait for rows that the engine has killed, and tell of these rows."""
+        for row in killed:
+            queue = self.queues.get(row.queue)
+            if queue is not None:
+                queue.finish(row.id)
+                if queue.events.open and (event := event_of(row)) is not None:
+                    queue.events.tell(event)
 
     def _refuse(self, batch: Batch, error: BackendError) -> None:
         """Answer a request that the engine refuses while the store itself works. A queue whose claim is refused is
@@ -704,6 +734,8 @@ class ExchangeLoop:
                 await self._with_engine(self._make_last_exchange)
         finally:
             self._fail_waiters(_closed)
+            for queue in self.queues.values():
+                queue.events.end()
             await self.engine.aclose()  # noqa: ASYNC102  the caller shields it, and an engine is bounded by itself
 
     async def _make_last_exchange(self) -> None:  # noqa: ASYNC910  there may be nothing to settle
@@ -718,6 +750,7 @@ class ExchangeLoop:
         self.failure, self.is_usable = error, False
         for queue in self.queues.values():
             queue.fail_receivers(copy_error(error))
+            queue.events.end(lambda: copy_error(error))
         self._fail_waiters(lambda: copy_error(error))
 
     def _fail_waiters(self, make_error: Callable[[], Exception]) -> None:

@@ -233,7 +233,6 @@ class QueueOperations:
             self._abort_here(task_id, cancelled)
             return True
         if cancelled:
-            self._queue.finish(task_id)
             self._loop.check_queues()
         return cancelled
 
@@ -260,7 +259,6 @@ class QueueOperations:
         """Forget a task that is finished, or waits."""
         part: Part = await self._do("forget", task_id)
         if part.number:
-            self._queue.finish(task_id)
             self._loop.check_queues()
         return part.number > 0
 
@@ -302,8 +300,6 @@ class QueueOperations:
                 builder.add(task_id, None)
                 if isinstance(answer, ClaimKey):
                     self._abort_here(task_id, answer)
-                elif change.verb in ("cancel", "forget"):
-                    self._queue.finish(task_id)
             self._loop.check_queues()
         return builder.report()  # noqa: ASYNC910  there is a batch at least
 
@@ -316,8 +312,6 @@ class QueueOperations:
                 if number:
                     await rest(_PARTS_APART)
                 step: Changed = await self._loop.ask(self._loop.engine.change, self._queue.name, verb, query)
-                for task_id in step.ids if verb != "resume" else ():
-                    self._queue.finish(task_id)
                 self._loop.check_queues()
                 number += len(step.ids)
                 taken += step.taken

@@ -11,6 +11,7 @@ from outcome import Error, Value
 
 from ..._checks import check_name, check_seconds, check_unicode
 from ..._codecs.codec import CborCodec, JsonCodec, PydanticCodec, as_codec
+from ..._contracts.event_readers import EventReaders
 from ..._contracts.lending import SLOTS
 from ..._contracts.minutes import Tally
 from ..._contracts.result_waits import ResultWaits
@@ -185,6 +186,7 @@ class QueueState:
         self.awaited = ResultWaits()  # the calls that wait for results
         self.endings: dict[str, Settlement] = {}  # the ends of awaited tasks, if the store does not keep them
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
+        self.events = EventReaders()
         self.changes = 0  # the number of times that rows may have become ready
         self.is_drained = False  # True if the last claim found fewer rows than its limit
         self.next_due: float | None = None  # no delayed row becomes ready before this time

@@ -1,4 +1,4 @@
-"""Conversions between tasks and rows: pushed tasks, outcomes to be settled, and rows that were looked up.
+"""Conversions between tasks and rows: pushed tasks, outcomes to be settled, rows that were looked up, and events.
 
 A claimed row becomes a task in :meth:`QueueState.deliver`, since its lease belongs to the queue.
 """
@@ -19,6 +19,7 @@ from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import reason_text
 from ..._contracts.sink import check_storable
 from ..._contracts.states import STATUSES, TaskState
+from ..._contracts.storage_events import Cancelled, Expired, Replaced
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
 from ..._tasks.errors import BackendError, UnsettledError
@@ -39,13 +40,13 @@ from .encoding import (
     unreadable_since,
     with_attempt,
 )
-from .engine import CHANGES, ENDS, NewRow, Settlement, SettlementKind, State, StoredRow
+from .engine import CHANGES, ENDS, KillReason, NewRow, Settlement, SettlementKind, State, StoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..._tasks.outcome import Outcome
-    from .engine import Engine
+    from .engine import Engine, KilledRow
     from .queue import Lease, QueueState
 
 _STATUS = {state: STATUSES[TaskState[state.name]] for state in State}
@@ -273,3 +274,13 @@ def refusal_of(stored: StoredRow | None) -> Refusal:
     if stored is None:
         return Refusal()
     return Refusal(_STATUS[stored.state], stored.worker if stored.state is State.RUNNING else None)
+
+
+def event_of(row: KilledRow) -> Expired | Cancelled | Replaced | None:
+    """Return the event of a row that the engine has killed; None if there is none, since it ran."""
+    task_id = stored_id(row.id)
+    if row.reason is KillReason.EXPIRED:
+        return Expired(task_id)
+    if row.reason is KillReason.REPLACED:
+        return Replaced(task_id, stored_id(row.by))
+    return Cancelled(task_id) if row.reason is KillReason.CANCELLED else None

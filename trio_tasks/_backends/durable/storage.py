@@ -10,7 +10,7 @@ is :mod:`trio_tasks._backends.durable.engine`.
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
@@ -41,13 +41,15 @@ from ..._contracts.backend import (
     Update,
     Vacuum,
     WaitForCompletion,
+    Watch,
 )
 from ..._contracts.bulk import check_ids
 from ..._contracts.context import WorkerContext
 from ..._contracts.listing import PageRequest
 from ..._contracts.minutes import check_span, shown
 from ..._contracts.open_stores import note_closed, note_open
-from ..._contracts.sink import BATCH_SIZE, Pushed, TaskSink, check_task, make_tasks
+from ..._contracts.sink import BATCH_SIZE, TaskSink, check_task, make_tasks
+from ..._contracts.storage_events import Pushed, StorageEvent
 from ..._logging import log
 from ..._printing import escaped, quoted
 from ..._tasks.errors import (
@@ -70,7 +72,7 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -105,6 +107,7 @@ class DurableStorage(
     ResumeById,
     ResumeAbandoned,
     WaitForCompletion,
+    Watch,
     ListTasks,
     ActOnMany,
     ListWorkers,
@@ -226,6 +229,8 @@ class DurableStorage(
             return
         self._closed = True
         self._queue.handles -= 1
+        if not self._queue.handles:
+            self._queue.events.end()
         self._loop.check_queues()
 
     @trio.lowlevel.enable_ki_protection
@@ -554,6 +559,26 @@ class DurableStorage(
         if isinstance(ids, list):
             return [typed(each, type) for each in await self._operations.wait_for(ids)]
         return typed((await self._operations.wait_for([ids]))[0], type)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[trio.abc.ReceiveChannel[StorageEvent], None]:
+        """Open a channel of the changes of the queue from now on: tasks that are pushed, that expire, and that are
+        cancelled or replaced. See :meth:`Watch.events`.
+
+        It has the changes that are made through this storage and those that share its connection, each after its
+        commit. Changes by other processes, and tasks pushed by :meth:`push_in`, are not among them.
+
+        Raises:
+          trio.ClosedResourceError: this handle is closed. The channel ends when all handles to the queue are.
+          BackendError: the storage has failed; also from the channel, after the events before.
+        """
+        async with self._queue.events.opened(self._check_not_closed) as events:
+            yield events
+
+    def _check_not_closed(self) -> None:
+        self._loop.check_open()
+        if self._closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: it has no events any more")
 
     async def list_workers(self) -> list[str]:
         """Return the names of the workers that are alive on this queue, in any process."""

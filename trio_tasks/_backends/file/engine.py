@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
-    from ..durable.engine import RowChange, WorkerRow
+    from ..durable.engine import KilledRow, RowChange, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
     from .lock import FileLock
@@ -208,6 +208,10 @@ class FileEngine(Engine):
                 if answer.live[number] >= 0:  # fewer rows than were asked for, so the storage waits
                     answer.next_due[number] = soon if due is None else min(due, soon)
         return answer
+
+    def take_killed(self) -> Sequence[KilledRow]:
+        """Return the rows that were killed since the last exchange."""
+        return () if self._transaction_log is None else self._transaction_log.state.take_killed()
 
     async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         """Renew leases, which are in memory only, and return the rows that are to be aborted."""

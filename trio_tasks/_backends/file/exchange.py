@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import BackendError, DuplicateTaskError
 from ..durable.encoding import replaced_error
-from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, SettlementKind
+from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind
 from .state import (
     DELAYED,
     LIVE,
@@ -63,8 +63,7 @@ class ExchangeSteps:
                 answer.claimed.append(claimed)
                 answer.next_due.append(due if is_short and (due := queue.next_due) < math.inf else None)
                 answer.live.append(queue.counts[LIVE] if is_short else -1)
-        answer.finished = state.finished
-        state.finished = []
+        answer.killed = state.take_killed()
         return answer
 
     def _settle(self, settlement: Settlement) -> bool | BaseException:
@@ -132,7 +131,7 @@ class ExchangeSteps:
         if new.on_conflict == "raise":
             return DuplicateTaskError(f"the unique key {new.unique!r} is taken by the unfinished task {holder.id!r}")
         if holder.state <= DELAYED:
-            state.kill(holder, replaced_error(new.id))
+            state.kill(holder, replaced_error(new.id), KillReason.REPLACED, new.id)
         else:  # it runs: it may finish, but not run again
             state.touch(holder)
             state.free_key(holder)

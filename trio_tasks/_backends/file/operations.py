@@ -15,7 +15,7 @@ from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_met
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import encode_error, expired_error
-from ..durable.engine import Changed, ClaimKey, LocatedRow, Part, Renewal, RowChange, State, StoredRow
+from ..durable.engine import Changed, ClaimKey, KillReason, LocatedRow, Part, Renewal, RowChange, State, StoredRow
 from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
 from .state import (
@@ -24,7 +24,6 @@ from .state import (
     FAILED,
     GONE,
     KILLED,
-    KILLS,
     PAUSED,
     PUSHED,
     RESUMED,
@@ -211,7 +210,7 @@ class Operations:
         """Kill the row if it waits; with ``running``, note that it is to be aborted, if it runs."""
         row = self._waiting_row(queue, task_id)
         if row is not None:
-            self._state.kill(row, error)
+            self._state.kill(row, error, KillReason.CANCELLED)
             return True
         return (running and self.abort(queue, task_id)) or False
 
@@ -295,7 +294,7 @@ class Operations:
         for row in rows:
             state.touch(row)
             if row.state <= DELAYED:
-                state.finish(row, KILLED, KILLS, None, 0.0)
+                state.discard(row)
             else:
                 state.forget(row)
         return Part(len(rows), is_more=len(rows) == _BATCH_SIZE)

@@ -80,7 +80,7 @@ def _read(path: Path, lock: FileLock, clock: StoreClock, *, repair: bool, syncs:
         if not is_done:
             journal.close()
     state.commit()
-    state.finished.clear()  # no waiter exists yet
+    state.killed.clear()  # no waiter exists yet
     return Opened(lock, journal, state, recovery)
 
 

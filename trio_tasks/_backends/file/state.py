@@ -22,7 +22,7 @@ from ..._clock import wall_now
 from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
-from ..durable.engine import ClaimKey, State, WorkerRow
+from ..durable.engine import ClaimKey, KilledRow, KillReason, State, WorkerRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -457,7 +457,7 @@ class JournalState:
         self.next_token = 1
         self.weight = 0  # the approximate size of the rows in a snapshot
         self.last_moment = 0.0  # the time at which the last row that was ready at once began to wait
-        self.finished: list[tuple[str, str]] = []  # tasks killed since the last exchange, but not by a settlement
+        self.killed: list[KilledRow] = []  # rows killed since they were last taken, but not by a settlement
         self.has_wall_clock_rows = False  # True if a row waits for the wall clock
         self.retained = TimeIndex()
         self._nothing_due_before = math.inf
@@ -547,7 +547,12 @@ class JournalState:
             else:
                 queue.minutes[minute, name] = sums
         self.weight = self.transaction.weight = transaction.weight
-        self.finished.clear()
+        self.killed.clear()
+
+    def take_killed(self) -> list[KilledRow]:
+        """Return the rows that were killed since this was last called, but not by a settlement."""
+        killed, self.killed = self.killed, []
+        return killed
 
     def _remove(self, row: Row) -> None:
         self.rows.pop(row.key, None)
@@ -659,11 +664,12 @@ class JournalState:
         """
         row.queue.running.pop(row.key, None)
         if row.requested_end is True:
-            self.kill(row, aborted_error())
+            self.kill(row, aborted_error(), KillReason.NOT_AGAIN)
         elif row.requested_end:
-            self.kill(row, replaced_error(row.requested_end))
+            self.kill(row, replaced_error(row.requested_end), KillReason.REPLACED, row.requested_end)
         elif row.unique is not None and (holder := self.take_key(row)) is not None:
-            self.kill(row, replaced_error(holder.id))  # an older version replaced it, and did not record that
+            # An older version replaced it, and did not record that.
+            self.kill(row, replaced_error(holder.id), KillReason.REPLACED, holder.id)
         elif delay is None:
             row.state, row.due = WAITING, None
             self.place(row)
@@ -679,15 +685,20 @@ class JournalState:
         row.history = with_loss(row.history, row.attempt, self.time, row.worker)
         self.put_back(row, None)
 
-    def kill(self, row: Row, error: bytes) -> None:
+    def kill(self, row: Row, error: bytes, reason: KillReason, by: str = "") -> None:
         """Kill a live row, which is kept until it is vacuumed."""
         self.touch(row)
         self.finish(row, KILLED, KILLS, error, math.inf)
-        self.finished.append((row.queue.name, row.id))
+        self.killed.append(KilledRow(row.queue.name, row.id, reason, by))
+
+    def discard(self, row: Row) -> None:
+        """Remove a waiting row, already touched, which counts as killed."""
+        self.finish(row, KILLED, KILLS, None, 0.0)
+        self.killed.append(KilledRow(row.queue.name, row.id, KillReason.CANCELLED))
 
     def expire(self, row: Row) -> None:
         """Kill a row that was not claimed in time; it is finished since its moment."""
-        self.kill(row, expired_error())
+        self.kill(row, expired_error(), KillReason.EXPIRED)
         assert row.expires is not None
         row.since = min(row.since, row.expires)
 

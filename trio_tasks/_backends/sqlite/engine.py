@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
-    from ..durable.engine import RowChange
+    from ..durable.engine import KilledRow, RowChange
     from .driver import Driver
     from .opening import Opening
 
@@ -135,6 +135,10 @@ class SqliteEngine(Engine):
     async def exchange(self, exchange: Exchange) -> ExchangeResult:
         """Make one exchange."""
         return await self._call(self._session.exchange, exchange, self.now())
+
+    def take_killed(self) -> Sequence[KilledRow]:
+        """Return the rows that were killed since the last exchange."""
+        return () if self._thread is None else self._session.take_killed()
 
     async def renew(self, held: Sequence[ClaimKey], lease: float, workers: Sequence[WorkerRow] = ()) -> Renewal:
         """Renew leases, store the states of workers, and return the rows that are to be aborted."""

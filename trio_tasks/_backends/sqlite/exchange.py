@@ -21,6 +21,8 @@ from ..durable.engine import (
     NOT_COUNTED,
     ClaimedRow,
     ExchangeResult,
+    KilledRow,
+    KillReason,
     Settlement,
     SettlementKind,
     State,
@@ -212,6 +214,7 @@ class ExchangeSql:
             self._claim(claim, now, answer, exchange.as_of, row_by_row)
         self._counters.enter_counts()
         self._failed_writes.clear()
+        answer.killed = self.table.take_killed()
         return answer
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
@@ -271,7 +274,7 @@ class ExchangeSql:
         if requested_end is not None and each.kind in COMES_BACK:
             if each.kind in NOT_COUNTED:
                 self.table.take_off_attempt(each.key)
-            answer.finished.append((each.queue, task_id))
+            self.table.note_end(each.queue, task_id, requested_end)
             each = each._replace(kind=SettlementKind.KILLED, result=unwanted(requested_end), keep=math.inf)
         self.table.finish(each, now)
         return True
@@ -350,7 +353,7 @@ class ExchangeSql:
         [(seq, other, state, suspended, start_by, priority)] = found
         if state < State.RUNNING and start_by is not None and start_by <= now:
             self.table.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
-            answer.finished.append((row.queue, other))
+            self.table.note_killed(row.queue, other, KillReason.EXPIRED)
             return None
         if row.on_conflict == "update" and state < State.RUNNING:
             keeps_place = row.delay <= 0 and state == State.WAITING and row.priority == priority
@@ -365,7 +368,7 @@ class ExchangeSql:
             self.table.take_over_key(seq, row.id)
         else:
             self.table.kill(queue, seq, replaced_error(row.id), now, state, suspended)
-            answer.finished.append((row.queue, other))
+            self.table.note_killed(row.queue, other, KillReason.REPLACED, row.id)
         return None
 
     def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
@@ -432,7 +435,7 @@ class ExchangeSql:
     ) -> bool:
         """Claim this row for this worker; return False if the database refuses that."""
         if row[2] == _LAST_ATTEMPT:  # one more attempt cannot be counted
-            self._kill(row, overflow_error(), claim.queue, queue, now, answer)
+            self._kill(row, overflow_error(), KillReason.NOT_AGAIN, claim.queue, queue, now)
             return False
         try:
             until = now + claim.lease
@@ -443,14 +446,14 @@ class ExchangeSql:
             return False
         return True
 
-    def _kill(self, row: Row, error: bytes, name: str, queue: int, now: float, answer: ExchangeResult) -> None:
+    def _kill(self, row: Row, error: bytes, reason: KillReason, name: str, queue: int, now: float) -> None:
         """Finish a row that is not to be claimed; the database may refuse that."""
         try:
             self.table.kill(queue, row[0], error, now, at=row[6])
         except Exception as refused:
             self._skip_refused(row[0], refused, now)
         else:
-            answer.finished.append((name, row[1]))
+            self.table.note_killed(name, row[1], reason)
 
     def _skip_refused(self, seq: int, error: Exception, now: float) -> None:
         """Exclude a row from claims for a while, since the database refuses changes of it.
@@ -478,7 +481,7 @@ class ExchangeSql:
             rows = [row for row in rows if row[0] not in refused and row[1] not in left_out][: claim.limit]
         expired = [row for row in rows if row[6] is not None and row[6] <= now]
         for row in expired:  # more rows were due than one exchange enters
-            self._kill(row, expired_error(), claim.queue, queue, now, answer)
+            self._kill(row, expired_error(), KillReason.EXPIRED, claim.queue, queue, now)
         return [row for row in rows if row not in expired] if expired else rows
 
     def _next_due(self, queue: int, now: float) -> float | None:
@@ -557,27 +560,24 @@ class ExchangeSql:
                 if _waits_for_wall_clock(row, now, wall):
                     self.table.put_off(row, now + (row.wall or wall) - wall)
                     continue
-                if self._enter(row, queue, now):
-                    answer.finished.append((name, row.id))
+                self._enter(row, name, queue, now)
                 orphans += row.state == State.RUNNING
             except Exception as error:
                 self._skip_refused(row.seq, error, now)
         return orphans, len(due) >= limit
 
-    def _enter(self, row: Due, queue: int, now: float) -> bool:
-        """Make a due row ready, take it back or expire it; return True if that has finished it."""
-        error, at, state = None, None, row.state
-        if state == State.RUNNING:
+    def _enter(self, row: Due, name: str, queue: int, now: float) -> None:
+        """Make a due row ready, take it back or expire it."""
+        if row.state == State.RUNNING:
             self.table.take_back(queue, row, now)
-            state = State.WAITING
-            error = None if row.requested_end is None else unwanted(row.requested_end)
+            if row.requested_end is not None:
+                self.table.kill(queue, row.seq, unwanted(row.requested_end), now, State.WAITING, row.suspended)
+                self.table.note_end(name, row.id, row.requested_end)
         elif row.start_by is not None and row.start_by <= now:
-            error, at = expired_error(), row.start_by
+            self.table.kill(queue, row.seq, expired_error(), now, row.state, row.suspended, at=row.start_by)
+            self.table.note_killed(name, row.id, KillReason.EXPIRED)
         else:
             self.table.make_ready(queue, row)
-        if error is not None:
-            self.table.kill(queue, row.seq, error, now, state, row.suspended, at=at)
-        return error is not None
 
     def _sweep(self, queue: int, now: float) -> None:
         """Delete finished rows that were kept long enough."""
@@ -625,6 +625,27 @@ class TaskTable:
         self._connection = connection
         self._counters = counters
         self._last_order_key = 0
+        self._killed: list[KilledRow] = []
+
+    def note_killed(self, queue: str, task_id: str, reason: KillReason, by: str = "") -> None:
+        """Note that a row was killed otherwise than by a settlement."""
+        self._killed.append(KilledRow(queue, task_id, reason, by))
+
+    def note_end(self, queue: str, task_id: str, requested_end: str) -> None:
+        """Note that a row was killed which ran, and must not wait again."""
+        if requested_end == ABORT:
+            self.note_killed(queue, task_id, KillReason.NOT_AGAIN)
+        else:
+            self.note_killed(queue, task_id, KillReason.REPLACED, requested_end.removeprefix(_REPLACED))
+
+    def take_killed(self) -> list[KilledRow]:
+        """Return what was noted since this was last called."""
+        killed, self._killed = self._killed, []
+        return killed
+
+    def roll_back(self) -> None:
+        """Forget what was noted in a transaction that was rolled back."""
+        self._killed = []
 
     def order_key(self, due: float | None, now: float) -> int:
         """Return the key that orders waiting rows, in microseconds: the time at which the row is due.
@@ -713,12 +734,13 @@ class TaskTable:
         if state == State.DELAYED:
             self._counters.count(queue, delayed=-1, suspended_now=0 if suspended is None else -1)
 
-    def expire(self, queue: int, now: float, limit: int) -> list[str]:
-        """Kill rows that were not claimed in time; return their ids."""
+    def expire(self, name: str, queue: int, now: float, limit: int) -> int:
+        """Kill rows that were not claimed in time; return how many there were."""
         expired = self._connection.execute(EXPIRED, (queue, now, now, limit))
-        for seq, _, state, suspended, start_by in expired:
+        for seq, task_id, state, suspended, start_by in expired:
             self.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
-        return [row[1] for row in expired]
+            self.note_killed(name, task_id, KillReason.EXPIRED)
+        return len(expired)
 
     def sweep(self, queue: int, now: float, limit: int) -> int:
         """Forget up to so many finished rows whose time is up; return how many there were."""

@@ -17,6 +17,7 @@ from ..durable.engine import (
     Changed,
     ClaimKey,
     ExchangeResult,
+    KillReason,
     LocatedRow,
     Part,
     RowChange,
@@ -237,7 +238,7 @@ class Operations:
     def change(self, queue: str, verb: Literal["cancel", "resume", "forget"], query: Query, now: float) -> Changed:
         """Change the rows of a page that can be changed so."""
         number = self._counters.known(queue)
-        if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+        if self._table.expire(queue, number, now, _EXPIRED_AT_ONCE) == _EXPIRED_AT_ONCE:
             return Changed([], query.after, is_more=True)
         _, found = search(self._connection, number, query, now)
         answers = [(row.id, self._change_row(queue, RowChange(verb), row.id, now)) for row in found.rows]
@@ -272,11 +273,12 @@ class Operations:
     def cancel(self, queue: str, task_id: str, error: bytes, running: bool, now: float) -> bool | ClaimKey:
         """Kill the row if it waits; with ``running``, request the end of its attempt if it runs."""
         number = self._counters.known(queue)
-        self._expire(number, task_id, now)
+        self._expire(queue, number, task_id, now)
         found = self._row_that_waits(number, task_id)
         if found is not None:
             seq, state, suspended = found
             self._table.kill(number, seq, error, now, state, suspended)
+            self._table.note_killed(queue, task_id, KillReason.CANCELLED)
             return True
         return (running and self.abort(queue, task_id)) or False
 
@@ -293,7 +295,7 @@ class Operations:
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None, now: float) -> bool:
         """Set the time at which the row is ready, if it waits."""
         number = self._counters.known(queue)
-        self._expire(number, task_id, now)
+        self._expire(queue, number, task_id, now)
         found = self._row_that_waits(number, task_id)
         if found is None:
             return False
@@ -317,7 +319,7 @@ class Operations:
     def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, now: float) -> bool:
         """Replace the payload and options of the row, if it waits."""
         number = self._counters.known(queue)
-        self._expire(number, task_id, now)
+        self._expire(queue, number, task_id, now)
         found = self._row_that_waits(number, task_id)
         if found is not None:
             self._connection.execute(
@@ -332,7 +334,7 @@ class Operations:
           DuplicateTaskError: its unique key is taken.
         """
         number = self._counters.known(queue)
-        self._expire(number, task_id, now)
+        self._expire(queue, number, task_id, now)
         rows = self._connection.execute(
             "SELECT seq, state, uniq, options FROM trio_tasks_task "
             f"WHERE queue = ? AND id = ? AND state > 2 AND {_KEPT}",
@@ -345,7 +347,7 @@ class Operations:
             unique = decode_options(options)[0].unique
         sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
         for (other,) in self._connection.execute(sql, (number, unique)):
-            self._expire(number, other, now)
+            self._expire(queue, number, other, now)
         holder = self._connection.execute(sql, (number, unique))
         if holder:
             raise not_again(task_id, holder[0][0])
@@ -365,7 +367,7 @@ class Operations:
         """Delete one row that does not run, or some hundreds of finished ones."""
         number = self._counters.known(queue)
         if task_id is not None:
-            self._expire(number, task_id, now)
+            self._expire(queue, number, task_id, now)
             sql = f"SELECT seq, state FROM trio_tasks_task WHERE queue = ? AND id = ? AND state >= 3 AND {_KEPT}"
             found = self._connection.execute(sql, (number, task_id, now))
             for seq, state in found:
@@ -374,8 +376,9 @@ class Operations:
             waiting = self._row_that_waits(number, task_id)
             if waiting is not None:
                 self._table.discard(number, *waiting)
+                self._table.note_killed(queue, task_id, KillReason.CANCELLED)
             return Part(len(found) + (waiting is not None), is_more=False)
-        if len(self._table.expire(number, now, _EXPIRED_AT_ONCE)) == _EXPIRED_AT_ONCE:
+        if self._table.expire(queue, number, now, _EXPIRED_AT_ONCE) == _EXPIRED_AT_ONCE:
             return Part(0, is_more=True)
         swept = self._table.sweep(number, now, _FORGOTTEN)  # their time was up: they are not in the number returned
         if swept == _FORGOTTEN:
@@ -396,7 +399,7 @@ class Operations:
         sql = "UPDATE trio_tasks_worker SET state = ?, told = ? WHERE session = ? AND queue = ? AND num = ?"
         self._connection.executemany(sql, rows)
 
-    def _expire(self, number: int, task_id: str, now: float) -> None:
+    def _expire(self, queue: str, number: int, task_id: str, now: float) -> None:
         """Kill the row if it has expired."""
         sql = (
             "SELECT seq, state, suspended, start_by FROM trio_tasks_task "
@@ -404,6 +407,7 @@ class Operations:
         )
         for seq, state, suspended, start_by in self._connection.execute(sql, (number, task_id, now)):
             self._table.kill(number, seq, expired_error(), now, state, suspended, at=start_by)
+            self._table.note_killed(queue, task_id, KillReason.EXPIRED)
 
     def _row_that_waits(self, number: int, task_id: str) -> tuple[int, int, str | None] | None:
         """The key, the state, and the reason of its suspension, of the row of this id, if it waits."""

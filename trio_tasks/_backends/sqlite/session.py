@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ..durable.engine import StoredWorker, WorkerRow
+    from ..durable.engine import KilledRow, StoredWorker, WorkerRow
     from .driver import Driver, Row
     from .opening import Opening
     from .wakeup import WakeupSocket
@@ -262,6 +262,8 @@ class Session:
             self._connection.execute("ROLLBACK")
         if hasattr(self, "_counters"):
             self._counters.roll_back()
+        if hasattr(self, "_sql"):
+            self._sql.table.roll_back()
 
     def _translate_error(self, error: Exception) -> Exception:
         """Translate an error of the driver, or of a damaged value, into a BackendError that names the file.
@@ -467,6 +469,10 @@ class Session:
     def number(self) -> int:
         """The number of the session; 0 if it only reads."""
         return self._session
+
+    def take_killed(self) -> list[KilledRow]:
+        """See :meth:`Engine.take_killed`. It is called while no transaction is under way."""
+        return self._sql.table.take_killed()
 
     def ask_workers(self, queue: str, now: float) -> None:
         """Ask the other sessions that have workers on the queue for the states of these."""

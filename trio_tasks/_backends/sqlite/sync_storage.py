@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
-from ..._contracts.sink import BATCH_SIZE, Pushed
+from ..._contracts.sink import BATCH_SIZE
+from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
 from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import WaitForCompletion
+from ..._contracts.backend import WaitForCompletion, Watch
+from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import RetryAfterError
 from ..._tasks.outcome import Retried, Status, Succeeded
 from ..._tasks.task import Task
@@ -37,6 +38,23 @@ async def a_push_after_close_is_refused(harness: Harness) -> None:
         await harness.backend.push_bulk([harness.args(1)])
     harness.backend.close()
     await _end_comes(harness)
+
+
+@rule(2, Watch, Feature.CLOSE)
+async def the_events_end_with_the_storage(harness: Harness) -> None:
+    """After close(), a channel of events() gives those that wait in it, and then trio.EndOfChannel; no other one can be
+    opened.
+    """
+    async with harness.backend.events() as events:
+        task_id = await harness.push(1)
+        harness.backend.close()
+        expect("the event before close()", await events.receive(), Pushed(task_id, True))
+        with harness.limit(harness.max_wait):
+            with refused("an event after close()", trio.EndOfChannel):
+                await events.receive()
+    with refused("events() after close()", trio.ClosedResourceError):
+        async with harness.backend.events():
+            pass
 
 
 @rule(2, Feature.CLOSE)

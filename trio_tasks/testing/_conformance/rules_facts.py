@@ -1,4 +1,4 @@
-"""Rules about what is told of tasks beside their args: when each thing happened to them."""
+"""Rules about what is told of tasks beside their args: the times, the workers, explanations, and events."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import Cancel, Explain, FetchById, ListWorkers, Pause, RegisterWorker, ResumeById
+from ..._contracts.backend import (
+    Cancel,
+    Discard,
+    Explain,
+    FetchById,
+    ListWorkers,
+    Pause,
+    RegisterWorker,
+    ResumeById,
+    Watch,
+)
 from ..._contracts.events import Error
 from ..._contracts.explanation import Explanation
+from ..._contracts.storage_events import Cancelled, Expired, Pushed, Replaced
+from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Released, Retried, Status, Succeeded, Suspended
 from ..._tasks.retry import RetryPolicy, constant
 from ..._tasks.task import Parts, Task, Terms
 from ..._tasks.task_info import TRACEBACKS, StoredTaskInfo
 from ..._worker.worker import Worker
-from .rule import Feature, RuleBroken, expect, expect_that, rule
+from .harness import TICK
+from .rule import Feature, RuleBroken, expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._contracts.events import Event
+    from ..._contracts.storage_events import StorageEvent
     from ..._contracts.worker_info import WorkerInfo
     from .harness import Harness
 
@@ -274,3 +288,56 @@ def _expect_wait(found: Explanation, seconds: float) -> None:
     expect_that(
         "the seconds until it is ready", seconds - 60.0 <= left <= seconds, left, f"{seconds}, or a little less"
     )
+
+
+@rule(13, Watch)
+async def changes_are_told(harness: Harness) -> None:
+    """events() gives Pushed for each new task, and for no other; Expired, Cancelled and Replaced for each task that
+    ends so; in the order of the changes.
+    """
+    backend = harness.backend
+    told: list[StorageEvent] = []
+    await harness.push(0, unique="before")
+    async with backend.events() as events:
+        first = await harness.push(1, unique="key")
+        await backend.push(harness.args(2), unique="key")
+        with refused("a task of a known id", DuplicateTaskError):
+            await backend.push(harness.args(2), id=first)
+        second = await harness.push(3, unique="key", on_conflict="replace")
+        told += [Pushed(first, True), Replaced(first, second), Pushed(second, True)]
+        await harness.settle(await harness.receive_number(0), Succeeded(None))
+        running = await harness.receive_number(3)
+        third = await harness.push(4, unique="key", on_conflict="replace")
+        await harness.settle(running, Retried(ValueError("again"), 0.0))
+        told += [Pushed(third, True), Replaced(second, third)]
+        await harness.settle(await harness.receive_number(4), Failed(ValueError("over")))
+        late = await harness.push(5, expires_in=0.1)
+        await harness.pass_time(0.25)
+        await harness.expect_nothing()
+        told += [Pushed(late, True), Expired(late)]
+        for interface, verb in ((Cancel, "cancel"), (Discard, "discard")):
+            if isinstance(backend, interface):
+                task_id = await harness.push(6, delay=3600.0)
+                expect(f"{verb} of a task that waits", await getattr(backend, verb)(task_id), True)
+                expect(f"{verb} of an unknown task", await getattr(backend, verb)("unknown"), False)
+                told += [Pushed(task_id, True), Cancelled(task_id)]
+        expect("the events", [await events.receive() for _ in told], told)
+        with trio.move_on_after(TICK):
+            raise RuleBroken("a further event", await events.receive(), "none")
+
+
+@rule(6, Watch)
+async def each_reader_gets_all_changes(harness: Harness) -> None:
+    """Each reader of events() gets all of them, whatever others do: one that never reads, and one that is cancelled
+    while it waits, which loses none by that.
+    """
+    backend = harness.backend
+    async with backend.events() as events:
+        with trio.move_on_after(TICK):
+            raise RuleBroken("an event, before anything has changed", await events.receive(), "none")
+        async with backend.events():
+            task_ids = [await harness.push(number) for number in range(3)]
+            seen = [await events.receive() for _ in task_ids]
+            expect("the events", seen, [Pushed(task_id, True) for task_id in task_ids])
+        last = await harness.push(3)
+        expect("the event after another reader has left", await events.receive(), Pushed(last, True))

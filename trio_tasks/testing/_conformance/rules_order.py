@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..._clock import wall_now
 from ..._contracts.backend import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
-from ..._contracts.sink import Pushed
+from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Retried, Status, Succeeded
 from .harness import DELAY, EARLY, Stopwatch

@@ -53,9 +53,9 @@ class FaultyBackend(Backend[A]):
     failing backend ends its worker, so let a :class:`Monitor` restart it.
 
     It has exactly the interfaces of the wrapped backend, so ``isinstance`` gives the same answers; all their methods
-    stall and fail as the rates say. But a backend that stalls is never a ``NowaitBackend``. Methods that belong to no
-    interface (``close``, ``statistics``, ``push_nowait``) are passed on without faults; a ``clone()``, or a queue made
-    by ``share()``, has no faults until it is wrapped.
+    but ``events`` stall and fail as the rates say. But a backend that stalls is never a ``NowaitBackend``. Methods that
+    belong to no interface (``close``, ``statistics``, ``push_nowait``) are passed on without faults; a ``clone()``, or
+    a queue made by ``share()``, has no faults until it is wrapped.
 
     A backend without leases (one whose ``heartbeat_interval`` is None) would never give out a lost task again. So the
     wrapper settles such a task as ``Retried``: it comes back after ``absence_seconds`` with its attempt counted, as it
@@ -115,6 +115,10 @@ class FaultyBackend(Backend[A]):
         await self._injector.stall(verb)
         self._injector.check(verb)
         return await getattr(self.backend, verb)(*args, **kwargs)
+
+    def pass_through(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """Call this sync method of the wrapped backend, such as ``events``; it has no faults."""
+        return getattr(self.backend, verb)(*args, **kwargs)
 
     # Receiving
 
