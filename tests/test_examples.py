@@ -76,7 +76,8 @@ def test_an_example_says_what_is_kept_beside_it(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", TESTS)
 def test_an_example_that_is_a_test_passes(name: str) -> None:
-    finished = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / f"{name}.py"), cwd=ROOT)
+    plugins = "-p", "no:cacheprovider", "-p", "trio_tasks.testing.pytest"
+    finished = run("-m", "pytest", "-q", *plugins, str(EXAMPLES / f"{name}.py"), cwd=ROOT)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert re.search(r"^\d+ passed in", finished.stdout, re.MULTILINE), finished.stdout
 

@@ -131,8 +131,8 @@ SERVICES = {
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
     "trio_tasks.observe": "LogFields OpenTelemetry",
-    "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording ScriptedBackend "
-    "Simulation SimulationFailed SimulationReport TestWorker",
+    "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording Redelivery "
+    "ScriptedBackend Simulation SimulationFailed SimulationReport TestWorker",
 }
 """What does something, rather than being something; and what a test run leaves behind, with all of its events."""
 

@@ -29,7 +29,7 @@ async def main() -> None:
         handlers=[handler], level=logging.INFO, format="%(queue)s %(task_id)s attempt=%(attempt)s %(message)s"
     )
     storage = MemoryStorage[str](queue="orders")
-    await storage.push("1 Long Lane", id="task-1")
+    await storage.push("1 Main Street", id="task-1")
     storage.close()
     await Worker("shipping", storage, ship, layers=[fields]).run()
     log.info("done")

@@ -30,7 +30,7 @@ async def ship(address: str) -> None:
 
 async def main() -> None:
     storage = MemoryStorage[str](queue="orders")
-    await storage.push("1 Long Lane", id="task-1")
+    await storage.push("1 Main Street", id="task-1")
     storage.close()
     await Worker("shipping", storage, ship, layers=[Trace(bind_task)]).run()
     log.info("done")

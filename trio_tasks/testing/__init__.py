@@ -11,6 +11,7 @@ from .._exports import rename as _rename
 from ._conformance.check import BackendConformance as BackendConformance, check_backend as check_backend
 from ._exploration.cut import Cut as Cut
 from ._exploration.explore import explore_cancellations as explore_cancellations
+from ._exploration.redelivery import Redelivery as Redelivery, explore_redelivery as explore_redelivery
 from ._exploration.results import BrokenByCut as BrokenByCut, DivergedError as DivergedError, Exploration as Exploration
 from ._faults.backend import FaultyBackend as FaultyBackend
 from ._faults.rates import Fault as Fault, FaultKind as FaultKind, Faults as Faults
