@@ -38,6 +38,8 @@ SMALL = 150  # lines below which a module with one importer is folded into that 
 SMALL_MODULES: dict[str, str] = {
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
+    "_cli/app": "imported only where click and rich are",
+    "_cli/checking": "the commands about the store as a whole",
     "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",
     "testing/_simulation/scheduler": "sets the private attributes of trio that a seed needs",

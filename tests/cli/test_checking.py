@@ -1,0 +1,94 @@
+"""Transcripts of the commands that check a storage, and bring it up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from trio_tasks import Worker, open_url
+
+from tests.cli._command import KINDS, call, call_process, filled, handle, url_of
+
+everywhere = pytest.mark.parametrize("kind", KINDS)
+
+
+@everywhere
+def test_migrate_makes_a_store(kind: str, tmp_path: Path) -> None:
+    url = url_of(kind, tmp_path)
+    dry = call("migrate", "--url", url, "--dry-run", "--no-json")
+    assert (dry.status, dry.out) == (0, "the store is not there, and would be made\n")
+    assert not list(tmp_path.iterdir())
+    assert call("migrate", "--url", url, "--no-json").out == "the store was made\n"
+    assert call("migrate", "--url", url).records == [{"was": "current", "is_changed": False}]
+    assert call("queues", "--url", url, "--no-json").out == ""
+    ended = call("health", "--url", url, "--no-json")
+    assert (ended.status, ended.out) == (0, "ok  storage  it answers, and has no queue yet\n")
+
+
+def test_an_old_store_is_migrated_by_migrate_alone(tmp_path: Path) -> None:
+    url = old_store(tmp_path)
+    for verb in (["queues"], ["retry", "a"], ["explain", "a"], ["health"], ["purge", "--yes"]):
+        ended = call(*verb, "--url", url)
+        assert (ended.status, ended.out) == (4, ""), verb
+        assert ended.err.endswith("; `trio-tasks migrate` does that\n")
+    assert "would be migrated" in call("migrate", "--url", url, "--dry-run", "--no-json").out
+    assert call("queues", "--url", url).status == 4
+    assert call("migrate", "--url", url).records == [{"was": "outdated", "is_changed": True}]
+    assert call("queues", "--url", url).status == 0
+
+
+def old_store(folder: Path) -> str:
+    """Make an SQLite file of the first version."""
+    from trio_tasks._backends.sqlite.schema import _VERSION_1
+
+    with closing(sqlite3.connect(folder / "tasks.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in _VERSION_1:
+            connection.execute(statement)
+    return url_of("sqlite", folder)
+
+
+def test_health_of_queues_without_a_worker(tmp_path: Path) -> None:
+    url = filled("sqlite", tmp_path)
+    ended = call("health", "--url", url, "--no-json")
+    assert ended.status == 4
+    assert ended.out.splitlines() == [
+        "FAIL  queue emails  1 task waiting, no worker alive",
+        "FAIL  queue sms     1 task waiting, no worker alive",
+    ]
+    for queue in ("emails", "sms"):
+        call("pause", "--url", url, queue)
+    ended = call("health", "--url", url, "-q", "sms", "--no-json")
+    assert (ended.status, ended.out) == (0, "ok  queue sms  paused, 1 task waiting, 0 running\n")
+
+
+def test_health_of_a_journal_is_about_the_time_that_tasks_wait(tmp_path: Path) -> None:
+    url = filled("file", tmp_path)
+    assert call("health", "--url", url).status == 0
+    ended = call("health", "--url", url, "--oldest", "0")
+    assert ended.status == 4
+    assert [each["level"] for each in ended.records] == ["failure", "failure"]
+
+
+@pytest.mark.real
+async def test_health_while_a_worker_runs(tmp_path: Path) -> None:
+    url = url_of("sqlite", tmp_path)
+    async with open_url(url, queue="emails") as storage, trio.open_nursery() as nursery:
+        await storage.pause()
+        await storage.push({"to": "a"})
+        context = await nursery.start(Worker("ann", storage, handle, log=None).run)
+        ended = await trio.to_thread.run_sync(partial(call_process, "health", "--url", url))
+        assert ended.status == 0
+        context.stop()
+        await storage.resume()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    ended = call("completion", shell)
+    assert ended.status == 0
+    assert "_TRIO_TASKS_COMPLETE" in ended.out

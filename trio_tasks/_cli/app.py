@@ -1,0 +1,103 @@
+"""The command ``trio-tasks``: its commands, and how each error becomes a message and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import BackendError, UnknownTaskError, __version__
+from . import changing, checking, looking
+from .output import CommandError, ExitStatus, note, printable
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(__version__, message="%(version)s")
+def trio_tasks() -> None:
+    """Look at the tasks of a storage, change them, and run workers.
+
+    The storage is given by --url, or by the variable TRIO_TASKS_URL: sqlite:///relative.db, sqlite:////absolute.db,
+    file:relative.journal, file:///absolute.journal. On a terminal the answer is a table, and in a pipe it is JSON
+    lines, whose ids other commands read where the ID is "-".
+
+    \b
+    Exit status: 0 done, 1 not for all ids, 2 wrong usage, 3 not found, 4 unhealthy, 5 storage out of reach,
+    6 run interrupted work, 130 Ctrl-C.
+    """
+
+
+for _module in (looking, changing, checking):
+    for _command in vars(_module).values():
+        if isinstance(_command, click.Command):
+            trio_tasks.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    try:
+        return _run(arguments)
+    except BaseExceptionGroup as group:  # of trio's nurseries
+        leaves = _leaves(group.exceptions)
+        interrupts = [each for each in leaves if isinstance(each, KeyboardInterrupt)]
+        if len(leaves) > 1 and not interrupts:
+            raise
+        return _told([*interrupts, *leaves][0])
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        status = trio_tasks.main(arguments, "trio-tasks", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return ExitStatus.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return ExitStatus.INTERRUPTED
+    except (CommandError, BackendError, ValueError) as error:
+        return _told(error)
+    return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def _leaves(errors: Sequence[Any]) -> list[BaseException]:
+    """Return these errors, and in place of each group those in it."""
+    found: list[BaseException] = []
+    for each in errors:
+        inner: Any = getattr(each, "exceptions", None)
+        found += [each] if inner is None else _leaves(inner)
+    return found
+
+
+def _told(error: BaseException) -> int:
+    """Tell an error in a line, and return the exit status; raise it if it is none that a user can cause."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitStatus.INTERRUPTED
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if not isinstance(error, (CommandError, BackendError, ValueError)):
+        raise error
+    note(f"trio-tasks: {_hint(error)}")
+    if isinstance(error, CommandError):
+        return error.status
+    if isinstance(error, BackendError):
+        is_unknown = error.is_missing or isinstance(error, UnknownTaskError)
+        outdated = ExitStatus.UNHEALTHY if error.is_outdated else ExitStatus.OUT_OF_REACH
+        return ExitStatus.NOT_FOUND if is_unknown else outdated
+    return ExitStatus.USAGE
+
+
+def _hint(error: BaseException) -> str:
+    """Return the text of an error, with the command that helps."""
+    text = "\n".join(printable(line) for line in str(error).splitlines())
+    if isinstance(error, BackendError) and error.is_missing:
+        return f"{text}; `trio-tasks migrate` makes it"
+    if isinstance(error, BackendError) and error.is_outdated:
+        return f"{text}; `trio-tasks migrate` does that"
+    return text

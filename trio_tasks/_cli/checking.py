@@ -1,0 +1,116 @@
+"""The commands that check a storage, bring it up to date, or complete a command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click import shell_completion
+
+from .. import BackendError, FileStorage
+from .options import duration, on_store, queue_option, store_options
+from .output import Answer, Column, ExitStatus, counted, printable, span
+from .store import StoreOptions, looking, storage_of
+
+if TYPE_CHECKING:
+    from .. import DurableStorage
+    from .output import Record
+
+_LEVELS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
+
+
+def _finding(level: str, about: str, text: str) -> Record:
+    return {"level": level, "about": about, "text": text}
+
+
+_FINDING_COLUMNS = [
+    Column("", lambda record: _LEVELS[record["level"]]),
+    Column("", lambda record: printable(record["about"])),
+    Column("", lambda record: str(record["text"])),
+]
+
+
+# Health
+
+
+@click.command()
+@store_options
+@queue_option
+@click.option("--oldest", type=duration, metavar="DURATION", help="Unhealthy, if a task has waited longer than this.")
+@on_store
+async def health(options: StoreOptions, answer: Answer, *, oldest: float | None) -> None:
+    """Check that the storage answers, and that its queues are worked on. The exit status is 4 if they are not.
+
+    A queue is unhealthy if tasks are ready, it is not paused, and no worker is alive; if tasks were lost with their
+    worker, and nothing has taken them back; or if a task has waited for longer than --oldest.
+    """
+    async with looking(options) as store:
+        findings = [await _health_of(queue, oldest) for queue in await store.queues()]
+    if not findings:
+        findings = [_finding("ok", "storage", "it answers, and has no queue yet")]
+    _tell(answer, findings)
+
+
+async def _health_of(queue: DurableStorage[Any], oldest: float | None) -> Record:
+    metrics = await queue.metrics()
+    about = f"queue {queue.queue}"
+    waiting = f"{counted(metrics['waiting'])} waiting"
+    if metrics["orphans"]:
+        return _finding("failure", about, f"{counted(metrics['orphans'])} lost with their worker")
+    if metrics["waiting"] and not metrics["is_paused"]:
+        if not isinstance(queue, FileStorage) and not await queue.list_workers():
+            return _finding("failure", about, f"{waiting}, no worker alive")
+        if oldest is not None and metrics["oldest_waiting"] > oldest:
+            return _finding("failure", about, f"{waiting}, the oldest for {span(metrics['oldest_waiting'])}")
+    state = "paused, " if metrics["is_paused"] else ""
+    return _finding("ok", about, f"{state}{waiting}, {metrics['running']} running")
+
+
+def _tell(answer: Answer, findings: list[Record]) -> None:
+    """Write the findings, and end with the right status."""
+    if answer.as_json:
+        answer.table([], findings)
+    else:
+        answer.lines(_FINDING_COLUMNS, findings)
+    if any(each["level"] == "failure" for each in findings):
+        raise click.exceptions.Exit(ExitStatus.UNHEALTHY)
+
+
+# Migration
+
+
+@click.command()
+@store_options
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@on_store
+async def migrate(options: StoreOptions, answer: Answer, *, dry_run: bool) -> None:
+    """Make the store if it is not there, and bring it to the format of this version of trio_tasks.
+
+    Stop the processes of an older version before: they do not know the new format.
+    """
+    state, what = "current", "is up to date"
+    try:
+        async with storage_of(options, read_only=True):
+            pass
+    except BackendError as error:
+        if not (error.is_missing or error.is_outdated):
+            raise
+        state = "missing" if error.is_missing else "outdated"
+        what = "is not there, and would be made" if error.is_missing else f"would be migrated: {error}"
+    if state != "current" and not dry_run:
+        async with storage_of(options, create=True):
+            what = "was made" if state == "missing" else "was migrated"
+    answer.record({"was": state, "is_changed": state != "current" and not dry_run}, f"the store {what}")
+
+
+# Completion
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion of a shell: add `eval "$(trio-tasks completion bash)"` to ~/.bashrc, or likewise."""
+    kind = shell_completion.get_completion_class(shell)
+    assert kind is not None
+    root = click.get_current_context().find_root()
+    click.echo(kind(root.command, {}, "trio-tasks", "_TRIO_TASKS_COMPLETE").source())

@@ -1,0 +1,228 @@
+"""The answer of a command, as a table or as JSON lines; its exit status; and values as texts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Record: TypeAlias = dict[str, Any]
+"""A part of an answer: what is one object of JSON, or one row of a table."""
+
+_DEEPEST = 50
+"""Levels of nested values that are shown."""
+_LONGEST_CELL = 200
+_NEVER_CUT = 36
+"""Characters of a cell that are shown also on a narrow terminal: an id has as many."""
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
+
+
+class ExitStatus(IntEnum):
+    """The exit status of a command."""
+
+    DONE = 0
+    """All is done."""
+    PARTLY = 1
+    """It was not done for all ids; or the task that was watched has failed."""
+    USAGE = 2
+    """The command was called in a wrong way."""
+    NOT_FOUND = 3
+    """There is no such store, queue or task."""
+    UNHEALTHY = 4
+    """The store answers, and something in it is not well."""
+    OUT_OF_REACH = 5
+    """The store cannot be opened, or does not answer."""
+    CUT_SHORT = 6
+    """``run`` interrupted work when it shut down."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+class CommandError(Exception):
+    """An error that ends a command, with its exit status."""
+
+    def __init__(self, message: str, status: ExitStatus) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its heading, and the text of its cell for a record."""
+
+    heading: str
+    cell: Callable[[Record], str]
+    is_number: bool = False
+
+
+@final
+class Answer:
+    """Writes the answer of a command to standard output.
+
+    Once the other end of a pipe is closed, nothing more is written, and the command goes on; one that only looks may
+    end then.
+
+    Args:
+      as_json: True: a JSON object a line; False: a table or text; None: a table on a terminal, else JSON.
+    """
+
+    def __init__(self, as_json: bool | None) -> None:
+        self.is_terminal = sys.stdout.isatty()
+        self.as_json = not self.is_terminal if as_json is None else as_json
+        self.is_closed = False
+
+    def write(self, text: str) -> None:
+        """Write a text and the end of a line."""
+        if self.is_closed:
+            return
+        try:
+            click.echo(_encodable(text))
+        except BrokenPipeError:
+            self.is_closed = True
+            with open(os.devnull, "wb") as nothing:  # noqa: PTH123  Python flushes the stream when it ends
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+    def record(self, record: Record, text: str) -> None:
+        """Write a record: as JSON, or as this text."""
+        self.write(as_json(record) if self.as_json else text)
+
+    def lines(self, columns: Sequence[Column], records: Iterable[Record]) -> None:
+        """Write records as texts in columns, without a heading, and without a cut at the right."""
+        rows = [[printable(each.cell(record)) for each in columns] for record in records]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.write("  ".join(map(str.ljust, row, widths)).rstrip())
+
+    def table(self, columns: Sequence[Column], records: Iterable[Record]) -> None:
+        """Write records: each as JSON, or all of them as a table."""
+        if self.as_json:
+            for record in records:
+                self.write(as_json(record))
+        elif rows := [[each.cell(record) for each in columns] for record in records]:
+            self.write(_drawn(columns, rows, self.is_terminal))
+
+
+def _drawn(columns: Sequence[Column], rows: list[list[str]], is_terminal: bool) -> str:
+    """Return a table as text. What is too wide for a terminal is cut at its right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
+    texts = [[printable(cell)[:_LONGEST_CELL] for cell in row] for row in rows]
+    used = [number for number, cells in enumerate(zip(*texts, strict=True)) if any(cells)]
+    for number in used:
+        heading, is_number = columns[number].heading, columns[number].is_number
+        widest = max(len(heading), *(len(row[number]) for row in texts))
+        least = None if number == used[-1] else min(widest, _NEVER_CUT)
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=least)
+    for row in texts:
+        table.add_row(*(Text(row[number]) for number in used))
+    console = Console(width=None if is_terminal else 10_000, highlight=False, force_terminal=is_terminal)
+    with console.capture() as captured:
+        console.print(table, crop=is_terminal, no_wrap=True, overflow="ellipsis")
+    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+
+
+def note(text: str) -> None:
+    """Write a remark to standard error."""
+    click.echo(_encodable(text), err=True)
+
+
+# Values as JSON
+
+
+def as_json(record: Record) -> str:
+    """Return a record as JSON on one line, in ASCII."""
+    return json.dumps(plain(record), allow_nan=False)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value in the terms of JSON: times in ISO 8601, bytes as ``{"base64": …}``, numbers that are not finite
+    and all else as texts.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        return {"base64": base64.b64encode(value).decode()}
+    if depth >= _DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        named = cast("dict[Any, Any]", value)
+        return {str(name): plain(each, depth + 1) for name, each in named.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(each, depth + 1) for each in cast("Sequence[Any]", value)]
+    return str(value)
+
+
+# Values for people
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with all that is not printable escaped."""
+    return text if text.isprintable() else str.__repr__(text)[1:-1]
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, each of them printable."""
+    return [printable(line) for line in text.splitlines()]
+
+
+def _encodable(text: str) -> str:
+    """Return a text that standard output can encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def span(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in _UNITS:
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def counted(number: int, what: str = "task") -> str:
+    """Return a number with the noun that it counts."""
+    return f"{number} {what if number == 1 else what + 's'}"
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago, or in what time, a moment is; empty if there is none."""
+    if moment is None:
+        return ""
+    seconds = (datetime.now(timezone.utc) - moment).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def moment_shown(moment: datetime) -> str:
+    """Return a moment in full, and how long ago it is."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC, {age(moment)}"
+
+
+def size(number: float) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,189 @@
+"""Tasks, workers and attempts as records, which are what commands write as JSON; and as texts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from .. import Status, StoredTaskInfo
+from .output import age, as_json, lines_of, moment_shown, printable, span
+
+if TYPE_CHECKING:
+    from .. import PastAttempt, RunningTask, Task, WorkerInfo
+    from .output import Record
+
+_LONGEST_VALUE = 2000
+"""Characters of args, results and other values that are shown to people; all of them are in the JSON."""
+
+
+def summary_of(task: Task[Any], queue: str) -> Record:
+    """Return what a list says of a task."""
+    parts = task.parts
+    info: Any = parts.context
+    return {
+        "queue": queue,
+        "id": str(parts.id),
+        "name": parts.name,
+        "status": parts.status.name,
+        "attempt": int(parts.attempt),
+        "attempts": parts.attempts,
+        "priority": parts.priority,
+        "run_at": parts.run_at,
+        "pushed_at": parts.pushed_at,
+        "started_at": parts.started_at,
+        "finished_at": parts.finished_at,
+        "worker": info.worker if isinstance(info, StoredTaskInfo) else None,
+        "unique": parts.unique,
+        "metadata": dict(parts.metadata),
+        "error": _error_of(task),
+    }
+
+
+def details_of(task: Task[Any], queue: str) -> Record:
+    """Return all that is known of a task."""
+    parts = task.parts
+    record = summary_of(task, queue)
+    record |= {
+        "timeout": parts.timeout,
+        "retry_for": parts.retry_for,
+        "expires_in": parts.expires_in,
+        "args": task.args,
+        "result": None,
+        "progress": None,
+        "traceback": None,
+        "history": [],
+        "unreadable": None if parts.unfit is None else str(parts.unfit),
+    }
+    info: Any = parts.context
+    for name, read in (("result", _result), ("progress", _progress), ("history", _history), ("traceback", _trace)):
+        try:
+            record[name] = read(info)
+        except Exception as error:  # what is stored does not fit the codec, or is damaged
+            record["unreadable"] = record["unreadable"] or str(error)
+    return record
+
+
+def _result(info: StoredTaskInfo) -> Any:
+    return info.result
+
+
+def _progress(info: StoredTaskInfo) -> Any:
+    return info.progress
+
+
+def _history(info: StoredTaskInfo) -> list[Record]:
+    return [attempt_record(each) for each in info.history]
+
+
+def _trace(info: StoredTaskInfo) -> str | None:
+    return getattr(info.error, "traceback", None)
+
+
+def _error_of(task: Task[Any]) -> str | None:
+    """Return the latest error of a task in one line; None if there is none."""
+    info: Any = task.parts.context
+    if not isinstance(info, StoredTaskInfo) or task.parts.status is Status.Done:
+        return None
+    try:
+        if info.history:
+            return info.history[-1].error
+        return None if info.error is None else f"{type(info.error).__name__}: {info.error}".partition("\n")[0]
+    except Exception as error:  # what is stored is damaged
+        return f"the error cannot be read: {error}"
+
+
+def attempt_record(past: PastAttempt) -> Record:
+    """Return what is known of an attempt that did not succeed."""
+    return {
+        "attempt": past.attempt,
+        "became": past.became,
+        "ended_at": datetime.fromtimestamp(past.ended_at, timezone.utc),
+        "seconds": past.seconds,
+        "worker": past.worker,
+        "version": past.version,
+        "error": past.error,
+        "traceback": past.traceback,
+    }
+
+
+def worker_record(worker: WorkerInfo) -> Record:
+    """Return what is known of a worker."""
+    return {
+        "name": worker.name,
+        "queue": worker.queue,
+        "host": worker.host,
+        "pid": worker.pid,
+        "version": worker.version,
+        "is_alive": worker.is_alive,
+        "slots": worker.slots,
+        "busy": worker.busy,
+        "intake": worker.intake,
+        "since": worker.since,
+        "as_of": worker.as_of,
+        "last_beat": worker.last_beat,
+        "running": [_running_record(each) for each in worker.running],
+    }
+
+
+def _running_record(running: RunningTask) -> Record:
+    return {
+        "id": running.id,
+        "name": running.name,
+        "attempt": running.attempt,
+        "since": running.since,
+        "line": running.line,
+    }
+
+
+# For people
+
+
+def details_shown(record: Record) -> str:
+    """Return the details of a task as text: a line for each thing that is known."""
+    lines = [f"{name:<9} {text}" for name, text in _facts_of(record) if text]
+    for past in record["history"]:
+        lines.append(_attempt_shown(past))
+        lines += [f"          {line}" for line in lines_of(past["traceback"])]
+    return "\n".join(lines)
+
+
+def _facts_of(record: Record) -> list[tuple[str, str]]:
+    attempts = record["attempts"]
+    tried = f"attempt {record['attempt']}{f' of {attempts}' if attempts else ''}"
+    wanted = {name: record[name] for name in ("timeout", "retry_for", "expires_in") if record[name] is not None}
+    options = [f"{name} {span(seconds)}" for name, seconds in wanted.items()]
+    options += [f"priority {record['priority']}"] if record["priority"] else []
+    return [
+        ("id", printable(record["id"])),
+        ("queue", printable(record["queue"])),
+        ("name", printable(record["name"] or "")),
+        ("status", f"{record['status']}, {tried}"),
+        ("options", ", ".join(options)),
+        ("unique", printable(record["unique"] or "")),
+        ("pushed", _moment(record["pushed_at"])),
+        ("run at", _moment(record["run_at"])),
+        ("started", _moment(record["started_at"])),
+        ("finished", _moment(record["finished_at"])),
+        ("worker", printable(record["worker"] or "")),
+        ("args", _value(record["args"])),
+        ("metadata", _value(record["metadata"]) if record["metadata"] else ""),
+        ("progress", _value(record["progress"]) if record["progress"] is not None else ""),
+        ("result", _value(record["result"]) if record["status"] == "Done" else ""),
+        ("error", printable(record["error"] or "")),
+        ("unreadable", printable(record["unreadable"] or "")),
+    ]
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else moment_shown(moment)
+
+
+def _value(value: Any) -> str:
+    text = as_json({"": value})[5:-1]
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def _attempt_shown(past: Record) -> str:
+    took = "" if past["seconds"] is None else f" after {span(past['seconds'])}"
+    by = f" by {printable(past['worker'])}" if past["worker"] else ""
+    return f"attempt {past['attempt']}{by}: {past['became']}{took}, {age(past['ended_at'])}: {printable(past['error'])}"
