@@ -41,6 +41,7 @@ from trio_tasks._contracts.states import (
     TaskEvent,
     TaskState,
     change_of,
+    frees_key,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -64,6 +65,10 @@ OUTCOMES: dict[TaskEvent, Callable[[float], Any]] = {
 }
 WAITING = [TaskState.WAITING, TaskState.DELAYED]
 RUNNING = [TaskState.RUNNING, TaskState.ABORTING, TaskState.REPLACED]
+LIVE = [*WAITING, TaskState.RUNNING, TaskState.ABORTING]
+FINAL = [TaskState.DONE, TaskState.FAILED, TaskState.KILLED]
+HELD_IN: dict[Any, list[TaskState]] = {"start": WAITING, "end": LIVE, "forgotten": LIVE + FINAL, None: LIVE + FINAL}
+"""The states in which a task holds its unique key, by the end of the time for which it does; None: a certain time."""
 BY_TIME = {TaskEvent.DUE: SOON, TaskEvent.EXPIRE: EXPIRES_IN, TaskEvent.FORGET: KEEP_DEAD, TaskEvent.LEASE_LOST: LEASE}
 
 
@@ -91,8 +96,9 @@ class Subject:
 
     numbers = count()
 
-    def __init__(self, storage: Any, clock: MockClock) -> None:
+    def __init__(self, storage: Any, clock: MockClock, key_options: dict[str, Any] | None = None) -> None:
         self.storage = storage
+        self.key_options = key_options or {}
         self.is_stored = isinstance(storage, DurableStorage)
         self.clock = clock
         self.id = f"task-{next(self.numbers)}"
@@ -108,7 +114,7 @@ class Subject:
             return
         delay = 0.0 if state is not TaskState.DELAYED else SOON if event is TaskEvent.DUE else FAR
         expiry = {"expires_in": EXPIRES_IN} if event is TaskEvent.EXPIRE else {}
-        await self.storage.push(1, id=self.id, unique=self.key, delay=delay, **expiry)
+        await self.storage.push(1, id=self.id, unique=self.key, delay=delay, **expiry, **self.key_options)
         if state in WAITING:
             return
         await self.claim()
@@ -126,10 +132,15 @@ class Subject:
 
     async def replace(self) -> None:
         """Push another task with its key, which is then cancelled."""
-        other = await self.storage.push(2, unique=self.key, delay=FAR, on_conflict="replace")
-        assert await self.storage.cancel(other) and await self.storage.discard(other)
-        self.aside["pushed"] += 1
-        self.aside["killed"] += 1
+        await self._push_aside(unique=self.key, delay=FAR, on_conflict="replace")
+
+    async def _push_aside(self, **options: Any) -> None:
+        """Push another task, and remove it if it came in."""
+        got = await self.storage.push(2, **options)
+        if got != self.id:
+            assert await self.storage.cancel(got) and await self.storage.discard(got)
+            self.aside["pushed"] += 1
+            self.aside["killed"] += 1
 
     async def succeed_with_others(self, number: int) -> None:
         for _ in range(number):
@@ -149,18 +160,15 @@ class Subject:
         if event in BY_TIME:
             return await self._let_time_pass(event)
         if event is TaskEvent.PUSH:
-            return await _is_accepted(self.storage.push, 1, id=self.id, unique=self.key, delay=delay)
+            options = {"id": self.id, "unique": self.key, "delay": delay, **self.key_options}
+            return await _is_accepted(self.storage.push, 1, **options)
         if event is TaskEvent.CLAIM:
             return await self._try_to_claim()
         if event is TaskEvent.REPLACE:
             await self.replace()
             return True
         if event is TaskEvent.UPDATE_BY_PUSH:
-            got = await self.storage.push(2, unique=self.key, delay=delay, on_conflict="update")
-            if got != self.id:
-                assert await self.storage.cancel(got) and await self.storage.discard(got)
-                self.aside["pushed"] += 1
-                self.aside["killed"] += 1
+            await self._push_aside(unique=self.key, delay=delay, on_conflict="update")
             return True
         if event is TaskEvent.RESCHEDULE:
             return bool(await self.storage.reschedule(self.id, delay))
@@ -297,7 +305,7 @@ async def check(subject: Subject, kind: str, state: TaskState, event: TaskEvent,
     where = f"{event.value} of a task that is {state.value}, delay {delay:g}"
     change = change_of(state, event, delay)
     attempt, counters = await subject.attempt(), await subject.counters()
-    had_key = state in (*WAITING, TaskState.RUNNING, TaskState.ABORTING)
+    had_key = state in HELD_IN["end"]
     accepted = await subject.undergo(event, delay)
     if event is TaskEvent.LEASE_LOST or event not in (*BY_TIME, TaskEvent.REPLACE, TaskEvent.UPDATE_BY_PUSH):
         assert accepted is (change is not None), where
@@ -314,10 +322,39 @@ async def check(subject: Subject, kind: str, state: TaskState, event: TaskEvent,
     assert balance, f"{where}: {balance}"
     if expected.state is not TaskState.UNKNOWN:
         assert await subject.attempt() == attempts_after(attempt, expected.attempt), where
-    has_key = had_key if expected.key is KeyChange.AS_BEFORE else expected.key is KeyChange.TAKEN
-    assert await subject.has_its_key() is has_key, where
+    assert await subject.has_its_key() is has_key_after(had_key, expected.key, "end"), where
     if change is not None and change.kept is not None:
         await check_kept(subject, kind, change.kept, where)
+
+
+def has_key_after(had_key: bool, change: KeyChange, until: Any) -> bool:
+    return (had_key or change is KeyChange.TAKEN) and not frees_key(change, until)
+
+
+@pytest.mark.parametrize("state", TaskState, ids=lambda state: state.value)
+@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize("until", [each for each in HELD_IN if each != "end"])
+async def test_each_event_does_with_the_unique_key_what_the_table_says(
+    until: str | None, kind: str, state: TaskState, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    if until == "start" and state is TaskState.REPLACED:
+        return  # it does not hold its key while it runs, and so is never replaced then
+    options: dict[str, Any] = {"unique_for": 10 * FAR} if until is None else {"unique_until": until}
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        for event in TaskEvent:
+            if not happens(kind, state, event):
+                continue
+            subject = Subject(storage, mock_clock, options)
+            await subject.bring_into(state, event)
+            had_key, where = state in HELD_IN[until], f"{event.value} of a task that is {state.value}"
+            change = change_of(state, event) or Change(state)
+            if event is TaskEvent.REPLACE and not had_key:
+                change = Change(state)
+            await subject.undergo(event, 0.0)
+            assert (await subject.state()).status is change.state.status, where
+            assert await subject.has_its_key() is has_key_after(had_key, change.key, until), where
+            assert await storage.audit(), where
+            await subject.end()
 
 
 def attempts_after(attempt: int, change: AttemptChange) -> int:
@@ -393,7 +430,7 @@ def test_each_state_can_be_reached_and_left() -> None:
 def test_what_is_kept_is_finished_and_nothing_else() -> None:
     for (state, event), change in TABLE.items():
         assert change.state.is_final is (change.kept is not None), (state, event)
-        assert change.state.is_final <= (change.key is KeyChange.FREED), (state, event)
+        assert change.state.is_final <= frees_key(change.key, "end"), (state, event)
 
 
 def test_the_table_is_on_a_page() -> None:

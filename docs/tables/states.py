@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from trio_tasks._contracts.states import DELAYABLE, RULES, AttemptChange, KeyChange, Retention, TaskEvent, TaskState
+from trio_tasks._contracts.states import (
+    DELAYABLE,
+    RULES,
+    AttemptChange,
+    KeyChange,
+    Retention,
+    TaskEvent,
+    TaskState,
+    frees_key,
+)
+from trio_tasks._tasks.task import UniqueUntil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +67,7 @@ def rows() -> Iterator[list[str]]:
             _state_after(event, change),
             ATTEMPTS[change.attempt],
             f"`{change.counter}`" if change.counter else "",
-            "" if change.key is KeyChange.AS_BEFORE else change.key.value,
+            _key_after(change.key),
             KEPT[change.kept] if change.kept else "",
         ]
 
@@ -65,6 +75,13 @@ def rows() -> Iterator[list[str]]:
 def _state_after(event: TaskEvent, change: Change) -> str:
     is_delayable = event in DELAYABLE and change.state is TaskState.DELAYED
     return "delayed; with no delay: waiting" if is_delayable else change.state.value
+
+
+def _key_after(change: KeyChange) -> str:
+    if change in (KeyChange.TAKEN, KeyChange.HANDED_OVER):
+        return change.value
+    freed = [f"`{each}`" for each in get_args(UniqueUntil) if frees_key(change, each)]
+    return f"freed: {', '.join(freed)}" if freed else ""
 
 
 def table() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from trio_tasks._backends.durable.engine import ClaimRequest, Exchange, NewRow, Settlement, SettlementKind
-from trio_tasks._backends.sqlite import exchange, operations, search
+from trio_tasks._backends.sqlite import exchange, operations, search, unique_keys
 from trio_tasks._backends.sqlite.driver import Connection, connect
 from trio_tasks._backends.sqlite.opening import Opening
 from trio_tasks._backends.sqlite.session import Session
@@ -42,6 +42,12 @@ DAILY = {
     "expired": (exchange.EXPIRED, (1, 0.0, 0.0, 10), {"trio_tasks_timed"}),
     "due by the wall clock": (exchange.WALL_DUE, (1, 0.0, 10), {"trio_tasks_walled"}),
     "next by the wall clock": (exchange.NEXT_WALL, (1, 0.0), {"trio_tasks_walled"}),
+    "holder of a key": (
+        unique_keys.HOLDER,
+        (1, "k", 1, "k", 0.0),
+        {"trio_tasks_unique", "trio_tasks_key_held", "trio_tasks_by_id"},
+    ),
+    "free keys": (unique_keys.DROP_FREE, (1, 0.0, 10), {"trio_tasks_key_ends"}),
     "sweep": (exchange.SWEEP, (1, 3, 0.0, 10), {BY_KEY, "trio_tasks_finished"}),
     "succeed": (exchange.SUCCEED, (0.0, 0, None, None, 1, 1), {BY_KEY}),
     "forget": (operations.FORGET, (1, 3, 10), {"trio_tasks_finished"}),

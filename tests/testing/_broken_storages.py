@@ -267,6 +267,8 @@ class KillsWhatWasStarted(LeasedStorage):
     "changes_are_told",
     "a_replaced_task_names_its_successor",
     "the_holder_of_a_key_is_updated",
+    "a_key_is_held_until_it_is_forgotten",
+    "a_key_is_held_for_its_time",
 )
 class FreesKeysAtTheStart(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
@@ -303,7 +305,7 @@ class UpdatesNothing(LeasedStorage):
         return super().enter(task)
 
 
-@breaks("a_taken_key_is_refused")
+@breaks("a_taken_key_is_refused", "a_key_is_held_until_it_is_forgotten")
 class RefusesNothing(LeasedStorage):
     def enter(self, task: Task[Any]) -> TaskId:
         if task.parts.on_conflict == "raise":
@@ -321,6 +323,27 @@ class KeepsTheKeysOfTheKilled(LeasedStorage):
     def holder_of(self, key: str) -> Row | None:
         killed = [row for row in self.rows_of(Status.Killed) if row.parts.terms.unique == key]
         return killed[0] if killed else super().holder_of(key)
+
+
+@breaks("a_key_is_free_after_the_start")
+class KeepsTheKeysOfTheBegun(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        row.has_begun = False
+        return task
+
+
+@breaks("a_key_is_held_until_it_is_forgotten")
+class FreesTheKeysOfTheFinished(LeasedStorage):
+    def holds_key(self, row: Row) -> bool:
+        return super().holds_key(row) and not row.status.is_final
+
+
+@breaks("a_key_is_held_for_its_time")
+class ForgetsTheTimesOfKeys(LeasedStorage):
+    def holder_of(self, key: str) -> Row | None:
+        row = super().holder_of(key)
+        return None if row is not None and row.parts.terms.unique_for is not None and row.status.is_final else row
 
 
 # The outcomes
@@ -572,8 +595,8 @@ class ForgetsTheReleased(LeasedStorage):
 class PushesInTwoSteps(LeasedStorage):
     async def push_task(self, task: Task[Any]) -> TaskId:
         task_id = await super().push_task(task)
-        row = self.store.rows[task_id]
-        if row.hand is None:
+        row = self.store.rows.get(task_id)
+        if row is not None and row.hand is None:
             metadata, row.metadata = row.metadata, "{}"
             await trio.lowlevel.checkpoint()
             row.metadata = metadata

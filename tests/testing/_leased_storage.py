@@ -119,6 +119,7 @@ class Row:
     is_suspended: bool = False
     reason: str | None = None  # of its suspension
     successor: str = ""  # which has its unique key now
+    has_begun: bool = False
 
 
 @dataclass(eq=False)
@@ -127,6 +128,7 @@ class Store:
 
     rows: dict[str, Row] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    timed: dict[str, tuple[Row, float]] = field(default_factory=dict)  # by unique key, the holder and the end
     workers: list[WorkerContext] = field(default_factory=list)
     is_paused: bool = False
     numbers: count[int] = field(default_factory=lambda: count(1))
@@ -202,6 +204,8 @@ class LeasedStorage(
         if terms.unique is not None and (other := self.holder_of(terms.unique)) is not None:
             if terms.on_conflict == "raise":
                 raise DuplicateTaskError("the unique key is taken")
+            if other.status.is_final:
+                return other.parts.id
             if terms.on_conflict == "update" and other.status is Status.Pending:
                 delay = parts.seconds_to_wait
                 other.args, other.metadata = payload, metadata
@@ -209,19 +213,20 @@ class LeasedStorage(
                     other.place, other.due = (now + delay, next(self.store.numbers)), now + delay
                 other.parts.terms = terms
                 other.start_by = None if terms.expires_in is None else now + terms.expires_in
+                self.hold_key(other)
                 self.store.mark_changed()
             if terms.on_conflict in ("skip", "update"):
                 return other.parts.id
             if other.status is Status.Pending:
                 self.finish(other, Killed(AbortError(f"replaced by {parts.id}")))
                 self.tell(Replaced(other.parts.id, parts.id))
-            else:
-                other.successor = parts.id
+            other.successor = parts.id
         delay = terms.delay if parts.run_at is None or terms.delay else seconds_until(parts.run_at)
         start_by = None if terms.expires_in is None else now + terms.expires_in
         place = (now + delay, next(self.store.numbers))
         parts.pushed, parts.started, parts.finished = now, None, None
         self.store.rows[parts.id] = Row(parts, payload, metadata, place, now + delay, start_by)
+        self.hold_key(self.store.rows[parts.id])
         self.store.counts["pushed"] += 1
         self.tell(Pushed(parts.id, True))
         self.store.mark_changed()
@@ -231,10 +236,23 @@ class LeasedStorage(
         raise DuplicateTaskError("the id is known")
 
     def holder_of(self, key: str) -> Row | None:
-        rows = self.store.rows.values()
-        return next(
-            (row for row in rows if row.parts.terms.unique == key and not (row.status.is_final or row.successor)), None
-        )
+        rows = [row for row in self.store.rows.values() if row.parts.terms.unique == key and self.holds_key(row)]
+        if key in self.store.timed and self.store.timed[key][1] > trio.current_time():
+            rows = [self.store.timed[key][0]]
+        return rows[0] if rows else None
+
+    def holds_key(self, row: Row) -> bool:
+        if row.successor or row.parts.terms.unique_for is not None:
+            return False
+        is_over = {"start": row.has_begun or row.status.is_final, "end": row.status.is_final, "forgotten": False}
+        return not is_over[row.parts.terms.unique_until]
+
+    def hold_key(self, row: Row) -> None:
+        terms = row.parts.terms
+        if terms.unique is not None and terms.unique_for is not None:
+            self.store.timed[terms.unique] = row, trio.current_time() + terms.unique_for
+        elif terms.unique is not None:
+            self.store.timed.pop(terms.unique, None)
 
     def close(self) -> None:
         self.closed = True
@@ -303,7 +321,7 @@ class LeasedStorage(
                 self.tell(Expired(row.parts.id))
 
     def hand_out(self, row: Row) -> Task[Any]:
-        row.status, row.start_by = Status.Running, None
+        row.status, row.start_by, row.has_begun = Status.Running, None, True
         row.attempt += 1
         row.until = trio.current_time() + self.lease
         row.parts.started = trio.current_time()
@@ -581,8 +599,9 @@ class LeasedStorage(
         row = await self.find(task_id)
         if row is None or not row.status.is_final:
             return False
-        if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) is not None:
+        if row.parts.terms.unique is not None and self.holder_of(row.parts.terms.unique) not in (None, row):
             raise DuplicateTaskError("the unique key is taken")
+        row.successor, row.has_begun = "", False
         row.status, row.result, row.attempt, row.due, row.start_by = Status.Pending, None, 0, 0.0, None
         self.store.counts["resumed"] += 1
         self.store.mark_changed()

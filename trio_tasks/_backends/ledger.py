@@ -19,13 +19,14 @@ from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_n
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
-from .._contracts.states import COUNTERS
+from .._contracts.states import COUNTERS, KeyChange
 from .._contracts.storage_events import Cancelled, Expired, Replaced
 from .._printing import escaped, quoted
-from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, not_again
+from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, TaskExpiredError, key_taken, not_again
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import Task, attempt_number
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
+from .unique_keys import UniqueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -94,7 +95,7 @@ class Ledger(Generic[A]):
         self._running: dict[str, Parts] = {}
         self._not_before: dict[str, float] = {}  # the time at which each delayed task is due
         self._successors: dict[str, TaskId] = {}  # the newer task's id, for running tasks that were replaced
-        self._unique: dict[str, TaskId] = {}
+        self._keys = UniqueKeys()
         self._suspended: dict[str, str] = {}  # the reasons of suspended tasks that are delayed
         self._start_by: dict[str, float] = {}  # the time at which each task that was never started expires
         self._expiring: list[tuple[float, str]] = []  # a heap of these times, with stale entries
@@ -155,21 +156,22 @@ class Ledger(Generic[A]):
 
     def _claim(self, task: Task[A], now: float) -> TaskId | None:
         """Take the unique key for this task, and return None; or return the id of the task that keeps it."""
-        key = task.parts.terms.unique
+        key, on_conflict = task.parts.terms.unique, task.parts.terms.on_conflict
         assert key is not None
-        holder = self._unique.get(key)
+        holder = self._keys.holder(key, now)
         if holder is not None:
-            if task.parts.terms.on_conflict == "skip":
-                return holder
-            if task.parts.terms.on_conflict == "raise":
-                raise DuplicateTaskError(f"the unique key {key!r} is taken by the unfinished task {str(holder)!r}")
-            if task.parts.terms.on_conflict == "update":
-                if (waiting := self._waiting(holder)) is not None:
-                    self._update_by_push(waiting, task, now)
+            live = self._live.get(holder)
+            if live is not None and live.parts.terms.unique != key:
+                live = None  # another task has the id by now
+            if on_conflict == "raise" or holder == task.parts.id:
+                raise key_taken(key, holder, is_finished=live is None)
+            if on_conflict == "update" and live is not None and holder not in self._running:
+                self._update_by_push(live, task, now)
+            if on_conflict != "replace" or live is None:
                 return holder
             if not self._replace(holder, task.parts.id):
                 self._successors.setdefault(holder, task.parts.id)
-        self._unique[key] = task.parts.id
+        self._keys.take(task.parts, now)
         return None
 
     def _update_by_push(self, waiting: Task[A], new: Task[A], now: float) -> None:
@@ -178,6 +180,7 @@ class Ledger(Generic[A]):
         is_ready = parts.id not in self._not_before
         keeps_place = delay <= 0 and is_ready and parts.terms.priority == terms.priority
         parts.terms, parts.metadata, parts.run_at = terms, new.parts.metadata, new.parts.run_at
+        self._keys.take(parts, now)
         self._start_by.pop(parts.id, None)
         if terms.expires_in is not None:
             self._expire_at(parts.id, now + terms.expires_in)
@@ -217,6 +220,8 @@ class Ledger(Generic[A]):
                 continue  # a stale entry: the task was cancelled, replaced or rescheduled since
             if self._start_by:
                 self._start_by.pop(parts.id, None)  # it was started in time, even if it is interrupted
+            if self._keys.until_start:
+                self._keys.note(parts, KeyChange.BEGUN)
             parts.attempt = attempt_number(parts.attempt + 1)
             parts.status = Status.Running
             parts.started = self.seconds()
@@ -349,7 +354,7 @@ class Ledger(Generic[A]):
         again.parts.context = self._infos.get(parts.id, NOTHING_KNOWN)
         if parts.id in self._aborted:
             self._kill(parts.id, self._aborted[parts.id])  # whatever the outcome of its attempt
-        elif parts.terms.unique is not None and self._unique.get(parts.terms.unique) != parts.id:
+        elif parts.id in self._successors:
             self._replace(parts.id, self._successors[parts.id])  # which may be finished by now
         elif isinstance(outcome, Retried):
             self.counts["retried"] += 1
@@ -384,7 +389,7 @@ class Ledger(Generic[A]):
                     self.tally.add_up()
             else:
                 self._note_attempt(attempt, outcome, ended)
-        self._remove(task)
+        self._remove(task, KeyChange.ENDED)
         if isinstance(outcome, Succeeded):
             parts.status = Status.Done
             self.counts["succeeded"] += 1
@@ -400,8 +405,8 @@ class Ledger(Generic[A]):
                 self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
 
-    def _remove(self, task: Task[A]) -> None:
-        """Take a task out of the unfinished ones, and free its unique key."""
+    def _remove(self, task: Task[A], key: KeyChange) -> None:
+        """Take a task out of the unfinished ones, with this change of its unique key."""
         parts = task.parts
         task_id = parts.id
         del self._live[task_id]
@@ -415,19 +420,23 @@ class Ledger(Generic[A]):
             self._not_before.pop(task_id, None)
             self._moments.pop(task_id, None)
             self._suspended.pop(task_id, None)
-        if parts.terms.unique is not None and self._unique.get(parts.terms.unique) == task_id:
-            del self._unique[parts.terms.unique]
+        if parts.terms.unique is not None:
+            self._keys.note(parts, key)
 
     def _remember(self, task: Task[A], outcome: Succeeded[Any]) -> None:
         if not self._keep_results:
             if self._infos:
                 self._infos.pop(task.parts.id, None)
+            if self._keys:
+                self._keys.note(task.parts, KeyChange.FORGOTTEN)
             return
         if len(self._done) >= self._keep_results:
             oldest = next(iter(self._done))
-            del self._done[oldest]
+            forgotten = self._done.pop(oldest)[0]
             if self._infos:
                 self._infos.pop(oldest, None)
+            if self._keys:
+                self._keys.note(forgotten.parts, KeyChange.FORGOTTEN)
         holder = task.parts.holder
         self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
 
@@ -497,8 +506,11 @@ class Ledger(Generic[A]):
             return False
         parts = finished[0].parts.again(attempt=0)
         if parts.terms.unique is not None:
-            if (holder := self._unique.setdefault(parts.terms.unique, parts.id)) != parts.id:
+            holder = self._keys.holder(parts.terms.unique, now)
+            if holder is not None and holder != parts.id:
                 raise not_again(task_id, holder)
+            if parts.terms.unique_for is None:
+                self._keys.take(parts, now)
         if self._done.pop(task_id, None) is None:
             del self._dead[task_id]
         elif task_id in self._infos:  # an error of an attempt before the one that succeeded
@@ -544,8 +556,9 @@ class Ledger(Generic[A]):
         waiting = self._waiting(task_id)
         if finished is not None:
             self._dead_failed -= isinstance(finished[1], Failed)
+            self._keys.note(finished[0].parts, KeyChange.FORGOTTEN)
         elif waiting is not None:
-            self._remove(waiting)
+            self._remove(waiting, KeyChange.FORGOTTEN)
             self.counts["killed"] += 1
             self._on_finish(waiting.parts.id, None)
             if self.events is not None and self.events.open:
@@ -560,6 +573,9 @@ class Ledger(Generic[A]):
         forgotten = len(self._done) + len(self._dead)
         for task_id in (*self._done, *self._dead) if self._infos else ():
             self._infos.pop(task_id, None)
+        finished = self._done.values(), self._dead.values()
+        for task in (each[0] for several in finished for each in several) if self._keys else ():
+            self._keys.note(task.parts, KeyChange.FORGOTTEN)
         self._done.clear()
         self._dead.clear()
         self._dead_failed = 0

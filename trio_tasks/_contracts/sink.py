@@ -109,11 +109,17 @@ class TaskSink(ABC, Generic[A]):
           metadata: a mapping from names to plain values, stored with the task: ``task.parts.metadata``. Default: empty.
           data: an iterable of values for attempts in this process, one of each type: ``task.parts.extensions[Tracer]``.
               They are not stored. Default: none.
-          unique: a text; at most one unfinished task has this key. Default: no key.
+          unique: a text; at most one task holds this key at a time. Default: no key.
+          unique_until: the end of the time for which the task holds the ``unique`` key: ``"start"``, when a worker
+              takes it for the first time; ``"end"``, when it is finished; ``"forgotten"``, when it is finished and not
+              remembered any more. Default: ``"end"``. Not together with ``unique_for``.
+          unique_for: the seconds from now, more than 0, for which the ``unique`` key is held instead: whatever becomes
+              of the task in that time, finished included, and not longer, even if it still waits.
           on_conflict: the behaviour if the ``unique`` key is taken. ``"skip"`` pushes nothing, and returns the id of
               the task that has it; ``"replace"`` kills that task if it still waits; ``"update"`` gives that task, if it
               still waits, the args, the time, the priority and the other options of this one, and returns its id;
-              ``"raise"`` raises. Default: ``"skip"``.
+              ``"raise"`` raises. A finished task is neither replaced nor updated: its id is returned. Default:
+              ``"skip"``.
           expires_in: the seconds until the task expires, more than 0 and more than the delay; a task that has not begun
               by then is killed with ``TaskExpiredError``. Default: never.
 

@@ -18,6 +18,8 @@ from .._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeede
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .._tasks.task import UniqueUntil
+
 
 @final
 class TaskState(Enum):
@@ -111,11 +113,16 @@ class AttemptChange(Enum):
 
 @final
 class KeyChange(Enum):
-    """The change of the unique key, if the task has one."""
+    """The change of the unique key, if the task has one. Most that free it do so for some tasks only: :data:`FREED`."""
 
     AS_BEFORE = "as before"
     TAKEN = "taken"
-    FREED = "freed"
+    """Not if it is held for a time (``unique_for``): that begins with the push alone."""
+    BEGUN = "begun"
+    ENDED = "ended"
+    FORGOTTEN = "forgotten"
+    HANDED_OVER = "handed over"
+    """The task that is pushed takes it."""
 
 
 @final
@@ -155,17 +162,18 @@ STATUSES: Mapping[TaskState, Status] = {
 """The status of a task in each state, as users see it."""
 
 _COUNTED, _TAKEN_BACK, _RESET = AttemptChange.COUNTED, AttemptChange.TAKEN_BACK, AttemptChange.RESET
-_TAKEN, _FREED = KeyChange.TAKEN, KeyChange.FREED
-_DONE = Change(TaskState.DONE, "succeeded", key=_FREED, kept=Retention.AS_RESULT)
-_FAILED = Change(TaskState.FAILED, "failed", key=_FREED, kept=Retention.AS_DEAD)
-_KILLED = Change(TaskState.KILLED, "killed", key=_FREED, kept=Retention.AS_DEAD)
-_ENDED = Change(TaskState.KILLED, "killed", key=_FREED, kept=Retention.UNTIL_VACUUMED)
+_TAKEN, _KEY_ENDED, _KEY_FORGOTTEN = KeyChange.TAKEN, KeyChange.ENDED, KeyChange.FORGOTTEN
+_HANDED_OVER = KeyChange.HANDED_OVER
+_DONE = Change(TaskState.DONE, "succeeded", key=_KEY_ENDED, kept=Retention.AS_RESULT)
+_FAILED = Change(TaskState.FAILED, "failed", key=_KEY_ENDED, kept=Retention.AS_DEAD)
+_KILLED = Change(TaskState.KILLED, "killed", key=_KEY_ENDED, kept=Retention.AS_DEAD)
+_ENDED = Change(TaskState.KILLED, "killed", key=_KEY_ENDED, kept=Retention.UNTIL_VACUUMED)
 """It is killed by something else than the outcome of its attempt."""
 
 RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     ((TaskState.UNKNOWN,), TaskEvent.PUSH, Change(TaskState.DELAYED, "pushed", key=_TAKEN)),
     ((TaskState.DELAYED,), TaskEvent.DUE, Change(TaskState.WAITING)),
-    ((TaskState.WAITING,), TaskEvent.CLAIM, Change(TaskState.RUNNING, attempt=_COUNTED)),
+    ((TaskState.WAITING,), TaskEvent.CLAIM, Change(TaskState.RUNNING, attempt=_COUNTED, key=KeyChange.BEGUN)),
     # The outcome of an attempt
     (_RUNNING, TaskEvent.SUCCEEDED, _DONE),
     ((TaskState.RUNNING,), TaskEvent.RETRIED, Change(TaskState.DELAYED, "retried")),
@@ -182,9 +190,9 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     # Interventions, and what time brings
     (_WAITING, TaskEvent.EXPIRE, _ENDED),
     (_WAITING, TaskEvent.CANCEL, _ENDED),
-    (_WAITING, TaskEvent.REPLACE, _ENDED),
-    ((TaskState.RUNNING,), TaskEvent.REPLACE, Change(TaskState.REPLACED, key=_FREED)),
-    ((TaskState.ABORTING,), TaskEvent.REPLACE, Change(TaskState.ABORTING, key=_FREED)),
+    (_WAITING, TaskEvent.REPLACE, _ENDED._replace(key=_HANDED_OVER)),
+    ((TaskState.RUNNING,), TaskEvent.REPLACE, Change(TaskState.REPLACED, key=_HANDED_OVER)),
+    ((TaskState.ABORTING,), TaskEvent.REPLACE, Change(TaskState.ABORTING, key=_HANDED_OVER)),
     (_RUNNING, TaskEvent.ABORT, Change(TaskState.ABORTING)),
     (_WAITING, TaskEvent.CANCEL_RUNNING, _ENDED),
     (_RUNNING, TaskEvent.CANCEL_RUNNING, Change(TaskState.ABORTING)),
@@ -193,13 +201,23 @@ RULES: tuple[tuple[tuple[TaskState, ...], TaskEvent, Change], ...] = (
     ((TaskState.WAITING,), TaskEvent.UPDATE, Change(TaskState.WAITING)),
     ((TaskState.DELAYED,), TaskEvent.UPDATE, Change(TaskState.DELAYED)),
     (_FINAL, TaskEvent.RESUME, Change(TaskState.WAITING, "resumed", _RESET, _TAKEN)),
-    (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN)),
-    (_WAITING, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, "killed", key=_FREED)),
-    (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN)),
-    (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN)),
+    (_FINAL, TaskEvent.FORGET, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
+    (_WAITING, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, "killed", key=_KEY_FORGOTTEN)),
+    (_FINAL, TaskEvent.DISCARD, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
+    (_FINAL, TaskEvent.VACUUM, Change(TaskState.UNKNOWN, key=_KEY_FORGOTTEN)),
 )
 """The rules, each for one state or several. Of those with a delay (:data:`DELAYABLE`), a delay of 0 leads to
-``WAITING`` in place of ``DELAYED``. ``RESUME`` needs a unique key that is free."""
+``WAITING`` in place of ``DELAYED``. ``RESUME`` needs a unique key that is free, or held by the task itself; ``REPLACE``
+and ``UPDATE_BY_PUSH`` need one that the task holds."""
+
+FREED: Mapping[KeyChange, frozenset[UniqueUntil]] = {
+    KeyChange.BEGUN: frozenset(("start",)),
+    KeyChange.ENDED: frozenset(("start", "end")),
+    KeyChange.FORGOTTEN: frozenset(("start", "end", "forgotten")),
+    KeyChange.HANDED_OVER: frozenset(("start", "end", "forgotten")),
+}
+"""For each change that frees unique keys, the values of ``unique_until`` with which it does. A key that is held for a
+time is only handed over; else it is free when its time is over, and not before."""
 
 DELAYABLE = frozenset(
     (TaskEvent.PUSH, TaskEvent.RETRIED, TaskEvent.SUSPENDED, TaskEvent.UPDATE_BY_PUSH, TaskEvent.RESCHEDULE)
@@ -219,6 +237,11 @@ OUTCOMES: Mapping[type, Change] = {
 
 COUNTERS = tuple(dict.fromkeys(change.counter for _, _, change in RULES if change.counter is not None))
 """The counters of ``metrics()`` that only grow, in the order of the rules."""
+
+
+def frees_key(change: KeyChange, until: UniqueUntil | None) -> bool:
+    """Return True if the change frees the unique key of a task that holds it until then; None: for a time."""
+    return change is KeyChange.HANDED_OVER if until is None else until in FREED.get(change, ())
 
 
 def change_of(state: TaskState, event: TaskEvent, delay: float = 0.0) -> Change | None:

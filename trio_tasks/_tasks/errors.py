@@ -126,8 +126,14 @@ class DuplicateTaskError(BackendError):
     taken_by: str | None = None
 
 
+def key_taken(key: str, holder: str, *, is_finished: bool) -> DuplicateTaskError:
+    """Make the error for a push under a unique key that a task holds."""
+    holds = "is still held by the finished task" if is_finished else "is taken by the unfinished task"
+    return DuplicateTaskError(f"the unique key {key!r} {holds} {str(holder)!r}")
+
+
 def not_again(task_id: str, holder: str) -> DuplicateTaskError:
-    """Make the error for a dead letter that cannot wait again, since another task has its unique key."""
+    """Make the error for a finished task that cannot wait again, since another task has its unique key."""
     error = DuplicateTaskError(f"task {escaped(task_id)} cannot wait again: task {escaped(holder)} has its unique key")
     error.taken_by = holder
     return error

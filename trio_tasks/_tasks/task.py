@@ -23,6 +23,7 @@ A_co = TypeVar("A_co", covariant=True)
 A = TypeVar("A")
 
 OnConflict = Literal["skip", "replace", "update", "raise"]
+UniqueUntil = Literal["start", "end", "forgotten"]
 
 
 @final
@@ -54,6 +55,8 @@ class Terms:
     expires_in: float | None = None
     name: str | None = None
     retry_for: float | None = None
+    unique_until: UniqueUntil = "end"
+    unique_for: float | None = None
 
 
 USUAL_TERMS = Terms()
@@ -201,8 +204,20 @@ class Parts:
 
     @property
     def unique(self) -> str | None:
-        """The unique key, which no other unfinished task may have; None if there is none."""
+        """The unique key, which no other task may have at the same time; None if there is none."""
         return self.terms.unique
+
+    @property
+    def unique_until(self) -> UniqueUntil:
+        """The end of the time for which the task holds its unique key, if ``unique_for`` is None."""
+        return self.terms.unique_until
+
+    @property
+    def unique_for(self) -> float | None:
+        """Seconds from the push for which the unique key is held, whatever becomes of the task; None for
+        ``unique_until``.
+        """
+        return self.terms.unique_for
 
     @property
     def on_conflict(self) -> OnConflict:
@@ -338,7 +353,11 @@ class TaskOptions(TypedDict, total=False):
     data: Iterable[object]
     """Values for attempts in this process, one of each type; not stored. Default: none."""
     unique: str
-    """A key that at most one unfinished task has. Default: no key."""
+    """A key that at most one task holds at a time. Default: no key."""
+    unique_until: UniqueUntil
+    """How long the task holds the key: until its ``"start"``, its ``"end"`` (the default), or it is ``"forgotten"``."""
+    unique_for: float
+    """Seconds for which the key is held, instead of ``unique_until``."""
     on_conflict: OnConflict
     """For a key that is taken: ``"skip"`` (the default), ``"replace"``, ``"update"`` or ``"raise"``."""
     expires_in: float
@@ -430,8 +449,15 @@ class TaskBuilder(Generic[A]):
         self._data.extend(values)
         return self
 
-    def unique(self, key: str, *, on_conflict: OnConflict = "skip") -> TaskBuilder[A]:
-        """Set a unique key: at most one unfinished task has it.
+    def unique(
+        self,
+        key: str,
+        *,
+        on_conflict: OnConflict = "skip",
+        until: UniqueUntil | None = None,
+        seconds: float | None = None,
+    ) -> TaskBuilder[A]:
+        """Set a unique key: at most one task holds it at a time.
 
         Args:
           key: any text.
@@ -440,12 +466,22 @@ class TaskBuilder(Generic[A]):
               only where it would have to run again); ``"update"`` gives that one, if it still waits, the args, the
               time, the priority and all other options of this task, but ``data``; it keeps its id and its attempts, and
               its place if it stays ready with the same priority (one that is running is left in place, as by
-              ``"skip"``); ``"raise"`` raises :exc:`DuplicateTaskError`.
+              ``"skip"``); ``"raise"`` raises :exc:`DuplicateTaskError`. A task that is finished, and still holds the
+              key, is neither replaced nor updated: that is then the same as ``"skip"``.
+          until: the end of the time for which the task holds the key: ``"start"``, when a worker takes it for the
+              first time (it does not hold the key again while it is retried, released or suspended); ``"end"``, when it
+              is finished; ``"forgotten"``, when it is finished and not remembered any more. Default: ``"end"``.
+          seconds: the seconds from the push for which the key is held instead, whatever becomes of the task in that
+              time, and not longer, even if the task still waits.
         """
         check_name(key, "unique")
         if on_conflict not in get_args(OnConflict):
             raise ValueError(f"on_conflict must be 'skip', 'replace', 'update' or 'raise', not {quoted(on_conflict)}")
-        return self._with(unique=key, on_conflict=on_conflict)
+        if until is not None and seconds is not None:
+            raise ValueError("give unique() an until or seconds, not both: each says how long the key is held")
+        until = "end" if until is None else check_until(until, "until")
+        seconds = None if seconds is None else check_seconds(seconds, "seconds", positive=True)
+        return self._with(unique=key, on_conflict=on_conflict, unique_until=until, unique_for=seconds)
 
     def expires_in(self, seconds: float) -> TaskBuilder[A]:
         """Set the seconds after the push at which the task is killed if it has not started.
@@ -476,7 +512,36 @@ class TaskBuilder(Generic[A]):
         return f"<TaskBuilder for {value_shown(self._args)}>"
 
 
+def check_until(value: object, name: str) -> UniqueUntil:
+    """Check the end of the time for which a unique key is held."""
+    if value not in get_args(UniqueUntil):
+        raise ValueError(f"{name} must be 'start', 'end' or 'forgotten', not {quoted(value)}")
+    return cast("UniqueUntil", value)
+
+
 _KEYWORDS = frozenset(TaskOptions.__annotations__)
+_KEY_OPTIONS = {
+    "on_conflict": "what push does when the unique key is taken",
+    "unique_until": "how long the task holds the unique key",
+    "unique_for": "for how many seconds the unique key is held",
+}
+"""The options that belong to a unique key, and what each says."""
+
+
+def _check_key_options(options: TaskOptions) -> None:
+    """Raise if an option of a unique key is wrong, or there is no key."""
+    for name, meaning in _KEY_OPTIONS.items():
+        if name in options and "unique" not in options:
+            raise TypeError(f"{name} needs unique=: it says {meaning}")
+    if "unique_until" in options and "unique_for" in options:
+        raise ValueError(
+            "give push a unique_until or a unique_for, not both: unique_for holds the unique key for so many seconds, "
+            "whatever becomes of the task"
+        )
+    if "unique_until" in options:
+        check_until(options["unique_until"], "unique_until")
+    if "unique_for" in options:
+        check_seconds(options["unique_for"], "unique_for", positive=True)
 
 
 def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
@@ -498,15 +563,17 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
         raise TypeError(f"{push} has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
     if "delay" in options and "run_at" in options:
         raise TypeError("give push a delay or a run_at, not both")
-    if "on_conflict" in options and "unique" not in options:
-        raise TypeError("on_conflict needs unique=: it says what push does when the unique key is taken")
+    if not options.keys().isdisjoint(_KEY_OPTIONS):
+        _check_key_options(options)
     builder = TaskBuilder(args)
     for name, value in options.items():
         if name == "data":
             builder.data(*check_several(cast("Iterable[object]", value), "data", "values, such as [tracer]"))
         elif name == "unique":
-            builder.unique(cast("str", value), on_conflict=options.get("on_conflict", "skip"))
-        elif name != "on_conflict":
+            on_conflict = options.get("on_conflict", "skip")
+            until, seconds = options.get("unique_until"), options.get("unique_for")
+            builder.unique(cast("str", value), on_conflict=on_conflict, until=until, seconds=seconds)
+        elif name not in _KEY_OPTIONS:
             getattr(builder, "run_after" if name == "delay" else name)(value)
     return builder.build()
 

@@ -27,7 +27,7 @@ from ..._printing import LONGEST_TEXT, escaped
 from ..._tasks import errors
 from ..._tasks.errors import AbortError, BackendError, OrphanedError, StoredError, TaskExpiredError
 from ..._tasks.extensions import NO_METADATA, Metadata
-from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number
+from ..._tasks.task import USUAL_TERMS, Attempt, Terms, attempt_number, check_until
 from ..._tasks.task_id import TaskId
 from ..._tasks.task_info import LONGEST_HISTORY, TRACEBACKS, PastAttempt, latest
 from .engine import LATEST
@@ -94,7 +94,9 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
         terms.expires_in,
         _METADATA.encode(dict(metadata)) if metadata else None,
     ]
-    if terms.retry_for is not None:
+    if terms.unique_until != "end" or terms.unique_for is not None:
+        fields += (given, terms.retry_for, terms.unique_until, terms.unique_for)
+    elif terms.retry_for is not None:
         fields += (given, terms.retry_for)
     elif given:
         fields.append(given)
@@ -135,8 +137,7 @@ def decode_options(options: bytes | None, name: str | None = None) -> tuple[Term
     try:
         fields = _read(options, "the options of a task")
         *terms, metadata = fields[:_OPTIONS_LENGTH]
-        retry_for = fields[_OPTIONS_LENGTH + 1] if len(fields) > _OPTIONS_LENGTH + 1 else None
-        values: list[Any] = [*terms, name, retry_for]
+        values: list[Any] = [*terms, name, *fields[_OPTIONS_LENGTH + 1 : _OPTIONS_LENGTH + 4]]
         found = Terms(*values)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
@@ -164,13 +165,15 @@ def _check_terms(terms: Terms) -> None:
     """Raise, as TaskBuilder does, if decoded terms are invalid, since workers rely on them."""
     if terms.attempts is not None:
         check_count(terms.attempts, "attempts")
-    for name in ("timeout", "expires_in", "retry_for"):
+    for name in ("timeout", "expires_in", "retry_for", "unique_for"):
         if getattr(terms, name) is not None:
             check_seconds(getattr(terms, name), name, positive=True)
     check_count(terms.priority, "priority", minimum=None)
     check_seconds(terms.delay, "delay")
     if terms.unique is not None:
         check_text(terms.unique, "unique")
+    if terms.unique_until != "end":
+        check_until(terms.unique_until, "unique_until")
 
 
 # Errors

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import MinuteRow, Sums
     from ..._tasks.errors import DuplicateTaskError
-    from ..._tasks.task import OnConflict
+    from ..._tasks.task import OnConflict, UniqueUntil
 
 LATEST = 2.0**38
 """Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
@@ -111,7 +111,7 @@ class NewRow(NamedTuple):
     delay: float
     """Seconds from now until it is ready; 0 or less: at once."""
     unique: str | None
-    """The key that no other live row of the queue may have."""
+    """The key that no other row of the queue may hold at the same time."""
     on_conflict: OnConflict
     expires_in: float | None
     """Seconds from now; a row that was not claimed before is killed then. A row that was claimed once does not expire
@@ -123,6 +123,10 @@ class NewRow(NamedTuple):
     the row is ready at once; if it was set back, the row waits for longer. A row that is ready stays so."""
     name: str | None = None
     """The name of the kind of task; stored and returned."""
+    unique_until: UniqueUntil = "end"
+    """The end of the time for which the row holds its unique key, if ``unique_for`` is None."""
+    unique_for: float | None = None
+    """Seconds from now for which the unique key is held, whatever becomes of the row."""
 
 
 class Settlement(NamedTuple):
@@ -339,7 +343,7 @@ class ExchangeResult:
     settled: list[bool | BaseException] = field(default_factory=_LIST)
     """For each settlement: True; False if the lease was lost; or the error that its ``write`` raised."""
     pushed: list[str | DuplicateTaskError] = field(default_factory=_LIST)
-    """For each new row: its id, or that of the live row which has its unique key already (``skip``), or the error."""
+    """For each new row: its id, or that of the row which holds its unique key already (``skip``), or the error."""
     claimed: list[list[ClaimedRow]] = field(default_factory=_LIST)
     """For each claim: the rows, in order. Fewer than the limit means that no more were ready."""
     next_due: list[float | None] = field(default_factory=_LIST)

@@ -98,6 +98,8 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
         None if run_at is None else microseconds_of(run_at),
         by_wall_clock,
         terms.name,
+        terms.unique_until,
+        terms.unique_for,
     )
     parts.run_at = run_at
     return row

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, final
 
-from ..._contracts.states import COUNTERS
-from ..._tasks.errors import BackendError, DuplicateTaskError
+from ..._contracts.states import COUNTERS, KeyChange
+from ..._tasks.errors import BackendError, DuplicateTaskError, key_taken
 from ..durable.encoding import replaced_error
 from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind
 from .state import (
@@ -17,13 +17,14 @@ from .state import (
     RETRIED,
     RUNNING,
     SUSPENDED,
+    TIMED,
     WAITING,
     Row,
 )
 
 if TYPE_CHECKING:
     from ..durable.engine import ClaimRequest, Exchange, NewRow, Settlement
-    from .state import JournalState
+    from .state import JournalState, QueueRows
 
 _ENDS = {kind: (int(state), COUNTERS.index(CHANGES[kind].counter or "")) for kind, state in ENDS.items()}
 """The state and the counter of each end, as numbers."""
@@ -105,37 +106,39 @@ class ExchangeSteps:
         terms = new.options, new.priority, new.unique, new.name
         row = Row(state.next_key, queue, new.id, new.payload, *terms, state.time)
         if new.unique is not None:
-            other = self._claim_key(new, row)
+            other = self._claim_key(queue, new, new.unique)
             if other is not None:
                 return other
+            row.unique_until = new.unique_until if new.unique_for is None else TIMED
         state.insert(row)
         if new.unique is not None:
-            state.take_key(row)
+            state.take_key(row, new.unique_for)
         if new.expires_in is not None:
             row.expires = state.time + new.expires_in
         row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
         state.make_wait(row, new.delay)
         return row.id
 
-    def _claim_key(self, new: NewRow, row: Row) -> str | DuplicateTaskError | None:
+    def _claim_key(self, queue: QueueRows, new: NewRow, key: str) -> str | DuplicateTaskError | None:
         """Free the unique key for this row, and return None; or return the id of the row that keeps it."""
         state = self._state
-        assert new.unique is not None
-        holder = state.key_holder(row.queue, new.unique)
+        holder = state.key_holder(queue, key)
         if holder is None:
             return None
-        if new.on_conflict == "update" and holder.state <= DELAYED:
-            self._update_by_push(holder, new)
-        if new.on_conflict in ("skip", "update"):
-            return holder.id
-        if new.on_conflict == "raise":
-            return DuplicateTaskError(f"the unique key {new.unique!r} is taken by the unfinished task {holder.id!r}")
-        if holder.state <= DELAYED:
-            state.kill(holder, replaced_error(new.id), KillReason.REPLACED, new.id)
+        holder_id, row = holder
+        live = row if row is not None and row.state <= RUNNING else None
+        if new.on_conflict == "raise" or holder_id == new.id:
+            return key_taken(key, holder_id, is_finished=live is None)
+        if new.on_conflict == "update" and live is not None and live.state <= DELAYED:
+            self._update_by_push(live, new)
+        if new.on_conflict != "replace" or live is None:
+            return holder_id
+        if live.state <= DELAYED:
+            state.kill(live, replaced_error(new.id), KillReason.REPLACED, new.id)
         else:  # it runs: it may finish, but not run again
-            state.touch(holder)
-            state.free_key(holder)
-            holder.requested_end = holder.requested_end or new.id
+            state.touch(live)
+            live.requested_end = live.requested_end or new.id
+        state.hand_over_key(live)
         return None
 
     def _update_by_push(self, row: Row, new: NewRow) -> None:
@@ -148,6 +151,9 @@ class ExchangeSteps:
         state.weight += row.weight
         row.expires = None if new.expires_in is None else state.time + new.expires_in
         row.run_at, row.by_wall = new.run_at, new.by_wall_clock and new.delay > 0
+        state.free_key(row, KeyChange.HANDED_OVER)  # to itself
+        row.unique_until = new.unique_until if new.unique_for is None else TIMED
+        state.take_key(row, new.unique_for)
         if keeps_place:
             state.place(row)  # it may expire at another time
         else:
@@ -176,6 +182,8 @@ class ExchangeSteps:
             if row.expires is not None:
                 state.touch(row)
                 row.expires = None  # it was started in time
+            if row.unique_until == "start":
+                state.begin(row)
             if row not in transaction.rows:
                 transaction.claimed.append((row, row.worker, row.started))
                 taken.append(key)

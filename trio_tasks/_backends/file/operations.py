@@ -14,7 +14,7 @@ from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_curs
 from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
-from ..durable.encoding import encode_error, expired_error
+from ..durable.encoding import decode_options, encode_error, expired_error
 from ..durable.engine import Changed, ClaimKey, KillReason, LocatedRow, Part, Renewal, RowChange, State, StoredRow
 from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
@@ -22,6 +22,7 @@ from .state import (
     DELAYED,
     DONE,
     FAILED,
+    GIVEN_UP,
     GONE,
     KILLED,
     PAUSED,
@@ -255,10 +256,15 @@ class Operations:
         if row is None or row.state <= RUNNING:
             return False
         if row.unique is not None:
-            state.key_holder(row.queue, row.unique)
-        if row.unique is not None and (holder := state.take_key(row)) is not None:
-            raise not_again(task_id, holder.id)
+            holder = state.key_holder(row.queue, row.unique)
+            if holder is not None and holder[0] != row.id:
+                raise not_again(task_id, holder[0])
         state.touch(row)
+        if row.unique is not None:
+            if row.unique_until == GIVEN_UP:
+                state.touch_in_full(row)
+                row.unique_until = decode_options(row.options)[0].unique_until
+            state.take_key(row)
         row.queue.take_out(row.key)
         if row.state == DONE:
             row.result = None

@@ -24,11 +24,14 @@ flat list of fields, since that is written twice as fast as lists in lists::
     moments   key, run_at, whether that is waited for by the wall clock, and the reason of the suspension that delays
               it, of those rows that have one of these; and not of a row that has changed if it is none any more
     minutes   number of a queue, minute, name of tasks, and the sums of its attempts, as they are packed
+    keys      number of a queue, unique key, id and key of the row that holds it for a time, and the end of that time;
+              0 if it is not held so any more
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
 
-The last three were once left out.
+The last four were once left out; their order is moments, facts, minutes, keys. The unique key of a row is a text, or a
+list of it and the end of the time for which it is held, where that is not until the row is finished.
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -50,7 +53,21 @@ import cbor2
 from ..._contracts.minutes import Sums
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, refusal
-from .state import COUNTS, DELAYED, GONE, LIVE, MOMENTS, RUNNING, SUSPENDED, WAITING, Row
+from .state import (
+    COUNTS,
+    DELAYED,
+    GIVEN_UP,
+    GONE,
+    LIVE,
+    MOMENTS,
+    NO_KEY,
+    RUNNING,
+    SUSPENDED,
+    TIMED,
+    WAITING,
+    Row,
+    TimedKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -58,6 +75,7 @@ if TYPE_CHECKING:
 
     from .state import JournalState, QueueRows
 
+_UNTIL = ("start", "forgotten", TIMED, GIVEN_UP)
 _QUEUE = 2 + COUNTS - 3
 _ROW = 18
 _CHANGED = 12
@@ -101,7 +119,16 @@ def encode_change(state: JournalState) -> bytes | None:
         and row.state != GONE
     ]
     return _encode(
-        state, transaction.counts, new, changed, gone, transaction.claims, with_moments, with_facts, transaction.minutes
+        state,
+        transaction.counts,
+        new,
+        changed,
+        gone,
+        transaction.claims,
+        with_moments,
+        with_facts,
+        transaction.minutes,
+        transaction.timed_keys,
     )
 
 
@@ -109,7 +136,8 @@ def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: b
     """Encode the record of all these rows and queues, without rows that are not kept any more."""
     present = [row for row in rows if row.state != GONE]
     all_minutes = [(queue, *key) for queue in state.queues.values() for key in queue.minutes] if with_minutes else []
-    return _encode(state, state.queues.values(), present, [], [], [], present, present, all_minutes)
+    all_keys = [(queue, key) for queue in state.queues.values() for key in queue.timed_keys] if with_minutes else []
+    return _encode(state, state.queues.values(), present, [], [], [], present, present, all_minutes, all_keys)
 
 
 def _encode(
@@ -122,6 +150,7 @@ def _encode(
     with_moments: Iterable[Row],
     with_facts: Iterable[Row],
     with_minutes: Iterable[tuple[QueueRows, int, str]],
+    with_keys: Iterable[tuple[QueueRows, str]],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -133,7 +162,8 @@ def _encode(
             suspended += (queue.number, *queue.counts[SUSPENDED:LIVE])
     rows: list[Any] = []
     for row in new:
-        rows += (row.key, row.queue.number, row.id, row.payload, row.options, row.priority, row.unique)
+        unique = row.unique if row.unique_until == "end" else [row.unique, row.unique_until]
+        rows += (row.key, row.queue.number, row.id, row.payload, row.options, row.priority, unique)
         rows += row.condition[:-MOMENTS]
     moments: list[Any] = []
     for row in with_moments:
@@ -142,15 +172,25 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
-    minutes: list[Any] = []
-    for queue, minute, name in with_minutes:
-        minutes += (queue.number, minute, name, queue.minutes[minute, name].pack())
+    more = _minutes_and_keys(with_minutes, with_keys)
     numbers = state.time, state.next_key, state.next_token
-    more = [minutes] if minutes else []
     try:
         return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
     except (cbor2.CBORError, ValueError, TypeError) as error:  # a name with half a surrogate pair, say
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
+
+
+def _minutes_and_keys(
+    with_minutes: Iterable[tuple[QueueRows, int, str]], with_keys: Iterable[tuple[QueueRows, str]]
+) -> list[list[Any]]:
+    """The last two lists of a record; those that are empty are left out, if none follows."""
+    minutes: list[Any] = []
+    for queue, minute, name in with_minutes:
+        minutes += (queue.number, minute, name, queue.minutes[minute, name].pack())
+    keys: list[Any] = []
+    for queue, key in with_keys:
+        keys += (queue.number, key, *queue.timed_keys.get(key, NO_KEY))
+    return [minutes, keys] if keys else [minutes] if minutes else []
 
 
 def _has_moments(row: Row) -> bool:
@@ -166,8 +206,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        extra: list[Any] = [*more, (), (), (), ()]
-        suspended, moments, facts, minutes = extra[:4]
+        extra: list[Any] = [*more, (), (), (), (), ()]
+        suspended, moments, facts, minutes, keys = extra[:5]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
@@ -192,6 +232,9 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         for start in range(0, len(minutes), 4):
             number, minute, name, packed = minutes[start : start + 4]
             state.queues_by_number[number].load_minute(minute, name, Sums.unpack(packed))
+        for start in range(0, len(keys), 5):
+            number, unique, *timed = keys[start : start + 5]
+            state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
@@ -211,12 +254,16 @@ def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> li
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
         key, number, id, payload, options, priority, unique = rows[start : start + 7]
+        until = "end"
+        if type(unique) is list:
+            unique, until = unique
         row = state.rows.get(key)
         if row is None:
             queue = state.queues_by_number[number]
             row = state.rows[key] = Row(key, queue, id, payload, options, priority, unique, None, pushed)
         else:
             row.payload, row.options, row.priority = payload, options, priority
+        row.unique_until = until
         row.condition = *rows[start + 7 : start + _ROW], None, False, None, row.started
         found.append(row)
     return found
@@ -247,6 +294,11 @@ def check(state: JournalState, rows: Mapping[int, Row]) -> None:
         counts = queue.counts
         if tuple(map(type, (queue.name, *counts))) != (str, *[int] * COUNTS):
             raise BackendError(f"the journal cannot be understood: it has a queue {queue.name!r} with counts {counts}")
+        for key, timed in queue.timed_keys.items():
+            if (type(key), *map(type, timed[:2])) != (str, str, int) or not _is_moment(timed.end):
+                raise BackendError(
+                    f"the journal cannot be understood: it has a unique key {key!r:.50} of {timed!r:.99}"
+                )
     for row in rows.values():
         if not _is_sound(row):
             raise BackendError(f"the journal cannot be understood: it has a row {row.key!r}, {row.condition}")
@@ -270,6 +322,7 @@ def _is_sound(row: Any) -> bool:
         and (row.due is not None or row.state != DELAYED)
         and (row.expires is None or _is_moment(row.expires))
         and (row.unique is None or type(row.unique) is str)
+        and (row.unique_until == "end" or (row.unique is not None and row.unique_until in _UNTIL))
         and (row.worker is None or type(row.worker) is str)
         and (row.options is None or type(row.options) is bytes)
         and (row.result is None or type(row.result) is bytes)
@@ -310,14 +363,21 @@ def finish_loading(state: JournalState) -> None:
             ran.append(row)
         else:
             state.place(row)
-            if row.unique is not None and row.state < RUNNING:
-                row.queue.holders[row.unique] = row
+        if row.unique is not None and _holds_key(row):
+            row.queue.holders[row.unique] = row
+    for queue in state.queues.values():
+        queue.load_timed_keys(state.time)
     for queue in state.queues.values():
         queue.counts[LIVE] = len(queue.ids) - sum(map(len, queue.finished.values()))
     state.rows = {key: state.rows[key] for key in sorted(state.rows)}
     for row in reversed(ran):  # if two had the same unique key, the later one keeps it
         state.take_back(row)
     state.enter_due()
+
+
+def _holds_key(row: Row) -> bool:
+    """Return True if a row holds its unique key, by its state; one that ran takes it when it waits again."""
+    return row.unique_until == "forgotten" or (row.state < RUNNING and row.unique_until in ("start", "end"))
 
 
 # Frames

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from heapq import heappop, heappush, merge
+from heapq import heapify, heappop, heappush, merge
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import wall_now
 from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
+from ..._contracts.states import FREED, KeyChange
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, KilledRow, KillReason, State, WorkerRow
@@ -33,6 +34,10 @@ MOMENTS = 4
 it is waited for by the wall clock; whether the row is delayed by a suspension; and when it was last claimed."""
 GONE = 6
 """The state of rows that are forgotten."""
+TIMED = "time"
+"""The ``unique_until`` of a row that was pushed with a time for which its key is held, in ``QueueRows.timed_keys``;"""
+GIVEN_UP = "given up"
+"""and of one that does not hold its key any more, as it has begun, or was replaced."""
 
 PUSHED, SUCCEEDED, RETRIED, FAILURES, KILLS, RELEASED, SUSPENDED, RESUMED, PAUSED, LIVE = range(10)
 """Indexes of the counts of a queue; ``PAUSED`` is 1 if it is paused."""
@@ -48,7 +53,8 @@ _SAME_MOMENT = 1e-6
 class Row:
     """A task, as the journal has it. ``since`` is when it first waited, or was finished; ``due`` as in ``Stored``;
     ``requested_end`` is why it is not to come back from its attempt: True if it is to be aborted, or the id
-    of the task that replaced it."""
+    of the task that replaced it; ``unique_until`` is the end of the time for which it holds its unique key, as in
+    ``NewRow``, or ``TIMED``, or ``GIVEN_UP``."""
 
     __slots__ = (
         "attempt",
@@ -74,6 +80,7 @@ class Row:
         "suspended",
         "token",
         "unique",
+        "unique_until",
         "worker",
     )
 
@@ -96,6 +103,7 @@ class Row:
         self.options = options
         self.priority = priority
         self.unique = unique
+        self.unique_until = "end"
         self.name = name
         self.pushed = pushed
         self.started: float | None = None
@@ -182,6 +190,18 @@ class Row:
         return f"<row {self.key}: task {escaped(self.id)}, state {self.state}>"
 
 
+class TimedKey(NamedTuple):
+    """The holder of a unique key that is held for a time, and the end of that time."""
+
+    id: str
+    row_key: int
+    """The key of its row, which may be forgotten: no other row ever has it."""
+    end: float
+
+
+NO_KEY = TimedKey("", 0, 0.0)
+"""Recorded for a key that is held for a time no more."""
+
 Entry = tuple[float, int, Row]
 
 
@@ -244,7 +264,9 @@ class QueueRows:
         self.number = number
         self.name = name
         self.ids: dict[str, Row] = {}
-        self.holders: dict[str, Row] = {}  # by unique key, the row that holds it
+        self.holders: dict[str, Row] = {}  # by unique key, the row that holds it,
+        self.timed_keys: dict[str, TimedKey] = {}  # or the one that holds it for a time
+        self.key_ends: list[tuple[float, str]] = []  # a heap of the ends of these times, with stale entries
         self.running: dict[int, Row] = {}
         self.finished: dict[int, dict[int, Row]] = {DONE: {}, FAILED: {}, KILLED: {}}
         self.minutes: dict[tuple[int, str], Sums] = {}  # of attempts, by minute and name of the tasks
@@ -312,6 +334,11 @@ class QueueRows:
             raise TypeError(f"{minute!r:.50} is no minute, or {name!r:.50} no name")
         self.minutes[minute, name] = sums
         self.drop_minutes(minute - KEPT_MINUTES)
+
+    def load_timed_keys(self, now: float) -> None:
+        """Keep those keys of all that were loaded whose time is not over."""
+        self.timed_keys = {key: timed for key, timed in self.timed_keys.items() if timed.end > now}
+        self.key_ends = sorted((timed.end, key) for key, timed in self.timed_keys.items())
 
     def drop_minutes(self, first: int) -> None:
         """Forget the sums of attempts before this minute."""
@@ -423,18 +450,19 @@ class QueueRows:
 class Transaction:
     """The changes of the current transaction, and the rows as they were before it."""
 
-    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "minutes", "rows", "weight")
+    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "minutes", "rows", "timed_keys", "weight")
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
-        # The earlier payload, options, priority and name of rows in which they were replaced.
-        self.in_full: dict[Row, tuple[bytes, bytes | None, int, str | None]] = {}
+        # The earlier payload, options, priority, name and unique_until of rows in which they were replaced.
+        self.in_full: dict[Row, tuple[bytes, bytes | None, int, str | None, str]] = {}
         # The rows that were claimed, and not changed otherwise.
         self.claimed: list[tuple[Row, str | None, float | None]] = []
         self.claims: list[Any] = []  # the worker and the keys of each claim
         self.gone: list[Row] = []
         self.counts: dict[QueueRows, list[int]] = {}
         self.holders: list[tuple[QueueRows, str, Row | None]] = []
+        self.timed_keys: dict[tuple[QueueRows, str], TimedKey | None] = {}  # as they were before
         self.minutes: dict[tuple[QueueRows, int, str], Sums | None] = {}  # as they were before
         self.weight = state.weight
 
@@ -479,9 +507,12 @@ class JournalState:
             self.transaction.rows[row] = row.condition
 
     def touch_in_full(self, row: Row) -> None:
-        """Save a row before its payload, options, priority or name are changed as well; see :meth:`touch`."""
+        """Save a row before its payload, options, priority, name or unique_until are changed as well; see
+        :meth:`touch`.
+        """
         self.touch(row)
-        self.transaction.in_full.setdefault(row, (row.payload, row.options, row.priority, row.name))
+        in_full = row.payload, row.options, row.priority, row.name, row.unique_until
+        self.transaction.in_full.setdefault(row, in_full)
         self.transaction.counts.setdefault(row.queue, row.queue.counts.copy())  # a row in full is told with its queue
 
     def count(self, queue: QueueRows, what: int, live: int = 0) -> None:
@@ -523,7 +554,7 @@ class JournalState:
             row.queue.running.pop(row.key, None)
             row.queue.place(row)
         for row, in_full in transaction.in_full.items():
-            row.payload, row.options, row.priority, row.name = in_full
+            row.payload, row.options, row.priority, row.name, row.unique_until = in_full
         for row, condition in transaction.rows.items():
             row.queue.take_out(row.key)
             if condition is None:
@@ -539,6 +570,11 @@ class JournalState:
                 queue.holders.pop(key, None)
             else:
                 queue.holders[key] = holder
+        for (queue, key), timed in transaction.timed_keys.items():
+            if timed is None:
+                queue.timed_keys.pop(key, None)
+            else:
+                queue.timed_keys[key] = timed
         for queue, counts in transaction.counts.items():
             queue.counts = counts
         for (queue, minute, name), sums in transaction.minutes.items():
@@ -611,28 +647,80 @@ class JournalState:
 
     # Unique keys
 
-    def take_key(self, row: Row) -> Row | None:
-        """Give a row its unique key, and return None; or return the row that has the key."""
+    def key_holder(self, queue: QueueRows, key: str) -> tuple[str, Row | None] | None:
+        """Return the id and the row that hold a unique key, or None; the row is None if it is forgotten.
+
+        A row that has expired is killed first, and one that is kept no longer is forgotten.
+        """
+        row = queue.holders.get(key)
+        if row is not None:
+            row = self.current_row(queue.name, row.id)
+            return (row.id, row) if row is not None and queue.holders.get(key) is row else None
+        timed = queue.timed_keys.get(key)
+        if timed is None or timed.end <= self.time:
+            return None
+        row = self.rows.get(timed.row_key)
+        return timed.id, None if row is None else self.current_row(queue.name, row.id)
+
+    def take_key(self, row: Row, seconds: float | None = None) -> Row | None:
+        """Give a row its unique key, for this many seconds if it is held for a time, and return None; or return the row
+        that has the key. A key that another row holds for a time is taken away from it.
+        """
         assert row.unique is not None
-        holder = row.queue.holders.get(row.unique)
+        queue, key = row.queue, row.unique
+        if row.unique_until == TIMED:
+            if seconds is not None:
+                self._drop_free_keys(queue)
+                self._set_timed_key(queue, key, TimedKey(row.id, row.key, self.time + seconds))
+                heappush(queue.key_ends, (self.time + seconds, key))
+            return None
+        if row.unique_until == GIVEN_UP:
+            return None
+        holder = queue.holders.get(key)
         if holder is None:
-            self.transaction.holders.append((row.queue, row.unique, None))
-            row.queue.holders[row.unique] = row
+            if key in queue.timed_keys:
+                self._set_timed_key(queue, key, None)
+            self.transaction.holders.append((queue, key, None))
+            queue.holders[key] = row
         return holder if holder is not row else None
 
-    def key_holder(self, queue: QueueRows, key: str) -> Row | None:
-        """Return the row that has a unique key, or None; a row that has expired is killed first."""
-        row = queue.holders.get(key)
-        if row is not None and row.has_expired(self.time):
-            self.expire(row)
-            return None
-        return row
+    def free_key(self, row: Row, change: KeyChange) -> None:
+        """Free the unique key of a row, if this change frees it; one that is held for a time stays as it is."""
+        queue, key = row.queue, row.unique
+        if key is not None and row.unique_until in FREED.get(change, ()) and queue.holders.get(key) is row:
+            self.transaction.holders.append((queue, key, row))
+            del queue.holders[key]
 
-    def free_key(self, row: Row) -> None:
-        """Free the unique key of a row, if it has one."""
-        if row.unique is not None and row.queue.holders.get(row.unique) is row:
-            self.transaction.holders.append((row.queue, row.unique, row))
-            del row.queue.holders[row.unique]
+    def hand_over_key(self, row: Row) -> None:
+        """Free the unique key of a row for good, as another one takes it."""
+        self.free_key(row, KeyChange.HANDED_OVER)
+        if row.unique_until == "forgotten":  # of others, its state tells it
+            self.touch_in_full(row)
+            row.unique_until = GIVEN_UP
+
+    def begin(self, row: Row) -> None:
+        """Free the unique key of a row that is held until it begins."""
+        self.touch_in_full(row)
+        self.free_key(row, KeyChange.BEGUN)
+        row.unique_until = GIVEN_UP
+
+    def _set_timed_key(self, queue: QueueRows, key: str, timed: TimedKey | None) -> None:
+        self.transaction.timed_keys.setdefault((queue, key), queue.timed_keys.get(key))
+        if timed is None:
+            del queue.timed_keys[key]
+        else:
+            queue.timed_keys[key] = timed
+
+    def _drop_free_keys(self, queue: QueueRows) -> None:
+        """Drop the keys whose time is over; loading the journal does the same, so it needs no record."""
+        heap, keys = queue.key_ends, queue.timed_keys
+        if len(heap) > 64 + 2 * len(keys):  # most were taken again before their time was over
+            heap[:] = [(timed.end, key) for key, timed in keys.items()]
+            heapify(heap)
+        while heap and heap[0][0] <= self.time:
+            end, key = heappop(heap)
+            if key in keys and keys[key].end == end:
+                del keys[key]
 
     # What becomes of a row
 
@@ -710,7 +798,7 @@ class JournalState:
             queue.end_delay(row)
         self.count(queue, what, -1)
         if row.unique is not None:
-            self.free_key(row)
+            self.free_key(row, KeyChange.ENDED)
         if keep <= 0:
             self.forget(row)
             return
@@ -720,6 +808,8 @@ class JournalState:
 
     def forget(self, row: Row) -> None:
         """Remove a row, already touched, when the transaction is committed."""
+        if row.unique is not None:
+            self.free_key(row, KeyChange.FORGOTTEN)
         row.state = GONE
         row.queue.take_out(row.key)
         self.transaction.gone.append(row)
@@ -774,6 +864,8 @@ class JournalState:
             if RUNNING < row.state < GONE and row.due == first[0] and row not in self.transaction.rows:
                 row.state = GONE  # loading the journal does the same, so it needs no record
                 row.queue.take_out(row.key)
+                if row.unique is not None and row.queue.holders.get(row.unique) is row:
+                    del row.queue.holders[row.unique]
                 self._remove(row)
                 self.weight -= row.weight
 

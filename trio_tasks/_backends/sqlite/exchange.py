@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import wall_seconds
 from ..._logging import catch_errors, log
-from ..._tasks.errors import DuplicateTaskError
+from ..._tasks.errors import DuplicateTaskError, key_taken
 from ..durable.encoding import aborted_error, expired_error, overflow_error, replaced_error, with_loss
 from ..durable.engine import (
     CHANGES,
@@ -29,6 +29,8 @@ from ..durable.engine import (
 )
 from .driver import RowRefusedError, Writer, is_refusal
 from .minutes import MinuteTable
+from .orphan_watch import OrphanWatch
+from .unique_keys import KeyTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ..durable.engine import ClaimRequest, Exchange, NewRow
     from .counters import QueueCounters
     from .driver import Connection, Row
+    from .unique_keys import KeyHolder
 
 _MOST_DUE = 500
 """Due rows that one exchange enters; the next one enters more."""
@@ -92,13 +95,11 @@ ORDER BY priority DESC, order_key LIMIT ?
 """
 """The rows to claim; none of a queue that is paused."""
 CLAIM = """
-UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?
+UPDATE trio_tasks_task SET state = 2, attempt = attempt + 1, token = ?, due = ?, worker = ?, started = ?,
+uniq = iif(uniq_until = 'start', NULL, uniq)
 WHERE seq IN (SELECT value FROM json_each(?))
 """
 _KNOWN = "SELECT seq, state, due FROM trio_tasks_task WHERE queue = ? AND id = ?"
-_HOLDER = """
-SELECT seq, id, state, suspended, start_by, priority FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND state < 3
-"""
 _UPDATE_BY_PUSH = """
 UPDATE trio_tasks_task SET state = ?, priority = ?, order_key = coalesce(?, order_key), due = ?, start_by = ?,
 payload = ?, options = ?, run_at = ?, wall = ?, name = ?, suspended = NULL WHERE seq = ?
@@ -203,7 +204,7 @@ class ExchangeSql:
         if exchange.settled:
             answer.settled = self._settle(exchange.settled, now, answer, row_by_row)
         if exchange.pushed:
-            answer.pushed = self._push(exchange.pushed, now, answer, row_by_row)
+            answer.pushed = self._push(exchange.pushed, now, row_by_row)
         if exchange.renewed:
             answer.renewed = self.table.renew([(held.key, held.token, now + lease) for held, lease in exchange.renewed])
         if exchange.minutes:
@@ -219,7 +220,7 @@ class ExchangeSql:
 
     def insert(self, rows: Sequence[NewRow], now: float) -> list[str | DuplicateTaskError]:
         """Insert new rows, one by one."""
-        return self._push(rows, now, ExchangeResult(), row_by_row=True)
+        return self._push(rows, now, row_by_row=True)
 
     # Settling
 
@@ -302,11 +303,9 @@ class ExchangeSql:
 
     # Pushing
 
-    def _push(
-        self, rows: Sequence[NewRow], now: float, answer: ExchangeResult, row_by_row: bool
-    ) -> list[str | DuplicateTaskError]:
+    def _push(self, rows: Sequence[NewRow], now: float, row_by_row: bool) -> list[str | DuplicateTaskError]:
         if row_by_row or any(row.unique is not None for row in rows):
-            return [self._push_one(row, now, answer) for row in rows]
+            return [self._push_one(row, now) for row in rows]
         if self._insert_all(rows, now) != len(rows):
             raise FastPathFailed
         pushed: dict[str, int] = {}
@@ -326,50 +325,53 @@ class ExchangeSql:
         values = [(number(row.queue), row.id, row.priority, order_key(None, now), row.payload, now) for row in rows]
         return self._connection.executemany(_INSERT_ORDINARY, values)
 
-    def _push_one(self, row: NewRow, now: float, answer: ExchangeResult) -> str | DuplicateTaskError:
+    def _push_one(self, row: NewRow, now: float) -> str | DuplicateTaskError:
         queue = self._counters.number(row.queue)
         known = self._connection.execute(_KNOWN, (queue, row.id))
         if known and known[0][1] > State.RUNNING and known[0][2] is not None and known[0][2] <= now:
-            self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (known[0][0],))  # kept no longer
-            self._counters.count(queue, **{KEPT_COUNTER[known[0][1]]: -1})
+            self.table.delete(queue, *known[0][:2])  # kept no longer
         elif known:
             return DuplicateTaskError(f"a task of the id {row.id!r} has been pushed already; ids must be new")
         if row.unique is not None:
-            other = self._claim_key(queue, row, now, answer)
+            other = self._claim_key(queue, row, row.unique, now)
             if other is not None:
                 return other
         if self._connection.changed(_INSERT, self._values(row, now)) < 1:
             raise RowRefusedError("an INSERT of a row was ignored without an error, perhaps by a trigger")
+        if row.unique is not None and not _is_held_to_the_end(row):
+            self.table.keys.hold(queue, row.id, row.unique, row, now)
         self._counters.count(queue, live=1, pushed=1, delayed=int(row.delay > 0))
         return row.id
 
-    def _claim_key(
-        self, queue: int, row: NewRow, now: float, answer: ExchangeResult
-    ) -> str | DuplicateTaskError | None:
-        """Take the unique key for this row, and return None; or return the id of the row that keeps it."""
-        found = self._connection.execute(_HOLDER, (queue, row.unique))
-        if not found:
+    def _claim_key(self, queue: int, row: NewRow, key: str, now: float) -> str | DuplicateTaskError | None:
+        """Free the unique key for this row, and return None; or return the id of the row that keeps it."""
+        holder = self.table.key_holder(row.queue, queue, key, now)
+        if holder is None:
             return None
-        [(seq, other, state, suspended, start_by, priority)] = found
-        if state < State.RUNNING and start_by is not None and start_by <= now:
-            self.table.kill(queue, seq, expired_error(), now, state, suspended, at=start_by)
-            self.table.note_killed(row.queue, other, KillReason.EXPIRED)
-            return None
-        if row.on_conflict == "update" and state < State.RUNNING:
-            keeps_place = row.delay <= 0 and state == State.WAITING and row.priority == priority
-            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)
-            changes = {"delayed": int(row.delay > 0) - int(state == State.DELAYED)}
-            self._counters.count(queue, **changes, suspended_now=-1 if suspended else 0)
-        if row.on_conflict in ("skip", "update"):
-            return str(other)
-        if row.on_conflict == "raise":
-            return DuplicateTaskError(f"the unique key {row.unique!r} is taken by the unfinished task {str(other)!r}")
-        if state == State.RUNNING:
-            self.table.take_over_key(seq, row.id)
+        if row.on_conflict == "raise" or holder.id == row.id:
+            return key_taken(key, holder.id, is_finished=holder.state > State.RUNNING)
+        if row.on_conflict == "update" and holder.state < State.RUNNING:
+            self._update_by_push(queue, holder, row, key, now)
+        if row.on_conflict != "replace" or holder.state > State.RUNNING:
+            return holder.id
+        if holder.state == State.RUNNING:
+            self.table.take_over_key(holder.seq, row.id)
         else:
-            self.table.kill(queue, seq, replaced_error(row.id), now, state, suspended)
-            self.table.note_killed(row.queue, other, KillReason.REPLACED, row.id)
+            self.table.kill(queue, holder.seq, replaced_error(row.id), now, holder.state, holder.suspended)
+            self.table.note_killed(row.queue, holder.id, KillReason.REPLACED, row.id)
+        if holder.until is not None:
+            self.table.keys.free(queue, key, holder)
         return None
+
+    def _update_by_push(self, queue: int, holder: KeyHolder, row: NewRow, key: str, now: float) -> None:
+        """Give a row that waits the columns of another one, and the time for which that would hold the key."""
+        keeps_place = row.delay <= 0 and holder.state == State.WAITING and row.priority == holder.priority
+        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)
+        changes = {"delayed": int(row.delay > 0) - int(holder.state == State.DELAYED)}
+        self._counters.count(queue, **changes, suspended_now=-1 if holder.suspended else 0)
+        if holder.until is not None or not _is_held_to_the_end(row):
+            self.table.keys.free(queue, key, holder)
+            self.table.keys.hold(queue, holder.id, key, row, now)
 
     def _values(self, row: NewRow, now: float) -> tuple[Any, ...]:
         start_by = None if row.expires_in is None else now + row.expires_in
@@ -379,7 +381,8 @@ class ExchangeSql:
         order_key = self.table.order_key(ready_at, now)
         queue = self._counters.number(row.queue)
         wall = row.run_at / 1e6 if row.run_at is not None and row.by_wall_clock and state is State.DELAYED else None
-        first = queue, row.id, state.value, row.priority, order_key, due, start_by, row.unique, row.payload, row.options
+        key = row.unique if row.unique_for is None else None
+        first = queue, row.id, state.value, row.priority, order_key, due, start_by, key, row.payload, row.options
         return *first, row.run_at, wall, row.name, now
 
     # Claiming
@@ -548,8 +551,8 @@ class ExchangeSql:
             self._walls[queue] = wall - now, first if len(due) < _MOST_DUE else wall
         if not due and not watched:  # the usual case
             return 0, False
-        running = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
-        self._watch.see(queue, running, now, self._lease)
+        others = [row for row in due if row.state == State.RUNNING and not own[0] <= row.token <= own[1]]
+        self._watch.see(queue, [(row.seq, row.token, row.due) for row in others], now, self._lease)
         left_alone = {*self._refused, *self._watch.rows(queue)}
         for row in due:
             if row.seq in left_alone:
@@ -606,6 +609,11 @@ def _is_ordinary(row: NewRow) -> bool:
     return is_at_once and row.options is None and row.name is None
 
 
+def _is_held_to_the_end(row: NewRow) -> bool:
+    """True if a row holds its unique key until it is finished, as usual."""
+    return row.unique_until == "end" and row.unique_for is None
+
+
 def _waits_for_wall_clock(row: Due, now: float, wall: float) -> bool:
     """True if a row that is due by the file's clock is not by the wall clock, which was set back, nor has expired."""
     is_early = row.state == State.DELAYED and row.wall is not None and row.wall > wall
@@ -624,6 +632,7 @@ class TaskTable:
     def __init__(self, connection: Connection, counters: QueueCounters) -> None:
         self._connection = connection
         self._counters = counters
+        self.keys = KeyTable(connection)
         self._last_order_key = 0
         self._killed: list[KilledRow] = []
 
@@ -744,6 +753,7 @@ class TaskTable:
 
     def sweep(self, queue: int, now: float, limit: int) -> int:
         """Forget up to so many finished rows whose time is up; return how many there were."""
+        self.keys.drop_free(queue, now, limit)
         return self.forget(SWEEP, queue, (now,), limit)
 
     def forget(self, sql: str, queue: int, parameters: tuple[Any, ...], limit: int) -> int:
@@ -799,63 +809,24 @@ class TaskTable:
             (_REPLACED + successor, seq),
         )
 
+    def key_holder(self, name: str, queue: int, key: str, now: float) -> KeyHolder | None:
+        """Return the row that holds a unique key; first it is killed if it has expired, deleted if it is kept no
+        longer. Then it may hold the key no more.
+        """
+        holder = self.keys.holder(queue, key, now)
+        if holder is not None and holder.has_expired(now):
+            self.kill(queue, holder.seq, expired_error(), now, holder.state, holder.suspended, at=holder.start_by)
+            self.note_killed(name, holder.id, KillReason.EXPIRED)
+            holder = self.keys.holder(queue, key, now)
+        if holder is not None and holder.is_kept_no_longer(now):
+            self.delete(queue, holder.seq, holder.state)
+            return None
+        return holder
 
-class Watched(NamedTuple):
-    """A claim whose lease is over, unless the clock of its session is behind."""
-
-    token: int
-    due: float
-    until: float
-    """The moment at which it is taken back, unless it was renewed meanwhile."""
-
-
-@final
-class OrphanWatch:
-    """Watches the orphans of sessions whose clocks may show another time, for the length of a lease.
-
-    A living session renews its leases three times in that time, whatever its clock shows. So a claim that was not
-    renewed is a real orphan.
-
-    Args:
-      connection: a connection to the file.
-      out_of_step: a function that returns such sessions, and the latest time that each has stored.
-    """
-
-    def __init__(self, connection: Connection, out_of_step: Callable[[Connection], dict[int, float]]) -> None:
-        self._connection = connection
-        self._out_of_step = out_of_step
-        self._watched: dict[int, dict[int, Watched]] = {}  # by the queue, and by the key of the row
-
-    def see(self, queue: int, rows: Sequence[Due], now: float, lease: float) -> None:
-        """Note all claims of other sessions in this queue whose leases seem to be over."""
-        before = self._watched.pop(queue, None) or {}
-        others = self._out_of_step(self._connection) if rows else {}
-        if not others:
-            return
-        watched: dict[int, Watched] = {}
-        for row in rows:
-            noted = others.get(row.token >> 32)
-            if noted is None:
-                continue
-            known = before.get(row.seq)
-            if known is None or (known.token, known.due) != (row.token, row.due):
-                known = Watched(row.token, row.due, now + max(lease, row.due - noted))
-            if known.until > now:
-                watched[row.seq] = known
-        if watched:
-            self._watched[queue] = watched
-
-    def rows(self, queue: int) -> list[int]:
-        """Return the keys of the rows in this queue that are watched."""
-        return [*self._watched.get(queue, ())]
-
-    def next_end(self, queue: int) -> float:
-        """Return the time at which the first watched claim may be taken back."""
-        return min(each.until for each in self._watched[queue].values())
-
-    def begin_anew(self) -> None:
-        """Restart the time of all watched claims, since nothing was watched for a while."""
-        self._watched.clear()
+    def delete(self, queue: int, seq: int, state: int) -> None:
+        """Delete a finished row."""
+        self._connection.execute("DELETE FROM trio_tasks_task WHERE seq = ?", (seq,))
+        self._counters.count(queue, **{KEPT_COUNTER[State(state)]: -1})
 
 
 def claimed(row: Row, token: int, now: float) -> ClaimedRow:

@@ -30,6 +30,7 @@ from .counters import text
 from .exchange import KEPT_COUNTER
 from .minutes import MinuteTable
 from .search import rows_by_key, search
+from .unique_keys import stored_until
 from .wakeup import Address
 
 if TYPE_CHECKING:
@@ -336,25 +337,26 @@ class Operations:
         number = self._counters.known(queue)
         self._expire(queue, number, task_id, now)
         rows = self._connection.execute(
-            "SELECT seq, state, uniq, options FROM trio_tasks_task "
+            "SELECT seq, state, uniq, uniq_until, options FROM trio_tasks_task "
             f"WHERE queue = ? AND id = ? AND state > 2 AND {_KEPT}",
             (number, task_id, now),
         )
         if not rows:
             return False
-        [(seq, state, unique, options)] = rows
-        if unique is None:  # perhaps because it was replaced while it ran
-            unique = decode_options(options)[0].unique
-        sql = "SELECT id FROM trio_tasks_task WHERE queue = ? AND uniq = ? AND uniq IS NOT NULL AND state < 3"
-        for (other,) in self._connection.execute(sql, (number, unique)):
-            self._expire(queue, number, other, now)
-        holder = self._connection.execute(sql, (number, unique))
-        if holder:
-            raise not_again(task_id, holder[0][0])
+        [(seq, state, unique, until, options)] = rows
+        is_timed = False
+        if unique is None:  # perhaps because it has begun, or was replaced while it ran
+            terms = decode_options(options)[0]
+            unique, until, is_timed = terms.unique, stored_until(terms.unique_until), terms.unique_for is not None
+        if unique is not None:
+            holder = self._table.key_holder(queue, number, unique, now)
+            if holder is not None and holder.id != task_id:
+                raise not_again(task_id, holder.id)
+        held = (None, None) if is_timed else (unique, until)
         self._connection.execute(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
-            "requested_end = NULL, uniq = ?, result = iif(state = 3, NULL, result) WHERE seq = ?",
-            (self._table.order_key(None, now), unique, seq),
+            "requested_end = NULL, uniq = ?, uniq_until = ?, result = iif(state = 3, NULL, result) WHERE seq = ?",
+            (self._table.order_key(None, now), *held, seq),
         )
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
         return True

@@ -163,6 +163,25 @@ _VERSION_3 = [
     "ALTER TABLE trio_tasks_task ADD COLUMN pushed REAL",  # the time of its push
     # The time of its latest claim; both by the clock of the file.
     "ALTER TABLE trio_tasks_task ADD COLUMN started REAL",
+    # The end of the time for which the row holds "uniq": "start" or "forgotten", else until it is finished.
+    "ALTER TABLE trio_tasks_task ADD COLUMN uniq_until TEXT",
+    "DROP INDEX trio_tasks_unique",
+    """
+    CREATE UNIQUE INDEX trio_tasks_unique ON trio_tasks_task (queue, uniq)
+    WHERE uniq IS NOT NULL AND (state < 3 OR uniq_until = 'forgotten')
+    """,
+    """
+    CREATE TABLE trio_tasks_key (              -- of the unique keys that are held for a time
+        num INTEGER PRIMARY KEY,
+        queue INTEGER NOT NULL,
+        uniq TEXT NOT NULL,
+        until REAL NOT NULL,
+        id TEXT NOT NULL,                      -- of the task that holds it, which may be forgotten,
+        pushed REAL                            -- and the time of its push, since its id may be given again then
+    )
+    """,
+    "CREATE UNIQUE INDEX trio_tasks_key_held ON trio_tasks_key (queue, uniq)",
+    "CREATE INDEX trio_tasks_key_ends ON trio_tasks_key (queue, until)",
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

@@ -7,17 +7,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..._clock import wall_now
-from ..._contracts.backend import Cancel, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
+from ..._contracts.backend import Cancel, Discard, FetchById, ListTasks, Metrics, ResumeById, WaitForCompletion
 from ..._contracts.storage_events import Pushed
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Retried, Status, Succeeded
+from ..._tasks.task_id import TaskId
 from .harness import DELAY, EARLY, Stopwatch
 from .rule import expect, expect_that, refused, rule
 
 if TYPE_CHECKING:
     from ..._tasks.outcome import Outcome
-    from ..._tasks.task import TaskOptions
+    from ..._tasks.task import OnConflict, TaskOptions
     from .harness import Harness
+
+_NEVER_REFUSED: tuple[OnConflict, ...] = ("skip", "replace", "update")
 
 
 @rule(3)
@@ -225,3 +228,62 @@ async def a_key_is_free_after_the_end(harness: Harness) -> None:
         await harness.settle(await harness.receive_number(number), outcome)
     await harness.push(7, unique="key", on_conflict="raise")
     await harness.receive_number(7)
+
+
+@rule(12)
+async def a_key_is_free_after_the_start(harness: Harness) -> None:
+    """With unique_until="start", a unique key is free again when its task has been received for the first time, and is
+    not taken again when that is retried.
+    """
+    options: TaskOptions = {"unique": "key", "unique_until": "start"}
+    first = await harness.push(1, **options)
+    expect("what push returns while the first waits", await harness.backend.push(harness.args(2), **options), first)
+    task = await harness.receive_number(1)
+    await harness.push(3, **options, on_conflict="raise")
+    await harness.settle(task, Retried(ValueError("again"), DELAY))
+    await harness.receive_number(3)
+    await harness.push(4, **options, on_conflict="raise")
+    await harness.receive_number(4)
+    await harness.receive_number(1, attempt=2)
+    await harness.expect_nothing()
+
+
+@rule(12, Discard)
+async def a_key_is_held_until_it_is_forgotten(harness: Harness) -> None:
+    """With unique_until="forgotten", a finished task that is remembered still holds its unique key; it is neither
+    replaced nor updated.
+    """
+    options: TaskOptions = {"unique": f"of {TaskId.new()}", "unique_until": "forgotten"}
+    first = await harness.push(1, **options)
+    await harness.settle(await harness.receive_number(1), Failed(ValueError("failed")))
+    for number, on_conflict in enumerate(_NEVER_REFUSED, 2):
+        pushed = await harness.backend.push(harness.args(number), **options, on_conflict=on_conflict)
+        expect(f"what push returns with on_conflict={on_conflict!r}", pushed, first)
+    with refused("another task of its unique key", DuplicateTaskError):
+        await harness.push(5, **options, on_conflict="raise")
+    await harness.backend.discard(first)
+    await harness.push(6, **options, on_conflict="raise")
+    await harness.receive_number(6)
+    await harness.expect_nothing()
+
+
+@rule(12)
+async def a_key_is_held_for_its_time(harness: Harness) -> None:
+    """With unique_for, a unique key is held for so many seconds from the push, though its task is finished and
+    forgotten, and not longer, though its task waits.
+    """
+    key = f"of {TaskId.new()}"  # it is still held when the rule is over, and the next ones may use the same store
+    first = await harness.push(1, unique=key, unique_for=3600.0)
+    short = await harness.push(2, unique="key", unique_for=DELAY, priority=-1)
+    await harness.settle(await harness.receive_number(1), Succeeded(None))
+    if isinstance(harness.backend, Discard):
+        await harness.backend.discard(first)
+    for number, on_conflict in enumerate(_NEVER_REFUSED, 3):
+        pushed = await harness.backend.push(harness.args(number), unique=key, on_conflict=on_conflict)
+        expect(f"what push returns with on_conflict={on_conflict!r}", pushed, first)
+    await harness.pass_time(2 * DELAY)
+    pushed = await harness.push(6, unique="key", on_conflict="raise", priority=-2)
+    expect_that("what push returns when the time is over", pushed != short, pushed, "the id of the new task")
+    await harness.receive_number(2)
+    await harness.receive_number(6)
+    await harness.expect_nothing()
