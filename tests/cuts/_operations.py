@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -14,7 +15,6 @@ from trio_tasks import (
     Pushed,
     Released,
     Retried,
-    Status,
     Succeeded,
     Task,
     TaskBuilder,
@@ -96,6 +96,12 @@ def calling(verb: str, *args: Any) -> Callable[[BackendUnderTest, Cut], Awaitabl
 def looking(verb: str, *args: Any) -> Operation:
     """Make an operation that only reads."""
     return Operation(calling(verb, *args), Seen.untouched)
+
+
+def several(verb: str, task_id: str, *args: Any) -> list[Operation]:
+    """Make an operation that changes one task, and one that changes it among several."""
+    ids = [task_id, "unknown", "held"]
+    return [Operation(calling(verb, task_id, *args)), Operation(calling(verb, ids, *args), Seen.each)]
 
 
 def channel_of(*items: Any) -> trio.MemoryReceiveChannel[Any]:
@@ -227,7 +233,7 @@ def killed_or_done(seen: Seen) -> None:
     assert {**seen.after, "waiting": None} == {**seen.uncut, "waiting": None}
 
 
-async def wait_for(tested: BackendUnderTest, cut: Cut) -> bool:
+async def wait_for(tested: BackendUnderTest, cut: Cut, ids: Any) -> bool:
     async def finish() -> None:
         await trio.sleep(1)
         await tested.backend.settle(tested.held, Succeeded("result"))
@@ -236,7 +242,7 @@ async def wait_for(tested: BackendUnderTest, cut: Cut) -> bool:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(finish)
         with cut:
-            assert (await tested.backend.wait_for("held")).status is Status.Done
+            await tested.backend.wait_for(ids)
             returned = True
     return returned
 
@@ -276,7 +282,7 @@ PUSHES = {
     "push_all": [Operation(calling("push_all", lambda _: channel_of(task("new 1"), task("new 2"))), Seen.beginning)],
 }
 LOOKS = {
-    "fetch_by_id": [looking("fetch_by_id", "waiting")],
+    "fetch_by_id": [looking("fetch_by_id", "waiting"), looking("fetch_by_id", ["waiting", "dead"])],
     "list_tasks": [looking("list_tasks")],
     "list_workers": [looking("list_workers")],
     "workers": [looking("workers")],
@@ -289,14 +295,14 @@ LOOKS = {
 }
 CHANGES = {
     "update": [Operation(calling("update", lambda _: Task("waiting", task("waiting").parts)))],
-    "reschedule": [Operation(calling("reschedule", "waiting", LATER))],
-    "cancel": [Operation(calling("cancel", "waiting"))],
+    "reschedule": several("reschedule", "waiting", LATER),
+    "cancel": several("cancel", "waiting"),
     "pause": [Operation(calling("pause"), Seen.untouched)],
     "resume": [Operation(calling("resume"), Seen.untouched)],
     "is_paused": [looking("is_paused")],
-    "discard": [Operation(calling("discard", "dead"))],
+    "discard": several("discard", "dead"),
     "vacuum": [Operation(calling("vacuum"))],
-    "resume_by_id": [Operation(calling("resume_by_id", "dead"))],
+    "resume_by_id": several("resume_by_id", "dead"),
     "retry_all": [Operation(calling("retry_all"), Seen.each)],
     "cancel_all": [Operation(calling("cancel_all"), Seen.each)],
     "discard_all": [Operation(calling("discard_all"), Seen.each)],
@@ -314,8 +320,12 @@ OPERATIONS: dict[str, list[Operation]] = {
     "beat": [Operation(beat, Seen.done)],
     "register_worker": [Operation(register, Seen.untouched)],
     "unregister_worker": [Operation(unregister, Seen.untouched)],
-    "abort": [Operation(abort, killed_or_done)],
-    "wait_for": [looking("wait_for", "dead"), Operation(wait_for, Seen.done)],
+    "abort": [Operation(abort, killed_or_done), Operation(calling("abort", ["dead", "unknown"]), Seen.untouched)],
+    "wait_for": [
+        looking("wait_for", "dead"),
+        looking("wait_for", ["dead", "dead"]),
+        *(Operation(partial(wait_for, ids=ids), Seen.done) for ids in ("held", ["dead", "held"])),
+    ],
     "events": [Operation(events, Seen.done)],
 }
 """By the name of the method. Opening and closing, and what is run, have files of their own."""

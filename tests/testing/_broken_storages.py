@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import trio
 from trio_tasks import (
     AbortError,
+    ChangeReport,
     Failed,
     Killed,
     LeaseLostError,
@@ -30,7 +31,6 @@ from trio_tasks import (
     Suspended,
     Task,
     TaskId,
-    TaskResult,
     UnknownTaskError,
     WorkerContext,
     WorkerInfo,
@@ -236,7 +236,7 @@ class ShowsWhatWasEnteredOnly(LeasedStorage):
 
 @breaks("an_expiry_is_waited_for")
 class TellsExpiriesOnlyToReceivers(LeasedStorage):
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def wait_for(self, task_id: Any) -> Any:
         row = await self.find(task_id)
         while row is not None and row.result is None:
             await self.store.changed.wait()
@@ -784,7 +784,7 @@ class CountsTheAttemptToCome(LeasedStorage):
 
 @breaks("an_end_can_be_waited_for")
 class ToldOfSuccessOnly(LeasedStorage):
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def wait_for(self, task_id: Any) -> Any:
         row = await self.find(task_id)
         is_over = row is None or row.result is not None
         result = await super().wait_for(task_id)
@@ -795,7 +795,7 @@ class ToldOfSuccessOnly(LeasedStorage):
 
 @breaks("an_end_is_remembered")
 class RemembersOnce(LeasedStorage):
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def wait_for(self, task_id: Any) -> Any:
         result = await super().wait_for(task_id)
         self.store.rows.pop(task_id, None)
         return result
@@ -803,7 +803,7 @@ class RemembersOnce(LeasedStorage):
 
 @breaks("an_unknown_end_is_not_waited_for")
 class WaitsForTheUnknown(LeasedStorage):
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def wait_for(self, task_id: Any) -> Any:
         try:
             return await super().wait_for(task_id)
         except UnknownTaskError as error:
@@ -814,7 +814,7 @@ class WaitsForTheUnknown(LeasedStorage):
 
 @breaks("a_wait_for_an_end_can_be_cancelled")
 class KillsWithItsWaiter(LeasedStorage):
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def wait_for(self, task_id: Any) -> Any:
         is_over = False
         try:
             result = await super().wait_for(task_id)
@@ -930,7 +930,7 @@ class CountsNoReleases(LeasedStorage):
 
 @breaks("an_audit_is_true_at_any_moment")
 class ForgetsResumed(LeasedStorage):
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: Any) -> Any:
         resumed = await super().resume_by_id(task_id)
         self.store.counts["resumed"] = 0
         return resumed
@@ -975,7 +975,7 @@ class KeepsTheFirstReport(LeasedStorage):
 
 @breaks("the_past_of_a_task_is_shown")
 class ForgetsItsPast(LeasedStorage):
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: Any) -> Any:
         is_resumed = await super().resume_by_id(task_id)
         if is_resumed:
             self.store.rows[task_id].info = NOTHING_KNOWN
@@ -1052,7 +1052,7 @@ class KeepsOldMetadata(LeasedStorage):
 
 @breaks("a_ready_task_keeps_its_place")
 class SendsTheRescheduledBehind(LeasedStorage):
-    async def reschedule(self, task_id: str, delay: float) -> bool:
+    async def reschedule(self, task_id: Any, delay: float) -> Any:
         row = await self.waiting(task_id)
         if row is not None and not delay:
             row.place = trio.current_time(), next(self.store.numbers)
@@ -1061,7 +1061,7 @@ class SendsTheRescheduledBehind(LeasedStorage):
 
 @breaks("a_waiting_task_can_be_rescheduled")
 class MovesToEarlierOnly(LeasedStorage):
-    async def reschedule(self, task_id: str, delay: float) -> bool:
+    async def reschedule(self, task_id: Any, delay: float) -> Any:
         row = await self.waiting(task_id)
         is_later = row is not None and row.due < trio.current_time() + delay
         return is_later or await super().reschedule(task_id, delay)
@@ -1069,26 +1069,26 @@ class MovesToEarlierOnly(LeasedStorage):
 
 @breaks("a_waiting_task_can_be_cancelled", "changes_are_told")
 class CancelsTheUnknown(LeasedStorage):
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: Any, *, running: bool = False) -> Any:
         return await super().cancel(task_id, running=running) or (not running and task_id not in self.store.rows)
 
 
 @breaks("a_task_can_be_cancelled_wherever_it_is")
 class CancelsOnlyWhatWaits(LeasedStorage):
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: Any, *, running: bool = False) -> Any:
         return await super().cancel(task_id)
 
 
 @breaks("a_running_task_can_be_aborted", "a_task_can_be_cancelled_wherever_it_is")
 class AbortsInWordsOnly(LeasedStorage):
-    async def abort(self, task_id: str) -> bool:
+    async def abort(self, task_id: Any) -> Any:
         row = await self.find(task_id)
         return row is not None and row.hand is not None
 
 
 @breaks("a_finished_task_can_be_resumed")
 class ResumesWithItsAttempts(LeasedStorage):
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: Any) -> Any:
         row = await self.find(task_id)
         attempt = row.attempt if row is not None else 0
         is_resumed = await super().resume_by_id(task_id)
@@ -1099,7 +1099,7 @@ class ResumesWithItsAttempts(LeasedStorage):
 
 @breaks("a_dead_letter_keeps_off_a_taken_key")
 class ResumesRegardless(LeasedStorage):
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: Any) -> Any:
         row = await self.find(task_id)
         if row is not None:
             row.parts.terms = replace(row.parts.terms, unique=None)
@@ -1128,6 +1128,19 @@ class ChangesAll(LeasedStorage):
         return await super().cancel_all(status)
 
 
+@breaks("a_verb_says_which_of_several_tasks_it_changed")
+class SaysThatAllWereChanged(LeasedStorage):
+    async def change_each(self, verb: str, ids: Any, change: Any) -> ChangeReport:
+        report = await super().change_each(verb, ids, change)
+        return ChangeReport((*report.changed, *map(TaskId, report.refused)), {}, verb)
+
+
+@breaks("several_tasks_are_returned_in_the_order_of_their_ids")
+class FetchesInItsOwnOrder(LeasedStorage):
+    async def fetch_each(self, ids: Iterable[str]) -> list[Any]:
+        return await super().fetch_each(sorted(ids))
+
+
 @breaks("running_tasks_are_not_abandoned", "orphans_can_be_resumed_at_once")
 class ResumesRunningTasks(LeasedStorage):
     async def resume_abandoned(self) -> int:
@@ -1138,7 +1151,7 @@ class ResumesRunningTasks(LeasedStorage):
 
 @breaks("one_task_can_be_forgotten", "changes_are_told", "an_audit_is_true_at_any_moment")
 class DiscardsAnything(LeasedStorage):
-    async def discard(self, task_id: str) -> bool:
+    async def discard(self, task_id: Any) -> Any:
         await trio.lowlevel.checkpoint()
         return self.store.rows.pop(task_id, None) is not None
 

@@ -6,9 +6,10 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from trio_tasks import (
     Audit,
     Balance,
     Cancelled,
+    ChangeReport,
     DuplicateTaskError,
     Expired,
     Explanation,
@@ -52,6 +54,7 @@ from trio_tasks import (
 )
 from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
+from trio_tasks._contracts.bulk import check_ids
 from trio_tasks._contracts.event_readers import EventReaders
 from trio_tasks._contracts.explanation import Evidence, Place, explanation_of
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
@@ -142,6 +145,16 @@ class Store:
         self.changed = trio.Event()
 
 
+def for_one_id(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that breaks a storage for one id, and leaves it as it is for several."""
+
+    async def call(self: Any, task_id: Any, *args: Any, **options: Any) -> Any:
+        of = method if isinstance(task_id, str) else getattr(LeasedStorage, verb)
+        return await of(self, task_id, *args, **options)
+
+    return call
+
+
 class LeasedStorage(
     TaskSink[Any],
     ReceiveNowaitBackend[Any],
@@ -168,6 +181,11 @@ class LeasedStorage(
     Watch,
 ):
     """A storage with leases."""
+
+    def __init_subclass__(cls) -> None:
+        for verb in ("reschedule", "cancel", "abort", "resume_by_id", "discard", "fetch_by_id", "wait_for"):
+            if verb in vars(cls):
+                setattr(cls, verb, for_one_id(verb, vars(cls)[verb]))
 
     lease = LEASE
     heartbeat_interval: float | None = LEASE / 4
@@ -438,11 +456,20 @@ class LeasedStorage(
         self.match_waiters()
         return self.store.rows.get(task_id)
 
-    async def fetch_by_id(self, task_id: str) -> Task[Any] | None:
+    async def fetch_by_id(self, task_id: Any) -> Any:
+        if not isinstance(task_id, str):
+            return await self.fetch_each(check_ids(task_id))
         row = await self.find(task_id)
         return None if row is None else self.shown(row)
 
-    async def wait_for(self, task_id: str) -> TaskResult[Any]:
+    async def fetch_each(self, ids: Iterable[str]) -> list[Any]:
+        return [await LeasedStorage.fetch_by_id(self, each) for each in ids]
+
+    async def wait_for(self, task_id: Any) -> Any:
+        if not isinstance(task_id, str):
+            if unknown := [each for each in check_ids(task_id) if each not in self.store.rows]:
+                raise UnknownTaskError(*unknown)
+            return [await LeasedStorage.wait_for(self, each) for each in check_ids(task_id)]
         while True:
             row = await self.find(task_id)
             if row is None:
@@ -565,6 +592,18 @@ class LeasedStorage(
 
     # Changing
 
+    async def change_each(self, verb: str, ids: Any, change: Callable[[str], Awaitable[bool]]) -> ChangeReport:
+        """Change the tasks of several ids."""
+        changed: list[TaskId] = []
+        refused: dict[str, str] = {}
+        for task_id in dict.fromkeys(check_ids(ids)):
+            with suppress(DuplicateTaskError):
+                if await change(task_id):
+                    changed.append(TaskId(task_id))
+                    continue
+            refused[task_id] = "it is in another state, or not known"
+        return ChangeReport(tuple(changed), refused, verb)
+
     async def waiting(self, task_id: str) -> Row | None:
         row = await self.find(task_id)
         return row if row is not None and row.status is Status.Pending else None
@@ -575,27 +614,35 @@ class LeasedStorage(
         row.args, row.metadata = self.encode(task.args), json.dumps(dict(task.parts.metadata))
         return True
 
-    async def reschedule(self, task_id: str, delay: float) -> bool:
+    async def reschedule(self, task_id: Any, delay: float) -> Any:
+        if not isinstance(task_id, str):
+            return await self.change_each("rescheduled", task_id, partial(LeasedStorage.reschedule, self, delay=delay))
         if (row := await self.waiting(task_id)) is None:
             return False
         row.due = trio.current_time() + delay
         self.store.mark_changed()
         return True
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: Any, *, running: bool = False) -> Any:
+        if not isinstance(task_id, str):
+            return await self.change_each("cancelled", task_id, partial(LeasedStorage.cancel, self, running=running))
         if (row := await self.waiting(task_id)) is None:
             return running and await self.abort(task_id)
         self.finish(row, Killed(AbortError("cancelled")))
         self.tell(Cancelled(row.parts.id))
         return True
 
-    async def abort(self, task_id: str) -> bool:
+    async def abort(self, task_id: Any) -> Any:
+        if not isinstance(task_id, str):
+            return await self.change_each("aborted", task_id, partial(LeasedStorage.abort, self))
         row = await self.find(task_id)
         if row is None or row.hand is None or row.hand.holder is None:
             return False
         return row.hand.holder.revoke(Killed(AbortError("aborted")))
 
-    async def resume_by_id(self, task_id: str) -> bool:
+    async def resume_by_id(self, task_id: Any) -> Any:
+        if not isinstance(task_id, str):
+            return await self.change_each("resumed", task_id, partial(LeasedStorage.resume_by_id, self))
         row = await self.find(task_id)
         if row is None or not row.status.is_final:
             return False
@@ -647,7 +694,9 @@ class LeasedStorage(
                 number += await self.discard(task.parts.id)
         return number
 
-    async def discard(self, task_id: str) -> bool:
+    async def discard(self, task_id: Any) -> Any:
+        if not isinstance(task_id, str):
+            return await self.change_each("discarded", task_id, partial(LeasedStorage.discard, self))
         row = await self.find(task_id)
         if row is None or row.status is Status.Running:
             return False

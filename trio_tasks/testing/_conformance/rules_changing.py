@@ -20,12 +20,13 @@ from ..._contracts.backend import (
     Vacuum,
     WaitForCompletion,
 )
+from ..._logging import catch_errors
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Status, Succeeded
 from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import DELAY, TICK, Stopwatch
-from .rule import Feature, expect, refused, rule
+from .rule import Feature, expect, expect_that, refused, rule
 from .workers import AttemptRecord
 
 if TYPE_CHECKING:
@@ -290,6 +291,56 @@ async def many_tasks_can_be_changed(harness: Harness) -> None:
         await harness.settle(await harness.receive(), Succeeded(None))
     with refused("cancel_all of tasks that are done", ValueError):
         await backend.cancel_all(Status.Done)
+
+
+@rule(2, ActOnMany, Cancel)
+async def a_verb_says_which_of_several_tasks_it_changed(harness: Harness) -> None:
+    """cancel, resume_by_id, discard and reschedule of several ids, where a backend has them, change all tasks that can
+    be changed so, and no others, and give a reason for each other id.
+    """
+    backend = harness.backend
+    ids: list[str] = [await harness.push(number) for number in range(4)]
+    running = await harness.receive_number(0)
+    asked = [ids[3], running.parts.id, "unknown", ids[1], ids[3]]
+    report = await backend.cancel(iter(asked))
+    expect("the tasks that were cancelled, in order", report.changed, (ids[3], ids[1]))
+    expect("the others, in order", [*report.refused], [running.parts.id, "unknown"])
+    expect_that("the reasons", all(report.refused.values()), str(report), "a reason for each")
+    expect("whether all were cancelled", report.is_complete, False)
+    expect("the report on no ids", (await backend.cancel([])).changed, ())
+    with refused("an id that is no string", TypeError):
+        await backend.cancel([ids[2], 5])
+    if isinstance(harness.backend, Reschedule):
+        expect("which were put off", (await backend.reschedule(ids, 0.0)).changed, (ids[2],))
+    if isinstance(harness.backend, ResumeById):
+        expect("which were resumed", (await backend.resume_by_id(ids)).changed, (ids[1], ids[3]))
+        expect("which were cancelled again", (await backend.cancel({ids[1]: 0, ids[3]: 0})).changed, (ids[1], ids[3]))
+    if isinstance(harness.backend, Discard):
+        expect("which were forgotten", (await backend.discard(tuple(asked))).changed, (ids[3], ids[1]))
+    await backend.cancel([ids[2]])
+    await harness.settle(running, Succeeded(None))
+    await harness.expect_nothing()
+
+
+@rule(2, ActOnMany, FetchById)
+async def several_tasks_are_returned_in_the_order_of_their_ids(harness: Harness) -> None:
+    """fetch_by_id of several ids, and wait_for where a backend has it, return lists in the order of the ids;
+    UnknownTaskError names all ids that are not known.
+    """
+    backend = harness.backend
+    ids: list[str] = [await harness.push(number) for number in range(3)]
+    for number in range(3):
+        await harness.settle(await harness.receive_number(number), Failed(ValueError(str(number))))
+    asked = [ids[2], ids[0], "unknown", ids[2]]
+    found = await backend.fetch_by_id(asked)
+    expect("the tasks", [task and task.parts.id for task in found], [ids[2], ids[0], None, ids[2]])
+    expect("the tasks of no ids", await backend.fetch_by_id(()), [])
+    if isinstance(harness.backend, WaitForCompletion):
+        results = await backend.wait_for([ids[1], ids[0], ids[1]])
+        expect("whose the results are", [result.id for result in results], [ids[1], ids[0], ids[1]])
+        with catch_errors() as caught:
+            await backend.wait_for(["none", *ids, "nor this"])
+        expect("the ids that wait_for says are unknown", getattr(caught.error, "task_ids", None), ("none", "nor this"))
 
 
 @rule(2, Discard)
