@@ -634,8 +634,6 @@ class Machine(RuleBasedStateMachine):
     def _agree_on_explanation(self, storage: Any, row: Row) -> None:
         """A task is explained by its place, and one that is ready by those that go first. The workers that are
         registered here do not run: their intake is closed."""
-        if self.model.explanation(row) in ("running", "no_worker") and not self.kind.has_one_process:
-            return  # it would ask the other handles, and wait for an answer on a clock that stands still
         found = self._do(storage.explain, row.id)
         kind = "no_worker" if found.kind == "held_by_gate" else found.kind
         assert kind == self.model.explanation(row), found

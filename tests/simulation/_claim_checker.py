@@ -77,6 +77,11 @@ class ClaimChecker(EventChecker):
         self.final: dict[str, Outcome] = {}
         self.killed_waiting = 0  # of those that were resumed since
         self._resuming: set[str] = set()
+        self.registered: dict[WorkerContext, object] = {}  # workers, each with the state of the queue it is known to
+        self.ever_registered: set[WorkerContext] = set()  # as a storage was told, perhaps without an answer
+        # By worker, task and number of the attempt: how many are under way, and when the last one ended.
+        self.begun: Counter[tuple[str, str, int]] = Counter()
+        self.ended: dict[tuple[str, str, int], float] = {}
 
     def add_fault(self, fault: Fault) -> None:
         """Note a fault that a faulty backend has injected."""
@@ -249,6 +254,16 @@ class ClaimChecker(EventChecker):
             if not (self.has_leases and (claim.is_void or self.storage_now() >= claim.lease_until - _CLOSE)):
                 self.fault(f"{task} could not be settled, and nobody has taken it away")
 
+    def will_register(self, context: WorkerContext) -> None:
+        """Note that a worker is about to be registered."""
+        self.ever_registered.add(context)
+
+    def was_registered(self, context: WorkerContext, storage: Any) -> None:
+        self.registered[context] = storage._queue
+
+    def will_unregister(self, context: WorkerContext) -> None:
+        self.registered.pop(context, None)
+
     def withdrew(self) -> None:
         """Note that a receiver was cancelled, or that a slot returns from settling: a task may be on its way to it."""
         self._withdrawals.append(trio.current_time())
@@ -283,6 +298,9 @@ class ClaimChecker(EventChecker):
         if self.stopped.get(context, self.quiet) < self.quiet:
             self.fault(f"{task} is begun by {context.name}, which was told to stop before")
         self.engaged[task.parts] = trio.current_time()
+        key = context.name, task.parts.id, int(task.parts.attempt)  # one that was released has the same number again
+        self.begun[key] += 1  # one that was handed out twice, too
+        self.ended.pop(key, None)
 
     def claims_of(self, task: Task[Any]) -> list[Claim]:
         """Return the claims that this may be a copy of. Of a second copy the number of the attempt is all that is
@@ -294,6 +312,10 @@ class ClaimChecker(EventChecker):
 
     def attempt_ended(self, context: WorkerContext, task: Task[Any], outcome: Outcome) -> None:
         self.check_children(task)
+        key = context.name, task.parts.id, int(task.parts.attempt)
+        self.begun[key] -= 1
+        if self.begun[key] == 0:
+            self.ended[key] = trio.current_time()
         self.settling_since.pop(task.parts, None)
         if isinstance(outcome, (Retried, Failed, Killed)):
             check_error_outcome(self, context, task, outcome)

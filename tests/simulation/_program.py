@@ -29,6 +29,7 @@ from tests.simulation._program_run import ProgramRun, rng
 from tests.simulation._quiescence_checks import QuiescenceChecks
 from tests.simulation._random_controls import RandomControls
 from tests.simulation._random_handlers import RandomHandlers
+from tests.simulation._random_looks import RandomLooks
 from tests.simulation._random_pushes import RandomPushes
 from tests.simulation._random_workers import RandomWorkers
 from tests.simulation._stores import Kind, Stores
@@ -74,6 +75,7 @@ class Program:
         self._random_handlers = RandomHandlers(self.checker, seed, self, self._threads)
         self._random_workers = RandomWorkers(seed, self.faults, self.checker, self._random_handlers)
         self._random_controls = RandomControls(self.checker, self._random_pushes, self._random_workers)
+        self._random_looks = RandomLooks(self.checker, self._random_pushes)
         self._quiescence_checks = QuiescenceChecks(self.checker, self.stores, self.faults)
         self._missing: set[Claim] = set()
         self._program_run: ProgramRun
@@ -139,6 +141,9 @@ class Program:
                     program_run,
                     rng(self.seed, "doors", workers.backends_made),
                 )
+                looks = rng(self.seed, "looks", workers.backends_made)
+                if looks.random() < 0.5:
+                    nursery.start_soon(self._random_looks.look, program_run, looks)
                 await trio.sleep(random.random() * 30)
                 if random.random() < 0.3:
                     self._wind_down(program_run)

@@ -173,22 +173,20 @@ async def a_failed_attempt_tells_all(harness: Harness) -> None:
 @rule(11, RegisterWorker, ListWorkers)
 async def workers_tell_of_themselves(harness: Harness) -> None:
     """workers(fresh=True) lists each worker that runs, in any process, and none that has ended. It has the name, the
-    running tasks, the line at which each of them waits, and the state of the intake.
+    running tasks, the line at which each of them waits, the state of the intake, and the names of tasks that its
+    handler knows.
     """
     may_end = trio.Event()
-
-    async def wait(task: Task[Any]) -> None:
-        await may_end.wait()
-
     task_id = await harness.push(1)
     async with harness.second_handle() as other, trio.open_nursery() as nursery:
-        worker: Worker[Any, Any] = Worker("teller", harness.backend, wait, concurrency=3, version="1.4")
+        worker: Worker[Any, Any] = Worker("teller", harness.backend, _Waiting(may_end), concurrency=3, version="1.4")
         context = await nursery.start(worker.run)
         await harness.wait_until(lambda: bool(context.running_tasks), "the attempt of a worker", "begun")
         for backend in (harness.backend, other):
             info = await _expect_info(backend)
             known = (info.pid, info.version, info.slots, info.busy, info.intake, info.is_alive)
             expect("what it tells of itself", known, (os.getpid(), "1.4", 3, 1, "open", True))
+            expect("the names of tasks that it knows", info.names, ("a kind", "another"))
             expect_that("its machine", bool(info.host), info.host, "a name")
             times = [info.since, info.as_of, info.last_beat]
             expect("the order of its times", times, sorted(times))
@@ -205,6 +203,18 @@ async def workers_tell_of_themselves(harness: Harness) -> None:
         names = [each.name for each in await other.workers(fresh=True)]
         expect("the workers when it has ended", names, [])
         nursery.cancel_scope.cancel()
+
+
+class _Waiting:
+    """A handler that knows the names of some tasks."""
+
+    task_names = frozenset({"another", "a kind"})
+
+    def __init__(self, may_end: trio.Event) -> None:
+        self._may_end = may_end
+
+    async def __call__(self, task: Task[Any]) -> None:
+        await self._may_end.wait()
 
 
 async def _expect_info(backend: Any) -> WorkerInfo:
