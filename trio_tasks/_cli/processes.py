@@ -1,0 +1,145 @@
+"""Several processes of one program: started, supervised and ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from .output import ExitStatus, note
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+RELOADED = 75
+"""The exit status of a process that wants to be started again, since a file of its program has changed."""
+_FIRST_DELAY = 0.2
+_LONGEST_DELAY = 30.0
+"""Seconds before a process that has failed is started again: they double."""
+_RAN_WELL = 60.0
+"""Seconds after which a process that fails has run well before."""
+_BY_SIGNAL = 128
+"""Added to the number of the signal that has ended a process."""
+_ENDED_IN_ORDER = (ExitStatus.DONE, ExitStatus.CUT_SHORT)
+
+
+async def supervise(arguments: Sequence[str], number: int, tell: Callable[[], Awaitable[None]], *, reload: bool) -> int:
+    """Run a number of processes until all have ended, and return the highest of their exit statuses.
+
+    One that fails is started again, after a delay that doubles. SIGINT and SIGTERM are forwarded as SIGTERM: the first
+    one shuts the processes down, the second one cancels their attempts. If this process is killed, their standard input
+    ends, and they shut down.
+
+    Args:
+      arguments: those of this command.
+      number: of processes.
+      tell: an async function that runs beside them, and tells systemd of them.
+      reload: True to start a process again that ends since its files have changed, or could not be imported.
+    """
+    family = _Family([sys.executable, "-m", "trio_tasks", *arguments, "--supervised"], reload)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(family.forward_signals)
+        nursery.start_soon(tell)
+        async with trio.open_nursery() as members:
+            for index in range(number):
+                members.start_soon(family.keep, index + 1)
+        nursery.cancel_scope.cancel()
+    return family.status
+
+
+@final
+class _Family:
+    """The processes of one program.
+
+    Args:
+      command: the command line of each.
+      reload: True if they are started again when their files change.
+    """
+
+    def __init__(self, command: list[str], reload: bool) -> None:
+        self._command = command
+        self._reload = reload
+        self._ending = trio.Event()
+        self._running: set[trio.Process] = set()
+        self._signals = 0
+        self.status = 0
+
+    async def forward_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End all processes when a signal comes."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for _ in received:
+                self._end()
+
+    def _end(self) -> None:
+        self._signals += 1
+        self._ending.set()
+        for process in self._running:
+            process.terminate()
+
+    async def keep(self, index: int) -> None:
+        """Run a process, and start it again as long as it fails."""
+        delay = _FIRST_DELAY
+        while not self._ending.is_set():
+            began, seen = trio.current_time(), _python_files() if self._reload else {}
+            status = await self._run()
+            if self._ending.is_set() and status == _BY_SIGNAL + signal.SIGTERM:
+                # It had no monitor yet, or, at the third signal, none any more.
+                status = ExitStatus.DONE if self._signals < 3 else ExitStatus.CUT_SHORT
+            if self._ending.is_set() or status in _ENDED_IN_ORDER:
+                self.status = max(self.status, status)
+                return
+            if status == ExitStatus.USAGE and not self._reload:
+                self.status = max(self.status, status)
+                self._end()
+                return
+            if status == ExitStatus.USAGE:
+                note("waiting for a change of a file below the current folder")
+                await self._wait_for_change(seen)
+            elif status != RELOADED:
+                delay = _FIRST_DELAY if trio.current_time() > began + _RAN_WELL else min(2 * delay, _LONGEST_DELAY)
+                note(f"process {index} ended with status {status}: it is started again in {delay:g} s")
+                with trio.move_on_after(delay):
+                    await self._ending.wait()
+
+    async def _run(self) -> int:
+        """Run a process; return its exit status, that of a signal as a shell does."""
+        environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+        process = await trio.lowlevel.open_process(
+            self._command,
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is forwarded
+        )
+        self._running.add(process)
+        try:
+            for _ in range(self._signals):  # which came before it was there
+                process.terminate()
+            status = await process.wait()
+        finally:
+            self._running.discard(process)
+            if process.stdin is not None:
+                with trio.CancelScope(shield=True):
+                    await process.stdin.aclose()
+        return status if status >= 0 else _BY_SIGNAL - status
+
+    async def _wait_for_change(self, seen: dict[str, float]) -> None:
+        while seen == _python_files() and not self._ending.is_set():  # noqa: ASYNC110  files tell nobody
+            await trio.sleep(0.5)
+
+
+def _python_files() -> dict[str, float]:
+    """Return the time of the last change of each Python file below the current folder."""
+    found: dict[str, float] = {}
+    for folder, folders, files in os.walk(Path.cwd()):
+        folders[:] = [each for each in folders if not each.startswith((".", "__"))]
+        for name in files:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                found[str(path)] = path.stat().st_mtime if path.exists() else 0.0
+    return found

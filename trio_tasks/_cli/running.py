@@ -1,0 +1,302 @@
+"""The command ``run``: import a program, and run its monitor until it ends, or a signal comes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import socket
+import sys
+import traceback
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import click
+import trio
+
+from .. import Engage, Monitor
+from .options import duration
+from .output import Answer, CommandError, ExitStatus, note, printable
+from .processes import RELOADED, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from types import TracebackType
+
+    from .. import Event, Report, WorkerContext
+
+_QUIET = 1.0
+"""Seconds without an attempt, after which a program is idle."""
+_LOOK = 0.5
+"""Seconds between two looks at the files of a program."""
+_STATUS_EVERY = 5.0
+"""Seconds between two lines of status for systemd, if no watchdog needs more."""
+_RELOAD_WITHIN = 5.0
+"""Seconds that attempts may go on before a program is loaded again."""
+
+
+class RunOptions(NamedTuple):
+    """The options of a run in one process."""
+
+    until_idle: bool
+    shutdown_timeout: float | None
+    reload: bool
+    supervised: bool
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--json/--no-json", "as_json", default=None, help="The report as JSON, or as text.")
+@click.option("--processes", type=click.IntRange(1, 1000), default=1, metavar="N", help="Run N processes.")
+@click.option("--reload", is_flag=True, help="Start again when a file of the program has changed.")
+@click.option("--until-idle", is_flag=True, help="End when no attempt has run for a second.")
+@click.option(
+    "--shutdown-timeout", type=duration, metavar="DURATION", help="Cancel what still runs so long after a shutdown."
+)
+@click.option("--supervised", is_flag=True, hidden=True, help="Shut down when standard input ends.")
+def run(target: str, as_json: bool | None, processes: int, **options: Any) -> None:
+    """Run the workers of a program until it ends, or SIGINT or SIGTERM shuts it down; the second signal cancels.
+
+    NAME is a function without arguments that returns a Monitor which does not run yet; it may be async, or an async
+    context manager that gives one. The current folder is on the path.
+    """
+    wanted = RunOptions(**options)
+    if not wanted.supervised and (processes > 1 or wanted.reload):
+        command = ["run", target, *_arguments(as_json, wanted)]
+        status: int = trio.run(partial(supervise, command, processes, Service().tell, reload=wanted.reload))
+    else:
+        status = _run_here(target, Answer(as_json), wanted)
+    raise click.exceptions.Exit(status)
+
+
+def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
+    """Return the options for each of several processes."""
+    flags = {"--json": as_json is True, "--no-json": as_json is False}
+    flags |= {"--until-idle": options.until_idle, "--reload": options.reload}
+    given = [name for name, is_given in flags.items() if is_given]
+    if options.shutdown_timeout is not None:
+        given.append(f"--shutdown-timeout={options.shutdown_timeout}")
+    return given
+
+
+def _run_here(target: str, answer: Answer, options: RunOptions) -> int:
+    found = load(target)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    status: int = trio.run(_run_target, found, target, answer, options)
+    return status
+
+
+# Finding the program
+
+
+def load(target: str) -> Any:
+    """Import what ``module:name`` names.
+
+    Raises:
+      CommandError: that is impossible. What the program itself raised has been written to standard error.
+    """
+    module, _, path = target.partition(":")
+    if not module or not path:
+        raise CommandError(f"{printable(target)!r} is not MODULE:NAME, such as app:tasks", ExitStatus.USAGE)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (Exception, SystemExit) as error:
+        _write_traceback(error)
+        raise CommandError(f"{printable(target)} cannot be imported", ExitStatus.USAGE) from error
+    return found
+
+
+def _write_traceback(error: BaseException) -> None:
+    """Write an error to standard error, with those frames alone that are of the user's program."""
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    note("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith("<frozen importlib") or Path(file).parent == Path(__file__).parent or "importlib" in file
+
+
+@asynccontextmanager
+async def monitor_of(found: Any, target: str) -> AsyncGenerator[Monitor, None]:
+    """Call the user's function, and give the monitor that it returns or yields.
+
+    Raises:
+      CommandError: it does not give one.
+    """
+    made: Any = found
+    if not isinstance(found, Monitor):
+        if not callable(found):
+            raise CommandError(f"{printable(target)} is no function that returns a Monitor", ExitStatus.USAGE)
+        function: Any = asynccontextmanager(found) if inspect.isasyncgenfunction(found) else found
+        made = function()
+    if inspect.iscoroutine(made):
+        made = await made
+    if hasattr(made, "__aenter__") and not isinstance(made, Monitor):
+        async with made as monitor:
+            yield _checked(monitor, target)
+    else:
+        yield _checked(made, target)
+
+
+def _checked(monitor: object, target: str) -> Monitor:
+    if not isinstance(monitor, Monitor):
+        told = f"{printable(target)} must return a Monitor, not {type(monitor).__name__}"
+        raise CommandError(told, ExitStatus.USAGE)
+    if monitor.is_running:
+        raise CommandError(f"the Monitor of {printable(target)} runs already: leave that to `run`", ExitStatus.USAGE)
+    return monitor
+
+
+# Running it
+
+
+async def _run_target(found: Any, target: str, answer: Answer, options: RunOptions) -> int:
+    status: int | None = None
+    async with monitor_of(found, target) as monitor:
+        try:
+            status = await _run_monitor(monitor, options)
+        except Exception as error:  # a worker has failed
+            traceback.print_exception(type(error), error, error.__traceback__)
+            status = ExitStatus.PARTLY
+        report = monitor.report
+    answer.record(report_record(report), str(report))
+    if status == ExitStatus.DONE and report.interrupted:
+        return ExitStatus.CUT_SHORT
+    return status
+
+
+async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
+    """Run a monitor until it has ended; return RELOADED if a file of the program has changed, else DONE."""
+    service = Service()
+    reloading = trio.Event()
+    async with trio.open_nursery() as nursery:
+        if options.until_idle:
+            nursery.start_soon(_stop_when_idle, monitor)
+        if options.reload:
+            nursery.start_soon(_stop_when_changed, monitor, reloading)
+        if options.supervised:
+            nursery.start_soon(_stop_with_input, monitor)
+        nursery.start_soon(service.tell, monitor)
+        nursery.start_soon(_cancel_in_time, monitor, reloading, options.shutdown_timeout)
+        try:
+            await monitor.run_with_signal()
+        finally:
+            service.send("STOPPING=1")
+        nursery.cancel_scope.cancel()
+    return RELOADED if reloading.is_set() else ExitStatus.DONE
+
+
+async def _stop_when_idle(monitor: Monitor) -> None:
+    """Shut a monitor down once no attempt has begun or been under way for a while."""
+    last = trio.current_time()
+
+    def note_work(_: WorkerContext, event: Event) -> None:
+        nonlocal last
+        if isinstance(event, Engage):
+            last = trio.current_time()
+
+    monitor.on_event(note_work)
+    while trio.current_time() < last + _QUIET:
+        await trio.sleep(_QUIET / 10)
+        if not monitor.workers or any(context.task_count for context in monitor.workers):
+            last = trio.current_time()
+    monitor.shutdown()
+
+
+async def _cancel_in_time(monitor: Monitor, reloading: trio.Event, within: float | None) -> None:
+    """Cancel what still runs when the time for a shutdown is over."""
+    while not monitor.is_shutting_down:  # noqa: ASYNC110  the monitor tells by this alone
+        await trio.sleep(0.05)
+    if reloading.is_set():
+        within = _RELOAD_WITHIN if within is None else min(within, _RELOAD_WITHIN)
+    if within is not None:
+        await trio.sleep(within)
+        monitor.cancel_scope.cancel()
+
+
+async def _stop_with_input(monitor: Monitor) -> None:
+    """Shut down when standard input ends: it is a pipe from the process that has started this one, which has died."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        while await stream.receive_some():
+            pass
+    monitor.shutdown()
+
+
+async def _stop_when_changed(monitor: Monitor, reloading: trio.Event) -> None:
+    """Shut down when a file that the program has imported has changed."""
+    seen = _changes()
+    while True:
+        await trio.sleep(_LOOK)
+        found = _changes()
+        if any(found.get(file) != changed for file, changed in seen.items()):
+            break
+        seen = found
+    reloading.set()
+    monitor.shutdown()
+
+
+def _changes() -> dict[str, int]:
+    """Return the time of the last change of each imported file."""
+    found: dict[str, int] = {}
+    for module in [*sys.modules.values()]:
+        file: Any = getattr(module, "__file__", None)
+        if isinstance(file, str) and not file.startswith((sys.prefix, sys.base_prefix)):
+            found[file] = Path(file).stat().st_mtime_ns if Path(file).exists() else 0
+    return found
+
+
+def report_record(report: Report) -> dict[str, Any]:
+    """Return the report of a run."""
+    names = ("succeeded", "retried", "failed", "killed", "released", "suspended")
+    return {
+        **{name: sum(getattr(each, name) for each in report.workers) for name in names},
+        "runs": len(report.workers),
+        "restarts": report.restarts,
+        "drained": list(report.drained),
+        "interrupted": [{"id": each.task_id, "worker": each.worker, "line": each.where} for each in report.interrupted],
+        "errors": [f"{type(each).__name__}: {each}" for each in report.errors],
+    }
+
+
+@final
+class Service:
+    """Tells systemd that the program is ready, that it lives, and what it does, if systemd has started it."""
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def send(self, text: str) -> None:
+        """Send a message; without systemd, do nothing."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+                notify.setblocking(False)
+                notify.sendto(text.encode(), self._address)
+        except OSError as error:
+            logging.getLogger("trio_tasks").warning("systemd could not be told %r: %s", text, error)
+
+    async def tell(self, monitor: Monitor | None = None) -> None:
+        """Say that the program is ready; then, again and again, that trio's loop turns, and how many slots are busy."""
+        if not self._address:
+            return
+        every = min(_STATUS_EVERY, int(os.environ.get("WATCHDOG_USEC") or 10**9) / 2e6)
+        while monitor is not None and not monitor.workers:  # noqa: ASYNC110  the monitor tells by this alone
+            await trio.sleep(0.01)
+        self.send("READY=1")
+        while True:
+            contexts = () if monitor is None else monitor.workers
+            busy, slots = sum(each.task_count for each in contexts), sum(each.concurrency for each in contexts)
+            self.send(f"WATCHDOG=1\nSTATUS={busy}/{slots} slots")
+            await trio.sleep(every)
