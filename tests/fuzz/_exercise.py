@@ -5,11 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import trio
-from trio_tasks import BackendError, DecodeError, FileStorage, RetryAfterError, SqliteStorage, Status, Task, Worker
+from trio_tasks import (
+    BackendError,
+    DecodeError,
+    FileStorage,
+    RetryAfterError,
+    SqliteStorage,
+    Status,
+    Task,
+    Worker,
+)
+from trio_tasks._tasks.task import OnConflict
 
 if TYPE_CHECKING:
     from trio_tasks._backends.sqlite.driver import Driver
@@ -22,6 +33,8 @@ Storage = SqliteStorage[int] | FileStorage[int]
 TASKS = 8
 USER = 1000
 """The seed of who opens it afterwards: the ids that it makes are others."""
+HELD: list[dict[str, Any]] = [{}, {"unique_until": "start"}, {"unique_until": "forgotten"}, {"unique_for": 1e6}]
+"""How long the unique keys are held."""
 _LONG = 130.0
 """Seconds, of virtual time: a task that is retried comes back."""
 
@@ -39,8 +52,8 @@ async def write(path: Path, then: Callable[[], object] = bool) -> None:
         with trio.move_on_after(5):
             await Worker("w", storage, handle).run()
         await storage.report_progress(await _received(storage), "half")
-        for n in range(3):
-            await storage.push(n, unique=f"key {n}")
+        for n, held in enumerate(HELD):
+            await storage.push(n, unique=f"key {n}", **held)
         await storage.share(str, queue="other").push("another's")
         then()
 
@@ -86,6 +99,7 @@ async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], 
             await _look(storage)
             for task_id in ids:
                 await _change(storage, task_id)
+            await _push_under_keys(storage)
             with trio.move_on_after(1):
                 await storage.wait_for(await storage.push(7, delay=5.0))
             await storage.vacuum()
@@ -95,6 +109,12 @@ async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], 
         _, others = group.split(BackendError)
         if others is not None:
             raise others from None
+
+
+async def _push_under_keys(storage: Storage) -> None:
+    for n in range(len(HELD)):
+        for on_conflict in get_args(OnConflict):
+            await _try(partial(storage.push, 8, unique=f"key {n}", on_conflict=on_conflict))
 
 
 async def _look(storage: Storage) -> list[str]:

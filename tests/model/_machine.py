@@ -93,6 +93,8 @@ VERDICTS: dict[str, Callable[[float], Outcome]] = {
     "released": lambda after: Released(),
     "suspended": lambda after: Suspended(after),
 }
+HELD = 4 + 1 / 128
+"""Seconds for which a key is held, if that is for a time."""
 UNKNOWN = "nobody"
 CLOSE = 2 * TICK
 """Seconds: what comes within a step may come this much later than the step."""
@@ -164,6 +166,7 @@ class Machine(RuleBasedStateMachine):
         delay=delays,
         unique=st.sampled_from([None, "key"]),
         on_conflict=st.sampled_from(["replace", "skip", "update", "raise"]),
+        hold=st.sampled_from([{}, {}, {"unique_until": "start"}, {"unique_until": "forgotten"}, {"unique_for": HELD}]),
         expires_in=st.sampled_from([None, None, 3 + 1 / 256]),
         attempts=st.sampled_from([None, 2]),
     )
@@ -174,13 +177,14 @@ class Machine(RuleBasedStateMachine):
         delay: float,
         unique: str | None,
         on_conflict: str,
+        hold: dict[str, Any],
         expires_in: float | None,
         attempts: int | None,
     ) -> Any:
         self.numbers += 1
         options: dict[str, Any] = {"id": f"t{self.numbers}", "priority": priority, "metadata": {"n": self.numbers}}
         options |= {"delay": delay, "expires_in": expires_in, "attempts": attempts}
-        options |= {"unique": unique, "on_conflict": on_conflict} if unique else {}
+        options |= {"unique": unique, "on_conflict": on_conflict, **hold} if unique else {}
         return self._push({key: value for key, value in options.items() if value not in (None, 0.0)}, worker)
 
     @step(worker=workers, task=tasks)
@@ -196,6 +200,7 @@ class Machine(RuleBasedStateMachine):
         expires = model.now + options["expires_in"] if "expires_in" in options else float("inf")
         priority, unique = options.get("priority", 0), options.get("unique")
         row = Row(options["id"], self.numbers, priority, unique, expires, metadata=options.get("metadata", {}))
+        row.until, row.seconds = options.get("unique_until", "end"), options.get("unique_for")
         try:
             expected: Any = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
         except Refused:

@@ -51,7 +51,10 @@ class Row:
     claim: int = 0
     aborted: bool = False
     is_suspended: bool = False  # it is delayed by a suspension
-    replaced: str = ""  # by whom, while it ran
+    replaced: str = ""  # by whom, while it ran or, if it still held its key, when it was finished
+    until: str = "end"  # the end of the time for which it holds its key,
+    seconds: float | None = None  # or that time
+    has_begun: bool = False  # since it was pushed or resumed
     metadata: dict[str, Any] = field(default_factory=dict)
     history: list[tuple[int, str]] = field(default_factory=list)
     error: str | None = None
@@ -79,6 +82,7 @@ class Model:
         self.traits = traits
         self.now = 0.0
         self.rows: dict[str, Row] = {}
+        self.timed: dict[str, tuple[Row, float]] = {}  # by the key that it holds for a time, a row, and the end of it
         self.counts = dict.fromkeys(TOTALS, 0)
         self.claims = 0
         self.is_paused = False
@@ -91,19 +95,19 @@ class Model:
             raise Refused("id")
         owner = self.owner(row.unique)
         if owner is not None:
-            if on_conflict == "skip":
-                return owner.id
             if on_conflict == "raise":
                 raise Refused("unique")
+            if on_conflict == "skip" or not owner.is_live:
+                return owner.id
             if on_conflict == "update":
                 if owner.waits:
                     self.update_by_push(owner, row, delay)
                 return owner.id
             if owner.waits:
                 self.finish(owner, "killed", f"replaced by task {row.id}")
-            else:
-                owner.replaced = row.id
+            owner.replaced = row.id
         self.rows[row.id] = row
+        self.hold(row)
         row.pushed = self.now
         self.counts["pushed"] += 1
         self.wait(row, delay)
@@ -113,13 +117,33 @@ class Model:
         """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
         stays = row.place == "waiting" and not delay and row.priority == new.priority
         row.args, row.priority, row.metadata, row.expires = new.args, new.priority, new.metadata, new.expires
+        row.until, row.seconds = new.until, new.seconds
+        self.hold(row)
         if not stays:
             self.wait(row, delay)
 
     def owner(self, key: str | None) -> Row | None:
-        owners = [row for row in self.rows.values() if row.is_live and row.unique == key and not row.replaced]
-        assert key is None or len(owners) <= 1
-        return owners[0] if owners and key is not None else None
+        if key is None:
+            return None
+        owners = [row for row in self.rows.values() if row.unique == key and self.has_key(row)]
+        timed, end = self.timed.get(key, (None, 0.0))
+        if timed is not None and end > self.now:
+            owners.append(timed)
+        assert len(owners) <= 1
+        return owners[0] if owners else None
+
+    def has_key(self, row: Row) -> bool:
+        """Return True if a row holds its key by its own state."""
+        if row.replaced or row.seconds is not None:
+            return False
+        return {"start": row.waits and not row.has_begun, "end": row.is_live, "forgotten": True}[row.until]
+
+    def hold(self, row: Row) -> None:
+        """Note from when on a row holds its key, if that is for a time."""
+        if row.unique is not None and row.seconds is not None:
+            self.timed[row.unique] = row, self.now + row.seconds
+        elif row.unique is not None:
+            self.timed.pop(row.unique, None)
 
     def wait(self, row: Row, delay: float) -> None:
         self.order += 1
@@ -175,6 +199,7 @@ class Model:
         row.place, row.claim, row.due, row.expires = "running", self.claims, self.now + self.traits.lease, math.inf
         row.attempt += 1
         row.started = self.now
+        row.has_begun = True
         return row.claim
 
     # Coming back
@@ -281,8 +306,9 @@ class Model:
         row = self.rows.get(task_id)
         if row is None or row.is_live:
             return False
-        if self.owner(row.unique) is not None:
+        if (owner := self.owner(row.unique)) is not None and owner is not row:
             raise Refused("unique")
+        row.has_begun = False
         row.attempt, row.expires, row.aborted, row.replaced = 0, math.inf, False, ""
         row.result = None
         self.counts["resumed"] += 1

@@ -43,7 +43,7 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     ):
         checker.faults += [f"{task_id} is {what}" for task_id in sorted(faulty)]
     waiting = [task for task in tasks if task.parts.status is Status.Pending]  # one that runs may have been replaced
-    keys = Counter(task.parts.terms.unique for task in waiting)
+    keys = Counter(task.parts.unique for task in waiting if _holds_key(task))
     checker.faults += [f"{n} tasks that wait have the unique key {key!r}" for key, n in keys.items() if key and n > 1]
     for task in tasks:
         await _audit_task(checker, storage, task)
@@ -54,6 +54,12 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     checker.faults += [] if balance else [str(balance)]
     _audit_pasts(checker, tasks)
     _audit_runs(checker)
+
+
+def _holds_key(task: Task[Any]) -> bool:
+    """Return True if a task that waits holds its key, whatever the time."""
+    parts = task.parts
+    return parts.unique_for is None and (parts.unique_until != "start" or (parts.started is None and not parts.attempt))
 
 
 async def _audit_task(checker: ClaimChecker, storage: Any, task: Task[Any]) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 
 import trio
 from trio_tasks import BackendError, DuplicateTaskError, Task, TaskBuilder
+from trio_tasks._tasks.task import OnConflict
 
 from tests._attempt_checker import ALL
 from tests.simulation._claim_checker import ClaimChecker
+
+HELD: list[dict[str, Any]] = [{}, {"until": "start"}, {}, {"until": "forgotten"}, {}, {"seconds": 4.0}]
+"""How long unique keys are held, in turn."""
+_ON_CONFLICT: tuple[OnConflict, ...] = ("skip", "replace", "raise")
 
 
 class RandomPushes:
@@ -49,7 +54,8 @@ class RandomPushes:
         if random.random() < 0.2:
             builder.timeout(0.1 + random.random() * 3)
         if random.random() < 0.2:
-            builder.unique(random.choice("ab"), on_conflict=random.choice(("skip", "replace", "raise")))
+            key, on_conflict = random.choice("ab"), random.choice(_ON_CONFLICT)
+            builder.unique(key, on_conflict=on_conflict, **HELD[len(self.ids) % len(HELD)])
         return builder.build()
 
     async def push_one(self, storage: Any, task: Task[int], seconds: float) -> None:
