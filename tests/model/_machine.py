@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -16,14 +17,17 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precond
 from trio_tasks import (
     BackendError,
     DuplicateTaskError,
+    Expired,
     Failed,
     Killed,
     LeaseLostError,
+    MemoryStorage,
     Outcome,
     Pushed,
     Released,
     Retried,
     Status,
+    StorageEvent,
     StoredTaskInfo,
     Succeeded,
     Suspended,
@@ -83,6 +87,20 @@ class Waiter:
     outcome: Any = None
 
 
+class ToldEvents:
+    """In place of the readers of events: one that never ends."""
+
+    def __init__(self) -> None:
+        self.events: list[StorageEvent] = []
+        self.open = [self]
+
+    def tell(self, event: StorageEvent) -> None:
+        self.events.append(event)
+
+    def end(self, make_error: object = None) -> None:
+        """Go on listening."""
+
+
 workers = st.integers(0, WORKERS - 1)
 delays = st.sampled_from([0.0, 1 + 1 / 64, 5 + 1 / 64])
 VERDICTS: dict[str, Callable[[float], Outcome]] = {
@@ -132,6 +150,8 @@ class Machine(RuleBasedStateMachine):
         self.model = Model(self.kind.traits)
         self.run = SteppedRun()
         self.store = self.run.do(self._open)
+        self.told = ToldEvents()
+        self._listen()
         self.held: list[Held] = []
         self.waiters: list[Waiter] = []
         self.closed: set[Any] = set()
@@ -139,6 +159,13 @@ class Machine(RuleBasedStateMachine):
         self.steps = 0
         self.epoch: float | None = None
         """The storage's time when the model's was 0."""
+
+    def _listen(self) -> None:
+        """Hear all events of all handles, also of those that are closed."""
+        for handle in self.store.handles:
+            handle._queue.events = self.told
+            if isinstance(handle, MemoryStorage):
+                handle._queue.ledger.events = self.told  # type: ignore[assignment]  # it does as readers do
 
     async def _open(self) -> Store:
         store = self.kind(self.directory, self.run.nursery)
@@ -394,6 +421,9 @@ class Machine(RuleBasedStateMachine):
             for held in self.held:
                 held.storage = None if held.storage is storage else held.storage
             self.waiters = [waiter for waiter in self.waiters if waiter.storage is not storage]
+        self._listen()
+        self.model.events.clear()  # what opening a file kills, nobody is there to be told of
+        self.told.events.clear()
 
     @step(worker=workers)
     @precondition(lambda self: self.kind.traits.is_stored or self.steps > 20)
@@ -580,6 +610,7 @@ class Machine(RuleBasedStateMachine):
         for row in [*self.model.rows.values()][self.steps % 3 :: 3]:
             self._agree_on_explanation(storage, row)
         assert self._do(storage.fetch_by_id, UNKNOWN) is None
+        self._agree_on_events()
         for waiter in self.waiters:
             self._agree_on_end(waiter)
         self.waiters = [waiter for waiter in self.waiters if waiter.outcome is None]
@@ -645,6 +676,16 @@ class Machine(RuleBasedStateMachine):
         if kind in ("paused", "no_worker"):
             before, with_ties = self.model.ahead_of(row)
             assert before <= found.ahead <= with_ties, found
+
+    def _agree_on_events(self) -> None:
+        """Each change is told of once, and an expiry when it is entered, by somebody."""
+        told, self.told.events = self.told.events, []
+        expected, self.model.events = self.model.events, []
+        for event in told:
+            if isinstance(event, Expired):
+                assert self.model.expired[event.id] > 0, f"{event}, which has not expired, or was told before"
+                self.model.expired[event.id] -= 1
+        assert Counter(each for each in told if not isinstance(each, Expired)) == Counter(expected)
 
     def _agree_on_end(self, waiter: Waiter) -> None:
         row = self.model.rows.get(waiter.id)

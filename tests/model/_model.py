@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from trio_tasks import Cancelled, Pushed, Replaced, StorageEvent, TaskId
+
 LIVE = ("waiting", "delayed", "running")
 STATUS = {
     "waiting": "Pending",
@@ -87,6 +89,8 @@ class Model:
         self.claims = 0
         self.is_paused = False
         self.order = 0
+        self.events: list[StorageEvent] = []  # of the latest step
+        self.expired: Counter[str] = Counter()  # that are not told yet: a storage tells of them when it enters them
 
     # Coming in
 
@@ -110,6 +114,7 @@ class Model:
         self.hold(row)
         row.pushed = self.now
         self.counts["pushed"] += 1
+        self.events.append(Pushed(TaskId(row.id), True))
         self.wait(row, delay)
         return row.id
 
@@ -245,6 +250,12 @@ class Model:
         row.due = self.now + self.traits.keep_results if place == "done" else math.inf
         row.finished, row.expires = min(self.now, row.expires), math.inf
         self.counts["succeeded" if place == "done" else place] += 1
+        if error is not None and error.startswith("replaced by task "):
+            self.events.append(Replaced(TaskId(row.id), TaskId(error.removeprefix("replaced by task "))))
+        elif error == "cancelled while it waited":
+            self.events.append(Cancelled(TaskId(row.id)))
+        elif error == "not started within":
+            self.expired[row.id] += 1
 
     # What happens by itself
 
@@ -319,4 +330,5 @@ class Model:
     def discard(self, row: Row) -> None:
         """Forget a row that does not run; one that waits counts as killed."""
         self.counts["killed"] += row.waits
+        self.events += [Cancelled(TaskId(row.id))] if row.waits else []
         del self.rows[row.id]

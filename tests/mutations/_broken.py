@@ -398,7 +398,7 @@ MUTATIONS = [
         7,
         "a waiting task that is discarded is not counted, in a journal",
         "_backends/file/operations.py",
-        "                state.finish(row, KILLED, KILLS, None, 0.0)\n",
+        "                state.discard(row)\n",
         "                state.forget(row)\n",
         ("states",),
     ),
@@ -481,8 +481,8 @@ MUTATIONS = [
         8,
         "a task whose worker has died does not come back",
         "_backends/sqlite/exchange.py",
-        "        if state == State.RUNNING:\n            self.table.take_back(queue, row, now)\n",
-        "        if state == State.RUNNING:\n            return False\n",
+        "        if row.state == State.RUNNING:\n            self.table.take_back(queue, row, now)\n",
+        "        if row.state == State.RUNNING:\n            return\n",
         ("sqlite",),
     ),
     Mutation(
@@ -594,8 +594,8 @@ MUTATIONS = [
         12,
         "a storage that is closed takes more",
         "_backends/durable/storage.py",
-        "        if self._closed:\n            raise trio.ClosedResourceError",
-        "        if self._loop.closed:\n            raise trio.ClosedResourceError",
+        "-> NewRow:\n        if self._closed:\n            raise trio.ClosedResourceError",
+        "-> NewRow:\n        if self._loop.closed:\n            raise trio.ClosedResourceError",
         ("sqlite", "model sqlite"),
     ),
     Mutation(
@@ -663,5 +663,38 @@ MUTATIONS = [
         "slot.attempted in ids and slot.waits_for is None for slot",
         "slot.attempted in ids for slot",
         ("lending",),
+    ),
+    Mutation(
+        "found-is-told-as-pushed",
+        13,
+        "a push that finds the task of its unique key is told as a new task, in memory",
+        "_backends/memory_queue.py",
+        """        if self.events.open and task_id == task.parts.id:
+            self.events.tell(Pushed(task_id, True))
+        if self._receivers:
+""",
+        """        if self.events.open:
+            self.events.tell(Pushed(task_id, True))
+        if self._receivers:
+""",
+        ("memory",),
+    ),
+    Mutation(
+        "rolled-back-is-told",
+        13,
+        "of a transaction that was rolled back, the replaced tasks are told all the same, on an SQLite file",
+        "_backends/sqlite/session.py",
+        "            self._sql.table.roll_back()\n",
+        "            pass\n",
+        ("events",),
+    ),
+    Mutation(
+        "a-closed-queue-tells-no-more",
+        13,
+        "a push that is under way when its queue is closed is not told",
+        "_backends/durable/storage.py",
+        "        self._queue.handles -= 1\n        self._loop.check_queues()\n",
+        "        self._queue.handles -= 1\n        self._queue.events.end()\n        self._loop.check_queues()\n",
+        ("file",),
     ),
 ]

@@ -26,6 +26,7 @@ _SECONDS = 300.0
 
 BY_TESTS = {
     "cuts": ["tests/cuts"],
+    "events": ["tests/storages/test_storage_events.py"],
     "explanations": ["tests/storages/test_explain.py"],
     "files": ["tests/storages/test_file_places.py", "tests/storages/test_journal_failures.py"],
     "listing": ["tests/storages/test_listing.py"],

@@ -9,11 +9,17 @@ from typing import Any
 
 from trio_tasks import (
     AbortError,
+    Cancelled,
+    Expired,
     Failed,
     Killed,
+    Missed,
+    Pushed,
     Released,
+    Replaced,
     Retried,
     Status,
+    StorageEvent,
     Succeeded,
     Suspended,
     Task,
@@ -53,6 +59,7 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     balance = await storage.audit()
     checker.faults += [] if balance else [str(balance)]
     _audit_pasts(checker, tasks)
+    _audit_events(checker, tasks)
     _audit_runs(checker)
 
 
@@ -107,6 +114,34 @@ def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
         ours, theirs = checker.counts[kind], became[kind.__name__.lower()]
         if ours != theirs:
             checker.fault(f"{theirs} attempts have {kind.__name__} in the histories, not {ours}")
+
+
+def _audit_events(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
+    """Check that each push was told of once, and each end by which a task was killed while it waited; nothing else."""
+    pushed = Counter(event.id for event in checker.told if isinstance(event, Pushed))
+    if pushed != Counter(task.parts.id for task in tasks):
+        missing = {task.parts.id for task in tasks} - set(pushed)
+        checker.fault(f"{sorted(missing)} were pushed and not told, or others were told: {pushed - Counter(missing)}")
+    ends: dict[str, list[StorageEvent]] = {}
+    for event in checker.told:
+        if not isinstance(event, (Pushed, Missed)):
+            ends.setdefault(event.id, []).append(event)
+    for task in tasks:
+        told, resumed = ends.pop(task.parts.id, []), checker.resumed[task.parts.id]
+        if len(told) > resumed + 1:
+            checker.fault(f"{task.parts.id} was resumed {resumed} times, and told are {told}")
+        elif told and not resumed and (task.parts.status, type(told[0])) != (Status.Killed, _event_for(task)):
+            checker.fault(f"{task.parts.id} has {task.parts.context.error!r}, and told is {told}")
+    if ends:
+        checker.fault(f"ends of unknown tasks are told: {ends}")
+
+
+def _event_for(task: Task[Any]) -> type | None:
+    """Return the kind of the event that tells of the end of a task that was killed."""
+    error, text = task.parts.context.error, str(task.parts.context.error)
+    if "TaskExpiredError" in (type(error).__name__, getattr(error, "kind", "").split(".")[-1]):
+        return Expired
+    return Replaced if "replaced by" in text else Cancelled if "cancelled while it waited" in text else None
 
 
 def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable[Task[Any]]) -> None:

@@ -24,6 +24,7 @@ from trio_tasks import (
     Released,
     Retried,
     Status,
+    StorageEvent,
     Suspended,
     Task,
     WorkerContext,
@@ -82,6 +83,15 @@ class ClaimChecker(EventChecker):
         # By worker, task and number of the attempt: how many are under way, and when the last one ended.
         self.begun: Counter[tuple[str, str, int]] = Counter()
         self.ended: dict[tuple[str, str, int], float] = {}
+        self.resumed: Counter[str] = Counter()
+        self.told: list[StorageEvent] = []  # by all storages of this process
+
+    def tell(self, event: StorageEvent) -> None:
+        """Note an event of a storage."""
+        self.told.append(event)
+
+    def end(self, make_error: object = None) -> None:
+        """Note that a storage tells of nothing any more."""
 
     def add_fault(self, fault: Fault) -> None:
         """Note a fault that a faulty backend has injected."""
@@ -130,6 +140,7 @@ class ClaimChecker(EventChecker):
                 self._begin_again(task_id)
 
     def _begin_again(self, task_id: str) -> None:
+        self.resumed[task_id] += 1
         last = self.latest.pop(task_id, None)
         if last is not None and last.under_way:
             last.is_resumed = True

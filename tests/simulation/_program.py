@@ -114,6 +114,8 @@ class Program:
 
     def _begin_run(self, number: int, storages: list[Any]) -> None:
         self.checker.note(f"storages opened for the {number}th time: {storages}, {self.faults}")
+        for storage in storages:
+            storage._queue.events.open.append(self.checker)  # as a reader would be, but for its checkpoints
         if not self.stores.is_memory:
             self.checker.storage_now = storages[0]._loop.engine.now
         self._quiescence_checks.program_run = self._program_run = ProgramRun(self.checker, storages)

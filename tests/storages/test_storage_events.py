@@ -273,6 +273,24 @@ async def test_the_channel_ends_when_the_last_handle_is_closed(opened: Opener, t
 
 
 @everywhere
+async def test_a_push_under_way_is_told_of_before_the_end(opened: Opener, tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks") as storage, storage.events() as events, trio.open_nursery() as nursery:
+        ids: list[str] = []
+
+        async def push() -> None:
+            ids.append(await storage.push(1))
+
+        for _ in range(3):
+            nursery.start_soon(push)
+        await wait_all_tasks_blocked()
+        storage.close()
+        seen = [each async for each in events]
+        await wait_all_tasks_blocked()
+        assert len(ids) == 3
+        assert sorted(each.id for each in seen) == sorted(ids)
+
+
+@everywhere
 async def test_another_queue_is_not_told(opened: Opener, tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks") as storage:
         other = storage.share(queue="other")
@@ -357,8 +375,8 @@ async def test_a_row_that_sqlite_refuses_is_not_told(tmp_path: Path) -> None:
         async with told(storage) as new:
             with pytest.raises(BackendError):
                 await storage.push(2, id="no", unique="key", on_conflict="replace")
-            assert await new() == []
             assert len(await storage.list_tasks()) == 1
+            assert await new() == []
 
 
 @pytest.mark.parametrize("wrapper", ["pipe", "faulty"])

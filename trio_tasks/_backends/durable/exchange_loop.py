@@ -712,8 +712,12 @@ class ExchangeLoop:
     # The end
 
     def _end_queues(self) -> None:
-        """Raise ``trio.EndOfChannel`` in the receivers of queues that have ended."""
+        """Raise ``trio.EndOfChannel`` in the receivers of queues that have ended, and in the readers of the events of
+        queues that are closed, once no push waits.
+        """
         for queue in self.queues.values():
+            if queue.events.open and not queue.handles and not any(push.queue is queue for push in self._pushes):
+                queue.events.end()
             if queue.receivers and queue.may_have_ended and queue.has_ended(self.engine.now()):
                 queue.fail_receivers(trio.EndOfChannel())
 

@@ -229,8 +229,6 @@ class DurableStorage(
             return
         self._closed = True
         self._queue.handles -= 1
-        if not self._queue.handles:
-            self._queue.events.end()
         self._loop.check_queues()
 
     @trio.lowlevel.enable_ki_protection
