@@ -394,6 +394,9 @@ def test_workers_in_words(workers: list[str], text: str) -> None:
     assert str(found).endswith(f"{text}, 0 of 0 slots busy")
 
 
+ANY_KIND: list[Any] = [MemoryStorage, SqliteStorage, FileStorage]
+
+
 class Knowing:
     """A handler that knows some names of tasks."""
 
@@ -411,10 +414,10 @@ def named(task: Task[int]) -> Task[int]:
     return task
 
 
-@pytest.mark.parametrize("kind", [MemoryStorage, SqliteStorage, FileStorage])
+@pytest.mark.parametrize("kind", ANY_KIND)
 async def test_a_name_that_no_worker_knows(kind: Any, tmp_path: Path) -> None:
-    stored = (tmp_path / "tasks", int) if kind is not MemoryStorage else ()
-    async with kind(*stored, on_push=named) as storage, trio.open_nursery() as nursery:
+    path: Any = [] if kind is MemoryStorage else [tmp_path / "tasks"]
+    async with kind(*path, type=int, on_push=named) as storage, trio.open_nursery() as nursery:
         contexts = [
             await nursery.start(Worker(name, storage, handler, concurrency=1).run)
             for name, handler in (

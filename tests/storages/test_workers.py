@@ -375,7 +375,10 @@ def test_a_field_that_cannot_be_read_leaves_the_others(field: int, wrong: Any) -
     assert words == "" or ": " in words
 
 
-@pytest.mark.parametrize("state", [5, "text", None, {}, [[[]]]])
+NO_STATES: list[Any] = [5, "text", None, {}, [[[]]]]
+
+
+@pytest.mark.parametrize("state", NO_STATES)
 def test_a_state_that_cannot_be_read_leaves_the_name(state: Any) -> None:
     info, _ = decoded(state)
     assert (info.name, info.intake, info.running) == ("w", "unknown", ())

@@ -482,9 +482,10 @@ def _task_names(handler: object) -> tuple[str, ...] | None:
     names: Any = getattr(handler, "task_names", None)
     if names is None:
         return None
-    if not isinstance(names, (set, frozenset)) or not all(isinstance(each, str) for each in names):
+    if not issubclass(type(names), (set, frozenset)) or not all(isinstance(each, str) for each in names):
         raise TypeError(f"task_names of the handler must be a set of names, or None for any, not {quoted(names)}")
-    return tuple(sorted(names)) if len(names) <= _MOST_NAMES and sum(map(len, names)) <= _LONGEST_NAMES else None
+    known: list[str] = sorted(names)
+    return tuple(known) if len(known) <= _MOST_NAMES and sum(map(len, known)) <= _LONGEST_NAMES else None
 
 
 def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:

@@ -465,11 +465,6 @@ class Session:
         self._workers[queue] = [*workers]
         self.write(Operations.register, self._session, queue, workers, now)
 
-    @property
-    def number(self) -> int:
-        """The number of the session; 0 if it only reads."""
-        return self._session
-
     def take_killed(self) -> list[KilledRow]:
         """See :meth:`Engine.take_killed`. It is called while no transaction is under way."""
         return self._sql.table.take_killed()

@@ -42,6 +42,8 @@ _AT_ONCE = 500
 
 _RESPONSE_TIME = 0.01
 """Seconds within which the system says that no socket has a port of this machine."""
+_IS_PROMPT = sys.platform.startswith("linux")
+"""True where it says so before it returns from sending."""
 _OWN: dict[str, bytes] = {}
 """The addresses of this process, with their keys."""
 _PROBED_AT_ONCE = 50
@@ -94,7 +96,7 @@ def is_answered(address: str | None, key: bytes) -> bool | None:
 
 def _refusing(addresses: list[Address]) -> set[Address]:
     """Return those of these addresses that the system refuses, since no socket has them."""
-    refusing, until = set[Address](), time.monotonic() + _RESPONSE_TIME
+    refusing, until = set[Address](), time.monotonic() + (0.0 if _IS_PROMPT else _RESPONSE_TIME)
     with ExitStack() as stack:
         probes = list[tuple[Address, socket.socket]]()
         for each in addresses:
@@ -112,9 +114,9 @@ def _refusing(addresses: list[Address]) -> set[Address]:
             else:
                 probes.append((each, probe))
         for each, probe in probes:
-            probe.settimeout(0.0 if sys.platform == "linux" else max(0.0, until - time.monotonic()))
+            probe.settimeout(max(0.0, until - time.monotonic()))
             try:
-                probe.recv(1)  # nothing is sent back; on Linux a refusal is there by now, elsewhere it takes a moment
+                probe.recv(1)  # nothing is sent back, but a refusal may have come
             except ConnectionError:
                 refusing.add(each)
             except OSError:
