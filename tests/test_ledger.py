@@ -398,7 +398,7 @@ def test_what_was_started_in_time_leaves_nothing_behind() -> None:
         timed.push(str(number), expires_in=1e9)
         timed.settle(timed.take_one(), Succeeded(None))
         assert timed.ledger.next_due is None
-    assert len(vars(timed.ledger)["_expiring"]) < 100
+    assert len(timed.ledger._expiring) < 100
 
 
 def test_a_task_that_was_not_started_in_time_is_killed_unstarted() -> None:
@@ -583,12 +583,25 @@ def test_results_are_remembered_up_to_a_number_the_oldest_go_first() -> None:
     assert len(timed.finished) == 3
 
 
-def test_no_results_need_be_remembered() -> None:
-    timed = TimedLedger(keep_results=0)
-    timed.push("a")
-    timed.settle(timed.take_one(), Succeeded(1))
-    assert timed.ledger.find("a") is None
-    assert timed.finished == [("a", Succeeded(1))]
+def test_a_result_that_came_back_is_forgotten_in_its_new_turn() -> None:
+    timed = TimedLedger(keep_results=3)
+
+    def finish(*ids: str) -> None:
+        for id in ids:
+            if timed.ledger.find(id) is None:
+                timed.push(id)
+            timed.settle(timed.take_one(), Succeeded(id))
+
+    finish(*"abcd")  # the oldest are known from now on: b, c, d
+    assert timed.ledger.resume("b", timed.now)
+    finish("b")
+    assert timed.ledger.discard("c")
+    finish("e")
+    assert [id for id in "abcde" if timed.ledger.find(id)] == ["b", "d", "e"]
+    finish("f")
+    assert [id for id in "abcdef" if timed.ledger.find(id)] == ["b", "e", "f"]
+    finish("g")
+    assert [id for id in "abcdefg" if timed.ledger.find(id)] == ["e", "f", "g"]
 
 
 # Interventions

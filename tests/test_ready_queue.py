@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
-from trio_tasks._backends.ledger import DelayQueue, ReadyQueue
+from trio_tasks._backends.ready_queue import DelayQueue, ReadyQueue
 from trio_tasks._tasks.task import Task, TaskBuilder
 
 

@@ -15,25 +15,41 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
-_source: Callable[[], float] = time.time
+
+@final
+class EpochClock:
+    """A clock that counts the seconds since the epoch.
+
+    Args:
+      read: a function that returns its time.
+    """
+
+    __slots__ = ("read",)
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read = read
+
+
+WALL_CLOCK = EpochClock(time.time)
+"""The wall clock; :func:`use_wall_clock` replaces what it reads. Code that runs for each task calls its ``read``."""
 _machine: Callable[[], tuple[str, float]] | None = None
 
 
 def wall_now() -> datetime:
     """Return the present time as an aware datetime in UTC."""
-    return datetime.fromtimestamp(_source(), timezone.utc)
+    return datetime.fromtimestamp(WALL_CLOCK.read(), timezone.utc)
 
 
 def wall_seconds() -> float:
     """Return the present time by the wall clock, in seconds since the epoch."""
-    return _source()
+    return WALL_CLOCK.read()
 
 
 def machine_now() -> tuple[str, float]:
@@ -123,7 +139,7 @@ def moment_at(seconds: float) -> datetime:
 
 def is_wall_clock_replaced() -> bool:
     """Return True inside :func:`use_wall_clock`."""
-    return _source is not time.time
+    return WALL_CLOCK.read is not time.time
 
 
 def is_machine_clock_replaced() -> bool:
@@ -139,12 +155,11 @@ def seconds_until(moment: datetime) -> float:
 @contextmanager
 def use_wall_clock(source: Callable[[], float]) -> Generator[None, None, None]:
     """Read the wall clock from ``source`` (seconds since the epoch, as :func:`time.time`) inside the block."""
-    global _source  # noqa: PLW0603  the one replaceable function is a module global by design
-    previous, _source = _source, source
+    previous, WALL_CLOCK.read = WALL_CLOCK.read, source
     try:
         yield
     finally:
-        _source = previous
+        WALL_CLOCK.read = previous
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from trio_tasks._contracts.minutes import (
     MOST_IN_MEMORY,
     MOST_NAMES,
     OTHER,
+    VALUES,
     MinuteRow,
     Sums,
     Tally,
@@ -182,8 +183,8 @@ def test_many_are_added_as_one_is(minutes: int, names: int) -> None:
         name, ended = f"{number % names}", 60.0 * (number * minutes // 1000) + number / 1e4
         started, ready = ended - 2.0 ** (number % 5) / 7, ended - 2.0 ** (number % 7) / 3
         one.add(name, 0, ended - started, started - ready, ended)
-        many.succeeded.append((name, started, ready, ended))
-        if len(many.succeeded) >= ADDED_AT_ONCE:
+        many.succeeded.extend((name, started, ready, ended))
+        if len(many.succeeded) >= ADDED_AT_ONCE * VALUES:
             many.add_up()
     expected, found = ({row[:3]: row.sums for row in tally.take("q")} for tally in (one, many))
     assert found.keys() == expected.keys()

@@ -85,7 +85,7 @@ def everything() -> list[object]:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING,
         scheduler._r.getstate(),
         random.getstate(),
-        _clock._source,
+        _clock.WALL_CLOCK.read,
         _clock._machine,
         _task_id._sequence,
         _threads.pause_instead(),

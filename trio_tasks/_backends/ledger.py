@@ -8,14 +8,13 @@ each time that one is to be taken, since that clock may be set.
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections import deque
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from .._clock import is_wall_clock_replaced, microseconds_of, wall_after, wall_now, wall_seconds
+from .._clock import WALL_CLOCK, is_wall_clock_replaced, microseconds_of, wall_after, wall_now
 from .._contracts.listing import Position, find_page
 from .._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
 from .._contracts.minutes import ADDED_AT_ONCE, MOST_IN_MEMORY, Tally
@@ -26,6 +25,7 @@ from .._tasks.errors import AbortError, DuplicateTaskError, LeaseLostError, Task
 from .._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from .._tasks.task import Task, attempt_number
 from .._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo, PastAttempt
+from .ready_queue import DelayQueue, ReadyQueue
 from .unique_keys import UniqueKeys
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ A = TypeVar("A")
 _SECTIONS = (Status.Pending, Status.Pending, Status.Running, Status.Done, Status.Failed, Status.Killed)
 """The sections of a list of all tasks, by the status of the tasks in each."""
 _READY, _DELAYED, _RUNNING, _DONE = range(4)
+_TAKEN, _SUCCEEDED = Status.Running, Status.Done
+"""The statuses that each task comes to have: to look one up in an Enum costs as much as ten assignments."""
 
 _KINDS: dict[type, int] = {Succeeded: 0, Retried: 1, Failed: 2, Killed: 3, Released: 4, Suspended: 5}
 """The order in which attempts are counted by their outcome."""
@@ -67,6 +69,39 @@ class Ledger(Generic[A]):
           unless the wall clock was replaced, too.
     """
 
+    __slots__ = (
+        "_aborted",
+        "_by_wall_clock",
+        "_dead",
+        "_dead_failed",
+        "_delayed",
+        "_done",
+        "_expiring",
+        "_infos",
+        "_is_virtual",
+        "_keep_results",
+        "_keys",
+        "_line_of",
+        "_live",
+        "_moments",
+        "_next_wall_look",
+        "_not_before",
+        "_numbers",
+        "_oldest",
+        "_on_finish",
+        "_ready",
+        "_running",
+        "_start_by",
+        "_successors",
+        "_suspended",
+        "_tiebreak",
+        "_traceback_of",
+        "clock",
+        "counts",
+        "events",
+        "tally",
+    )
+
     def __init__(
         self,
         *,
@@ -83,8 +118,8 @@ class Ledger(Generic[A]):
         self._keep_results = keep_results
         self.events: EventReaders | None = None
         """Those that are told of tasks which are killed while they wait; set by a holder that has such readers."""
-        self.seconds: Callable[[], float] = wall_seconds
-        """Seconds since the epoch, for what is told of tasks; the holder sets it for each run of trio."""
+        self.clock = WALL_CLOCK
+        """The clock for what is told of tasks; the holder sets it for each run of trio."""
         self._ready: ReadyQueue[A] = ReadyQueue()
         self._delayed: DelayQueue[A] = DelayQueue()
         self._moments: dict[str, int] = {}  # the run_at of delayed tasks that wait for the wall clock, in microseconds
@@ -93,6 +128,7 @@ class Ledger(Generic[A]):
         self._tiebreak = count()
         self._live: dict[str, Task[A]] = {}  # all unfinished tasks: ready, delayed or running
         self._running: dict[str, Parts] = {}
+        self._numbers: dict[Parts, int] = {}  # the positions of running tasks that were listed
         self._not_before: dict[str, float] = {}  # the time at which each delayed task is due
         self._successors: dict[str, TaskId] = {}  # the newer task's id, for running tasks that were replaced
         self._keys = UniqueKeys()
@@ -102,10 +138,15 @@ class Ledger(Generic[A]):
         self._aborted: dict[str, str] = {}  # the reasons to kill running tasks when their attempts end
         self._infos: dict[str, KnownTaskInfo] = {}  # only of tasks that failed once, or reported progress
         self._done: dict[str, tuple[Task[A], Succeeded[Any], str | None]] = {}  # the task, its outcome, its worker
+        self._oldest: deque[tuple[str, int]] = deque()  # the next of these to be forgotten, with their positions
         self._dead: dict[str, tuple[Task[A], Failed | Killed]] = {}
         self.tally = Tally(MOST_IN_MEMORY)
         self._dead_failed = 0  # the number of dead letters that failed; the others were killed
         self.counts = dict.fromkeys(COUNTERS, 0)
+
+    def seconds(self) -> float:
+        """Return the time for what is told of tasks, in seconds since the epoch."""
+        return self.clock.read()
 
     # Coming in
 
@@ -130,7 +171,8 @@ class Ledger(Generic[A]):
             if other is not None:
                 return other
         self._live[task_id] = task
-        parts.pushed, parts.started, parts.finished = self.seconds(), None, None
+        parts.pushed = self.seconds()
+        parts.started = parts.finished = None
         self.counts["pushed"] += 1
         if terms.expires_in is not None:
             self._expire_at(task_id, now + terms.expires_in)
@@ -223,9 +265,9 @@ class Ledger(Generic[A]):
             if self._keys.until_start:
                 self._keys.note(parts, KeyChange.BEGUN)
             parts.attempt = attempt_number(parts.attempt + 1)
-            parts.status = Status.Running
-            parts.started = self.seconds()
-            parts.position = next(self._tiebreak)
+            parts.status = _TAKEN
+            read = self.clock.read  # faster than `self.seconds()`
+            parts.started = read()
             self._running[parts.id] = parts
             return task
         return None
@@ -338,7 +380,10 @@ class Ledger(Generic[A]):
             raise LeaseLostError(
                 f"task {escaped(parts.id)} is not running in its attempt {parts.attempt}: nothing to settle"
             )
-        if isinstance(outcome, (Succeeded, Failed, Killed)):
+        if type(outcome) is Succeeded:
+            self._succeed(parts, outcome)
+            return
+        if isinstance(outcome, (Failed, Killed)):
             self._finish(self._live[parts.id], outcome)
             return
         if not isinstance(outcome, (Retried, Released, Suspended)):
@@ -375,51 +420,56 @@ class Ledger(Generic[A]):
             waited = started - parts.waits_since
             self.tally.add(parts.terms.name, _KINDS[type(outcome)], ended - started, waited, ended)
 
-    def _finish(self, task: Task[A], outcome: Ending) -> None:
+    def _succeed(self, parts: Parts, outcome: Succeeded[Any]) -> None:
+        """Finish a task whose attempt has succeeded."""
+        task_id = parts.id
+        task = self._live[task_id]
+        del self._live[task_id], self._running[task_id]
+        parts.status = _SUCCEEDED
+        read = self.clock.read  # faster than `self.seconds()`
+        ended = parts.finished = read()
+        number = parts.position = self.counts["succeeded"] = self.counts["succeeded"] + 1
+        succeeded = self.tally.succeeded
+        succeeded.extend((parts.terms.name, parts.started, parts.waits_since, ended))
+        if not number % ADDED_AT_ONCE:
+            self.tally.add_up()
+        if self._start_by or self._aborted or self._successors or self._not_before or parts.terms.unique is not None:
+            self._clear_terms(parts, KeyChange.ENDED)
+        self._remember(task, outcome)
+        on_finish = self._on_finish
+        on_finish(task_id, outcome)
+
+    def _finish(self, task: Task[A], outcome: Failed | Killed) -> None:
+        """Finish a task that has failed, or was killed."""
         parts = task.parts
         task_id = parts.id
         attempt = self._running.pop(task_id, None)
         ended = parts.finished = self.seconds()
-        parts.position = next(self._tiebreak)
-        if attempt is not None and attempt.started is not None:
-            if type(outcome) is Succeeded:
-                succeeded = self.tally.succeeded
-                succeeded.append((parts.terms.name, attempt.started, attempt.waits_since, ended))
-                if len(succeeded) >= ADDED_AT_ONCE:
-                    self.tally.add_up()
-            else:
-                self._note_attempt(attempt, outcome, ended)
-        self._remove(task, KeyChange.ENDED)
-        if isinstance(outcome, Succeeded):
-            parts.status = Status.Done
-            self.counts["succeeded"] += 1
-            self._remember(task, outcome)
+        if attempt is not None:
+            self._note_attempt(attempt, outcome, ended)
+        self._remove(parts, KeyChange.ENDED)
+        has_failed = isinstance(outcome, Failed)
+        parts.status, counter = (Status.Failed, "failed") if has_failed else (Status.Killed, "killed")
+        self.counts[counter] += 1
+        parts.position = self.counts[counter]
+        self._dead[task_id] = task, outcome
+        self._dead_failed += has_failed
+        if attempt is not None:
+            self._note_failure(parts, outcome)
         else:
-            parts.status = Status.Failed if isinstance(outcome, Failed) else Status.Killed
-            self.counts["failed" if isinstance(outcome, Failed) else "killed"] += 1
-            self._dead[task_id] = task, outcome
-            self._dead_failed += isinstance(outcome, Failed)
-            if attempt is not None:
-                self._note_failure(parts, outcome)
-            else:
-                self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
+            self._infos[task_id] = replace(self._infos.get(task_id, NOTHING_KNOWN), error=outcome.error)
         self._on_finish(task_id, outcome)
 
-    def _remove(self, task: Task[A], key: KeyChange) -> None:
+    def _remove(self, parts: Parts, key: KeyChange) -> None:
         """Take a task out of the unfinished ones, with this change of its unique key."""
-        parts = task.parts
+        del self._live[parts.id]
+        self._clear_terms(parts, key)
+
+    def _clear_terms(self, parts: Parts, key: KeyChange) -> None:
+        """Forget the times and requests that a task has no longer, and note the change of its unique key."""
         task_id = parts.id
-        del self._live[task_id]
-        if self._start_by:
-            self._start_by.pop(task_id, None)
-        if self._aborted:
-            self._aborted.pop(task_id, None)
-        if self._successors:
-            self._successors.pop(task_id, None)
-        if self._not_before:
-            self._not_before.pop(task_id, None)
-            self._moments.pop(task_id, None)
-            self._suspended.pop(task_id, None)
+        for each in (self._start_by, self._aborted, self._successors, self._not_before, self._moments, self._suspended):
+            each.pop(task_id, None)
         if parts.terms.unique is not None:
             self._keys.note(parts, key)
 
@@ -431,14 +481,26 @@ class Ledger(Generic[A]):
                 self._keys.note(task.parts, KeyChange.FORGOTTEN)
             return
         if len(self._done) >= self._keep_results:
-            oldest = next(iter(self._done))
-            forgotten = self._done.pop(oldest)[0]
-            if self._infos:
-                self._infos.pop(oldest, None)
-            if self._keys:
-                self._keys.note(forgotten.parts, KeyChange.FORGOTTEN)
+            self._forget_oldest()
         holder = task.parts.holder
         self._done[task.parts.id] = task, outcome, None if holder is None else holder.worker
+
+    def _forget_oldest(self) -> None:
+        """Forget the task that succeeded first. The oldest are noted once for all: to find the first entry of a dict
+        costs a step for each one that was deleted before it.
+        """
+        while True:
+            if not self._oldest:
+                self._oldest.extend((task.parts.id, task.parts.position) for task, _, _ in self._done.values())
+            task_id, position = self._oldest.popleft()
+            finished = self._done.get(task_id)
+            if finished is not None and finished[0].parts.position == position:  # else it was resumed or discarded
+                break
+        del self._done[task_id]
+        if self._infos:
+            self._infos.pop(task_id, None)
+        if self._keys:
+            self._keys.note(finished[0].parts, KeyChange.FORGOTTEN)
 
     def _note_failure(self, parts: Parts, outcome: Retried | Failed | Killed) -> None:
         """Add the failed attempt to the history of its task."""
@@ -558,7 +620,7 @@ class Ledger(Generic[A]):
             self._dead_failed -= isinstance(finished[1], Failed)
             self._keys.note(finished[0].parts, KeyChange.FORGOTTEN)
         elif waiting is not None:
-            self._remove(waiting, KeyChange.FORGOTTEN)
+            self._remove(waiting.parts, KeyChange.FORGOTTEN)
             self.counts["killed"] += 1
             self._on_finish(waiting.parts.id, None)
             if self.events is not None and self.events.open:
@@ -677,11 +739,21 @@ class Ledger(Generic[A]):
     def _section_in_order(self, section: int, step: int) -> Iterable[Task[A]]:
         """Return the tasks of a section that are kept in the order in which they came into it."""
         if section == _RUNNING:
+            self._number_running()
             return map(self._live.__getitem__, self._running if step > 0 else reversed(self._running))
         if section == _DONE:
             return (task for task, _, _ in (self._done.values() if step > 0 else reversed(self._done.values())))
         dead = self._dead.values() if step > 0 else reversed(self._dead.values())
         return (task for task, _ in dead if task.parts.status is _SECTIONS[section])
+
+    def _number_running(self) -> None:
+        """Set the positions of the running tasks. It is not done when one is taken, since few are ever listed."""
+        known = self._numbers
+        self._numbers = {
+            parts: known[parts] if parts in known else next(self._tiebreak) for parts in self._running.values()
+        }
+        for parts, number in self._numbers.items():
+            parts.position = number
 
     def _falls_due(self, task_id: str) -> float:
         """Return the time at which a delayed task is ready, or at which it expires before that."""
@@ -735,9 +807,9 @@ class Ledger(Generic[A]):
         there["kept_killed"] = len(self._dead) - there["kept_failed"]
         return Balance(queue, self._all_counts(), there)
 
-    @property
     def is_timed(self) -> bool:
-        """True if :meth:`take` depends on the time, since a task is delayed or may expire."""
+        """Return True if :meth:`take` depends on the time, since a task is delayed or may expire. It is a method, since
+        it is called for each task, and a property costs three times as much."""
         return bool(self._start_by or self._delayed.heap)
 
     @property
@@ -759,99 +831,6 @@ class Ledger(Generic[A]):
     def remembered(self) -> int:
         """Number of succeeded tasks that are kept with their results."""
         return len(self._done)
-
-
-# Neither of the two queues removes anything from its middle. A task that was cancelled stays in it as a stale entry,
-# which the caller skips when it is popped; so each operation costs the same with a million waiting tasks as with a few.
-
-
-@final
-class ReadyQueue(Generic[A]):
-    """A queue of ready tasks: highest priority first; within one priority, first in, first out."""
-
-    __slots__ = ("_first", "_last", "_levels", "_priorities")
-
-    def __init__(self) -> None:
-        self._levels: dict[int, deque[Task[A]]] = {}
-        self._priorities: list[int] = []  # the priorities that have tasks, in ascending order
-        self._first = self._last = 0  # the first and the last position given so far
-
-    def _level(self, priority: int) -> deque[Task[A]]:
-        level = self._levels.get(priority)
-        if level is None:
-            level = self._levels[priority] = deque()
-            insort(self._priorities, priority)
-        return level
-
-    def append(self, task: Task[A]) -> None:
-        """Add a task behind all others of its priority."""
-        priority = task.parts.terms.priority
-        level = self._levels.get(priority)
-        if level is None:
-            level = self._level(priority)
-        self._last = task.parts.position = self._last + 1
-        level.append(task)
-
-    def append_front(self, task: Task[A]) -> None:
-        """Add a task before all others of its priority, since it has waited already."""
-        self._first = task.parts.position = self._first - 1
-        self._level(task.parts.terms.priority).appendleft(task)
-
-    def __iter__(self) -> Iterator[Task[A]]:
-        """Iterate over all tasks, in order."""
-        for priority in reversed(self._priorities):
-            yield from self._levels[priority]
-
-    def levels(self) -> Iterable[deque[Task[A]]]:
-        """The tasks of each priority, in order; to be looked at, not to be changed."""
-        return self._levels.values()
-
-    def __reversed__(self) -> Iterator[Task[A]]:
-        """Return all of them, the last one first."""
-        for priority in self._priorities:
-            yield from reversed(self._levels[priority])
-
-    def pop(self) -> Task[A] | None:
-        """Remove and return the next task; None if there is none."""
-        if not self._priorities:
-            return None
-        priority = self._priorities[-1]
-        level = self._levels[priority]
-        task = level.popleft()
-        if not level:
-            self._priorities.pop()
-            del self._levels[priority]
-        return task
-
-
-@final
-class DelayQueue(Generic[A]):
-    """A queue of delayed tasks: earliest first; at the same time, first in, first out."""
-
-    __slots__ = ("_tiebreak", "heap")
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Task[A]]] = []
-        """The moment, a tiebreak, and the task, as a heap: to be looked at, not to be changed."""
-        self._tiebreak = count()
-
-    def append(self, task: Task[A], due: float) -> None:
-        """Hold the task until ``due``."""
-        heappush(self.heap, (due, next(self._tiebreak), task))
-
-    @property
-    def next_due(self) -> float | None:
-        """The time at which the first task is due; None if there is none."""
-        return self.heap[0][0] if self.heap else None
-
-    @property
-    def first(self) -> Task[A] | None:
-        """The task that is due first; None if there is none."""
-        return self.heap[0][2] if self.heap else None
-
-    def pop_first(self) -> Task[A]:
-        """Remove and return the task that is due first, whether its time has come or not."""
-        return heappop(self.heap)[2]
 
 
 def _later(now: float, seconds: float) -> float:

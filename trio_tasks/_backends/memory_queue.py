@@ -84,7 +84,7 @@ class MemoryQueue(Generic[A]):
     def note_run(self, clock: trio.abc.Clock) -> None:
         """Go by the clock of this run from now on, in what is told of tasks."""
         if clock is not self._clock:
-            self._clock, self.ledger.seconds = clock, epoch_clock()
+            self._clock, self.ledger.clock = clock, epoch_clock()
 
     def make_sibling(self, name: str, type: Any, options: Mapping[str, Any]) -> MemoryQueue[Any]:
         """Make another queue of the storage. Options that are not given are the same; the codec is for its type."""
@@ -136,10 +136,10 @@ class MemoryQueue(Generic[A]):
 
     def _take(self) -> Task[A] | None:
         if self.is_paused:
-            if self.ledger.is_timed:  # enter what is due, so that no receiver waits for it
+            if self.ledger.is_timed():  # enter what is due, so that no receiver waits for it
                 self.ledger.enter_due(trio.current_time())
             return None
-        task = self.ledger.take(trio.current_time() if self.ledger.is_timed else 0.0)
+        task = self.ledger.take(trio.current_time() if self.ledger.is_timed() else 0.0)
         while self._pushers and self._push_waiting() and task is None:  # expired tasks made room
             task = self.ledger.take(trio.current_time())
         return task
@@ -264,7 +264,7 @@ class MemoryQueue(Generic[A]):
     @trio.lowlevel.enable_ki_protection
     def expire(self) -> None:
         """Kill tasks that were not started in time, which may make room."""
-        if self.ledger.is_timed and self.ledger.expire(trio.current_time()):
+        if self.ledger.is_timed() and self.ledger.expire(trio.current_time()):
             self.match_waiters()
 
     @trio.lowlevel.enable_ki_protection

@@ -113,7 +113,7 @@ class RetryBuffer(Generic[A]):
         task = cast("Task[A]", item) if isinstance(item, Task) else Task(item)
         clock = trio.lowlevel.current_clock()
         if clock is not self._clock:
-            self._clock, self.ledger.seconds = clock, epoch_clock()
+            self._clock, self.ledger.clock = clock, epoch_clock()
         try:
             self.ledger.push(task, clock.current_time())
         except DuplicateTaskError as error:  # the sender is not known here, so only log it
@@ -136,7 +136,7 @@ class RetryBuffer(Generic[A]):
 
     def expire(self) -> None:
         """Kill tasks that were not started in time."""
-        if self.ledger.is_timed:
+        if self.ledger.is_timed():
             self.ledger.expire(trio.current_time())
 
     def match_waiters(self) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import trio
 
-from .._clock import is_wall_clock_replaced, wall_seconds
+from .._clock import WALL_CLOCK, EpochClock, is_wall_clock_replaced, wall_seconds
 from .threads import pause_instead
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def is_virtual() -> bool:
@@ -96,18 +93,18 @@ def uses_wall_clock() -> bool:
     return is_wall_clock_replaced() or not is_virtual()
 
 
-def epoch_clock() -> Callable[[], float]:
-    """Return the function that gives the seconds since the epoch in this run.
+def epoch_clock() -> EpochClock:
+    """Return the clock that gives the seconds since the epoch in this run.
 
-    It reads the wall clock. In virtual time it reads trio's clock, which is set by the wall clock once, unless the wall
+    It is the wall clock. In virtual time it reads trio's clock, which is set by the wall clock once, unless the wall
     clock was replaced, too.
     """
     if not is_virtual():
-        return wall_seconds
+        return WALL_CLOCK
     clock = trio.lowlevel.current_clock()
     ahead = wall_seconds() - clock.current_time()
 
     def virtual_seconds() -> float:
         return wall_seconds() if is_wall_clock_replaced() else clock.current_time() + ahead
 
-    return virtual_seconds
+    return EpochClock(virtual_seconds)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from cronsim import CronSim
 
+    from .._clock import EpochClock
+
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -335,7 +337,7 @@ class Cron(trio.abc.ReceiveChannel[Firing]):
             )
         else:
             self._spec = times
-        self._clock: Callable[[], float] | None = None
+        self._clock: EpochClock | None = None
         self._since: datetime | None = None
         self._previous: datetime | None = None
         self._closed = trio.Event()
@@ -351,12 +353,12 @@ class Cron(trio.abc.ReceiveChannel[Firing]):
         await trio.lowlevel.checkpoint()
         if self._clock is None or self._since is None:
             self._clock = epoch_clock()
-            self._since = moment_at(self._clock())
+            self._since = moment_at(self._clock.read())
         while not self._closed.is_set():
             due = self._spec.next_after(self._previous or self._since)
             if due is None:
                 break
-            now = self._clock()
+            now = self._clock.read()
             if due.timestamp() <= now:
                 return self._take(due, moment_at(now))
             with trio.move_on_after(seconds_to_sleep(due.timestamp() - now)):

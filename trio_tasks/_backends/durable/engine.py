@@ -29,7 +29,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, final
 
 import trio
 
@@ -52,6 +52,8 @@ LATEST = 2.0**38
 """Seconds since the epoch that an engine's clock may show, in either direction: it is beyond the year 9999, and a lease
 still counts beside it. A time beyond that was not stored by this library."""
 
+
+T = TypeVar("T")
 
 _LIST: Any = list
 """A factory of lists. ``list[T]`` as one would cost three times as much, in each exchange."""
@@ -76,6 +78,16 @@ class State(IntEnum):
     DONE = 3
     FAILED = 4
     KILLED = 5
+
+
+if TYPE_CHECKING:
+
+    def new_tuple(kind: type[T], fields: tuple[Any, ...], /) -> T: ...
+
+else:
+    new_tuple = tuple.__new__
+"""Makes a NamedTuple of all its fields, for those that are made for each task: calling the class costs three times as
+much, since that calls a function in Python."""
 
 
 class SettlementKind(IntEnum):

@@ -18,13 +18,13 @@ from outcome import Error, Value
 
 from ..._concurrency.exception_groups import is_a
 from ..._concurrency.virtual_time import may_stand_still
-from ..._contracts.minutes import ADDED_AT_ONCE
+from ..._contracts.minutes import ADDED_AT_ONCE, VALUES
 from ..._contracts.storage_events import Pushed
 from ..._logging import catch_errors, log, log_and_suppress, passes_through
 from ..._printing import escaped
 from ..._tasks.errors import BackendError
 from ..._tasks.task_id import stored_id
-from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind
+from .engine import COMES_BACK, ClaimRequest, Exchange, SettlementKind, new_tuple
 from .queue import STALE, abort
 from .rows import event_of
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SUCCEEDED = SettlementKind.SUCCEEDED
 _PATIENCE = 10.0
 """Seconds for which settling is tried again, and receivers wait, while the engine fails."""
 _FIRST_PAUSE = 0.05
@@ -248,7 +249,7 @@ class ExchangeLoop:
         """
         self.check_open()
         me = trio.lowlevel.current_task()
-        self._settles.append(SettleRequest(queue, settlement, parts.holder, parts, me))
+        self._settles.append(new_tuple(SettleRequest, (queue, settlement, parts.holder, parts, me)))
         self._unanswered[me] = None
         if not self.wake_up.is_set():
             self.wake_up.set()
@@ -514,15 +515,12 @@ class ExchangeLoop:
         for (queue, settlement, _, parts, trio_task), settled in zip(settles, result.settled, strict=True):
             if parts is None or trio_task is None:
                 continue
-            if settled is True and parts.started is not None:
-                name, started, ready = parts.terms.name, parts.started, parts.waits_since
-                if settlement.kind is SettlementKind.SUCCEEDED:
-                    succeeded = queue.tally.succeeded
-                    succeeded.append((name, started, ready, now))
-                    if len(succeeded) >= ADDED_AT_ONCE:
-                        queue.tally.add_up()
+            if settled is True and (started := parts.started) is not None:
+                if settlement.kind is _SUCCEEDED:
+                    queue.tally.succeeded.extend((parts.terms.name, started, parts.waits_since, now))
                 else:
-                    queue.tally.add(name, settlement.kind, now - started, started - ready, now)
+                    waited = started - parts.waits_since
+                    queue.tally.add(parts.terms.name, settlement.kind, now - started, waited, now)
             if queue.awaited.by_id and settled is True and parts.id in queue.awaited.by_id:
                 queue.endings[parts.id] = settlement
             if queue.forget_lease(parts):
@@ -530,6 +528,9 @@ class ExchangeLoop:
             if trio_task in unanswered:
                 del unanswered[trio_task]
                 reschedule(trio_task, Value(settled))
+        for queue in self.queues.values():
+            if len(queue.tally.succeeded) >= ADDED_AT_ONCE * VALUES:
+                queue.tally.add_up()
         position = 0
         new: list[tuple[QueueState, str]] = []  # only where somebody listens
         for push in pushes:

@@ -40,7 +40,7 @@ from .encoding import (
     unreadable_since,
     with_attempt,
 )
-from .engine import CHANGES, ENDS, KillReason, NewRow, Settlement, SettlementKind, State, StoredRow
+from .engine import CHANGES, ENDS, KillReason, NewRow, Settlement, SettlementKind, State, StoredRow, new_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,7 @@ _STATUS = {state: STATUSES[TaskState[state.name]] for state in State}
 STATES = {status: [state for state in State if _STATUS[state] is status] for status in Status}
 STATES[Status.Queued] = STATES[Status.Running]
 PLAIN = CborCodec()
+_SUCCEEDED = SettlementKind.SUCCEEDED
 _KINDS: dict[type, SettlementKind] = {
     Retried: SettlementKind.RETRIED,
     Failed: SettlementKind.FAILED,
@@ -126,9 +127,9 @@ def settlement_of(task: Task[Any], lease: Lease, outcome: Outcome, engine: Engin
         write = _in_order(lease.writes) if lease.writes else None
         result = None if outcome.result is None else _encoded(outcome.result, lease, engine.longest)
         keep = queue.keep_results
-        return Settlement(
-            queue.name, lease.key, lease.token, SettlementKind.SUCCEEDED, 0.0, result, None, keep, write, None, worker
-        )
+        key, token = lease.key, lease.token
+        fields = queue.name, key, token, _SUCCEEDED, 0.0, result, None, keep, write, None, worker, ""
+        return new_tuple(Settlement, fields)
     if isinstance(outcome, Released):
         return Settlement(queue.name, lease.key, lease.token, SettlementKind.RELEASED, 0.0, None, None, math.inf)
     if isinstance(outcome, Suspended):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from ..._contracts.states import COUNTERS, KeyChange
 from ..._tasks.errors import BackendError, DuplicateTaskError, key_taken
 from ..durable.encoding import replaced_error
-from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind
+from ..durable.engine import CHANGES, ENDS, ClaimedRow, ExchangeResult, KillReason, SettlementKind, new_tuple
 from .state import (
     DELAYED,
     LIVE,
@@ -191,8 +191,7 @@ class ExchangeSteps:
             row.attempt += 1
             row.started = now
             running[key] = row
-            stored = row.id, row.attempt, row.payload, row.options, row.history, row.run_at, row.name, row.pushed
-            claimed.append(ClaimedRow(key, token, *stored, now, row.since))
+            claimed.append(_claimed_row(row, token, now))
             token += 1
         for row in left_out:
             queue.place(row)
@@ -204,3 +203,9 @@ class ExchangeSteps:
             queue.no_lease_ends_before = min(queue.no_lease_ends_before, until)
             state.note_due(until)
         return claimed
+
+
+def _claimed_row(row: Row, token: int, now: float) -> ClaimedRow:
+    """Make a claimed row of a row that was claimed now."""
+    first = row.key, token, row.id, row.attempt, row.payload, row.options, row.history, row.run_at
+    return new_tuple(ClaimedRow, (*first, row.name, row.pushed, now, row.since))

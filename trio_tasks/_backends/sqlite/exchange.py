@@ -26,6 +26,7 @@ from ..durable.engine import (
     Settlement,
     SettlementKind,
     State,
+    new_tuple,
 )
 from .driver import RowRefusedError, Writer, is_refusal
 from .minutes import MinuteTable
@@ -838,10 +839,11 @@ def claimed(row: Row, token: int, now: float) -> ClaimedRow:
     seq, task_id, attempt, payload, options, history, _, run_at, name, pushed, order_key = row
     if type(task_id) is not str or not task_id or type(attempt) is not int or attempt < 0:
         raise TypeError(f"row {seq} has the id {task_id!r:.50} and the attempt {attempt!r:.50}")
-    if pushed is not None and type(pushed) is not float:
+    if type(pushed) is not float and pushed is not None:
         raise TypeError(f"row {seq} was pushed at {pushed!r:.50}")
     since = order_key / 1e6
-    return ClaimedRow(seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since)
+    fields = seq, token, task_id, attempt + 1, payload, options, history, run_at, name, pushed, now, since
+    return new_tuple(ClaimedRow, fields)
 
 
 def unwanted(requested_end: str) -> bytes:
