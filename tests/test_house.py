@@ -32,6 +32,7 @@ LONG_FILES: dict[str, str] = {
     "trio_tasks/_backends/durable/storage.py": "one class, with all capabilities of a stored queue",
     "trio_tasks/_backends/file/state.py": "rows, their indexes, and the transactions that restore both",
     "trio_tasks/_backends/sqlite/exchange.py": "the transaction that nearly all work is, with its statements",
+    "trio_tasks/_tasks/task.py": "a task, its parts, and the builder through which all options go",
     "trio_tasks/_worker/slot.py": "an attempt from begin to settlement, and the slots that lend to one another",
 }
 SMALL = 150  # lines below which a module with one importer is folded into that one, or listed here, with the reason
@@ -45,6 +46,8 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",
     "_backends/unique_keys": "the holders of keys in memory, apart from the ledger; tests/storages/test_unique_keys.py",
     "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",
+    "_router/table": "the functions, which a router, its queues and its workers share",
+    "_router/value_checks": "judges values by annotations alone, without a library; tests/router/test_functions.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",
     "testing/_simulation/scheduler": "sets the private attributes of trio that a seed needs",
 }

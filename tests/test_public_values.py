@@ -45,6 +45,7 @@ ERROR = ValueError("no")
 
 VALUES: dict[str, Callable[[], Any]] = {
     "Attempt": lambda: t.Attempt(3),
+    "Call": lambda: t.Call("mail", {"to": "a", "many": [1]}, 2, {"attempts": 3}),
     "CborCodec": lambda: t.CborCodec(Mail, max_depth=5),
     "ChangeReport": lambda: t.ChangeReport((ID,), {"task-124": "it waits"}, "cancelled"),
     "CircuitBreakerStatistics": lambda: l.CircuitBreaker().statistics(),
@@ -126,8 +127,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 """Those that are not made of a text alone."""
 
 SERVICES = {
-    "trio_tasks": "Cron CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe SqliteStorage "
-    "SqliteTransaction SyncSqliteStorage Worker WorkerContext Backoff Interval OnSignal",
+    "trio_tasks": "Cron CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe Queues Router "
+    "SqliteStorage SqliteTransaction SyncSqliteStorage TaskFunction Worker WorkerContext Backoff Interval OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
     "trio_tasks.observe": "LogFields OpenTelemetry",

@@ -130,9 +130,14 @@ if _TYPE_CHECKING:
     )
     from ._contracts.worker_info import RunningTask as RunningTask, WorkerInfo as WorkerInfo
     from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
+    from ._handlers.parameters import Injected as Injected
     from ._monitor import Monitor as Monitor
+    from ._router.function import TaskFunction as TaskFunction
+    from ._router.queues import Queues as Queues
+    from ._router.router import Router as Router
     from ._schedules.cron import Cron as Cron, CronSpec as CronSpec, cron as cron
     from ._schedules.schedule import Firing as Firing, IntervalSpec as IntervalSpec, every as every
+    from ._tasks.call import Call as Call
     from ._worker.builder import WorkerBuilder as WorkerBuilder
     from ._worker.worker import Worker as Worker
 
@@ -143,6 +148,7 @@ _rename(__name__, globals())
 
 _WHEN_ASKED_FOR = {
     "Backoff": "._backends.polling",
+    "Call": "._tasks.call",
     "CborCodec": "._codecs.codec",
     "Codec": "._codecs.codec",
     "Custom": "._contracts.events",
@@ -162,6 +168,7 @@ _WHEN_ASKED_FOR = {
     "HandlerSignatureError": "._handlers.adapter",
     "HeartBeat": "._contracts.events",
     "Idle": "._contracts.events",
+    "Injected": "._handlers.parameters",
     "Interruption": "._contracts.report",
     "Interval": "._backends.polling",
     "IntervalSpec": "._schedules.schedule",
@@ -172,8 +179,10 @@ _WHEN_ASKED_FOR = {
     "Overrun": "._contracts.report",
     "Pipe": "._backends.pipe",
     "PydanticCodec": "._codecs.codec",
+    "Queues": "._router.queues",
     "Release": "._contracts.events",
     "Report": "._contracts.report",
+    "Router": "._router.router",
     "RunningTask": "._contracts.worker_info",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",
@@ -182,6 +191,7 @@ _WHEN_ASKED_FOR = {
     "StorageOptions": "._backends.durable.queue",
     "Success": "._contracts.events",
     "SyncSqliteStorage": "._backends.sqlite.sync_storage",
+    "TaskFunction": "._router.function",
     "Worker": "._worker.worker",
     "WorkerBuilder": "._worker.builder",
     "WorkerContext": "._contracts.context",

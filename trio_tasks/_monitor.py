@@ -8,11 +8,11 @@ import sys
 from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, final
 
 import trio
 
-from ._checks import check_callable, check_count, check_seconds, check_sync
+from ._checks import check_callable, check_count, check_seconds, check_several, check_sync
 from ._concurrency.background import run_and_cancelling
 from ._concurrency.exception_groups import leaves, unnested
 from ._concurrency.threads import call_in_trio_thread
@@ -31,6 +31,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from ._contracts.context import Listener
@@ -38,6 +39,20 @@ if TYPE_CHECKING:
     from ._tasks.retry import Backoff
 
     Factory = Callable[[int], Worker[Any, Any]]
+
+
+class MonitorOptions(TypedDict, total=False):
+    """The keyword options of :class:`Monitor`, where others hand them on."""
+
+    shutdown_timeout: float | None
+    terminator: Callable[[], Awaitable[object]] | None
+    on_event: Listener | Iterable[Listener] | None
+    should_restart: Callable[[WorkerContext, Exception, int], bool]
+    restart_backoff: Backoff
+    max_restarts: int | None
+    restart_period: float
+    signals: Iterable[signal.Signals]
+    around: Iterable[Callable[[], AbstractAsyncContextManager[object]]]
 
 
 @readable
@@ -70,6 +85,8 @@ class Monitor:
       restart_period: the period for ``max_restarts``, in seconds. Default: 60.
       signals: the signals to handle while it runs, such as ``(SIGINT, SIGTERM)``: the first one shuts down
           gracefully, the second one cancels. See :meth:`run_with_signal`. Default: none.
+      around: functions that return async context managers, for each run: they are entered in this order before its
+          workers start, and left when these have ended. Default: none.
 
     A monitor is a recipe too: it may be run again, though not twice at once.
     """
@@ -85,6 +102,7 @@ class Monitor:
         max_restarts: int | None = None,
         restart_period: float = 60.0,
         signals: Iterable[signal.Signals] = (),
+        around: Iterable[Callable[[], AbstractAsyncContextManager[object]]] = (),
     ) -> None:
         if shutdown_timeout is not None:
             if terminator is not None:
@@ -97,8 +115,11 @@ class Monitor:
         if max_restarts is not None:
             check_count(max_restarts, "max_restarts", minimum=0)
         check_seconds(restart_period, "restart_period", positive=True)
+        surroundings = check_several(around, "around", "functions that return async context managers")
+        for each in surroundings:
+            check_sync(each, "each of around", "function() -> async context manager")
         self._policy = _Policy(
-            shutdown_timeout, terminator, should_restart, restart_backoff, max_restarts, restart_period
+            shutdown_timeout, terminator, should_restart, restart_backoff, max_restarts, restart_period, surroundings
         )
         self._signals = check_signals(signals)
         self._listeners = check_listeners(on_event)
@@ -222,7 +243,7 @@ class Monitor:
         self._check_not_running()
         self._latest = self._renew()
         with handling_signals(signals, self._latest):
-            async with self._latest.group(tuple(self._members)):
+            async with self._latest.group(self._members):
                 yield
 
     def _check_not_running(self) -> None:
@@ -257,6 +278,7 @@ class _Policy(NamedTuple):
     restart_backoff: Backoff
     max_restarts: int | None
     restart_period: float
+    around: tuple[Callable[[], AbstractAsyncContextManager[object]], ...]
 
 
 @final
@@ -273,6 +295,8 @@ class _Run:
         self.shutting_down = trio.Event()
         self.contexts: list[WorkerContext] = []
         self.was_started = False
+        self.is_running = False
+        """True while it runs."""
         self._policy = policy
         self._listeners = listeners
         self._nursery: trio.Nursery | None = None
@@ -281,33 +305,36 @@ class _Run:
         self._restarts = 0
         self._errors: list[Exception] = []
 
-    @property
-    def is_running(self) -> bool:
-        """True while the root nursery is open."""
-        return self._nursery is not None
-
     def report(self) -> Report:
         """Make the report from the workers, the restarts and the errors so far."""
         return Report(tuple(self._reports), self._restarts, tuple(self._errors))
 
     @asynccontextmanager
     async def group(self, members: Iterable[Factory]) -> AsyncGenerator[None, None]:
-        """Open the root nursery for the block; it closes when all workers have ended."""
-        self.was_started = True
+        """Open the root nursery for the block; it closes when all workers have ended.
+
+        Args:
+          members: the workers, also those that are registered while the surroundings are entered.
+        """
+        self.was_started = self.is_running = True
         try:
             with self.cancel_scope, unnested():
-                async with run_and_cancelling(self._terminate), trio.open_nursery() as self._nursery:
-                    self._token = trio.lowlevel.current_trio_token()
-                    for member in members:
-                        self.start(member)
-                    yield
+                self._token = trio.lowlevel.current_trio_token()
+                async with run_and_cancelling(self._terminate), AsyncExitStack() as stack:
+                    for each in self._policy.around:
+                        await stack.enter_async_context(each())
+                    async with trio.open_nursery() as self._nursery:
+                        for member in members:
+                            self.start(member)
+                        yield
         finally:
             self._nursery = None
+            self.is_running = False
 
     def start(self, member: Factory) -> None:
-        """Start one more worker, and keep it running."""
-        assert self._nursery is not None
-        self._nursery.start_soon(self._keep, member)
+        """Start one more worker, and keep it running; before the nursery is open, it is among the members."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._keep, member)
 
     def add_listeners(self, listeners: tuple[Listener, ...]) -> None:
         """Add listeners, which get the events from now on."""

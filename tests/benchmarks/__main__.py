@@ -12,7 +12,7 @@ import time
 
 import trio
 
-from . import flatness, idle, imports, latency, memory, observing, side_by_side, speed, storages
+from . import flatness, idle, imports, latency, memory, named, observing, side_by_side, speed, storages
 from .fresh import SMALL
 
 BENCHMARKS = {
@@ -25,6 +25,7 @@ BENCHMARKS = {
     "side_by_side": side_by_side.show,
     "storages": storages.show,
     "observing": observing.show,
+    "named": named.show,
 }
 
 

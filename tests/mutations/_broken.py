@@ -697,4 +697,13 @@ MUTATIONS = [
         "        self._queue.handles -= 1\n        self._queue.events.end()\n        self._loop.check_queues()\n",
         ("file",),
     ),
+    Mutation(
+        "unknown-names-fail",
+        14,
+        "a task of a name that no function of the program has is a dead letter at once",
+        "_router/routes.py",
+        '        if self._unknown == "fail":\n',
+        '        if self._unknown != "take":\n',
+        ("versions",),
+    ),
 ]

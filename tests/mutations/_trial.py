@@ -36,10 +36,11 @@ BY_TESTS = {
     "run_at": ["tests/storages/test_run_at.py"],
     "states": ["tests/test_states.py"],
     "times": ["tests/storages/test_times.py"],
+    "versions": ["tests/router/test_versions.py"],
     "workers": ["tests/storages/test_workers.py"],
     "model memory": ["tests/model", "-k", "memory"],
     "model sqlite": ["tests/model", "-k", "sqlite"],
-    **{f"promise {n}": ["tests/promises", "-k", f"promise_{n:02}"] for n in range(1, 14)},
+    **{f"promise {n}": ["tests/promises", "-k", f"promise_{n:02}"] for n in range(1, 15)},
 }
 """The proofs that are tests, and which."""
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 from trio_tasks import (
     Attempt,
+    Call,
     ChangeReport,
     Data,
+    Injected,
     Lease,
     MemoryStorage,
     Monitor,
     PastAttempt,
+    Queues,
+    RetryPolicy,
+    Router,
     SqliteStorage,
     StorageOptions,
     StoredTaskInfo,
@@ -28,6 +34,7 @@ from trio_tasks import (
     WorkerContext,
 )
 from trio_tasks.abc import Handler
+from trio_tasks.testing import TestWorker, run_once
 from typing_extensions import assert_type
 
 A = TypeVar("A")
@@ -138,6 +145,69 @@ async def results(storage: SqliteStorage[int], task_id: TaskId) -> None:
     assert_type(await memory.wait_for(task_id, type=None), TaskResult[Any])
     options: StorageOptions = {"lease": 5.0, "keep_results": 0.0}
     storage.share(str, queue="other", **options)
+
+
+tasks = Router()
+
+
+@tasks.task(queue="emails", attempts=8, timeout=30, retry=RetryPolicy(attempts=3), unique="{to}")
+async def send_email(
+    to: str, subject: str = "hello", *, mailer: Data[Mailer] = Injected, attempt: Attempt = Injected
+) -> int:
+    """An async function of a router."""
+    assert_type(mailer, Mailer)
+    return len(to)
+
+
+@tasks.task(name="video.resize", aliases=["resize"], version=2, upgrade={1: lambda args: {**args, "width": 640}})
+def resize(path: Path, width: int) -> str:
+    """A sync one."""
+    return str(path)
+
+
+@tasks.task
+async def bare(n: int) -> None:
+    """One without options."""
+
+
+@tasks.task
+def bare_sync(n: int) -> int:
+    """A sync one without options."""
+    return n
+
+
+@tasks.resource
+async def open_mailer() -> AsyncGenerator[Mailer, None]:
+    """A resource."""
+    yield Mailer("here")
+
+
+async def named_tasks(mailer: Mailer) -> None:
+    """Calls, results and queues have the types of their functions."""
+    assert_type(send_email.bind("a@example.com", subject="hi"), Call[int])
+    assert_type(resize.bind(Path("a"), width=3), Call[str])
+    assert_type(bare.bind(3), Call[None])
+    assert_type(bare_sync.bind(3), Call[int])
+    assert_type(await send_email("a@example.com", mailer=mailer, attempt=Attempt(1)), int)
+    assert_type(resize(Path("a"), 3), str)
+    async with tasks.open("sqlite:///tasks.db", lease=60) as queues:
+        assert_type(queues, Queues)
+        task_id = await queues.push(send_email.bind("a@example.com"), delay=60, priority=3)
+        assert_type(task_id, TaskId)
+        assert_type(await queues.push_bulk([send_email.bind("a"), resize.bind(Path("a"), 3)]), list[TaskId])
+        assert_type(await send_email.result(queues, task_id), int)
+        assert_type(await resize.result(queues, task_id), str)
+        assert_type(await queues.wait_for(task_id, int), TaskResult[int])
+        async with queues.monitor({"emails": 8}, data=[mailer], shutdown_timeout=30) as monitor:
+            assert_type(monitor, Monitor)
+        for worker in queues.make_workers({"emails": 8}, data=[mailer], layers=[generic_layer]):
+            monitor.register(worker)
+    memory = MemoryStorage[Call[object]]()
+    await memory.push(resize.bind(Path("a"), 3))
+    Worker("w", memory, tasks, data=[mailer], layers=[generic_layer])
+    Worker("w", SqliteStorage("tasks.db", Call, codec=tasks), tasks)
+    TestWorker(memory, tasks)
+    await run_once(tasks, bare.bind(3))
 
 
 async def contexts(task: Task[int], storage: SqliteStorage[int]) -> None:

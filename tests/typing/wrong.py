@@ -6,7 +6,9 @@ A marker on a line that is no error is an error itself (``warn_unused_ignores``,
 
 from __future__ import annotations
 
-from trio_tasks import MemoryStorage, SqliteStorage, Task, Worker, WorkerBuilder
+from pathlib import Path
+
+from trio_tasks import Attempt, Injected, MemoryStorage, Router, SqliteStorage, Task, Worker, WorkerBuilder
 from trio_tasks.abc import Handler
 
 
@@ -33,6 +35,41 @@ def sync_of_str(text: str) -> str:
 async def layer_to_bytes(handler: Handler[int, str], task: Task[int]) -> bytes:
     """A layer whose result is not the handler's."""
     return (await handler(task)).encode()
+
+
+tasks = Router()
+
+
+@tasks.task(queue="emails")
+async def send_email(to: str, subject: str = "hello", *, attempt: Attempt = Injected) -> int:
+    """An async function of a router."""
+    return len(to)
+
+
+@tasks.task
+def resize(path: Path, width: int) -> str:
+    """A sync one."""
+    return str(path)
+
+
+async def named_tasks_refused() -> None:
+    """One error each."""
+    tasks.task(attemps=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # no such option
+    tasks.task(timeout="long")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]  # not a number
+    send_email.bind(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another type
+    send_email.bind()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # one is missing
+    send_email.bind("a", subjekt="hi")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a misspelt name
+    resize.bind("a", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a text for a path
+    resize.bind(Path("a"), 3, 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # too many
+    await resize(Path("a"), 3)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]  # it is sync
+    await send_email("a", attempt="first")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not an attempt
+    async with tasks.open("sqlite:///tasks.db") as queues:
+        await queues.push(send_email)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the function itself
+        await queues.push("send_email")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no call
+        await queues.push(send_email.bind("a"), dealy=3.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # no such option
+        sync_of_str(await send_email.result(queues, "id"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the result is an int
+        queues.make_workers({"emails": "8"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # not a number
+        queues.monitor({"emails": 8}, shutdown_timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
 
 
 async def refused() -> None:

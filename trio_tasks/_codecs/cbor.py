@@ -100,6 +100,14 @@ class CborCodec:
             raise self._schema.undecodable(self._name, error) from cause_of(error)
         if end != _END:
             raise DecodeError(f"{self._name} cannot be decoded: the payload is not exactly one CBOR item")
+        return self.from_plain(plain)
+
+    def from_plain(self, plain: Any) -> Any:
+        """Make a value of the type from its plain form, which a codec without a type decodes.
+
+        Raises:
+          DecodeError: it is no value of the type.
+        """
         if plain.__class__ in self._direct:
             return plain
         if self._schema.is_any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -82,6 +82,8 @@ class WorkerContext:
         self.intake_state = IntakeState()
         self.running_tasks: dict[Task[Any], None] = {}  # a set in order of insertion, so that a seed decides the order
         self.idle = False
+        self.resources: Mapping[type, Any] = {}
+        """The values that were opened for the run, by class: those of a Router."""
         self.on_resize: Callable[[], object] | None = None  # called when the concurrency was changed, while it runs
         self.lent = 0  # how many running attempts wait for other tasks
         self.tally = Tally()

@@ -1,9 +1,10 @@
-"""The types of handlers and layers, and the interfaces of gates."""
+"""The types of handlers and layers, and the interfaces of gates and dispatchers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from .._logging import catch_errors
 from .._printing import escaped, quoted
@@ -16,6 +17,41 @@ Handler = Callable[[Task[A]], Awaitable[R]]
 Layer = Callable[[Handler[A, R], Task[A]], Awaitable[R]]
 
 _LONGEST_EXPLANATION = 200
+
+
+class Dispatch(NamedTuple):
+    """The handler that a :class:`Dispatcher` made for one worker.
+
+    Attributes:
+      handler: the handler of whole tasks.
+      open_resources: opens, for a run, the values that are closed with it; gives them by their class. A handler finds
+          them as ``WorkerContext.of(task).resources``.
+    """
+
+    handler: Handler[Any, Any]
+    open_resources: Callable[[], AbstractAsyncContextManager[Mapping[type, Any]]]
+
+
+@runtime_checkable
+class Dispatcher(Protocol):
+    """A handler of tasks by their names; each worker is given one of its own, with the worker's data."""
+
+    @property
+    def task_names(self) -> frozenset[str] | None:
+        """The names of the tasks that it can handle, former names included; None if it takes any."""
+        ...
+
+    def for_worker(self, data: Sequence[object], args_type: Any) -> Dispatch:
+        """Make the handler of a worker.
+
+        Args:
+          data: the values that the worker was given.
+          args_type: the type of the args, as far as it is known.
+
+        Raises:
+          HandlerSignatureError: a function has a parameter that cannot be filled in.
+        """
+        ...
 
 
 @runtime_checkable

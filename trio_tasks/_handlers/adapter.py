@@ -52,14 +52,21 @@ def adapt(handler: Callable[..., Any], *, data: Iterable[object] = (), args_type
     thread is not: the attempt ends when the thread does, which may end early by asking, now and then,
     ``trio.from_thread.check_cancelled()``.
     """
-    _check_function(handler)
-    plan = Plan(handler, check_several(data, "data", "values, such as [mailer]"), args_type)
+    check_function(handler)
+    return attempt_by(Plan(handler, check_several(data, "data", "values, such as [mailer]"), args_type))
+
+
+def attempt_by(plan: Plan) -> Handler[Any, Any]:
+    """Turn the function of a plan into a handler of whole tasks."""
+    handler = plan.handler
     if not comes_to(inspect.iscoroutinefunction, handler):
         return _closing(plan, _in_thread(plan))
     if plan.extractors or plan.nurseries:
         return _closing(plan, _prepared(plan))
     if plan.fills:
         return lambda task: plan.call(task, plan.fill(task))
+    if plan.is_routed:
+        return lambda task: handler(**task.args.arguments)
     return handler if plan.wants_task else lambda task: handler(task.args)
 
 
@@ -145,7 +152,8 @@ def _in_thread(plan: Plan) -> Prepared:
     return attempt
 
 
-def _check_function(handler: object) -> None:
+def check_function(handler: object) -> None:
+    """Raise if this cannot be a handler, whatever its parameters are."""
     if inspect.iscoroutine(handler):
         handler.close()  # or Python would warn that it was never awaited
         raise not_a_handler(handler, "it is a coroutine: give the function itself, without calling it")

@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from operator import attrgetter
 from types import MethodType, UnionType
-from typing import Annotated, Any, NoReturn, TypeVar, Union, final, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, Union, final, get_args, get_origin
 
 import trio
 
 from .._contracts.context import WorkerContext
+from .._contracts.layer import Dispatcher
+from .._printing import quoted
 from .._tasks.extensions import Extensions, Metadata
 from .._tasks.outcome import Status
 from .._tasks.task import Attempt, Parts, Task
@@ -42,6 +44,30 @@ class HandlerSignatureError(TypeError):
     """
 
 
+@final
+class InjectedType:
+    """The type of :data:`Injected`."""
+
+    __slots__ = ()
+    __module__ = "trio_tasks"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"this parameter has its default Injected, which has no {name!r}: a worker fills it in; whoever calls the "
+            "function directly gives a value"
+        )
+
+    def __reduce__(self) -> str:
+        return "Injected"
+
+    def __repr__(self) -> str:
+        return "Injected"
+
+
+Injected: Any = InjectedType()
+"""The default of a parameter that a worker fills in, by its annotation: ``mailer: Data[Mailer] = Injected``."""
+
+
 Fill = Callable[[Task[Any]], Any]
 
 _BY_TYPE: dict[object, Fill] = {
@@ -65,6 +91,45 @@ _WANTED = (
 )
 
 
+class Routed(NamedTuple):
+    """The parameters of a function that is called with the arguments of a Call.
+
+    Attributes:
+      annotations: of the function.
+      injected: the names of the parameters that are filled in, rather than taken from the call.
+    """
+
+    annotations: Annotations
+    injected: tuple[str, ...]
+
+
+ResourceFor = Callable[[tuple[type[Any], ...]], "Fill | None"]
+"""A function that returns, for these classes, how to find the value of one of them that was opened for the run; None if
+there is none."""
+
+
+def is_filled_in(annotation: Any) -> bool:
+    """Return True if the annotation of a parameter, or of a member of its union with None, says how to fill it in."""
+    plain, _ = without_none(annotation)
+    kind = class_of(plain)
+    if is_marked(plain, _FromData) or kind is trio.Nursery:
+        return True
+    return isinstance(kind, type) and (kind in _BY_TYPE or hasattr(kind, "from_task"))
+
+
+def data_classes(annotation: Any) -> tuple[type, ...]:
+    """Return the classes in a ``Data[...]``; none if the annotation is something else."""
+    annotation, _ = without_none(annotation)
+    if not is_marked(annotation, _FromData):
+        return ()
+    return _classes_in(without_none(get_args(annotation)[0])[0])
+
+
+def _classes_in(annotation: Any) -> tuple[Any, ...]:
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(class_of(getattr(each, "__supertype__", each)) for each in members)
+
+
 @final
 class Plan:
     """The plan by which the parameters of a handler are filled in.
@@ -74,6 +139,8 @@ class Plan:
       data: the values for parameters that are annotated ``Data[...]``.
       args_type: the type of the args, as far as it is known.
       extractor_for: a function that makes an extractor from the error of a parameter; it is called with the task.
+      routed: for a function that is called with the arguments of a Call, its parameters.
+      resource_for: says where a value is that is not among the data.
 
     Raises:
       HandlerSignatureError: a parameter cannot be filled in.
@@ -86,8 +153,12 @@ class Plan:
         args_type: Any = Any,
         *,
         extractor_for: Callable[[str], HandlerSignatureError] | None = None,
+        routed: Routed | None = None,
+        resource_for: ResourceFor | None = None,
     ) -> None:
         self.handler = handler
+        self.is_routed = routed is not None
+        self._resource_for = resource_for
         self.fills: dict[str, Fill] = {}
         self.extractors: dict[str, Fill] = {}
         """By parameter, what gives an awaitable, or an async context manager, for a task."""
@@ -97,7 +168,13 @@ class Plan:
         self._positional: list[str] = []
         self._data = data
         self._error = extractor_for or partial(not_a_handler, handler)
-        self._annotations = Annotations(handler)
+        self._annotations = Annotations(handler) if routed is None else routed.annotations
+        if routed is not None:
+            self._error = partial(not_a_task, handler)
+            self.wants_task = False
+            for name in routed.injected:
+                self._plan(self._annotations.parameters[name].replace(default=inspect.Parameter.empty))
+            return
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
             raise self._error("it has no positional parameter for the task's args")
@@ -108,6 +185,8 @@ class Plan:
 
     def call(self, task: Task[Any], values: dict[str, Any]) -> Any:
         """Call the handler with these values, which are removed from the dict."""
+        if self.is_routed:
+            return self.handler(**task.args.arguments, **values)
         first = task if self.wants_task else task.args
         if self._positional:
             return self.handler(first, *map(values.pop, self._positional), **values)
@@ -137,9 +216,7 @@ class Plan:
 
     def refuse(self, name: str, why: str, cause: Exception | None = None) -> NoReturn:
         """Raise an error that names the handler and the parameter."""
-        annotation = self._annotations.parameters[name].annotation
-        said = "" if annotation is inspect.Parameter.empty else f": {annotation_text(annotation)}"
-        raise self._error(f"its parameter '{name}{said}' {why}") from cause
+        raise self._error(f"its parameter '{parameter_text(self._annotations.parameters[name])}' {why}") from cause
 
     def _is_whole_task(self, first: inspect.Parameter, args_type: Any) -> bool:
         """Return True if the first parameter takes the whole Task. That the type of the args is not known does no
@@ -226,7 +303,8 @@ class Plan:
         is_context = of_class and gives_context(extract)
         if not of_class or not (is_context or comes_to(inspect.iscoroutinefunction, extract)):
             self.refuse(name, _WANTED)
-        plan = Plan(extract, self._data, extractor_for=partial(self._refuse_extractor, name, kind))
+        error = partial(self._refuse_extractor, name, kind)
+        plan = Plan(extract, self._data, extractor_for=error, resource_for=self._resource_for)
         for each in (*plan.extractors, *plan.nurseries):
             plan.refuse(
                 each,
@@ -251,7 +329,8 @@ class Plan:
         other = next((each for each in found if each is not found[0]), None)
         if other is not None:
             self.refuse(name, f"fits both {found[0]!r} and {other!r}: data must hold only one value of the type")
-        if not found and absent is inspect.Parameter.empty:
+        resource = self._resource_for(kinds) if self._resource_for is not None and not found else None
+        if not found and resource is None and absent is inspect.Parameter.empty:
             held = ", ".join(handler_name(type(each)) for each in self._data) or "nothing"
             why = f"is not in data, which holds {held}: give the worker data=[...] with one, or a default"
             self.refuse(name, why)
@@ -262,19 +341,24 @@ class Plan:
                 for kind in kinds:
                     if (own := task.parts.extensions.get(kind)) is not None:
                         return own
-            return usual
+            return usual if resource is None else resource(task)
 
         return fill
 
     def _kinds(self, name: str, annotation: Any) -> tuple[type[Any], ...]:
         """Return the classes whose instances fit the annotation."""
-        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        kinds = tuple(class_of(getattr(each, "__supertype__", each)) for each in members)
+        kinds = _classes_in(annotation)
         try:
             isinstance(None, kinds)
         except TypeError as error:
             self.refuse(name, f"must name a class in Data[...] ({error})", error)
         return kinds
+
+
+def parameter_text(parameter: inspect.Parameter) -> str:
+    """Return a parameter about as it was written, without its default."""
+    annotation = parameter.annotation
+    return parameter.name + ("" if annotation is inspect.Parameter.empty else f": {annotation_text(annotation)}")
 
 
 def handler_name(handler: object) -> str:
@@ -283,6 +367,8 @@ def handler_name(handler: object) -> str:
         return f"partial({handler_name(handler.func)})"
     if isinstance(handler, staticmethod):
         return handler_name(handler.__func__)
+    if isinstance(handler, Dispatcher):
+        return quoted(handler)
     name = getattr(handler, "__qualname__", None)
     if not isinstance(name, str):
         return f"{handler_name(type(handler))} object"
@@ -298,6 +384,11 @@ def handler_name(handler: object) -> str:
 def not_a_handler(handler: object, why: str) -> HandlerSignatureError:
     """Make an error that names the handler."""
     return HandlerSignatureError(f"{handler_name(handler)} cannot be a handler: {why}")
+
+
+def not_a_task(function: object, why: str) -> HandlerSignatureError:
+    """Make an error that names the function of a router."""
+    return HandlerSignatureError(f"{handler_name(function)} cannot be a task: {why}")
 
 
 def gives_context(function: Callable[..., Any]) -> bool:

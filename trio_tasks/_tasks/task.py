@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, Ty
 from .._checks import check_count, check_moment, check_name, check_seconds, check_several
 from .._clock import moment_at, seconds_until, wall_after
 from .._printing import escaped, quoted, value_shown
+from .call import Call
 from .extensions import NO_METADATA, Extensions, Metadata
 from .outcome import Status
 from .task_id import TaskId
@@ -18,6 +19,7 @@ from .task_info import NOTHING_KNOWN
 
 if TYPE_CHECKING:
     from .outcome import Killed, Released
+    from .retry import RetryPolicy
 
 A_co = TypeVar("A_co", covariant=True)
 A = TypeVar("A")
@@ -107,6 +109,7 @@ class Parts:
         "id",
         "is_orphan",
         "metadata",
+        "policy",
         "position",  # of a task in memory, among those in the same state
         "pushed",
         "run_at",
@@ -134,6 +137,7 @@ class Parts:
         self.started: float | None = None
         self.finished: float | None = None
         self.position: int
+        self.policy: RetryPolicy  # of the function that the task is for, if it has one
         self.terms: Terms = terms
         self.metadata: Metadata = metadata
         self.context: Any = NOTHING_KNOWN
@@ -303,10 +307,10 @@ class Task(Generic[A_co]):
 
     def __init__(self, args: A_co, parts: Parts | None = None) -> None:
         if parts is None:
-            parts = Parts()
+            parts = _parts_of(args) if type(args) is Call else Parts()
         elif not isinstance(parts, Parts):
             raise TypeError(f"Task(args, parts) takes Parts, not {quoted(parts)}; use TaskBuilder(args) to set options")
-        self.args = args
+        self.args: A_co = args
         self.parts: Parts = parts
 
     @staticmethod
@@ -385,6 +389,13 @@ class TaskBuilder(Generic[A]):
         self._metadata: dict[str, Any] = {}
         self._data: list[object] = []
         self._terms = USUAL_TERMS
+        if type(args) is Call:
+            self._take(options_of(args))
+
+    def _take(self, other: TaskBuilder[Any]) -> None:
+        """Set the options of another builder."""
+        self._id, self._run_at, self._terms = other._id, other._run_at, other._terms
+        self._metadata, self._data = other._metadata.copy(), other._data.copy()
 
     def _with(self, **terms: Any) -> TaskBuilder[A]:
         self._terms = replace(self._terms, **terms)
@@ -491,21 +502,55 @@ class TaskBuilder(Generic[A]):
         """
         return self._with(expires_in=check_seconds(seconds, "expires_in", positive=True))
 
+    def _set_options(self, options: TaskOptions, taker: str) -> TaskBuilder[A]:
+        """Set options by the keywords of ``push``; errors call what takes them ``taker``."""
+        if "delay" in options and "run_at" in options:
+            raise TypeError(f"give {taker} a delay or a run_at, not both")
+        for name, value in options.items():
+            if name == "data":
+                self.data(*check_several(cast("Iterable[object]", value), "data", "values, such as [tracer]"))
+            elif name != "unique" and name not in _KEY_OPTIONS:
+                getattr(self, "run_after" if name == "delay" else name)(value)
+        if "unique" in options or not options.keys().isdisjoint(_KEY_OPTIONS):
+            self._set_key(options)
+        return self
+
+    def _set_key(self, options: TaskOptions) -> None:
+        """Set the unique key, and what is about it; what is not given stays as it is."""
+        terms = self._terms
+        if "unique" not in options and terms.unique is not None:
+            options = {**options, "unique": terms.unique}
+        _check_key_options(options)
+        until, seconds = options.get("unique_until"), options.get("unique_for")
+        if until is None and seconds is None:
+            until, seconds = (terms.unique_until, None) if terms.unique_for is None else (None, terms.unique_for)
+        on_conflict = options.get("on_conflict", terms.on_conflict)
+        self.unique(cast("str", options.get("unique")), on_conflict=on_conflict, until=until, seconds=seconds)
+
+    def _with_unique(self, key: str) -> TaskBuilder[A]:
+        """Return a copy with this unique key, and the behaviour on a conflict that this builder has."""
+        other = copy(self)
+        other._set_key({"unique": key})
+        return other
+
     def build(self) -> Task[A]:
         """Make the task; push it to store it."""
+        return Task(self._args, self._make_parts())
+
+    def _make_parts(self) -> Parts:
+        """Make the parts of a task with these options."""
         parts = Parts(
             self._id,
             terms=self._terms,
-            metadata=Metadata(self._metadata),
+            metadata=Metadata(self._metadata) if self._metadata else NO_METADATA,
             extensions=Extensions(*self._data) if self._data else None,
         )
         parts.run_at = wall_after(self._terms.delay) if self._terms.delay else self._run_at
-        return Task(self._args, parts)
+        return parts
 
     def __copy__(self) -> TaskBuilder[A]:
         other = TaskBuilder(self._args)
-        other._id, other._run_at, other._terms = self._id, self._run_at, self._terms
-        other._metadata, other._data = self._metadata.copy(), self._data.copy()
+        other._take(self)
         return other
 
     def __repr__(self) -> str:
@@ -544,6 +589,26 @@ def _check_key_options(options: TaskOptions) -> None:
         check_seconds(options["unique_for"], "unique_for", positive=True)
 
 
+def builder_for(name: str, options: Any) -> TaskBuilder[None]:
+    """Return a builder of tasks of this name, with these options: those of a function.
+
+    Raises:
+      TypeError, ValueError: the value of an option is wrong.
+    """
+    builder = TaskBuilder(None)._set_options(options, "the function")  # pyright: ignore[reportPrivateUsage]  # it is in this module
+    return builder._with(name=name)  # pyright: ignore[reportPrivateUsage]  # it is in this module
+
+
+def options_of(call: Any) -> TaskBuilder[Any]:
+    """Return a builder with the options that a Call brings along, the name of the task among them."""
+    builder: TaskBuilder[Any] = builder_for(call.name, call.options) if call.builder is None else call.builder
+    return builder if call.key is None else builder._with_unique(call.key)  # pyright: ignore[reportPrivateUsage]  # it is in this module
+
+
+def _parts_of(call: Any) -> Parts:
+    return options_of(call)._make_parts()  # pyright: ignore[reportPrivateUsage]  # it is in this module
+
+
 def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
     """Make a task from the keywords of ``push``.
 
@@ -557,25 +622,17 @@ def make_task(args: A, options: TaskOptions, sink: object = None) -> Task[A]:
     """
     if not options:
         return Task(args)
-    unknown = options.keys() - _KEYWORDS
-    if unknown:
-        push = "push" if sink is None else f"{type(sink).__name__}.push"
-        raise TypeError(f"{push} has no option {quoted(min(unknown))}; it takes {', '.join(sorted(_KEYWORDS))}")
-    if "delay" in options and "run_at" in options:
-        raise TypeError("give push a delay or a run_at, not both")
-    if not options.keys().isdisjoint(_KEY_OPTIONS):
-        _check_key_options(options)
+    check_options(options, "push" if sink is None else f"{type(sink).__name__}.push")
     builder = TaskBuilder(args)
-    for name, value in options.items():
-        if name == "data":
-            builder.data(*check_several(cast("Iterable[object]", value), "data", "values, such as [tracer]"))
-        elif name == "unique":
-            on_conflict = options.get("on_conflict", "skip")
-            until, seconds = options.get("unique_until"), options.get("unique_for")
-            builder.unique(cast("str", value), on_conflict=on_conflict, until=until, seconds=seconds)
-        elif name not in _KEY_OPTIONS:
-            getattr(builder, "run_after" if name == "delay" else name)(value)
+    builder._set_options(options, "push")  # pyright: ignore[reportPrivateUsage]  # it is in this module
     return builder.build()
+
+
+def check_options(options: TaskOptions, taker: str, *, without: Collection[str] = ()) -> None:
+    """Raise TypeError if one of the options is unknown, or is among those that ``taker`` does without."""
+    known = _KEYWORDS.difference(without)
+    if unknown := options.keys() - known:
+        raise TypeError(f"{taker} has no option {quoted(min(unknown))}; it takes {', '.join(sorted(known))}")
 
 
 def options_for_many(options: TaskOptions, sink: object = None) -> TaskOptions:

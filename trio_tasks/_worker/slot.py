@@ -319,8 +319,9 @@ class Slot:
         if parts.unfit is not None and not is_a(parts.unfit, SuspendError):
             return Failed(error)
         now, terms = trio.current_time(), parts.terms
+        policy = getattr(parts, "policy", self.policy)
         with catch_errors() as caught:
-            outcome = judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=self.policy, now=now)
+            outcome = judge(error, attempt=parts.attempt, attempts=terms.attempts, policy=policy, now=now)
             is_over = (
                 terms.retry_for is not None and isinstance(outcome, Retried) and self._elapsed(parts) >= terms.retry_for
             )

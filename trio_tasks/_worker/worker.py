@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
@@ -18,7 +18,7 @@ from .._contracts.attempt_log import LOGGER, AttemptLog, check_logger
 from .._contracts.backend import Feeder, Metrics, RegisterWorker
 from .._contracts.context import WorkerContext, check_listeners
 from .._contracts.events import Engage, HeartBeat, Idle, Stop
-from .._contracts.layer import Gate
+from .._contracts.layer import Dispatcher, Gate
 from .._contracts.lending import LendingGate
 from .._contracts.sink import TaskSink
 from .._handlers.adapter import adapt, handler_name
@@ -197,9 +197,14 @@ class Worker(Generic[A, R]):
         self._handler = handler
         _task_names(handler)  # to refuse it here
         args_type = Any if any(map(_may_change_args, self.layers)) else self.backend.args_type
-        stack: Handler[A, R] = adapt(
-            handler, data=check_several(data, "data", "values, such as [mailer]"), args_type=args_type
-        )
+        values = check_several(data, "data", "values, such as [mailer]")
+        given: object = handler
+        self._dispatch = given.for_worker(values, args_type) if isinstance(given, Dispatcher) else None
+        stack: Handler[A, R]
+        if self._dispatch is not None:
+            stack = self._dispatch.handler
+        else:
+            stack = adapt(handler, data=values, args_type=args_type)
         for layer in reversed(self.layers):
             stack = partial(layer, stack)
         self._stack = stack
@@ -275,11 +280,24 @@ class Worker(Generic[A, R]):
         def make_slot(source: TaskSource) -> Slot:
             return Slot(context, source, backend, self._stack, self.retry, self.settle_timeout)
 
-        async with run_shielded(self._beat, context), log_stuck_attempts(context):  # leases outlive the last attempt
+        async with self._resources(context), run_shielded(self._beat, context), log_stuck_attempts(context):
             async with trio.open_nursery() as tracked:  # what handlers started to outlive their attempts
                 context.opened(tracked)
                 async with self._registered(context), run_and_cancelling(self._feed, context):
                     await Slots(context, intake, make_slot, self.lend, self._lending_gates).run(task_status)
+
+    @asynccontextmanager
+    async def _resources(self, context: WorkerContext) -> AsyncGenerator[None, None]:
+        """Open what the handler needs for a run, before the first attempt, and close it after the last one."""
+        if self._dispatch is None:
+            yield
+            return  # noqa: ASYNC910  there is nothing to open
+        async with AsyncExitStack() as stack:
+            try:
+                context.resources = await stack.enter_async_context(self._dispatch.open_resources())
+            except Exception as error:
+                raise ExceptionGroup("its resources could not be opened", [error]) from None
+            yield
 
     @asynccontextmanager
     async def _registered(self, context: WorkerContext) -> AsyncGenerator[None, None]:

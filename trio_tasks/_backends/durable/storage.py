@@ -170,11 +170,17 @@ class DurableStorage(
         (``lease``, ``codec``, ``result_type``, ``keep_results``, ``keep_dead``,
         ``unreadable_after``), and the same as here if not given.
 
+        Before the storage is opened, another handle to its own queue may be for another type, or have other options:
+        this handle then has them, too.
+
         Raises:
           ValueError: the queue is open here already, for another type.
         """
         sibling = self._queue.sibling(queue, type, options)
         known = self._loop.queues.get(queue)
+        if known is self._queue and known.handles == 1 and not (self._loop.is_open or self._closed):
+            self._replace_queue(sibling)
+            known = sibling
         if known is not None and repr(known.codec) != repr(sibling.codec):
             raise ValueError(
                 f"queue {queue!r} is open here already, with {known.codec!r} rather than {sibling.codec!r}"
@@ -184,6 +190,11 @@ class DurableStorage(
         other._stack = None
         other._join(sibling)
         return other
+
+    def _replace_queue(self, queue: QueueState) -> None:
+        """Give the queue, which nothing has used yet, other options."""
+        del self._loop.queues[self._queue.name]
+        self._join(queue)
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:

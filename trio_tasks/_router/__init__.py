@@ -1,0 +1,1 @@
+"""Tasks with names: functions, calls of them, and the queues that they go to."""
