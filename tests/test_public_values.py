@@ -75,6 +75,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
+    "StoreInfo": lambda: t.StoreInfo("tasks.db", "SQLite 3.51.3, by sqlite3", 3, 4096),
     "Balance": lambda: t.Balance("q", {"pushed": 1, "waiting": 1}, {"waiting": 1}),
     "Explanation": lambda: t.Explanation(kind="waiting", id=ID, queue="q", as_of=NOON),
     "Minute": lambda: Sums().shown(30_000_000, "mail"),

@@ -128,6 +128,7 @@ if _TYPE_CHECKING:
         Report as Report,
         WorkerReport as WorkerReport,
     )
+    from ._contracts.store_info import StoreInfo as StoreInfo
     from ._contracts.worker_info import RunningTask as RunningTask, WorkerInfo as WorkerInfo
     from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
     from ._handlers.parameters import Injected as Injected
@@ -188,6 +189,7 @@ _WHEN_ASKED_FOR = {
     "SqliteTransaction": "._backends.sqlite.storage",
     "Start": "._contracts.events",
     "Stop": "._contracts.events",
+    "StoreInfo": "._contracts.store_info",
     "StorageOptions": "._backends.durable.queue",
     "Success": "._contracts.events",
     "SyncSqliteStorage": "._backends.sqlite.sync_storage",

@@ -290,6 +290,7 @@ LOOKS = {
     "metrics": [looking("metrics")],
     "audit": [looking("audit")],
     "throughput": [looking("throughput")],
+    "inspect": [looking("inspect")],
     "explain": [looking("explain", "waiting")],
     "progress_of": [looking("progress_of", "held")],
 }

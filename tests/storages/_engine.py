@@ -31,6 +31,7 @@ from trio_tasks._backends.file.engine import FileEngine
 from trio_tasks._contracts.bulk import Refusal
 from trio_tasks._contracts.listing import Found
 from trio_tasks._contracts.minutes import Sums
+from trio_tasks._contracts.store_info import StoreInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -213,6 +214,10 @@ class TroubledEngine(Engine):
     async def audit(self, queue: str) -> Balance:
         balance: Balance = await self._call("audit", queue)
         return balance
+
+    async def inspect(self) -> StoreInfo:
+        info: StoreInfo = await self._call("inspect")
+        return info
 
     async def queues(self) -> Sequence[str]:
         names: Sequence[str] = await self._call("queues")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..._contracts.explanation import Place
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import MinuteRow, Sums
+    from ..._contracts.store_info import StoreInfo
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict, UniqueUntil
 
@@ -471,6 +472,10 @@ class Engine(ABC):
     @abstractmethod
     async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
         """Replace the options of a RUNNING row; False if the lease is lost."""
+
+    @abstractmethod
+    async def inspect(self) -> StoreInfo:
+        """Read the whole store, and return its state."""
 
     @abstractmethod
     async def find(self, queue: str, task_id: str) -> StoredRow | None:

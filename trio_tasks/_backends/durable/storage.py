@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, TaskFilters
     from ..._contracts.metrics import Balance, Minute, QueueMetrics
+    from ..._contracts.store_info import StoreInfo
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
@@ -624,6 +625,14 @@ class DurableStorage(
         >>> assert balance, str(balance)
         """
         return await self._loop.ask(self._loop.engine.audit, self._queue.name)
+
+    async def inspect(self) -> StoreInfo:
+        """Return the place, the format and the size of the store, and all damage that is found in it.
+
+        It reads the whole file, and other calls on this storage wait for that: use a storage of its own for it, with
+        ``read_only=True``.
+        """
+        return await self._loop.ask(self._loop.engine.inspect)
 
     async def explain(self, task_id: str) -> Explanation:
         """Explain where the task of this id is, and why it does not run now; in any process.

@@ -34,6 +34,7 @@ from ..durable.engine import (
 )
 from ..durable.store_file import PRIVATE
 from .exchange import ExchangeSteps
+from .journal import journal_info
 from .operations import Operations
 from .records import LARGEST_PAYLOAD
 from .recovery import open_state
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
+    from ..._contracts.store_info import StoreInfo
     from ..durable.engine import KilledRow, RowChange, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
@@ -227,6 +229,13 @@ class FileEngine(Engine):
     async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
         """Replace the options of a running row."""
         return await self._transact(lambda: self._operations.set_options(held, options), durable=True)
+
+    async def inspect(self) -> StoreInfo:
+        """Return the state of the journal; what was damaged was found when it was opened."""
+        await trio.lowlevel.checkpoint()
+        assert self.path is not None
+        damage = () if self.recovery is None else (str(self.recovery),)
+        return journal_info(self.path, damage)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""

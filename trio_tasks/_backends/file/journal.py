@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, final
 
+from ..._contracts.store_info import StoreInfo
 from ..._tasks.errors import BackendError
 from ..durable.engine import refusal
 from ..durable.store_file import PRIVATE, follow, make_beside, make_file, open_regular, refused, regular_file
@@ -29,6 +30,7 @@ from .records import (
     FRAME_SIZE,
     HEADER_SIZE,
     LARGEST_PAYLOAD,
+    VERSION,
     Damage,
     frame,
     header,
@@ -494,3 +496,8 @@ def _replace_with_retries(own: Path, place: Path) -> None:
             return
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
+
+
+def journal_info(path: Path, damage: tuple[str, ...] = ()) -> StoreInfo:
+    """Return the state of the journal at this path."""
+    return StoreInfo(str(path), "journal", VERSION, path.stat().st_size, damage=damage)

@@ -14,7 +14,7 @@ from ..._concurrency.virtual_time import is_virtual
 from ..._tasks.errors import BackendError
 from ..durable.engine import Engine, Offset, StoreClock
 from ..durable.store_file import missing, open_regular, refused, regular_file
-from .journal import damaged
+from .journal import damaged, journal_info
 from .operations import Operations
 from .records import FRAME_SIZE, HEADER_SIZE, Damage, check, load_record, read_salt, scan
 from .state import GONE, RUNNING, JournalState
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
+    from ..._contracts.store_info import StoreInfo
     from ..durable.engine import (
         Changed,
         ClaimKey,
@@ -239,6 +240,11 @@ class ReadOnlyFileEngine(Engine):
         return journal.operations
 
     # Methods that read
+
+    async def inspect(self) -> StoreInfo:
+        """Read on, which raises if a record is damaged, and return the state of the journal."""
+        await self._read_on()
+        return journal_info(self.path)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""

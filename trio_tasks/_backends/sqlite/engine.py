@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ..._contracts.listing import Found
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
+    from ..._contracts.store_info import StoreInfo
     from ..durable.engine import KilledRow, RowChange
     from .driver import Driver
     from .opening import Opening
@@ -151,6 +152,10 @@ class SqliteEngine(Engine):
     async def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
         """Replace the options of a running row."""
         return await self._write(Operations.set_options, held, options)
+
+    async def inspect(self) -> StoreInfo:
+        """Check all pages and indexes of the file, and return its state."""
+        return await self._call(self._session.inspect)
 
     async def find(self, queue: str, task_id: str) -> StoredRow | None:
         """Return the row of this id."""

@@ -33,13 +33,14 @@ from .driver import (
 from .exchange import ExchangeSql, FastPathFailed
 from .opening import View, find_file
 from .operations import Operations
-from .schema import check_current, check_foreign, check_whole, next_session, prepare
+from .schema import check_current, check_foreign, check_whole, log_size, next_session, prepare, store_info
 from .wakeup import KEY_SIZE, is_answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ..._contracts.store_info import StoreInfo
     from ..durable.engine import KilledRow, StoredWorker, WorkerRow
     from .driver import Driver, Row
     from .opening import Opening
@@ -514,6 +515,10 @@ class Session:
                 raise ours from error
         return self._do(read)  # after a crash reading needs the lock as well: wait for it, or raise our own error
 
+    def inspect(self) -> StoreInfo:
+        """Check all pages and indexes of the file, and return its state."""
+        return self.read(lambda _: store_info(self._connection, self._file, self._driver))
+
 
 # The file while it is open
 
@@ -582,11 +587,3 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def log_size(file: Path) -> int:
-    """Return the length of the write-ahead log of a file, in bytes."""
-    try:
-        return os.stat(f"{file}-wal").st_size  # noqa: PTH116  a suffix of SQLite's is no suffix of a Path
-    except OSError:
-        return 0

@@ -72,6 +72,7 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "audit": storage.audit,
         "set_paused": storage.resume,
         "minutes": storage.throughput,
+        "inspect": storage.inspect,
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,
