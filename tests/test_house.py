@@ -42,7 +42,6 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_cli/app": "imported only where click and rich are",
     "_cli/processes": "starts and supervises processes; tests/cli/test_running.py",
-    "_cli/checking": "the commands about the store as a whole",
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",
     "_backends/unique_keys": "the holders of keys in memory, apart from the ledger; tests/storages/test_unique_keys.py",
     "_codecs/pydantic": "imported only where pydantic is; tests/test_pydantic.py",

@@ -87,6 +87,49 @@ async def test_health_while_a_worker_runs(tmp_path: Path) -> None:
         await storage.resume()
 
 
+@everywhere
+def test_doctor(kind: str, tmp_path: Path) -> None:
+    url = filled(kind, tmp_path)
+    ended = call("doctor", "--url", url)
+    assert ended.status == 0, ended
+    found = [(each["level"], each["about"]) for each in ended.records if "very rarely" not in each["text"]]
+    name = "tasks.db" if kind == "sqlite" else "tasks.journal"
+    level = "warning" if kind == "sqlite" else "ok"
+    assert found == [("ok", name), (level, "queue emails"), (level, "queue sms")]
+    text = call("doctor", "--url", url, "--no-json", "-q", "sms").out
+    assert text.splitlines()[0].split()[:2] == ["ok", name]
+    assert ("SQLite " if kind == "sqlite" else "journal, format 1, ") in text
+    call("pause", "--url", url, "sms")
+    texts = [each["text"] for each in call("doctor", "--url", url, "-q", "sms").records]
+    assert texts[-2:] == ["paused, 1 task waiting, 0 running", "paused, 1 task waiting"]
+
+
+def test_doctor_finds_counters_that_are_wrong_and_tasks_that_cannot_be_read(tmp_path: Path) -> None:
+    url = filled("sqlite", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE trio_tasks_queue SET kept_done = 7 WHERE name = 'emails'")
+        connection.execute("UPDATE trio_tasks_task SET payload = x'ff' WHERE id = 'sms-1'")
+    ended = call("doctor", "--url", url)
+    assert ended.status == 4
+    assert [each["about"] for each in ended.records if each["level"] == "failure"] == ["queue emails"]
+    assert "kept_done is 7, not 1" in str(ended.records)
+    assert "1 task of the first 100 cannot be read here" in str(ended.records)
+
+
+def test_doctor_finds_damage(tmp_path: Path) -> None:
+    url = filled("sqlite", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as connection:
+        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'trio_tasks_ready'")
+        [(length,)] = connection.execute("PRAGMA page_size")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (tmp_path / "tasks.db").open("r+b") as file:
+        file.seek((page - 1) * length + 3)
+        file.write(b"\0\0")  # the index has no entries any more
+    ended = call("doctor", "--url", url)
+    assert ended.status in (4, 5), ended
+    assert "is damaged" in ended.err or '"failure"' in ended.out
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     ended = call("completion", shell)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click import shell_completion
 
-from .. import BackendError, FileStorage
+from .. import BackendError, FileStorage, Status
 from .options import duration, on_store, queue_option, store_options
-from .output import Answer, Column, ExitStatus, counted, printable, span
+from .output import Answer, Column, ExitStatus, counted, printable, size, span
 from .store import StoreOptions, looking, storage_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from .output import Record
 
 _LEVELS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
+
+
+_LARGE_LOG = 64 * 10**6
+"""Bytes of a write-ahead log that are more than usual."""
+_MANY_DEAD = 10_000
+_LOOKED_AT = 100
+"""Waiting tasks of a queue that are read for a check."""
 
 
 def _finding(level: str, about: str, text: str) -> Record:
@@ -74,6 +81,58 @@ def _tell(answer: Answer, findings: list[Record]) -> None:
         answer.lines(_FINDING_COLUMNS, findings)
     if any(each["level"] == "failure" for each in findings):
         raise click.exceptions.Exit(ExitStatus.UNHEALTHY)
+
+
+# Doctor
+
+
+@click.command()
+@store_options
+@queue_option
+@on_store
+async def doctor(options: StoreOptions, answer: Answer) -> None:
+    """Check the storage thoroughly: format, size, all pages or records, SQLite's version; and each queue.
+
+    Of each queue it checks that its counters agree with its tasks, that a worker is there, and that its tasks can be
+    read. It reads the whole store, and changes nothing.
+    """
+    async with looking(options) as store:
+        findings = await _store_findings(store.storage)
+        for queue in await store.queues():
+            findings += await _queue_findings(queue)
+    _tell(answer, findings)
+
+
+async def _store_findings(storage: DurableStorage[Any]) -> list[Record]:
+    info = await storage.inspect()
+    log = f", log {size(info.log_size)}" if info.log_size else ""
+    about = info.place.rpartition("/")[2]
+    findings = [_finding("failure", about, each) for each in info.damage] or [
+        _finding("ok", about, f"{info.kind}, format {info.version}, {size(info.size)}{log}, intact")
+    ]
+    if info.log_size > _LARGE_LOG:
+        told = f"the log is large: {size(info.log_size)}. A process that reads without end keeps it from being cut"
+        findings.append(_finding("warning", about, told))
+    return findings + [_finding("warning", about, each) for each in info.warnings]
+
+
+async def _queue_findings(queue: DurableStorage[Any]) -> list[Record]:
+    about = f"queue {queue.queue}"
+    metrics, balance = await queue.metrics(), await queue.audit()
+    health = await _health_of(queue, None)
+    findings = [health if health["level"] == "ok" else {**health, "level": "warning"}]
+    if not balance:
+        findings.append(_finding("failure", about, str(balance)))
+    if metrics["is_paused"] and metrics["waiting"]:
+        findings.append(_finding("warning", about, f"paused, {counted(metrics['waiting'])} waiting"))
+    dead = metrics["kept_failed"] + metrics["kept_killed"]
+    if dead > _MANY_DEAD:
+        findings.append(_finding("warning", about, f"{counted(dead, 'dead letter')} kept: see `trio-tasks purge`"))
+    unreadable = [task for task in await queue.list_tasks(Status.Pending, limit=_LOOKED_AT) if task.parts.unfit]
+    if unreadable:
+        some = f"{counted(len(unreadable))} of the first {_LOOKED_AT} cannot be read here: {unreadable[0].parts.unfit}"
+        findings.append(_finding("warning", about, some))
+    return findings
 
 
 # Migration
