@@ -80,10 +80,12 @@ class Held:
 
 @dataclass(eq=False)
 class Waiter:
-    """A trio task that waits for a task to be finished."""
+    """A trio task that waits for some tasks to be finished."""
 
-    id: str
+    ids: list[str]
     storage: Any
+    pending: set[str]
+    """Those that were never seen finished."""
     outcome: Any = None
 
 
@@ -553,6 +555,31 @@ class Machine(RuleBasedStateMachine):
         for row in chosen:
             self.model.discard(row)
 
+    # Changing several
+
+    @step(
+        worker=workers,
+        ids=st.lists(known, max_size=4),
+        verb=st.sampled_from(["cancel", "discard", "resume_by_id", "reschedule"]),
+    )
+    def change_several(self, worker: int, ids: list[str], verb: str) -> None:
+        storage, refused, changed = self.store.handles[worker], dict[str, str](), list[str]()
+        for task_id in dict.fromkeys(ids):
+            reason = self.model.change(task_id, verb)
+            if reason is None:
+                changed.append(task_id)
+            else:
+                refused[task_id] = reason
+        report = self._do(getattr(storage, verb), iter(ids), *((5 + 1 / 64,) if verb == "reschedule" else ()))
+        assert (report.changed, report.refused.keys()) == (tuple(changed), refused.keys())
+        for task_id, reason in refused.items():
+            assert report.refused[task_id].startswith(reason), report
+
+    @step(worker=workers, ids=st.lists(known, max_size=4))
+    def fetch_several(self, worker: int, ids: list[str]) -> None:
+        found = self._do(self.store.handles[worker].fetch_by_id, ids)
+        assert [task and task.parts.id for task in found] == [each if each in self.model.rows else None for each in ids]
+
     @step(worker=workers, paused=st.sampled_from([True, False, False]))
     def pause(self, worker: int, paused: bool) -> None:
         storage = self.store.handles[worker]
@@ -562,13 +589,13 @@ class Machine(RuleBasedStateMachine):
 
     # Looking
 
-    @step(worker=workers, task=tasks)
-    def wait_for(self, worker: int, task: str) -> None:
-        waiter = Waiter(task, self.store.handles[worker])
+    @step(worker=workers, ids=st.lists(tasks, min_size=1, max_size=3))
+    def wait_for(self, worker: int, ids: list[str]) -> None:
+        waiter = Waiter(ids, self.store.handles[worker], {*ids})
 
         async def wait() -> None:
             try:
-                waiter.outcome = await waiter.storage.wait_for(task)
+                waiter.outcome = await waiter.storage.wait_for(ids if len(ids) > 1 else ids[0])
             except (UnknownTaskError, trio.ClosedResourceError) as error:
                 waiter.outcome = error
 
@@ -688,9 +715,10 @@ class Machine(RuleBasedStateMachine):
         assert Counter(each for each in told if not isinstance(each, Expired)) == Counter(expected)
 
     def _agree_on_end(self, waiter: Waiter) -> None:
-        row = self.model.rows.get(waiter.id)
-        is_over = row is None or row.place not in LIVE
-        assert (waiter.outcome is not None) == is_over, f"{waiter} of {row}"
+        rows = {task_id: self.model.rows.get(task_id) for task_id in waiter.pending}
+        waiter.pending -= {task_id for task_id, row in rows.items() if row is not None and row.place not in LIVE}
+        is_over = not waiter.pending or None in rows.values()
+        assert (waiter.outcome is not None) == is_over, f"{waiter} of {rows}"
 
     # Doing
 

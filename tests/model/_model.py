@@ -327,6 +327,29 @@ class Model:
         self.wait(row, 0.0)
         return True
 
+    def change(self, task_id: str, verb: str) -> str | None:
+        """Change one of several tasks; return why it cannot be changed, or None."""
+        row = self.rows.get(task_id)
+        if row is None:
+            return "no such task is known"
+        if row.place == "running":
+            return "it runs"
+        if verb == "resume_by_id":
+            try:
+                return None if self.resume(task_id) else "it waits"
+            except Refused:
+                owner = self.owner(row.unique)
+                return f"its unique key is taken by {owner and owner.id}"
+        if verb == "discard":
+            self.discard(row)
+        elif not row.waits:
+            return {"done": "it is done", "failed": "it has failed", "killed": "it was killed"}[row.place]
+        elif verb == "cancel":
+            self.finish(row, "killed", "cancelled while it waited")
+        else:
+            self.wait(row, 5 + 1 / 64)
+        return None
+
     def discard(self, row: Row) -> None:
         """Forget a row that does not run; one that waits counts as killed."""
         self.counts["killed"] += row.waits

@@ -173,6 +173,15 @@ MUTATIONS = [
         ("listing",),
     ),
     Mutation(
+        "one-batch-of-several",
+        2,
+        "a change of several ids ends after its first transaction",
+        "_contracts/bulk.py",
+        "for start in range(0, max(1, len(distinct)), size):",
+        "for start in range(0, 1, size):",
+        ("several ids",),
+    ),
+    Mutation(
         "greedy",
         4,
         "more is claimed than there are free slots",

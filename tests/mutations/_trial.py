@@ -34,6 +34,7 @@ BY_TESTS = {
     "pausing": ["tests/storages/test_pause.py"],
     "refused rows": ["tests/storages/test_refused_rows.py"],
     "run_at": ["tests/storages/test_run_at.py"],
+    "several ids": ["tests/storages/test_several_ids.py"],
     "states": ["tests/test_states.py"],
     "times": ["tests/storages/test_times.py"],
     "versions": ["tests/router/test_versions.py"],

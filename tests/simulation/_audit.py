@@ -111,7 +111,8 @@ def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
         if entry.became in ("retried", "failed", "killed") and not is_timed:
             checker.fault(f"{entry} does not tell how long it took")
     for kind in (Retried, Failed, Killed):
-        ours, theirs = checker.counts[kind], became[kind.__name__.lower()]
+        name = kind.__name__.lower()
+        ours, theirs = checker.counts[kind], became[name] + checker.forgotten_pasts[name]
         if ours != theirs:
             checker.fault(f"{theirs} attempts have {kind.__name__} in the histories, not {ours}")
 
@@ -149,7 +150,7 @@ def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable
     killed = [task for task in tasks if task.parts.status is Status.Killed]
     in_silence = checker.killed_waiting + sum(task.parts.id not in checker.final for task in killed)
     ours = {
-        "pushed": sum(status.values()),
+        "pushed": sum(status.values()) + checker.forgotten,
         "unfinished": status[Status.Pending],
         "running": status[Status.Running],
         "succeeded": checker.counts[Succeeded],

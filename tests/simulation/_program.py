@@ -23,6 +23,7 @@ from trio_tasks.testing import Faults, run_seeded
 
 from tests._attempt_checker import ALL
 from tests.simulation._audit import audit
+from tests.simulation._bulk_changes import BulkChanges
 from tests.simulation._claim import Claim
 from tests.simulation._claim_checker import ClaimChecker
 from tests.simulation._program_run import ProgramRun, rng
@@ -74,6 +75,7 @@ class Program:
         self._random_pushes = RandomPushes(self.checker)
         self._random_handlers = RandomHandlers(self.checker, seed, self, self._threads)
         self._random_workers = RandomWorkers(seed, self.faults, self.checker, self._random_handlers)
+        self._bulk_changes = BulkChanges(self.checker)
         self._random_controls = RandomControls(self.checker, self._random_pushes, self._random_workers)
         self._random_looks = RandomLooks(self.checker, self._random_pushes)
         self._quiescence_checks = QuiescenceChecks(self.checker, self.stores, self.faults)
@@ -106,6 +108,8 @@ class Program:
                         await self._run_random(self._program_run)
                         await audit(self.checker, storages[0])
                         if number == self.stores.run_count - 1:
+                            await self._bulk_changes.act(storages[0], rng(self.seed, "bulk"))
+                            await audit(self.checker, storages[0])
                             await self._finish_in_order(self._program_run)
                             await audit(self.checker, storages[0])
                     finally:
