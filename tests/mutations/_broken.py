@@ -150,8 +150,8 @@ MUTATIONS = [
         3,
         "a task tells when its first attempt began, not its latest",
         "_backends/sqlite/exchange.py",
-        "worker = ?, started = ?\n",
-        "worker = ?, started = coalesce(started, ?)\n",
+        "worker = ?, started = ?,\n",
+        "worker = ?, started = coalesce(started, ?),\n",
         ("times",),
     ),
     Mutation(
@@ -397,9 +397,9 @@ MUTATIONS = [
         7,
         'on_conflict="update" leaves a delayed task delayed, in an SQLite file',
         "_backends/sqlite/exchange.py",
-        "            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)\n",
-        "            row = row._replace(delay=1.0)\n"
-        "            self.table.update_by_push(seq, self._values(row, now), keeps_place=keeps_place)\n",
+        "        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)\n",
+        "        row = row._replace(delay=1.0)\n"
+        "        self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)\n",
         ("states",),
     ),
     Mutation(

@@ -120,7 +120,7 @@ def _audit_pasts(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
 def _audit_events(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
     """Check that each push was told of once, and each end by which a task was killed while it waited; nothing else."""
     pushed = Counter(event.id for event in checker.told if isinstance(event, Pushed))
-    if pushed != Counter(task.parts.id for task in tasks):
+    if pushed != Counter([*(task.parts.id for task in tasks), *checker.forgotten]):
         missing = {task.parts.id for task in tasks} - set(pushed)
         checker.fault(f"{sorted(missing)} were pushed and not told, or others were told: {pushed - Counter(missing)}")
     ends: dict[str, list[StorageEvent]] = {}
@@ -133,6 +133,10 @@ def _audit_events(checker: ClaimChecker, tasks: Iterable[Task[Any]]) -> None:
             checker.fault(f"{task.parts.id} was resumed {resumed} times, and told are {told}")
         elif told and not resumed and (task.parts.status, type(told[0])) != (Status.Killed, _event_for(task)):
             checker.fault(f"{task.parts.id} has {task.parts.context.error!r}, and told is {told}")
+    for task_id in checker.forgotten:
+        told, resumed = ends.pop(task_id, []), checker.resumed[task_id]
+        if len(told) > resumed + 1:
+            checker.fault(f"{task_id} was resumed {resumed} times, and told are {told}")
     if ends:
         checker.fault(f"ends of unknown tasks are told: {ends}")
 
@@ -150,7 +154,7 @@ def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable
     killed = [task for task in tasks if task.parts.status is Status.Killed]
     in_silence = checker.killed_waiting + sum(task.parts.id not in checker.final for task in killed)
     ours = {
-        "pushed": sum(status.values()) + checker.forgotten,
+        "pushed": sum(status.values()) + len(checker.forgotten),
         "unfinished": status[Status.Pending],
         "running": status[Status.Running],
         "succeeded": checker.counts[Succeeded],

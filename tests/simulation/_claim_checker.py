@@ -83,7 +83,7 @@ class ClaimChecker(EventChecker):
         # By worker, task and number of the attempt: how many are under way, and when the last one ended.
         self.begun: Counter[tuple[str, str, int]] = Counter()
         self.ended: dict[tuple[str, str, int], float] = {}
-        self.forgotten = 0  # tasks that were discarded, or vacuumed
+        self.forgotten: set[str] = set()  # tasks that were discarded, or vacuumed
         self.forgotten_pasts: Counter[str] = Counter()  # the failed attempts in their histories
         self.resumed: Counter[str] = Counter()
         self.told: list[StorageEvent] = []  # by all storages of this process
@@ -155,7 +155,7 @@ class ClaimChecker(EventChecker):
         """Note that a task which is finished, or waits, is not known any more."""
         task_id = task.parts.id
         self.pushed.discard(task_id)
-        self.forgotten += 1
+        self.forgotten.add(task_id)
         self.forgotten_pasts.update(entry.became for entry in task.parts.context.history)
         is_in_silence = task.parts.status is Status.Killed and task_id not in self.final
         self.killed_waiting += is_in_silence or task.parts.status is Status.Pending
