@@ -22,6 +22,7 @@ from trio_tasks import (
     Killed,
     MemoryStorage,
     Retried,
+    Router,
     SqliteStorage,
     Status,
     Succeeded,
@@ -448,6 +449,29 @@ async def test_a_name_that_no_worker_knows(kind: Any, tmp_path: Path) -> None:
             (await nursery.start(Worker(f"{number}", storage, Knowing(*map(str, range(9)))).run)).pause()
         words = str(await explain(storage, unknown, "no_worker"))
         assert words.endswith("worker 'some' knows 'a', 'b' and 'kind 1', 5 more know others")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_router_of_an_older_version_does_not_know_a_name(tmp_path: Path) -> None:
+    old, new = Router(), Router()
+
+    @old.task(name="video.crop", aliases=["crop"])
+    async def crop(path: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    @new.task(name="video.resize")
+    async def resize(path: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    assert crop.name == "video.crop"
+    url = f"sqlite:///{tmp_path / 'tasks.db'}"
+    async with new.open(url) as queues, old.open(url) as others, trio.open_nursery() as nursery:
+        storage = others["default"]
+        context = await nursery.start(Worker("old", storage, old).run)
+        context.pause()
+        found = await queues.explain(await queues.push(resize.bind("a film")))
+        assert (found.kind, found.name) == ("no_worker", "video.resize")
+        assert found.known_names == (("old", ("crop", "video.crop")),)
         nursery.cancel_scope.cancel()
 
 
