@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
+import sqlite3
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from trio_tasks import (
     Event,
     Failed,
     Idle,
+    Injected,
     Killed,
     MemoryStorage,
     Metadata,
@@ -28,6 +32,7 @@ from trio_tasks import (
     Retried,
     RetryAfterError,
     RetryPolicy,
+    Router,
     Start,
     Status,
     Stop,
@@ -402,3 +407,56 @@ async def test_any_receive_channel_is_a_backend() -> None:
             send.send_nowait(n)
     await Worker("w", receive, handler).run()
     assert seen == [0, 1, 2, 3, 4]
+
+
+def named_tasks(log: list[str]) -> tuple[Router, Any, Any]:
+    """The tasks of the page: a router, and its two functions."""
+    tasks = Router()
+
+    @tasks.task(queue="emails", attempts=8, timeout=30)
+    async def send_email(
+        to: str, subject: str = "hello", *, mailer: Data[Mailer] = Injected, attempt: Attempt = Injected
+    ) -> int:
+        log.append(f"{to} {attempt}")
+        await trio.lowlevel.checkpoint()
+        return len(subject)
+
+    @tasks.task(
+        name="video.resize",
+        aliases=["resize"],
+        queue="video",
+        unique="{path}",
+        version=2,
+        upgrade={1: lambda args: {**args, "width": 640}},
+    )
+    def resize(path: Path, owner: str, width: int) -> str:
+        return str(path)
+
+    @tasks.resource
+    async def mailer() -> AsyncIterator[Mailer]:
+        log.append("open")
+        yield Mailer([])
+        log.append("close")
+
+    return tasks, send_email, resize
+
+
+async def test_tasks_with_names(tmp_path: Path) -> None:
+    log: list[str] = []
+    tasks, send_email, resize = named_tasks(log)
+    call = send_email.bind("a@example.com", subject="hi")
+    assert await send_email("a@example.com", mailer=Mailer([]), attempt=Attempt(1)) == 5
+    async with tasks.open(f"sqlite:///{tmp_path}/shop.db") as queues:
+        task_id = await queues.push(call, delay=0.01)
+        ids = await queues.push_bulk([send_email.bind(a) for a in ("b", "c")])
+        connection = sqlite3.connect(tmp_path / "shop.db")
+        queues.push_in(connection, resize.bind(Path("/a"), "ada", 320), id="video")
+        connection.commit()
+        connection.close()
+        async with queues.monitor({"emails": 8, "video": 2}, data=["settings"], shutdown_timeout=30) as monitor:
+            assert await send_email.result(queues, task_id) == 2
+            assert [await send_email.result(queues, each) for each in ids] == [5, 5]
+            assert await resize.result(queues, "video") == "/a"
+            monitor.shutdown()
+    assert (log[1], log[-1]) == ("open", "close")
+    assert sorted(log[2:-1]) == ["a@example.com 1", "b 1", "c 1"]

@@ -712,7 +712,7 @@ MUTATIONS = [
         "a task of a name that no function of the program has is a dead letter at once",
         "_router/routes.py",
         '        if self._unknown == "fail":\n',
-        '        if self._unknown != "take":\n',
+        '        if self._unknown in ("fail", "suspend"):\n',
         ("versions",),
     ),
 ]
