@@ -39,6 +39,8 @@ SMALL = 150  # lines below which a module with one importer is folded into that 
 SMALL_MODULES: dict[str, str] = {
     "_backends/encoding": "imported only where a queue has a type, since it imports cbor2; tests/test_encoding.py",
     "_backends/ready_queue": "the ready and the delayed tasks of a queue, in order; tests/test_ready_queue.py",
+    "_backends/durable/schedules": "the one place that knows how schedules are encoded, as `rows` is for tasks",
+    "_backends/file/schedules": "what a journal has beside rows, with a transaction of its own",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_cli/app": "imported only where click and rich are",
     "_cli/processes": "starts and supervises processes; tests/cli/test_running.py",

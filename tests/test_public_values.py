@@ -89,6 +89,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Report": lambda: t.Report((t.WorkerReport("w", succeeded=1, drained=(ID,)),)),
     "Retried": lambda: t.Retried(ERROR, 2.5),
     "RetryPolicy": lambda: t.RetryPolicy(attempts=3, backoff=t.linear(1, jitter=0.5)),
+    "ScheduleInfo": lambda: t.ScheduleInfo("nightly", "every(hours=6)", "q", NOON, None, False, False, True),
     "Start": t.Start,
     "Status": lambda: t.Status.Failed,
     "StillRunning": lambda: l.StillRunning(TASK, 2.5),
@@ -129,7 +130,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 SERVICES = {
     "trio_tasks": "Cron CustomBackend DurableStorage FileStorage Lease MemoryStorage Monitor Pipe Queues Router "
-    "SqliteStorage SqliteTransaction SyncSqliteStorage TaskFunction Worker WorkerContext Backoff Interval OnSignal",
+    "Schedules SqliteStorage SqliteTransaction SyncSqliteStorage TaskFunction Worker WorkerContext Backoff Interval "
+    "OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
     "trio_tasks.observe": "LogFields OpenTelemetry",

@@ -24,6 +24,7 @@ from ._contracts.backend import (
     ResumeAbandoned as ResumeAbandoned,
     ResumeById as ResumeById,
     SetMetadata as SetMetadata,
+    StoreSchedules as StoreSchedules,
     Throughput as Throughput,
     Update as Update,
     Vacuum as Vacuum,
@@ -138,6 +139,7 @@ if _TYPE_CHECKING:
     from ._router.router import Router as Router
     from ._schedules.cron import Cron as Cron, CronSpec as CronSpec, cron as cron
     from ._schedules.schedule import Firing as Firing, IntervalSpec as IntervalSpec, every as every
+    from ._schedules.schedules import ScheduleInfo as ScheduleInfo, Schedules as Schedules
     from ._tasks.call import Call as Call
     from ._worker.builder import WorkerBuilder as WorkerBuilder
     from ._worker.worker import Worker as Worker
@@ -185,6 +187,8 @@ _WHEN_ASKED_FOR = {
     "Report": "._contracts.report",
     "Router": "._router.router",
     "RunningTask": "._contracts.worker_info",
+    "ScheduleInfo": "._schedules.schedules",
+    "Schedules": "._schedules.schedules",
     "SqliteStorage": "._backends.sqlite.storage",
     "SqliteTransaction": "._backends.sqlite.storage",
     "Start": "._contracts.events",

@@ -26,6 +26,7 @@ from ._contracts.backend import (
     ResumeAbandoned as ResumeAbandoned,
     ResumeById as ResumeById,
     SetMetadata as SetMetadata,
+    StoreSchedules as StoreSchedules,
     Throughput as Throughput,
     Update as Update,
     Vacuum as Vacuum,
@@ -35,6 +36,13 @@ from ._contracts.backend import (
 from ._contracts.layer import Admitting as Admitting, Gate as Gate, Handler as Handler, Layer as Layer
 from ._contracts.listing import make_page as make_page
 from ._contracts.metrics import EMPTY_METRICS as EMPTY_METRICS
+from ._contracts.schedules import (
+    ScheduleChange as ScheduleChange,
+    ScheduleEntry as ScheduleEntry,
+    ScheduleResult as ScheduleResult,
+    StoredSchedule as StoredSchedule,
+    TaskTemplate as TaskTemplate,
+)
 from ._contracts.sink import TaskSink as TaskSink
 from ._exports import rename as _rename
 

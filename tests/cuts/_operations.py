@@ -21,6 +21,7 @@ from trio_tasks import (
     TaskId,
     Worker,
 )
+from trio_tasks.abc import ScheduleChange, StoredSchedule
 from trio_tasks.testing import Cut
 
 from tests.cuts._backends import LATER, LEASE, BackendUnderTest
@@ -273,6 +274,15 @@ def orphaned(seen: Seen) -> None:
         assert seen.after == seen.uncut
 
 
+async def set_schedules(tested: BackendUnderTest, cut: Cut) -> bool:
+    template = await tested.backend.make_template(task("new"))
+    schedule = StoredSchedule("every(days=1)", "default", template, 0)
+    with cut:
+        await tested.backend.set_schedules([ScheduleChange("name", 0, schedule, [template])])
+        return True
+    return False
+
+
 PUSHES = {
     "push": [Operation(calling("push", "new"))],
     "push_or_get": [Operation(calling("push_or_get", "new"))],
@@ -292,6 +302,9 @@ LOOKS = {
     "throughput": [looking("throughput")],
     "inspect": [looking("inspect")],
     "explain": [looking("explain", "waiting")],
+    "list_schedules": [looking("list_schedules")],
+    "make_template": [looking("make_template", lambda _: task("new"))],
+    "wait_for_schedules": [looking("wait_for_schedules")],
     "progress_of": [looking("progress_of", "held")],
 }
 CHANGES = {
@@ -310,6 +323,7 @@ CHANGES = {
     "report_progress": [Operation(calling("report_progress", lambda tested: tested.held, 50))],
     "set_metadata": [Operation(calling("set_metadata", lambda tested: tested.held, {"a": 1}))],
     "resume_abandoned": [Operation(resume_abandoned, orphaned)],
+    "set_schedules": [Operation(set_schedules)],
 }
 OPERATIONS: dict[str, list[Operation]] = {
     **PUSHES,

@@ -459,6 +459,10 @@ RUN: dict[str, set[str]] = {
     "Queues": {*verbs_of(Queues)},  # those of one queue, cut as its; several: see tests/router/test_queues.py
     "TaskFunction": {"result"},  # it waits as `wait_for` of the storage does
     "SqliteTransaction": {"from_task"},
+    # In tests/schedules:
+    "Cron": {"receive", "__anext__", "aclose", "__aenter__", "__aexit__"},
+    "Firing": {"from_task"},
+    "Schedules": {"list", "pause", "prune", "put", "remove", "resume", "run", "run_now"},
     **{name: {"wait"} for name in STRATEGIES},
     **{name: {"__call__", "ready"} for name in LAYERS},
 }

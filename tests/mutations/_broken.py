@@ -450,6 +450,15 @@ MUTATIONS = [
         ("memory", "model memory"),
     ),
     Mutation(
+        "schedules-fire-for-everybody",
+        7,
+        "a time of a schedule is fired by each process that has not seen another one fire it, in SQLite",
+        "_backends/sqlite/operations.py",
+        "        if (found[0][0] if found else 0) != update.was:\n",
+        "        if found and not update.was:\n",
+        ("schedules",),
+    ),
+    Mutation(
         "lease-ends-with-intake",
         8,
         "leases are not renewed while a worker drains",

@@ -35,6 +35,7 @@ BY_TESTS = {
     "refused rows": ["tests/storages/test_refused_rows.py"],
     "run_at": ["tests/storages/test_run_at.py"],
     "several ids": ["tests/storages/test_several_ids.py"],
+    "schedules": ["tests/schedules/test_schedules.py"],
     "states": ["tests/test_states.py"],
     "times": ["tests/storages/test_times.py"],
     "versions": ["tests/router/test_versions.py"],

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
+from trio_tasks import CronSpec, IntervalSpec
+
 MINUTE = timedelta(minutes=1)
 
 
@@ -17,6 +19,14 @@ def field(text: str, low: int, high: int) -> set[int]:
         first, _, last = (f"{low}-{high}" if span == "*" else span).partition("-")
         numbers |= {*range(int(first), int(last or (high if step else first)) + 1, int(step or 1))}
     return numbers
+
+
+def between(spec: CronSpec | IntervalSpec, begin: datetime, end: datetime) -> list[datetime]:
+    """Return the times after the one moment, up to the other, in UTC."""
+    times, moment = [], begin
+    while (found := spec.next_after(moment)) is not None and (moment := found.astimezone(timezone.utc)) <= end:
+        times.append(moment)
+    return times
 
 
 class Oracle:

@@ -15,19 +15,11 @@ from trio_tasks._clock import use_wall_clock
 
 from tests._scale import FIRST_SEED, IS_NIGHTLY
 from tests.schedules._clock_changes import CASES, Case, shown
-from tests.schedules._minutes import Oracle
+from tests.schedules._minutes import Oracle, between
 
 UTC = timezone.utc
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-
-
-def between(spec: CronSpec | IntervalSpec, begin: datetime, end: datetime) -> list[datetime]:
-    """Return the times after the one moment, up to the other, in UTC."""
-    times, moment = [], begin
-    while (found := spec.next_after(moment)) is not None and (moment := found.astimezone(UTC)) <= end:
-        times.append(moment)
-    return times
 
 
 def back_to(spec: CronSpec | IntervalSpec, begin: datetime, end: datetime) -> list[datetime]:

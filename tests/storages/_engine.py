@@ -20,6 +20,9 @@ from trio_tasks._backends.durable.engine import (
     Query,
     Renewal,
     RowChange,
+    ScheduleOutcome,
+    ScheduleRow,
+    ScheduleUpdate,
     State,
     StoredRow,
     StoredWorker,
@@ -206,6 +209,14 @@ class TroubledEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._telling("set_paused", queue, paused)
+
+    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
+        rows: Sequence[ScheduleRow] = await self._call("schedules", after)
+        return rows
+
+    async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:
+        outcomes: Sequence[ScheduleOutcome] = await self._telling("set_schedules", updates)
+        return outcomes
 
     async def minutes(self, queue: str) -> Sequence[tuple[int, str, Sums]]:
         rows: Sequence[tuple[int, str, Sums]] = await self._call("minutes", queue)

@@ -42,7 +42,7 @@ from trio_tasks._contracts.explanation import Place
 from trio_tasks._contracts.sink import make_tasks
 from trio_tasks._logging import catch_errors
 from trio_tasks._tasks.task_info import NOTHING_KNOWN, KnownTaskInfo
-from trio_tasks.abc import EMPTY_METRICS, NowaitBackend
+from trio_tasks.abc import EMPTY_METRICS, NowaitBackend, ScheduleChange, ScheduleResult
 
 from tests.storages._engine import TroubledEngine
 from tests.testing._leased_storage import LeasedStorage, Row, Store
@@ -1154,6 +1154,15 @@ class DiscardsAnything(LeasedStorage):
     async def discard(self, task_id: Any) -> Any:
         await trio.lowlevel.checkpoint()
         return self.store.rows.pop(task_id, None) is not None
+
+
+@breaks("a_time_of_a_schedule_is_fired_once")
+class FiresTwice(LeasedStorage):
+    def set_schedule(self, change: ScheduleChange) -> ScheduleResult:
+        known = self.store.schedules.get(change.name)
+        if known is not None and known.schedule is not None and change.was:
+            change = change._replace(was=known.revision)
+        return super().set_schedule(change)
 
 
 # On an engine

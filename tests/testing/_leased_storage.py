@@ -6,7 +6,7 @@ It is written to be read and to be broken, in one place at a time, by a subclass
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,7 +78,12 @@ from trio_tasks.abc import (
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    ScheduleChange,
+    ScheduleEntry,
+    ScheduleResult,
     SetMetadata,
+    StoreSchedules,
+    TaskTemplate,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -134,6 +139,7 @@ class Store:
     timed: dict[str, tuple[Row, float]] = field(default_factory=dict)  # by unique key, the holder and the end
     workers: list[WorkerContext] = field(default_factory=list)
     is_paused: bool = False
+    schedules: dict[str, ScheduleEntry] = field(default_factory=dict)
     numbers: count[int] = field(default_factory=lambda: count(1))
     queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
@@ -157,6 +163,7 @@ def for_one_id(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 class LeasedStorage(
     TaskSink[Any],
+    StoreSchedules,
     ReceiveNowaitBackend[Any],
     Cancel,
     Discard,
@@ -568,6 +575,33 @@ class LeasedStorage(
     async def is_paused(self) -> bool:
         await trio.lowlevel.checkpoint()
         return self.store.is_paused
+
+    def set_schedule(self, change: ScheduleChange) -> ScheduleResult:
+        known = self.store.schedules.get(change.name, ScheduleEntry(change.name, 0, None))
+        if (known.revision if known.schedule is not None else 0) != change.was:
+            return ScheduleResult(0)
+        revision = next(self.store.numbers)
+        self.store.schedules[change.name] = ScheduleEntry(change.name, revision, change.schedule)
+        templates = change.tasks
+        tasks = [Task(each.payload, Parts(terms=each.terms, metadata=each.metadata)) for each in templates]
+        return ScheduleResult(revision, [self.enter(task) for task in tasks])
+
+    async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
+        await trio.lowlevel.checkpoint()
+        return [self.set_schedule(each) for each in changes]
+
+    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
+        await trio.lowlevel.checkpoint()
+        return [each for each in self.store.schedules.values() if each.revision > after]
+
+    async def make_template(self, task: Task[Any]) -> TaskTemplate:
+        await trio.lowlevel.checkpoint()
+        self.encode(task.args)
+        return TaskTemplate(task.args, task.parts.terms, task.parts.metadata)
+
+    async def wait_for_schedules(self, seen: int = 0) -> int:
+        await trio.sleep(1)
+        return seen + 1
 
     async def audit(self) -> Balance:
         await trio.lowlevel.checkpoint()

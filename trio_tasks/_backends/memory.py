@@ -18,10 +18,12 @@ from .._contracts.backend import (
     Pause,
     RegisterWorker,
     ResumeAbandoned,
+    StoreSchedules,
     Throughput,
     Watch,
 )
 from .._contracts.minutes import check_span, shown
+from .._contracts.schedules import ScheduleResult, TaskTemplate
 from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
 from .._contracts.storage_events import Pushed, StorageEvent
 from .._printing import quoted
@@ -31,7 +33,7 @@ from .capabilities import LedgerCapabilities
 from .memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .._contracts.context import WorkerContext
     from .._contracts.explanation import Explanation
     from .._contracts.metrics import Minute
+    from .._contracts.schedules import ScheduleChange, ScheduleEntry
     from .._contracts.sink import OnPush
     from .._contracts.worker_info import WorkerInfo
     from .._tasks.outcome import Outcome
@@ -97,6 +100,7 @@ class MemoryStorage(
     Explain,
     Throughput,
     Watch,
+    StoreSchedules,
 ):
     """A storage in memory, for one process.
 
@@ -448,6 +452,46 @@ class MemoryStorage(
         ledger = self._queue.ledger
         ledger.tally.drop_old(ledger.seconds())
         return shown([(*key, sums) for key, sums in ledger.tally.rows.items()], since, until, name)
+
+    # Schedules
+
+    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
+        """Return the schedules of the storage whose revision is above ``after``; see :class:`Schedules`."""
+        await trio.lowlevel.checkpoint()
+        found = [each for each in self._queue.schedules.entries.values() if each.revision > after]
+        return sorted(found, key=lambda each: each.revision)
+
+    @trio.lowlevel.enable_ki_protection
+    async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
+        """Change schedules, and push tasks of them to this queue, in one step; see :class:`Schedules`.
+
+        A schedule that has another revision than its change says stays as it is, and no task is pushed for it. The
+        tasks of schedules always find room.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._closed or self._queue.closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+        queue, results = self._queue, list[ScheduleResult]()
+        for change in changes:
+            revision = queue.schedules.set(change)
+            ids = [queue.push_for_schedule(each) for each in change.tasks] if revision else ()
+            results.append(ScheduleResult(revision, ids))
+        queue.match_waiters()
+        return results
+
+    async def make_template(self, task: Task[A]) -> TaskTemplate:
+        """Return what is kept of a task that schedules push to this queue.
+
+        Raises:
+          TypeError, ValueError: its args cannot be encoded.
+        """
+        await trio.lowlevel.checkpoint()
+        task = self._prepare(task)
+        return TaskTemplate(task.args, task.parts.terms, task.parts.metadata)
+
+    async def wait_for_schedules(self, seen: int = 0) -> int:
+        """Wait until a schedule was changed since the call that returned ``seen``."""
+        return await self._queue.schedules.changes.wait(seen)
 
     # Looking
 

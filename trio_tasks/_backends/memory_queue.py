@@ -15,16 +15,19 @@ import trio
 from outcome import Error, Value
 
 from .._checks import check_count, check_text
+from .._concurrency.changes import ChangeCount
 from .._concurrency.tracebacks import traceback_text
 from .._concurrency.virtual_time import epoch_clock, is_virtual
 from .._contracts.event_readers import EventReaders
 from .._contracts.lending import Loan
 from .._contracts.result_waits import ResultWaits
+from .._contracts.schedules import ScheduleEntry
 from .._contracts.sink import PushHooks
 from .._contracts.storage_events import Pushed
 from .._logging import line_of
+from .._tasks.errors import DuplicateTaskError
 from .._tasks.outcome import Status, Succeeded
-from .._tasks.task import Task
+from .._tasks.task import Parts, Task
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
+    from .._contracts.schedules import ScheduleChange, TaskTemplate
     from .._tasks.outcome import Outcome
     from .._tasks.task_id import TaskId
     from .encoding import Encoding
@@ -62,6 +66,8 @@ class MemoryQueue(Generic[A]):
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
         self.pushing_handles: set[object] = set()  # handles through which tasks may still be pushed
         self.workers: dict[WorkerContext, float] = {}  # and since when they receive
+        first = next(iter(siblings.values()), None)
+        self.schedules: MemorySchedules = MemorySchedules() if first is None else first.schedules
         self.siblings = siblings
         siblings[name] = self
         self.completion = ResultWaits()
@@ -250,6 +256,18 @@ class MemoryQueue(Generic[A]):
             error = trio.ClosedResourceError("the storage was closed while this push waited for room")
             trio.lowlevel.reschedule(entry[0], Error(error))
 
+    def push_for_schedule(self, template: TaskTemplate) -> TaskId | None:
+        """Push a task of a schedule, whether there is room or not; return None if it is a duplicate."""
+        task = Task[A](template.payload, Parts(terms=template.terms, metadata=template.metadata))
+        self.note_run(trio.lowlevel.current_clock())
+        try:
+            task_id = self.ledger.push(task, trio.current_time())
+        except DuplicateTaskError:
+            return None
+        if self.events.open and task_id == task.parts.id:
+            self.events.tell(Pushed(task_id, True))
+        return task_id
+
     # Settling, and all else that changes what waits
 
     @trio.lowlevel.enable_ki_protection
@@ -290,6 +308,28 @@ class MemoryQueue(Generic[A]):
     def _wake_first_receiver(self, result: Value[Any] | Error) -> None:
         receiver, _ = self._receivers.popitem(last=False)
         trio.lowlevel.reschedule(receiver, result)
+
+
+@final
+class MemorySchedules:
+    """The schedules of a storage in memory, which all of its queues share."""
+
+    __slots__ = ("changes", "entries", "revision")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, ScheduleEntry] = {}
+        self.revision = 0
+        self.changes = ChangeCount()
+
+    def set(self, change: ScheduleChange) -> int:
+        """Make a change, if the schedule has the revision that is said; return the new one, or 0."""
+        known = self.entries.get(change.name)
+        if (known.revision if known is not None and known.schedule is not None else 0) != change.was:
+            return 0
+        self.revision += 1
+        self.entries[change.name] = ScheduleEntry(change.name, self.revision, change.schedule)
+        self.changes.note()
+        return self.revision
 
 
 _Class = type

@@ -13,7 +13,7 @@ import trio
 from .._tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .listing import Page, TaskFilters
     from .metrics import Balance, Minute, QueueMetrics
+    from .schedules import ScheduleChange, ScheduleEntry, ScheduleResult, TaskTemplate
     from .storage_events import StorageEvent
     from .worker_info import WorkerInfo
 
@@ -409,6 +410,38 @@ class Throughput(ABC):
     ) -> list[Minute]:
         """Return the sums of each minute and name, in order; from and until these moments, and of one name, if they
         are given."""
+
+
+class StoreSchedules(ABC):
+    """A backend that keeps schedules, and pushes their tasks in the step that notes which times were fired.
+
+    The schedules belong to the store, and not to one of its queues. These methods are for a scheduler.
+    """
+
+    @abstractmethod
+    async def list_schedules(self, after: int = 0) -> Sequence[ScheduleEntry]:
+        """Return the schedules whose revision is above ``after``, by revision; those removed lately, too."""
+
+    @abstractmethod
+    async def set_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[ScheduleResult]:
+        """Make each change whose schedule has the revision that is said, and push its tasks to this queue.
+
+        The change of one schedule and its tasks are one step, which happens whole or not at all. If it is cancelled,
+        nothing was done; once it returns, all of it is stored.
+        """
+
+    @abstractmethod
+    async def make_template(self, task: Task[Any]) -> TaskTemplate:
+        """Return what is to be kept of a task that schedules push to this queue.
+
+        Raises:
+          TypeError, ValueError: its args cannot be encoded.
+        """
+
+    @abstractmethod
+    async def wait_for_schedules(self, seen: int = 0) -> int:
+        """Wait until a schedule may have been changed since the call that returned ``seen``; a second at most, where
+        other processes may change them. Return the number to give next."""
 
 
 class Audit(ABC):

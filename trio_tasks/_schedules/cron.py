@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Literal, final
@@ -12,7 +13,7 @@ from .._checks import check_moment, check_sync, check_text
 from .._clock import moment_at, wall_now
 from .._concurrency.virtual_time import epoch_clock
 from .._printing import quoted
-from .schedule import UTC, Firing, IntervalSpec, in_zone, seconds_to_sleep, zone_of
+from .schedule import UTC, Firing, IntervalSpec, every, in_zone, seconds_to_sleep, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,6 +229,19 @@ def _in_utc(moment: datetime) -> datetime:
         return check_moment(moment, "the moment").astimezone(UTC)
     except OverflowError:
         return moment.replace(tzinfo=UTC)
+
+
+_CRON_TEXT = re.compile(r"cron\('([^']*)', zone='([^']*)'\)")
+_EVERY_TEXT = re.compile(r"every\((seconds|minutes|hours|days)=([\d.e+]+)\)")
+
+
+def spec_of(text: str) -> CronSpec | IntervalSpec | None:
+    """Make times of their text again; None if that is not possible, as with a calendar."""
+    if (found := _CRON_TEXT.fullmatch(text)) is not None:
+        return CronSpec(found[1], found[2])
+    if (found := _EVERY_TEXT.fullmatch(text)) is not None:
+        return every(**{found[1]: float(found[2])})
+    return None
 
 
 def _fields_of(expression: str) -> list[str]:

@@ -90,12 +90,12 @@ class Firing:
         if isinstance(task.args, cls):
             return task.args
         stored: Any = task.parts.metadata.get(METADATA)
-        if not isinstance(stored, dict):
+        if not hasattr(stored, "keys"):
             raise TypeError(f"task {quoted(task.parts.id)} was not made by a schedule, so it has no Firing")
         return cls._read(stored)
 
     @classmethod
-    def _read(cls, stored: dict[str, Any]) -> Self:
+    def _read(cls, stored: Any) -> Self:
         try:
             zone = zone_of(stored["zone"])
         except ValueError:  # the machine that stored it knew the zone
@@ -159,7 +159,7 @@ class IntervalSpec:
         for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
             if self.seconds % length == 0:
                 return f"every({unit}={self.seconds // length:.0f})"
-        return f"every(seconds={self.seconds:g})" if self.seconds < 1e6 else f"every(seconds={self.seconds!r})"
+        return f"every(seconds={int(self.seconds) if self.seconds % 1 == 0 else self.seconds!r})"
 
     def __repr__(self) -> str:
         return f"<IntervalSpec {self}>"

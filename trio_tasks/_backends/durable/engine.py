@@ -380,6 +380,40 @@ class Renewal:
     were to be renewed or not."""
 
 
+class ScheduleRow(NamedTuple):
+    """A schedule, as it is stored."""
+
+    name: str
+    revision: int
+    """The number of its last change; later changes in the store have larger ones."""
+    body: bytes | None
+    """What the engine stores and returns; None if it was removed."""
+
+
+class ScheduleUpdate(NamedTuple):
+    """A change of a schedule, and rows that are inserted in the same transaction."""
+
+    name: str
+    was: int
+    """The revision that it must have; 0: there must be none of this name."""
+    body: bytes | None
+    """What is to be stored; None removes it."""
+    rows: Sequence[NewRow] = ()
+
+
+class ScheduleOutcome(NamedTuple):
+    """The result of a change of a schedule."""
+
+    revision: int
+    """The new one; 0 if it had another revision than was said, so that nothing was done."""
+    ids: Sequence[str | DuplicateTaskError] = ()
+    """For each row, as :attr:`ExchangeResult.pushed`."""
+
+
+REMOVED_FOR = 3600 * 10**6
+"""Microseconds for which the name of a removed schedule is stored, so that other processes find out."""
+
+
 class WorkerRow(NamedTuple):
     """A worker that runs on this engine."""
 
@@ -579,6 +613,20 @@ class Engine(ABC):
     @abstractmethod
     async def audit(self, queue: str) -> Balance:
         """Compare the stored counters of the queue with its rows, in one transaction."""
+
+    @abstractmethod
+    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
+        """Return the schedules with a revision above ``after``, by revision; those that were removed within
+        :data:`REMOVED_FOR`, too. A schedule that is changed later has a revision above all of these.
+        """
+
+    @abstractmethod
+    async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:
+        """Change schedules, in one transaction, and wake other processes.
+
+        A schedule that has another revision than its update says, or is there though it must not be, stays as it is,
+        and no row is inserted for it: so of several processes that know the same revision, one makes its update.
+        """
 
     @abstractmethod
     async def queues(self) -> Sequence[str]:

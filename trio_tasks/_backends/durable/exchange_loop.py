@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 import trio
 from outcome import Error, Value
 
+from ..._concurrency.changes import ChangeCount
 from ..._concurrency.exception_groups import is_a
 from ..._concurrency.virtual_time import may_stand_still
 from ..._contracts.minutes import ADDED_AT_ONCE, VALUES
@@ -211,6 +212,7 @@ class ExchangeLoop:
         self._engine_lock = trio.Lock()
         self._poll_interval = poll_interval
         self._next_poll = math.inf
+        self.schedule_changes = ChangeCount()
         self._is_asked = False  # another process wants to know of the workers here
         self._next_write = math.inf  # the time at which the sums of attempts are written
         self._may_have_aborts = False  # True if another process may have requested an abort
@@ -332,6 +334,7 @@ class ExchangeLoop:
     def on_wakeup(self) -> None:
         """Check everything that another process may have changed: results, aborts, ready rows."""
         self._may_have_aborts = True
+        self.schedule_changes.note()
         for queue in self.queues.values():
             queue.awaited.note_all()
         self.check_queues()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, final
+
+import trio
 
 from ..._checks import check_seconds, check_text, check_unicode
 from ..._clock import microseconds_of, wall_after
@@ -12,7 +15,9 @@ from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
 from ..._contracts.listing import CHANGED_AT_ONCE, Found, selections
 from ..._contracts.result_waits import ResultWait
-from ..._contracts.sink import check_task
+from ..._contracts.schedules import TaskTemplate
+from ..._contracts.sink import check_storable, check_task
+from ..._contracts.storage_events import Pushed
 from ..._printing import escaped
 from ..._tasks.errors import AbortError, LeaseLostError, UnknownTaskError
 from ..._tasks.extensions import Metadata
@@ -21,6 +26,7 @@ from .encoding import decode_options, encode_error, encode_options, moment_of
 from .engine import ENDS, ClaimKey, Query, RowChange, State
 from .queue import Lease, abort
 from .rows import PLAIN, STATES, check_length, result_of, result_of_ending, task_of
+from .schedules import entry_of, result_of_update, update_of
 from .worker_runs import find_workers
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from ..._contracts.bulk import ChangeReport
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, PageRequest, Selection, TaskFilters
+    from ..._contracts.schedules import ScheduleChange, ScheduleEntry, ScheduleResult
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import TaskResult
     from ..._tasks.task import Task
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
 
     ManyVerb = Literal["retry_all", "cancel_all", "discard_all"]
 
+_SCHEDULES_POLLED = 1.0
+"""Seconds after which schedules are looked at again, which another process may have changed."""
 _PARTS_APART = 0.01
 """Seconds between two transactions of one call. A process that waits for the lock polls more often than that."""
 _CHANGES: dict[ManyVerb, Literal["cancel", "resume", "forget"]] = {
@@ -266,6 +275,43 @@ class QueueOperations:
         """Call this method of the engine for a task."""
         check_unicode(check_text(task_id, "a task's id"), "a task's id")
         return await self._loop.ask(getattr(self._loop.engine, verb), self._queue.name, task_id, *args)
+
+    # Schedules
+
+    async def list_schedules(self, after: int) -> list[ScheduleEntry]:
+        """Return the schedules that were changed after a revision."""
+        return [*map(entry_of, await self._loop.ask(self._loop.engine.schedules, after))]
+
+    async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
+        """Change schedules, and push tasks with them."""
+        engine = self._loop.engine
+        updates = [update_of(each, self._queue.name, engine.longest) for each in changes]
+        outcomes = await self._loop.ask(engine.set_schedules, updates)
+        self._loop.schedule_changes.note()
+        if any(outcome.ids for outcome in outcomes):
+            self._loop.check_queues()
+        results = [*map(result_of_update, outcomes)]
+        if self._queue.events.open:
+            ids = {row.id for update in updates for row in update.rows}
+            for task_id in (each for result in results for each in result.ids if each in ids):
+                self._queue.events.tell(Pushed(task_id, True))
+        return results
+
+    async def make_template(self, task: Task[Any]) -> TaskTemplate:
+        """Encode a task that schedules push."""
+        await trio.lowlevel.checkpoint()
+        payload = self._queue.codec.encode(task.args)
+        options = encode_options(task.parts.terms, task.parts.metadata)
+        check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
+        check_storable(task.parts)
+        return TaskTemplate(payload, task.parts.terms, task.parts.metadata)
+
+    async def wait_for_schedules(self, seen: int) -> int:
+        """Wait until a schedule may have been changed."""
+        changes = self._loop.schedule_changes
+        with trio.move_on_after(_SCHEDULES_POLLED if self._loop.engine.needs_polling else math.inf):
+            return await changes.wait(seen)
+        return changes.number
 
     # Changing many tasks
 

@@ -37,6 +37,7 @@ from ..._contracts.backend import (
     ResumeAbandoned,
     ResumeById,
     SetMetadata,
+    StoreSchedules,
     Throughput,
     Update,
     Vacuum,
@@ -72,7 +73,7 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from ..._contracts.explanation import Explanation
     from ..._contracts.listing import Page, TaskFilters
     from ..._contracts.metrics import Balance, Minute, QueueMetrics
+    from ..._contracts.schedules import ScheduleChange, ScheduleEntry, ScheduleResult, TaskTemplate
     from ..._contracts.store_info import StoreInfo
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
@@ -119,6 +121,7 @@ class DurableStorage(
     Progress,
     SetMetadata,
     Throughput,
+    StoreSchedules,
     Generic[A],
 ):
     """The base of :class:`SqliteStorage` and :class:`FileStorage`: a queue of tasks that outlive the process.
@@ -664,6 +667,33 @@ class DurableStorage(
         check_span(since, until, name)
         await self._loop.ask(self._loop.write_minutes)
         return shown(await self._loop.ask(self._loop.engine.minutes, self._queue.name), since, until, name)
+
+    # Schedules
+
+    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
+        """Return the schedules of the store whose revision is above ``after``; see :class:`Schedules`."""
+        return await self._operations.list_schedules(after)
+
+    async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
+        """Change schedules, and push tasks of them to this queue, all in one transaction; see :class:`Schedules`.
+
+        A schedule that has another revision than its change says stays as it is, and no task is pushed for it.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+        return await self._operations.set_schedules(changes)
+
+    async def make_template(self, task: Task[A]) -> TaskTemplate:
+        """Return what is kept of a task that schedules push to this queue.
+
+        Raises:
+          TypeError, ValueError: its args cannot be encoded.
+        """
+        return await self._operations.make_template(self._prepare(task))
+
+    async def wait_for_schedules(self, seen: int = 0) -> int:
+        """Wait until a schedule may have been changed since the call that returned ``seen``, for a second at most."""
+        return await self._operations.wait_for_schedules(seen)
 
     # Changing
 

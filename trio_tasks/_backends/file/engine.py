@@ -28,6 +28,7 @@ from ..durable.engine import (
     Part,
     Query,
     Renewal,
+    ScheduleOutcome,
     StoreClock,
     StoredRow,
     StoredWorker,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
-    from ..durable.engine import KilledRow, RowChange, WorkerRow
+    from ..durable.engine import KilledRow, RowChange, ScheduleRow, ScheduleUpdate, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
     from .lock import FileLock
@@ -319,6 +320,21 @@ class FileEngine(Engine):
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)
+
+    async def schedules(self, after: int) -> list[ScheduleRow]:
+        """Return the schedules that were changed after a revision."""
+        return await self._read(Operations.schedules, after)
+
+    async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> list[ScheduleOutcome]:
+        """Change schedules, and insert rows with them."""
+        return await self._transact(lambda: self._set_schedules(updates), durable=True)
+
+    def _set_schedules(self, updates: Sequence[ScheduleUpdate]) -> list[ScheduleOutcome]:
+        outcomes: list[ScheduleOutcome] = []
+        for update in updates:
+            revision = self._operations.set_schedule(update)
+            outcomes.append(ScheduleOutcome(revision, self._steps.insert(update.rows) if revision else ()))
+        return outcomes
 
     async def queues(self) -> list[str]:
         """Return the names of the queues."""

@@ -23,6 +23,8 @@ from .state import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..durable.engine import ClaimRequest, Exchange, NewRow, Settlement
     from .state import JournalState, QueueRows
 
@@ -66,6 +68,10 @@ class ExchangeSteps:
                 answer.live.append(queue.counts[LIVE] if is_short else -1)
         answer.killed = state.take_killed()
         return answer
+
+    def insert(self, rows: Sequence[NewRow]) -> list[str | DuplicateTaskError]:
+        """Insert new rows."""
+        return [self._push(row) for row in rows]
 
     def _settle(self, settlement: Settlement) -> bool | BaseException:
         state = self._state

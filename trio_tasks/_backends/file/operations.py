@@ -15,7 +15,17 @@ from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_met
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import decode_options, encode_error, expired_error
-from ..durable.engine import Changed, ClaimKey, KillReason, LocatedRow, Part, Renewal, RowChange, State, StoredRow
+from ..durable.engine import (
+    Changed,
+    ClaimKey,
+    KillReason,
+    LocatedRow,
+    Part,
+    Renewal,
+    RowChange,
+    State,
+    StoredRow,
+)
 from ..durable.rows import refusal_of
 from ..durable.search import RowFilter
 from .state import (
@@ -39,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ..._contracts.minutes import Sums
-    from ..durable.engine import Query
+    from ..durable.engine import Query, ScheduleRow, ScheduleUpdate
 
 _KEPT = {DONE: "kept_done", FAILED: "kept_failed", KILLED: "kept_killed"}
 _NAMES = {WAITING: "waiting", DELAYED: "delayed", RUNNING: "running", **_KEPT}
@@ -148,11 +158,19 @@ class Operations:
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
         return Balance(queue, _counts(queue_rows), there)
 
+    def schedules(self, after: int) -> list[ScheduleRow]:
+        """Return the schedules that were changed after this revision."""
+        return self._state.schedules.after(after)
+
     def names(self) -> list[str]:
         """Return the names of the queues that a task was ever pushed to."""
         return [queue_rows.name for queue_rows in self._state.queues.values() if queue_rows.counts[PUSHED]]
 
     # Operations that append a record
+
+    def set_schedule(self, update: ScheduleUpdate) -> int:
+        """Change a schedule if it has the revision that is said; return its new revision, or 0."""
+        return self._state.schedules.set(update.name, update.was, update.body, self._state.time)
 
     def set_options(self, held: ClaimKey, options: bytes | None) -> bool:
         """Replace the options of a running row."""

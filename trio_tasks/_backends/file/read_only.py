@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         Query,
         Renewal,
         RowChange,
+        ScheduleOutcome,
+        ScheduleRow,
+        ScheduleUpdate,
         StoredRow,
         StoredWorker,
         WorkerRow,
@@ -274,6 +277,10 @@ class ReadOnlyFileEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return (await self._read_on()).audit(queue)
 
+    async def schedules(self, after: int) -> list[ScheduleRow]:
+        """Return the schedules that were changed after a revision."""
+        return (await self._read_on()).schedules(after)
+
     async def queues(self) -> list[str]:
         """Return the names of the queues."""
         return (await self._read_on()).names()
@@ -344,6 +351,10 @@ class ReadOnlyFileEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Refused."""
+        raise self._refusal()
+
+    async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> list[ScheduleOutcome]:
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def register(self, queue: str, workers: Sequence[WorkerRow]) -> None:

@@ -26,12 +26,13 @@ flat list of fields, since that is written twice as fast as lists in lists::
     minutes   number of a queue, minute, name of tasks, and the sums of its attempts, as they are packed
     keys      number of a queue, unique key, id and key of the row that holds it for a time, and the end of that time;
               0 if it is not held so any more
+    schedules name, revision, and body of the schedules that were changed; a removed one has no body
     facts     key, name, and when it was pushed and last claimed, of those rows of which the rest does not tell that: a
               row without facts has no name, was pushed at the time of the record in which it is new, and was last
               claimed at that of the record that has its key among the claims
 
-The last four were once left out; their order is moments, facts, minutes, keys. The unique key of a row is a text, or a
-list of it and the end of the time for which it is held, where that is not until the row is finished.
+The last five were once left out; their order is moments, facts, minutes, keys, schedules. The unique key of a row is a
+text, or a list of it and the end of the time for which it is held, where that is not until the row is finished.
 
 Of a condition the last field was once only whether the row is to be aborted; that it was replaced, and by whom, is a
 text there. So older journals can be read, and an older version takes a row that was replaced for one to be aborted.
@@ -52,7 +53,7 @@ import cbor2
 
 from ..._contracts.minutes import Sums
 from ..._tasks.errors import BackendError
-from ..durable.engine import LATEST, refusal
+from ..durable.engine import LATEST, ScheduleRow, refusal
 from .state import (
     COUNTS,
     DELAYED,
@@ -97,7 +98,7 @@ LARGEST_PAYLOAD = 2**31
 def encode_change(state: JournalState) -> bytes | None:
     """Encode the record of the current transaction; None if it has changed nothing."""
     transaction = state.transaction
-    if transaction.is_empty:
+    if transaction.is_empty and not state.schedules.changed:
         return None
     new: list[Row] = []
     changed: list[Any] = []
@@ -129,6 +130,7 @@ def encode_change(state: JournalState) -> bytes | None:
         with_facts,
         transaction.minutes,
         transaction.timed_keys,
+        state.schedules.changed,
     )
 
 
@@ -137,7 +139,9 @@ def encode_snapshot(state: JournalState, rows: Iterable[Row], *, with_minutes: b
     present = [row for row in rows if row.state != GONE]
     all_minutes = [(queue, *key) for queue in state.queues.values() for key in queue.minutes] if with_minutes else []
     all_keys = [(queue, key) for queue in state.queues.values() for key in queue.timed_keys] if with_minutes else []
-    return _encode(state, state.queues.values(), present, [], [], [], present, present, all_minutes, all_keys)
+    schedules: Iterable[ScheduleRow] = state.schedules.kept(state.time) if with_minutes else ()
+    more = all_minutes, all_keys, schedules
+    return _encode(state, state.queues.values(), present, [], [], [], present, present, *more)
 
 
 def _encode(
@@ -151,6 +155,7 @@ def _encode(
     with_facts: Iterable[Row],
     with_minutes: Iterable[tuple[QueueRows, int, str]],
     with_keys: Iterable[tuple[QueueRows, str]],
+    with_schedules: Iterable[ScheduleRow],
 ) -> bytes:
     queues: list[Any] = []
     suspended: list[int] = []
@@ -172,7 +177,7 @@ def _encode(
     facts: list[Any] = []
     for row in with_facts:
         facts += (row.key, row.name, row.pushed, row.started)
-    more = _minutes_and_keys(with_minutes, with_keys)
+    more = _later_lists(with_minutes, with_keys, with_schedules)
     numbers = state.time, state.next_key, state.next_token
     try:
         return cbor2.dumps([*numbers, queues, rows, changed, gone, claims, suspended, moments, facts, *more])
@@ -180,17 +185,23 @@ def _encode(
         raise refusal(f"a change cannot be encoded for the journal: {error}") from error
 
 
-def _minutes_and_keys(
-    with_minutes: Iterable[tuple[QueueRows, int, str]], with_keys: Iterable[tuple[QueueRows, str]]
+def _later_lists(
+    with_minutes: Iterable[tuple[QueueRows, int, str]],
+    with_keys: Iterable[tuple[QueueRows, str]],
+    with_schedules: Iterable[ScheduleRow],
 ) -> list[list[Any]]:
-    """The last two lists of a record; those that are empty are left out, if none follows."""
+    """The last lists of a record; those that are empty are left out, if none follows."""
     minutes: list[Any] = []
     for queue, minute, name in with_minutes:
         minutes += (queue.number, minute, name, queue.minutes[minute, name].pack())
     keys: list[Any] = []
     for queue, key in with_keys:
         keys += (queue.number, key, *queue.timed_keys.get(key, NO_KEY))
-    return [minutes, keys] if keys else [minutes] if minutes else []
+    schedules: list[Any] = [field for row in with_schedules for field in row]
+    lists = [minutes, keys, schedules]
+    while lists and not lists[-1]:
+        lists.pop()
+    return lists
 
 
 def _has_moments(row: Row) -> bool:
@@ -206,8 +217,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     """
     try:
         now, next_key, next_token, queues, rows, changed, gone, claims, *more = cbor2.loads(payload)
-        extra: list[Any] = [*more, (), (), (), (), ()]
-        suspended, moments, facts, minutes, keys = extra[:5]
+        extra: list[Any] = [*more, (), (), (), (), (), ()]
+        suspended, moments, facts, minutes, keys, schedules = extra[:6]
         state.time = max(state.time, now)
         state.next_key = max(state.next_key, next_key)
         state.next_token = max(state.next_token, next_token)
@@ -235,6 +246,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         for start in range(0, len(keys), 5):
             number, unique, *timed = keys[start : start + 5]
             state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
+        for start in range(0, len(schedules), 3):
+            state.schedules.load(ScheduleRow._make(schedules[start : start + 3]))
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found

@@ -24,6 +24,7 @@ from ..._contracts.states import FREED, KeyChange
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
 from ..durable.engine import ClaimKey, KilledRow, KillReason, State, WorkerRow
+from .schedules import JournalSchedules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -450,7 +451,18 @@ class QueueRows:
 class Transaction:
     """The changes of the current transaction, and the rows as they were before it."""
 
-    __slots__ = ("claimed", "claims", "counts", "gone", "holders", "in_full", "minutes", "rows", "timed_keys", "weight")
+    __slots__ = (
+        "claimed",
+        "claims",
+        "counts",
+        "gone",
+        "holders",
+        "in_full",
+        "minutes",
+        "rows",
+        "timed_keys",
+        "weight",
+    )
 
     def __init__(self, state: JournalState) -> None:
         self.rows: dict[Row, tuple[Any, ...] | None] = {}  # the row before the transaction; None if it is new
@@ -471,6 +483,14 @@ class Transaction:
         """True if nothing has changed."""
         return not (self.rows or self.claimed or self.counts or self.minutes)
 
+    def restore_minutes(self) -> None:
+        """Restore the sums of attempts as they were."""
+        for (queue, minute, name), sums in self.minutes.items():
+            if sums is None:
+                queue.minutes.pop((minute, name), None)
+            else:
+                queue.minutes[minute, name] = sums
+
 
 @final
 class JournalState:
@@ -489,6 +509,7 @@ class JournalState:
         self.has_wall_clock_rows = False  # True if a row waits for the wall clock
         self.retained = TimeIndex()
         self._nothing_due_before = math.inf
+        self.schedules = JournalSchedules()
         self.transaction = Transaction(self)
 
     def queue(self, name: str) -> QueueRows:
@@ -541,6 +562,7 @@ class JournalState:
         """Commit the transaction."""
         for row in self.transaction.gone:
             self._remove(row)
+        self.schedules.commit()
         self.transaction = Transaction(self)
 
     def roll_back(self) -> None:
@@ -577,11 +599,8 @@ class JournalState:
                 queue.timed_keys[key] = timed
         for queue, counts in transaction.counts.items():
             queue.counts = counts
-        for (queue, minute, name), sums in transaction.minutes.items():
-            if sums is None:
-                queue.minutes.pop((minute, name), None)
-            else:
-                queue.minutes[minute, name] = sums
+        transaction.restore_minutes()
+        self.schedules.roll_back()
         self.weight = self.transaction.weight = transaction.weight
         self.killed.clear()
 

@@ -25,6 +25,9 @@ from ..durable.engine import (
     Part,
     Query,
     Renewal,
+    ScheduleOutcome,
+    ScheduleRow,
+    ScheduleUpdate,
     StoreClock,
     StoredRow,
     StoredWorker,
@@ -240,6 +243,14 @@ class SqliteEngine(Engine):
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)
+
+    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
+        """Return the schedules that were changed after a revision."""
+        return await self._read(Operations.schedules, after)
+
+    async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:
+        """Change schedules, and insert rows with them."""
+        return await self._write_and_wake(Operations.set_schedules, updates, self.now())
 
     async def queues(self) -> Sequence[str]:
         """Return the names of the queues."""

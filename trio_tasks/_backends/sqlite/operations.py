@@ -14,6 +14,7 @@ from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import LONGEST_STATE, decode_options, encode_error, expired_error
 from ..durable.engine import (
     LATEST,
+    REMOVED_FOR,
     Changed,
     ClaimKey,
     ExchangeResult,
@@ -21,6 +22,8 @@ from ..durable.engine import (
     LocatedRow,
     Part,
     RowChange,
+    ScheduleOutcome,
+    ScheduleRow,
     State,
     StoredRow,
     StoredWorker,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..._contracts.minutes import Sums
-    from ..durable.engine import Query, WorkerRow
+    from ..durable.engine import Query, ScheduleUpdate, WorkerRow
     from .counters import QueueCounters
     from .driver import Connection, Row
     from .exchange import ExchangeSql
@@ -113,6 +116,9 @@ SELECT name, session, trio_tasks_worker.num, CASE WHEN length(state) <= ? THEN s
 key, network FROM trio_tasks_worker LEFT JOIN trio_tasks_session ON trio_tasks_session.num = session
 WHERE queue = ? ORDER BY expires > ? DESC, name LIMIT ?
 """
+_SCHEDULES = "SELECT name, revision, body FROM trio_tasks_schedule WHERE revision > ? ORDER BY revision"
+_SET_SCHEDULE = "INSERT OR REPLACE INTO trio_tasks_schedule (name, revision, body) VALUES (?, ?, ?)"
+_FORGET_SCHEDULES = "DELETE FROM trio_tasks_schedule WHERE body IS NULL AND revision < ?"
 _MOST_WORKERS = 1000
 """Workers that are listed at most, dead ones among them."""
 
@@ -209,6 +215,28 @@ class Operations:
         number = self._counters.known(queue)
         rows = [self._connection.execute(sql, (number,))[0] for sql in RECOUNTS]
         return Balance(queue, self._counters.counts(number), dict(rows))
+
+    def schedules(self, after: int) -> list[ScheduleRow]:
+        """Return the schedules that were changed after this revision."""
+        rows = self._connection.execute(_SCHEDULES, (after,))
+        return [ScheduleRow(text(name), int(revision), body) for name, revision, body in rows]
+
+    def set_schedules(self, updates: Sequence[ScheduleUpdate], now: float) -> list[ScheduleOutcome]:
+        """Change those schedules that have the revision that is said."""
+        return [self._set_schedule(update, now) for update in updates]
+
+    def _set_schedule(self, update: ScheduleUpdate, now: float) -> ScheduleOutcome:
+        found = self._connection.execute(
+            "SELECT revision FROM trio_tasks_schedule WHERE name = ? AND body NOTNULL", (update.name,)
+        )
+        if (found[0][0] if found else 0) != update.was:
+            return ScheduleOutcome(0)
+        [(last,)] = self._connection.execute("SELECT max(revision) FROM trio_tasks_schedule")
+        revision = max(int(now * 1e6), (last or 0) + 1)
+        self._connection.execute(_SET_SCHEDULE, (update.name, revision, update.body))
+        if update.body is None:
+            self._connection.execute(_FORGET_SCHEDULES, (revision - REMOVED_FOR,))
+        return ScheduleOutcome(revision, self._sql.insert(update.rows, now))
 
     def names(self) -> list[str]:
         """Return the names of all queues."""

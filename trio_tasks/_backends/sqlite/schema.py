@@ -183,6 +183,14 @@ _VERSION_3 = [
     """,
     "CREATE UNIQUE INDEX trio_tasks_key_held ON trio_tasks_key (queue, uniq)",
     "CREATE INDEX trio_tasks_key_ends ON trio_tasks_key (queue, until)",
+    """
+    CREATE TABLE trio_tasks_schedule (
+        name TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,             -- of its last change, in the order of all changes
+        body BLOB                              -- all else; NULL if it was removed
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX trio_tasks_schedule_changed ON trio_tasks_schedule (revision)",
 ]
 
 _MIGRATIONS: dict[int, list[str]] = {0: _VERSION_1, 1: _VERSION_2, 2: _VERSION_3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,10 +17,12 @@ from ..._contracts.backend import (
     Reschedule,
     ResumeAbandoned,
     ResumeById,
+    StoreSchedules,
     Update,
     Vacuum,
     WaitForCompletion,
 )
+from ..._contracts.schedules import ScheduleChange, ScheduleEntry, StoredSchedule
 from ..._logging import catch_errors
 from ..._tasks.errors import DuplicateTaskError
 from ..._tasks.outcome import Failed, Killed, Status, Succeeded
@@ -68,6 +71,35 @@ async def a_pause_outlives_the_handle(harness: Harness) -> None:
     is_paused = await harness.backend.is_paused()
     await harness.backend.resume()
     expect("whether it is paused after a restart", is_paused, True)
+
+
+@rule(7, StoreSchedules)
+async def a_time_of_a_schedule_is_fired_once(harness: Harness) -> None:
+    """A change of a schedule pushes its tasks if the schedule has the revision that is said; else it does nothing. Of
+    all changes, the later one has the larger revision.
+    """
+    backend = harness.backend
+    tasks = [await backend.make_template(Task(harness.args(number))) for number in (1, 2)]
+    schedule = StoredSchedule("every(days=1)", "default", tasks[0], 1_000_000)
+    [made] = await backend.set_schedules([ScheduleChange("a", 0, schedule)])
+    [again] = await backend.set_schedules([ScheduleChange("a", 0, schedule, tasks)])
+    expect("the revision of a change to a schedule that should not be there", again.revision, 0)
+    fired = replace(schedule, done=2_000_000, fired=2_000_000)
+    change = ScheduleChange("a", made.revision, fired, tasks)
+    first, second = await backend.set_schedules([change, change])
+    expect("the revision of a change to a schedule that another one has changed", second.revision, 0)
+    expect("the numbers of tasks of the two changes", (len(first.ids), len(second.ids)), (2, 0))
+    expect_that("the revisions", 0 < made.revision < first.revision, (made.revision, first.revision), "ascending")
+    expect("the schedules", [*await backend.list_schedules()], [ScheduleEntry("a", first.revision, fired)])
+    for task_id in first.ids:
+        task = await harness.receive()
+        expect("the id of a task that was pushed with a change", task.parts.id, task_id)
+        await harness.settle(task, Succeeded(None))
+    await harness.expect_nothing()
+    [removed] = await backend.set_schedules([ScheduleChange("a", first.revision, None)])
+    [entry] = await backend.list_schedules(first.revision)
+    expect("a schedule that was removed", entry, ScheduleEntry("a", removed.revision, None))
+    expect("the changes since then", [*await backend.list_schedules(removed.revision)], [])
 
 
 @rule(2, Update)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..._concurrency.exception_groups import is_a, leaves
+from ..._contracts.schedules import ScheduleChange
 from ..._logging import catch_errors
 from ..._tasks.errors import BackendError
 from ..._tasks.outcome import Succeeded
@@ -73,6 +74,8 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "set_paused": storage.resume,
         "minutes": storage.throughput,
         "inspect": storage.inspect,
+        "schedules": storage.list_schedules,
+        "set_schedules": lambda: storage.set_schedules([ScheduleChange("a", 1, None)]),
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,

@@ -1,0 +1,74 @@
+"""The schedules of a journal, and their part of a transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from ..durable.engine import REMOVED_FOR, ScheduleRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@final
+class JournalSchedules:
+    """The schedules of a journal. What is changed is rolled back, unless it is committed."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, ScheduleRow] = {}
+        self._before: dict[str, ScheduleRow | None] = {}  # of those that were changed; None: there was none
+        self._last_revision = 0
+
+    def get(self, name: str) -> ScheduleRow | None:
+        """Return the schedule of this name, which may have been removed; None if it is not known."""
+        return self._rows.get(name)
+
+    def after(self, revision: int) -> list[ScheduleRow]:
+        """Return those that were changed after a revision, in this order."""
+        found = [each for each in self._rows.values() if each.revision > revision]
+        return sorted(found, key=lambda each: each.revision)
+
+    def kept(self, time: float) -> Iterable[ScheduleRow]:
+        """Return all that belongs into a snapshot: not those that were removed long ago."""
+        first = int(time * 1e6) - REMOVED_FOR
+        return [each for each in self._rows.values() if each.body is not None or each.revision >= first]
+
+    @property
+    def changed(self) -> list[ScheduleRow]:
+        """Those that this transaction has changed."""
+        return [self._rows[name] for name in self._before]
+
+    def set(self, name: str, was: int, body: bytes | None, time: float) -> int:
+        """Change a schedule if it has the revision ``was``; return the new one, or 0."""
+        known = self._rows.get(name)
+        if (known.revision if known is not None and known.body is not None else 0) != was:
+            return 0
+        revision = max(int(time * 1e6), self._last_revision + 1)
+        self._before.setdefault(name, known)
+        self.load(ScheduleRow(name, revision, body))
+        return revision
+
+    def load(self, row: ScheduleRow) -> None:
+        """Set a schedule, as it was recorded.
+
+        Raises:
+          TypeError: it is none.
+        """
+        if type(row.name) is not str or type(row.revision) is not int or type(row.body) not in (bytes, type(None)):
+            raise TypeError(f"{row!r:.100} is no schedule")
+        self._rows[row.name] = row
+        self._last_revision = max(self._last_revision, row.revision)
+
+    def commit(self) -> None:
+        """Keep what was changed."""
+        if self._before:
+            self._before = {}
+
+    def roll_back(self) -> None:
+        """Restore what was changed."""
+        for name, row in self._before.items():
+            if row is None:
+                del self._rows[name]
+            else:
+                self._rows[name] = row
+        self._before = {}

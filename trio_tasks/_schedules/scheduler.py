@@ -1,0 +1,299 @@
+"""The scheduler, which fires the schedules of a store.
+
+Each process may run one. All of them fire the same schedules, and each time is fired once: the step that pushes the
+task also notes how far the schedule was fired, and is made only if nobody else has changed it. Schedules wait in a
+heap, with one timer; the store is asked for changes when it tells of one, and once a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from datetime import timedelta
+from hashlib import blake2b
+from heapq import heappop, heappush
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from .._clock import microseconds_of, moment_after
+from .._contracts.schedules import ScheduleChange, TaskTemplate
+from .._logging import catch_errors, log
+from .._printing import escaped
+from .._tasks.errors import BackendError
+from .._tasks.extensions import Metadata
+from .cron import spec_of
+from .schedule import firing_metadata, seconds_to_sleep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from .._contracts.backend import StoreSchedules
+    from .._contracts.schedules import ScheduleEntry, StoredSchedule
+    from .cron import CronSpec
+    from .schedule import IntervalSpec
+
+LATE = 60.0
+"""Seconds after which a time has been missed, for ``missed="skip"``."""
+_AT_ONCE = 100
+"""Schedules that are changed in one transaction."""
+_LOOKS_APART = 0.05
+"""Seconds between two looks at the store, however often it tells of changes."""
+_PAUSE = 1.0
+"""Seconds after a failure of the store."""
+_ERROR_PAUSE = 60 * 10**6
+"""Microseconds after which times are computed again whose calendar has raised an error."""
+_LONGEST_GAP = 1800.0
+"""Seconds without a look at the store after which removed schedules may have been forgotten there."""
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def firing_task(name: str, schedule: StoredSchedule, zone: str, time: int, now: int) -> TaskTemplate:
+    """Return the task to push for a time of a schedule; moments are microseconds since the epoch."""
+    template, terms = schedule.template, schedule.template.terms
+    delay = max(0.0, (time - now) / 1e6 + jitter_of(name, time, schedule.jitter)) if schedule.jitter else terms.delay
+    if terms.expires_in is not None:
+        terms = replace(terms, expires_in=terms.expires_in + delay)
+    if schedule.overlap == "skip":
+        terms = replace(terms, unique=name, on_conflict="skip", unique_until="end", unique_for=None)
+    metadata = {**template.metadata, **firing_metadata(name, zone, time, schedule.fired)}
+    return replace(template, terms=replace(terms, delay=delay), metadata=Metadata(metadata))
+
+
+def jitter_of(name: str, time: int, seconds: float) -> float:
+    """Return the delay of a firing, from 0 to this many seconds: the same in all processes."""
+    digest = blake2b(f"{name} {time}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 * seconds
+
+
+@final
+class _Live:
+    """A schedule that is fired here, and when it is due."""
+
+    __slots__ = ("due", "name", "revision", "schedule", "spec")
+
+    def __init__(self, name: str, revision: int, schedule: StoredSchedule, spec: CronSpec | IntervalSpec) -> None:
+        self.name = name
+        self.revision = revision
+        self.schedule = schedule
+        self.spec = spec
+        self.due: int | None = None
+
+    def compute_due(self, now: int) -> None:
+        """Compute the next time that is not done with; try again later if that raises."""
+        with catch_errors() as caught:
+            found = self.spec.next_after(moment_after(self.schedule.done))
+            self.due = None if found is None else microseconds_of(found)
+            return
+        log.error("the times of schedule %s cannot be computed", escaped(self.name), exc_info=caught.error)
+        self.due = now + _ERROR_PAUSE
+
+    def change(self, now: int) -> ScheduleChange | None:
+        """Return the change that fires what is due; None if the times cannot be computed."""
+        with catch_errors() as caught:
+            return self._change(now)
+        log.error("the times of schedule %s cannot be computed", escaped(self.name), exc_info=caught.error)
+        self.due = now + _ERROR_PAUSE
+        return None
+
+    def _change(self, now: int) -> ScheduleChange | None:
+        latest = self.spec.latest_until(moment_after(now))
+        if latest is None or (done := microseconds_of(latest)) <= self.schedule.done:
+            self.compute_due(now)
+            return None
+        schedule, tasks = self.schedule, list[TaskTemplate]()
+        for time in self._times(done, now):
+            tasks.append(firing_task(self.name, schedule, self.spec.zone, time, now))
+            schedule = replace(schedule, fired=time)
+        return ScheduleChange(self.name, self.revision, replace(schedule, done=done), tasks)
+
+    def _times(self, latest: int, now: int) -> Sequence[int]:
+        """Return the times to fire, of those that are not done with."""
+        schedule = self.schedule
+        within = LATE if schedule.missed == "skip" and schedule.within is None else schedule.within
+        first = schedule.done if within is None else max(schedule.done, now - int(within * 1e6) - 1)
+        if schedule.missed != "all":
+            return [latest] if latest > first else []
+        times = [*takewhile(lambda time: time > first, self._backwards(latest, schedule.limit + 1))]
+        if len(times) > schedule.limit:
+            log.warning(
+                "schedule %s has missed more than %d times: those before %s are passed over",
+                escaped(self.name), schedule.limit, moment_after(times.pop() + 1),
+            )  # fmt: skip
+        return times[::-1]
+
+    def _backwards(self, latest: int, number: int) -> Iterator[int]:
+        for _ in range(number):
+            yield latest
+            found = self.spec.latest_until(moment_after(latest) - _MICROSECOND)
+            if found is None:
+                return
+            latest = microseconds_of(found)
+
+
+@final
+class Scheduler:
+    """The loop that fires the schedules of a store.
+
+    Args:
+      storages: the queues of the store, by name; schedules of other queues are left to other processes.
+      declared: the times of the schedules that stand in the code, by name. Of the stored ones, only these and the
+          dynamic ones are fired.
+      clock: a function that returns the time by the wall clock, in microseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        storages: Mapping[str, StoreSchedules],
+        declared: Mapping[str, CronSpec | IntervalSpec],
+        clock: Callable[[], int],
+    ) -> None:
+        self._storages = storages
+        self._store = next(iter(storages.values()))
+        self._declared = declared
+        self._clock = clock
+        self._live: dict[str, _Live] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._seen = 0
+        self._revision = 0
+        self._looked_at = -math.inf
+        self._noted: set[tuple[str, str]] = set()
+
+    @property
+    def now(self) -> int:
+        """The present time by the wall clock, in microseconds since the epoch."""
+        return self._clock() + 1  # a sleep may end a moment too early, by rounding
+
+    async def run(self) -> None:
+        """Fire schedules, until it is cancelled or the store is closed."""
+        while True:  # noqa: ASYNC913  looking is a checkpoint
+            try:
+                await self._look()
+                await self._fire()
+                await self._wait()
+            except trio.ClosedResourceError:
+                return  # noqa: ASYNC910  the same
+            except BackendError as error:
+                if error.is_final:
+                    raise
+                log.warning("schedules cannot be read or fired; trying again: %s", error)
+                await trio.sleep(_PAUSE)
+
+    # Looking
+
+    async def _look(self) -> None:
+        """Read the changes of schedules."""
+        started = trio.current_time()
+        is_whole = started > self._looked_at + _LONGEST_GAP
+        entries = await self._store.list_schedules(0 if is_whole else self._revision)
+        self._looked_at = started
+        if is_whole:
+            there = {entry.name for entry in entries}
+            self._live = {name: each for name, each in self._live.items() if name in there}
+        for number, entry in enumerate(entries, start=1):
+            self._note(entry)
+            if not number % _AT_ONCE:
+                await trio.lowlevel.checkpoint()
+
+    def _note(self, entry: ScheduleEntry) -> None:
+        """Take over a schedule as it is stored."""
+        self._revision = max(self._revision, entry.revision)
+        known = self._live.get(entry.name)
+        if known is not None and known.revision >= entry.revision:
+            return
+        self._live.pop(entry.name, None)
+        schedule = entry.schedule
+        if schedule is None or schedule.is_paused or schedule.queue not in self._storages:
+            return
+        if not (schedule.is_dynamic or entry.name in self._declared):
+            return
+        spec = self._spec_of(entry.name, schedule.times)
+        if spec is not None:
+            live = self._live[entry.name] = _Live(entry.name, entry.revision, schedule, spec)
+            live.compute_due(self.now)
+            self._push(live)
+
+    def _spec_of(self, name: str, times: str) -> CronSpec | IntervalSpec | None:
+        """Return the times of a schedule; None if they are not known here."""
+        own = self._declared.get(name)
+        if own is not None and str(own) == times:
+            return own
+        with catch_errors():
+            spec = spec_of(times)
+            if own is not None and (name, times) not in self._noted:
+                self._noted.add((name, times))
+                log.warning(
+                    "schedule %s is %s here, and a newer process has made it %s, which holds",
+                    escaped(name), own, escaped(times),
+                )  # fmt: skip
+            return spec
+        log.error("the times of schedule %s are not known here: %s", escaped(name), escaped(times))
+        return None
+
+    def _push(self, live: _Live) -> None:
+        if live.due is not None:
+            heappush(self._heap, (live.due, live.name))
+
+    # Firing
+
+    def _pop_due(self, now: int) -> list[_Live]:
+        """Return the schedules that are due, up to so many."""
+        due: dict[str, _Live] = {}
+        while self._heap and self._heap[0][0] <= now and len(due) < _AT_ONCE:
+            moment, name = heappop(self._heap)
+            live = self._live.get(name)
+            if live is not None and live.due == moment:
+                due[name] = live
+        return [*due.values()]
+
+    async def _fire(self) -> None:
+        """Fire all schedules that are due."""
+        while due := self._pop_due(self.now):
+            now = self.now
+            changes: defaultdict[str, list[tuple[_Live, ScheduleChange]]] = defaultdict(list)
+            for live in due:
+                change = live.change(now)
+                if change is None:
+                    self._push(live)
+                else:
+                    changes[live.schedule.queue].append((live, change))
+            for queue, several in changes.items():
+                await self._make(queue, several)
+        await trio.lowlevel.checkpoint()
+
+    async def _make(self, queue: str, several: Sequence[tuple[_Live, ScheduleChange]]) -> None:
+        is_made = False
+        try:
+            results = await self._storages[queue].set_schedules([change for _, change in several])
+            is_made = True
+        finally:
+            if not is_made:  # they are still due
+                for live, _ in several:
+                    self._push(live)
+        for (live, change), result in zip(several, results, strict=True):
+            if not result.revision:  # it was changed meanwhile, so the next look tells of it
+                live.due = None
+                continue
+            assert change.schedule is not None
+            live.revision, live.schedule = result.revision, change.schedule
+            live.compute_due(self.now)
+            self._push(live)
+
+    # Waiting
+
+    async def _wait(self) -> None:
+        """Wait until a schedule is due, or may have been changed."""
+        while self._heap and not self._is_valid(*self._heap[0]):
+            heappop(self._heap)
+        seconds = math.inf
+        if self._heap:
+            seconds = seconds_to_sleep(max(0.0, (self._heap[0][0] - self._clock()) / 1e6))
+        with trio.move_on_after(seconds):
+            self._seen = await self._store.wait_for_schedules(self._seen)
+            await trio.sleep(max(0.0, self._looked_at + _LOOKS_APART - trio.current_time()))
+
+    def _is_valid(self, moment: int, name: str) -> bool:
+        live: Any = self._live.get(name)
+        return live is not None and live.due == moment

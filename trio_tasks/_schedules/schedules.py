@@ -1,0 +1,403 @@
+"""The schedules of a store: put, pause and list them, and run the scheduler that fires them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final, get_args
+
+import trio
+
+from .._checks import check_count, check_name, check_seconds, check_unicode
+from .._clock import moment_after
+from .._concurrency.virtual_time import epoch_clock
+from .._contracts.backend import StoreSchedules
+from .._contracts.schedules import Missed, Overlap, ScheduleChange, StoredSchedule
+from .._logging import log
+from .._printing import escaped, quoted
+from .._tasks.task import make_task
+from .cron import CronSpec, spec_of
+from .schedule import IntervalSpec, in_zone, zone_of
+from .scheduler import Scheduler, firing_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from typing_extensions import Unpack
+
+    from .._clock import EpochClock
+    from .._contracts.schedules import ScheduleEntry
+    from .._tasks.task import Task, TaskOptions
+    from .._tasks.task_id import TaskId
+
+_DECLARED_AT_ONCE = 500
+_TRIES = 100
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ScheduleInfo:
+    """A schedule of a store, as it is now.
+
+    Args:
+      name: its name.
+      spec: its times, as text, such as ``cron('0 9 * * MON', zone='UTC')``.
+      queue: the queue to which its tasks are pushed.
+      next: its next time; None if it is paused, if there is none, or if its calendar is not known here.
+      previous: the time that was fired last; None if none was.
+      is_paused: True if it is paused.
+      is_orphaned: True if it was stored by a program in whose code it stood, and does not stand in this one's.
+      is_dynamic: True if it was put at run time.
+    """
+
+    name: str
+    spec: str
+    queue: str
+    next: datetime | None
+    previous: datetime | None
+    is_paused: bool
+    is_orphaned: bool
+    is_dynamic: bool
+
+
+@final
+@dataclass(frozen=True)
+class Definition:
+    """A schedule as it was defined, before its task is encoded for a storage."""
+
+    times: CronSpec | IntervalSpec
+    queue: str
+    task: Task[Any]
+    missed: Missed
+    within: float | None
+    limit: int
+    overlap: Overlap
+    jitter: float
+
+    def stored(self, template: Any, done: int, *, is_dynamic: bool) -> StoredSchedule:
+        """Return the schedule to store, which has been fired up to a moment."""
+        more = self.missed, self.within, self.limit, self.overlap, self.jitter
+        return StoredSchedule(str(self.times), self.queue, template, done, None, *more, is_dynamic=is_dynamic)
+
+
+@final
+class Schedules:
+    """The schedules of a store.
+
+    >>> schedules = Schedules(storage)
+    >>> await schedules.put("report-42", Report(42), cron("0 9 * * MON", zone="UTC"))
+    >>> async with trio.open_nursery() as nursery:
+    ...     nursery.start_soon(schedules.run)  # beside the workers, in each process
+
+    A schedule is stored with the task that it pushes, and with the time up to which it was fired. Each process may
+    call :meth:`run`: a time is fired once over all of them, also if some are killed.
+
+    Args:
+      storages: a storage, or several queues of one store. The schedules push to these.
+      queue_of: a function that is given the args of a schedule, and returns the name of their queue, where none is
+          given. Default: the first of the storages.
+
+    Raises:
+      TypeError: one of them cannot store schedules.
+    """
+
+    def __init__(self, *storages: Any, queue_of: Callable[[Any], str] | None = None) -> None:
+        if not storages:
+            raise TypeError("Schedules takes a storage, or several queues of one")
+        self._storages: dict[str, StoreSchedules] = {}
+        for each in storages:
+            if not isinstance(each, StoreSchedules):
+                raise TypeError(f"Schedules takes storages that can store schedules, not {quoted(each)}")
+            self._storages[str(getattr(each, "queue", "default"))] = each
+        self._store = next(iter(self._storages.values()))
+        self._queue_of = queue_of
+        self._declared: dict[str, Definition] = {}
+        self._clock: trio.abc.Clock | None = None  # of the trio run in which it was last used
+        self._epoch: EpochClock
+
+    # Defining
+
+    def declare(
+        self,
+        name: str,
+        args: Any,
+        times: CronSpec | IntervalSpec,
+        *,
+        queue: str | None = None,
+        missed: Missed = "latest",
+        within: float | None = None,
+        limit: int = 100,
+        overlap: Overlap = "skip",
+        jitter: float = 0.0,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Declare a schedule of the code, which :meth:`run` stores. The arguments are those of :meth:`put`.
+
+        One that is declared nowhere any more stays stored, is not fired, and is listed as orphaned, until
+        :meth:`prune`. If two versions of a program declare it differently, the one that was started last wins. The
+        times may have a calendar.
+        """
+        self._check_name(name)
+        if name in self._declared:
+            raise ValueError(f"schedule {quoted(name)} is declared already")
+        settings = _settings(missed, within, limit, overlap, jitter)
+        self._declared[name] = self._definition(args, times, queue, options, settings)
+
+    async def put(
+        self,
+        name: str,
+        args: Any,
+        times: CronSpec | IntervalSpec,
+        *,
+        queue: str | None = None,
+        missed: Missed = "latest",
+        within: float | None = None,
+        limit: int = 100,
+        overlap: Overlap = "skip",
+        jitter: float = 0.0,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Store a schedule, or change the one of this name. Schedulers in all processes notice within a second.
+
+        It is fired from now on. If it is changed, its pause and the time that was fired last stay; times of before do
+        not count as missed.
+
+        Args:
+          name: its name.
+          args: the args of its tasks.
+          times: what :func:`cron` or :func:`every` returns, without a calendar: a function cannot be stored.
+          queue: the name of the queue, one of those that this was given. Default: what ``queue_of`` returns, or the
+              first one.
+          missed: of the times that passed while no scheduler ran, ``"latest"`` fires the last one, ``"all"`` each of
+            them, ``"skip"`` none that is more than a minute old. Default: ``"latest"``.
+          within: the seconds after which a time is too old to be fired. Default: never.
+          limit: the most tasks that ``missed="all"`` pushes at once: the last ones. Default: 100.
+          overlap: ``"skip"`` pushes no task while one of this schedule is unfinished: the name is the unique key of its
+            tasks. ``"allow"`` pushes it all the same. Default: ``"skip"``.
+          jitter: the seconds over which tasks are spread: each waits for a part of it, which depends on the name and
+            the time. Default: 0.
+          options: the options of :meth:`TaskSink.push` for each task, such as ``attempts``.
+
+        Raises:
+          TypeError, ValueError: an argument is wrong.
+        """
+        settings = _settings(missed, within, limit, overlap, jitter)
+        self._check_name(name)
+        definition = self._definition(args, times, queue, options, settings)
+        if spec_of(str(times)) is None:
+            raise ValueError(f"{times} cannot be stored: a calendar is a function. Declare the schedule in the code")
+        template = await self._storages[definition.queue].make_template(definition.task)
+
+        def put(known: StoredSchedule | None) -> StoredSchedule:
+            new = definition.stored(template, self._now(), is_dynamic=True)
+            return new if known is None else _edited(known, new)
+
+        await self._change(name, put)
+
+    def _check_name(self, name: object) -> None:
+        check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
+
+    def _definition(
+        self, args: Any, times: Any, queue: str | None, options: TaskOptions, settings: Mapping[str, Any]
+    ) -> Definition:
+        if not isinstance(times, (CronSpec, IntervalSpec)):
+            raise TypeError(f"times must be what cron() or every() returns, not {quoted(times)}")
+        for option in ("id", "delay", "run_at", "data"):
+            if option in options:
+                raise TypeError(f"a schedule has no {option}: it pushes many tasks, each at a time of its own")
+        if settings["overlap"] == "skip" and "unique" in options:
+            raise ValueError("a schedule with a unique key of its own needs overlap='allow'")
+        name = queue
+        if name is None:
+            name = next(iter(self._storages)) if self._queue_of is None else self._queue_of(args)
+        if name not in self._storages:
+            raise ValueError(f"queue must be one of {', '.join(map(repr, self._storages))}, not {quoted(name)}")
+        return Definition(times, name, make_task(args, options), **settings)
+
+    def _now(self) -> int:
+        """Return the present time by the wall clock, in microseconds since the epoch."""
+        clock = trio.lowlevel.current_clock()
+        if self._clock is not clock:
+            self._clock, self._epoch = clock, epoch_clock()
+        return int(self._epoch.read() * 1e6)
+
+    # Changing
+
+    async def pause(self, name: str) -> bool:
+        """Fire no time of a schedule until :meth:`resume`; False if there is none of this name.
+
+        When it returns, no process fires it any more. Tasks that were pushed before are not affected.
+        """
+        return await self._change(name, lambda known: known and replace(known, is_paused=True))
+
+    async def resume(self, name: str) -> bool:
+        """Fire a schedule again, from now on: the times of the pause are passed over. False if there is none."""
+
+        def resume(known: StoredSchedule | None) -> StoredSchedule | None:
+            if known is None or not known.is_paused:
+                return known
+            return replace(known, is_paused=False, done=max(known.done, self._now()))
+
+        return await self._change(name, resume)
+
+    async def remove(self, name: str) -> bool:
+        """Remove a schedule; False if there is none. One that is declared comes back when a scheduler starts."""
+        return await self._change(name, lambda _: None)
+
+    async def prune(self) -> list[str]:
+        """Remove all orphaned schedules, and return their names."""
+        orphaned = [each.name for each in await self.list() if each.is_orphaned]
+        return [name for name in orphaned if await self.remove(name)]
+
+    async def run_now(self, name: str) -> TaskId | None:
+        """Push a task of a schedule now, whether it is paused or not; its times stay as they are.
+
+        Returns:
+          the id of the task; or, with ``overlap="skip"``, that of an unfinished one. None if there is no such schedule.
+
+        Raises:
+          ValueError: its queue is not one of those that this was given.
+        """
+        for _ in range(_TRIES):
+            entry = await self._find(name)
+            if entry is None or (schedule := entry.schedule) is None:
+                return None
+            if schedule.queue not in self._storages:
+                raise ValueError(f"schedule {quoted(name)} pushes to queue {quoted(schedule.queue)}, which is not here")
+            now = self._now()
+            spec = self._spec_of(name, schedule)
+            task = firing_task(name, replace(schedule, jitter=0.0), "UTC" if spec is None else spec.zone, now, now)
+            change = ScheduleChange(name, entry.revision, schedule, [task])
+            [result] = await self._storages[schedule.queue].set_schedules([change])
+            if result.revision:
+                return result.ids[0]
+        raise _contended(name)
+
+    async def _change(self, name: str, change: Callable[[StoredSchedule | None], StoredSchedule | None]) -> bool:
+        """Change a schedule; False if there was none, and is none now. Again, if another process changes it as well."""
+        self._check_name(name)
+        for _ in range(_TRIES):
+            entry = await self._find(name)
+            known = None if entry is None else entry.schedule
+            new = change(known)
+            if new == known:
+                return known is not None
+            was = 0 if entry is None or known is None else entry.revision
+            [result] = await self._store.set_schedules([ScheduleChange(name, was, new)])
+            if result.revision:
+                return True
+        raise _contended(name)
+
+    async def _find(self, name: str) -> ScheduleEntry | None:
+        entries = await self._store.list_schedules()
+        return next((each for each in entries if each.name == name), None)
+
+    # Looking
+
+    async def list(self) -> list[ScheduleInfo]:
+        """Return all schedules of the store, by name."""
+        entries = await self._store.list_schedules()
+        infos = [self._info(each.name, each.schedule) for each in entries if each.schedule is not None]
+        return sorted(infos, key=lambda each: each.name)
+
+    def _info(self, name: str, schedule: StoredSchedule) -> ScheduleInfo:
+        spec = self._spec_of(name, schedule)
+        following = None
+        if spec is not None and not schedule.is_paused:
+            following = spec.next_after(moment_after(max(schedule.done, self._now())))
+        previous = None if schedule.fired is None else moment_after(schedule.fired)
+        if previous is not None and spec is not None:
+            previous = in_zone(previous, zone_of(spec.zone))
+        is_orphaned = not schedule.is_dynamic and name not in self._declared
+        states = schedule.is_paused, is_orphaned, schedule.is_dynamic
+        return ScheduleInfo(name, schedule.times, schedule.queue, following, previous, *states)
+
+    def _spec_of(self, name: str, schedule: StoredSchedule) -> CronSpec | IntervalSpec | None:
+        own = self._declared.get(name)
+        return own.times if own is not None and str(own.times) == schedule.times else spec_of(schedule.times)
+
+    # Running
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Store the declared schedules, and fire all schedules of the store until it is closed.
+
+        It reports that it has started when they are stored. If it is cancelled, every time was either fired, or will
+        be by another scheduler or the next one.
+
+        Raises:
+          BackendError: the store has failed for good.
+        """
+        await self._store_declared()
+        task_status.started()
+        times = {name: each.times for name, each in self._declared.items()}
+        await Scheduler(self._storages, times, self._now).run()
+
+    async def _store_declared(self) -> None:
+        """Store the declared schedules; those that are stored so already stay as they are."""
+        await trio.lowlevel.checkpoint()
+        by_queue: dict[str, list[str]] = {}
+        for name, definition in self._declared.items():
+            by_queue.setdefault(definition.queue, []).append(name)
+        for queue, names in by_queue.items():
+            storage = self._storages[queue]
+            new = {
+                name: self._declared[name].stored(
+                    await storage.make_template(self._declared[name].task), self._now(), is_dynamic=False
+                )
+                for name in names
+            }
+            while new:
+                new = await self._store_some(storage, new)
+
+    async def _store_some(self, storage: StoreSchedules, new: dict[str, StoredSchedule]) -> dict[str, StoredSchedule]:
+        """Store these schedules; return those that another process has changed at the same time."""
+        known = {each.name: each for each in await self._store.list_schedules()}
+        changes: list[ScheduleChange] = []
+        for name, schedule in new.items():
+            entry = known.get(name)
+            stored = None if entry is None else entry.schedule
+            edited = schedule if stored is None else _edited(stored, schedule)
+            if entry is None or stored is None:
+                changes.append(ScheduleChange(name, 0, edited))
+            elif edited != stored:
+                if edited.times != stored.times:
+                    log.info("schedule %s is now %s; it was %s", escaped(name), edited.times, escaped(stored.times))
+                changes.append(ScheduleChange(name, entry.revision, edited))
+        lost: dict[str, StoredSchedule] = {}
+        for start in range(0, len(changes), _DECLARED_AT_ONCE):
+            some = changes[start : start + _DECLARED_AT_ONCE]
+            results = await storage.set_schedules(some)
+            lost |= {
+                each.name: new[each.name] for each, result in zip(some, results, strict=True) if not result.revision
+            }
+        return lost
+
+    def __repr__(self) -> str:
+        return f"<Schedules of {', '.join(map(repr, self._storages.values()))}>"
+
+
+def _settings(missed: object, within: object, limit: object, overlap: object, jitter: object) -> dict[str, Any]:
+    """Check the settings of a schedule."""
+    if missed not in get_args(Missed):
+        raise ValueError(f"missed must be one of {', '.join(map(repr, get_args(Missed)))}, not {quoted(missed)}")
+    if overlap not in get_args(Overlap):
+        raise ValueError(f"overlap must be one of {', '.join(map(repr, get_args(Overlap)))}, not {quoted(overlap)}")
+    if missed == "all" and overlap == "skip":
+        raise ValueError("missed='all' needs overlap='allow': of tasks that may not overlap, the second is not pushed")
+    return {
+        "missed": missed,
+        "within": None if within is None else check_seconds(within, "within", positive=True),
+        "limit": check_count(limit, "limit"),
+        "overlap": overlap,
+        "jitter": check_seconds(jitter, "jitter"),
+    }
+
+
+def _edited(known: StoredSchedule, new: StoredSchedule) -> StoredSchedule:
+    """Return the new schedule, with what stays of the one before: its pause, and how far it was fired."""
+    done = known.done if known.times == new.times else max(known.done, new.done)
+    return replace(new, done=done, fired=known.fired, is_paused=known.is_paused)
+
+
+def _contended(name: str) -> RuntimeError:
+    return RuntimeError(f"schedule {quoted(name)} is changed by others all the time")
