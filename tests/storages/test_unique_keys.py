@@ -97,7 +97,7 @@ def test_a_builder_names_its_own_parameters() -> None:
     with pytest.raises(ValueError, match="seconds must be more than 0"):
         builder.unique("k", seconds=0)
     with pytest.raises(ValueError, match="until must be 'start'"):
-        builder.unique("k", until="stop")  # type: ignore[arg-type]  # on purpose
+        builder.unique("k", until="stop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # on purpose
     with pytest.raises(ValueError, match="an until or seconds, not both"):
         builder.unique("k", until="end", seconds=1)
     parts = builder.unique("k", seconds=60).build().parts
@@ -139,7 +139,7 @@ async def test_a_key_is_held_for_its_time_and_not_longer(kind: str, tmp_path: Pa
 async def test_a_push_that_updates_begins_the_time_anew(kind: str, tmp_path: Path, mock_clock: MockClock) -> None:
     async with opened(kind, tmp_path) as storage:
         options: Any = {"unique": "key", "unique_for": 10.0, "delay": 10.0, "on_conflict": "update"}
-        ids = set()
+        ids = set[str]()
         for number in range(5):
             ids.add(await storage.push(number, **options))
             mock_clock.jump(6.0)

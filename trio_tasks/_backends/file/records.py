@@ -266,10 +266,8 @@ def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int
 def _load_rows(state: JournalState, rows: list[Any], pushed: float | None) -> list[Row]:
     found: list[Row] = []
     for start in range(0, len(rows), _ROW):
-        key, number, id, payload, options, priority, unique = rows[start : start + 7]
-        until = "end"
-        if type(unique) is list:
-            unique, until = unique
+        key, number, id, payload, options, priority, held = rows[start : start + 7]
+        unique, until = (held, "end") if held is None or type(held) is str else held
         row = state.rows.get(key)
         if row is None:
             queue = state.queues_by_number[number]

@@ -236,13 +236,14 @@ async def a_key_is_free_after_the_start(harness: Harness) -> None:
     not taken again when that is retried.
     """
     options: TaskOptions = {"unique": "key", "unique_until": "start"}
+    refused_if_taken: TaskOptions = {**options, "on_conflict": "raise"}
     first = await harness.push(1, **options)
     expect("what push returns while the first waits", await harness.backend.push(harness.args(2), **options), first)
     task = await harness.receive_number(1)
-    await harness.push(3, **options, on_conflict="raise")
+    await harness.push(3, **refused_if_taken)
     await harness.settle(task, Retried(ValueError("again"), DELAY))
     await harness.receive_number(3)
-    await harness.push(4, **options, on_conflict="raise")
+    await harness.push(4, **refused_if_taken)
     await harness.receive_number(4)
     await harness.receive_number(1, attempt=2)
     await harness.expect_nothing()
@@ -254,15 +255,17 @@ async def a_key_is_held_until_it_is_forgotten(harness: Harness) -> None:
     replaced nor updated.
     """
     options: TaskOptions = {"unique": f"of {TaskId.new()}", "unique_until": "forgotten"}
+    refused_if_taken: TaskOptions = {**options, "on_conflict": "raise"}
     first = await harness.push(1, **options)
     await harness.settle(await harness.receive_number(1), Failed(ValueError("failed")))
     for number, on_conflict in enumerate(_NEVER_REFUSED, 2):
-        pushed = await harness.backend.push(harness.args(number), **options, on_conflict=on_conflict)
+        again: TaskOptions = {**options, "on_conflict": on_conflict}
+        pushed = await harness.backend.push(harness.args(number), **again)
         expect(f"what push returns with on_conflict={on_conflict!r}", pushed, first)
     with refused("another task of its unique key", DuplicateTaskError):
-        await harness.push(5, **options, on_conflict="raise")
+        await harness.push(5, **refused_if_taken)
     await harness.backend.discard(first)
-    await harness.push(6, **options, on_conflict="raise")
+    await harness.push(6, **refused_if_taken)
     await harness.receive_number(6)
     await harness.expect_nothing()
 
@@ -276,8 +279,9 @@ async def a_key_is_held_for_its_time(harness: Harness) -> None:
     first = await harness.push(1, unique=key, unique_for=3600.0)
     short = await harness.push(2, unique="key", unique_for=DELAY, priority=-1)
     await harness.settle(await harness.receive_number(1), Succeeded(None))
-    if isinstance(harness.backend, Discard):
-        await harness.backend.discard(first)
+    backend: object = harness.backend
+    if isinstance(backend, Discard):
+        await backend.discard(first)
     for number, on_conflict in enumerate(_NEVER_REFUSED, 3):
         pushed = await harness.backend.push(harness.args(number), unique=key, on_conflict=on_conflict)
         expect(f"what push returns with on_conflict={on_conflict!r}", pushed, first)
