@@ -18,6 +18,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.table import Table as RichTable
+
 Record: TypeAlias = dict[str, Any]
 """A part of an answer: what is one object of JSON, or one row of a table."""
 
@@ -111,18 +113,19 @@ class Answer:
         if self.as_json:
             for record in records:
                 self.write(as_json(record))
-        elif rows := [[each.cell(record) for each in columns] for record in records]:
-            self.write(_drawn(columns, rows, self.is_terminal))
+            return
+        table = table_of(columns, records, is_terminal=self.is_terminal)
+        if table.row_count:
+            self.write(_drawn(table, is_terminal=self.is_terminal))
 
 
-def _drawn(columns: Sequence[Column], rows: list[list[str]], is_terminal: bool) -> str:
-    """Return a table as text. What is too wide for a terminal is cut at its right."""
-    from rich.console import Console
+def table_of(columns: Sequence[Column], records: Iterable[Record], *, is_terminal: bool = True) -> RichTable:
+    """Return a table of records, without columns that are empty."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
-    texts = [[printable(cell)[:_LONGEST_CELL] for cell in row] for row in rows]
+    texts = [[printable(each.cell(record))[:_LONGEST_CELL] for each in columns] for record in records]
     used = [number for number, cells in enumerate(zip(*texts, strict=True)) if any(cells)]
     for number in used:
         heading, is_number = columns[number].heading, columns[number].is_number
@@ -131,6 +134,13 @@ def _drawn(columns: Sequence[Column], rows: list[list[str]], is_terminal: bool) 
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=least)
     for row in texts:
         table.add_row(*(Text(row[number]) for number in used))
+    return table
+
+
+def _drawn(table: RichTable, *, is_terminal: bool) -> str:
+    """Return a table as text. What is too wide for a terminal is cut at its right."""
+    from rich.console import Console
+
     console = Console(width=None if is_terminal else 10_000, highlight=False, force_terminal=is_terminal)
     with console.capture() as captured:
         console.print(table, crop=is_terminal, no_wrap=True, overflow="ellipsis")
