@@ -140,6 +140,33 @@ async def test_the_verbs_for_one_task_find_it_in_all_queues(opened: Open) -> Non
                 await verb("nothing")
 
 
+async def test_several_ids_are_looked_for_in_all_queues(opened: Open) -> None:
+    async with opened() as queues:
+        ids = await queues.push_bulk([send.bind("a"), add.bind(1), resize.bind(Path("/a"))], delay=60)
+        some = [ids[2], "nothing", ids[0], ids[2]]
+        found = await queues.fetch_by_id(some)
+        assert [task and task.parts.id for task in found] == [ids[2], None, ids[0], ids[2]]
+        with pytest.raises(UnknownTaskError, match="'nothing'"):
+            await queues.wait_for(some)
+        report = await queues.reschedule(some, 70)
+        assert (report.changed, dict(report.refused)) == ((ids[2], ids[0]), {"nothing": "no such task is known"})
+        assert (await queues.abort(ids)).changed == ()
+        report = await queues.cancel(ids)
+        assert (report.changed, bool(report), report.verb) == (tuple(ids), True, "cancelled")
+        report = await queues.cancel([*ids, "nothing"])
+        assert [*report.refused.values()] == ["it was killed"] * 3 + ["no such task is known"]
+        assert [each.status for each in await queues.wait_for([ids[1], ids[0]])] == [Status.Killed] * 2
+        assert (await queues.resume_by_id([ids[1]])).changed == (ids[1],)
+        assert (await queues.discard(iter(ids))).changed == tuple(ids)
+        assert (await queues.discard([])).changed == ()
+        assert await queues.fetch_by_id([]) == []
+        assert await queues.wait_for([]) == []
+        for verb in (queues.cancel, queues.fetch_by_id, queues.wait_for):
+            wrong: Any = [5]
+            with pytest.raises(TypeError, match=r"ids\[0\] must be a string"):
+                await verb(wrong)
+
+
 async def test_the_verbs_for_many_tasks_are_about_all_queues(opened: Open) -> None:
     async with opened() as queues:
         ids = await queues.push_bulk([send.bind("a"), send.bind("b"), add.bind(1), resize.bind(Path("/a"))])

@@ -111,6 +111,9 @@ class Refusal(NamedTuple):
         return _REASONS.get(self.status) or (f"it runs, on worker {self.worker!r}" if self.worker else "it runs")
 
 
+UNKNOWN = Refusal().reason
+"""The reason for a task that the queue does not know."""
+
 _REASONS = {
     Status.Pending: "it waits",
     Status.Done: "it is done",

@@ -1,16 +1,20 @@
 """The queues of a router's functions, over one storage."""
 
+# A string is an iterable of strings, and one id all the same: the overload for one id comes first.
+# mypy: disable-error-code=overload-overlap
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
 from .._checks import check_count, check_text
 from .._codecs.codec import Codec
 from .._contracts.backend import WaitForCompletion
+from .._contracts.bulk import UNKNOWN, ChangeReport, check_ids
 from .._contracts.layer import Dispatch, Dispatcher
 from .._contracts.listing import Page
 from .._contracts.sink import TaskSink
@@ -20,7 +24,7 @@ from .._tasks.call import Call
 from .._tasks.errors import UnknownTaskError
 from .._tasks.outcome import Status, TaskResult
 from .._tasks.task import Task
-from .._tasks.task_id import TaskId
+from .._tasks.task_id import TaskId, stored_id
 from .._worker.worker import Worker
 from .resources import Resource, opened
 from .routes import Routes, Unknown
@@ -258,29 +262,63 @@ class Queues(WaitForCompletion):
     async def wait_for(self, task_id: str, type: type[R]) -> TaskResult[R]: ...
     @overload
     async def wait_for(self, task_id: str, type: None = None) -> TaskResult[Any]: ...
-    async def wait_for(self, task_id: str, type: Any = None) -> TaskResult[Any]:
-        """Wait until the task is finished, and return its :class:`TaskResult`; see ``wait_for`` of the storages.
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: type[R]) -> list[TaskResult[R]]: ...
+    @overload
+    async def wait_for(self, ids: Iterable[str], /, type: None = None) -> list[TaskResult[Any]]: ...
+    async def wait_for(self, task_id: str | Iterable[str], type: Any = None) -> TaskResult[Any] | list[TaskResult[Any]]:
+        """Wait until the task is finished, and return its :class:`TaskResult`; of several tasks a list, in this order.
 
         Args:
-          task_id: the id of the task.
+          task_id: the id of the task, or several in an iterable.
           type: a class that the result is an instance of.
 
         Raises:
           UnknownTaskError: no queue knows the task.
         """
-        check_text(task_id, "a task's id")
+        given = check_ids(task_id)
+        if not isinstance(given, str):
+            return await self._wait_for_all(given, type)
         for storage in [*self._storages.values()]:
             in_queue: Any = storage  # the overloads of its two classes are not alike to a type checker
             try:
-                found: TaskResult[Any] = await in_queue.wait_for(task_id, type)
+                found: TaskResult[Any] = await in_queue.wait_for(given, type)
                 return found
             except UnknownTaskError:
                 continue
-        raise UnknownTaskError(task_id)
+        raise UnknownTaskError(given)
 
-    async def fetch_by_id(self, task_id: str) -> Task[Call[Any]] | None:
-        """Return the task of this id, unfinished or remembered; None if no queue knows it."""
-        return await self._until(lambda task: task is not None, lambda storage: storage.fetch_by_id(task_id))
+    async def _wait_for_all(self, ids: list[str], type: Any) -> list[TaskResult[Any]]:
+        """Wait for several tasks, one queue after the other; none is awaited if one is unknown."""
+        left = [*dict.fromkeys(ids)]
+        found: dict[str, TaskResult[Any]] = {}
+        waits: list[tuple[Any, list[str]]] = []
+        for storage in [*self._storages.values()]:
+            there = [str(task.parts.id) for task in await storage.fetch_by_id(left) if task is not None]
+            waits.append((storage, there))
+            left = [each for each in left if each not in {*there}]
+        if left:
+            raise UnknownTaskError(*left)
+        for storage, there in waits:
+            found.update(zip(there, await storage.wait_for(there, type), strict=True))
+        return [found[each] for each in ids]  # noqa: ASYNC910  there is one queue at least
+
+    @overload
+    async def fetch_by_id(self, task_id: str) -> Task[Call[Any]] | None: ...
+    @overload
+    async def fetch_by_id(self, ids: Iterable[str], /) -> list[Task[Call[Any]] | None]: ...
+    async def fetch_by_id(self, task_id: str | Iterable[str]) -> Task[Call[Any]] | list[Task[Call[Any]] | None] | None:
+        """Return the task of this id, unfinished or remembered; None if no queue knows it. Of several ids in an
+        iterable, return a list, in their order.
+        """
+        given = check_ids(task_id)
+        if isinstance(given, str):
+            return await self._until(lambda task: task is not None, lambda storage: storage.fetch_by_id(given))
+        found: dict[str, Task[Call[Any]]] = {}
+        for storage in [*self._storages.values()]:
+            left = [each for each in dict.fromkeys(given) if each not in found]
+            found.update((str(task.parts.id), task) for task in await storage.fetch_by_id(left) if task is not None)
+        return [found.get(each) for each in given]  # noqa: ASYNC910  there is one queue at least
 
     async def explain(self, task_id: str) -> Explanation:
         """Explain where the task of this id is, and why it does not run now."""
@@ -299,25 +337,64 @@ class Queues(WaitForCompletion):
                 continue
         raise UnknownTaskError(task_id)
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
-        """Kill the waiting task of this id, or one that runs, too; False if there is none."""
-        return await self._until(bool, lambda storage: storage.cancel(task_id, running=running))
+    async def _change(self, verb: str, ids: str | Iterable[str], *args: Any, **options: Any) -> Any:
+        """Call the method of each queue until one has changed the task; of several tasks, make one report."""
+        given = check_ids(ids)
+        if isinstance(given, str):
+            return await self._until(bool, lambda storage: getattr(storage, verb)(given, *args, **options))
+        left, changed, refused, participle = [*dict.fromkeys(given)], set[str](), dict[str, str](), ""
+        for storage in [*self._storages.values()]:
+            report: ChangeReport = await getattr(storage, verb)(left, *args, **options)
+            participle = report.verb
+            changed.update(report.changed)
+            refused.update(report.refused)
+            left = [each for each in left if report.refused.get(each) == UNKNOWN]
+        in_order = tuple(stored_id(each) for each in dict.fromkeys(given) if each in changed)
+        return ChangeReport(in_order, {each: refused[each] for each in given if each not in changed}, participle)  # noqa: ASYNC910  there is one queue at least
 
-    async def abort(self, task_id: str) -> bool:
+    @overload
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool: ...
+    @overload
+    async def cancel(self, ids: Iterable[str], /, *, running: bool = False) -> ChangeReport: ...
+    async def cancel(self, task_id: str | Iterable[str], *, running: bool = False) -> bool | ChangeReport:
+        """Kill the waiting task of this id, or one that runs, too; False if there is none.
+
+        Of several ids in an iterable, it returns a :class:`ChangeReport`, and so do the next four. Where an id is in
+        several queues, the first of them counts.
+        """
+        return cast("bool | ChangeReport", await self._change("cancel", task_id, running=running))
+
+    @overload
+    async def abort(self, task_id: str) -> bool: ...
+    @overload
+    async def abort(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def abort(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Cancel the attempt under way at this task, which is then settled as killed; False if there is none."""
-        return await self._until(bool, lambda storage: storage.abort(task_id))
+        return cast("bool | ChangeReport", await self._change("abort", task_id))
 
-    async def discard(self, task_id: str) -> bool:
+    @overload
+    async def discard(self, task_id: str) -> bool: ...
+    @overload
+    async def discard(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def discard(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Forget the task of this id, finished or waiting; False if there is none, or if it runs."""
-        return await self._until(bool, lambda storage: storage.discard(task_id))
+        return cast("bool | ChangeReport", await self._change("discard", task_id))
 
-    async def reschedule(self, task_id: str, delay: float) -> bool:
+    @overload
+    async def reschedule(self, task_id: str, delay: float) -> bool: ...
+    @overload
+    async def reschedule(self, ids: Iterable[str], /, delay: float) -> ChangeReport: ...
+    async def reschedule(self, task_id: str | Iterable[str], delay: float) -> bool | ChangeReport:
         """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits."""
-        return await self._until(bool, lambda storage: storage.reschedule(task_id, delay))
+        return cast("bool | ChangeReport", await self._change("reschedule", task_id, delay))
 
-    async def resume_by_id(self, task_id: str) -> bool:
+    @overload
+    async def resume_by_id(self, task_id: str) -> bool: ...
+    @overload
+    async def resume_by_id(self, ids: Iterable[str], /) -> ChangeReport: ...
+    async def resume_by_id(self, task_id: str | Iterable[str]) -> bool | ChangeReport:
         """Make the finished task of this id wait again, with all of its attempts; False if there is none."""
-        return await self._until(bool, lambda storage: storage.resume_by_id(task_id))
+        return cast("bool | ChangeReport", await self._change("resume_by_id", task_id))
 
     async def update(self, task: Task[Call[Any]]) -> bool:
         """Replace args and metadata of the waiting task of the same id by this task's; False if no such task waits."""
