@@ -147,13 +147,26 @@ async def test_the_places_of_a_gate_are_given_back() -> None:
 
 async def test_from_a_thread_and_from_a_handler() -> None:
     storage = MemoryStorage[int]()
-    await storage.push(1)
 
-    def handler(number: int, context: WorkerContext) -> None:
+    def in_a_thread(number: int, context: WorkerContext) -> None:
         context.set_concurrency(3)
 
-    async with running(Worker("w", storage, handler, concurrency=1)) as context:
-        await until(lambda: context.statistics().slots_waiting == 3)
+    async def in_a_handler(number: int, context: WorkerContext) -> None:
+        context.set_concurrency(2)
+        await trio.lowlevel.checkpoint()
+
+    handlers: list[tuple[Any, int]] = [(in_a_thread, 3), (in_a_handler, 2)]
+    for handler, slots in handlers:
+        worker: Worker[Any, Any] = Worker("w", storage, handler, concurrency=1)
+        async with running(worker) as context:
+            await storage.wait_for(await storage.push(1))
+            assert context.concurrency == context.statistics().concurrency == slots
+            for _ in range(100):
+                await trio.testing.wait_all_tasks_blocked()
+                if context.statistics().slots_waiting == slots:
+                    break
+            assert context.statistics().slots_waiting == slots
+        assert worker.concurrency == 1
 
 
 async def test_before_the_run_while_it_stops_and_after_it() -> None:

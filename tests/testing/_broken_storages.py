@@ -432,7 +432,7 @@ class KillsTheDead(LeasedStorage):
         await super().settle(task, outcome)
 
 
-@breaks("an_earlier_attempt_cannot_settle")
+@breaks("an_earlier_attempt_cannot_settle", "errors_are_retried_for_a_limited_time")
 class HasOneTokenForAllRetries(LeasedStorage):
     def enter_outcome(self, row: Row, outcome: Outcome) -> None:
         super().enter_outcome(row, outcome)
@@ -730,6 +730,7 @@ class TakesOneMore(LeasedStorage):
 
 @breaks(
     "a_task_goes_to_one_receiver",
+    "errors_are_retried_for_a_limited_time",
     "a_worker_ends_when_all_is_done",
     "a_cancelled_worker_loses_nothing",
     "an_error_is_retried_and_then_final",
@@ -877,6 +878,21 @@ class KeepsNoReasons(LeasedStorage):
         row.reason = None
 
 
+@breaks("errors_are_retried_for_a_limited_time")
+class ForgetsTheFirstAttempt(LeasedStorage):
+    def hand_out(self, row: Row) -> Task[Any]:
+        task = super().hand_out(row)
+        task.parts.context.history = ()
+        return task
+
+
+@breaks("a_worker_runs_until_it_is_idle", "what_has_expired_is_seen_as_killed")
+class CountsOneTooMany(LeasedStorage):
+    async def metrics(self) -> QueueMetrics:
+        metrics = await super().metrics()
+        return {**metrics, "waiting": max(1, metrics["waiting"])}
+
+
 @breaks("changes_are_told")
 class TellsOfNoReplacements(LeasedStorage):
     def tell(self, event: StorageEvent) -> None:
@@ -982,7 +998,7 @@ class ForgetsItsPast(LeasedStorage):
         return is_resumed
 
 
-@breaks("the_times_of_a_task_are_shown")
+@breaks("the_times_of_a_task_are_shown", "errors_are_retried_for_a_limited_time")
 class TellsOfItsFirstAttemptOnly(LeasedStorage):
     def hand_out(self, row: Row) -> Task[Any]:
         first = row.parts.started

@@ -105,6 +105,12 @@ ENDINGS: dict[type, str] = {
 }
 
 
+class Token(int):
+    """The number of a claim, which is what a task in an attempt has as its context; and the attempts before."""
+
+    history: tuple[PastAttempt, ...] = ()
+
+
 @dataclass(eq=False)
 class Row:
     """A stored task."""
@@ -352,7 +358,8 @@ class LeasedStorage(
         row.parts.started = trio.current_time()
         row.token = next(self.store.numbers)
         task = self.shown(row)
-        row.hand, task.parts.context = task.parts, row.token
+        row.hand, task.parts.context = task.parts, Token(row.token)
+        task.parts.context.history = row.info.history
         return task
 
     def shown(self, row: Row) -> Task[Any]:

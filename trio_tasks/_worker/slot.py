@@ -337,7 +337,7 @@ class Slot:
 
     def _elapsed(self, parts: Parts) -> float:
         """The seconds since the begin of the first attempt; those before this attempt by the storage's clock."""
-        began = first_began(parts.context.history, parts.attempt)
+        began = first_began(getattr(parts.context, "history", ()), parts.attempt)
         before = 0.0 if began is None or parts.started is None else max(0.0, parts.started - began)
         return before + trio.current_time() - self._began
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..._contracts.backend import WaitForCompletion
+from ..._contracts.backend import FetchById, Metrics, WaitForCompletion
 from ..._tasks.errors import AbortError, LeaseLostError, SuspendError
 from ..._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeeded, Suspended
 from ..._tasks.retry import RetryPolicy, constant
 from ..._tasks.task import Task
 from ..._worker.worker import Worker
 from .harness import DELAY, Stopwatch
-from .rule import expect, rule
+from .rule import Feature, RuleBroken, expect, expect_that, rule
 from .workers import AT_ONCE, AttemptRecord, finish
 
 if TYPE_CHECKING:
@@ -38,6 +38,50 @@ async def an_error_is_retried_and_then_final(harness: Harness) -> None:
     if isinstance(harness.backend, WaitForCompletion):
         result = await harness.backend.wait_for(task_id)
         expect("the status and the error", (result.status, str(result.error)), (Status.Failed, "no luck in attempt 3"))
+
+
+@rule(3, FetchById, Feature.INFO)
+async def errors_are_retried_for_a_limited_time(harness: Harness) -> None:
+    """A task with retry_for is retried as long as that is not over, counted from the begin of its first attempt; then
+    it fails.
+    """
+    long, short = await harness.push(1, retry_for=3600.0), await harness.push(2, retry_for=DELAY)
+
+    async def handle(task: Task[Any]) -> None:
+        await trio.sleep(0.6 * DELAY if task.parts.id == short else 0.0)
+        if task.parts.id == short or task.parts.attempt == 1:
+            raise ValueError("no luck")
+
+    record = await finish(harness, [long, short], handle, retry=RetryPolicy(attempts=9, backoff=constant(0.0)))
+    expect("the attempts at a task with an hour for it", record.attempts_of(long), [1, 2])
+    attempts = record.attempts_of(short)
+    expect_that(f"the attempts at one with {DELAY} s for it", len(attempts) <= 2, attempts, "2 at most")
+    kinds = {task_id: type(outcome) for task_id, outcome in record.outcomes}
+    expect("the last outcomes", (kinds[long], kinds[short]), (Succeeded, Failed))
+    await harness.expect_nothing()
+
+
+@rule(5, Metrics)
+async def a_worker_runs_until_it_is_idle(harness: Harness) -> None:
+    """run_until_idle returns once no task is ready and none runs; delayed tasks stay in the backend."""
+    await harness.push(1, delay=3600.0)
+    for number in (2, 3, 4):
+        await harness.push(number)
+
+    async def handle(task: Task[Any]) -> None:
+        if harness.number(task) == 2:
+            await harness.push(5)
+        await trio.lowlevel.checkpoint()
+
+    worker: Worker[Any, Any] = Worker("until idle", harness.backend, handle, concurrency=2)
+    for succeeded in (4, 0):
+        with harness.limit(harness.max_wait) as scope:
+            report = await worker.run_until_idle()
+            expect("the tasks that it did", report.succeeded, succeeded)
+        if scope.cancelled_caught:
+            raise RuleBroken("a worker of run_until_idle", "it waits, and no task is ready", "it ends")
+    metrics = await harness.backend.metrics()
+    expect("what is left, by state", (metrics["waiting"], metrics["delayed"], metrics["running"]), (0, 1, 0))
 
 
 @rule(7)
