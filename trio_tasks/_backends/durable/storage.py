@@ -182,7 +182,7 @@ class DurableStorage(
         """
         sibling = self._queue.sibling(queue, type, options)
         known = self._loop.queues.get(queue)
-        if known is self._queue and known.handles == 1 and not (self._loop.is_open or self._closed):
+        if known is self._queue and self._queue.handles == 1 and not (self._loop.is_open or self._closed):
             self._replace_queue(sibling)
             known = sibling
         if known is not None and repr(known.codec) != repr(sibling.codec):
