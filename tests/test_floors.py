@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, str] = {
     "_worker/*": f"_backends/channel layers/_* _handlers/* {CONTRACTS}",
     "_schedules/*": f"_schedules/* {CONTRACTS}",
     "_monitor _signals": f"_worker/* {CONTRACTS}",
-    "_router/*": f"_backends/urls _codecs/* _handlers/* _worker/* _monitor {CONTRACTS}",
+    "_router/*": f"_schedules/* _backends/urls _codecs/* _handlers/* _worker/* _monitor {CONTRACTS}",
     "_cli/*": "__init__",
     "testing/* testing/*/*": "* */* */*/*",
     "__init__ __main__ abc": "* */* */*/*",

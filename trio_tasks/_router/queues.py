@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, cast, final, overload
 
 import trio
 
 from .._checks import check_count, check_text
 from .._codecs.codec import Codec
-from .._contracts.backend import WaitForCompletion
+from .._concurrency.background import run_and_cancelling
+from .._contracts.backend import StoreSchedules, WaitForCompletion
 from .._contracts.bulk import UNKNOWN, ChangeReport, check_ids
 from .._contracts.layer import Dispatch, Dispatcher
 from .._contracts.listing import Page
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .._contracts.metrics import Balance, Minute, QueueMetrics
     from .._contracts.storage_events import Pushed
     from .._contracts.worker_info import WorkerInfo
+    from .._schedules.schedules import Schedules
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .table import FunctionTable
@@ -108,6 +110,7 @@ class Queues(WaitForCompletion):
         self._router = router
         self._storages: dict[str, AnyStorage[Call[Any]]] = {}
         self._stack: AsyncExitStack | None = None
+        self._schedules: Schedules | None = None
         names = table.queues
         if isinstance(storage, str):
             from .._backends.urls import open_url
@@ -520,6 +523,34 @@ class Queues(WaitForCompletion):
     def _chosen(self, queue: str | None) -> list[str]:
         return [*self._storages] if queue is None else [queue]
 
+    # Schedules
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of the store: those of the router, and those that are put at run time.
+
+        >>> await queues.schedules.put(
+        ...     "report-42", report.bind(42), cron("0 9 * * MON", zone="UTC")
+        ... )
+        >>> await queues.schedules.pause("nightly")
+
+        Raises:
+          TypeError: the storage cannot store schedules.
+        """
+        if self._schedules is None:
+            from .._schedules.schedules import Schedules  # most programs have none
+
+            schedules = Schedules(*self._storages.values(), queue_of=lambda call: self._table.function_of(call).queue)
+            schedules.declare_all(self._table.schedules)
+            self._schedules = schedules
+        return self._schedules
+
+    def _run_schedules(self) -> AbstractAsyncContextManager[object]:
+        """Run a scheduler beside a block, if the storage can store schedules."""
+        if not all(isinstance(each, StoreSchedules) for each in self._storages.values()):
+            return nullcontext()
+        return run_and_cancelling(self.schedules.run)
+
     # Workers
 
     def make_workers(
@@ -554,7 +585,7 @@ class Queues(WaitForCompletion):
         ]
 
     def monitor(self, concurrency: Mapping[str, int], **options: Unpack[QueueMonitorOptions]) -> Monitor:
-        """Make a monitor with a worker for each of these queues.
+        """Make a monitor with a worker for each of these queues, which also fires the schedules.
 
         >>> async with queues.monitor(
         ...     {"emails": 8, "video": 2}, data=[settings], shutdown_timeout=30
@@ -577,7 +608,7 @@ class Queues(WaitForCompletion):
         shared = _SharedResources()
         of_monitor: Any = {name: value for name, value in options.items() if name in MonitorOptions.__annotations__}
         of_workers = {name: value for name, value in options.items() if name not in of_monitor}
-        of_monitor["around"] = [shared.open, *of_monitor.get("around", ())]
+        of_monitor["around"] = [shared.open, self._run_schedules, *of_monitor.get("around", ())]
         monitor = Monitor(**of_monitor)
         for worker in self._workers(concurrency, shared, of_workers):
             monitor.register(worker)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .._contracts.layer import Layer
+    from .._contracts.schedules import Missed, Overlap
+    from .._schedules.cron import CronSpec
+    from .._schedules.schedule import IntervalSpec
     from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
     from .function import Upgrade
@@ -183,8 +186,46 @@ class Router:
         self._table.add([], [Resource(function)])
         return function
 
+    def schedule(
+        self,
+        name: str,
+        call: Call[Any],
+        times: CronSpec | IntervalSpec,
+        *,
+        missed: Missed = "latest",
+        within: float | None = None,
+        limit: int = 100,
+        overlap: Overlap = "skip",
+        jitter: float = 0.0,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Add a schedule: a call that is pushed at each of some times.
+
+        >>> tasks.schedule(
+        ...     "nightly", report.bind(), cron("30 2 * * *", zone="Europe/Berlin"), jitter=300
+        ... )
+
+        :meth:`Queues.monitor` stores the schedule and fires it: each time once over all processes. A function with a
+        parameter ``firing: Firing = Injected`` is told which time it is run for.
+
+        Args:
+          name: its name.
+          call: what ``bind`` of a function of this router returns.
+          times: what :func:`cron` or :func:`every` returns.
+          missed: see :meth:`Schedules.put`, as for ``within``, ``limit``, ``overlap``, ``jitter`` and the options.
+
+        Raises:
+          TypeError, ValueError: an argument is wrong, or the name is taken.
+        """
+        from .._schedules.schedules import define  # most routers have no schedule
+
+        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
+        function = self._table.function_of(call)
+        self._table.add_schedule(name, define(name, call, times, function.queue, options, settings))
+
     def include(self, router: Router) -> None:
-        """Add all functions and resources of another router, under their names there, and those that it gets later.
+        """Add all functions, resources and schedules of another router, under their names there, and those that it
+        gets later.
 
         >>> tasks.include(billing)  # billing = Router(prefix="billing.")
 

@@ -12,6 +12,7 @@ from .function import TaskFunction
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from .._schedules.schedules import Definition
     from .resources import Resource
 
 
@@ -24,6 +25,8 @@ class FunctionTable:
         """The functions, by their names and former names."""
         self.resources: dict[type, Resource] = {}
         """The resources by the class of the value, in the order in which they were defined."""
+        self.schedules: dict[str, Definition] = {}
+        """The schedules by their names."""
         self._includers: list[FunctionTable] = []
 
     def include(self, other: FunctionTable) -> None:
@@ -34,8 +37,26 @@ class FunctionTable:
         """
         if other in self._all_includers():
             raise ValueError("a router cannot include itself, nor one that includes it")
+        for name in other.schedules:
+            self._check_schedule(name)
         self.add(list(other.functions.values()), list(other.resources.values()))
+        for name, definition in other.schedules.items():
+            self.add_schedule(name, definition)
         other._includers.append(self)
+
+    def add_schedule(self, name: str, definition: Definition) -> None:
+        """Add a schedule to this table and all that include it.
+
+        Raises:
+          ValueError: its name is taken.
+        """
+        self._check_schedule(name)
+        for table in self._all_includers():
+            table.schedules[name] = definition
+
+    def _check_schedule(self, name: str) -> None:
+        if any(name in table.schedules for table in self._all_includers()):
+            raise ValueError(f"two schedules have the name {quoted(name)}")
 
     def _all_includers(self) -> list[FunctionTable]:
         """Return this table, and all that include it."""

@@ -137,11 +137,15 @@ class Schedules:
         :meth:`prune`. If two versions of a program declare it differently, the one that was started last wins. The
         times may have a calendar.
         """
-        self._check_name(name)
-        if name in self._declared:
-            raise ValueError(f"schedule {quoted(name)} is declared already")
-        settings = _settings(missed, within, limit, overlap, jitter)
-        self._declared[name] = self._definition(args, times, queue, options, settings)
+        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
+        self.declare_all({name: self._definition(name, args, times, queue, options, settings)})
+
+    def declare_all(self, definitions: Mapping[str, Definition]) -> None:
+        """Declare schedules of a router."""
+        for name, definition in definitions.items():
+            if name in self._declared:
+                raise ValueError(f"schedule {quoted(name)} is declared already")
+            self._declared[name] = definition
 
     async def put(
         self,
@@ -181,9 +185,8 @@ class Schedules:
         Raises:
           TypeError, ValueError: an argument is wrong.
         """
-        settings = _settings(missed, within, limit, overlap, jitter)
-        self._check_name(name)
-        definition = self._definition(args, times, queue, options, settings)
+        settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
+        definition = self._definition(name, args, times, queue, options, settings)
         if spec_of(str(times)) is None:
             raise ValueError(f"{times} cannot be stored: a calendar is a function. Declare the schedule in the code")
         template = await self._storages[definition.queue].make_template(definition.task)
@@ -194,25 +197,14 @@ class Schedules:
 
         await self._change(name, put)
 
-    def _check_name(self, name: object) -> None:
-        check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
-
     def _definition(
-        self, args: Any, times: Any, queue: str | None, options: TaskOptions, settings: Mapping[str, Any]
+        self, name: str, args: Any, times: Any, queue: str | None, options: TaskOptions, settings: Mapping[str, Any]
     ) -> Definition:
-        if not isinstance(times, (CronSpec, IntervalSpec)):
-            raise TypeError(f"times must be what cron() or every() returns, not {quoted(times)}")
-        for option in ("id", "delay", "run_at", "data"):
-            if option in options:
-                raise TypeError(f"a schedule has no {option}: it pushes many tasks, each at a time of its own")
-        if settings["overlap"] == "skip" and "unique" in options:
-            raise ValueError("a schedule with a unique key of its own needs overlap='allow'")
-        name = queue
-        if name is None:
-            name = next(iter(self._storages)) if self._queue_of is None else self._queue_of(args)
-        if name not in self._storages:
-            raise ValueError(f"queue must be one of {', '.join(map(repr, self._storages))}, not {quoted(name)}")
-        return Definition(times, name, make_task(args, options), **settings)
+        if queue is None:
+            queue = next(iter(self._storages)) if self._queue_of is None else self._queue_of(args)
+        if queue not in self._storages:
+            raise ValueError(f"queue must be one of {', '.join(map(repr, self._storages))}, not {quoted(queue)}")
+        return define(name, args, times, queue, options, settings)
 
     def _now(self) -> int:
         """Return the present time by the wall clock, in microseconds since the epoch."""
@@ -275,7 +267,7 @@ class Schedules:
 
     async def _change(self, name: str, change: Callable[[StoredSchedule | None], StoredSchedule | None]) -> bool:
         """Change a schedule; False if there was none, and is none now. Again, if another process changes it as well."""
-        self._check_name(name)
+        _check_schedule_name(name)
         for _ in range(_TRIES):
             entry = await self._find(name)
             known = None if entry is None else entry.schedule
@@ -374,6 +366,30 @@ class Schedules:
 
     def __repr__(self) -> str:
         return f"<Schedules of {', '.join(map(repr, self._storages.values()))}>"
+
+
+def define(
+    name: str, args: Any, times: Any, queue: str, options: TaskOptions, settings: Mapping[str, Any]
+) -> Definition:
+    """Check all of a schedule, and return its definition.
+
+    Raises:
+      TypeError, ValueError: something is wrong.
+    """
+    _check_schedule_name(name)
+    checked = _settings(**settings)
+    if not isinstance(times, (CronSpec, IntervalSpec)):
+        raise TypeError(f"times must be what cron() or every() returns, not {quoted(times)}")
+    for option in ("id", "delay", "run_at", "data"):
+        if option in options:
+            raise TypeError(f"a schedule has no {option}: it pushes many tasks, each at a time of its own")
+    if checked["overlap"] == "skip" and "unique" in options:
+        raise ValueError("a schedule with a unique key of its own needs overlap='allow'")
+    return Definition(times, queue, make_task(args, options), **checked)
+
+
+def _check_schedule_name(name: object) -> None:
+    check_unicode(check_name(name, "the name of a schedule"), "the name of a schedule")
 
 
 def _settings(missed: object, within: object, limit: object, overlap: object, jitter: object) -> dict[str, Any]:
