@@ -212,6 +212,7 @@ class Machine(RuleBasedStateMachine):
     ) -> Any:
         self.numbers += 1
         options: dict[str, Any] = {"id": f"t{self.numbers}", "priority": priority, "metadata": {"n": self.numbers}}
+        options["key"] = self._key(self.numbers)
         options |= {"delay": delay, "expires_in": expires_in, "attempts": attempts}
         options |= {"unique": unique, "on_conflict": on_conflict, **hold} if unique else {}
         return self._push({key: value for key, value in options.items() if value not in (None, 0.0)}, worker)
@@ -221,6 +222,10 @@ class Machine(RuleBasedStateMachine):
         if not self._is_overdue(task):
             self._push({"id": task}, worker)
 
+    @staticmethod
+    def _key(number: int) -> str | None:
+        return "odd" if number % 2 else None
+
     def _push(self, options: dict[str, Any], worker: int) -> Any:
         storage, model = self.store.handles[worker], self.model
         if storage in self.closed:
@@ -229,6 +234,7 @@ class Machine(RuleBasedStateMachine):
         expires = model.now + options["expires_in"] if "expires_in" in options else float("inf")
         priority, unique = options.get("priority", 0), options.get("unique")
         row = Row(options["id"], self.numbers, priority, unique, expires, metadata=options.get("metadata", {}))
+        row.key = options.get("key")
         row.until, row.seconds = options.get("unique_until", "end"), options.get("unique_for")
         try:
             expected: Any = model.push(row, options.get("delay", 0.0), options.get("on_conflict", "skip"))
@@ -689,6 +695,8 @@ class Machine(RuleBasedStateMachine):
             page = self._do(storage.list_tasks, None, {"limit": 3, "newest_first": newest_first, "after": page.next})
             pages += [task.parts.id for task in page]
         assert pages == (whole[::-1] if newest_first else whole)
+        chosen = {task.parts.id for task in self._do(storage.list_tasks, None, {"key": "odd"})}
+        assert chosen == {row.id for row in self.model.rows.values() if row.key == "odd"}
         keys = sorted({row.unique for row in self.model.rows.values() if row.unique is not None})
         for key in keys[:1]:
             chosen = {task.parts.id for task in self._do(storage.list_tasks, None, {"unique": key})}

@@ -56,6 +56,7 @@ class Row:
     replaced: str = ""  # by whom, while it ran or, if it still held its key, when it was finished
     until: str = "end"  # the end of the time for which it holds its key,
     seconds: float | None = None  # or that time
+    key: str | None = None
     has_begun: bool = False  # since it was pushed or resumed
     metadata: dict[str, Any] = field(default_factory=dict)
     history: list[tuple[int, str]] = field(default_factory=list)

@@ -70,6 +70,7 @@ async def send_email(
     aliases=["resize"],
     queue="video",
     unique="{path} {width}",
+    key="{owner}",
     on_conflict="replace",
     version=2,
     upgrade={1: lambda args: {**args, "width": 640}},
@@ -193,13 +194,17 @@ def test_the_options_of_a_function_are_those_of_its_tasks() -> None:
     parts = TaskBuilder(send_email.bind("a")).attempts(2).build().parts
     assert (parts.name, parts.attempts, parts.timeout) == ("send_email", 2, 30.0)
     parts = Task(resize.bind(Path("/a"), "o")).parts
-    assert (parts.unique, parts.on_conflict) == ("/a 320", "replace")
+    assert (parts.unique, parts.on_conflict, parts.key) == ("/a 320", "replace", "o")
     assert resize.bind(Path("/a"), "o", 5).options == {
         "unique": "/a 5",
+        "key": "o",
         "on_conflict": "replace",
     }
     parts = TaskBuilder(resize.bind(Path("/a"), "o")).unique("mine").build().parts
-    assert (parts.unique, parts.on_conflict) == ("mine", "skip")
+    assert (parts.unique, parts.on_conflict, parts.key) == ("mine", "skip", "o")
+    assert TaskBuilder(resize.bind(Path("/a"), "o")).key("p").build().parts.key == "p"
+    function = Router().task(key="of {to}")(send_email.__wrapped__)
+    assert (function.bind("a").options["key"], function.unique) == ("of a", None)
 
 
 async def test_a_keyword_at_the_push_goes_before_them() -> None:
@@ -314,7 +319,7 @@ def test_bad_signatures_are_refused_when_the_program_is_imported(name: str) -> N
 
 WRONG_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"atempts": 3}, "Router.task has no option 'atempts'"),
-    "key": ({"key": "{n}"}, "Router.task has no option 'key'"),
+    "key": ({"key": "{path}"}, r"key of plain names \{path\}, which is no argument"),
     "id": ({"id": "a"}, "Router.task has no option 'id'"),
     "attempts": ({"attempts": 0}, "attempts must be 1 or more"),
     "timeout": ({"timeout": "long"}, "timeout must be a number of seconds"),

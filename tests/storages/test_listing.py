@@ -155,6 +155,42 @@ async def test_filters_choose_by_what_is_stored(open_storage: Opener) -> None:
         assert await storage.list_tasks(name="send_email") == []
 
 
+async def test_tasks_of_one_key_are_found_and_changed(open_storage: Opener) -> None:
+    async with open_storage() as storage:
+        for n in range(6):
+            await storage.push(n, key="acme" if n % 2 else "ajax", unique=f"{n}")
+        await storage.push(6)
+        assert args_of(await storage.list_tasks(key="acme")) == [1, 3, 5]
+        assert args_of(await storage.list_tasks(key="acme", unique="3")) == [3]
+        assert await storage.list_tasks(key="a") == []
+        [found] = await storage.list_tasks(unique="4")
+        assert (found.parts.key, (await storage.list_tasks(newest_first=True))[0].parts.key) == ("ajax", None)
+        assert await storage.cancel_all(key="ajax") == 3
+        assert await storage.retry_all(key="acme") == 0
+        assert await storage.retry_all(key="ajax") == 3
+        received = await storage.receive()
+        assert (received.args, received.parts.key) == (1, "acme")
+
+
+async def test_the_key_goes_with_a_task_that_is_updated_by_a_push(open_storage: Opener) -> None:
+    async with open_storage() as storage:
+        await storage.push(1, key="acme", unique="u")
+        await storage.push(2, key="ajax", unique="u", on_conflict="update")
+        [task] = await storage.list_tasks()
+        assert (task.args, task.parts.key) == (2, "ajax")
+
+
+@pytest.mark.parametrize("wrong", [5, "", b"k", "\ud800", None], ids=repr)
+@pytest.mark.parametrize("option", ["key", "unique"])
+async def test_a_wrong_key_is_refused(open_storage: Opener, option: str, wrong: Any) -> None:
+    async with open_storage() as storage:
+        if wrong == "\ud800" and isinstance(storage, MemoryStorage):
+            return  # nothing is stored
+        with pytest.raises((TypeError, ValueError), match=r"key|unique"):
+            await storage.push(1, **{option: wrong})
+        assert await storage.list_tasks() == []
+
+
 async def test_filters_choose_by_time_of_push(open_storage: Opener) -> None:
     async with open_storage() as storage:
         await storage.push(1)
@@ -224,7 +260,7 @@ async def test_a_cursor_of_another_list_is_refused(open_storage: Opener) -> None
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"nonsense": 1}, "no filter of tasks; those are name, worker"),
+    ({"nonsense": 1}, "no filter of tasks; those are name, key, worker"),
     ({"name": 5}, "name must be a string"),
     ({"metadata": "x"}, "metadata must be a mapping"),
     ({"pushed_after": datetime(2026, 1, 1)}, "pushed_after must have a time zone"),  # noqa: DTZ001  it is to be refused

@@ -702,7 +702,7 @@ class Ledger(Generic[A]):
             parts = task.parts
             worker = self._info_of(parts).worker if selection.worker is not None else None
             return selection.takes(parts.name, worker, parts.pushed, parts.finished) and (
-                not selection.needs_terms or selection.takes_terms(parts.terms.unique, parts.metadata)
+                not selection.needs_terms or selection.takes_terms(parts.terms, parts.metadata)
             )
 
         return find_page(self._listed(request, now), request.limit, takes if selection.is_filtered else None)

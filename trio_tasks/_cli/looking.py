@@ -95,6 +95,7 @@ def _filter_options(command: Any) -> Any:
             click.option("-s", "--status", type=STATUS, help="Tasks of this status."),
             click.option("--name", metavar="NAME", help="Tasks of this name."),
             click.option("--worker", metavar="NAME", help="Tasks that this worker runs, or ran last."),
+            click.option("--key", metavar="KEY", help="Tasks with this key."),
             click.option("--unique", metavar="KEY", help="The task with this unique key."),
             click.option(
                 "--metadata", type=pair, metavar="NAME=VALUE", multiple=True, help="Tasks with this in their metadata."

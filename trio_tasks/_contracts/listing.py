@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from .._tasks.task import Task
+    from .._tasks.task import Task, Terms
 
 T = TypeVar("T")
 
@@ -40,6 +40,8 @@ class TaskFilters(TypedDict, total=False):
 
     name: str
     """The name of the kind of task."""
+    key: str
+    """The key of the group to which the task belongs."""
     worker: str
     """The name of the worker that runs the task, or ran it last."""
     unique: str
@@ -93,6 +95,7 @@ class Selection:
 
     status: Status | None = None
     name: str | None = None
+    key: str | None = None
     worker: str | None = None
     unique: str | None = None
     metadata: Mapping[str, Any] | None = None
@@ -124,13 +127,13 @@ class Selection:
     @property
     def is_filtered(self) -> bool:
         """True if there are filters that no index serves."""
-        given = (self.name, self.worker, self.unique, self.metadata, self.pushed_after, self.pushed_before)
+        given = self.name, self.key, self.worker, self.unique, self.metadata, self.pushed_after, self.pushed_before
         return self.until < math.inf or any(each is not None for each in given)
 
     @property
     def needs_terms(self) -> bool:
-        """True if the unique key and the metadata of a task have to be known."""
-        return self.unique is not None or self.metadata is not None
+        """True if the terms and the metadata of a task have to be known."""
+        return self.key is not None or self.unique is not None or self.metadata is not None
 
     def takes(self, name: str | None, worker: str | None, pushed: float | None, finished: float | None) -> bool:
         """Return True if a task passes the filters by name, worker and times."""
@@ -143,10 +146,12 @@ class Selection:
             and (self.pushed_before is None or (pushed is not None and pushed < self.pushed_before))
         )
 
-    def takes_terms(self, unique: str | None, metadata: Mapping[str, Any]) -> bool:
-        """Return True if a task passes the filters by unique key and metadata."""
-        return (self.unique is None or self.unique == unique) and all(
-            name in metadata and metadata[name] == value for name, value in (self.metadata or {}).items()
+    def takes_terms(self, terms: Terms, metadata: Mapping[str, Any]) -> bool:
+        """Return True if a task passes the filters by key, unique key and metadata."""
+        return (
+            (self.key is None or self.key == terms.key)
+            and (self.unique is None or self.unique == terms.unique)
+            and all(name in metadata and metadata[name] == value for name, value in (self.metadata or {}).items())
         )
 
     def cursor(self, position: Position, *, newest_first: bool) -> str:
@@ -173,7 +178,8 @@ class Selection:
         """Return characters that tell this list from those with another status, other filters, or another order."""
         metadata = self.metadata and sorted((name, repr(value)) for name, value in self.metadata.items())
         times = self.pushed_after, self.pushed_before
-        told = (self.status, self.name, self.worker, self.unique, metadata, times, self.delayed, newest_first)
+        texts = self.name, self.key, self.worker, self.unique
+        told = self.status, texts, metadata, times, self.delayed, newest_first
         return blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
@@ -208,6 +214,7 @@ def _check_time(value: object, name: str) -> float:
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "name": check_text,
+    "key": check_text,
     "worker": check_text,
     "unique": check_text,
     "metadata": _check_metadata,
@@ -348,7 +355,7 @@ def make_page(
         parts = task.parts
         worker = parts.context.worker if isinstance(parts.context, StoredTaskInfo) else None
         return selection.takes(parts.name, worker, parts.pushed, parts.finished) and (
-            selection.takes_terms(parts.terms.unique, parts.metadata)
+            selection.takes_terms(parts.terms, parts.metadata)
         )
 
     rows = sorted(((tuple(key), task) for key, task in tasks), key=lambda each: each[0], reverse=newest_first)

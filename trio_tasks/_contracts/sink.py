@@ -106,6 +106,8 @@ class TaskSink(ABC, Generic[A]):
           priority: an int; tasks with a higher one are received first. Default: 0.
           delay: the seconds from now until the task is ready. Default: 0. Not together with ``run_at``.
           run_at: the datetime, with a time zone, from which on the task is ready. Default: at once.
+          key: a text, the key of the group to which the task belongs, such as the name of a tenant. ``list_tasks`` and
+              the verbs for many tasks find tasks by it. Default: none.
           metadata: a mapping from names to plain values, stored with the task: ``task.parts.metadata``. Default: empty.
           data: an iterable of values for attempts in this process, one of each type: ``task.parts.extensions[Tracer]``.
               They are not stored. Default: none.
@@ -114,12 +116,13 @@ class TaskSink(ABC, Generic[A]):
               takes it for the first time; ``"end"``, when it is finished; ``"forgotten"``, when it is finished and not
               remembered any more. Default: ``"end"``. Not together with ``unique_for``.
           unique_for: the seconds from now, more than 0, for which the ``unique`` key is held instead: whatever becomes
-              of the task in that time, finished included, and not longer, even if it still waits.
+              of the task in that time, finished included, and not longer, even if it still waits. Default: no such
+              time.
           on_conflict: the behaviour if the ``unique`` key is taken. ``"skip"`` pushes nothing, and returns the id of
               the task that has it; ``"replace"`` kills that task if it still waits; ``"update"`` gives that task, if it
               still waits, the args, the time, the priority and the other options of this one, and returns its id;
-              ``"raise"`` raises. A finished task is neither replaced nor updated: its id is returned. Default:
-              ``"skip"``.
+              ``"raise"`` raises. A finished task is neither replaced nor updated: its id is returned.
+              Default: ``"skip"``.
           expires_in: the seconds until the task expires, more than 0 and more than the delay; a task that has not begun
               by then is killed with ``TaskExpiredError``. Default: never.
 
@@ -228,3 +231,5 @@ def check_storable(parts: Parts) -> None:
         check_unicode(parts.id, "a task's id")
     if terms.unique is not None:
         check_unicode(terms.unique, "a unique key")
+    if terms.key is not None:
+        check_unicode(terms.key, "a key")

@@ -206,24 +206,30 @@ class TaskFunction(Generic[P, C, R]):
             values.setdefault("attempts", self.retry.attempts)
         self.unique = options.get("unique")
         """The template of the unique key."""
-        if self.unique is not None:
-            self._check_template(self.unique)
+        self._templates: dict[str, Any] = {
+            name: values[name] for name in ("unique", "key") if values.get(name) is not None
+        }
+        for name, template in self._templates.items():
+            self._check_template(name, template)
         self._builder = builder_for(self.name, values)
         self.options: Mapping[str, Any] = MappingProxyType(values)
         """The options of its tasks, where a push does not say otherwise."""
 
-    def _check_template(self, template: str) -> None:
+    def _check_template(self, option: str, template: Any) -> None:
         """Raise if the template names something else than an argument."""
         try:
             fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
         except (ValueError, TypeError) as error:
-            raise ValueError(f"unique must be a template such as '{{path}}', not {quoted(template)}: {error}") from None
+            raise ValueError(
+                f"{option} must be a template such as '{{path}}', not {quoted(template)}: {error}"
+            ) from None
         for field in fields:
             name = field.partition(".")[0].partition("[")[0]
             if name not in self.arguments:
                 known = ", ".join(self.arguments) or "none"
                 raise ValueError(
-                    f"unique of {self.name} names {{{field}}}, which is no argument of the function; those are: {known}"
+                    f"{option} of {self.name} names {{{field}}}, which is no argument of the function; those are: "
+                    f"{known}"
                 )
 
     # Calls
@@ -264,12 +270,11 @@ class TaskFunction(Generic[P, C, R]):
         if not self._required <= given.keys():
             missing = next(name for name in arguments if name in self._required and name not in given)
             raise TypeError(f"{self.name}.bind() misses the argument {missing!r}")
-        if self.unique is None:
+        if not self._templates:
             return make_call(self.name, given, self.version, self.options, self._builder)
-        key = self._unique_key(given)
-        return make_call(
-            self.name, given, self.version, MappingProxyType({**self.options, "unique": key}), self._builder, key
-        )
+        filled = {option: self._fill(option, template, given) for option, template in self._templates.items()}
+        options = MappingProxyType({**self.options, **filled})
+        return make_call(self.name, given, self.version, options, self._builder, filled)
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         positional = self._positional
@@ -288,13 +293,13 @@ class TaskFunction(Generic[P, C, R]):
         known = ", ".join(self.arguments) or "no arguments"
         raise TypeError(f"{self.name}.bind() has no parameter {quoted(name)}; it takes {known}")
 
-    def _unique_key(self, given: dict[str, Any]) -> str:
-        assert self.unique is not None
+    def _fill(self, option: str, template: str, given: dict[str, Any]) -> str:
+        """Fill the arguments in a template; return the value of the option."""
         try:
-            key = self.unique.format_map({**self._defaults, **given} if self._defaults else given)
-            return check_unicode(check_name(key, "the key"), "a unique key")
+            key = template.format_map({**self._defaults, **given} if self._defaults else given)
+            return check_unicode(check_name(key, "the key"), "a key")
         except (AttributeError, LookupError, ValueError, TypeError) as error:
-            raise EncodeError(f"unique of {self.name}, {self.unique!r}, cannot be made: {line_of(error)}") from error
+            raise EncodeError(f"{option} of {self.name}, {template!r}, cannot be made: {line_of(error)}") from error
 
     async def result(self, queues: WaitForCompletion, task_id: str) -> R:
         """Wait until a task of this function is finished, and return its result, as the function's return type.

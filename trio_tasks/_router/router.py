@@ -134,7 +134,8 @@ class Router:
           retry: the policy for errors of this function, in place of that of the worker.
           layers: middleware around the function, inside the layers of the worker, the outermost first; no gates.
           options: those of ``push``, for all its tasks. A keyword at the push goes before them; they go before what
-              the worker says. ``unique`` is a template of arguments: ``"resize {path}"``. There is no ``id``.
+              the worker says. ``unique`` and ``key`` are templates of arguments:
+              ``"resize {path}"``. There is no ``id``.
 
         Raises:
           HandlerSignatureError: a parameter cannot be stored or filled in; the message names it.

@@ -37,7 +37,7 @@ class Call(Generic[R_co]):
       options: the options of the task, those of ``push``. A keyword at the push goes before them.
     """
 
-    __slots__ = ("arguments", "builder", "key", "name", "options", "problem", "version")
+    __slots__ = ("arguments", "builder", "filled", "name", "options", "problem", "version")
 
     name: str
     """The name of the function."""
@@ -50,9 +50,9 @@ class Call(Generic[R_co]):
     problem: AbortError | str | None
     """Why no function here can be called with it, for a call that was read from a storage; None if one can."""
     builder: Any
-    """A builder with the options, the name of the task among them, but for :attr:`key`; None if none was made."""
-    key: str | None
-    """The unique key of the task, if the function has a template for it."""
+    """A builder with the options, the name of the task among them, but for :attr:`filled`; None if none was made."""
+    filled: Mapping[str, str] | None
+    """The options for which the function has templates, filled in by the arguments; None if there are none."""
 
     def __init__(
         self, name: str, args: Mapping[str, Any], version: int = 1, options: Mapping[str, Any] | None = None
@@ -76,7 +76,7 @@ class Call(Generic[R_co]):
         version: int,
         options: Mapping[str, Any],
         builder: Any = None,
-        key: str | None = None,
+        filled: Mapping[str, str] | None = None,
         problem: AbortError | str | None = None,
     ) -> None:
         _set(self, "name", name)
@@ -84,7 +84,7 @@ class Call(Generic[R_co]):
         _set(self, "version", version)
         _set(self, "options", options)
         _set(self, "builder", builder)
-        _set(self, "key", key)
+        _set(self, "filled", filled)
         _set(self, "problem", problem)
 
     @property
@@ -120,7 +120,7 @@ def make_call(
     version: int,
     options: Mapping[str, Any] = MappingProxyType({}),
     builder: Any = None,
-    key: str | None = None,
+    filled: Mapping[str, str] | None = None,
     problem: AbortError | str | None = None,
 ) -> Call[Any]:
     """Make a call of parts that were checked.
@@ -130,11 +130,11 @@ def make_call(
       args: the arguments, which are not copied.
       version: the version of the function that they are for.
       options: the options of the task.
-      builder: the same options, the name of the task among them, but for the unique key.
-      key: the unique key, if it is not the builder's.
+      builder: the same options, the name of the task among them, but for ``filled``.
+      filled: the options that are not the builder's.
       problem: why no function can be called with it.
     """
-    return Call.of(name, args, version, options, builder, key, problem)
+    return Call.of(name, args, version, options, builder, filled, problem)
 
 
 def _call_again(

@@ -59,6 +59,7 @@ class Terms:
     retry_for: float | None = None
     unique_until: UniqueUntil = "end"
     unique_for: float | None = None
+    key: str | None = None
 
 
 USUAL_TERMS = Terms()
@@ -234,6 +235,11 @@ class Parts:
         return self.terms.expires_in
 
     @property
+    def key(self) -> str | None:
+        """The key of the group to which the task belongs, such as the name of a tenant; None if it has none."""
+        return self.terms.key
+
+    @property
     def retry_for(self) -> float | None:
         """Seconds from the begin of the first attempt after which errors are not retried; None for no limit."""
         return self.terms.retry_for
@@ -352,6 +358,8 @@ class TaskOptions(TypedDict, total=False):
     """Seconds from now until the task is ready. Default: 0."""
     run_at: datetime
     """The moment, with a time zone, from which on the task is ready. Default: at once."""
+    key: str
+    """The key of the group to which the task belongs, such as the name of a tenant. Default: none."""
     metadata: Mapping[str, Any]
     """Plain values, stored with the task. Default: empty."""
     data: Iterable[object]
@@ -446,6 +454,12 @@ class TaskBuilder(Generic[A]):
         self._run_at = check_moment(moment, "run_at")
         return self._with(delay=0.0)
 
+    def key(self, key: str) -> TaskBuilder[A]:
+        """Set the key of the group to which the task belongs, such as the name of a tenant: any text. ``list_tasks``
+        and the verbs for many tasks find tasks by it.
+        """
+        return self._with(key=check_name(key, "key"))
+
     def metadata(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> TaskBuilder[A]:
         """Add plain values that are stored with the task, by name."""
         if values is not None and not isinstance(values, Mapping):
@@ -527,11 +541,14 @@ class TaskBuilder(Generic[A]):
         on_conflict = options.get("on_conflict", terms.on_conflict)
         self.unique(cast("str", options.get("unique")), on_conflict=on_conflict, until=until, seconds=seconds)
 
-    def _with_unique(self, key: str) -> TaskBuilder[A]:
-        """Return a copy with this unique key, and the behaviour on a conflict that this builder has."""
+    def _with_filled(self, filled: Mapping[str, str]) -> TaskBuilder[A]:
+        """Return a copy with this key, and this unique key; how long that is held, and the behaviour on a conflict are
+        those of this builder.
+        """
         other = copy(self)
-        other._set_key({"unique": key})
-        return other
+        if "unique" in filled:
+            other._set_key({"unique": filled["unique"]})
+        return other.key(filled["key"]) if "key" in filled else other
 
     def build(self) -> Task[A]:
         """Make the task; push it to store it."""
@@ -602,7 +619,7 @@ def builder_for(name: str, options: Any) -> TaskBuilder[None]:
 def options_of(call: Any) -> TaskBuilder[Any]:
     """Return a builder with the options that a Call brings along, the name of the task among them."""
     builder: TaskBuilder[Any] = builder_for(call.name, call.options) if call.builder is None else call.builder
-    return builder if call.key is None else builder._with_unique(call.key)  # pyright: ignore[reportPrivateUsage]  # it is in this module
+    return builder if call.filled is None else builder._with_filled(call.filled)  # pyright: ignore[reportPrivateUsage]  # it is in this module
 
 
 def _parts_of(call: Any) -> Parts:

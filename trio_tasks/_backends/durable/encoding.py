@@ -94,7 +94,9 @@ def encode_options(terms: Terms, metadata: Mapping[str, Any], run_at: datetime |
         terms.expires_in,
         _METADATA.encode(dict(metadata)) if metadata else None,
     ]
-    if terms.unique_until != "end" or terms.unique_for is not None:
+    if terms.key is not None:
+        fields += (given, terms.retry_for, terms.unique_until, terms.unique_for, terms.key)
+    elif terms.unique_until != "end" or terms.unique_for is not None:
         fields += (given, terms.retry_for, terms.unique_until, terms.unique_for)
     elif terms.retry_for is not None:
         fields += (given, terms.retry_for)
@@ -137,7 +139,7 @@ def decode_options(options: bytes | None, name: str | None = None) -> tuple[Term
     try:
         fields = _read(options, "the options of a task")
         *terms, metadata = fields[:_OPTIONS_LENGTH]
-        values: list[Any] = [*terms, name, *fields[_OPTIONS_LENGTH + 1 : _OPTIONS_LENGTH + 4]]
+        values: list[Any] = [*terms, name, *fields[_OPTIONS_LENGTH + 1 : _OPTIONS_LENGTH + 5]]
         found = Terms(*values)
         _check_terms(found)
         return found, Metadata(_METADATA.decode(metadata)) if metadata else NO_METADATA
@@ -172,6 +174,8 @@ def _check_terms(terms: Terms) -> None:
     check_seconds(terms.delay, "delay")
     if terms.unique is not None:
         check_text(terms.unique, "unique")
+    if terms.key is not None:
+        check_text(terms.key, "key")
     if terms.unique_until != "end":
         check_until(terms.unique_until, "unique_until")
 

@@ -300,10 +300,10 @@ class QueueOperations:
     async def make_template(self, task: Task[Any]) -> TaskTemplate:
         """Encode a task that schedules push."""
         await trio.lowlevel.checkpoint()
+        check_storable(task.parts)
         payload = self._queue.codec.encode(task.args)
         options = encode_options(task.parts.terms, task.parts.metadata)
         check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
-        check_storable(task.parts)
         return TaskTemplate(payload, task.parts.terms, task.parts.metadata)
 
     async def wait_for_schedules(self, seen: int) -> int:

@@ -78,6 +78,7 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     """
     parts = task.parts
     terms = parts.terms
+    check_storable(parts)
     delay = parts.seconds_to_wait
     run_at = wall_after(delay) if terms.delay else parts.run_at  # a delay begins now, whenever the task was built
     payload, options = queue.codec.encode(task.args), None
@@ -85,7 +86,6 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
         options = encode_options(terms, parts.metadata, run_at)
     check_length(len(payload) + len(options or b""), longest, "the task")
     by_wall_clock = run_at is not None and not terms.delay and uses_wall_clock()
-    check_storable(parts)
     row = NewRow(
         queue.name,
         parts.id,

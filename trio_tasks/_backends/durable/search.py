@@ -67,5 +67,5 @@ class RowFilter:
             return False
         with suppress(BackendError):  # what cannot be read has nothing that could be equal
             terms, metadata = decode_options(row.options)
-            return self._selection.takes_terms(terms.unique, metadata)
+            return self._selection.takes_terms(terms, metadata)
         return False

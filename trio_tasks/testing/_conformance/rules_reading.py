@@ -295,11 +295,11 @@ async def _listed(harness: Harness, status: Status, **options: Any) -> list[int]
 
 @rule(2, ListTasks)
 async def lists_can_be_filtered(harness: Harness) -> None:
-    """list_tasks returns only tasks that pass all filters: by unique key, metadata, time of push, and delay."""
+    """list_tasks returns only tasks that pass all filters: by key, unique key, metadata, time of push, and delay."""
     options: list[dict[str, Any]] = [
-        {"metadata": {"tenant": "acme", "n": 1}},
+        {"metadata": {"tenant": "acme", "n": 1}, "key": "k"},
         {"metadata": {"tenant": "acme", "n": 2}, "unique": "u"},
-        {"metadata": {"tenant": "other", "n": 1}, "delay": 3600.0},
+        {"metadata": {"tenant": "other", "n": 1}, "delay": 3600.0, "key": "k"},
         {},
     ]
     for number, each in enumerate(options):
@@ -312,6 +312,9 @@ async def lists_can_be_filtered(harness: Harness) -> None:
         ({"metadata": {"tenant": "acme"}, "unique": "u"}, [1]),
         ({"metadata": {"missing": None}}, []),
         ({"unique": "u"}, [1]),
+        ({"key": "k"}, [0, 2]),
+        ({"key": "k", "delayed": True}, [2]),
+        ({"key": "u"}, []),
         ({"delayed": True}, [2]),
         ({"delayed": False}, [0, 1, 3]),
         ({"name": "nothing has this name"}, []),
