@@ -347,3 +347,47 @@ async def test_an_unknown_name_may_be_handled_by_anything() -> None:
     outcome = await run_once(Router(unknown=refuse), Call("x", {}), retry=RetryPolicy(attempts=1))
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, SystemExit)
+
+
+async def test_a_plain_handler_may_have_the_default_too() -> None:
+    """Then it is filled in as well, and is missed where it is not there; a function of a router is one, too."""
+
+    async def greet(name: str, mailer: Data[Mailer] = Injected) -> str:
+        await trio.lowlevel.checkpoint()
+        return f"{name} at {mailer.host}"
+
+    for handler in (greet, Router().task(greet)):
+        assert await run_once(handler, "ada", data=[Mailer("there")]) == Succeeded("ada at there")
+        with pytest.raises(HandlerSignatureError, match=r"'mailer: .*' is not in data"):
+            Worker("w", MemoryStorage[str](), handler)
+
+
+async def test_an_attribute_of_a_function_hides_nothing() -> None:
+    def odd(n: int) -> int:
+        return n
+
+    odd.__dict__.update(name="other", bind=None, queue="other")
+    made = Router().task(odd)
+    assert (made.name, made.queue, made.bind(1).args) == ("odd", "default", {"n": 1})
+
+
+async def test_methods_and_callable_objects_are_functions() -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.total = 0
+
+        async def add(self, n: int, *, attempt: Attempt = Injected) -> int:
+            await trio.lowlevel.checkpoint()
+            self.total += n * attempt
+            return self.total
+
+        def __call__(self, n: int) -> str:
+            return f"called with {n}"
+
+    router, counter = Router(), Counter()
+    add = router.task(counter.add)
+    call = router.task(name="call")(counter)
+    nothing = router.task(name="nothing")(partial(counter.add, 5))
+    assert await run_once(router, add.bind(3), attempt=2) == Succeeded(6)
+    assert await run_once(router, call.bind(4)) == Succeeded("called with 4")
+    assert await run_once(router, nothing.bind()) == Succeeded(11)

@@ -173,7 +173,7 @@ class Plan:
             self._error = partial(not_a_task, handler)
             self.wants_task = False
             for name in routed.injected:
-                self._plan(self._annotations.parameters[name].replace(default=inspect.Parameter.empty))
+                self._plan(self._annotations.parameters[name])
             return
         first, *others = self._annotations.parameters.values() or [None]
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
@@ -250,6 +250,8 @@ class Plan:
         return is_whole
 
     def _plan(self, parameter: inspect.Parameter) -> None:
+        if parameter.default is Injected:
+            parameter = parameter.replace(default=parameter.empty)
         name, default = parameter.name, parameter.default
         if parameter.kind is parameter.POSITIONAL_ONLY:
             self._positional.append(name)

@@ -123,7 +123,7 @@ class TaskFunction(Generic[P, C, R]):
         layers: Iterable[Layer[Any, Any]],
         options: TaskOptions,
     ) -> None:
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # an attribute of the function could hide one of these
         self._function = function
         self.name = check_unicode(check_name(name, "the name of a task"), "the name of a task")
         """The name by which the tasks are stored."""

@@ -17,6 +17,14 @@ from .._tasks.task import Task
 Open = Callable[..., AbstractAsyncContextManager[Any]]
 
 
+def fits(kind: type, classes: tuple[type, ...]) -> bool:
+    """Return True if values of this class are instances of one of the others."""
+    try:
+        return issubclass(kind, classes)
+    except TypeError:  # a protocol with attributes knows instances only
+        return False
+
+
 @final
 class Resource:
     """A value that a router opens for a run.
@@ -72,9 +80,7 @@ class Resource:
         """Raise :class:`HandlerSignatureError` if a parameter is neither among the data nor opened earlier."""
         kinds = tuple(earlier)
         for name, classes in self._needs.items():
-            is_there = any(isinstance(each, classes) for each in data) or any(
-                issubclass(each, classes) for each in kinds
-            )
+            is_there = any(isinstance(each, classes) for each in data) or any(fits(each, classes) for each in kinds)
             if not is_there:
                 self._refuse(f"its parameter {name!r} is neither in data nor a resource that was defined before it")
 
@@ -84,7 +90,7 @@ class Resource:
             kind
             for classes in self._needs.values()
             if not any(isinstance(each, classes) for each in data)
-            for kind in [next((each for each in defined if issubclass(each, classes)), None)]
+            for kind in [next((each for each in defined if fits(each, classes)), None)]
             if kind is not None
         }
 

@@ -16,7 +16,7 @@ from .._tasks.call import Call
 from .._tasks.errors import AbortError, SuspendError
 from .._tasks.task import Task
 from .function import TaskFunction
-from .resources import Resource, opened
+from .resources import Resource, fits, opened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -104,14 +104,14 @@ class Routes:
     def _find(self, classes: tuple[type[Any], ...]) -> Fill | None:
         """Find a resource of one of these classes; it is needed from now on."""
         for kind, resource in self._table.resources.items():
-            if issubclass(kind, classes):
+            if fits(kind, classes):
                 self.needed[kind] = resource
                 return resource.of
         return None
 
     def _find_needed(self, classes: tuple[type[Any], ...]) -> Fill | None:
         """Find a resource of one of these classes among those that are opened anyway."""
-        return next((each.of for kind, each in self.needed.items() if issubclass(kind, classes)), None)
+        return next((each.of for kind, each in self.needed.items() if fits(kind, classes)), None)
 
     def _add_needs(self) -> None:
         """Add the resources that other ones need, and put all of them in the order in which they were defined."""
