@@ -109,6 +109,8 @@ class TaskFunction(Generic[P, C, R]):
     __name__: str
     __qualname__: str
     __wrapped__: Callable[P, C]
+    options: Mapping[str, Any]
+    """The options of its tasks, where a push does not say otherwise."""
 
     def __init__(
         self,
@@ -212,8 +214,7 @@ class TaskFunction(Generic[P, C, R]):
         for name, template in self._templates.items():
             self._check_template(name, template)
         self._builder = builder_for(self.name, values)
-        self.options: Mapping[str, Any] = MappingProxyType(values)
-        """The options of its tasks, where a push does not say otherwise."""
+        self.options = MappingProxyType(values)
 
     def _check_template(self, option: str, template: Any) -> None:
         """Raise if the template names something else than an argument."""

@@ -80,8 +80,9 @@ class Worker(Generic[A, R]):
       name: the worker's name, for people and for the backend.
       backend: a :class:`Backend`, or any ``trio.abc.ReceiveChannel``, of args or of whole tasks.
       handler: the function to run; its first parameter is the args (or the whole ``Task[Args]``), all others are
-          filled in by their annotations. A sync function runs in a thread. A callable object may have an attribute
-          ``task_names``, a set of the names of the kinds of tasks that it knows, which
+          filled in by their annotations. A sync function runs in a thread. Or a :class:`Router`, which runs the
+          function that a task names. A callable object may have an attribute ``task_names``, a set of the names of the
+          kinds of tasks that it knows, which
           :meth:`~trio_tasks.ListWorkers.workers` and ``explain`` tell; None, as if it had none, says that it takes any.
       concurrency: the most attempts that may run at once. Default: 8.
       lend: the most extra attempts that may begin while attempts wait for other tasks, in ``wait_for`` or in a push
