@@ -15,10 +15,12 @@ from trio_tasks import (
     DecodeError,
     FileStorage,
     RetryAfterError,
+    Schedules,
     SqliteStorage,
     Status,
     Task,
     Worker,
+    every,
 )
 from trio_tasks._tasks.task import OnConflict
 
@@ -55,7 +57,16 @@ async def write(path: Path, then: Callable[[], object] = bool) -> None:
         for n, held in enumerate(HELD):
             await storage.push(n, unique=f"key {n}", **held)
         await storage.share(str, queue="other").push("another's")
+        await put_schedules(storage)
         then()
+
+
+async def put_schedules(storage: Storage) -> None:
+    """Put schedules that are due at once, or were removed."""
+    schedules = Schedules(storage)
+    for name in ("each", "gone"):
+        await schedules.put(name, 3, every(seconds=1))
+    await schedules.remove("gone")
 
 
 async def _received(storage: SqliteStorage[int]) -> Task[int]:
@@ -100,6 +111,7 @@ async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], 
             for task_id in ids:
                 await _change(storage, task_id)
             await _push_under_keys(storage)
+            await _use_schedules(storage)
             with trio.move_on_after(1):
                 await storage.wait_for(await storage.push(7, delay=5.0))
             await storage.vacuum()
@@ -109,6 +121,17 @@ async def use(path: Path, make: Callable[[Path], Storage], meddle: Callable[[], 
         _, others = group.split(BackendError)
         if others is not None:
             raise others from None
+
+
+async def _use_schedules(storage: Storage) -> None:
+    schedules = Schedules(storage)
+    await _try(schedules.list)
+    for name in ("each", "gone", "new"):
+        await _try(schedules.pause, name)
+        await _try(schedules.run_now, name)
+        await _try(partial(schedules.put, name, 4, every(seconds=1)))
+    with trio.move_on_after(3):
+        await _try(schedules.run)
 
 
 async def _push_under_keys(storage: Storage) -> None:

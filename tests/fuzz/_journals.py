@@ -18,7 +18,7 @@ from trio_tasks.testing import run_seeded
 
 from tests._logging_off import logging_off
 from tests.fuzz._corrupt import corrupted
-from tests.fuzz._exercise import use
+from tests.fuzz._exercise import put_schedules, use
 from tests.fuzz._expected_logs import foreseen
 
 _NAME = "tasks.journal"
@@ -48,6 +48,7 @@ def _written(seed: int) -> bytes:
             with trio.move_on_after(5):
                 await Worker("w", storage, handle).run()
             await storage.push(_TASKS)
+            await put_schedules(storage)
             await storage.receive()
 
     with TemporaryDirectory() as directory:

@@ -22,7 +22,7 @@ from tests.fuzz._expected_logs import foreseen
 if TYPE_CHECKING:
     from trio_tasks._backends.sqlite.driver import Driver
 
-_OTHERS = ("meta", "queue", "session", "worker", "key")
+_OTHERS = ("meta", "queue", "session", "worker", "key", "schedule")
 _META = ("version", "sessions", "latest", "boot", "anchor")
 _VALUES: list[Any] = [
     None,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_tasks import Firing, SqliteStorage
+from trio_tasks import Firing, Schedules, SqliteStorage, every
 
 from tests._progress import Progress
 from tests._scale import FIRST_SEED, scaled
@@ -120,3 +120,32 @@ def check(before: list[Firing], after: list[Firing]) -> None:
     days = sorted(each.time.timestamp() - before[-1].time.timestamp() for each in late if each.schedule == "latest")
     assert days[0] > DAY - 600, "of the day that was left out, the last time"
     assert sum(each.schedule == "minutes" for each in late) >= 100, "of the minutes of it, a hundred"
+
+
+async def test_what_another_process_changes_holds(tmp_path: Path) -> None:
+    def of_new(found: list[Firing]) -> list[Firing]:
+        return [each for each in found if each.schedule == "new"]
+
+    async with SqliteStorage(tmp_path / "tasks.db", int) as storage, trio.open_nursery() as nursery:
+        group = Group(tmp_path / "tasks.db", nursery)
+        await group.set_clock(0)
+        await group.add()
+        schedules = Schedules(storage)
+        await schedules.put("new", 4, every(seconds=1), overlap="allow")
+        progress = Progress(120.0)
+        while not of_new(found := await firings(storage)):
+            progress.note(0, "the schedule was not fired")
+            await trio.sleep(0.1)
+        assert await schedules.pause("new")
+        number = len(of_new(await firings(storage)))
+        await wait_for_more(storage, 6)
+        assert len(of_new(await firings(storage))) == number, "a pause holds at once"
+        await schedules.resume("new")
+        progress = Progress(120.0)
+        while len(of_new(found := await firings(storage))) == number:
+            progress.note(0, "the schedule was not fired again")
+            await trio.sleep(0.1)
+        for process in [*group.processes]:
+            await group.kill(process)
+        times = [each.time for each in of_new(found)]
+        assert len(set(times)) == len(times)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -482,3 +483,26 @@ async def test_a_task_of_no_schedule_has_no_firing(clock: MockClock) -> None:
     await storage.push(1)
     with pytest.raises(TypeError, match="was not made by a schedule"):
         await Firing.from_task(await storage.receive())
+
+
+async def test_a_schedule_that_cannot_be_read_is_left_alone_or_replaced(
+    tmp_path: Path, clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tasks.db"
+    async with SqliteStorage(path, int, synchronous="NORMAL") as storage:
+        schedules = Schedules(storage)
+        for name in ("put", "removed", "declared"):
+            await schedules.put(name, 1, every(minutes=1))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE trio_tasks_schedule SET body = x'80'")
+    async with SqliteStorage(path, int, synchronous="NORMAL") as storage:
+        schedules = Schedules(storage)
+        schedules.declare("declared", 1, every(minutes=1))
+        assert await schedules.list() == []
+        assert "schedule put cannot be read" in caplog.text
+        assert not await schedules.pause("put")
+        assert await schedules.run_now("put") is None
+        await schedules.put("put", 1, every(minutes=1))
+        assert await schedules.remove("removed")
+        await run_for(schedules, 61)
+        assert {each.schedule for each in await firings(storage)} == {"put", "declared"}

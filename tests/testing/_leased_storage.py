@@ -588,7 +588,9 @@ class LeasedStorage(
         if (known.revision if known.schedule is not None else 0) != change.was:
             return ScheduleResult(0)
         revision = next(self.store.numbers)
-        self.store.schedules[change.name] = ScheduleEntry(change.name, revision, change.schedule)
+        self.store.schedules[change.name] = ScheduleEntry(
+            change.name, revision, change.schedule, change.schedule is None
+        )
         templates = change.tasks
         tasks = [Task(each.payload, Parts(terms=each.terms, metadata=each.metadata)) for each in templates]
         return ScheduleResult(revision, [self.enter(task) for task in tasks])

@@ -324,10 +324,12 @@ class MemorySchedules:
     def set(self, change: ScheduleChange) -> int:
         """Make a change, if the schedule has the revision that is said; return the new one, or 0."""
         known = self.entries.get(change.name)
-        if (known.revision if known is not None and known.schedule is not None else 0) != change.was:
+        if (known.revision if known is not None and not known.is_removed else 0) != change.was:
             return 0
         self.revision += 1
-        self.entries[change.name] = ScheduleEntry(change.name, self.revision, change.schedule)
+        self.entries[change.name] = ScheduleEntry(
+            change.name, self.revision, change.schedule, is_removed=change.schedule is None
+        )
         self.changes.note()
         return self.revision
 

@@ -74,6 +74,8 @@ class ScheduleEntry(NamedTuple):
     """The number of its last change; of two changes in a store, the later one has the larger number."""
     schedule: StoredSchedule | None
     """The schedule; None if it was removed, or cannot be read."""
+    is_removed: bool = False
+    """True if it was removed."""
 
 
 class ScheduleChange(NamedTuple):

@@ -195,7 +195,7 @@ class Schedules:
             new = definition.stored(template, self._now(), is_dynamic=True)
             return new if known is None else _edited(known, new)
 
-        await self._change(name, put)
+        await self._change(name, put, replaces=True)
 
     def _definition(
         self, name: str, args: Any, times: Any, queue: str | None, options: TaskOptions, settings: Mapping[str, Any]
@@ -234,7 +234,7 @@ class Schedules:
 
     async def remove(self, name: str) -> bool:
         """Remove a schedule; False if there is none. One that is declared comes back when a scheduler starts."""
-        return await self._change(name, lambda _: None)
+        return await self._change(name, lambda _: None, replaces=True)
 
     async def prune(self) -> list[str]:
         """Remove all orphaned schedules, and return their names."""
@@ -265,16 +265,27 @@ class Schedules:
                 return result.ids[0]
         raise _contended(name)
 
-    async def _change(self, name: str, change: Callable[[StoredSchedule | None], StoredSchedule | None]) -> bool:
-        """Change a schedule; False if there was none, and is none now. Again, if another process changes it as well."""
+    async def _change(
+        self,
+        name: str,
+        change: Callable[[StoredSchedule | None], StoredSchedule | None],
+        *,
+        replaces: bool = False,
+    ) -> bool:
+        """Change a schedule; False if there was none, and is none now. Again, if another process changes it as well.
+
+        One that cannot be read is left alone, unless the change replaces it.
+        """
         _check_schedule_name(name)
         for _ in range(_TRIES):
             entry = await self._find(name)
             known = None if entry is None else entry.schedule
+            was = 0 if entry is None or entry.is_removed else entry.revision
+            if was and known is None and not replaces:
+                return False
             new = change(known)
-            if new == known:
+            if new == known and (known is not None or not was):
                 return known is not None
-            was = 0 if entry is None or known is None else entry.revision
             [result] = await self._store.set_schedules([ScheduleChange(name, was, new)])
             if result.revision:
                 return True
@@ -349,12 +360,12 @@ class Schedules:
             entry = known.get(name)
             stored = None if entry is None else entry.schedule
             edited = schedule if stored is None else _edited(stored, schedule)
-            if entry is None or stored is None:
-                changes.append(ScheduleChange(name, 0, edited))
-            elif edited != stored:
-                if edited.times != stored.times:
-                    log.info("schedule %s is now %s; it was %s", escaped(name), edited.times, escaped(stored.times))
-                changes.append(ScheduleChange(name, entry.revision, edited))
+            if edited == stored:
+                continue
+            if stored is not None and edited.times != stored.times:
+                log.info("schedule %s is now %s; it was %s", escaped(name), edited.times, escaped(stored.times))
+            was = 0 if entry is None or entry.is_removed else entry.revision
+            changes.append(ScheduleChange(name, was, edited))
         lost: dict[str, StoredSchedule] = {}
         for start in range(0, len(changes), _DECLARED_AT_ONCE):
             some = changes[start : start + _DECLARED_AT_ONCE]

@@ -39,7 +39,7 @@ def entry_of(row: ScheduleRow) -> ScheduleEntry:
             schedule = _decode(row.body)
         except BackendError as error:
             log.error("schedule %s cannot be read, and is not fired: %s", escaped(row.name), error)
-    return ScheduleEntry(row.name, row.revision, schedule)
+    return ScheduleEntry(row.name, row.revision, schedule, row.body is None)
 
 
 def update_of(change: ScheduleChange, queue: str, longest: float) -> ScheduleUpdate:

@@ -188,7 +188,7 @@ _VERSION_3 = [
         name TEXT PRIMARY KEY,
         revision INTEGER NOT NULL,             -- of its last change, in the order of all changes
         body BLOB                              -- all else; NULL if it was removed
-    ) WITHOUT ROWID
+    )
     """,
     "CREATE INDEX trio_tasks_schedule_changed ON trio_tasks_schedule (revision)",
 ]

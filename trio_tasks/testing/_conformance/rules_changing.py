@@ -98,7 +98,7 @@ async def a_time_of_a_schedule_is_fired_once(harness: Harness) -> None:
     await harness.expect_nothing()
     [removed] = await backend.set_schedules([ScheduleChange("a", first.revision, None)])
     [entry] = await backend.list_schedules(first.revision)
-    expect("a schedule that was removed", entry, ScheduleEntry("a", removed.revision, None))
+    expect("a schedule that was removed", entry, ScheduleEntry("a", removed.revision, None, is_removed=True))
     expect("the changes since then", [*await backend.list_schedules(removed.revision)], [])
 
 
