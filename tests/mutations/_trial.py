@@ -42,6 +42,7 @@ BY_TESTS = {
     "states": ["tests/test_states.py"],
     "times": ["tests/storages/test_times.py"],
     "versions": ["tests/router/test_versions.py"],
+    "throughput": ["tests/storages/test_throughput.py"],
     "workers": ["tests/storages/test_workers.py"],
     "metadata": ["tests/test_set_metadata.py"],
     "model memory": ["tests/model", "-k", "memory"],

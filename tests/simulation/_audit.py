@@ -13,6 +13,7 @@ from trio_tasks import (
     Expired,
     Failed,
     Killed,
+    Minute,
     Missed,
     Pushed,
     Released,
@@ -34,10 +35,11 @@ _KINDS = (Succeeded, Retried, Failed, Killed, Released, Suspended)
 _STATUS = {Succeeded: Status.Done, Failed: Status.Failed, Killed: Status.Killed}
 
 
-async def audit(checker: ClaimChecker, storage: Any) -> None:
-    """Check, when no worker runs any more, that each task is in one place, and that the storage's counts are those of
-    the checker.
+async def audit(checker: ClaimChecker, storages: list[Any]) -> None:
+    """Check, when no worker runs any more, that each task is in one place, and that the counts of the first storage are
+    those of the checker.
     """
+    storage = storages[0]
     tasks: list[Task[Any]] = await storage.list_tasks(limit=ALL)
     places = Counter(str(task.parts.id) for task in tasks)
     for faulty, what in (
@@ -58,6 +60,7 @@ async def audit(checker: ClaimChecker, storage: Any) -> None:
     _audit_counts(checker, {**metrics, "unfinished": metrics["waiting"] + metrics["delayed"]}, tasks)
     balance = await storage.audit()
     checker.faults += [] if balance else [str(balance)]
+    await _audit_minutes(checker, storages)
     _audit_pasts(checker, tasks)
     _audit_events(checker, tasks)
     _audit_runs(checker)
@@ -171,6 +174,19 @@ def _audit_counts(checker: ClaimChecker, theirs: dict[str, int], tasks: Iterable
         checker.fault(f"the storage says {theirs}, it was told {checker.counts}")
     if ours != {name: theirs[name] for name in ours}:
         checker.fault(f"the storage says {theirs}, these checker {ours}")
+
+
+async def _audit_minutes(checker: ClaimChecker, storages: list[Any]) -> None:
+    """Check that the sums of all minutes are those of the attempts that were settled. Each process writes its own at
+    most a second later, or when it is asked.
+    """
+    minutes: list[Minute] = []
+    for storage in storages:
+        minutes = await storage.throughput()
+    theirs = {kind: sum(getattr(each, kind.__name__.lower()) for each in minutes) for kind in _KINDS}
+    ours = {kind: checker.counts[kind] for kind in _KINDS}
+    if theirs != ours:
+        checker.fault(f"the sums of all minutes are {theirs}, the storage was told {ours}")
 
 
 def _audit_runs(checker: ClaimChecker) -> None:

@@ -106,12 +106,12 @@ class Program:
                     self._begin_run(number, storages)
                     try:
                         await self._run_random(self._program_run)
-                        await audit(self.checker, storages[0])
+                        await audit(self.checker, storages)
                         if number == self.stores.run_count - 1:
                             await self._bulk_changes.act(storages[0], rng(self.seed, "bulk"))
                             await audit(self.checker, storages[0])
                             await self._finish_in_order(self._program_run)
-                            await audit(self.checker, storages[0])
+                            await audit(self.checker, storages)
                     finally:
                         self._quiescence_checks.program_run = None
                 self.checker.closed()

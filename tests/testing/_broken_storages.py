@@ -944,6 +944,13 @@ class CountsNoReleases(LeasedStorage):
         return {**await super().metrics(), "released": 0}
 
 
+@breaks("attempts_are_added_up")
+class AddsUpWhatIsFinished(LeasedStorage):
+    def add_up(self, row: Row, outcome: Outcome) -> None:
+        if isinstance(outcome, (Succeeded, Failed, Killed)):
+            super().add_up(row, outcome)
+
+
 @breaks("an_audit_is_true_at_any_moment")
 class ForgetsResumed(LeasedStorage):
     async def resume_by_id(self, task_id: Any) -> Any:

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from trio_tasks import (
     Killed,
     LeaseLostError,
     Metadata,
+    Minute,
     Outcome,
     Page,
     Parts,
@@ -52,12 +54,14 @@ from trio_tasks import (
     WorkerContext,
     WorkerInfo,
 )
+from trio_tasks._backends.durable.engine import SettlementKind
 from trio_tasks._clock import seconds_until, wall_after
 from trio_tasks._concurrency.tracebacks import traceback_text
 from trio_tasks._contracts.bulk import check_ids
 from trio_tasks._contracts.event_readers import EventReaders
 from trio_tasks._contracts.explanation import Evidence, Place, explanation_of
 from trio_tasks._contracts.metrics import STORED_STATES, make_metrics
+from trio_tasks._contracts.minutes import Tally, shown
 from trio_tasks._contracts.sink import check_task, make_tasks
 from trio_tasks._contracts.states import COUNTERS
 from trio_tasks._contracts.worker_info import worker_info
@@ -84,6 +88,7 @@ from trio_tasks.abc import (
     SetMetadata,
     StoreSchedules,
     TaskTemplate,
+    Throughput,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -150,6 +155,7 @@ class Store:
     queues: dict[str, Store] = field(default_factory=dict)  # the others
     changed: trio.Event = field(default_factory=trio.Event)
     readers: EventReaders = field(default_factory=EventReaders)
+    tally: Tally = field(default_factory=Tally)
 
     def mark_changed(self) -> None:
         """Wake all receivers."""
@@ -190,6 +196,7 @@ class LeasedStorage(
     Vacuum,
     WaitForCompletion,
     Audit,
+    Throughput,
     Pause,
     Watch,
 ):
@@ -400,6 +407,7 @@ class LeasedStorage(
         if type(outcome) not in ENDINGS:
             raise TypeError(f"not an outcome: {outcome!r}")
         self.note(row, outcome)
+        self.add_up(row, outcome)
         if isinstance(outcome, (Succeeded, Failed, Killed)):
             self.finish(row, outcome)
             return
@@ -417,6 +425,18 @@ class LeasedStorage(
             row.due = trio.current_time() + outcome.after if isinstance(outcome, Retried) else outcome.until
             row.place = row.due, next(self.store.numbers)
         self.store.mark_changed()
+
+    def add_up(self, row: Row, outcome: Outcome) -> None:
+        """Add the attempt to the sums of its minute."""
+        started, now = row.parts.started or 0.0, trio.current_time()
+        kind = SettlementKind[ENDINGS[type(outcome)].upper()]
+        self.store.tally.add(row.parts.name, kind, now - started, started - row.place[0], now)
+
+    async def throughput(
+        self, since: datetime | None = None, until: datetime | None = None, *, name: str | None = None
+    ) -> list[Minute]:
+        await trio.lowlevel.checkpoint()
+        return shown([(*key, sums) for key, sums in self.store.tally.rows.items()], since, until, name)
 
     def note(self, row: Row, outcome: Outcome) -> None:
         """Add a failed attempt to the history."""

@@ -22,6 +22,7 @@ from ..._contracts.backend import (
     Reschedule,
     ResumeById,
     SetMetadata,
+    Throughput,
     Vacuum,
     WaitForCompletion,
 )
@@ -30,18 +31,29 @@ from ..._contracts.metrics import QueueMetrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import LeaseLostError, UnknownTaskError
 from ..._tasks.outcome import Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
-from ..._tasks.task import Task
+from ..._tasks.task import Parts, Task, Terms
 from ..._tasks.task_info import StoredTaskInfo
 from ..._worker.worker import Worker
-from .harness import DELAY, EARLY
+from .harness import DELAY, EARLY, TICK
 from .rule import Feature, RuleBroken, expect, expect_that, refused, rule
 from .workers import finish
 
 if TYPE_CHECKING:
     from ..._contracts.context import WorkerContext
     from ..._contracts.events import Event
-    from ..._contracts.metrics import Balance
+    from ..._contracts.metrics import Balance, Minute
     from .harness import Harness
+
+_OUTCOMES = (
+    Succeeded(None),
+    Retried(ValueError("again"), 3600.0),
+    Failed(ValueError("over")),
+    Killed(ValueError("over")),
+    Suspended(math.inf),
+    Released(),
+)
+"""An outcome of each kind; the last one puts a task back that is ready."""
+_NAMES = tuple(type(outcome).__name__.lower() for outcome in _OUTCOMES)
 
 
 @rule(2, FetchById)
@@ -419,6 +431,43 @@ async def metrics_know_the_oldest(harness: Harness) -> None:
     await harness.push(2)
     age = (await harness.backend.metrics())["oldest_waiting"]
     expect_that("the age of the oldest", age >= DELAY - EARLY, age, f"{DELAY} s or a little more")
+
+
+@rule(13, Throughput)
+async def attempts_are_added_up(harness: Harness) -> None:
+    """throughput adds up each attempt that was settled, by its outcome and the name of its task, with the time that it
+    took and that its task had waited.
+    """
+    backend = harness.backend
+    before, named_before = await backend.throughput(), await backend.throughput(name="mail")
+    for number in range(len(_OUTCOMES)):
+        parts = None if number else Parts(terms=Terms(name="mail"))
+        harness.note_pushed(number, await backend.push_task(Task(harness.args(number), parts)))
+    for outcome in _OUTCOMES:
+        task = await harness.receive()
+        await trio.sleep(TICK)
+        await harness.settle(task, outcome)
+    minutes: list[Minute] = await backend.throughput()
+    found = _added(before, minutes)
+    expect("the attempts, by outcome", {name: found[name] for name in _NAMES}, dict.fromkeys(_NAMES, 1))
+    expect("the attempts that took, and had waited, a time", (found["durations"], found["waits"]), (len(_NAMES),) * 2)
+    least, took = len(_NAMES) * TICK - EARLY, found["seconds"]
+    expect_that("the seconds that they took", took >= least, took, f"{least} or more")
+    expect_that("the seconds that they had waited", found["waited"] >= 0, found["waited"], "not negative")
+    of_one_name = _added(named_before, await backend.throughput(name="mail"))
+    expect("the attempts at tasks of one name", sum(of_one_name[name] for name in _NAMES), 1)
+    expect("the minutes after the last one", await backend.throughput(minutes[-1].at + timedelta(minutes=1)), [])
+
+
+def _added(before: list[Minute], after: list[Minute]) -> dict[str, float]:
+    """Return the sums that were added to these minutes."""
+
+    def total(minutes: list[Minute], name: str) -> float:
+        values = [getattr(minute, name) for minute in minutes]
+        return sum(sum(each.values()) if isinstance(each, dict) else each for each in values)
+
+    names = (*_NAMES, "seconds", "waited", "durations", "waits")
+    return {name: total(after, name) - total(before, name) for name in names}
 
 
 @rule(2, Audit)
