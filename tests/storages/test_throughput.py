@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
-from trio_tasks import FileStorage, Minute, Retried, SqliteStorage, Succeeded, Suspended, Worker
+from trio_tasks import (
+    BackendError,
+    FileStorage,
+    MemoryStorage,
+    Minute,
+    Parts,
+    Retried,
+    SqliteStorage,
+    Succeeded,
+    Suspended,
+    Task,
+    Worker,
+)
+from trio_tasks._backends.durable.engine import refusal
+from trio_tasks._backends.file import records
 from trio_tasks._contracts.minutes import (
     ADDED_AT_ONCE,
     KEPT_MINUTES,
@@ -24,6 +43,7 @@ from trio_tasks._contracts.minutes import (
     Sums,
     Tally,
 )
+from trio_tasks._tasks.task import Terms
 
 from tests._storages import STORAGES
 
@@ -236,3 +256,220 @@ async def _write(engine: Any, rows: list[MinuteRow]) -> None:
     from trio_tasks._backends.durable.engine import Exchange
 
     await engine.exchange(Exchange(minutes=rows))
+
+
+# Damage: sums may be lost, which the log tells, and never a task
+
+DAMAGES = {
+    "no number": "UPDATE trio_tasks_minute SET succeeded = 'many'",
+    "negative": "UPDATE trio_tasks_minute SET failed = -3",
+    "huge": "UPDATE trio_tasks_minute SET retried = 9223372036854775807, succeeded = 9223372036854775807",
+    "infinite": "UPDATE trio_tasks_minute SET seconds = 9e999",
+    "no histogram": "UPDATE trio_tasks_minute SET durations = '[1'",
+    "bytes": "UPDATE trio_tasks_minute SET waits = x'00ff'",
+    "exponent": "UPDATE trio_tasks_minute SET waits = '[90000, 1]'",
+    "no minute": "UPDATE trio_tasks_minute SET minute = 'noon'",
+    "minute": "UPDATE trio_tasks_minute SET minute = 9000000000000",
+    "name": "UPDATE trio_tasks_minute SET name = x'ff'",
+    "refused": "CREATE TRIGGER no BEFORE INSERT ON trio_tasks_minute BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "missing": "DROP TABLE trio_tasks_minute",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_damaged_sums_do_no_harm_in_an_sqlite_file(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SqliteStorage(tmp_path / "tasks.db", int) as storage:
+        await storage.push_bulk(range(3))
+        await storage.settle(await storage.receive(), Succeeded(None))
+        await storage.throughput()
+        with closing(sqlite3.connect(tmp_path / "tasks.db")) as connection, connection:
+            connection.execute(damage)
+        await storage.throughput()
+        await storage.settle(await storage.receive(), Succeeded(None))
+        assert add_up(await storage.throughput()).get("succeeded", 0) <= 1
+        await storage.settle(await storage.receive(), Succeeded(None))
+        assert (await storage.metrics())["succeeded"] == 3
+        assert await storage.audit()
+    assert "sums" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+WRONG_MINUTES: list[Any] = [
+    5,
+    ["x"],
+    [1, 7, "", 3],
+    [99, 7, "", Sums().pack()],
+    [1, "noon", "", Sums().pack()],
+    [1, 2**70, "", Sums().pack()],
+    [1, 7, "", [-1] * 10],
+    [1, 7, "", [0, 0, 0, 0, 0, 0, math.nan, 0, [], []]],
+    [1, 7, "", [0, 0, 0, 0, 0, 0, 0, 0, [90_000, 1], []]],
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_MINUTES, ids=str)
+async def test_damaged_sums_do_no_harm_in_a_journal(
+    wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    later_lists = records._later_lists
+    async with FileStorage(tmp_path / "tasks", int) as storage:
+        await storage.push_bulk(range(3))
+        await storage.settle(await storage.receive(), Succeeded(None))
+        monkeypatch.setattr(records, "_later_lists", lambda *args: [wrong, *later_lists(*args)[1:]])
+        await storage.throughput()
+        monkeypatch.undo()
+    async with FileStorage(tmp_path / "tasks", int) as storage:
+        assert await storage.throughput() == []
+        assert (await storage.metrics())["succeeded"] == 1
+        await storage.settle(await storage.receive(), Succeeded(None))
+        assert add_up(await storage.throughput()) == {"succeeded": 1}
+        assert await storage.audit()
+    assert "sums" in caplog.text
+
+
+# When they are written
+
+
+@stored
+async def test_sums_are_written_once_a_second_however_many_there_are(
+    kind: Any, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with kind(tmp_path / "tasks", int) as storage:
+        engine, written = storage._loop.engine, list[float]()
+        exchange = engine.exchange
+
+        async def note(request: Any) -> Any:
+            if request.minutes:
+                written.append(trio.current_time())
+            return await exchange(request)
+
+        engine.exchange = note
+        await storage.push_bulk(range(100))
+        for _ in range(100):
+            await storage.settle(await storage.receive(), Succeeded(None))
+            await trio.sleep(0.05)
+        await trio.sleep(2)
+        assert len(written) >= 4
+        assert all(later - earlier >= 0.99 for earlier, later in pairwise(written))
+        del engine.exchange
+        minutes: list[Minute] = [sums.shown(minute, name) for minute, name, sums in await engine.minutes(storage.queue)]
+        assert add_up(minutes) == {"succeeded": 100}
+
+
+@stored
+async def test_a_write_that_failed_is_made_again(kind: Any, tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with kind(tmp_path / "tasks", int) as storage:
+        engine = storage._loop.engine
+        exchange, failures = engine.exchange, [BackendError("a disk that is full") for _ in range(3)]
+
+        async def fail(request: Any) -> Any:
+            if request.minutes and failures:
+                await trio.lowlevel.checkpoint()
+                raise failures.pop()
+            return await exchange(request)
+
+        engine.exchange = fail
+        await storage.push(1)
+        await storage.settle(await storage.receive(), Succeeded(None))
+        await trio.sleep(20)
+        assert not failures
+        assert [sums.counts[0] for _, _, sums in await engine.minutes(storage.queue)] == [1]
+
+
+@stored
+async def test_sums_are_written_beside_a_value_that_is_refused(
+    kind: Any, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with kind(tmp_path / "tasks", int) as storage:
+        engine = storage._loop.engine
+        exchange = engine.exchange
+
+        async def refuse(request: Any) -> Any:
+            if any(each.id == "no" for each in request.pushed):
+                await trio.lowlevel.checkpoint()
+                raise refusal("not this one")
+            return await exchange(request)
+
+        await storage.push(1)
+        await storage.settle(await storage.receive(), Succeeded(None))
+        engine.exchange = refuse
+        storage._loop._next_write = trio.current_time()
+        with pytest.raises(BackendError, match="not this one"):
+            await storage.push(2, id="no")
+        await trio.sleep(5)
+        assert [sums.counts[0] for _, _, sums in await engine.minutes(storage.queue)] == [1]
+
+
+CHILD = """
+import sys
+import trio
+from trio_tasks import FileStorage, SqliteStorage, Worker
+from trio_tasks._backends.durable import exchange_loop
+
+exchange_loop._WRITE_INTERVAL = 0.02  # a second is too long for a test
+
+async def no_op(n):
+    await trio.lowlevel.checkpoint()
+
+async def main():
+    async with {"sqlite": SqliteStorage, "file": FileStorage}[sys.argv[1]](sys.argv[2], int) as storage:
+        engine, exchange = storage._loop.engine, storage._loop.engine.exchange
+        written = 0
+
+        async def note(request):
+            nonlocal written
+            result = await exchange(request)
+            if request.minutes:
+                written += sum(sum(row.sums.counts) for row in request.minutes)
+                print(written, flush=True)
+            return result
+
+        engine.exchange = note
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Worker("w", storage, no_op, concurrency=3).run)
+            while True:
+                await storage.push_bulk(range(20))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize("name", ["sqlite", "file"])
+async def test_a_process_that_is_killed_loses_what_was_not_written(name: str, tmp_path: Path) -> None:
+    kind: Any = {"sqlite": SqliteStorage, "file": FileStorage}[name]
+    path = str(tmp_path / "tasks")
+    command = [sys.executable, "-c", CHILD, name, path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220  nothing runs beside it
+    with process:
+        assert process.stdout is not None
+        written = [int(process.stdout.readline()) for _ in range(5)]
+        process.kill()
+        written += map(int, process.stdout.read().split())
+    assert written == sorted(written)
+    async with kind(path, int) as storage:
+        metrics, found = await storage.metrics(), add_up(await storage.throughput())
+        assert await storage.audit()
+        assert written[-1] <= found["succeeded"] <= metrics["succeeded"]
+        assert metrics["succeeded"] + metrics["waiting"] + metrics["running"] == metrics["pushed"]
+
+
+# In memory
+
+
+async def test_memory_keeps_two_days_and_a_hundred_names(autojump_clock: MockClock) -> None:
+    storage = MemoryStorage[int]()
+    names = [None, *(f"name {number}" for number in range(MOST_NAMES + 5))]
+    for name in names:
+        await storage.push_task(Task(1, Parts(terms=Terms(name=name))))
+        await storage.settle(await storage.receive(), Succeeded(None))
+    found = {each.name: each.attempts for each in await storage.throughput()}
+    assert len(found) <= 2 * (MOST_NAMES + 1)
+    assert found[OTHER] >= 5
+    assert sum(found.values()) == len(names)
+    await trio.sleep(KEPT_MINUTES * 60 - 120)
+    assert add_up(await storage.throughput()) == {"succeeded": len(names)}
+    await trio.sleep(240)
+    assert await storage.throughput() == []

@@ -29,6 +29,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LEAST = 2.0**-24
 """Seconds that count as the shortest time."""
 _LONGEST = 2.0**32
+_LARGEST_EXPONENT = 33
+"""Of two, of a time between these."""
+_MOST = 2**53
+"""Attempts of a minute, and more: a larger number is damage."""
+_LAST_MINUTE = int(datetime.max.replace(tzinfo=timezone.utc).timestamp() // 60)
 _OUTCOMES = 6
 ADDED_AT_ONCE = 256
 """Attempts that are added up together, which costs a fifth of adding each by itself."""
@@ -92,7 +97,14 @@ class Sums:
         """
         *counts, seconds, waited, durations, waits = packed
         sums = cls()
-        if len(counts) != _OUTCOMES or not all(type(each) is int for each in (*counts, *durations, *waits)):
+        numbers = *counts, *durations[1::2], *waits[1::2]
+        exponents = *durations[::2], *waits[::2]
+        if (
+            len(counts) != _OUTCOMES
+            or not all(type(each) is int and 0 <= each <= _MOST for each in numbers)
+            or not all(type(each) is int and abs(each) <= _LARGEST_EXPONENT for each in exponents)
+            or not all(type(each) in (int, float) and 0 <= each < math.inf for each in (seconds, waited))
+        ):
             raise ValueError(f"{packed!r:.100} are no sums of a minute")
         sums.counts, sums.seconds, sums.waited = counts, float(seconds), float(waited)
         sums.durations = dict(zip(durations[::2], durations[1::2], strict=True))
@@ -121,8 +133,8 @@ class Sums:
 def _enter(seconds: list[float], histogram: dict[int, int]) -> float:
     """Count these times in the histogram; return their sum."""
     seconds.sort()
-    if seconds[0] < _LEAST:
-        seconds = sorted(max(each, _LEAST) for each in seconds)
+    if seconds[0] < _LEAST or seconds[-1] > _LONGEST:
+        seconds = sorted(min(max(each, _LEAST), _LONGEST) for each in seconds)
     start = 0
     while start < len(seconds):
         exponent = math.frexp(seconds[start])[1]
@@ -232,6 +244,12 @@ def shown(
     end = math.inf if until is None else until.timestamp() / 60
     chosen = [row for row in rows if first <= row[0] < end and name in (None, row[1])]
     return [sums.shown(minute, label) for minute, label, sums in sorted(chosen, key=lambda row: row[:2])]
+
+
+def check_minute(minute: object, name: object) -> None:
+    """Raise ``TypeError`` unless a minute and a name that were read are what was stored."""
+    if type(minute) is not int or not 0 <= minute <= _LAST_MINUTE or type(name) is not str:
+        raise TypeError(f"{minute!r:.50} is no minute, or {name!r:.50} no name")
 
 
 def check_span(since: datetime | None, until: datetime | None, name: str | None) -> None:

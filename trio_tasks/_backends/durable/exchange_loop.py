@@ -455,10 +455,11 @@ class ExchangeLoop:
         for part in parts:
             if not isinstance(part.result, BackendError):
                 self._deliver(part, part.result, now)
-            elif part.is_refused:
+                continue
+            self._give_back(part.batch.minutes)
+            if part.is_refused:
                 self._refuse(part.batch, part.result)
             else:
-                self._give_back(part.batch.minutes)
                 await self._handle_failure(part.result, part.batch.pushes, part.batch.settles, began)
         if settles and self._next_write == math.inf:
             self._next_write = trio.current_time() + _WRITE_INTERVAL
@@ -469,9 +470,10 @@ class ExchangeLoop:
         return [row for queue in self.queues.values() for row in queue.tally.take(queue.name)]
 
     def _give_back(self, rows: Sequence[MinuteRow]) -> None:
-        """Keep sums that could not be written, for the next time."""
+        """Keep sums that could not be written, and write them a second later."""
         for row in rows:
             self.queues[row.queue].tally.give_back([row])
+            self._next_write = trio.current_time() + _WRITE_INTERVAL
 
     async def write_minutes(self) -> None:  # noqa: ASYNC910  there may be none
         """Store the sums of attempts that are not stored yet; the caller has the engine."""

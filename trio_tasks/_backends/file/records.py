@@ -52,6 +52,7 @@ from zlib import crc32
 import cbor2
 
 from ..._contracts.minutes import Sums
+from ..._logging import log
 from ..._tasks.errors import BackendError
 from ..durable.engine import LATEST, ScheduleRow, refusal
 from .state import (
@@ -240,9 +241,8 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
         for start in range(0, len(facts), 4):
             if (row := state.rows.get(facts[start])) is not None:
                 row.name, row.pushed, row.started = facts[start + 1 : start + 4]
-        for start in range(0, len(minutes), 4):
-            number, minute, name, packed = minutes[start : start + 4]
-            state.queues_by_number[number].load_minute(minute, name, Sums.unpack(packed))
+        if minutes:
+            _load_minutes(state, minutes)
         for start in range(0, len(keys), 5):
             number, unique, *timed = keys[start : start + 5]
             state.queues_by_number[number].timed_keys[unique] = TimedKey(*timed)
@@ -251,6 +251,16 @@ def load_record(state: JournalState, payload: bytes) -> list[Row]:
     except (cbor2.CBORError, ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
         raise BackendError(f"a record of the journal is intact, but cannot be understood: {error!r}") from error
     return found
+
+
+def _load_minutes(state: JournalState, minutes: Any) -> None:
+    """Load the sums of minutes; those that are damaged are lost, which the log tells."""
+    try:
+        for start in range(0, len(minutes), 4):
+            number, minute, name, packed = minutes[start : start + 4]
+            state.queues_by_number[number].load_minute(minute, name, Sums.unpack(packed))
+    except (TypeError, ValueError, LookupError) as error:
+        log.warning("the sums of a minute in a journal are damaged, and are lost: %s", error)
 
 
 def _load_queues(state: JournalState, queues: list[Any], suspended: Sequence[int] = ()) -> None:

@@ -19,7 +19,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from ..._clock import wall_now
-from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums
+from ..._contracts.minutes import KEPT_MINUTES, MOST_NAMES, OTHER, Sums, check_minute
 from ..._contracts.states import FREED, KeyChange
 from ..._printing import escaped
 from ..durable.encoding import aborted_error, expired_error, replaced_error, with_loss
@@ -331,8 +331,7 @@ class QueueRows:
 
     def load_minute(self, minute: int, name: str, sums: Sums) -> None:
         """Set the sums of a minute, as they were recorded."""
-        if type(minute) is not int or type(name) is not str:
-            raise TypeError(f"{minute!r:.50} is no minute, or {name!r:.50} no name")
+        check_minute(minute, name)
         self.minutes[minute, name] = sums
         self.drop_minutes(minute - KEPT_MINUTES)
 
