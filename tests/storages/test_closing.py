@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, FileStorage, SqliteStorage, Succeeded
 from trio_tasks._backends.durable.io_thread import WriterThread
+from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._backends.file import journal as _journal, lock as _file_lock
 from trio_tasks._backends.sqlite import driver as _sqlite_driver, session as _sqlite_session, wakeup as _wakeup_sockets
 from trio_tasks._concurrency.exception_groups import leaves
@@ -143,7 +144,7 @@ async def test_the_body_of_a_storage_bears_an_engine_that_raises(autojump_clock:
 
 @pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)
 async def test_any_end_of_the_exchange_loop_is_raised_to_all_waiters(
-    error: BaseException, autojump_clock: MockClock
+    error: BaseException, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A settlement cannot be cancelled, so it must not wait for ever."""
     told = list[str]()
@@ -163,7 +164,7 @@ async def test_any_end_of_the_exchange_loop_is_raised_to_all_waiters(
             await storage.push_bulk([1, 2])
             task = await storage.receive()
             storage.engine.latency = 1.0
-            storage._queue.deliver = fail  # type: ignore[method-assign, assignment]  # as broken as it can be
+            monkeypatch.setattr(QueueState, "deliver", fail)  # as broken as it can be
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tell, "receive", storage.receive)
                 await trio.sleep(0.5)

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 from trio_tasks import BackendError, Failed, LeaseLostError, Retried, Succeeded, Task, Worker
 from trio_tasks._backends.durable.engine import State
+from trio_tasks._backends.durable.queue import QueueState
 from trio_tasks._concurrency.exception_groups import leaves
 
 if sys.version_info < (3, 11):
@@ -197,7 +198,9 @@ async def test_retries_in_a_worker_wait_in_the_store(autojump_clock: MockClock) 
     assert Retried(ValueError()).after == 0.0
 
 
-async def test_any_end_of_the_loop_fails_all_waiters(autojump_clock: MockClock) -> None:
+async def test_any_end_of_the_loop_fails_all_waiters(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The exchange loop is not expected to fail. If it does, a settlement, which cannot be cancelled, must not wait for
     ever."""
     engine = TroubledEngine()
@@ -215,7 +218,7 @@ async def test_any_end_of_the_loop_fails_all_waiters(autojump_clock: MockClock) 
             await storage.push(1)
             task = await storage.receive()
             engine.latency = 1.0
-            storage._queue.deliver = None  # type: ignore[method-assign,assignment]  # as broken as it can be
+            monkeypatch.setattr(QueueState, "deliver", None)  # as broken as it can be
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tell, storage.receive)
                 await trio.sleep(0.5)

@@ -56,14 +56,8 @@ B = TypeVar("B")
 @final
 @dataclass(frozen=True, slots=True)
 class MemoryStorageStatistics:
-    """A snapshot of a memory storage, as ``statistics()`` of a memory channel in trio gives one: at once, without a
-    checkpoint, also outside of a trio run.
-
-    It is for tests, and for looking at the buffer: receivers and pushers that wait, and handles that are open.
-    For the counters of a queue, which are the same on every storage, use ``metrics()``: :class:`QueueMetrics`. The
-    eight counts at the end are the totals of it; but ``waiting`` here are all that are not running, delayed ones among
-    them, since these are what fills the buffer.
-    """
+    """A snapshot of a memory storage, for tests and to look at the buffer; for counters, as on every storage, use
+    ``metrics()``, whose totals the last eight are. ``waiting`` are all that are not running, delayed ones, too."""
 
     waiting: int
     running: int
