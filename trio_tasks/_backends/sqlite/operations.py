@@ -64,12 +64,16 @@ SELECT priority, order_key, state = 0 OR (due <= ? AND (wall IS NULL OR wall <= 
 FROM trio_tasks_task WHERE queue = ? AND id = ?
 """
 _UNEXPIRED = "(start_by IS NULL OR start_by > ?)"
-_BEFORE = "(priority > ? OR (priority = ? AND order_key < ?))"
+READY_ABOVE = f"""
+SELECT id, priority, order_key FROM trio_tasks_task
+WHERE queue = ? AND state = 0 AND priority > ? AND {_UNEXPIRED} ORDER BY priority DESC, order_key LIMIT ?
+"""
 READY_BEFORE = f"""
 SELECT id, priority, order_key FROM trio_tasks_task
-WHERE queue = ? AND state = 0 AND {_UNEXPIRED} AND {_BEFORE} ORDER BY priority DESC, order_key LIMIT ?
+WHERE queue = ? AND state = 0 AND priority = ? AND order_key < ? AND {_UNEXPIRED} ORDER BY order_key LIMIT ?
 """
-"""The ready rows that go before another one, the first of them first."""
+"""The ready rows that go before another one, by their priority, and with the same one: the first of them first. One
+statement for both would look at all rows that come after it, too."""
 DUE_DELAYED = f"""
 SELECT id, priority, order_key FROM trio_tasks_task
 WHERE queue = ? AND due <= ? AND due IS NOT NULL AND state < 3 AND +state = 1
@@ -161,8 +165,10 @@ class Operations:
         [(priority, order_key, is_ready)] = self._connection.execute(_ORDER, (now, wall, number, task_id))
         if not is_ready:
             return LocatedRow(stored, None, is_paused)
-        before = priority, priority, order_key
-        ready = self._connection.execute(READY_BEFORE, (number, now, *before, MOST_COUNTED))
+        ready = [
+            *self._connection.execute(READY_ABOVE, (number, priority, now, MOST_COUNTED)),
+            *self._connection.execute(READY_BEFORE, (number, priority, order_key, now, MOST_COUNTED)),
+        ]
         due = self._connection.execute(DUE_DELAYED, (number, now, wall, now, MOST_COUNTED))
         due = [row for row in due if (-row[1], row[2]) < (-priority, order_key)]
         first = sorted((*ready, *due), key=lambda row: (-row[1], row[2]))
