@@ -187,6 +187,40 @@ async def test_a_task_of_an_unknown_name_fails_at_last(tmp_path: Path) -> None:
         assert (result.status, type(result.error)) == (Status.Failed, DecodeError)
 
 
+@pytest.mark.parametrize("written", ["sqlite"], indirect=True)  # a journal is for one process
+async def test_two_versions_work_on_one_queue_at_once(url: str, autojump_clock: trio.testing.MockClock) -> None:
+    """A renamed task, a changed payload, and tasks that only one of them knows: none is lost."""
+    autojump_clock.autojump_threshold = 0.02  # the file is written by a thread
+    newer, older, gone = version_2(), Router(), list[Path]()
+
+    @older.task(name="gone")
+    async def move(path: Path) -> None:
+        gone.append(path)
+        await trio.lowlevel.checkpoint()
+
+    older.task(name="greet")(of_name)
+    salute = newer.functions["salute"]
+    async with older.open(url) as old, newer.open(url) as new:
+        late = await new.push_bulk([salute.bind(str(n)) for n in range(5)], attempts=1)
+        async with old.monitor({"default": 2}) as first, new.monitor({"default": 2}) as second:
+            ids = ["greet", "resize", "report without", "gain", "gone", *late]
+            results = await new.wait_for(ids)
+            assert (await new.wait_for("broken")).status is Status.Killed  # it has an upgrade, which fails
+            first.shutdown()
+            second.shutdown()
+        assert [each.status for each in results] == [Status.Done] * len(ids)
+        assert gone == [Path("/a")]
+        waiting = await new.list_tasks(Status.Pending)
+        assert [task.parts.id for task in waiting] == ["report"]
+        explanation = await new.explain("report")
+        assert (explanation.kind, "cannot be read here" in explanation.reason) == ("suspended", True)
+
+
+async def of_name(name: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return f"greet {name}"
+
+
 # In memory, where nothing is decoded
 
 
