@@ -82,8 +82,9 @@ def steady(text: str) -> str:
 
 def _reference() -> Iterator[str]:
     """Each command: its usage, its description, its options."""
+    root = click.Context(trio_tasks, info_name="trio-tasks", help_option_names=["-h", "--help"])
     for name, command in sorted(trio_tasks.commands.items()):
-        context = click.Context(command, info_name=f"trio-tasks {name}", max_content_width=110, terminal_width=110)
+        context = click.Context(command, root, name, max_content_width=110, terminal_width=110)
         yield from (f"## {name}", "", "```text", *command.get_help(context).splitlines(), "```", "")
 
 

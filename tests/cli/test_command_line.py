@@ -18,6 +18,7 @@ from tests.cli._command import KINDS, ROOT, WILD, call, call_process, command, e
 
 SECRET = "hunter2"
 NEEDS = {"show": ["x"], "explain": ["x"], "watch": ["x"], "pause": ["x"], "resume": ["x"], "purge": ["--yes"]}
+NEEDS |= {"push": ["tests.cli._router:tasks", "double", "n=1"], "replay": ["x", "tests.cli._router:tasks"]}
 NEEDS |= {verb: ["x"] for verb in ("retry", "cancel", "abort", "discard")}
 WITHOUT_STORE = {"completion", "run"}
 MAKE_A_STORE = {"migrate"}

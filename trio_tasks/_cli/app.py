@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import BackendError, UnknownTaskError, __version__
-from . import changing, checking, looking, running, top
+from . import changing, checking, looking, pushing, running, top
 from .output import CommandError, ExitStatus, note, printable
 
 if sys.version_info < (3, 11):
@@ -35,7 +35,7 @@ def trio_tasks() -> None:
     """
 
 
-for _module in (running, looking, top, changing, checking):
+for _module in (running, pushing, looking, top, changing, checking):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             trio_tasks.add_command(_command)

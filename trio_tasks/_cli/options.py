@@ -44,11 +44,16 @@ def moment(text: str) -> datetime:
     text = text.strip()
     if _DURATION.fullmatch(text.lower()):
         return datetime.now(timezone.utc) - timedelta(seconds=duration(text))
+    return moment_ahead(text)
+
+
+def moment_ahead(text: str) -> datetime:
+    """Return a moment in ISO 8601, by UTC unless it says otherwise."""
     try:
-        found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
+        found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
     except ValueError:
         raise click.BadParameter(
-            f"{printable(text)!r} is no moment such as 2026-11-28T09:30, or 2h for two hours ago"
+            f"{printable(text)!r} is no moment such as 2026-11-28T09:30+01:00, nor a duration"
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
 

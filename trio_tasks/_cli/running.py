@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import click
 import trio
 
-from .. import Engage, Monitor
+from .. import Engage, Monitor, Router
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, note, printable
 from .processes import RELOADED, supervise
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from types import TracebackType
 
-    from .. import Event, Report, WorkerContext
+    from .. import Event, Queues, Report, WorkerContext
 
+_SLOTS = 8
+"""Slots for each queue of a router, unless the command says another number."""
+_MOST_SLOTS = 100_000
 _QUIET = 1.0
 """Seconds without an attempt, after which a program is idle."""
 _LOOK = 0.5
@@ -41,15 +44,32 @@ _RELOAD_WITHIN = 5.0
 class RunOptions(NamedTuple):
     """The options of a run in one process."""
 
+    url: str | None
+    queues: dict[str, int]
     until_idle: bool
     shutdown_timeout: float | None
     reload: bool
     supervised: bool
 
 
+def slots(text: str) -> dict[str, int]:
+    """Return the number of slots of each queue, from ``emails=8,video=2``."""
+    found: dict[str, int] = {}
+    for each in filter(None, text.split(",")):
+        name, mark, number = each.rpartition("=")
+        if not (name and mark) or not number.isdecimal() or not 0 < int(number) <= _MOST_SLOTS:
+            raise click.BadParameter(f"{printable(each)!r} is not QUEUE=SLOTS, such as emails=8")
+        found[name.strip()] = int(number)
+    return found
+
+
 @click.command()
 @click.argument("target", metavar="MODULE:NAME")
+@click.option("--url", envvar="TRIO_TASKS_URL", metavar="URL", help="The storage for a Router; it is made if needed.")
 @click.option("--json/--no-json", "as_json", default=None, help="The report as JSON, or as text.")
+@click.option(
+    "--queues", type=slots, default="", metavar="QUEUE=SLOTS,...", help="The queues of a Router. Default: all."
+)
 @click.option("--processes", type=click.IntRange(1, 1000), default=1, metavar="N", help="Run N processes.")
 @click.option("--reload", is_flag=True, help="Start again when a file of the program has changed.")
 @click.option("--until-idle", is_flag=True, help="End when no attempt has run for a second.")
@@ -60,12 +80,14 @@ class RunOptions(NamedTuple):
 def run(target: str, as_json: bool | None, processes: int, **options: Any) -> None:
     """Run the workers of a program until it ends, or SIGINT or SIGTERM shuts it down; the second signal cancels.
 
-    NAME is a function without arguments that returns a Monitor which does not run yet; it may be async, or an async
-    context manager that gives one. The current folder is on the path.
+    NAME is a Router; or a function without arguments that returns a Monitor which does not run yet, and which may be
+    async, or an async context manager that gives one. The current folder is on the path.
     """
     wanted = RunOptions(**options)
     if not wanted.supervised and (processes > 1 or wanted.reload):
         command = ["run", target, *_arguments(as_json, wanted)]
+        if wanted.url is not None:
+            os.environ["TRIO_TASKS_URL"] = wanted.url  # on the command line, everybody on the machine would see it
         status: int = trio.run(partial(supervise, command, processes, Service().tell, reload=wanted.reload))
     else:
         status = _run_here(target, Answer(as_json), wanted)
@@ -77,6 +99,8 @@ def _arguments(as_json: bool | None, options: RunOptions) -> list[str]:
     flags = {"--json": as_json is True, "--no-json": as_json is False}
     flags |= {"--until-idle": options.until_idle, "--reload": options.reload}
     given = [name for name, is_given in flags.items() if is_given]
+    if options.queues:
+        given.append("--queues=" + ",".join(f"{name}={number}" for name, number in options.queues.items()))
     if options.shutdown_timeout is not None:
         given.append(f"--shutdown-timeout={options.shutdown_timeout}")
     return given
@@ -127,12 +151,22 @@ def _is_ours(file: str) -> bool:
 
 
 @asynccontextmanager
-async def monitor_of(found: Any, target: str) -> AsyncGenerator[Monitor, None]:
-    """Call the user's function, and give the monitor that it returns or yields.
+async def monitor_of(found: Any, target: str, options: RunOptions) -> AsyncGenerator[Monitor, None]:
+    """Make the monitor of a router; or call the user's function, and give the monitor that it returns or yields.
 
     Raises:
       CommandError: it does not give one.
     """
+    if isinstance(found, Router):
+        if not options.url:
+            raise CommandError("give the storage by --url or TRIO_TASKS_URL for a Router", ExitStatus.USAGE)
+        async with _opened(found, options.url) as queues:
+            unknown = options.queues.keys() - {*queues}
+            if unknown:
+                told = f"{printable(target)} has no queue {printable(min(unknown))!r}; it has {', '.join(queues)}"
+                raise CommandError(told, ExitStatus.NOT_FOUND)
+            yield queues.monitor(options.queues or dict.fromkeys(queues, _SLOTS))
+        return
     made: Any = found
     if not isinstance(found, Monitor):
         if not callable(found):
@@ -146,6 +180,13 @@ async def monitor_of(found: Any, target: str) -> AsyncGenerator[Monitor, None]:
             yield _checked(monitor, target)
     else:
         yield _checked(made, target)
+
+
+def _opened(router: Router, url: str) -> Queues:
+    try:
+        return router.open(url)
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
+        raise CommandError(str(error), ExitStatus.USAGE) from error
 
 
 def _checked(monitor: object, target: str) -> Monitor:
@@ -162,7 +203,7 @@ def _checked(monitor: object, target: str) -> Monitor:
 
 async def _run_target(found: Any, target: str, answer: Answer, options: RunOptions) -> int:
     status: int | None = None
-    async with monitor_of(found, target) as monitor:
+    async with monitor_of(found, target, options) as monitor:
         try:
             status = await _run_monitor(monitor, options)
         except Exception as error:  # a worker has failed

@@ -136,14 +136,14 @@ def storage_of(options: StoreOptions, **settings: Any) -> DurableStorage[Any]:
         settings["queue"] = options.queue
     ignored = {*settings, "repair", "create"} if settings.get("read_only") else {*settings}
     try:
-        storage = open_url(_without(options.url, ignored), **settings)
+        storage = open_url(url_without(options.url, ignored), **settings)
     except (TypeError, ValueError, ModuleNotFoundError) as error:
         raise CommandError(str(error), ExitStatus.USAGE) from error
     assert isinstance(storage, DurableStorage)
     return storage
 
 
-def _without(url: str, names: set[str]) -> str:
+def url_without(url: str, names: set[str]) -> str:
     """Return a URL without the options of these names."""
     place, _, query = url.partition("?")
     kept = [each for each in query.split("&") if each and unquote_plus(each.partition("=")[0]) not in names]
@@ -197,5 +197,5 @@ async def check_current(options: StoreOptions) -> None:
 
 def _chosen(options: StoreOptions, storage: DurableStorage[Any]) -> str | None:
     """Return the queue that the options or the URL choose."""
-    has_queue = _without(options.url, {"queue"}) != _without(options.url, set())
+    has_queue = url_without(options.url, {"queue"}) != url_without(options.url, set())
     return storage.queue if options.queue is not None or has_queue else None

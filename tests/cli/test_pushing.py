@@ -1,0 +1,144 @@
+"""The commands that call functions of a router: push, run, replay."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+from trio_tasks import Task, open_url
+
+from tests.cli._command import KINDS, call, command, environment, url_of
+
+everywhere = pytest.mark.parametrize("kind", KINDS)
+TASKS = "tests.cli._router:tasks"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    found = url_of("sqlite", tmp_path)
+    assert call("migrate", "--url", found).status == 0
+    return found
+
+
+@everywhere
+def test_what_is_pushed_is_run(kind: str, tmp_path: Path) -> None:
+    url = url_of(kind, tmp_path)
+    call("migrate", "--url", url)
+    pushed = call("push", TASKS, "double", "n=21", "--url", url, "--id", "a", "--metadata", "tenant=acme")
+    assert (pushed.status, pushed.err) == (0, "")
+    assert pushed.records == [{"queue": "numbers", "id": "a", "name": "double"}]
+    files = ["path=/tmp/x", "day=2026-11-28", "title=12", "sizes=[1,2]"]
+    ended = call("push", TASKS, "describe", *files, "--url", url, "--id", "b", "--no-json")
+    assert (ended.status, ended.out) == (0, "b\n")
+    ran = call("run", TASKS, "--url", url, "--until-idle", "--json")
+    assert (ran.status, ran.records[0]["succeeded"]) == (0, 2)
+    a, b = call("show", "--url", url, "a", "b").records
+    assert (a["result"], a["metadata"]) == (42, {"tenant": "acme"})
+    assert b["result"] == "/tmp/x 2026 12 [1, 2]"
+
+
+def test_run_takes_the_queues_that_are_named(url: str) -> None:
+    call("push", TASKS, "double", "n=1", "--url", url, "--id", "a")
+    call("push", TASKS, "describe", "path=x", "day=2026-11-28", "--url", url, "--id", "b", "--delay", "0")
+    assert call("run", TASKS, "--url", url, "--until-idle", "--queues", "numbers=3").status == 0
+    assert [each["status"] for each in call("show", "--url", url, "a", "b").records] == ["Done", "Pending"]
+    ended = call("run", TASKS, "--url", url, "--queues", "nothing=3")
+    assert ended.status == 3
+    assert "has no queue 'nothing'; it has" in ended.err
+
+
+def test_options_of_a_push(url: str) -> None:
+    when = ["--delay", "1h", "--priority", "3", "--attempts", "2", "--timeout", "5", "--unique", "k"]
+    [first] = call("push", TASKS, "double", "n=1", "--url", url, *when).records
+    [second] = call("push", TASKS, "double", "n=2", "--url", url, "--unique", "k").records
+    assert first["id"] == second["id"]
+    [shown] = call("show", "--url", url, first["id"]).records
+    assert (shown["priority"], shown["attempts"], shown["timeout"], shown["unique"]) == (3, 2, 5.0, "k")
+    later = call("push", TASKS, "double", "n=1", "--url", url, "--run-at", "2199-01-01T00:00Z", "--id", "later")
+    assert later.status == 0
+    assert call("show", "--url", url, "later").records[0]["run_at"] == "2199-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["nothing"], 3, "has no function 'nothing'; it has describe, double"),
+        (["double"], 2, "n"),
+        (["double", "n=x"], 2, "args of double.n must be int, not str"),
+        (["double", "n=NaN"], 2, "must be int"),
+        (["double", "n=1", "m=2"], 2, "m"),
+        (["double", "n"], 2, "'n' is not ARGUMENT=VALUE"),
+        (["double", "n=1", "--delay", "1h", "--run-at", "2199-01-01"], 2, "not both"),
+        (["double", "n=1", "--id", ""], 2, "id"),
+        (["double", "n=1", "--run-at", "tomorrow"], 2, "is no moment"),
+        (["describe", "path=x", "day=no day"], 2, "day"),
+    ],
+)
+def test_a_wrong_push_is_refused(arguments: list[str], status: int, told: str, url: str) -> None:
+    ended = call("push", TASKS, *arguments, "--url", url)
+    assert (ended.status, ended.out) == (status, "")
+    assert told in ended.err and "Traceback" not in ended.err
+    assert call("ls", "--url", url).out == ""
+
+
+@pytest.mark.parametrize("queues", ["numbers", "numbers=0", "numbers=x", "=3", "numbers=-1"])
+def test_slots_that_are_none_are_refused(queues: str, url: str) -> None:
+    assert call("run", TASKS, "--url", url, "--queues", queues).status == 2
+
+
+def test_run_needs_a_storage_for_a_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIO_TASKS_URL", raising=False)
+    assert "give the storage by --url" in call("run", TASKS).err
+    assert call("run", TASKS, "--url", "nothing:").status == 2
+
+
+@everywhere
+@pytest.mark.parametrize("seed", [[], ["--seed", "7"]])
+def test_replay_settles_nothing(kind: str, seed: list[str], tmp_path: Path) -> None:
+    url = url_of(kind, tmp_path)
+    call("migrate", "--url", url)
+    call("push", TASKS, "double", "n=13", "--attempts", "1", "--id", "a", "--url", url)
+    call("push", TASKS, "double", "n=4", "--id", "b", "--delay", "1h", "--url", url)
+    call("run", TASKS, "--url", url, "--until-idle")
+    before = call("show", "a", "b", "--url", url).out
+    ended = call("replay", "a", TASKS, "--url", url, "--no-json", *seed)
+    assert (ended.status, ended.out) == (1, "Failed: ValueError: unlucky in attempt 1\n")
+    ended = call("replay", "b", TASKS, "--url", url, *seed)
+    assert ended.status == 0
+    assert ended.records == [{"id": "b", "outcome": "Succeeded", "error": None, "result": 8}]
+    assert call("show", "a", "b", "--url", url).out == before
+    assert call("replay", "nothing", TASKS, "--url", url).status == 3
+
+
+async def plain(task: Task[int]) -> int:
+    return task.args + 1
+
+
+async def typed(n: str) -> str:
+    return n
+
+
+def test_replay_with_a_handler(url: str) -> None:
+    async def push() -> None:
+        async with open_url(url, int, queue="q") as storage:
+            await storage.push(1, id="a")
+
+    trio.run(push)
+    module = "tests.cli.test_pushing"
+    assert call("replay", "a", f"{module}:plain", "--url", url, "-q", "q").records[0]["result"] == 2
+    ended = call("replay", "a", f"{module}:typed", "--url", url)
+    assert ended.status == 1
+    assert "the task cannot be read" in ended.err
+
+
+@pytest.mark.real
+def test_the_debugger_opens_where_an_attempt_has_failed(url: str) -> None:
+    call("push", TASKS, "double", "n=13", "--attempts", "1", "--id", "a", "--url", url)
+    line = command("replay", "a", TASKS, "--pdb", "--url", url)
+    done = subprocess.run(
+        line, input=b"p n + 1\nq\n", env=environment(), capture_output=True, timeout=60, check=False, cwd=Path.cwd()
+    )
+    assert done.returncode == 1, done.stderr
+    assert b"unlucky" in done.stdout and b"(Pdb) 14" in done.stdout

@@ -1,0 +1,220 @@
+"""The commands that call the functions of a router: push a task, and run a stored one again to see why it failed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import trio
+
+from .. import Router, Succeeded, Task
+from .options import duration, moment_ahead, on_store, pair, queue_option, store_options
+from .output import Answer, CommandError, ExitStatus, printable
+from .running import load
+from .store import StoreOptions, Target, check_current, looking, storage_of, url_without
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .. import Call, Outcome, TaskFunction
+
+_NO_JSON = object()
+
+
+# Push
+
+
+@click.command()
+@store_options
+@click.argument("target", metavar="MODULE:NAME")
+@click.argument("task_name", metavar="TASK")
+@click.argument("arguments", nargs=-1, metavar="[ARGUMENT=VALUE]...")
+@click.option("--delay", type=duration, metavar="DURATION", help="Wait this long, such as 1h.")
+@click.option("--run-at", type=moment_ahead, metavar="MOMENT", help="Wait for this moment, in ISO 8601.")
+@click.option("--priority", type=int, help="Higher ones are received first.")
+@click.option("--attempts", type=click.IntRange(1), help="The most attempts.")
+@click.option("--timeout", type=duration, metavar="DURATION", help="The most that an attempt may take.")
+@click.option("--unique", metavar="KEY", help="The unique key.")
+@click.option("--id", metavar="ID", help="The id; default a new one.")
+@click.option("--metadata", type=pair, metavar="NAME=VALUE", multiple=True, help="Metadata of the task.")
+@on_store
+async def push(
+    options: StoreOptions,
+    answer: Answer,
+    /,
+    *,
+    target: str,
+    task_name: str,
+    arguments: tuple[str, ...],
+    metadata: tuple[tuple[str, Any], ...],
+    **settings: Any,
+) -> None:
+    """Push a task: call a function of a Router by its name.
+
+    MODULE:NAME is the Router. A value is JSON, or a text; it is made what the function's annotation says.
+    """
+    router = load(target)
+    if not isinstance(router, Router):
+        raise CommandError(f"{printable(target)} is a {type(router).__name__}, and no Router", ExitStatus.USAGE)
+    function = router.functions.get(task_name)
+    if function is None:
+        known = ", ".join(sorted(router.functions))
+        told = f"{printable(target)} has no function {printable(task_name)!r}; it has {known or 'none'}"
+        raise CommandError(told, ExitStatus.NOT_FOUND)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if metadata:
+        given["metadata"] = dict(metadata)
+    await _push(options, answer, router, function, _bound(function, arguments), given)
+
+
+async def _push(
+    options: StoreOptions,
+    answer: Answer,
+    router: Router,
+    function: TaskFunction[..., Any, Any],
+    call: Call[Any],
+    given: dict[str, Any],
+) -> None:
+    await check_current(options)
+    try:
+        async with router.open(url_without(options.url, {"create", "queue", "codec"}), create=False) as queues:
+            task_id = await queues.push(call, **given)
+    except TypeError as error:
+        raise CommandError(str(error), ExitStatus.USAGE) from error
+    record = {"queue": function.queue, "id": str(task_id), "name": function.name}
+    answer.record(record, printable(str(task_id)))
+
+
+def _bound(function: TaskFunction[..., Any, Any], arguments: tuple[str, ...]) -> Call[Any]:
+    """Return the call with these arguments.
+
+    Raises:
+      CommandError: an argument is wrong; the message says which one.
+    """
+    hints = typing.get_type_hints(function.__wrapped__)
+    values: dict[str, Any] = {}
+    for each in arguments:
+        name, mark, text = each.partition("=")
+        if not (name and mark):
+            raise CommandError(f"{printable(each)!r} is not ARGUMENT=VALUE", ExitStatus.USAGE)
+        values[name] = _value(text, hints.get(name, Any))
+    try:
+        return function.bind(**values)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error), ExitStatus.USAGE) from error
+
+
+def _value(text: str, hint: Any) -> Any:
+    """Return the value that a text stands for, as a type says; the text itself, if it can be no such value."""
+    if hint is str:
+        return text
+    if hint is Path:
+        return Path(text)
+    found: Any = _NO_JSON
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+    import msgspec
+
+    for value in (found, text):
+        if value is not _NO_JSON:
+            try:
+                return msgspec.convert(value, hint, strict=False)
+            except (TypeError, ValueError):  # it is no such value, or the type is none of msgspec's
+                continue
+    return text if found is _NO_JSON else found
+
+
+# Replay
+
+
+@click.command()
+@store_options
+@queue_option
+@click.argument("task_id", metavar="ID")
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--pdb", "debug", is_flag=True, help="Open the debugger where the attempt has failed.")
+@click.option("--seed", type=int, help="Run in virtual time, in an order that this number decides.")
+def replay(
+    url: str | None,
+    as_json: bool | None,
+    queue: str | None,
+    task_id: str,
+    target: str,
+    debug: bool,
+    seed: int | None,
+) -> None:
+    """Make one attempt at a stored task in this process, and settle nothing.
+
+    MODULE:NAME is a Router, or a handler. The storage is only read, so a failure can be looked at again and again,
+    also while workers use the storage. The exit status is 1 if the attempt does not succeed.
+    """
+    if not url:
+        raise click.UsageError("give the storage by --url or TRIO_TASKS_URL, such as sqlite:///tasks.db")
+    found = load(target)
+    task = trio.run(_fetch, StoreOptions(url, queue), task_id, found)
+    outcome = _attempt(found, task, seed, [_debugged] if debug else [])
+    error: BaseException | None = getattr(outcome, "error", None)
+    record = {"id": task_id, "outcome": type(outcome).__name__, "error": None if error is None else str(error)}
+    record["result"] = outcome.result if isinstance(outcome, Succeeded) else None
+    told = type(outcome).__name__ + ("" if error is None else f": {type(error).__name__}: {printable(str(error))}")
+    Answer(as_json).record(record, told)
+    if not isinstance(outcome, Succeeded):
+        raise click.exceptions.Exit(ExitStatus.PARTLY)
+
+
+def _attempt(handler: Any, task: Task[Any], seed: int | None, layers: list[Any]) -> Outcome:
+    """Make an attempt with the number of the latest one."""
+    from .. import testing
+
+    run = partial(testing.run_once, handler, task, attempt=max(1, int(task.parts.attempt)), layers=layers)
+    outcome: Outcome = trio.run(run) if seed is None else testing.run_seeded(run, seed=seed)
+    return outcome
+
+
+async def _debugged(handler: Callable[[Task[Any]], Awaitable[Any]], task: Task[Any]) -> Any:
+    """Open the debugger where the handler raises: a layer, since the variables are gone once the attempt has ended."""
+    try:
+        return await handler(task)
+    except Exception as error:
+        import pdb  # noqa: T100  it is what was asked for
+
+        pdb.post_mortem(error.__traceback__)
+        raise
+
+
+async def _fetch(options: StoreOptions, task_id: str, found: Any) -> Task[Any]:
+    """Read a task for the router, or for the first parameter of the handler.
+
+    Raises:
+      CommandError: it is not known, or cannot be read.
+    """
+    async with looking(options) as store:
+        place = await store.queue_of(Target(task_id))
+    task = None
+    if place is not None:
+        settings = _typed_settings(found)
+        async with storage_of(StoreOptions(options.url, place.queue), read_only=True, **settings) as storage:
+            task = await storage.fetch_by_id(task_id)
+    if task is None:
+        raise CommandError(f"no task {printable(task_id)} is known", ExitStatus.NOT_FOUND)
+    if task.parts.unfit is not None:
+        raise CommandError(f"the task cannot be read: {task.parts.unfit}", ExitStatus.PARTLY)
+    return task
+
+
+def _typed_settings(found: Any) -> dict[str, Any]:
+    """Return the type and the codec of the tasks that a router, or a handler, takes."""
+    from .. import Call
+
+    if isinstance(found, Router):
+        return {"type": Call, "codec": found}
+    parameters = [*inspect.signature(found).parameters]
+    hint = typing.get_type_hints(found).get(parameters[0], Any) if parameters else Any
+    arguments = typing.get_args(hint)
+    return {"type": (arguments[0] if arguments else Any) if typing.get_origin(hint) is Task else hint}
