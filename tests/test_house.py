@@ -44,6 +44,7 @@ SMALL_MODULES: dict[str, str] = {
     "_backends/file/schedules": "what a journal has beside rows, with a transaction of its own",
     "_backends/file/recovery": "what is done with a journal once, when it is opened",
     "_cli/app": "imported only where click and rich are",
+    "_cli/scheduling": "the commands about schedules; tests/cli/test_scheduling.py",
     "_cli/top": "a live display, whose rates are its own; tests/cli/test_top.py",
     "_cli/processes": "starts and supervises processes; tests/cli/test_running.py",
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",

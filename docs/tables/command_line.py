@@ -86,6 +86,9 @@ def _reference() -> Iterator[str]:
     for name, command in sorted(trio_tasks.commands.items()):
         context = click.Context(command, root, name, max_content_width=110, terminal_width=110)
         yield from (f"## {name}", "", "```text", *command.get_help(context).splitlines(), "```", "")
+        for inner, each in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+            below = click.Context(each, context, inner, max_content_width=110, terminal_width=110)
+            yield from (f"## {name} {inner}", "", "```text", *each.get_help(below).splitlines(), "```", "")
 
 
 def table(part: str) -> str:

@@ -107,7 +107,7 @@ async def fill(url: str) -> None:
             for number in range(3):
                 await storage.wait_for(f"email-{number}")
             context.stop()
-        await storage.push({"to": "e"}, id="email-4", priority=5, unique="e")
+        await storage.push({"to": "e"}, id="email-4", priority=5, unique="e", key="acme")
         await storage.push({"n": float("nan"), "b": b"\0\x1b", 7: [float("inf")]}, id=WILD, delay=3600)
         await storage.share(queue="sms").push({"to": "f"}, id="sms-1")
 

@@ -70,6 +70,7 @@ def test_ls(kind: str, tmp_path: Path) -> None:
         (["--pushed-after", "1h", "-q", "sms"], ["sms-1"]),
         (["--pushed-before", "2020-01-01T00:00:00Z"], []),
         (["--name", "nothing"], []),
+        (["--key", "acme"], ["email-4"]),
     ],
 )
 def test_ls_with_filters(options: list[str], found: list[str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 from .. import BackendError, UnknownTaskError, __version__
 from . import changing, checking, looking, pushing, running, top
 from .output import CommandError, ExitStatus, note, printable
+from .scheduling import schedules
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -39,6 +40,9 @@ for _module in (running, pushing, looking, top, changing, checking):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             trio_tasks.add_command(_command)
+
+
+trio_tasks.add_command(schedules)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
