@@ -552,6 +552,7 @@ layer("Trace(span), on leaving", lambda trial: Trace(lambda task: Span(trial, "e
 
 OF_THE_PROGRAM = "called for the program and not for a task: what it raises comes out where the program waits"
 OF_THE_BACKEND = "a part of a backend, whose failure ends the worker"
+BY_A_ROUTER = "tried in tests/router/test_handling.py, as upgrades are in test_versions.py"
 ELSEWHERE = "the same function is given at another place too"
 NOT_HERE = {
     "Codec.encode": "called in push, whose caller has the error",
@@ -561,6 +562,7 @@ NOT_HERE = {
     "CustomBackend(beat)": OF_THE_BACKEND,
     "CustomBackend(close)": OF_THE_BACKEND,
     "MemoryStorage(codec)": "the methods of a codec are the places",
+    "Monitor(around)": OF_THE_PROGRAM,
     "Monitor(terminator)": OF_THE_PROGRAM,
     "Monitor(on_event)": ELSEWHERE,
     "Monitor(should_restart)": OF_THE_PROGRAM,
@@ -568,8 +570,13 @@ NOT_HERE = {
     "Monitor.register(worker)": OF_THE_PROGRAM,
     "Monitor.on_event(listener)": ELSEWHERE,
     "OnSignal(source)": OF_THE_BACKEND,
+    "Queues(router)": "made by Router.open, and not by users",
+    "Router.task(function)": BY_A_ROUTER,
+    "Router.task(layers)": BY_A_ROUTER,
     "SyncSqliteStorage(push_over)": "made by open_sync, and not by users",
     "SyncSqliteStorage(row_of)": "made by open_sync, and not by users",
+    "TaskFunction(function)": BY_A_ROUTER,
+    "TaskFunction(layers)": BY_A_ROUTER,
     "Worker(data)": "values are not called",
     "Worker.prepare(on_event)": ELSEWHERE,
     "Worker.run_until(async_fn)": OF_THE_PROGRAM,

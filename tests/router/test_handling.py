@@ -332,11 +332,17 @@ async def test_nothing_that_a_function_raises_harms_its_worker(error: BaseExcept
         await trio.lowlevel.checkpoint()
         raise error
 
+    async def explode(handler: Handler[Any, Any], task: Task[Any]) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise error
+
     router.task(double.__wrapped__)
+    router.task(name="layered", layers=[explode])(halve.__wrapped__)
     storage = MemoryStorage[Call[object]]()
-    await storage.push_bulk([wild.bind(1), double.bind(2), Call("not there", {})], attempts=1)
+    calls = [wild.bind(1), Call("layered", {"n": 1}), double.bind(2), Call("not there", {})]
+    await storage.push_bulk(calls, attempts=1)
     report = await Worker("w", storage, router, log=None).run_until_idle()
-    assert (report.succeeded, report.failed + report.killed, report.suspended) == (1, 1, 1)
+    assert (report.succeeded, report.failed + report.killed, report.suspended) == (1, 2, 1)
 
 
 async def test_an_unknown_name_may_be_handled_by_anything() -> None:
