@@ -77,6 +77,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
     "StoreInfo": lambda: t.StoreInfo("tasks.db", "SQLite 3.51.3, by sqlite3", 3, 4096),
     "Balance": lambda: t.Balance("q", {"pushed": 1, "waiting": 1}, {"waiting": 1}),
+    "AttemptTotals": lambda: Sums().totals("mail"),
     "Explanation": lambda: t.Explanation(kind="waiting", id=ID, queue="q", as_of=NOON),
     "Minute": lambda: Sums().shown(30_000_000, "mail"),
     "Page": lambda: t.Page([1, 2], next="cursor", is_partial=True),
@@ -134,7 +135,7 @@ SERVICES = {
     "OnSignal",
     "trio_tasks.layers": "Acknowledge CircuitBreaker ConcurrencyLimit EventListener Filter LoadShed Log LongRunning "
     "MapArgs MapError MapResult RateLimit Retry Timeout Trace",
-    "trio_tasks.observe": "LogFields OpenTelemetry",
+    "trio_tasks.observe": "Collector LogFields OpenTelemetry",
     "trio_tasks.testing": "BackendConformance Cut DivergedError FaultyBackend Recorded Recording Redelivery "
     "ScriptedBackend Simulation SimulationFailed SimulationReport TestWorker",
 }

@@ -33,7 +33,12 @@ from ._contracts.backend import (
 )
 from ._contracts.bulk import ChangeReport as ChangeReport
 from ._contracts.listing import Page as Page, TaskFilters as TaskFilters
-from ._contracts.metrics import Balance as Balance, Minute as Minute, QueueMetrics as QueueMetrics
+from ._contracts.metrics import (
+    AttemptTotals as AttemptTotals,
+    Balance as Balance,
+    Minute as Minute,
+    QueueMetrics as QueueMetrics,
+)
 from ._contracts.sink import TaskSink as TaskSink
 from ._contracts.storage_events import (
     Cancelled as Cancelled,

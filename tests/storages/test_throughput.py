@@ -192,7 +192,9 @@ def test_names_beyond_a_hundred_share_one() -> None:
     assert {row.name: sum(row.sums.counts) for row in rows}[OTHER] == 100
     assert tally.take("q") == []
     tally.give_back(rows)
-    assert len(tally.rows) == MOST_NAMES + 1
+    assert tally.take("q") == rows
+    totals = {each.name: each.succeeded for each in tally.totals()}
+    assert (len(totals), totals[OTHER], sum(totals.values())) == (MOST_NAMES + 1, 100, 2 * (MOST_NAMES + 50)), "once"
 
 
 @pytest.mark.parametrize("minutes", [1, 3])

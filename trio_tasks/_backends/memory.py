@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .._codecs.codec import Codec
     from .._contracts.context import WorkerContext
     from .._contracts.explanation import Explanation
-    from .._contracts.metrics import Minute
+    from .._contracts.metrics import AttemptTotals, Minute
     from .._contracts.schedules import ScheduleChange, ScheduleEntry
     from .._contracts.sink import OnPush
     from .._contracts.worker_info import WorkerInfo
@@ -452,6 +452,13 @@ class MemoryStorage(
         ledger = self._queue.ledger
         ledger.tally.drop_old(ledger.seconds())
         return shown([(*key, sums) for key, sums in ledger.tally.rows.items()], since, until, name)
+
+    def attempt_totals(self) -> list[AttemptTotals]:
+        """Return the sums of all attempts at tasks of this queue, for each name, since it was made. They never fall.
+
+        The first hundred names are told apart; all others share ``"other"``.
+        """
+        return self._queue.ledger.tally.totals()
 
     # Schedules
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .context import WorkerContext
     from .explanation import Explanation
     from .listing import Page, TaskFilters
-    from .metrics import Balance, Minute, QueueMetrics
+    from .metrics import AttemptTotals, Balance, Minute, QueueMetrics
     from .schedules import ScheduleChange, ScheduleEntry, ScheduleResult, TaskTemplate
     from .storage_events import StorageEvent
     from .worker_info import WorkerInfo
@@ -410,6 +410,12 @@ class Throughput(ABC):
     ) -> list[Minute]:
         """Return the sums of each minute and name, in order; from and until these moments, and of one name, if they
         are given."""
+
+    def attempt_totals(self) -> list[AttemptTotals]:
+        """Return the sums of all attempts that this process has settled, for each name; they never fall. By default,
+        none are known.
+        """
+        return []
 
 
 class StoreSchedules(ABC):

@@ -126,6 +126,38 @@ class Minute:
         return self.succeeded + self.retried + self.failed + self.killed + self.released + self.suspended
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class AttemptTotals:
+    """The attempts at tasks of one name that one process has settled in a queue, since it began to.
+
+    Args:
+      name: of the tasks; None for tasks without a name, ``"other"`` for those of names beyond the first hundred.
+      succeeded: attempts that ended in success; this and all that follows is as in a :class:`Minute`.
+      retried: failed, to be made again.
+      failed: failed, with no attempt left.
+      killed: ended otherwise.
+      released: interrupted.
+      suspended: put off.
+      seconds: that all of them took together.
+      waited: seconds that their tasks had been ready together.
+      durations: how many took less than so many seconds, and not less than half of that.
+      waits: the same of the seconds that their tasks had waited.
+    """
+
+    name: str | None
+    succeeded: int
+    retried: int
+    failed: int
+    killed: int
+    released: int
+    suspended: int
+    seconds: float
+    waited: float
+    durations: Mapping[float, int]
+    waits: Mapping[float, int]
+
+
 STORED_STATES = ("waiting", "delayed", "running", "suspended_now", "kept_done", "kept_failed", "kept_killed")
 """The keys that count the tasks in one state."""
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from .metrics import Minute
+from .metrics import AttemptTotals, Minute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -112,22 +112,17 @@ class Sums:
         return sums
 
     def shown(self, minute: int, name: str) -> Minute:
-        """Return the value that users see."""
-        succeeded, retried, failed, killed, released, suspended = self.counts
-        return Minute(
-            at=_EPOCH + timedelta(minutes=minute),
-            name=name or None,
-            succeeded=succeeded,
-            retried=retried,
-            failed=failed,
-            killed=killed,
-            released=released,
-            suspended=suspended,
-            seconds=self.seconds,
-            waited=self.waited,
-            durations={2.0**exponent: number for exponent, number in sorted(self.durations.items())},
-            waits={2.0**exponent: number for exponent, number in sorted(self.waits.items())},
-        )
+        """Return the sums of a minute, as users see them."""
+        return Minute(_EPOCH + timedelta(minutes=minute), name or None, *self._fields())
+
+    def totals(self, name: str) -> AttemptTotals:
+        """Return the sums of a longer time, as users see them."""
+        return AttemptTotals(name or None, *self._fields())
+
+    def _fields(self) -> tuple[Any, ...]:
+        durations = {2.0**exponent: number for exponent, number in sorted(self.durations.items())}
+        waits = {2.0**exponent: number for exponent, number in sorted(self.waits.items())}
+        return *self.counts, self.seconds, self.waited, durations, waits
 
 
 def _enter(seconds: list[float], histogram: dict[int, int]) -> float:
@@ -163,7 +158,7 @@ class Tally:
       most: sums that are kept, where nothing takes them; then none is kept for longer than 48 hours either.
     """
 
-    __slots__ = ("_end", "_most", "_names", "rows", "succeeded")
+    __slots__ = ("_end", "_most", "_names", "_past", "_returned", "rows", "succeeded")
 
     def __init__(self, most: float = math.inf) -> None:
         self._most = most
@@ -174,6 +169,8 @@ class Tally:
         caller extends the list, and calls :meth:`add_up` when it has ``ADDED_AT_ONCE`` attempts."""
         self._names: dict[str | None, Sums] = {}  # those of the present minute
         self._end = -math.inf  # of it
+        self._returned: list[MinuteRow] = []  # those that could not be written
+        self._past: dict[str, Sums] = {}  # by name, the sums of what is not in `rows` any more
 
     def add(self, name: str | None, kind: int, seconds: float, waited: float, now: float) -> None:
         """Add an attempt that has ended now."""
@@ -217,14 +214,38 @@ class Tally:
         """Remove and return all sums."""
         self.add_up()
         taken = [MinuteRow(queue, minute, name, sums) for (minute, name), sums in self.rows.items()]
-        self.rows, self._end = {}, -math.inf
+        for row in taken:
+            self._past_of(row.name).merge(row.sums)
+        taken += self._returned
+        self.rows, self._returned, self._end = {}, [], -math.inf
         self._names.clear()
         return taken
 
     def give_back(self, rows: Iterable[MinuteRow]) -> None:
-        """Add sums again that could not be written."""
-        for _, minute, name, sums in rows:
-            self.rows.setdefault((minute, name), Sums()).merge(sums)
+        """Keep sums that could not be written, until they are taken again."""
+        self._returned += rows
+
+    def totals(self) -> list[AttemptTotals]:
+        """Return the sums of all attempts so far, for each name. The first hundred names are told apart."""
+        self.add_up()
+        totals = {self._label(name): Sums() for _, name in self.rows}
+        totals.update((name, Sums()) for name in self._past)
+        for (_, name), sums in self.rows.items():
+            totals[self._label(name)].merge(sums)
+        for name, sums in self._past.items():
+            totals[name].merge(sums)
+        return [sums.totals(name) for name, sums in sorted(totals.items())]
+
+    def _label(self, name: str) -> str:
+        """Return the name under which the attempts at tasks of this name are totalled, for good."""
+        if name not in self._past:
+            if len(self._past) >= MOST_NAMES:
+                name = OTHER
+            self._past.setdefault(name, Sums())
+        return name
+
+    def _past_of(self, name: str) -> Sums:
+        return self._past[self._label(name)]
 
     def drop_old(self, now: float) -> None:
         """Forget the sums that are kept no longer."""
@@ -233,7 +254,8 @@ class Tally:
 
     def _drop_old(self, first: int) -> None:
         while self.rows and (len(self.rows) > self._most or next(iter(self.rows))[0] < first):
-            del self.rows[next(iter(self.rows))]
+            key = next(iter(self.rows))
+            self._past_of(key[1]).merge(self.rows.pop(key))
 
 
 def shown(

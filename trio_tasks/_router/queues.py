@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .._contracts.explanation import Explanation
     from .._contracts.layer import Layer
     from .._contracts.listing import TaskFilters
-    from .._contracts.metrics import Balance, Minute, QueueMetrics
+    from .._contracts.metrics import AttemptTotals, Balance, Minute, QueueMetrics
     from .._contracts.storage_events import Pushed
     from .._contracts.worker_info import WorkerInfo
     from .._schedules.schedules import Schedules
@@ -495,6 +495,10 @@ class Queues(WaitForCompletion):
     ) -> dict[str, list[Minute]]:
         """Return the attempts of each queue, added up for each minute and name; see ``throughput`` of the storages."""
         return await self._each(lambda storage: storage.throughput(since, until, name=name))
+
+    def attempt_totals(self) -> dict[str, list[AttemptTotals]]:
+        """Return the sums of all attempts of each queue that this process has settled; see the storages."""
+        return {name: storage.attempt_totals() for name, storage in self._storages.items()}
 
     async def workers(self, *, fresh: bool = False) -> list[WorkerInfo]:
         """Return the workers on all queues, in any process; see ``workers`` of the storages."""

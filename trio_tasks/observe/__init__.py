@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 from .._exports import rename as _rename
 
 if _TYPE_CHECKING:
+    from ._health import health as health
     from ._log_fields import LogFields as LogFields
     from ._open_telemetry import OpenTelemetry as OpenTelemetry, carry_trace as carry_trace
+    from ._prometheus import Collector as Collector
 
 _WHEN_ASKED_FOR = {
+    "Collector": "._prometheus",
+    "health": "._health",
     "LogFields": "._log_fields",
     "OpenTelemetry": "._open_telemetry",
     "carry_trace": "._open_telemetry",
 }
-_EXTRAS = {"opentelemetry": "otel"}
+_EXTRAS = {"opentelemetry": "otel", "prometheus_client": "prometheus"}
 """The extra that installs each library."""
 
 
