@@ -210,8 +210,8 @@ class TroubledEngine(Engine):
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._telling("set_paused", queue, paused)
 
-    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
-        rows: Sequence[ScheduleRow] = await self._call("schedules", after)
+    async def schedules(self, after: int, name: str | None = None) -> Sequence[ScheduleRow]:
+        rows: Sequence[ScheduleRow] = await self._call("schedules", after, name)
         return rows
 
     async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:

@@ -619,9 +619,9 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         return [self.set_schedule(each) for each in changes]
 
-    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
+    async def list_schedules(self, after: int = 0, *, name: str | None = None) -> list[ScheduleEntry]:
         await trio.lowlevel.checkpoint()
-        return [each for each in self.store.schedules.values() if each.revision > after]
+        return [each for each in self.store.schedules.values() if each.revision > after and name in (None, each.name)]
 
     async def make_template(self, task: Task[Any]) -> TaskTemplate:
         await trio.lowlevel.checkpoint()

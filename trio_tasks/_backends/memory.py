@@ -462,10 +462,14 @@ class MemoryStorage(
 
     # Schedules
 
-    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
-        """Return the schedules of the storage whose revision is above ``after``; see :class:`Schedules`."""
+    async def list_schedules(self, after: int = 0, *, name: str | None = None) -> list[ScheduleEntry]:
+        """Return the schedules of the storage whose revision is above ``after``, or the one of a name, if it is; see
+        :class:`Schedules`.
+        """
         await trio.lowlevel.checkpoint()
-        found = [each for each in self._queue.schedules.entries.values() if each.revision > after]
+        entries = self._queue.schedules.entries
+        chosen = entries.values() if name is None else filter(None, [entries.get(name)])
+        found = [each for each in chosen if each.revision > after]
         return sorted(found, key=lambda each: each.revision)
 
     @trio.lowlevel.enable_ki_protection

@@ -425,8 +425,9 @@ class StoreSchedules(ABC):
     """
 
     @abstractmethod
-    async def list_schedules(self, after: int = 0) -> Sequence[ScheduleEntry]:
-        """Return the schedules whose revision is above ``after``, by revision; those removed lately, too."""
+    async def list_schedules(self, after: int = 0, *, name: str | None = None) -> Sequence[ScheduleEntry]:
+        """Return the schedules whose revision is above ``after``, by revision; or the one of a name, if it is. Those
+        removed lately are among them."""
 
     @abstractmethod
     async def set_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[ScheduleResult]:

@@ -292,8 +292,8 @@ class Schedules:
         raise _contended(name)
 
     async def _find(self, name: str) -> ScheduleEntry | None:
-        entries = await self._store.list_schedules()
-        return next((each for each in entries if each.name == name), None)
+        entries = await self._store.list_schedules(name=name)
+        return entries[0] if entries else None
 
     # Looking
 

@@ -615,9 +615,10 @@ class Engine(ABC):
         """Compare the stored counters of the queue with its rows, in one transaction."""
 
     @abstractmethod
-    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
-        """Return the schedules with a revision above ``after``, by revision; those that were removed within
-        :data:`REMOVED_FOR`, too. A schedule that is changed later has a revision above all of these.
+    async def schedules(self, after: int, name: str | None = None) -> Sequence[ScheduleRow]:
+        """Return the schedules with a revision above ``after``, by revision; or the one of a name, if it has
+        one. Those that were removed within :data:`REMOVED_FOR` are among them. A schedule that is changed later has a
+        revision above all of these.
         """
 
     @abstractmethod

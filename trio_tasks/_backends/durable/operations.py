@@ -278,9 +278,9 @@ class QueueOperations:
 
     # Schedules
 
-    async def list_schedules(self, after: int) -> list[ScheduleEntry]:
+    async def list_schedules(self, after: int, name: str | None) -> list[ScheduleEntry]:
         """Return the schedules that were changed after a revision."""
-        return [*map(entry_of, await self._loop.ask(self._loop.engine.schedules, after))]
+        return [*map(entry_of, await self._loop.ask(self._loop.engine.schedules, after, name))]
 
     async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
         """Change schedules, and push tasks with them."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .engine import ScheduleOutcome, ScheduleRow
 
 _FORMAT = 1
+_MISSED, _OVERLAP = get_args(Missed), get_args(Overlap)
 _LONGEST_DELAY = 2.0**33
 
 
@@ -112,11 +113,11 @@ def _is_sound(schedule: Any) -> bool:
         and type(schedule.template.payload) is bytes
         and _is_moment(schedule.done)
         and (schedule.fired is None or _is_moment(schedule.fired))
-        and schedule.missed in get_args(Missed)
+        and schedule.missed in _MISSED
         and (schedule.within is None or _is_duration(schedule.within))
         and type(schedule.limit) is int
         and schedule.limit > 0
-        and schedule.overlap in get_args(Overlap)
+        and schedule.overlap in _OVERLAP
         and _is_duration(schedule.jitter)
         and type(schedule.is_paused) is type(schedule.is_dynamic) is bool
     )

@@ -679,9 +679,11 @@ class DurableStorage(
 
     # Schedules
 
-    async def list_schedules(self, after: int = 0) -> list[ScheduleEntry]:
-        """Return the schedules of the store whose revision is above ``after``; see :class:`Schedules`."""
-        return await self._operations.list_schedules(after)
+    async def list_schedules(self, after: int = 0, *, name: str | None = None) -> list[ScheduleEntry]:
+        """Return the schedules of the store whose revision is above ``after``, or the one of a name, if it is; see
+        :class:`Schedules`.
+        """
+        return await self._operations.list_schedules(after, name)
 
     async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:
         """Change schedules, and push tasks of them to this queue, all in one transaction; see :class:`Schedules`.

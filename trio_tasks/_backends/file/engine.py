@@ -321,9 +321,9 @@ class FileEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)
 
-    async def schedules(self, after: int) -> list[ScheduleRow]:
+    async def schedules(self, after: int, name: str | None = None) -> list[ScheduleRow]:
         """Return the schedules that were changed after a revision."""
-        return await self._read(Operations.schedules, after)
+        return await self._read(Operations.schedules, after, name)
 
     async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> list[ScheduleOutcome]:
         """Change schedules, and insert rows with them."""

@@ -158,9 +158,9 @@ class Operations:
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
         return Balance(queue, _counts(queue_rows), there)
 
-    def schedules(self, after: int) -> list[ScheduleRow]:
-        """Return the schedules that were changed after this revision."""
-        return self._state.schedules.after(after)
+    def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
+        """Return the schedules that were changed after this revision, or the one of a name, if it was."""
+        return self._state.schedules.after(after, name)
 
     def names(self) -> list[str]:
         """Return the names of the queues that a task was ever pushed to."""

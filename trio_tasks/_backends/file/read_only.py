@@ -277,9 +277,9 @@ class ReadOnlyFileEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return (await self._read_on()).audit(queue)
 
-    async def schedules(self, after: int) -> list[ScheduleRow]:
+    async def schedules(self, after: int, name: str | None = None) -> list[ScheduleRow]:
         """Return the schedules that were changed after a revision."""
-        return (await self._read_on()).schedules(after)
+        return (await self._read_on()).schedules(after, name)
 
     async def queues(self) -> list[str]:
         """Return the names of the queues."""

@@ -19,13 +19,10 @@ class JournalSchedules:
         self._before: dict[str, ScheduleRow | None] = {}  # of those that were changed; None: there was none
         self._last_revision = 0
 
-    def get(self, name: str) -> ScheduleRow | None:
-        """Return the schedule of this name, which may have been removed; None if it is not known."""
-        return self._rows.get(name)
-
-    def after(self, revision: int) -> list[ScheduleRow]:
-        """Return those that were changed after a revision, in this order."""
-        found = [each for each in self._rows.values() if each.revision > revision]
+    def after(self, revision: int, name: str | None = None) -> list[ScheduleRow]:
+        """Return those that were changed after a revision, in this order; or the one of a name, if it was."""
+        rows = self._rows.values() if name is None else filter(None, [self._rows.get(name)])
+        found = [each for each in rows if each.revision > revision]
         return sorted(found, key=lambda each: each.revision)
 
     def kept(self, time: float) -> Iterable[ScheduleRow]:

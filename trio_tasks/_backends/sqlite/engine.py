@@ -244,9 +244,9 @@ class SqliteEngine(Engine):
         """Compare the counters of a queue with its rows."""
         return await self._read(Operations.audit, queue)
 
-    async def schedules(self, after: int) -> Sequence[ScheduleRow]:
+    async def schedules(self, after: int, name: str | None = None) -> Sequence[ScheduleRow]:
         """Return the schedules that were changed after a revision."""
-        return await self._read(Operations.schedules, after)
+        return await self._read(Operations.schedules, after, name)
 
     async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:
         """Change schedules, and insert rows with them."""

@@ -121,6 +121,7 @@ key, network FROM trio_tasks_worker LEFT JOIN trio_tasks_session ON trio_tasks_s
 WHERE queue = ? ORDER BY expires > ? DESC, name LIMIT ?
 """
 _SCHEDULES = "SELECT name, revision, body FROM trio_tasks_schedule WHERE revision > ? ORDER BY revision"
+_SCHEDULE = "SELECT name, revision, body FROM trio_tasks_schedule WHERE name = ? AND +revision > ?"
 _SET_SCHEDULE = "INSERT OR REPLACE INTO trio_tasks_schedule (name, revision, body) VALUES (?, ?, ?)"
 _FORGET_SCHEDULES = "DELETE FROM trio_tasks_schedule WHERE body IS NULL AND revision < ?"
 _MOST_WORKERS = 1000
@@ -222,9 +223,12 @@ class Operations:
         rows = [self._connection.execute(sql, (number,))[0] for sql in RECOUNTS]
         return Balance(queue, self._counters.counts(number), dict(rows))
 
-    def schedules(self, after: int) -> list[ScheduleRow]:
-        """Return the schedules that were changed after this revision."""
-        rows = self._connection.execute(_SCHEDULES, (after,))
+    def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
+        """Return the schedules that were changed after this revision, or the one of a name, if it was."""
+        if name is None:
+            rows = self._connection.execute(_SCHEDULES, (after,))
+        else:
+            rows = self._connection.execute(_SCHEDULE, (name, after))
         return [ScheduleRow(text(name), int(revision), body) for name, revision, body in rows]
 
     def set_schedules(self, updates: Sequence[ScheduleUpdate], now: float) -> list[ScheduleOutcome]:

@@ -91,6 +91,8 @@ async def a_time_of_a_schedule_is_fired_once(harness: Harness) -> None:
     expect("the numbers of tasks of the two changes", (len(first.ids), len(second.ids)), (2, 0))
     expect_that("the revisions", 0 < made.revision < first.revision, (made.revision, first.revision), "ascending")
     expect("the schedules", [*await backend.list_schedules()], [ScheduleEntry("a", first.revision, fired)])
+    named = await backend.list_schedules(name="a"), await backend.list_schedules(name="b")
+    expect("the schedules of two names", [*map(len, named)], [1, 0])
     for task_id in first.ids:
         task = await harness.receive()
         expect("the id of a task that was pushed with a change", task.parts.id, task_id)
