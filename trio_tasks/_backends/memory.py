@@ -463,14 +463,9 @@ class MemoryStorage(
     # Schedules
 
     async def list_schedules(self, after: int = 0, *, name: str | None = None) -> list[ScheduleEntry]:
-        """Return the schedules of the storage whose revision is above ``after``, or the one of a name, if it is; see
-        :class:`Schedules`.
-        """
+        """Return the schedules whose revision is above ``after``, or the one of a name; see :class:`Schedules`."""
         await trio.lowlevel.checkpoint()
-        entries = self._queue.schedules.entries
-        chosen = entries.values() if name is None else filter(None, [entries.get(name)])
-        found = [each for each in chosen if each.revision > after]
-        return sorted(found, key=lambda each: each.revision)
+        return self._queue.schedules.after(after, name)
 
     @trio.lowlevel.enable_ki_protection
     async def set_schedules(self, changes: Sequence[ScheduleChange]) -> list[ScheduleResult]:

@@ -321,6 +321,11 @@ class MemorySchedules:
         self.revision = 0
         self.changes = ChangeCount()
 
+    def after(self, revision: int, name: str | None) -> list[ScheduleEntry]:
+        """Return the schedules that were changed after a revision; or the one of a name, if it was."""
+        entries = self.entries.values() if name is None else filter(None, [self.entries.get(name)])
+        return sorted((each for each in entries if each.revision > revision), key=lambda each: each.revision)
+
     def set(self, change: ScheduleChange) -> int:
         """Make a change, if the schedule has the revision that is said; return the new one, or 0."""
         known = self.entries.get(change.name)

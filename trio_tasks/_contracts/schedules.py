@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .._tasks.task import Terms
     from .._tasks.task_id import TaskId
 
-Missed = Literal["latest", "skip", "all"]
-Overlap = Literal["skip", "allow"]
+MissedPolicy = Literal["latest", "skip", "all"]
+OverlapPolicy = Literal["skip", "allow"]
 
 
 @final
@@ -57,10 +57,10 @@ class StoredSchedule:
     template: TaskTemplate
     done: int
     fired: int | None = None
-    missed: Missed = "latest"
+    missed: MissedPolicy = "latest"
     within: float | None = None
     limit: int = 100
-    overlap: Overlap = "skip"
+    overlap: OverlapPolicy = "skip"
     jitter: float = 0.0
     is_paused: bool = False
     is_dynamic: bool = False

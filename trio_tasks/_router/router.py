@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .._contracts.layer import Layer
-    from .._contracts.schedules import Missed, Overlap
+    from .._contracts.schedules import MissedPolicy, OverlapPolicy
     from .._schedules.cron import CronSpec
     from .._schedules.schedule import IntervalSpec
     from .._tasks.retry import RetryPolicy
@@ -193,10 +193,10 @@ class Router:
         call: Call[Any],
         times: CronSpec | IntervalSpec,
         *,
-        missed: Missed = "latest",
+        missed: MissedPolicy = "latest",
         within: float | None = None,
         limit: int = 100,
-        overlap: Overlap = "skip",
+        overlap: OverlapPolicy = "skip",
         jitter: float = 0.0,
         **options: Unpack[TaskOptions],
     ) -> None:

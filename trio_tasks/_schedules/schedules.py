@@ -11,7 +11,7 @@ from .._checks import check_count, check_name, check_seconds, check_unicode
 from .._clock import moment_after
 from .._concurrency.virtual_time import epoch_clock
 from .._contracts.backend import StoreSchedules
-from .._contracts.schedules import Missed, Overlap, ScheduleChange, StoredSchedule
+from .._contracts.schedules import MissedPolicy, OverlapPolicy, ScheduleChange, StoredSchedule
 from .._logging import log
 from .._printing import escaped, quoted
 from .._tasks.task import make_task
@@ -68,10 +68,10 @@ class Definition:
     times: CronSpec | IntervalSpec
     queue: str
     task: Task[Any]
-    missed: Missed
+    missed: MissedPolicy
     within: float | None
     limit: int
-    overlap: Overlap
+    overlap: OverlapPolicy
     jitter: float
 
     def stored(self, template: Any, done: int, *, is_dynamic: bool) -> StoredSchedule:
@@ -124,10 +124,10 @@ class Schedules:
         times: CronSpec | IntervalSpec,
         *,
         queue: str | None = None,
-        missed: Missed = "latest",
+        missed: MissedPolicy = "latest",
         within: float | None = None,
         limit: int = 100,
-        overlap: Overlap = "skip",
+        overlap: OverlapPolicy = "skip",
         jitter: float = 0.0,
         **options: Unpack[TaskOptions],
     ) -> None:
@@ -154,10 +154,10 @@ class Schedules:
         times: CronSpec | IntervalSpec,
         *,
         queue: str | None = None,
-        missed: Missed = "latest",
+        missed: MissedPolicy = "latest",
         within: float | None = None,
         limit: int = 100,
-        overlap: Overlap = "skip",
+        overlap: OverlapPolicy = "skip",
         jitter: float = 0.0,
         **options: Unpack[TaskOptions],
     ) -> None:
@@ -405,10 +405,12 @@ def _check_schedule_name(name: object) -> None:
 
 def _settings(missed: object, within: object, limit: object, overlap: object, jitter: object) -> dict[str, Any]:
     """Check the settings of a schedule."""
-    if missed not in get_args(Missed):
-        raise ValueError(f"missed must be one of {', '.join(map(repr, get_args(Missed)))}, not {quoted(missed)}")
-    if overlap not in get_args(Overlap):
-        raise ValueError(f"overlap must be one of {', '.join(map(repr, get_args(Overlap)))}, not {quoted(overlap)}")
+    if missed not in get_args(MissedPolicy):
+        raise ValueError(f"missed must be one of {', '.join(map(repr, get_args(MissedPolicy)))}, not {quoted(missed)}")
+    if overlap not in get_args(OverlapPolicy):
+        raise ValueError(
+            f"overlap must be one of {', '.join(map(repr, get_args(OverlapPolicy)))}, not {quoted(overlap)}"
+        )
     if missed == "all" and overlap == "skip":
         raise ValueError("missed='all' needs overlap='allow': of tasks that may not overlap, the second is not pushed")
     return {

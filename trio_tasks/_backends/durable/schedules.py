@@ -8,8 +8,8 @@ import cbor2
 
 from ..._clock import microseconds_of, wall_after
 from ..._contracts.schedules import (
-    Missed,
-    Overlap,
+    MissedPolicy,
+    OverlapPolicy,
     ScheduleEntry,
     ScheduleResult,
     StoredSchedule,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .engine import ScheduleOutcome, ScheduleRow
 
 _FORMAT = 1
-_MISSED, _OVERLAP = get_args(Missed), get_args(Overlap)
+_MISSED, _OVERLAP = get_args(MissedPolicy), get_args(OverlapPolicy)
 _LONGEST_DELAY = 2.0**33
 
 
