@@ -225,6 +225,24 @@ def test_processes_are_started_again_and_ended_together(folder: Path) -> None:
 
 
 @pytest.mark.real
+def test_ctrl_c_at_a_terminal_reaches_each_process_once(folder: Path) -> None:
+    ids = push(folder, *["sleep"] * 16)
+    with running("app:app", "--processes", "2") as process:
+        errors = process.stderr
+        assert errors is not None
+        until(lambda: is_running(folder, *ids))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the group in the foreground
+        for _ in range(2):
+            until(lambda: b"shutting down" in errors.readline())
+        time.sleep(0.5)
+        assert process.poll() is None
+        assert len(children(process.pid)) == 2
+        os.killpg(process.pid, signal.SIGINT)
+        status, _, err = ended(process)
+    assert status == 6, err
+
+
+@pytest.mark.real
 def test_processes_end_when_the_one_that_started_them_is_killed(folder: Path) -> None:
     with running("app:app", "--processes", "2") as process:
         pids = until(lambda: len(found := children(process.pid)) == 2 and found)
