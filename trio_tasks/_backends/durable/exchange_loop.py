@@ -49,7 +49,7 @@ _LONGEST_PAUSE = 1.0
 _ABORT_CHECK_INTERVAL = 0.02
 """Seconds between two checks for attempts to be aborted, however often the engine reports changes."""
 _WRITE_INTERVAL = 1.0
-"""Seconds between two writings of the sums of attempts."""
+"""Seconds between two writings of the sums of attempts. Heartbeats come less often, so they need not write them."""
 _LONGEST_DELAY = 10
 """Leases by which a claim may be extended where exchanges take long; the next heartbeat makes it an ordinary one."""
 
