@@ -36,7 +36,7 @@ def test_schedules_are_listed(kind: str, tmp_path: Path) -> None:
     ]
     table = call("schedules", "--url", url, "--no-json").out.splitlines()
     assert table[0].split() == ["name", "times", "queue", "next", "defined"]
-    assert table[1].startswith("monday  cron('0 9 * * MON', zone='UTC')  reports  in ")
+    assert " ".join(table[1].split()).startswith("monday cron('0 9 * * MON', zone='UTC') reports in ")
 
 
 @everywhere
