@@ -315,11 +315,15 @@ WRONG_MINUTES: list[Any] = [
 async def test_damaged_sums_do_no_harm_in_a_journal(
     wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    later_lists = records._later_lists
+    later_lists: Callable[..., list[Any]] = records._later_lists
+
+    def damaged(*args: Any) -> list[Any]:
+        return [wrong, *later_lists(*args)[1:]]
+
     async with FileStorage(tmp_path / "tasks", int) as storage:
         await storage.push_bulk(range(3))
         await storage.settle(await storage.receive(), Succeeded(None))
-        monkeypatch.setattr(records, "_later_lists", lambda *args: [wrong, *later_lists(*args)[1:]])
+        monkeypatch.setattr(records, "_later_lists", damaged)
         await storage.throughput()
         monkeypatch.undo()
     async with FileStorage(tmp_path / "tasks", int) as storage:

@@ -463,7 +463,7 @@ def _added(before: list[Minute], after: list[Minute]) -> dict[str, float]:
     """Return the sums that were added to these minutes."""
 
     def total(minutes: list[Minute], name: str) -> float:
-        values = [getattr(minute, name) for minute in minutes]
+        values: list[float | dict[float, int]] = [getattr(minute, name) for minute in minutes]
         return sum(sum(each.values()) if isinstance(each, dict) else each for each in values)
 
     names = (*_NAMES, "seconds", "waited", "durations", "waits")
