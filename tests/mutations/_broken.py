@@ -370,8 +370,8 @@ MUTATIONS = [
         13,
         "explain counts the tasks of lower priority among those that go first, in SQLite",
         "_backends/sqlite/operations.py",
-        '_BEFORE = "(priority > ? OR (priority = ? AND order_key < ?))"\n',
-        '_BEFORE = "(priority < ? OR (priority = ? AND order_key < ?))"\n',
+        "WHERE queue = ? AND state = 0 AND priority > ? AND {_UNEXPIRED} ORDER",
+        "WHERE queue = ? AND state = 0 AND priority < ? AND {_UNEXPIRED} ORDER",
         ("explanations", "model sqlite"),
     ),
     Mutation(

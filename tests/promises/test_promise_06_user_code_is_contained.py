@@ -556,6 +556,8 @@ BY_A_ROUTER = "tried in tests/router/test_handling.py, as upgrades are in test_v
 ELSEWHERE = "the same function is given at another place too"
 NOT_HERE = {
     "Codec.encode": "called in push, whose caller has the error",
+    "CronSpec(calendar)": "it stops no other schedule: tests/schedules/test_schedules.py",
+    "CronSpec.on(calendar)": "likewise",
     "CustomBackend(receive)": OF_THE_BACKEND,
     "CustomBackend(push)": OF_THE_BACKEND,
     "CustomBackend(settle)": OF_THE_BACKEND,
@@ -573,6 +575,7 @@ NOT_HERE = {
     "Queues(router)": "made by Router.open, and not by users",
     "Router.task(function)": BY_A_ROUTER,
     "Router.task(layers)": BY_A_ROUTER,
+    "Schedules(queue_of)": "called in put, whose caller has the error",
     "SyncSqliteStorage(push_over)": "made by open_sync, and not by users",
     "SyncSqliteStorage(row_of)": "made by open_sync, and not by users",
     "TaskFunction(function)": BY_A_ROUTER,

@@ -28,6 +28,12 @@ EDGES = {
     "testing/_exploration/explore.py",  # these two tell how long they have taken
     "testing/_simulation/simulate.py",
     "_backends/sqlite/sync_storage.py",  # for code without trio: it blocks
+    "_backends/sqlite/wakeup.py",  # a moment in which the system refuses what is sent to a dead process
+    "_concurrency/virtual_time.py",  # where virtual time stands still, a wait for another process ends by real time
+    "_cli/options.py",  # the commands are programs of their own: these show and read the times of people
+    "_cli/output.py",
+    "_cli/records.py",
+    "_cli/top.py",
 }
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
 NOW = {"now", "utcnow", "today", "fromtimestamp", "utcfromtimestamp"}
