@@ -19,9 +19,9 @@ async def ship(order: int) -> None:
 
 async def ask(path: str) -> str:
     """What `curl --unix-socket health.sock http://localhost/ready` does."""
-    stream = await trio.open_unix_socket(PLACE)
-    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    answer = b"".join([chunk async for chunk in stream]).decode()
+    async with await trio.open_unix_socket(PLACE) as stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join([chunk async for chunk in stream]).decode()
     status, body = answer.splitlines()[0], answer.partition("\r\n\r\n")[2]
     return f"{status.split()[1]} {body}"
 

@@ -456,6 +456,7 @@ RUN: dict[str, set[str]] = {
     "WorkerContext": {"wait_stopped", "wait_shutting_down", "set_metadata"},  # the last is the backend's, cut as that
     "Monitor": {"run", "run_with_signal", "__aenter__", "__aexit__"},
     "TestWorker": {"execute_next"},
+    "Redelivery": {"deliver"},  # it is cut, and cuts, in tests/testing/test_redelivery.py
     "Queues": {*verbs_of(Queues)},  # those of one queue, cut as its; several: see tests/router/test_queues.py
     "TaskFunction": {"result"},  # it waits as `wait_for` of the storage does
     "SqliteTransaction": {"from_task"},

@@ -109,7 +109,7 @@ class Program:
                         await audit(self.checker, storages)
                         if number == self.stores.run_count - 1:
                             await self._bulk_changes.act(storages[0], rng(self.seed, "bulk"))
-                            await audit(self.checker, storages[0])
+                            await audit(self.checker, storages)
                             await self._finish_in_order(self._program_run)
                             await audit(self.checker, storages)
                     finally:

@@ -531,10 +531,6 @@ async def test_what_a_file_says_of_itself_by_another_hand_is_refused(tmp_path: P
         ("UPDATE trio_tasks_queue SET pushed = 'many'", SqliteStorage.metrics),
         ("UPDATE trio_tasks_queue SET live = 9e999", SqliteStorage.metrics),
         ("INSERT INTO trio_tasks_queue (name, pushed) VALUES (x'ff', 1)", SqliteStorage.list_queues),
-        (
-            "INSERT INTO trio_tasks_worker (session, queue, name) SELECT num, 'default', x'' FROM trio_tasks_session",
-            SqliteStorage.list_workers,
-        ),
         ("UPDATE trio_tasks_task SET id = x'ff'", SqliteStorage.list_tasks),
         ("UPDATE trio_tasks_task SET attempt = 'many'", SqliteStorage.list_tasks),
         ("UPDATE trio_tasks_task SET start_by = 'never'", SqliteStorage.receive),

@@ -326,7 +326,7 @@ class Service:
                 notify.setblocking(False)
                 notify.sendto(text.encode(), self._address)
         except OSError as error:
-            logging.getLogger("trio_tasks").warning("systemd could not be told %r: %s", text, error)
+            click.echo(f"systemd could not be told {text!r}: {error}", err=True)
 
     async def tell(self, monitor: Monitor | None = None) -> None:
         """Say that the program is ready; then, again and again, that trio's loop turns, and how many slots are busy."""

@@ -99,7 +99,7 @@ LARGEST_PAYLOAD = 2**31
 def encode_change(state: JournalState) -> bytes | None:
     """Encode the record of the current transaction; None if it has changed nothing."""
     transaction = state.transaction
-    if transaction.is_empty and not state.schedules.changed:
+    if transaction.is_empty and not state.schedules.before:
         return None
     new: list[Row] = []
     changed: list[Any] = []
@@ -131,7 +131,7 @@ def encode_change(state: JournalState) -> bytes | None:
         with_facts,
         transaction.minutes,
         transaction.timed_keys,
-        state.schedules.changed,
+        state.schedules.changed if state.schedules.before else (),
     )
 
 

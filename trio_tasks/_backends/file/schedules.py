@@ -16,7 +16,8 @@ class JournalSchedules:
 
     def __init__(self) -> None:
         self._rows: dict[str, ScheduleRow] = {}
-        self._before: dict[str, ScheduleRow | None] = {}  # of those that were changed; None: there was none
+        self.before: dict[str, ScheduleRow | None] = {}
+        """What those schedules were that this transaction has changed; None: there was none."""
         self._last_revision = 0
 
     def after(self, revision: int, name: str | None = None) -> list[ScheduleRow]:
@@ -33,7 +34,7 @@ class JournalSchedules:
     @property
     def changed(self) -> list[ScheduleRow]:
         """Those that this transaction has changed."""
-        return [self._rows[name] for name in self._before]
+        return [self._rows[name] for name in self.before]
 
     def set(self, name: str, was: int, body: bytes | None, time: float) -> int:
         """Change a schedule if it has the revision ``was``; return the new one, or 0."""
@@ -41,7 +42,7 @@ class JournalSchedules:
         if (known.revision if known is not None and known.body is not None else 0) != was:
             return 0
         revision = max(int(time * 1e6), self._last_revision + 1)
-        self._before.setdefault(name, known)
+        self.before.setdefault(name, known)
         self.load(ScheduleRow(name, revision, body))
         return revision
 
@@ -58,14 +59,13 @@ class JournalSchedules:
 
     def commit(self) -> None:
         """Keep what was changed."""
-        if self._before:
-            self._before = {}
+        self.before = {}
 
     def roll_back(self) -> None:
         """Restore what was changed."""
-        for name, row in self._before.items():
+        for name, row in self.before.items():
             if row is None:
                 del self._rows[name]
             else:
                 self._rows[name] = row
-        self._before = {}
+        self.before = {}

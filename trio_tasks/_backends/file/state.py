@@ -561,7 +561,8 @@ class JournalState:
         """Commit the transaction."""
         for row in self.transaction.gone:
             self._remove(row)
-        self.schedules.commit()
+        if self.schedules.before:
+            self.schedules.commit()
         self.transaction = Transaction(self)
 
     def roll_back(self) -> None:
