@@ -22,6 +22,7 @@ from trio_tasks import (
     Killed,
     LeaseLostError,
     MemoryStorage,
+    Minute,
     Outcome,
     Pushed,
     Released,
@@ -157,6 +158,10 @@ class Machine(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.waiters: list[Waiter] = []
         self.closed: set[Any] = set()
+        self.written = {**self.model.attempts}
+        """The attempts that were settled when the sums of all processes were written last."""
+        self.unsure = Counter[str]()
+        """Attempts that may be missing in the sums, since a process has crashed."""
         self.numbers = 0
         self.steps = 0
         self.epoch: float | None = None
@@ -345,6 +350,7 @@ class Machine(RuleBasedStateMachine):
             self._raises(LeaseLostError, held.storage.settle, held.task, outcome)
         else:
             self._do(held.storage.settle, held.task, outcome)
+            self.unsure[verdict] += held.storage not in self.store.handles  # its process writes its sums, or is killed
             error = None if verdict in ("succeeded", "released", "suspended") else "trouble"
             self.model.settle(
                 held.id, verdict, after=after, error=error, result=after if verdict == "succeeded" else None
@@ -425,6 +431,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.kind.traits.is_stored)
     def restart(self, worker: int, cleanly: bool) -> None:
         """Restart a worker's process, after a crash or after closing its storage."""
+        if not cleanly:  # the sums of its last second are lost
+            self.unsure.update({each: n - self.written[each] for each, n in self.model.attempts.items()})
+            self.written = {**self.model.attempts}
         for storage in self.run.do(lambda: self.store.restart(worker, self.model, cleanly=cleanly)):
             for held in self.held:
                 held.storage = None if held.storage is storage else held.storage
@@ -640,6 +649,8 @@ class Machine(RuleBasedStateMachine):
             self.model.enter_due()  # as metrics() did
         balance = self._do(storage.audit)
         assert balance, balance
+        if self.steps % 4 == 0:
+            self._agree_on_attempts()
         for row in [*self.model.rows.values()][self.steps % 3 :: 3]:
             self._agree_on_explanation(storage, row)
         assert self._do(storage.fetch_by_id, UNKNOWN) is None
@@ -649,6 +660,19 @@ class Machine(RuleBasedStateMachine):
         self.waiters = [waiter for waiter in self.waiters if waiter.outcome is None]
         for held in self.held:
             assert held.told == held.to_be_told, f"{held} was told {held.told}, not {held.to_be_told}"
+
+    def _agree_on_attempts(self) -> None:
+        """The sums of the minutes, which each process adds to when it is asked, are those of what was settled, and no
+        attempt is without its times."""
+        minutes: list[Minute] = []
+        for handle in self.store.handles:
+            minutes = self._do(handle.throughput)
+        for verdict, number in self.model.attempts.items():
+            told = sum(getattr(each, verdict) for each in minutes)
+            assert number - self.unsure[verdict] <= told <= number, f"{told} {verdict}, not {number}"
+        self.written = {**self.model.attempts}
+        for minute in minutes:
+            assert sum(minute.durations.values()) == sum(minute.waits.values()) == minute.attempts
 
     def _agree_on(self, storage: Any, task: Task[Any], row: Row) -> None:
         parts = task.parts

@@ -87,6 +87,8 @@ class Model:
         self.rows: dict[str, Row] = {}
         self.timed: dict[str, tuple[Row, float]] = {}  # by the key that it holds for a time, a row, and the end of it
         self.counts = dict.fromkeys(TOTALS, 0)
+        self.attempts = dict.fromkeys(TOTALS[2:], 0)
+        """The attempts that were settled, by what the storage was told."""
         self.claims = 0
         self.is_paused = False
         self.order = 0
@@ -123,7 +125,7 @@ class Model:
         """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
         stays = row.place == "waiting" and not delay and row.priority == new.priority
         row.args, row.priority, row.metadata, row.expires = new.args, new.priority, new.metadata, new.expires
-        row.until, row.seconds = new.until, new.seconds
+        row.until, row.seconds, row.key = new.until, new.seconds, new.key
         self.hold(row)
         if not stays:
             self.wait(row, delay)
@@ -218,6 +220,7 @@ class Model:
         self, task_id: str, verdict: str, *, after: float = 0.0, error: str | None = None, result: Any = None
     ) -> None:
         row = self.rows[task_id]
+        self.attempts[verdict] += 1
         if verdict in ("retried", "failed", "killed"):
             row.history.append((row.attempt, verdict))
         if verdict in ENDS:
