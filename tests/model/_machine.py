@@ -649,8 +649,7 @@ class Machine(RuleBasedStateMachine):
             self.model.enter_due()  # as metrics() did
         balance = self._do(storage.audit)
         assert balance, balance
-        if self.steps % 4 == 0:
-            self._agree_on_attempts()
+        self._agree_on_attempts()
         for row in [*self.model.rows.values()][self.steps % 3 :: 3]:
             self._agree_on_explanation(storage, row)
         assert self._do(storage.fetch_by_id, UNKNOWN) is None
