@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import trio
 
-from ._snapshot import Reader
+from ._snapshot import SnapshotReader
 
 if TYPE_CHECKING:
     from .. import Monitor
-    from ._snapshot import QueueState
+    from ._snapshot import QueueSnapshot
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -22,7 +22,7 @@ _TIMEOUT = 1.0
 """Seconds in which a storage has to answer."""
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     body: bytes
     kind: str = "application/json"
@@ -48,14 +48,14 @@ def health(monitor: Monitor, queues: object) -> Health:
     """
     if monitor is None:
         raise TypeError("health needs the monitor of the workers")
-    return Health(Reader(monitor, queues, _TIMEOUT), monitor, queues)
+    return Health(SnapshotReader(monitor, queues, _TIMEOUT), monitor, queues)
 
 
 @final
 class Health:
     """The application that :func:`health` makes."""
 
-    def __init__(self, reader: Reader, monitor: Monitor, queues: object) -> None:
+    def __init__(self, reader: SnapshotReader, monitor: Monitor, queues: object) -> None:
         self._reader = reader
         self._monitor = monitor
         self._queues = queues
@@ -75,21 +75,21 @@ class Health:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
-    async def _answer(self, scope: Scope) -> _Answer:
+    async def _answer(self, scope: Scope) -> _Response:
         pages = {"/live": self._live, "/ready": self._ready, "/metrics": self._metrics}
         path = str(scope["path"]).removeprefix(str(scope.get("root_path", ""))) or "/"
         await trio.lowlevel.checkpoint()
         if path not in pages:
-            return _Answer(404, _as_json({"error": f"there is {', '.join(pages)}"}))
+            return _Response(404, _as_json({"error": f"there is {', '.join(pages)}"}))
         if scope["method"] not in ("GET", "HEAD"):
-            return _Answer(405, _as_json({"error": "GET or HEAD it"}))
+            return _Response(405, _as_json({"error": "GET or HEAD it"}))
         return await pages[path]()
 
-    async def _live(self) -> _Answer:
+    async def _live(self) -> _Response:
         await trio.lowlevel.checkpoint()
-        return _Answer(200, _as_json({"live": True}))
+        return _Response(200, _as_json({"live": True}))
 
-    async def _ready(self) -> _Answer:
+    async def _ready(self) -> _Response:
         queues, workers = await self._reader.read_queues(), self._reader.workers()
         closed = [each.statistics.name for each in workers if each.intake == "closed"]
         silent = [each.queue for each in queues if not each.is_up]
@@ -103,27 +103,27 @@ class Health:
                 for each in queues
             },
         }
-        return _Answer(200 if report["ready"] else 503, _as_json(report))
+        return _Response(200 if report["ready"] else 503, _as_json(report))
 
-    async def _metrics(self) -> _Answer:
+    async def _metrics(self) -> _Response:
         try:
             from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
             from ._prometheus import Collector
         except ModuleNotFoundError as error:
             await trio.lowlevel.checkpoint()
-            return _Answer(501, _as_json({"error": f"{error}: pip install 'trio_tasks[prometheus]'"}))
+            return _Response(501, _as_json({"error": f"{error}: pip install 'trio_tasks[prometheus]'"}))
         if self._collector is None:
             self._collector, self._registry = Collector(self._monitor, self._queues), CollectorRegistry()
             self._collector.prometheus(self._registry)
         await self._collector.read()
-        return _Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+        return _Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
 
     def __repr__(self) -> str:
         return f"<Health of {self._monitor!r}>"
 
 
-def _is_paused(queue: QueueState) -> bool:
+def _is_paused(queue: QueueSnapshot) -> bool:
     return queue.metrics is not None and queue.metrics["is_paused"]
 
 

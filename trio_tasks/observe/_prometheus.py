@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from .._checks import check_seconds
 from .._concurrency.threads import is_in_trio_thread
-from ._snapshot import Reader
+from ._snapshot import SnapshotReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from .. import Monitor
-    from ._snapshot import QueueState, WorkerState
+    from ._snapshot import QueueSnapshot, WorkerSnapshot
 
 NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "trio_tasks_up": ("1 if the storage of the queue has answered in time, else 0", ("queue",)),
@@ -63,7 +63,7 @@ class Collector:
     """
 
     def __init__(self, monitor: Monitor | None, queues: object, *, timeout: float = 1.0) -> None:
-        self.reader = Reader(monitor, queues, check_seconds(timeout, "timeout", positive=True))
+        self.reader = SnapshotReader(monitor, queues, check_seconds(timeout, "timeout", positive=True))
         self._token: trio.lowlevel.TrioToken | None = None
 
     def prometheus(self, registry: CollectorRegistry = REGISTRY) -> None:
@@ -114,7 +114,7 @@ def _counter(name: str) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, labels=labels)
 
 
-def _of_queues(queues: Iterable[QueueState]) -> Iterator[Metric]:
+def _of_queues(queues: Iterable[QueueSnapshot]) -> Iterator[Metric]:
     up, pushed = _gauge("trio_tasks_up"), _counter("trio_tasks_pushed")
     tasks, oldest = _gauge("trio_tasks_tasks"), _gauge("trio_tasks_oldest_waiting_seconds")
     for each in queues:
@@ -134,7 +134,7 @@ def _of_queues(queues: Iterable[QueueState]) -> Iterator[Metric]:
     yield from (up, pushed, tasks, oldest)
 
 
-def _of_attempts(queues: Iterable[QueueState]) -> Iterator[Metric]:
+def _of_attempts(queues: Iterable[QueueSnapshot]) -> Iterator[Metric]:
     attempts = _counter("trio_tasks_attempts")
     durations, waits = _histogram("trio_tasks_attempt_duration_seconds"), _histogram("trio_tasks_wait_seconds")
     for queue in queues:
@@ -158,7 +158,7 @@ def _cumulated(histogram: Mapping[float, int]) -> list[tuple[str, float]]:
     return [*counts, ("+Inf", sum(histogram.values()))]
 
 
-def _of_workers(workers: Iterable[WorkerState]) -> Iterator[Metric]:
+def _of_workers(workers: Iterable[WorkerSnapshot]) -> Iterator[Metric]:
     slots, up = _gauge("trio_tasks_slots"), _gauge("trio_tasks_worker_up")
     for each in workers:
         labels, statistics = [each.queue, each.statistics.name], each.statistics

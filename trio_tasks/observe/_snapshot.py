@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .. import AttemptTotals, QueueMetrics, WorkerStatistics
 
 
-class QueueState(NamedTuple):
+class QueueSnapshot(NamedTuple):
     """What is known of a queue."""
 
     queue: str
@@ -29,7 +29,7 @@ class QueueState(NamedTuple):
     totals: Sequence[AttemptTotals]
 
 
-class WorkerState(NamedTuple):
+class WorkerSnapshot(NamedTuple):
     """What is known of a worker of this process."""
 
     queue: str
@@ -38,7 +38,7 @@ class WorkerState(NamedTuple):
 
 
 @final
-class Reader:
+class SnapshotReader:
     """Reads the counters of storages, within a time limit even where a storage hangs.
 
     A read cannot always be cancelled, since a storage carries an operation to its end. So it is made in a trio task of
@@ -64,7 +64,7 @@ class Reader:
         queues = self._queues
         return {name: queues[name] for name in queues} if isinstance(queues, Queues) else queues
 
-    async def read_queues(self) -> list[QueueState]:
+    async def read_queues(self) -> list[QueueSnapshot]:
         """Ask all storages at once; return what is known of each queue when they have answered, or time is up."""
         storages = self._storages()
         for name, storage in storages.items():
@@ -78,10 +78,10 @@ class Reader:
         await trio.lowlevel.checkpoint()
         return self.queues()
 
-    def queues(self) -> list[QueueState]:
+    def queues(self) -> list[QueueSnapshot]:
         """Return what is known of each queue, without asking; one that is being asked has not answered."""
         return [
-            QueueState(
+            QueueSnapshot(
                 name,
                 name not in self._reads and name in self._latest,
                 self._latest.get(name),
@@ -99,10 +99,10 @@ class Reader:
         finally:
             self._reads.pop(name).set()
 
-    def workers(self) -> list[WorkerState]:
+    def workers(self) -> list[WorkerSnapshot]:
         """Return what is known of the workers that the monitor runs."""
         contexts: Iterable[WorkerContext] = () if self.monitor is None else self.monitor.workers
-        return [WorkerState(_queue_of(each), each.intake, each.statistics()) for each in contexts]
+        return [WorkerSnapshot(_queue_of(each), each.intake, each.statistics()) for each in contexts]
 
 
 def _listed(queues: Any) -> dict[str, Any]:
