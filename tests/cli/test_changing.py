@@ -162,3 +162,10 @@ def test_pause_and_resume(kind: str, tmp_path: Path) -> None:
     assert call("resume", "--url", url, "emails").records == [{"queue": "emails", "is_paused": False}]
     assert call("pause", "--url", url, "email").status == 3
     assert call("pause", "--url", url).status == 2
+
+
+def test_the_rows_of_a_table_are_no_ids(tmp_path: Path) -> None:
+    table = "queue   id       status\nemails  email-1  Failed\n"
+    ended = call("retry", "--url", filled("sqlite", tmp_path), "-", stdin=table)
+    assert (ended.status, ended.out) == (2, "")
+    assert "line 1 of standard input is a row of a table, and no id" in ended.err

@@ -23,6 +23,7 @@ from trio_tasks import (
     Released,
     RetryAfterError,
     RetryPolicy,
+    Router,
     SqliteStorage,
     SuspendError,
     Worker,
@@ -95,6 +96,25 @@ async def test_promise_13_nothing_fails_silently_each_failed_attempt_is_one_reco
         "a dead letter has its traceback"
     )
     assert "raise ConnectionError" in caplog.text
+
+
+async def test_promise_13_nothing_fails_silently_a_task_with_a_name_is_called_by_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks = Router()
+
+    @tasks.task(name="mail.send", attempts=1)
+    async def send_mail(to: str) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionError("refused")
+
+    storage = MemoryStorage[Any]()
+    await storage.push(send_mail.bind("a"), id="7")
+    storage.close()
+    await Worker("w-1", storage, tasks).run()
+    [record] = records = of_library(caplog)
+    assert "queue 'default': mail.send, task 7, attempt 1 of 1 failed" in record.getMessage()
+    assert vars(record)["task_name"] == "mail.send", records
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,9 @@ def _lines_in() -> list[str]:
 def _target_of(line: str, number: int) -> Target:
     text = line.strip()
     if not text.startswith("{"):
+        if "  " in text:
+            what = f"line {number} of standard input is a row of a table, and no id: {printable(text[:60])!r}"
+            raise CommandError(f"{what}; pipe JSON lines, which `--json` writes, or ids alone", ExitStatus.USAGE)
         return Target(text)
     try:
         found: Any = json.loads(text)

@@ -194,7 +194,11 @@ def _checked(monitor: object, target: str) -> Monitor:
         told = f"{printable(target)} must return a Monitor, not {type(monitor).__name__}"
         raise CommandError(told, ExitStatus.USAGE)
     if monitor.is_running:
-        raise CommandError(f"the Monitor of {printable(target)} runs already: leave that to `run`", ExitStatus.USAGE)
+        raise CommandError(
+            f"the Monitor of {printable(target)} runs already: return or yield `queues.monitor(...)` itself, not what "
+            "`async with` gives; `run` enters it",
+            ExitStatus.USAGE,
+        )
     return monitor
 
 

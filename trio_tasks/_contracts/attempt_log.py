@@ -40,7 +40,7 @@ class AttemptLog:
       logger: the logger for the records.
       worker: the name of the worker.
       queue: the name of its queue; None if it has none.
-      task_name: the name of its tasks.
+      task_name: the name of those of its tasks that have none.
       attempts: the number of attempts of a task that has no number of its own.
     """
 
@@ -139,10 +139,11 @@ class AttemptLog:
     ) -> None:
         parts = task.parts
         attempts = self._attempts if parts.terms.attempts is None else parts.terms.attempts
+        task_name = self._task_name if parts.terms.name is None else escaped(parts.terms.name)
         fields = {
             "worker": self._worker,
             "queue": self.queue,
-            "task_name": self._task_name,
+            "task_name": task_name,
             "task_id": str(parts.id),
             "attempt": int(parts.attempt),
             "attempts": attempts,
@@ -153,7 +154,7 @@ class AttemptLog:
             "worker %r%s: %s, task %s, attempt %s of %s %s",
             self._worker,
             "" if self.queue is None else f", queue {self.queue!r}",
-            self._task_name,
+            task_name,
             escaped(parts.id),
             parts.attempt,
             attempts,
