@@ -52,6 +52,19 @@ async def test_later_attempts_and_others_see_it(kind: str, tmp_path: Path) -> No
         assert (dict(found.parts.metadata), found.parts.priority) == (seen[1], 3)
 
 
+@pytest.mark.parametrize("kind", OPEN)
+async def test_calls_side_by_side_lose_nothing_of_one_another(kind: str, tmp_path: Path) -> None:
+    async with OPEN[kind](tmp_path / "store") as storage:
+        task_id = await storage.push(1, metadata={"kept": 1})
+        task = await storage.receive()
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(storage.set_metadata, task, {f"part {number}": number})
+        found = await storage.fetch_by_id(task_id)
+        wanted = {"kept": 1, **{f"part {number}": number for number in range(5)}}
+        assert dict(found.parts.metadata) == dict(task.parts.metadata) == wanted
+
+
 @pytest.mark.parametrize("kind", ["encoded", "file", "sqlite"])
 async def test_what_cannot_be_stored_is_refused(kind: str, tmp_path: Path) -> None:
     async with OPEN[kind](tmp_path / "store") as storage:

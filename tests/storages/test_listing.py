@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio_tasks import Failed, FileStorage, MemoryStorage, Page, SqliteStorage, Status, Succeeded, Task, TaskFilters
+from trio_tasks import (
+    AbortError,
+    Failed,
+    FileStorage,
+    MemoryStorage,
+    Page,
+    SqliteStorage,
+    Status,
+    Succeeded,
+    Task,
+    TaskFilters,
+    Worker,
+)
 from trio_tasks._contracts import listing
 from trio_tasks._contracts.listing import Position, Selection
 
@@ -311,6 +323,32 @@ async def test_many_are_retried_cancelled_and_discarded_in_parts(
         assert await storage.discard_all() == 20
         assert await storage.list_tasks() == []
         assert await storage.audit()
+
+
+async def test_a_task_that_fails_again_meanwhile_is_retried_once(
+    open_storage: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_tasks._backends.capabilities.CHANGED_AT_ONCE", 50)
+    monkeypatch.setattr("trio_tasks._backends.durable.operations.CHANGED_AT_ONCE", 50)
+    runs: dict[int, int] = {}
+
+    async def fail(number: int) -> None:
+        runs[number] = runs.get(number, 0) + 1
+        await trio.lowlevel.checkpoint()
+        raise AbortError("no")
+
+    async with open_storage() as storage:
+        await storage.push_bulk(range(150))
+        async with trio.open_nursery() as nursery:
+            context = await nursery.start(Worker("w", storage, fail, concurrency=50, log=None).run)
+            ids = [task.parts.id for task in await storage.list_tasks(limit=150)]
+            await storage.wait_for(ids)
+            await trio.sleep(0.02)  # until their ends are past, whatever the clocks of one transaction say
+            assert await storage.retry_all() == 150
+            await storage.wait_for(ids)
+            context.stop()
+        assert {*runs.values()} == {2}
+        assert (await storage.metrics())["resumed"] == 150
 
 
 async def test_a_filter_goes_through_all_tasks(open_storage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -363,14 +363,16 @@ class LedgerCapabilities(
 
     async def _change_all(self, chosen: list[Selection], change: Callable[[str], bool]) -> int:
         """Change all tasks of these selections, with a checkpoint before each 500 of them."""
-        number = 0
+        number, seen = 0, set[str]()  # a task that has failed again since is not changed again, though time stand still
         for selection in chosen:
             request: PageRequest | None = PageRequest(selection, False, None, CHANGED_AT_ONCE)
             while request is not None:
                 await trio.lowlevel.checkpoint()
                 self._ledger_holder.expire()
                 found = self._ledger_holder.ledger.search(request, trio.current_time())
-                number += sum(change(task.parts.id) for task in found.rows)
+                new = [task.parts.id for task in found.rows if task.parts.id not in seen]
+                seen.update(new)
+                number += sum(map(change, new))
                 self._ledger_holder.match_waiters()
                 request = None if found.next is None else replace(request, after=found.next)
         return number  # noqa: ASYNC910  there is a selection at least
@@ -423,9 +425,8 @@ class LedgerCapabilities(
           LeaseLostError: the task is not running in this attempt any more. Nothing changed.
         """
         check_task(task)
-        metadata = Metadata({**task.parts.metadata, **values})
         await trio.lowlevel.checkpoint()
-        self._ledger_holder.ledger.set_metadata(task, metadata)
+        self._ledger_holder.ledger.set_metadata(task, Metadata({**task.parts.metadata, **values}))
 
     async def progress_of(self, task_id: str) -> Any:
         """Return the progress that was last reported for the task; None if none was.

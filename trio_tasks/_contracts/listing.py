@@ -227,8 +227,9 @@ assert _CHECKS.keys() == TaskFilters.__annotations__.keys()
 
 CHANGED_AT_ONCE = 500
 """Tasks that one transaction of a verb for many tasks changes, at most."""
-_SLACK = 1.0
-"""Seconds that the moment at which a task was finished may be ahead of the clock: those of one transaction differ."""
+SLACK = 0.002
+"""Seconds that the moment at which a stored task was finished may be ahead of the clock: those of one transaction
+differ by a microsecond each. More would change tasks that were finished after the call began."""
 _DEAD = (Status.Failed, Status.Killed)
 _STATUSES: dict[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "retry_all": (_DEAD, (Status.Done, *_DEAD)),
@@ -240,7 +241,13 @@ _STATUSES: dict[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
 
 
 def selections(
-    verb: str, status: Status | None, filters: Mapping[str, Any], now: float, older_than: float = 0.0
+    verb: str,
+    status: Status | None,
+    filters: Mapping[str, Any],
+    now: float,
+    older_than: float = 0.0,
+    *,
+    slack: float = 0.0,
 ) -> list[Selection]:
     """Check the arguments of a verb for many tasks; return a selection for each status that it is about.
 
@@ -250,6 +257,7 @@ def selections(
       filters: as for ``list_tasks``.
       now: the time, by the clock by which tasks are pushed and finished.
       older_than: seconds for which the tasks must have been finished.
+      slack: seconds that the moment at which a task was finished may be ahead of the clock.
 
     Raises:
       TypeError, ValueError: one of them is wrong; the message says what would be right.
@@ -259,7 +267,7 @@ def selections(
     if selection.status is not None and selection.status not in possible:
         names = ", ".join(each.name for each in possible)
         raise ValueError(f"{verb} is about tasks of the status {names}, not {selection.status.name}")
-    until = now - older_than if older_than > 0 else now + _SLACK
+    until = now - older_than if older_than > 0 else now + slack
     statuses = usual if selection.status is None else (selection.status,)
     return [replace(selection, status=each, until=until) for each in statuses]
 

@@ -13,7 +13,7 @@ from ..._concurrency.virtual_time import rest
 from ..._contracts.bulk import Refusal, ReportBuilder, in_batches, log_taken
 from ..._contracts.explanation import Evidence, explanation_of
 from ..._contracts.lending import Loan
-from ..._contracts.listing import CHANGED_AT_ONCE, Found, selections
+from ..._contracts.listing import CHANGED_AT_ONCE, SLACK, Found, selections
 from ..._contracts.result_waits import ResultWait
 from ..._contracts.schedules import TaskTemplate
 from ..._contracts.sink import check_storable, check_task
@@ -201,6 +201,16 @@ class QueueOperations:
     async def set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
         """Add these values to the metadata of a running task."""
         check_task(task)
+        locks, task_id = self._queue.metadata_locks, task.parts.id
+        lock = locks.setdefault(task_id, trio.Lock())
+        try:
+            async with lock:  # each call adds to what the one before has stored
+                await self._set_metadata(task, values)
+        finally:
+            if not lock.locked():
+                locks.pop(task_id, None)
+
+    async def _set_metadata(self, task: Task[Any], values: Mapping[str, Any]) -> None:
         parts, lease = task.parts, task.parts.context
         if not isinstance(lease, Lease) or lease.settled:
             raise LeaseLostError(f"task {escaped(parts.id)} is not running here")
@@ -317,13 +327,14 @@ class QueueOperations:
 
     async def change_all(self, name: ManyVerb, status: Status | None, filters: TaskFilters) -> int:
         """Change all tasks that pass the filters; return how many there were."""
-        return await self._change_all(_CHANGES[name], selections(name, status, filters, self._loop.engine.now()))
+        chosen = selections(name, status, filters, self._loop.engine.now(), slack=SLACK)
+        return await self._change_all(_CHANGES[name], chosen)
 
     async def vacuum(self, older_than: float | None, status: Status | None) -> int:
         """Forget finished tasks; return how many there were."""
         if older_than is not None or status is not None:
             seconds = 0.0 if older_than is None else check_seconds(older_than, "older_than")
-            chosen = selections("vacuum", status, {}, self._loop.engine.now(), seconds)
+            chosen = selections("vacuum", status, {}, self._loop.engine.now(), seconds, slack=SLACK)
             return await self._change_all("forget", chosen)
         return await self._in_parts(self._loop.engine.forget, None)
 

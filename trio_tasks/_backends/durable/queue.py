@@ -177,6 +177,7 @@ class QueueState:
         "leased",
         "live",
         "looked_at",
+        "metadata_locks",
         "name",
         "next_due",
         "on_push",
@@ -225,6 +226,7 @@ class QueueState:
         """True once workers of several names have run on it here: from then on each row is claimed for one worker, and
         given to a slot of this worker only."""
         self.awaited = ResultWaits()  # the calls that wait for results
+        self.metadata_locks: dict[str, trio.Lock] = {}  # of the tasks whose metadata is being changed
         self.endings: dict[str, Settlement] = {}  # the ends of awaited tasks, if the store does not keep them
         self.extensions: OrderedDict[str, Extensions] = OrderedDict()
         self.events = EventReaders()
