@@ -76,5 +76,10 @@ def worker_and_queue(task: Task[Any]) -> tuple[str | None, str | None]:
         context = WorkerContext.of(task)
     except WorkerError:  # no worker runs it, as in a test of the handler
         return None, None
+    return context.name, queue_of(context)
+
+
+def queue_of(context: WorkerContext) -> str | None:
+    """Return the name of the queue of a worker; None if its backend has none."""
     queue = getattr(getattr(context.recipe, "backend", None), "queue", None)
-    return context.name, queue if isinstance(queue, str) else None
+    return queue if isinstance(queue, str) else None

@@ -11,6 +11,7 @@ from .. import Monitor, Queues, WorkerContext
 from .._logging import log_and_suppress
 from .._printing import quoted
 from ..abc import Metrics, Throughput
+from ._log_fields import queue_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class QueueSnapshot(NamedTuple):
-    """What is known of a queue."""
+    """The state of a queue, as it was read last."""
 
     queue: str
     is_up: bool
@@ -30,7 +31,7 @@ class QueueSnapshot(NamedTuple):
 
 
 class WorkerSnapshot(NamedTuple):
-    """What is known of a worker of this process."""
+    """The state of a worker of this process."""
 
     queue: str
     intake: str
@@ -102,7 +103,7 @@ class SnapshotReader:
     def workers(self) -> list[WorkerSnapshot]:
         """Return what is known of the workers that the monitor runs."""
         contexts: Iterable[WorkerContext] = () if self.monitor is None else self.monitor.workers
-        return [WorkerSnapshot(_queue_of(each), each.intake, each.statistics()) for each in contexts]
+        return [WorkerSnapshot(queue_of(each) or "", each.intake, each.statistics()) for each in contexts]
 
 
 def _listed(queues: Any) -> dict[str, Any]:
@@ -111,7 +112,3 @@ def _listed(queues: Any) -> dict[str, Any]:
     if wrong := [each for each in storages if not isinstance(each, Metrics)]:
         raise TypeError(f"queues must be the queues of a router, a storage, or storages, not {quoted(wrong[0])}")
     return {str(getattr(each, "queue", "default")): each for each in storages}
-
-
-def _queue_of(context: WorkerContext) -> str:
-    return str(getattr(getattr(context.recipe, "backend", None), "queue", ""))

@@ -33,7 +33,7 @@ class JournalSchedules:
 
     @property
     def changed(self) -> list[ScheduleRow]:
-        """Those that this transaction has changed."""
+        """The schedules that this transaction has changed."""
         return [self._rows[name] for name in self.before]
 
     def set(self, name: str, was: int, body: bytes | None, time: float) -> int:
