@@ -254,8 +254,62 @@ async def test_what_stands_in_the_code_no_more_is_orphaned(opened: Opener, tmp_p
         assert {each.schedule for each in await firings(storage)} == {"new", "dynamic"}
         infos = await now.list()
         assert {each.name: each.is_orphaned for each in infos} == {"old": True, "new": False, "dynamic": False}
-        assert await now.prune() == ["old"]
+        assert [each.is_orphaned for each in await Schedules(storage).list()] == [False, False, True]
+        assert [each.is_orphaned for each in await before.list()] == [False, False, False], "it stands in the code here"
+        assert await before.prune() == []
+        assert await Schedules(storage).prune() == ["old"]
+        assert await now.prune() == []
         assert [each.name for each in await now.list()] == ["dynamic", "new"]
+
+
+@everywhere
+async def test_nothing_is_orphaned_because_no_program_runs(opened: Opener, tmp_path: Path, clock: MockClock) -> None:
+    async with opened(tmp_path / "tasks") as storage:
+        schedules, looking = Schedules(storage), Schedules(storage)
+        schedules.declare("each", 1, every(minutes=1))
+        await run_for(schedules, 1)
+        await trio.sleep(30 * 86400)
+        assert [each.is_orphaned for each in await looking.list()] == [False]
+        assert await looking.prune() == []
+
+
+@everywhere
+async def test_a_schedule_is_not_orphaned_while_a_program_runs_that_has_it(
+    opened: Opener, tmp_path: Path, clock: MockClock
+) -> None:
+    async with opened(tmp_path / "tasks") as storage:
+        older, newer, looking = Schedules(storage), Schedules(storage), Schedules(storage)
+        for name in ("fired", "paused"):
+            older.declare(name, 1, every(minutes=1), overlap="allow")
+        await older.put("dynamic", 1, every(days=1))
+        async with scheduler(newer):
+            async with scheduler(older):
+                await older.pause("paused")
+                await trio.sleep(3600.5)
+                assert not any(each.is_orphaned for each in await looking.list())
+                assert await looking.prune() == []
+            assert await times(storage) == minutes(*range(1, 61)), "marking it costs none of its times"
+            await trio.sleep(601)
+            assert [each.name for each in await looking.list() if each.is_orphaned] == ["fired", "paused"]
+            [dynamic] = await storage.list_schedules(name="dynamic")
+            assert dynamic.schedule.orphaned_from is None
+            async with scheduler(older):
+                await trio.sleep(1)
+                assert not any(each.is_orphaned for each in await looking.list())
+            await trio.sleep(601)
+            assert await looking.prune() == ["fired", "paused"]
+        assert [each.name for each in await looking.list()] == ["dynamic"]
+
+
+@everywhere
+async def test_schedules_of_other_queues_are_not_orphaned(opened: Opener, tmp_path: Path, clock: MockClock) -> None:
+    async with opened(tmp_path / "tasks") as storage:
+        first, second = Schedules(storage), Schedules(storage.share(queue="second"))
+        first.declare("first", 1, every(minutes=1))
+        second.declare("second", 1, every(minutes=1))
+        await run_for(second, 1)
+        await run_for(first, 1)
+        assert not any(each.is_orphaned for each in await Schedules(storage).list())
 
 
 @everywhere

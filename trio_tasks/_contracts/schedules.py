@@ -50,6 +50,8 @@ class StoredSchedule:
       jitter: the seconds over which tasks are spread.
       is_paused: True if no time is fired.
       is_dynamic: True if it was put at run time, and does not stand in the code.
+      orphaned_from: the moment from which on it is orphaned: a scheduler of its queue runs whose code lacks it. It lies
+        ahead while another scheduler runs in whose code it stands. None if all of them have it.
     """
 
     times: str
@@ -64,6 +66,7 @@ class StoredSchedule:
     jitter: float = 0.0
     is_paused: bool = False
     is_dynamic: bool = False
+    orphaned_from: int | None = None
 
 
 class ScheduleEntry(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
 from heapq import heappop, heappush
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, final
 
 import trio
@@ -45,6 +45,8 @@ _PAUSE = 1.0
 """Seconds after a failure of the store."""
 _ERROR_PAUSE = 60 * 10**6
 """Microseconds after which times are computed again whose calendar has raised an error."""
+_CLAIMED_FOR = 600 * 10**6
+"""Microseconds for which a scheduler keeps its schedules from being orphaned, where another one's code lacks them."""
 _LONGEST_GAP = 1800.0
 """Seconds without a look at the store after which removed schedules may have been forgotten there."""
 _MICROSECOND = timedelta(microseconds=1)
@@ -160,6 +162,8 @@ class Scheduler:
         self._revision = 0
         self._looked_at = -math.inf
         self._noted: set[tuple[str, str]] = set()
+        self._to_mark: dict[str, ScheduleChange] = {}
+        self._to_renew: dict[str, int] = {}
 
     @property
     def now(self) -> int:
@@ -171,6 +175,7 @@ class Scheduler:
         while True:  # noqa: ASYNC913  looking is a checkpoint
             try:
                 await self._look()
+                await self._mark()
                 await self._fire()
                 await self._wait()
             except trio.ClosedResourceError:
@@ -204,8 +209,13 @@ class Scheduler:
         if known is not None and known.revision >= entry.revision:
             return
         self._live.pop(entry.name, None)
+        self._to_mark.pop(entry.name, None)
+        self._to_renew.pop(entry.name, None)
         schedule = entry.schedule
-        if schedule is None or schedule.is_paused or schedule.queue not in self._storages:
+        if schedule is None or schedule.queue not in self._storages:
+            return
+        self._note_orphan(entry, schedule)
+        if schedule.is_paused:
             return
         if not (schedule.is_dynamic or entry.name in self._declared):
             return
@@ -231,6 +241,39 @@ class Scheduler:
             return spec
         log.error("the times of schedule %s are not known here: %s", escaped(name), escaped(times))
         return None
+
+    # Marking. The store tells which schedules are orphaned, for programs without the code. A scheduler marks those
+    # that its code lacks. If another one has them, as in a rolling deploy, that one postpones it while it runs.
+
+    def _note_orphan(self, entry: ScheduleEntry, schedule: StoredSchedule) -> None:
+        """Note that a schedule is to be marked as orphaned, or that this is to be postponed, now or later."""
+        moment, is_known = schedule.orphaned_from, entry.name in self._declared
+        if schedule.is_dynamic or is_known == (moment is None):
+            return
+        now = self.now
+        if moment is None:
+            moment = now
+        elif moment > now + _CLAIMED_FOR // 2:
+            self._to_renew[entry.name] = moment - _CLAIMED_FOR // 2
+            return
+        else:
+            moment = now + _CLAIMED_FOR
+        marked = replace(schedule, orphaned_from=moment)
+        self._to_mark[entry.name] = ScheduleChange(entry.name, entry.revision, marked)
+
+    async def _mark(self) -> None:
+        """Store these marks. Those whose schedule was changed meanwhile are noted again by the next look."""
+        for name in [name for name, moment in self._to_renew.items() if moment <= self.now]:
+            for entry in await self._store.list_schedules(name=name):
+                self._to_renew.pop(name, None)
+                if entry.schedule is not None:
+                    self._note_orphan(entry, entry.schedule)
+        while self._to_mark:
+            some = [*islice(self._to_mark.values(), _AT_ONCE)]
+            await self._store.set_schedules(some)
+            for change in some:
+                self._to_mark.pop(change.name, None)
+        await trio.lowlevel.checkpoint()
 
     def _push(self, live: _Live) -> None:
         if live.due is not None:
@@ -287,9 +330,8 @@ class Scheduler:
         """Wait until a schedule is due, or may have been changed."""
         while self._heap and not self._is_valid(*self._heap[0]):
             heappop(self._heap)
-        seconds = math.inf
-        if self._heap:
-            seconds = seconds_to_sleep(max(0.0, (self._heap[0][0] - self._clock()) / 1e6))
+        moments = [*self._to_renew.values(), *(moment for moment, _ in self._heap[:1])]
+        seconds = seconds_to_sleep(max(0.0, (min(moments) - self._clock()) / 1e6)) if moments else math.inf
         with trio.move_on_after(seconds):
             self._seen = await self._store.wait_for_schedules(self._seen)
             await trio.sleep(max(0.0, self._looked_at + _LOOKS_APART - trio.current_time()))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .._tasks.task import Task, TaskOptions
     from .._tasks.task_id import TaskId
 
-_DECLARED_AT_ONCE = 500
+_CHANGED_AT_ONCE = 500
 _TRIES = 100
 
 
@@ -46,7 +46,9 @@ class ScheduleInfo:
       next: its next time; None if it is paused, if there is none, or if its calendar is not known here.
       previous: the time that was fired last; None if none was.
       is_paused: True if it is paused.
-      is_orphaned: True if it was stored by a program in whose code it stood, and does not stand in this one's.
+      is_orphaned: True if it was stored by a program in whose code it stood, and is fired by none: the code of a
+        scheduler that was started later lacks it, and none runs, or has run within 10 minutes, that has it. It is not
+        orphaned if it stands in this program's code.
       is_dynamic: True if it was put at run time.
     """
 
@@ -133,9 +135,9 @@ class Schedules:
     ) -> None:
         """Declare a schedule of the code, which :meth:`run` stores. The arguments are those of :meth:`put`.
 
-        One that is declared nowhere any more stays stored, is not fired, and is listed as orphaned, until
-        :meth:`prune`. If two versions of a program declare it differently, the one that was started last wins. The
-        times may have a calendar.
+        One that is declared nowhere any more stays stored, is not fired, and is listed as orphaned once a scheduler of
+        its queue has started whose code lacks it, until :meth:`prune`. If two versions of a program declare it
+        differently, the one that was started last wins. The times may have a calendar.
         """
         settings = {"missed": missed, "within": within, "limit": limit, "overlap": overlap, "jitter": jitter}
         self.declare_all({name: self._definition(name, args, times, queue, options, settings)})
@@ -237,9 +239,20 @@ class Schedules:
         return await self._change(name, lambda _: None, replaces=True)
 
     async def prune(self) -> list[str]:
-        """Remove all orphaned schedules, and return their names."""
-        orphaned = [each.name for each in await self.list() if each.is_orphaned]
-        return [name for name in orphaned if await self.remove(name)]
+        """Remove all orphaned schedules, and return their names. Any program may do so: the store knows which they are.
+
+        If it is cancelled, some of them are removed.
+        """
+        removed: list[str] = []
+        while changes := [
+            ScheduleChange(entry.name, entry.revision, None)
+            for entry in await self._store.list_schedules()
+            if entry.schedule is not None and self._is_orphaned(entry.name, entry.schedule)
+        ]:
+            some = changes[:_CHANGED_AT_ONCE]
+            results = await self._store.set_schedules(some)
+            removed += [each.name for each, result in zip(some, results, strict=True) if result.revision]
+        return sorted(removed)
 
     async def run_now(self, name: str) -> TaskId | None:
         """Push a task of a schedule now, whether it is paused or not; its times stay as they are.
@@ -311,9 +324,13 @@ class Schedules:
         previous = None if schedule.fired is None else moment_after(schedule.fired)
         if previous is not None and spec is not None:
             previous = in_zone(previous, zone_of(spec.zone))
-        is_orphaned = not schedule.is_dynamic and name not in self._declared
-        states = schedule.is_paused, is_orphaned, schedule.is_dynamic
+        states = schedule.is_paused, self._is_orphaned(name, schedule), schedule.is_dynamic
         return ScheduleInfo(name, schedule.times, schedule.queue, following, previous, *states)
+
+    def _is_orphaned(self, name: str, schedule: StoredSchedule) -> bool:
+        if schedule.is_dynamic or name in self._declared or schedule.orphaned_from is None:
+            return False
+        return schedule.orphaned_from <= self._now()
 
     def _spec_of(self, name: str, schedule: StoredSchedule) -> CronSpec | IntervalSpec | None:
         own = self._declared.get(name)
@@ -367,8 +384,8 @@ class Schedules:
             was = 0 if entry is None or entry.is_removed else entry.revision
             changes.append(ScheduleChange(name, was, edited))
         lost: dict[str, StoredSchedule] = {}
-        for start in range(0, len(changes), _DECLARED_AT_ONCE):
-            some = changes[start : start + _DECLARED_AT_ONCE]
+        for start in range(0, len(changes), _CHANGED_AT_ONCE):
+            some = changes[start : start + _CHANGED_AT_ONCE]
             results = await storage.set_schedules(some)
             lost |= {
                 each.name: new[each.name] for each, result in zip(some, results, strict=True) if not result.revision

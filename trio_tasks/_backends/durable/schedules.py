@@ -88,6 +88,7 @@ def _encode(schedule: StoredSchedule) -> bytes:
         schedule.jitter,
         schedule.is_paused,
         schedule.is_dynamic,
+        schedule.orphaned_from,
     ]
     return cbor2.dumps(fields)
 
@@ -120,6 +121,7 @@ def _is_sound(schedule: Any) -> bool:
         and schedule.overlap in _OVERLAP
         and _is_duration(schedule.jitter)
         and type(schedule.is_paused) is type(schedule.is_dynamic) is bool
+        and (schedule.orphaned_from is None or _is_moment(schedule.orphaned_from))
     )
 
 
