@@ -16,7 +16,9 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 from trio_tasks import (
     Backend,
     Custom,
+    CustomBackend,
     Event,
+    LeaseLostError,
     MemoryStorage,
     Outcome,
     Task,
@@ -107,6 +109,33 @@ async def test_statistics_are_frozen_and_whole(autojump_clock: MockClock, nurser
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.succeeded = 3  # type: ignore[misc]  # which is what must not work
     nursery.cancel_scope.cancel()
+
+
+async def test_statistics_tell_of_lost_leases_and_of_settling(autojump_clock: MockClock) -> None:
+    async def settle(task: Task[str], outcome: Outcome) -> None:
+        await trio.sleep(3 if task.args == "slow" else 0.3)
+        if task.args == "lost":
+            raise LeaseLostError("another worker has it")
+
+    async def receive() -> Task[str]:
+        await trio.lowlevel.checkpoint()
+        if not items:
+            raise trio.EndOfChannel
+        return Task.builder(items.pop()).build()
+
+    async def handle(item: str, context: WorkerContext) -> None:
+        if item == "interrupted":
+            await trio.sleep_forever()
+
+    items = ["interrupted", "slow", *["quick"] * 300, "lost"]
+    worker = Worker("w", CustomBackend(receive=receive, settle=settle), handle, concurrency=1, log=None)
+    context = worker.prepare()
+    with trio.move_on_after(300 * 0.3 + 10):
+        await worker.run(context)
+    found = context.statistics()
+    assert (found.released, found.leases_lost, found.succeeded) == (2, 1, 301)
+    assert found.settle_times == {0.5: 302, 4.0: 1}, "that of the one that was interrupted among them"
+    assert found.settle_seconds == pytest.approx(302 * 0.3 + 3)
 
 
 async def test_a_report_can_be_had_at_any_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

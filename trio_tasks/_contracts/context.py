@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
@@ -19,6 +19,7 @@ from .._tasks.outcome import Failed, Killed, Released, Retried, Succeeded
 from .._tasks.task import Task
 from .events import EVENTS, Event
 from .layer import explanation_by
+from .minutes import ADDED_AT_ONCE, by_bound, enter_times
 from .report import WorkerReport
 
 if TYPE_CHECKING:
@@ -31,12 +32,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LEASE_LOST = "its lease was lost"
+"""The reason for which an attempt is released that has lost its lease; a storage may say more after it."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """The state and the counts of a worker's run at one moment. The six counts are of attempts that have been settled,
-    by outcome.
+    """The state and the counts of a worker's run at one moment.
+
+    The six counts from ``succeeded`` on are of attempts that have been settled, by outcome. ``leases_lost`` are those
+    of the released ones that had lost their lease. ``settle_times`` says how many attempts were settled in less than so
+    many seconds, and not in less than half of that; ``settle_seconds`` is the sum. A storage in memory settles at once,
+    so there it is empty.
     """
 
     name: str
@@ -51,6 +59,9 @@ class WorkerStatistics:
     killed: int
     released: int
     suspended: int
+    leases_lost: int = 0
+    settle_seconds: float = 0.0
+    settle_times: Mapping[float, int] = field(default_factory=dict[float, int])
 
 
 @final
@@ -155,6 +166,7 @@ class WorkerContext:
     def statistics(self) -> WorkerStatistics:
         """Return the state and the counts of this moment."""
         report = self.report()
+        self.tally.add_up()
         return WorkerStatistics(
             name=self.name,
             state=self._state(),
@@ -168,6 +180,9 @@ class WorkerContext:
             killed=report.killed,
             released=report.released,
             suspended=report.suspended,
+            leases_lost=self.tally.leases_lost,
+            settle_seconds=self.tally.settle_seconds,
+            settle_times=by_bound(self.tally.settle_times),
         )
 
     def report(self) -> WorkerReport:
@@ -442,15 +457,24 @@ class Tally:
         "failed",
         "interrupted",
         "killed",
+        "leases_lost",
         "overruns",
         "released",
         "retried",
+        "settle_seconds",
+        "settle_times",
+        "settled",
         "succeeded",
         "suspended",
     )
 
     def __init__(self) -> None:
         self.succeeded = self.retried = self.failed = self.killed = self.released = self.suspended = 0
+        self.leases_lost = 0
+        self.settled: list[float] = []
+        """The seconds that settling took, for each of the latest attempts, to be added up together."""
+        self.settle_seconds = 0.0
+        self.settle_times: dict[int, int] = {}
         self.drained: list[TaskId] = []
         self.interrupted: list[Interruption] = []
         self.overruns: dict[str, Overrun] = {}
@@ -467,8 +491,21 @@ class Tally:
             self.killed += 1
         elif isinstance(outcome, Released):
             self.released += 1
+            self.leases_lost += outcome.reason.startswith(LEASE_LOST)
         else:
             self.suspended += 1
+
+    def note_settling(self, seconds: float) -> None:
+        """Note the time that settling an attempt took."""
+        self.settled.append(seconds)
+        if len(self.settled) >= ADDED_AT_ONCE:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Add up the times that were noted."""
+        if self.settled:
+            self.settle_seconds += enter_times(self.settled, self.settle_times)
+            self.settled.clear()
 
     def report(self, worker: str) -> WorkerReport:
         """Return the counts so far."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 from .metrics import AttemptTotals, Minute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 KEPT_MINUTES = 48 * 60
 """Minutes for which the numbers are kept."""
@@ -71,8 +71,8 @@ class Sums:
     def add_succeeded(self, seconds: list[float], waited: list[float]) -> None:
         """Add attempts that have succeeded: the seconds that each took, and that its task had waited, in any order."""
         self.counts[0] += len(seconds)
-        self.seconds += _enter(seconds, self.durations)
-        self.waited += _enter(waited, self.waits)
+        self.seconds += enter_times(seconds, self.durations)
+        self.waited += enter_times(waited, self.waits)
 
     def merge(self, other: Sums) -> None:
         """Add the attempts of other sums."""
@@ -120,13 +120,11 @@ class Sums:
         return AttemptTotals(name or None, *self._fields())
 
     def _fields(self) -> tuple[Any, ...]:
-        durations = {2.0**exponent: number for exponent, number in sorted(self.durations.items())}
-        waits = {2.0**exponent: number for exponent, number in sorted(self.waits.items())}
-        return *self.counts, self.seconds, self.waited, durations, waits
+        return *self.counts, self.seconds, self.waited, by_bound(self.durations), by_bound(self.waits)
 
 
-def _enter(seconds: list[float], histogram: dict[int, int]) -> float:
-    """Count these times in the histogram; return their sum."""
+def enter_times(seconds: list[float], histogram: dict[int, int]) -> float:
+    """Count these times in the histogram, by the exponent of the next power of two; return their sum."""
     seconds.sort()
     if seconds[0] < _LEAST or seconds[-1] > _LONGEST:
         seconds = sorted(min(max(each, _LEAST), _LONGEST) for each in seconds)
@@ -137,6 +135,11 @@ def _enter(seconds: list[float], histogram: dict[int, int]) -> float:
         histogram[exponent] = histogram.get(exponent, 0) + end - start
         start = end
     return sum(seconds)
+
+
+def by_bound(histogram: Mapping[int, int]) -> dict[float, int]:
+    """Return a histogram by the upper bounds of its classes, in seconds."""
+    return {2.0**exponent: number for exponent, number in sorted(histogram.items())}
 
 
 class MinuteRow(NamedTuple):

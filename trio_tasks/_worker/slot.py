@@ -24,6 +24,7 @@ from .._concurrency.exception_groups import find_within, is_a, leaves
 from .._concurrency.stacks import cancelled_line, current_line
 from .._concurrency.tracebacks import drop_locals
 from .._contracts.backend import NowaitBackend
+from .._contracts.context import LEASE_LOST
 from .._contracts.events import Engage, Error, Release, Start, Success
 from .._contracts.lending import SLOTS, is_attempted
 from .._contracts.report import Interruption
@@ -437,6 +438,7 @@ class Slot:
         self._is_open = False
         if self.left_open:
             await end_nurseries(self._trio_task)
+        began = trio.current_time()
         try:
             if refusal is not None:
                 await self._settle_refused(task, refusal)
@@ -451,6 +453,7 @@ class Slot:
             await self._settle_refused(task, refused)
         finally:
             self._let_go(task)
+        self.context.tally.note_settling(trio.current_time() - began)
         self._record(task)
 
     async def _settle_refused(  # noqa: ASYNC910  settling is one
@@ -460,7 +463,7 @@ class Slot:
         is left to come back when its lease is over.
         """
         if isinstance(refusal, LeaseLostError):
-            self._outcome = Released("its lease was lost")
+            self._outcome = Released(LEASE_LOST)
             return  # noqa: ASYNC910  a slot checkpoints when its slice is over
         self._outcome = Failed(refusal.error) if refusal.permanent else self._judge(refusal.error)
         try:
@@ -471,7 +474,7 @@ class Slot:
             log.error(message, self.context.name, escaped(task.parts.id), exc_info=unsettled.error)
             self._outcome = Released("it could not be settled")
         except LeaseLostError:
-            self._outcome = Released("its lease was lost")
+            self._outcome = Released(LEASE_LOST)
 
     def _record(self, task: Task[Any]) -> None:
         """Count the outcome, log it, and call the listeners."""
