@@ -642,7 +642,9 @@ async def test_shutdown_ends_the_waiting_for_a_restart(autojump_clock: MockClock
     start = trio.current_time()
     async with monitor:
         await trio.sleep(5)
+        assert monitor.restarting == 1
         monitor.shutdown()
+    assert monitor.restarting == 0
     assert trio.current_time() - start == 5
     assert monitor.report.restarts == 0
     assert len(monitor.report.errors) == 1

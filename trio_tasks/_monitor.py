@@ -145,6 +145,11 @@ class Monitor:
         return tuple(self._run.contexts)
 
     @property
+    def restarting(self) -> int:
+        """The number of workers that have failed, and wait to run again."""
+        return self._run.restarting
+
+    @property
     def is_running(self) -> bool:
         """True while the monitor runs."""
         return self._run.is_running
@@ -297,6 +302,8 @@ class _Run:
         self.was_started = False
         self.is_running = False
         """True while it runs."""
+        self.restarting = 0
+        """Workers that wait for their next run."""
         self._policy = policy
         self._listeners = listeners
         self._nursery: trio.Nursery | None = None
@@ -406,11 +413,20 @@ class _Run:
                 raise ExceptionGroup(
                     f"{context!r} failed, and so did should_restart or restart_backoff", errors
                 ) from None
-            with trio.move_on_after(delay):
-                await self.shutting_down.wait()
+            if await self._shuts_down_within(delay):
                 return
             self._restarts += 1
             restarted.append(trio.current_time())
+
+    async def _shuts_down_within(self, delay: float) -> bool:
+        """Wait before a worker runs again; return True if it is told to shut down meanwhile."""
+        self.restarting += 1
+        try:
+            with trio.move_on_after(delay):
+                await self.shutting_down.wait()
+        finally:
+            self.restarting -= 1
+        return self.shutting_down.is_set()
 
     async def _run_worker(
         self, member: Factory, attempt: int

@@ -139,6 +139,8 @@ async def test_times_that_passed_while_no_scheduler_ran(
         await trio.sleep(10 * MINUTE)
         await run_for(schedules, 1 * MINUTE)
         assert await times(storage) == minutes(*expected)
+        passed_over = 12 - len(expected)
+        assert schedules.missed == ({"each": passed_over} if passed_over else {})
 
 
 @everywhere
@@ -152,6 +154,7 @@ async def test_old_times_can_be_passed_over(opened: Opener, tmp_path: Path, cloc
         assert [(each.schedule, each.time) for each in await firings(storage)] == [("latest", *minutes(60))]
         await run_for(schedules, 30 * MINUTE)
         assert {each.schedule for each in await firings(storage)} == {"latest", "skip", "within"}
+        assert schedules.missed == {"skip": 1, "within": 1}
 
 
 @everywhere
@@ -184,6 +187,7 @@ async def test_a_pause_passes_times_over(opened: Opener, tmp_path: Path, clock: 
             assert await schedules.resume("each")
             await trio.sleep(1 * MINUTE)
         assert await times(storage) == minutes(1, 7)
+        assert schedules.missed == {}
         assert not await schedules.pause("other")
         assert not await schedules.resume("other")
 

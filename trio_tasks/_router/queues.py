@@ -178,6 +178,11 @@ class Queues(WaitForCompletion):
     def __len__(self) -> int:
         return len(self._storages)
 
+    @property
+    def task_names(self) -> frozenset[str] | None:
+        """The names of the tasks that the router knows; see :attr:`Router.task_names`."""
+        return self._router.task_names
+
     def __repr__(self) -> str:
         return f"<Queues {', '.join(self._storages)} on {self._base!r}>"
 

@@ -8,7 +8,7 @@ heap, with one timer; the store is asked for changes when it tells of one, and o
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
@@ -47,6 +47,8 @@ _ERROR_PAUSE = 60 * 10**6
 """Microseconds after which times are computed again whose calendar has raised an error."""
 _CLAIMED_FOR = 600 * 10**6
 """Microseconds for which a scheduler keeps its schedules from being orphaned, where another one's code lacks them."""
+_MOST_COUNTED = 1000
+"""Missed times of a schedule that are counted at once."""
 _LONGEST_GAP = 1800.0
 """Seconds without a look at the store after which removed schedules may have been forgotten there."""
 _MICROSECOND = timedelta(microseconds=1)
@@ -74,7 +76,7 @@ def jitter_of(name: str, time: int, seconds: float) -> float:
 class _Live:
     """A schedule that is fired here, and when it is due."""
 
-    __slots__ = ("due", "name", "revision", "schedule", "spec")
+    __slots__ = ("due", "missed", "name", "revision", "schedule", "spec")
 
     def __init__(self, name: str, revision: int, schedule: StoredSchedule, spec: CronSpec | IntervalSpec) -> None:
         self.name = name
@@ -82,6 +84,8 @@ class _Live:
         self.schedule = schedule
         self.spec = spec
         self.due: int | None = None
+        self.missed = 0
+        """The times that the change under way passes over."""
 
     def compute_due(self, now: int) -> None:
         """Compute the next time that is not done with; try again later if that raises."""
@@ -109,6 +113,7 @@ class _Live:
         for time in self._times(done, now):
             tasks.append(firing_task(self.name, schedule, self.spec.zone, time, now))
             schedule = replace(schedule, fired=time)
+        self.missed = 1 - len(tasks) if done == self.due else self._count(done) - len(tasks)
         return ScheduleChange(self.name, self.revision, replace(schedule, done=done), tasks)
 
     def _times(self, latest: int, now: int) -> Sequence[int]:
@@ -125,6 +130,11 @@ class _Live:
                 escaped(self.name), schedule.limit, moment_after(times.pop() + 1),
             )  # fmt: skip
         return times[::-1]
+
+    def _count(self, latest: int) -> int:
+        """Return the number of times up to the latest that are not done with, up to a limit."""
+        times = self._backwards(latest, _MOST_COUNTED + 1)
+        return sum(1 for _ in takewhile(lambda time: time > self.schedule.done, times))
 
     def _backwards(self, latest: int, number: int) -> Iterator[int]:
         for _ in range(number):
@@ -144,6 +154,7 @@ class Scheduler:
       declared: the times of the schedules that stand in the code, by name. Of the stored ones, only these and the
           dynamic ones are fired.
       clock: a function that returns the time by the wall clock, in microseconds since the epoch.
+      missed: for each schedule, the times that were passed over; they are added here.
     """
 
     def __init__(
@@ -151,11 +162,13 @@ class Scheduler:
         storages: Mapping[str, StoreSchedules],
         declared: Mapping[str, CronSpec | IntervalSpec],
         clock: Callable[[], int],
+        missed: Counter[str],
     ) -> None:
         self._storages = storages
         self._store = next(iter(storages.values()))
         self._declared = declared
         self._clock = clock
+        self._missed = missed
         self._live: dict[str, _Live] = {}
         self._heap: list[tuple[int, str]] = []
         self._seen = 0
@@ -321,6 +334,8 @@ class Scheduler:
                 continue
             assert change.schedule is not None
             live.revision, live.schedule = result.revision, change.schedule
+            if live.missed:
+                self._missed[live.name] += live.missed
             live.compute_due(self.now)
             self._push(live)
 

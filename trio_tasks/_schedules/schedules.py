@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final, get_args
 
@@ -114,6 +115,7 @@ class Schedules:
         self._store = next(iter(self._storages.values()))
         self._queue_of = queue_of
         self._declared: dict[str, Definition] = {}
+        self._missed: Counter[str] = Counter()
         self._clock: trio.abc.Clock | None = None  # of the trio run in which it was last used
         self._epoch: EpochClock
 
@@ -336,6 +338,16 @@ class Schedules:
         own = self._declared.get(name)
         return own.times if own is not None and str(own.times) == schedule.times else spec_of(schedule.times)
 
+    @property
+    def missed(self) -> dict[str, int]:
+        """For each schedule, how many of its times :meth:`run` has passed over, in this process.
+
+        Those are times that were found to have passed while no scheduler ran, and that ``missed``, ``within`` and
+        ``limit`` do not fire any more; of one schedule, at most 1000 at once are counted. The times of a pause are not
+        among them. A time is passed over by one process, so the sum over all processes counts each once.
+        """
+        return dict(self._missed)
+
     # Running
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -350,7 +362,7 @@ class Schedules:
         await self._store_declared()
         task_status.started()
         times = {name: each.times for name, each in self._declared.items()}
-        await Scheduler(self._storages, times, self._now).run()
+        await Scheduler(self._storages, times, self._now, self._missed).run()
 
     async def _store_declared(self) -> None:
         """Store the declared schedules; those that are stored so already stay as they are."""
