@@ -125,10 +125,18 @@ def _value(text: str, hint: Any) -> Any:
     for value in (found, text):
         if value is not _NO_JSON:
             try:
-                return msgspec.convert(value, hint, strict=False)
+                return msgspec.convert(value, hint, strict=False, dec_hook=_model)
             except (TypeError, ValueError):  # it is no such value, or the type is none of msgspec's
                 continue
     return text if found is _NO_JSON else found
+
+
+def _model(kind: type, plain: object) -> object:
+    """Return the pydantic model that a plain value stands for."""
+    make: Any = getattr(kind, "model_validate", None)
+    if make is None:
+        raise TypeError(f"{kind.__name__} is no model")
+    return make(plain)
 
 
 # Replay

@@ -36,7 +36,7 @@ class CborCodec:
     Dataclasses, attrs classes and msgspec Structs are stored as maps, by the names of their fields; enums by value;
     dates, durations, UUIDs, Decimals and paths as text; sets and tuples as lists. If the type is given, what is decoded
     is equal to what was encoded, and what would not be is refused. Without one (``Any``) it comes back plain: a
-    dataclass as a dict, a tuple as a list, a UUID as text, every key of a dict as text.
+    dataclass or a pydantic model as a dict, a tuple as a list, a UUID as text, every key of a dict as text.
 
     Args:
       type: the type of the values.

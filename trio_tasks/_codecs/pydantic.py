@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_text
-from .cbor import check_depth, codec_again
+from .cbor import CborCodec, check_depth, codec_again
 from .errors import DecodeError, EncodeError
 from .json import is_deeper
 from .schema import label_of
@@ -117,6 +118,41 @@ class PydanticCodec:
 
 
 _Class = type
+
+
+@final
+class PydanticArgument:
+    """A codec for one value among others that are CBOR: a map of what :class:`PydanticCodec` makes.
+
+    Args:
+      type: the type of the values.
+      name: the name of a value in errors.
+    """
+
+    def __init__(self, type: Any, name: str) -> None:
+        self._models = PydanticCodec(type, name=name)
+        self._plain = CborCodec(name=name)
+        self._name = name
+
+    def encode(self, value: Any) -> bytes:
+        """Encode a value.
+
+        Raises:
+          EncodeError: it is not of the type, or would not come back equal.
+        """
+        return self._plain.encode(json.loads(self._models.encode(value)))
+
+    def from_plain(self, plain: Any) -> Any:
+        """Make a value of the type from its plain form.
+
+        Raises:
+          DecodeError: it is no value of the type.
+        """
+        try:
+            payload = json.dumps(plain).encode()
+        except (TypeError, ValueError) as error:
+            raise DecodeError(f"{self._name} cannot be decoded: it has a value that JSON does not have") from error
+        return self._models.decode(payload)
 
 
 def _path(steps: Iterable[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 from collections.abc import Callable
@@ -34,6 +35,10 @@ _UNION_ADVICE = (
 
 
 _PYDANTIC_ADVICE = ", which needs codec=PydanticCodec"
+
+
+class PydanticTypeError(TypeError):
+    """An error: a type is one of pydantic's, or has one in it, and another codec is for those."""
 
 
 @final
@@ -185,10 +190,29 @@ def plain_form(value: Any) -> Any:
     for base in _BASES:
         if isinstance(value, base):
             return _stripped(value)
+    if hasattr(value, "model_dump_json"):
+        return _plain_model(value)
     raise MismatchError(
         f"is of type {type(value).__name__}, which cannot be stored: use plain values, dataclasses, msgspec Structs, "
         "enums, dates and times, or a codec of your own"
     )
+
+
+def _plain_model(model: Any) -> Any:
+    """Return the plain form of a pydantic model.
+
+    Raises:
+      MismatchError: it would not come back equal, even by its own class.
+    """
+    try:
+        payload = model.model_dump_json(by_alias=True, round_trip=True, warnings="error")
+        kind: Any = type(model)
+        is_same: bool = kind.model_validate_json(payload) == model
+    except Exception as error:  # leave out its text, which quotes values
+        raise MismatchError(f"is no valid {type(model).__name__} ({type(error).__name__})") from None
+    if is_same is not True:
+        raise MismatchError(f"would not come back equal: decoding gives another {type(model).__name__}")
+    return json.loads(payload)
 
 
 def _stripped(value: Any) -> Any:
@@ -254,14 +278,15 @@ def _check_type(msgspec: Any, type: Any, user: str) -> tuple[Any, set[str]]:
         msgspec.json.Decoder(type, dec_hook=made_again)
         found: Any = inspect.type_info(type)
     except Exception as error:
+        if hasattr(type, "__pydantic_validator__"):
+            raise PydanticTypeError(f"{user} cannot be made: {error}{_PYDANTIC_ADVICE}") from error
         advice = _UNION_ADVICE if "union" in str(error) else ""
-        advice = _PYDANTIC_ADVICE if hasattr(type, "__pydantic_validator__") else advice
         raise TypeError(f"{user} cannot be made: {error}{advice}") from error
     for path, info in _infos(found, "", set()):
         kind = _kind(info)
         kinds.add(kind)
         if kind == "Custom" and hasattr(info.cls, "__pydantic_validator__"):
-            raise TypeError(
+            raise PydanticTypeError(
                 f"{user} cannot be made: {label_of(info.cls)}{_within(path)} is a pydantic type{_PYDANTIC_ADVICE}"
             )
         if kind == "Custom" and not issubclass(info.cls, PurePath):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ca
 
 from .._checks import check_count, check_name, check_several, check_sync, check_unicode
 from .._codecs.codec import CborCodec, DecodeError, EncodeError
-from .._codecs.schema import label_of
+from .._codecs.pydantic import PydanticArgument
+from .._codecs.schema import PydanticTypeError, label_of
 from .._contracts.layer import Gate
 from .._handlers.adapter import attempt_by
 from .._handlers.annotations import Annotations
@@ -61,7 +62,7 @@ class Argument:
         """The class of nearly all its values: one of just this class needs no further look."""
         self._label = label
         self._check = compile_check(self.annotation)
-        self._codec: CborCodec | None = None
+        self._codec: CborCodec | PydanticArgument | None = None
         self._key: bytes | None = None
 
     @property
@@ -70,10 +71,13 @@ class Argument:
         return self.default is Parameter.empty
 
     @property
-    def codec(self) -> CborCodec:
+    def codec(self) -> CborCodec | PydanticArgument:
         """The codec of its values; it is made when it is first needed, since storages in memory need none."""
         if self._codec is None:
-            self._codec = CborCodec(self.annotation, name=self._label)
+            try:
+                self._codec = CborCodec(self.annotation, name=self._label)
+            except PydanticTypeError:
+                self._codec = PydanticArgument(self.annotation, self._label)
         return self._codec
 
     @property
