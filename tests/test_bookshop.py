@@ -94,9 +94,10 @@ class Shop:
             return connection.execute(sql).fetchall()
 
     def mails(self) -> list[str]:
-        """The keys of the mails that were sent."""
+        """The texts of the mails that were sent, sorted."""
         path = self.slow.with_name("mails.txt")
-        return [json.loads(line)["key"] for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return sorted(json.loads(line)["text"] for line in lines)
 
 
 class Process:
@@ -125,6 +126,12 @@ class Process:
         self.wait_until_logged("Running on http://")
         [found] = re.findall(r"Running on http://([\d.]+):(\d+)", "".join(self.lines))[:1]
         return found[0], int(found[1])
+
+    def accepts(self) -> bool:
+        """Return True if it takes new connections."""
+        with suppress(ConnectionRefusedError), socket.create_connection(self.address(), PATIENCE):
+            return True
+        return False
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Send a request; return the status and the JSON of the answer."""
@@ -178,7 +185,7 @@ def test_a_day_in_the_shop(tmp_path: Path) -> None:
             {"status": "Done", "result": "mailed to ada@example.com"},
         )
         assert shop.tasks()["receipt-1"]["attempt"] == 2
-        assert shop.mails() == ["receipt-1"]
+        assert shop.mails() == ["Thank you for order 1."]
         assert process.has_logged("450 ada@example.com is new here")
 
         # A dead letter is seen, its cause is mended, and it is retried.
@@ -218,39 +225,58 @@ def shut_down_during_work(shop: Shop, process: Process) -> None:
     until(lambda: shop.are("Done", "ship-3", "receipt-3"))
     shop.slow.touch()
     assert process.order("Emma") == 4
-    until(lambda: "receipt-4" in shop.mails())
-    with socket.create_connection(process.address(), PATIENCE) as client:
-        body = b'{"book": "Emma", "email": "ada@example.com"}'
-        head = "POST /orders HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", "Expect: 100-continue"
-        client.sendall("\r\n".join((*head, "", "")).encode())
-        assert client.recv(10_000).startswith(b"HTTP/1.1 100 ")  # it is being handled
+    until(lambda: "Thank you for order 4." in shop.mails())
+    with Ordering(process) as first, Ordering(process) as second:
         process.process.send_signal(signal.SIGTERM)
         process.wait_until_logged("SIGTERM: shutting down")
         status, answer = process.ask("GET", "/ready")
         assert (status, answer["shutting_down"]) == (503, True)
-        client.sendall(body)
-        received = client.recv(10_000)
-        assert received.startswith(b"HTTP/1.1 201")
-    shop.slow.unlink()
+        assert first.finish() == 201
+        shop.slow.unlink()
+        until(lambda: not process.accepts())  # the workers have ended, and the server ends
+        assert second.finish() == 201
     status, report = process.end()
     assert status == 0, process.lines
     assert "receipt-4" in report["drained"]
     assert (report["interrupted"], report["errors"]) == ([], [])
-    found = shop.tasks()
-    assert {found[each]["status"] for each in ("ship-4", "receipt-4")} == {"Done"}
-    assert {found[each]["status"] for each in ("ship-5", "receipt-5")} == {"Pending"}  # for the next process
+    assert shop.are("Done", "ship-4", "receipt-4")
+    assert shop.are("Pending", "ship-5", "receipt-5", "ship-6", "receipt-6")  # for the next process
+
+
+class Ordering:
+    """A connection over which an order is being sent: the shop waits for the rest of it."""
+
+    _BODY = b'{"book": "Emma", "email": "ada@example.com"}'
+
+    def __init__(self, process: Process) -> None:
+        self._client = socket.create_connection(process.address(), PATIENCE)
+
+    def __enter__(self) -> Ordering:
+        head = f"Content-Length: {len(self._BODY)}", "Expect: 100-continue"
+        self._client.sendall("\r\n".join(("POST /orders HTTP/1.1", "Host: localhost", *head, "", "")).encode())
+        assert self._client.recv(10_000).startswith(b"HTTP/1.1 100 ")  # it reads the body
+        return self
+
+    def finish(self) -> int:
+        """Send the rest; return the status of the answer."""
+        self._client.sendall(self._BODY)
+        return int(self._client.recv(10_000).split()[1])
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
 
 def test_each_order_has_its_effects_once_after_kill_9_and_a_shutdown_that_is_cut_short(tmp_path: Path) -> None:
     shop = Shop(tmp_path, lease=2)
     orders = range(1, 6)
     receipts, parcels = [f"receipt-{each}" for each in orders], [f"ship-{each}" for each in orders]
+    texts = [f"Thank you for order {each}." for each in orders]
 
     shop.slow.touch()
     with shop.run() as process:
         for each in orders:
             process.order("Emma", f"{each % 2}@example.com")
-        until(lambda: sorted(shop.mails()) == receipts and shop.are("Done", *parcels))
+        until(lambda: shop.mails() == texts and shop.are("Done", *parcels))
         # All mails are sent, and no receipt is recorded as done.
         assert shop.are("Running", *receipts)
         held = attempts(shop)
@@ -273,7 +299,7 @@ def test_each_order_has_its_effects_once_after_kill_9_and_a_shutdown_that_is_cut
         assert process.end(signal.SIGTERM)[0] == 0, process.lines
     # The attempt that was killed counts, the one that was interrupted does not.
     assert attempts(shop) == again
-    assert sorted(shop.mails()) == receipts
+    assert shop.mails() == texts
     assert shop.rows("select * from parcels order by 1") == [(each,) for each in orders]
     assert shop.rows("select copies from books where title = 'Emma'") == [(100 - len(orders),)]
     assert {each["queue"] for each in shop.cli("queues")} == {"default", "mails", "reports"}
