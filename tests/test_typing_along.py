@@ -3,6 +3,7 @@
 Comments on the pages, which a reader does not see, say what is done with a fence:
 
     <!-- example: tutorial/emails.py -->    save it as emails.py
+    <!-- copy: bookshop -->                 copy this folder of examples, and go there; its programs are not typed
     <!-- file: pytest.ini -->              save it
     <!-- run -->                            run each line to its end
     <!-- start: ann, until: works -->       run it in a terminal of its own; go on when it has printed this
@@ -17,15 +18,18 @@ Comments on the pages, which a reader does not see, say what is done with a fenc
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path, PurePosixPath
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -101,6 +105,11 @@ class Reader:
     def step(self, verb: str, words: str, body: str) -> None:
         """Follow a comment, with the code below it."""
         match verb:
+            case "copy":
+                self.folder /= words
+                shutil.copytree(EXAMPLES / words, self.folder)
+            case "example" if self.folder.name == PurePosixPath(words).parts[0]:
+                assert (self.folder.parent / words).read_text("utf-8") == body
             case "example":
                 assert " " not in words, f"{words} is only a part of a program: nobody can type it along"
                 (self.folder / PurePosixPath(words).name).write_text(body, "utf-8")
@@ -127,15 +136,36 @@ class Reader:
 
     def command(self, line: str) -> list[str]:
         program, *arguments = shlex.split(line)
+        if program == "trio-tasks":
+            as_people_see_it = [] if arguments[0] == "run" else ["--no-json"]
+            return [sys.executable, "-W", "error", "-m", "trio_tasks", *arguments, *as_people_see_it]
         assert program == "python", f"{line!r} is no command that a reader has everywhere"
         return [sys.executable, "-W", "error", *arguments]
 
     def run(self, line: str) -> list[str]:
+        if line.startswith("curl "):
+            return [self.ask(*shlex.split(line)[1:])]
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.environment[name] = value
+            return []
         finished = subprocess.run(
             self.command(line), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert finished.returncode == 0, f"{line}: {finished.stdout}{finished.stderr}"
         return normal(finished.stdout.replace(f"{self.folder}{os.sep}", ""))
+
+    def ask(self, *arguments: str) -> str:
+        """Do what curl does with these arguments."""
+        parser = argparse.ArgumentParser()
+        parser.add_argument("url")
+        parser.add_argument("-d", dest="data", type=str.encode)
+        parser.add_argument("-X", dest="method")
+        given = parser.parse_args(arguments)
+        url = f"http://{given.url}".replace("localhost:8000", f"127.0.0.1:{self.environment['PORT']}")
+        with urlopen(Request(url, given.data, method=given.method), timeout=PATIENCE) as answer:
+            text: str = answer.read().decode()
+            return text
 
     def compare(self, words: str, body: str) -> None:
         expected, printed = normal(body), self.printed
@@ -146,12 +176,17 @@ class Reader:
         if words == "in any order":
             expected, printed = sorted(expected), sorted(printed)
         assert len(expected) == len(printed), printed
-        for line, real in zip(expected, printed, strict=True):
+        for line, real in zip(map(narrow, expected), map(narrow, printed), strict=True):
             assert re.fullmatch(re.escape(line).replace("…", r".+"), real), f"{real!r} is not {line!r}"
 
     def close(self) -> None:
         for terminal in self.terminals.values():
             terminal.close()
+
+
+def narrow(line: str) -> str:
+    """The line with single spaces: the width of a column may differ from run to run."""
+    return re.sub(r"(?<=\S)  +", " ", line)
 
 
 def free_port() -> int:
@@ -170,6 +205,6 @@ def test_typing_along_works_from_the_first_page_to_the_last(tmp_path: Path) -> N
                 reader.step(verb, words, body)
     finally:
         reader.close()
-    assert len(PAGES) == 6
+    assert len(PAGES) == 7
     programs = {path.name for path in (EXAMPLES / "tutorial").glob("*.py")}
     assert programs <= {path.name for path in tmp_path.iterdir()}
