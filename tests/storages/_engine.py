@@ -189,8 +189,8 @@ class TroubledEngine(Engine):
     async def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None = None) -> bool:
         return bool(await self._telling("reschedule", queue, task_id, delay, run_at))
 
-    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
-        return bool(await self._call("update", queue, task_id, payload, options))
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None) -> bool:
+        return bool(await self._call("update", queue, task_id, payload, options, was))
 
     async def resume(self, queue: str, task_id: str) -> bool:
         return bool(await self._telling("resume", queue, task_id))

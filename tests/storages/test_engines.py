@@ -748,7 +748,7 @@ async def test_a_look_up_shows_expired_tasks(kind: str, tmp_path: Path, mock_clo
     looks: dict[str, tuple[Any, Any]] = {
         "cancel": (lambda engine: engine.cancel(QUEUE, "a", b"e"), False),
         "reschedule": (lambda engine: engine.reschedule(QUEUE, "a", 1.0), False),
-        "update": (lambda engine: engine.update(QUEUE, "a", b"new", None), False),
+        "update": (lambda engine: engine.update(QUEUE, "a", b"new", None, None), False),
         "resume": (lambda engine: engine.resume(QUEUE, "a"), True),
         "forget": (lambda engine: engine.forget(QUEUE, "a"), (1, False)),
         "forget all": (lambda engine: engine.forget(QUEUE, None), (1, False)),
@@ -1050,10 +1050,12 @@ async def test_a_row_that_was_rescheduled_still_expires(engine: Engine, mock_clo
 async def test_what_a_waiting_row_holds_is_replaced(engine: Engine) -> None:
     await push(engine, new("running"), new("a", options=b"h"), new("b", delay=HOUR))
     await claim(engine)
-    assert await engine.update(QUEUE, "a", b"new", None)
-    assert await engine.update(QUEUE, "b", b"new", b"options")
+    assert not await engine.update(QUEUE, "a", b"lost", None, None), "its options were not these"
+    assert not await engine.update(QUEUE, "b", b"lost", None, b"h"), "it had none"
+    assert await engine.update(QUEUE, "a", b"new", None, b"h")
+    assert await engine.update(QUEUE, "b", b"new", b"options", None)
     for task_id in ("running", "nobody"):
-        assert not await engine.update(QUEUE, task_id, b"new", None)
+        assert not await engine.update(QUEUE, task_id, b"new", None, None)
     assert (await found(engine, "running")).payload == b"args"
     [a] = await claim(engine)
     assert (a.payload, a.options) == (b"new", None)

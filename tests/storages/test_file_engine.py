@@ -212,7 +212,9 @@ async def _carry_out(engine: FileEngine, what: str, exchange: Exchange, task_id:
     if what == "wait":
         await trio.sleep(3)
     else:
-        more: dict[str, tuple[Any, ...]] = {"cancel": (b"e",), "reschedule": (3.0,), "update": (b"new", b"head")}
+        stored = await engine.find("q", task_id)
+        update = b"new", b"head", stored and stored.options
+        more: dict[str, tuple[Any, ...]] = {"cancel": (b"e",), "reschedule": (3.0,), "update": update}
         try:
             await getattr(engine, what)("q", task_id, *more.get(what, ()))
         except DuplicateTaskError:

@@ -363,7 +363,8 @@ async def do_something(engine: FileEngine, rng: random.Random, name: str, names:
         verdict, keep = rng.choice(list(SettlementKind)), rng.choice([0.0, 20.0, 1e6])
         await settle(engine, settled(row, verdict, keep=keep, result=b"r", after=rng.choice([0.0, 20.0])))
     elif kind == 2:
-        await engine.update(QUEUE, other, b"updated", None)
+        stored = await engine.find(QUEUE, other)
+        await engine.update(QUEUE, other, b"updated", None, stored and stored.options)
     elif kind == 3:
         await engine.cancel(QUEUE, other, b"cancelled")
     elif kind == 4:

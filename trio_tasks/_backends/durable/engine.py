@@ -573,8 +573,10 @@ class Engine(ABC):
         """Make the row ready in ``delay`` seconds, if it is WAITING or DELAYED; ``run_at`` is only stored."""
 
     @abstractmethod
-    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
-        """Replace payload and options of the row, if it is WAITING or DELAYED."""
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None) -> bool:
+        """Replace payload and options of the row, if it is WAITING or DELAYED, and its options are still ``was``: the
+        new ones were made of these.
+        """
 
     @abstractmethod
     async def resume(self, queue: str, task_id: str) -> bool:

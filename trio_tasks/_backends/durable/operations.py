@@ -227,15 +227,17 @@ class QueueOperations:
     async def update(self, task: Task[Any]) -> bool:
         """Replace args and metadata of a waiting task."""
         check_task(task)
-        payload = self._queue.codec.encode(task.args)
-        stored: StoredRow | None = await self._do("find", task.parts.id)
-        if stored is None:
-            return False
-        run_at = moment_of(stored.run_at, stored.options)
-        options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
-        check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
-        changed: bool = await self._do("update", task.parts.id, payload, options)
-        return changed
+        payload, task_id = self._queue.codec.encode(task.args), task.parts.id
+        is_changed = False
+        while not is_changed:  # another call may change the options in between: they are read again then
+            stored: StoredRow | None = await self._do("find", task_id)
+            if stored is None or stored.state > State.DELAYED:
+                return False
+            run_at = moment_of(stored.run_at, stored.options)
+            options = encode_options(decode_options(stored.options, stored.name)[0], task.parts.metadata, run_at)
+            check_length(len(payload) + len(options or b""), self._loop.engine.longest, "the task")
+            is_changed = await self._do("update", task_id, payload, options, stored.options)
+        return True
 
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Make a waiting task ready in ``delay`` seconds."""

@@ -252,16 +252,17 @@ class Operations:
             state.make_wait(row, delay)
         return row is not None
 
-    def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
-        """Replace the payload and options of the row, if it waits."""
+    def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None) -> bool:
+        """Replace the payload and options of the row, if it waits and has these options still."""
         state = self._state
         row = self._waiting_row(queue, task_id)
-        if row is not None:
-            state.touch_in_full(row)
-            state.weight -= row.weight
-            row.payload, row.options = payload, options
-            state.weight += row.weight
-        return row is not None
+        if row is None or row.options != was:
+            return False
+        state.touch_in_full(row)
+        state.weight -= row.weight
+        row.payload, row.options = payload, options
+        state.weight += row.weight
+        return True
 
     def resume(self, queue: str, task_id: str) -> bool:
         """Make the row wait again, if it is finished.

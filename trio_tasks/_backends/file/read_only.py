@@ -333,7 +333,7 @@ class ReadOnlyFileEngine(Engine):
         """Raise, as for every change."""
         raise self._refusal()
 
-    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None) -> bool:
         """Raise, as for every change."""
         raise self._refusal()
 

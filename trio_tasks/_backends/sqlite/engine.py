@@ -205,9 +205,9 @@ class SqliteEngine(Engine):
         """Set the time at which a waiting row is ready."""
         return await self._write_and_wake(Operations.reschedule, queue, task_id, delay, run_at, self.now())
 
-    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None) -> bool:
-        """Replace the payload and options of a waiting row."""
-        return await self._write(Operations.update, queue, task_id, payload, options, self.now())
+    async def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None) -> bool:
+        """Replace the payload and options of a waiting row that has these options still."""
+        return await self._write(Operations.update, queue, task_id, payload, options, was, self.now())
 
     async def resume(self, queue: str, task_id: str) -> bool:
         """Make a finished row wait again."""

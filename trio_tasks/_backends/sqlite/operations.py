@@ -355,16 +355,17 @@ class Operations:
             )
         return True
 
-    def update(self, queue: str, task_id: str, payload: bytes, options: bytes | None, now: float) -> bool:
-        """Replace the payload and options of the row, if it waits."""
+    def update(
+        self, queue: str, task_id: str, payload: bytes, options: bytes | None, was: bytes | None, now: float
+    ) -> bool:
+        """Replace the payload and options of the row, if it waits and has these options still."""
         number = self._counters.known(queue)
         self._expire(queue, number, task_id, now)
-        found = self._row_that_waits(number, task_id)
-        if found is not None:
-            self._connection.execute(
-                "UPDATE trio_tasks_task SET payload = ?, options = ? WHERE seq = ?", (payload, options, found[0])
-            )
-        return found is not None
+        sql = (
+            "UPDATE trio_tasks_task SET payload = ?, options = ? "
+            "WHERE queue = ? AND id = ? AND state IN (0, 1) AND options IS ?"
+        )
+        return self._connection.changed(sql, (payload, options, number, task_id, was)) > 0
 
     def resume(self, queue: str, task_id: str, now: float) -> bool:
         """Make the finished row wait again.
