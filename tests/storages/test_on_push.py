@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio_tasks import FileStorage, MemoryStorage, Pipe, SqliteStorage, Task, TaskId, Worker
+from trio_tasks import (
+    DuplicateTaskError,
+    FileStorage,
+    MemoryStorage,
+    Pipe,
+    SqliteStorage,
+    Task,
+    TaskBuilder,
+    TaskId,
+    TaskSink,
+    Worker,
+)
 
 OPEN: dict[str, Callable[[Path, Any], Any]] = {
     "memory": lambda path, on_push: MemoryStorage[int](on_push=on_push),
@@ -193,3 +204,24 @@ def test_with_metadata_leaves_the_task_as_it_was() -> None:
     assert dict(task.parts.metadata) == {"a": 1, "b": 1}
     assert dict(other.parts.metadata) == {"a": 1, "b": 2, "c": 3}
     assert (other.parts.id, other.parts.attempts, other.parts.extensions[float]) == ("t", 3, 2.5)
+
+
+def keyed(task: Task[Any]) -> Task[Any]:
+    return TaskBuilder(task.args).unique(f"key {task.args}", on_conflict="raise").build()
+
+
+@pytest.mark.parametrize("kind", [*OPEN, "sync", "default"])
+async def test_of_several_tasks_all_but_the_duplicates_are_pushed(kind: str, tmp_path: Path) -> None:
+    opened = "sqlite" if kind == "sync" else "memory" if kind == "default" else kind
+    async with OPEN[opened](tmp_path / "store", keyed) as storage:
+        await storage.push_bulk([3, 600])
+        with pytest.raises(DuplicateTaskError, match="'key 3'"):
+            if kind == "sync":
+                with SqliteStorage.open_sync(tmp_path / "store", int, on_push=keyed) as other:
+                    other.push_bulk(range(700))
+            elif kind == "default":
+                await TaskSink.push_bulk(storage, range(700))
+            else:
+                await storage.push_bulk(range(700))
+        tasks = await storage.list_tasks(limit=1000)
+        assert [task.args for task in tasks] == [3, 600, *(n for n in range(700) if n not in (3, 600))]

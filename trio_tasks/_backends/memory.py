@@ -27,6 +27,7 @@ from .._contracts.schedules import ScheduleResult, TaskTemplate
 from .._contracts.sink import BATCH_SIZE, PushHooks, TaskSink, check_task, make_tasks
 from .._contracts.storage_events import Pushed, StorageEvent
 from .._printing import quoted
+from .._tasks.errors import DuplicateTaskError
 from .._tasks.outcome import Released, Status
 from .._tasks.task import make_task
 from .capabilities import LedgerCapabilities
@@ -301,18 +302,27 @@ class MemoryStorage(
 
         Every task is made, and every option checked, before the first is pushed. If it is cancelled, those that were
         pushed so far stay.
+
+        Raises:
+          DuplicateTaskError: one is a duplicate; all others are pushed before it is raised.
         """
         ids: list[TaskId] = []
+        duplicate: DuplicateTaskError | None = None
         tasks = await make_tasks(many, options, self)
         if not self._takes_as_it_is:
             tasks = [self._prepare(task) for task in tasks]
         for number, task in enumerate(tasks, start=1):
             try:
-                ids.append(self._push_prepared(task))
-            except trio.WouldBlock:
-                ids.append(await self._queue.push_when_room(task, self))
+                try:
+                    ids.append(self._push_prepared(task))
+                except trio.WouldBlock:
+                    ids.append(await self._queue.push_when_room(task, self))
+            except DuplicateTaskError as error:
+                duplicate = duplicate or error
             if not number % BATCH_SIZE:
                 await trio.lowlevel.checkpoint()
+        if duplicate is not None:
+            raise duplicate
         return ids
 
     @trio.lowlevel.enable_ki_protection

@@ -155,9 +155,21 @@ class TaskSink(ABC, Generic[A]):
 
         The keywords are those of :meth:`push`, without ``id``. Every task is made, and every option checked, before the
         first is put in. If it is cancelled, those put in so far stay in.
+
+        Raises:
+          DuplicateTaskError: one is a duplicate, as a function of ``on_push`` may make it; all others are pushed before
+            it is raised.
         """
-        tasks = await make_tasks(many, options, self)
-        return [await self.push_task(task) for task in tasks]
+        ids: list[TaskId] = []
+        duplicate: DuplicateTaskError | None = None
+        for task in await make_tasks(many, options, self):
+            try:
+                ids.append(await self.push_task(task))
+            except DuplicateTaskError as error:
+                duplicate = duplicate or error
+        if duplicate is not None:
+            raise duplicate
+        return ids
 
     async def push_stream(self, source: trio.abc.ReceiveChannel[A], **options: Unpack[TaskOptions]) -> int:
         """Push the args that come out of a channel until it ends; return how many there were.

@@ -22,7 +22,7 @@ from ..._contracts.states import STATUSES, TaskState
 from ..._contracts.storage_events import Cancelled, Expired, Replaced
 from ..._logging import catch_errors, line_of
 from ..._printing import escaped, quoted
-from ..._tasks.errors import BackendError, UnsettledError
+from ..._tasks.errors import BackendError, DuplicateTaskError, UnsettledError
 from ..._tasks.extensions import NO_METADATA
 from ..._tasks.outcome import ALL_OUTCOMES, Failed, Killed, Released, Retried, Status, Succeeded, Suspended, TaskResult
 from ..._tasks.task import USUAL_TERMS, Parts, Task, attempt_number
@@ -43,9 +43,10 @@ from .encoding import (
 from .engine import CHANGES, ENDS, KillReason, NewRow, Settlement, SettlementKind, State, StoredRow, new_tuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..._tasks.outcome import Outcome
+    from ..._tasks.task_id import TaskId
     from .engine import Engine, KilledRow
     from .queue import Lease, QueueState
 
@@ -104,6 +105,20 @@ def row_of(task: Task[Any], queue: QueueState, longest: float) -> NewRow:
     )
     parts.run_at = run_at
     return row
+
+
+def ids_of(answers: Iterable[str | DuplicateTaskError]) -> list[TaskId]:
+    """Return the ids of pushed rows.
+
+    Raises:
+      DuplicateTaskError: one of them was refused.
+    """
+    ids: list[TaskId] = []
+    for answer in answers:
+        if isinstance(answer, DuplicateTaskError):
+            raise answer
+        ids.append(stored_id(answer))
+    return ids
 
 
 def check_length(length: int, longest: float, name: str) -> None:

@@ -68,6 +68,7 @@ from .operations import QueueOperations
 from .queue import STALE, Lease, QueueState
 from .rows import (
     STATUS_AFTER,
+    ids_of,
     row_of,
     settlement_of,
 )
@@ -310,18 +311,18 @@ class DurableStorage(
 
         Every task is made, and every option checked, before the first is pushed; then up to 512 go in one transaction.
         If it is cancelled, those whose transaction was made stay stored.
+
+        Raises:
+          DuplicateTaskError: one is a duplicate; all others are pushed before it is raised.
         """
         tasks = [self._prepare(task) for task in await make_tasks(many, options, self)]
         rows = [self._row_of(task) for task in tasks]
         for task in tasks:  # their ids are new
             self._queue.keep_extensions(task.parts)
-        ids: list[TaskId] = []
+        answers: list[str | DuplicateTaskError] = []
         for start in range(0, len(rows), BATCH_SIZE):
-            for answer in await self._loop.push(self._queue, rows[start : start + BATCH_SIZE]):
-                if isinstance(answer, DuplicateTaskError):
-                    raise answer
-                ids.append(stored_id(answer))
-        return ids
+            answers += await self._loop.push(self._queue, rows[start : start + BATCH_SIZE])
+        return ids_of(answers)
 
     def _prepare(self, task: Task[A]) -> Task[A]:
         """Return the task to push in place of this one, after the functions of ``on_push``."""

@@ -12,12 +12,12 @@ import trio
 from ..._checks import check_seconds, check_text, check_unicode
 from ..._contracts.sink import BATCH_SIZE
 from ..._contracts.storage_events import Pushed
-from ..._tasks.errors import DuplicateTaskError, UnknownTaskError
+from ..._tasks.errors import UnknownTaskError
 from ..._tasks.outcome import typed
 from ..._tasks.task import make_task, options_for_many
-from ..._tasks.task_id import TaskId, stored_id
+from ..._tasks.task_id import TaskId
 from ..durable.engine import Exchange, State
-from ..durable.rows import result_of, task_of
+from ..durable.rows import ids_of, result_of, task_of
 from .operations import Operations
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.outcome import TaskResult
     from ..._tasks.task import Task, TaskOptions
     from ..durable.engine import NewRow, StoredRow
@@ -89,7 +90,7 @@ class SyncSqliteStorage(Generic[A]):
 
     def push_task(self, task: Task[A]) -> TaskId:
         """Push a whole task; otherwise as :meth:`push`."""
-        [task_id] = self._insert([self._row_of(task)])
+        [task_id] = ids_of(self._insert([self._row_of(task)]))
         return task_id
 
     def push_or_get(self, args: A, **options: Unpack[TaskOptions]) -> Pushed:
@@ -98,20 +99,23 @@ class SyncSqliteStorage(Generic[A]):
         The result also says which of the two it is. Otherwise it does the same as :meth:`push`.
         """
         row = self._row_of(make_task(args, options, self))
-        [task_id] = self._insert([row])
+        [task_id] = ids_of(self._insert([row]))
         return Pushed(task_id, task_id == row.id)
 
     def push_bulk(self, many: Iterable[A], **options: Unpack[TaskOptions]) -> list[TaskId]:
         """Make a task of each of ``many`` args, with the same options, and push them in this order.
 
         Every task is made, and every option checked, before the first is stored; one transaction takes up to 512.
+
+        Raises:
+          DuplicateTaskError: one is a duplicate; all others are pushed before it is raised.
         """
         options = options_for_many(options, self)
         rows = [self._row_of(make_task(args, options, self)) for args in many]
-        ids: list[TaskId] = []
+        answers: list[str | DuplicateTaskError] = []
         for start in range(0, len(rows), BATCH_SIZE):
-            ids += self._insert(rows[start : start + BATCH_SIZE])
-        return ids
+            answers += self._insert(rows[start : start + BATCH_SIZE])
+        return ids_of(answers)
 
     def push_in(self, connection: object, args: A, **options: Unpack[TaskOptions]) -> TaskId:
         """Push inside a transaction of your own: the task is stored if and only if you commit. See
@@ -128,13 +132,8 @@ class SyncSqliteStorage(Generic[A]):
         :meth:`push_in`."""
         self._do(self._session.wake_others, self._now())
 
-    def _insert(self, rows: Sequence[NewRow]) -> list[TaskId]:
-        ids: list[TaskId] = []
-        for answer in self._do(self._session.exchange, Exchange([], rows, []), self._now()).pushed:
-            if isinstance(answer, DuplicateTaskError):
-                raise answer
-            ids.append(stored_id(answer))
-        return ids
+    def _insert(self, rows: Sequence[NewRow]) -> list[str | DuplicateTaskError]:
+        return self._do(self._session.exchange, Exchange([], rows, []), self._now()).pushed
 
     # Looking
 
