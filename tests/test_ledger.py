@@ -932,16 +932,19 @@ class LedgerAndModel:
         return owners[0] if owners else None
 
     def model_take(self) -> Record | None:
-        now = self.timed.now
-        self.model_expire()
-        due = [each for each in self.at("delayed") if each.due is not None and each.due <= now]
-        for each in sorted(due, key=lambda each: (each.due, each.order)):
-            self.place_in_time(each, 0)
+        self.model_enter_due()
         for each in sorted(self.at("ready"), key=lambda each: (-each.priority, each.order)):
             each.place, each.start_by = "running", None
             each.attempt += 1
             return each
         return None
+
+    def model_enter_due(self) -> None:
+        now = self.timed.now
+        self.model_expire()
+        due = [each for each in self.at("delayed") if each.due is not None and each.due <= now]
+        for each in sorted(due, key=lambda each: (each.due, each.order)):
+            self.place_in_time(each, 0)
 
     def model_expire(self) -> None:
         waiting = [each for each in self.at("ready", "delayed") if each.start_by is not None]
@@ -962,7 +965,7 @@ class LedgerAndModel:
             del options["delay"]
             options["run_at"] = self.timed.wall() + timedelta(seconds=delay)
         task = make_task(number, options)
-        self.model_expire()
+        self.model_enter_due()
         owner = self.owner_of(unique)
         if owner is not None and on_conflict == "raise":
             with pytest.raises(DuplicateTaskError):
@@ -992,7 +995,7 @@ class LedgerAndModel:
     def push_a_known_id(self, which: int, what: None) -> None:
         record = pick(self.records, which)
         if record is not None:
-            self.model_expire()
+            self.model_enter_due()
             with pytest.raises(DuplicateTaskError):
                 self.timed.push(record.id)
 
@@ -1018,13 +1021,18 @@ class LedgerAndModel:
             self.finish(record, "killed")
         elif isinstance(outcome, Retried):
             self.tally["retried"] += 1
-            self.place_in_time(record, outcome.after)
+            self.place_again(record, outcome.after)
         elif isinstance(outcome, Suspended):
             self.tally["suspended"] += 1
-            self.place_in_time(record, max(0.0, outcome.until - self.timed.now))
+            self.place_again(record, max(0.0, outcome.until - self.timed.now))
         else:
             self.tally["released"] += 1
             self.place_in_time(record, 0, front=True)
+
+    def place_again(self, record: Record, delay: float) -> None:
+        if not delay:
+            self.model_enter_due()
+        self.place_in_time(record, delay)
 
     def settle_again(self, which: int, outcome: Outcome) -> None:
         task = pick(self.past, which)
@@ -1045,6 +1053,7 @@ class LedgerAndModel:
         record = pick(self.records, which)
         if record is None:
             return
+        self.model_enter_due()
         waits = record.place in ("ready", "delayed")
         assert self.ledger.reschedule(record.id, delay, self.timed.now) is waits
         if waits and (delay or record.place == "delayed"):  # what is ready keeps its place
@@ -1069,6 +1078,7 @@ class LedgerAndModel:
             return
         assert self.ledger.resume(record.id, self.timed.now)
         self.resumed += 1
+        self.model_enter_due()
         self.tally["resumed"] += 1
         record.attempt, record.start_by, record.owns_key = 0, None, record.unique is not None
         self.place_in_time(record, 0)

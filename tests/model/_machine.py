@@ -487,7 +487,7 @@ class Machine(RuleBasedStateMachine):
     def reschedule(self, worker: int, task: str, delay: float) -> None:
         row = self.model.waiting(task)
         assert self._do(self.store.handles[worker].reschedule, task, delay) is (row is not None)
-        if row is not None and (delay or row.place == "delayed"):  # what is ready keeps its place
+        if row is not None and (delay or not self.model.is_ready(row)):  # what is ready keeps its place
             self.model.wait(row, delay)
 
     @step(worker=workers, task=known, args=st.integers(100, 200))

@@ -35,8 +35,8 @@ class Traits:
     keep_results: float
     is_stored: bool
     waits_from_due: bool
-    """Of ready ones, who waits longest goes first. Does a delayed one wait from when it was due? In memory it takes its
-    place when somebody next receives, and one that was released goes to the very front."""
+    """Of ready ones, who waits longest goes first: a delayed one waits from when it was due. In memory those that tie
+    keep an order, and one that was released goes to the very front."""
 
 
 @dataclass
@@ -123,12 +123,14 @@ class Model:
 
     def update_by_push(self, row: Row, new: Row, delay: float) -> None:
         """Make a row that waits like another one, but for its id, its attempts, and its place if it stays ready."""
-        stays = row.place == "waiting" and not delay and row.priority == new.priority
+        stays = self.is_ready(row) and not delay and row.priority == new.priority
         row.args, row.priority, row.metadata, row.expires = new.args, new.priority, new.metadata, new.expires
         row.until, row.seconds, row.key = new.until, new.seconds, new.key
         self.hold(row)
         if not stays:
             self.wait(row, delay)
+        else:
+            self.enter_delayed()
 
     def owner(self, key: str | None) -> Row | None:
         if key is None:
@@ -154,6 +156,11 @@ class Model:
             self.timed.pop(row.unique, None)
 
     def wait(self, row: Row, delay: float) -> None:
+        if not self.traits.waits_from_due:
+            self.enter_delayed()
+        self._wait(row, delay)
+
+    def _wait(self, row: Row, delay: float) -> None:
         self.order += 1
         row.is_suspended = False
         if delay > 0:
@@ -191,14 +198,23 @@ class Model:
         others = [each for each in ready if each is not row and each.expires > self.now]
         return sum(turn(each) < turn(row) for each in others), sum(turn(each) <= turn(row) for each in others)
 
+    def is_ready(self, row: Row) -> bool:
+        """Return True if a row may be received, whether that was entered or not."""
+        return row.place == "waiting" or (row.place == "delayed" and row.due <= self.now)
+
     def enter_due(self) -> None:
         """Enter all that is due, as a receive does."""
         for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
             if row.place == "running" and self.is_overdue(row):
                 self.lapse(row)
-            elif row.place == "delayed" and row.due <= self.now:
+        self.enter_delayed()
+
+    def enter_delayed(self) -> None:
+        """Make ready the delayed rows whose time has come."""
+        for row in sorted(self.rows.values(), key=lambda row: (row.due, row.line)):
+            if row.place == "delayed" and row.due <= self.now:
                 due = row.due
-                self.wait(row, 0.0)
+                self._wait(row, 0.0)
                 if self.traits.waits_from_due:
                     row.line = (due, 0.0)
 

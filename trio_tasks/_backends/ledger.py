@@ -159,8 +159,8 @@ class Ledger(Generic[A]):
         """
         if task.parts.status is not Status.Pending:  # it was pushed before, and is finished: start afresh
             task = Task(task.args, task.parts.again(attempt=0))
-        if self._start_by:
-            self.expire(now)
+        if self._start_by or self._delayed.heap:  # what is due by now has waited for longer
+            self.enter_due(now)
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
@@ -241,6 +241,7 @@ class Ledger(Generic[A]):
             self._moments.pop(task.parts.id, None)
             self._suspended.pop(task.parts.id, None)
         if seconds <= 0:
+            self.enter_due(now)  # what is due by now has waited for longer
             task.parts.waits_since = self.seconds()
             self._ready.append(task)
             return
@@ -543,6 +544,7 @@ class Ledger(Generic[A]):
 
     def reschedule(self, task_id: str, delay: float, now: float) -> bool:
         """Make a waiting task ready in ``delay`` seconds; False if it does not wait."""
+        self.enter_due(now)
         task = self._waiting(task_id)
         if task is not None and (delay > 0 or task_id in self._not_before):  # a ready task keeps its place
             moved = self._live[task.parts.id] = Task(task.args, task.parts)
@@ -578,6 +580,7 @@ class Ledger(Generic[A]):
         elif task_id in self._infos:  # an error of an attempt before the one that succeeded
             self._infos[task_id] = replace(self._infos[task_id], error=None)
         self._dead_failed -= isinstance(finished[1], Failed)
+        self.enter_due(now)  # what is due by now has waited for longer
         self.counts["resumed"] += 1
         parts.waits_since = self.seconds()
         parts.context = self._infos.get(parts.id, NOTHING_KNOWN)

@@ -132,7 +132,7 @@ class Reschedule(ABC):
     async def reschedule(self, task_id: str, delay: float) -> bool:
         """Make the waiting task ready in ``delay`` seconds; False if no task of this id waits.
 
-        One that is ready keeps its place if ``delay`` is 0.
+        One that is ready, as its delay is over, say, keeps its place if ``delay`` is 0.
         """
 
 

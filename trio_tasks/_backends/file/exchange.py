@@ -150,6 +150,7 @@ class ExchangeSteps:
     def _update_by_push(self, row: Row, new: NewRow) -> None:
         """Give a waiting row the payload, options and time of another one."""
         state = self._state
+        state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
         state.touch_in_full(row)
         keeps_place = new.delay <= 0 and row.state == WAITING and row.priority == new.priority
         state.weight -= row.weight

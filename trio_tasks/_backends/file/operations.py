@@ -245,6 +245,7 @@ class Operations:
     def reschedule(self, queue: str, task_id: str, delay: float, run_at: int | None) -> bool:
         """Make the row ready in this many seconds, if it waits."""
         state = self._state
+        state.enter_due(-math.inf)  # but not leases that ran out, since their attempts may run here
         row = self._waiting_row(queue, task_id)
         if row is not None and (delay > 0 or row.state == DELAYED):  # a ready row keeps its place
             state.touch(row)

@@ -124,6 +124,7 @@ FROM trio_tasks_task WHERE queue = ? AND wall <= ? AND wall IS NOT NULL AND stat
 """The rows that are due by the wall clock, which may have been set forward."""
 NEXT_WALL = "SELECT min(wall) FROM trio_tasks_task WHERE queue = ? AND wall > ? AND wall IS NOT NULL AND state = 1"
 """The moment at which a row is due next by it."""
+IS_DUE = "SELECT 1 FROM trio_tasks_task WHERE seq = ? AND state = 1 AND iif(wall NOTNULL, wall <= ?, order_key <= ?)"
 ONLY_OWN_CLAIMS = "AND (state < 2 OR token BETWEEN ? AND ?)"
 """A condition that leaves out the rows that other sessions have claimed."""
 _DUE_BUT_ORPHANS = DUE.format(ONLY_OWN_CLAIMS)
@@ -366,7 +367,8 @@ class ExchangeSql:
 
     def _update_by_push(self, queue: int, holder: KeyHolder, row: NewRow, key: str, now: float) -> None:
         """Give a row that waits the columns of another one, and the time for which that would hold the key."""
-        keeps_place = row.delay <= 0 and holder.state == State.WAITING and row.priority == holder.priority
+        is_ready = holder.state == State.WAITING or self.table.is_due(holder.seq, now)
+        keeps_place = row.delay <= 0 and is_ready and row.priority == holder.priority
         self.table.update_by_push(holder.seq, self._values(row, now), keeps_place=keeps_place)
         changes = {"delayed": int(row.delay > 0) - int(holder.state == State.DELAYED)}
         self._counters.count(queue, **changes, suspended_now=-1 if holder.suspended else 0)
@@ -778,15 +780,23 @@ class TaskTable:
 
     def make_ready(self, queue: int, row: Due) -> None:
         """Make a row ready whose time has come."""
-        sql = "UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL, suspended = NULL WHERE seq = ?"
-        self._change(sql, (row.seq,))
+        self.set_ready(row.seq)
         self._count_ready(queue, row.state, row.suspended)
+
+    def set_ready(self, seq: int) -> None:
+        """Set the columns of a row whose time has come; it waits from then on."""
+        sql = "UPDATE trio_tasks_task SET state = 0, due = start_by, wall = NULL, suspended = NULL WHERE seq = ?"
+        self._change(sql, (seq,))
 
     def update_by_push(self, seq: int, values: tuple[Any, ...], *, keeps_place: bool) -> None:
         """Give a waiting row the columns of another one, which was not inserted."""
         _, _, state, priority, order_key, due, start_by, _, payload, options, run_at, wall, name, _ = values
         moved = state, priority, None if keeps_place else order_key, due, start_by
         self._change(_UPDATE_BY_PUSH, (*moved, payload, options, run_at, wall, name, seq))
+
+    def is_due(self, seq: int, now: float) -> bool:
+        """Return True if the time of a delayed row has come, by the clock that decides, though that is not entered."""
+        return bool(self._connection.execute(IS_DUE, (seq, wall_seconds(), now * 1e6)))
 
     def put_off(self, row: Due, due: float) -> None:
         """Delay a row until this time."""

@@ -341,7 +341,9 @@ class Operations:
         seq, state, suspended = found
         is_delayed = state == State.DELAYED
         self._counters.count(number, delayed=(delay > 0) - is_delayed, suspended_now=0 if suspended is None else -1)
-        if delay > 0:
+        if delay <= 0 and is_delayed and self._table.is_due(seq, now):  # it is ready, and keeps its place as well
+            self._table.set_ready(seq)
+        elif delay > 0:
             self._connection.execute(
                 "UPDATE trio_tasks_task SET state = 1, due = min(?, coalesce(start_by, ?)), order_key = ?, run_at = ?, "
                 "wall = NULL, suspended = NULL WHERE seq = ?",

@@ -144,13 +144,17 @@ async def a_waiting_task_can_be_rescheduled(harness: Harness) -> None:
 
 @rule(3, Reschedule)
 async def a_ready_task_keeps_its_place(harness: Harness) -> None:
-    """A ready task that is rescheduled to now keeps its place before those that came later."""
-    first = await harness.push(1)
-    await harness.push(2)
-    await harness.push(3, delay=3600.0)
-    expect("reschedule to now of a task that is ready", await harness.backend.reschedule(first, 0.0), True)
-    await harness.receive_number(1)
-    await harness.receive_number(2)
+    """A ready task that is rescheduled to now keeps its place before those that came later; one whose delay is over is
+    ready, and waits since then.
+    """
+    ids = [await harness.push(1), await harness.push(2, delay=0.1)]
+    await harness.pass_time(DELAY)
+    await harness.push(3)
+    await harness.push(4, delay=3600.0)
+    for task_id in ids:
+        expect("reschedule to now of a task that is ready", await harness.backend.reschedule(task_id, 0.0), True)
+    for number in (1, 2, 3):
+        await harness.receive_number(number)
 
 
 @rule(3, Cancel)

@@ -1,0 +1,111 @@
+"""Tests of the place of a task among those that wait: of one priority, the one that waits longest goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_tasks import Killed, Retried, Suspended
+
+from tests._storages import STORAGES
+
+Change = Callable[[Any], Awaitable[Any]]
+
+
+async def nothing(storage: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def reschedule(storage: Any) -> None:
+    assert await storage.reschedule("early", 0)
+
+
+async def reschedule_several(storage: Any) -> None:
+    assert await storage.reschedule(["early"], 0)
+
+
+async def reschedule_after_orphans(storage: Any) -> None:
+    await storage.resume_abandoned()
+    assert await storage.reschedule("early", 0)
+
+
+async def update(storage: Any) -> None:
+    assert await storage.update(await storage.fetch_by_id("early"))
+
+
+async def update_by_a_push(storage: Any) -> None:
+    assert await storage.push(7, unique="key", on_conflict="update") == "early"
+
+
+CHANGES: list[Change] = [
+    nothing, reschedule, reschedule_several, reschedule_after_orphans, update, update_by_a_push,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_a_task_whose_time_has_come_waits_from_then_on(
+    kind: str, change: Change, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await storage.push(1, id="early", delay=5.0, unique="key")
+        await trio.sleep(6.0)
+        await storage.push(2, id="late")
+        await trio.sleep(1.0)
+        await change(storage)
+        assert (await storage.explain("early")).ahead == 0
+        assert [str((await storage.receive()).parts.id) for _ in range(2)] == ["early", "late"]
+        assert await storage.audit()
+
+
+async def retried(storage: Any) -> None:
+    await storage.push(1, id="other")
+    task = await storage.receive()
+    await storage.push(2, id="early", delay=5.0)
+    await trio.sleep(6.0)
+    await storage.settle(task, Retried(ValueError("again")))
+
+
+async def suspended(storage: Any) -> None:
+    await storage.push(1, id="early")
+    task = await storage.receive()
+    await storage.settle(task, Suspended(trio.current_time() + 5.0))
+    await storage.push(2, id="other", delay=6.0)
+    await trio.sleep(7.0)
+
+
+async def resumed(storage: Any) -> None:
+    await storage.push(1, id="other")
+    await storage.settle(await storage.receive(), Killed(ValueError("no")))
+    await storage.push(2, id="early", delay=5.0)
+    await trio.sleep(6.0)
+    await storage.resume_by_id("other")
+
+
+async def rescheduled(storage: Any) -> None:
+    await storage.push(1, id="other", delay=1000.0)
+    await storage.push(2, id="early", delay=5.0)
+    await trio.sleep(6.0)
+    await storage.reschedule("other", 0)
+
+
+async def updated(storage: Any) -> None:
+    await storage.push(1, id="other", delay=1000.0, unique="key")
+    await storage.push(2, id="early", delay=5.0)
+    await trio.sleep(6.0)
+    await storage.push(1, unique="key", on_conflict="update")
+
+
+@pytest.mark.parametrize("case", [retried, suspended, resumed, rescheduled, updated])
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_it_goes_before_those_that_are_ready_since(
+    kind: str, case: Change, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await case(storage)
+        ids = [str((await storage.receive()).parts.id) for _ in range(2)]
+        assert ids == ["early", "other"]
