@@ -343,11 +343,19 @@ async def test_damage_with_intact_records_behind_it_is_told(place: Path) -> None
 
 
 async def seen(engine: FileEngine | ReadOnlyFileEngine, names: list[str]) -> Any:
-    """The tasks that a reader sees; a ready one counts as delayed, since no record says that it became ready."""
+    """The tasks that a reader sees; a ready one counts as delayed, since no record says that it became ready, and that
+    no suspension delays it any more.
+    """
     rows = [row for name in names if (row := await engine.find(QUEUE, name)) is not None]
     for states in ([State.WAITING, State.DELAYED], [State.RUNNING], [State.DONE], [State.FAILED], [State.KILLED]):
         rows += sorted((await engine.search(QUEUE, Query(states, limit=1000))).rows, key=lambda row: row.id)
-    told = [row._replace(state=max(row.state, State.DELAYED), due=None) for row in rows]
+    now = engine.now()
+    told = [
+        row._replace(
+            state=max(row.state, State.DELAYED), due=None, suspended=row.suspended if (row.due or 0.0) > now else None
+        )
+        for row in rows
+    ]
     counts = await stored_counts(engine, QUEUE)
     del counts["orphans"]  # leases are not in the journal
     return told, counts, await engine.queues()

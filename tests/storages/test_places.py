@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
-from trio_tasks import Killed, Retried, Suspended
+from trio_tasks import Killed, Retried, Status, Suspended
 
 from tests._storages import STORAGES
 
@@ -109,3 +110,49 @@ async def test_it_goes_before_those_that_are_ready_since(
         await case(storage)
         ids = [str((await storage.receive()).parts.id) for _ in range(2)]
         assert ids == ["early", "other"]
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_several_tasks_that_are_finished_together_stay_in_their_order(kind: str, tmp_path: Path) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await storage.push_bulk(range(2), priority=-1)
+        delayed = await storage.push(2, delay=1000.0)
+        first = await storage.push(3, priority=1)
+        async with storage.events() as events:
+            await storage.cancel([first, delayed])
+            assert await storage.cancel_all() == 2
+            told = [(await events.receive()).id for _ in range(4)]
+        listed = await storage.list_tasks(Status.Killed)
+        assert [task.args for task in listed] == [3, 2, 0, 1]
+        assert [task.parts.id for task in listed] == told
+        assert [task.parts.id for task in await storage.list_tasks(newest_first=True)] == told[::-1]
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_a_task_that_is_resumed_waits_for_no_time(kind: str, tmp_path: Path) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        ids = [
+            await storage.push(1, delay=1000.0),
+            await storage.push(2, run_at=datetime.now(timezone.utc) + timedelta(days=1)),
+        ]
+        await storage.cancel(ids)
+        assert all((await storage.resume_by_id(ids)).changed)
+        assert [task.parts.run_at for task in await storage.fetch_by_id(ids)] == [None, None]
+        assert [(await storage.receive()).parts.run_at for _ in ids] == [None, None]
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+async def test_an_audit_counts_what_is_due_by_now_as_the_metrics_do(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with STORAGES[kind](tmp_path / "tasks") as storage:
+        await storage.push(1, delay=5.0)
+        await storage.push(2, expires_in=5.0)
+        await storage.push(3, delay=5.0, expires_in=6.0)
+        await storage.push(4)
+        await storage.settle(await storage.receive(), Suspended(trio.current_time() + 5.0))
+        for seconds in (0.0, 5.5, 1.0, 1000.0):
+            await trio.sleep(seconds)
+            balance, metrics = await storage.audit(), await storage.metrics()
+            assert balance, str(balance)
+            assert {**metrics, **balance.counters, **balance.tasks} == metrics

@@ -457,4 +457,5 @@ class LedgerCapabilities(
         >>> assert balance, str(balance)
         """
         await trio.lowlevel.checkpoint()
-        return self._ledger_holder.ledger.audit(self._ledger_holder.name)
+        self._ledger_holder.expire()
+        return self._ledger_holder.ledger.audit(self._ledger_holder.name, trio.current_time())

@@ -159,8 +159,10 @@ class Ledger(Generic[A]):
         """
         if task.parts.status is not Status.Pending:  # it was pushed before, and is finished: start afresh
             task = Task(task.args, task.parts.again(attempt=0))
-        if self._start_by or self._delayed.heap:  # what is due by now has waited for longer
-            self.enter_due(now)
+        if self._start_by:
+            self.expire(now)
+        if self._delayed.heap and self._delayed.heap[0][0] <= now:
+            self._make_delayed_ready(now)  # it has waited for longer
         parts = task.parts
         task_id, terms = parts.id, parts.terms
         delay = parts.seconds_to_wait
@@ -798,8 +800,9 @@ class Ledger(Generic[A]):
         """Return True if an entry of the ready tasks is not stale."""
         return self._live.get(task.parts.id) is task and task.parts.id not in self._running
 
-    def audit(self, queue: str) -> Balance:
+    def audit(self, queue: str, now: float) -> Balance:
         """Compare the counters with the tasks."""
+        self.enter_due(now)
         there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
         there["waiting"] = sum(map(self._is_ready, self._ready))
         there["delayed"] = sum(task_id in self._live for task_id in self._not_before)

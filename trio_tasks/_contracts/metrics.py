@@ -162,6 +162,11 @@ STORED_STATES = ("waiting", "delayed", "running", "suspended_now", "kept_done", 
 """The keys that count the tasks in one state."""
 
 
+def changed(counts: Mapping[str, int], changes: Mapping[str, int]) -> dict[str, int]:
+    """Return these counts with the changes added to them."""
+    return {name: number + changes.get(name, 0) for name, number in counts.items()}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Balance:

@@ -319,7 +319,7 @@ class FileEngine(Engine):
 
     async def audit(self, queue: str) -> Balance:
         """Compare the counters of a queue with its rows."""
-        return await self._read(Operations.audit, queue)
+        return await self._read(Operations.audit, queue, self.now())
 
     async def schedules(self, after: int, name: str | None = None) -> list[ScheduleRow]:
         """Return the schedules that were changed after a revision."""

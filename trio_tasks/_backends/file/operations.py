@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from heapq import merge, nlargest, nsmallest
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING, Literal, final
@@ -11,7 +12,7 @@ from ..._clock import wall_now
 from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import Place
 from ..._contracts.listing import WINDOW, Found, Position, find_page, wrong_cursor
-from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, make_metrics
+from ..._contracts.metrics import STORED_STATES, Balance, QueueMetrics, changed, make_metrics
 from ..._contracts.states import COUNTERS
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import decode_options, encode_error, expired_error
@@ -113,28 +114,32 @@ class Operations:
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
-        counts = _counts(queue_rows)
-        since = [] if (moment := queue_rows.oldest_waiting(now)) is None else [moment]
-        wall = wall_now().timestamp()
-        expired = {row.key: row for row in queue_rows.expiring.until(now) if row.has_expired(now)}
-        for row in expired.values():
-            counts["delayed" if row.state == DELAYED else "waiting"] -= 1
-            counts["suspended_now"] -= row.is_suspended
-            counts["killed"] += 1
-            counts["kept_killed"] += 1
-        for row in queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ():
-            if row.key not in expired and _is_due(row, now, wall):
-                counts["delayed"] -= 1
-                counts["suspended_now"] -= row.is_suspended
-                counts["waiting"] += 1
-                since.append(row.since)
-        for row in {row.key: row for row in self._state.retained.until(now)}.values():
-            if row.queue is queue_rows and row.is_kept_no_longer(now):
-                counts[_KEPT[row.state]] -= 1
+        changes, since = self._due_changes(queue_rows, now)
+        counts = changed(_counts(queue_rows), changes)
+        if (moment := queue_rows.oldest_waiting(now)) is not None:
+            since.append(moment)
         running = queue_rows.running.values() if queue_rows.no_lease_ends_before <= now else ()
         orphans = sum(row.due is not None and row.due <= now for row in running)
         age = max(0.0, now - min(since)) if since else 0.0
         return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=bool(queue_rows.counts[PAUSED]))
+
+    def _due_changes(self, queue_rows: QueueRows, now: float) -> tuple[Counter[str], list[float]]:
+        """What is due by now and not entered: the changes of the counters, and since when the rows wait that are ready
+        by it.
+        """
+        changes, since, wall = Counter[str](), list[float](), wall_now().timestamp()
+        expired = {row.key: row for row in queue_rows.expiring.until(now) if row.has_expired(now)}
+        for row in expired.values():
+            changes["delayed" if row.state == DELAYED else "waiting"] -= 1
+            changes.update({"suspended_now": -row.is_suspended, "killed": 1, "kept_killed": 1})
+        for row in queue_rows.delayed_rows.values() if queue_rows.next_due <= now else ():
+            if row.key not in expired and _is_due(row, now, wall):
+                changes.update({"delayed": -1, "suspended_now": -row.is_suspended, "waiting": 1})
+                since.append(row.since)
+        for row in {row.key: row for row in self._state.retained.until(now)}.values():
+            if row.queue is queue_rows and row.is_kept_no_longer(now):
+                changes[_KEPT[row.state]] -= 1
+        return changes, since
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused."""
@@ -148,15 +153,16 @@ class Operations:
         queue_rows = self._state.queues.get(queue)
         return [] if queue_rows is None else [(*key, sums) for key, sums in queue_rows.minutes.items()]
 
-    def audit(self, queue: str) -> Balance:
-        """Compare the counters of the queue with its rows."""
+    def audit(self, queue: str, now: float) -> Balance:
+        """Compare the counters of the queue with its rows, both with what is due by now, entered or not."""
         queue_rows = self._state.queues.get(queue) or QueueRows(-1, queue)
         rows = [row for row in self._state.rows.values() if row.queue is queue_rows]
         there: dict[str, int] = dict.fromkeys(STORED_STATES, 0)
         for row in rows:
             there[_NAMES[row.state]] += 1
             there["suspended_now"] += row.state == DELAYED and row.is_suspended
-        return Balance(queue, _counts(queue_rows), there)
+        changes, _ = self._due_changes(queue_rows, now)
+        return Balance(queue, changed(_counts(queue_rows), changes), changed(there, changes))
 
     def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
         """Return the schedules that were changed after this revision, or the one of a name, if it was."""
@@ -289,6 +295,7 @@ class Operations:
         if row.state == DONE:
             row.result = None
         row.attempt, row.expires, row.requested_end = 0, None, False
+        row.run_at, row.by_wall = None, False
         state.count(row.queue, RESUMED, live=1)
         state.make_wait(row, 0.0)
         return True

@@ -503,7 +503,7 @@ class JournalState:
         self.next_key = 1
         self.next_token = 1
         self.weight = 0  # the approximate size of the rows in a snapshot
-        self.last_moment = 0.0  # the time at which the last row that was ready at once began to wait
+        self.last_moment = 0.0  # the time at which the last row began to wait, or was finished
         self.killed: list[KilledRow] = []  # rows killed since they were last taken, but not by a settlement
         self.has_wall_clock_rows = False  # True if a row waits for the wall clock
         self.retained = TimeIndex()
@@ -760,10 +760,13 @@ class JournalState:
             row.state = DELAYED
             row.since = row.due = self.time + delay
         else:
-            # Rows that come at the same moment keep their order.
-            self.last_moment = max(self.time, self.last_moment + _SAME_MOMENT)
-            row.state, row.since, row.due = WAITING, self.last_moment, None
+            row.state, row.since, row.due = WAITING, self._next_moment(), None
         self.place(row)
+
+    def _next_moment(self) -> float:
+        """Return the present time, after that of all rows before, so that rows of one transaction keep their order."""
+        self.last_moment = max(self.time, self.last_moment + _SAME_MOMENT)
+        return self.last_moment
 
     def put_back(self, row: Row, delay: float | None, *, suspended: str | None = None) -> bool:
         """Make a row that ran wait again, and return True: after ``delay`` seconds, or in its old place if ``delay`` is
@@ -821,7 +824,7 @@ class JournalState:
         if keep <= 0:
             self.forget(row)
             return
-        row.state, row.result, row.since = state, result, self.time
+        row.state, row.result, row.since = state, result, self._next_moment()
         row.due = self.time + keep if keep < math.inf else None
         self.place(row)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from ..._clock import wall_now
 from ..._contracts.bulk import Refusal
 from ..._contracts.explanation import MOST_COUNTED, Place
 from ..._contracts.listing import Found
-from ..._contracts.metrics import Balance, QueueMetrics, make_metrics
+from ..._contracts.metrics import Balance, QueueMetrics, changed, make_metrics
 from ..._logging import log
 from ..._tasks.errors import AbortError, DuplicateTaskError, not_again
 from ..durable.encoding import LONGEST_STATE, decode_options, encode_error, expired_error
@@ -184,30 +185,33 @@ class Operations:
     def metrics(self, queue: str, now: float) -> QueueMetrics:
         """Return the counters of the queue, with what is due by now, entered or not."""
         number = self._counters.known(queue)
-        counts = self._counters.counts(number)
-        orphans, since = 0, list[int]()
+        changes, orphans, since = self._due_changes(number, now)
+        counts = changed(self._counters.counts(number), changes)
+        [(oldest,)] = self._connection.execute(OLDEST, (number, number, _MOST_LEVELS, number, now))
+        if oldest is not None:
+            since.append(oldest)
+        age = max(0.0, now - min(since) / 1e6) if since else 0.0
+        return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=self._counters.is_paused(number))
+
+    def _due_changes(self, number: int, now: float) -> tuple[Counter[str], int, list[int]]:
+        """What is due by now and not entered: the changes of the counters, the number of orphans, and since when the
+        rows wait that are ready by it.
+        """
+        changes, orphans, since = Counter[str](), 0, list[int]()
         due_now = self._connection.execute(DUE_NOW, (now, number, now, wall_now().timestamp(), now))
         for state, is_expired, rows, suspended, oldest in due_now:
             if state == State.RUNNING:
                 orphans = rows
                 continue
             if state == State.DELAYED:
-                counts["delayed"] -= rows
-                counts["suspended_now"] -= suspended
-                counts["waiting"] += rows
+                changes.update({"delayed": -rows, "suspended_now": -suspended, "waiting": rows})
             if is_expired:
-                counts["waiting"] -= rows
-                counts["killed"] += rows
-                counts["kept_killed"] += rows
+                changes.update({"waiting": -rows, "killed": rows, "kept_killed": rows})
             elif state == State.DELAYED:
                 since.append(oldest)
         for state, rows in self._connection.execute(KEPT_NO_LONGER, (number, now)):
-            counts[KEPT_COUNTER[State(state)]] -= rows
-        [(oldest,)] = self._connection.execute(OLDEST, (number, number, _MOST_LEVELS, number, now))
-        if oldest is not None:
-            since.append(oldest)
-        age = max(0.0, now - min(since) / 1e6) if since else 0.0
-        return make_metrics(counts, orphans=orphans, oldest_waiting=age, is_paused=self._counters.is_paused(number))
+            changes[KEPT_COUNTER[State(state)]] -= rows
+        return changes, orphans, since
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Store whether the queue is paused; it is made if it is not known."""
@@ -217,11 +221,12 @@ class Operations:
         """Return the sums of the attempts in each minute."""
         return MinuteTable(self._connection, self._counters).all(self._counters.known(queue))
 
-    def audit(self, queue: str) -> Balance:
-        """Compare the counters of the queue with its rows."""
+    def audit(self, queue: str, now: float) -> Balance:
+        """Compare the counters of the queue with its rows, both with what is due by now, entered or not."""
         number = self._counters.known(queue)
-        rows = [self._connection.execute(sql, (number,))[0] for sql in RECOUNTS]
-        return Balance(queue, self._counters.counts(number), dict(rows))
+        rows: dict[str, int] = dict(self._connection.execute(sql, (number,))[0] for sql in RECOUNTS)
+        changes, _, _ = self._due_changes(number, now)
+        return Balance(queue, changed(self._counters.counts(number), changes), changed(rows, changes))
 
     def schedules(self, after: int, name: str | None) -> list[ScheduleRow]:
         """Return the schedules that were changed after this revision, or the one of a name, if it was."""
@@ -396,7 +401,8 @@ class Operations:
         held = (None, None) if is_timed else (unique, until)
         self._connection.execute(
             "UPDATE trio_tasks_task SET state = 0, due = NULL, start_by = NULL, attempt = 0, order_key = ?, "
-            "requested_end = NULL, uniq = ?, uniq_until = ?, result = iif(state = 3, NULL, result) WHERE seq = ?",
+            "run_at = NULL, requested_end = NULL, uniq = ?, uniq_until = ?, result = iif(state = 3, NULL, result) "
+            "WHERE seq = ?",
             (self._table.order_key(None, now), *held, seq),
         )
         self._counters.count(number, live=1, resumed=1, **{KEPT_COUNTER[State(state)]: -1})
