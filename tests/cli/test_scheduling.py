@@ -60,3 +60,35 @@ def test_a_schedule_that_is_not_there_is_told(verb: str, tmp_path: Path) -> None
     assert "the storage has no schedule 'nothing'" in ended.err
     assert call("schedules", verb, "--url", url).status == 2
     assert call("schedules", verb, "x", "--url", url_of("file", tmp_path)).status == 3
+
+
+@everywhere
+def test_schedules_that_have_gone_from_the_code_are_told_and_pruned(kind: str, tmp_path: Path) -> None:
+    async def run(*names: str) -> None:
+        async with open_url(url, queue="reports") as storage, trio.open_nursery() as nursery:
+            schedules = Schedules(storage)
+            for name in names:
+                schedules.declare(name, {}, every(hours=1))
+            await nursery.start(schedules.run)
+            while len([each for each in await Schedules(storage).list() if not each.is_orphaned]) > len(names) + 1:
+                await storage.wait_for_schedules()
+            nursery.cancel_scope.cancel()
+
+    url = scheduled(kind, tmp_path)
+    assert call("schedules", "remove", "poll", "--url", url).status == 0
+    trio.run(run, "new", "old")
+    assert call("schedules", "prune", "--url", url) == (0, "", "no schedule is orphaned\n")
+    trio.run(run, "new")
+    found = {each["name"]: each["is_orphaned"] for each in call("schedules", "--url", url).records}
+    assert found == {"monday": False, "new": False, "old": True}
+    [row] = [line for line in call("schedules", "--url", url, "--no-json").out.splitlines() if line.startswith("old")]
+    assert row.split()[-2:] == ["never", "orphaned"]
+    assert call("schedules", "prune", "--url", url).records == [{"name": "old", "pruned": True}]
+    assert [each["name"] for each in call("schedules", "--url", url).records] == ["monday", "new"]
+
+
+def test_a_storage_without_schedules(tmp_path: Path) -> None:
+    url = url_of("sqlite", tmp_path)
+    call("migrate", "--url", url)
+    assert call("schedules", "--url", url) == (0, "", "")
+    assert call("schedules", "--url", url, "--no-json") == (0, "", "the storage has no schedules\n")

@@ -1,4 +1,4 @@
-"""The command ``schedules``: list the schedules of a storage, pause, resume and remove them, and run one now."""
+"""The command ``schedules``: list the schedules of a storage, pause, resume, remove and prune them, and run one now."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .store import StoreOptions, changing, looking
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .output import Record
     from .store import Store
 
     Change = Callable[[Schedules], Awaitable[object]]
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @store_options
 @click.pass_context
 def schedules(context: click.Context, url: str | None, as_json: bool | None) -> None:
-    """List the schedules; or pause, resume, remove one, or run it now."""
+    """List the schedules; or pause, resume or remove one, run it now, or prune all that are orphaned."""
     if context.invoked_subcommand is None:
         _list(url=url, as_json=as_json)
     elif url is not None:
@@ -35,18 +36,28 @@ def schedules(context: click.Context, url: str | None, as_json: bool | None) -> 
 async def _list(options: StoreOptions, answer: Answer) -> None:
     async with looking(options) as store:
         found = await (await _schedules_of(store)).list()
-    # Which schedules stand in the code, only the program that has them can tell.
-    records = [{**dataclasses.asdict(each), "is_orphaned": None} for each in found]
-    answer.table(_COLUMNS, records)
+    answer.table(_COLUMNS, [dataclasses.asdict(each) for each in found], "the storage has no schedules")
+
+
+def _next(record: Record) -> str:
+    if record["is_orphaned"]:
+        return "never"
+    return "paused" if record["is_paused"] else age(record["next"])
+
+
+def _defined(record: Record) -> str:
+    if record["is_dynamic"]:
+        return "at run time"
+    return "orphaned" if record["is_orphaned"] else "in the code"
 
 
 _COLUMNS = [
     Column("name", lambda record: record["name"]),
-    Column("times", lambda record: record["spec"]),
-    Column("queue", lambda record: record["queue"]),
-    Column("next", lambda record: "paused" if record["is_paused"] else age(record["next"])),
-    Column("previous", lambda record: age(record["previous"])),
-    Column("defined", lambda record: "at run time" if record["is_dynamic"] else "in the code"),
+    Column("times", lambda record: record["spec"], least=12),
+    Column("queue", lambda record: record["queue"], least=6, leaves=1),
+    Column("next", _next),
+    Column("previous", lambda record: age(record["previous"]), leaves=2),
+    Column("defined", _defined),
 ]
 
 
@@ -97,8 +108,8 @@ async def resume(options: StoreOptions, answer: Answer, *, name: str) -> None:
 @on_store
 async def remove(options: StoreOptions, answer: Answer, *, name: str) -> None:
     """Remove a schedule. One that stands in the code comes back when a program starts."""
-    note("a schedule that stands in the code comes back when a program starts")
     await _change(options, answer, name, "removed", lambda found: found.remove(name))
+    note("a schedule that stands in the code comes back when a program starts")
 
 
 @schedules.command()
@@ -108,3 +119,16 @@ async def remove(options: StoreOptions, answer: Answer, *, name: str) -> None:
 async def run(options: StoreOptions, answer: Answer, *, name: str) -> None:
     """Push a task of a schedule now, whether it is paused or not, and print its id."""
     await _change(options, answer, name, "run", lambda found: found.run_now(name))
+
+
+@schedules.command()
+@store_options
+@on_store
+async def prune(options: StoreOptions, answer: Answer) -> None:
+    """Remove the orphaned schedules, which have gone from the code of the programs; those put at run time stay."""
+    async with changing(options) as store:
+        names = await (await _schedules_of(store)).prune()
+    for name in names:
+        answer.record({"name": name, "pruned": True}, f"{printable(name)} pruned")
+    if not names:
+        note("no schedule is orphaned")
