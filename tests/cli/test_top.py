@@ -29,7 +29,7 @@ def test_a_look_as_json_and_as_a_table(kind: str, tmp_path: Path) -> None:
     assert first["queues"][0]["rate"] > 0
     assert second["queues"][0]["rate"] == 0
     lines = call("top", "--url", url, "--count", "1", "--no-json").out.splitlines()
-    assert lines[0].split() == ["queue", "waiting", "oldest", "delayed", "busy", "done/s", "p95", "failed"]
+    assert lines[0].split() == ["queue", "waiting", "oldest", "delayed", "busy", "done/s", "p95", "failed", "killed"]
     assert lines[1].split()[:2] == ["emails", "1"]
 
 

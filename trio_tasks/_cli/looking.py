@@ -38,12 +38,12 @@ _ON_A_TERMINAL = 100
 _AT_ONCE = 500
 
 
-def _text(name: str) -> Column:
-    return Column(name, lambda record: str(record[name] or ""))
+def _text(name: str, least: int | None = None, leaves: int = 0) -> Column:
+    return Column(name, lambda record: str(record[name] or ""), least=least, leaves=leaves)
 
 
-def _number(name: str, heading: str = "") -> Column:
-    return Column(heading or name, lambda record: _grouped(record[name]), is_number=True)
+def _number(name: str, leaves: int = 0) -> Column:
+    return Column(name, lambda record: _grouped(record[name]), is_number=True, leaves=leaves)
 
 
 def _grouped(number: int | None) -> str:
@@ -61,18 +61,19 @@ def _grouped(number: int | None) -> str:
 async def queues(options: StoreOptions, answer: Answer) -> None:
     """List the queues, with the numbers of their tasks."""
     async with looking(options) as store:
-        answer.table(_QUEUE_COLUMNS, [await queue_record(each) for each in await store.queues()])
+        records = [await queue_record(each) for each in await store.queues()]
+        answer.table(_QUEUE_COLUMNS, records, "the storage has no queue yet")
 
 
 _QUEUE_COLUMNS = [
-    _text("queue"),
+    _text("queue", 8),
     _number("workers"),
     _number("waiting"),
-    _number("delayed"),
+    _number("delayed", leaves=1),
     _number("running"),
     Column("oldest", lambda record: span(record["oldest_waiting"]) if record["waiting"] else "", is_number=True),
     _number("succeeded"),
-    _number("retried"),
+    _number("retried", leaves=2),
     _number("failed"),
     _number("killed"),
     Column("", lambda record: "paused" if record["is_paused"] else ""),
@@ -140,7 +141,7 @@ async def ls(
 
     async with looking(options) as store:
         await _list_all(store, wanted, newest_first, take)
-    answer.table(_TASK_COLUMNS, records)
+    answer.table(_TASK_COLUMNS, records, "there are no such tasks")
 
 
 def _filters_of(filters: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,13 +166,13 @@ async def _list_all(
 
 
 _TASK_COLUMNS = [
-    _text("queue"),
+    _text("queue", 6),
     _text("id"),
-    _text("name"),
+    _text("name", 8),
     _text("status"),
-    _number("attempt"),
-    Column("pushed", lambda record: age(record["pushed_at"])),
-    Column("then", lambda record: _what_follows(record)),
+    _number("attempt", leaves=1),
+    Column("pushed", lambda record: age(record["pushed_at"]), leaves=2),
+    Column("then", lambda record: _what_follows(record), least=12),
 ]
 
 
@@ -255,19 +256,19 @@ async def workers(options: StoreOptions, answer: Answer, *, fresh: bool) -> None
         found = [worker for queue in await store.queues() for worker in await queue.workers(fresh=fresh)]
         if isinstance(store.storage, FileStorage):
             note("the workers of a journal are known in its own process only")
-        answer.table(_WORKER_COLUMNS, [worker_record(each) for each in found])
+        answer.table(_WORKER_COLUMNS, [worker_record(each) for each in found], "no workers are known")
 
 
 _WORKER_COLUMNS = [
     _text("name"),
-    _text("queue"),
-    _text("host"),
-    _number("pid"),
+    _text("queue", 6),
+    _text("host", 8, leaves=1),
+    Column("pid", lambda record: str(record["pid"]), is_number=True),
     Column("busy", lambda record: f"{record['busy']}/{record['slots']}", is_number=True),
-    Column("intake", lambda record: str(record["intake"]) if record["is_alive"] else "dead"),
-    Column("since", lambda record: age(record["since"])),
-    Column("last beat", lambda record: age(record["last_beat"])),
-    _text("version"),
+    Column("intake", lambda record: str(record["intake"]) if record["is_alive"] else "dead", least=8),
+    Column("since", lambda record: age(record["since"]), leaves=2),
+    Column("last beat", lambda record: age(record["last_beat"]), leaves=4),
+    _text("version", leaves=3),
 ]
 
 

@@ -6,19 +6,19 @@ import base64
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast, final
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from rich.table import Table as RichTable
 
 Record: TypeAlias = dict[str, Any]
 """A part of an answer: what is one object of JSON, or one row of a table."""
@@ -26,8 +26,10 @@ Record: TypeAlias = dict[str, Any]
 _DEEPEST = 50
 """Levels of nested values that are shown."""
 _LONGEST_CELL = 200
-_NEVER_CUT = 36
-"""Characters of a cell that are shown also on a narrow terminal: an id has as many."""
+_LONGEST_NOTE = 1000
+"""Characters of a line of a remark."""
+_PASSWORD = re.compile(r"(//[^\s:/@]*):\S*@")
+_SECRET_OPTION = re.compile(r"(?i)([?&][^\s=&]*(?:pass|pwd|secret|token)[^\s=&]*=)[^\s&'\"]+")
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 
 
@@ -63,11 +65,18 @@ class CommandError(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its heading, and the text of its cell for a record."""
+    """A column of a table: its heading, and the text of its cell for a record.
+
+    On a narrow terminal, texts are cut and then columns left out, as far as they allow it; ids and numbers are whole.
+    """
 
     heading: str
     cell: Callable[[Record], str]
     is_number: bool = False
+    least: int | None = None
+    """Characters to which its cells may be cut; None: they are never cut."""
+    leaves: int = 0
+    """A number if it may be left out: the column with the largest one is the first."""
 
 
 @final
@@ -108,48 +117,87 @@ class Answer:
         for row in rows:
             self.write("  ".join(map(str.ljust, row, widths)).rstrip())
 
-    def table(self, columns: Sequence[Column], records: Iterable[Record]) -> None:
-        """Write records: each as JSON, or all of them as a table."""
+    def table(self, columns: Sequence[Column], records: Iterable[Record], nothing: str = "") -> None:
+        """Write records: each as JSON, or all of them as a table, or a remark that there is nothing."""
         if self.as_json:
             for record in records:
                 self.write(as_json(record))
             return
-        table = table_of(columns, records, is_terminal=self.is_terminal)
-        if table.row_count:
-            self.write(_drawn(table, is_terminal=self.is_terminal))
+        drawn = draw([*columns], [*records], shutil.get_terminal_size().columns if self.is_terminal else None)
+        for number, line in enumerate(drawn.lines):
+            self.write(click.style(line, bold=True) if self.is_terminal and not number else line)
+        if drawn.left_out:
+            note(f"the terminal is too narrow for: {', '.join(drawn.left_out)}")
+        if nothing and not drawn.lines:
+            note(nothing)
 
 
-def table_of(columns: Sequence[Column], records: Iterable[Record], *, is_terminal: bool = True) -> RichTable:
-    """Return a table of records, without columns that are empty."""
-    from rich.table import Table
-    from rich.text import Text
+class Drawn(NamedTuple):
+    """A table as lines of text: its headings, and its rows. It has no lines if it has no rows."""
 
-    table = Table(box=None, pad_edge=False, header_style="bold" if is_terminal else "")
-    texts = [[printable(each.cell(record))[:_LONGEST_CELL] for each in columns] for record in records]
-    used = [number for number, cells in enumerate(zip(*texts, strict=True)) if any(cells)]
-    for number in used:
-        heading, is_number = columns[number].heading, columns[number].is_number
-        widest = max(len(heading), *(len(row[number]) for row in texts))
-        least = None if number == used[-1] else min(widest, _NEVER_CUT)
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=least)
-    for row in texts:
-        table.add_row(*(Text(row[number]) for number in used))
-    return table
+    lines: list[str]
+    left_out: list[str]
+    """The headings of columns for which there was no room."""
 
 
-def _drawn(table: RichTable, *, is_terminal: bool) -> str:
-    """Return a table as text. What is too wide for a terminal is cut at its right."""
-    from rich.console import Console
+def draw(columns: list[Column], records: list[Record], room: int | None) -> Drawn:
+    """Return a table of records, without columns that are empty, in so many characters a line, if possible."""
+    texts = [[printable(each.cell(record)) for record in records] for each in columns]
+    used = {each: cells for each, cells in zip(columns, texts, strict=True) if any(cells)}
+    left_out: list[str] = []
+    widths = _widths(used, room)
+    while room is not None and _length(widths) > room and any(each.leaves for each in used):
+        last = max(used, key=lambda each: each.leaves)
+        left_out.append(last.heading)
+        del used[last]
+        widths = _widths(used, room)
+    rows = zip(*([each.heading, *cells] for each, cells in used.items()), strict=True)
+    lines = ["  ".join(_fit(cell, each, widths[each]) for cell, each in zip(row, used, strict=True)) for row in rows]
+    return Drawn([line.rstrip() for line in lines], left_out)
 
-    console = Console(width=None if is_terminal else 10_000, highlight=False, force_terminal=is_terminal)
-    with console.capture() as captured:
-        console.print(table, crop=is_terminal, no_wrap=True, overflow="ellipsis")
-    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+
+def _widths(used: Mapping[Column, Sequence[str]], room: int | None) -> dict[Column, int]:
+    """Return the width of each column: the widest ones that may be cut give way, until all is in the room."""
+    from rich.cells import cell_len
+
+    widths = {each: max(map(cell_len, [each.heading, *cells])) for each, cells in used.items()}
+    least = {each: max(each.least, cell_len(each.heading)) for each in used if each.least is not None}
+    widths |= {each: min(widths[each], _LONGEST_CELL) for each in least}
+    while room is not None and _length(widths) > room:
+        wide = [each for each in least if widths[each] > least[each]]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _length(widths: Mapping[Column, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
+def _fit(cell: str, column: Column, width: int) -> str:
+    """Return a cell in this width, cut or filled up."""
+    from rich.cells import cell_len, set_cell_size
+
+    length = cell_len(cell)
+    if length > width:
+        return f"{set_cell_size(cell, width - 1)}…"
+    blank = " " * (width - length)
+    return blank + cell if column.is_number else cell + blank
 
 
 def note(text: str) -> None:
-    """Write a remark to standard error."""
-    click.echo(_encodable(text), err=True)
+    """Write a remark to standard error: without the secrets of URLs in it, and with long lines cut."""
+    click.echo(_encodable("\n".join(map(_cut, without_secrets(text).split("\n")))), err=True)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which the passwords of URLs are masked, and such options of theirs as ``?token=``."""
+    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST_NOTE else f"{line[:_LONGEST_NOTE]}… ({len(line)} characters)"
 
 
 # Values as JSON

@@ -11,7 +11,7 @@ import trio
 
 from .looking import queue_record
 from .options import duration, on_store, queue_option, store_options
-from .output import Answer, Column, age, printable, span, table_of
+from .output import Answer, Column, age, draw, span
 from .records import worker_record
 from .store import StoreOptions, asking
 
@@ -33,7 +33,9 @@ _QUANTILE = 0.95
 @store_options
 @queue_option
 @click.option("--every", type=duration, default="1", metavar="DURATION", help="Between two looks. Default: 1 s.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks. Default: with Ctrl-C.")
+@click.option(
+    "--count", type=click.IntRange(1, 10**6), metavar="N", help="End after so many looks. Default: with Ctrl-C."
+)
 @on_store
 async def top(options: StoreOptions, answer: Answer, *, every: float, count: int | None) -> None:
     """Show the queues, their rates, and the attempts under way with the line at which each waits, until Ctrl-C."""
@@ -61,35 +63,37 @@ def _show(look: Record, answer: Answer, live: Live | None) -> None:
     if answer.as_json:
         answer.record(look, "")
     elif live is None:
-        answer.table(_QUEUE_COLUMNS, look["queues"])
+        answer.table(_QUEUE_COLUMNS, look["queues"], "the storage has no queue yet")
         answer.table(_ATTEMPT_COLUMNS, look["running"])
     else:
-        from rich.console import Group
+        from rich.text import Text
 
-        running: list[Record] = look["running"][:_MOST_ATTEMPTS]
-        parts: list[Any] = [table_of(_QUEUE_COLUMNS, look["queues"]), ""]
-        live.update(Group(*parts, table_of(_ATTEMPT_COLUMNS, running)), refresh=True)
+        width = live.console.width
+        parts = (_QUEUE_COLUMNS, look["queues"]), (_ATTEMPT_COLUMNS, look["running"][:_MOST_ATTEMPTS])
+        tables = [draw(columns, records, width).lines for columns, records in parts]
+        live.update(Text("\n\n".join(map("\n".join, tables)), no_wrap=True, overflow="crop"), refresh=True)
 
 
 _QUEUE_COLUMNS = [
-    Column("queue", lambda record: record["queue"]),
+    Column("queue", lambda record: record["queue"], least=8),
     Column("waiting", lambda record: str(record["waiting"]), is_number=True),
     Column("oldest", lambda record: span(record["oldest_waiting"]) if record["waiting"] else "–", is_number=True),
-    Column("delayed", lambda record: str(record["delayed"]), is_number=True),
+    Column("delayed", lambda record: str(record["delayed"]), is_number=True, leaves=1),
     Column("busy", lambda record: f"{record['busy']}/{record['slots']}", is_number=True),
     Column("done/s", lambda record: f"{record['rate']:.1f}", is_number=True),
     Column("p95", lambda record: "–" if record["p95"] is None else f"< {span(record['p95'])}", is_number=True),
-    Column("failed", lambda record: str(record["failed"] + record["killed"]), is_number=True),
+    Column("failed", lambda record: str(record["failed"]), is_number=True),
+    Column("killed", lambda record: str(record["killed"]), is_number=True),
     Column("", lambda record: "paused" if record["is_paused"] else ""),
 ]
 _ATTEMPT_COLUMNS = [
-    Column("queue", lambda record: record["queue"]),
+    Column("queue", lambda record: record["queue"], least=6),
     Column("task", lambda record: record["id"]),
-    Column("name", lambda record: record["name"] or ""),
-    Column("attempt", lambda record: str(record["attempt"]), is_number=True),
-    Column("began", lambda record: age(record["since"])),
-    Column("worker", lambda record: record["worker"]),
-    Column("at", lambda record: printable(record["line"])),
+    Column("name", lambda record: record["name"] or "", least=8),
+    Column("attempt", lambda record: str(record["attempt"]), is_number=True, leaves=3),
+    Column("began", lambda record: age(record["since"]), leaves=1),
+    Column("worker", lambda record: record["worker"], least=8, leaves=2),
+    Column("at", lambda record: record["line"], least=16),
 ]
 
 
