@@ -20,6 +20,27 @@ from trio_tasks._cli.app import main
 ROOT = Path(__file__).parents[2]
 WILD = "evil\n\x1b[31mid\u202e"
 KINDS = ["sqlite", "file"]
+SECRET = "hunter2"
+ROUTER = "tests.cli._router:tasks"
+NEEDS = {
+    "show": ["x"],
+    "explain": ["x"],
+    "watch": ["x"],
+    "pause": ["x"],
+    "resume": ["x"],
+    "purge": ["--yes"],
+    "push": [ROUTER, "double", "n=1"],
+    "replay": ["x", ROUTER],
+    "retry": ["x"],
+    "cancel": ["x"],
+    "abort": ["x"],
+    "discard": ["x"],
+    "top": ["--count", "1"],
+    "completion": ["bash"],
+    "run": [ROUTER, "--until-idle", "--queues", "numbers=1"],
+    **{f"schedules {verb}": ["x"] for verb in ("pause", "resume", "remove", "run")},
+}
+"""The arguments with which a command can be called; it may not find what they name."""
 
 
 class Ended(NamedTuple):

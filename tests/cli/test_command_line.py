@@ -7,19 +7,31 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
 from trio_tasks import open_url
 from trio_tasks._cli.app import trio_tasks
 
-from tests.cli._command import KINDS, ROOT, WILD, call, call_process, command, environment, filled, url_of
+from tests.cli._command import (
+    KINDS,
+    NEEDS,
+    ROOT,
+    SECRET,
+    WILD,
+    call,
+    call_process,
+    command,
+    environment,
+    filled,
+    url_of,
+)
 
-SECRET = "hunter2"
-NEEDS = {"show": ["x"], "explain": ["x"], "watch": ["x"], "pause": ["x"], "resume": ["x"], "purge": ["--yes"]}
-NEEDS |= {"push": ["tests.cli._router:tasks", "double", "n=1"], "replay": ["x", "tests.cli._router:tasks"]}
-NEEDS |= {verb: ["x"] for verb in ("retry", "cancel", "abort", "discard")}
+NOBODY = 65534
 WITHOUT_STORE = {"completion", "run"}
 MAKE_A_STORE = {"migrate"}
 ON_A_STORE = sorted(trio_tasks.commands.keys() - WITHOUT_STORE)
@@ -177,16 +189,60 @@ def test_files_of_others_are_out_of_reach(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_text() == "this is no store\n" * 100
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_may_only_be_read(tmp_path: Path) -> None:
-    url = filled("sqlite", tmp_path)
-    (tmp_path / "tasks.db").chmod(0o400)
-    tmp_path.chmod(0o500)
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up the rights of root for the block, who may do everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
     try:
-        assert call("ls", "--url", url).status == call("explain", "--url", url, "email-0").status == 0
-        assert call("retry", "--url", url, "email-0").status == 5
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_that_may_only_be_read(kind: str, open_folder: Path) -> None:
+    url = filled(kind, open_folder)
+    for verb in (["ls"], ["explain", "email-0"], ["retry", "none"]):  # all is imported before
+        call(*verb, "--url", url)
+    [*files] = open_folder.iterdir()
+    for each in files:
+        each.chmod(0o444)
+    open_folder.chmod(0o555)
+    with as_nobody():
+        looked, explained, *changed = (
+            call(*line, "--url", url)
+            for line in (["ls"], ["explain", "email-0"], ["retry", "email-0"], ["purge", "--yes"], ["pause", "sms"])
+        )
+    assert (looked.status, explained.status) == (0, 0), (looked, explained)
+    for ended in changed:
+        assert (ended.status, ended.out) == (5, ""), ended
+        assert ended.err.count("\n") == 1 and "Traceback" not in ended.err
+    open_folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_that_may_not_be_read(kind: str, open_folder: Path) -> None:
+    url = filled(kind, open_folder)
+    call("ls", "--url", url)
+    for each in open_folder.iterdir():
+        each.chmod(0o000)
+    with as_nobody():
+        for verb in LOOKING:
+            ended = call(*verb.split(), *NEEDS.get(verb, []), "--url", url)
+            assert (ended.status, ended.out) == (5, ""), (verb, ended)
+            assert ended.err.count("\n") == 1 and "Traceback" not in ended.err
 
 
 @pytest.mark.real

@@ -61,13 +61,24 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = trio_tasks.main(arguments, "trio-tasks", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return ExitStatus.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitStatus.INTERRUPTED
     except (CommandError, BackendError, ValueError) as error:
         return _told(error)
     return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def _show(error: click.ClickException) -> None:
+    """Write an error of the command line as click does, but for what cannot be printed, or must not."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+        note(error.format_message())
+        return
+    if context is not None:
+        note(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
+    note(f"Error: {printable(error.format_message())}")
 
 
 def _leaves(errors: Sequence[Any]) -> list[BaseException]:
