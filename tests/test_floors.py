@@ -8,6 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(__file__).parents[1] / "trio_tasks"
 
 GROUND = "_printing _checks _clock _exports _logging _concurrency/*"

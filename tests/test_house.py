@@ -20,6 +20,8 @@ import pytest
 
 from tests.test_floors import imports_of, modules_of
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trio_tasks"
 
