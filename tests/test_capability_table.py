@@ -33,12 +33,14 @@ def test_the_table_says_what_isinstance_says() -> None:
 
 
 def test_all_storages_can_do_the_same() -> None:
-    """But for the fast path, which is that of memory, and what needs a transaction of the user's."""
+    """But for the fast path, which is that of memory; what needs a transaction of the user's; and the transfer to
+    another store, since in memory nothing is encoded.
+    """
     module = capabilities()
     columns = [*module.backends()]
     storages = [columns.index(name) for name in ("Memory", "SQLite", "File")]
     differ = {name for name, _, cans in module.lines() if len({cans[column] for column in storages}) > 1}
-    assert differ == {"`NowaitBackend`", "`push_in`", "`statistics`"}
+    assert differ == {"`NowaitBackend`", "`push_in`", "`statistics`", "`TransferTasks`"}
 
 
 def test_the_table_is_on_a_page_with_a_cell_for_each_answer() -> None:

@@ -75,6 +75,8 @@ VALUES: dict[str, Callable[[], Any]] = {
     "MemoryStorageStatistics": lambda: t.MemoryStorage[int]().statistics(),
     "Metadata": lambda: t.Metadata(a=1, b=[2]),
     "Overrun": lambda: t.Overrun("w", ID, 12.0, "a.py:3 in f"),
+    "StoredTask": lambda: t.StoredTask(id=ID, state="delayed", payload=b"\0", since=None, due=1.5, attempt=2),
+    "ImportReport": lambda: t.ImportReport((ID,), (), (), {"task-124": "another task of this id is there"}),
     "StoreInfo": lambda: t.StoreInfo("tasks.db", "SQLite 3.51.3, by sqlite3", 3, 4096),
     "Balance": lambda: t.Balance("q", {"pushed": 1, "waiting": 1}, {"waiting": 1}),
     "AttemptTotals": lambda: Sums().totals("mail"),

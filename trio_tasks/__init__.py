@@ -26,6 +26,7 @@ from ._contracts.backend import (
     SetMetadata as SetMetadata,
     StoreSchedules as StoreSchedules,
     Throughput as Throughput,
+    TransferTasks as TransferTasks,
     Update as Update,
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,
@@ -135,6 +136,7 @@ if _TYPE_CHECKING:
         WorkerReport as WorkerReport,
     )
     from ._contracts.store_info import StoreInfo as StoreInfo
+    from ._contracts.transfer import ImportReport as ImportReport, StoredTask as StoredTask
     from ._contracts.worker_info import RunningTask as RunningTask, WorkerInfo as WorkerInfo
     from ._handlers.adapter import Data as Data, HandlerSignatureError as HandlerSignatureError
     from ._handlers.parameters import Injected as Injected
@@ -176,6 +178,7 @@ _WHEN_ASKED_FOR = {
     "HandlerSignatureError": "._handlers.adapter",
     "HeartBeat": "._contracts.events",
     "Idle": "._contracts.events",
+    "ImportReport": "._contracts.transfer",
     "Injected": "._handlers.parameters",
     "Interruption": "._contracts.report",
     "Interval": "._backends.polling",
@@ -200,6 +203,7 @@ _WHEN_ASKED_FOR = {
     "Stop": "._contracts.events",
     "StoreInfo": "._contracts.store_info",
     "StorageOptions": "._backends.durable.queue",
+    "StoredTask": "._contracts.transfer",
     "Success": "._contracts.events",
     "SyncSqliteStorage": "._backends.sqlite.sync_storage",
     "TaskFunction": "._router.function",

@@ -28,6 +28,7 @@ from ._contracts.backend import (
     SetMetadata as SetMetadata,
     StoreSchedules as StoreSchedules,
     Throughput as Throughput,
+    TransferTasks as TransferTasks,
     Update as Update,
     Vacuum as Vacuum,
     WaitForCompletion as WaitForCompletion,

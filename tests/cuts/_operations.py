@@ -9,12 +9,14 @@ from typing import Any
 
 import trio
 from trio_tasks import (
+    CborCodec,
     Failed,
     Killed,
     Outcome,
     Pushed,
     Released,
     Retried,
+    StoredTask,
     Succeeded,
     Task,
     TaskBuilder,
@@ -111,6 +113,10 @@ def channel_of(*items: Any) -> trio.MemoryReceiveChannel[Any]:
         send.send_nowait(each)
     send.close()
     return receive
+
+
+def stored_task(args: str) -> StoredTask:
+    return StoredTask(id=args, state="waiting", payload=CborCodec().encode(args), since=1.0)
 
 
 def task(args: str) -> Task[str]:
@@ -305,6 +311,7 @@ LOOKS = {
     "list_schedules": [looking("list_schedules")],
     "make_template": [looking("make_template", lambda _: task("new"))],
     "wait_for_schedules": [looking("wait_for_schedules")],
+    "export_tasks": [looking("export_tasks")],
     "progress_of": [looking("progress_of", "held")],
 }
 CHANGES = {
@@ -324,6 +331,7 @@ CHANGES = {
     "set_metadata": [Operation(calling("set_metadata", lambda tested: tested.held, {"a": 1}))],
     "resume_abandoned": [Operation(resume_abandoned, orphaned)],
     "set_schedules": [Operation(set_schedules)],
+    "import_tasks": [Operation(calling("import_tasks", lambda _: [stored_task("new 1"), stored_task("new 2")]))],
 }
 OPERATIONS: dict[str, list[Operation]] = {
     **PUSHES,

@@ -40,6 +40,7 @@ BY_TESTS = {
     "schedules": ["tests/schedules/test_schedules.py"],
     "slots": ["tests/test_set_concurrency.py"],
     "states": ["tests/test_states.py"],
+    "transfer": ["tests/storages/test_transfer.py"],
     "times": ["tests/storages/test_times.py"],
     "versions": ["tests/router/test_versions.py"],
     "throughput": ["tests/storages/test_throughput.py"],

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 import trio
-from trio_tasks import BackendError, Balance, QueueMetrics
+from trio_tasks import BackendError, Balance, QueueMetrics, StoredTask
 from trio_tasks._backends.durable.engine import (
     Changed,
     ClaimKey,
@@ -20,6 +20,7 @@ from trio_tasks._backends.durable.engine import (
     Query,
     Renewal,
     RowChange,
+    RowsRead,
     ScheduleOutcome,
     ScheduleRow,
     ScheduleUpdate,
@@ -229,6 +230,14 @@ class TroubledEngine(Engine):
     async def inspect(self) -> StoreInfo:
         info: StoreInfo = await self._call("inspect")
         return info
+
+    async def read_rows(self, queue: str, after: int, limit: int) -> RowsRead:
+        rows: RowsRead = await self._call("read_rows", queue, after, limit)
+        return rows
+
+    async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> Sequence[bool | str]:
+        answers: Sequence[bool | str] = await self._telling("insert_rows", queue, rows)
+        return answers
 
     async def queues(self) -> Sequence[str]:
         names: Sequence[str] = await self._call("queues")

@@ -13,7 +13,7 @@ import trio
 from .._tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .metrics import AttemptTotals, Balance, Minute, QueueMetrics
     from .schedules import ScheduleChange, ScheduleEntry, ScheduleResult, TaskTemplate
     from .storage_events import StorageEvent
+    from .transfer import ImportReport, StoredTask
     from .worker_info import WorkerInfo
 
 A = TypeVar("A")
@@ -449,6 +450,35 @@ class StoreSchedules(ABC):
     async def wait_for_schedules(self, seen: int = 0) -> int:
         """Wait until a schedule may have been changed since the call that returned ``seen``; a second at most, where
         other processes may change them. Return the number to give next."""
+
+
+class TransferTasks(ABC):
+    """A backend whose tasks can be carried to another one, complete: with state, results, errors and history."""
+
+    @abstractmethod
+    async def export_tasks(self, after: str | None = None, *, limit: int = 500) -> Page[StoredTask]:
+        """Return at most ``limit`` tasks as they are stored, in an order that stays the same: that of their pushes, as
+        a rule.
+
+        ``next`` of the page is the ``after`` with which it goes on. A task that is there from the first page to the
+        last is on exactly one of them, as it was when that was read. Large tasks make pages shorter.
+
+        Raises:
+          ValueError: ``after`` is not the ``next`` of a page of this queue.
+        """
+
+    @abstractmethod
+    async def import_tasks(self, tasks: Iterable[StoredTask]) -> ImportReport:
+        """Store these tasks as they are, all in one transaction: give it some hundreds at a time.
+
+        One whose id is known stays as it is there: it is ``present`` if it is the same task, whatever has become of it,
+        and refused if it is another one. So an import that was interrupted can be repeated. A task is refused, too, if
+        its unique key is held by another one, or if it is larger than the store takes. A running one is an orphan, as
+        if its worker had died: its attempt counts. The imported tasks are counted as pushed, and finished ones as
+        finished.
+
+        If it is cancelled, nothing was stored; once it returns, all of it is.
+        """
 
 
 class Audit(ABC):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import MinuteRow, Sums
     from ..._contracts.store_info import StoreInfo
+    from ..._contracts.transfer import StoredTask
     from ..._tasks.errors import DuplicateTaskError
     from ..._tasks.task import OnConflict, UniqueUntil
 
@@ -414,6 +415,18 @@ REMOVED_FOR = 3600 * 10**6
 """Microseconds for which the name of a removed schedule is stored, so that other processes find out."""
 
 
+class RowsRead(NamedTuple):
+    """Some rows of a queue, complete, in the order of their keys."""
+
+    rows: list[StoredTask]
+    after: int | None
+    """The key after which the reading goes on; None if there are no more."""
+
+
+READ_AT_ONCE = 2**23
+"""Bytes of payloads, results and the like in one reading, at most, unless one row has more."""
+
+
 class WorkerRow(NamedTuple):
     """A worker that runs on this engine."""
 
@@ -629,6 +642,22 @@ class Engine(ABC):
 
         A schedule that has another revision than its update says, or is there though it must not be, stays as it is,
         and no row is inserted for it: so of several processes that know the same revision, one makes its update.
+        """
+
+    @abstractmethod
+    async def read_rows(self, queue: str, after: int, limit: int) -> RowsRead:
+        """Return up to ``limit`` rows with keys above ``after``, as they are stored: what is due, and not entered yet,
+        is not entered in them. Those that are kept no longer are left out.
+        """
+
+    @abstractmethod
+    async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> Sequence[bool | str]:
+        """Insert rows as they are, in one transaction; they count as pushed, and finished ones as finished, too.
+
+        The lease of a row that is RUNNING is over: it is an orphan. A row whose id is known stays as it is.
+
+        Returns:
+          for each row: True if it was inserted; False if its task is there; or the reason for which it was refused.
         """
 
     @abstractmethod

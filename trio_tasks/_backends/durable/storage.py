@@ -39,6 +39,7 @@ from ..._contracts.backend import (
     SetMetadata,
     StoreSchedules,
     Throughput,
+    TransferTasks,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -62,6 +63,7 @@ from ..._tasks.errors import (
 from ..._tasks.outcome import Status, typed
 from ..._tasks.task import Task, make_task
 from ..._tasks.task_id import TaskId, stored_id
+from . import transfer
 from .engine import Renewal, RowChange
 from .exchange_loop import ExchangeLoop, Refused
 from .operations import QueueOperations
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import AttemptTotals, Balance, Minute, QueueMetrics
     from ..._contracts.schedules import ScheduleChange, ScheduleEntry, ScheduleResult, TaskTemplate
     from ..._contracts.store_info import StoreInfo
+    from ..._contracts.transfer import ImportReport, StoredTask
     from ..._contracts.worker_info import WorkerInfo
     from ..._tasks.outcome import Outcome, TaskResult
     from ..._tasks.task import TaskOptions
@@ -123,6 +126,7 @@ class DurableStorage(
     SetMetadata,
     Throughput,
     StoreSchedules,
+    TransferTasks,
     Generic[A],
 ):
     """The base of :class:`SqliteStorage` and :class:`FileStorage`: a queue of tasks that outlive the process.
@@ -706,6 +710,17 @@ class DurableStorage(
     async def wait_for_schedules(self, seen: int = 0) -> int:
         """Wait until a schedule may have been changed since the call that returned ``seen``, for a second at most."""
         return await self._operations.wait_for_schedules(seen)
+
+    # To another store, and from one
+
+    async def export_tasks(self, after: str | None = None, *, limit: int = 500) -> Page[StoredTask]:
+        """Return a page of the tasks as they are stored; see :meth:`TransferTasks.export_tasks`."""
+        return await transfer.export_tasks(self._loop, self._queue, after, limit)
+
+    async def import_tasks(self, tasks: Iterable[StoredTask]) -> ImportReport:
+        """Store tasks as they are, in one transaction; see :meth:`TransferTasks.import_tasks`."""
+        self._check_not_closed()
+        return await transfer.import_tasks(self._loop, self._queue, tasks)
 
     # Changing
 

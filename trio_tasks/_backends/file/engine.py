@@ -28,6 +28,7 @@ from ..durable.engine import (
     Part,
     Query,
     Renewal,
+    RowsRead,
     ScheduleOutcome,
     StoreClock,
     StoredRow,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
+    from ..._contracts.transfer import StoredTask
     from ..durable.engine import KilledRow, RowChange, ScheduleRow, ScheduleUpdate, WorkerRow
     from ..durable.io_thread import WriterThread
     from .journal import Recovery
@@ -335,6 +337,14 @@ class FileEngine(Engine):
             revision = self._operations.set_schedule(update)
             outcomes.append(ScheduleOutcome(revision, self._steps.insert(update.rows) if revision else ()))
         return outcomes
+
+    async def read_rows(self, queue: str, after: int, limit: int) -> RowsRead:
+        """Return whole rows."""
+        return await self._read(lambda operations: operations.transfer.read(queue, after, limit, self.now()))
+
+    async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> list[bool | str]:
+        """Insert whole rows."""
+        return await self._write(lambda operations: operations.transfer.insert(queue, rows))
 
     async def queues(self) -> list[str]:
         """Return the names of the queues."""

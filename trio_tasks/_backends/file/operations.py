@@ -45,6 +45,7 @@ from .state import (
     QueueRows,
     Row,
 )
+from .transfer import TransferRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +72,7 @@ class Operations:
 
     def __init__(self, state: JournalState) -> None:
         self._state = state
+        self.transfer = TransferRows(state)
 
     # Operations that append no record
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
+    from ..._contracts.transfer import StoredTask
     from ..durable.engine import (
         Changed,
         ClaimKey,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Query,
         Renewal,
         RowChange,
+        RowsRead,
         ScheduleOutcome,
         ScheduleRow,
         ScheduleUpdate,
@@ -281,6 +283,10 @@ class ReadOnlyFileEngine(Engine):
         """Return the schedules that were changed after a revision."""
         return (await self._read_on()).schedules(after, name)
 
+    async def read_rows(self, queue: str, after: int, limit: int) -> RowsRead:
+        """Return whole rows."""
+        return (await self._read_on()).transfer.read(queue, after, limit, self.now())
+
     async def queues(self) -> list[str]:
         """Return the names of the queues."""
         return (await self._read_on()).names()
@@ -351,6 +357,10 @@ class ReadOnlyFileEngine(Engine):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         """Refused."""
+        raise self._refusal()
+
+    async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> list[bool | str]:
+        """Raise, as for every change."""
         raise self._refusal()
 
     async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> list[ScheduleOutcome]:

@@ -690,7 +690,7 @@ class JournalState:
         if row.unique_until == TIMED:
             if seconds is not None:
                 self._drop_free_keys(queue)
-                self._set_timed_key(queue, key, TimedKey(row.id, row.key, self.time + seconds))
+                self.set_timed_key(queue, key, TimedKey(row.id, row.key, self.time + seconds))
                 heappush(queue.key_ends, (self.time + seconds, key))
             return None
         if row.unique_until == GIVEN_UP:
@@ -698,7 +698,7 @@ class JournalState:
         holder = queue.holders.get(key)
         if holder is None:
             if key in queue.timed_keys:
-                self._set_timed_key(queue, key, None)
+                self.set_timed_key(queue, key, None)
             self.transaction.holders.append((queue, key, None))
             queue.holders[key] = row
         return holder if holder is not row else None
@@ -723,7 +723,7 @@ class JournalState:
         self.free_key(row, KeyChange.BEGUN)
         row.unique_until = GIVEN_UP
 
-    def _set_timed_key(self, queue: QueueRows, key: str, timed: TimedKey | None) -> None:
+    def set_timed_key(self, queue: QueueRows, key: str, timed: TimedKey | None) -> None:
         self.transaction.timed_keys.setdefault((queue, key), queue.timed_keys.get(key))
         if timed is None:
             del queue.timed_keys[key]

@@ -25,6 +25,7 @@ from ..durable.engine import (
     Part,
     Query,
     Renewal,
+    RowsRead,
     ScheduleOutcome,
     ScheduleRow,
     ScheduleUpdate,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ..._contracts.metrics import Balance, QueueMetrics
     from ..._contracts.minutes import Sums
     from ..._contracts.store_info import StoreInfo
+    from ..._contracts.transfer import StoredTask
     from ..durable.engine import KilledRow, RowChange
     from .driver import Driver
     from .opening import Opening
@@ -251,6 +253,14 @@ class SqliteEngine(Engine):
     async def set_schedules(self, updates: Sequence[ScheduleUpdate]) -> Sequence[ScheduleOutcome]:
         """Change schedules, and insert rows with them."""
         return await self._write_and_wake(Operations.set_schedules, updates, self.now())
+
+    async def read_rows(self, queue: str, after: int, limit: int) -> RowsRead:
+        """Return whole rows."""
+        return await self._read(lambda operations: operations.transfer.read(queue, after, limit, self.now()))
+
+    async def insert_rows(self, queue: str, rows: Sequence[StoredTask]) -> Sequence[bool | str]:
+        """Insert whole rows."""
+        return await self._write_and_wake(lambda operations: operations.transfer.insert(queue, rows, self.now()))
 
     async def queues(self) -> Sequence[str]:
         """Return the names of the queues."""

@@ -34,6 +34,7 @@ from .counters import text
 from .exchange import KEPT_COUNTER
 from .minutes import MinuteTable
 from .search import rows_by_key, search
+from .transfer import TransferSql
 from .unique_keys import stored_until
 from .wakeup import Address
 
@@ -144,6 +145,7 @@ class Operations:
         self._sql = sql
         self._table = sql.table
         self._counters = counters
+        self.transfer = TransferSql(connection, sql.table, counters)
 
     def find(self, queue: str, task_id: str, now: float) -> StoredRow | None:
         """Return the row of this id."""

@@ -18,6 +18,7 @@ from ..._contracts.backend import (
     ResumeAbandoned,
     ResumeById,
     StoreSchedules,
+    TransferTasks,
     Update,
     Vacuum,
     WaitForCompletion,
@@ -33,6 +34,8 @@ from .rule import Feature, expect, expect_that, refused, rule
 from .workers import AttemptRecord
 
 if TYPE_CHECKING:
+    from ..._contracts.listing import Page
+    from ..._contracts.transfer import StoredTask
     from ..._tasks.outcome import Outcome
     from .harness import Harness
 
@@ -102,6 +105,47 @@ async def a_time_of_a_schedule_is_fired_once(harness: Harness) -> None:
     [entry] = await backend.list_schedules(first.revision)
     expect("a schedule that was removed", entry, ScheduleEntry("a", removed.revision, None, is_removed=True))
     expect("the changes since then", [*await backend.list_schedules(removed.revision)], [])
+
+
+@rule(12, TransferTasks, Discard, FetchById)
+async def an_exported_task_can_be_imported(harness: Harness) -> None:
+    """export_tasks gives each task once, and complete. import_tasks stores it as it was, and changes nothing where it
+    is there, or where another task has its id.
+    """
+    backend = harness.backend
+    failed = await harness.push(0, metadata={"note": "kept"}, attempts=7)
+    await harness.settle(await harness.receive(), Failed(ValueError("no")))
+    ids = [failed, *[await harness.push(number, delay=3600.0 * (number % 2)) for number in range(1, 5)]]
+    exported = [each for each in await _exported(backend, 2) if each.id in ids]
+    expect("the ids of what is exported", sorted(each.id for each in exported), sorted(ids))
+    before = await backend.fetch_by_id(failed)
+    expect("how many are there already", len((await backend.import_tasks(exported)).present), len(ids))
+    await backend.discard(failed)
+    report = await backend.import_tasks(exported)
+    expect("which were imported, after one was forgotten", report.imported, (failed,))
+    after = await backend.fetch_by_id(failed)
+    facts = [(dict(each.parts.metadata), each.parts.attempts, each.parts.context.history) for each in (before, after)]
+    expect("what was stored of the imported one", facts[1], facts[0])
+    again = [each for each in await _exported(backend, 500) if each.id in ids]
+    expect("what is exported then", sorted(again, key=_id_of), sorted(exported, key=_id_of))
+    report = await backend.import_tasks([replace(exported[0], payload=exported[0].payload + b"\0")])
+    expect("which are refused, if another one has their id", [*report.refused], [exported[0].id])
+    for number in (2, 4):
+        await harness.settle(await harness.receive_number(number), Succeeded(None))
+
+
+async def _exported(backend: Any, limit: int) -> list[StoredTask]:
+    """Return all tasks as they are stored, read in pages."""
+    page: Page[StoredTask] = await backend.export_tasks(limit=limit)
+    exported = [*page]
+    while page.next is not None:
+        page = await backend.export_tasks(page.next, limit=limit)
+        exported += page
+    return exported
+
+
+def _id_of(task: StoredTask) -> str:
+    return task.id
 
 
 @rule(2, Update)

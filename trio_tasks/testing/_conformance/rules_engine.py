@@ -10,6 +10,7 @@ import trio
 
 from ..._concurrency.exception_groups import is_a, leaves
 from ..._contracts.schedules import ScheduleChange
+from ..._contracts.transfer import StoredTask
 from ..._logging import catch_errors
 from ..._tasks.errors import BackendError
 from ..._tasks.outcome import Succeeded
@@ -76,6 +77,8 @@ def _calls(harness: Harness, waiting: Task[Any]) -> dict[str, Callable[[], Await
         "inspect": storage.inspect,
         "schedules": storage.list_schedules,
         "set_schedules": lambda: storage.set_schedules([ScheduleChange("a", 1, None)]),
+        "read_rows": storage.export_tasks,
+        "insert_rows": lambda: storage.import_tasks([StoredTask(id=_UNKNOWN, state="done", payload=b"", since=0.0)]),
         "queues": storage.list_queues,
         "register": lambda: ask(engine.register, storage.queue, []),
         "workers": storage.list_workers,
