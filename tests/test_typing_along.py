@@ -1,4 +1,4 @@
-"""Tests of the tutorial: each program is saved, each command run, and the output compared, page by page.
+"""Tests of README and tutorial: each program is saved, each command run, and the output compared, page by page.
 
 Comments on the pages, which a reader does not see, say what is done with a fence:
 
@@ -6,10 +6,12 @@ Comments on the pages, which a reader does not see, say what is done with a fenc
     <!-- copy: bookshop -->                 copy this folder of examples, and go there; its programs are not typed
     <!-- file: pytest.ini -->              save it
     <!-- run -->                            run each line to its end
+    <!-- run: with exit status 1 -->        the same; the last line ends so
     <!-- start: ann, until: works -->       run it in a terminal of its own; go on when it has printed this
     <!-- await: ann, until: sent -->        go on when it has printed this
     <!-- stop: ann, by: SIGTERM -->         send a signal, and wait for its end
     <!-- prints -->                         what the last command has printed
+    <!-- prints: the begin -->              the first lines of it; likewise: the end
     <!-- prints: in any order -->           the same, line by line in any order
     <!-- prints: of ann -->                 what a terminal has printed in all
     <!-- prints: the end of ann -->         the last lines of it
@@ -116,10 +118,15 @@ class Reader:
             case "file":
                 (self.folder / words).write_text(body, "utf-8")
             case "run":
-                self.printed = [line for command in body.splitlines() for line in self.run(command)]
+                *commands, last = body.splitlines()
+                self.printed = [line for command in commands for line in self.run(command)]
+                self.printed += self.run(last, int(words.rpartition(" ")[2] or 0))
             case "start":
                 name, _, until = words.partition(", until: ")
-                self.terminals[name] = Terminal(self.command(body.strip()), self.folder, self.environment)
+                *commands, last = body.splitlines()
+                for command in commands:
+                    self.run(command)
+                self.terminals[name] = Terminal(self.command(last), self.folder, self.environment)
                 self.terminals[name].wait_for(until)
             case "await":
                 name, _, until = words.partition(", until: ")
@@ -135,24 +142,28 @@ class Reader:
                 raise AssertionError(f"what is to be done with <!-- {verb} -->?")
 
     def command(self, line: str) -> list[str]:
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line, comments=True)
         if program == "trio-tasks":
             as_people_see_it = [] if arguments[0] == "run" else ["--no-json"]
             return [sys.executable, "-W", "error", "-m", "trio_tasks", *arguments, *as_people_see_it]
         assert program == "python", f"{line!r} is no command that a reader has everywhere"
         return [sys.executable, "-W", "error", *arguments]
 
-    def run(self, line: str) -> list[str]:
+    def run(self, line: str, status: int = 0) -> list[str]:
         if line.startswith("curl "):
             return [self.ask(*shlex.split(line)[1:])]
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").partition("=")
-            self.environment[name] = value
+            [self.environment[name]] = shlex.split(value)
+            return []
+        if line.startswith("echo "):
+            _, *text, _, name = shlex.split(line)
+            (self.folder / name).write_text(" ".join(text))
             return []
         finished = subprocess.run(
             self.command(line), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
         )
-        assert finished.returncode == 0, f"{line}: {finished.stdout}{finished.stderr}"
+        assert finished.returncode == status, f"{line}: {finished.stdout}{finished.stderr}"
         return normal(finished.stdout.replace(f"{self.folder}{os.sep}", ""))
 
     def ask(self, *arguments: str) -> str:
@@ -171,8 +182,10 @@ class Reader:
         expected, printed = normal(body), self.printed
         if words.startswith(("of ", "the end of ")):
             printed = self.terminals[words.rpartition(" ")[2]].lines()
-        if words.startswith("the end of "):
+        if words.startswith("the end"):
             printed = printed[-len(expected) :]
+        if words == "the begin":
+            printed = printed[: len(expected)]
         if words == "in any order":
             expected, printed = sorted(expected), sorted(printed)
         assert len(expected) == len(printed), printed
@@ -198,13 +211,23 @@ def free_port() -> int:
 
 @pytest.mark.timeout(600)
 def test_typing_along_works_from_the_first_page_to_the_last(tmp_path: Path) -> None:
-    reader = Reader(tmp_path, free_port())
+    follow(PAGES, tmp_path)
+    assert len(PAGES) == 7
+    programs = {path.name for path in (EXAMPLES / "tutorial").glob("*.py")}
+    assert programs <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_typing_along_works_for_the_readme(tmp_path: Path) -> None:
+    follow([ROOT / "README.md"], tmp_path)
+    assert {path.name for path in (EXAMPLES / "readme").glob("*.py")} <= {path.name for path in tmp_path.iterdir()}
+
+
+def follow(pages: list[Path], folder: Path) -> None:
+    """Follow pages, one after the other, in a folder."""
+    reader = Reader(folder, free_port())
     try:
-        for page in PAGES:
+        for page in pages:
             for verb, words, body in STEP.findall(page.read_text("utf-8")):
                 reader.step(verb, words, body)
     finally:
         reader.close()
-    assert len(PAGES) == 7
-    programs = {path.name for path in (EXAMPLES / "tutorial").glob("*.py")}
-    assert programs <= {path.name for path in tmp_path.iterdir()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import click
 import trio
 
-from .. import Engage, Monitor, Router
+from .. import Engage, Monitor, Router, Start
 from .options import duration
 from .output import Answer, CommandError, ExitStatus, note, printable
 from .processes import RELOADED, supervise
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .. import Event, Queues, Report, WorkerContext
+
+log = logging.getLogger("trio_tasks")
 
 _SLOTS = 8
 """Slots for each queue of a router, unless the command says another number."""
@@ -224,6 +226,7 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
     """Run a monitor until it has ended; return RELOADED if a file of the program has changed, else DONE."""
     service = Service()
     reloading = trio.Event()
+    monitor.on_event(_log_start)
     async with trio.open_nursery() as nursery:
         if options.until_idle:
             nursery.start_soon(_stop_when_idle, monitor)
@@ -239,6 +242,11 @@ async def _run_monitor(monitor: Monitor, options: RunOptions) -> int:
             service.send("STOPPING=1")
         nursery.cancel_scope.cancel()
     return RELOADED if reloading.is_set() else ExitStatus.DONE
+
+
+def _log_start(context: WorkerContext, event: Event) -> None:
+    if isinstance(event, Start):
+        log.info("worker %r is running, with %d slots", context.name, context.concurrency)
 
 
 async def _stop_when_idle(monitor: Monitor) -> None:
