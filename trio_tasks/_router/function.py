@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import update_wrapper
 from inspect import Parameter
@@ -14,7 +14,7 @@ from .._checks import check_count, check_name, check_several, check_sync, check_
 from .._codecs.codec import CborCodec, DecodeError, EncodeError
 from .._codecs.pydantic import PydanticArgument
 from .._codecs.schema import PydanticTypeError, label_of
-from .._contracts.layer import Gate
+from .._contracts.layer import Gate, Layer
 from .._handlers.adapter import attempt_by
 from .._handlers.annotations import Annotations
 from .._handlers.parameters import Injected, Plan, Routed, handler_name, is_filled_in, not_a_task, parameter_text
@@ -23,15 +23,11 @@ from .._printing import escaped, quoted
 from .._tasks.call import Call, make_call
 from .._tasks.errors import AbortError
 from .._tasks.retry import RetryPolicy
-from .._tasks.task import builder_for, check_options
+from .._tasks.task import TaskOptions, builder_for, check_options
 from .value_checks import compile_check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .._contracts.backend import WaitForCompletion
-    from .._contracts.layer import Layer
-    from .._tasks.task import TaskOptions
 
 P = ParamSpec("P")
 C = TypeVar("C")
@@ -39,6 +35,28 @@ R = TypeVar("R")
 
 Upgrade = Callable[[dict[str, Any]], Mapping[str, Any]]
 """A function from the arguments of one version to those of the next, as plain values."""
+
+
+class FunctionOptions(TaskOptions, total=False):
+    """The keyword options of :meth:`Router.task`, whose docstring describes them, and those of ``push`` but ``id``."""
+
+    name: str | None
+    """The name of its tasks, without the prefix."""
+    aliases: Iterable[str]
+    """Former names."""
+    queue: str
+    """The queue to which it is pushed."""
+    version: int
+    """The version of its arguments."""
+    upgrade: Mapping[int, Upgrade] | None
+    """By former version, a function from its arguments to those of the next one."""
+    retry: RetryPolicy | None
+    """The policy for its errors."""
+    layers: Iterable[Layer[Any, Any]]
+    """Middleware around it."""
+
+
+_OWN = FunctionOptions.__annotations__.keys() - TaskOptions.__annotations__.keys()
 
 
 @final
@@ -116,38 +134,25 @@ class TaskFunction(Generic[P, C, R]):
     options: Mapping[str, Any]
     """The options of its tasks, where a push does not say otherwise."""
 
-    def __init__(
-        self,
-        function: Callable[P, C],
-        *,
-        name: str,
-        aliases: Iterable[str],
-        queue: str,
-        version: int,
-        upgrade: Mapping[int, Upgrade],
-        retry: RetryPolicy | None,
-        layers: Iterable[Layer[Any, Any]],
-        options: TaskOptions,
-    ) -> None:
+    def __init__(self, function: Callable[P, C], name: str, options: FunctionOptions) -> None:
         update_wrapper(self, function, updated=())  # an attribute of the function could hide one of these
         self._function = function
         self.name = check_unicode(check_name(name, "the name of a task"), "the name of a task")
         """The name by which the tasks are stored."""
-        self.aliases = tuple(check_several(aliases, "aliases", "former names"))
+        self.aliases = tuple(check_several(options.get("aliases", ()), "aliases", "former names"))
         """Former names; stored tasks of these names are run by the function, too."""
         for alias in self.aliases:
             check_unicode(check_name(alias, "an alias"), "an alias")
-        self.queue = check_unicode(check_name(queue, "queue"), "a queue's name")
+        self.queue = check_unicode(check_name(options.get("queue", "default"), "queue"), "a queue's name")
         """The name of the queue that its calls are pushed to, on :class:`Queues`."""
-        self.version = check_count(version, "version")
+        self.version = check_count(options.get("version", 1), "version")
         """The version of its arguments."""
-        self.retry = _check_retry(retry)
-        self.layers = tuple(
-            map(_check_layer, check_several(layers, "layers", "layers, each (handler, task) -> result"))
-        )
-        self._upgrade = _check_upgrade(upgrade, self.version)
+        self.retry = _check_retry(options.get("retry"))
+        layers = check_several(options.get("layers", ()), "layers", "layers, each (handler, task) -> result")
+        self.layers = tuple(map(_check_layer, layers))
+        self._upgrade = _check_upgrade(options.get("upgrade"), self.version)
         self._read_parameters()
-        self._set_options(options)
+        self._set_options(cast("TaskOptions", {each: value for each, value in options.items() if each not in _OWN}))
         self._prefix: bytes | None = None
         self._returns: Argument | None = None
 
@@ -416,7 +421,9 @@ def _check_layer(layer: Layer[Any, Any]) -> Layer[Any, Any]:
     return layer
 
 
-def _check_upgrade(upgrade: Mapping[int, Upgrade], version: int) -> dict[int, Upgrade]:
+def _check_upgrade(upgrade: Mapping[int, Upgrade] | None, version: int) -> dict[int, Upgrade]:
+    if upgrade is None:
+        return {}
     if not isinstance(upgrade, Mapping):
         raise TypeError(f"upgrade must be a dict from versions to functions, not {quoted(upgrade)}")
     for step, function in upgrade.items():

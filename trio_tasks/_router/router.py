@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, final, overload
 
 from .._checks import check_name
@@ -13,7 +13,7 @@ from .._handlers.adapter import check_function
 from .._printing import quoted
 from .._tasks.call import Call, make_call
 from .._tasks.task import Task
-from .function import TaskFunction
+from .function import FunctionOptions, TaskFunction
 from .resources import Resource
 from .routes import Routes, Unknown, why_unknown
 from .table import FunctionTable
@@ -21,13 +21,10 @@ from .table import FunctionTable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._contracts.layer import Layer
     from .._contracts.schedules import MissedPolicy, OverlapPolicy
     from .._schedules.cron import CronSpec
     from .._schedules.schedule import IntervalSpec
-    from .._tasks.retry import RetryPolicy
     from .._tasks.task import TaskOptions
-    from .function import Upgrade
     from .queues import Queues
 
 P = ParamSpec("P")
@@ -95,33 +92,8 @@ class Router:
     @overload
     def task(self, function: Callable[P, R], /) -> TaskFunction[P, R, R]: ...
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        aliases: Iterable[str] = (),
-        queue: str = "default",
-        version: int = 1,
-        upgrade: Mapping[int, Upgrade] | None = None,
-        retry: RetryPolicy | None = None,
-        layers: Iterable[Layer[Any, Any]] = (),
-        **options: Unpack[TaskOptions],
-    ) -> TaskDecorator: ...
-    def task(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        name: str | None = None,
-        aliases: Iterable[str] = (),
-        queue: str = "default",
-        version: int = 1,
-        upgrade: Mapping[int, Upgrade] | None = None,
-        retry: RetryPolicy | None = None,
-        layers: Iterable[Layer[Any, Any]] = (),
-        **options: Unpack[TaskOptions],
-    ) -> Any:
+    def task(self, /, **options: Unpack[FunctionOptions]) -> TaskDecorator: ...
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Unpack[FunctionOptions]) -> Any:
         """Add a function, which can still be called as it is. Its parameters are the arguments of its tasks; those with
         the default ``Injected`` are filled in by the worker, by their annotations.
 
@@ -133,8 +105,8 @@ class Router:
           upgrade: by former version, a function from its arguments (a dict of plain values) to those of the next one.
           retry: the policy for errors of this function, in place of that of the worker.
           layers: middleware around the function, inside the layers of the worker, the outermost first; no gates.
-          options: those of ``push``, for all its tasks. A keyword at the push goes before them; they go before what
-              the worker says. ``unique`` and ``key`` are templates of arguments:
+          options: further ones are those of ``push``, for all its tasks. A keyword at the push goes before them; they
+              go before what the worker says. ``unique`` and ``key`` are templates of arguments:
               ``"resize {path}"``. There is no ``id``.
 
         Raises:
@@ -147,18 +119,9 @@ class Router:
             if isinstance(function, TaskFunction):  # of another router
                 function = function.__wrapped__
             check_function(function)
+            name = options.get("name")
             given = _name_of(function) if name is None else check_name(name, "name")
-            made: TaskFunction[..., Any, Any] = TaskFunction(
-                function,
-                name=self.prefix + given,
-                aliases=aliases,
-                queue=queue,
-                version=version,
-                upgrade={} if upgrade is None else upgrade,
-                retry=retry,
-                layers=layers,
-                options=options,
-            )
+            made: TaskFunction[..., Any, Any] = TaskFunction(function, self.prefix + given, options)
             self._table.add([made], [])
             return made
 
