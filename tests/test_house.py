@@ -51,6 +51,7 @@ SMALL_MODULES: dict[str, str] = {
     "_cli/processes": "starts and supervises processes; tests/cli/test_running.py",
     "_backends/sqlite/orphan_watch": "a state of its own, apart from the exchange, which is a long file",
     "_backends/unique_keys": "the holders of keys in memory, apart from the ledger; tests/storages/test_unique_keys.py",
+    "_router/child": "what runs in the processes of a pool; tests/router/test_processes.py",
     "_router/table": "the functions, which a router, its queues and its workers share",
     "_router/value_checks": "judges values by annotations alone, without a library; tests/router/test_functions.py",
     "_worker/misnesting": "reads the private attributes of trio that the package needs",

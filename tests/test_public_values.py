@@ -123,6 +123,7 @@ BY_IDENTITY: dict[str, Callable[[], Any]] = {
 ERRORS: dict[str, Callable[[], BaseException]] = {
     "BrokenByCut": lambda: testing.BrokenByCut(1, 2, 3),
     "HandlerSignatureError": lambda: t.HandlerSignatureError("no"),
+    "ProcessDiedError": lambda: t.ProcessDiedError("shop.resize", -9),
     "RetryAfterError": lambda: t.RetryAfterError(ERROR, 2.5),
     "StoredError": lambda: t.StoredError("shop.Gone", "sold", "Traceback"),
     "SuspendError": lambda: t.SuspendError(2.5, "closed"),

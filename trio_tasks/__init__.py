@@ -60,6 +60,7 @@ from ._tasks.errors import (
     OrphanedError as OrphanedError,
     OutcomeError as OutcomeError,
     OverloadedError as OverloadedError,
+    ProcessDiedError as ProcessDiedError,
     RetryAfterError as RetryAfterError,
     StoredError as StoredError,
     SuspendError as SuspendError,

@@ -50,6 +50,13 @@ def check_count(value: object, name: str, *, minimum: int | None = 1) -> int:
     return value
 
 
+def check_flag(value: object, name: str) -> bool:
+    """Return the value if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {quoted(value)}")
+    return value
+
+
 def check_error(value: object, name: str) -> None:
     """Check that the value is an exception."""
     if not issubclass(type(value), BaseException):

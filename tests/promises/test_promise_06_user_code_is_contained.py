@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NoReturn
 
 import pytest
@@ -552,6 +553,7 @@ layer("Trace(span), on leaving", lambda trial: Trace(lambda task: Span(trial, "e
 
 OF_THE_PROGRAM = "called for the program and not for a task: what it raises comes out where the program waits"
 OF_THE_BACKEND = "a part of a backend, whose failure ends the worker"
+OF_A_WORKER = "handed to a Monitor and its workers as it is"
 BY_A_ROUTER = "tried in tests/router/test_handling.py, as upgrades are in test_versions.py"
 ELSEWHERE = "the same function is given at another place too"
 NOT_HERE = {
@@ -579,7 +581,6 @@ NOT_HERE = {
     "SyncSqliteStorage(push_over)": "made by open_sync, and not by users",
     "SyncSqliteStorage(row_of)": "made by open_sync, and not by users",
     "TaskFunction(function)": BY_A_ROUTER,
-    "TaskFunction(layers)": BY_A_ROUTER,
     "Worker(data)": "values are not called",
     "Worker.prepare(on_event)": ELSEWHERE,
     "Worker.run_until(async_fn)": OF_THE_PROGRAM,
@@ -587,9 +588,30 @@ NOT_HERE = {
     "WorkerBuilder.on_event(listeners)": ELSEWHERE,
     "WorkerBuilder.build(handler)": ELSEWHERE,
     "WorkerContext(listeners)": ELSEWHERE,
+    "FileStorage(codec)": "the methods of a codec are the places",
+    "FileStorage.share(codec)": "the methods of a codec are the places",
+    "FileStorage.temporary(codec)": "the methods of a codec are the places",
+    "MemoryStorage.share(codec)": "the methods of a codec are the places",
+    "Queues.make_workers(data)": OF_A_WORKER,
+    "Queues.make_workers(layers)": OF_A_WORKER,
+    "Queues.make_workers(on_event)": OF_A_WORKER,
+    "Queues.monitor(around)": OF_A_WORKER,
+    "Queues.monitor(data)": OF_A_WORKER,
+    "Queues.monitor(layers)": OF_A_WORKER,
+    "Queues.monitor(on_event)": OF_A_WORKER,
+    "Queues.monitor(restart_backoff)": OF_A_WORKER,
+    "Queues.monitor(should_restart)": OF_A_WORKER,
+    "Queues.monitor(terminator)": OF_A_WORKER,
+    "Router.task(data)": "values are not called",
+    "SqliteStorage(codec)": "the methods of a codec are the places",
+    "SqliteStorage.open_sync(codec)": "the methods of a codec are the places",
+    "SqliteStorage.share(codec)": "the methods of a codec are the places",
     "poll(fetch)": OF_THE_BACKEND,
 }
 TAKES_A_FUNCTION = re.compile(r"Callable|Listener|Backoff|Codec|Layer|Factory|Iterable\[object\]|\bHandler\b")
+
+
+UNPACKED = re.compile(r"Unpack\[(\w+)\]")
 
 
 def found_in(module: Any) -> Iterator[str]:
@@ -607,8 +629,20 @@ def found_in(module: Any) -> Iterator[str]:
             if getattr(value, "_is_protocol", False) and method != "__init__":
                 yield label
             for parameter in inspect.signature(function).parameters.values():
-                if TAKES_A_FUNCTION.search(str(parameter.annotation)):
-                    yield f"{label}({parameter.name})"
+                for keyword, annotation in keywords_in(parameter, function):
+                    if TAKES_A_FUNCTION.search(annotation):
+                        yield f"{label}({keyword})"
+
+
+def keywords_in(parameter: inspect.Parameter, function: FunctionType) -> Iterator[tuple[str, str]]:
+    """Return a parameter and its annotation; or, of ``**options: Unpack[...]``, those of the keywords."""
+    unpacked = UNPACKED.fullmatch(str(parameter.annotation))
+    options = None if unpacked is None else function.__globals__.get(unpacked[1])
+    if options is None:  # it is imported for types only: the same keywords are found elsewhere
+        yield parameter.name, str(parameter.annotation)
+        return
+    for name, annotation in options.__annotations__.items():
+        yield name, getattr(annotation, "__forward_arg__", str(annotation))
 
 
 def test_each_place_where_user_code_is_called_is_tried() -> None:

@@ -8,7 +8,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import FunctionType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import outcome
 import trio
@@ -34,6 +34,16 @@ _LONGEST_LINE = 200
 _MACHINERY = tuple(
     str(Path(file).parent) + os.sep for file in (trio.__file__, outcome.__file__, str(Path(__file__).parent)) if file
 )
+
+
+class Place(NamedTuple):
+    """The place of one frame of a traceback."""
+
+    file: str
+    function: str
+    first_line: int
+    line: int
+    module: str | None
 
 
 def traceback_text(error: BaseException) -> str:
@@ -115,17 +125,27 @@ def drop_locals(error: BaseException) -> None:
 
 
 def _bare(traceback: TracebackType | None) -> TracebackType | None:
-    places: list[tuple[CodeType, int, str | None]] = []
+    return traceback_of(places_of(traceback))
+
+
+def places_of(traceback: TracebackType | None) -> list[Place]:
+    """Return the places of the frames of a traceback."""
+    places: list[Place] = []
     while traceback is not None:
-        frame = traceback.tb_frame
-        module = frame.f_globals.get("__name__")
-        places.append((frame.f_code, traceback.tb_lineno, module if type(module) is str else None))
+        frame, line = traceback.tb_frame, traceback.tb_lineno
+        code, module = frame.f_code, frame.f_globals.get("__name__")
+        known = module if type(module) is str else None
+        places.append(Place(code.co_filename, code.co_name, code.co_firstlineno, line or code.co_firstlineno, known))
         traceback = traceback.tb_next
+    return places
+
+
+def traceback_of(places: list[Place]) -> TracebackType | None:
+    """Make a traceback of these places, whose frames never ran."""
     bare: TracebackType | None = None
-    for code, line, module in reversed(places):
-        # Instruction -1 gives no column marks: those would belong to other code.
-        frame = _frame_like(code.co_filename, code.co_name, code.co_firstlineno, module)
-        bare = TracebackType(bare, frame, -1, line or code.co_firstlineno)
+    for place in reversed(places):
+        frame = _frame_like(place.file, place.function, place.first_line, place.module)
+        bare = TracebackType(bare, frame, -1, place.line)  # -1: column marks would belong to other code
     return bare
 
 

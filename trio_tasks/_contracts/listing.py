@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, final
 
-from .._checks import check_count, check_moment, check_text
+from .._checks import check_count, check_flag, check_moment, check_text
 from .._clock import seconds_until
 from .._printing import quoted
 from .._tasks.outcome import Status
@@ -202,12 +202,6 @@ def _check_metadata(value: Any, name: str) -> Mapping[str, Any]:
     return dict(names)
 
 
-def _check_flag(value: object, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {quoted(value)}")
-    return value
-
-
 def _check_time(value: object, name: str) -> float:
     return check_moment(value, name).timestamp()
 
@@ -220,7 +214,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "metadata": _check_metadata,
     "pushed_after": _check_time,
     "pushed_before": _check_time,
-    "delayed": _check_flag,
+    "delayed": check_flag,
 }
 assert _CHECKS.keys() == TaskFilters.__annotations__.keys()
 
@@ -292,7 +286,7 @@ class PageRequest:
           TypeError, ValueError: one of them is wrong; the message says what would be right.
         """
         check_count(limit, "limit")
-        _check_flag(newest_first, "newest_first")
+        check_flag(newest_first, "newest_first")
         selection = Selection.of(status, filters)
         position = None if after is None else selection.position(after, newest_first=newest_first)
         return cls(selection, newest_first, position, limit)

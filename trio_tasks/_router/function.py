@@ -10,7 +10,7 @@ from inspect import Parameter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, final
 
-from .._checks import check_count, check_name, check_several, check_sync, check_unicode
+from .._checks import check_count, check_flag, check_name, check_several, check_sync, check_unicode
 from .._codecs.codec import CborCodec, DecodeError, EncodeError
 from .._codecs.pydantic import PydanticArgument
 from .._codecs.schema import PydanticTypeError, label_of
@@ -28,6 +28,7 @@ from .value_checks import compile_check
 
 if TYPE_CHECKING:
     from .._contracts.backend import WaitForCompletion
+    from .child import FunctionPlace
 
 P = ParamSpec("P")
 C = TypeVar("C")
@@ -54,6 +55,8 @@ class FunctionOptions(TaskOptions, total=False):
     """The policy for its errors."""
     layers: Iterable[Layer[Any, Any]]
     """Middleware around it."""
+    process: bool
+    """True if it runs in a process."""
 
 
 _OWN = FunctionOptions.__annotations__.keys() - TaskOptions.__annotations__.keys()
@@ -152,6 +155,8 @@ class TaskFunction(Generic[P, C, R]):
         self.layers = tuple(map(_check_layer, layers))
         self._upgrade = _check_upgrade(options.get("upgrade"), self.version)
         self._read_parameters()
+        self.place = self._place() if check_flag(options.get("process", False), "process") else None
+        """The place at which a process finds it; None if it runs in the process of the worker."""
         self._set_options(cast("TaskOptions", {each: value for each, value in options.items() if each not in _OWN}))
         self._prefix: bytes | None = None
         self._returns: Argument | None = None
@@ -178,6 +183,16 @@ class TaskFunction(Generic[P, C, R]):
         self._required = frozenset(each.name for each in self.arguments.values() if each.is_required)
         plan = Plan(function, (), routed=self.routed, resource_for=lambda kinds: lambda task: None)
         attempt_by(plan)  # it refuses what is wrong
+
+    def _place(self) -> FunctionPlace:
+        from .processes import place_of  # most programs have none
+
+        return place_of(self._function, self.routed)
+
+    @property
+    def process_function(self) -> Callable[P, C]:
+        """The function that a process calls."""
+        return self._function
 
     def _check_kind(self, parameter: Parameter) -> None:
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):

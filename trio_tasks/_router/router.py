@@ -105,6 +105,9 @@ class Router:
           upgrade: by former version, a function from its arguments (a dict of plain values) to those of the next one.
           retry: the policy for errors of this function, in place of that of the worker.
           layers: middleware around the function, inside the layers of the worker, the outermost first; no gates.
+          process: True for a sync function that runs in a process, and not in a thread, with the extra ``cpu``: it is
+              killed when its attempt is cancelled. It must be at the top level of a module; its arguments and its
+              result are pickled; ``Attempt``, ``TaskId``, ``Metadata``, ``Status`` and ``Firing`` can be filled in.
           options: further ones are those of ``push``, for all its tasks. A keyword at the push goes before them; they
               go before what the worker says. ``unique`` and ``key`` are templates of arguments:
               ``"resize {path}"``. There is no ``id``.
@@ -122,7 +125,7 @@ class Router:
             name = options.get("name")
             given = _name_of(function) if name is None else check_name(name, "name")
             made: TaskFunction[..., Any, Any] = TaskFunction(function, self.prefix + given, options)
-            self._table.add([made], [])
+            self._table.add([made], [] if made.place is None else [_processes()])
             return made
 
         return TaskDecorator(add) if function is None else add(function)
@@ -307,6 +310,12 @@ def _fields_of(plain: Any) -> tuple[str, int, dict[str, Any]]:
         if type(name) is str and type(version) is int and type(args) is dict:
             return name, version, cast("dict[str, Any]", args)
     raise DecodeError("args cannot be decoded: the payload is no call of a function with a name")
+
+
+def _processes() -> Resource:
+    from .processes import PROCESSES  # most programs have none
+
+    return PROCESSES
 
 
 def _is_call(value: object) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, final
 from .._contracts.layer import Handler
 from .._handlers.adapter import attempt_by
 from .._handlers.annotations import args_differ
-from .._handlers.parameters import HandlerSignatureError, Plan
+from .._handlers.parameters import HandlerSignatureError, Plan, not_a_task
 from .._logging import log
 from .._printing import escaped, quoted
 from .._tasks.call import Call
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._handlers.parameters import Fill
     from .._tasks.retry import RetryPolicy
+    from .child import FunctionPlace
     from .table import FunctionTable
 
 Unknown = Union[Literal["suspend", "fail"], Callable[[Call[Any]], Awaitable[object]]]  # noqa: UP007  read on 3.10
@@ -93,10 +94,22 @@ class Routes:
 
     def _add(self, function: TaskFunction[..., Any, Any], find: Callable[[tuple[type[Any], ...]], Fill | None]) -> None:
         plan = Plan(function.__wrapped__, self.data, routed=function.routed, resource_for=find)
-        attempt: Handler[Any, Any] = attempt_by(plan)
+        attempt = attempt_by(plan) if function.place is None else self._in_process(plan, function.place, find)
         for layer in reversed(function.layers):
             attempt = partial(layer, attempt)
         self._set(function, attempt if function.retry is None else _with_policy(attempt, function.retry))
+
+    def _in_process(
+        self, plan: Plan, place: FunctionPlace, find: Callable[[tuple[type[Any], ...]], Fill | None]
+    ) -> Handler[Any, Any]:
+        from .processes import ProcessPool, check_place, import_pool, in_process  # most programs have none
+
+        check_place(plan.handler, place)
+        pool_of = find((ProcessPool,))
+        if pool_of is None:
+            raise not_a_task(plan.handler, "no function of the queues of this worker runs in a process, as it does")
+        import_pool()
+        return in_process(plan, place, pool_of)
 
     def _set(self, function: TaskFunction[..., Any, Any], attempt: Handler[Any, Any]) -> None:
         self._attempts.update(dict.fromkeys((function.name, *function.aliases), (function.version, attempt)))

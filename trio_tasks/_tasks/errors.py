@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from signal import Signals
 from typing import TYPE_CHECKING, Any, final
 
 from .._checks import check_seconds
@@ -218,6 +220,33 @@ class StoredError(Exception):
 
     def __repr__(self) -> str:
         return f"StoredError({self.kind!r}, {self.text!r})"
+
+
+@final
+class ProcessDiedError(Exception):
+    """An error: the process in which a function with ``process=True`` ran has ended before the function returned.
+
+    Attributes:
+      function: the name of the function, with that of its module.
+      exit_code: the exit code of the process; the number of a signal that has ended it is negative: -11 for SIGSEGV.
+    """
+
+    def __init__(self, function: str, exit_code: int | None) -> None:
+        super().__init__(function, exit_code)
+        self.function = function
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"the process of {self.function} {_end_of(self.exit_code)}, and the function has not returned"
+
+
+def _end_of(exit_code: int | None) -> str:
+    """Tell how a process has ended."""
+    if exit_code is None or exit_code >= 0:
+        return f"has ended with exit code {exit_code}"
+    with suppress(ValueError):
+        return f"was ended by {Signals(-exit_code).name}"
+    return f"was ended by signal {-exit_code}"
 
 
 @final
