@@ -12,7 +12,7 @@ import time
 
 import trio
 
-from . import flatness, idle, imports, latency, memory, named, observing, side_by_side, speed, storages
+from . import flatness, idle, imports, latency, memory, named, observing, schedules, side_by_side, speed, storages
 from .fresh import SMALL
 
 BENCHMARKS = {
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "storages": storages.show,
     "observing": observing.show,
     "named": named.show,
+    "schedules": schedules.show,
 }
 
 

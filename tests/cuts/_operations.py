@@ -281,7 +281,7 @@ def orphaned(seen: Seen) -> None:
 
 
 async def set_schedules(tested: BackendUnderTest, cut: Cut) -> bool:
-    template = await tested.backend.make_template(task("new"))
+    template = tested.backend.make_template(task("new"))
     schedule = StoredSchedule("every(days=1)", "default", template, 0)
     with cut:
         await tested.backend.set_schedules([ScheduleChange("name", 0, schedule, [template])])
@@ -309,7 +309,6 @@ LOOKS = {
     "inspect": [looking("inspect")],
     "explain": [looking("explain", "waiting")],
     "list_schedules": [looking("list_schedules")],
-    "make_template": [looking("make_template", lambda _: task("new"))],
     "wait_for_schedules": [looking("wait_for_schedules")],
     "export_tasks": [looking("export_tasks")],
     "progress_of": [looking("progress_of", "held")],

@@ -14,6 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 from trio_tasks import (
+    BackendError,
     CronSpec,
     FileStorage,
     Firing,
@@ -525,15 +526,88 @@ async def test_bad_arguments_are_refused() -> None:
         Schedules(5)
 
 
-async def test_the_scheduler_ends_with_its_storage(clock: MockClock) -> None:
-    storage = MemoryStorage[int]()
-    schedules = Schedules(storage)
-    await schedules.put("each", 1, every(minutes=1))
-    async with trio.open_nursery() as nursery:
+@everywhere
+async def test_the_scheduler_ends_with_its_storage(opened: Opener, tmp_path: Path, clock: MockClock) -> None:
+    async with opened(tmp_path / "tasks") as storage, trio.open_nursery() as nursery:
+        schedules = Schedules(storage)
+        await schedules.put("each", 1, every(days=30))
         nursery.start_soon(schedules.run)
         await trio.sleep(90)
         storage.close()
-    assert trio.current_time() == 120
+    assert trio.current_time() == 90
+
+
+class Unsteady(StoreSchedules):
+    """A queue whose store fails when told to: before it does anything, or after it has done it."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage, self.queue = storage, storage.queue
+        self.failures: list[str] = []
+
+    async def list_schedules(self, after: int = 0, *, name: str | None = None) -> Any:
+        return await self._call("list", lambda: self.storage.list_schedules(after, name=name))
+
+    async def set_schedules(self, changes: Any) -> Any:
+        return await self._call("set", lambda: self.storage.set_schedules(changes))
+
+    def make_template(self, task: Task[Any]) -> Any:
+        return self.storage.make_template(task)
+
+    async def wait_for_schedules(self, seen: int = 0) -> int:
+        found: int = await self._call("wait", lambda: self.storage.wait_for_schedules(seen))
+        return found
+
+    async def _call(self, what: str, call: Callable[[], Any]) -> Any:
+        failure = self.failures.pop(0) if self.failures and what in self.failures[0] else ""
+        if failure.startswith("before"):
+            raise BackendError("the disk is busy")
+        result = await call()
+        if failure:
+            raise BackendError("the answer was lost")
+        return result
+
+
+@pytest.mark.parametrize("failure", ["before list", "before set", "after set", "before wait"])
+async def test_a_store_that_fails_for_a_moment_costs_no_time_and_repeats_none(
+    clock: MockClock, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    first = MemoryStorage[int]()
+    second = first.share(queue="second")
+    unsteady = Unsteady(first)
+    schedules = Schedules(unsteady, Unsteady(second))
+    for queue in ("default", "second"):
+        schedules.declare(queue, 1, every(minutes=1), queue=queue, missed="all", overlap="allow")
+    unsteady.failures = [failure, failure]  # as it starts
+    async with scheduler(schedules):
+        await trio.sleep(150)
+        unsteady.failures = [failure, failure]  # and when both are due
+        await trio.sleep(155)
+    assert await times(first) == await times(second) == minutes(1, 2, 3, 4, 5)
+    assert "schedules cannot be read or fired; trying again" in caplog.text
+
+
+async def test_a_queue_that_is_closed_takes_no_other_one_with_it(
+    clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trio_tasks")
+    first = MemoryStorage[int]()
+    second, third = first.share(queue="second"), first.share(queue="third")
+    schedules = Schedules(first, second, third)
+    for queue in ("default", "second", "third"):
+        schedules.declare(queue, 1, every(minutes=1), queue=queue, overlap="allow")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(schedules.run)
+        await trio.sleep(90)
+        first.close()
+        await trio.sleep(60)
+        third.close()
+        await trio.sleep(60)
+        second.close()
+    assert trio.current_time() == 210
+    assert await times(second) == minutes(1, 2, 3)
+    assert await times(third) == minutes(1, 2)
+    assert await times(first) == minutes(1)
+    assert "the queue 'third' is closed" in caplog.text
 
 
 async def test_a_task_of_no_schedule_has_no_firing(clock: MockClock) -> None:

@@ -623,8 +623,7 @@ class LeasedStorage(
         await trio.lowlevel.checkpoint()
         return [each for each in self.store.schedules.values() if each.revision > after and name in (None, each.name)]
 
-    async def make_template(self, task: Task[Any]) -> TaskTemplate:
-        await trio.lowlevel.checkpoint()
+    def make_template(self, task: Task[Any]) -> TaskTemplate:
         self.encode(task.args)
         return TaskTemplate(task.args, task.parts.terms, task.parts.metadata)
 

@@ -277,7 +277,7 @@ class MemoryStorage(
 
     def _push_prepared(self, task: Task[A]) -> TaskId:
         if self._closed or self._queue.closed:
-            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+            self._check_open()
         if not self._has_pushed:
             self._has_pushed = True
             self._queue.pushing_handles.add(self)
@@ -335,6 +335,7 @@ class MemoryStorage(
         self._closed = True
         self._queue.cancel_pushes(self)
         self._queue.remove_handle(self)
+        self._queue.schedules.changes.note()
 
     async def aclose(self) -> None:
         """Close, as :meth:`close` does, and make a checkpoint. Waiting tasks can still be received."""
@@ -485,8 +486,7 @@ class MemoryStorage(
         tasks of schedules always find room.
         """
         await trio.lowlevel.checkpoint()
-        if self._closed or self._queue.closed:
-            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+        self._check_open()
         queue, results = self._queue, list[ScheduleResult]()
         for change in changes:
             revision = queue.schedules.set(change)
@@ -495,19 +495,28 @@ class MemoryStorage(
         queue.match_waiters()
         return results
 
-    async def make_template(self, task: Task[A]) -> TaskTemplate:
+    def make_template(self, task: Task[A]) -> TaskTemplate:
         """Return what is kept of a task that schedules push to this queue.
 
         Raises:
           TypeError, ValueError: its args cannot be encoded.
         """
-        await trio.lowlevel.checkpoint()
         task = self._prepare(task)
         return TaskTemplate(task.args, task.parts.terms, task.parts.metadata)
 
     async def wait_for_schedules(self, seen: int = 0) -> int:
-        """Wait until a schedule was changed since the call that returned ``seen``."""
-        return await self._queue.schedules.changes.wait(seen)
+        """Wait until a schedule was changed since the call that returned ``seen``.
+
+        Raises:
+          trio.ClosedResourceError: the storage is closed.
+        """
+        changes = await self._queue.schedules.changes.wait(seen)
+        self._check_open()
+        return changes
+
+    def _check_open(self) -> None:
+        if self._closed or self._queue.closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
 
     # Looking
 

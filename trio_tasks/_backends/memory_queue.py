@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import trio
@@ -318,13 +319,16 @@ class MemorySchedules:
 
     def __init__(self) -> None:
         self.entries: dict[str, ScheduleEntry] = {}
+        """By name, in the order of their revisions."""
         self.revision = 0
         self.changes = ChangeCount()
 
     def after(self, revision: int, name: str | None) -> list[ScheduleEntry]:
         """Return the schedules that were changed after a revision; or the one of a name, if it was."""
-        entries = self.entries.values() if name is None else filter(None, [self.entries.get(name)])
-        return sorted((each for each in entries if each.revision > revision), key=lambda each: each.revision)
+        if name is not None:
+            return [each for each in filter(None, [self.entries.get(name)]) if each.revision > revision]
+        changed = takewhile(lambda each: each.revision > revision, reversed(self.entries.values()))
+        return [*changed][::-1]
 
     def set(self, change: ScheduleChange) -> int:
         """Make a change, if the schedule has the revision that is said; return the new one, or 0."""
@@ -332,6 +336,7 @@ class MemorySchedules:
         if (known.revision if known is not None and not known.is_removed else 0) != change.was:
             return 0
         self.revision += 1
+        self.entries.pop(change.name, None)
         self.entries[change.name] = ScheduleEntry(
             change.name, self.revision, change.schedule, is_removed=change.schedule is None
         )

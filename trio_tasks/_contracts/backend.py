@@ -439,7 +439,7 @@ class StoreSchedules(ABC):
         """
 
     @abstractmethod
-    async def make_template(self, task: Task[Any]) -> TaskTemplate:
+    def make_template(self, task: Task[Any]) -> TaskTemplate:
         """Return what is to be kept of a task that schedules push to this queue.
 
         Raises:
@@ -449,7 +449,11 @@ class StoreSchedules(ABC):
     @abstractmethod
     async def wait_for_schedules(self, seen: int = 0) -> int:
         """Wait until a schedule may have been changed since the call that returned ``seen``; a second at most, where
-        other processes may change them. Return the number to give next."""
+        other processes may change them. Return the number to give next.
+
+        Raises:
+          trio.ClosedResourceError: nothing more can be pushed here.
+        """
 
 
 class TransferTasks(ABC):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Literal, final
+from functools import lru_cache
+from itertools import dropwhile
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 import trio
 
@@ -16,10 +18,8 @@ from .._printing import quoted
 from .schedule import UTC, Firing, IntervalSpec, every, in_zone, seconds_to_sleep, zone_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence, Set
     from zoneinfo import ZoneInfo
-
-    from cronsim import CronSim
 
     from .._clock import EpochClock
 
@@ -36,6 +36,7 @@ _FIELDS = "minute, hour, day of the month, month, day of the week"
 _YEARS = 50
 """Years without a time after which no more is expected."""
 _SECOND = timedelta(seconds=1)
+_DAY = timedelta(days=1)
 _PROBE = timedelta(days=7)
 """The distance at which changes of a zone's offset are looked for; no zone has changed it back within it."""
 
@@ -89,7 +90,7 @@ class CronSpec:
 
     def explain(self) -> str:
         """Return the expression in English."""
-        return _parse(self.expression, datetime(2000, 1, 1), 1).explain()  # noqa: DTZ001  cronsim is given local times
+        return _parse(self.expression).explain()
 
     @property
     def _tzinfo(self) -> tzinfo:
@@ -98,8 +99,7 @@ class CronSpec:
     @property
     def _is_fixed(self) -> bool:
         """True if the times are times of day: then each is kept where the clocks change, as by Debian's cron."""
-        minute, hour, *_ = self.expression.split()
-        return not minute.startswith("*") and not hour.startswith("*")
+        return _parse(self.expression).is_fixed
 
     # Fixed times. One that the clocks leave out is moved to the end of the gap; one that comes twice counts once.
 
@@ -180,14 +180,15 @@ class CronSpec:
 
     def _walk(self, local: datetime, direction: Literal[1, -1] = 1) -> Iterator[datetime]:
         """Yield the times that match after a local time, or before it, without regard to changes of the clocks."""
-        clocks, calendar = _parse(self.expression, local, direction), self.calendar
-        while (found := _step(clocks)) is not None and abs(found.year - local.year) <= _YEARS:
-            if calendar is None or calendar(found.date()):
+        fields, first = _parse(self.expression), local.date()
+        for day in _days(fields, first, direction):
+            times = fields.times(day, direction, local.hour if day == first else None)
+            if day == first:
+                times = dropwhile(lambda time: (time <= local) if direction > 0 else (time >= local), times)
+            found = next(times, None)
+            if found is not None and (self.calendar is None or self.calendar(day)):
                 yield found
-            else:  # go on with the next date
-                clocks.dt = (
-                    found.replace(hour=23, minute=59, second=59) if direction > 0 else found.replace(hour=0, minute=0)
-                )
+                yield from times
 
     def __str__(self) -> str:
         """Return the call of :func:`cron` that makes it."""
@@ -275,8 +276,27 @@ def _checked(spec: CronSpec) -> CronSpec:
     return spec
 
 
-def _parse(expression: str, local: datetime, direction: Literal[1, -1]) -> CronSim:
-    """Return cronsim's iterator over the times after, or before, a local time."""
+class _Fields(NamedTuple):
+    """A cron expression, as cronsim has read it."""
+
+    minutes: Sequence[int]
+    hours: Sequence[int]
+    months: Set[int]
+    is_fixed: bool
+    match_day: Callable[[date], bool]
+    explain: Callable[[], str]
+
+    def times(self, day: date, direction: Literal[1, -1], first: int | None) -> Iterator[datetime]:
+        """Yield the times of a day that matches, from the first to the last or back, beginning with an hour."""
+        for hour in self.hours[::direction]:
+            if first is not None and (hour - first) * direction < 0:
+                continue
+            for minute in self.minutes[::direction]:
+                yield datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  as the clocks show it
+
+
+@lru_cache(2048)
+def _parse(expression: str) -> _Fields:
     try:
         from cronsim import CronSim, CronSimError
     except ImportError as error:
@@ -284,19 +304,28 @@ def _parse(expression: str, local: datetime, direction: Literal[1, -1]) -> CronS
             "cron() needs cronsim, which is not installed: pip install trio_tasks[cron]", name="cronsim"
         ) from error
     try:
-        return CronSim(expression, local, reverse=direction < 0)
+        read = CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001  the fields do not depend on it
     except CronSimError as error:
         what = str(error).removeprefix("Bad ")
         raise ValueError(f"the cron expression {quoted(expression)} is wrong: its {what} cannot be") from None
+    is_fixed = not any(field.startswith("*") for field in expression.split()[:2])
+    return _Fields(
+        tuple(sorted(read.minutes)), tuple(sorted(read.hours)), read.months, is_fixed, read.match_day, read.explain
+    )
 
 
-def _step(clocks: CronSim) -> datetime | None:
-    """Return the next time; None if there is none before the calendar ends."""
-    try:
-        found = next(clocks, None)
-    except (OverflowError, ValueError):
-        return None
-    return found if found is not None and 1 < found.year < 9999 else None
+def _days(fields: _Fields, day: date, direction: Literal[1, -1]) -> Iterator[date]:
+    """Yield the days that match from one on, or back from it, for as many years as are searched."""
+    first_year = day.year
+    while 1 < day.year < 9999 and abs(day.year - first_year) <= _YEARS:
+        if day.month in fields.months:
+            if fields.match_day(day):
+                yield day
+            day += direction * _DAY
+        elif direction > 0:
+            day = (day.replace(day=1) + 32 * _DAY).replace(day=1)
+        else:
+            day = day.replace(day=1) - _DAY
 
 
 def _offset(moment: datetime, zone: tzinfo) -> timedelta:

@@ -72,6 +72,18 @@ def jitter_of(name: str, time: int, seconds: float) -> float:
     return int.from_bytes(digest, "big") / 2**64 * seconds
 
 
+async def pause_after(error: BackendError) -> None:
+    """Log that the store has failed, and wait for a moment.
+
+    Raises:
+      BackendError: it is one that retrying cannot cure.
+    """
+    if error.is_final:
+        raise error
+    log.warning("schedules cannot be read or fired; trying again: %s", error)
+    await trio.sleep(_PAUSE)
+
+
 @final
 class _Live:
     """A schedule that is fired here, and when it is due."""
@@ -164,7 +176,7 @@ class Scheduler:
         clock: Callable[[], int],
         missed: Counter[str],
     ) -> None:
-        self._storages = storages
+        self._storages = {**storages}
         self._store = next(iter(storages.values()))
         self._declared = declared
         self._clock = clock
@@ -184,20 +196,28 @@ class Scheduler:
         return self._clock() + 1  # a sleep may end a moment too early, by rounding
 
     async def run(self) -> None:
-        """Fire schedules, until it is cancelled or the store is closed."""
-        while True:  # noqa: ASYNC913  looking is a checkpoint
+        """Fire schedules, until it is cancelled or all queues are closed."""
+        while self._storages:
             try:
                 await self._look()
-                await self._mark()
-                await self._fire()
+                if self._to_mark or self._to_renew:
+                    await self._mark()
+                if self._heap and self._heap[0][0] <= self.now:
+                    await self._fire()
                 await self._wait()
             except trio.ClosedResourceError:
-                return  # noqa: ASYNC910  the same
+                self._leave_out(self._store)
             except BackendError as error:
-                if error.is_final:
-                    raise
-                log.warning("schedules cannot be read or fired; trying again: %s", error)
-                await trio.sleep(_PAUSE)
+                await pause_after(error)
+        await trio.lowlevel.checkpoint()
+
+    def _leave_out(self, closed: StoreSchedules) -> None:
+        """Go on without a queue that is closed."""
+        for queue in [queue for queue, storage in self._storages.items() if storage is closed]:
+            log.info("the queue %r is closed, so its schedules are not fired here any more", queue)
+            del self._storages[queue]
+            self._live = {name: each for name, each in self._live.items() if each.schedule.queue != queue}
+        self._store, self._seen = next(iter(self._storages.values()), closed), 0
 
     # Looking
 
@@ -206,10 +226,17 @@ class Scheduler:
         started = trio.current_time()
         is_whole = started > self._looked_at + _LONGEST_GAP
         entries = await self._store.list_schedules(0 if is_whole else self._revision)
-        self._looked_at = started
         if is_whole:
             there = {entry.name for entry in entries}
             self._live = {name: each for name, each in self._live.items() if name in there}
+        await self.note_all(entries)
+        self._looked_at = started
+
+    async def note_all(  # noqa: ASYNC910  to read them was a checkpoint
+        self, entries: Sequence[ScheduleEntry]
+    ) -> None:
+        """Take over schedules as they are stored, of which no others were changed before the last one."""
+        self._looked_at = trio.current_time()
         for number, entry in enumerate(entries, start=1):
             self._note(entry)
             if not number % _AT_ONCE:
@@ -311,23 +338,26 @@ class Scheduler:
             changes: defaultdict[str, list[tuple[_Live, ScheduleChange]]] = defaultdict(list)
             for live in due:
                 change = live.change(now)
-                if change is None:
-                    self._push(live)
-                else:
+                if change is not None:
                     changes[live.schedule.queue].append((live, change))
-            for queue, several in changes.items():
-                await self._make(queue, several)
+            waiting = {live.name: live for live in due}
+            try:
+                for queue, several in changes.items():
+                    await self._make(queue, several)
+                    for live, _ in several:
+                        del waiting[live.name]
+            finally:  # these were not fired, and are due still, or later
+                for live in waiting.values():
+                    self._push(live)
         await trio.lowlevel.checkpoint()
 
     async def _make(self, queue: str, several: Sequence[tuple[_Live, ScheduleChange]]) -> None:
-        is_made = False
+        storage = self._storages[queue]
         try:
-            results = await self._storages[queue].set_schedules([change for _, change in several])
-            is_made = True
-        finally:
-            if not is_made:  # they are still due
-                for live, _ in several:
-                    self._push(live)
+            results = await storage.set_schedules([change for _, change in several])
+        except trio.ClosedResourceError:
+            self._leave_out(storage)
+            return  # noqa: ASYNC910  the next look is a checkpoint
         for (live, change), result in zip(several, results, strict=True):
             if not result.revision:  # it was changed meanwhile, so the next look tells of it
                 live.due = None

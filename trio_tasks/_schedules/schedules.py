@@ -15,13 +15,14 @@ from .._contracts.backend import StoreSchedules
 from .._contracts.schedules import MissedPolicy, OverlapPolicy, ScheduleChange, StoredSchedule
 from .._logging import log
 from .._printing import escaped, quoted
+from .._tasks.errors import BackendError
 from .._tasks.task import make_task
 from .cron import CronSpec, spec_of
 from .schedule import IntervalSpec, in_zone, zone_of
-from .scheduler import Scheduler, firing_task
+from .scheduler import Scheduler, firing_task, pause_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from typing_extensions import Unpack
@@ -193,7 +194,7 @@ class Schedules:
         definition = self._definition(name, args, times, queue, options, settings)
         if spec_of(str(times)) is None:
             raise ValueError(f"{times} cannot be stored: a calendar is a function. Declare the schedule in the code")
-        template = await self._storages[definition.queue].make_template(definition.task)
+        template = self._storages[definition.queue].make_template(definition.task)
 
         def put(known: StoredSchedule | None) -> StoredSchedule:
             new = definition.stored(template, self._now(), is_dynamic=True)
@@ -351,7 +352,7 @@ class Schedules:
     # Running
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Store the declared schedules, and fire all schedules of the store until it is closed.
+        """Store the declared schedules, and fire all schedules of the store until its queues are closed.
 
         It reports that it has started when they are stored. If it is cancelled, every time was either fired, or will
         be by another scheduler or the next one.
@@ -359,50 +360,52 @@ class Schedules:
         Raises:
           BackendError: the store has failed for good.
         """
-        await self._store_declared()
+        entries = await self._store_declared()
         task_status.started()
         times = {name: each.times for name, each in self._declared.items()}
-        await Scheduler(self._storages, times, self._now, self._missed).run()
+        scheduler = Scheduler(self._storages, times, self._now, self._missed)
+        await scheduler.note_all(entries)
+        del entries  # it may run for long
+        await scheduler.run()
 
-    async def _store_declared(self) -> None:
-        """Store the declared schedules; those that are stored so already stay as they are."""
-        await trio.lowlevel.checkpoint()
-        by_queue: dict[str, list[str]] = {}
-        for name, definition in self._declared.items():
-            by_queue.setdefault(definition.queue, []).append(name)
-        for queue, names in by_queue.items():
-            storage = self._storages[queue]
-            new = {
-                name: self._declared[name].stored(
-                    await storage.make_template(self._declared[name].task), self._now(), is_dynamic=False
-                )
-                for name in names
-            }
-            while new:
-                new = await self._store_some(storage, new)
-
-    async def _store_some(self, storage: StoreSchedules, new: dict[str, StoredSchedule]) -> dict[str, StoredSchedule]:
-        """Store these schedules; return those that another process has changed at the same time."""
-        known = {each.name: each for each in await self._store.list_schedules()}
-        changes: list[ScheduleChange] = []
-        for name, schedule in new.items():
-            entry = known.get(name)
-            stored = None if entry is None else entry.schedule
-            edited = schedule if stored is None else _edited(stored, schedule)
-            if edited == stored:
+    async def _store_declared(self) -> Sequence[ScheduleEntry]:
+        """Store the declared schedules; those that are stored so already stay as they are. Return all of before."""
+        names = [*self._declared]
+        while True:
+            try:
+                entries = [*await self._store.list_schedules()]
+                known = {each.name: each for each in entries}
+                lost: list[str] = []
+                for start in range(0, len(names), _CHANGED_AT_ONCE):
+                    lost += await self._store_some(names[start : start + _CHANGED_AT_ONCE], known)
+            except BackendError as error:
+                await pause_after(error)
                 continue
-            if stored is not None and edited.times != stored.times:
-                log.info("schedule %s is now %s; it was %s", escaped(name), edited.times, escaped(stored.times))
-            was = 0 if entry is None or entry.is_removed else entry.revision
-            changes.append(ScheduleChange(name, was, edited))
-        lost: dict[str, StoredSchedule] = {}
-        for start in range(0, len(changes), _CHANGED_AT_ONCE):
-            some = changes[start : start + _CHANGED_AT_ONCE]
-            results = await storage.set_schedules(some)
-            lost |= {
-                each.name: new[each.name] for each, result in zip(some, results, strict=True) if not result.revision
-            }
-        return lost
+            if not lost:
+                return entries
+            names = lost
+
+    async def _store_some(self, names: Sequence[str], known: Mapping[str, ScheduleEntry]) -> Sequence[str]:
+        """Store these schedules; return those that another process has changed at the same time."""
+        now = self._now()
+        changes = [*filter(None, (self._declared_change(name, known.get(name), now) for name in names))]
+        await trio.lowlevel.checkpoint()
+        results = await self._store.set_schedules(changes) if changes else ()
+        return [each.name for each, result in zip(changes, results, strict=True) if not result.revision]
+
+    def _declared_change(self, name: str, entry: ScheduleEntry | None, now: int) -> ScheduleChange | None:
+        """Return the change that stores a declared schedule; None if it is stored so."""
+        definition = self._declared[name]
+        template = self._storages[definition.queue].make_template(definition.task)
+        new = definition.stored(template, now, is_dynamic=False)
+        stored = None if entry is None else entry.schedule
+        if stored is not None:
+            new = _edited(stored, new)
+            if new == stored:
+                return None
+            if new.times != stored.times:
+                log.info("schedule %s is now %s; it was %s", escaped(name), new.times, escaped(stored.times))
+        return ScheduleChange(name, 0 if entry is None or entry.is_removed else entry.revision, new)
 
     def __repr__(self) -> str:
         return f"<Schedules of {', '.join(map(repr, self._storages.values()))}>"

@@ -309,9 +309,8 @@ class QueueOperations:
                 self._queue.events.tell(Pushed(task_id, True))
         return results
 
-    async def make_template(self, task: Task[Any]) -> TaskTemplate:
+    def make_template(self, task: Task[Any]) -> TaskTemplate:
         """Encode a task that schedules push."""
-        await trio.lowlevel.checkpoint()
         check_storable(task.parts)
         payload = self._queue.codec.encode(task.args)
         options = encode_options(task.parts.terms, task.parts.metadata)

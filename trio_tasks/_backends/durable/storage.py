@@ -250,6 +250,7 @@ class DurableStorage(
         self._closed = True
         self._queue.handles -= 1
         self._loop.check_queues()
+        self._loop.schedule_changes.note()
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
@@ -335,7 +336,7 @@ class DurableStorage(
 
     def _row_of(self, task: Task[A]) -> NewRow:
         if self._closed:
-            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+            self._check_open()
         return row_of(task, self._queue, self._loop.engine.longest)
 
     # Receiving
@@ -695,21 +696,30 @@ class DurableStorage(
 
         A schedule that has another revision than its change says stays as it is, and no task is pushed for it.
         """
-        if self._closed:
-            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
+        self._check_open()
         return await self._operations.set_schedules(changes)
 
-    async def make_template(self, task: Task[A]) -> TaskTemplate:
+    def make_template(self, task: Task[A]) -> TaskTemplate:
         """Return what is kept of a task that schedules push to this queue.
 
         Raises:
           TypeError, ValueError: its args cannot be encoded.
         """
-        return await self._operations.make_template(self._prepare(task))
+        return self._operations.make_template(self._prepare(task))
 
     async def wait_for_schedules(self, seen: int = 0) -> int:
-        """Wait until a schedule may have been changed since the call that returned ``seen``, for a second at most."""
-        return await self._operations.wait_for_schedules(seen)
+        """Wait until a schedule may have been changed since the call that returned ``seen``, for a second at most.
+
+        Raises:
+          trio.ClosedResourceError: this handle is closed.
+        """
+        changes = await self._operations.wait_for_schedules(seen)
+        self._check_open()
+        return changes
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError(f"{type(self).__name__} is closed: nothing more can be pushed here")
 
     # To another store, and from one
 

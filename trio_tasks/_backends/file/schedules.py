@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, final
 
 from ..durable.engine import REMOVED_FOR, ScheduleRow
@@ -16,15 +17,16 @@ class JournalSchedules:
 
     def __init__(self) -> None:
         self._rows: dict[str, ScheduleRow] = {}
+        """By name, in the order of their revisions."""
         self.before: dict[str, ScheduleRow | None] = {}
         """What those schedules were that this transaction has changed; None: there was none."""
         self._last_revision = 0
 
     def after(self, revision: int, name: str | None = None) -> list[ScheduleRow]:
         """Return those that were changed after a revision, in this order; or the one of a name, if it was."""
-        rows = self._rows.values() if name is None else filter(None, [self._rows.get(name)])
-        found = [each for each in rows if each.revision > revision]
-        return sorted(found, key=lambda each: each.revision)
+        if name is not None:
+            return [each for each in filter(None, [self._rows.get(name)]) if each.revision > revision]
+        return [*takewhile(lambda each: each.revision > revision, reversed(self._rows.values()))][::-1]
 
     def kept(self, time: float) -> Iterable[ScheduleRow]:
         """Return all that belongs into a snapshot: not those that were removed long ago."""
@@ -54,6 +56,7 @@ class JournalSchedules:
         """
         if type(row.name) is not str or type(row.revision) is not int or type(row.body) not in (bytes, type(None)):
             raise TypeError(f"{row!r:.100} is no schedule")
+        self._rows.pop(row.name, None)
         self._rows[row.name] = row
         self._last_revision = max(self._last_revision, row.revision)
 
@@ -68,4 +71,6 @@ class JournalSchedules:
                 del self._rows[name]
             else:
                 self._rows[name] = row
+        if self.before:
+            self._rows = dict(sorted(self._rows.items(), key=lambda item: item[1].revision))
         self.before = {}

@@ -82,7 +82,7 @@ async def a_time_of_a_schedule_is_fired_once(harness: Harness) -> None:
     all changes, the later one has the larger revision.
     """
     backend = harness.backend
-    tasks = [await backend.make_template(Task(harness.args(number))) for number in (1, 2)]
+    tasks = [backend.make_template(Task(harness.args(number))) for number in (1, 2)]
     schedule = StoredSchedule("every(days=1)", "default", tasks[0], 1_000_000)
     [made] = await backend.set_schedules([ScheduleChange("a", 0, schedule)])
     [again] = await backend.set_schedules([ScheduleChange("a", 0, schedule, tasks)])
