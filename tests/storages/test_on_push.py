@@ -163,6 +163,17 @@ async def test_a_shared_queue_has_them_unless_it_is_given_others(kind: str, tmp_
 
 
 @pytest.mark.parametrize("kind", OPEN)
+async def test_a_function_with_a_parameter_queue_is_given_its_name(kind: str, tmp_path: Path) -> None:
+    def note(task: Task[Any], queue: str | None = None) -> Task[Any]:
+        return task.with_metadata(queue=queue)
+
+    async with OPEN[kind](tmp_path / "store", [note, tenant]) as storage:
+        for each in (storage, storage.share(queue="other")):
+            task = await each.fetch_by_id(await each.push(21))
+            assert task.parts.metadata == {"queue": each.queue, "tenant": "acme"}
+
+
+@pytest.mark.parametrize("kind", OPEN)
 async def test_their_errors_are_raised_by_push_and_nothing_is_stored(kind: str, tmp_path: Path) -> None:
     def refuse(task: Task[Any]) -> Task[Any]:
         if task.args > 1:

@@ -130,7 +130,8 @@ class MemoryStorage(
       keep_results: the number of succeeded tasks that are kept with their results, for :meth:`wait_for`; the oldest are
           forgotten first. Failed and killed tasks are kept until :meth:`vacuum`. Default: 10 000.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. Default: none.
+          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. One with a parameter
+          ``queue`` is given the name of the queue, too. Default: none.
 
     Raises:
       ModuleNotFoundError: a type or a codec needs a library that is not installed.

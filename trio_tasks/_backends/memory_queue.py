@@ -63,7 +63,7 @@ class MemoryQueue(Generic[A]):
         self.name = check_text(name, "queue")
         self.type = type
         self.options = options
-        self.on_push: PushHooks = options["on_push"]
+        self.on_push: PushHooks = options["on_push"].of_queue(self.name)
         self.encoding = _encoding_of(type, options["codec"], options["result_type"])
         self.pushing_handles: set[object] = set()  # handles through which tasks may still be pushed
         self.workers: dict[WorkerContext, float] = {}  # and since when they receive

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import partial
+from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, final
 
@@ -34,17 +36,26 @@ class PushHooks:
     """The functions that a storage calls with each task before it is pushed; see ``on_push=`` of the storages.
 
     Args:
-      on_push: a sync function, or several; each takes a task, and returns the task to push instead.
+      on_push: a sync function, or several; each takes a task, and returns the task to push instead. One with a
+          parameter ``queue`` is given the name of the queue by that keyword.
+      queue: that name; None if it is not known yet.
 
     Raises:
       TypeError: it is neither.
     """
 
-    __slots__ = ("_functions",)
+    __slots__ = ("_calls", "_functions")
 
-    def __init__(self, on_push: OnPush) -> None:
+    def __init__(self, on_push: OnPush, queue: str | None = None) -> None:
         several = [on_push] if callable(on_push) or not isinstance(on_push, Iterable) else [*on_push]
-        self._functions = tuple(check_sync(each, "on_push", "on_push(task), which returns a task") for each in several)
+        self._functions: tuple[Callable[..., Any], ...] = tuple(
+            check_sync(each, "on_push", "on_push(task), which returns a task") for each in several
+        )
+        self._calls = tuple(partial(each, queue=queue) if _takes_queue(each) else each for each in self._functions)
+
+    def of_queue(self, queue: str) -> PushHooks:
+        """Return the same for a queue."""
+        return PushHooks(self._functions, queue) if self._functions else self
 
     def __call__(self, task: Task[A]) -> Task[A]:
         """Return the task to be pushed in place of this one.
@@ -52,8 +63,8 @@ class PushHooks:
         Raises:
           TypeError: a function returned something else than a task.
         """
-        for function in self._functions:
-            task = function(task)
+        for function, call in zip(self._functions, self._calls, strict=True):
+            task = call(task)
             if not isinstance(task, Task):
                 raise TypeError(f"on_push: {_name_of(function)} must return a Task, and returned {quoted(task)}")
         return task
@@ -217,6 +228,13 @@ async def make_tasks(many: Iterable[A], options: TaskOptions, sink: object = Non
     if not tasks:
         await trio.lowlevel.checkpoint()
     return tasks  # noqa: ASYNC910  the loop has ended in one
+
+
+def _takes_queue(function: Callable[..., Any]) -> bool:
+    try:
+        return "queue" in signature(function).parameters
+    except (TypeError, ValueError):  # some functions that are written in C have none
+        return False
 
 
 def _name_of(function: object) -> str:

@@ -210,7 +210,7 @@ class QueueState:
         self.keep_results = _check_keep(given["keep_results"], "keep_results")
         self.keep_dead = _check_keep(given["keep_dead"], "keep_dead")
         self.unreadable_after = _check_keep(given["unreadable_after"], "unreadable_after")
-        self.on_push = PushHooks(given["on_push"])
+        self.on_push = PushHooks(given["on_push"], self.name)
         self.receivers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self.prefetched: deque[Task[Any]] = deque()  # tasks that are claimed, and given to no slot yet
         self.prefetched_at = 0.0  # the time at which the last of them was claimed

@@ -105,7 +105,8 @@ class SqliteStorage(DurableStorage[A]):
       unreadable_after: the seconds for which a task that cannot be decoded is put back, before it fails. Default: a
           day.
       on_push: a sync function, or several, called with each task before it is pushed, in every way of pushing; each
-          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. Default: none.
+          returns the task to push instead, such as ``task.with_metadata(tenant="acme")``. One with a parameter
+          ``queue`` is given the name of the queue, too. Default: none.
     """
 
     @overload
